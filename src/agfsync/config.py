@@ -1,0 +1,276 @@
+"""The recipe: one model a stage, in stage order; the only place with defaults.
+
+A recipe is a YAML file. What it leaves out has its default here; what it says and isn't known here is an error that names
+the key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agfsync.errors import RecipeError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are errors, values are frozen and say what they are for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Captions(Section):
+    """Stage 1: what is drawn."""
+
+    writer: str = "shapes"
+    count: Positive = 128
+    """captions to make pairs of, spread evenly over the writer's categories"""
+    held_out: int = Field(default=200, ge=0)
+    """captions kept apart for the evaluation"""
+
+
+class Questions(Section):
+    """Stage 2: yes/no questions on each caption."""
+
+    writer: str = "shapes"
+    rounds: Positive = 1
+    """times each caption is processed; repeated questions are dropped (paper: 6)"""
+    minimum: Positive = 1
+    """a caption with fewer valid questions is quarantined"""
+
+
+class GeneratorSettings(Section):
+    """The diffusion model that is aligned, and how it samples."""
+
+    type: str = "stable-diffusion"
+    model: str = "embedded:generator"
+    """a folder, a hub id, or embedded:NAME"""
+    revision: str | None = None
+    steps: Positive = 50
+    guidance: float = Field(default=7.5, ge=0)
+    height: Positive | None = None
+    width: Positive | None = None
+    scheduler: Literal["model", "ddim", "dpm++"] = "model"
+    dtype: Dtype = "fp32"
+    device: str = "auto"
+
+
+class Candidates(Section):
+    """Stage 3: N pictures for each caption (Eq. 1)."""
+
+    generator: GeneratorSettings = GeneratorSettings()
+    per_caption: int = Field(default=8, ge=2)
+    embedding_noise: float = Field(default=0.1, ge=0)
+    """sigma of the noise on the text embedding"""
+
+
+class ScorerSettings(Section):
+    """A judge: its type in the catalog, its weights, and settings of its own."""
+
+    type: str
+    model: str
+    head: str | None = None
+    """weights of a head on the model's embedding (aesthetic)"""
+    revision: str | None = None
+    dtype: Dtype = "fp32"
+    device: str = "auto"
+
+
+class Scores(Section):
+    """Stage 4: every scorer on every candidate (Eq. 2 to 4)."""
+
+    scorers: dict[str, ScorerSettings] = {
+        "vqa": ScorerSettings(type="vqa", model="embedded:vqa"),
+        "clip": ScorerSettings(type="clip", model="embedded:clip"),
+        "aesthetic": ScorerSettings(type="aesthetic", model="embedded:clip", head="embedded:aesthetic"),
+    }
+    batch: Positive = 64
+    """candidates scored at a time"""
+
+
+class Pairs(Section):
+    """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
+
+    weights: dict[str, float] = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
+    minimum_margin: float = Field(default=0.0, ge=0)
+    """winner and loser must lie further apart than this, on the weighted sum's 0..100"""
+
+
+class LoraSettings(Section):
+    rank: Positive = 16
+    alpha: float | None = None
+    """default: the rank, so that every program reads the file with the same strength"""
+
+
+class Method(Section):
+    """The alignment method."""
+
+    type: str = "dpo"
+    beta: float = Field(default=2000.0, gt=0)
+    lora: LoraSettings | None = None
+    """absent: the whole denoiser is trained"""
+
+
+class Training(Section):
+    """Stage 6: alignment on the pairs (Eq. 8)."""
+
+    method: Method = Method()
+    steps: Positive = 1000
+    batch: Positive = 128
+    """pairs a step"""
+    learning_rate: float = Field(default=5e-7, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = Field(default=0, ge=0)
+    """steps over which the learning rate rises to its full value"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    checkpoint_every: Positive = 50
+    """steps"""
+
+
+class Evaluation(Section):
+    """Stage 7: base against aligned on the held-out captions, same seeds."""
+
+    judges: dict[str, ScorerSettings] = {}
+    """judges beside the scorers above, which nothing trains or selects on"""
+    resamples: Positive = 10_000
+    """of the paired bootstrap"""
+    batch: Positive = 64
+    """pictures drawn at a time"""
+
+
+class Report(Section):
+    """Stage 8."""
+
+    examples: Positive = 12
+    """pictures a gallery"""
+
+
+class Recipe(Section):
+    """A complete run."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    failure_budget: Share = 0.05
+    """share of a stage's items that may be quarantined before the run stops"""
+    captions: Captions = Captions()
+    questions: Questions = Questions()
+    candidates: Candidates = Candidates()
+    scores: Scores = Scores()
+    pairs: Pairs = Pairs()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _weights_have_scorers(self) -> "Recipe":
+        for name in self.pairs.weights:
+            if name not in self.scores.scorers:
+                there = ", ".join(self.scores.scorers)
+                raise ValueError(f"pairs.weights.{name} weighs no scorer: scores.scorers has {there}")
+        if not any(self.pairs.weights.values()):
+            raise ValueError("pairs.weights are all 0: give at least one scorer a weight")
+        return self
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in (files("agfsync") / "recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at a path, or of a shipped name, with `overrides` such as `pairs.weights.vqa=0.5` applied.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
+    """
+    tree = _read(_locate(recipe))
+    for override in overrides:
+        _override(tree, override)
+    return check(tree, where=recipe)
+
+
+def check(tree: dict[str, Any], where: str) -> Recipe:
+    """The recipe that `tree` is; `where` names its source in an error."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as failure:
+        raise RecipeError(f"{where}: {_first_fault(failure)}") from failure
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults included."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _locate(recipe: str) -> Path:
+    if recipe in shipped():
+        return Path(str(files("agfsync") / "recipes" / f"{recipe}.yaml"))
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    close = get_close_matches(recipe, shipped(), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"shipped are {', '.join(shipped())}"
+    raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as failure:
+        fault = " ".join(str(failure).split())
+        raise RecipeError(f"{path}: not YAML: {fault}") from failure
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise RecipeError(f"--set {override}: write it as stage.key=value, such as pairs.weights.vqa=0.5")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"--set {override}: '{name}' is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError as failure:
+        raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from failure
+
+
+def _first_fault(failure: ValidationError) -> str:
+    fault = failure.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys([str(part) for part in fault["loc"][:-1]])
+        close = get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+        return f"unknown key '{where}': {hint}"
+    says = fault["msg"].removeprefix("Value error, ")
+    if not where:
+        return says
+    return f"{where}: {says[0].lower()}{says[1:]}, got {fault['input']!r}"
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    """The keys of the section at `parents`; none where the section's keys are free names."""
+    section: Any = Recipe
+    for name in parents:
+        field = section.model_fields.get(name) if isinstance(section, type) else None
+        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if section is None:
+            return list(ScorerSettings.model_fields)
+    return list(section.model_fields)

@@ -1,0 +1,29 @@
+"""The error tree. Whatever a user can mend is an `AgfsyncError`: one line that says what is wrong, where, and what to do."""
+
+
+class AgfsyncError(Exception):
+    """Base of every error that the command line prints as one line, with exit code 2."""
+
+
+class RecipeError(AgfsyncError):
+    """A recipe that can't be read, or an unknown key or value in it."""
+
+
+class ModelError(AgfsyncError):
+    """A model that is missing or isn't what the recipe takes it for."""
+
+
+class RunError(AgfsyncError):
+    """A run folder that is missing, in use, made by other settings, or lacks an earlier stage."""
+
+
+class StoreError(AgfsyncError):
+    """The disk failed: no space, no permission, or a part that isn't what was written."""
+
+
+class BudgetError(AgfsyncError):
+    """More items failed than the recipe's budget allows, or a model ran dry."""
+
+
+class DivergedError(AgfsyncError):
+    """Training left the numbers: a loss or gradient that isn't finite."""

@@ -1,0 +1,235 @@
+"""The nouns: what crosses from one stage to the next, each with the Arrow schema of its table.
+
+A record's key is what it is: a digest of what made it, so that the same work has the same key on every machine, and work
+that is done is found again whatever else changed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self
+
+import pyarrow as pa
+
+Split = Literal["train", "held-out"]
+AnswerWord = Literal["yes", "no"]
+ElementType = Literal[
+    "object",
+    "human",
+    "animal",
+    "food",
+    "activity",
+    "attribute",
+    "counting",
+    "color",
+    "material",
+    "spatial",
+    "location",
+    "shape",
+    "other",
+]
+"""The paper's thirteen element types."""
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits that name `parts` (anything JSON can hold): equal parts, equal digest, on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed in 0..2^63-1 derived from `parts`, so that it depends on no batch, worker or order."""
+    return int(digest("seed", *parts), 16) >> 1
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""How Hugging Face datasets store an image column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Base of the nouns: a row of a Parquet table."""
+
+    schema: ClassVar[pa.Schema]
+
+    def row(self) -> dict[str, Any]:
+        """This record as the row that its schema describes."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The record that `row` holds; columns that it doesn't know are left out."""
+        return cls(**{f.name: row[f.name] for f in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Caption(Record):
+    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs."""
+
+    key: str
+    text: str
+    category: str
+    split: Split
+
+    schema: ClassVar = pa.schema(
+        [("key", pa.string()), ("text", pa.string()), ("category", pa.string()), ("split", pa.string())]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Record):
+    """An atomic question whose answer the caption states. `answer` is what a faithful picture gives."""
+
+    key: str
+    caption_key: str
+    text: str
+    answer: AnswerWord
+    element: str
+    element_type: ElementType
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption_key", pa.string()),
+            ("text", pa.string()),
+            ("answer", pa.string()),
+            ("element", pa.string()),
+            ("element_type", pa.string()),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Record):
+    """One picture drawn for a caption (Eq. 1). `image` is an encoded PNG or WebP file; `seed` made its noise."""
+
+    key: str
+    caption_key: str
+    index: int
+    seed: int
+    generator: str
+    image: bytes
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption_key", pa.string()),
+            ("index", pa.int32()),
+            ("seed", pa.int64()),
+            ("generator", pa.string()),
+            ("image", IMAGE),
+        ]
+    )
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self) | {"image": {"bytes": self.image, "path": None}}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        return cls(**{f.name: row[f.name] for f in fields(cls)} | {"image": row["image"]["bytes"]})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a VQA model answered to one question: the hard answer, and P(yes) in 0..1 beside it."""
+
+    question_key: str
+    answer: AnswerWord
+    p_yes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score(Record):
+    """One scorer's word on one candidate: a value on 0..100, or the reason why there is none; never both, never NaN."""
+
+    key: str
+    candidate_key: str
+    scorer: str
+    value: float | None
+    reason: str | None
+    answers: tuple[Answer, ...] = ()
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("candidate_key", pa.string()),
+            ("scorer", pa.string()),
+            ("value", pa.float64()),
+            ("reason", pa.string()),
+            (
+                "answers",
+                pa.list_(pa.struct([("question_key", pa.string()), ("answer", pa.string()), ("p_yes", pa.float64())])),
+            ),
+        ]
+    )
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        plain = {f.name: row[f.name] for f in fields(cls)}
+        return cls(**plain | {"answers": tuple(Answer(**a) for a in row["answers"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Pair(Record):
+    """A caption's best and worst candidate (Eq. 6, 7) with their weighted sums; `margin` is the difference, above 0."""
+
+    key: str
+    caption_key: str
+    winner_key: str
+    loser_key: str
+    winner_score: float
+    loser_score: float
+    margin: float
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption_key", pa.string()),
+            ("winner_key", pa.string()),
+            ("loser_key", pa.string()),
+            ("winner_score", pa.float64()),
+            ("loser_score", pa.float64()),
+            ("margin", pa.float64()),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Record):
+    """Base and aligned model on one held-out caption by one judge, same seed; values on 0..100.
+
+    `element_type` is set where the row speaks of the caption's questions of one type, and empty where of the whole image.
+    """
+
+    key: str
+    caption_key: str
+    category: str
+    judge: str
+    element_type: str
+    base: float
+    aligned: float
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption_key", pa.string()),
+            ("category", pa.string()),
+            ("judge", pa.string()),
+            ("element_type", pa.string()),
+            ("base", pa.float64()),
+            ("aligned", pa.float64()),
+        ]
+    )
+
+
+def huggingface_metadata(schema: pa.Schema) -> pa.Schema:
+    """`schema` with the metadata by which Hugging Face datasets read its image column as pictures."""
+    if IMAGE not in schema.types:
+        return schema
+    features = {field.name: _feature(field.type) for field in schema}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _feature(kind: pa.DataType) -> dict[str, str]:
+    return {"_type": "Image"} if kind == IMAGE else {"dtype": str(kind), "_type": "Value"}
