@@ -1,0 +1,45 @@
+# Each target makes its own .venv from the pinned constraints when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test quick check format clean
+
+help:
+	@echo "make demo    the whole loop on the embedded Shapes world, ending in runs/demo/report.html"
+	@echo "make test    every test"
+	@echo "make quick   the tests that take under a second each"
+	@echo "make check   lint, format, types and import rules"
+	@echo "make format  put the code into the project's format"
+
+demo: $(INSTALLED)
+	$(BIN)/agfsync run shapes --out runs/demo
+	@echo "The report: $(CURDIR)/runs/demo/report.html"
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+quick: $(INSTALLED)
+	$(BIN)/pytest -m "not slow"
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+# torch first and alone: it is the one package whose build the machine decides.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --constraint constraints.txt torch
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
