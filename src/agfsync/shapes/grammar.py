@@ -1,0 +1,235 @@
+"""Captions: a specification in words, and back.
+
+`write` words a specification in many ways; `read` understands every one of them, as a language model would understand a
+caption. `invent` makes up specifications by category; `garble` drops and swaps what a caption says, as web captions do.
+"""
+
+import random
+import re
+from dataclasses import replace
+from typing import Final
+
+from agfsync.shapes.queries import Kind, Query
+from agfsync.shapes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    LOCATIONS,
+    MATERIALS,
+    MAX_THINGS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Group,
+    Scene,
+    Spec,
+    located,
+    related,
+)
+from agfsync.shapes.words import NOUN_PHRASE, parse_noun_phrase, place_of, relation_of, varied_noun_phrase
+
+CATEGORIES: Final = (
+    "Single Objects",
+    "Attribute Binding",
+    "Counting",
+    "Spatial Relations",
+    "Locations",
+    "Complex Scenes",
+)
+_OPENINGS: Final = ("", "", "", "a picture of ", "a drawing of ", "an image showing ")
+_JOINS: Final = (" and ", " with ", " together with ")
+_RELATION_PHRASES: Final = {
+    "left": ("to the left of", "on the left of", "left of"),
+    "right": ("to the right of", "on the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+_COUNTED_PHRASE: Final = rf"(?:an?|one|two|three|four) {NOUN_PHRASE}"
+_PLACE: Final = r"(?: (?:in|at) the (?:(?:top|upper|bottom|lower) (?:left|right)(?: corner)?|centre|center|middle))?"
+
+
+def write(spec: Spec, rng: random.Random) -> str:
+    """A caption that says what `spec` says, its wording varied."""
+    phrases = [varied_noun_phrase(group, rng) + _place_words(group.location, rng) for group in spec.groups]
+    if spec.relation and len(phrases) > 1:
+        joint = f"{phrases[0]} {rng.choice(_RELATION_PHRASES[spec.relation])} {phrases[1]}"
+        phrases = [joint, *phrases[2:]]
+    body = rng.choice(_OPENINGS) + _listed(phrases, rng)
+    if spec.background is None:
+        return body
+    ground = f"{rng.choice(('on', 'against'))} a {spec.background} background"
+    return f"{ground}, {body}" if rng.random() < 0.2 else f"{body} {ground}"
+
+
+def read(caption: str) -> Spec:
+    """What a caption says. Words that this grammar doesn't know are passed over."""
+    text = caption.lower()
+    ground = re.search(r"\b(\w+) background\b", text)
+    background = ground.group(1) if ground and ground.group(1) in BACKGROUNDS else None
+    found = list(re.finditer(_COUNTED_PHRASE + _PLACE, text))
+    groups = tuple(_group(match.group()) for match in found)
+    between = text[found[0].end() : found[1].start()] if len(found) > 1 else ""
+    return Spec(groups, relation_of(between) or None, background)
+
+
+def questions(spec: Spec) -> list[Query]:
+    """Every atomic question that `spec` answers with yes, in the paper's element types."""
+    asked: list[Query] = []
+    for group in spec.groups:
+        asked += _about(group)
+    if spec.relation and len(spec.groups) > 1:
+        one, two = (Kind(group.shape, group.color) for group in spec.groups[:2])
+        asked.append(Query("spatial", one, relation=spec.relation, other=two))
+    if spec.background:
+        asked.append(Query("other", background=spec.background))
+    return asked
+
+
+def invent(category: str, rng: random.Random) -> Spec:
+    """A specification of `category`."""
+    maker = {
+        "Single Objects": _single,
+        "Attribute Binding": _binding,
+        "Counting": _counting,
+        "Spatial Relations": _spatial,
+        "Locations": _locations,
+        "Complex Scenes": _complex,
+    }[category]
+    return maker(rng)
+
+
+def describe(scene: Scene, rng: random.Random) -> Spec:
+    """A full specification of `scene`: alike things grouped, a place or a relation that holds mentioned."""
+    things = list(scene.things)
+    rng.shuffle(things)
+    kinds = list(dict.fromkeys((t.shape, t.color, t.size, t.material) for t in things))
+    groups = []
+    for shape, color, size, material in kinds:
+        alike = [t for t in things if (t.shape, t.color, t.size, t.material) == (shape, color, size, material)]
+        places = [place for place in LOCATIONS if len(alike) == 1 and located(alike[0], place, -3)]
+        groups.append(Group(shape, color, size, material, len(alike), rng.choice(places) if places else None))
+    relations = [r for r in RELATIONS if len(things) > 1 and related(things[0], things[-1], r, 8)]
+    ends = [next(i for i, k in enumerate(kinds) if k == (t.shape, t.color, t.size, t.material)) for t in things]
+    if not relations or ends[0] == ends[-1] or groups[ends[0]].count + groups[ends[-1]].count > 2:
+        return Spec(tuple(groups), None, scene.background)
+    order = [ends[0], ends[-1], *(i for i in range(len(groups)) if i not in (ends[0], ends[-1]))]
+    return Spec(tuple(groups[i] for i in order), rng.choice(relations), scene.background)
+
+
+def garble(spec: Spec, rate: float, rng: random.Random, drop: float = 0.0) -> Spec:
+    """`spec` with each of its attributes swapped for another of its sort with probability `rate`, dropped with `drop`."""
+
+    def swap(value: str | None, choices: tuple[str, ...], may_drop: bool = True) -> str | None:
+        if value is None:
+            return None
+        luck = rng.random()
+        if luck < rate:
+            return rng.choice([choice for choice in choices if choice != value])
+        return None if may_drop and luck < rate + drop else value
+
+    def group(g: Group) -> Group:
+        count = rng.choice([n for n in (1, 2, 3) if n != g.count]) if rng.random() < rate / 2 else g.count
+        return Group(
+            swap(g.shape, SHAPES, may_drop=False) or g.shape,
+            swap(g.color, COLORS),
+            swap(g.size, SIZES),
+            swap(g.material, MATERIALS),
+            count,
+            swap(g.location, LOCATIONS),
+        )
+
+    return Spec(
+        tuple(group(g) for g in spec.groups), swap(spec.relation, RELATIONS), swap(spec.background, BACKGROUNDS)
+    )
+
+
+def _about(group: Group) -> list[Query]:
+    """The questions on one group: that it is there, then each thing that is said of it."""
+    named = Kind(group.shape, group.color)
+    asked = [Query("object", Kind(group.shape))]
+    if group.color:
+        asked += [Query("color", named), Query("shape", named)]
+    if group.size:
+        asked.append(Query("attribute", replace(named, size=group.size)))
+    if group.material:
+        asked.append(Query("material", replace(named, material=group.material)))
+    if group.count > 1:
+        asked.append(Query("counting", named, count=group.count))
+    if group.location:
+        asked.append(Query("location", named, location=group.location))
+    return asked
+
+
+def _group(text: str) -> Group:
+    place = re.search(_PLACE.removesuffix("?") + "$", text)
+    phrase = text[: place.start()] if place else text
+    return replace(parse_noun_phrase(phrase), location=place_of(place.group()) if place else None)
+
+
+def _place_words(location: str | None, rng: random.Random) -> str:
+    if location is None:
+        return ""
+    if location == "centre":
+        return rng.choice((" in the centre", " in the middle"))
+    vertical, horizontal = location.split()
+    other = {"top": "upper", "bottom": "lower"}[vertical]
+    return rng.choice((f" in the {location} corner", f" at the {location}", f" in the {other} {horizontal} corner"))
+
+
+def _listed(phrases: list[str], rng: random.Random) -> str:
+    *most, last = phrases
+    return ", ".join(most) + rng.choice(_JOINS) + last if most else last
+
+
+def _some(rng: random.Random, *, shape_not: str = "", color_not: str = "", detail: float = 0.4, count: int = 1) -> Group:
+    """A group of `count` with a colour, and size and material mentioned with probability `detail` each."""
+    return Group(
+        rng.choice([s for s in SHAPES if s != shape_not]),
+        rng.choice([c for c in COLORS if c != color_not]),
+        rng.choice(SIZES) if rng.random() < detail else None,
+        rng.choice(MATERIALS) if rng.random() < detail else None,
+        count,
+    )
+
+
+def _ground(rng: random.Random, chance: float) -> str | None:
+    return rng.choice(BACKGROUNDS) if rng.random() < chance else None
+
+
+def _single(rng: random.Random) -> Spec:
+    return Spec((_some(rng, detail=0.7),), background=_ground(rng, 0.7))
+
+
+def _binding(rng: random.Random) -> Spec:
+    one = _some(rng, detail=0.6)
+    return Spec((one, _some(rng, shape_not=one.shape, color_not=one.color or "", detail=0.6)), background=_ground(rng, 0.3))
+
+
+def _counting(rng: random.Random) -> Spec:
+    count = rng.choice([2, 2, 3, 3, 4])
+    one = _some(rng, count=count)
+    if count == MAX_THINGS or rng.random() < 0.5:
+        return Spec((one,), background=_ground(rng, 0.4))
+    more = rng.choice([n for n in (1, 1, 2) if n + count <= MAX_THINGS])
+    return Spec((one, _some(rng, shape_not=one.shape, color_not=one.color or "", count=more)), background=_ground(rng, 0.2))
+
+
+def _spatial(rng: random.Random) -> Spec:
+    one = _some(rng, detail=0.25)
+    two = _some(rng, shape_not=one.shape, color_not=one.color or "", detail=0.25)
+    return Spec((one, two), rng.choice(RELATIONS), _ground(rng, 0.3))
+
+
+def _locations(rng: random.Random) -> Spec:
+    first, second = rng.sample(LOCATIONS, 2)
+    one = replace(_some(rng, detail=0.4), location=first)
+    if rng.random() < 0.5:
+        return Spec((one,), background=_ground(rng, 0.5))
+    two = _some(rng, shape_not=one.shape, color_not=one.color or "", detail=0.3)
+    return Spec((one, replace(two, location=second)), background=_ground(rng, 0.3))
+
+
+def _complex(rng: random.Random) -> Spec:
+    shapes, colors = rng.sample(SHAPES, 3), rng.sample(COLORS, 3)
+    groups = [replace(_some(rng), shape=s, color=c) for s, c in zip(shapes, colors, strict=True)]
+    groups[2] = replace(groups[2], count=rng.choice([1, 1, 2]))
+    return Spec(tuple(groups), rng.choice((*RELATIONS, None)), _ground(rng, 0.6))

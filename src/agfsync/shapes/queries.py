@@ -1,0 +1,160 @@
+"""Questions of the Shapes world as logic: what a question asks, its words, and its answer in a scene.
+
+A `Query` is asked of things seen, never of the caption, so the same code answers for a drawn scene (to teach the VQA model)
+and for what the oracle saw in a picture.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from agfsync.records import ElementType
+from agfsync.shapes.scene import LOCATIONS, RELATIONS, Scene, Thing, located, related
+from agfsync.shapes.words import (
+    NOUN_PHRASE,
+    NUMBERS,
+    PLACES,
+    RELATION_WORDS,
+    noun_phrase,
+    number_of,
+    parse_noun_phrase,
+    place_of,
+    relation_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Which things are meant; what is None may be anything."""
+
+    shape: str | None = None
+    color: str | None = None
+    size: str | None = None
+    material: str | None = None
+
+    def fits(self, thing: Thing) -> bool:
+        """Whether `thing` is of this kind."""
+        wanted = ((self.shape, thing.shape), (self.color, thing.color), (self.size, thing.size))
+        return all(want in (None, has) for want, has in (*wanted, (self.material, thing.material)))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A yes/no question. Which fields are set follows from its element type.
+
+    object: is there a `kind`; color, attribute (size), material, shape: is there a `kind`, asked of that property; counting:
+    are there exactly `count` of `kind`; location: is one of `kind` at `location`; spatial: is one of `kind` at `relation` of
+    one of `other`; other: is the background `background`.
+    """
+
+    element_type: ElementType
+    kind: Kind = Kind()
+    count: int = 1
+    location: str = ""
+    relation: str = ""
+    other: Kind = Kind()
+    background: str = ""
+
+    def answer(self, scene: Scene) -> bool:
+        """The answer in `scene`."""
+        fitting = [thing for thing in scene.things if self.kind.fits(thing)]
+        match self.element_type:
+            case "other":
+                return scene.background == self.background
+            case "counting":
+                return len(fitting) == self.count
+            case "location":
+                return any(located(thing, self.location) for thing in fitting)
+            case "spatial":
+                others = [thing for thing in scene.things if self.other.fits(thing)]
+                return any(related(a, b, self.relation) for a in fitting for b in others if a is not b)
+            case _:
+                return bool(fitting)
+
+    def clear(self, scene: Scene) -> bool:
+        """Whether the answer stays when every place is moved by three pixels: no case on the line."""
+        fitting = [thing for thing in scene.things if self.kind.fits(thing)]
+        if self.element_type == "location":
+            return all(located(t, self.location, -3) == located(t, self.location, 3) for t in fitting)
+        if self.element_type == "spatial":
+            others = [thing for thing in scene.things if self.other.fits(thing)]
+            pairs = [(a, b) for a in fitting for b in others if a is not b]
+            return all(related(a, b, self.relation, 8) == related(a, b, self.relation, 2) for a, b in pairs)
+        return True
+
+    def text(self) -> str:
+        """The question in words."""
+        kind = self.kind
+        match self.element_type:
+            case "object":
+                return f"Is there {noun_phrase(kind.shape, kind.color, kind.size, kind.material)}?"
+            case "color":
+                return f"Is the {kind.shape} {kind.color}?"
+            case "attribute":
+                return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {kind.size}?"
+            case "material":
+                return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {kind.material}?"
+            case "shape":
+                return f"Is the {kind.color} object a {kind.shape}?"
+            case "counting":
+                phrase = noun_phrase(kind.shape, kind.color, kind.size, kind.material, count=self.count, article=False)
+                verb = "Is" if self.count == 1 else "Are"
+                return f"{verb} there exactly {NUMBERS[self.count]} {phrase}?"
+            case "location":
+                return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {PLACES[self.location]}?"
+            case "spatial":
+                one = noun_phrase(kind.shape, kind.color, article=False)
+                two = noun_phrase(self.other.shape, self.other.color, article=False)
+                return f"Is the {one} {RELATION_WORDS[self.relation]} the {two}?"
+            case _:
+                return f"Is the background {self.background}?"
+
+
+_FORMS: Final[tuple[tuple[ElementType, str], ...]] = (
+    ("other", r"Is the background (?P<background>\w+)\?"),
+    ("shape", r"Is the (?P<color>\w+) object an? (?P<shape>\w+)\?"),
+    ("object", rf"Is there (?P<phrase>an? {NOUN_PHRASE})\?"),
+    ("counting", rf"(?:Is|Are) there exactly (?P<number>\w+) (?P<phrase>{NOUN_PHRASE})\?"),
+    ("spatial", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<relation>to the left of|to the right of|above|below) "
+                rf"the (?P<other>{NOUN_PHRASE})\?"),
+    ("location", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<place>in the [a-z ]+)\?"),
+    ("attribute", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<size>small|large)\?"),
+    ("material", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<material>solid|striped)\?"),
+    ("color", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<color>\w+)\?"),
+)  # fmt: skip
+
+
+def parse_query(text: str) -> Query | None:
+    """The query that `text` puts in words, or None if it isn't a question of this world."""
+    for element_type, form in _FORMS:
+        found = re.fullmatch(form, text.strip())
+        if found:
+            return _query(element_type, found.groupdict())
+    return None
+
+
+def _query(element_type: ElementType, parts: dict[str, str]) -> Query:
+    kind = _kind(parts["phrase"]) if "phrase" in parts else Kind()
+    own = {name: parts[name] for name in ("shape", "color", "size", "material") if name in parts}
+    return Query(
+        element_type,
+        replace(kind, **own),
+        count=number_of(parts["number"]) if "number" in parts else 1,
+        location=place_of(parts["place"]) if "place" in parts else "",
+        relation=relation_of(parts["relation"]) if "relation" in parts else "",
+        other=_kind(parts["other"]) if "other" in parts else Kind(),
+        background=parts.get("background", ""),
+    )
+
+
+def _kind(phrase: str) -> Kind:
+    group = parse_noun_phrase(phrase)
+    return Kind(group.shape, group.color, group.size, group.material)
+
+
+def opposite(relation: str) -> str:
+    """The relation seen from the other thing."""
+    return {"left": "right", "right": "left", "above": "below", "below": "above"}[relation]
+
+
+assert set(RELATION_WORDS) == set(RELATIONS) and set(PLACES) == set(LOCATIONS)

@@ -1,0 +1,57 @@
+"""The autoencoder: 64x64 pictures to 16x16x4 latents and back."""
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from agfsync.shapes.drawing import draw
+from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
+from agfsync.shapes.training.pictures import any_scene, to_tensor
+
+PLAN = Plan("vae", steps=1600, batch=32, learning_rate=2e-3, ema=0.995)
+KL_WEIGHT = 1e-5
+
+
+def build() -> AutoencoderKL:
+    """An untrained autoencoder of 0.65 M parameters."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+
+
+def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> AutoencoderKL:
+    """Trains an autoencoder on random scenes and sets its scaling factor, by which latents have unit variance."""
+    torch.manual_seed(plan.seed)
+    vae = build().to(device())
+    train(plan, vae, lambda rng: _loss(vae, _batch(rng, plan.batch)), folder, tell)
+    with torch.no_grad():
+        latents = vae.encode(_batch(random.Random("scale"), 256)).latent_dist.mean
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    return vae
+
+
+def _batch(rng: random.Random, size: int) -> Tensor:
+    return to_tensor([draw(any_scene(rng)) for _ in range(size)]).to(device())
+
+
+def _loss(vae: AutoencoderKL, images_BCHW: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Absolute and squared error, the error of the edges, and a slight pull of the latents towards N(0, 1)."""
+    with autocast():
+        posterior = vae.encode(images_BCHW).latent_dist
+        drawn_BCHW = vae.decode(posterior.sample()).sample
+    error_BCHW = drawn_BCHW.float() - images_BCHW
+    edges = error_BCHW.diff(dim=2).abs().mean() + error_BCHW.diff(dim=3).abs().mean()
+    mse = F.mse_loss(drawn_BCHW.float(), images_BCHW)
+    kl = posterior.kl().mean() / images_BCHW[0].numel()
+    return error_BCHW.abs().mean() + mse + 0.5 * edges + KL_WEIGHT * kl, {"mse": mse.item(), "kl": kl.item()}
