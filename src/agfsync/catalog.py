@@ -3,7 +3,9 @@
 A scorer, method, generator or format is one file, one line here and one test.
 """
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from hashlib import blake2b
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -66,9 +68,46 @@ def model_path(model: str) -> str:
     """
     if not model.startswith(EMBEDDED):
         return model
-    folder = Path(str(files("agfsync"))) / "shapes" / "weights"
+    folder = _weights()
     path = folder / model.removeprefix(EMBEDDED)
     if not path.is_dir():
         there = ", ".join(sorted(EMBEDDED + p.name for p in folder.glob("*") if p.is_dir())) or "none yet"
         raise ModelError(f"no embedded model '{model}': there are {there}; `agfsync shapes train` makes them")
     return str(path)
+
+
+def build(kind: str, settings: Mapping[str, Any]) -> Any:
+    """What `settings` describe: their `type` among `kind`, made with the rest of them, its model found.
+
+    Raises:
+        RecipeError: no such type. ModelError: no such model.
+    """
+    rest = {name: value for name, value in settings.items() if name != "type"}
+    places = {name: _existing(rest[name]) for name in ("model", "head") if rest.get(name) is not None}
+    return find(kind, settings["type"])(**rest | places)
+
+
+def fingerprint(*models: str | None) -> str:
+    """What the embedded ones among `models` hold, as a digest: they change with the package, whatever their names.
+
+    Other models are what their names and revisions say; hashing gigabytes would cost more than it tells.
+    """
+    state = blake2b(digest_size=8)
+    for model in models:
+        if model is None or not model.startswith(EMBEDDED):
+            continue
+        for file in sorted(p for p in (_weights() / model.removeprefix(EMBEDDED)).rglob("*") if p.is_file()):
+            state.update(file.name.encode() + file.read_bytes())
+    return state.hexdigest()
+
+
+def _existing(model: str) -> str:
+    """`model_path`, seeing that what is written as a path is there."""
+    path = Path(model_path(model)).expanduser()
+    if model.startswith(("/", "./", "../", "~")) and not path.exists():
+        raise ModelError(f"no model at '{model}': give a folder that exists, a hub id or {EMBEDDED}NAME")
+    return str(path) if path.exists() else model
+
+
+def _weights() -> Path:
+    return Path(str(files("agfsync"))) / "shapes" / "weights"

@@ -1,0 +1,88 @@
+"""Files that are whole or not there, and a full disk that says so."""
+
+import errno
+import fcntl
+import io
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agfsync.errors import RunError, StoreError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def fault(failure: BaseException, path: Path) -> StoreError | None:
+    """What to tell the user where `failure` is the disk's, else None. Libraries wrap the disk's errors in their own."""
+    number = failure.errno if isinstance(failure, OSError) else None
+    where = failure.filename if isinstance(failure, OSError) and failure.filename else path
+    text = str(failure)
+    if number in FULL or "No space left on device" in text or "disk is full" in text:
+        return StoreError(f"{where}: the disk is full: make room, then type the same command again")
+    if number in FORBIDDEN or "readonly database" in text:
+        return StoreError(f"{where}: writing isn't allowed: change its permissions, or choose another --out")
+    return None
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with `path` or the database in it is a StoreError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as failure:
+        plain = StoreError(f"{path}: {failure}: see to it, then type the same command again")
+        raise fault(failure, path) or plain from failure
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that the file is either whole or the one that was there before, also after a power cut.
+
+    Raises:
+        StoreError: the disk is full or doesn't allow it.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    with guarded(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def lock(folder: Path) -> io.TextIOWrapper:
+    """The lock of `folder`, held until it is closed or the process ends, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    with guarded(folder / "lock"):
+        file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as failure:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise RunError(f"{folder} is in use by process {holder}: wait for it, or stop it") from failure
+    with guarded(folder / "lock"):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+    return file
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without this a rename may be lost in a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

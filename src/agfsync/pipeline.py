@@ -1,0 +1,222 @@
+"""The stages in order; what to run, and what is up to date."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from agfsync import __version__, catalog
+from agfsync.config import GeneratorSettings, Recipe, ScorerSettings, check, dump
+from agfsync.disk import fault
+from agfsync.errors import RunError
+from agfsync.progress import Progress, Silent
+from agfsync.records import digest
+from agfsync.stages import VERSIONS, Context
+from agfsync.store import Finished, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A function from tables to a table, `agfsync.stages.NAME.run`, imported when it is its turn.
+
+    It is up to date while its settings, and what the stages in `after` made, are what they were when it ended.
+    """
+
+    name: str
+    after: tuple[str, ...]
+    settings: Callable[[Recipe], Any]
+    """what of the recipe shapes its result; devices and batch sizes don't"""
+
+
+STAGES = (
+    Stage("captions", (), lambda r: (r.seed, _plain(r.captions))),
+    Stage("questions", ("captions",), lambda r: (r.seed, _plain(r.questions))),
+    Stage(
+        "candidates", ("captions", "questions"), lambda r: (r.seed, _plain(r.candidates, "generator"), _generator(r))
+    ),
+    Stage("scores", ("questions", "candidates"), lambda r: _judges(r.scores.scorers)),
+    Stage("pairs", ("candidates", "scores"), lambda r: _plain(r.pairs)),
+    Stage("training", ("pairs",), lambda r: (r.seed, _plain(r.training, "checkpoint_every"), _generator(r))),
+    Stage(
+        "evaluation",
+        ("questions", "training"),
+        lambda r: (
+            r.seed,
+            _plain(r.evaluation, "batch", "judges"),
+            _generator(r),
+            _judges(r.scores.scorers | r.evaluation.judges),
+        ),
+    ),
+    Stage(
+        "report",
+        ("questions", "candidates", "scores", "pairs", "training", "evaluation"),
+        lambda r: (r.name, _plain(r.report)),
+    ),
+)
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a stage is. `units` counts what is made of a stage under way."""
+
+    name: str
+    state: Literal["done", "out of date", "under way", "to do"]
+    units: int
+    finished: Finished | None
+
+
+def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progress | None = None) -> None:
+    """Make the run at `path`, or see that it follows `recipe`; with `update` it does so from now on.
+
+    Raises:
+        RunError: the run follows another recipe, by which a stage would give another result.
+    """
+    if not (path / "recipe.yaml").exists():
+        Run.create(path, _documented(recipe)).close()
+        return
+    with Run.open(path) as run:
+        before = recipe_of(run)
+        if before == recipe:
+            return
+        again = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
+        if again is not None and not update:
+            raise _differs(path, before, recipe, again)
+        run.rewrite_recipe(_documented(recipe))
+    if again is not None:
+        (progress or Silent()).say(f"{path} goes on with the new settings, from {again}")
+
+
+def run(path: Path, *, until: str | None = None, progress: Progress | None = None) -> None:
+    """Bring the run at `path` up to date, up to and including the stage `until`; what is up to date stays as it is.
+
+    Raises:
+        AgfsyncError: something the user can mend.
+    """
+    with Run.open(path) as run_:
+        recipe = recipe_of(run_)
+        for stage in STAGES:
+            _bring_up(stage, run_, recipe, progress or Silent())
+            if stage.name == until:
+                return
+
+
+def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> None:
+    """Bring one stage of the run at `path` up to date.
+
+    Raises:
+        RunError: a stage before it isn't.
+    """
+    with Run.open(path) as run_:
+        recipe = recipe_of(run_)
+        for stage in STAGES[: NAMES.index(name)]:
+            if not _current(stage, run_, recipe):
+                raise RunError(f"{name} needs {stage.name}: type `agfsync {stage.name} {path}` first")
+        _bring_up(STAGES[NAMES.index(name)], run_, recipe, progress or Silent())
+
+
+def status(path: Path) -> list[Standing]:
+    """How far each stage of the run at `path` is, also while another process is at work on it."""
+    with Run.open(path, writing=False) as run_:
+        recipe = recipe_of(run_)
+        return [_standing(stage, run_, recipe) for stage in STAGES]
+
+
+def recipe_of(run_: Run) -> Recipe:
+    """The recipe that a run follows.
+
+    Raises:
+        RecipeError: somebody has edited it into something else.
+    """
+    return check(yaml.safe_load(run_.recipe_yaml) or {}, where=str(run_.path / "recipe.yaml"))
+
+
+def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
+    if _current(stage, run_, recipe):
+        return
+    made_by = _digest(stage, run_, recipe)
+    run_.reopen(stage.name)
+    before, begun = run_.newest_part(), time.monotonic()
+    try:
+        notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
+    except Exception as failure:
+        disks = fault(failure, run_.path)
+        if disks is None:
+            raise
+        raise disks from failure
+    seconds = time.monotonic() - begun + run_.seconds(stage.name, until=before)
+    run_.finish(stage.name, made_by, seconds, notes)
+
+
+def _current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
+    finished = run_.finished(stage.name)
+    return finished is not None and finished.digest == _digest(stage, run_, recipe)
+
+
+def _standing(stage: Stage, run_: Run, recipe: Recipe) -> Standing:
+    finished = run_.finished(stage.name)
+    if finished is not None:
+        return Standing(
+            stage.name, "done" if _current(stage, run_, recipe) else "out of date", finished.units, finished
+        )
+    made = len(run_.done(stage.name))
+    return Standing(stage.name, "under way" if made else "to do", made, None)
+
+
+def _digest(stage: Stage, run_: Run, recipe: Recipe) -> str:
+    """What names a stage's settings and inputs. A stage before it counts by what it made, not by how it was set."""
+    ended = [run_.finished(name) for name in stage.after]
+    marks = [None if finished is None else finished.mark for finished in ended]
+    return digest(stage.name, VERSIONS[stage.name], stage.settings(recipe), marks)
+
+
+def _plain(section: Any, *without: str) -> dict[str, Any]:
+    plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without))
+    return plain
+
+
+def _generator(recipe: Recipe) -> Any:
+    settings: GeneratorSettings = recipe.candidates.generator
+    return _plain(settings, "device"), catalog.fingerprint(settings.model)
+
+
+def _judges(settings: Mapping[str, ScorerSettings]) -> Any:
+    return {name: (_plain(one, "device"), catalog.fingerprint(one.model, one.head)) for name, one in settings.items()}
+
+
+def _differs(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:
+    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    keys = [key for key in old | new if old.get(key) != new.get(key)]
+    shown = ", ".join(f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in keys[:3])
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return RunError(
+        f"{path} was made by other settings ({shown}{more}): --update goes on with the new ones, from {again},"
+        f" and keeps what they don't change; or choose another --out"
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`tree` as `stage.key` -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _documented(recipe: Recipe) -> str:
+    """The recipe with every default, beneath the versions of what it is run with."""
+    packages = ("torch", "diffusers", "transformers")
+    versions = [f"agfsync {__version__}", *(f"{name} {_version(name)}" for name in packages)]
+    return f"# {', '.join(versions)}\n{dump(recipe)}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,74 @@
+"""From picture files to scores: what the scores and the evaluation have in common."""
+
+import gc
+import math
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from agfsync.errors import ModelError
+from agfsync.pictures import BrokenPicture, decode
+from agfsync.records import Question, Score, digest
+from agfsync.scorers import Item, Measurement, Scorer, Unscored
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A candidate's image file (`image`: PNG, WebP or JPEG) with what it is judged by."""
+
+    candidate_key: str
+    prompt: str
+    questions: tuple[Question, ...]
+    image: bytes
+
+
+def score_key(source: str, asks_questions: bool, candidate_key: str, questions: Sequence[Question]) -> str:
+    """The key of one scorer's word on one candidate. `source` names the scorer with its settings (`digest`)."""
+    asked = [question.key for question in questions] if asks_questions else []
+    return digest("score", source, candidate_key, asked)
+
+
+def score(scorer: Scorer, name: str, source: str, pictures: Sequence[Picture]) -> list[Score]:
+    """One score for each picture, in order, under the scorer's `name` in the recipe; a broken picture is unscored.
+
+    Raises:
+        ModelError: the scorer gave another number of results than it was given pictures.
+    """
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(_opened, pictures))
+    both = zip(pictures, images, strict=True)
+    whole = [Item(p.prompt, p.questions, image) for p, image in both if isinstance(image, Image.Image)]
+    results = iter(scorer.score(whole) if whole else ())
+    try:
+        words = [next(results) if isinstance(image, Image.Image) else image for image in images]
+    except StopIteration:
+        raise ModelError(f"scorer '{name}' gave fewer results than the {len(whole)} pictures it was given") from None
+    return [_record(scorer, name, source, p, word) for p, word in zip(pictures, words, strict=True)]
+
+
+def release() -> None:
+    """Give back the memory of a model that was let go of."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _opened(picture: Picture) -> Image.Image | Unscored:
+    try:
+        return decode(picture.image)
+    except BrokenPicture as fault:
+        return Unscored(str(fault))
+
+
+def _record(scorer: Scorer, name: str, source: str, picture: Picture, word: Measurement | Unscored) -> Score:
+    key = score_key(source, scorer.asks_questions, picture.candidate_key, picture.questions)
+    if isinstance(word, Unscored):
+        return Score(key, picture.candidate_key, name, None, word.reason)
+    if not (math.isfinite(word.value) and 0 <= word.value <= 100):
+        return Score(key, picture.candidate_key, name, None, f"value {word.value} is not on 0..100", word.answers)
+    return Score(key, picture.candidate_key, name, word.value, None, word.answers)

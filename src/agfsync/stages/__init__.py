@@ -1,0 +1,44 @@
+"""The stages: each a function from tables of the run folder to a table, one file each. They never import each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from agfsync.config import Recipe
+from agfsync.progress import Progress
+from agfsync.records import Caption, Question, Split
+from agfsync.store import Run
+
+VERSIONS: Mapping[str, int] = {
+    "captions": 1,
+    "questions": 1,
+    "candidates": 1,
+    "scores": 1,
+    "pairs": 1,
+    "training": 1,
+    "evaluation": 1,
+    "report": 1,
+}
+"""Raise a stage's when it makes other rows of the same settings: it then runs again on runs that are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a stage works with. `digest` names the settings and inputs that it runs under."""
+
+    run: Run
+    recipe: Recipe
+    progress: Progress
+    digest: str = ""
+
+
+def questions_by_caption(context: Context) -> dict[str, tuple[Question, ...]]:
+    """Each caption's questions, by its key, in the order in which they were asked for."""
+    questions = context.run.read("questions", Question)
+    return {key: tuple(group) for key, group in groupby(questions, key=lambda question: question.caption_key)}
+
+
+def captions_to_draw(context: Context, split: Split) -> list[Caption]:
+    """The captions of `split` that have questions: those that were quarantined have none to be judged by."""
+    asked = {row["caption_key"] for row in context.run.rows("questions", ["caption_key"])}
+    return [c for c in context.run.read("captions", Caption) if c.split == split and c.key in asked]
