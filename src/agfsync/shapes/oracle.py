@@ -1,0 +1,153 @@
+"""The oracle: code that looks at a picture and answers every question of the grammar. It judges; nothing learns from it.
+
+It takes the background from the border, cuts out what differs from it, and compares each piece with every shape it knows at
+every size. What fits no shape well enough is no thing at all, and answers no question with yes.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from agfsync.records import Answer
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.shapes.drawing import BACKGROUND_PALETTE, PALETTE, coverage, tint
+from agfsync.shapes.queries import parse_query
+from agfsync.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIDE, Scene, Thing
+
+Array = npt.NDArray[np.float32]
+
+_FOREGROUND: Final = 18.0
+"""RGB distance from the background at which a pixel belongs to a thing."""
+_SMALLEST: Final = 22
+"""Pixels of the smallest piece that may be a thing."""
+_FIT: Final = 0.72
+"""Overlap (intersection over union) with a known shape below which a piece is none."""
+_RADII: Final = tuple(np.arange(5.2, 12.6, 0.4).tolist())
+_BETWEEN_SIZES: Final = 8.7
+_WINDOW: Final = 32
+
+
+def see(image: Image.Image) -> Scene:
+    """What stands in a picture, of any size, as far as it can be made out."""
+    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
+    background = _background(pixels)
+    away = np.linalg.norm(pixels - np.array(BACKGROUND_PALETTE[background], np.float32), axis=-1)
+    pieces, count = ndimage.label(away > _FOREGROUND)
+    things = [_thing(pixels, away, pieces == n + 1, background) for n in range(count)]
+    return Scene(tuple(thing for thing in things if thing is not None), background)
+
+
+class Oracle:
+    """Scores a picture by the share of its questions that it answers as the caption does, by looking, without a network."""
+
+    identity = "shapes-oracle/1"
+    asks_questions = True
+
+    def __init__(self, **_: object) -> None:
+        """Takes and needs no settings."""
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """Share of right answers x 100 for each item; no value where a question isn't of this world."""
+        return [_judge(item) for item in items]
+
+
+def _judge(item: Item) -> Measurement | Unscored:
+    if not item.questions:
+        return Unscored("no questions")
+    scene = see(item.image)
+    answers: list[Answer] = []
+    for question in item.questions:
+        query = parse_query(question.text)
+        if query is None:
+            return Unscored(f"not a question of the Shapes world: {question.text}")
+        yes = query.answer(scene)
+        answers.append(Answer(question.key, "yes" if yes else "no", float(yes)))
+    right = sum(answer.answer == question.answer for answer, question in zip(answers, item.questions, strict=True))
+    return Measurement(100 * right / len(answers), tuple(answers))
+
+
+def _background(pixels: Array) -> str:
+    border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
+    middle = np.median(np.concatenate([border, pixels[:, -2:].reshape(-1, 3)]), axis=0)
+    known = np.array([BACKGROUND_PALETTE[name] for name in BACKGROUNDS], np.float32)
+    return BACKGROUNDS[int(np.linalg.norm(known - middle, axis=1).argmin())]
+
+
+def _thing(pixels: Array, away: Array, piece: npt.NDArray[np.bool_], background: str) -> Thing | None:
+    """The thing that a piece of the picture shows, or None if it is like none."""
+    if piece.sum() < _SMALLEST:
+        return None
+    color, material = _paint(pixels, piece)
+    soft = _coverage(away, piece, color, material, background)
+    rows, columns = np.nonzero(soft > 0.3)
+    if not len(rows):
+        return None
+    x, y = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
+    left, top = round(x) - _WINDOW // 2, round(y) - _WINDOW // 2
+    padded = np.pad(soft, _WINDOW)
+    window = padded[top + _WINDOW : top + 2 * _WINDOW, left + _WINDOW : left + 2 * _WINDOW]
+    names, radii, templates, spots = _templates()
+    shared = np.minimum(templates, window).sum(axis=(1, 2))
+    overlap = shared / np.maximum(templates, window).sum(axis=(1, 2))
+    best = int(overlap.argmax())
+    if overlap[best] < _FIT:
+        return None
+    dx, dy = spots[best]
+    centre_x, centre_y = left + _WINDOW / 2 + dx, top + _WINDOW / 2 + dy
+    size = "small" if radii[best] < _BETWEEN_SIZES else "large"
+    return Thing(names[best], color, size, material, float(centre_x), float(centre_y), radii[best])
+
+
+def _paint(pixels: Array, piece: npt.NDArray[np.bool_]) -> tuple[str, str]:
+    """A piece's colour and material, from its pixels away from the rim."""
+    inner = ndimage.binary_erosion(piece)
+    inside = pixels[inner if inner.sum() >= 8 else piece]
+    full = np.array([PALETTE[name] for name in COLORS], np.float32)
+    light = np.array([tint(PALETTE[name]) for name in COLORS], np.float32)
+    to_full = np.linalg.norm(inside[:, None] - full, axis=2)
+    to_light = np.linalg.norm(inside[:, None] - light, axis=2)
+    # a thing has one colour: the one whose full or light tone explains its pixels best
+    color = int(np.minimum(to_full, to_light).mean(axis=0).argmin())
+    pale = (to_light[:, color] < to_full[:, color]).mean()
+    return COLORS[color], "striped" if 0.2 < pale < 0.9 else "solid"
+
+
+def _coverage(away: Array, piece: npt.NDArray[np.bool_], color: str, material: str, background: str) -> Array:
+    """How much of each pixel a piece covers, 0..1: how far it has come from the background towards the piece's own tone.
+
+    Stripes run along the rows, so a striped piece's tone is judged row by row: its pale rows are near some backgrounds.
+    """
+    ground = np.array(BACKGROUND_PALETTE[background], np.float32)
+    full, light = (float(np.linalg.norm(np.array(c) - ground)) for c in (PALETTE[color], tint(PALETTE[color])))
+    tone = np.full((SIDE, 1), full)
+    if material == "striped":
+        tone = np.where(piece, away, 0).max(axis=1, keepdims=True).clip(min(full, light), full)
+    grown = ndimage.binary_dilation(piece)
+    return np.where(grown, np.clip(away / tone, 0, 1), 0).astype(np.float32)
+
+
+@cache
+def _templates() -> tuple[list[str], list[float], Array, list[tuple[float, float]]]:
+    """Every shape at every radius, its bounding box in the middle of the window; names, radii, masks, centres' offsets."""
+    names: list[str] = []
+    radii: list[float] = []
+    masks: list[Array] = []
+    spots: list[tuple[float, float]] = []
+    for shape in SHAPES:
+        for radius in _RADII:
+            mask = coverage(shape, radius, 0.0, 0.0, _WINDOW)
+            rows, columns = np.nonzero(mask > 0.3)
+            dx = _WINDOW / 2 - (columns.min() + columns.max() + 1) / 2
+            dy = _WINDOW / 2 - (rows.min() + rows.max() + 1) / 2
+            for shift_x in (-0.5, 0.0, 0.5):
+                for shift_y in (-0.5, 0.0, 0.5):
+                    names.append(shape)
+                    radii.append(radius)
+                    masks.append(coverage(shape, radius, dx + shift_x, dy + shift_y, _WINDOW))
+                    spots.append((dx + shift_x, dy + shift_y))
+    return names, radii, np.stack(masks), spots

@@ -1,0 +1,139 @@
+"""The generator: a small Stable Diffusion that has seen web-like captions, a third of whose attributes are wrong.
+
+It learns to draw everything and to trust a caption only so far, which is the gap that alignment closes in the real models.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from agfsync.shapes.drawing import draw
+from agfsync.shapes.grammar import CATEGORIES, garble, invent, write
+from agfsync.shapes.scene import Crowded, Scene, Spec, compose
+from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
+from agfsync.shapes.training.pictures import to_tensor
+from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
+
+PLAN = Plan("generator", steps=3000, batch=64, learning_rate=6e-4, ema=0.998)
+POOL = 12_000
+"""Pictures whose latents are kept; each comes round about sixteen times, with a caption worded and garbled anew."""
+SWAPPED, DROPPED = 0.3, 0.05
+"""Shares of the captions' attributes that are wrong and that are missing."""
+CAPTION_DROPOUT = 0.1
+MIN_SNR_GAMMA = 5.0
+WIDTH = 128
+
+
+def build_unet() -> UNet2DConditionModel:
+    """An untrained denoiser of 16x16x4 latents."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 128, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained text encoder, three layers of 128."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def build_scheduler() -> DDPMScheduler:
+    """Stable Diffusion's own noise schedule."""
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+
+
+def teach(vae: AutoencoderKL, folder: Path, tell: Tell, plan: Plan = PLAN) -> StableDiffusionPipeline:
+    """Trains denoiser and text encoder together on latents of random scenes with garbled captions."""
+    torch.manual_seed(plan.seed)
+    tokenizer = clip_tokenizer()
+    pupil = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)}).to(device())
+    pool = _pool(vae, random.Random(f"pool/{plan.seed}"))
+    lesson = _Lesson(pupil["unet"], pupil["text_encoder"], tokenizer, build_scheduler(), pool)
+    train(plan, pupil, lambda rng: lesson.loss(rng, plan.batch), folder, tell)
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=lesson.text_encoder,
+        tokenizer=tokenizer,
+        unet=lesson.unet,
+        scheduler=lesson.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def any_captioned_scene(rng: random.Random) -> tuple[Spec, Scene]:
+    """A specification of a random category, and a scene that fulfils it."""
+    while True:
+        spec = invent(rng.choice(CATEGORIES), rng)
+        try:
+            return spec, compose(spec, rng)
+        except Crowded:
+            continue
+
+
+@torch.no_grad()
+def _pool(vae: AutoencoderKL, rng: random.Random) -> list[tuple[Spec, Tensor]]:
+    """Specifications with the scaled latents of their pictures."""
+    pool: list[tuple[Spec, Tensor]] = []
+    while len(pool) < POOL:
+        specs, scenes = zip(*(any_captioned_scene(rng) for _ in range(100)), strict=True)
+        with autocast():
+            latents = vae.encode(to_tensor([draw(scene) for scene in scenes]).to(device())).latent_dist.mean
+        pool += zip(specs, latents.float() * vae.config.scaling_factor, strict=True)
+    return pool
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDPMScheduler
+    pool: list[tuple[Spec, Tensor]]
+
+    def loss(self, rng: random.Random, size: int) -> tuple[Tensor, dict[str, float]]:
+        """The mean squared error of the predicted noise, weighted by min-SNR (arXiv 2303.09556) to learn faster."""
+        specs, latents = zip(*rng.sample(self.pool, size), strict=True)
+        captions = ["" if rng.random() < CAPTION_DROPOUT else _web_caption(spec, rng) for spec in specs]
+        clean_BCHW = torch.stack(latents)
+        noise_BCHW = torch.randn_like(clean_BCHW)
+        steps_B = torch.randint(self.scheduler.config.num_train_timesteps, (size,), device=clean_BCHW.device)
+        noisy_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, steps_B)
+        words = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        with autocast():
+            text_BTD = self.text_encoder(words.to(clean_BCHW.device)).last_hidden_state
+            predicted_BCHW = self.unet(noisy_BCHW, steps_B, text_BTD).sample
+        error_B = (predicted_BCHW.float() - noise_BCHW).square().mean(dim=(1, 2, 3))
+        kept_B = self.scheduler.alphas_cumprod.to(steps_B.device)[steps_B]
+        snr_B = kept_B / (1 - kept_B)
+        return (snr_B.clamp(max=MIN_SNR_GAMMA) / snr_B * error_B).mean(), {"mse": error_B.mean().item()}
+
+
+def _web_caption(spec: Spec, rng: random.Random) -> str:
+    return write(garble(spec, SWAPPED, rng, drop=DROPPED), rng)
