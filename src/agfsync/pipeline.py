@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import yaml
 
-from agfsync import __version__, catalog
-from agfsync.config import GeneratorSettings, Recipe, ScorerSettings, check, dump
+from agfsync import __version__
+from agfsync.config import Recipe, ScorerSettings, check, dump
 from agfsync.disk import fault
 from agfsync.errors import RunError
 from agfsync.progress import Progress, Silent
 from agfsync.records import digest
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS, Context, generator_source, scorer_source
 from agfsync.store import Finished, Run
 
 
@@ -36,18 +36,24 @@ STAGES = (
     Stage("captions", (), lambda r: (r.seed, _plain(r.captions))),
     Stage("questions", ("captions",), lambda r: (r.seed, _plain(r.questions))),
     Stage(
-        "candidates", ("captions", "questions"), lambda r: (r.seed, _plain(r.candidates, "generator"), _generator(r))
+        "candidates",
+        ("captions", "questions"),
+        lambda r: (r.seed, _plain(r.candidates, "generator"), generator_source(r.candidates.generator)),
     ),
     Stage("scores", ("questions", "candidates"), lambda r: _judges(r.scores.scorers)),
     Stage("pairs", ("candidates", "scores"), lambda r: _plain(r.pairs)),
-    Stage("training", ("pairs",), lambda r: (r.seed, _plain(r.training, "checkpoint_every"), _generator(r))),
+    Stage(
+        "training",
+        ("pairs",),
+        lambda r: (r.seed, _plain(r.training, "checkpoint_every"), generator_source(r.candidates.generator)),
+    ),
     Stage(
         "evaluation",
         ("questions", "training"),
         lambda r: (
             r.seed,
             _plain(r.evaluation, "batch", "judges"),
-            _generator(r),
+            generator_source(r.candidates.generator),
             _judges(r.scores.scorers | r.evaluation.judges),
         ),
     ),
@@ -180,13 +186,8 @@ def _plain(section: Any, *without: str) -> dict[str, Any]:
     return plain
 
 
-def _generator(recipe: Recipe) -> Any:
-    settings: GeneratorSettings = recipe.candidates.generator
-    return _plain(settings, "device"), catalog.fingerprint(settings.model)
-
-
-def _judges(settings: Mapping[str, ScorerSettings]) -> Any:
-    return {name: (_plain(one, "device"), catalog.fingerprint(one.model, one.head)) for name, one in settings.items()}
+def _judges(settings: Mapping[str, ScorerSettings]) -> list[str]:
+    return [scorer_source(name, each) for name, each in settings.items()]
 
 
 def _differs(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:

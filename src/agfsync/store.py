@@ -83,7 +83,7 @@ class Run:
             RunError: there is no run, or another process writes to it.
         """
         if not (path / RECIPE).is_file():
-            raise RunError(f"no run at {path}: `agfsync run --out {path}` makes one")
+            raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
         return cls._opened(path, writing=writing, new=False)
 
     @classmethod
@@ -269,7 +269,7 @@ class Run:
         for unit in units:
             found = self._manifest.all(query, stage, unit)
             if not found:
-                raise StoreError(f"{self.path}: {stage} has no unit '{unit}': type `agfsync run --out {self.path}`")
+                raise StoreError(f"{self.path}: {stage} has no unit '{unit}': type `agfsync {stage} {self.path}`")
             yield parts.Place(*found[0])
 
     def _table(self, part: int, columns: Sequence[str] | None) -> pa.Table:
@@ -291,7 +291,7 @@ class Run:
     def _set_aside(self, part: int, path: Path, fault: str) -> StoreError:
         """Set a bad part aside and forget its units, so that the next run makes them anew."""
         if self._lock is None:
-            return StoreError(f"{path} {fault}: `agfsync run --out {self.path}` makes it anew")
+            return StoreError(f"{path} {fault}: the next `agfsync run` makes it anew")
         if path.exists():
             with guarded(path):
                 path.replace(path.with_name(path.name + ".corrupt"))
@@ -301,7 +301,7 @@ class Run:
             db.execute("DELETE FROM units WHERE part = ?", (part,))
             db.execute("DELETE FROM parts WHERE id = ?", (part,))
             db.execute("DELETE FROM stages WHERE name = ?", (stage,))
-        again = f"type `agfsync run --out {self.path}` to make its {units} units anew"
+        again = f"type the same command again to make its {units} units anew"
         return StoreError(f"{path} {fault}: it was set aside; {again}")
 
 

@@ -18,8 +18,9 @@ from agfsync.scorers import Item, Measurement, Scorer, Unscored
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A candidate's image file (`image`: PNG, WebP or JPEG) with what it is judged by."""
+    """A candidate's image file (`image`: PNG, WebP or JPEG) with what it is judged by. `key` is that of its score."""
 
+    key: str
     candidate_key: str
     prompt: str
     questions: tuple[Question, ...]
@@ -27,12 +28,12 @@ class Picture:
 
 
 def score_key(source: str, asks_questions: bool, candidate_key: str, questions: Sequence[Question]) -> str:
-    """The key of one scorer's word on one candidate. `source` names the scorer with its settings (`digest`)."""
+    """The key of a scorer's word on a candidate; `source` names the scorer with its settings."""
     asked = [question.key for question in questions] if asks_questions else []
     return digest("score", source, candidate_key, asked)
 
 
-def score(scorer: Scorer, name: str, source: str, pictures: Sequence[Picture]) -> list[Score]:
+def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> list[Score]:
     """One score for each picture, in order, under the scorer's `name` in the recipe; a broken picture is unscored.
 
     Raises:
@@ -42,12 +43,12 @@ def score(scorer: Scorer, name: str, source: str, pictures: Sequence[Picture]) -
         images = list(pool.map(_opened, pictures))
     both = zip(pictures, images, strict=True)
     whole = [Item(p.prompt, p.questions, image) for p, image in both if isinstance(image, Image.Image)]
-    results = iter(scorer.score(whole) if whole else ())
-    try:
-        words = [next(results) if isinstance(image, Image.Image) else image for image in images]
-    except StopIteration:
-        raise ModelError(f"scorer '{name}' gave fewer results than the {len(whole)} pictures it was given") from None
-    return [_record(scorer, name, source, p, word) for p, word in zip(pictures, words, strict=True)]
+    results = scorer.score(whole) if whole else ()
+    if len(results) != len(whole):
+        raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(whole)} pictures: mend the scorer")
+    words = iter(results)
+    judged = [next(words) if isinstance(image, Image.Image) else image for image in images]
+    return [_record(name, picture, word) for picture, word in zip(pictures, judged, strict=True)]
 
 
 def release() -> None:
@@ -65,10 +66,10 @@ def _opened(picture: Picture) -> Image.Image | Unscored:
         return Unscored(str(fault))
 
 
-def _record(scorer: Scorer, name: str, source: str, picture: Picture, word: Measurement | Unscored) -> Score:
-    key = score_key(source, scorer.asks_questions, picture.candidate_key, picture.questions)
+def _record(name: str, picture: Picture, word: Measurement | Unscored) -> Score:
+    key, candidate = picture.key, picture.candidate_key
     if isinstance(word, Unscored):
-        return Score(key, picture.candidate_key, name, None, word.reason)
+        return Score(key, candidate, name, None, word.reason)
     if not (math.isfinite(word.value) and 0 <= word.value <= 100):
-        return Score(key, picture.candidate_key, name, None, f"value {word.value} is not on 0..100", word.answers)
-    return Score(key, picture.candidate_key, name, word.value, None, word.answers)
+        return Score(key, candidate, name, None, f"value {word.value} isn't on 0..100", word.answers)
+    return Score(key, candidate, name, float(word.value), None, word.answers)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from agfsync.config import Recipe
+from agfsync import catalog
+from agfsync.config import GeneratorSettings, Recipe, ScorerSettings
 from agfsync.progress import Progress
-from agfsync.records import Caption, Question, Split
+from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
 
 VERSIONS: Mapping[str, int] = {
@@ -42,3 +43,14 @@ def captions_to_draw(context: Context, split: Split) -> list[Caption]:
     """The captions of `split` that have questions: those that were quarantined have none to be judged by."""
     asked = {row["caption_key"] for row in context.run.rows("questions", ["caption_key"])}
     return [c for c in context.run.read("captions", Caption) if c.split == split and c.key in asked]
+
+
+def generator_source(settings: GeneratorSettings) -> str:
+    """What names a generator with all that shapes its pictures, without loading it. Its device doesn't."""
+    return digest(settings.model_dump(mode="json", exclude={"device"}), catalog.fingerprint(settings.model))
+
+
+def scorer_source(name: str, settings: ScorerSettings) -> str:
+    """What names a scorer with all that shapes its scores, without loading it. Its device doesn't."""
+    models = catalog.fingerprint(settings.model, settings.head)
+    return digest(name, settings.model_dump(mode="json", exclude={"device"}), models)

@@ -1,0 +1,173 @@
+"""The command line: one verb a stage, run and status; parses, calls, prints. What a verb needs, it imports itself."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agfsync import __version__
+from agfsync.errors import AgfsyncError
+
+if TYPE_CHECKING:
+    from agfsync.pipeline import Standing
+
+VERBS = {
+    "captions": "Write the captions.",
+    "questions": "Write each caption's questions.",
+    "candidates": "Draw each caption's candidates.",
+    "scores": "Let every scorer judge every candidate.",
+    "pairs": "Choose each caption's winner and loser.",
+    "training": "Align the model on the pairs.",
+    "evaluation": "Compare base and aligned model on held-out captions.",
+    "report": "Write the report.",
+}
+"""The stages in order: pipeline's, which isn't imported until a verb needs it, so that --help answers at once."""
+
+USAGE, UNEXPECTED, STOPPED = 2, 1, 130
+"""Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
+
+app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def agfsync(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Align text-to-image diffusion models with AI feedback, without a human label."""
+    if version:
+        typer.echo(f"agfsync {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="A file, or the name of a shipped recipe.")
+    ] = "shapes",
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/NAME.", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as pairs.weights.vqa=0.5; repeatable.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="The last stage to run.", show_default=False)
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the run's.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run all stages of a recipe; the same command goes on where it was stopped."""
+    from agfsync import pipeline
+    from agfsync.config import resolve
+    from agfsync.progress import progress
+
+    if until is not None and until not in VERBS:
+        raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(VERBS)}")
+    resolved = resolve(recipe, set_ or [])
+    path = out or Path("runs") / resolved.name
+    shown = progress()
+    pipeline.prepare(path, resolved, update=update, progress=shown)
+    pipeline.run(path, until=until, progress=shown)
+    _show(path)
+
+
+@app.command()
+def status(path: Folder, debug: Debug = False) -> None:
+    """Show how far a run is."""
+    _show(path)
+
+
+def _verb(stage: str) -> Callable[[Path, bool], None]:
+    def verb(path: Folder, debug: Debug = False) -> None:
+        from agfsync import pipeline
+        from agfsync.progress import progress
+
+        pipeline.run_stage(path, stage, progress=progress())
+        _show(path)
+
+    verb.__doc__ = VERBS[stage]
+    return verb
+
+
+for _stage in VERBS:
+    app.command(_stage)(_verb(_stage))
+
+
+@app.command(
+    "shapes",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    help="The embedded Shapes world: train its models, print their card.",
+)
+def shapes(context: typer.Context, debug: Debug = False) -> None:
+    from agfsync.shapes.cli import app as shapes_app
+
+    shapes_app(args=context.args, prog_name="agfsync shapes", standalone_mode=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments` (default: the process's); the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _code(app(args=given, prog_name="agfsync", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
+        return _code(STOPPED)
+    except Exception as failure:
+        if "--debug" in given:
+            traceback.print_exception(failure)
+        return _failed(*_line(failure))
+
+
+def _line(failure: Exception) -> tuple[str, int]:
+    """What to tell of `failure`, in one line, and the exit code."""
+    if isinstance(failure, AgfsyncError):
+        return f"error: {_one_line(str(failure))}", USAGE
+    if isinstance(failure, typer.TyperException):
+        return f"error: {_one_line(failure.format_message())}: see `agfsync --help`", USAGE
+    kind = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+    return f"error: unexpected {_one_line(kind)}; run with --debug for the traceback", UNEXPECTED
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
+def _failed(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def _code(result: Any) -> int:
+    """The exit code of a command's `result`: what it exited with, else 0. Typer makes 130 of Ctrl-C."""
+    if result == STOPPED:
+        return _failed("stopped; type the same command to go on", STOPPED)
+    return result if isinstance(result, int) else 0
+
+
+def _show(path: Path) -> None:
+    """Print how far each stage is, and where the report lies."""
+    from agfsync.pipeline import status
+
+    for standing in status(path):
+        typer.echo(_row(standing))
+    if (path / "report.html").exists():
+        typer.echo(f"report: {path / 'report.html'}")
+
+
+def _row(standing: "Standing") -> str:
+    from agfsync.progress import clock
+
+    finished = standing.finished
+    if finished is None:
+        return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
+    parts = [f"{finished.units} units" if finished.units else "", clock(finished.seconds)]
+    parts += [f"{finished.failures} quarantined"] if finished.failures else []
+    return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)

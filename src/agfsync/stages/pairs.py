@@ -1,0 +1,125 @@
+"""Stage 5: of each caption's candidates the best and the worst (Eq. 5 to 7)."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from agfsync.engine import Outcome, Sifted, Unit, process
+from agfsync.errors import BudgetError
+from agfsync.records import Pair, digest
+from agfsync.stages import VERSIONS, Context
+
+STAGE = "pairs"
+BATCH = 1000
+
+Values = Mapping[str, float | None]
+"""What each scorer said of a candidate, on 0..100; None where it said nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Winner and loser of a caption with their weighted sums."""
+
+    winner: str
+    loser: str
+    winner_score: float
+    loser_score: float
+
+    @property
+    def margin(self) -> float:
+        return self.winner_score - self.loser_score
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A caption's candidates in order of index, with their values and the keys of the scores that hold those."""
+
+    caption_key: str
+    values: Mapping[str, Values]
+    score_keys: Sequence[str]
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Pair every caption's best candidate with its worst.
+
+    Raises:
+        BudgetError: no caption gives a pair.
+    """
+    weights = {name: weight for name, weight in context.recipe.pairs.weights.items() if weight}
+    minimum = context.recipe.pairs.minimum_margin
+
+    def work(captions: Sequence[Scored]) -> list[Outcome]:
+        return [pair(each, weights, minimum) for each in captions]
+
+    captions = _scored(context, list(weights))
+    source = (STAGE, VERSIONS[STAGE], weights, minimum)
+    units = [Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each) for each in captions]
+    common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
+    process(context.run, STAGE, units, work, batch=BATCH, **common)
+    context.run.select(STAGE, [unit.key for unit in units])
+    return _notes(context, len(units))
+
+
+def weighted_sum(values: Values, weights: Mapping[str, float]) -> float | None:
+    """S = sum of w_i s_i (Eq. 5); None where a scorer that has a weight said nothing."""
+    total = 0.0
+    for name, weight in weights.items():
+        value = values.get(name)
+        if value is None:
+            return None
+        total += weight * value
+    return total
+
+
+def choose(values: Mapping[str, Values], weights: Mapping[str, float], minimum_margin: float) -> Choice | str:
+    """Winner = argmax S, loser = argmin S (Eq. 6, 7) among a caption's candidates, the first of equals; or why not.
+
+    A candidate without a weighted sum takes no part.
+    """
+    sums = {key: total for key, each in values.items() if (total := weighted_sum(each, weights)) is not None}
+    if len(sums) < 2:
+        return "fewer than two scored candidates"
+    winner, loser = max(sums, key=sums.__getitem__), min(sums, key=sums.__getitem__)
+    choice = Choice(winner, loser, sums[winner], sums[loser])
+    if choice.margin == 0:
+        return "tie"
+    return choice if choice.margin > minimum_margin else "margin too small"
+
+
+def pair(scored: Scored, weights: Mapping[str, float], minimum_margin: float) -> Sifted:
+    """The caption's pair, or none; with the candidates that took no part counted."""
+    left_out = Counter({"unscored candidate": sum(weighted_sum(v, weights) is None for v in scored.values.values())})
+    choice = choose(scored.values, weights, minimum_margin)
+    if isinstance(choice, str):
+        return Sifted([], +left_out + Counter([choice]))
+    key = digest("pair", choice.winner, choice.loser)
+    scores = (choice.winner_score, choice.loser_score, choice.margin)
+    return Sifted([Pair(key, scored.caption_key, choice.winner, choice.loser, *scores)], +left_out)
+
+
+def _scored(context: Context, scorers: Sequence[str]) -> list[Scored]:
+    values: dict[str, dict[str, float | None]] = {}
+    keys: dict[str, list[str]] = {}
+    for row in context.run.rows("scores", ["key", "candidate_key", "scorer", "value"]):
+        if row["scorer"] in scorers:
+            values.setdefault(row["candidate_key"], {})[row["scorer"]] = row["value"]
+            keys.setdefault(row["candidate_key"], []).append(row["key"])
+    return [
+        Scored(
+            rows[0]["caption_key"],
+            {row["key"]: values.get(row["key"], {}) for row in rows},
+            [key for row in rows for key in keys.get(row["key"], [])],
+        )
+        for _, rows in context.run.grouped("candidates", ["key", "caption_key"])
+    ]
+
+
+def _notes(context: Context, captions: int) -> dict[str, Any]:
+    margins = [row["margin"] for row in context.run.rows(STAGE, ["margin"])]
+    dropped = context.run.dropped(STAGE)
+    if not margins:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"
+        raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see pairs.weights and pairs.minimum_margin")
+    return {"captions": captions, "pairs": len(margins), "mean_margin": fmean(margins), "dropped": dict(dropped)}
