@@ -1,0 +1,121 @@
+"""Pretrained weights: found in a folder or on the hub, loaded as safetensors only, and named by what they hold."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.utils import logging
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from agfsync.errors import ModelError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""Files that decide what a model does: its configuration, weights and vocabulary."""
+
+
+def torch_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the accelerator where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: str) -> Any:
+    """The model of the transformers class `kind`, in evaluation mode on its device.
+
+    Raises:
+        ModelError: there is no such model, or its files don't fill every weight of a `kind`.
+    """
+    with explained(model), _quiet():
+        loaded, report = kind.from_pretrained(
+            model,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and told below
+            output_loading_info=True,
+            **source(model, revision),
+        )
+    unfilled = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if unfilled:
+        raise ModelError(
+            f"{model} has no weights that fit {len(unfilled)} parts of a {kind.__name__}: {unfilled[0]} ..."
+        )
+    return loaded.to(torch_device(device)).eval()
+
+
+def load_tokenizer(model: str, revision: str | None) -> Any:
+    """The tokenizer beside `model`."""
+    with explained(model):
+        return AutoTokenizer.from_pretrained(model, **source(model, revision))
+
+
+def load_image_processor(model: str, revision: str | None) -> Any:
+    """The image processor beside `model`, on Pillow: torchvision resizes differently, and isn't everywhere."""
+    with explained(model):
+        return AutoImageProcessor.from_pretrained(model, backend="pil", **source(model, revision))
+
+
+def find_file(model: str, name: str, revision: str | None) -> Path:
+    """Where the file `name` of `model` lies on this machine, fetched from the hub where need be."""
+    with explained(model):
+        return Path(str(cached_file(model, name, **source(model, revision))))
+
+
+def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:
+    """What names a model's behaviour on every machine: a folder's name and content, or a hub id and its commit.
+
+    The commit is that of the file `index`, which every model of its kind has.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        commit = extract_commit_hash(str(find_file(model, index, revision)), None)
+        return f"{model}@{(commit or revision or 'main')[:12]}"
+    content = hashlib.blake2b(digest_size=6)
+    for path in sorted(path for pattern in NAMED_BY for path in folder.rglob(pattern)):
+        with path.open("rb") as file:
+            content.update(str(path.relative_to(folder)).encode() + hashlib.file_digest(file, "blake2b").digest())
+    return f"{folder.name}@{content.hexdigest()}"
+
+
+def source(model: str, revision: str | None) -> dict[str, Any]:
+    """How `from_pretrained` is told where to look: a folder is never looked up on the network.
+
+    Raises:
+        ModelError: `model` is written as a path and there is no such folder.
+    """
+    is_folder = Path(model).is_dir()
+    if not is_folder and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ModelError(f"no model at {model}: there is no such folder")
+    return {"local_files_only": True} if is_folder else {"revision": revision or "main"}
+
+
+@contextmanager
+def explained(model: str) -> Iterator[None]:
+    """Turns the libraries' many ways of failing to load `model` into a `ModelError` of one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as failure:
+        fault = " ".join(str(failure).split())
+        raise ModelError(f"can't load the model {model}: {fault[:300]}") from failure
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws a bar and a table for each model, in the midst of our own."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,226 @@
+"""Asks a vision-language model every question on a picture (Eq. 2).
+
+The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all of its questions. A yes
+or a no is the first token of an answer, so one step of the decoder is the whole of it. Questions are batched across
+images.
+
+Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens; V the vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from typing import Any, Literal, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, Blip2ForConditionalGeneration, BlipForQuestionAnswering
+
+from agfsync import pretrained
+from agfsync.errors import ModelError
+from agfsync.records import Answer, Question
+from agfsync.scorers import Item, Measurement, Unscored
+
+YES = ("yes", "Yes", " yes", " Yes")
+NO = ("no", "No", " no", " No")
+"""Spellings that count: byte-pair vocabularies have a token of their own for a word after a space."""
+Padding = Literal["left", "right", "none"]
+QUESTIONS_AT_ONCE = 128
+LONGEST_QUESTION = 256
+"""Tokens; what an endless question says after them is not asked."""
+
+
+class Vqa:
+    """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
+
+    The hard answer is the likelier of yes and no as the first token of the model's reply, which is what greedy decoding
+    says wherever it says yes or no at all. P(yes), kept beside it, is the softmax over these two, each by its likeliest
+    spelling; so the answer is yes exactly where P(yes) is above one half.
+
+    `model` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is its
+    configuration's `question_template`, where it has one.
+    """
+
+    asks_questions = True
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        head: str | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
+        if head is not None:
+            raise ModelError(f"a vqa scorer has no head: leave out head '{head}'")
+        self._reader = _reader(model, revision, dtype, device)
+        self._processor = pretrained.load_image_processor(model, revision)
+        self._tokenizer = pretrained.load_tokenizer(model, revision)
+        self._yes, self._no = self._tokens_of(YES), self._tokens_of(NO)
+        self.identity = f"vqa {pretrained.fingerprint(model, revision)} {dtype} pil '{self._reader.template}'"
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """One result for each item: a value with every answer, or `Unscored` where there is nothing to ask."""
+        texts = [[question.text for question in item.questions] for item in items]
+        p_yes = self.p_yes([item.image for item in items], texts)
+        return [_judged(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
+
+    @torch.inference_mode()
+    def p_yes(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """P(yes) in 0..1 of each image's questions, in order."""
+        asked = [image for image, texts in zip(images, questions, strict=True) if texts]
+        if not asked:
+            return [[] for _ in images]
+        features_BLD = self._encode(asked)
+        owners = [row for row, texts in enumerate(filter(None, questions)) for _ in texts]
+        answers = iter(self._ask(features_BLD, owners, [text for texts in questions for text in texts]))
+        return [list(islice(answers, len(texts))) for texts in questions]
+
+    def _encode(self, images: list[Image.Image]) -> Tensor:
+        pixels_BCHW = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        return self._reader.encode(pixels_BCHW)
+
+    def _ask(self, features_BLD: Tensor, owners: list[int], questions: list[str]) -> list[float]:
+        """P(yes) of question q on image `owners[q]`. Asked by length, so that little is padding; answered in order."""
+        prompts = [self._reader.template.format(question=question) for question in questions]
+        ids = self._tokenizer(prompts, truncation=True, max_length=LONGEST_QUESTION)["input_ids"]
+        p_yes = torch.empty(len(ids))
+        for chunk in _chunks([len(tokens) for tokens in ids], self._reader.padding):
+            features_QLD = features_BLD[[owners[q] for q in chunk]]
+            ids_QT, mask_QT = _padded([ids[q] for q in chunk], self._reader.padding)
+            logits_QV = self._reader.first_logits(
+                features_QLD, ids_QT.to(features_QLD.device), mask_QT.to(features_QLD.device)
+            )
+            p_yes[chunk] = self._probability(logits_QV)
+        return [float(p) for p in p_yes]
+
+    def _probability(self, logits_QV: Tensor) -> Tensor:
+        """P(yes) against no, by the likeliest spelling of each; fp32 on the CPU."""
+        logits_QV = logits_QV.float()
+        return (logits_QV[:, self._yes].amax(1) - logits_QV[:, self._no].amax(1)).sigmoid().cpu()
+
+    def _tokens_of(self, spellings: Sequence[str]) -> list[int]:
+        """The tokens that are one of `spellings` in full."""
+        encoded = (self._tokenizer.encode(text, add_special_tokens=False) for text in spellings)
+        tokens = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id})
+        if not tokens:
+            raise ModelError(f"{self._tokenizer.name_or_path}: its vocabulary has no token for '{spellings[0]}'")
+        return tokens
+
+
+def _judged(questions: Sequence[Question], p_yes: Sequence[float]) -> Measurement | Unscored:
+    if not questions:
+        return Unscored("no questions")
+    if not all(map(math.isfinite, p_yes)):
+        return Unscored("the model's answer is not a number")
+    answers = tuple(Answer(q.key, "yes" if p > 0.5 else "no", p) for q, p in zip(questions, p_yes, strict=True))
+    correct = sum(question.answer == answer.answer for question, answer in zip(questions, answers, strict=True))
+    return Measurement(100 * correct / len(questions), answers)
+
+
+def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
+    """Indices in batches of like length, of equal length where there may be no padding."""
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    groups = groupby(by_length, lengths.__getitem__) if padding == "none" else [(0, by_length)]
+    for _, group in groups:
+        rest = iter(group)
+        while chunk := list(islice(rest, QUESTIONS_AT_ONCE)):
+            yield chunk
+
+
+def _padded(ids: Sequence[Sequence[int]], padding: Padding) -> tuple[Tensor, Tensor]:
+    """Tokens QT and their mask QT, 1 where there is a token; the padding's value is never seen."""
+    rows = [torch.tensor(tokens) for tokens in ids]
+    side = "left" if padding == "left" else "right"
+    ids_QT = pad_sequence(rows, batch_first=True, padding_side=side)
+    return ids_QT, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
+
+
+class _Reader(Protocol):
+    """A vision-language model, taken apart where the question comes in."""
+
+    template: str
+    padding: Padding
+    """The side on which shorter questions are filled up."""
+
+    def encode(self, pixels_BCHW: Tensor) -> Tensor:
+        """Features of the images, BLD: all that the language side ever sees of them."""
+        ...
+
+    def first_logits(self, features_QLD: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> Tensor:
+        """Logits of the reply's first token, QV, for each question beside its image's features."""
+        ...
+
+
+def _reader(model: str, revision: str | None, dtype: str, device: str) -> _Reader:
+    with pretrained.explained(model):
+        kind = AutoConfig.from_pretrained(model, **pretrained.source(model, revision)).model_type
+    if kind == "blip-2":
+        return _Blip2(pretrained.load_model(Blip2ForConditionalGeneration, model, revision, dtype, device))
+    if kind == "blip":
+        return _Blip(pretrained.load_model(BlipForQuestionAnswering, model, revision, dtype, device))
+    raise ModelError(f"{model} is a {kind} model: a vqa scorer takes blip-2, or blip for question answering")
+
+
+class _Blip2:
+    """Vision tower and Q-Former make the features; the language model, T5 or OPT, reads them before the question."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._language_model = model.language_model
+        self._decodes_only = bool(model.config.use_decoder_only_language_model)
+        self.template = getattr(model.config, "question_template", "Question: {question} Short answer:")
+        # A decoder's reply begins after the last token, so that has to be the question's.
+        self.padding: Padding = "left" if self._decodes_only else "right"
+
+    def encode(self, pixels_BCHW: Tensor) -> Tensor:
+        features: Tensor = self._model.get_image_features(
+            pixels_BCHW.to(self._model.device, self._model.dtype)
+        ).pooler_output
+        return features
+
+    def first_logits(self, features_QLD: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> Tensor:
+        words_QTD = self._language_model.get_input_embeddings()(ids_QT)
+        inputs: dict[str, Any] = {
+            "inputs_embeds": torch.cat([features_QLD.to(words_QTD.dtype), words_QTD], dim=1),
+            "attention_mask": torch.cat([mask_QT.new_ones(features_QLD.shape[:2]), mask_QT], dim=1),
+        }
+        if self._decodes_only:
+            inputs["logits_to_keep"] = 1
+        else:
+            start = self._language_model.generation_config.decoder_start_token_id
+            inputs["decoder_input_ids"] = ids_QT.new_full((len(ids_QT), 1), start)
+        logits_QV: Tensor = self._language_model(**inputs, use_cache=False).logits[:, -1]
+        return logits_QV
+
+
+class _Blip:
+    """The vision tower makes the features; the question's encoder looks at them, and the decoder replies to it."""
+
+    # transformers 5.23 drops the mask on the way to BLIP's cross-attention: the reply would look at the padding.
+    padding: Padding = "none"
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.template = getattr(model.config, "question_template", "{question}")
+
+    def encode(self, pixels_BCHW: Tensor) -> Tensor:
+        features: Tensor = self._model.vision_model(
+            pixels_BCHW.to(self._model.device, self._model.dtype)
+        ).last_hidden_state
+        return features
+
+    def first_logits(self, features_QLD: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> Tensor:
+        questions_QTD = self._model.text_encoder(
+            input_ids=ids_QT, attention_mask=mask_QT, encoder_hidden_states=features_QLD
+        ).last_hidden_state
+        logits_QV: Tensor = self._model.text_decoder(
+            input_ids=ids_QT.new_full((len(ids_QT), 1), self._model.decoder_start_token_id),
+            encoder_hidden_states=questions_QTD,
+            encoder_attention_mask=mask_QT,
+            use_cache=False,
+        ).logits[:, -1]
+        return logits_QV

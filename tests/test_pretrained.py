@@ -1,0 +1,67 @@
+"""Where models are looked for, and what names them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+from agfsync import pretrained
+from agfsync.errors import ModelError
+
+SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    CLIPTextModel(CLIPTextConfig(**SMALL, vocab_size=8)).save_pretrained(tmp_path / "text")
+    return tmp_path / "text"
+
+
+def test_a_model_comes_ready_to_use(folder: Path) -> None:
+    model = pretrained.load_model(CLIPTextModel, str(folder), None, "bf16", "cpu")
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+
+
+def test_a_path_without_a_folder_is_not_looked_up_on_the_network(tmp_path: Path) -> None:
+    for model in (str(tmp_path / "none"), "./none", "a/b/c"):
+        with pytest.raises(ModelError, match="no such folder"):
+            pretrained.source(model, None)
+    assert pretrained.source("owner/name", "abc") == {"revision": "abc"}
+    assert pretrained.source(str(tmp_path), None) == {"local_files_only": True}
+
+
+def test_weights_of_another_model_are_an_error(folder: Path) -> None:
+    config = CLIPVisionConfig(**SMALL, image_size=8, patch_size=4)
+    config.save_pretrained(folder)
+    with pytest.raises(ModelError, match="CLIPVisionModel"):
+        pretrained.load_model(CLIPVisionModel, str(folder), None, "fp32", "cpu")
+
+
+def test_weights_cut_short_are_an_error(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="can't load the model"):
+        pretrained.load_model(CLIPTextModel, str(folder), None, "fp32", "cpu")
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    model = CLIPTextModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        pretrained.load_model(CLIPTextModel, str(folder), None, "fp32", "cpu")
+
+
+def test_the_fingerprint_follows_the_content(folder: Path) -> None:
+    before = pretrained.fingerprint(str(folder), None)
+    moved = folder.rename(folder.parent / "elsewhere") / ".." / "elsewhere"
+    assert before.partition("@")[2] == pretrained.fingerprint(str(moved), None).partition("@")[2]
+    (moved / "config.json").write_text("{}")
+    assert before.partition("@")[2] != pretrained.fingerprint(str(moved), None).partition("@")[2]
+
+
+def test_an_explicit_device_is_taken_as_it_is() -> None:
+    assert pretrained.torch_device("cpu") == torch.device("cpu")
+    assert pretrained.torch_device("auto").type in {"cpu", "cuda", "mps"}
