@@ -80,6 +80,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
         text_config=text,
         num_query_tokens=CELLS * CELLS,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        question_template="{question}",  # asked as they stand, where the big ones want "Question: ... Short answer:"
     )
     model = Blip2ForConditionalGeneration(config)
     nn.init.normal_(model.query_tokens, std=0.5)  # the class starts them all alike, and alike they'd stay
