@@ -1,0 +1,151 @@
+"""What the report rests on, read from the run folder; whatever isn't there yet is empty. Pictures stay on disk."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from agfsync.config import Recipe
+from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
+from agfsync.store import Finished, Run
+
+R = TypeVar("R", bound=Record)
+
+STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
+
+Values = Mapping[str, Mapping[str, float]]
+"""Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A candidate's values and answers by scorer."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The candidate keys of one held-out caption: what the base and the aligned model drew from the same seed."""
+
+    base: str
+    aligned: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A run as far as it got."""
+
+    recipe: Recipe
+    recipe_yaml: str
+    finished: Mapping[str, Finished]
+    left_out: Mapping[str, Counter[str]]
+    """stage -> reason -> how many: quarantined, dropped and unscored"""
+    captions: Mapping[str, Caption]
+    values: Values
+    pairs: Sequence[Pair]
+    steps: Sequence[Mapping[str, float]]
+    """training's metrics, one mapping a step"""
+    comparisons: Sequence[Comparison]
+    drawn: Mapping[str, Drawn]
+    """by caption key"""
+
+
+def gather(run: Run, recipe: Recipe) -> Evidence:
+    """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
+    finished = {stage: ended for stage in STAGES if (ended := run.finished(stage))}
+    return Evidence(
+        recipe=recipe,
+        recipe_yaml=run.recipe_yaml,
+        finished=finished,
+        left_out={stage: left for stage in finished if (left := _left_out(run, stage))},
+        captions={c.key: c for c in _read(run, finished, "captions", Caption)},
+        values=_values(run, finished),
+        pairs=_read(run, finished, "pairs", Pair),
+        steps=_steps(run),
+        comparisons=_read(run, finished, "evaluation", Comparison),
+        drawn=_drawn(run) if "evaluation" in finished else {},
+    )
+
+
+def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
+    """The image files of the candidates `keys` of a stage's table; only the units that hold them are read."""
+    wanted = set(keys)
+    units = [unit for unit, rows in run.grouped(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
+    return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
+
+
+def questions(run: Run, caption_keys: Collection[str]) -> dict[str, Question]:
+    """The questions on these captions, by question key."""
+    wanted = set(caption_keys)
+    return {q.key: q for q in run.read("questions", Question) if q.caption_key in wanted}
+
+
+def judged(run: Run, stage: str, keys: Collection[str]) -> dict[str, Judged]:
+    """Values and answers of the candidates `keys` out of a stage's table of scores."""
+    wanted = set(keys)
+    columns = ["candidate_key", "scorer", "value", "answers"]
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    answers: dict[str, dict[str, Sequence[Answer]]] = defaultdict(dict)
+    for row in run.rows(stage, columns):
+        if row["candidate_key"] in wanted and row["value"] is not None:
+            values[row["candidate_key"]][row["scorer"]] = row["value"]
+            answers[row["candidate_key"]][row["scorer"]] = tuple(Answer(**a) for a in row["answers"])
+    return {key: Judged(values[key], answers[key]) for key in values}
+
+
+def _read(run: Run, finished: Mapping[str, Finished], stage: str, kind: type[R]) -> list[R]:
+    return list(run.read(stage, kind)) if stage in finished else []
+
+
+def _values(run: Run, finished: Mapping[str, Finished]) -> Values:
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    if "scores" in finished:
+        for row in run.rows("scores", ["candidate_key", "scorer", "value"]):
+            if row["value"] is not None:
+                values[row["candidate_key"]][row["scorer"]] = row["value"]
+    return values
+
+
+def _drawn(run: Run) -> dict[str, Drawn]:
+    by_caption: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in run.rows("evaluation_images", ["key", "caption_key", "generator"]):
+        by_caption[row["caption_key"]][row["generator"]] = row["key"]
+    return {
+        caption: Drawn(keys["base"], keys["aligned"])
+        for caption, keys in by_caption.items()
+        if {"base", "aligned"} <= keys.keys()
+    }
+
+
+def _left_out(run: Run, stage: str) -> Counter[str]:
+    """What a stage's tables left out, by reason."""
+    tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.selected(name)]
+    counted: Counter[str] = Counter()
+    for table in tables:
+        counted.update(run.failures(table).values())
+        counted.update(run.dropped(table))
+        if table.endswith("scores"):
+            counted.update(_unscored(run.rows(table, ["scorer", "reason"])))
+    return counted
+
+
+def _unscored(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    return (f"no {row['scorer']} score: {row['reason']}" for row in rows if row["reason"] is not None)
+
+
+def _steps(run: Run) -> list[dict[str, float]]:
+    """The metrics file's steps, also of a training that hasn't ended; a line cut short by a crash ends it."""
+    path = run.path / "training" / "metrics.jsonl"
+    steps: list[dict[str, float]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            step = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if all(math.isfinite(value) for value in step.values()):
+            steps.append(step)
+    return steps

@@ -1,0 +1,207 @@
+"""Geometry of the charts: values become percentages of a plot, which the template draws as SVG of any width.
+
+Nothing here knows of HTML; everything is plain data, so that the template's escaping covers every label.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+POINTS = 240
+"""A curve has at most this many: more can't be told apart on a screen and only make the file larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A range of values with round ticks; `at` gives a value's place in 0..100 along it."""
+
+    low: float
+    high: float
+    ticks: tuple[Tick, ...] = ()
+
+    def at(self, value: float) -> float:
+        """Percent of the way from `low` to `high`; a value beyond an end lies at that end."""
+        return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
+
+
+def axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
+    """The axis that holds all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
+    held = list(values)
+    low, high = min(held), max(held)
+    room = (high - low) * pad or abs(high) * 0.05 or 1.0
+    low, high = low - room, high + room
+    step = _round_step((high - low) / ticks)
+    marks = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
+    bare = Axis(low, high)
+    return Axis(low, high, tuple(Tick(bare.at(m), _label(float(m), step)) for m in marks))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One row of a forest plot: a mean difference and its interval, in percent of the axis and in words."""
+
+    name: str
+    at: float
+    low: float
+    high: float
+    difference: float
+    interval: tuple[float, float]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Rows that share one axis; `zero` is where no difference lies."""
+
+    axis: Axis
+    zero: float
+    rows: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a forest plot is made of: a mean difference with its 95 % interval."""
+
+    name: str
+    difference: float
+    low: float
+    high: float
+    detail: str = ""
+
+
+def forest(effects: Sequence[Effect]) -> Forest:
+    """A forest plot of `effects` (at least one) on an axis that shows 0."""
+    scale = axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference))])
+    rows = (
+        Mark(e.name, scale.at(e.difference), scale.at(e.low), scale.at(e.high), e.difference, (e.low, e.high), e.detail)
+        for e in effects
+    )
+    return Forest(scale, scale.at(0), tuple(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Shares of each group over common bins, as outlines in 0..100 by 0..100 (y down); `means` are of the values."""
+
+    axis: Axis
+    outlines: Mapping[str, str]
+    means: Mapping[str, float]
+
+
+def histogram(groups: Mapping[str, Sequence[float]], bins: int = 24) -> Histogram | None:
+    """The groups' distributions, each of area one, so that groups of different sizes compare; None without a value."""
+    held = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
+    if not held:
+        return None
+    scale = axis([float(v) for values in held.values() for v in (values.min(), values.max())])
+    shares = {name: _shares(values, scale, bins) for name, values in held.items()}
+    top = max(float(share.max()) for share in shares.values()) * 1.05
+    lines = {name: _steps(share / top) for name, share in shares.items()}
+    return Histogram(scale, lines, {name: float(values.mean()) for name, values in held.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A series as drawn (`raw`, faint) and its moving average (`smooth`); `last` is where it ended, averaged."""
+
+    name: str
+    raw: str
+    smooth: str
+    last: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Series over training steps; `reference` is the height of the line that stands for "nothing learnt"."""
+
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...]
+    reference: float | None
+
+
+def curves(
+    steps: Sequence[float], series: Mapping[str, Sequence[float]], reference: float | None = None
+) -> Curves | None:
+    """`series` over `steps`, same lengths; None without a step. The y axis leaves out the rarest 1 % of spikes."""
+    if not len(steps):
+        return None
+    held = {name: np.asarray(values, np.float64) for name, values in series.items()}
+    every = np.concatenate(list(held.values()))
+    bounds = [float(b) for b in np.quantile(every, [0.005, 0.995])]
+    y = axis([*bounds, *([] if reference is None else [reference])])
+    x = axis([float(steps[0]), float(steps[-1])], pad=0.0)
+    lines = tuple(_line(name, x, y, np.asarray(steps, np.float64), values) for name, values in held.items())
+    return Curves(x, y, lines, None if reference is None else 100 - y.at(reference))
+
+
+def moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Centred mean over `window` values, over fewer at the ends; same length."""
+    sums = np.concatenate([[0.0], np.cumsum(values_N)])
+    at = np.arange(values_N.size)
+    low, high = np.maximum(0, at - window // 2), np.minimum(values_N.size, at + window // 2 + 1)
+    means: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    return means
+
+
+def _line(name: str, x: Axis, y: Axis, steps_N: NDArray[np.float64], values_N: NDArray[np.float64]) -> Line:
+    smooth_N = moving_average(values_N, max(1, values_N.size // 12))
+    last = float(smooth_N[-1])
+    return Line(name, _path(x, y, steps_N, values_N), _path(x, y, steps_N, smooth_N), last, 100 - y.at(last))
+
+
+def _path(x: Axis, y: Axis, steps_N: NDArray[np.float64], values_N: NDArray[np.float64]) -> str:
+    stride = max(1, math.ceil(values_N.size / POINTS))
+    keep = sorted({*range(0, values_N.size, stride), values_N.size - 1})
+    points = [f"{x.at(float(steps_N[i])):g},{100 - y.at(float(values_N[i])):.4g}" for i in keep]
+    return "M" + "L".join(points)
+
+
+def _shares(values_N: NDArray[np.float64], scale: Axis, bins: int) -> NDArray[np.float64]:
+    counts, _ = np.histogram(values_N, bins=bins, range=(scale.low, scale.high))
+    shares: NDArray[np.float64] = counts / values_N.size
+    return shares
+
+
+def _steps(heights_B: NDArray[np.float64]) -> str:
+    """The outline of a histogram as a path of right angles."""
+    width = 100 / heights_B.size
+    path = "M0,100"
+    for i, height in enumerate(heights_B):
+        path += f"V{100 * (1 - height):.4g}H{width * (i + 1):.4g}"
+    return path + "V100"
+
+
+def _round_step(step: float) -> float:
+    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `step`."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= step * (1 - 1e-9))
+
+
+def compact(value: float) -> str:
+    """A figure to three digits, as in 0.537 or −1.7e−5."""
+    small = value and abs(value) < 1e-3
+    text = f"{value:.1e}" if small else f"{value:#.3g}".rstrip(".")
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+
+
+def _label(value: float, step: float) -> str:
+    """A tick's label, with as many places as tell it from the next."""
+    if abs(value) < step / 2:
+        return "0"
+    if step < 1e-3 or abs(value) >= 1e5:
+        return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    places = max(0, -math.floor(math.log10(step)))
+    if step * 10**places % 1:
+        places += 1
+    return f"{value:.{places}f}".replace("-", "−")

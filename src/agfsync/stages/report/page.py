@@ -1,0 +1,229 @@
+"""Evidence -> the page: one HTML string that asks for nothing outside itself."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from agfsync import __version__
+from agfsync.stages.report.evidence import STAGES, Evidence
+from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, compact, curves, forest, histogram
+from agfsync.stages.report.galleries import Card
+from agfsync.stages.report.verdict import alarms, caution, points, standings, verdict
+from agfsync.statistics import correlation, win_rate
+
+Summary = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Galleries:
+    """The cards of each gallery, and the pictures that they name as data URIs; one that can't be shown is absent."""
+
+    gains: Sequence[Card] = ()
+    losses: Sequence[Card] = ()
+    pairs: Sequence[Card] = ()
+    uris: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A small chart with its title and what it tells."""
+
+    title: str
+    figure: Curves | Histogram | Forest
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """A line of "what was run"; `share` is its part of the whole time, in 0..100."""
+
+    name: str
+    units: int = 0
+    failures: int = 0
+    seconds: float | None = None
+    share: float = 0.0
+    notes: str = ""
+
+
+def render(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
+    """The whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
+    pages = Environment(
+        loader=PackageLoader("agfsync.stages.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"points": points, "duration": duration, "compact": compact, "day": day}
+    return pages.get_template("page.html.j2").render(_context(evidence, galleries, lead))
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def day(moment: str) -> str:
+    """The date of an ISO time."""
+    when = datetime.fromisoformat(moment)
+    return f"{when.day} {when:%B %Y}"
+
+
+def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
+    summary = evidence.finished["evaluation"].notes if "evaluation" in evidence.finished else {}
+    judged = standings(summary.get("judges", {}), evidence.recipe)
+    ended = [stage.ended for stage in evidence.finished.values()]
+    return {
+        "version": __version__,
+        "recipe": evidence.recipe,
+        "recipe_yaml": evidence.recipe_yaml,
+        "ended": max(ended) if ended else "",
+        "finished": evidence.finished,
+        "verdict": verdict(judged),
+        "alarms": alarms(judged),
+        "caution": caution(judged),
+        "judged": judged,
+        "judges": forest([Effect(s.judge, s.difference, s.low, s.high) for s in judged]) if judged else None,
+        "agreement": _agreement(evidence, lead),
+        "lead": lead,
+        "categories": _by_part(summary.get("categories", {}), [s.judge for s in judged]),
+        "element_types": _by_part(summary.get("element_types", {}), [s.judge for s in judged]),
+        "galleries": galleries,
+        "histograms": _histograms(evidence),
+        "pairs": evidence.pairs,
+        "training": _training(evidence.steps),
+        "remark": _remark(evidence.steps),
+        "left_out": evidence.left_out,
+        "stages": _stages(evidence),
+        "seconds": sum(stage.seconds for stage in evidence.finished.values()),
+    }
+
+
+def _by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
+    """A forest plot for each judge, all with their parts in the order of the first judge's differences."""
+    panels: list[Panel] = []
+    order: list[str] = []
+    for judge in judges:
+        parts = summary.get(judge, {})
+        if not parts:
+            continue
+        order = order or sorted(parts, key=lambda part: -float(parts[part]["difference"]))
+        rows = [part for part in order if part in parts] + [part for part in parts if part not in order]
+        effects = [_effect(part, parts[part]) for part in rows]
+        panels.append(Panel(judge, forest(effects)))
+    return panels
+
+
+def _effect(name: str, figures: Mapping[str, Any]) -> Effect:
+    return Effect(name, figures["difference"], figures["low"], figures["high"], f"{figures['prompts']:,}")
+
+
+def _agreement(evidence: Evidence, lead: str | None) -> dict[str, float]:
+    """How each judge's gains correlate with the leading judge's, caption by caption."""
+    gains: dict[str, dict[str, float]] = {}
+    for c in evidence.comparisons:
+        if not c.element_type:
+            gains.setdefault(c.judge, {})[c.caption_key] = c.aligned - c.base
+    leading = gains.pop(lead, {}) if lead else {}
+    found = {}
+    for judge, values in gains.items():
+        shared = [key for key in values if key in leading]
+        r = correlation([values[key] for key in shared], [leading[key] for key in shared])
+        if r is not None:
+            found[judge] = r
+    return found
+
+
+def _histograms(evidence: Evidence) -> list[Panel]:
+    """Each scorer's values of all candidates, of the winners and of the losers."""
+    panels = []
+    for scorer in evidence.recipe.scores.scorers:
+        every = [values[scorer] for values in evidence.values.values() if scorer in values]
+        both = [
+            (evidence.values[p.winner_key][scorer], evidence.values[p.loser_key][scorer])
+            for p in evidence.pairs
+            if scorer in evidence.values.get(p.winner_key, {}) and scorer in evidence.values.get(p.loser_key, {})
+        ]
+        winners, losers = [w for w, _ in both], [loser for _, loser in both]
+        figure = histogram({"candidates": every, "losers": losers, "winners": winners})
+        if figure is None:
+            continue
+        text = f"The winner scores higher in {100 * win_rate(losers, winners):.0f} % of the pairs." if both else ""
+        panels.append(Panel(scorer, figure, text))
+    return panels
+
+
+def _training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
+    """The curves that the metrics allow."""
+    charts = [
+        ("Loss", {"loss": "loss"}, math.log(2), "Dashed: ln 2, the loss of a model that has learnt nothing."),
+        (
+            "Implicit accuracy",
+            {"implicit_accuracy": "accuracy"},
+            0.5,
+            "Share of pairs whose winner the model now prefers.",
+        ),
+        (
+            "Denoising error",
+            {"winner_error_change": "winner", "loser_error_change": "loser"},
+            0.0,
+            "Change against the reference. Below 0 the model draws that picture more readily than the base does.",
+        ),
+        ("Gradient norm", {"gradient_norm": "norm"}, None, "Before clipping."),
+        ("Learning rate", {"learning_rate": "rate"}, None, ""),
+    ]
+    panels = []
+    for title, names, reference, text in charts:
+        if steps and all(name in step for step in steps for name in names):
+            series = {label: [step[name] for step in steps] for name, label in names.items()}
+            figure = curves([step.get("step", i) for i, step in enumerate(steps)], series, reference)
+            panels.extend([Panel(title, figure, text)] if figure else [])
+    return panels
+
+
+def _remark(steps: Sequence[Mapping[str, float]]) -> str:
+    """What became of the winner's own error: the margin can grow while both pictures get worse."""
+    last = [step["winner_error_change"] for step in steps[-max(1, len(steps) // 10) :] if "winner_error_change" in step]
+    if not last:
+        return ""
+    if sum(last) > 0:
+        return (
+            "At the end the winner’s own error lay above the reference’s: the margin grew only because the loser’s "
+            "rose further. Fewer steps, a lower learning rate or a larger beta keep the model closer to its base."
+        )
+    return "At the end the winner’s own error lay below the reference’s, as it should: the model learnt the winners."
+
+
+def _stages(evidence: Evidence) -> list[StageLine]:
+    total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
+    lines = []
+    for name in STAGES:
+        ended = evidence.finished.get(name)
+        if ended is None:
+            lines.append(StageLine(name))
+            continue
+        share = round(100 * ended.seconds / total, 1)
+        lines.append(StageLine(name, ended.units, ended.failures, ended.seconds, share, _scalars(ended.notes)))
+    return lines
+
+
+def _scalars(notes: Mapping[str, Any]) -> str:
+    """The plain figures among a stage's notes, as in "pairs 120, ties 8"."""
+    shown = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
+    words = (f"{key.replace('_', ' ')} {_figure(value)}" for key, value in shown.items())
+    return ", ".join(words)
+
+
+def _figure(value: float | str) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
