@@ -21,7 +21,7 @@ def any_scene(rng: random.Random) -> Scene:
 
 def any_spec(rng: random.Random) -> Spec:
     """What there is in a scene of one to four things, in one to three groups."""
-    return random_spec(rng, groups=rng.choice([1, 1, 2, 2, 3, 4]), things=rng.choice([1, 2, 3, 4]))
+    return random_spec(rng, groups=rng.choice([1, 2, 2, 3, 3, 4]), things=rng.choice([1, 2, 3, 4]))
 
 
 def to_tensor(images: list[Image.Image]) -> Tensor:

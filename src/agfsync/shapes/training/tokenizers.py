@@ -25,7 +25,10 @@ def corpus() -> tuple[str, ...]:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, as T5 expects them: 0 pads, </s> ends, <image> stands for a query token."""
+    """One token a word, as T5 expects them: 0 pads, </s> ends, <image> stands for a query token.
+
+    Blip2Processor declares <image> special by itself, and can't use a tokenizer that has done so already.
+    """
     splitter = pre_tokenizers.Whitespace()
     words = sorted({word for text in corpus() for word, _ in splitter.pre_tokenize_str(text)} | {"yes", "no"})
     specials = ["<pad>", "</s>", "<unk>", "<image>"]
@@ -39,7 +42,6 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
         model_max_length=64,
     )
 

@@ -1,0 +1,102 @@
+"""The CLIP: a small image and text encoder taught to tell which caption belongs to which picture.
+
+Random batches hold mostly easy negatives, so every picture also meets a few captions of its own that are slightly wrong.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from agfsync.shapes.drawing import draw
+from agfsync.shapes.grammar import describe, garble, write
+from agfsync.shapes.scene import SIDE, Spec
+from agfsync.shapes.training.generator import any_captioned_scene
+from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
+from agfsync.shapes.training.pictures import to_tensor
+from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
+
+PLAN = Plan("clip", steps=2000, batch=128, learning_rate=1e-3)
+HARD_NEGATIVES = 2
+"""Wrong captions that each picture gets beside its own."""
+WIDTH = 128
+
+
+def build(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained CLIP of 1.2 M parameters for 64x64 pictures."""
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=8,
+    )
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
+    """What turns pictures and captions into the model's input."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return CLIPProcessor(images, tokenizer)
+
+
+def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> tuple[CLIPModel, CLIPProcessor]:
+    """Trains a CLIP on drawings and right captions."""
+    torch.manual_seed(plan.seed)
+    tokenizer = clip_tokenizer()
+    model = build(tokenizer).to(device())
+    train(plan, model, lambda rng: _loss(model, *_batch(rng, plan.batch, tokenizer)), folder, tell)
+    return model, processor(tokenizer)
+
+
+def _batch(rng: random.Random, size: int, tokenizer: CLIPTokenizer) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, H, W), and tokens (B x (1 + hard negatives), T): the right captions first, then the wrong ones."""
+    specs, scenes = zip(*(any_captioned_scene(rng) for _ in range(size)), strict=True)
+    told = [spec if rng.random() < 0.7 else describe(scene, rng) for spec, scene in zip(specs, scenes, strict=True)]
+    right = [write(spec, rng) for spec in told]
+    wrong = [write(_slightly_wrong(spec, rng), rng) for _ in range(HARD_NEGATIVES) for spec in told]
+    words = tokenizer([*right, *wrong], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return to_tensor([draw(scene) for scene in scenes]).to(device()), words.to(device())
+
+
+def _slightly_wrong(spec: Spec, rng: random.Random) -> Spec:
+    """A specification that differs from `spec` in at least one attribute."""
+    while True:
+        wrong = garble(spec, 0.25, rng)
+        if wrong != spec:
+            return wrong
+
+
+def _loss(model: CLIPModel, images_BCHW: Tensor, words_NT: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """CLIP's symmetric cross entropy; the wrong captions join the images' side of it."""
+    with autocast():
+        seen_BD = model.get_image_features(pixel_values=images_BCHW).pooler_output
+        told_ND = model.get_text_features(input_ids=words_NT).pooler_output
+    seen_BD, told_ND = F.normalize(seen_BD.float(), dim=-1), F.normalize(told_ND.float(), dim=-1)
+    logits_BN = model.logit_scale.clamp(max=4.6).exp() * seen_BD @ told_ND.T
+    size = len(images_BCHW)
+    own = torch.arange(size, device=logits_BN.device)
+    loss = (F.cross_entropy(logits_BN, own) + F.cross_entropy(logits_BN[:, :size].T, own)) / 2
+    return loss, {"retrieval": (logits_BN.argmax(dim=1) == own).float().mean().item()}
