@@ -34,7 +34,7 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
     Raises:
         ModelError: there is no such model, or its files don't fill every weight of a `kind`.
     """
-    with explained(model), _quiet():
+    with explained(model), quiet():
         loaded, report = kind.from_pretrained(
             model,
             dtype=DTYPES[dtype],
@@ -108,7 +108,7 @@ def explained(model: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers draws a bar and a table for each model, in the midst of our own."""
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
