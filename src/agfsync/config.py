@@ -192,7 +192,9 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
     """
-    tree = _read(_locate(recipe))
+    resolved = check(_read(_locate(recipe)), where=recipe)
+    # Overrides go on top of the defaults: another weight for one scorer leaves the others theirs.
+    tree = resolved.model_dump(mode="json")
     for override in overrides:
         _override(tree, override)
     return check(tree, where=recipe)
@@ -241,7 +243,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals or not all([*parents, last]):
         raise RecipeError(f"--set {override}: write it as stage.key=value, such as pairs.weights.vqa=0.5")
     for name in parents:
-        tree = tree.setdefault(name, {})
+        if tree.get(name) is None:
+            tree[name] = {}
+        tree = tree[name]
         if not isinstance(tree, dict):
             raise RecipeError(f"--set {override}: '{name}' is a value, not a section")
     try:

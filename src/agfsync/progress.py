@@ -99,7 +99,7 @@ class _Lines:
     def _say(self, ending: str) -> None:
         self._said = time.monotonic()
         shown = "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
-        rate = f"{self._rate():.3g}/s"
+        rate = f"{pace(self._rate())}/s"
         self._log.say(f"{self._name}: {self._done} of {self._total} {self._unit}, {rate}{ending}{shown}")
 
 
@@ -138,7 +138,7 @@ class _Pace(ProgressColumn):
         if not rate:
             return Text("")
         time_ = clock(elapsed) if task.finished else f"{clock((task.remaining or 0) / rate)} left"
-        return Text(f"{rate:.3g}/s {time_}", style="cyan")
+        return Text(f"{pace(rate)}/s {time_}", style="cyan")
 
 
 def _columns(width: int) -> list[ProgressColumn]:
@@ -147,6 +147,11 @@ def _columns(width: int) -> list[ProgressColumn]:
         return [name, TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Pace()]
     count = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}")
     return [name, BarColumn(bar_width=None), count, _Pace(), TextColumn("{task.fields[figures]}", style="dim")]
+
+
+def pace(rate: float) -> str:
+    """`rate` in three digits: 0.0123, 4.56 or 1234."""
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def clock(seconds: float) -> str:

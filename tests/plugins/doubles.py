@@ -1,0 +1,94 @@
+"""Stand-ins for writers, generators and scorers: quick, deterministic, and found by their entry points."""
+
+import random
+import time
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from agfsync.language import QuestionDraft
+from agfsync.records import Answer
+from agfsync.scorers import Item, Measurement, Unscored
+
+LOADED: list[str] = []
+"""Models that were loaded, in order."""
+
+PAUSE = 0.002
+"""Seconds that a batch takes, so that there is something to interrupt."""
+
+
+class Writer:
+    """Captions with a number, of three categories, some repeated; and good and bad questions."""
+
+    identity = "writer"
+    categories: ClassVar = ("animals", "food", "plants")
+
+    def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
+        rng = random.Random(seed)
+        fresh = [f"{category} number {rng.randrange(10_000)}" for _ in range(max(1, count - 2))]
+        return [*fresh, fresh[0].upper(), *list(avoid)[:1]]
+
+    def questions(self, caption: str, seed: int) -> Sequence[QuestionDraft]:
+        kind = caption.split()[0]
+        good = [QuestionDraft(f"Is there {word}?", "Yes.", word, "object") for word in caption.split()]
+        bad = [
+            QuestionDraft("Is there a dog?", "no", kind, "object"),
+            QuestionDraft("Is it old?", "yes", kind, "age"),
+            QuestionDraft("Is it a unicorn?", "yes", "unicorn", "object"),
+            QuestionDraft("Is it nice?", "yes", kind, "other", valid=False),
+        ]
+        return [] if caption.endswith("7777") else [*good, *bad]
+
+
+class DryWriter(Writer):
+    """Knows one caption a category."""
+
+    def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
+        return [f"the only {category}"]
+
+
+class Generator:
+    """Pictures of one colour that the seed gives."""
+
+    identity = "generator"
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        LOADED.append(model)
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
+        time.sleep(PAUSE)
+        return [Image.new("RGB", (8, 8), (seed % 8 * 32, seed // 8 % 256, seed // 2048 % 256)) for seed in seeds]
+
+
+class Brightness:
+    """The red channel on 0..100, of eight values, so that ties happen; `picky` leaves the darkest unscored."""
+
+    identity = "brightness"
+    asks_questions = False
+
+    def __init__(self, *, model: str, **settings: Any) -> None:
+        LOADED.append(model)
+        self.picky = model == "picky"
+
+    def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        time.sleep(PAUSE)
+        reds = [item.image.getpixel((0, 0))[0] for item in items]  # type: ignore[index]
+        return [Unscored("too dark") if self.picky and red == 0 else Measurement(red / 2.55) for red in reds]
+
+
+class Asking(Brightness):
+    """Answers every question by the green channel."""
+
+    identity = "asking"
+    asks_questions = True
+
+    def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        return [self._measure(item) for item in items]
+
+    def _measure(self, item: Item) -> Measurement:
+        green = item.image.getpixel((0, 0))[1]  # type: ignore[index]
+        answers = tuple(
+            Answer(q.key, "yes" if (green >> i) % 2 else "no", green / 255) for i, q in enumerate(item.questions)
+        )
+        return Measurement(100 * sum(a.answer == "yes" for a in answers) / len(answers), answers)

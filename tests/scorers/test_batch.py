@@ -1,0 +1,72 @@
+import math
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image
+
+from agfsync.errors import ModelError
+from agfsync.pictures import encode
+from agfsync.records import Question
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.batch import Picture, release, score, score_key
+
+QUESTION = Question("q", "c", "Is it red?", "yes", "red", "color")
+
+
+class Width:
+    """The picture's width, or what it was told to say."""
+
+    identity = "width"
+    asks_questions = False
+
+    def __init__(self, *words: Measurement | Unscored) -> None:
+        self.words = words
+
+    def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        return self.words or [Measurement(item.image.width) for item in items]
+
+
+def picture(name: str, width: int) -> Picture:
+    return Picture(f"score-{name}", name, "a prompt", (QUESTION,), encode(Image.new("RGB", (width, 1))))
+
+
+def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored() -> None:
+    broken = Picture("score-b", "b", "a prompt", (), b"no picture")
+    scores = score(Width(), "wide", [picture("a", 3), broken, picture("c", 5)])
+    assert [(each.key, each.candidate_key, each.scorer, each.value) for each in scores] == [
+        ("score-a", "a", "wide", 3.0),
+        ("score-b", "b", "wide", None),
+        ("score-c", "c", "wide", 5.0),
+    ]
+    assert [each.reason for each in scores] == [None, "broken image: UnidentifiedImageError", None]
+
+
+def test_a_scorer_of_broken_pictures_alone_is_not_asked() -> None:
+    assert score(Width(Measurement(1)), "wide", [Picture("s", "b", "a prompt", (), b"")])[0].value is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 100.5])
+def test_a_value_off_the_scale_is_no_value(value: float) -> None:
+    (only,) = score(Width(Measurement(value)), "wide", [picture("a", 1)])
+    assert only.value is None
+    assert only.reason == f"value {value} isn't on 0..100"
+
+
+def test_unscored_keeps_its_reason() -> None:
+    (only,) = score(Width(Unscored("too odd")), "wide", [picture("a", 1)])
+    assert (only.value, only.reason) == (None, "too odd")
+
+
+def test_a_scorer_that_miscounts_is_told() -> None:
+    with pytest.raises(ModelError, match="'wide' gave 1 results for 2 pictures"):
+        score(Width(Measurement(1)), "wide", [picture("a", 1), picture("b", 1)])
+
+
+def test_the_key_follows_the_questions_only_where_they_are_asked() -> None:
+    assert score_key("s", True, "a", [QUESTION]) != score_key("s", True, "a", [])
+    assert score_key("s", False, "a", [QUESTION]) == score_key("s", False, "a", [])
+    assert len({score_key("s", False, "a", []), score_key("t", False, "a", []), score_key("s", False, "b", [])}) == 3
+
+
+def test_release_needs_no_accelerator() -> None:
+    release()

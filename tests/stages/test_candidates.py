@@ -1,0 +1,48 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from agfsync.pictures import decode
+from agfsync.records import Candidate, Caption, seed_of
+from agfsync.stages import Context, candidates, captions, captions_to_draw, questions
+
+
+@pytest.fixture
+def asked(context: Context) -> Context:
+    captions.run(context)
+    questions.run(context)
+    return context
+
+
+def test_each_train_caption_gets_its_pictures_from_their_own_seeds(asked: Context) -> None:
+    notes = candidates.run(asked)
+    drawn = list(asked.run.read("candidates", Candidate))
+    train = [caption.key for caption in captions_to_draw(asked, "train")]
+    assert notes == {"captions": 12, "candidates": 48}
+    assert [(c.caption_key, c.index) for c in drawn] == [(key, index) for key in train for index in range(4)]
+    assert all(c.seed == seed_of(0, c.caption_key, c.index) and c.generator == "generator" for c in drawn)
+    assert all(decode(c.image).getpixel((0, 0))[0] == c.seed % 8 * 32 for c in drawn)  # type: ignore[index]
+    assert len({c.key for c in drawn}) == len({c.seed for c in drawn}) == 48
+
+
+def test_nothing_is_loaded_when_nothing_is_to_be_drawn(asked: Context, loaded: list[str]) -> None:
+    candidates.run(asked)
+    candidates.run(asked)
+    assert loaded == ["none"]
+
+
+def test_the_device_changes_no_key_and_the_guidance_does(asked: Context, make_recipe: Any, loaded: list[str]) -> None:
+    candidates.run(asked)
+    generator = {"type": "double", "model": "none"}
+    for change, times in (({"device": "cuda"}, 1), ({"guidance": 2.0}, 2)):
+        recipe = make_recipe(candidates={"generator": generator | change})
+        candidates.run(dataclasses.replace(asked, recipe=recipe))
+        assert len(loaded) == times
+
+
+def test_seeds_depend_on_run_caption_and_index_alone() -> None:
+    caption = Caption("c", "text", "animals", "train")
+    four, two = candidates.seeds_of(caption, 4, 7), candidates.seeds_of(caption, 2, 7)
+    assert four[:2] == two
+    assert set(four).isdisjoint(candidates.seeds_of(caption, 4, 8))

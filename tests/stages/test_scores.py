@@ -1,0 +1,62 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from agfsync.errors import BudgetError
+from agfsync.records import Candidate, Question, Score
+from agfsync.stages import Context, candidates, captions, questions, scores
+
+RED = {"type": "double", "model": "none"}
+VQA = {"type": "asking", "model": "none"}
+
+
+@pytest.fixture
+def drawn(context: Context) -> Context:
+    for stage in (captions, questions, candidates):
+        stage.run(context)
+    return context
+
+
+def changed(context: Context, recipe: Any) -> Context:
+    return dataclasses.replace(context, recipe=recipe)
+
+
+def test_every_scorer_judges_every_candidate(drawn: Context) -> None:
+    notes = scores.run(drawn)
+    found = list(drawn.run.read("scores", Score))
+    keys = [candidate.key for candidate in drawn.run.read("candidates", Candidate)]
+    assert [(s.scorer, s.candidate_key) for s in found] == [(name, key) for name in ("red", "vqa") for key in keys]
+    assert (notes["red"]["scored"], notes["red"]["unscored"]) == (48, {})
+    assert {len(s.answers) for s in found if s.scorer == "vqa"} == {3}
+
+
+def test_only_what_is_new_is_scored(drawn: Context, make_recipe: Any, loaded: list[str]) -> None:
+    scores.run(drawn)
+    assert loaded == ["none", "none"]
+    more = {"scorers": {"red": RED | {"device": "cuda"}, "vqa": VQA, "new": RED | {"model": "other"}}}
+    notes = scores.run(changed(drawn, make_recipe(scores=more)))
+    assert loaded == ["none", "none", "other"]
+    assert set(notes) == {"red", "vqa", "new"}
+
+
+def test_other_questions_are_scored_anew_by_who_asks(drawn: Context, loaded: list[str]) -> None:
+    scores.run(drawn)
+    units = drawn.run.selected("questions")
+    first = next(drawn.run.read("questions", Question, units[:1]))
+    fewer = {"fewer": [first]}
+    drawn.run.commit("questions", fewer, Question.schema)
+    drawn.run.select("questions", ["fewer", *units[1:]])
+    loaded.clear()
+    scores.run(drawn)
+    assert len(loaded) == (first.caption_key in {c.caption_key for c in drawn.run.read("candidates", Candidate)})
+
+
+def test_unscored_candidates_are_counted_and_past_the_budget_it_stops(drawn: Context, make_recipe: Any) -> None:
+    picky = {"scorers": {"red": RED | {"model": "picky"}, "vqa": VQA}}
+    notes = scores.run(changed(drawn, make_recipe(scores=picky, failure_budget=0.9)))
+    unscored = notes["red"]["unscored"]["too dark"]
+    assert 0 < unscored < 48
+    assert notes["red"]["scored"] == 48 - unscored
+    with pytest.raises(BudgetError, match=rf"scores: red: {unscored} of 48 candidates failed.*too dark"):
+        scores.run(changed(drawn, make_recipe(scores=picky, failure_budget=0.0)))

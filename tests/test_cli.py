@@ -1,0 +1,138 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agfsync import cli, pipeline
+from agfsync.config import dump
+
+HEAVY = ("torch", "transformers", "diffusers")
+
+
+@pytest.fixture
+def file(tmp_path: Path, make_recipe: Any) -> Path:
+    path = tmp_path / "quick.yaml"
+    path.write_text(dump(make_recipe()))
+    return path
+
+
+def test_help_answers_at_once_and_imports_no_torch() -> None:
+    code = (
+        "import sys; from agfsync.cli import main; code = main(['--help']);"
+        f"sys.exit(code or bool(set({HEAVY}) & set(sys.modules)))"
+    )
+    times = []
+    for _ in range(3):
+        begun = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        times.append(time.monotonic() - begun)
+    assert min(times) < 0.5
+    assert all(verb in done.stdout for verb in ("run", "status", "shapes", *cli.VERBS))
+
+
+def test_every_stage_is_a_verb_in_order() -> None:
+    assert tuple(cli.VERBS) == pipeline.NAMES
+
+
+def test_without_a_command_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "Usage: agfsync" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("agfsync 0.")
+
+
+def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(file.parent / "run")
+    assert cli.main(["run", str(file), "--out", out, "--until", "scores"]) == 0
+    assert "scores: red: 48 of 48 candidates" in capsys.readouterr().err
+    assert cli.main(["pairs", out]) == 0
+    assert cli.main(["status", out]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-8:]] == list(cli.VERBS)
+    assert lines[-4].startswith("pairs       done         12 units, ")
+    assert lines[-1] == "report      to do"
+
+
+def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert cli.main(["run", str(file), "--until", "captions"]) == 0
+    assert (file.parent / "runs" / "quick" / "run.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--bogus"], "No such option: --bogus"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["status"], "Missing argument 'RUN'"),
+        (["status", "/nowhere"], "no run at /nowhere"),
+        (["run", "nosuch"], "no recipe 'nosuch'"),
+        (["run", "{file}", "--until", "drawing"], "no stage is called 'drawing'"),
+        (["run", "{file}", "--set", "pairs.wieghts.red=1"], "unknown key 'pairs.wieghts': did you mean 'weights'?"),
+        (["run", "{file}", "--set", "captions.writer=nobody"], "no caption is called 'nobody'"),
+        (["run", "{file}", "--set", "candidates.generator.model=./nowhere"], "no model at './nowhere'"),
+        (["run", "{file}", "--set", "candidates.generator.model=embedded:nothing"], "no embedded model"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    out = ["--out", str(file.parent / "run")] if "{file}" in arguments else []
+    assert cli.main([argument.format(file=file) for argument in arguments] + out) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+
+
+def test_a_run_of_other_settings_needs_update(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", str(file), "--out", str(file.parent / "run"), "--until", "pairs"]
+    assert cli.main(command) == 0
+    other = [*command, "--set", "pairs.weights.red=0.25"]
+    assert cli.main(other) == 2
+    assert "pairs.weights.red 1.0 -> 0.25" in capsys.readouterr().err
+    assert cli.main([*other, "--update"]) == 0
+    assert "goes on with the new settings, from pairs" in capsys.readouterr().err
+
+
+def test_what_nobody_expected_is_one_line_too(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("of\nall things")
+
+    monkeypatch.setattr(pipeline, "prepare", fail)
+    assert cli.main(["run", str(file)]) == 1
+    wanted = "error: unexpected ZeroDivisionError: of all things; run with --debug for the traceback\n"
+    assert capsys.readouterr().err == wanted
+    assert cli.main(["run", str(file), "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_control_c_says_how_to_go_on(file: Path, make_recipe: Any) -> None:
+    file.write_text(dump(make_recipe(captions={"count": 2000})))
+    source = os.pathsep.join([*sys.path])
+    run = file.parent / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agfsync", "run", str(file), "--out", str(run)],
+        env={**os.environ, "PYTHONPATH": source},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (run / "questions").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "stopped; type the same command to go on"
+    assert "Traceback" not in error

@@ -1,0 +1,41 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from agfsync import disk
+from agfsync.errors import StoreError
+
+
+def test_what_is_written_is_whole(tmp_path: Path) -> None:
+    disk.write_atomic(tmp_path / "file", b"old")
+    disk.write_atomic(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "isn't allowed")])
+def test_a_disk_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    disk.write_atomic(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match=f"file: .*{says}"):
+        disk.write_atomic(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_libraries_that_wrap_the_disks_error_are_understood(tmp_path: Path) -> None:
+    wrapped = RuntimeError("I/O error: No space left on device (os error 28)")
+    assert "the disk is full" in str(disk.fault(wrapped, tmp_path))
+    assert disk.fault(RuntimeError("something else"), tmp_path) is None
+
+
+def test_any_other_error_of_the_disk_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"a/file: .*No such file"):
+        disk.write_atomic(tmp_path / "a" / "file", b"")

@@ -1,0 +1,86 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agfsync.engine import Failure, Outcome, Sifted, Unit, process
+from agfsync.errors import BudgetError
+from agfsync.progress import Silent
+from agfsync.records import Caption
+from agfsync.store import Run
+
+UNITS = [Unit(f"u{number}", number) for number in range(10)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Run.create(tmp_path / "run", "") as made:
+        yield made
+
+
+def caption(number: int) -> list[Caption]:
+    return [Caption(f"k{number}", f"text {number}", "animals", "train")]
+
+
+def go(run: Run, work: Any, budget: float = 0.0, **options: Any) -> None:
+    common = {"batch": 3, "schema": Caption.schema, "progress": Silent()}
+    process(run, "captions", UNITS, work, budget=budget, **common | options)
+
+
+def keys(run: Run) -> list[str]:
+    run.select("captions", [unit.key for unit in UNITS])
+    return [each.key for each in run.read("captions", Caption)]
+
+
+def test_everything_is_done_once_and_in_order(run: Run) -> None:
+    seen: list[int] = []
+
+    def work(numbers: Sequence[int]) -> list[Outcome]:
+        seen.extend(numbers)
+        return [caption(number) for number in numbers]
+
+    go(run, work)
+    go(run, work)
+    assert seen == list(range(10))
+    assert keys(run) == [f"k{number}" for number in range(10)]
+
+
+def test_parts_are_committed_when_they_are_large_enough(run: Run) -> None:
+    go(run, lambda numbers: [caption(number) for number in numbers], part_bytes=450)
+    assert len(list((run.path / "captions").iterdir())) == 4
+
+
+def test_what_is_complete_is_kept_when_the_work_is_stopped(run: Run) -> None:
+    def work(numbers: Sequence[int]) -> list[Outcome]:
+        if 6 in numbers:
+            raise KeyboardInterrupt
+        return [caption(number) for number in numbers]
+
+    with pytest.raises(KeyboardInterrupt):
+        go(run, work)
+    assert run.done("captions") == {f"u{number}" for number in range(6)}
+
+
+def test_failures_are_quarantined_up_to_the_budget(run: Run) -> None:
+    def work(numbers: Sequence[int]) -> list[Outcome]:
+        return [Failure("odd") if number % 4 == 1 else caption(number) for number in numbers]
+
+    go(run, work, budget=0.3)
+    assert run.failures("captions") == {"u1": "odd", "u5": "odd", "u9": "odd"}
+    assert len(keys(run)) == 7
+
+
+def test_past_the_budget_the_stage_stops_and_says_why(run: Run) -> None:
+    def work(numbers: Sequence[int]) -> list[Outcome]:
+        return [Failure("odd") if number < 2 else caption(number) for number in numbers]
+
+    with pytest.raises(BudgetError, match=r"captions: 2 of 10 captions failed, failure_budget is 0.1; most often: odd"):
+        go(run, work, budget=0.1)
+    assert run.done("captions") == {"u2"}
+
+
+def test_what_a_unit_leaves_out_is_counted(run: Run) -> None:
+    go(run, lambda numbers: [Sifted(caption(number), {"odd": number % 2}) for number in numbers])
+    keys(run)
+    assert run.dropped("captions") == {"odd": 5}

@@ -1,0 +1,38 @@
+import io
+
+import pytest
+from PIL import Image
+
+from agfsync.pictures import BrokenPicture, decode, encode
+
+PICTURE = Image.linear_gradient("L").convert("RGB")
+
+
+def saved(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def test_what_is_encoded_comes_back_to_the_pixel() -> None:
+    assert decode(encode(PICTURE)).tobytes() == PICTURE.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_known_formats_are_opened(kind: str) -> None:
+    assert decode(saved(kind)).size == PICTURE.size
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"nothing", saved("GIF"), saved("TIFF"), saved("PNG")[:300], saved("JPEG")[:300]]
+)
+def test_anything_else_is_broken(data: bytes) -> None:
+    with pytest.raises(BrokenPicture, match="broken image"):
+        decode(data)
+
+
+def test_a_picture_too_large_to_be_meant_well_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(PICTURE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(BrokenPicture, match="more than 40000 pixels"):
+        decode(data)

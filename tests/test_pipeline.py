@@ -1,0 +1,136 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agfsync import pipeline
+from agfsync.config import Recipe
+from agfsync.errors import RunError, StoreError
+from agfsync.records import Candidate, Pair
+from agfsync.stages import VERSIONS
+from agfsync.store import Run
+
+
+@pytest.fixture
+def path(tmp_path: Path, recipe: Recipe) -> Path:
+    """A run that is done up to its pairs."""
+    pipeline.prepare(tmp_path / "run", recipe)
+    pipeline.run(tmp_path / "run", until="pairs")
+    return tmp_path / "run"
+
+
+def states(path: Path) -> dict[str, str]:
+    return {standing.name: standing.state for standing in pipeline.status(path)}
+
+
+def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
+    sections = [name for name in Recipe.model_fields if name not in ("name", "seed", "failure_budget")]
+    assert list(pipeline.NAMES) == sections == list(VERSIONS)
+    assert all(pipeline.NAMES.index(before) < index for index, s in enumerate(pipeline.STAGES) for before in s.after)
+
+
+def test_a_run_goes_up_to_where_it_is_told(path: Path) -> None:
+    assert states(path) == dict.fromkeys(pipeline.NAMES[:5], "done") | dict.fromkeys(pipeline.NAMES[5:], "to do")
+
+
+def test_what_is_done_is_not_done_again(path: Path, loaded: list[str]) -> None:
+    before = pipeline.status(path)
+    pipeline.run(path, until="pairs")
+    assert pipeline.status(path) == before
+    assert loaded == []
+
+
+def test_a_finished_run_imports_no_torch(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from agfsync import pipeline;"
+        f"pipeline.run(Path({str(path)!r}), until='pairs');"
+        "sys.exit(bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_recipe_in_the_run_is_whole_and_says_its_versions(path: Path, recipe: Recipe) -> None:
+    text = (path / "recipe.yaml").read_text()
+    assert text.startswith("# agfsync ") and "torch " in text.splitlines()[0]
+    assert yaml.safe_load(text) == recipe.model_dump(mode="json")
+
+
+def test_other_settings_are_told_with_both_values(path: Path, make_recipe: Any) -> None:
+    other = make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}})
+    says = r"other settings \(pairs.weights.red 1.0 -> 0.25\): --update .* from pairs,.* choose another --out"
+    with pytest.raises(RunError, match=says):
+        pipeline.prepare(path, other)
+    assert set(states(path).values()) == {"done", "to do"}
+
+
+def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, loaded: list[str]) -> None:
+    pipeline.prepare(path, make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}}), update=True)
+    assert [name for name, state in states(path).items() if state == "out of date"] == ["pairs"]
+    pipeline.run(path, until="pairs")
+    assert states(path)["pairs"] == "done"
+    assert loaded == []
+
+
+def test_settings_that_change_no_result_are_taken_up_without_asking(path: Path, make_recipe: Any) -> None:
+    pipeline.prepare(path, make_recipe(failure_budget=0.5, scores={"batch": 1}))
+    assert states(path)["pairs"] == "done"
+    assert yaml.safe_load((path / "recipe.yaml").read_text())["scores"]["batch"] == 1
+
+
+def test_going_back_to_earlier_settings_finds_what_was_made(
+    path: Path, recipe: Recipe, make_recipe: Any, loaded: list[str]
+) -> None:
+    pipeline.prepare(path, make_recipe(seed=1), update=True)
+    pipeline.run(path, until="pairs")
+    assert len(loaded) == 3
+    pipeline.prepare(path, recipe, update=True)
+    pipeline.run(path, until="pairs")
+    assert len(loaded) == 3
+
+
+def test_a_verb_runs_its_stage_and_names_the_one_it_lacks(tmp_path: Path, recipe: Recipe) -> None:
+    path = tmp_path / "run"
+    pipeline.prepare(path, recipe)
+    with pytest.raises(RunError, match=f"scores needs captions: type `agfsync captions {path}` first"):
+        pipeline.run_stage(path, "scores")
+    pipeline.run_stage(path, "captions")
+    assert states(path)["captions"] == "done"
+
+
+def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe: Any) -> None:
+    with Run.open(path, writing=False) as run:
+        before = list(run.read("candidates", Candidate))
+    part = path / "candidates" / "part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    more = {"scorers": {name: {"type": "double", "model": "none"} for name in ("red", "vqa", "third")}}
+    pipeline.prepare(path, make_recipe(scores=more), update=True)
+    with pytest.raises(StoreError, match="it was set aside; type the same command again to make its 12 units anew"):
+        pipeline.run(path, until="pairs")
+    pipeline.run(path, until="pairs")
+    with Run.open(path, writing=False) as run:
+        assert list(run.read("candidates", Candidate)) == before
+        assert len(list(run.read("pairs", Pair))) > 0
+
+
+def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
+    with Run.open(path) as run:
+        earlier = run.seconds("candidates", until=run.newest_part())
+        run.reopen("candidates")
+    pipeline.run(path, until="pairs")
+    finished = next(s.finished for s in pipeline.status(path) if s.name == "candidates")
+    assert finished is not None and finished.seconds > earlier > 0
+
+
+def test_a_disk_that_fails_inside_a_stage_is_told(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any) -> None:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("agfsync.stages.captions.run", full)
+    pipeline.prepare(tmp_path / "run", recipe)
+    with pytest.raises(StoreError, match="the disk is full: make room, then type the same command again"):
+        pipeline.run(tmp_path / "run", until="captions")

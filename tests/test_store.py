@@ -1,0 +1,219 @@
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from agfsync import parts
+from agfsync.errors import RunError, StoreError
+from agfsync.manifest import Manifest
+from agfsync.records import Candidate, Caption
+from agfsync.store import Run
+
+
+def captions(*names: str) -> list[Caption]:
+    return [Caption(name, f"text {name}", "animals", "train") for name in names]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Run.create(tmp_path / "run", "seed: 0\n") as made:
+        yield made
+
+
+def commit(run: Run, **units: list[Caption]) -> None:
+    run.commit("captions", units, Caption.schema)
+
+
+def keys(run: Run, *units: str) -> list[str]:
+    return [caption.key for caption in run.read("captions", Caption, units or None)]
+
+
+def test_what_is_committed_is_read_in_the_order_of_the_selection(run: Run) -> None:
+    commit(run, a=captions("1", "2"), b=[], c=captions("3"))
+    commit(run, d=captions("4"))
+    run.select("captions", ["d", "c", "missing", "b", "a"])
+    assert run.selected("captions") == ["d", "c", "b", "a"]
+    assert keys(run) == ["4", "3", "1", "2"]
+    assert keys(run, "c", "d") == ["3", "4"]
+    assert run.done("captions") == {"a", "b", "c", "d"}
+    assert list(run.grouped("captions", ["key"], ["b", "c"])) == [("b", []), ("c", [{"key": "3"}])]
+
+
+def test_another_selection_keeps_what_was_made(run: Run) -> None:
+    commit(run, a=captions("1"), b=captions("2"))
+    run.select("captions", ["a", "b"])
+    run.select("captions", ["b"])
+    assert keys(run) == ["2"]
+    assert run.done("captions") == {"a", "b"}
+
+
+def test_a_unit_without_rows_makes_no_file(run: Run) -> None:
+    commit(run, a=[])
+    assert run.done("captions") == {"a"}
+    assert not (run.path / "captions").exists()
+
+
+def test_failures_are_left_out_and_forgotten_when_the_stage_reopens(run: Run) -> None:
+    commit(run, a=captions("1"))
+    run.quarantine("captions", "a", "too odd")
+    run.select("captions", ["a"])
+    assert run.selected("captions") == []
+    assert run.failures("captions") == {"a": "too odd"}
+    run.reopen("captions")
+    assert run.failures("captions") == {}
+
+
+def test_finished_tells_how_a_stage_ended(run: Run) -> None:
+    commit(run, a=captions("1"))
+    run.select("captions", ["a"])
+    run.finish("captions", "digest", 1.5, {"train": 1})
+    finished = run.finished("captions")
+    assert finished is not None
+    assert (finished.digest, finished.seconds, finished.units, finished.notes) == ("digest", 1.5, 1, {"train": 1})
+    run.reopen("captions")
+    assert run.finished("captions") is None
+
+
+def test_the_mark_follows_what_was_made_and_not_the_settings(run: Run) -> None:
+    commit(run, a=captions("1"), b=captions("2"))
+    marks = []
+    for digest, units in (("x", ["a"]), ("y", ["a"]), ("y", ["a", "b"])):
+        run.select("captions", units)
+        run.finish("captions", digest, 0.0, {})
+        finished = run.finished("captions")
+        assert finished is not None
+        marks.append(finished.mark)
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_dropped_reasons_are_summed_over_the_selection(run: Run) -> None:
+    units = {"a": captions("1"), "b": captions("2")}
+    run.commit("captions", units, Caption.schema, dropped={"a": {"odd": 2}, "b": {"odd": 1, "long": 1}})
+    run.select("captions", ["a"])
+    assert run.dropped("captions") == {"odd": 2}
+
+
+def test_death_between_rename_and_manifest_never_happened(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: Manifest) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "transaction", die)
+        with pytest.raises(KeyboardInterrupt):
+            commit(run, a=captions("lost"))
+    assert run.done("captions") == set()
+    commit(run, a=captions("kept"))
+    assert [p.name for p in (run.path / "captions").iterdir()] == ["part-000000.parquet"]
+    assert keys(run, "a") == ["kept"]
+
+
+def test_an_error_inside_a_transaction_undoes_it(run: Run) -> None:
+    with pytest.raises(ZeroDivisionError), run._manifest.transaction() as db:
+        db.execute("INSERT INTO failures VALUES ('captions', 'a', 'odd')")
+        raise ZeroDivisionError
+    assert run.failures("captions") == {}
+
+
+@pytest.mark.parametrize("columns", [None, ["text"]])
+def test_a_corrupt_part_is_set_aside_and_its_units_are_forgotten(run: Run, columns: list[str] | None) -> None:
+    commit(run, a=captions("1"))
+    commit(run, b=captions(*map(str, range(100))))
+    run.finish("captions", "digest", 0.0, {})
+    part = run.path / "captions" / "part-000001.parquet"
+    data = bytearray(part.read_bytes())
+    for at in range(4, len(data) // 2):
+        data[at] ^= 0xFF
+    part.write_bytes(data)
+    with pytest.raises(
+        StoreError, match=r"part-000001.parquet isn't what was written: it was set aside; type the same"
+    ):
+        list(run.rows("captions", columns, ["b"]))
+    assert run.done("captions") == {"a"}
+    assert run.finished("captions") is None
+    assert part.with_name(part.name + ".corrupt").exists()
+
+
+def test_a_cut_or_missing_part_is_told(run: Run) -> None:
+    commit(run, a=captions("1"))
+    commit(run, b=captions("2"))
+    cut, missing = sorted((run.path / "captions").iterdir())
+    cut.write_bytes(cut.read_bytes()[:-1])
+    missing.unlink()
+    with pytest.raises(StoreError, match="isn't what was written"):
+        keys(run, "a")
+    with pytest.raises(StoreError, match="is missing"):
+        keys(run, "b")
+
+
+def test_who_only_looks_sets_nothing_aside(run: Run) -> None:
+    commit(run, a=captions("1"))
+    (run.path / "captions" / "part-000000.parquet").unlink()
+    with Run.open(run.path, writing=False) as looking, pytest.raises(StoreError, match="next `agfsync run`"):
+        keys(looking, "a")
+    assert run.done("captions") == {"a"}
+
+
+def test_one_process_writes_and_others_look(run: Run) -> None:
+    with pytest.raises(RunError, match="in use by process"):
+        Run.open(run.path)
+    commit(run, a=captions("1"))
+    with Run.open(run.path, writing=False) as looking:
+        assert looking.done("captions") == {"a"}
+
+
+def test_a_run_needs_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds other things"):
+        Run.create(tmp_path, "")
+    with pytest.raises(RunError, match="no run at"):
+        Run.open(tmp_path)
+
+
+def test_creation_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    Run.create(tmp_path, "seed: 1\n").close()
+    (tmp_path / "recipe.yaml").unlink()
+    with Run.create(tmp_path, "seed: 2\n") as run:
+        assert run.recipe_yaml == "seed: 2\n"
+    with pytest.raises(RunError, match="is a run already"):
+        Run.create(tmp_path, "")
+
+
+def test_a_run_without_its_manifest_is_told(tmp_path: Path) -> None:
+    Run.create(tmp_path, "").close()
+    (tmp_path / "run.db").unlink()
+    with pytest.raises(RunError, match=r"run\.db is missing"):
+        Run.open(tmp_path)
+
+
+def test_a_manifest_of_another_format_or_none_is_told(tmp_path: Path) -> None:
+    with Run.create(tmp_path, "") as run, run._manifest.transaction() as db:
+        db.execute("PRAGMA user_version=99")
+    with pytest.raises(RunError, match="format 99"):
+        Run.open(tmp_path)
+    (tmp_path / "run.db").write_bytes(b"not a database, but long enough to look at" * 99)
+    with pytest.raises(StoreError, match=r"run\.db"):
+        Run.open(tmp_path)
+
+
+def test_images_are_read_by_hugging_face_datasets(run: Run, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    png = io.BytesIO()
+    Image.new("RGB", (4, 3), (9, 8, 7)).save(png, format="PNG")
+    run.commit("candidates", {"a": [Candidate("k", "c", 0, 2**62, "g", png.getvalue())]}, Candidate.schema)
+    assert next(run.read("candidates", Candidate, ["a"])).image == png.getvalue()
+    files = str(run.path / "candidates" / "*.parquet")
+    table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert table[0]["image"].getpixel((0, 0)) == (9, 8, 7)
+    assert table[0]["seed"] == 2**62
+
+
+def test_spans_join_neighbours_of_one_part() -> None:
+    places = [
+        parts.Place("a", 1, 0, 2),
+        parts.Place("b", 1, 2, 1),
+        parts.Place("c", 2, 0, 1),
+        parts.Place("d", None, 0, 0),
+    ]
+    assert [[place.unit for place in span] for span in parts.spans(places)] == [["a", "b"], ["c"], ["d"]]
