@@ -37,7 +37,7 @@ def axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
     """The axis that holds all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
     held = list(values)
     low, high = min(held), max(held)
-    room = (high - low) * pad or abs(high) * 0.05 or 1.0
+    room = (high - low) * pad if high > low else abs(high) * 0.05 or 1.0
     low, high = low - room, high + room
     step = _round_step((high - low) / ticks)
     marks = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step

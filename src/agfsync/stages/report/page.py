@@ -42,7 +42,6 @@ class StageLine:
     """A line of "what was run"; `share` is its part of the whole time, in 0..100."""
 
     name: str
-    units: int = 0
     failures: int = 0
     seconds: float | None = None
     share: float = 0.0
@@ -66,7 +65,7 @@ def duration(seconds: float) -> str:
     """A time as one reads it: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
@@ -212,7 +211,8 @@ def _stages(evidence: Evidence) -> list[StageLine]:
             lines.append(StageLine(name))
             continue
         share = round(100 * ended.seconds / total, 1)
-        lines.append(StageLine(name, ended.units, ended.failures, ended.seconds, share, _scalars(ended.notes)))
+        notes = _scalars(ended.notes) or (f"units {ended.units:,}" if ended.units else "")
+        lines.append(StageLine(name, ended.failures, ended.seconds, share, notes))
     return lines
 
 

@@ -12,7 +12,7 @@ from agfsync.config import Recipe
 Role = Literal["independent", "trained on", "weightless"]
 """A judge nothing trains or selects on; a scorer that chose the pairs; a scorer whose weight is 0."""
 
-Tone = Literal["better", "worse", "unclear", "unjudged"]
+Tone = Literal["better", "worse", "mixed", "unclear", "unjudged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,16 @@ def verdict(judged: Sequence[Standing]) -> Verdict:
     if not jury:
         return Verdict("unjudged", "Not evaluated yet", "No held-out caption has been judged, so nothing can be said.")
     independent = jury[0].role == "independent"
-    fallen, risen = [s for s in jury if s.fell], [s for s in jury if s.rose]
-    decisive = fallen or risen or jury
-    tone: Tone = "worse" if fallen else "better" if risen else "unclear"
-    return Verdict(tone, _headline(tone, decisive[0], independent), _grounds(decisive[0], independent))
+    risen, fallen = [s for s in jury if s.rose], [s for s in jury if s.fell]
+    if risen and fallen:
+        return Verdict("mixed", f"Mixed: {_moved(risen[0])}, {_moved(fallen[0])}", _grounds(risen[0], independent))
+    if risen:
+        own = "" if independent else " by its own scores"
+        return Verdict("better", f"Better{own}: {_moved(risen[0])} points", _grounds(risen[0], independent))
+    if fallen:
+        return Verdict("worse", f"Worse: {_moved(fallen[0])} points", _grounds(fallen[0], independent))
+    still = f"No clear change: {jury[0].judge} moved by {points(jury[0].difference)} points"
+    return Verdict("unclear", still, _grounds(jury[0], independent))
 
 
 def alarms(judged: Sequence[Standing]) -> list[Alarm]:
@@ -111,33 +117,27 @@ def caution(judged: Sequence[Standing]) -> str:
 
 
 def points(value: float) -> str:
-    """A signed difference, as in +6.4 or −0.3."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    """A signed difference, as in +6.4 or −0.3; with a second digit where one would round it to nothing."""
+    text = f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.2f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
-def _headline(tone: Tone, decisive: Standing, independent: bool) -> str:
-    moved = f"{decisive.judge} {'rose' if decisive.rose else 'fell'} by {abs(decisive.difference):.1f} points"
-    if tone == "unclear":
-        return f"No clear change: {decisive.judge} {points(decisive.difference)} points, and the interval holds 0"
-    if tone == "worse":
-        return f"Worse: {moved}"
-    return f"Better: {moved}" if independent else f"Better by its own scores: {moved}"
+def _moved(standing: Standing) -> str:
+    return f"{standing.judge} {'rose' if standing.rose else 'fell'} by {abs(standing.difference):.1f}"
 
 
 def _grounds(decisive: Standing, independent: bool) -> str:
-    judge = (
-        "a judge that nothing was trained or selected on" if independent else "a score that training could select on"
-    )
+    """What the headline rests on: the interval of the judge that it names first."""
+    nature = "nothing was trained or selected on it" if independent else "training could select on it"
     return (
         f"Mean difference over {decisive.prompts:,} held-out captions, base and aligned model drawing each from the "
-        f"same seed; 95 % interval {points(decisive.low)} to {points(decisive.high)}, by {judge}."
+        f"same seed. 95 % interval of {decisive.judge}: {points(decisive.low)} to {points(decisive.high)}; {nature}."
     )
 
 
 def _list(standings: Iterable[Standing]) -> str:
     words = [f"{s.judge} rose by {s.difference:.1f} ({points(s.low)} to {points(s.high)})" for s in standings]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return ", ".join(words)
 
 
 def _while(standings: Iterable[Standing]) -> str:

@@ -1,0 +1,140 @@
+"""The page as a whole: what it says, that it asks for nothing, and that it holds whatever a run holds."""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agfsync.stages import report
+from agfsync.stages.report.page import day, duration
+
+STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
+
+
+def page_of(context: Any) -> str:
+    notes = report.run(context)
+    page = (context.run.path / "report.html").read_text(encoding="utf-8")
+    assert notes == {"file": "report.html", "bytes": len(page.encode())}
+    return page
+
+
+def test_a_whole_run(made_up: Any) -> None:
+    page = page_of(made_up())
+    assert re.search(r"<h1 class=\"better\">Better: oracle rose by [\d.]+ points</h1>", page)
+    for heading in (
+        "Best gains",
+        "Worst losses",
+        "By category",
+        "By element type",
+        "Training",
+        "Pairs",
+        "What was run",
+    ):
+        assert heading in page
+    assert 'class="alarm"' not in page
+    assert page.count("<img ") == 2 * page.count('class="card"')
+    assert 'class="absent"' not in page
+
+
+def test_reward_hacking_raises_an_alarm(made_up: Any) -> None:
+    page = page_of(made_up(skill={"base": 0.62, "aligned": 0.61}, flattery=0.6))
+    assert "Reward hacking?" in page
+    assert '<h1 class="better">' not in page
+
+
+@pytest.mark.parametrize("count", range(len(STAGES) + 1))
+def test_a_run_is_shown_as_far_as_it_got(made_up: Any, count: int) -> None:
+    page = page_of(made_up(train=4, held_out=6, stages=STAGES[:count]))
+    assert page.count("not run yet") == len(STAGES) - count
+    assert ("Not evaluated yet" in page) == (count < len(STAGES))
+
+
+def test_without_an_oracle_it_says_what_that_means(made_up: Any) -> None:
+    page = page_of(made_up(oracle=False))
+    assert "by its own scores" in page
+    assert "No independent judge took part" in page
+
+
+def test_questions_all_answered_alike(made_up: Any) -> None:
+    assert "vqa answers every question alike" in page_of(made_up(differing=False))
+
+
+def test_no_pairs(made_up: Any) -> None:
+    assert "No caption gave a pair" in page_of(made_up(train=4, held_out=6, pairs=False))
+
+
+def test_what_was_left_out_has_its_reasons(made_up: Any) -> None:
+    page = page_of(made_up())
+    for reason in (
+        "broken image: truncated PNG",
+        "tie: every candidate",
+        "no aesthetic score: the picture is of one colour",
+    ):
+        assert reason in page
+
+
+def test_nothing_left_out_is_said(made_up: Any) -> None:
+    assert "nothing quarantined" in page_of(made_up(train=4, held_out=6, failures=False))
+
+
+def test_a_training_under_way_shows_its_curves(made_up: Any) -> None:
+    context = made_up(train=4, stages=STAGES[:5])
+    folder = context.run.path / "training"
+    folder.mkdir()
+    lines = [json.dumps({"step": i, "loss": 0.7, "winner_error_change": 1.0}) for i in range(5)]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 6, "loss": NaN}', '{"step": 7, "lo']))
+    page = page_of(context)
+    assert "Training has not ended" in page
+    assert "the loser’s rose further" in page
+    assert "Implicit accuracy" not in page
+
+
+def test_every_text_is_escaped(made_up: Any) -> None:
+    evil = '<script>alert(1)</script> & "quotes" \' {{ 7*7 }}'
+    page = page_of(made_up(text=evil))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quotes&#34; &#39; {{ 7*7 }}" in page
+    assert re.search(r'alt="before: &lt;script&gt;[^"<>]*"', page)
+    assert html.unescape(page).count(evil) > 10
+
+
+def test_nothing_is_asked_for_outside_the_page(made_up: Any) -> None:
+    page = page_of(made_up())
+    for address in re.findall(r'(?:src|href|srcset|action|data)="([^"]*)"', page):
+        assert address.startswith(("data:", "#"))
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "<script" not in page
+
+
+def test_large_pictures_keep_the_page_small(made_up: Any) -> None:
+    assert len(page_of(made_up(train=6, held_out=6, side=512))) < 1_000_000
+
+
+def test_a_lost_picture_leaves_a_gap(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "data_uris", lambda images: {})
+    assert 'class="absent"' in page_of(made_up(train=4, held_out=6))
+
+
+def test_the_page_of_a_run_is_the_same_each_time(made_up: Any) -> None:
+    context = made_up(train=4, held_out=6)
+    assert page_of(context) == page_of(context)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.42, "0.4 s"), (37, "37 s"), (65, "1 min 05 s"), (7800, "2 h 10 min"), (59.7, "1 min 00 s")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_day() -> None:
+    assert day("2026-03-07T08:00:00+00:00") == "7 March 2026"
+
+
+def test_the_package_brings_its_templates() -> None:
+    folder = Path(report.__file__).parent
+    assert {"page.html.j2", "charts.html.j2", "style.css"} <= {path.name for path in folder.iterdir()}
