@@ -8,15 +8,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test quick check format clean
 
 help:
-	@echo "make demo    the whole loop on the embedded Shapes world, ending in runs/demo/report.html"
+	@echo "make demo    the whole loop on the embedded Shapes world, ending in runs/shapes/report.html"
 	@echo "make test    every test"
 	@echo "make quick   the tests that take under a second each"
 	@echo "make check   lint, format, types and import rules"
 	@echo "make format  put the code into the project's format"
 
 demo: $(INSTALLED)
-	$(BIN)/agfsync run shapes --out runs/demo
-	@echo "The report: $(CURDIR)/runs/demo/report.html"
+	$(BIN)/agfsync run shapes
 
 test: $(INSTALLED)
 	$(BIN)/pytest

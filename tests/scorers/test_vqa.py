@@ -86,7 +86,7 @@ def test_an_image_is_encoded_once_for_all_its_questions(folders: Path, items: li
     scorer = Vqa(model=str(folders / "t5"), device="cpu")
     seen: list[int] = []
     encode = scorer._reader.encode
-    scorer._reader.encode = lambda pixels: seen.append(len(pixels)) or encode(pixels)  # type: ignore[method-assign]
+    scorer._reader.encode = lambda pixels: seen.append(len(pixels)) or encode(pixels)
     scorer.score([*items, Item("nothing to ask", (), items[0].image)])
     assert sum(seen) == len(items)
 
@@ -103,7 +103,7 @@ def test_half_precision_answers_nearly_the_same(dtype: str, folders: Path, items
 
 def test_a_model_that_says_no_number_leaves_the_item_unscored(folders: Path, items: list[Item]) -> None:
     scorer = Vqa(model=str(folders / "t5"), device="cpu")
-    scorer._reader.first_logits = lambda rows, ids, mask: torch.full((len(ids), 32), math.nan)  # type: ignore[method-assign]
+    scorer._reader.first_logits = lambda rows, ids, mask: torch.full((len(ids), 32), math.nan)
     assert scorer.score(items[:1]) == [Unscored("the model's answer is not a number")]
 
 
