@@ -1,5 +1,6 @@
 import errno
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,8 @@ def test_libraries_that_wrap_the_disks_error_are_understood(tmp_path: Path) -> N
 def test_any_other_error_of_the_disk_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"a/file: .*No such file"):
         disk.write_atomic(tmp_path / "a" / "file", b"")
+
+
+def test_a_database_that_the_disk_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"run\.db: the disk fails, or is full"), disk.guarded(tmp_path / "run.db"):
+        raise sqlite3.OperationalError("disk I/O error")

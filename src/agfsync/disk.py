@@ -22,6 +22,8 @@ def fault(failure: BaseException, path: Path) -> StoreError | None:
     text = str(failure)
     if number in FULL or "No space left on device" in text or "disk is full" in text:
         return StoreError(f"{where}: the disk is full: make room, then type the same command again")
+    if isinstance(failure, sqlite3.OperationalError) and "disk I/O error" in text:
+        return StoreError(f"{where}: the disk fails, or is full: see to it, then type the same command again")
     if number in FORBIDDEN or "readonly database" in text:
         return StoreError(f"{where}: writing isn't allowed: change its permissions, or choose another --out")
     return None

@@ -1,8 +1,10 @@
 """The manifest of a run folder: the SQLite database that says what is there, and its transactions."""
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,3 +83,14 @@ class Manifest:
 
     def close(self) -> None:
         self._db.close()
+
+
+def enter_part(db: sqlite3.Connection, stage: str, part: tuple[str, int, bytes], seconds: float) -> int:
+    """Enter a part (its path in the run folder, its rows, its bytes) inside a transaction; its number."""
+    path, rows, data = part
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    row = (stage, path, rows, len(data), hashlib.sha256(data).hexdigest(), seconds, written)
+    query = "INSERT INTO parts (stage, path, rows, bytes, sha256, seconds, written) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    number = db.execute(query, row).lastrowid
+    assert number is not None
+    return number

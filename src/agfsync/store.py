@@ -5,16 +5,13 @@ manifest is there; what isn't never happened, and the next part of that stage ta
 units that were selected for it: rows of other settings stay on disk, unselected, and are found again with the settings.
 """
 
-import hashlib
 import io
 import json
-import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pyarrow as pa
@@ -22,13 +19,14 @@ import pyarrow as pa
 from agfsync import disk, parts
 from agfsync.disk import guarded, write_atomic
 from agfsync.errors import RunError, StoreError
-from agfsync.manifest import Manifest
+from agfsync.manifest import Manifest, enter_part
 from agfsync.records import Record, digest
 
 R = TypeVar("R", bound=Record)
 
 RECIPE = "recipe.yaml"
 OWN = {"run.db", "run.db-journal", "lock", RECIPE, f"{RECIPE}.tmp"}
+SELECTED = "WHERE stage = ? AND place IS NOT NULL"
 TABLES_KEPT = 4
 """Parts kept in memory, so that a reader that goes to and fro between two parts doesn't read them anew each time."""
 
@@ -99,9 +97,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -132,7 +128,7 @@ class Run:
         rows = [record.row() for records in outcomes.values() for record in records]
         part = self._write_part(stage, rows, schema) if rows else None
         with self._manifest.transaction() as db:
-            number = None if part is None else _enter_part(db, stage, part, seconds)
+            number = None if part is None else enter_part(db, stage, part, seconds)
             first = 0
             for unit, records in outcomes.items():
                 reasons = json.dumps(dict((dropped or {}).get(unit, {})))
@@ -162,9 +158,9 @@ class Run:
     def select(self, stage: str, units: Iterable[str]) -> None:
         """Let the stage's table consist of `units`, in this order, without those that aren't done or have failed."""
         with self._manifest.transaction() as db:
-            db.execute("UPDATE units SET place = NULL WHERE stage = ? AND place IS NOT NULL", (stage,))
+            db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
             db.executemany(
-                "UPDATE units SET place = ? WHERE stage = ?2 AND key = ?3"
+                "UPDATE units SET place = ?1 WHERE stage = ?2 AND key = ?3"
                 " AND NOT EXISTS (SELECT 1 FROM failures WHERE stage = ?2 AND unit = ?3)",
                 ((place, stage, unit) for place, unit in enumerate(units)),
             )
@@ -196,12 +192,8 @@ class Run:
 
     def selected(self, stage: str) -> list[str]:
         """The keys of the units that the stage's table consists of, in order."""
-        return [
-            key
-            for (key,) in self._manifest.all(
-                "SELECT key FROM units WHERE stage = ? AND place IS NOT NULL ORDER BY place", stage
-            )
-        ]
+        found = self._manifest.all(f"SELECT key FROM units {SELECTED} ORDER BY place", stage)
+        return [key for (key,) in found]
 
     def failures(self, stage: str) -> dict[str, str]:
         """Quarantined units, each with its reason."""
@@ -210,7 +202,7 @@ class Run:
     def dropped(self, stage: str) -> Counter[str]:
         """What the units of the stage's table left out, counted by reason."""
         total: Counter[str] = Counter()
-        for (reasons,) in self._manifest.all("SELECT dropped FROM units WHERE stage = ? AND place IS NOT NULL", stage):
+        for (reasons,) in self._manifest.all(f"SELECT dropped FROM units {SELECTED}", stage):
             total.update(json.loads(reasons))
         return total
 
@@ -229,9 +221,8 @@ class Run:
 
     def seconds(self, stage: str, until: int) -> float:
         """The time that making those parts of the stage's table took that are numbered up to `until`."""
-        used = "SELECT part FROM units WHERE stage = ? AND place IS NOT NULL"
-        query = f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE id IN ({used}) AND id <= ?"
-        (total,) = self._manifest.one(query, stage, until)
+        used = f"id <= ? AND id IN (SELECT part FROM units {SELECTED})"
+        (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", until, stage)
         return float(total)
 
     def read(self, stage: str, kind: type[R], units: Collection[str] | None = None) -> Iterator[R]:
@@ -303,13 +294,3 @@ class Run:
             db.execute("DELETE FROM stages WHERE name = ?", (stage,))
         again = f"type the same command again to make its {units} units anew"
         return StoreError(f"{path} {fault}: it was set aside; {again}")
-
-
-def _enter_part(db: sqlite3.Connection, stage: str, part: tuple[str, int, bytes], seconds: float) -> int:
-    path, rows, data = part
-    written = datetime.now(UTC).isoformat(timespec="seconds")
-    row = (stage, path, rows, len(data), hashlib.sha256(data).hexdigest(), seconds, written)
-    query = "INSERT INTO parts (stage, path, rows, bytes, sha256, seconds, written) VALUES (?, ?, ?, ?, ?, ?, ?)"
-    number = db.execute(query, row).lastrowid
-    assert number is not None
-    return number
