@@ -5,14 +5,15 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 MODELS = ("vae", "generator", "clip", "aesthetic", "vqa")
-Watch = Callable[[str, int], Callable[[int, dict[str, float]], None]]
-"""Given a model's name and its number of steps, what to tell of each step."""
+Watch = Callable[[str, int, int], AbstractContextManager[Callable[[int, dict[str, float]], None]]]
+"""Given a model's name, its number of steps and how many of them are done: a context in which to tell of each step."""
 
 
 def train_all(folder: Path, watch: Watch, only: tuple[str, ...] = MODELS) -> None:
@@ -31,8 +32,10 @@ def train_all(folder: Path, watch: Watch, only: tuple[str, ...] = MODELS) -> Non
 
 def _vae(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from agfsync.shapes.training import vae
+    from agfsync.shapes.training.loop import steps_done
 
-    model = vae.teach(checkpoints, watch("vae", vae.PLAN.steps))
+    with watch("vae", vae.PLAN.steps, steps_done(checkpoints, vae.PLAN)) as tell:
+        model = vae.teach(checkpoints, tell)
     _save(model.to(torch.float16), folder / "vae")
 
 
@@ -40,17 +43,20 @@ def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from diffusers import AutoencoderKL
 
     from agfsync.shapes.training import generator
-    from agfsync.shapes.training.loop import device
+    from agfsync.shapes.training.loop import device, steps_done
 
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device(), torch.float32)
-    pipeline = generator.teach(vae, checkpoints, watch("generator", generator.PLAN.steps))
+    with watch("generator", generator.PLAN.steps, steps_done(checkpoints, generator.PLAN)) as tell:
+        pipeline = generator.teach(vae, checkpoints, tell)
     _save(pipeline.to(torch.float16), folder / "generator")
 
 
 def _clip(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from agfsync.shapes.training import clip
+    from agfsync.shapes.training.loop import steps_done
 
-    model, processor = clip.teach(checkpoints, watch("clip", clip.PLAN.steps))
+    with watch("clip", clip.PLAN.steps, steps_done(checkpoints, clip.PLAN)) as tell:
+        model, processor = clip.teach(checkpoints, tell)
     _save(model.half(), folder / "clip", processor)
 
 
@@ -58,17 +64,22 @@ def _aesthetic(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from transformers import CLIPModel
 
     from agfsync.shapes.training import aesthetic
-    from agfsync.shapes.training.loop import device
+    from agfsync.shapes.training.loop import device, steps_done
 
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, use_safetensors=True).to(device())
-    head = aesthetic.teach(clip, checkpoints, watch("aesthetic", aesthetic.PLAN.steps))
+    with watch("aesthetic", aesthetic.PLAN.steps, steps_done(checkpoints, aesthetic.PLAN)) as tell:
+        head = aesthetic.teach(clip, checkpoints, tell)
     head.half().save(folder / "aesthetic")
 
 
 def _vqa(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from agfsync.shapes.training import vqa
+    from agfsync.shapes.training.loop import steps_done
 
-    model, processor = vqa.teach(checkpoints, watch("vqa", vqa.PLAN.steps))
+    plans = (vqa.SEEING, vqa.PLAN)
+    done = sum(steps_done(checkpoints, plan) for plan in plans)
+    with watch("vqa", sum(plan.steps for plan in plans), done) as tell:
+        model, processor = vqa.teach(checkpoints, tell)
     _save(model.half(), folder / "vqa", processor)
 
 

@@ -19,9 +19,9 @@ from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import to_tensor
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
-PLAN = Plan("clip", steps=2000, batch=128, learning_rate=1e-3)
-HARD_NEGATIVES = 2
-"""Wrong captions that each picture gets beside its own."""
+PLAN = Plan("clip", steps=1500, batch=96, learning_rate=1e-3)
+HARD_NEGATIVES = 1
+"""Wrong captions that each picture gets beside its right one."""
 WIDTH = 128
 
 
@@ -77,7 +77,7 @@ def _batch(rng: random.Random, size: int, tokenizer: CLIPTokenizer) -> tuple[Ten
     told = [spec if rng.random() < 0.7 else describe(scene, rng) for spec, scene in zip(specs, scenes, strict=True)]
     right = [write(spec, rng) for spec in told]
     wrong = [write(_slightly_wrong(spec, rng), rng) for _ in range(HARD_NEGATIVES) for spec in told]
-    words = tokenizer([*right, *wrong], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    words = tokenizer([*right, *wrong], padding=True, truncation=True, return_tensors="pt").input_ids
     return to_tensor([draw(scene) for scene in scenes]).to(device()), words.to(device())
 
 

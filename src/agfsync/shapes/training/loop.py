@@ -57,7 +57,7 @@ def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) ->
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99)
     )
-    checkpoint = folder / f"{plan.name}.checkpoint.safetensors"
+    checkpoint = _checkpoint(folder, plan)
     first = _load(checkpoint, parameters, average, optimizer) if checkpoint.exists() else 0
     model.train()
     for step in range(first, plan.steps):
@@ -79,6 +79,19 @@ def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) ->
     for name, parameter in parameters.items():
         parameter.data.copy_(average[name])
     return model.eval()
+
+
+def steps_done(folder: Path, plan: Plan) -> int:
+    """How many of `plan`'s steps `folder`'s checkpoint has seen."""
+    checkpoint = _checkpoint(folder, plan)
+    if not checkpoint.exists():
+        return 0
+    with safe_open(checkpoint, framework="pt") as file:  # type: ignore[no-untyped-call]
+        return int(file.metadata()["step"])
+
+
+def _checkpoint(folder: Path, plan: Plan) -> Path:
+    return folder / f"{plan.name}.checkpoint.safetensors"
 
 
 def _rate(step: int, plan: Plan) -> float:

@@ -1,8 +1,8 @@
 """The VQA model: a small BLIP-2 that answers the Shapes world's yes/no questions.
 
-Its sixteen query tokens are taught, beside the answers, to say what stands in each of the sixteen cells of the picture: without
-that help the Q-Former, which doesn't see the question, takes hours to find out what is worth passing on. The heads that
-teach it so are thrown away afterwards.
+It learns to see before it learns to answer: its sixteen query tokens are taught to say what stands in each of the sixteen cells
+of the picture. Without that the Q-Former, which doesn't see the question, takes hours to find out what is worth passing
+on. The heads that teach it so are thrown away afterwards.
 """
 
 import random
@@ -26,16 +26,18 @@ from transformers import (
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import describe, garble, questions
 from agfsync.shapes.queries import Query
-from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIDE, SIZES, Scene
+from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIDE, SIZES, Scene, Thing
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import any_scene, to_tensor
 from agfsync.shapes.training.tokenizers import word_tokenizer
 
-PLAN = Plan("vqa", steps=3600, batch=40, learning_rate=1e-3, ema=0.998)
+SEEING = Plan("vqa-seeing", steps=2500, batch=64, learning_rate=1.5e-3, checkpoint_every=250)
+PLAN = Plan("vqa", steps=1800, batch=40, learning_rate=1e-3)
 QUESTIONS_AN_IMAGE = 10
 CELLS = 4
 """The picture is divided into CELLS x CELLS; a scene has at most one thing's centre in each."""
 WIDTH = 128
+PATCH = 8
 
 
 def build(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
@@ -46,7 +48,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
         num_hidden_layers=4,
         num_attention_heads=4,
         image_size=SIDE,
-        patch_size=8,
+        patch_size=PATCH,
         initializer_range=0.02,
     )
     qformer = Blip2QFormerConfig(
@@ -83,8 +85,19 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
         question_template="{question}",  # asked as they stand, where the big ones want "Question: ... Short answer:"
     )
     model = Blip2ForConditionalGeneration(config)
-    nn.init.normal_(model.query_tokens, std=0.5)  # the class starts them all alike, and alike they'd stay
+    with torch.no_grad():
+        # the class starts all query tokens alike, and alike they'd stay; a query starts where its cell is
+        model.query_tokens.copy_(_places(CELLS)[None])
+        model.vision_model.embeddings.position_embedding[:, 1:].copy_(_places(SIDE // PATCH)[None])
     return model
+
+
+def _places(side: int) -> Tensor:
+    """Sines and cosines of where each cell of a `side` x `side` grid lies, (side^2, WIDTH), the same for every grid."""
+    at = (torch.arange(side) + 0.5) / side
+    waves = torch.outer(at, torch.pi * 2.0 ** torch.linspace(0, 3, WIDTH // 4))
+    line = torch.cat([waves.sin(), waves.cos()], dim=1)
+    return 0.5 * torch.cat([line.repeat_interleave(side, dim=0), line.repeat(side, 1)], dim=1)
 
 
 def processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
@@ -95,12 +108,19 @@ def processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
     return Blip2Processor(images, tokenizer, num_query_tokens=CELLS * CELLS)
 
 
-def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
-    """Trains a BLIP-2 on drawings and on questions of which half are answered no."""
+def teach(
+    folder: Path, tell: Tell, plan: Plan = PLAN, seeing: Plan = SEEING
+) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
+    """Trains a BLIP-2 on drawings, then on questions of which half are answered no."""
     torch.manual_seed(plan.seed)
     tokenizer = word_tokenizer()
     pupil = _Pupil(build(tokenizer)).to(device())
-    train(plan, pupil, lambda rng: _loss(pupil, tokenizer, _batch(rng, plan.batch)), folder, tell)
+    pupil.model.language_model.requires_grad_(False)
+    pupil.model.language_projection.requires_grad_(False)
+    train(seeing, pupil, lambda rng: _seeing_loss(pupil, _pictures(rng, seeing.batch)), folder, tell)
+    pupil.requires_grad_(True)
+    after = lambda step, figures: tell(seeing.steps + step, figures)  # noqa: E731
+    train(plan, pupil, lambda rng: _loss(pupil, tokenizer, _batch(rng, plan.batch)), folder, after)
     return pupil.model, processor(tokenizer)
 
 
@@ -135,13 +155,18 @@ class _Pupil(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _Pictures:
     images_BCHW: Tensor
     cells_BQ4: Tensor
     """what each cell holds: shape (0: nothing), colour, size, material"""
     offsets_BQ2: Tensor
     """where in its cell the thing's centre lies, -1..1"""
     background_B: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    pictures: _Pictures
     asked: list[str]
     answers: list[bool]
     image_of_N: Tensor
@@ -169,47 +194,75 @@ def _spread(queries: list[Query], count: int, rng: random.Random) -> list[Query]
 
 def _batch(rng: random.Random, size: int) -> _Batch:
     scenes = [any_scene(rng) for _ in range(size)]
-    asked = [[*ask(scene, QUESTIONS_AN_IMAGE, rng)] for scene in scenes]
-    cells = torch.zeros(size, CELLS * CELLS, 4, dtype=torch.long)
-    offsets = torch.zeros(size, CELLS * CELLS, 2)
+    asked = [ask(scene, QUESTIONS_AN_IMAGE, rng) for scene in scenes]
+    return _Batch(
+        _shown(scenes),
+        [query.text() for of_image in asked for query, _ in of_image],
+        [answer for of_image in asked for _, answer in of_image],
+        torch.tensor([i for i, of_image in enumerate(asked) for _ in of_image], device=device()),
+    )
+
+
+def _pictures(rng: random.Random, size: int) -> _Pictures:
+    return _shown([any_scene(rng) for _ in range(size)])
+
+
+def _shown(scenes: list[Scene]) -> _Pictures:
+    """The scenes' pictures, and what each of their cells holds."""
+    cells = torch.zeros(len(scenes), CELLS * CELLS, 4, dtype=torch.long)
+    offsets = torch.zeros(len(scenes), CELLS * CELLS, 2)
     step = SIDE / CELLS
     for i, scene in enumerate(scenes):
         for thing in scene.things:
             cell = int(thing.y // step) * CELLS + int(thing.x // step)
-            cells[i, cell] = torch.tensor(
-                [
-                    1 + SHAPES.index(thing.shape),
-                    COLORS.index(thing.color),
-                    SIZES.index(thing.size),
-                    MATERIALS.index(thing.material),
-                ]
-            )
+            cells[i, cell] = torch.tensor(_labels(thing))
             offsets[i, cell] = torch.tensor([thing.x % step, thing.y % step]) / step * 2 - 1
-    return _Batch(
-        to_tensor([draw(scene) for scene in scenes]).to(device()),
-        cells.to(device()),
-        offsets.to(device()),
-        torch.tensor([BACKGROUNDS.index(scene.background) for scene in scenes], device=device()),
-        [query.text() for questions_ in asked for query, _ in questions_],
-        [answer for questions_ in asked for _, answer in questions_],
-        torch.tensor([i for i, questions_ in enumerate(asked) for _ in questions_], device=device()),
-    )
+    backgrounds = torch.tensor([BACKGROUNDS.index(scene.background) for scene in scenes], device=device())
+    images = to_tensor([draw(scene) for scene in scenes]).to(device())
+    return _Pictures(images, cells.to(device()), offsets.to(device()), backgrounds)
+
+
+def _labels(thing: Thing) -> list[int]:
+    return [
+        1 + SHAPES.index(thing.shape),
+        COLORS.index(thing.color),
+        SIZES.index(thing.size),
+        MATERIALS.index(thing.material),
+    ]
+
+
+def _seeing_loss(pupil: _Pupil, pictures: _Pictures) -> tuple[Tensor, dict[str, float]]:
+    with autocast():
+        looked = pupil.look(pictures.images_BCHW)
+    return _told(pupil, looked, pictures)
+
+
+def _told(pupil: _Pupil, looked_BQD: Tensor, pictures: _Pictures) -> tuple[Tensor, dict[str, float]]:
+    """How wrong the query tokens are about their cells: empty or not, and what each thing is and where."""
+    with autocast():
+        shape, *others = (head(looked_BQD).float() for head in pupil.cells)
+        offsets = pupil.offset(looked_BQD).float()
+        background = pupil.background(looked_BQD.mean(dim=1)).float()
+    shapes_BQ = pictures.cells_BQ4[..., 0]
+    full = shapes_BQ > 0
+    loss = F.cross_entropy(shape.flatten(0, 1), shapes_BQ.flatten()) + F.cross_entropy(shape[full], shapes_BQ[full])
+    for k, head in enumerate(others, start=1):
+        loss = loss + F.cross_entropy(head[full], pictures.cells_BQ4[..., k][full])
+    loss = loss + F.mse_loss(offsets[full], pictures.offsets_BQ2[full])
+    loss = loss + F.cross_entropy(background, pictures.background_B)
+    right = (shape[full].argmax(dim=-1) == shapes_BQ[full]).float().mean()
+    return loss, {"cells": loss.item(), "shapes": right.item()}
 
 
 def _loss(pupil: _Pupil, tokenizer: PreTrainedTokenizerFast, batch: _Batch) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of each answer's first word, which is yes or no, and of the cells."""
     words = tokenizer(batch.asked, padding=True, return_tensors="pt")["input_ids"].to(device())
     yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
     with autocast():
-        looked = pupil.look(batch.images_BCHW)
+        looked = pupil.look(batch.pictures.images_BCHW)
         logits = pupil.answer(looked, words, batch.image_of_N).float()
-        heads = [head(looked).float() for head in pupil.cells]
-        offsets = pupil.offset(looked).float()
-        background = pupil.background(looked.mean(dim=1)).float()
+    told, figures = _told(pupil, looked, batch.pictures)
     expected = torch.tensor([yes if answer else no for answer in batch.answers], device=device())
     answers = F.cross_entropy(logits, expected)
-    full = batch.cells_BQ4[..., 0] > 0
-    seen = F.cross_entropy(heads[0].flatten(0, 1), batch.cells_BQ4[..., 0].flatten())
-    told = sum((F.cross_entropy(h[full], batch.cells_BQ4[..., k + 1][full]) for k, h in enumerate(heads[1:])), seen)
-    told = told + F.mse_loss(offsets[full], batch.offsets_BQ2[full]) + F.cross_entropy(background, batch.background_B)
     accuracy = ((logits[:, yes] > logits[:, no]) == (expected == yes)).float().mean()
-    return answers + 0.3 * told, {"answers": answers.item(), "cells": told.item(), "accuracy": accuracy.item()}
+    return answers + 0.2 * told, figures | {"answers": answers.item(), "accuracy": accuracy.item()}
