@@ -1,0 +1,193 @@
+"""The stage with models that paint and judge by rule: what is drawn, from which seeds, and what is found again."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agfsync import catalog
+from agfsync.config import Recipe, check
+from agfsync.errors import BudgetError, RunError
+from agfsync.progress import Silent
+from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.stages import Context, evaluation
+from agfsync.store import Run
+
+DREW: list[tuple[str, int]] = []
+"""Which model drew from which seed."""
+BUILT: list[Mapping[str, Any]] = []
+JUDGED: list[str] = []
+
+
+class Painter:
+    """Paints everything in the brightness of its model: the aligned one is brighter."""
+
+    identity = "painter"
+
+    def __init__(self, **settings: Any) -> None:
+        BUILT.append(settings)
+        self.aligned = "adapter" in settings or settings["model"].endswith("/model")
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> list[Image.Image]:
+        assert embedding_noise == 0
+        DREW.extend(("aligned" if self.aligned else "base", seed) for seed in seeds)
+        return [Image.new("RGB", (4, 4), (200 if self.aligned else 100,) * 3) for _ in prompts]
+
+
+class Brightness:
+    identity = "brightness"
+    asks_questions = False
+
+    def __init__(self, *, model: str, **_: Any) -> None:
+        self.blind = model == "blind"
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        JUDGED.extend(item.prompt for item in items)
+        return [self._word(item) for item in items]
+
+    def _word(self, item: Item) -> Measurement | Unscored:
+        return (
+            Unscored("too dark to see") if self.blind else Measurement(item.image.convert("L").getpixel((0, 0)) / 2.55)
+        )  # type: ignore[operator]
+
+
+class Asker(Brightness):
+    asks_questions = True
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        return [self._asked(item, "yes" if item.image.getpixel((0, 0))[0] > 150 else "no") for item in items]  # type: ignore[index]
+
+    def _asked(self, item: Item, word: Any) -> Measurement:
+        return Measurement(100.0 * (word == "yes"), tuple(Answer(q.key, word, 0.5) for q in item.questions))
+
+
+def recipe(**changes: Any) -> Recipe:
+    painted = {
+        "candidates": {"generator": {"type": "painter", "model": "somewhere/base"}},
+        "scores": {"scorers": {"bright": {"type": "bright", "model": "any"}}},
+        "pairs": {"weights": {"bright": 1.0}},
+        "evaluation": {"judges": {"oracle": {"type": "asker", "model": "any"}}, "resamples": 50, "batch": 2},
+    }
+    return check(painted | changes, "test")
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """A run that has trained: three held-out captions with questions, one without, one to train on."""
+    models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker)
+    monkeypatch.setitem(sys.modules, "ruled_models", models)
+    monkeypatch.setitem(catalog.CATALOG["generators"], "painter", "ruled_models:Painter")
+    monkeypatch.setitem(catalog.CATALOG["scorers"], "bright", "ruled_models:Brightness")
+    monkeypatch.setitem(catalog.CATALOG["scorers"], "asker", "ruled_models:Asker")
+    for told in (DREW, BUILT, JUDGED):
+        told.clear()
+    with Run.create(tmp_path / "run", "name: test\n") as run:
+        captions = [Caption(f"c{i}", f"caption {i}", "things", "held-out" if i else "train") for i in range(5)]
+        questions = {f"c{i}": [Question(f"q{i}", f"c{i}", "Is it?", "yes", "it", "object")] for i in range(4)}
+        commit(run, "captions", {c.key: [c] for c in captions}, Caption)
+        commit(run, "questions", questions, Question)
+        train(run, "first")
+        yield Context(run, recipe(), Silent())
+
+
+def commit(run: Run, table: str, units: Mapping[str, Any], kind: Any) -> None:
+    run.commit(table, units, kind.schema)
+    run.select(table, units)
+
+
+def train(run: Run, digest: str) -> None:
+    (run.path / "model").mkdir(exist_ok=True)
+    run.finish("training", digest, 1.0, {})
+
+
+def changed(context: Context, **changes: Any) -> Context:
+    return Context(context.run, recipe(**changes), Silent())
+
+
+def test_both_models_draw_every_held_out_caption_from_the_same_seed(context: Context) -> None:
+    evaluation.run(context)
+    seeds = [seed_of(0, "evaluation", f"c{i}") for i in (1, 2, 3)]
+    assert [("base", s) for s in seeds] + [("aligned", s) for s in seeds] == DREW
+    pictures = list(context.run.read("evaluation_images", Candidate))
+    assert [(p.caption_key, p.generator) for p in pictures] == [
+        (f"c{i}", m) for m in ("base", "aligned") for i in (1, 2, 3)
+    ]
+
+
+def test_every_scorer_and_every_judge_compares(context: Context) -> None:
+    notes = evaluation.run(context)
+    rows = list(context.run.read("evaluation", Comparison))
+    assert {(r.judge, r.element_type) for r in rows} == {("bright", ""), ("oracle", ""), ("oracle", "object")}
+    assert len(rows) == 9
+    assert notes["captions"] == 3
+    assert notes["judges"]["oracle"]["difference"] == 100.0
+    assert notes["judges"]["bright"]["difference"] == pytest.approx(100 / 2.55)
+    assert notes["judges"]["oracle"]["win_rate"] == 1.0
+    assert len(list(context.run.read("evaluation_scores", Score))) == 12
+
+
+def test_a_second_run_does_nothing_anew(context: Context) -> None:
+    first = evaluation.run(context)
+    for told in (DREW, BUILT, JUDGED):
+        told.clear()
+    assert evaluation.run(context) == first
+    assert (DREW, BUILT, JUDGED) == ([], [], [])
+
+
+def test_after_another_training_only_the_aligned_model_draws(context: Context) -> None:
+    evaluation.run(context)
+    DREW.clear()
+    JUDGED.clear()
+    train(context.run, "second")
+    evaluation.run(context)
+    assert {model for model, _ in DREW} == {"aligned"}
+    assert len(JUDGED) == 3
+    assert len(list(context.run.read("evaluation_images", Candidate))) == 6
+
+
+def test_a_new_judge_judges_the_pictures_that_are_there(context: Context) -> None:
+    evaluation.run(context)
+    DREW.clear()
+    judges = {"oracle": {"type": "asker", "model": "any"}, "second": {"type": "bright", "model": "any"}}
+    notes = evaluation.run(changed(context, evaluation={"judges": judges, "resamples": 50}))
+    assert DREW == []
+    assert set(notes["judges"]) == {"bright", "oracle", "second"}
+
+
+def test_the_aligned_model_is_a_folder_of_its_own(context: Context) -> None:
+    evaluation.run(context)
+    assert [built["model"] for built in BUILT] == ["somewhere/base", str(context.run.path / "model")]
+
+
+def test_or_a_lora_on_the_base(context: Context) -> None:
+    (context.run.path / "model" / "pytorch_lora_weights.safetensors").write_bytes(b"lora")
+    evaluation.run(context)
+    assert [built["model"] for built in BUILT] == ["somewhere/base", "somewhere/base"]
+    assert BUILT[1]["adapter"] == context.run.path / "model"
+    assert {model for model, _ in DREW} == {"base", "aligned"}
+
+
+def test_without_an_aligned_model_it_says_what_to_do(context: Context) -> None:
+    context.run.reopen("training")
+    with pytest.raises(RunError, match="no aligned model .* type `agfsync training"):
+        evaluation.run(context)
+
+
+def test_a_judge_that_says_nothing_stops_the_run(context: Context) -> None:
+    blind = {"judges": {"oracle": {"type": "bright", "model": "blind"}}}
+    with pytest.raises(BudgetError, match="evaluation: oracle: 6 of 6 pictures .* too dark to see"):
+        evaluation.run(changed(context, evaluation=blind))
+    notes = evaluation.run(changed(context, evaluation=blind, failure_budget=1.0))
+    assert notes["unscored"] == {"bright": {}, "oracle": {"too dark to see": 6}}
+    assert set(notes["judges"]) == {"bright"}
+
+
+def test_no_held_out_caption_is_an_empty_evaluation(context: Context) -> None:
+    context.run.select("questions", ["c0"])
+    notes = evaluation.run(context)
+    assert (notes["captions"], notes["judges"], BUILT) == (0, {}, [])
