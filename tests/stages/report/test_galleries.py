@@ -72,6 +72,15 @@ def test_large_pictures_are_brought_down() -> None:
     assert (picture.format, picture.size) == ("WEBP", (384, 384))
 
 
+def test_a_format_is_known_by_its_first_bytes() -> None:
+    files = {}
+    for kind in ("PNG", "WEBP", "JPEG"):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, kind)
+        files[kind.lower()] = file.getvalue()
+    assert all(uri.startswith(f"data:image/{kind};") for kind, uri in data_uris(files).items())
+
+
 def test_many_pictures_keep_to_the_budget(monkeypatch: Any) -> None:
     monkeypatch.setattr(galleries, "BUDGET", 200_000)
     uris = data_uris({str(i): png(256, noise=True) for i in range(8)})

@@ -5,8 +5,9 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from agfsync.pictures import BrokenPicture, decode
 from agfsync.records import Comparison, Pair, Question
 from agfsync.stages.report.evidence import Drawn, Evidence, Judged
 
@@ -113,17 +114,20 @@ def data_uris(images: Mapping[str, bytes]) -> dict[str, str]:
 def _file(image: bytes, edge: int) -> tuple[str, bytes] | None:
     """A picture's media subtype and file: as it is where it is small, else as WebP of at most `edge` pixels."""
     try:
-        with Image.open(io.BytesIO(image), formats=["PNG", "WEBP", "JPEG"]) as opened:
-            opened.load()
-            if max(opened.size) <= edge and len(image) <= edge * edge:
-                return str(opened.format).lower(), image
-            small = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        small = decode(image)
+    except BrokenPicture:
         return None
+    if max(small.size) <= edge and len(image) <= edge * edge:
+        return _subtype(image), image
     small.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "WEBP", quality=82)
     return "webp", file.getvalue()
+
+
+def _subtype(image: bytes) -> str:
+    """The media subtype of a picture's file, by its first bytes."""
+    return "png" if image.startswith(b"\x89PNG") else "webp" if image.startswith(b"RIFF") else "jpeg"
 
 
 def _gains(comparisons: Sequence[Comparison], judge: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agfsync.config import Recipe
 
-Role = Literal["independent", "trained on", "weightless"]
+Role = Literal["independent", "trained on", "unweighted"]
 """A judge nothing trains or selects on; a scorer that chose the pairs; a scorer whose weight is 0."""
 
 Tone = Literal["better", "worse", "mixed", "unclear", "unjudged"]
@@ -59,13 +59,13 @@ def role_of(judge: str, recipe: Recipe) -> Role:
     """What `judge` is to this run's training."""
     if judge not in recipe.scores.scorers:
         return "independent"
-    return "trained on" if recipe.pairs.weights.get(judge) else "weightless"
+    return "trained on" if recipe.pairs.weights.get(judge) else "unweighted"
 
 
 def standings(summary: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> list[Standing]:
     """The evaluation's summary by judge, independent judges first."""
     found = [Standing(judge=judge, role=role_of(judge, recipe), **figures) for judge, figures in summary.items()]
-    order: list[Role] = ["independent", "trained on", "weightless"]
+    order: list[Role] = ["independent", "trained on", "unweighted"]
     return sorted(found, key=lambda s: order.index(s.role))
 
 
