@@ -15,7 +15,7 @@ class Generator(Protocol):
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """One picture for each prompt and its seed, in order, all in one batch.
 
-        Each seed starts one CPU generator that gives the image's embedding noise n ~ N(0, `embedding_noise`^2 I) and its
-        latents z0, as in x0 = G(c + n, z0) (Eq. 1). Equal prompts are encoded once.
+        Each seed starts one CPU generator that gives the image's embedding noise n ~ N(0, `embedding_noise`^2 I) and
+        its latents z0, as in x0 = G(c + n, z0) (Eq. 1). Equal prompts are encoded once.
         """
         ...

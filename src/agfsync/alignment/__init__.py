@@ -1,0 +1,91 @@
+"""What makes a model prefer the winners: losses, noising, batches, loop, checkpoints; one file a method.
+
+Legend of the shape suffixes: P pairs, B samples (winners, then losers: 2P), C H W latent channels, height, width,
+T tokens, D embedding width, N diffusion timesteps.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+Conditioning = Mapping[str, Tensor]
+"""What a prompt says to the denoiser: named tensors, one row a prompt."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What alignment needs of a generator: its network, its noise schedule, and the way into its latent space."""
+
+    identity: str
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained."""
+        ...
+
+    @property
+    def alphas_cumprod_N(self) -> Tensor:
+        """The signal's share of the variance at each timestep, in 0..1, falling."""
+        ...
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network predicts: "epsilon" or "v_prediction"."""
+        ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Scaled latents, float32 (B, C, H, W)."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning tensors, one row a prompt."""
+        ...
+
+    def predict(
+        self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """What `network`, this generator's or a copy of it, predicts: (B, C, H, W)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the whole generator, with the network as it now is."""
+        ...
+
+    def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Writes a LoRA of the network, `weights` by peft's names."""
+        ...
+
+
+class Reference(Protocol):
+    """The base model, which never moves."""
+
+    def __call__(self) -> AbstractContextManager[nn.Module]:
+        """A context in which its network predicts as the base does and nothing is recorded for a gradient."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairErrors:
+    """Mean squared errors of a batch of pairs, each float32 (P,): the trained network's and the reference's."""
+
+    winner_P: Tensor
+    loser_P: Tensor
+    winner_reference_P: Tensor
+    loser_reference_P: Tensor
+
+
+class Method(Protocol):
+    """An alignment objective; its settings are the recipe's `training.method`."""
+
+    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and the scalars to log beside it."""
+        ...

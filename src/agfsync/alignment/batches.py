@@ -1,0 +1,78 @@
+"""The pairs as tensors: encoded once before training, cached, and dealt out in an order that follows from the seed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from agfsync.alignment import Conditioning
+from agfsync.alignment.safe import read_tensors, write_tensors
+from agfsync.records import seed_of
+
+ROLES = ("winner_P", "loser_P", "prompt_P")
+PREFIX = "conditioning."
+"""of the conditioning's tensors in the cache"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some pairs: clean latents (2P, C, H, W) and conditioning (2P rows), the winners first, then their losers."""
+
+    latents_BCHW: Tensor
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPairs:
+    """Every pair's winner, loser and prompt, as int64 (P,) rows of the images' latents and of the conditioning."""
+
+    latents_ICHW: Tensor
+    conditioning: Conditioning
+    winner_P: Tensor
+    loser_P: Tensor
+    prompt_P: Tensor
+
+    def __len__(self) -> int:
+        return len(self.winner_P)
+
+    def batch(self, rows: Tensor, device: torch.device) -> Batch:
+        """The pairs at `rows`, on `device`."""
+        images_B = torch.cat([self.winner_P[rows], self.loser_P[rows]])
+        prompts_B = self.prompt_P[rows].repeat(2)
+        conditioning = {name: tensor[prompts_B].to(device) for name, tensor in self.conditioning.items()}
+        return Batch(self.latents_ICHW[images_B].to(device), conditioning)
+
+    def save(self, path: Path, digest: str) -> None:
+        """Keeps them at `path` for a resume."""
+        tensors = {"latents_ICHW": self.latents_ICHW, **{role: getattr(self, role) for role in ROLES}}
+        write_tensors(path, tensors | _prefixed(self.conditioning), {"digest": digest})
+
+    @classmethod
+    def load(cls, path: Path, digest: str) -> Self | None:
+        """Those that were saved at `path` under `digest`, if they are there."""
+        found = read_tensors(path)
+        if found is None or found.metadata.get("digest") != digest:
+            return None
+        conditioning = {n.removeprefix(PREFIX): t for n, t in found.tensors.items() if n.startswith(PREFIX)}
+        return cls(conditioning=conditioning, **{n: found.tensors[n] for n in ("latents_ICHW", *ROLES)})
+
+
+def _prefixed(conditioning: Conditioning) -> dict[str, Tensor]:
+    return {PREFIX + name: tensor for name, tensor in conditioning.items()}
+
+
+def rows_of_step(seed: int, step: int, size: int, pairs: int) -> Tensor:
+    """Which `size` of `pairs` step `step` trains on: int64 (size,).
+
+    The epochs' shuffles stand end to end and a step takes the next `size` of them, so that every pair comes up once an
+    epoch and a resume needs to know nothing but the step.
+    """
+    places = range(step * size, (step + 1) * size)
+    shuffles = {epoch: _shuffle(seed, epoch, pairs) for epoch in {place // pairs for place in places}}
+    return torch.stack([shuffles[place // pairs][place % pairs] for place in places])
+
+
+def _shuffle(seed: int, epoch: int, pairs: int) -> Tensor:
+    return torch.randperm(pairs, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch)))

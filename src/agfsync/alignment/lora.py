@@ -1,0 +1,52 @@
+"""LoRA: low-rank adapters on the attention layers, through peft."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from agfsync.errors import ModelError
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+"""Diffusers' names of the attention's projections."""
+
+
+def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int) -> None:
+    """Freezes `network` and puts adapters of strength alpha / rank on its attention; they add nothing until trained.
+
+    Raises:
+        ModelError: it has no attention by diffusers' names.
+    """
+    network.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            inject_adapter_in_model(config, network)
+        except ValueError as failure:
+            raise ModelError(f"no LoRA fits this model: it has no layers called {', '.join(TARGETS)}") from failure
+
+
+@contextmanager
+def adapters_off(network: nn.Module) -> Iterator[None]:
+    """Within, `network` is what it was before its adapters, to the last bit."""
+    adapters = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    for adapter in adapters:
+        adapter.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.enable_adapters(True)
+
+
+def adapter_weights(network: nn.Module, rank: int, alpha: float) -> Mapping[str, Tensor]:
+    """The adapters' weights by peft's names, with alpha / rank multiplied in.
+
+    Programs differ in whether they read alpha, and where from: a file that needs none is as strong in all of them.
+    """
+    weights: Mapping[str, Tensor] = get_peft_model_state_dict(network)
+    return {n: (t * (alpha / rank) if "lora_B" in n else t).contiguous() for n, t in weights.items()}

@@ -1,0 +1,167 @@
+"""Stage 6: the generator's network learns to prefer the winners (Eq. 8).
+
+Whatever is written is whole or not there: a run that was killed goes on from its last checkpoint, to the same model.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agfsync import catalog
+from agfsync.alignment import Denoiser, Method, Reference
+from agfsync.alignment.batches import EncodedPairs
+from agfsync.alignment.checkpoints import Checkpoints
+from agfsync.alignment.loop import Plan, align
+from agfsync.alignment.lora import adapter_weights, add_adapters
+from agfsync.alignment.metrics import read_metrics
+from agfsync.alignment.reference import AdaptersOff, FrozenCopy
+from agfsync.alignment.safe import flush
+from agfsync.config import LoraSettings, Recipe, Training
+from agfsync.disk import guarded
+from agfsync.errors import ModelError, RunError
+from agfsync.pictures import decode
+from agfsync.records import Caption, Pair, seed_of
+from agfsync.stages import Context
+
+STAGE = "training"
+ENCODED_AT_ONCE = 32
+MODEL = "model"
+TRENDS = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
+"""Figures of which the notes hold the mean over the last tenth of the steps."""
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Train on every pair and put the aligned model, or its LoRA, at RUN/model.
+
+    Raises:
+        RunError: there is no pair.
+        ModelError: the generator can't be loaded or trained.
+        DivergedError: a loss or gradient isn't finite.
+    """
+    recipe, folder = context.recipe, context.run.path / STAGE
+    settings, lora = recipe.training, recipe.training.method.lora
+    context.progress.say(f"{STAGE}: loading {recipe.candidates.generator.model}")
+    denoiser = _denoiser(recipe)
+    pairs = _encoded(context, denoiser, folder / "pairs.safetensors")
+    # Made before a checkpoint is put in place: the reference is the base and never moves.
+    reference = _reference(denoiser, settings, seed_of(recipe.seed, "lora"))
+    method: Method = catalog.build("methods", settings.method.model_dump(exclude={"lora"}))
+    checkpoints, log = Checkpoints(folder / "checkpoints", context.digest), folder / "metrics.jsonl"
+    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method"}))
+    with context.progress.stage(STAGE, plan.steps, "steps", done=checkpoints.last()) as task:
+
+        def tell(line: Mapping[str, float]) -> None:
+            task.advance(1, loss=line["loss"], accuracy=line["implicit_accuracy"])
+
+        align(denoiser, reference, method, pairs, plan, checkpoints, log, tell)
+    _put(context.run.path / MODEL, lambda beside: _save(denoiser, lora, beside))
+    return _notes(denoiser, len(pairs), read_metrics(log))
+
+
+def _denoiser(recipe: Recipe) -> Denoiser:
+    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16."""
+    settings = recipe.candidates.generator
+    denoiser = catalog.build("generators", settings.model_dump() | {"dtype": "fp32"})
+    if not isinstance(denoiser, Denoiser):
+        raise ModelError(f"a generator of the type {settings.type} can't be trained: choose another in the recipe")
+    return denoiser
+
+
+def _reference(denoiser: Denoiser, settings: Training, seed: int) -> Reference:
+    lora = settings.method.lora
+    if lora is None:
+        copy = FrozenCopy(denoiser.network, settings.precision)
+        denoiser.network.requires_grad_(True)
+        return copy
+    add_adapters(denoiser.network, lora.rank, _strength(lora), seed)
+    return AdaptersOff(denoiser.network)
+
+
+def _strength(lora: LoraSettings) -> float:
+    return lora.rank if lora.alpha is None else lora.alpha
+
+
+def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
+    """Latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
+    kept = EncodedPairs.load(cache, context.digest)
+    if kept is not None:
+        return kept
+    pairs = list(context.run.read("pairs", Pair))
+    if not pairs:
+        raise RunError(f"{context.run.path} has no pairs to train on: see pairs.weights and captions.count")
+    texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
+    wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
+    keys, latents_ICHW = _latents(context, denoiser, wanted)
+    prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[pair.caption_key] for pair in pairs))}
+    encoded = EncodedPairs(
+        latents_ICHW,
+        _conditioning(denoiser, list(prompts)),
+        winner_P=torch.tensor([keys[pair.winner_key] for pair in pairs]),
+        loser_P=torch.tensor([keys[pair.loser_key] for pair in pairs]),
+        prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
+    )
+    encoded.save(cache, context.digest)
+    return encoded
+
+
+def _latents(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor]:
+    """The candidates `wanted`: each one's row in the latents, and the latents (I, C, H, W) on the CPU."""
+    keys: list[str] = []
+    parts: list[Tensor] = []
+    candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
+    with context.progress.stage(f"{STAGE}: encoding", len(wanted), "images") as task:
+        while rows := list(islice(candidates, ENCODED_AT_ONCE)):
+            keys += [row["key"] for row in rows]
+            parts.append(denoiser.encode_images([decode(row["image"]["bytes"]) for row in rows]).cpu())
+            task.advance(len(rows))
+    return {key: place for place, key in enumerate(keys)}, torch.cat(parts)
+
+
+def _conditioning(denoiser: Denoiser, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+    """Each prompt's conditioning, on the CPU."""
+    parts = [denoiser.encode_prompts(some) for some in _slices(prompts)]
+    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+
+
+def _slices(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (prompts[first : first + ENCODED_AT_ONCE] for first in range(0, len(prompts), ENCODED_AT_ONCE))
+
+
+def _save(denoiser: Denoiser, lora: LoraSettings | None, folder: Path) -> None:
+    if lora is None:
+        denoiser.save(folder)
+    else:
+        denoiser.save_adapter(adapter_weights(denoiser.network, lora.rank, _strength(lora)), folder)
+
+
+def _put(folder: Path, write: Callable[[Path], None]) -> None:
+    """What `write` makes, at `folder`: whole, or what was there before."""
+    beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
+    with guarded(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        write(beside)
+        for path in beside.rglob("*"):
+            flush(path)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
+        beside.rename(folder)
+        flush(folder.parent)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _notes(denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]]) -> Mapping[str, Any]:
+    """Counts, and the means over the last tenth of the steps."""
+    last = lines[-max(1, len(lines) // 10) :]
+    return {
+        "pairs": pairs,
+        "steps": len(lines),
+        "trained_parameters": sum(p.numel() for p in denoiser.network.parameters() if p.requires_grad),
+        "step_seconds": sum(line["seconds"] for line in lines),
+        **{name: sum(line[name] for line in last) / len(last) for name in TRENDS},
+    }

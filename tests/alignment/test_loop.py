@@ -1,0 +1,250 @@
+"""The loop: agrees with a naive implementation, resumes to the last bit, and its reference never moves."""
+
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agfsync.alignment import PairErrors, Reference
+from agfsync.alignment.batches import EncodedPairs, rows_of_step
+from agfsync.alignment.checkpoints import Checkpoints
+from agfsync.alignment.dpo import DiffusionDPO
+from agfsync.alignment.loop import Plan, align, learning_rate, pair_errors
+from agfsync.alignment.lora import add_adapters
+from agfsync.alignment.noising import draw_noise
+from agfsync.alignment.reference import AdaptersOff, FrozenCopy
+from agfsync.errors import DivergedError
+from agfsync.generators.stable_diffusion import StableDiffusion
+
+PLAN = Plan(steps=6, batch=3, learning_rate=1e-3, seed=11, warmup=2, precision="fp32", checkpoint_every=2)
+METHOD = DiffusionDPO(beta=500.0)
+Line = dict[str, float]
+
+
+def prepare(folder: Path, lora: bool, precision: str) -> tuple[StableDiffusion, Reference]:
+    denoiser = StableDiffusion(str(folder), device="cpu")
+    if lora:
+        add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
+        return denoiser, AdaptersOff(denoiser.network)
+    reference = FrozenCopy(denoiser.network, precision)
+    denoiser.network.requires_grad_(True)
+    return denoiser, reference
+
+
+def lines(path: Path) -> list[Line]:
+    """The log without its times."""
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+@dataclass
+class Session:
+    """What a process that trains holds; each call of `go` is a new process on the same folder."""
+
+    model: Path
+    folder: Path
+    pairs: EncodedPairs
+    plan: Plan = PLAN
+    lora: bool = False
+    digest: str = "a"
+
+    def go(self, tell: Callable[[Line], None] = lambda line: None) -> tuple[StableDiffusion, Reference]:
+        denoiser, reference = prepare(self.model, self.lora, self.plan.precision)
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.digest)
+        align(denoiser, reference, METHOD, self.pairs, self.plan, checkpoints, self.log, lambda line: tell(dict(line)))
+        return denoiser, reference
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(step: int) -> Callable[[Line], None]:
+    def kill(line: Line) -> None:
+        if line["step"] == step:
+            raise Killed
+
+    return kill
+
+
+def naive_loss(
+    trained: nn.Module, base: nn.Module, pairs: EncodedPairs, denoiser: StableDiffusion, beta: float
+) -> Tensor:
+    """The paper's Eq. 8 pair by pair, each image through each network by itself."""
+    scheduler = denoiser._pipeline.scheduler
+    rows = rows_of_step(PLAN.seed, 0, PLAN.batch, len(pairs))
+    drawn = draw_noise(PLAN.seed, 0, torch.Size([PLAN.batch, 4, 8, 8]), 1000)
+    (text,) = pairs.conditioning.values()
+    losses = []
+    for place, row in enumerate(rows):
+        noise, timestep = drawn.noise_PCHW[place, None], drawn.timesteps_P[place, None]
+        change = []
+        for image in (pairs.winner_P[row], pairs.loser_P[row]):
+            noisy = scheduler.add_noise(pairs.latents_ICHW[image, None], noise, timestep)
+            prompt = text[pairs.prompt_P[row], None]
+            ours = F.mse_loss(trained(noisy, timestep, prompt).sample, noise)
+            theirs = F.mse_loss(base(noisy, timestep, prompt).sample, noise)
+            change.append(ours - theirs.detach())
+        losses.append(-torch.log(torch.sigmoid(-beta / 2 * (change[0] - change[1]))))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_loss_and_gradients_agree_with_a_naive_implementation(
+    tiny_generator: Path, pairs: EncodedPairs, nudge: Callable[[nn.Module], None], lora: bool
+) -> None:
+    base = StableDiffusion(str(tiny_generator), device="cpu").network
+    denoiser, reference = prepare(tiny_generator, lora, "fp32")
+    nudge(denoiser.network)
+    trained = [p for p in denoiser.network.parameters() if p.requires_grad]
+
+    batch = pairs.batch(rows_of_step(PLAN.seed, 0, PLAN.batch, len(pairs)), denoiser.device)
+    noise = draw_noise(PLAN.seed, 0, torch.Size([PLAN.batch, 4, 8, 8]), 1000)
+    loss, _ = DiffusionDPO(100.0).loss(pair_errors(denoiser, reference, batch, noise))
+    gradients = torch.autograd.grad(loss, trained)
+
+    naive = naive_loss(denoiser.network, base, pairs, denoiser, 100.0)
+    naive_gradients = torch.autograd.grad(naive, trained)
+    assert loss.item() != pytest.approx(math.log(2), rel=1e-3)
+    torch.testing.assert_close(loss, naive, rtol=1e-5, atol=1e-5)
+    scale = max(gradient.abs().max() for gradient in naive_gradients)
+    for ours, theirs in zip(gradients, naive_gradients, strict=True):
+        torch.testing.assert_close(ours / scale, theirs / scale, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_first_loss_is_log_two(
+    tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path, precision: str, lora: bool
+) -> None:
+    plan = replace(PLAN, steps=1, precision=precision)  # type: ignore[arg-type]
+    session = Session(tiny_generator, tmp_path, pairs, plan, lora)
+    session.go()
+    (line,) = lines(session.log)
+    assert line["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert line["implicit_accuracy"] == 0.5
+    assert line["winner_error_change"] == line["loser_error_change"] == 0
+    assert line["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize(("precision", "lora"), [("fp32", False), ("bf16", False), ("fp32", True)])
+def test_resumes_to_the_last_bit(
+    tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path, precision: str, lora: bool
+) -> None:
+    plan = replace(PLAN, precision=precision)  # type: ignore[arg-type]
+    whole = Session(tiny_generator, tmp_path / "whole", pairs, plan, lora)
+    cut = Session(tiny_generator, tmp_path / "cut", pairs, plan, lora)
+    straight, _ = whole.go()
+    for step in (1, 3, 5):
+        with pytest.raises(Killed):
+            cut.go(killer(step))
+    resumed, reference = cut.go()
+    assert [line["step"] for line in lines(whole.log)] == [1, 2, 3, 4, 5, 6]
+    assert lines(cut.log) == lines(whole.log)
+    assert torch.equal(weights(resumed.network), weights(straight.network))
+
+
+def test_the_reference_never_moves(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    base = weights(StableDiffusion(str(tiny_generator), device="cpu").network)
+    session = Session(tiny_generator, tmp_path, pairs)
+    with pytest.raises(Killed):
+        session.go(killer(4))
+    resumed, reference = session.go()
+    assert not torch.equal(weights(resumed.network), base)
+    with reference() as frozen:
+        assert torch.equal(weights(frozen), base)
+
+
+def test_other_settings_start_afresh(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    session = Session(tiny_generator, tmp_path, pairs)
+    session.go()
+    before = lines(session.log)
+    other = replace(session, digest="b", plan=replace(PLAN, seed=12))
+    told: list[Line] = []
+    other.go(told.append)
+    assert len(told) == PLAN.steps
+    assert lines(other.log) != before
+    assert Checkpoints(tmp_path / "checkpoints", "a").last() == 0
+
+
+def test_a_finished_training_is_only_loaded(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    session = Session(tiny_generator, tmp_path, pairs)
+    first, _ = session.go()
+    told: list[Line] = []
+    again, _ = session.go(told.append)
+    assert told == []
+    assert torch.equal(weights(first.network), weights(again.network))
+    assert len(lines(session.log)) == PLAN.steps
+
+
+def test_training_prefers_the_winners(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    signs = torch.tensor([1.0] * 5 + [-1.0] * 5).view(10, 1, 1, 1)
+    plan = replace(PLAN, steps=30, learning_rate=3e-3, checkpoint_every=30)
+    session = Session(tiny_generator, tmp_path, replace(pairs, latents_ICHW=signs.expand(10, 4, 8, 8)), plan)
+    session.go()
+    last = lines(session.log)[-10:]
+    assert sum(line["implicit_accuracy"] for line in last) / 10 > 0.8
+    assert sum(line["winner_error_change"] - line["loser_error_change"] for line in last) < 0
+
+
+class Poisoned:
+    """A method that goes wrong in its third step."""
+
+    def __init__(self, poison: float) -> None:
+        self._poison, self._steps = poison, 0
+
+    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+        self._steps += 1
+        loss, metrics = METHOD.loss(errors)
+        return loss * (self._poison if self._steps == 3 else 1.0), metrics
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_divergence_stops_before_the_weights_are_spoilt(
+    tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path, poison: float
+) -> None:
+    denoiser, reference = prepare(tiny_generator, False, "fp32")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
+    with pytest.raises(DivergedError, match="loss is .* at step 3; lower training.learning_rate") as caught:
+        align(denoiser, reference, Poisoned(poison), pairs, PLAN, checkpoints, tmp_path / "log", lambda line: None)
+    assert "\n" not in str(caught.value)
+    assert torch.isfinite(weights(denoiser.network)).all()
+    assert checkpoints.last() == 2
+
+
+def test_an_infinite_gradient_diverges(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    denoiser, reference = prepare(tiny_generator, False, "fp32")
+    next(denoiser.network.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
+    with pytest.raises(DivergedError, match="gradient is .* at step 1"):
+        align(denoiser, reference, METHOD, pairs, PLAN, checkpoints, tmp_path / "log", lambda line: None)
+
+
+def test_learning_rate() -> None:
+    plan = replace(PLAN, steps=12, warmup=2, learning_rate=1.0)
+    assert [learning_rate(plan, step) for step in (0, 1, 2, 7)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert 0 < learning_rate(plan, 11) < 0.03
+    constant = replace(plan, schedule="constant")
+    assert [learning_rate(constant, step) for step in (0, 1, 11)] == [0.5, 1.0, 1.0]
+
+
+def test_winner_and_loser_share_noise_and_timestep(denoiser: StableDiffusion, pairs: EncodedPairs) -> None:
+    same = replace(pairs, loser_P=pairs.winner_P)
+    noise = draw_noise(0, 0, torch.Size([3, 4, 8, 8]), 1000)
+    batch = same.batch(torch.tensor([0, 1, 2]), denoiser.device)
+    errors = pair_errors(denoiser, FrozenCopy(deepcopy(denoiser.network), "fp32"), batch, noise)
+    torch.testing.assert_close(errors.winner_P, errors.loser_P)

@@ -1,0 +1,108 @@
+"""The training stage on a real, tiny Stable Diffusion."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from agfsync import catalog
+from agfsync.config import dump
+from agfsync.errors import ModelError, RunError
+from agfsync.progress import Silent
+from agfsync.stages import Context, candidates, captions, pairs, questions, scores, training
+from agfsync.store import Run
+
+SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def paired(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> Iterator[Context]:
+    """A run with pairs of pictures that the tiny generator drew."""
+    generator = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "device": "cpu"}
+    recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}})
+    with Run.create(tmp_path / "run", dump(recipe)) as run:
+        context = Context(run, recipe, Silent(), "digest")
+        for stage in (captions, questions, candidates, scores, pairs):
+            stage.run(context)
+        yield context
+
+
+def lines(context: Context) -> list[dict[str, float]]:
+    text = (context.run.path / "training" / "metrics.jsonl").read_text()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
+
+
+def with_training(context: Context, make_recipe: Any, **changes: Any) -> Context:
+    generator = context.recipe.candidates.generator.model_dump()
+    recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}} | changes)
+    return replace(context, recipe=recipe, digest=f"{context.digest}+{json.dumps(changes)}")
+
+
+def test_makes_a_pipeline_whose_unet_alone_has_moved(paired: Context, tiny_generator: Path) -> None:
+    notes = training.run(paired)
+    model = paired.run.path / "model"
+    assert [path.name for path in paired.run.path.glob("model*")] == ["model"]
+    StableDiffusionPipeline.from_pretrained(model, use_safetensors=True)
+    for name in (UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        before, after = load_file(tiny_generator / name), load_file(model / name)
+        assert before.keys() == after.keys()
+        assert all(before[key].equal(after[key]) for key in before) == (name != UNET)
+    assert notes["steps"] == 4 and notes["pairs"] == len(list(paired.run.rows("pairs")))
+    assert json.dumps(notes)
+
+
+def test_logs_every_step(paired: Context) -> None:
+    training.run(paired)
+    figures = {"loss", "implicit_accuracy", "winner_error_change", "loser_error_change"}
+    assert [line["step"] for line in lines(paired)] == [1, 2, 3, 4]
+    assert all(line.keys() == {"step", "gradient_norm", "learning_rate"} | figures for line in lines(paired))
+
+
+def test_lora_makes_an_adapter_that_the_generator_takes(paired: Context, make_recipe: Any) -> None:
+    context = with_training(paired, make_recipe, method={"beta": 500.0, "lora": {"rank": 2}})
+    notes = training.run(context)
+    model = context.run.path / "model"
+    assert [path.name for path in model.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
+    assert len(generator.draw(["a"], [1], 0.0)) == 1
+    assert 0 < notes["trained_parameters"] < 10_000
+
+
+def test_killed_between_training_and_saving_it_only_saves(paired: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_put", killed)
+        training.run(paired)
+    before = lines(paired)
+    monkeypatch.setattr(training, "_latents", killed)
+    training.run(paired)
+    assert lines(paired) == before and (paired.run.path / "model" / UNET).is_file()
+
+
+def test_another_training_replaces_the_model(paired: Context, make_recipe: Any) -> None:
+    training.run(paired)
+    first, before = load_file(paired.run.path / "model" / UNET), lines(paired)
+    training.run(with_training(paired, make_recipe, learning_rate=5e-3))
+    second = load_file(paired.run.path / "model" / UNET)
+    assert any(not first[name].equal(second[name]) for name in first)
+    assert lines(paired)[-1] != before[-1]
+    assert [path.name for path in paired.run.path.glob("model*")] == ["model"]
+
+
+def test_without_pairs_it_says_so(paired: Context) -> None:
+    paired.run.select("pairs", [])
+    with pytest.raises(RunError, match="no pairs to train on"):
+        training.run(paired)
+
+
+def test_a_generator_that_only_draws_cant_be_trained(context: Context) -> None:
+    with pytest.raises(ModelError, match="type double can't be trained"):
+        training.run(context)
