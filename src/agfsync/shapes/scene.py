@@ -115,6 +115,17 @@ def random_spec(rng: random.Random, groups: int, things: int) -> Spec:
     return Spec(tuple(made), background=rng.choice(BACKGROUNDS))
 
 
+def scatter(count: int, rng: random.Random) -> Scene:
+    """A scene of up to `count` unlike things wherever there is room: denser than any caption asks for, good to learn from."""
+    placed: list[Thing] = []
+    for _ in range(count):
+        group = _complete(Group(rng.choice(SHAPES)), rng)
+        thing = _try_place(group, placed, [], None, rng)
+        if thing is not None:
+            placed.append(thing)
+    return Scene(tuple(placed), rng.choice(BACKGROUNDS))
+
+
 def _complete(group: Group, rng: random.Random) -> Group:
     """`group` with what it leaves open chosen at random."""
     return Group(

@@ -19,7 +19,7 @@ from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import to_tensor
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
-PLAN = Plan("clip", steps=1500, batch=96, learning_rate=1e-3)
+PLAN = Plan("clip", steps=1200, batch=64, learning_rate=1e-3)
 HARD_NEGATIVES = 1
 """Wrong captions that each picture gets beside its right one."""
 WIDTH = 128

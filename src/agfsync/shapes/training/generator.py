@@ -19,9 +19,9 @@ from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import to_tensor
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
-PLAN = Plan("generator", steps=3000, batch=64, learning_rate=6e-4, ema=0.998)
+PLAN = Plan("generator", steps=2300, batch=64, learning_rate=6e-4, ema=0.998)
 POOL = 12_000
-"""Pictures whose latents are kept; each comes round about sixteen times, with a caption worded and garbled anew."""
+"""Pictures whose latents are kept; each comes round about twelve times, with a caption worded and garbled anew."""
 SWAPPED, DROPPED = 0.3, 0.05
 """Shares of the captions' attributes that are wrong and that are missing."""
 CAPTION_DROPOUT = 0.1

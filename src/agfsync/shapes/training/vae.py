@@ -32,14 +32,30 @@ def build() -> AutoencoderKL:
 
 
 def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> AutoencoderKL:
-    """Trains an autoencoder on random scenes and sets its scaling factor, by which latents have unit variance."""
+    """Trains an autoencoder on random scenes; its latents then have zero mean and unit variance in each channel."""
     torch.manual_seed(plan.seed)
     vae = build().to(device())
     train(plan, vae, lambda rng: _loss(vae, _batch(rng, plan.batch)), folder, tell)
-    with torch.no_grad():
-        latents = vae.encode(_batch(random.Random("scale"), 256)).latent_dist.mean
-    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    _standardise(vae, _batch(random.Random("standardise"), 512))
     return vae
+
+
+@torch.no_grad()
+def _standardise(vae: AutoencoderKL, images_BCHW: Tensor) -> None:
+    """Folds the latents' standardisation into the 1x1 convolutions on both sides of them.
+
+    One scaling factor for all channels, as Stable Diffusion has, would leave the quiet channels drowned in noise.
+    """
+    latents_BCHW = vae.encode(images_BCHW).latent_dist.mean
+    mean_C, std_C = latents_BCHW.mean(dim=(0, 2, 3)), latents_BCHW.std(dim=(0, 2, 3))
+    into, out = vae.quant_conv, vae.post_quant_conv
+    channels = len(mean_C)
+    into.weight[:channels] /= std_C[:, None, None, None]
+    into.bias[:channels] = (into.bias[:channels] - mean_C) / std_C
+    into.bias[channels:] -= 2 * std_C.log()
+    out.bias += out.weight[:, :, 0, 0] @ mean_C
+    out.weight *= std_C[None, :, None, None]
+    vae.register_to_config(scaling_factor=1.0)
 
 
 def _batch(rng: random.Random, size: int) -> Tensor:
