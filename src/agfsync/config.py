@@ -1,7 +1,7 @@
 """The recipe: one model a stage, in stage order; the only place with defaults.
 
-A recipe is a YAML file. What it leaves out has its default here; what it says and isn't known here is an error that names
-the key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
+A recipe is a YAML file. What it leaves out has its default here; what it says and isn't known here is an error that
+names the key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
 """
 
 from collections.abc import Sequence
@@ -183,7 +183,8 @@ class Recipe(Section):
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in (files("agfsync") / "recipes").iterdir() if p.name.endswith(".yaml"))
+    there = (path.name for path in (files("agfsync") / "recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
 
 
 def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -270,11 +271,12 @@ def _first_fault(failure: ValidationError) -> str:
 
 def _known_keys(parents: list[str]) -> list[str]:
     """The keys of the section at `parents`; none where the section's keys are free names."""
-    section: Any = Recipe
+    section: type[BaseModel] = Recipe
     for name in parents:
-        field = section.model_fields.get(name) if isinstance(section, type) else None
+        field = section.model_fields.get(name)
         kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        if section is None:
+        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if found is None:
             return list(ScorerSettings.model_fields)
+        section = found
     return list(section.model_fields)

@@ -1,4 +1,4 @@
-"""The error tree. Whatever a user can mend is an `AgfsyncError`: one line that says what is wrong, where, and what to do."""
+"""The error tree. What a user can mend is an `AgfsyncError`: one line that says what is wrong, where, what to do."""
 
 
 class AgfsyncError(Exception):

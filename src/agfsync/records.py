@@ -1,7 +1,7 @@
 """The nouns: what crosses from one stage to the next, each with the Arrow schema of its table.
 
-A record's key is what it is: a digest of what made it, so that the same work has the same key on every machine, and work
-that is done is found again whatever else changed.
+A record's key is what it is: a digest of what made it, so that the same work has the same key on every machine, and
+work that is done is found again whatever else changed.
 """
 
 import hashlib
@@ -199,7 +199,7 @@ class Pair(Record):
 class Comparison(Record):
     """Base and aligned model on one held-out caption by one judge, same seed; values on 0..100.
 
-    `element_type` is set where the row speaks of the caption's questions of one type, and empty where of the whole image.
+    `element_type` is set where the row speaks of the caption's questions of one type, empty where of the whole image.
     """
 
     key: str

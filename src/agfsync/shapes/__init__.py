@@ -1,1 +1,1 @@
-"""The embedded Shapes world: scenes, drawing, language, oracle, and the small trained models that come with the package."""
+"""The embedded Shapes world: scenes, drawing, language, oracle, and the small trained models that come with it."""

@@ -1,4 +1,4 @@
-"""The model card of the Shapes world: what its models can do, measured on drawings and captions none of them has seen."""
+"""The Shapes world's model card: what its models can do, measured on scenes drawn for it and shown to none of them."""
 
 import random
 from collections import Counter
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -43,7 +44,8 @@ class Figure:
 
 def measure(folder: Path) -> list[Figure]:
     """Every figure of the models in `folder`."""
-    return [*_sizes(folder), *_oracle(), *_vae(folder), *_vqa(folder), *_clip(folder), *_aesthetic(folder), *_generator(folder)]
+    of_models = (_sizes, _vae, _vqa, _clip, _aesthetic, _generator)
+    return [*_oracle(), *(figure for figures in of_models for figure in figures(folder))]
 
 
 def render(figures: list[Figure]) -> str:
@@ -54,9 +56,9 @@ def render(figures: list[Figure]) -> str:
 
 _HEAD = f"""# The Shapes world's models
 
-Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the generator on
-captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%} are missing. They know nothing of the real world.
-`agfsync shapes card` measured what follows, on drawings and captions that no model was trained on.
+Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the
+generator on captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%} are missing. They know
+nothing of the real world. What follows was measured by `agfsync shapes card` on scenes that it drew anew.
 """
 
 
@@ -112,20 +114,21 @@ def _vqa(folder: Path) -> list[Figure]:
     lines = []
     for answer, word in ((True, "yes"), (False, "no")):
         counts = [sum(n for (_, a), n in counter.items() if a == answer) for counter in (right, asked)]
-        lines.append(Figure(f"VQA: right answers on held-out drawings, {word}-questions", _share(*counts), "95 % at least"))
+        what = f"VQA: right answers on held-out drawings, {word}-questions"
+        lines.append(Figure(what, _share(*counts), "95 % at least"))
     kinds = sorted({kind for kind, _ in asked})
     by_kind = ", ".join(f"{k} {_rate(right, k) / _rate(asked, k):.1%}" for k in kinds)
     return [*lines, Figure("VQA: by element type", by_kind)]
 
 
-def _rate(counts: "Counter[tuple[str, bool]]", kind: str) -> int:
+def _rate(counts: Counter[tuple[str, bool]], kind: str) -> int:
     return counts[kind, True] + counts[kind, False]
 
 
 def _clip(folder: Path) -> list[Figure]:
     clip = ClipEmbedder(str(folder / "clip"), None, "fp32", "cpu")
     rng = random.Random("card/clip")
-    specs, scenes = zip(*(any_captioned_scene(rng) for _ in range(100)), strict=True)
+    scenes = [any_captioned_scene(rng)[1] for _ in range(100)]
     texts, _ = clip.texts([write(describe(scene, rng), rng) for scene in scenes])
     similarity = clip.images([draw(scene) for scene in scenes]) @ texts.T
     own = torch.arange(len(scenes))
@@ -140,7 +143,8 @@ def _aesthetic(folder: Path) -> list[Figure]:
     rng = random.Random("card/aesthetic")
     degrees = [rng.choice((0.0, rng.uniform(0.3, 1))) for _ in range(400)]
     images = [spoil(draw(any_scene(rng)), degree, rng) for degree in degrees]
-    said = [word.value for word in judge.score([Item("", (), image) for image in images]) if isinstance(word, Measurement)]
+    words = judge.score([Item("", (), image) for image in images])
+    said = [word.value for word in words if isinstance(word, Measurement)]
     whole = [value for value, degree in zip(said, degrees, strict=True) if degree == 0]
     spoilt = [value for value, degree in zip(said, degrees, strict=True) if degree > 0]
     better = np.mean([[a > b for b in spoilt] for a in whole])
@@ -180,8 +184,8 @@ def _content(scene: Scene) -> tuple[list[tuple[str, str, str, str]], str]:
     return sorted((t.shape, t.color, t.size, t.material) for t in scene.things), scene.background
 
 
-def _array(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    return np.asarray(image, np.float32) / 255
+def _array(image: Image.Image) -> npt.NDArray[np.float64]:
+    return np.asarray(image, np.float64) / 255
 
 
 def _share(part: int, whole: int) -> str:

@@ -52,13 +52,13 @@ def tint(color: Rgb) -> Rgb:
 
 
 def coverage(shape: str, radius: float, dx: float, dy: float, side: int) -> Mask:
-    """How much of each pixel of a `side`x`side` window a shape covers, 0..1, its centre `dx`, `dy` off the window's centre."""
+    """How much of each pixel of a `side`x`side` window a shape covers, 0..1, its centre `dx`, `dy` off the window's."""
     scale = _OVERSAMPLE
     big = Image.new("L", (side * scale, side * scale), 0)
     middle_x, middle_y = (side / 2 + dx) * scale, (side / 2 + dy) * scale
     outline = [(middle_x + x * radius * scale, middle_y + y * radius * scale) for x, y in _outline(shape)]
     ImageDraw.Draw(big).polygon(outline, fill=255)
-    return np.asarray(big.reduce(scale), np.float32) / 255
+    return np.asarray(big.reduce(scale), np.float32) / np.float32(255)
 
 
 def _paint(canvas: npt.NDArray[np.float32], thing: Thing) -> None:
@@ -99,8 +99,8 @@ def _outline(shape: str) -> tuple[tuple[float, float], ...]:
     if shape == "heart":
         return tuple(_heart(2 * math.pi * k / 64) for k in range(64))
     if shape == "cross":
-        a, b = 0.34, 0.98
-        return ((-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a))
+        arm = ((-0.34, -0.98), (0.34, -0.98), (0.34, -0.34))
+        return tuple((x * c - y * s, x * s + y * c) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)) for x, y in arm)
     raise ValueError(f"no shape is called {shape}")
 
 

@@ -25,7 +25,15 @@ from agfsync.shapes.scene import (
     located,
     related,
 )
-from agfsync.shapes.words import NOUN_PHRASE, parse_noun_phrase, place_of, relation_of, varied_noun_phrase
+from agfsync.shapes.words import (
+    NOUN_PHRASE,
+    NUMBERS,
+    PLACE_PHRASE,
+    parse_noun_phrase,
+    place_of,
+    relation_of,
+    varied_noun_phrase,
+)
 
 CATEGORIES: Final = (
     "Single Objects",
@@ -43,8 +51,7 @@ _RELATION_PHRASES: Final = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-_COUNTED_PHRASE: Final = rf"(?:an?|one|two|three|four) {NOUN_PHRASE}"
-_PLACE: Final = r"(?: (?:in|at) the (?:(?:top|upper|bottom|lower) (?:left|right)(?: corner)?|centre|center|middle))?"
+_GROUP: Final = rf"(?:an?|{'|'.join(NUMBERS.values())}) {NOUN_PHRASE}(?: {PLACE_PHRASE})?"
 
 
 def write(spec: Spec, rng: random.Random) -> str:
@@ -65,7 +72,7 @@ def read(caption: str) -> Spec:
     text = caption.lower()
     ground = re.search(r"\b(\w+) background\b", text)
     background = ground.group(1) if ground and ground.group(1) in BACKGROUNDS else None
-    found = list(re.finditer(_COUNTED_PHRASE + _PLACE, text))
+    found = list(re.finditer(_GROUP, text))
     groups = tuple(_group(match.group()) for match in found)
     between = text[found[0].end() : found[1].start()] if len(found) > 1 else ""
     return Spec(groups, relation_of(between) or None, background)
@@ -116,7 +123,10 @@ def describe(scene: Scene, rng: random.Random) -> Spec:
 
 
 def garble(spec: Spec, rate: float, rng: random.Random, drop: float = 0.0) -> Spec:
-    """`spec` with each of its attributes swapped for another of its sort with probability `rate`, dropped with `drop`."""
+    """`spec` with each of its attributes swapped for another of its sort with probability `rate`, dropped with `drop`.
+
+    A shape is never dropped; a count is swapped half as often, and never dropped.
+    """
 
     def swap(value: str | None, choices: tuple[str, ...], may_drop: bool = True) -> str | None:
         if value is None:
@@ -160,7 +170,7 @@ def _about(group: Group) -> list[Query]:
 
 
 def _group(text: str) -> Group:
-    place = re.search(_PLACE.removesuffix("?") + "$", text)
+    place = re.search(rf" {PLACE_PHRASE}$", text)
     phrase = text[: place.start()] if place else text
     return replace(parse_noun_phrase(phrase), location=place_of(place.group()) if place else None)
 
@@ -180,11 +190,11 @@ def _listed(phrases: list[str], rng: random.Random) -> str:
     return ", ".join(most) + rng.choice(_JOINS) + last if most else last
 
 
-def _some(rng: random.Random, *, shape_not: str = "", color_not: str = "", detail: float = 0.4, count: int = 1) -> Group:
-    """A group of `count` with a colour, and size and material mentioned with probability `detail` each."""
+def _some(rng: random.Random, *, unlike: Group | None = None, detail: float = 0.4, count: int = 1) -> Group:
+    """A group of other shape and colour than `unlike`; it mentions size and material with probability `detail` each."""
     return Group(
-        rng.choice([s for s in SHAPES if s != shape_not]),
-        rng.choice([c for c in COLORS if c != color_not]),
+        rng.choice([s for s in SHAPES if unlike is None or s != unlike.shape]),
+        rng.choice([c for c in COLORS if unlike is None or c != unlike.color]),
         rng.choice(SIZES) if rng.random() < detail else None,
         rng.choice(MATERIALS) if rng.random() < detail else None,
         count,
@@ -201,7 +211,7 @@ def _single(rng: random.Random) -> Spec:
 
 def _binding(rng: random.Random) -> Spec:
     one = _some(rng, detail=0.6)
-    return Spec((one, _some(rng, shape_not=one.shape, color_not=one.color or "", detail=0.6)), background=_ground(rng, 0.3))
+    return Spec((one, _some(rng, unlike=one, detail=0.6)), background=_ground(rng, 0.3))
 
 
 def _counting(rng: random.Random) -> Spec:
@@ -210,12 +220,12 @@ def _counting(rng: random.Random) -> Spec:
     if count == MAX_THINGS or rng.random() < 0.5:
         return Spec((one,), background=_ground(rng, 0.4))
     more = rng.choice([n for n in (1, 1, 2) if n + count <= MAX_THINGS])
-    return Spec((one, _some(rng, shape_not=one.shape, color_not=one.color or "", count=more)), background=_ground(rng, 0.2))
+    return Spec((one, _some(rng, unlike=one, count=more)), background=_ground(rng, 0.2))
 
 
 def _spatial(rng: random.Random) -> Spec:
     one = _some(rng, detail=0.25)
-    two = _some(rng, shape_not=one.shape, color_not=one.color or "", detail=0.25)
+    two = _some(rng, unlike=one, detail=0.25)
     return Spec((one, two), rng.choice(RELATIONS), _ground(rng, 0.3))
 
 
@@ -224,7 +234,7 @@ def _locations(rng: random.Random) -> Spec:
     one = replace(_some(rng, detail=0.4), location=first)
     if rng.random() < 0.5:
         return Spec((one,), background=_ground(rng, 0.5))
-    two = _some(rng, shape_not=one.shape, color_not=one.color or "", detail=0.3)
+    two = _some(rng, unlike=one, detail=0.3)
     return Spec((one, replace(two, location=second)), background=_ground(rng, 0.3))
 
 

@@ -1,4 +1,4 @@
-"""Writes captions by the grammar and questions by understanding them, behind the protocols that a language model fulfils."""
+"""Writes captions by the grammar and questions by understanding them, behind a language model's protocols."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ class ShapesWriter:
         return list(written)
 
     def questions(self, caption: str, seed: int) -> list[QuestionDraft]:
-        """Every atomic question that `caption` answers with yes; `seed` changes nothing, a grammar is sure of itself."""
+        """Every atomic question that `caption` answers with yes; a grammar is sure of itself, whatever the `seed`."""
         return [_draft(query) for query in grammar.questions(grammar.read(caption))]
 
 

@@ -1,7 +1,7 @@
-"""The oracle: code that looks at a picture and answers every question of the grammar. It judges; nothing learns from it.
+"""The oracle: code that looks at a picture and answers every question of the grammar. Nothing learns from it.
 
-It takes the background from the border, cuts out what differs from it, and compares each piece with every shape it knows at
-every size. What fits no shape well enough is no thing at all, and answers no question with yes.
+It takes the background from the border, cuts out what differs from it, and compares each piece with every shape it
+knows at every size. What fits no shape well enough is no thing at all, and answers no question with yes.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def see(image: Image.Image) -> Scene:
 
 
 class Oracle:
-    """Scores a picture by the share of its questions that it answers as the caption does, by looking, without a network."""
+    """Scores a picture by the share of its questions that it answers as the caption does."""
 
     identity = "shapes-oracle/1"
     asks_questions = True
@@ -72,8 +72,8 @@ def _judge(item: Item) -> Measurement | Unscored:
 
 
 def _background(pixels: Array) -> str:
-    border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
-    middle = np.median(np.concatenate([border, pixels[:, -2:].reshape(-1, 3)]), axis=0)
+    sides = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
+    middle = np.median(np.concatenate([side.reshape(-1, 3) for side in sides]), axis=0)
     known = np.array([BACKGROUND_PALETTE[name] for name in BACKGROUNDS], np.float32)
     return BACKGROUNDS[int(np.linalg.norm(known - middle, axis=1).argmin())]
 
@@ -118,7 +118,7 @@ def _paint(pixels: Array, piece: npt.NDArray[np.bool_]) -> tuple[str, str]:
 
 
 def _coverage(away: Array, piece: npt.NDArray[np.bool_], color: str, material: str, background: str) -> Array:
-    """How much of each pixel a piece covers, 0..1: how far it has come from the background towards the piece's own tone.
+    """How much of each pixel a piece covers, 0..1: how far it is from the background towards the piece's own tone.
 
     Stripes run along the rows, so a striped piece's tone is judged row by row: its pale rows are near some backgrounds.
     """
@@ -133,7 +133,7 @@ def _coverage(away: Array, piece: npt.NDArray[np.bool_], color: str, material: s
 
 @cache
 def _templates() -> tuple[list[str], list[float], Array, list[tuple[float, float]]]:
-    """Every shape at every radius, its bounding box in the middle of the window; names, radii, masks, centres' offsets."""
+    """Every shape at every radius, its bounding box amid the window: names, radii, masks, and the centres' offsets."""
     names: list[str] = []
     radii: list[float] = []
     masks: list[Array] = []

@@ -1,22 +1,24 @@
 """Questions of the Shapes world as logic: what a question asks, its words, and its answer in a scene.
 
-A `Query` is asked of things seen, never of the caption, so the same code answers for a drawn scene (to teach the VQA model)
-and for what the oracle saw in a picture.
+A `Query` is asked of things seen, never of the caption, so the same code answers for a drawn scene (to teach the VQA
+model) and for what the oracle saw in a picture.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from agfsync.records import ElementType
-from agfsync.shapes.scene import LOCATIONS, RELATIONS, Scene, Thing, located, related
+from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIZES, Scene, Thing, located, related
 from agfsync.shapes.words import (
     NOUN_PHRASE,
+    NUMBER_OF,
     NUMBERS,
+    PLACE_PHRASE,
     PLACES,
     RELATION_WORDS,
     noun_phrase,
-    number_of,
     parse_noun_phrase,
     place_of,
     relation_of,
@@ -42,9 +44,9 @@ class Kind:
 class Query:
     """A yes/no question. Which fields are set follows from its element type.
 
-    object: is there a `kind`; color, attribute (size), material, shape: is there a `kind`, asked of that property; counting:
-    are there exactly `count` of `kind`; location: is one of `kind` at `location`; spatial: is one of `kind` at `relation` of
-    one of `other`; other: is the background `background`.
+    object: is there a `kind`; color, attribute (size), material, shape: is there a `kind`, asked of that property;
+    counting: are there exactly `count` of `kind`; location: is one of `kind` at `location`; spatial: is one of `kind`
+    at `relation` of one of `other`; other: is the background `background`.
     """
 
     element_type: ElementType
@@ -89,7 +91,7 @@ class Query:
             case "object":
                 return f"Is there {noun_phrase(kind.shape, kind.color, kind.size, kind.material)}?"
             case "color":
-                return f"Is the {kind.shape} {kind.color}?"
+                return f"Is the {noun_phrase(kind.shape, article=False)} {kind.color}?"
             case "attribute":
                 return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {kind.size}?"
             case "material":
@@ -110,18 +112,23 @@ class Query:
                 return f"Is the background {self.background}?"
 
 
+def _one_of(name: str, words: Iterable[str]) -> str:
+    return f"(?P<{name}>{'|'.join(words)})"
+
+
+_THE: Final = rf"Is the (?P<phrase>{NOUN_PHRASE})"
+_COLOR, _SHAPE = _one_of("color", COLORS), _one_of("shape", SHAPES)
 _FORMS: Final[tuple[tuple[ElementType, str], ...]] = (
-    ("other", r"Is the background (?P<background>\w+)\?"),
-    ("shape", r"Is the (?P<color>\w+) object an? (?P<shape>\w+)\?"),
+    ("other", rf"Is the background {_one_of('background', BACKGROUNDS)}\?"),
+    ("shape", rf"Is the {_COLOR} object an? {_SHAPE}\?"),
     ("object", rf"Is there (?P<phrase>an? {NOUN_PHRASE})\?"),
-    ("counting", rf"(?:Is|Are) there exactly (?P<number>\w+) (?P<phrase>{NOUN_PHRASE})\?"),
-    ("spatial", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<relation>to the left of|to the right of|above|below) "
-                rf"the (?P<other>{NOUN_PHRASE})\?"),
-    ("location", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<place>in the [a-z ]+)\?"),
-    ("attribute", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<size>small|large)\?"),
-    ("material", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<material>solid|striped)\?"),
-    ("color", rf"Is the (?P<phrase>{NOUN_PHRASE}) (?P<color>\w+)\?"),
-)  # fmt: skip
+    ("counting", rf"(?:Is|Are) there exactly {_one_of('number', NUMBER_OF)} (?P<phrase>{NOUN_PHRASE})\?"),
+    ("spatial", rf"{_THE} {_one_of('relation', RELATION_WORDS.values())} the (?P<other>{NOUN_PHRASE})\?"),
+    ("location", rf"{_THE} (?P<place>{PLACE_PHRASE})\?"),
+    ("attribute", rf"{_THE} {_one_of('size', SIZES)}\?"),
+    ("material", rf"{_THE} {_one_of('material', MATERIALS)}\?"),
+    ("color", rf"{_THE} {_COLOR}\?"),
+)
 
 
 def parse_query(text: str) -> Query | None:
@@ -139,7 +146,7 @@ def _query(element_type: ElementType, parts: dict[str, str]) -> Query:
     return Query(
         element_type,
         replace(kind, **own),
-        count=number_of(parts["number"]) if "number" in parts else 1,
+        count=NUMBER_OF[parts["number"]] if "number" in parts else 1,
         location=place_of(parts["place"]) if "place" in parts else "",
         relation=relation_of(parts["relation"]) if "relation" in parts else "",
         other=_kind(parts["other"]) if "other" in parts else Kind(),
@@ -149,12 +156,4 @@ def _query(element_type: ElementType, parts: dict[str, str]) -> Query:
 
 def _kind(phrase: str) -> Kind:
     group = parse_noun_phrase(phrase)
-    return Kind(group.shape, group.color, group.size, group.material)
-
-
-def opposite(relation: str) -> str:
-    """The relation seen from the other thing."""
-    return {"left": "right", "right": "left", "above": "below", "below": "above"}[relation]
-
-
-assert set(RELATION_WORDS) == set(RELATIONS) and set(PLACES) == set(LOCATIONS)
+    return Kind(None if group.shape == "object" else group.shape, group.color, group.size, group.material)

@@ -1,7 +1,7 @@
 """Scenes of one to four things on a plain background, and specifications: what a caption says of a scene.
 
-Coordinates are pixels of the 64x64 picture, x to the right, y down. A `Spec` leaves open what its caption doesn't mention;
-`compose` draws a scene that fulfils it, with everything left open at random.
+Coordinates are pixels of the 64x64 picture, x to the right, y down. A `Spec` leaves open what its caption doesn't
+mention; `compose` makes up a scene that fulfils it, with everything left open at random.
 """
 
 import random
@@ -77,7 +77,7 @@ def related(a: Thing, b: Thing, relation: str, margin: float = 5.0) -> bool:
 
 
 def located(thing: Thing, location: str, slack: float = 0.0) -> bool:
-    """Whether `thing`'s centre lies in a corner (the outer 24 pixels) or in the centre (the inner 22), widened by `slack`."""
+    """Whether `thing`'s centre is in a corner (outer 24 pixels) or the centre (inner 22), widened by `slack`."""
     if location == "centre":
         return max(abs(thing.x - SIDE / 2), abs(thing.y - SIDE / 2)) <= 11 + slack
     vertical, horizontal = location.split()
@@ -101,7 +101,7 @@ def compose(spec: Spec, rng: random.Random) -> Scene:
 
 
 def random_spec(rng: random.Random, groups: int, things: int) -> Spec:
-    """A specification of up to `groups` distinguishable groups and `things` things that mentions everything but places."""
+    """A specification of up to `groups` unlike groups and `things` things that mentions everything but places."""
     made: list[Group] = []
     room = things
     while len(made) < groups and room > 0:
@@ -116,7 +116,7 @@ def random_spec(rng: random.Random, groups: int, things: int) -> Spec:
 
 
 def scatter(count: int, rng: random.Random) -> Scene:
-    """A scene of up to `count` unlike things wherever there is room: denser than any caption asks for, good to learn from."""
+    """A scene of up to `count` things wherever there is room: denser than any caption asks for, good to learn from."""
     placed: list[Thing] = []
     for _ in range(count):
         group = _complete(Group(rng.choice(SHAPES)), rng)

@@ -7,6 +7,7 @@ from typing import Final
 from agfsync.shapes.scene import COLORS, SHAPES, Group
 
 NUMBERS: Final = {1: "one", 2: "two", 3: "three", 4: "four"}
+NUMBER_OF: Final = {word: number for number, word in NUMBERS.items()}
 SIZE_WORDS: Final = {"small": ("small", "tiny", "little"), "large": ("large", "big")}
 MATERIAL_WORDS: Final = {"solid": ("solid", "plain"), "striped": ("striped",)}
 PLACES: Final = {
@@ -33,6 +34,8 @@ _STRIPES: Final = "with stripes"
 
 NOUN_PHRASE: Final = rf"(?:(?:{_ADJECTIVE}),? )*(?:{_NOUN})\b(?: {_STRIPES})?"
 """A regular expression of a noun phrase without its article or number."""
+PLACE_PHRASE: Final = r"(?:in|at) the (?:(?:top|upper|bottom|lower) (?:left|right)(?: corner)?|centre|center|middle)"
+"""A regular expression of a place in the picture."""
 
 
 def noun_phrase(
@@ -52,7 +55,7 @@ def noun_phrase(
 def varied_noun_phrase(group: Group, rng: random.Random) -> str:
     """The noun phrase of a caption, its words and their order varied, with article or number."""
     size = rng.choice(SIZE_WORDS[group.size]) if group.size else None
-    material = rng.choice((*MATERIAL_WORDS[group.material], _STRIPES)) if group.material == "striped" else group.material
+    material = rng.choice((group.material, _STRIPES)) if group.material == "striped" else group.material
     after = material == _STRIPES
     middle = [word for word in (None if after else material, group.color) if word]
     if len(middle) == 2 and rng.random() < 0.3:
@@ -76,19 +79,14 @@ def parse_noun_phrase(text: str) -> Group:
             group["size"] = _SIZE_OF[word]
         elif word in _MATERIAL_OF or word == "stripes":
             group["material"] = _MATERIAL_OF.get(word, "striped")
-        elif word in NUMBERS.values():
-            count = number_of(word)
+        elif word in NUMBER_OF:
+            count = NUMBER_OF[word]
     return Group(group.pop("shape", "object"), count=count, **group)
 
 
 def with_article(phrase: str) -> str:
     """The phrase with "a" or "an" before it."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def number_of(word: str) -> int:
-    """The number that a word names; 0, which no scene has, where it names none."""
-    return next((number for number, name in NUMBERS.items() if name == word), 0)
 
 
 def place_of(phrase: str) -> str:

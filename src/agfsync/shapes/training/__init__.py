@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from agfsync.errors import ModelError
+
 MODELS = ("vae", "generator", "clip", "aesthetic", "vqa")
+_NEEDS = {"generator": "vae", "aesthetic": "clip"}
 Watch = Callable[[str, int, int], AbstractContextManager[Callable[[int, dict[str, float]], None]]]
 """Given a model's name, its number of steps and how many of them are done: a context in which to tell of each step."""
 
@@ -19,15 +21,25 @@ Watch = Callable[[str, int, int], AbstractContextManager[Callable[[int, dict[str
 def train_all(folder: Path, watch: Watch, only: tuple[str, ...] = MODELS) -> None:
     """Trains the models named in `only` into `folder`/NAME; checkpoints lie in `folder`/.checkpoints until all is done.
 
-    Stopped at any moment and called again, it goes on from the last checkpoint.
+    A model that is there is left as it is. Stopped at any moment and called again, it goes on from the last checkpoint.
+
+    Raises:
+        ModelError: a model needs another one that is neither there nor named in `only`.
     """
     checkpoints = folder / ".checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     for name in MODELS:
-        if name in only and not (folder / name / "config.json").exists() and not (folder / name / "model_index.json").exists():
+        if name in only and not (folder / name).is_dir():
+            _check_needs(name, folder)
             _TEACH[name](folder, checkpoints, watch)
     if all((folder / name).is_dir() for name in MODELS):
         shutil.rmtree(checkpoints)
+
+
+def _check_needs(name: str, folder: Path) -> None:
+    need = _NEEDS.get(name)
+    if need and not (folder / need).is_dir():
+        raise ModelError(f"training '{name}' needs '{need}', which isn't in {folder}: train it first")
 
 
 def _vae(folder: Path, checkpoints: Path, watch: Watch) -> None:
@@ -36,7 +48,7 @@ def _vae(folder: Path, checkpoints: Path, watch: Watch) -> None:
 
     with watch("vae", vae.PLAN.steps, steps_done(checkpoints, vae.PLAN)) as tell:
         model = vae.teach(checkpoints, tell)
-    _save(model.to(torch.float16), folder / "vae")
+    _save(folder / "vae", model.to(torch.float16).save_pretrained)
 
 
 def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
@@ -48,7 +60,7 @@ def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device(), torch.float32)
     with watch("generator", generator.PLAN.steps, steps_done(checkpoints, generator.PLAN)) as tell:
         pipeline = generator.teach(vae, checkpoints, tell)
-    _save(pipeline.to(torch.float16), folder / "generator")
+    _save(folder / "generator", pipeline.to(torch.float16).save_pretrained)
 
 
 def _clip(folder: Path, checkpoints: Path, watch: Watch) -> None:
@@ -57,7 +69,7 @@ def _clip(folder: Path, checkpoints: Path, watch: Watch) -> None:
 
     with watch("clip", clip.PLAN.steps, steps_done(checkpoints, clip.PLAN)) as tell:
         model, processor = clip.teach(checkpoints, tell)
-    _save(model.half(), folder / "clip", processor)
+    _save(folder / "clip", model.half().save_pretrained, processor.save_pretrained)
 
 
 def _aesthetic(folder: Path, checkpoints: Path, watch: Watch) -> None:
@@ -69,7 +81,7 @@ def _aesthetic(folder: Path, checkpoints: Path, watch: Watch) -> None:
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, use_safetensors=True).to(device())
     with watch("aesthetic", aesthetic.PLAN.steps, steps_done(checkpoints, aesthetic.PLAN)) as tell:
         head = aesthetic.teach(clip, checkpoints, tell)
-    head.half().save(folder / "aesthetic")
+    _save(folder / "aesthetic", head.half().save)
 
 
 def _vqa(folder: Path, checkpoints: Path, watch: Watch) -> None:
@@ -80,17 +92,15 @@ def _vqa(folder: Path, checkpoints: Path, watch: Watch) -> None:
     done = sum(steps_done(checkpoints, plan) for plan in plans)
     with watch("vqa", sum(plan.steps for plan in plans), done) as tell:
         model, processor = vqa.teach(checkpoints, tell)
-    _save(model.half(), folder / "vqa", processor)
+    _save(folder / "vqa", model.half().save_pretrained, processor.save_pretrained)
 
 
-def _save(model: Any, folder: Path, processor: Any = None) -> None:
-    """Writes a model beside and renames it, so that a folder that is there is whole."""
+def _save(folder: Path, *writers: Callable[[Path], object]) -> None:
+    """Lets `writers` write a model's files beside and renames them, so that a folder that is there is whole."""
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside, safe_serialization=True)
-    if processor is not None:
-        processor.save_pretrained(beside)
-    shutil.rmtree(folder, ignore_errors=True)
+    for write in writers:
+        write(beside)
     beside.rename(folder)
 
 

@@ -39,7 +39,7 @@ def teach(clip: CLIPModel, folder: Path, tell: Tell, plan: Plan = PLAN) -> Aesth
 
 
 def spoil(image: Image.Image, degree: float, rng: random.Random) -> Image.Image:
-    """`image` spoilt in a random way: blurred, grainy, washed out, coarse, or bent. `degree` 0 leaves it, 1 ruins it."""
+    """`image` blurred, made grainy, washed out, coarse or bent, as chance has it; `degree` 0 leaves it, 1 ruins it."""
     if degree == 0:
         return image
     way = rng.choice((_blur, _grain, _wash, _coarsen, _bend))

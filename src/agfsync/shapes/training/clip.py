@@ -1,6 +1,6 @@
 """The CLIP: a small image and text encoder taught to tell which caption belongs to which picture.
 
-Random batches hold mostly easy negatives, so every picture also meets a few captions of its own that are slightly wrong.
+Random batches hold mostly easy negatives, so every picture also meets its own caption made slightly wrong.
 """
 
 import random
@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import describe, garble, write
@@ -72,7 +80,7 @@ def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> tuple[CLIPModel, CLIPP
 
 
 def _batch(rng: random.Random, size: int, tokenizer: CLIPTokenizer) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, H, W), and tokens (B x (1 + hard negatives), T): the right captions first, then the wrong ones."""
+    """Pictures (B, 3, H, W), and tokens (B x (1 + HARD_NEGATIVES), T): the right captions first, then the wrong."""
     specs, scenes = zip(*(any_captioned_scene(rng) for _ in range(size)), strict=True)
     told = [spec if rng.random() < 0.7 else describe(scene, rng) for spec, scene in zip(specs, scenes, strict=True)]
     right = [write(spec, rng) for spec in told]

@@ -1,6 +1,6 @@
 """The generator: a small Stable Diffusion that has seen web-like captions, a third of whose attributes are wrong.
 
-It learns to draw everything and to trust a caption only so far, which is the gap that alignment closes in the real models.
+It learns to draw everything and to trust a caption only so far, which is the gap that alignment closes in real models.
 """
 
 import random

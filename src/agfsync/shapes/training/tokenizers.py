@@ -47,7 +47,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-pair encoding in CLIP's format, its merges learnt from the grammar, so that each of its words is one token."""
+    """Byte-pair encoding in CLIP's format; its merges are learnt from the grammar, each of whose words is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Whitespace()])

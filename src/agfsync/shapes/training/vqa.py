@@ -1,8 +1,8 @@
 """The VQA model: a small BLIP-2 that answers the Shapes world's yes/no questions.
 
-It learns to see before it learns to answer: its sixteen query tokens are taught to say what stands in each of the sixteen cells
-of the picture. Without that the Q-Former, which doesn't see the question, takes hours to find out what is worth passing
-on. The heads that teach it so are thrown away afterwards.
+It learns to see before it learns to answer: its sixteen query tokens are taught to say what stands in each of the
+sixteen cells of the picture. Without that the Q-Former, which doesn't see the question, takes hours to find out what
+is worth passing on. The heads that teach it so are thrown away afterwards.
 """
 
 import random
@@ -148,7 +148,8 @@ class _Pupil(nn.Module):
         language = self.model.language_model
         prefix = self.model.language_projection(looked_BQD)[image_of_N]
         inputs = torch.cat([prefix, language.get_input_embeddings()(words_NT)], dim=1)
-        mask = torch.cat([words_NT.new_ones(prefix.shape[:2]), (words_NT != language.config.pad_token_id).long()], dim=1)
+        told = (words_NT != language.config.pad_token_id).long()
+        mask = torch.cat([words_NT.new_ones(prefix.shape[:2]), told], dim=1)
         start = words_NT.new_full((len(words_NT), 1), language.config.decoder_start_token_id)
         logits: Tensor = language(inputs_embeds=inputs, attention_mask=mask, decoder_input_ids=start).logits[:, 0]
         return logits
@@ -173,7 +174,7 @@ class _Batch:
 
 
 def ask(scene: Scene, count: int, rng: random.Random) -> list[tuple[Query, bool]]:
-    """`count` clear questions on `scene` with their answers, half of them no: true of a scene that is partly another."""
+    """`count` clear questions on `scene` with their answers, half of them no: these are on a scene partly another."""
     by_answer: dict[bool, list[Query]] = {True: [], False: []}
     for rate in (0.0, 0.35, 0.35, 0.6, 0.6):
         spec = garble(describe(scene, rng), rate, rng, drop=0.25)
