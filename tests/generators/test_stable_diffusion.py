@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from agfsync.alignment import Denoiser
 from agfsync.errors import ModelError
@@ -150,6 +151,7 @@ def test_identity_is_content_and_settings(tiny_generator: Path, tmp_path: Path) 
         (lambda folder: (folder / "model_index.json").unlink(), "can't load the model"),
         (lambda folder: (folder / UNET).write_bytes(bytes(64)), "can't load the model"),
         (lambda folder: (folder / UNET).unlink(), "can't load the model"),
+        (lambda folder: _pickle(folder), "can't load the model"),
         (lambda folder: _rename_class(folder, "StableDiffusionXLPipeline"), "is a StableDiffusionXLPipeline"),
     ],
 )
@@ -165,6 +167,12 @@ def test_what_cant_be_loaded_is_said_in_a_line(tiny_generator: Path, tmp_path: P
 def test_a_missing_adapter_is_said_in_a_line(tiny_generator: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no adapter at"):
         load(tiny_generator, adapter=tmp_path)
+
+
+def _pickle(folder: Path) -> None:
+    """Leaves the UNet's weights in a pickle file only."""
+    torch.save(load_file(folder / UNET), (folder / UNET).with_suffix(".bin"))
+    (folder / UNET).unlink()
 
 
 def _rename_class(folder: Path, name: str) -> None:

@@ -87,5 +87,8 @@ class Method(Protocol):
     """An alignment objective; its settings are the recipe's `training.method`."""
 
     def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and the scalars to log beside it."""
+        """The scalar to minimise, and the scalars to log beside it.
+
+        Among those are loss, implicit_accuracy, winner_error_change and loser_error_change.
+        """
         ...

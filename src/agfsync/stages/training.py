@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -163,5 +164,5 @@ def _notes(denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]])
         "steps": len(lines),
         "trained_parameters": sum(p.numel() for p in denoiser.network.parameters() if p.requires_grad),
         "step_seconds": sum(line["seconds"] for line in lines),
-        **{name: sum(line[name] for line in last) / len(last) for name in TRENDS},
+        **{name: fmean(line[name] for line in last) for name in TRENDS if last},
     }
