@@ -23,8 +23,8 @@ from agfsync.shapes.oracle import Oracle, see
 from agfsync.shapes.queries import Query
 from agfsync.shapes.scene import Scene, Spec
 from agfsync.shapes.training.aesthetic import rating, spoil
-from agfsync.shapes.training.generator import DROPPED, SWAPPED, any_captioned_scene
-from agfsync.shapes.training.pictures import any_scene
+from agfsync.shapes.training.generator import DROPPED, SWAPPED
+from agfsync.shapes.training.pictures import any_captioned_scene, any_scene
 from agfsync.shapes.training.vqa import ask
 
 DRAWINGS = 500

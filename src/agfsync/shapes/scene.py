@@ -141,19 +141,19 @@ def _complete(group: Group, rng: random.Random) -> Group:
 def _place(groups: list[Group], relation: str | None, rng: random.Random) -> list[Thing] | None:
     """The groups' things at random places that fulfil locations and relation, or None if that didn't work out."""
     placed: list[Thing] = []
-    firsts: list[Thing] = []
+    anchors: list[Thing] = []
     for group in groups:
         for _ in range(group.count):
-            thing = _try_place(group, placed, firsts, relation if len(firsts) == 1 else None, rng)
+            thing = _try_place(group, placed, anchors, relation if len(anchors) == 1 else None, rng)
             if thing is None:
                 return None
             placed.append(thing)
-        firsts.append(placed[-1])
+        anchors.append(placed[-1])
     return placed
 
 
 def _try_place(
-    group: Group, placed: list[Thing], firsts: list[Thing], relation: str | None, rng: random.Random
+    group: Group, placed: list[Thing], anchors: list[Thing], relation: str | None, rng: random.Random
 ) -> Thing | None:
     assert group.color and group.size and group.material
     for _ in range(40):
@@ -163,7 +163,7 @@ def _try_place(
         thing = Thing(group.shape, group.color, group.size, group.material, x, y, radius)
         if group.location and not located(thing, group.location, slack=-3.0):
             continue
-        if relation and not _clearly_related(firsts[0], thing, relation):
+        if relation and not _clearly_related(anchors[0], thing, relation):
             continue
         if all(_apart(thing, other) for other in placed):
             return thing

@@ -10,11 +10,12 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from transformers import CLIPModel
 
+from agfsync.generators.tensors import to_tensor
 from agfsync.scorers.aesthetic import AestheticHead
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.scene import SIDE
 from agfsync.shapes.training.loop import Plan, Tell, device, train
-from agfsync.shapes.training.pictures import any_scene, to_tensor
+from agfsync.shapes.training.pictures import any_scene
 
 PLAN = Plan("aesthetic", steps=1500, batch=128, learning_rate=1e-3)
 POOL = 6000

@@ -19,12 +19,12 @@ from transformers import (
     CLIPVisionConfig,
 )
 
+from agfsync.generators.tensors import to_tensor
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import describe, garble, write
 from agfsync.shapes.scene import SIDE, Spec
-from agfsync.shapes.training.generator import any_captioned_scene
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
-from agfsync.shapes.training.pictures import to_tensor
+from agfsync.shapes.training.pictures import any_captioned_scene
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
 PLAN = Plan("clip", steps=1200, batch=64, learning_rate=1e-3)

@@ -12,11 +12,12 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from agfsync.generators.tensors import to_tensor
 from agfsync.shapes.drawing import draw
-from agfsync.shapes.grammar import CATEGORIES, garble, invent, write
-from agfsync.shapes.scene import Crowded, Scene, Spec, compose
+from agfsync.shapes.grammar import garble, write
+from agfsync.shapes.scene import Spec
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
-from agfsync.shapes.training.pictures import to_tensor
+from agfsync.shapes.training.pictures import any_captioned_scene
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
 PLAN = Plan("generator", steps=2300, batch=64, learning_rate=6e-4, ema=0.998)
@@ -64,7 +65,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def build_scheduler() -> DDPMScheduler:
     """Stable Diffusion's own noise schedule."""
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
 
 
 def teach(vae: AutoencoderKL, folder: Path, tell: Tell, plan: Plan = PLAN) -> StableDiffusionPipeline:
@@ -85,16 +86,6 @@ def teach(vae: AutoencoderKL, folder: Path, tell: Tell, plan: Plan = PLAN) -> St
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def any_captioned_scene(rng: random.Random) -> tuple[Spec, Scene]:
-    """A specification of a random category, and a scene that fulfils it."""
-    while True:
-        spec = invent(rng.choice(CATEGORIES), rng)
-        try:
-            return spec, compose(spec, rng)
-        except Crowded:
-            continue
 
 
 @torch.no_grad()

@@ -1,12 +1,8 @@
-"""Training pictures as tensors."""
+"""The scenes that the models are taught with, at random."""
 
 import random
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
+from agfsync.shapes.grammar import CATEGORIES, invent
 from agfsync.shapes.scene import Crowded, Scene, Spec, compose, random_spec
 
 
@@ -20,11 +16,15 @@ def any_scene(rng: random.Random) -> Scene:
 
 
 def any_spec(rng: random.Random) -> Spec:
-    """What there is in a scene of one to four things, in one to three groups."""
+    """What there is in a scene of one to four things, in one to four groups."""
     return random_spec(rng, groups=rng.choice([1, 2, 2, 3, 3, 4]), things=rng.choice([1, 2, 3, 4]))
 
 
-def to_tensor(images: list[Image.Image]) -> Tensor:
-    """RGB images as float32 (B, 3, H, W) in -1..1."""
-    stacked = np.stack([np.asarray(image, np.uint8) for image in images])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
+def any_captioned_scene(rng: random.Random) -> tuple[Spec, Scene]:
+    """A specification of a random category, and a scene that fulfils it."""
+    while True:
+        spec = invent(rng.choice(CATEGORIES), rng)
+        try:
+            return spec, compose(spec, rng)
+        except Crowded:
+            continue

@@ -11,7 +11,7 @@ from agfsync.shapes.grammar import CATEGORIES, describe, invent, questions, writ
 from agfsync.shapes.training.pictures import any_scene
 
 MAX_TOKENS = 40
-"""Length of the text encoders' input; the longest caption has fewer words than that."""
+"""Length of the text encoders' input; the longest caption of any category is shorter."""
 
 
 @cache

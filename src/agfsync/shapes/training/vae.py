@@ -7,9 +7,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from agfsync.generators.tensors import to_tensor
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
-from agfsync.shapes.training.pictures import any_scene, to_tensor
+from agfsync.shapes.training.pictures import any_scene
 
 PLAN = Plan("vae", steps=4000, batch=8, learning_rate=1.5e-3, ema=0.998, checkpoint_every=500)
 KL_WEIGHT = 1e-5

@@ -23,12 +23,13 @@ from transformers import (
     T5Config,
 )
 
+from agfsync.generators.tensors import to_tensor
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import describe, garble, questions
 from agfsync.shapes.queries import Query
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIDE, SIZES, Scene, Thing, scatter
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
-from agfsync.shapes.training.pictures import any_scene, to_tensor
+from agfsync.shapes.training.pictures import any_scene
 from agfsync.shapes.training.tokenizers import word_tokenizer
 
 SEEING = Plan("vqa-seeing", steps=1800, batch=64, learning_rate=1.5e-3)
@@ -127,12 +128,12 @@ def teach(
 class _Pupil(nn.Module):
     """BLIP-2 with the heads that read each cell from its query token."""
 
-    SIZES = (len(SHAPES) + 1, len(COLORS), len(SIZES), len(MATERIALS))
+    CHOICES = (len(SHAPES) + 1, len(COLORS), len(SIZES), len(MATERIALS))
 
     def __init__(self, model: Blip2ForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        self.cells = nn.ModuleList(nn.Linear(WIDTH, size) for size in self.SIZES)
+        self.cells = nn.ModuleList(nn.Linear(WIDTH, size) for size in self.CHOICES)
         self.offset = nn.Linear(WIDTH, 2)
         self.background = nn.Linear(WIDTH, len(BACKGROUNDS))
 
