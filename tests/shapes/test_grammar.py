@@ -1,0 +1,149 @@
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agfsync.shapes.grammar import CATEGORIES, describe, garble, invent, questions, read, write
+from agfsync.shapes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    LOCATIONS,
+    MATERIALS,
+    MAX_THINGS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Group,
+    Scene,
+    Spec,
+)
+
+
+def maybe(choices: tuple[str, ...]) -> st.SearchStrategy[str | None]:
+    return st.none() | st.sampled_from(choices)
+
+
+GROUPS = st.builds(
+    Group,
+    st.sampled_from(SHAPES),
+    maybe(COLORS),
+    maybe(SIZES),
+    maybe(MATERIALS),
+    st.integers(1, MAX_THINGS),
+    maybe(LOCATIONS),
+)
+SPECS = st.lists(GROUPS, min_size=1, max_size=4).flatmap(
+    lambda groups: st.builds(
+        Spec, st.just(tuple(groups)), maybe(RELATIONS) if len(groups) > 1 else st.none(), maybe(BACKGROUNDS)
+    )
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(spec=SPECS, seed=st.integers(0, 999))
+def test_whatever_a_caption_says_is_read_from_it(spec: Spec, seed: int) -> None:
+    assert read(write(spec, random.Random(seed))) == spec
+
+
+def test_captions_of_every_category_are_read_and_worded_variously(category: str, rng: random.Random) -> None:
+    captions = set()
+    for _ in range(200):
+        spec = invent(category, rng)
+        caption = write(spec, rng)
+        assert read(caption) == spec, caption
+        captions.add(caption)
+    assert len(captions) > 150
+    assert len({len(caption.split()) for caption in captions}) > 5
+
+
+def test_other_wordings_are_read() -> None:
+    assert read("Two big red stars, over one plain circle.") == Spec(
+        (Group("star", "red", "large", count=2), Group("circle", material="solid")), "above"
+    )
+    assert read("an elephant on a pink background") == Spec(())
+
+
+def test_a_category_keeps_what_its_name_promises(rng: random.Random) -> None:
+    invented = {category: [invent(category, rng) for _ in range(60)] for category in CATEGORIES}
+    assert all(len(spec.groups) == 1 for spec in invented["Single Objects"])
+    assert all(len(spec.groups) == 2 for spec in invented["Attribute Binding"])
+    assert all(spec.groups[0].count > 1 for spec in invented["Counting"])
+    assert all(spec.relation for spec in invented["Spatial Relations"])
+    assert all(group.location for spec in invented["Locations"] for group in spec.groups)
+    assert all(len(spec.groups) == 3 for spec in invented["Complex Scenes"])
+
+
+def test_questions_cover_all_that_a_caption_says() -> None:
+    spec = Spec(
+        (Group("star", "red", "small", "striped", 2), Group("heart", "blue", location="centre")), "left", "grey"
+    )
+    assert [query.text() for query in questions(spec)] == [
+        "Is there a star?",
+        "Is the star red?",
+        "Is the red object a star?",
+        "Is the red star small?",
+        "Is the red star striped?",
+        "Are there exactly two red stars?",
+        "Is there a heart?",
+        "Is the heart blue?",
+        "Is the blue object a heart?",
+        "Is the blue heart in the centre?",
+        "Is the red star to the left of the blue heart?",
+        "Is the background grey?",
+    ]
+
+
+def test_what_is_said_of_a_scene_is_true_of_it(
+    scenes: Callable[[int], Iterator[Scene]],
+    captioned: Callable[[int], Iterator[tuple[Spec, Scene]]],
+    rng: random.Random,
+) -> None:
+    said = Counter[str]()
+    for scene in [*scenes(150), *(scene for _, scene in captioned(50))]:
+        asked = questions(describe(scene, rng))
+        assert all(query.answer(scene) for query in asked), scene
+        said.update(query.element_type for query in asked)
+    assert set(said) == {
+        *("object", "color", "shape", "attribute", "material", "counting", "location", "spatial", "other")
+    }
+
+
+def test_a_description_counts_every_thing_once(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
+    for scene in scenes(80):
+        groups = describe(scene, rng).groups
+        listed = Counter((g.shape, g.color, g.size, g.material) for g in groups for _ in range(g.count))
+        assert listed == Counter((t.shape, t.color, t.size, t.material) for t in scene.things)
+
+
+def attributes(spec: Spec) -> list[str | None]:
+    """All that `garble` swaps at its full rate, shapes left out."""
+    of_groups = [value for g in spec.groups for value in (g.color, g.size, g.material, g.location)]
+    return [*of_groups, spec.relation, spec.background]
+
+
+@pytest.mark.parametrize(("rate", "drop"), [(0.3, 0.05), (0.1, 0.0), (0.0, 0.2)])
+def test_garbling_swaps_and_drops_at_the_rates_it_is_given(rate: float, drop: float, rng: random.Random) -> None:
+    swapped, dropped, shapes, counts = [], [], [], []
+    for _ in range(400):
+        for spec in (invent(category, rng) for category in CATEGORIES):
+            garbled = garble(spec, rate, rng, drop)
+            both = [(a, b) for a, b in zip(attributes(spec), attributes(garbled), strict=True) if a is not None]
+            swapped += [b not in (a, None) for a, b in both]
+            dropped += [b is None for _, b in both]
+            groups = list(zip(spec.groups, garbled.groups, strict=True))
+            shapes += [a.shape != b.shape for a, b in groups]
+            counts += [a.count != b.count for a, b in groups]
+    share = [sum(changes) / len(changes) for changes in (swapped, dropped, shapes, counts)]
+    assert share == pytest.approx([rate, drop, rate, rate / 2], abs=0.02)
+
+
+def test_garbling_adds_nothing(rng: random.Random) -> None:
+    for _ in range(50):
+        garbled = garble(Spec((Group("star"),)), 0.9, rng)
+        assert set(attributes(garbled)) == {None}
+        assert garbled.groups[0].shape in SHAPES
+    spec = invent("Complex Scenes", rng)
+    assert garble(spec, 0.0, rng) == spec
