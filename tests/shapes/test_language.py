@@ -1,8 +1,10 @@
 import random
 
+from agfsync.records import Caption
 from agfsync.shapes.grammar import CATEGORIES, questions, read
 from agfsync.shapes.language import ShapesWriter
 from agfsync.shapes.queries import parse_query
+from agfsync.stages.questions import fault
 
 WRITER = ShapesWriter()
 
@@ -48,7 +50,7 @@ def test_the_element_is_the_captions_own_word() -> None:
         ("shape", "star"),
         ("attribute", "small"),
         ("material", "striped"),
-        ("counting", "2"),
+        ("counting", "two"),
         ("object", "heart"),
         ("color", "blue"),
         ("shape", "heart"),
@@ -56,6 +58,12 @@ def test_the_element_is_the_captions_own_word() -> None:
         ("spatial", "above"),
         ("other", "grey"),
     ]
+
+
+def test_every_question_stands_up_to_the_stages_checking(category: str) -> None:
+    for caption in WRITER.captions(category, 60, (), 5):
+        drafts = WRITER.questions(caption, 0)
+        assert {fault(draft, Caption("", caption, category, "train")) for draft in drafts} == {None}
 
 
 def test_a_caption_of_another_world_has_no_questions() -> None:

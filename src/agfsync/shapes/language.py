@@ -1,11 +1,27 @@
 """Writes captions by the grammar and questions by understanding them, behind a language model's protocols."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agfsync.language import QuestionDraft
+from agfsync.language.text import normalised
 from agfsync.shapes import grammar
 from agfsync.shapes.queries import Query
+from agfsync.shapes.words import MATERIAL_WORDS, NUMBERS, SIZE_WORDS
+
+SYNONYMS: Mapping[str, Sequence[str]] = {
+    **SIZE_WORDS,
+    **MATERIAL_WORDS,
+    "striped": (*MATERIAL_WORDS["striped"], "stripes"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "centre": ("centre", "center", "middle"),
+    "bottom left": ("bottom left", "lower left"),
+    "bottom right": ("bottom right", "lower right"),
+    "top left": ("top left", "upper left"),
+    "top right": ("top right", "upper right"),
+}
+"""The ways in which a caption may word what the grammar has one word for."""
 
 
 class ShapesWriter:
@@ -28,25 +44,26 @@ class ShapesWriter:
 
     def questions(self, caption: str, seed: int) -> list[QuestionDraft]:
         """Every atomic question that `caption` answers with yes; a grammar is sure of itself, whatever the `seed`."""
-        return [_draft(query) for query in grammar.questions(grammar.read(caption))]
+        return [_draft(query, caption) for query in grammar.questions(grammar.read(caption))]
 
 
-def _draft(query: Query) -> QuestionDraft:
-    return QuestionDraft(query.text(), "yes", _element(query), query.element_type)
+def _draft(query: Query, caption: str) -> QuestionDraft:
+    return QuestionDraft(query.text(), "yes", _element(query, caption), query.element_type)
 
 
-def _element(query: Query) -> str:
-    """The word of the caption that the question is on."""
+def _element(query: Query, caption: str) -> str:
+    """What of the caption the question is on, in the caption's own words: "big" where it asks whether it is large."""
     kind = query.kind
-    elements = {
+    meant = {
         "object": kind.shape,
         "shape": kind.shape,
         "color": kind.color,
         "attribute": kind.size,
         "material": kind.material,
-        "counting": str(query.count),
+        "counting": NUMBERS[query.count],
         "location": query.location,
         "spatial": query.relation,
         "other": query.background,
-    }
-    return elements[query.element_type] or ""
+    }[query.element_type]
+    plain = f" {normalised(caption)} "
+    return next((words for words in SYNONYMS.get(meant or "", ()) if f" {words} " in plain), meant or "")
