@@ -65,7 +65,9 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def build_scheduler() -> DDPMScheduler:
     """Stable Diffusion's own noise schedule."""
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
 
 
 def teach(vae: AutoencoderKL, folder: Path, tell: Tell, plan: Plan = PLAN) -> StableDiffusionPipeline:
