@@ -10,7 +10,7 @@ from agfsync import pipeline
 from agfsync.config import Recipe
 from agfsync.errors import RunError, StoreError
 from agfsync.records import Candidate, Pair
-from agfsync.stages import VERSIONS
+from agfsync.stages import EARLIER, VERSIONS
 from agfsync.store import Run
 
 
@@ -122,6 +122,24 @@ def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
     pipeline.run(path, until="pairs")
     finished = next(s.finished for s in pipeline.status(path) if s.name == "candidates")
     assert finished is not None and finished.seconds > earlier > 0
+
+
+def test_what_an_interrupted_stage_says_it_took_is_added_and_no_note(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agfsync.stages.pairs.run", lambda _: {EARLIER: 100.0, "pairs": 3})
+    with Run.open(path) as run:
+        run.reopen("pairs")
+    pipeline.run(path, until="pairs")
+    finished = next(s.finished for s in pipeline.status(path) if s.name == "pairs")
+    assert finished is not None and 100 < finished.seconds < 160 and finished.notes == {"pairs": 3}
+
+
+def test_a_stage_that_has_begun_is_under_way(path: Path) -> None:
+    (path / "training").mkdir()
+    with Run.open(path) as run:
+        run.commit("evaluation_images", {"a": []}, Candidate.schema)
+    assert [states(path)[name] for name in ("training", "evaluation", "report")] == ["under way", "under way", "to do"]
 
 
 def test_a_disk_that_fails_inside_a_stage_is_told(

@@ -147,6 +147,25 @@ def test_a_cut_or_missing_part_is_told(run: Run) -> None:
         keys(run, "b")
 
 
+def test_a_table_beside_the_stages_own_is_the_stages(run: Run) -> None:
+    run.commit("evaluation_images", {"a": captions("1")}, Caption.schema, seconds=2.0)
+    run.select("evaluation_images", ["a"])
+    run.commit("evaluation", {"b": captions("2")}, Caption.schema, seconds=1.0)
+    run.select("evaluation", ["b"])
+    assert (run.under_way("evaluation"), run.under_way("evaluation_images")) == (2, 1)
+    assert run.seconds("evaluation", until=run.newest_part()) == 3.0
+    run.quarantine("evaluation_images", "odd", "why")
+    run.reopen("evaluation")
+    assert run.failures("evaluation_images") == {}
+    run.finish("evaluation", "digest", 0.0, {})
+    (run.path / "evaluation_images" / "part-000000.parquet").unlink()
+    with pytest.raises(StoreError, match="set aside"):
+        list(run.rows("evaluation_images"))
+    assert run.finished("evaluation") is None
+    with pytest.raises(StoreError, match="type `agfsync evaluation "):
+        list(run.rows("evaluation_images", units=["a"]))
+
+
 def test_who_only_looks_sets_nothing_aside(run: Run) -> None:
     commit(run, a=captions("1"))
     (run.path / "captions" / "part-000000.parquet").unlink()

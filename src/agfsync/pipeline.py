@@ -15,7 +15,7 @@ from agfsync.disk import fault
 from agfsync.errors import RunError
 from agfsync.progress import Progress, Silent
 from agfsync.records import digest
-from agfsync.stages import VERSIONS, Context, generator_source, scorer_source
+from agfsync.stages import EARLIER, VERSIONS, Context, generator_source, scorer_source
 from agfsync.store import Finished, Run
 
 
@@ -69,7 +69,7 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a stage is. `units` counts what is made of a stage under way."""
+    """How far a stage is. `units` counts what is made of a stage under way; training has none."""
 
     name: str
     state: Literal["done", "out of date", "under way", "to do"]
@@ -155,8 +155,9 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
         if disks is None:
             raise
         raise disks from failure
-    seconds = time.monotonic() - begun + run_.seconds(stage.name, until=before)
-    run_.finish(stage.name, made_by, seconds, notes)
+    earlier = run_.seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
+    told = {name: note for name, note in notes.items() if name != EARLIER}
+    run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told)
 
 
 def _current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
@@ -170,8 +171,9 @@ def _standing(stage: Stage, run_: Run, recipe: Recipe) -> Standing:
         return Standing(
             stage.name, "done" if _current(stage, run_, recipe) else "out of date", finished.units, finished
         )
-    made = len(run_.done(stage.name))
-    return Standing(stage.name, "under way" if made else "to do", made, None)
+    made = run_.under_way(stage.name)
+    begun = made or (run_.path / stage.name).is_dir()
+    return Standing(stage.name, "under way" if begun else "to do", made, None)
 
 
 def _digest(stage: Stage, run_: Run, recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 A part is written beside, flushed, renamed, and only then entered in the manifest, in one transaction. What is in the
 manifest is there; what isn't never happened, and the next part of that stage takes its place. A stage's table is the
 units that were selected for it: rows of other settings stay on disk, unselected, and are found again with the settings.
+A stage may have tables beside its own, called STAGE_WHAT.
 """
 
 import io
@@ -27,6 +28,8 @@ R = TypeVar("R", bound=Record)
 RECIPE = "recipe.yaml"
 OWN = {"run.db", "run.db-journal", "lock", RECIPE, f"{RECIPE}.tmp"}
 SELECTED = "WHERE stage = ? AND place IS NOT NULL"
+OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
+"""Of the stage's own table, or of one beside it."""
 TABLES_KEPT = 4
 """Parts kept in memory, so that a reader that goes to and fro between two parts doesn't read them anew each time."""
 
@@ -178,13 +181,18 @@ class Run:
         """Enter that `stage` isn't complete; its quarantined units get another try."""
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM stages WHERE name = ?", (stage,))
-            db.execute("DELETE FROM failures WHERE stage = ?", (stage,))
+            db.execute(f"DELETE FROM failures WHERE {OF_STAGE}", (stage,))
 
     # Looking
 
     def done(self, stage: str) -> set[str]:
         """The keys of the units that the stage has made, under these settings and any other."""
         return set(self.made(stage))
+
+    def under_way(self, stage: str) -> int:
+        """How many units of the stage are made, in all of its tables, under these settings and any other."""
+        (count,) = self._manifest.one(f"SELECT count(*) FROM units WHERE {OF_STAGE}", stage)
+        return int(count)
 
     def made(self, stage: str) -> list[str]:
         """`done`, in the order in which they were committed."""
@@ -220,9 +228,9 @@ class Run:
         return int(newest)
 
     def seconds(self, stage: str, until: int) -> float:
-        """The time that making those parts of the stage's table took that are numbered up to `until`."""
-        used = f"id <= ? AND id IN (SELECT part FROM units {SELECTED})"
-        (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", until, stage)
+        """The time that making those parts of the stage's tables took that are numbered up to `until`."""
+        used = f"id <= ?2 AND id IN (SELECT part FROM units WHERE {OF_STAGE} AND place IS NOT NULL)"
+        (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
         return float(total)
 
     def read(self, stage: str, kind: type[R], units: Collection[str] | None = None) -> Iterator[R]:
@@ -260,7 +268,8 @@ class Run:
         for unit in units:
             found = self._manifest.all(query, stage, unit)
             if not found:
-                raise StoreError(f"{self.path}: {stage} has no unit '{unit}': type `agfsync {stage} {self.path}`")
+                again = f"type `agfsync {_owner(stage)} {self.path}`"
+                raise StoreError(f"{self.path}: {stage} has no unit '{unit}': {again}")
             yield parts.Place(*found[0])
 
     def _table(self, part: int, columns: Sequence[str] | None) -> pa.Table:
@@ -291,6 +300,11 @@ class Run:
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM units WHERE part = ?", (part,))
             db.execute("DELETE FROM parts WHERE id = ?", (part,))
-            db.execute("DELETE FROM stages WHERE name = ?", (stage,))
+            db.execute("DELETE FROM stages WHERE name = ?", (_owner(stage),))
         again = f"type the same command again to make its {units} units anew"
         return StoreError(f"{path} {fault}: it was set aside; {again}")
+
+
+def _owner(table: str) -> str:
+    """The stage that `table` is of."""
+    return table.partition("_")[0]

@@ -14,7 +14,7 @@ from agfsync import catalog
 from agfsync.config import dump
 from agfsync.errors import ModelError, RunError
 from agfsync.progress import Silent
-from agfsync.stages import Context, candidates, captions, pairs, questions, scores, training
+from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
 from agfsync.store import Run
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
@@ -83,8 +83,9 @@ def test_killed_between_training_and_saving_it_only_saves(paired: Context, monke
         training.run(paired)
     before = lines(paired)
     monkeypatch.setattr(training, "_latents", killed)
-    training.run(paired)
+    notes = training.run(paired)
     assert lines(paired) == before and (paired.run.path / "model" / UNET).is_file()
+    assert notes[EARLIER] == notes["step_seconds"] > 0
 
 
 def test_another_training_replaces_the_model(paired: Context, make_recipe: Any) -> None:

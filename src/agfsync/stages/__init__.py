@@ -22,6 +22,9 @@ VERSIONS: Mapping[str, int] = {
 }
 """Raise a stage's when it makes other rows of the same settings: it then runs again on runs that are done."""
 
+EARLIER = "earlier_seconds"
+"""A stage's note of the time that an interrupted run of it took and that no part tells of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

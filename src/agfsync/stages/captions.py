@@ -5,6 +5,7 @@ Whether it is held out is drawn when it is written, among the places that its ca
 """
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,11 +95,12 @@ def _fill(context: Context, writer: CaptionWriter, written: Written, category: s
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
         seed = seed_of(context.recipe.seed, STAGE, category, len(written.units[category]), fruitless)
         asked = min(ASK, len(free))
+        begun = time.monotonic()
         texts = writer.captions(category, asked, written.texts, seed)
         new, repeated = _new(texts, written.seen)
         random.Random(seed).shuffle(free)
         captions = [Caption(_key(t), t, category, split) for t, split in zip(new[:asked], free, strict=False)]
-        _commit(context, written, captions, repeated)
+        _commit(context, written, captions, repeated, time.monotonic() - begun)
         task.advance(len(captions))
         fruitless = 0 if captions else fruitless + 1
         if fruitless == DRY:
@@ -124,12 +126,12 @@ def _key(text: str) -> str:
     return digest("caption", text)
 
 
-def _commit(context: Context, written: Written, captions: Sequence[Caption], repeated: int) -> None:
+def _commit(context: Context, written: Written, captions: Sequence[Caption], repeated: int, seconds: float) -> None:
     """One request is one part. What it repeated is counted with its first caption."""
     units = {f"{written.source}/{caption.key}": [caption] for caption in captions}
     if units:
         dropped = {next(iter(units)): {"repeated": repeated}} if repeated else {}
-        context.run.commit(STAGE, units, Caption.schema, dropped=dropped)
+        context.run.commit(STAGE, units, Caption.schema, dropped=dropped, seconds=seconds)
     for unit, (caption,) in units.items():
         written.add(unit, caption)
 

@@ -27,7 +27,7 @@ from agfsync.disk import guarded
 from agfsync.errors import ModelError, RunError
 from agfsync.pictures import decode
 from agfsync.records import Caption, Pair, seed_of
-from agfsync.stages import Context
+from agfsync.stages import EARLIER, Context
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
@@ -54,14 +54,16 @@ def run(context: Context) -> Mapping[str, Any]:
     method: Method = catalog.build("methods", settings.method.model_dump(exclude={"lora"}))
     checkpoints, log = Checkpoints(folder / "checkpoints", context.digest), folder / "metrics.jsonl"
     plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method"}))
-    with context.progress.stage(STAGE, plan.steps, "steps", done=checkpoints.last()) as task:
+    done = checkpoints.last()
+    with context.progress.stage(STAGE, plan.steps, "steps", done=done) as task:
 
         def tell(line: Mapping[str, float]) -> None:
             task.advance(1, loss=line["loss"], accuracy=line["implicit_accuracy"])
 
         align(denoiser, reference, method, pairs, plan, checkpoints, log, tell)
     _put(context.run.path / MODEL, lambda beside: _save(denoiser, lora, beside))
-    return _notes(denoiser, len(pairs), read_metrics(log))
+    lines = read_metrics(log)
+    return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines)
 
 
 def _denoiser(recipe: Recipe) -> Denoiser:
@@ -156,7 +158,7 @@ def _put(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _notes(denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]]) -> Mapping[str, Any]:
+def _notes(denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Counts, and the means over the last tenth of the steps."""
     last = lines[-max(1, len(lines) // 10) :]
     return {
