@@ -171,11 +171,14 @@ class Recipe(Section):
     report: Report = Report()
 
     @model_validator(mode="after")
-    def _weights_have_scorers(self) -> "Recipe":
+    def _names_fit(self) -> "Recipe":
         for name in self.pairs.weights:
             if name not in self.scores.scorers:
                 there = ", ".join(self.scores.scorers)
                 raise ValueError(f"pairs.weights.{name} weighs no scorer: scores.scorers has {there}")
+        for name in self.evaluation.judges:
+            if name in self.scores.scorers:
+                raise ValueError(f"evaluation.judges.{name} has a scorer's name: call it otherwise")
         if not any(self.pairs.weights.values()):
             raise ValueError("pairs.weights are all 0: give at least one scorer a weight")
         return self
@@ -199,6 +202,15 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(tree, override)
     return check(tree, where=recipe)
+
+
+def load(path: Path) -> Recipe:
+    """The recipe at `path`.
+
+    Raises:
+        RecipeError: as `resolve`.
+    """
+    return check(_read(path), where=str(path))
 
 
 def check(tree: dict[str, Any], where: str) -> Recipe:
@@ -228,6 +240,8 @@ def _locate(recipe: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise RecipeError(f"{path}: can't be read: {failure.strerror}") from failure
     except (yaml.YAMLError, UnicodeDecodeError) as failure:
         fault = " ".join(str(failure).split())
         raise RecipeError(f"{path}: not YAML: {fault}") from failure

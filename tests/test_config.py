@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from agfsync import config
+from agfsync.errors import RecipeError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: mine\ntraining: {steps: 7, learning_rate: 3e-5}\n")
+    return path
+
+
+def test_what_a_recipe_leaves_out_has_its_default(file: Path) -> None:
+    recipe = config.resolve(str(file))
+    assert (recipe.name, recipe.training.steps, recipe.training.learning_rate) == ("mine", 7, 3e-5)
+    assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
+    assert config.load(file) == recipe == config.check(config.yaml.safe_load(config.dump(recipe)), "dump")
+
+
+def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
+    recipe = config.resolve(str(file), ["pairs.weights.vqa=0.5", "training.method.lora.rank=4", "training.steps=9"])
+    assert recipe.pairs.weights == {"vqa": 0.5, "clip": 0.55, "aesthetic": 0.10}
+    assert recipe.training.method.lora == config.LoraSettings(rank=4)
+    assert (recipe.training.steps, recipe.training.learning_rate) == (9, 3e-5)
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_every_shipped_recipe_is_one(name: str) -> None:
+    assert config.resolve(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("traning: {}", "unknown key 'traning': did you mean 'training'?"),
+        ("training: {stesp: 3}", "unknown key 'training.stesp': did you mean 'steps'?"),
+        ("training: {method: {lora: {rnak: 3}}}", "unknown key 'training.method.lora.rnak': did you mean 'rank'?"),
+        ("scores: {scorers: {a: {type: vqa, model: b, haed: c}}}", "unknown key 'scores.scorers.a.haed'"),
+        ("training: {steps: 0}", "training.steps: input should be greater than or equal to 1, got 0"),
+        ("training: {beta: .nan}", "unknown key 'training.beta'"),
+        ("training: {method: {beta: .nan}}", "training.method.beta"),
+        ("name: a/b", "name: "),
+        ("pairs: {weights: {looks: 1.0}}", "pairs.weights.looks weighs no scorer"),
+        ("pairs: {weights: {clip: 0.0}}", "pairs.weights are all 0"),
+        ("evaluation: {judges: {clip: {type: clip, model: other}}}", "evaluation.judges.clip has a scorer's name"),
+        ("- captions", "a recipe is a mapping of stages, this is a list"),
+        ("name: [unclosed", "not YAML"),
+    ],
+)
+def test_a_fault_is_one_line_that_says_where(file: Path, text: str, says: str) -> None:
+    file.write_text(text)
+    with pytest.raises(RecipeError) as raised:
+        config.resolve(str(file))
+    assert str(raised.value).startswith(f"{file}: ") and "\n" not in str(raised.value)
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=3", "training..steps=3", "name.first=x", "name=[unclosed"])
+def test_an_override_that_isnt_one_is_told(file: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        config.resolve(str(file), [override])
+
+
+def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(RecipeError, match="can't be read: Permission denied"):
+        config.load(file)
