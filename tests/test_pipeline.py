@@ -8,7 +8,7 @@ import yaml
 
 from agfsync import pipeline
 from agfsync.config import Recipe
-from agfsync.errors import RunError, StoreError
+from agfsync.errors import OutOfMemoryError, RunError, StoreError
 from agfsync.records import Candidate, Pair
 from agfsync.stages import EARLIER, VERSIONS
 from agfsync.store import Run
@@ -152,3 +152,25 @@ def test_a_disk_that_fails_inside_a_stage_is_told(
     pipeline.prepare(tmp_path / "run", recipe)
     with pytest.raises(StoreError, match="the disk is full: make room, then type the same command again"):
         pipeline.run(tmp_path / "run", until="captions")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_that_says_what_to_lower(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def greedy(_: Any) -> None:
+        raise failure
+
+    pipeline.prepare(tmp_path / "run", recipe)
+    pipeline.run(tmp_path / "run", until="candidates")
+    monkeypatch.setattr("agfsync.stages.scores.run", greedy)
+    with pytest.raises(OutOfMemoryError, match=r"scores ran out of memory \(.*\): lower scores.batch, or") as told:
+        pipeline.run(tmp_path / "run", until="scores")
+    assert "\n" not in str(told.value)

@@ -54,6 +54,11 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
         pretrained.load_model(CLIPTextModel, str(folder), None, "fp32", "cpu")
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_models() -> None:
+    with pytest.raises(torch.OutOfMemoryError), pretrained.explained("model"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_the_fingerprint_follows_the_content(folder: Path) -> None:
     before = pretrained.fingerprint(str(folder), None)
     moved = folder.rename(folder.parent / "elsewhere") / ".." / "elsewhere"

@@ -21,6 +21,10 @@ class StoreError(AgfsyncError):
     """The disk failed: no space, no permission, or a part that isn't what was written."""
 
 
+class OutOfMemoryError(AgfsyncError):
+    """A stage, as the recipe sets it, needs more memory than the machine or its accelerator has."""
+
+
 class BudgetError(AgfsyncError):
     """More items failed than the recipe's budget allows, or a model ran dry."""
 

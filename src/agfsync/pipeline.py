@@ -7,16 +7,14 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from agfsync import __version__
-from agfsync.config import Recipe, ScorerSettings, check, dump
+from agfsync.config import Recipe, ScorerSettings, dump, load
 from agfsync.disk import fault
-from agfsync.errors import RunError
+from agfsync.errors import OutOfMemoryError, RunError
 from agfsync.progress import Progress, Silent
 from agfsync.records import digest
 from agfsync.stages import EARLIER, VERSIONS, Context, generator_source, scorer_source
-from agfsync.store import Finished, Run
+from agfsync.store import RECIPE, Finished, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,8 @@ class Stage:
     after: tuple[str, ...]
     settings: Callable[[Recipe], Any]
     """what of the recipe shapes its result; devices and batch sizes don't"""
+    lighter: str = "captions.count"
+    """what of the recipe to lower where memory runs out"""
 
 
 STAGES = (
@@ -39,13 +39,20 @@ STAGES = (
         "candidates",
         ("captions", "questions"),
         lambda r: (r.seed, _plain(r.candidates, "generator"), generator_source(r.candidates.generator)),
+        "candidates.per_caption, or the generator's height and width, or set its dtype to bf16",
     ),
-    Stage("scores", ("questions", "candidates"), lambda r: _judges(r.scores.scorers)),
+    Stage(
+        "scores",
+        ("questions", "candidates"),
+        lambda r: _judges(r.scores.scorers),
+        "scores.batch, or set the scorers' dtype to bf16",
+    ),
     Stage("pairs", ("candidates", "scores"), lambda r: _plain(r.pairs)),
     Stage(
         "training",
         ("pairs",),
         lambda r: (r.seed, _plain(r.training, "checkpoint_every"), generator_source(r.candidates.generator)),
+        "training.batch, or train a LoRA (training.method.lora.rank)",
     ),
     Stage(
         "evaluation",
@@ -56,13 +63,18 @@ STAGES = (
             generator_source(r.candidates.generator),
             _judges(r.scores.scorers | r.evaluation.judges),
         ),
+        "evaluation.batch and scores.batch",
     ),
     Stage(
         "report",
         ("questions", "candidates", "scores", "pairs", "training", "evaluation"),
         lambda r: (r.name, _plain(r.report)),
+        "report.examples",
     ),
 )
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""How CUDA and MPS, the CPU, and cuBLAS tell of it."""
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -83,7 +95,7 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
     Raises:
         RunError: the run follows another recipe, by which a stage would give another result.
     """
-    if not (path / "recipe.yaml").exists():
+    if not (path / RECIPE).exists():
         Run.create(path, _documented(recipe)).close()
         return
     with Run.open(path) as run:
@@ -139,7 +151,7 @@ def recipe_of(run_: Run) -> Recipe:
     Raises:
         RecipeError: somebody has edited it into something else.
     """
-    return check(yaml.safe_load(run_.recipe_yaml) or {}, where=str(run_.path / "recipe.yaml"))
+    return load(run_.path / RECIPE)
 
 
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
@@ -151,13 +163,24 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:
-        disks = fault(failure, run_.path)
-        if disks is None:
+        plain = fault(failure, run_.path) or _out_of_memory(failure, stage)
+        if plain is None:
             raise
-        raise disks from failure
+        raise plain from failure
     earlier = run_.seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
     told = {name: note for name, note in notes.items() if name != EARLIER}
     run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told)
+
+
+def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
+    """What to tell where `failure` is a lack of memory, else None. torch's is a RuntimeError with only its text to say."""
+    told = isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in NO_MEMORY)
+    if not told and not isinstance(failure, MemoryError):
+        return None
+    says = (str(failure).splitlines() or ["MemoryError"])[0]
+    return OutOfMemoryError(
+        f"{stage.name} ran out of memory ({says[:120]}): lower {stage.lighter}; what is done is kept"
+    )
 
 
 def _current(stage: Stage, run_: Run, recipe: Recipe) -> bool:

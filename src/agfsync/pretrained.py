@@ -99,9 +99,11 @@ def source(model: str, revision: str | None) -> dict[str, Any]:
 
 @contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turns the libraries' many ways of failing to load `model` into a `ModelError` of one line."""
+    """Turns the libraries' many ways of failing to load `model`, but a lack of memory, into a `ModelError` of a line."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as failure:
         fault = " ".join(str(failure).split())
         raise ModelError(f"can't load the model {model}: {fault[:300]}") from failure
