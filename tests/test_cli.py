@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -33,6 +34,14 @@ def test_help_answers_at_once_and_imports_no_torch() -> None:
         times.append(time.monotonic() - begun)
     assert min(times) < 0.5
     assert all(verb in done.stdout for verb in ("run", "status", "shapes", *cli.VERBS))
+
+
+def test_torch_and_transformers_are_told_to_be_quiet_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", {"TRANSFORMERS_VERBOSITY": "info"})
+    cli.main(["--version"])
+    assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "info"}
 
 
 def test_every_stage_is_a_verb_in_order() -> None:
@@ -100,6 +109,27 @@ def test_a_run_of_other_settings_needs_update(file: Path, capsys: pytest.Capture
     assert "pairs.weights.red 1.0 -> 0.25" in capsys.readouterr().err
     assert cli.main([*other, "--update"]) == 0
     assert "goes on with the new settings, from pairs" in capsys.readouterr().err
+
+
+def test_a_runs_recipe_that_was_edited_into_something_else_is_told(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = file.parent / "run"
+    assert cli.main(["run", str(file), "--out", str(run), "--until", "captions"]) == 0
+    (run / "recipe.yaml").write_text("name: [unclosed")
+    assert cli.main(["status", str(run)]) == 2
+    assert f"error: {run / 'recipe.yaml'}: not YAML: " in capsys.readouterr().err
+
+
+def test_a_folder_that_cant_be_entered_is_told(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/run")
+
+    monkeypatch.setattr(pipeline, "prepare", forbidden)
+    assert cli.main(["run", str(file)]) == 2
+    assert "error: /elsewhere/run: writing isn't allowed" in capsys.readouterr().err
 
 
 def test_what_nobody_expected_is_one_line_too(

@@ -1,5 +1,6 @@
 """The command line: one verb a stage, run and status; parses, calls, prints. What a verb needs, it imports itself."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agfsync import __version__
+from agfsync.disk import fault
 from agfsync.errors import AgfsyncError
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ VERBS = {
 
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
+
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error"}
+"""What torch and transformers read when imported: threads without work sleep, warnings stay out of the bars."""
 
 app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -116,6 +121,8 @@ def shapes(context: typer.Context, debug: Debug = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (default: the process's); the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         return _code(app(args=given, prog_name="agfsync", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as failure:
         if "--debug" in given:
             traceback.print_exception(failure)
-        return _failed(*_line(failure))
+        return _failed(*_line(fault(failure, Path.cwd()) or failure))
 
 
 def _line(failure: Exception) -> tuple[str, int]:
