@@ -89,6 +89,9 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
         (["run", "{file}", "--set", "captions.writer=nobody"], "no caption is called 'nobody'"),
         (["run", "{file}", "--set", "candidates.generator.model=./nowhere"], "no model at './nowhere'"),
         (["run", "{file}", "--set", "candidates.generator.model=embedded:nothing"], "no embedded model"),
+        (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
+        (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
+        (["run", "{file}", "--set", "training.method.type=dpp"], "no method is called 'dpp': did you mean 'dpo'?"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
@@ -99,6 +102,7 @@ def test_what_the_user_can_mend_is_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert says in lines[0]
+    assert not (file.parent / "run").exists()
 
 
 def test_a_run_of_other_settings_needs_update(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

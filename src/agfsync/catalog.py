@@ -55,9 +55,7 @@ def find(kind: str, name: str) -> Any:
     for entry in entry_points(group=f"agfsync.{kind}"):
         if entry.name == name:
             return entry.load()
-    close = get_close_matches(name, names(kind), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names(kind))}"
-    raise RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
+    raise _unknown(kind, name)
 
 
 def model_path(model: str) -> str:
@@ -83,8 +81,18 @@ def build(kind: str, settings: Mapping[str, Any]) -> Any:
         RecipeError: no such type. ModelError: no such model.
     """
     rest = {name: value for name, value in settings.items() if name != "type"}
-    places = {name: _existing(rest[name]) for name in ("model", "head") if rest.get(name) is not None}
-    return find(kind, settings["type"])(**rest | places)
+    return find(kind, settings["type"])(**rest | _places(settings))
+
+
+def check(kind: str, settings: Mapping[str, Any]) -> None:
+    """See that there is what `build` would make of `settings`, without importing or loading it.
+
+    Raises:
+        RecipeError: no such type. ModelError: no such model.
+    """
+    if settings["type"] not in names(kind):
+        raise _unknown(kind, settings["type"])
+    _places(settings)
 
 
 def fingerprint(*models: str | None) -> str:
@@ -99,6 +107,17 @@ def fingerprint(*models: str | None) -> str:
         for file in sorted(p for p in (_weights() / model.removeprefix(EMBEDDED)).rglob("*") if p.is_file()):
             state.update(file.name.encode() + file.read_bytes())
     return state.hexdigest()
+
+
+def _unknown(kind: str, name: str) -> RecipeError:
+    close = get_close_matches(name, names(kind), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names(kind))}"
+    return RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
+
+
+def _places(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Where the models that `settings` name lie."""
+    return {name: _existing(settings[name]) for name in ("model", "head") if settings.get(name) is not None}
 
 
 def _existing(model: str) -> str:

@@ -7,7 +7,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from agfsync import __version__
+from agfsync import __version__, catalog
 from agfsync.config import Recipe, ScorerSettings, dump, load
 from agfsync.disk import fault
 from agfsync.errors import OutOfMemoryError, RunError
@@ -94,8 +94,10 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
 
     Raises:
         RunError: the run follows another recipe, by which a stage would give another result.
+        RecipeError: the recipe names what isn't in the catalog. ModelError: or a model that isn't there.
     """
     if not (path / RECIPE).exists():
+        _check_names(recipe)
         Run.create(path, _documented(recipe)).close()
         return
     with Run.open(path) as run:
@@ -105,6 +107,7 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
         again = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
         if again is not None and not update:
             raise _differs(path, before, recipe, again)
+        _check_names(recipe)
         run.rewrite_recipe(_documented(recipe))
     if again is not None:
         (progress or Silent()).say(f"{path} goes on with the new settings, from {again}")
@@ -154,6 +157,16 @@ def recipe_of(run_: Run) -> Recipe:
     return load(run_.path / RECIPE)
 
 
+def _check_names(recipe: Recipe) -> None:
+    """At the start, and not hours later, when it is the stage's turn."""
+    catalog.check("captions", {"type": recipe.captions.writer})
+    catalog.check("questions", {"type": recipe.questions.writer})
+    catalog.check("generators", recipe.candidates.generator.model_dump())
+    for settings in (recipe.scores.scorers | recipe.evaluation.judges).values():
+        catalog.check("scorers", settings.model_dump())
+    catalog.check("methods", {"type": recipe.training.method.type})
+
+
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
     if _current(stage, run_, recipe):
         return
@@ -173,7 +186,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
 
 
 def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
-    """What to tell where `failure` is a lack of memory, else None. torch's is a RuntimeError with only its text to say."""
+    """What to tell where `failure` is a lack of memory, else None. torch's may be any RuntimeError by that text."""
     told = isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in NO_MEMORY)
     if not told and not isinstance(failure, MemoryError):
         return None

@@ -99,7 +99,7 @@ def source(model: str, revision: str | None) -> dict[str, Any]:
 
 @contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turns the libraries' many ways of failing to load `model`, but a lack of memory, into a `ModelError` of a line."""
+    """Turns the libraries' ways of failing to load `model`, but for a lack of memory, into a one-line `ModelError`."""
     try:
         yield
     except torch.OutOfMemoryError:
