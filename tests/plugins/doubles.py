@@ -62,19 +62,25 @@ class Generator:
 
 
 class Brightness:
-    """The red channel on 0..100, of eight values, so that ties happen; `picky` leaves the darkest unscored."""
+    """The red channel on 0..100, of eight values, so that ties happen.
+
+    `picky` leaves the darkest unscored, `short` says that it cut the prompt.
+    """
 
     identity = "brightness"
     asks_questions = False
 
     def __init__(self, *, model: str, **settings: Any) -> None:
         LOADED.append(model)
-        self.picky = model == "picky"
+        self.picky, self.short = model == "picky", model == "short"
 
     def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
         time.sleep(PAUSE)
         reds = [item.image.getpixel((0, 0))[0] for item in items]  # type: ignore[index]
-        return [Unscored("too dark") if self.picky and red == 0 else Measurement(red / 2.55) for red in reds]
+        return [
+            Unscored("too dark") if self.picky and red == 0 else Measurement(red / 2.55, truncated=self.short)
+            for red in reds
+        ]
 
 
 class Asking(Brightness):

@@ -32,7 +32,7 @@ def picture(name: str, width: int) -> Picture:
 
 def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored() -> None:
     broken = Picture("score-b", "b", "a prompt", (), b"no picture")
-    scores = score(Width(), "wide", [picture("a", 3), broken, picture("c", 5)])
+    scores = [each.score for each in score(Width(), "wide", [picture("a", 3), broken, picture("c", 5)])]
     assert [(each.key, each.candidate_key, each.scorer, each.value) for each in scores] == [
         ("score-a", "a", "wide", 3.0),
         ("score-b", "b", "wide", None),
@@ -42,19 +42,25 @@ def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored()
 
 
 def test_a_scorer_of_broken_pictures_alone_is_not_asked() -> None:
-    assert score(Width(Measurement(1)), "wide", [Picture("s", "b", "a prompt", (), b"")])[0].value is None
+    assert score(Width(Measurement(1)), "wide", [Picture("s", "b", "a prompt", (), b"")])[0].score.value is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 100.5])
 def test_a_value_off_the_scale_is_no_value(value: float) -> None:
     (only,) = score(Width(Measurement(value)), "wide", [picture("a", 1)])
-    assert only.value is None
-    assert only.reason == f"value {value} isn't on 0..100"
+    assert only.score.value is None
+    assert only.score.reason == f"value {value} isn't on 0..100"
 
 
 def test_unscored_keeps_its_reason() -> None:
     (only,) = score(Width(Unscored("too odd")), "wide", [picture("a", 1)])
-    assert (only.value, only.reason) == (None, "too odd")
+    assert (only.score.value, only.score.reason) == (None, "too odd")
+
+
+def test_a_prompt_that_was_cut_is_told() -> None:
+    words = Measurement(1, truncated=True), Measurement(1), Unscored("too odd")
+    judged = score(Width(*words), "wide", [picture(name, 1) for name in "abc"])
+    assert [each.truncated for each in judged] == [True, False, False]
 
 
 def test_a_scorer_that_miscounts_is_told() -> None:

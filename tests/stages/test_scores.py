@@ -58,5 +58,12 @@ def test_unscored_candidates_are_counted_and_past_the_budget_it_stops(drawn: Con
     unscored = notes["red"]["unscored"]["too dark"]
     assert 0 < unscored < 48
     assert notes["red"]["scored"] == 48 - unscored
-    with pytest.raises(BudgetError, match=rf"scores: red: {unscored} of 48 candidates failed.*too dark"):
+    with pytest.raises(BudgetError, match=rf"scores: red: {unscored} of 48 pictures failed.*too dark"):
         scores.run(changed(drawn, make_recipe(scores=picky, failure_budget=0.0)))
+
+
+def test_prompts_that_were_cut_are_counted_also_when_nothing_is_scored_anew(drawn: Context, make_recipe: Any) -> None:
+    short = changed(drawn, make_recipe(scores={"scorers": {"red": RED | {"model": "short"}, "vqa": VQA}}))
+    notes = scores.run(short)
+    assert (notes["red"]["truncated"], notes["vqa"]["truncated"]) == (48, 0)
+    assert scores.run(short) == notes

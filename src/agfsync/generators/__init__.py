@@ -5,6 +5,9 @@ from typing import Protocol
 
 from PIL import Image
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA in a folder."""
+
 
 class Generator(Protocol):
     """A text-to-image model with its sampling settings."""

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError
+from agfsync.generators import LORA_FILE
 from agfsync.generators.tensors import to_images, to_tensor
 from agfsync.pretrained import DTYPES, explained, fingerprint, quiet, source, torch_device
 from agfsync.records import digest
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 TEXT = "encoder_hidden_states_BTD"
 Conditioning = Mapping[str, Tensor]
 

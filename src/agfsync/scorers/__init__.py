@@ -24,6 +24,8 @@ class Measurement:
 
     value: float
     answers: tuple[Answer, ...] = ()
+    truncated: bool = False
+    """Whether the scorer saw the beginning of the prompt only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,21 @@ class Picture:
     image: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A picture's score; `truncated` is whether the scorer saw the beginning of the prompt only."""
+
+    score: Score
+    truncated: bool
+
+
 def score_key(source: str, asks_questions: bool, candidate_key: str, questions: Sequence[Question]) -> str:
     """The key of a scorer's word on a candidate; `source` names the scorer with its settings."""
     asked = [question.key for question in questions] if asks_questions else []
     return digest("score", source, candidate_key, asked)
 
 
-def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> list[Score]:
+def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> list[Judged]:
     """One score for each picture, in order, under the scorer's `name` in the recipe; a broken picture is unscored.
 
     Raises:
@@ -48,7 +56,10 @@ def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> list[Score]
         raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(whole)} pictures: mend the scorer")
     words = iter(results)
     judged = [next(words) if isinstance(image, Image.Image) else image for image in images]
-    return [_record(name, picture, word) for picture, word in zip(pictures, judged, strict=True)]
+    return [
+        Judged(_record(name, picture, word), isinstance(word, Measurement) and word.truncated)
+        for picture, word in zip(pictures, judged, strict=True)
+    ]
 
 
 def release() -> None:

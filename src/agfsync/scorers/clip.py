@@ -37,21 +37,20 @@ class ClipEmbedder:
         return _unit(self._model.get_image_features(pixels_BCHW).pooler_output)
 
     @torch.inference_mode()
-    def texts(self, prompts: Sequence[str]) -> tuple[Tensor, int]:
-        """Embeddings PE of the prompts, and how many of them were longer than `limit` and lost their end."""
+    def texts(self, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Embeddings PE of the prompts, and for each whether it was longer than `limit` and lost its end."""
         lengths = [len(ids) for ids in self._tokenizer(list(prompts), verbose=False)["input_ids"]]
         tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self.limit, return_tensors="pt"
         ).to(self._model.device)
         output = self._model.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
-        return _unit(output.pooler_output), sum(length > self.limit for length in lengths)
+        return _unit(output.pooler_output), [length > self.limit for length in lengths]
 
 
 class Clip:
     """100 x the cosine of the picture's and the prompt's embeddings (Eq. 3 with gamma = 100).
 
-    A cosine below 0 counts as 0, as in CLIPScore, so that the value keeps to 0..100. `truncated` counts the prompts so
-    far of which the model saw only the beginning.
+    A cosine below 0 counts as 0, as in CLIPScore, so that the value keeps to 0..100.
     """
 
     asks_questions = False
@@ -68,8 +67,7 @@ class Clip:
         if head is not None:
             raise ModelError(f"a clip scorer has no head: leave out head '{head}'")
         self._clip = ClipEmbedder(model, revision, dtype, device)
-        self._texts: dict[str, Tensor] = {}
-        self.truncated = 0
+        self._texts: dict[str, tuple[Tensor, bool]] = {}
         self.identity = f"clip {self._clip.identity}"
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
@@ -77,25 +75,24 @@ class Clip:
         if not items:
             return []
         images_BE = self._clip.images([item.image for item in items])
-        texts_BE = self._embedded([item.prompt for item in items])
-        return [_measured(cosine) for cosine in (images_BE * texts_BE).sum(1).tolist()]
+        self._embed([item.prompt for item in items])
+        texts, truncated = zip(*(self._texts[item.prompt] for item in items), strict=True)
+        cosines = (images_BE * torch.stack(texts)).sum(1).tolist()
+        return [_measured(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
 
-    def _embedded(self, prompts: list[str]) -> Tensor:
-        """Embeddings BE of the prompts. A prompt's pictures come together, so only the last call's are kept in mind."""
+    def _embed(self, prompts: list[str]) -> None:
+        """Keep the prompts in mind with their embeddings E. A prompt's pictures come together: one call's will do."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
-            new_PE, truncated = self._clip.texts(new)
-            self._texts |= dict(zip(new, new_PE, strict=True))
-            self.truncated += truncated
+            self._texts |= dict(zip(new, zip(*self._clip.texts(new), strict=True), strict=True))
         self._texts = {prompt: self._texts[prompt] for prompt in prompts}
-        return torch.stack([self._texts[prompt] for prompt in prompts])
 
 
 def _unit(embeddings: Tensor) -> Tensor:
     return normalize(embeddings.float(), dim=-1).cpu()
 
 
-def _measured(cosine: float) -> Measurement | Unscored:
+def _measured(cosine: float, truncated: bool) -> Measurement | Unscored:
     if not math.isfinite(cosine):
         return Unscored("the model's embedding is not a number")
-    return Measurement(100 * min(max(cosine, 0.0), 1.0))
+    return Measurement(100 * min(max(cosine, 0.0), 1.0), truncated=truncated)

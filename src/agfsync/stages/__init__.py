@@ -1,4 +1,7 @@
-"""The stages: each a function from tables of the run folder to a table, one file each. They never import each other."""
+"""The stages: each a function from tables of the run folder to a table, one file each. They never import each other.
+
+What several of them need is here, and in `judging`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ VERSIONS: Mapping[str, int] = {
 }
 """Raise a stage's when it makes other rows of the same settings: it then runs again on runs that are done."""
 
+MODEL = "model"
+"""The folder of the aligned model, or of its LoRA, in the run's."""
 EARLIER = "earlier_seconds"
 """A stage's note of the time that an interrupted run of it took and that no part tells of."""
 

@@ -27,11 +27,10 @@ from agfsync.disk import guarded
 from agfsync.errors import ModelError, RunError
 from agfsync.pictures import decode
 from agfsync.records import Caption, Pair, seed_of
-from agfsync.stages import EARLIER, Context
+from agfsync.stages import EARLIER, MODEL, Context
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
-MODEL = "model"
 TRENDS = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
 """Figures of which the notes hold the mean over the last tenth of the steps."""
 

@@ -4,46 +4,26 @@ Pictures and scores are tables of their own, so that whatever of them hasn't cha
 outlive a change of training, and a new judge judges the pictures that are there.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from agfsync import catalog
-from agfsync.config import ScorerSettings
-from agfsync.engine import Outcome, Unit, over_budget, process
+from agfsync.engine import Outcome, Unit, process
 from agfsync.errors import RunError
-from agfsync.generators import Generator
+from agfsync.generators import LORA_FILE, Generator
 from agfsync.pictures import encode
-from agfsync.records import Candidate, Caption, Comparison, Question, Score, digest, seed_of
-from agfsync.scorers import Scorer
-from agfsync.scorers.batch import Picture, release, score, score_key
-from agfsync.stages import (
-    VERSIONS,
-    Context,
-    captions_to_draw,
-    generator_source,
-    questions_by_caption,
-    scorer_source,
-)
+from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
+from agfsync.scorers.batch import release
+from agfsync.stages import MODEL, VERSIONS, Context, captions_to_draw, generator_source, questions_by_caption
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
+from agfsync.stages.judging import Tables, ToJudge, judge
 
 STAGE = "evaluation"
 IMAGES = "evaluation_images"
 SCORES = "evaluation_scores"
-LORA_FILE = "pytorch_lora_weights.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A held-out picture, without its image, which is read when it is needed: `unit` is the unit that holds it."""
-
-    key: str
-    unit: str
-    caption: Caption
-    questions: tuple[Question, ...]
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -57,11 +37,13 @@ def run(context: Context) -> Mapping[str, Any]:
     questions = questions_by_caption(context)
     _draw(context, captions)
     drawn, sides = _drawn(context, captions, questions)
-    unscored = _judge(context, drawn)
+    judges = context.recipe.scores.scorers | context.recipe.evaluation.judges
+    judged = judge(context, Tables(stage=STAGE, pictures=IMAGES, scores=SCORES), judges, drawn)
     rows = compare(captions, sides, context.run.read(SCORES, Score), questions)
     _keep(context, captions, rows)
     summary = summarise(rows, context.recipe.evaluation.resamples, context.recipe.seed)
-    return {"captions": len(captions), "unscored": unscored} | summary
+    told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
+    return {"captions": len(captions)} | told | summary
 
 
 def _draw(context: Context, captions: Sequence[Caption]) -> None:
@@ -103,7 +85,7 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
 def _settings(context: Context, model: str) -> dict[str, Any]:
     """What builds the base or the aligned generator: the latter is a LoRA on the base, or a whole model of its own."""
     settings = context.recipe.candidates.generator.model_dump()
-    folder = context.run.path / "model"
+    folder = context.run.path / MODEL
     if model == "base":
         return settings
     if (folder / LORA_FILE).is_file():
@@ -113,67 +95,22 @@ def _settings(context: Context, model: str) -> dict[str, Any]:
 
 def _aligned_source(context: Context) -> str:
     training = context.run.finished("training")
-    if training is None or not (context.run.path / "model").is_dir():
+    if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / 'model'}: type `agfsync training {context.run.path}`")
     return digest(generator_source(context.recipe.candidates.generator), training.mark)
 
 
-def _drawn(context: Context, captions: Sequence[Caption], questions: Questions) -> tuple[list[Drawn], Sides]:
+def _drawn(context: Context, captions: Sequence[Caption], questions: Questions) -> tuple[list[ToJudge], Sides]:
     """The pictures that are there, and for each caption that both models have drawn its two."""
     by_key = {caption.key: caption for caption in captions}
-    found: list[Drawn] = []
+    found: list[ToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
     for unit, rows in context.run.grouped(IMAGES, ["key", "caption_key", "generator"]):
         for row in rows:
             caption = by_key[row["caption_key"]]
-            found.append(Drawn(row["key"], unit, caption, tuple(questions[caption.key])))
+            found.append(ToJudge(row["key"], unit, caption.text, tuple(questions[caption.key])))
             sides[caption.key][row["generator"]] = row["key"]
     return found, {key: (two["base"], two["aligned"]) for key, two in sides.items() if len(two) == 2}
-
-
-def _judge(context: Context, drawn: Sequence[Drawn]) -> dict[str, dict[str, int]]:
-    """Every judge's word on every picture, one judge in memory at a time; for each, why there is none, counted."""
-    selected: list[str] = []
-    judges = context.recipe.scores.scorers | context.recipe.evaluation.judges
-    for name, settings in judges.items():
-        selected += _judge_by(context, name, settings, drawn)
-        release()
-    context.run.select(SCORES, selected)
-    reasons: dict[str, Counter[str]] = {name: Counter() for name in judges}
-    for row in context.run.rows(SCORES, ["scorer", "reason"]):
-        if row["reason"] is not None:
-            reasons[row["scorer"]][row["reason"]] += 1
-    for name, counted in reasons.items():
-        if counted.total() > context.recipe.failure_budget * len(drawn):
-            raise over_budget(f"{STAGE}: {name}", counted, len(drawn), context.recipe.failure_budget, "pictures")
-    return {name: dict(counted) for name, counted in reasons.items()}
-
-
-def _judge_by(context: Context, name: str, settings: ScorerSettings, drawn: Sequence[Drawn]) -> list[str]:
-    """One judge's scores; the keys of its units."""
-    source = digest(SCORES, VERSIONS[STAGE], scorer_source(name, settings))
-    # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
-    asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
-    units = [Unit(key := score_key(source, asks, d.key, d.questions), (key, d)) for d in drawn]
-
-    @cache
-    def scorer() -> Scorer:
-        """Loaded when there is something to judge."""
-        context.progress.say(f"{STAGE}: loading {name}")
-        made: Scorer = catalog.build("scorers", settings.model_dump())
-        return made
-
-    def work(batch: Sequence[tuple[str, Drawn]]) -> list[Outcome]:
-        return [[each] for each in score(scorer(), name, _pictures(context, batch))]
-
-    _process(context, SCORES, units, work, context.recipe.scores.batch, "pictures", f"{STAGE}: {name} judges")
-    return [unit.key for unit in units]
-
-
-def _pictures(context: Context, batch: Sequence[tuple[str, Drawn]]) -> list[Picture]:
-    holders = list(dict.fromkeys(each.unit for _, each in batch))
-    images = {c.key: c.image for c in context.run.read(IMAGES, Candidate, holders)}
-    return [Picture(key, d.key, d.caption.text, d.questions, images[d.key]) for key, d in batch]
 
 
 def _keep(context: Context, captions: Sequence[Caption], rows: Sequence[Comparison]) -> None:
@@ -195,7 +132,7 @@ def _process(
     unit: str,
     title: str,
 ) -> None:
-    schema = {IMAGES: Candidate.schema, SCORES: Score.schema, STAGE: Comparison.schema}[table]
+    schema = {IMAGES: Candidate.schema, STAGE: Comparison.schema}[table]
     budget, progress = context.recipe.failure_budget, context.progress
     process(
         context.run,
