@@ -56,7 +56,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        flush(path.parent)
 
 
 def lock(folder: Path) -> io.TextIOWrapper:
@@ -81,9 +81,9 @@ def lock(folder: Path) -> io.TextIOWrapper:
     return file
 
 
-def _sync_folder(folder: Path) -> None:
-    """Without this a rename may be lost in a power cut."""
-    number = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Brings a file, or a folder's list of names, onto the disk: without it a rename may be lost in a power cut."""
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

@@ -45,6 +45,7 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
 
 def test_those_of_other_settings_dont_count_and_make_room(tmp_path: Path) -> None:
     Checkpoints(tmp_path, "a").save(8, *trained(1))
+    (tmp_path / "step-0000012.safetensors.partial").write_bytes(b"cut off by a kill")
     other = Checkpoints(tmp_path, "b")
     assert other.last() == other.restore(*trained(0)) == 0
     other.save(2, *trained(1))

@@ -27,7 +27,8 @@ class Checkpoints:
             tensors |= {f"{moment}.{name}": optimizer.state[p][moment] for name, p in parameters.items()}
         write_tensors(self._path(step), tensors, {"digest": self.digest, "step": str(step)})
         kept = [path for _, path in self._found()[:KEPT]]
-        for path in self.folder.glob("*.safetensors"):
+        # Also what was being written when a run was killed.
+        for path in self.folder.glob("*.safetensors*"):
             if path not in kept:
                 path.unlink()
 

@@ -1,6 +1,5 @@
 """Files of tensors: safetensors only, never pickle, and whole or not there."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agfsync.disk import fault
+from agfsync.disk import fault, flush
 from agfsync.errors import StoreError
 
 
@@ -56,12 +55,3 @@ def read_metadata(path: Path) -> Mapping[str, str] | None:
             return file.metadata() or {}
     except (OSError, SafetensorError):
         return None
-
-
-def flush(path: Path) -> None:
-    """Brings a file, or a folder's list of names, onto the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -21,9 +21,8 @@ from agfsync.alignment.loop import Plan, align
 from agfsync.alignment.lora import adapter_weights, add_adapters
 from agfsync.alignment.metrics import read_metrics
 from agfsync.alignment.reference import AdaptersOff, FrozenCopy
-from agfsync.alignment.safe import flush
 from agfsync.config import LoraSettings, Recipe, Training
-from agfsync.disk import guarded
+from agfsync.disk import flush, guarded
 from agfsync.errors import ModelError, RunError
 from agfsync.pictures import decode
 from agfsync.records import Caption, Pair, seed_of
