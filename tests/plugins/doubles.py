@@ -67,7 +67,6 @@ class Brightness:
     `picky` leaves the darkest unscored, `short` says that it cut the prompt.
     """
 
-    identity = "brightness"
     asks_questions = False
 
     def __init__(self, *, model: str, **settings: Any) -> None:
@@ -86,7 +85,6 @@ class Brightness:
 class Asking(Brightness):
     """Answers every question by the green channel."""
 
-    identity = "asking"
     asks_questions = True
 
     def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:

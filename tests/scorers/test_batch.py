@@ -16,7 +16,6 @@ QUESTION = Question("q", "c", "Is it red?", "yes", "red", "color")
 class Width:
     """The picture's width, or what it was told to say."""
 
-    identity = "width"
     asks_questions = False
 
     def __init__(self, *words: Measurement | Unscored) -> None:

@@ -67,12 +67,6 @@ def test_grey_and_transparent_pictures_are_judged(name: str, folders: Path, item
     assert len(_values(_scorer(name, folders), odd)) == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_identity_is_that_of_the_weights(name: str, folders: Path) -> None:
-    assert _scorer(name, folders).identity == _scorer(name, folders).identity
-    assert str(folders) not in _scorer(name, folders).identity
-
-
 @pytest.mark.parametrize("scorer", [Vqa, Clip, Aesthetic])
 def test_a_missing_model_is_one_line(scorer: type, tmp_path: Path) -> None:
     for model in (tmp_path / "nowhere", tmp_path):

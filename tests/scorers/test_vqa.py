@@ -115,7 +115,6 @@ def test_the_template_is_the_models_own(folders: Path, items: list[Item], tmp_pa
     questions = [[question.text for question in item.questions] for item in items]
     bare = Vqa(model=str(folder), device="cpu")
     templated = Vqa(model=str(folders / "t5"), device="cpu")
-    assert bare.identity != templated.identity
     by_hand = [[f"Question: {text} Short answer:" for text in texts] for texts in questions]
     images = [item.image for item in items]
     for a, b in zip(bare.p_yes(images, by_hand), templated.p_yes(images, questions), strict=True):

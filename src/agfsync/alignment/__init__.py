@@ -22,8 +22,6 @@ Conditioning = Mapping[str, Tensor]
 class Denoiser(Protocol):
     """What alignment needs of a generator: its network, its noise schedule, and the way into its latent space."""
 
-    identity: str
-
     @property
     def device(self) -> torch.device: ...
 

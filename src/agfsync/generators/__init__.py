@@ -13,7 +13,7 @@ class Generator(Protocol):
     """A text-to-image model with its sampling settings."""
 
     identity: str
-    """What of this generator shapes its pictures; part of their keys."""
+    """What of this generator shapes its pictures; kept beside each of them."""
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """One picture for each prompt and its seed, in order, all in one batch.

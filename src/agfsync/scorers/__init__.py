@@ -38,8 +38,6 @@ class Unscored:
 class Scorer(Protocol):
     """A judge of pictures. One result for each item, in order; an item that can't be judged is `Unscored`, never 0."""
 
-    identity: str
-    """What of this scorer shapes its values; part of the scores' keys."""
     asks_questions: bool
     """Whether the value depends on the items' questions."""
 

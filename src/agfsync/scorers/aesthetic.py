@@ -91,7 +91,6 @@ class Aesthetic:
                 f"the head {head} reads embeddings of width {self._head.embedding_dim}, {model} makes "
                 f"{self._clip.width}: take the CLIP that the head was trained on"
             )
-        self.identity = f"aesthetic {pretrained.fingerprint(head, None)} on {self._clip.identity}"
 
     @torch.inference_mode()
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:

@@ -27,7 +27,6 @@ class ClipEmbedder:
         self.limit: int = self._model.config.text_config.max_position_embeddings
         """Tokens of a prompt that the model sees, its start and end included."""
         self.width: int = self._model.config.projection_dim
-        self.identity = f"{pretrained.fingerprint(model, revision)} {dtype} pil"
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -68,7 +67,6 @@ class Clip:
             raise ModelError(f"a clip scorer has no head: leave out head '{head}'")
         self._clip = ClipEmbedder(model, revision, dtype, device)
         self._texts: dict[str, tuple[Tensor, bool]] = {}
-        self.identity = f"clip {self._clip.identity}"
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """One result for each item, its questions left aside."""

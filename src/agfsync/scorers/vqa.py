@@ -60,7 +60,6 @@ class Vqa:
         self._processor = pretrained.load_image_processor(model, revision)
         self._tokenizer = pretrained.load_tokenizer(model, revision)
         self._yes, self._no = self._tokens_of(YES), self._tokens_of(NO)
-        self.identity = f"vqa {pretrained.fingerprint(model, revision)} {dtype} pil '{self._reader.template}'"
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """One result for each item: a value with every answer, or `Unscored` where there is nothing to ask."""

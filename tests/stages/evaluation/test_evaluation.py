@@ -40,7 +40,6 @@ class Painter:
 
 
 class Brightness:
-    identity = "brightness"
     asks_questions = False
 
     def __init__(self, *, model: str, **_: Any) -> None:
