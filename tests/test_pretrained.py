@@ -70,3 +70,10 @@ def test_the_fingerprint_follows_the_content(folder: Path) -> None:
 def test_an_explicit_device_is_taken_as_it_is() -> None:
     assert pretrained.torch_device("cpu") == torch.device("cpu")
     assert pretrained.torch_device("auto").type in {"cpu", "cuda", "mps"}
+
+
+def test_a_device_that_isnt_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("gpu", "cuda:0"):
+        with pytest.raises(ModelError, match=f"no device '{name}': there is .*cpu; auto takes the first"):
+            pretrained.torch_device(name)

@@ -20,12 +20,22 @@ NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def torch_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the accelerator where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device called `name`; `auto` is the accelerator where there is one.
+
+    Raises:
+        ModelError: this machine, or this torch, has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type, True):
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ModelError(f"no device '{name}': there is {found}; auto takes the first")
+    return device
 
 
 def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: str) -> Any:
