@@ -169,6 +169,11 @@ def test_a_missing_adapter_is_said_in_a_line(tiny_generator: Path, tmp_path: Pat
         load(tiny_generator, adapter=tmp_path)
 
 
+def test_pictures_that_are_no_numbers_are_told_and_not_painted_black(tiny_generator: Path) -> None:
+    with pytest.raises(ModelError, match="pictures are not numbers: set its dtype to bf16 or fp32"):
+        load(tiny_generator).decode_latents(torch.full((1, 4, 8, 8), torch.nan))
+
+
 def _pickle(folder: Path) -> None:
     """Leaves the UNet's weights in a pickle file only."""
     torch.save(load_file(folder / UNET), (folder / UNET).with_suffix(".bin"))

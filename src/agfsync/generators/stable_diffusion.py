@@ -167,10 +167,17 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
-        """RGB pictures of scaled latents (B, C, H, W), the way back from `encode_images`."""
+        """RGB pictures of scaled latents (B, C, H, W), the way back from `encode_images`.
+
+        Raises:
+            ModelError: some come out as no numbers, which would be black pictures.
+        """
         vae = self._pipeline.vae
         with self._autocast():
-            return to_images(vae.decode((latents_BCHW / vae.config.scaling_factor).to(self._weights_dtype)).sample)
+            pixels_BCHW = vae.decode((latents_BCHW / vae.config.scaling_factor).to(self._weights_dtype)).sample
+        if not torch.isfinite(pixels_BCHW).all():
+            raise ModelError("the generator's pictures are not numbers: set its dtype to bf16 or fp32")
+        return to_images(pixels_BCHW)
 
     def _noise(self, sources: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
         """Each source's next N(0, I) of `shape`, drawn on the CPU so that no batch or device has a say in it."""
