@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from agfsync import catalog
 from agfsync.config import dump
 from agfsync.errors import ModelError, RunError
+from agfsync.generators.stable_diffusion import StableDiffusion
 from agfsync.progress import Silent
 from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
 from agfsync.store import Run
@@ -107,3 +108,15 @@ def test_without_pairs_it_says_so(paired: Context) -> None:
 def test_a_generator_that_only_draws_cant_be_trained(context: Context) -> None:
     with pytest.raises(ModelError, match="type double can't be trained"):
         training.run(context)
+
+
+def test_no_more_images_are_encoded_at_once_than_a_batch_has_pairs(
+    paired: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = StableDiffusion.encode_images
+    monkeypatch.setattr(
+        StableDiffusion, "encode_images", lambda self, images: seen.append(len(images)) or encode(self, images)
+    )
+    training.run(paired)
+    assert max(seen) == SHORT["batch"]

@@ -30,6 +30,7 @@ from agfsync.stages import EARLIER, MODEL, Context
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
+"""Images or prompts; fewer images where `training.batch` is smaller, for it says what the memory holds."""
 TRENDS = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
 """Figures of which the notes hold the mean over the last tenth of the steps."""
 
@@ -112,11 +113,12 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
 
 def _latents(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor]:
     """The candidates `wanted`: each one's row in the latents, and the latents (I, C, H, W) on the CPU."""
+    at_once = min(ENCODED_AT_ONCE, context.recipe.training.batch)
     keys: list[str] = []
     parts: list[Tensor] = []
     candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
     with context.progress.stage(f"{STAGE}: encoding", len(wanted), "images") as task:
-        while rows := list(islice(candidates, ENCODED_AT_ONCE)):
+        while rows := list(islice(candidates, at_once)):
             keys += [row["key"] for row in rows]
             parts.append(denoiser.encode_images([decode(row["image"]["bytes"]) for row in rows]).cpu())
             task.advance(len(rows))
