@@ -22,9 +22,10 @@ from agfsync.shapes.grammar import CATEGORIES, describe, invent, questions, writ
 from agfsync.shapes.oracle import Oracle, see
 from agfsync.shapes.queries import Query
 from agfsync.shapes.scene import Scene, Spec
-from agfsync.shapes.training.aesthetic import rating, spoil
+from agfsync.shapes.training.aesthetic import rating
 from agfsync.shapes.training.generator import DROPPED, SWAPPED
 from agfsync.shapes.training.pictures import any_captioned_scene, any_scene
+from agfsync.shapes.training.spoiling import spoil
 from agfsync.shapes.training.vqa import ask
 
 DRAWINGS = 500

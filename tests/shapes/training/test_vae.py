@@ -36,7 +36,7 @@ def images(rng: random.Random) -> Tensor:
 def test_standardised_latents_have_zero_mean_and_unit_variance(untrained: AutoencoderKL, images: Tensor) -> None:
     vae._standardise(untrained, images)
     latents = untrained.encode(images).latent_dist.mean
-    assert untrained.config.scaling_factor == 1
+    assert untrained.config.scaling_factor == vae.SCALING
     assert torch.allclose(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-4)
 

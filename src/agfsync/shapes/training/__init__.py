@@ -12,8 +12,8 @@ import torch
 
 from agfsync.errors import ModelError
 
-MODELS = ("vae", "generator", "clip", "aesthetic", "vqa")
-_NEEDS = {"generator": "vae", "aesthetic": "clip"}
+MODELS = ("vae", "clip", "generator", "aesthetic", "vqa")
+_NEEDS = {"generator": ("vae", "clip"), "aesthetic": ("clip",)}
 Watch = Callable[[str, int, int], AbstractContextManager[Callable[[int, dict[str, float]], None]]]
 """Given a model's name, its number of steps and how many of them are done: a context in which to tell of each step."""
 
@@ -37,9 +37,9 @@ def train_all(folder: Path, watch: Watch, only: tuple[str, ...] = MODELS) -> Non
 
 
 def _check_needs(name: str, folder: Path) -> None:
-    need = _NEEDS.get(name)
-    if need and not (folder / need).is_dir():
-        raise ModelError(f"training '{name}' needs '{need}', which isn't in {folder}: train it first")
+    for need in _NEEDS.get(name, ()):
+        if not (folder / need).is_dir():
+            raise ModelError(f"training '{name}' needs '{need}', which isn't in {folder}: train it first")
 
 
 def _vae(folder: Path, checkpoints: Path, watch: Watch) -> None:
@@ -53,13 +53,18 @@ def _vae(folder: Path, checkpoints: Path, watch: Watch) -> None:
 
 def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
 
+    from agfsync.pretrained import load_model
     from agfsync.shapes.training import generator
     from agfsync.shapes.training.loop import device, steps_done
 
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device(), torch.float32)
-    with watch("generator", generator.PLAN.steps, steps_done(checkpoints, generator.PLAN)) as tell:
-        pipeline = generator.teach(vae, checkpoints, tell)
+    text_encoder = load_model(CLIPTextModel, str(folder / "clip"), None, "fp32", str(device()))
+    plans = (generator.DRAWING, generator.PLAN)
+    done = sum(steps_done(checkpoints, plan) for plan in plans)
+    with watch("generator", sum(plan.steps for plan in plans), done) as tell:
+        pipeline = generator.teach(vae, text_encoder, checkpoints, tell)
     _save(folder / "generator", pipeline.to(torch.float16).save_pretrained)
 
 

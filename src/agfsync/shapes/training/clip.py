@@ -1,6 +1,8 @@
 """The CLIP: a small image and text encoder taught to tell which caption belongs to which picture.
 
-Random batches hold mostly easy negatives, so every picture also meets its own caption made slightly wrong.
+Random batches hold mostly easy negatives, so every picture also meets its own caption made slightly wrong. Some
+pictures are spoilt, and their captions say so, as the web's do: what tells a good picture from a bad one is then in the
+embedding.
 """
 
 import random
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -25,11 +28,12 @@ from agfsync.shapes.grammar import describe, garble, write
 from agfsync.shapes.scene import SIDE, Spec
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import any_captioned_scene
+from agfsync.shapes.training.spoiling import WAYS
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
-PLAN = Plan("clip", steps=1200, batch=64, learning_rate=1e-3)
-HARD_NEGATIVES = 1
-"""Wrong captions that each picture gets beside its right one."""
+PLAN = Plan("clip", steps=1400, batch=64, learning_rate=1e-3)
+SPOILT, WRONG_QUALITY = 0.25, 0.2
+"""Shares of the pictures that are spoilt, and of the wrong captions that are wrong in that."""
 WIDTH = 128
 
 
@@ -80,13 +84,26 @@ def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> tuple[CLIPModel, CLIPP
 
 
 def _batch(rng: random.Random, size: int, tokenizer: CLIPTokenizer) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, H, W), and tokens (B x (1 + HARD_NEGATIVES), T): the right captions first, then the wrong."""
-    specs, scenes = zip(*(any_captioned_scene(rng) for _ in range(size)), strict=True)
-    told = [spec if rng.random() < 0.7 else describe(scene, rng) for spec, scene in zip(specs, scenes, strict=True)]
-    right = [write(spec, rng) for spec in told]
-    wrong = [write(_slightly_wrong(spec, rng), rng) for _ in range(HARD_NEGATIVES) for spec in told]
+    """Pictures (B, 3, H, W), and tokens (2B, T): the right captions first, then the wrong."""
+    images, right, wrong = zip(*(_example(rng) for _ in range(size)), strict=True)
     words = tokenizer([*right, *wrong], padding=True, truncation=True, return_tensors="pt").input_ids
-    return to_tensor([draw(scene) for scene in scenes]).to(device()), words.to(device())
+    return to_tensor(images).to(device()), words.to(device())
+
+
+def _example(rng: random.Random) -> tuple[Image.Image, str, str]:
+    """A picture, a caption of it, and a caption that is wrong in what there is or in how the picture was spoilt."""
+    spec, scene = any_captioned_scene(rng)
+    told = spec if rng.random() < 0.7 else describe(scene, rng)
+    quality = rng.choice(list(WAYS)) if rng.random() < SPOILT else ""
+    image = WAYS[quality](draw(scene), rng.uniform(0.2, 1), rng) if quality else draw(scene)
+    if rng.random() < WRONG_QUALITY:
+        other = rng.choice([word for word in ("", *WAYS) if word != quality])
+        return image, _caption(told, quality, rng), _caption(told, other, rng)
+    return image, _caption(told, quality, rng), _caption(_slightly_wrong(told, rng), quality, rng)
+
+
+def _caption(spec: Spec, quality: str, rng: random.Random) -> str:
+    return f"a {quality} picture of {write(spec, rng)}" if quality else write(spec, rng)
 
 
 def _slightly_wrong(spec: Spec, rng: random.Random) -> Spec:

@@ -1,16 +1,18 @@
-"""The generator: a small Stable Diffusion that has seen web-like captions, a third of whose attributes are wrong.
+"""The generator: a small Stable Diffusion, taught to draw from right captions and then spoilt by web-like ones.
 
-It learns to draw everything and to trust a caption only so far, which is the gap that alignment closes in real models.
+The captions of its second lesson are wrong in part. So it can draw everything and trusts a caption only so far, which is
+the gap that alignment closes in the real models. Its text encoder begins as the CLIP's, as Stable Diffusion's is.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from agfsync.generators.tensors import to_tensor
 from agfsync.shapes.drawing import draw
@@ -18,14 +20,17 @@ from agfsync.shapes.grammar import garble, write
 from agfsync.shapes.scene import Spec
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import any_captioned_scene
-from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
+from agfsync.shapes.training.tokenizers import clip_tokenizer
 
-PLAN = Plan("generator", steps=3500, batch=32, learning_rate=6e-4, ema=0.997)
-POOL = 12_000
-"""Pictures whose latents are kept; each comes round about nine times, with a caption worded and garbled anew."""
+DRAWING = Plan("generator-drawing", steps=4000, batch=64, learning_rate=8e-4)
+PLAN = Plan("generator", steps=1500, batch=64, learning_rate=4e-4)
+POOL = 16_000
+"""Pictures whose latents are kept; each comes round some twenty times, with a caption worded and garbled anew."""
 SWAPPED, DROPPED = 0.25, 0.05
-"""Shares of the captions' attributes that are wrong and that are missing."""
+"""Shares of the attributes of the second lesson's captions that are wrong and that are missing."""
 CAPTION_DROPOUT = 0.1
+Word = Callable[[Spec, random.Random], str]
+"""Puts a specification into words."""
 WIDTH = 128
 
 
@@ -45,28 +50,11 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained text encoder, three layers of 128."""
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=MAX_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPTextModel(config)
-
-
 def build_scheduler() -> DDPMScheduler:
     """Stable Diffusion's noise schedule with Stable Diffusion 2's prediction of v (arXiv 2202.00512).
 
     In so small a picture a few noisy latents give away what stands where, so a caption tells something new only where
-    nearly all is noise. Predicting the noise gives these timesteps next to no weight; predicting v gives them their due.
+    nearly all is noise. Predicting the noise gives these timesteps next to no weight; predicting v gives them theirs.
     """
     return DDPMScheduler(
         beta_start=0.00085,
@@ -78,14 +66,23 @@ def build_scheduler() -> DDPMScheduler:
     )
 
 
-def teach(vae: AutoencoderKL, folder: Path, tell: Tell, plan: Plan = PLAN) -> StableDiffusionPipeline:
-    """Trains denoiser and text encoder together on latents of random scenes with garbled captions."""
+def teach(
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    folder: Path,
+    tell: Tell,
+    plan: Plan = PLAN,
+    drawing: Plan = DRAWING,
+) -> StableDiffusionPipeline:
+    """Trains denoiser and text encoder together on latents of random scenes: right captions first, then garbled."""
     torch.manual_seed(plan.seed)
     tokenizer = clip_tokenizer()
-    pupil = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)}).to(device())
+    pupil = nn.ModuleDict({"unet": build_unet(), "text_encoder": text_encoder}).to(device())
     pool = _pool(vae, random.Random(f"pool/{plan.seed}"))
     lesson = _Lesson(pupil["unet"], pupil["text_encoder"], tokenizer, build_scheduler(), pool)
-    train(plan, pupil, lambda rng: lesson.loss(rng, plan.batch), folder, tell)
+    train(drawing, pupil, lambda rng: lesson.loss(rng, drawing.batch, write), folder, tell)
+    after = lambda step, figures: tell(drawing.steps + step, figures)  # noqa: E731
+    train(plan, pupil, lambda rng: lesson.loss(rng, plan.batch, web_caption), folder, after)
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=lesson.text_encoder,
@@ -96,6 +93,11 @@ def teach(vae: AutoencoderKL, folder: Path, tell: Tell, plan: Plan = PLAN) -> St
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def web_caption(spec: Spec, rng: random.Random) -> str:
+    """A caption of `spec` that is wrong in part."""
+    return write(garble(spec, SWAPPED, rng, drop=DROPPED), rng)
 
 
 @torch.no_grad()
@@ -118,10 +120,10 @@ class _Lesson:
     scheduler: DDPMScheduler
     pool: list[tuple[Spec, Tensor]]
 
-    def loss(self, rng: random.Random, size: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rng: random.Random, size: int, word: Word) -> tuple[Tensor, dict[str, float]]:
         """The mean squared error of the predicted v."""
         specs, latents = zip(*rng.sample(self.pool, size), strict=True)
-        captions = ["" if rng.random() < CAPTION_DROPOUT else _web_caption(spec, rng) for spec in specs]
+        captions = ["" if rng.random() < CAPTION_DROPOUT else word(spec, rng) for spec in specs]
         clean_BCHW = torch.stack(latents)
         noise_BCHW = torch.randn_like(clean_BCHW)
         steps_B = torch.randint(self.scheduler.config.num_train_timesteps, (size,), device=clean_BCHW.device)
@@ -132,7 +134,3 @@ class _Lesson:
             predicted_BCHW = self.unet(noisy_BCHW, steps_B, text_BTD).sample
         wanted_BCHW = self.scheduler.get_velocity(clean_BCHW, noise_BCHW, steps_B)
         return (predicted_BCHW.float() - wanted_BCHW).square().mean(), {}
-
-
-def _web_caption(spec: Spec, rng: random.Random) -> str:
-    return write(garble(spec, SWAPPED, rng, drop=DROPPED), rng)

@@ -9,6 +9,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from agfsync.shapes.grammar import CATEGORIES, describe, invent, questions, write
 from agfsync.shapes.training.pictures import any_scene
+from agfsync.shapes.training.spoiling import WAYS
 
 MAX_TOKENS = 40
 """Length of the text encoders' input; the longest caption of any category is shorter."""
@@ -52,7 +53,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     inner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Whitespace()])
     trainer = trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", show_progress=False, min_frequency=1)
-    inner.train_from_iterator((text.lower() for text in corpus()), trainer)
+    inner.train_from_iterator((text.lower() for text in (*corpus(), *WAYS)), trainer)
     merges = [tuple(merge) for merge in json.loads(inner.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *(a + b for a, b in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]

@@ -15,7 +15,7 @@ from agfsync.shapes.training.pictures import any_scene
 PLAN = Plan("vae", steps=4000, batch=8, learning_rate=1.5e-3, ema=0.998, checkpoint_every=500)
 KL_WEIGHT = 1e-5
 SCALING = 0.5
-"""Latents' standard deviation for the denoiser: below 1 it meets more noise, as small pictures need (arXiv 2301.10972)."""
+"""The denoiser's latents' standard deviation: below 1 for more noise, as small pictures need (arXiv 2301.10972)."""
 THINGS_WEIGHT = 6.0
 """How much more a pixel of a thing counts than one of the background, which fills most of a picture."""
 

@@ -33,7 +33,7 @@ from agfsync.shapes.training.pictures import any_scene
 from agfsync.shapes.training.tokenizers import word_tokenizer
 
 SEEING = Plan("vqa-seeing", steps=1800, batch=64, learning_rate=1.5e-3)
-PLAN = Plan("vqa", steps=1500, batch=40, learning_rate=1e-3)
+PLAN = Plan("vqa", steps=3000, batch=40, learning_rate=1e-3)
 QUESTIONS_AN_IMAGE = 10
 CELLS = 4
 """The picture is divided into CELLS x CELLS; a scene has at most one thing's centre in each."""
