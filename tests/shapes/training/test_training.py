@@ -90,8 +90,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aesthetic, "POOL", 100)
     batch = vae._batch
     monkeypatch.setattr(vae, "_batch", lambda rng, size: batch(rng, min(size, 8)))
-    for module in (vae, generator, clip, aesthetic):
+    for module in (vae, clip, aesthetic):
         monkeypatch.setattr(module, "teach", partial(module.teach, plan=plan(module.PLAN)))
+    lessons = {"plan": plan(generator.PLAN), "drawing": plan(generator.DRAWING)}
+    monkeypatch.setattr(generator, "teach", partial(generator.teach, **lessons))
     monkeypatch.setattr(vqa, "teach", partial(vqa.teach, plan=plan(vqa.PLAN), seeing=plan(vqa.SEEING)))
 
 

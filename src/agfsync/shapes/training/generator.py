@@ -1,7 +1,7 @@
 """The generator: a small Stable Diffusion, taught to draw from right captions and then spoilt by web-like ones.
 
-The captions of its second lesson are wrong in part. So it can draw everything and trusts a caption only so far, which is
-the gap that alignment closes in the real models. Its text encoder begins as the CLIP's, as Stable Diffusion's is.
+The captions of its second lesson are wrong in part. So it can draw everything and trusts a caption only so far: the gap
+that alignment closes in the real models. Its text encoder begins as the CLIP's, as Stable Diffusion's is.
 """
 
 import random
