@@ -15,7 +15,7 @@ from agfsync.shapes.training.loop import Plan, Tell, device, train
 from agfsync.shapes.training.pictures import any_scene
 from agfsync.shapes.training.spoiling import spoil
 
-PLAN = Plan("aesthetic", steps=1500, batch=128, learning_rate=1e-3)
+PLAN = Plan("aesthetic", steps=3000, batch=128, learning_rate=5e-3)
 POOL = 6000
 """Pictures that are embedded once, each spoilt in one way and to one degree."""
 BEST, WORST = 9.0, 1.0
