@@ -26,7 +26,7 @@ def train(
         list[str] | None, typer.Option(metavar="MODEL", help="Train just this model; repeatable.", show_default=False)
     ] = None,
 ) -> None:
-    """Train the small models from scratch, in under three hours on two cores; stopped, the same command goes on."""
+    """Train the small models from scratch; stopped, the same command goes on."""
     from agfsync.shapes.training import MODELS, train_all
 
     for name in only or ():
