@@ -74,6 +74,13 @@ def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, lo
     assert loaded == []
 
 
+def test_what_follows_from_something_out_of_date_is_out_of_date(path: Path, make_recipe: Any) -> None:
+    pipeline.prepare(path, make_recipe(seed=1), update=True)
+    pipeline.run(path, until="questions")
+    pipeline.prepare(path, make_recipe(seed=2), update=True)
+    assert [states(path)[name] for name in pipeline.NAMES[:5]] == ["out of date"] * 5
+
+
 def test_settings_that_change_no_result_are_taken_up_without_asking(path: Path, make_recipe: Any) -> None:
     pipeline.prepare(path, make_recipe(failure_budget=0.5, scores={"batch": 1}))
     assert states(path)["pairs"] == "done"

@@ -145,7 +145,11 @@ def status(path: Path) -> list[Standing]:
     """How far each stage of the run at `path` is, also while another process is at work on it."""
     with Run.open(path, writing=False) as run_:
         recipe = recipe_of(run_)
-        return [_standing(stage, run_, recipe) for stage in STAGES]
+        standings: dict[str, Standing] = {}
+        for stage in STAGES:
+            follows = all(standings[name].state == "done" for name in stage.after)
+            standings[stage.name] = _standing(stage, run_, recipe, follows)
+        return list(standings.values())
 
 
 def recipe_of(run_: Run) -> Recipe:
@@ -201,12 +205,12 @@ def _current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
     return finished is not None and finished.digest == _digest(stage, run_, recipe)
 
 
-def _standing(stage: Stage, run_: Run, recipe: Recipe) -> Standing:
+def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> Standing:
+    """`follows` says whether all that the stage is made from is done."""
     finished = run_.finished(stage.name)
     if finished is not None:
-        return Standing(
-            stage.name, "done" if _current(stage, run_, recipe) else "out of date", finished.units, finished
-        )
+        current = follows and _current(stage, run_, recipe)
+        return Standing(stage.name, "done" if current else "out of date", finished.units, finished)
     made = run_.under_way(stage.name)
     begun = made or (run_.path / stage.name).is_dir()
     return Standing(stage.name, "under way" if begun else "to do", made, None)
