@@ -18,6 +18,7 @@ from agfsync.alignment.batches import Batch, EncodedPairs, rows_of_step
 from agfsync.alignment.checkpoints import Checkpoints
 from agfsync.alignment.metrics import MetricsLog
 from agfsync.alignment.noising import PairNoise, add_noise, draw_noise, squared_error, target
+from agfsync.attention import trainable_attention
 from agfsync.errors import DivergedError
 
 Tell = Callable[[Mapping[str, float]], None]
@@ -62,7 +63,7 @@ def align(
     parameters = {n: p for n, p in denoiser.network.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=plan.weight_decay, fused=True)
     done = checkpoints.restore(parameters, optimizer)
-    with MetricsLog(log, done) as metrics:
+    with MetricsLog(log, done) as metrics, trainable_attention(denoiser.device):
         for step in range(done, plan.steps):
             started = time.perf_counter()
             rate = learning_rate(plan, step)

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,32 +8,51 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from agfsync.generators.stable_diffusion import TEXT, StableDiffusion
-from agfsync.shapes.grammar import CATEGORIES, invent, read, write
+from agfsync.shapes.grammar import CATEGORIES, invent, read
 from agfsync.shapes.training import clip, generator, vae
-from agfsync.shapes.training.generator import DROPPED, SWAPPED, _Lesson, build_scheduler, build_unet, web_caption
+from agfsync.shapes.training.generator import (
+    DROPPED,
+    LESSONS,
+    SWAPPED,
+    Lesson,
+    Pool,
+    _Pupil,
+    build_scheduler,
+    build_unet,
+    web_caption,
+)
 from agfsync.shapes.training.loop import Plan
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
 
 
-@pytest.fixture(scope="module")
-def lesson() -> _Lesson:
-    torch.manual_seed(0)
-    tokenizer, rng = clip_tokenizer(), random.Random(0)
-    pool = [(invent(CATEGORIES[n % 6], rng), torch.randn(4, 16, 16)) for n in range(8)]
-    return _Lesson(build_unet(), text_encoder(), tokenizer, build_scheduler(), pool)
+@pytest.fixture
+def pool() -> Pool:
+    rng = random.Random(0)
+    return [(invent(CATEGORIES[n % 6], rng), torch.randn(vae.CHANNELS, vae.SIDE, vae.SIDE)) for n in range(8)]
+
+
+def hasty(lesson: Lesson, batch: int) -> Lesson:
+    """`lesson` for two steps."""
+    return replace(lesson, plan=Plan(lesson.plan.name, steps=2, batch=batch, learning_rate=1e-4))
 
 
 def text_encoder() -> CLIPTextModel:
     return CLIPTextModel(clip.build(clip_tokenizer()).config.text_config)
 
 
-def test_a_fresh_denoiser_is_as_wrong_as_saying_nothing(lesson: _Lesson) -> None:
+def test_a_fresh_denoiser_is_as_wrong_as_saying_nothing(pool: Pool) -> None:
     torch.manual_seed(0)
-    loss, _ = lesson.loss(random.Random(0), 8, write)
+    pupil = _Pupil(build_unet(), text_encoder(), clip_tokenizer(), build_scheduler())
+    loss, _ = pupil.loss(pool, hasty(LESSONS[0], batch=8), random.Random(0))
     assert loss.item() == pytest.approx(1, abs=0.5)
     loss.backward()
-    trained = [*lesson.unet.named_parameters(), *lesson.text_encoder.named_parameters()]
+    trained = [*pupil.unet.named_parameters(), *pupil.text_encoder.named_parameters()]
     assert [name for name, p in trained if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_the_lessons_go_from_single_things_to_everything_to_web_captions() -> None:
+    assert [len(lesson.categories) for lesson in LESSONS] == [1, 6, 6]
+    assert [lesson.word is web_caption for lesson in LESSONS] == [False, False, True]
 
 
 def test_the_schedule_is_stable_diffusions() -> None:
@@ -56,11 +76,10 @@ def test_web_captions_are_wrong_in_part(rng: random.Random) -> None:
 def test_what_is_taught_is_a_stable_diffusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "POOL", 100)
     told: list[int] = []
-    drawing = Plan("generator-drawing", steps=2, batch=2, learning_rate=1e-4)
-    plan = Plan("generator", steps=1, batch=2, learning_rate=1e-4)
+    lessons = [hasty(lesson, batch=2) for lesson in LESSONS]
     tell = lambda step, figures: told.append(step)  # noqa: E731
-    pipeline = generator.teach(vae.build().eval(), text_encoder(), tmp_path, tell, plan, drawing)
-    assert told == [1, 2, 3]
+    pipeline = generator.teach(vae.build().eval(), text_encoder(), tmp_path, tell, lessons)
+    assert told == [1, 2, 3, 4, 5, 6]
     pipeline.save_pretrained(tmp_path / "generator")
     loaded = StableDiffusion(str(tmp_path / "generator"), steps=2, guidance=3.0, scheduler="dpm++")
     images = loaded.draw(["a red star", "two blue hearts"], [1, 2], embedding_noise=0.1)

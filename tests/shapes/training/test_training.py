@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vae, "_batch", lambda rng, size: batch(rng, min(size, 8)))
     for module in (vae, clip, aesthetic):
         monkeypatch.setattr(module, "teach", partial(module.teach, plan=plan(module.PLAN)))
-    lessons = {"plan": plan(generator.PLAN), "drawing": plan(generator.DRAWING)}
-    monkeypatch.setattr(generator, "teach", partial(generator.teach, **lessons))
+    lessons = [replace(lesson, plan=plan(lesson.plan)) for lesson in generator.LESSONS]
+    monkeypatch.setattr(generator, "teach", partial(generator.teach, lessons=lessons))
     monkeypatch.setattr(vqa, "teach", partial(vqa.teach, plan=plan(vqa.PLAN), seeing=plan(vqa.SEEING)))
 
 

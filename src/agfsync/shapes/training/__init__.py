@@ -61,7 +61,7 @@ def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
 
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device(), torch.float32)
     text_encoder = load_model(CLIPTextModel, str(folder / "clip"), None, "fp32", str(device()))
-    plans = (generator.DRAWING, generator.PLAN)
+    plans = [lesson.plan for lesson in generator.LESSONS]
     done = sum(steps_done(checkpoints, plan) for plan in plans)
     with watch("generator", sum(plan.steps for plan in plans), done) as tell:
         pipeline = generator.teach(vae, text_encoder, checkpoints, tell)

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from agfsync.attention import trainable_attention
 from agfsync.errors import DivergedError
 
 
@@ -64,7 +65,8 @@ def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) ->
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _rate(step, plan)
         torch.manual_seed(plan.seed * 1_000_003 + step)
-        value, figures = loss(random.Random(f"{plan.name}/{plan.seed}/{step}"))
+        with trainable_attention(device()):
+            value, figures = loss(random.Random(f"{plan.name}/{plan.seed}/{step}"))
         if not torch.isfinite(value):
             raise DivergedError(f"training {plan.name}: the loss is {value.item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """The scenes that the models are taught with, at random."""
 
 import random
+from collections.abc import Sequence
 
 from agfsync.shapes.grammar import CATEGORIES, invent
 from agfsync.shapes.scene import Crowded, Scene, Spec, compose, random_spec
@@ -20,10 +21,10 @@ def any_spec(rng: random.Random) -> Spec:
     return random_spec(rng, groups=rng.choice([1, 2, 2, 3, 3, 4]), things=rng.choice([1, 2, 3, 4]))
 
 
-def any_captioned_scene(rng: random.Random) -> tuple[Spec, Scene]:
-    """A specification of a random category, and a scene that fulfils it."""
+def any_captioned_scene(rng: random.Random, categories: Sequence[str] = CATEGORIES) -> tuple[Spec, Scene]:
+    """A specification of a random one of `categories`, and a scene that fulfils it."""
     while True:
-        spec = invent(rng.choice(CATEGORIES), rng)
+        spec = invent(rng.choice(categories), rng)
         try:
             return spec, compose(spec, rng)
         except Crowded:
