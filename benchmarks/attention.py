@@ -1,4 +1,4 @@
-"""A training step of the embedded generator's network on the CPU: torch's choice of attention kernel against the plain one.
+"""A training step of the embedded generator's network on the CPU: torch's choice of attention kernel or the plain one.
 
     python benchmarks/attention.py [--batch 48] [--rounds 5]
 
