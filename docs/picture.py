@@ -1,7 +1,7 @@
 """The README's picture: `python docs/picture.py RUN OUT.png` puts base over aligned model, same caption, same seed.
 
-The captions are the first COUNT held-out ones, in the order of the run, that the oracle scores differently on the two: losses as
-well as gains, so that nobody has chosen.
+The captions are the first COUNT held-out ones, in the order of the run, that the oracle scores differently on the two:
+losses as well as gains, so that nobody has chosen.
 """
 
 import io

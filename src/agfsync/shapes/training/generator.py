@@ -1,7 +1,7 @@
 """The generator: a small Stable Diffusion, taught to draw from right captions and then spoilt by web-like ones.
 
-Its lessons go from single things, where a word can only mean the one thing there is, to everything, to captions that are
-wrong in part. So it can draw everything and trusts a caption only so far: the gap that alignment closes in the real
+Its lessons go from single things, where a word can only mean the one thing there is, to everything, to captions that
+are wrong in part. So it can draw everything and trusts a caption only so far: the gap that alignment closes in the real
 models. Its text encoder begins as the CLIP's, as Stable Diffusion's is.
 """
 

@@ -15,14 +15,14 @@ from agfsync.shapes.training.pictures import any_scene
 
 PLAN = Plan("vae", steps=5500, batch=16, learning_rate=2e-3, ema=0.998, checkpoint_every=500)
 SIDE, CHANNELS = 8, 16
-"""An eighth of the picture's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for a
-cell holds a good part of a thing: two colours, a texture and an outline."""
+"""An eighth of the picture's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for
+a cell holds a good part of a thing: two colours, a texture and an outline."""
 NOISE = 0.3
-"""Most noise, in standard deviations of the latents, that a picture comes through: a denoiser's latents are never exact.
+"""Most noise, in the latents' standard deviations, that a picture comes through: a denoiser's latents are never exact.
 
 Without it the colours fill the latents' range and the outlines hide in their last digits, where a denoiser loses them.
 """
-SCALING = 0.25
+SCALING = 0.35
 """The denoiser's latents' standard deviation: below 1 for more noise, as small pictures need (arXiv 2301.10972)."""
 THINGS_WEIGHT = 6.0
 """How much more a pixel of a thing counts than one of the background, which fills most of a picture."""
