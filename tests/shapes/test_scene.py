@@ -8,6 +8,7 @@ import pytest
 from agfsync.shapes.grammar import invent, questions
 from agfsync.shapes.scene import (
     BACKGROUNDS,
+    LATTICE,
     LOCATIONS,
     MAX_THINGS,
     RADII,
@@ -41,8 +42,8 @@ def test_things_stand_apart_inside_the_picture(scenes: Callable[[int], Iterator[
     for scene in [*scenes(80), *(scatter(12, rng) for _ in range(20))]:
         assert scene.background in BACKGROUNDS
         for thing in scene.things:
-            low, high = RADII[thing.size]
-            assert low <= thing.radius <= high
+            assert thing.radius == RADII[thing.size]
+            assert thing.x % LATTICE == thing.y % LATTICE == 0
             assert thing.radius < min(thing.x, thing.y, SIDE - thing.x, SIDE - thing.y)
         for a, b in combinations(scene.things, 2):
             assert (a.x - b.x) ** 2 + (a.y - b.y) ** 2 > (a.radius + b.radius) ** 2

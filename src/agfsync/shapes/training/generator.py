@@ -82,9 +82,9 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(Plan("generator-naming", steps=600, batch=64, learning_rate=1e-3), ("Single Objects",), write),
-    Lesson(Plan("generator-drawing", steps=3200, batch=64, learning_rate=8e-4), CATEGORIES, write),
-    Lesson(Plan("generator", steps=300, batch=64, learning_rate=2e-4), CATEGORIES, web_caption),
+    Lesson(Plan("generator-naming", steps=800, batch=64, learning_rate=1e-3), ("Single Objects",), write),
+    Lesson(Plan("generator-drawing", steps=2000, batch=64, learning_rate=8e-4), CATEGORIES, write),
+    Lesson(Plan("generator", steps=200, batch=64, learning_rate=2e-4), CATEGORIES, web_caption),
 )
 
 

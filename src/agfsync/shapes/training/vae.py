@@ -13,7 +13,7 @@ from agfsync.shapes.drawing import draw
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import any_scene
 
-PLAN = Plan("vae", steps=5500, batch=16, learning_rate=2e-3, ema=0.998, checkpoint_every=500)
+PLAN = Plan("vae", steps=6300, batch=16, learning_rate=2e-3, ema=0.998, checkpoint_every=500)
 SIDE, CHANNELS = 8, 16
 """An eighth of the picture's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for
 a cell holds a good part of a thing: two colours, a texture and an outline."""
