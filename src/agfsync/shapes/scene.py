@@ -22,7 +22,7 @@ MAX_THINGS: Final = 4
 RADII: Final = {"small": 6.4, "large": 10.6}
 """The circumscribed circle's radius."""
 LATTICE: Final = 8
-"""Things stand on every eighth pixel, one cell of the generator's latents: anywhere, the same thing looks the same to it.
+"""Things stand on every eighth pixel, one cell of the generator's latents: a thing looks the same to it anywhere.
 
 On any pixel it would have to learn each thing 64 times over, which takes it hours more.
 """
