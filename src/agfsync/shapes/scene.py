@@ -24,7 +24,7 @@ RADII: Final = {"small": 6.4, "large": 10.6}
 LATTICE: Final = 8
 """Things stand on every eighth pixel, one cell of the generator's latents: a thing looks the same to it anywhere.
 
-On any pixel it would have to learn each thing 64 times over, which takes it hours more.
+On any pixel it would have to learn each thing 64 times over.
 """
 _EDGE: Final = 1.5
 _GAP: Final = 2.5
