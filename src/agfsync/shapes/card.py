@@ -58,8 +58,9 @@ def render(figures: list[Figure]) -> str:
 _HEAD = f"""# The Shapes world's models
 
 Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the
-generator on right ones first and then on captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%} are
-missing. They know nothing of the real world. What follows was measured by `agfsync shapes card` on scenes that it drew anew.
+generator on right ones first and then on captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%}
+are missing. They know nothing of the real world. What follows was measured by `agfsync shapes card` on scenes that it
+drew anew.
 """
 
 

@@ -43,7 +43,7 @@ def text_encoder() -> CLIPTextModel:
 def test_a_fresh_denoiser_is_as_wrong_as_saying_nothing(pool: Pool) -> None:
     torch.manual_seed(0)
     pupil = _Pupil(build_unet(), text_encoder(), clip_tokenizer(), build_scheduler())
-    loss, _ = pupil.loss(pool, hasty(LESSONS[0], batch=8), random.Random(0))
+    loss, _ = pupil.loss(lambda: pool, hasty(LESSONS[0], batch=8), random.Random(0))
     assert loss.item() == pytest.approx(1, abs=0.5)
     loss.backward()
     trained = [*pupil.unet.named_parameters(), *pupil.text_encoder.named_parameters()]
@@ -80,6 +80,8 @@ def test_what_is_taught_is_a_stable_diffusion(tmp_path: Path, monkeypatch: pytes
     tell = lambda step, figures: told.append(step)  # noqa: E731
     pipeline = generator.teach(vae.build().eval(), text_encoder(), tmp_path, tell, lessons)
     assert told == [1, 2, 3, 4, 5, 6]
+    monkeypatch.setattr(generator, "_pool", lambda *args: pytest.fail("the lessons are over: nothing needs a pool"))
+    generator.teach(vae.build().eval(), text_encoder(), tmp_path, tell, lessons)
     pipeline.save_pretrained(tmp_path / "generator")
     loaded = StableDiffusion(str(tmp_path / "generator"), steps=2, guidance=3.0, scheduler="dpm++")
     images = loaded.draw(["a red star", "two blue hearts"], [1, 2], embedding_noise=0.1)

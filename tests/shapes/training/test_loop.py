@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agfsync.errors import DivergedError
+from agfsync.errors import DivergedError, ModelError
 from agfsync.shapes.training.loop import Loss, Plan, steps_done, train
 
 PLAN = Plan("tiny", steps=12, batch=4, learning_rate=0.05, warmup=3, checkpoint_every=4)
@@ -79,6 +79,13 @@ def test_a_training_that_is_done_only_loads_its_weights(tmp_path: Path) -> None:
 
 def test_nothing_is_done_where_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert steps_done(tmp_path, PLAN) == 0
+
+
+def test_a_checkpoint_of_another_plan_is_not_gone_on_from(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with pytest.raises(ModelError, match=r"tiny\.checkpoint\.safetensors was made by another plan .* remove it"):
+        trained(tmp_path, replace(PLAN, steps=20))
+    assert steps_done(tmp_path, replace(PLAN, checkpoint_every=2)) == PLAN.steps
 
 
 def test_the_loss_falls_and_the_seed_matters(tmp_path: Path) -> None:

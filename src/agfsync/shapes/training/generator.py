@@ -8,7 +8,7 @@ models. Its text encoder begins as the CLIP's, as Stable Diffusion's is.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -102,7 +102,8 @@ def teach(
     before = 0
     for lesson in lessons:
         told = partial(_told, tell, before)
-        pool = _pool(vae, lesson.categories, random.Random(f"pool/{lesson.plan.name}"))
+        # Made at the first step that needs it: a lesson that is over, in a training that goes on, makes none.
+        pool = cache(partial(_pool, vae, lesson.categories, random.Random(f"pool/{lesson.plan.name}")))
         train(lesson.plan, modules, partial(pupil.loss, pool, lesson), folder, told)
         before += lesson.plan.steps
     return StableDiffusionPipeline(
@@ -140,9 +141,9 @@ class _Pupil:
     tokenizer: CLIPTokenizer
     scheduler: DDPMScheduler
 
-    def loss(self, pool: Pool, lesson: Lesson, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, pool: Callable[[], Pool], lesson: Lesson, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         """The mean squared error of the predicted v."""
-        specs, latents = zip(*rng.sample(pool, lesson.plan.batch), strict=True)
+        specs, latents = zip(*rng.sample(pool(), lesson.plan.batch), strict=True)
         captions = ["" if rng.random() < CAPTION_DROPOUT else lesson.word(spec, rng) for spec in specs]
         clean_BCHW = torch.stack(latents)
         noise_BCHW = torch.randn_like(clean_BCHW)

@@ -3,9 +3,10 @@
 Everything random in a step comes from its number, so a run that was stopped goes on as if it never had been.
 """
 
+import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agfsync.attention import trainable_attention
-from agfsync.errors import DivergedError
+from agfsync.errors import DivergedError, ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) ->
 
     Raises:
         DivergedError: the loss isn't finite.
+        ModelError: the checkpoint was made by another plan.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     average = {n: p.detach().clone() for n, p in parameters.items()}
@@ -59,7 +61,9 @@ def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) ->
         parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99)
     )
     checkpoint = _checkpoint(folder, plan)
-    first = _load(checkpoint, parameters, average, optimizer) if checkpoint.exists() else 0
+    first = steps_done(folder, plan)
+    if first:
+        _load(checkpoint, parameters, average, optimizer)
     model.train()
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
@@ -77,19 +81,31 @@ def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) ->
         torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters.values()], 1 - decay)
         tell(step + 1, {"loss": value.item()} | figures)
         if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-            _save(checkpoint, step + 1, parameters, average, optimizer)
+            _save(checkpoint, plan, step + 1, parameters, average, optimizer)
     for name, parameter in parameters.items():
         parameter.data.copy_(average[name])
     return model.eval()
 
 
 def steps_done(folder: Path, plan: Plan) -> int:
-    """How many of `plan`'s steps `folder`'s checkpoint has seen."""
+    """How many of `plan`'s steps `folder`'s checkpoint has seen.
+
+    Raises:
+        ModelError: the checkpoint was made by another plan.
+    """
     checkpoint = _checkpoint(folder, plan)
     if not checkpoint.exists():
         return 0
     with safe_open(checkpoint, framework="pt") as file:
-        return int(file.metadata()["step"])
+        metadata = file.metadata()
+    if metadata.get("plan") != _identity(plan):
+        raise ModelError(f"{checkpoint} was made by another plan of training: remove it to begin again")
+    return int(metadata["step"])
+
+
+def _identity(plan: Plan) -> str:
+    """What of `plan` decides the weights: all but how often they are saved."""
+    return json.dumps({name: value for name, value in asdict(plan).items() if name != "checkpoint_every"})
 
 
 def _checkpoint(folder: Path, plan: Plan) -> Path:
@@ -104,7 +120,12 @@ def _rate(step: int, plan: Plan) -> float:
 
 
 def _save(
-    path: Path, step: int, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.AdamW
+    path: Path,
+    plan: Plan,
+    step: int,
+    parameters: dict[str, nn.Parameter],
+    average: dict[str, Tensor],
+    optimizer: torch.optim.AdamW,
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
@@ -112,22 +133,22 @@ def _save(
         tensors |= {f"weight.{name}": parameter.detach().contiguous(), f"average.{name}": average[name].contiguous()}
         tensors |= {f"{moment}.{name}": state[moment].contiguous() for moment in ("exp_avg", "exp_avg_sq")}
     beside = path.with_suffix(".partial")
-    save_file({k: v.clone() for k, v in tensors.items()}, beside, metadata={"step": str(step)})
+    metadata = {"step": str(step), "plan": _identity(plan)}
+    save_file({k: v.clone() for k, v in tensors.items()}, beside, metadata=metadata)
     beside.replace(path)
 
 
 def _load(
     path: Path, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.AdamW
-) -> int:
-    """Puts the checkpoint's weights and moments in place; returns how many steps it has seen."""
+) -> None:
+    """Puts the checkpoint's weights and moments in place."""
     with safe_open(path, framework="pt", device=str(device())) as file:
-        step = int(file.metadata()["step"])
+        step = float(file.metadata()["step"])
         for name, parameter in parameters.items():
             parameter.data.copy_(file.get_tensor(f"weight.{name}"))
             average[name].copy_(file.get_tensor(f"average.{name}"))
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(step),
                 "exp_avg": file.get_tensor(f"exp_avg.{name}"),
                 "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
             }
-    return step
