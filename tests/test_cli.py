@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,14 @@ def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFix
     assert [line.split()[0] for line in lines[-8:]] == list(cli.VERBS)
     assert lines[-4].startswith("pairs       done         12 units, ")
     assert lines[-1] == "report      to do"
+
+
+def test_a_run_that_ends_tells_what_the_evaluation_found(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(file), "--out", str(file.parent / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    number = r"\d+\.\d"
+    assert re.fullmatch(rf"red +{number} -> {number}: [+-]{number} \([+-]{number} to [+-]{number}\)", lines[8])
+    assert lines[-1].startswith("report: ")
 
 
 def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

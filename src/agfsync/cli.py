@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,11 +160,16 @@ def _code(result: Any) -> int:
 
 
 def _show(path: Path) -> None:
-    """Print how far each stage is, and where the report lies."""
+    """Print how far each stage is, what the evaluation found, and where the report lies."""
     from agfsync.pipeline import status
 
-    for standing in status(path):
+    standings = {standing.name: standing for standing in status(path)}
+    for standing in standings.values():
         typer.echo(_row(standing))
+    evaluation = standings["evaluation"]
+    if evaluation.state == "done" and evaluation.finished:
+        for judge, figures in evaluation.finished.notes["judges"].items():
+            typer.echo(_finding(judge, figures))
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
 
@@ -178,3 +183,9 @@ def _row(standing: "Standing") -> str:
     parts = [f"{finished.units} units" if finished.units else "", clock(finished.seconds)]
     parts += [f"{finished.failures} quarantined"] if finished.failures else []
     return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
+
+
+def _finding(judge: str, figures: Mapping[str, float]) -> str:
+    """A judge's means over the held-out captions and their difference with its 95 % interval."""
+    means = f"{figures['base']:.1f} -> {figures['aligned']:.1f}"
+    return f"{judge:<11} {means}: {figures['difference']:+.1f} ({figures['low']:+.1f} to {figures['high']:+.1f})"

@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import doubles
+import pytest
+
+from agfsync import catalog
+from agfsync.errors import ModelError, RecipeError
+
+
+def test_a_name_of_ours_and_one_of_another_package_are_both_found() -> None:
+    assert catalog.names("methods")[0] == "dpo" and catalog.names("scorers")[-2:] == ["double", "asking"]
+    assert catalog.find("methods", "dpo").__name__ == "DiffusionDPO"
+    assert catalog.find("scorers", "double") is doubles.Brightness
+
+
+def test_every_entry_names_something_that_is_there() -> None:
+    for kind, entries in catalog.CATALOG.items():
+        for name, place in entries.items():
+            module, _, attribute = place.partition(":")
+            assert catalog.find(kind, name) is getattr(import_module(module), attribute)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("dqo", "no method is called 'dqo': did you mean 'dpo'\\?"), ("kto", "no method is called 'kto': there are dpo")],
+)
+def test_an_unknown_name_is_told_with_what_there_is(name: str, hint: str) -> None:
+    with pytest.raises(RecipeError, match=hint):
+        catalog.find("methods", name)
+    with pytest.raises(RecipeError, match=hint):
+        catalog.check("methods", {"type": name})
+
+
+def test_the_catalog_imports_nothing_that_it_lists() -> None:
+    lists = "from agfsync import catalog; catalog.names('scorers'); catalog.check('methods', {'type': 'dpo'})"
+    heavy = "import sys; sys.exit(bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", f"{lists}; {heavy}"]).returncode == 0
+
+
+def test_what_is_built_gets_its_settings_without_the_type() -> None:
+    method = catalog.build("methods", {"type": "dpo", "beta": 123.0})
+    assert method == catalog.find("methods", "dpo")(beta=123.0)
+
+
+def test_an_embedded_model_lies_in_the_package_and_others_are_what_they_say() -> None:
+    assert (Path(catalog.model_path("embedded:clip")) / "config.json").is_file()
+    assert catalog.model_path("openai/clip-vit-base-patch32") == "openai/clip-vit-base-patch32"
+
+
+def test_a_model_that_is_missing_is_told_before_anything_is_loaded() -> None:
+    with pytest.raises(ModelError, match="no embedded model 'embedded:llama': there are embedded:aesthetic, "):
+        catalog.model_path("embedded:llama")
+    with pytest.raises(ModelError, match="no model at './nowhere': give a folder that exists, a hub id or embedded:"):
+        catalog.check("generators", {"type": "stable-diffusion", "model": "./nowhere"})
+
+
+def test_the_fingerprint_follows_what_the_embedded_models_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_weights", lambda: tmp_path)
+    weights = tmp_path / "tiny" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    before = catalog.fingerprint("embedded:tiny", None, "some/hub-id")
+    assert before == catalog.fingerprint("embedded:tiny")
+    weights.write_bytes(b"two")
+    assert before != catalog.fingerprint("embedded:tiny")

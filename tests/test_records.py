@@ -1,0 +1,60 @@
+import subprocess
+import sys
+from dataclasses import fields
+
+import pyarrow as pa
+import pytest
+
+from agfsync.records import (
+    Answer,
+    Candidate,
+    Caption,
+    Comparison,
+    Pair,
+    Question,
+    Record,
+    Score,
+    digest,
+    huggingface_metadata,
+    seed_of,
+)
+
+RECORDS = [
+    Caption("k", "a red star", "Counting", "held-out"),
+    Question("k", "c", "Is there a star?", "yes", "star", "object"),
+    Candidate("k", "c", 3, 2**62, "base", b"\x89PNG"),
+    Score("k", "c", "vqa", 87.5, None, (Answer("q", "no", 0.125),)),
+    Score("k", "c", "vqa", None, "no questions"),
+    Pair("k", "c", "w", "l", 1.5, 0.25, 1.25),
+    Comparison("k", "c", "Counting", "oracle", "", 20.0, 60.0),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_comes_back_from_its_table_as_it_was(record: Record) -> None:
+    table = pa.Table.from_pylist([record.row()], schema=record.schema)
+    (row,) = table.to_pylist()
+    assert type(record).of(row) == record
+    assert type(record).of(row | {"a later column": 1}) == record
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_schema_has_the_records_fields_in_order(record: Record) -> None:
+    assert record.schema.names == [field.name for field in fields(record)]
+
+
+def test_a_digest_tells_its_parts_apart_and_is_the_same_in_every_process() -> None:
+    assert digest("a", "bc") != digest("ab", "c") and digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    program = "from agfsync.records import digest, seed_of; print(digest('x', 1.5), seed_of(7, 'x'))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.split() == [digest("x", 1.5), str(seed_of(7, "x"))]
+
+
+def test_seeds_are_in_the_range_that_torch_takes() -> None:
+    seeds = {seed_of(n) for n in range(1000)}
+    assert len(seeds) == 1000 and min(seeds) >= 0 and max(seeds) < 2**63
+
+
+def test_only_a_table_of_pictures_says_how_to_read_them() -> None:
+    assert huggingface_metadata(Caption.schema).metadata is None
+    assert b'"image": {"_type": "Image"}' in huggingface_metadata(Candidate.schema).metadata[b"huggingface"]
