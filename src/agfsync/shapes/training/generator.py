@@ -25,9 +25,9 @@ from agfsync.shapes.training.pictures import any_captioned_scene
 from agfsync.shapes.training.tokenizers import clip_tokenizer
 from agfsync.shapes.training.vae import CHANNELS, SIDE
 
-POOL = 16_000
+POOL = 32_000
 """Pictures whose latents are kept; each comes round several times, with a caption worded and garbled anew."""
-SWAPPED, DROPPED = 0.25, 0.05
+SWAPPED, DROPPED = 0.35, 0.05
 """Shares of the attributes of the last lesson's captions that are wrong and that are missing."""
 CAPTION_DROPOUT = 0.1
 WIDTH = 128
@@ -83,8 +83,8 @@ class Lesson:
 
 LESSONS = (
     Lesson(Plan("generator-naming", steps=800, batch=64, learning_rate=1e-3), ("Single Objects",), write),
-    Lesson(Plan("generator-drawing", steps=2000, batch=64, learning_rate=8e-4), CATEGORIES, write),
-    Lesson(Plan("generator", steps=200, batch=64, learning_rate=2e-4), CATEGORIES, web_caption),
+    Lesson(Plan("generator-drawing", steps=6000, batch=64, learning_rate=8e-4), CATEGORIES, write),
+    Lesson(Plan("generator", steps=400, batch=64, learning_rate=2e-4), CATEGORIES, web_caption),
 )
 
 
