@@ -1,7 +1,7 @@
 """The README's picture: `python docs/picture.py RUN OUT.png` puts base over aligned model, same caption, same seed.
 
-The captions are the first COUNT held-out ones, in the order of the run, that the oracle scores differently on the two:
-losses as well as gains, so that nobody has chosen.
+The captions are the first held-out one of each category, in the order of the run, that the oracle scores differently on
+the two: losses as well as gains, so that nobody has chosen.
 """
 
 import io
@@ -15,7 +15,7 @@ from agfsync.pipeline import recipe_of
 from agfsync.stages.report.evidence import gather, pictures
 from agfsync.store import Run
 
-COUNT, SIDE, GAP, TEXT = 7, 160, 12, 92
+SIDE, GAP, TEXT = 180, 14, 92
 INK, PAPER, SOFT, EDGE = (34, 34, 34), (255, 255, 255), (110, 110, 110), (220, 220, 220)
 
 
@@ -24,14 +24,15 @@ def main(path: Path, out: Path) -> None:
         evidence = gather(run, recipe_of(run))
         oracle = {c.caption_key: c for c in evidence.comparisons if c.judge == "oracle" and not c.element_type}
         differing = [key for key in evidence.captions if key in oracle and oracle[key].base != oracle[key].aligned]
-        sides = {key: evidence.drawn[key] for key in differing[:COUNT]}
+        first = {evidence.captions[key].category: key for key in reversed(differing)}
+        sides = {key: evidence.drawn[key] for key in differing if key in first.values()}
         wanted = {key for side in sides.values() for key in (side.base, side.aligned)}
         images = pictures(run, "evaluation_images", wanted)
     sheet = Image.new("RGB", (GAP + len(sides) * (SIDE + GAP), TEXT + 2 * (SIDE + 30) + GAP), PAPER)
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(13), ImageFont.load_default(12)
     for column, (key, side) in enumerate(sides.items()):
         left = GAP + column * (SIDE + GAP)
-        pen.multiline_text((left, 8), textwrap.fill(evidence.captions[key].text, 24), INK, font)
+        pen.multiline_text((left, 8), textwrap.fill(evidence.captions[key].text, 26), INK, font)
         rows = (("base", side.base, oracle[key].base), ("aligned", side.aligned, oracle[key].aligned))
         for row, (model, picture_key, score) in enumerate(rows):
             top = TEXT + row * (SIDE + 30)

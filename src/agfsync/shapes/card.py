@@ -30,7 +30,7 @@ from agfsync.shapes.training.vqa import ask
 
 DRAWINGS = 500
 CAPTIONS = 240
-STEPS, GUIDANCE = 15, 3.0
+STEPS, GUIDANCE = 15, 4.0
 """How the demo's recipe samples."""
 
 
