@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from agfsync.formats import Dataset, WrittenPair
+from agfsync.records import Caption, Question
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -32,3 +35,29 @@ def real() -> Callable[[str], Path]:
         return SHARED / name
 
     return find
+
+
+@pytest.fixture
+def dataset(picture: Callable[..., bytes]) -> Dataset:
+    """Six captions, four questions on the first two, and a pair of each caption: red wins over blue, the last ties."""
+    captions = [Caption(f"c{i}", f"prompt {i}", "odd" if i % 2 else "even", "train") for i in range(6)]
+    asked = [("c0", "Is it red?", "It"), ("c0", "Is it there?", "it"), ("c0", "Is there a cat?", "cat")]
+    questions = [Question(t, key, t, "yes", element, "object") for key, t, element in asked]
+    questions.append(Question("q", "c1", "Is it red?", "yes", "", "color"))
+    pairs = [
+        WrittenPair(
+            key=f"p{i}",
+            prompt=caption.text,
+            category=caption.category,
+            winner=picture("red"),
+            loser=picture("blue"),
+            winner_key=f"w{i}",
+            loser_key=f"l{i}",
+            winner_score=50.0,
+            loser_score=50.0 if i == 5 else 20.0,
+            model="a model",
+            of_prompt=1,
+        )
+        for i, caption in enumerate(captions)
+    ]
+    return Dataset("name", "2026-01-02T03:04:05+00:00", {"pictures": "a model"}, captions, questions, iter(pairs))

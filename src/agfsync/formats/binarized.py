@@ -57,5 +57,5 @@ def row(pair: WrittenPair, number: int) -> dict[str, Any]:
 
 def _pair(found: Mapping[str, Any], path: Path, folder: Path) -> Preference:
     category = found.get("category") or UNCATEGORISED
-    chosen, rejected = embedded(found["chosen"], folder), embedded(found["rejected"], folder)
+    chosen, rejected = embedded(found.get("chosen"), folder), embedded(found.get("rejected"), folder)
     return Preference(text(found, "prompt", path), chosen, rejected, category)

@@ -38,7 +38,7 @@ class Statistics:
         if question.caption_key != self._of:
             self._of, self._seen = question.caption_key, set()
         element = question.element.casefold()
-        self.elements += element not in self._seen
+        self.elements += bool(element) and element not in self._seen
         self._seen.add(element)
         return question
 

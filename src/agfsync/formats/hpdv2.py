@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.formats import UNCATEGORISED, NoPreference, Preference
-from agfsync.formats.reading import by_rank, entries, first, inside, json_items, text
+from agfsync.formats.reading import by_rank, entries, first, inside, is_number, json_items, text
 
 FILES = ("train.json", "test.json")
 TRAIN, TEST = {"prompt", "file_path", "human_preference"}, {"prompt", "image_path", "rank"}
@@ -38,7 +38,7 @@ def _pairs(row: Mapping[str, Any], file: Path) -> Iterator[Preference | NoPrefer
     train = "file_path" in row
     names = entries(row, "file_path" if train else "image_path", file)
     given = entries(row, "human_preference" if train else "rank", file, len(names))
-    ranks = [-mark for mark in given] if train else given
+    ranks = [-mark if is_number(mark) else None for mark in given] if train else given
     yield from by_rank(text(row, "prompt", file), [_picture(file, name) for name in names], ranks, UNCATEGORISED)
 
 

@@ -63,7 +63,7 @@ def _from_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> Found:
         over.add(key)
         of = list(group)
         pictures = [embedded(row.get("image"), _folder(path)) for row in of]
-        yield from by_rank(text(of[0], "prompt", path), pictures, [row["rank"] for row in of], _category(of[0]))
+        yield from by_rank(text(of[0], "prompt", path), pictures, [row.get("rank") for row in of], _category(of[0]))
 
 
 def _group(row: Mapping[str, Any], path: Path) -> Found:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import Dataset, NoPreference, Preference, WrittenPair
-from agfsync.formats.reading import PICTURES, embedded, parquet_columns, parquet_rows, text
+from agfsync.formats.reading import PICTURES, embedded, is_number, parquet_columns, parquet_rows, text
 from agfsync.formats.writing import write_pairs
 from agfsync.records import seed_of
 
@@ -55,13 +55,13 @@ class PickAPic:
 
 
 def _pair(row: Mapping[str, Any], path: Path) -> Preference | NoPreference:
-    prompt, (zero, one) = text(row, "caption", path), (row["label_0"], row["label_1"])
-    if row.get("has_label") is False or zero is None or one is None:
+    prompt, (zero, one) = text(row, "caption", path), (row.get("label_0"), row.get("label_1"))
+    if row.get("has_label") is False or not is_number(zero) or not is_number(one):
         return NoPreference(prompt, "no label")
     if zero == one:
         return NoPreference(prompt)
     folder = path if path.is_dir() else path.parent
-    pictures = embedded(row["jpg_0"], folder), embedded(row["jpg_1"], folder)
+    pictures = embedded(row.get("jpg_0"), folder), embedded(row.get("jpg_1"), folder)
     return Preference(prompt, *(pictures if zero > one else reversed(pictures)))
 
 

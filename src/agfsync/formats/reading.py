@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agfsync.errors import FormatError
-from agfsync.formats import NoPreference, Picture, Preference
+from agfsync.formats import TIE, NoPreference, Picture, Preference
 from agfsync.pictures import BrokenPicture, decode
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ def told(path: Path) -> Iterator[None]:
         raise FormatError(f"{path}: isn't UTF-8 text: save it as UTF-8") from failure
     except OSError as failure:
         raise FormatError(f"{path}: can't be read: {failure.strerror or failure}") from failure
+    except RecursionError as failure:
+        raise FormatError(f"{path}: is nested deeper than any known format") from failure
     except (csv.Error, pa.ArrowException) as failure:
         raise FormatError(f"{path}: is damaged: {failure}: fetch it anew") from failure
 
@@ -218,14 +221,18 @@ def _opened(picture: Picture) -> bytes:
 
 
 def by_rank(
-    prompt: str, pictures: Sequence[Picture], ranks: Sequence[float], category: str
+    prompt: str, pictures: Sequence[Picture], ranks: Sequence[Any], category: str
 ) -> Iterator[Preference | NoPreference]:
     """Every two of a prompt's ranked pictures as a pair: the lower rank is better, equal ranks are a tie."""
-    for index, one in enumerate(pictures):
-        for other in range(index + 1, len(pictures)):
-            if ranks[index] == ranks[other]:
-                yield NoPreference(prompt, category=category)
-            elif ranks[index] < ranks[other]:
-                yield Preference(prompt, one, pictures[other], category)
-            else:
-                yield Preference(prompt, pictures[other], one, category)
+    for (one, rank), (other, against) in combinations(zip(pictures, ranks, strict=True), 2):
+        if not is_number(rank) or not is_number(against):
+            yield NoPreference(prompt, "no rank", category)
+        elif rank == against:
+            yield NoPreference(prompt, TIE, category)
+        else:
+            yield Preference(prompt, *((one, other) if rank < against else (other, one)), category)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` can be compared: NaN is what some programs write for a label that isn't there."""
+    return isinstance(value, int | float) and value == value
