@@ -88,7 +88,7 @@ def test_a_run_is_exported_and_what_came_out_inspected(file: Path, capsys: pytes
     assert cli.main(["inspect", out]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"{out}: binarized preferences" and told[1].startswith("captions ")
-    assert any(re.fullmatch(r"  animals: \d+ pairs, \d+ captions", line) for line in told)
+    assert any(re.fullmatch(r"  animals: pairs \d+, captions \d+", line) for line in told)
     assert cli.main(["inspect", run, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)
     assert (counts["path"], counts["captions"]) == (run, 17)

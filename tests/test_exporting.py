@@ -76,6 +76,14 @@ def test_what_fails_leaves_nothing_behind(path: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
+def test_pairs_whose_pictures_are_gone_are_told(path: Path, tmp_path: Path, make_recipe: Any) -> None:
+    pipeline.prepare(path, make_recipe(seed=1), update=True)
+    for stage in ("captions", "candidates"):
+        pipeline.run(path, until=stage)
+        with pytest.raises(RunError, match="its captions or pictures were made anew since its pairs"):
+            export(path, "binarized", tmp_path / "out")
+
+
 def test_what_cant_be_written_is_told(path: Path, tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(FormatError, match="tifa can be read and not written: there are pick-a-pic, binarized, hugg"):
         export(path, "tifa", tmp_path / "out")

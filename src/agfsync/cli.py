@@ -128,7 +128,7 @@ def _told(path: Path, contents: Mapping[str, Any]) -> str:
     for name, title in (("questions_left_out", "questions left out"), ("left_out", "pairs left out")):
         lines += [f"{title}: {reason} {count}" for reason, count in contents[name].items()]
     for category, counts in contents["categories"].items():
-        lines.append(f"  {category}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+        lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
     return "\n".join(lines)
 
 

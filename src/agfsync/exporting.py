@@ -94,19 +94,24 @@ def _public(name: str) -> str:
 
 def _pairs(run: Run, model: str) -> Iterator[WrittenPair]:
     """Every pair with its pictures. What is held of all of them is texts and keys."""
-    captions = {caption.key: caption for caption in run.read("captions", Caption)}
     wanted = {row[side] for row in run.rows("pairs", ["winner_key", "loser_key"]) for side in row}
     units = {
         row["key"]: unit for unit, rows in run.grouped("candidates", ["key"]) for row in rows if row["key"] in wanted
     }
-    of_prompt = Counter(captions[row["caption_key"]].text for row in run.rows("pairs", ["caption_key"]))
+    captions = {caption.key: caption for caption in run.read("captions", Caption)}
+    of_caption = Counter(row["caption_key"] for row in run.rows("pairs", ["caption_key"]))
+    if wanted - units.keys() or of_caption.keys() - captions.keys():
+        raise RunError(
+            f"{run.path}: its captions or pictures were made anew since its pairs: type `agfsync run` with"
+            f" --out {run.path}, then export again"
+        )
     pairs = run.read("pairs", Pair)
     while some := list(islice(pairs, AT_ONCE)):
         holders = dict.fromkeys(units[key] for pair in some for key in (pair.winner_key, pair.loser_key))
         images = {c.key: c.image for c in run.read("candidates", Candidate, list(holders))}
         for pair in some:
             caption = captions[pair.caption_key]
-            yield _written(pair, caption, images, model, of_prompt[caption.text])
+            yield _written(pair, caption, images, model, of_caption[caption.key])
 
 
 def _written(pair: Pair, caption: Caption, images: Mapping[str, bytes], model: str, of_prompt: int) -> WrittenPair:

@@ -1,5 +1,6 @@
 """What `captions.source` and `pairs.source` point at: the format that recognises a path, and its captions for a run."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -44,11 +45,17 @@ def fingerprint(source: str) -> str:
     """What the file or folder `source` holds, as a digest; that of a missing one is one of its own."""
     path = Path(source)
     with guarded(path):
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        states = {str(file.relative_to(path)): file.stat() for file in files if file.is_file()}
+        states = {str(file.relative_to(path)): file.stat() for file in _files(path)}
         if sum(state.st_size for state in states.values()) <= SMALL:
             return digest("source", {name: file_digest(path / name) for name in states})
     return digest("source", {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()})
+
+
+def _files(path: Path) -> list[Path]:
+    """The file at `path`, or all in the folder there and below it; none where there is nothing."""
+    if path.is_dir():
+        return [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return [path] if path.exists() else []
 
 
 def captions_of_pairs(source: str) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 CHUNK = 1 << 16
 """Characters of JSON read at a time."""
+BUFFER = 1 << 20
+"""Bytes of a Parquet column read at a time, where it would else be a whole row group's."""
 PICTURES = 16
 """Rows with pictures read at a time."""
 ROWS = 1000
@@ -137,7 +139,7 @@ def parquet_columns(path: Path) -> set[str]:
 def parquet_rows(path: Path, columns: Sequence[str], at_once: int = ROWS) -> Iterator[dict[str, Any]]:
     """The rows of the Parquet files at `path`, of those of `columns` that are there, `at_once` in memory at a time."""
     for file in parquet_files(path):
-        with told(file), pq.ParquetFile(file, memory_map=True) as parquet:
+        with told(file), pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
             there = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=at_once, columns=there):
                 yield from batch.to_pylist()
@@ -233,6 +235,6 @@ def by_rank(
             yield Preference(prompt, *((one, other) if rank < against else (other, one)), category)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` can be compared: NaN is what some programs write for a label that isn't there."""
     return isinstance(value, int | float) and value == value

@@ -111,10 +111,10 @@ class _Intake:
         self._preferences.commit()
 
     def select(self) -> None:
-        """Makes the tables: the pictures, and the pairs with one unit more that counts what was left out."""
+        """Makes the tables. One unit of the pairs' counts what was left out, if anything was."""
         counts = digest("left out", dict(self.left_out))
-        if counts not in self._done[PREFERENCES]:
+        if self.left_out and counts not in self._done[PREFERENCES]:
             self._preferences.add(counts, Sifted([], self.left_out))
             self._preferences.commit()
         self._run.select(CANDIDATES, self.pictures)
-        self._run.select(PREFERENCES, [*self.pairs, counts])
+        self._run.select(PREFERENCES, [*self.pairs, *([counts] if self.left_out else [])])
