@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import re
 import signal
@@ -79,6 +80,20 @@ def test_a_run_that_ends_tells_what_the_evaluation_found(file: Path, capsys: pyt
     assert lines[-1].startswith("report: ")
 
 
+def test_a_run_is_exported_and_what_came_out_inspected(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = str(file.parent / "run"), str(file.parent / "out")
+    assert cli.main(["run", str(file), "--out", run, "--until", "pairs"]) == 0
+    assert cli.main(["export", run, "--format", "binarized", "--out", out]) == 0
+    assert re.search(rf"\d+ pairs, 0 ties: {out}\n$", capsys.readouterr().out)
+    assert cli.main(["inspect", out]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{out}: binarized preferences" and told[1].startswith("captions ")
+    assert any(re.fullmatch(r"  animals: pairs \d+, captions \d+", line) for line in told)
+    assert cli.main(["inspect", run, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["path"], counts["captions"]) == (run, 17)
+
+
 def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert cli.main(["run", str(file), "--until", "captions"]) == 0
@@ -100,13 +115,19 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
         (["run", "{file}", "--set", "candidates.generator.model=embedded:nothing"], "no embedded model"),
         (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
         (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
+        (["run", "{file}", "--set", "captions.source=/nowhere.txt"], "/nowhere.txt: no such file or folder"),
+        (["run", "{file}", "--set", "pairs.source={file}"], "holds pairs in no known format: there are pick-a-pic"),
+        (["inspect", "/nowhere"], "/nowhere: no such file or folder"),
+        (["inspect", "{file}"], "holds captions or pairs in no known format"),
+        (["export", "/nowhere", "--format", "binarized", "--out", "/nowhere/else"], "no run at /nowhere"),
+        (["export", "/nowhere", "--out", "/nowhere/else"], "Missing option '--format'"),
         (["run", "{file}", "--set", "training.method.type=dpp"], "no method is called 'dpp': did you mean 'dpo'?"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
     file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    out = ["--out", str(file.parent / "run")] if "{file}" in arguments else []
+    out = ["--out", str(file.parent / "run")] if arguments[:2] == ["run", "{file}"] else []
     assert cli.main([argument.format(file=file) for argument in arguments] + out) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

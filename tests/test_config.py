@@ -71,3 +71,12 @@ def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "read_text", forbidden)
     with pytest.raises(RecipeError, match="can't be read: Permission denied"):
         config.load(file)
+
+
+def test_a_source_is_kept_whole_so_that_the_run_can_be_gone_on_with_from_anywhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    recipe = config.resolve(str(file), ["captions.source=prompts.txt", "pairs.source=~/pairs"])
+    assert recipe.captions.source == str(file.parent / "prompts.txt")
+    assert recipe.pairs.source == str(Path.home() / "pairs")

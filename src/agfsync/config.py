@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agfsync.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
+Source = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
+"""A file or folder; kept whole, so that a run can be gone on with from anywhere."""
 
 
 class Section(BaseModel):
@@ -30,8 +32,10 @@ class Captions(Section):
     """Stage 1: what is drawn."""
 
     writer: str = "shapes"
+    source: Source | None = None
+    """a file or folder of prompts, in the writer's place; where it has questions, they are asked"""
     count: Positive = 128
-    """captions to make pairs of, spread evenly over the writer's categories"""
+    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own"""
     held_out: int = Field(default=200, ge=0)
     """captions kept apart for the evaluation"""
 
@@ -98,6 +102,8 @@ class Scores(Section):
 class Pairs(Section):
     """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
 
+    source: Source | None = None
+    """a pair set: its pictures are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
     weights: dict[str, float] = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, on the weighted sum's 0..100"""

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,32 @@ def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -
     context.run.reopen("questions")
     assert questions.run(context)["questions"] == 3 * 17
     assert context.run.done("questions") == done
+
+
+def test_a_files_questions_are_asked_as_they_are(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.csv"
+    asked = ["Is there a cat?,yes,animal", "Is it a dog?,no,animal", "What is it?,cat,object"]
+    file.write_text("prompt,question,answer,element_type\n" + "".join(f"a cat,{row}\n" for row in asked) + "bread,,,\n")
+    source = {"source": str(file), "count": 1, "held_out": 1}
+    lenient = dataclasses.replace(context, recipe=make_recipe(captions=source, failure_budget=0.5))
+    captions.run(lenient)
+    notes = questions.run(lenient)
+    found = list(context.run.read("questions", Question))
+    assert [(q.text, q.answer, q.element_type) for q in found] == [
+        ("Is there a cat?", "yes", "animal"),
+        ("Is it a dog?", "no", "animal"),
+    ]
+    assert notes["dropped"] == {"answer is neither yes nor no": 1} and notes["quarantined"] == 1
+
+
+def test_a_file_without_questions_leaves_them_to_the_writer(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    source = {"source": str(tmp_path / "prompts.txt"), "count": 1, "held_out": 1}
+    plain = dataclasses.replace(context, recipe=make_recipe(captions=source))
+    captions.run(plain)
+    questions.run(plain)
+    assert {q.text for q in context.run.read("questions", Question)} == {
+        "Is there a?",
+        "Is there cat?",
+        "Is there dog?",
+    }

@@ -1,19 +1,28 @@
-"""Stage 2: yes/no questions on each caption, only those that stand up to checking."""
+"""Stage 2: yes/no questions on each caption, only those that stand up to checking.
+
+A file of prompts may bring its own. Captions whose pairs are given need none: nothing is scored for them.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
 from agfsync import catalog
+from agfsync.config import Recipe
 from agfsync.engine import Outcome, Sifted, Unit, check_budget, process
+from agfsync.formats import Asked
 from agfsync.language import QuestionDraft, QuestionWriter
 from agfsync.language.text import normalised
 from agfsync.records import Caption, ElementType, Question, digest, seed_of
+from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
 
 STAGE = "questions"
 BATCH = 16
 TYPES = get_args(ElementType)
+
+Work = Callable[[Sequence[Caption]], list[Outcome]]
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -23,18 +32,46 @@ def run(context: Context) -> Mapping[str, Any]:
         BudgetError: that befell more captions than `failure_budget` allows.
     """
     recipe, run_ = context.recipe, context.run
-    writer: QuestionWriter = catalog.find("questions", recipe.questions.writer)()
-
-    def work(captions: Sequence[Caption]) -> list[Outcome]:
-        return [sift(c, _drafts(writer, c, recipe.questions.rounds, recipe.seed)) for c in captions]
-
-    source = (STAGE, VERSIONS[STAGE], writer.identity, recipe.questions.rounds, recipe.seed)
-    units = [Unit(digest(*source, caption.key), caption) for caption in run_.read("captions", Caption)]
+    prompts = Prompts(recipe.captions.source) if recipe.captions.source else None
+    asked = [c for c in run_.read("captions", Caption) if c.split == "held-out" or not recipe.pairs.source]
+    work, units = _found(prompts, asked) if prompts and prompts.asks else _written(recipe, asked)
     common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
     process(run_, STAGE, units, work, batch=BATCH, **common)
     _quarantine(context, units)
     run_.select(STAGE, [unit.key for unit in units])
     return _notes(context)
+
+
+def _written(recipe: Recipe, captions: Sequence[Caption]) -> tuple[Work, list[Unit[Caption]]]:
+    """The writer's questions, asked for `questions.rounds` times."""
+    writer: QuestionWriter = catalog.find("questions", recipe.questions.writer)()
+
+    def work(some: Sequence[Caption]) -> list[Outcome]:
+        return [sift(c, _drafts(writer, c, recipe.questions.rounds, recipe.seed)) for c in some]
+
+    source = (STAGE, VERSIONS[STAGE], writer.identity, recipe.questions.rounds, recipe.seed)
+    return work, [Unit(digest(*source, caption.key), caption) for caption in captions]
+
+
+def _found(prompts: Prompts, captions: Sequence[Caption]) -> tuple[Work, list[Unit[Caption]]]:
+    """The questions that the captions' file has: people have checked them, so they are taken as they are."""
+
+    def work(some: Sequence[Caption]) -> list[Outcome]:
+        return [_sifted(caption, *prompts.asked(caption.text)) for caption in some]
+
+    def key(caption: Caption) -> str:
+        questions, left_out = prompts.asked(caption.text)
+        return digest(STAGE, VERSIONS[STAGE], "found", caption.key, [asdict(each) for each in questions], left_out)
+
+    return work, [Unit(key(caption), caption) for caption in captions]
+
+
+def _sifted(caption: Caption, found: Sequence[Asked], left_out: Mapping[str, int]) -> Sifted:
+    questions = [
+        Question(digest("question", caption.key, a.text), caption.key, a.text, a.answer, a.element, a.element_type)
+        for a in found
+    ]
+    return Sifted(questions, left_out)
 
 
 def sift(caption: Caption, drafts: Sequence[QuestionDraft]) -> Sifted:
