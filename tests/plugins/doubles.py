@@ -22,6 +22,7 @@ class Writer:
     """Captions with a number, of three categories, some repeated; and good and bad questions."""
 
     identity = "writer"
+    concurrency = 1
     categories: ClassVar = ("animals", "food", "plants")
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
