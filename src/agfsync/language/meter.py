@@ -53,7 +53,7 @@ class Meter:
         self._cap = cap
         self._spent = spent or Spending()
         self._raised_by = raised_by
-        self._reserved = 0.0
+        self._under_way: list[float] = []
         self._changed = Condition()
 
     @property
@@ -76,20 +76,20 @@ class Meter:
             yield self._count
         finally:
             with self._changed:
-                self._reserved -= cost
+                self._under_way.remove(cost)
                 self._changed.notify_all()
 
     def _reserve(self, cost: float) -> None:
         with self._changed:
             # What is under way mostly takes less than its worst: only when nothing is can the cap be judged reached.
-            while self._reserved > 0 and self._over(cost):
+            while self._under_way and self._over(cost):
                 self._changed.wait()
             if self._over(cost):
                 raise self._capped()
-            self._reserved += cost
+            self._under_way.append(cost)
 
     def _over(self, cost: float) -> bool:
-        return self._cap is not None and self._spent.cost + max(self._reserved, 0.0) + cost > self._cap
+        return self._cap is not None and self._spent.cost + sum(self._under_way) + cost > self._cap
 
     def _capped(self) -> BudgetError:
         return BudgetError(
