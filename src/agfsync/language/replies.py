@@ -56,13 +56,21 @@ def _values(text: str) -> Iterator[Any]:
         try:
             value, end = DECODER.raw_decode(text, start)
             found.append((end - start, value))
-        except (ValueError, RecursionError):
-            found += [(len(text) - start, value) for value in _cut(text[start:])]
+        except json.JSONDecodeError as fault:
+            if _cut(text, fault):
+                found += [(len(text) - start, value) for value in _begun(text[start:])]
+        except RecursionError:
+            continue
     yield from (value for _, value in sorted(found, key=lambda each: -each[0]))
 
 
-def _cut(text: str) -> list[Any]:
-    """What `text` holds of the JSON value that it begins; none where that breaks off elsewhere than at its end."""
+def _cut(text: str, fault: json.JSONDecodeError) -> bool:
+    """Whether `fault` is that `text` ends too soon. JSON that is broken further up would lose its meaning by repair."""
+    return fault.msg.startswith("Unterminated string") or fault.pos >= len(text.rstrip())
+
+
+def _begun(text: str) -> list[Any]:
+    """What there is of the value that `text` begins; none where it can't be told."""
     try:
         return [from_json(text, allow_partial=True)]
     except ValueError:
