@@ -19,7 +19,7 @@ glows waits turns sleeps leans drifts shines rests floats sways towers hides
 THINGS, COLOURS, PLACES, DEEDS = (line.split() for line in WORDS.strip().splitlines())
 
 FAULTS = ("429", "500", "hang", "truncated", "prose", "types", "injected")
-HANG = 0.6
+HANG = 0.9
 """seconds; a client that waits less gives up"""
 
 Reply = str | tuple[int, Mapping[str, Any]]

@@ -134,7 +134,8 @@ def _question(caption: Caption, draft: QuestionDraft) -> Question:
 def _quarantine(context: Context, units: Sequence[Unit[Caption]]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again."""
     minimum = context.recipe.questions.minimum
-    made = context.run.grouped(STAGE, ["key"], [unit.key for unit in units])
+    failed = context.run.failures(STAGE)
+    made = context.run.grouped(STAGE, ["key"], [unit.key for unit in units if unit.key not in failed])
     for key, rows in made:
         if len(rows) < minimum:
             context.run.quarantine(STAGE, key, f"fewer valid questions than questions.minimum ({minimum})")
