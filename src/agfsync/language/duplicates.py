@@ -1,5 +1,6 @@
 """When two captions are nearly the same: MinHash over their character n-grams."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from agfsync.language.text import normalised
@@ -45,7 +46,16 @@ class Neighbours:
 def _index(similarity: float) -> "MinHashLSH":
     from datasketch import MinHashLSH
 
-    return MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
+    return MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, params=_bands(similarity))
+
+
+@cache
+def _bands(similarity: float) -> tuple[int, int]:
+    """Bands and their rows for an index at `similarity`: searching for the best takes longer than all the rest."""
+    from datasketch import MinHashLSH
+
+    index = MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
+    return index.b, index.r
 
 
 def _sketch(text: str) -> "MinHash":
