@@ -53,12 +53,12 @@ def test_its_identity_is_what_it_holds_wherever_it_lies(file: Path) -> None:
 
 
 def test_its_questions_are_found_by_the_caption(tmp_path: Path, file: Path) -> None:
-    assert not Prompts(str(file)).asks and Prompts(str(file)).asked("a cat") == ((), {})
+    assert Prompts(str(file)).asked("a cat") == ((), {})
     path = tmp_path / "asked.csv"
     path.write_text("prompt,question,answer\na cat,Is there a cat?,yes\na cat,What is it?,cat\na dog,,\n")
     prompts = Prompts(str(path))
     questions, left_out = prompts.asked("A cat")
-    assert prompts.asks and [each.text for each in questions] == ["Is there a cat?"]
+    assert [each.text for each in questions] == ["Is there a cat?"]
     assert left_out == {"answer is neither yes nor no": 1}
     assert prompts.asked("a dog") == prompts.asked("a horse") == ((), {})
 

@@ -16,6 +16,7 @@ from agfsync.progress import Progress, Silent
 from agfsync.records import digest
 from agfsync.sources import fingerprint, recognise
 from agfsync.stages import EARLIER, VERSIONS, Context, generator_source, scorer_source
+from agfsync.stages.writing import writer_source
 from agfsync.store import RECIPE, Finished, Run
 
 
@@ -35,8 +36,16 @@ class Stage:
 
 
 STAGES = (
-    Stage("captions", (), lambda r: (r.seed, _plain(r.captions, "source"), *_sources(r))),
-    Stage("questions", ("captions",), lambda r: (r.seed, _plain(r.questions), *_sources(r))),
+    Stage(
+        "captions",
+        (),
+        lambda r: (r.seed, _plain(r.captions, "model", "source"), writer_source("captions", r.captions), *_sources(r)),
+    ),
+    Stage(
+        "questions",
+        ("captions",),
+        lambda r: (r.seed, _plain(r.questions, "model"), writer_source("questions", r.questions), *_sources(r)),
+    ),
     Stage(
         "candidates",
         ("captions", "questions"),
@@ -165,11 +174,11 @@ def recipe_of(run_: Run) -> Recipe:
 
 def _check_names(recipe: Recipe) -> None:
     """At the start, and not hours later, when it is the stage's turn."""
-    catalog.check("captions", {"type": recipe.captions.writer})
     for source, kind in ((recipe.captions.source, PromptFile), (recipe.pairs.source, PairSet)):
         if source:
             recognise(Path(source), kind)
-    catalog.check("questions", {"type": recipe.questions.writer})
+    writer_source("captions", recipe.captions)
+    writer_source("questions", recipe.questions)
     catalog.check("generators", recipe.candidates.generator.model_dump())
     for settings in (recipe.scores.scorers | recipe.evaluation.judges).values():
         catalog.check("scorers", settings.model_dump())

@@ -75,13 +75,15 @@ class Prompts:
     """A prompt file in the place of a caption writer: it writes what it holds, in its order, without `avoid`.
 
     Raises:
-        FormatError: there is no prompt file at `source`.
+        FormatError: there is no prompt file at `source`, or it isn't what its format says.
     """
 
+    concurrency = 1
+
     def __init__(self, source: str, avoid: Collection[str] = ()) -> None:
-        path = Path(source)
+        self.path = Path(source)
         self._prompts: dict[str, Prompt] = {}
-        for prompt in recognise(path, PromptFile).prompts(path):
+        for prompt in recognise(self.path, PromptFile).prompts(self.path):
             plain = normalised(prompt.text)
             if plain and plain not in avoid:
                 self._prompts.setdefault(plain, prompt)
@@ -93,11 +95,6 @@ class Prompts:
     def rooms(self) -> dict[str, int]:
         """How many captions each category has."""
         return {category: len(self._of(category)) for category in self.categories}
-
-    @property
-    def asks(self) -> bool:
-        """Whether the file has questions too."""
-        return any(prompt.questions for prompt in self._prompts.values())
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
         """The next `count` captions of `category` that aren't in `avoid`."""

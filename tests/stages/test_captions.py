@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from agfsync.config import Captions
 from agfsync.errors import BudgetError
 from agfsync.language.text import normalised
 from agfsync.records import Caption
@@ -27,15 +26,6 @@ def test_each_category_gets_its_number_and_no_two_captions_are_the_same(context:
     assert (notes["train"], notes["held_out"]) == (12, 5)
     assert notes["categories"] == {"animals": 6, "food": 6, "plants": 5}
     assert notes["dropped"]["repeated"] > 0
-
-
-def test_what_is_left_over_goes_to_the_first_categories() -> None:
-    shares = captions.shares(["a", "b", "c"], Captions(count=4, held_out=2))
-    assert shares == {
-        "a": {"train": 2, "held-out": 1},
-        "b": {"train": 1, "held-out": 1},
-        "c": {"train": 1, "held-out": 0},
-    }
 
 
 def test_more_captions_leave_those_that_are_there_in_their_places(context: Context, make_recipe: Any) -> None:
@@ -89,10 +79,35 @@ def test_all_that_a_file_has_can_be_taken_and_no_more(context: Context, make_rec
         captions.run(changed(context, greedy))
 
 
-def test_rooms_are_filled_evenly_up_to_their_ends() -> None:
-    rooms = {"a": 1, "b": 9, "c": 9}
-    assert captions.shares(list(rooms), Captions(count=6, held_out=2), rooms) == {
-        "a": {"train": 0, "held-out": 1},
-        "b": {"train": 3, "held-out": 1},
-        "c": {"train": 3, "held-out": 0},
-    }
+def test_captions_that_are_nearly_the_same_are_left_out(context: Context, make_recipe: Any) -> None:
+    notes = captions.run(changed(context, make_recipe(captions={"writer": "alike", "similarity": 0.7})))
+    assert not any(caption.text.endswith("again") for caption in made(context))
+    assert notes["dropped"]["nearly repeated"] >= 17
+    captions.run(changed(context, make_recipe(captions={"writer": "alike"})))
+    assert any(caption.text.endswith("again") for caption in made(context))
+
+
+def test_what_there_is_counts_after_a_stop_too(context: Context, make_recipe: Any) -> None:
+    alike = {"writer": "alike", "similarity": 0.7}
+    captions.run(changed(context, make_recipe(captions={**alike, "count": 6})))
+    before = set(made(context))
+    captions.run(changed(context, make_recipe(captions={**alike, "count": 30})))
+    assert before < set(made(context))
+    assert not any(caption.text.endswith("again") for caption in made(context))
+
+
+def test_how_long_they_are_is_noted(context: Context) -> None:
+    assert captions.run(context)["words"] == {"least": 3, "median": 3, "most": 3}
+
+
+def test_a_writer_that_gives_no_reply_is_told_with_the_reason(context: Context, make_recipe: Any) -> None:
+    mute = changed(context, make_recipe(captions={"writer": "mute"}))
+    with pytest.raises(BudgetError, match=r"writer 'mute' is stuck at 0 of the 6 captions of 'animals': .* asleep"):
+        captions.run(mute)
+
+
+def test_a_files_captions_are_taken_however_alike_they_are(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"a very long caption of a cat, number {n}\n" for n in range(4)))
+    source = {"source": str(tmp_path / "prompts.txt"), "similarity": 0.5, "count": 3, "held_out": 1}
+    captions.run(changed(context, make_recipe(captions=source)))
+    assert len(made(context)) == 4

@@ -1,6 +1,6 @@
-"""What a pair set gives a run: its pictures as candidates, and which of them are preferred. No stage of its own.
+"""What a pair set gives a run: captions, its pictures as candidates, and which are preferred. No stage of its own.
 
-The candidates stage takes it in, the pairs stage reads what was preferred.
+The captions stage takes its prompts, the candidates stage its pictures, and the pairs stage reads what was preferred.
 """
 
 from collections import Counter
@@ -15,13 +15,32 @@ from agfsync.formats.reading import opened
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
-from agfsync.sources import recognise
-from agfsync.stages import Context
+from agfsync.sources import captions_of_pairs, recognise
+from agfsync.stages import VERSIONS, Context
+from agfsync.stages.written import caption_of
 
-CANDIDATES, PREFERENCES = "candidates", "candidates_preferences"
+CAPTIONS, CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
 PAIR_SET = "pair set"
 """The generator of a picture that no generator of this run has drawn."""
 SAME = "winner and loser are the same picture"
+
+
+def captions_given(context: Context) -> dict[str, Caption]:
+    """The pair set's prompts as captions to train on, by their units; none without a pair set.
+
+    Raises:
+        FormatError: it is no pair set.
+    """
+    source = context.recipe.pairs.source
+    if source is None:
+        return {}
+    context.progress.say(f"{CAPTIONS}: reading the prompts of {source}")
+    captions = [caption_of(text, category, "train") for text, category in captions_of_pairs(source).items()]
+    units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
+    done = context.run.done(CAPTIONS)
+    if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
+        context.run.commit(CAPTIONS, missing, Caption.schema)
+    return units
 
 
 def take_in(context: Context, source: Path) -> Mapping[str, Any]:
