@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agfsync import __version__, catalog
 from agfsync.catalog import EMBEDDED
-from agfsync.config import Recipe, load
+from agfsync.config import Captions, Questions, Recipe, load
 from agfsync.disk import guarded
 from agfsync.errors import FormatError, RunError
 from agfsync.formats import Dataset, PairWriter, WrittenPair
@@ -70,13 +70,23 @@ def _made_with(recipe: Recipe, finished: Finished) -> dict[str, str]:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in recipe.pairs.weights.items() if weight)
     given = recipe.pairs.source
     return {
-        "captions": _public(recipe.captions.source or recipe.captions.writer),
-        "questions": _public(recipe.questions.writer),
+        "captions": _public(recipe.captions.source or _author(recipe.captions)),
+        "questions": _asked_by(recipe),
         "pictures": _public(given) if given else _model(recipe),
         "preferred by": f"the pair set {_public(given)}" if given else f"the weighted sum of the scores {weights}",
         "program": f"agfsync {__version__}",
         "made": finished.ended,
     }
+
+
+def _author(settings: Captions | Questions) -> str:
+    """A writer's name, or that of the language model that it asks."""
+    return settings.model.model if settings.model else settings.writer
+
+
+def _asked_by(recipe: Recipe) -> str:
+    author, source = _public(_author(recipe.questions)), recipe.captions.source
+    return f"{_public(source)} where it has any, else {author}" if source else author
 
 
 def _model(recipe: Recipe) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.formats import TIE, Format, PairSet, Preference, PromptFile
-from agfsync.formats.reading import opened
+from agfsync.formats.pairing import opened
 from agfsync.pictures import BrokenPicture
 from agfsync.records import Caption
 from agfsync.sources import recognise

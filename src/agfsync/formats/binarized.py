@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import UNCATEGORISED, Dataset, NoPreference, Preference, WrittenPair
-from agfsync.formats.reading import PICTURES, embedded, parquet_columns, parquet_rows, text
+from agfsync.formats.pairing import embedded
+from agfsync.formats.reading import PICTURES, parquet_columns, parquet_rows, text
 from agfsync.formats.writing import write_pairs
 from agfsync.records import IMAGE
 

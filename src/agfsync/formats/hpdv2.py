@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.formats import UNCATEGORISED, NoPreference, Preference
-from agfsync.formats.reading import by_rank, entries, first, inside, is_number, json_items, text
+from agfsync.formats.pairing import by_rank, inside, is_number
+from agfsync.formats.reading import entries, first, json_items, text
 
 FILES = ("train.json", "test.json")
 TRAIN, TEST = {"prompt", "file_path", "human_preference"}, {"prompt", "image_path", "rank"}

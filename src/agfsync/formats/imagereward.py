@@ -7,18 +7,8 @@ from typing import Any
 
 from agfsync.errors import FormatError
 from agfsync.formats import UNCATEGORISED, NoPreference, Preference
-from agfsync.formats.reading import (
-    PICTURES,
-    by_rank,
-    embedded,
-    entries,
-    first,
-    inside,
-    json_items,
-    parquet_columns,
-    parquet_rows,
-    text,
-)
+from agfsync.formats.pairing import by_rank, embedded, inside
+from agfsync.formats.reading import PICTURES, entries, first, json_items, parquet_columns, parquet_rows, text
 
 ROWS = ("image", "prompt_id", "prompt", "classification", "rank")
 GROUPS, PAIRS = {"prompt", "generations", "ranking"}, {"prompt", "img_better", "img_worse"}

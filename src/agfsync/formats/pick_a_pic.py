@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import Dataset, NoPreference, Preference, WrittenPair
-from agfsync.formats.reading import PICTURES, embedded, is_number, parquet_columns, parquet_rows, text
+from agfsync.formats.pairing import embedded, is_number
+from agfsync.formats.reading import PICTURES, parquet_columns, parquet_rows, text
 from agfsync.formats.writing import write_pairs
 from agfsync.records import seed_of
 

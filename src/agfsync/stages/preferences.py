@@ -11,7 +11,7 @@ from typing import Any
 
 from agfsync.engine import Part, Sifted, over_budget
 from agfsync.formats import NoPreference, PairSet, Preference
-from agfsync.formats.reading import opened
+from agfsync.formats.pairing import opened
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest

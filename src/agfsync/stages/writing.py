@@ -9,7 +9,7 @@ from agfsync import catalog, ledger
 from agfsync.config import Captions, LanguageModel, Questions
 from agfsync.errors import RecipeError
 from agfsync.language import Verifier
-from agfsync.language.client import Endpoint
+from agfsync.language.endpoint import Endpoint
 from agfsync.language.meter import Meter, Spending
 from agfsync.sources import Prompts
 from agfsync.stages import Context
