@@ -41,6 +41,15 @@ def test_every_pair_of_the_run_is_in_it_with_its_pictures(path: Path, tmp_path: 
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_the_empty_folder_that_one_stands_in_is_filled(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    export(path, "binarized", Path("."))
+    assert (tmp_path / "out" / "data" / "train-00000.parquet").exists()
+
+
 def test_the_card_says_what_made_it_and_no_folder_of_this_machine(
     path: Path, tmp_path: Path, make_recipe: Any, pair_set: Callable[..., Path]
 ) -> None:

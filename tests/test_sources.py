@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agfsync import sources
+from agfsync import catalog, sources
 from agfsync.errors import FormatError
 from agfsync.formats import PairSet, PromptFile
+from agfsync.formats.csv_table import CsvTable
 from agfsync.language import CaptionWriter
 from agfsync.sources import Prompts, captions_of_pairs, fingerprint, recognise
 
@@ -82,3 +83,18 @@ def test_a_small_file_that_is_only_touched_is_the_same(file: Path) -> None:
     before = fingerprint(str(file))
     os.utime(file, (0, 0))
     assert fingerprint(str(file)) == before
+
+
+def test_a_format_of_another_package_is_asked_before_those_that_take_any_table(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(CsvTable):
+        title = "mine"
+
+    def find(kind: str, name: str) -> type[CsvTable]:
+        return Mine if name == "mine" else original(kind, name)
+
+    original, ours = catalog.find, catalog.names("formats")
+    monkeypatch.setattr(catalog, "names", lambda kind: [*ours, "mine"])
+    monkeypatch.setattr(catalog, "find", find)
+    assert recognise(file, PromptFile).title == "mine"

@@ -35,6 +35,7 @@ def export(path: Path, name: str, out: Path) -> Mapping[str, int]:
         finished = run.finished("pairs")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")
+        out = out.resolve()
         beside = out.with_name(out.name + ".partial")
         with guarded(beside):
             shutil.rmtree(beside, ignore_errors=True)

@@ -36,8 +36,12 @@ def recognise(path: Path, wanted: type[F]) -> F:
 
 
 def formats(wanted: type[F]) -> dict[str, F]:
-    """The formats of the catalog that do what is `wanted`, by name."""
-    all_ = {name: catalog.find("formats", name)() for name in catalog.names("formats")}
+    """The formats of the catalog that do what is `wanted`, by name, in the order in which a file is held against them.
+
+    Those of other packages come first: ours end with some that take any table.
+    """
+    names = sorted(catalog.names("formats"), key=lambda name: name in catalog.CATALOG["formats"])
+    all_ = {name: catalog.find("formats", name)() for name in names}
     return {name: format_ for name, format_ in all_.items() if isinstance(format_, wanted)}
 
 

@@ -32,7 +32,7 @@ def test_a_caption_goes_out_as_data_whatever_it_says(endpoint: Make) -> None:
 def test_the_schema_names_the_thirteen_types_and_requires_every_field(endpoint: Make) -> None:
     with FakeServer() as server:
         writer(endpoint(server)).questions("A fox", seed=1)
-    asked = server.bodies[0]["response_format"]["json_schema"]["schema"]["$defs"]["Asked"]
+    asked = server.bodies[0]["response_format"]["json_schema"]["schema"]["$defs"]["Draft"]
     assert asked["properties"]["element_type"]["enum"] == list(TYPES) and len(TYPES) == 13
     assert sorted(asked["required"]) == sorted(asked["properties"]) and asked["additionalProperties"] is False
 

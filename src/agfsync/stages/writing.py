@@ -48,7 +48,7 @@ def at_work(
     Raises:
         RecipeError: see `build`. StoreError: the disk fails.
     """
-    noted = Spending(**ledger.spent(context.run.path, stage))  # type: ignore[arg-type]
+    noted = Spending.of(ledger.spent(context.run.path, stage))
     meter = _meter(stage, settings.model, noted)
     writer = build(stage, settings, meter) if instead is None else instead
     desk = Desk(context, stage, writer, meter, noted)
