@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -50,7 +50,7 @@ def process(
     run: Run,
     stage: str,
     units: Sequence[Unit[P]],
-    work: Callable[[Sequence[P]], Sequence[Outcome]],
+    work: Callable[[Sequence[P]], Iterable[Outcome]],
     *,
     batch: int,
     schema: pa.Schema,
@@ -63,7 +63,8 @@ def process(
 ) -> None:
     """Do the units that aren't done, `batch` at a time; `work` gives one outcome for each payload, in order.
 
-    Stopped in whatever way that Python notices, what is complete is committed first. A unit that fails is quarantined.
+    Stopped in whatever way that Python notices, be it by an error in `work` after some outcomes, what is complete is
+    committed first. A unit that fails is quarantined.
 
     Raises:
         BudgetError: more than the share `budget` of the units failed.
@@ -72,7 +73,7 @@ def process(
     missing = [each for each in units if each.key not in done]
     if not missing:
         return
-    part = _Part(run, stage, schema, part_bytes, part_seconds)
+    part = Part(run, stage, schema, part_bytes, part_seconds)
     with progress.stage(title or stage, len(units), unit, len(units) - len(missing)) as task:
         try:
             for start in range(0, len(missing), batch):
@@ -107,14 +108,14 @@ def over_budget(stage: str, reasons: Counter[str], total: int, budget: float, un
 
 
 @dataclass
-class _Part:
-    """Outcomes on their way to one Parquet part."""
+class Part:
+    """Outcomes on their way to one Parquet part, committed whenever it has grown to its limits."""
 
     run: Run
     stage: str
     schema: pa.Schema
-    limit_bytes: int
-    limit_seconds: float
+    limit_bytes: int = PART_BYTES
+    limit_seconds: float = PART_SECONDS
     outcomes: dict[str, Sequence[Record]] = field(default_factory=dict)
     dropped: dict[str, Mapping[str, int]] = field(default_factory=dict)
     size: int = 0

@@ -1,19 +1,41 @@
-"""Stage 2: yes/no questions on each caption, only those that stand up to checking."""
+"""Stage 2: yes/no questions on each caption, only those that stand up to checking.
+
+Where the captions' file has questions on a caption, those are asked, and the writer isn't. Captions whose pairs are
+given need none: nothing is scored for them.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
-from agfsync import catalog
-from agfsync.engine import Outcome, Sifted, Unit, check_budget, process
-from agfsync.language import QuestionDraft, QuestionWriter
-from agfsync.language.text import normalised
-from agfsync.records import Caption, ElementType, Question, digest, seed_of
+from agfsync.config import Recipe
+from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
+from agfsync.formats import Asked
+from agfsync.language import NoReplyError, QuestionDraft, QuestionWriter, Verifier
+from agfsync.language.side_by_side import side_by_side
+from agfsync.records import Caption, Question, digest, seed_of
+from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
+from agfsync.stages.checking import sift
+from agfsync.stages.writing import Desk, at_work
 
 STAGE = "questions"
 BATCH = 16
-TYPES = get_args(ElementType)
+"""captions at a time, or four times as many as the writer takes, so that few threads wait for the last of a batch"""
+
+
+@dataclass(frozen=True, slots=True)
+class ToAsk:
+    """A caption, the questions that its file has on it, and why others of the file can't be used, counted.
+
+    Where nothing is `found`, the writer asks.
+    """
+
+    caption: Caption
+    found: Sequence[Asked]
+    left_out: Mapping[str, int]
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -23,65 +45,109 @@ def run(context: Context) -> Mapping[str, Any]:
         BudgetError: that befell more captions than `failure_budget` allows.
     """
     recipe, run_ = context.recipe, context.run
-    writer: QuestionWriter = catalog.find("questions", recipe.questions.writer)()
-
-    def work(captions: Sequence[Caption]) -> list[Outcome]:
-        return [sift(c, _drafts(writer, c, recipe.questions.rounds, recipe.seed)) for c in captions]
-
-    source = (STAGE, VERSIONS[STAGE], writer.identity, recipe.questions.rounds, recipe.seed)
-    units = [Unit(digest(*source, caption.key), caption) for caption in run_.read("captions", Caption)]
-    common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
-    process(run_, STAGE, units, work, batch=BATCH, **common)
+    with at_work(context, STAGE, recipe.questions) as desk:
+        units = [Unit(_key(desk.writer, recipe, each), each) for each in _to_ask(context)]
+        common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
+        batch = max(BATCH, 4 * desk.writer.concurrency)
+        process(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
     _quarantine(context, units)
     run_.select(STAGE, [unit.key for unit in units])
-    return _notes(context)
+    return {**_notes(context), **desk.cost()}
 
 
-def sift(caption: Caption, drafts: Sequence[QuestionDraft]) -> Sifted:
-    """Those of `drafts` that are valid questions on `caption`, each once, and why the others aren't, counted."""
-    kept: dict[str, Question] = {}
-    dropped: Counter[str] = Counter()
-    for draft in drafts:
-        plain = normalised(draft.text)
-        reason = "repeated" if plain in kept else fault(draft, caption)
-        if reason is None:
-            kept[plain] = _question(caption, draft)
-        else:
-            dropped[reason] += 1
-    return Sifted(list(kept.values()), dropped)
+def _to_ask(context: Context) -> Iterator[ToAsk]:
+    """Every caption, but those that are trained on where their pairs are given."""
+    source, given = context.recipe.captions.source, context.recipe.pairs.source
+    prompts = Prompts(source) if source else None
+    for caption in context.run.read("captions", Caption):
+        if caption.split == "held-out" or not given:
+            yield ToAsk(caption, *(prompts.asked(caption.text) if prompts else ((), {})))
 
 
-def fault(draft: QuestionDraft, caption: Caption) -> str | None:
-    """Why `draft` is no valid question on `caption`, or None when it is one."""
-    if not draft.valid:
-        return "called invalid by its writer"
-    if not normalised(draft.text):
-        return "empty"
-    if normalised(draft.answer) != "yes":
-        return "answer isn't yes"
-    if normalised(draft.element_type) not in TYPES:
-        return "unknown element type"
-    # A writer may bend a word ("cats" -> "cat"): some of the element's words need to be in the caption, not all.
-    if not any(word in normalised(caption.text) for word in normalised(draft.element).split()):
-        return "element isn't in the caption"
-    return None
+def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
+    """What names a caption's questions."""
+    if task.found:
+        found = [asdict(each) for each in task.found]
+        return digest(STAGE, VERSIONS[STAGE], "found", task.caption.key, found, task.left_out)
+    settings = (recipe.questions.rounds, recipe.questions.verify, recipe.seed)
+    return digest(STAGE, VERSIONS[STAGE], writer.identity, *settings, task.caption.key)
 
 
-def _drafts(writer: QuestionWriter, caption: Caption, rounds: int, seed: int) -> list[QuestionDraft]:
-    seeds = [seed_of(seed, STAGE, caption.key, index) for index in range(rounds)]
-    return [draft for each in seeds for draft in writer.questions(caption.text, each)]
+def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
+    for outcome in side_by_side(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
+        desk.note()
+        yield outcome
 
 
-def _question(caption: Caption, draft: QuestionDraft) -> Question:
-    text = " ".join(draft.text.split())
-    kind: Any = normalised(draft.element_type)
-    return Question(digest("question", caption.key, text), caption.key, text, "yes", draft.element.strip(), kind)
+def _questions(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> Outcome:
+    """A caption's questions, or why there are none. May run in a thread of its own."""
+    if task.found:
+        return _found(task)
+    try:
+        return _written(writer, recipe, task.caption)
+    except NoReplyError as failure:
+        return Failure(str(failure))
 
 
-def _quarantine(context: Context, units: Sequence[Unit[Caption]]) -> None:
+def _found(task: ToAsk) -> Sifted:
+    """The file's questions as they are: people have checked them."""
+    key = task.caption.key
+    asked = [
+        Question(digest("question", key, each.text), key, each.text, each.answer, each.element, each.element_type)
+        for each in task.found
+    ]
+    return Sifted(asked, task.left_out)
+
+
+def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
+    """The writer's questions that stand up to checking.
+
+    Raises:
+        NoReplyError: none of the rounds, or not the second reading, got a reply.
+    """
+    drafts, lost = _drafts(writer, recipe, caption)
+    questions, dropped = sift(caption, drafts)
+    if recipe.questions.verify and questions:
+        confirmed = _confirmed(writer, recipe, caption, questions)
+        dropped["not confirmed on second reading"] = len(questions) - len(confirmed)
+        questions = confirmed
+    dropped["round without a reply"] = lost
+    return Sifted(questions, +dropped)
+
+
+def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
+    """What the rounds bring, and how many were in vain.
+
+    Raises:
+        NoReplyError: all of them.
+    """
+    drafts: list[QuestionDraft] = []
+    lost: list[NoReplyError] = []
+    for index in range(recipe.questions.rounds):
+        try:
+            drafts += writer.questions(caption.text, seed_of(recipe.seed, STAGE, caption.key, index))
+        except NoReplyError as failure:
+            lost.append(failure)
+    if len(lost) == recipe.questions.rounds:
+        raise lost[-1]
+    return drafts, len(lost)
+
+
+def _confirmed(
+    writer: QuestionWriter, recipe: Recipe, caption: Caption, questions: Sequence[Question]
+) -> list[Question]:
+    """Those of `questions` that the writer, asked again, answers with yes from the caption alone."""
+    assert isinstance(writer, Verifier)
+    seed = seed_of(recipe.seed, "verify", caption.key)
+    right = writer.verify(caption.text, [question.text for question in questions], seed)
+    return [question for question, confirmed in zip(questions, right, strict=True) if confirmed]
+
+
+def _quarantine(context: Context, units: Sequence[Unit[ToAsk]]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again."""
     minimum = context.recipe.questions.minimum
-    made = context.run.grouped(STAGE, ["key"], [unit.key for unit in units])
+    failed = context.run.failures(STAGE)
+    made = context.run.grouped(STAGE, ["key"], [unit.key for unit in units if unit.key not in failed])
     for key, rows in made:
         if len(rows) < minimum:
             context.run.quarantine(STAGE, key, f"fewer valid questions than questions.minimum ({minimum})")
