@@ -50,6 +50,12 @@ def test_an_embedded_model_lies_in_the_package_and_others_are_what_they_say() ->
     assert catalog.model_path("openai/clip-vit-base-patch32") == "openai/clip-vit-base-patch32"
 
 
+def test_the_embedded_models_name_no_folder_of_the_machine_they_were_made_on() -> None:
+    configs = list(Path(catalog.model_path("embedded:generator")).parent.rglob("*.json"))
+    assert len(configs) > 10
+    assert [path for path in configs if '": "/' in path.read_text(encoding="utf-8")] == []
+
+
 def test_a_model_that_is_missing_is_told_before_anything_is_loaded() -> None:
     with pytest.raises(ModelError, match="no embedded model 'embedded:llama': there are embedded:aesthetic, "):
         catalog.model_path("embedded:llama")

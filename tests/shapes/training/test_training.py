@@ -109,3 +109,5 @@ def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> Non
     assert sum(path.stat().st_size for path in files) < 25e6
     for path in (path for path in files if path.suffix == ".safetensors"):
         assert {weight.dtype for weight in load_file(path).values()} == {torch.float16}, path
+    texts = [path.read_text(encoding="utf-8") for path in files if path.suffix == ".json"]
+    assert not any(str(tmp_path) in text for text in texts)

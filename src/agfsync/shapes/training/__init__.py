@@ -60,6 +60,7 @@ def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from agfsync.shapes.training.loop import device, steps_done
 
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device(), torch.float32)
+    vae.register_to_config(_name_or_path="")  # else the generator's files would say where this one lay
     text_encoder = load_model(CLIPTextModel, str(folder / "clip"), None, "fp32", str(device()))
     plans = [lesson.plan for lesson in generator.LESSONS]
     done = sum(steps_done(checkpoints, plan) for plan in plans)
