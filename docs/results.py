@@ -19,30 +19,27 @@ from agfsync.store import Finished, Run
 HEAD = """# The Shapes world: results
 
 Written by `python docs/results.py` from the run folders of `agfsync run {name} --set seed=SEED`, whose recipe, with
-every default, is [recipe.yaml](recipe.yaml). Base and aligned model draw each held-out caption from the same seed;
-values are on 0..100; the difference has its 95 % paired bootstrap interval over the captions. Nothing trains or selects
-on the oracle.
+every default, is [recipe.yaml](recipe.yaml) (seed {seed}'s). Base and aligned model draw each held-out caption from the
+same seed; values are on 0..100; the difference has its 95 % paired bootstrap interval over the captions. Nothing trains
+or selects on the oracle. What there was to choose (learning rate, beta, the aesthetic score's weight) was chosen on the
+captions of run seed 100.
 
 | seed | judge | captions | base | aligned | difference | 95 % interval | win rate |
 |---|---|---|---|---|---|---|---|"""
-TIMES = "\n## Time\n\n| seed | " + "{stages}" + " | all |\n|---|{rules}---|"
+TIMES = "\nThe run of seed {seed} took:\n\n| {stages} | all |\n|{rules}---|\n| {times} |"
 
 
 def main(folder: Path, paths: Sequence[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = [read(path) for path in paths]
     first = found[0][0]
-    lines = [HEAD.format(name=first.name)]
+    lines = [HEAD.format(name=first.name, seed=first.seed)]
     for recipe, finished in found:
         notes = finished["evaluation"].notes
         lines += [row(recipe.seed, judge, figures) for judge, figures in notes["judges"].items()]
         text = json.dumps({"seed": recipe.seed, **notes}, indent=1, ensure_ascii=False)
         (folder / f"evaluation-{recipe.seed}.json").write_text(text + "\n", encoding="utf-8")
-    stages = list(found[0][1])
-    lines += [TIMES.format(stages=" | ".join(stages), rules="---|" * len(stages))]
-    for recipe, finished in found:
-        seconds = [finished[stage].seconds for stage in stages]
-        lines.append(f"| {recipe.seed} | " + " | ".join(duration(each) for each in [*seconds, sum(seconds)]) + " |")
+    lines.append(times(*found[0]))
     (folder / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "recipe.yaml").write_text((paths[0] / "recipe.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
@@ -61,6 +58,12 @@ def row(seed: int, judge: str, figures: Mapping[str, Any]) -> str:
         f"| {points(figures['difference'])} | {points(figures['low'])} to {points(figures['high'])} "
         f"| {figures['win_rate']:.0%} |"
     )
+
+
+def times(recipe: Recipe, finished: Mapping[str, Finished]) -> str:
+    seconds = [each.seconds for each in finished.values()]
+    shown = " | ".join(duration(each) for each in [*seconds, sum(seconds)])
+    return TIMES.format(seed=recipe.seed, stages=" | ".join(finished), rules="---|" * len(seconds), times=shown)
 
 
 if __name__ == "__main__":
