@@ -25,6 +25,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "generators": {
         "stable-diffusion": "agfsync.generators.stable_diffusion:StableDiffusion",
+        "stable-diffusion-xl": "agfsync.generators.stable_diffusion_xl:StableDiffusionXL",
     },
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
@@ -136,9 +137,13 @@ def _unknown(kind: str, name: str) -> RecipeError:
     return RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
-def _places(settings: Mapping[str, Any]) -> dict[str, str]:
+def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Where the models that `settings` name lie."""
-    return {name: _existing(settings[name]) for name in ("model", "head") if settings.get(name) is not None}
+    named = ("model", "config", "head")
+    places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name) is not None}
+    if settings.get("loras"):
+        places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]
+    return places
 
 
 def _existing(model: str) -> str:

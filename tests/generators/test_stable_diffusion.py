@@ -36,7 +36,7 @@ def test_is_a_generator_that_can_be_trained(tiny_generator: Path) -> None:
     assert isinstance(generator, Denoiser)
 
 
-@pytest.mark.parametrize("scheduler", ["model", "ddim", "dpm++"])
+@pytest.mark.parametrize("scheduler", ["model", "ddim", "ddpm", "dpm++", "euler", "lcm"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(
     tiny_generator: Path, scheduler: str, dtype: str
