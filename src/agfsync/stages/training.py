@@ -66,9 +66,12 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _denoiser(recipe: Recipe) -> Denoiser:
-    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16."""
+    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16.
+
+    And without the LoRAs that it draws with: the evaluation adds them to what was trained, as they were to the base.
+    """
     settings = recipe.candidates.generator
-    denoiser = catalog.build("generators", settings.model_dump() | {"dtype": "fp32"})
+    denoiser = catalog.build("generators", settings.model_dump() | {"dtype": "fp32", "loras": ()})
     if not isinstance(denoiser, Denoiser):
         raise ModelError(f"a generator of the type {settings.type} can't be trained: choose another in the recipe")
     return denoiser
