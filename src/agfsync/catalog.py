@@ -143,6 +143,8 @@ def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
     places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name) is not None}
     if settings.get("loras"):
         places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]
+    if settings.get("refiner"):
+        places["refiner"] = {**settings["refiner"], "model": _existing(settings["refiner"]["model"])}
     return places
 
 

@@ -133,6 +133,19 @@ def test_pictures_of_other_sizes_are_fitted_to_the_generators_own(tiny_generator
     torch.testing.assert_close(latents[0], latents[1])
 
 
+def test_the_vae_works_on_a_few_large_pictures_at_a_time(tiny_generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = load(tiny_generator)
+    images = generator.draw(PROMPTS, [1, 2, 3], 0.1)
+    latents = generator.encode_images(images)
+    monkeypatch.setattr("agfsync.generators.latent_diffusion.PIXELS_AT_ONCE", 2 * 16 * 16)
+    rows: list[int] = []
+    generator._pipeline.vae.encoder.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    generator._pipeline.vae.decoder.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    assert distance(generator.draw(PROMPTS, [1, 2, 3], 0.1), images) <= 1
+    torch.testing.assert_close(generator.encode_images(images), latents)
+    assert rows == [2, 1, 2, 1]
+
+
 def test_saved_and_loaded_it_is_the_same(tiny_generator: Path, tmp_path: Path) -> None:
     generator = load(tiny_generator)
     generator.save(tmp_path / "model")

@@ -14,7 +14,8 @@ from agfsync.errors import ModelError
 from agfsync.generators import Generator
 from agfsync.generators.architecture import TEXT
 from agfsync.generators.latent_diffusion import LatentDiffusion
-from agfsync.generators.stable_diffusion_xl import ARCHITECTURE, POOLED, TIME_IDS, StableDiffusionXL
+from agfsync.generators.stable_diffusion_xl import ARCHITECTURE, StableDiffusionXL
+from agfsync.generators.xl import POOLED, TIME_IDS
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
 

@@ -1,6 +1,7 @@
 """A Stable Diffusion, and an SDXL, of a few thousand weights, saved as the big ones are."""
 
 import json
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from diffusers import (
     DDPMScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -36,8 +38,9 @@ def pipeline() -> StableDiffusionPipeline:
     )
 
 
+@cache
 def _tokenizer() -> CLIPTokenizer:
-    """Byte pairs of the captions above."""
+    """Byte pairs of the captions above. Made once: of equally frequent pairs the trainer takes any."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
@@ -124,5 +127,28 @@ def xl_pipeline() -> StableDiffusionXLPipeline:
             steps_offset=1,
             timestep_spacing="leading",
         ),
+        add_watermarker=False,
+    )
+
+
+def refiner_pipeline() -> StableDiffusionXLImg2ImgPipeline:
+    """Of the tiny SDXL: its second text encoder, and a UNet that is told an aesthetic score."""
+    base = xl_pipeline()
+    torch.manual_seed(2)
+    return StableDiffusionXLImg2ImgPipeline(
+        vae=base.vae,
+        text_encoder=None,
+        text_encoder_2=base.text_encoder_2,
+        tokenizer=None,
+        tokenizer_2=base.tokenizer_2,
+        unet=_unet(
+            cross_attention_dim=XL_WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=12 + 5 * 4,
+        ),
+        scheduler=base.scheduler,
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
         add_watermarker=False,
     )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from agfsync import catalog
 from agfsync.config import dump
+from agfsync.config.sections import SamplingLora
 from agfsync.errors import ModelError, RunError
 from agfsync.generators.latent_diffusion import LatentDiffusion
 from agfsync.progress import Silent
@@ -111,6 +112,27 @@ def test_a_lora_of_an_sdxl_is_one_that_diffusers_takes(
     assert any(p.any() for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
     generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1
+
+
+@pytest.mark.parametrize("method", [{"beta": 500.0}, {"beta": 500.0, "lora": {"rank": 2}}])
+def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
+    paired_xl: Context, make_recipe: Any, method: dict[str, Any]
+) -> None:
+    logs = []
+    for checkpointing in (False, True):
+        training.run(with_training(paired_xl, make_recipe, method=method, gradient_checkpointing=checkpointing))
+        logs.append(lines(paired_xl))
+    assert len(logs[0]) == len(logs[1]) == 4 and logs[0][-1]["gradient_norm"] > 0
+    for plain, checkpointed in zip(*logs, strict=True):
+        assert plain == pytest.approx(checkpointed, rel=1e-3, abs=1e-6)
+
+
+def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> None:
+    generator = paired.recipe.candidates.generator
+    added = generator.model_copy(update={"loras": (SamplingLora(path="some/lora"),)})
+    candidates = paired.recipe.candidates.model_copy(update={"generator": added})
+    training.run(replace(paired, recipe=paired.recipe.model_copy(update={"candidates": candidates})))
+    assert (paired.run.path / "model" / UNET).is_file()
 
 
 def test_killed_between_training_and_saving_it_only_saves(paired: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,15 @@ class SamplingLora(Section):
     strength: float = 1.0
 
 
+class RefinerSettings(Section):
+    """A second model that takes the last steps of drawing (stable-diffusion-xl). It is no part of what is trained."""
+
+    model: str = "stabilityai/stable-diffusion-xl-refiner-1.0"
+    revision: str | None = None
+    from_step: Positive = 40
+    """the paper's, of 50"""
+
+
 class GeneratorSettings(Section):
     """The diffusion model that is aligned, and how it samples."""
 
@@ -144,6 +153,7 @@ class GeneratorSettings(Section):
     guidance: float = Field(default=7.5, ge=0)
     negative_prompt: str = ""
     """what guidance leads away from"""
+    refiner: RefinerSettings | None = None
     height: Positive | None = None
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
@@ -224,6 +234,8 @@ class Training(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False
+    """compute activations again in place of keeping them: less memory, a third more time"""
     checkpoint_every: Positive = 50
     """steps"""
 

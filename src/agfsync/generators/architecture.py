@@ -35,6 +35,8 @@ class Architecture:
     """what its pipeline has beside the networks, and how it is left out"""
     marker: str
     """how the names of its text encoders' weights begin in a single file"""
+    refiner: Callable[..., Any] | None = None
+    """what makes the model that can take its last steps"""
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:

@@ -15,12 +15,15 @@ from agfsync.errors import ModelError
 from agfsync.generators import LORA_FILE
 from agfsync.generators.architecture import Architecture, Conditioning, Size
 from agfsync.generators.loading import Lora, add_adapter, fuse_loras, load_pipeline, quietly
-from agfsync.generators.sampling import denoise, draw_noise, guided
+from agfsync.generators.sampling import Guided, denoise, draw_noise, guided, in_turn
 from agfsync.generators.schedulers import make_scheduler
 from agfsync.generators.tensors import to_images, to_tensor
 from agfsync.pictures import fitted
 from agfsync.pretrained import DTYPES, fingerprint, torch_device
 from agfsync.records import digest
+
+PIXELS_AT_ONCE = 2 * 1024 * 1024
+"""that the VAE works on: it takes more memory than the network, and is no faster for more"""
 
 
 class LatentDiffusion:
@@ -30,7 +33,8 @@ class LatentDiffusion:
     `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
     `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `dtype` is that
-    of the networks: on a CPU they keep float32 weights and run under autocast.
+    of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture has
+    one, is a model (`model`, `revision`) that takes over at step `from_step`.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -53,6 +57,7 @@ class LatentDiffusion:
         dtype: str = "fp32",
         device: str = "auto",
         adapter: Path | None = None,
+        refiner: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = torch_device(device)
         self._architecture, self._dtype, self._guidance = architecture, DTYPES[dtype], guidance
@@ -64,10 +69,12 @@ class LatentDiffusion:
         self._negative_prompt, self._steps = negative_prompt, steps
         self._scheduler = make_scheduler(self._pipeline.scheduler, scheduler, steps)
         self._size = _size(self._pipeline, height, width)
+        self._refiner = self._made_refiner(refiner, len(self._scheduler.timesteps)) if refiner else None
         weights = [fingerprint(model, revision, "model_index.json"), adapter and fingerprint(str(adapter), None)]
         added = [(fingerprint(lora["path"], None, LORA_FILE), lora["strength"]) for lora in loras]
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
-        self.identity = digest(architecture.name, *weights, config, added, *sampling)
+        finish = self._refiner and self._refiner.identity
+        self.identity = digest(architecture.name, *weights, config, added, *sampling, finish)
 
     @property
     def network(self) -> nn.Module:
@@ -96,9 +103,18 @@ class LatentDiffusion:
         distinct = list(dict.fromkeys(prompts))
         encoded = self.encode_prompts([*distinct, self._negative_prompt])
         rows_B = [distinct.index(prompt) for prompt in prompts]
-        with_prompt = self._noised({name: tensor[rows_B] for name, tensor in encoded.items()}, sources, embedding_noise)
+        noise = {
+            name: embedding_noise * draw_noise(sources, encoded[name].shape[1:]).to(self.device)
+            for name in self._architecture.embeddings
+        }
+        with_prompt = {n: t[rows_B] + noise[n] if n in noise else t[rows_B] for n, t in encoded.items()}
         without = {name: tensor[-1:].expand_as(with_prompt[name]) for name, tensor in encoded.items()}
-        return self.decode_latents(self._sample(with_prompt, without, sources))
+        self._scheduler.set_timesteps(self._steps, device=self.device)
+        predict = guided(self._predict, with_prompt, without, self._guidance)
+        if self._refiner:
+            predict = self._finished_by(self._refiner, predict, prompts, noise)
+        start_BCHW = draw_noise(sources, self._latent_shape).to(self.device)
+        return self.decode_latents(denoise(self._scheduler, predict, start_BCHW, sources))
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -110,8 +126,11 @@ class LatentDiffusion:
         vae, (height, width) = self._pipeline.vae, self._size
         pixels_BCHW = to_tensor([fitted(image, width, height) for image in images])
         with self._autocast():
-            posterior = vae.encode(pixels_BCHW.to(self.device, vae.dtype)).latent_dist
-        latents_BCHW: Tensor = posterior.mean.float() * vae.config.scaling_factor
+            means = [
+                vae.encode(some_BCHW.to(self.device, vae.dtype)).latent_dist.mean.float()
+                for some_BCHW in pixels_BCHW.split(self._pictures_at_once)
+            ]
+        latents_BCHW: Tensor = torch.cat(means) * vae.config.scaling_factor
         return latents_BCHW
 
     @torch.inference_mode()
@@ -122,11 +141,14 @@ class LatentDiffusion:
             ModelError: some come out as no numbers, which would be black pictures.
         """
         vae = self._pipeline.vae
-        with self._autocast():
-            pixels_BCHW = vae.decode((latents_BCHW / vae.config.scaling_factor).to(vae.dtype)).sample
-        if not torch.isfinite(pixels_BCHW).all():
-            raise ModelError("the generator's pictures are not numbers: set its dtype to bf16 or fp32")
-        return to_images(pixels_BCHW)
+        images: list[Image.Image] = []
+        for some_BCHW in (latents_BCHW / vae.config.scaling_factor).split(self._pictures_at_once):
+            with self._autocast():
+                pixels_BCHW = vae.decode(some_BCHW.to(vae.dtype)).sample
+            if not torch.isfinite(pixels_BCHW).all():
+                raise ModelError("the generator's pictures are not numbers: set its dtype to bf16 or fp32")
+            images += to_images(pixels_BCHW)
+        return images
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -152,27 +174,42 @@ class LatentDiffusion:
         kind = self._architecture.pipeline
         kind.save_lora_weights(folder, unet_lora_layers=dict(weights), safe_serialization=True)
 
-    def _noised(self, conditioning: Conditioning, sources: Sequence[torch.Generator], sigma: float) -> Conditioning:
-        """c + n: each embedding with its sources' next N(0, sigma^2 I), the same sigma for all of them."""
-        noise = {
-            name: draw_noise(sources, conditioning[name].shape[1:]).to(self.device)
-            for name in self._architecture.embeddings
-        }
-        return {n: t + sigma * noise[n] if n in noise else t for n, t in conditioning.items()}
+    def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """In float32, as is everything but the network's own work."""
+        with self._autocast():
+            return self.predict(self.network, noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning).float()
 
-    def _sample(self, with_prompt: Conditioning, without: Conditioning, sources: Sequence[torch.Generator]) -> Tensor:
-        """Latents of each source's next noise; everything but the networks' own work is in float32."""
+    def _finished_by(
+        self, refiner: Any, predict: Guided, prompts: Sequence[str], noise: Mapping[str, Tensor]
+    ) -> Guided:
+        """`predict`, and from its step on the refiner."""
+        with_prompt, without = refiner.conditioning(prompts, self._negative_prompt, self._size, noise)
 
-        def predict(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        def refined(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
             with self._autocast():
-                timesteps_B = timestep.expand(len(noisy_BCHW))
-                return self.predict(self.network, noisy_BCHW, timesteps_B, conditioning).float()
+                predicted: Tensor = refiner.predict(noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning)
+                return predicted.float()
 
-        scale = self._pipeline.vae_scale_factor
-        shape = (self._pipeline.unet.config.in_channels, *(side // scale for side in self._size))
-        noise_BCHW = draw_noise(sources, shape).to(self.device)
-        self._scheduler.set_timesteps(self._steps, device=self.device)
-        return denoise(self._scheduler, guided(predict, with_prompt, without, self._guidance), noise_BCHW, sources)
+        finish = guided(refined, with_prompt, without, self._guidance)
+        return in_turn(predict, finish, self._scheduler.timesteps, refiner.from_step)
+
+    def _made_refiner(self, settings: Mapping[str, Any], steps: int) -> Any:
+        make, name = self._architecture.refiner, self._architecture.name
+        if make is None:
+            raise ModelError(f"a generator of the type {name} has no refiner: leave out {settings['model']}")
+        if settings["from_step"] >= steps:
+            raise ModelError(f"the refiner can't begin at step {settings['from_step']}: the generator has {steps}")
+        return make(**settings, dtype=self._weights_dtype, device=self.device)
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        scale, (height, width) = self._pipeline.vae_scale_factor, self._size
+        return self._pipeline.unet.config.in_channels, height // scale, width // scale
+
+    @property
+    def _pictures_at_once(self) -> int:
+        height, width = self._size
+        return max(1, PIXELS_AT_ONCE // (height * width))
 
     def _autocast(self) -> torch.autocast:
         on_cpu = self.device.type == "cpu" and self._dtype != torch.float32

@@ -39,6 +39,15 @@ def guided(predict: Predict, with_prompt: Conditioning, without: Conditioning, g
     return predicted
 
 
+def in_turn(first: Guided, then: Guided, timesteps: Tensor, from_step: int) -> Guided:
+    """`first` for the first `from_step` of the falling `timesteps`, `then` for the others."""
+
+    def predicted(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
+        return (then if timestep <= timesteps[from_step] else first)(noisy_BCHW, timestep)
+
+    return predicted
+
+
 def denoise(scheduler: Any, predict: Guided, noise_BCHW: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
     """The latents that `scheduler` makes of noise N(0, I) on the timesteps it is set to; `sources` give it more."""
     accepts_noise = "generator" in inspect.signature(scheduler.step).parameters

@@ -9,45 +9,28 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from torch import Tensor
 
-from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size, token_ids
+from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size
 from agfsync.generators.latent_diffusion import LatentDiffusion
+from agfsync.generators.refiner import Refiner
+from agfsync.generators.xl import POOLED, TIME_IDS, arguments, numbers, read, silenced
 
-POOLED = "text_embeds_BE"
-TIME_IDS = "time_ids_B6"
+UNCROPPED = (0, 0)
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
     """Text (U, T, D), pooled (U, E), and time ids (U, 6), as SDXL's pipeline makes them.
 
-    The text is both encoders' last hidden states but one, end to end; pooled is the second's projected embedding.
-    Where the pipeline's configuration says so, as SDXL's does, no prompt is zeros, for so the model was trained.
+    The text is both encoders' last hidden states but one, end to end; pooled is the second's projected embedding. The
+    time ids are what the model was told of each picture in training: the size it had before it was scaled, the crop's
+    top and left, and the size it has (SDXL, section 2.2). Pictures that it drew itself were never scaled nor cropped.
     """
-    first, second = pipeline.text_encoder, pipeline.text_encoder_2
-    one = first(token_ids(pipeline.tokenizer, prompts, first.device), output_hidden_states=True)
-    two = second(token_ids(pipeline.tokenizer_2, prompts, second.device), output_hidden_states=True)
-    text_UTD = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1).float()
-    pooled_UE = two.text_embeds.float()
-    if pipeline.config.force_zeros_for_empty_prompt:
-        silent_U = torch.tensor([not prompt for prompt in prompts], device=text_UTD.device)
-        text_UTD = text_UTD.masked_fill(silent_U[:, None, None], 0)
-        pooled_UE = pooled_UE.masked_fill(silent_U[:, None], 0)
-    return {TEXT: text_UTD, POOLED: pooled_UE, TIME_IDS: time_ids(size, size, pooled_UE.device).repeat(len(prompts), 1)}
-
-
-def time_ids(original: Size, target: Size, device: torch.device, crop: Size = (0, 0)) -> Tensor:
-    """What the model was told of each picture in training, float32 (1, 6), in pixels.
-
-    That is the size it had before it was scaled, the crop's top and left, and the size it has (SDXL, section 2.2).
-    Pictures that it drew itself were never scaled nor cropped.
-    """
-    return torch.tensor([[*original, *crop, *target]], dtype=torch.float32, device=device)
-
-
-def _arguments(conditioning: Conditioning) -> dict[str, Any]:
-    added = {"text_embeds": conditioning[POOLED], "time_ids": conditioning[TIME_IDS]}
-    return {"encoder_hidden_states": conditioning[TEXT], "added_cond_kwargs": added}
+    first_UTD, _ = read(pipeline.text_encoder, pipeline.tokenizer, prompts)
+    second_UTD, output = read(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
+    text_UTD = torch.cat([first_UTD, second_UTD], dim=-1)
+    text_UTD, pooled_UE = silenced(pipeline, prompts, text_UTD, output.text_embeds.float())
+    time_ids = numbers([*size, *UNCROPPED, *size], text_UTD.device, len(prompts))
+    return {TEXT: text_UTD, POOLED: pooled_UE, TIME_IDS: time_ids}
 
 
 def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
@@ -62,10 +45,11 @@ ARCHITECTURE = Architecture(
     # unit variance to it, whatever sigma.) Sizes are no embedding, and take none.
     embeddings=(TEXT, POOLED),
     encode=_encode,
-    arguments=_arguments,
+    arguments=arguments,
     vae_dtype=_vae_dtype,
     extras={"add_watermarker": False},
     marker="conditioner.embedders.",
+    refiner=Refiner,
 )
 StableDiffusionXL = partial(LatentDiffusion, ARCHITECTURE)
 """Takes the model and the keywords of `LatentDiffusion`."""
