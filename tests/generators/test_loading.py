@@ -70,8 +70,11 @@ def test_a_single_file_is_the_same_model(family: str, folder: Path, file: Path, 
     assert single.identity == build(family, file, config=str(config)).identity
 
 
-def test_a_single_file_needs_its_configuration(family: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_file_needs_its_configuration(
+    family: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="weights alone, .* name a folder of such a pipeline as candidates.generator"):
         build(family, file)
 
