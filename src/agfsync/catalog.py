@@ -9,6 +9,7 @@ from hashlib import blake2b
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
+        "pickscore": "agfsync.scorers.pickscore:PickScore",
+        "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
+        "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
+        "imagereward": "agfsync.scorers.imagereward:ImageReward",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
     },
     "methods": {
@@ -77,11 +82,14 @@ def model_path(model: str) -> str:
 def build(kind: str, settings: Mapping[str, Any]) -> Any:
     """What `settings` describe: their `type` among `kind`, made with the rest of them, its model found.
 
+    Settings that are None and that the type doesn't know are left out.
+
     Raises:
-        RecipeError: no such type. ModelError: no such model.
+        RecipeError: no such type, or it has no such setting. ModelError: no such model.
     """
-    rest = {name: value for name, value in settings.items() if name != "type"}
-    return find(kind, settings["type"])(**rest | _places(settings))
+    maker = find(kind, settings["type"])
+    rest = {name: value for name, value in settings.items() if name != "type"} | _places(settings)
+    return maker(**_known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}"))
 
 
 def check(kind: str, settings: Mapping[str, Any]) -> None:
@@ -107,6 +115,17 @@ def fingerprint(*models: str | None) -> str:
         for file in sorted(p for p in (_weights() / model.removeprefix(EMBEDDED)).rglob("*") if p.is_file()):
             state.update(file.name.encode() + file.read_bytes())
     return state.hexdigest()
+
+
+def _known(maker: Any, settings: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Those of `settings` that `maker` takes."""
+    parameters = signature(maker).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(settings)
+    for name, value in settings.items():
+        if name not in parameters and value is not None:
+            raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
+    return {name: value for name, value in settings.items() if name in parameters}
 
 
 def _unknown(kind: str, name: str) -> RecipeError:

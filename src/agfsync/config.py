@@ -77,7 +77,8 @@ class ScorerSettings(Section):
     type: str
     model: str
     head: str | None = None
-    """weights of a head on the model's embedding (aesthetic)"""
+    """weights that go on the model (aesthetic) or take its own's place (pickscore, hpsv2, imagereward): a folder, a hub
+    id, embedded:NAME or a safetensors file"""
     revision: str | None = None
     dtype: Dtype = "fp32"
     device: str = "auto"

@@ -2,24 +2,33 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agfsync.errors import ModelError
+from agfsync import catalog
+from agfsync.errors import AgfsyncError, ModelError
+from agfsync.pictures import encode
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
-from agfsync.scorers.aesthetic import Aesthetic
-from agfsync.scorers.clip import Clip
-from agfsync.scorers.vqa import Vqa
+from agfsync.scorers.batch import Picture, opened, score
 
-NAMES = ("vqa", "clip", "aesthetic")
+MODELS: dict[str, dict[str, str]] = {
+    "vqa": {"model": "t5"},
+    "clip": {"model": "clip"},
+    "aesthetic": {"model": "clip", "head": "aesthetic"},
+    "pickscore": {"model": "clip"},
+    "hpsv2": {"model": "clip", "head": "hps.safetensors"},
+    "hpsv2.1": {"model": "clip", "head": "hps.safetensors"},
+    "imagereward": {"model": "matcher", "head": "reward.safetensors"},
+}
+NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
 
 
 def _scorer(name: str, folders: Path) -> Scorer:
-    if name == "vqa":
-        return Vqa(model=str(folders / "t5"), device="cpu")
-    if name == "clip":
-        return Clip(model=str(folders / "clip"), device="cpu")
-    return Aesthetic(model=str(folders / "clip"), head=str(folders / "aesthetic"), device="cpu")
+    """The scorer as a stage builds it."""
+    settings: dict[str, Any] = {key: str(folders / place) for key, place in MODELS[name].items()}
+    made: Scorer = catalog.build("scorers", settings | {"type": name, "revision": None, "device": "cpu"})
+    return made
 
 
 def _values(scorer: Scorer, items: list[Item]) -> list[float]:
@@ -47,6 +56,19 @@ def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, folders: Pa
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, folders: Path, items: list[Item]) -> None:
+    scorer = _scorer(name, folders)
+    files = [encode(items[0].image), encode(items[1].image)[:-40], encode(items[2].image)]
+    pictures = [
+        Picture(f"s{n}", f"c{n}", item.prompt, item.questions, image)
+        for n, (item, image) in enumerate(zip(items, opened(files), strict=False))
+    ]
+    first, middle, last = (judged.score for judged in score(scorer, name, pictures))
+    assert (middle.value, middle.reason) == (None, "broken image: OSError")
+    assert [first.value, last.value] == pytest.approx(_values(scorer, [items[0], items[2]]), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_items_no_results(name: str, folders: Path) -> None:
     assert list(_scorer(name, folders).score([])) == []
 
@@ -62,20 +84,37 @@ def test_only_a_scorer_that_asks_needs_questions(name: str, folders: Path, items
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_and_transparent_pictures_are_judged(name: str, folders: Path, items: list[Item]) -> None:
-    odd = [Item(items[0].prompt, items[0].questions, items[0].image.convert(mode)) for mode in ("L", "RGBA", "P")]
-    assert len(_values(_scorer(name, folders), odd)) == 3
+def test_grey_transparent_and_oblong_pictures_are_judged(name: str, folders: Path, items: list[Item]) -> None:
+    images = [items[0].image.convert(mode) for mode in ("L", "RGBA", "P")]
+    images += [items[0].image.resize(size) for size in ((8, 64), (64, 8), (1, 1))]
+    assert len(_values(_scorer(name, folders), [Item("a star", items[0].questions, image) for image in images])) == 6
 
 
-@pytest.mark.parametrize("scorer", [Vqa, Clip, Aesthetic])
-def test_a_missing_model_is_one_line(scorer: type, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_model_is_one_line(name: str, folders: Path, tmp_path: Path) -> None:
+    settings = {key: str(folders / place) for key, place in MODELS[name].items()}
     for model in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match=str(model)) as raised:
-            scorer(model=str(model), head="h" if scorer is Aesthetic else None)
+            catalog.find("scorers", name)(**settings | {"model": str(model)})
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("scorer", [Vqa, Clip])
-def test_a_head_where_there_is_none_is_an_error(scorer: type, folders: Path) -> None:
-    with pytest.raises(ModelError, match="has no head"):
-        scorer(model=str(folders / "clip"), head="embedded:aesthetic")
+@pytest.mark.parametrize("name", [name for name, places in MODELS.items() if "head" in places])
+def test_a_missing_head_is_one_line(name: str, folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"a pickle")
+    for head in (tmp_path / "nowhere", tmp_path, tmp_path / "weights.pt"):
+        with pytest.raises(ModelError, match=str(head)) as raised:
+            catalog.find("scorers", name)(model=str(folders / MODELS[name]["model"]), head=str(head), device="cpu")
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["vqa", "clip"])
+def test_a_head_where_there_is_none_is_an_error(name: str, folders: Path) -> None:
+    with pytest.raises(AgfsyncError, match=f"a {name} scorer has no head: leave out head"):
+        catalog.build("scorers", {"type": name, "model": str(folders / "clip"), "head": "embedded:aesthetic"})
+
+
+def test_a_models_kind_is_checked(folders: Path) -> None:
+    for name, wrong in (("clip", "t5"), ("vqa", "clip"), ("imagereward", "clip"), ("hpsv2", "blip")):
+        with pytest.raises(ModelError, match=f"{wrong} is a .* model: "):
+            catalog.find("scorers", name)(model=str(folders / wrong), device="cpu")

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, Blip2ForConditionalGeneration, BlipForQuestionAnswering
+from transformers import Blip2ForConditionalGeneration, BlipForQuestionAnswering
 
 from agfsync import pretrained
 from agfsync.errors import ModelError
@@ -45,17 +45,7 @@ class Vqa:
 
     asks_questions = True
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        head: str | None = None,
-        revision: str | None = None,
-        dtype: str = "fp32",
-        device: str = "auto",
-    ) -> None:
-        if head is not None:
-            raise ModelError(f"a vqa scorer has no head: leave out head '{head}'")
+    def __init__(self, *, model: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto") -> None:
         self._reader = _reader(model, revision, dtype, device)
         self._processor = pretrained.load_image_processor(model, revision)
         self._tokenizer = pretrained.load_tokenizer(model, revision)
@@ -155,8 +145,7 @@ class _Reader(Protocol):
 
 
 def _reader(model: str, revision: str | None, dtype: str, device: str) -> _Reader:
-    with pretrained.explained(model):
-        kind = AutoConfig.from_pretrained(model, **pretrained.source(model, revision)).model_type
+    kind = pretrained.load_config(model, revision).model_type
     if kind == "blip-2":
         return _Blip2(pretrained.load_model(Blip2ForConditionalGeneration, model, revision, dtype, device))
     if kind == "blip":
