@@ -88,8 +88,9 @@ def build(kind: str, settings: Mapping[str, Any]) -> Any:
         RecipeError: no such type, or it has no such setting. ModelError: no such model.
     """
     maker = find(kind, settings["type"])
-    rest = {name: value for name, value in settings.items() if name != "type"} | _places(settings)
-    return maker(**_known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}"))
+    rest = {name: value for name, value in settings.items() if name != "type"}
+    known = _known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
+    return maker(**known | _places(known))
 
 
 def check(kind: str, settings: Mapping[str, Any]) -> None:

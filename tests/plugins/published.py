@@ -1,7 +1,7 @@
 """Tensors by the names under which they are published, written from the side of the publishers' code.
 
-Names and order are those of open_clip's `CLIP` module, and of ImageReward's: its BLIP's first implementation, `BertModel`
-and timm's vision transformer.
+Names and order are those of open_clip's `CLIP` module, and of ImageReward's BLIP: a `BertModel` and timm's vision
+transformer.
 """
 
 from collections.abc import Mapping

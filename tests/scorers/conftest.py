@@ -33,6 +33,7 @@ from transformers import (
     Siglip2Model,
     Siglip2Processor,
     Siglip2TextConfig,
+    Siglip2Tokenizer,
     Siglip2VisionConfig,
     SiglipConfig,
     SiglipModel,
@@ -147,7 +148,7 @@ def _blip() -> _Saved:
 
 
 def _reward_model(folder: Path, weights: Path) -> None:
-    """A BLIP for matching in `folder`, made for larger pictures than the one whose `weights`, with a head, lie beside."""
+    """A BLIP for matching in `folder`, of larger pictures than the one whose weights go with a head to `weights`."""
     matcher = _matcher(SIDE)
     head = Head(embedding_dim=16, hidden=(8, 4)).state_dict()
     for weight in head.values():
@@ -178,7 +179,18 @@ def _siglip2() -> _Saved:
     vision = Siglip2VisionConfig(**TOWER, num_patches=16, patch_size=8)
     config = Siglip2Config(text_config=text.to_dict(), vision_config=vision.to_dict())
     images = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
-    return _Saved(Siglip2Model(config), Siglip2Processor(images, _tokenizer("$A </s>")))
+    return _Saved(Siglip2Model(config), Siglip2Processor(images, _letters()))
+
+
+def _letters() -> Siglip2Tokenizer:
+    """SigLIP 2's tokenizer without merges: a token a letter."""
+    specials = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    vocabulary = {word: n for n, word in enumerate((*specials, "▁", *"abcdefghijklmnopqrstuvwxyz"))}
+    tokenizer = Siglip2Tokenizer(vocab=vocabulary, merges=[], padding_side="right")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return tokenizer
 
 
 def _clip(seed: int = 1) -> _Saved:

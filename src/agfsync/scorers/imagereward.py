@@ -60,8 +60,8 @@ class ImageReward:
     """100 x sigmoid(reward), where the reward is the published one: the head's output less its mean, by its deviation.
 
     So 50 is the reward of the authors' average picture, the order is kept, and log(value / (100 - value)) is the reward
-    again. The head learned that one picture is preferred over another with the sigmoid of the difference of its outputs:
-    with a deviation of 1.03, the value is about the chance in percent to win against a picture of average reward.
+    again. The head learned that one picture wins over another with a chance of the sigmoid of the difference of its
+    outputs: with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
 
     `model` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
     tokenizer are taken, and its weights where they are ImageReward's. `head` otherwise has the weights: a safetensors
