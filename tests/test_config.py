@@ -46,6 +46,9 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
         ("pairs: {weights: {looks: 1.0}}", "pairs.weights.looks weighs no scorer"),
         ("pairs: {weights: {clip: 0.0}}", "pairs.weights are all 0"),
         ("evaluation: {judges: {clip: {type: clip, model: other}}}", "evaluation.judges.clip has a scorer's name"),
+        ("captions: {model: {}}", "captions.model.model: name a language model here, or in the environment's"),
+        ("captions: {model: {model: a, max_cost: 3}}", "max_cost needs prices"),
+        ("captions: {model: {model: a, api_key: b}}", "unknown key 'captions.model.api_key': there are model, "),
         ("- captions", "a recipe is a mapping of stages, this is a list"),
         ("name: [unclosed", "not YAML"),
     ],
@@ -71,3 +74,31 @@ def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "read_text", forbidden)
     with pytest.raises(RecipeError, match="can't be read: Permission denied"):
         config.load(file)
+
+
+def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_said_otherwise(file: Path) -> None:
+    plain = config.resolve(str(file))
+    assert (plain.captions.similarity, plain.questions.rounds) == (1.0, 1)
+    file.write_text("captions: {model: {model: a}}\nquestions: {model: {model: a}}")
+    asking = config.resolve(str(file))
+    assert (asking.captions.similarity, asking.questions.rounds) == (0.7, 6)
+    file.write_text("captions: {model: {model: a}, similarity: 0.9}\nquestions: {model: {model: a}, rounds: 2}")
+    said = config.resolve(str(file))
+    assert (said.captions.similarity, said.questions.rounds) == (0.9, 2)
+
+
+def test_the_language_model_of_the_environment_is_written_down(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_MODEL", "llama")
+    file.write_text("captions: {model: {}}")
+    recipe = config.resolve(str(file))
+    monkeypatch.delenv("OPENAI_MODEL")
+    assert config.check(config.yaml.safe_load(config.dump(recipe)), "dump") == recipe
+    assert recipe.captions.model is not None and recipe.captions.model.model == "llama"
+
+
+@pytest.mark.parametrize("url", ["https://me:sk-secret@host/v1", "https://host/v1?key=sk-secret"])
+def test_credentials_in_an_address_are_refused_and_not_said(file: Path, url: str) -> None:
+    file.write_text(f"captions: {{model: {{model: a, base_url: '{url}'}}}}")
+    with pytest.raises(RecipeError, match=r"captions.model.base_url: leave credentials out of an address") as raised:
+        config.resolve(str(file))
+    assert "sk-secret" not in str(raised.value)

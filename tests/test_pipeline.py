@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,11 @@ def test_a_finished_run_imports_no_torch(path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from agfsync import pipeline;"
         f"pipeline.run(Path({str(path)!r}), until='pairs');"
-        "sys.exit(bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'transformers', 'diffusers', 'openai'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    paths = [str(Path(__file__).parent / "plugins"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
 
 
 def test_the_recipe_in_the_run_is_whole_and_says_its_versions(path: Path, recipe: Recipe) -> None:

@@ -18,9 +18,11 @@ from agfsync.errors import ModelError, RecipeError
 CATALOG: dict[str, dict[str, str]] = {
     "captions": {
         "shapes": "agfsync.shapes.language:ShapesWriter",
+        "openai": "agfsync.language.captions:LanguageModelCaptions",
     },
     "questions": {
         "shapes": "agfsync.shapes.language:ShapesWriter",
+        "openai": "agfsync.language.questions:LanguageModelQuestions",
     },
     "generators": {
         "stable-diffusion": "agfsync.generators.stable_diffusion:StableDiffusion",

@@ -4,6 +4,7 @@ A recipe is a YAML file. What it leaves out has its default here; what it says a
 names the key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
 """
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from agfsync.errors import RecipeError
 
@@ -26,24 +28,101 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _asks_a_model(tree: Any) -> bool:
+    return isinstance(tree, dict) and tree.get("model") is not None
+
+
+class Prices(Section):
+    """Of a million tokens, in any currency."""
+
+    input: float = Field(default=0.0, ge=0)
+    output: float = Field(default=0.0, ge=0)
+
+
+class LanguageModel(Section):
+    """A language model behind an OpenAI-compatible server, for the writer `openai`.
+
+    Its key is never part of a recipe: the environment's OPENAI_API_KEY holds it.
+    """
+
+    model: str = Field(default_factory=lambda: os.environ.get("OPENAI_MODEL", ""), validate_default=True)
+    """the server's name for it; default: the environment's OPENAI_MODEL"""
+    base_url: str | None = None
+    """default: the environment's OPENAI_BASE_URL, else OpenAI's own server"""
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    structured: bool = True
+    """ask for JSON by its schema; a server that refuses that is asked without, whatever stands here"""
+    reply_tokens: Positive = 8192
+    """the most tokens of one reply; a model that thinks first needs more"""
+    concurrency: Positive = 8
+    """requests at a time"""
+    timeout: float = Field(default=120.0, gt=0)
+    """seconds to wait for a reply"""
+    retries: int = Field(default=6, ge=0)
+    """times that a request is repeated in all, be it refused for now, failed, or answered with what can't be read"""
+    prices: Prices = Prices()
+    max_cost: float | None = Field(default=None, gt=0)
+    """what the stage may cost by these prices in this run, all times that it was begun; then it stops"""
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str) -> str:
+        if not model:
+            raise ValueError("name a language model here, or in the environment's OPENAI_MODEL")
+        return model
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url and ("@" in url or "?" in url):
+            raise PydanticCustomError("secret", "leave credentials out of an address: OPENAI_API_KEY is their place")
+        return url
+
+    @model_validator(mode="after")
+    def _cap_can_be_held(self) -> "LanguageModel":
+        if self.max_cost is not None and not (self.prices.input or self.prices.output):
+            raise ValueError("max_cost needs prices: give prices.input and prices.output, of a million tokens")
+        return self
+
+
 class Captions(Section):
     """Stage 1: what is drawn."""
 
     writer: str = "shapes"
+    model: LanguageModel | None = None
+    """of a writer that asks one"""
     count: Positive = 128
     """captions to make pairs of, spread evenly over the writer's categories"""
     held_out: int = Field(default=200, ge=0)
     """captions kept apart for the evaluation"""
+    similarity: float = Field(default=1.0, gt=0, le=1)
+    """from which on two captions of a category are too alike (Jaccard of n-grams); 1: only if they are the same.
+    With a language model 0.7 unless said otherwise"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_repeats_itself(cls, tree: Any) -> Any:
+        return {"similarity": 0.7} | tree if _asks_a_model(tree) else tree
 
 
 class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
     writer: str = "shapes"
+    model: LanguageModel | None = None
+    """of a writer that asks one"""
     rounds: Positive = 1
-    """times each caption is processed; repeated questions are dropped (paper: 6)"""
+    """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
+    said otherwise"""
     minimum: Positive = 1
     """a caption with fewer valid questions is quarantined"""
+    verify: bool = False
+    """let the language model read each caption again, and drop the questions that it doesn't answer with yes"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rounds_of_the_paper(cls, tree: Any) -> Any:
+        return {"rounds": 6} | tree if _asks_a_model(tree) else tree
 
 
 class GeneratorSettings(Section):
@@ -281,6 +360,8 @@ def _first_fault(failure: ValidationError) -> str:
     says = fault["msg"].removeprefix("Value error, ")
     if not where:
         return says
+    if fault["type"] == "secret":
+        return f"{where}: {says}"
     return f"{where}: {says[0].lower()}{says[1:]}, got {fault['input']!r}"
 
 

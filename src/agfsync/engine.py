@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -50,7 +50,7 @@ def process(
     run: Run,
     stage: str,
     units: Sequence[Unit[P]],
-    work: Callable[[Sequence[P]], Sequence[Outcome]],
+    work: Callable[[Sequence[P]], Iterable[Outcome]],
     *,
     batch: int,
     schema: pa.Schema,
@@ -63,7 +63,8 @@ def process(
 ) -> None:
     """Do the units that aren't done, `batch` at a time; `work` gives one outcome for each payload, in order.
 
-    Stopped in whatever way that Python notices, what is complete is committed first. A unit that fails is quarantined.
+    Stopped in whatever way that Python notices, be it by an error in `work` after some outcomes, what is complete is
+    committed first. A unit that fails is quarantined.
 
     Raises:
         BudgetError: more than the share `budget` of the units failed.

@@ -14,6 +14,7 @@ from agfsync.errors import OutOfMemoryError, RunError
 from agfsync.progress import Progress, Silent
 from agfsync.records import digest
 from agfsync.stages import EARLIER, VERSIONS, Context, generator_source, scorer_source
+from agfsync.stages.writing import writer_source
 from agfsync.store import RECIPE, Finished, Run
 
 
@@ -33,8 +34,12 @@ class Stage:
 
 
 STAGES = (
-    Stage("captions", (), lambda r: (r.seed, _plain(r.captions))),
-    Stage("questions", ("captions",), lambda r: (r.seed, _plain(r.questions))),
+    Stage("captions", (), lambda r: (r.seed, _plain(r.captions, "model"), writer_source("captions", r.captions))),
+    Stage(
+        "questions",
+        ("captions",),
+        lambda r: (r.seed, _plain(r.questions, "model"), writer_source("questions", r.questions)),
+    ),
     Stage(
         "candidates",
         ("captions", "questions"),
@@ -163,8 +168,8 @@ def recipe_of(run_: Run) -> Recipe:
 
 def _check_names(recipe: Recipe) -> None:
     """At the start, and not hours later, when it is the stage's turn."""
-    catalog.check("captions", {"type": recipe.captions.writer})
-    catalog.check("questions", {"type": recipe.questions.writer})
+    writer_source("captions", recipe.captions)
+    writer_source("questions", recipe.questions)
     catalog.check("generators", recipe.candidates.generator.model_dump())
     for settings in (recipe.scores.scorers | recipe.evaluation.judges).values():
         catalog.check("scorers", settings.model_dump())

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from agfsync.language import QuestionDraft
+from agfsync.language import NoReplyError, QuestionDraft
 from agfsync.records import Answer
 from agfsync.scorers import Item, Measurement, Unscored
 
@@ -22,6 +22,7 @@ class Writer:
     """Captions with a number, of three categories, some repeated; and good and bad questions."""
 
     identity = "writer"
+    concurrency = 1
     categories: ClassVar = ("animals", "food", "plants")
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
@@ -46,6 +47,33 @@ class DryWriter(Writer):
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
         return [f"the only {category}"]
+
+
+class AlikeWriter(Writer):
+    """Long captions of random letters, each of them also with a word more."""
+
+    def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
+        rng = random.Random(seed)
+        texts = ["".join(rng.choices("abcdefgh ", k=80)) for _ in range(count)]
+        return [each for text in texts for each in (text, f"{text} again")]
+
+
+class MuteWriter(Writer):
+    """Answers neither a request for captions nor every second one for questions; verifies what has an i."""
+
+    identity = "mute"
+    concurrency = 4
+
+    def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
+        raise NoReplyError("the server is asleep")
+
+    def questions(self, caption: str, seed: int) -> Sequence[QuestionDraft]:
+        if seed % 2:
+            raise NoReplyError("the server is asleep")
+        return super().questions(caption, seed)
+
+    def verify(self, caption: str, questions: Sequence[str], seed: int) -> Sequence[bool]:
+        return ["number" not in question for question in questions]
 
 
 class Generator:

@@ -58,3 +58,30 @@ def test_a_writer_that_runs_dry_is_told_and_what_it_wrote_is_kept(context: Conte
     with pytest.raises(BudgetError, match=r"writer 'dry' ran dry at 1 of the 6 captions of 'animals': ask for fewer"):
         captions.run(dry)
     assert len(context.run.done("captions")) == 1
+
+
+def test_captions_that_are_nearly_the_same_are_left_out(context: Context, make_recipe: Any) -> None:
+    notes = captions.run(changed(context, make_recipe(captions={"writer": "alike", "similarity": 0.7})))
+    assert not any(caption.text.endswith("again") for caption in made(context))
+    assert notes["dropped"]["nearly repeated"] >= 17
+    captions.run(changed(context, make_recipe(captions={"writer": "alike"})))
+    assert any(caption.text.endswith("again") for caption in made(context))
+
+
+def test_what_there_is_counts_after_a_stop_too(context: Context, make_recipe: Any) -> None:
+    alike = {"writer": "alike", "similarity": 0.7}
+    captions.run(changed(context, make_recipe(captions={**alike, "count": 6})))
+    before = set(made(context))
+    captions.run(changed(context, make_recipe(captions={**alike, "count": 30})))
+    assert before < set(made(context))
+    assert not any(caption.text.endswith("again") for caption in made(context))
+
+
+def test_how_long_they_are_is_noted(context: Context) -> None:
+    assert captions.run(context)["words"] == {"least": 3, "median": 3, "most": 3}
+
+
+def test_a_writer_that_gives_no_reply_is_told_with_the_reason(context: Context, make_recipe: Any) -> None:
+    mute = changed(context, make_recipe(captions={"writer": "mute"}))
+    with pytest.raises(BudgetError, match=r"writer 'mute' is stuck at 0 of the 6 captions of 'animals': .* asleep"):
+        captions.run(mute)

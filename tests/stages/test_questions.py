@@ -34,6 +34,7 @@ def test_a_good_question_stands() -> None:
         ({"element_type": "age"}, "unknown element type"),
         ({"element": "unicorn"}, "element isn't in the caption"),
         ({"element": ""}, "element isn't in the caption"),
+        ({"element": "a unicorn on the"}, "element isn't in the caption"),
     ],
 )
 def test_a_bad_question_is_dropped_for_its_reason(fault: dict[str, Any], reason: str) -> None:
@@ -79,3 +80,24 @@ def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -
     context.run.reopen("questions")
     assert questions.run(context)["questions"] == 3 * 17
     assert context.run.done("questions") == done
+
+
+def test_a_round_without_a_reply_is_counted_and_a_caption_without_any_is_quarantined(
+    context: Context, make_recipe: Any
+) -> None:
+    captions.run(context)
+    mute = make_recipe(questions={"writer": "mute", "rounds": 2}, failure_budget=1.0)
+    notes = questions.run(dataclasses.replace(context, recipe=mute))
+    reasons = context.run.failures("questions")
+    assert 0 < notes["quarantined"] == len(reasons) < 17 and set(reasons.values()) == {"the server is asleep"}
+    assert notes["dropped"]["round without a reply"] + 2 * len(reasons) <= 2 * 17
+    assert len(questions_by_caption(context)) == 17 - len(reasons)
+
+
+def test_questions_that_are_not_confirmed_are_dropped(context: Context, make_recipe: Any) -> None:
+    captions.run(context)
+    mute = make_recipe(questions={"writer": "mute", "rounds": 9, "verify": True}, failure_budget=1.0)
+    notes = questions.run(dataclasses.replace(context, recipe=mute))
+    made = questions_by_caption(context)
+    assert notes["dropped"]["not confirmed on second reading"] == len(made) > 0
+    assert {len(asked) for asked in made.values()} == {2}

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from agfsync.errors import AgfsyncError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +18,24 @@ class QuestionDraft:
     valid: bool = True
 
 
-class CaptionWriter(Protocol):
-    """Writes captions of a category."""
+class NoReplyError(AgfsyncError):
+    """A language model gave no reply to one request, or none that can be read. Others may fare better."""
+
+
+class Writer(Protocol):
+    """What every writer has.
+
+    A class with `needs_model = True` is made with an `Endpoint` and a `Meter`, any other one with nothing.
+    """
 
     identity: str
-    """What of this writer shapes its captions; part of their keys."""
+    """What of this writer shapes what it writes; part of the keys."""
+    concurrency: int
+    """How many calls it answers at a time, each from a thread of its own."""
+
+
+class CaptionWriter(Writer, Protocol):
+    """Writes captions of a category."""
 
     @property
     def categories(self) -> Sequence[str]:
@@ -28,15 +43,34 @@ class CaptionWriter(Protocol):
         ...
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
-        """About `count` captions of `category`, none of which should be in `avoid`; fewer means it is running dry."""
+        """About `count` captions of `category`, none of which should be in `avoid`; fewer means it is running dry.
+
+        Raises:
+            NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
+        """
         ...
 
 
-class QuestionWriter(Protocol):
+class QuestionWriter(Writer, Protocol):
     """Breaks a caption into yes/no questions."""
 
-    identity: str
-
     def questions(self, caption: str, seed: int) -> Sequence[QuestionDraft]:
-        """Atomic questions on `caption`, each answered by it."""
+        """Atomic questions on `caption`, each answered by it.
+
+        Raises:
+            NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
+        """
+        ...
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """A question writer that also reads a caption again to see what it answers."""
+
+    def verify(self, caption: str, questions: Sequence[str], seed: int) -> Sequence[bool]:
+        """For each of `questions`, whether `caption` alone answers it with yes.
+
+        Raises:
+            NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
+        """
         ...

@@ -28,6 +28,7 @@ class ShapesWriter:
     """Writes captions and questions of the Shapes world."""
 
     identity = "shapes-grammar/1"
+    concurrency = 1
     categories: Sequence[str] = grammar.CATEGORIES
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:

@@ -1,0 +1,222 @@
+"""Asks a language model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp.
+
+The key comes from OPENAI_API_KEY, goes into the client, and is taken out of whatever the server says.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from agfsync.errors import AgfsyncError, ModelError
+from agfsync.language import NoReplyError
+from agfsync.language.meter import Meter, Tokens
+from agfsync.language.replies import S, UnreadableError, read
+
+if TYPE_CHECKING:
+    import openai
+
+KEY, BASE_URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+OPENAI = "https://api.openai.com/v1"
+
+OTHERWISE: Mapping[str, str | None] = {
+    "response_format": None,
+    "seed": None,
+    "temperature": None,
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": None,
+}
+"""What a server may refuse, each with what is sent instead: schemas aren't everywhere, some models have one
+temperature, and OpenAI's newer ones have another name for the limit."""
+
+FRAME = 200
+"""tokens that a server may put around the messages"""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A language model and how it is asked: the recipe's settings of it."""
+
+    model: str
+    base_url: str | None
+    """default: OPENAI_BASE_URL, else OpenAI's"""
+    temperature: float
+    structured: bool
+    """ask for JSON by its schema"""
+    reply_tokens: int
+    """the most tokens of one reply"""
+    concurrency: int
+    timeout: float
+    """seconds to wait for a reply"""
+    retries: int
+    """times that a request is repeated in all"""
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self.base_url or os.environ.get(BASE_URL) or OPENAI
+
+    @property
+    def server(self) -> str:
+        """The server's name, for messages: an address may hold credentials."""
+        return urlsplit(self.url).netloc.rpartition("@")[2] or "its address"
+
+
+class Client:
+    """Asks one language model, from any number of threads."""
+
+    def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
+        self._endpoint = endpoint
+        self._meter = meter
+        self._refused: set[str] = set() if endpoint.structured else {"response_format"}
+        self._answered = False
+
+    def ask(self, instructions: str, data: Mapping[str, Any], shape: type[S], seed: int) -> S:
+        """What the model replies to `instructions` on `data`, which is sent as JSON: it is no part of them.
+
+        One budget of repeats covers all that may go wrong: refused for now, failed or hung requests, which the client
+        repeats by itself and when the server says (Retry-After), and replies that can't be read.
+
+        Raises:
+            NoReplyError: the budget is used up. BudgetError: the request might pass the meter's cap.
+            ModelError: no server, no such model, or a key that it doesn't take.
+        """
+        left = self._endpoint.retries
+        while True:
+            text, taken = self._reply(self._arguments(instructions, data, shape, seed + left), left)
+            try:
+                return read(text, shape)
+            except UnreadableError as fault:
+                left -= taken + 1
+                if left < 0:
+                    raise NoReplyError(f"no reply of {self._endpoint.model} could be read: {fault}") from None
+
+    def _arguments(self, instructions: str, data: Mapping[str, Any], shape: type[S], seed: int) -> dict[str, Any]:
+        messages = [
+            {"role": "system", "content": instructions},
+            {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
+        ]
+        schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
+        return {
+            "model": self._endpoint.model,
+            "messages": messages,
+            "temperature": self._endpoint.temperature,
+            "max_tokens": self._endpoint.reply_tokens,
+            # Servers hold seeds in 32 bits.
+            "seed": seed % 2**31,
+            "response_format": {"type": "json_schema", "json_schema": schema},
+        }
+
+    def _reply(self, arguments: dict[str, Any], retries: int) -> tuple[str, int]:
+        """The model's reply, and how often the client repeated the request for it."""
+        import openai
+
+        for name in OTHERWISE:
+            if name in self._refused:
+                _replace(arguments, name)
+        try:
+            return self._send(arguments, retries)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as failure:
+            refused = _refused(str(failure), arguments)
+            if refused is None:
+                raise self._fault(failure) from None
+            _replace(arguments, refused)
+            reply = self._reply(arguments, retries)
+            # Only now is it certain that this was what the server didn't take.
+            self._refused.add(refused)
+            return reply
+        except openai.APIError as failure:
+            # The chain would carry the request with its key, and what the server says of it, into a traceback.
+            raise self._fault(failure) from None
+
+    def _send(self, arguments: dict[str, Any], retries: int) -> tuple[str, int]:
+        sent = len(json.dumps(arguments).encode())
+        # A token is at least a byte.
+        with self._meter.request(Tokens(sent + FRAME, self._endpoint.reply_tokens)) as count:
+            asked = self._openai.with_options(max_retries=retries).chat.completions.with_raw_response
+            raw = asked.create(**arguments)
+            text, tokens = _content(raw.parse, sent)
+            count(tokens)
+        self._answered = True
+        return self._without_key(text), raw.retries_taken
+
+    @cached_property
+    def _openai(self) -> "openai.OpenAI":
+        import openai
+
+        endpoint = self._endpoint
+        return openai.OpenAI(api_key=key(endpoint), base_url=endpoint.url, timeout=endpoint.timeout)
+
+    def _fault(self, failure: "openai.APIError") -> AgfsyncError:
+        """What to tell of `failure`: what concerns every request ends the run, the rest only this one."""
+        import openai
+
+        model, server = self._endpoint.model, self._endpoint.server
+        match failure:
+            case openai.AuthenticationError() | openai.PermissionDeniedError():
+                return ModelError(f"{server} refuses the key in {KEY} for '{model}' ({failure.status_code}): mend it")
+            case openai.NotFoundError():
+                return ModelError(f"{server} has no model '{model}' (404): mend the recipe's model.model or base_url")
+            case openai.RateLimitError(code="insufficient_quota"):
+                return ModelError(f"{server} says that your quota is used up: top it up, then type the same command")
+            case openai.APITimeoutError():
+                return NoReplyError(f"{server} didn't reply within {self._endpoint.timeout:g} s")
+            case openai.APIConnectionError() if not self._answered:
+                return ModelError(f"no language model answers at {server}: start it, or mend {BASE_URL} or base_url")
+            case openai.APIStatusError():
+                says = " ".join(self._without_key(failure.message).split())[:120]
+                return NoReplyError(f"{server} answered {failure.status_code}: {says}")
+        return NoReplyError(f"the connection to {server} broke")
+
+    def _without_key(self, text: str) -> str:
+        secret = os.environ.get(KEY, "").strip()
+        return text.replace(secret, "[key]") if secret else text
+
+
+def key(endpoint: Endpoint) -> str:
+    """The key for `endpoint`; servers of one's own mostly need none.
+
+    Raises:
+        ModelError: there is none for OpenAI's server, or it can't be one.
+    """
+    found = os.environ.get(KEY, "").strip()
+    if not found and endpoint.url == OPENAI:
+        raise ModelError(f"no key for {endpoint.server}: set {KEY}, or {BASE_URL} to the server that you use")
+    if not (found.isascii() and found.isprintable()):
+        raise ModelError(f"{KEY} holds what can't be a key: it has other characters than printable ASCII")
+    return found or "none"
+
+
+def _refused(says: str, arguments: Mapping[str, Any]) -> str | None:
+    """Which of the arguments a server doesn't take that answered 400 and `says` so; None when it is none of them.
+
+    Many name it. Of one that doesn't, the schema is the likeliest.
+    """
+    mine = [name for name in OTHERWISE if name in arguments]
+    guess = "response_format" if "response_format" in mine else None
+    return next((name for name in mine if re.search(rf"\b{name}\b", says)), guess)
+
+
+def _replace(arguments: dict[str, Any], name: str) -> None:
+    value, other = arguments.pop(name, None), OTHERWISE[name]
+    if other is not None and value is not None:
+        arguments[other] = value
+
+
+def _content(parse: Any, sent: int) -> tuple[str, Tokens]:
+    """A completion's text, empty where it has none, and its tokens, a guess where the server doesn't tell them."""
+    try:
+        completion = parse()
+        text = completion.choices[0].message.content
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return "", Tokens(sent // 4, 0)
+    text = text if isinstance(text, str) else ""
+    usage = getattr(completion, "usage", None)
+    input_, output = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    if isinstance(input_, int) and isinstance(output, int) and min(input_, output) >= 0:
+        return text, Tokens(input_, output)
+    return text, Tokens(sent // 4, len(text.encode()) // 4)

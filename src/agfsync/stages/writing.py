@@ -1,0 +1,92 @@
+"""What captions and questions have in common: a writer, and the account of what it costs. No stage of its own."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from agfsync import catalog, ledger
+from agfsync.config import Captions, LanguageModel, Questions
+from agfsync.errors import RecipeError
+from agfsync.language import Verifier
+from agfsync.language.client import Endpoint
+from agfsync.language.meter import Meter, Spending
+from agfsync.stages import Context
+
+
+@dataclass(slots=True)
+class Desk:
+    """A writer at work for a stage."""
+
+    context: Context
+    stage: str
+    writer: Any
+    meter: Meter
+    noted: Spending
+
+    def note(self) -> None:
+        """Enter what was spent since the last time in the run folder."""
+        if self.meter.spent != self.noted:
+            self.noted = self.meter.spent
+            ledger.note(self.context.run.path, self.stage, self.noted.plain())
+
+    def cost(self) -> Mapping[str, float]:
+        """What the stage has spent in this run folder, for its notes; empty where its writer costs nothing."""
+        return self.noted.plain() if self.noted.requests else {}
+
+
+@contextmanager
+def at_work(context: Context, stage: str, settings: Captions | Questions) -> Iterator[Desk]:
+    """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
+
+    Raises:
+        RecipeError: see `build`. StoreError: the disk fails.
+    """
+    noted = Spending(**ledger.spent(context.run.path, stage))  # type: ignore[arg-type]
+    meter = _meter(stage, settings.model, noted)
+    desk = Desk(context, stage, build(stage, settings, meter), meter, noted)
+    try:
+        yield desk
+    finally:
+        desk.note()
+
+
+def writer_source(stage: str, settings: Captions | Questions) -> str:
+    """What names a stage's writer with all that shapes what it writes, without asking it for anything.
+
+    Raises:
+        RecipeError: see `build`.
+    """
+    return str(build(stage, settings, Meter()).identity)
+
+
+def build(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
+    """The writer that `settings` name, made with its language model where it asks one; no server is spoken to.
+
+    Raises:
+        RecipeError: no such writer, or it lacks a language model, or has one that it doesn't ask, or can't verify.
+    """
+    found = catalog.find(stage, settings.writer)
+    if getattr(found, "needs_model", False) != (settings.model is not None):
+        raise _unfit(stage, settings)
+    writer = found() if settings.model is None else found(_endpoint(settings.model), meter)
+    if isinstance(settings, Questions) and settings.verify and not isinstance(writer, Verifier):
+        raise RecipeError(f"questions.verify: writer '{settings.writer}' can't verify questions: leave verify out")
+    return writer
+
+
+def _unfit(stage: str, settings: Captions | Questions) -> RecipeError:
+    if settings.model is None:
+        mend = f"give {stage}.model, such as --set {stage}.model.model=NAME"
+        return RecipeError(f"{stage}: writer '{settings.writer}' asks a language model: {mend}")
+    return RecipeError(f"{stage}: writer '{settings.writer}' asks no language model: leave {stage}.model out")
+
+
+def _endpoint(model: LanguageModel) -> Endpoint:
+    return Endpoint(**model.model_dump(exclude={"prices", "max_cost"}))
+
+
+def _meter(stage: str, model: LanguageModel | None, spent: Spending) -> Meter:
+    if model is None:
+        return Meter()
+    return Meter((model.prices.input, model.prices.output), model.max_cost, spent, f"{stage}.model.max_cost")

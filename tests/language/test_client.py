@@ -1,0 +1,191 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from fake_language import FakeServer, Reply
+
+from agfsync.errors import AgfsyncError, BudgetError, ModelError
+from agfsync.language import NoReplyError
+from agfsync.language.captions import Descriptions
+from agfsync.language.client import Client, Endpoint
+from agfsync.language.meter import Meter, Spending
+
+Make = Callable[..., Endpoint]
+GOOD = '{"descriptions": ["a cat"]}'
+
+
+def ask(endpoint: Endpoint, meter: Meter | None = None) -> list[str]:
+    return Client(endpoint, meter or Meter()).ask("Write.", {"count": 1}, Descriptions, 2**40).descriptions
+
+
+def in_turn(*replies: Reply) -> Callable[[Mapping[str, Any]], Reply]:
+    """Each of `replies` once, then the last one for ever."""
+    left = list(replies)
+    return lambda body: left.pop(0) if len(left) > 1 else left[0]
+
+
+def failed(status: int, message: str = "no", **more: Any) -> Reply:
+    return status, {"error": {"message": message, **more}}
+
+
+def test_a_schema_a_seed_and_the_data_as_json_are_sent(endpoint: Make) -> None:
+    with FakeServer(answer=in_turn(GOOD)) as server:
+        assert ask(endpoint(server)) == ["a cat"]
+    (body,) = server.bodies
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert json.loads(body["messages"][1]["content"]) == {"count": 1}
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == ["descriptions"] and schema["additionalProperties"] is False
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("fake", 1.0, 2000)
+    assert 0 <= body["seed"] < 2**31
+
+
+@pytest.mark.parametrize(
+    ("refused", "then"),
+    [("response_format", None), ("seed", None), ("temperature", None), ("max_tokens", "max_completion_tokens")],
+)
+def test_what_a_server_refuses_is_remembered(endpoint: Make, refused: str, then: str | None) -> None:
+    with FakeServer(answer=in_turn(GOOD), refuses=(refused,)) as server:
+        client = Client(endpoint(server), Meter())
+        for _ in range(3):
+            client.ask("Write.", {}, Descriptions, 0)
+    assert [refused in body for body in server.bodies] == [True, False, False, False]
+    assert then is None or server.bodies[-1][then] == 2000
+
+
+def test_an_unnamed_refusal_is_taken_for_the_schemas_and_remembered_only_if_it_was(endpoint: Make) -> None:
+    with FakeServer(answer=in_turn(failed(400), failed(400, "the context is full"), GOOD)) as server:
+        client = Client(endpoint(server), Meter())
+        with pytest.raises(NoReplyError, match="answered 400: .*the context is full"):
+            client.ask("Write.", {}, Descriptions, 0)
+        client.ask("Write.", {}, Descriptions, 0)
+    assert ["response_format" in body for body in server.bodies] == [True, False, True]
+
+
+def test_without_structured_output_no_schema_is_sent(endpoint: Make) -> None:
+    with FakeServer(answer=in_turn(GOOD)) as server:
+        ask(endpoint(server, structured=False))
+    assert "response_format" not in server.bodies[0]
+
+
+def test_one_budget_covers_failures_and_replies_that_cannot_be_read(endpoint: Make) -> None:
+    with FakeServer(answer=in_turn(failed(500), "no JSON", failed(429), GOOD)) as server:
+        assert ask(endpoint(server, retries=3)) == ["a cat"]
+    with FakeServer(answer=in_turn(failed(500), "no JSON", failed(429), GOOD)) as server:
+        with pytest.raises(NoReplyError, match="answered 429"):
+            ask(endpoint(server, retries=2))
+        assert len(server.bodies) == 3
+    with FakeServer(answer=in_turn("no JSON")) as server:
+        with pytest.raises(NoReplyError, match="no reply of fake could be read: no JSON in the reply"):
+            ask(endpoint(server, retries=2))
+        assert len({body["seed"] for body in server.bodies}) == len(server.bodies) == 3
+
+
+def test_retry_after_is_honoured(endpoint: Make) -> None:
+    with FakeServer(answer=in_turn(GOOD)) as server:
+        first = iter([(429, {"Retry-After": "0.3"}, {"error": {"message": "slow down"}})])
+        plain = server.reply
+        server.reply = lambda body, key: next(first, None) or plain(body, key)  # type: ignore[method-assign]
+        begun = time.monotonic()
+        assert ask(endpoint(server)) == ["a cat"]
+    assert 0.3 <= time.monotonic() - begun < 3
+
+
+def test_a_server_that_hangs_is_given_up(endpoint: Make) -> None:
+    def hang(_: Mapping[str, Any]) -> Reply:
+        time.sleep(0.4)
+        return GOOD
+
+    with FakeServer(answer=hang) as server, pytest.raises(NoReplyError, match=r"didn't reply within 0\.1 s"):
+        ask(endpoint(server, timeout=0.1, retries=0))
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (failed(401), r"127\.0\.0\.1:\d+ refuses the key in OPENAI_API_KEY for 'fake' \(401\)"),
+        (failed(403), "refuses the key"),
+        (failed(404), r"has no model 'fake' \(404\)"),
+        (failed(429, code="insufficient_quota"), "your quota is used up"),
+    ],
+)
+def test_what_concerns_every_request_is_told_at_once(endpoint: Make, reply: Reply, says: str) -> None:
+    with FakeServer(answer=in_turn(reply)) as server, pytest.raises(ModelError, match=says) as raised:
+        ask(endpoint(server, retries=0))
+    assert "\n" not in str(raised.value)
+
+
+def test_no_server_is_told(endpoint: Make) -> None:
+    with FakeServer() as server:
+        gone = endpoint(server, retries=0)
+    with pytest.raises(ModelError, match=r"no language model answers at 127\.0\.0\.1:\d+: start it, or mend"):
+        ask(gone)
+
+
+def test_no_key_is_told_where_one_is_needed(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with FakeServer(answer=in_turn(GOOD)) as server:
+        assert ask(endpoint(server)) == ["a cat"]
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert ask(endpoint(server, base_url=None)) == ["a cat"]
+        monkeypatch.delenv("OPENAI_BASE_URL")
+        with pytest.raises(ModelError, match=r"no key for api\.openai\.com: set OPENAI_API_KEY, or OPENAI_BASE_URL"):
+            ask(endpoint(server, base_url=None))
+
+
+@pytest.mark.parametrize("status", [400, 401, 422, 429, 500, 503])
+def test_no_error_says_the_key(endpoint: Make, status: int, secret: str) -> None:
+    echo = failed(status, f"what is {secret}, and Bearer {secret}?")
+    with FakeServer(answer=in_turn(echo)) as server, pytest.raises(AgfsyncError) as raised:
+        ask(endpoint(server, retries=0))
+    assert secret not in repr(raised.value)
+    assert raised.value.__suppress_context__
+
+
+def test_a_key_that_is_none_is_not_said(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-naïve")
+    with FakeServer() as server, pytest.raises(ModelError, match="OPENAI_API_KEY holds what can't be a key") as raised:
+        ask(endpoint(server))
+    assert "sk-" not in str(raised.value)
+
+
+def test_a_key_in_a_reply_is_taken_out(endpoint: Make, secret: str) -> None:
+    with FakeServer(answer=in_turn(json.dumps({"descriptions": [f"a sign that says {secret}"]}))) as server:
+        assert ask(endpoint(server)) == ["a sign that says [key]"]
+
+
+def test_replies_are_counted_as_the_server_says_also_those_that_cannot_be_read(endpoint: Make) -> None:
+    meter = Meter((1.0, 10.0))
+    with FakeServer(answer=in_turn("no JSON", GOOD)) as server:
+        ask(endpoint(server), meter)
+    assert meter.spent == Spending(2, server.input_tokens, server.output_tokens, pytest.approx(server.billed))
+
+
+def test_a_server_that_tells_no_tokens_is_counted_by_a_guess(endpoint: Make) -> None:
+    meter = Meter((1.0, 10.0))
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": GOOD}}
+    with FakeServer(answer=in_turn((200, {"choices": [choice]}))) as server:
+        assert ask(endpoint(server), meter) == ["a cat"]
+    assert meter.spent.requests == 1 and meter.spent.input_tokens > 50 and meter.spent.output_tokens == len(GOOD) // 4
+
+
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": [7]}, {"choices": [{"message": None}]}])
+def test_a_reply_without_a_message_cannot_be_read(endpoint: Make, body: dict[str, Any]) -> None:
+    with FakeServer(answer=in_turn((200, body))) as server, pytest.raises(NoReplyError, match="no JSON in the reply"):
+        ask(endpoint(server, retries=0))
+
+
+def test_the_cap_is_held_before_the_request_is_sent(endpoint: Make) -> None:
+    with FakeServer(answer=in_turn(GOOD)) as server:
+        with pytest.raises(BudgetError):
+            ask(endpoint(server), Meter((1.0, 10.0), cap=0.001))
+        assert server.bodies == []
+
+
+def test_a_client_that_asks_nothing_imports_no_openai() -> None:
+    code = "import sys, agfsync.language.captions, agfsync.language.questions; sys.exit('openai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,70 @@
+import threading
+
+import pytest
+
+from agfsync.errors import BudgetError
+from agfsync.language.meter import Meter, Spending, Tokens
+
+WORST = Tokens(1_000_000, 100_000)
+
+
+def test_what_replies_take_is_counted_on_top_of_earlier_runs() -> None:
+    meter = Meter((1.0, 10.0), None, Spending(2, 10, 20, 3.0))
+    with meter.request(WORST) as count:
+        count(Tokens(500_000, 50_000))
+    assert meter.spent == Spending(3, 500_010, 50_020, 4.0)
+
+
+def test_a_request_that_got_no_reply_takes_nothing_and_its_room_is_free_again() -> None:
+    meter = Meter((1.0, 10.0), cap=2.0)
+    for _ in range(3):
+        with pytest.raises(OSError), meter.request(WORST):
+            raise OSError
+    assert meter.spent == Spending()
+
+
+def test_no_request_is_made_that_might_pass_the_cap() -> None:
+    meter = Meter((1.0, 10.0), cap=2.5, raised_by="captions.model.max_cost")
+    with meter.request(WORST) as count:
+        count(Tokens(600_000, 0))
+    with pytest.raises(BudgetError, match=r"has cost 0\.6 of captions\.model\.max_cost = 2\.5"), meter.request(WORST):
+        pass
+
+
+def test_a_request_waits_for_those_under_way_before_the_cap_counts_as_reached() -> None:
+    meter, begun, may_end, order = Meter((0.1, 0.0), cap=0.15), threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with meter.request(WORST) as count:
+            begun.set()
+            may_end.wait(5)
+            order.append("first")
+            count(Tokens(1000, 0))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait(5)
+    threading.Timer(0.05, may_end.set).start()
+    with meter.request(WORST):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_from_many_threads_every_token_is_counted_and_the_cap_holds() -> None:
+    meter, refused = Meter((1.0, 1.0), cap=0.01), []
+
+    def ask() -> None:
+        try:
+            with meter.request(Tokens(300, 33)) as count:
+                count(Tokens(200, 33))
+        except BudgetError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=ask) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert meter.spent.requests + len(refused) == 60 and refused
+    assert meter.spent.cost == pytest.approx(meter.spent.requests * 233e-6) and meter.spent.cost <= 0.01

@@ -1,0 +1,51 @@
+from typing import Any
+
+import pytest
+
+from agfsync import ledger
+from agfsync.config import Captions, LanguageModel, Questions
+from agfsync.errors import RecipeError
+from agfsync.language.meter import Tokens
+from agfsync.stages import Context, writing
+
+MODEL = LanguageModel(model="fake")
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "says"),
+    [
+        ("captions", Captions(writer="openai"), "captions: writer 'openai' asks a language model: give captions.model"),
+        ("captions", Captions(model=MODEL), "captions: writer 'shapes' asks no language model: leave captions.model"),
+        ("questions", Questions(verify=True), "questions.verify: writer 'shapes' can't verify questions"),
+        ("questions", Questions(writer="opnai"), "no question is called 'opnai': did you mean 'openai'"),
+    ],
+)
+def test_a_writer_that_does_not_fit_its_settings_is_told(stage: str, settings: Any, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        writing.writer_source(stage, settings)
+
+
+def test_what_names_a_writer_follows_what_shapes_its_texts_and_nothing_else() -> None:
+    def source(**changes: Any) -> str:
+        return writing.writer_source("captions", Captions(writer="openai", model=MODEL.model_copy(update=changes)))
+
+    assert source() == source(timeout=3.0, retries=1, concurrency=2, base_url="http://other/v1")
+    assert len({source(), source(model="b"), source(temperature=0.2)}) == 3
+
+
+def test_what_was_spent_is_entered_however_the_work_ends(context: Context) -> None:
+    settings = Captions(writer="openai", model=MODEL)
+    for cost in (7, 14):
+        with pytest.raises(KeyboardInterrupt), writing.at_work(context, "captions", settings) as desk:
+            with desk.meter.request(Tokens(10, 10)) as count:
+                count(Tokens(4, 3))
+            raise KeyboardInterrupt
+        entered = ledger.spent(context.run.path, "captions")
+        assert entered["input_tokens"] + entered["output_tokens"] == cost
+
+
+def test_a_writer_that_costs_nothing_enters_nothing(context: Context) -> None:
+    with writing.at_work(context, "captions", Captions()) as desk:
+        desk.note()
+        assert desk.cost() == {}
+    assert not (context.run.path / ledger.SPENDING).exists()

@@ -1,0 +1,21 @@
+from pathlib import Path
+
+import pytest
+
+from agfsync import ledger
+from agfsync.errors import StoreError
+
+
+def test_what_was_noted_last_is_what_was_spent(tmp_path: Path) -> None:
+    assert ledger.spent(tmp_path, "captions") == {}
+    ledger.note(tmp_path, "captions", {"cost": 1.5})
+    ledger.note(tmp_path, "questions", {"cost": 0.25})
+    ledger.note(tmp_path, "captions", {"cost": 2.5})
+    assert ledger.spent(tmp_path, "captions") == {"cost": 2.5}
+    assert ledger.spent(tmp_path, "questions") == {"cost": 0.25}
+
+
+def test_a_broken_account_is_told_and_not_taken_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / ledger.SPENDING).write_text("{")
+    with pytest.raises(StoreError, match=r"spending\.json isn't what was written: put it back, or delete it"):
+        ledger.spent(tmp_path, "captions")
