@@ -1,8 +1,11 @@
 """Fixtures that the tests of several folders share."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,22 @@ def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def pair_set(tmp_path: Path) -> Callable[..., Path]:
+    """A folder of pairs: for each prompt given, the colours of its winner and its loser, numbered from 0."""
+
+    def make(*pairs: tuple[str, str, str]) -> Path:
+        folder = tmp_path / "pair_set"
+        shutil.rmtree(folder, ignore_errors=True)
+        rows = ["file_name,text,category"]
+        for number, (prompt, *colors) in enumerate(pairs):
+            for side, color in zip(("winner", "loser"), colors, strict=True):
+                (folder / side).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (12, 8), color).save(folder / side / f"{number}.png")
+            rows.append(f"{number}.png,{prompt},things")
+        (folder / "metadata.csv").write_text("\n".join(rows))
+        return folder
+
+    return make

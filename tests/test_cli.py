@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import re
 import signal
@@ -6,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from agfsync import cli, pipeline
 from agfsync.config import dump
+from agfsync.store import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
 
@@ -71,12 +73,42 @@ def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFix
     assert lines[-1] == "report      to do"
 
 
-def test_a_run_that_ends_tells_what_the_evaluation_found(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", str(file), "--out", str(file.parent / "run")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    number = r"\d+\.\d"
-    assert re.fullmatch(rf"red +{number} -> {number}: [+-]{number} \([+-]{number} to [+-]{number}\)", lines[8])
-    assert lines[-1].startswith("report: ")
+def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
+    finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, "2025-01-01T00:00:00+00:00")
+    states: list[Literal["done", "out of date"]] = ["done", "out of date"]
+    for state in states:
+        standing = pipeline.Standing("evaluation", state, 5, finished)
+        monkeypatch.setattr(pipeline, "status", lambda path, standing=standing: [standing])
+        assert cli.main(["status", str(tmp_path)]) == 0
+    done, outdated = capsys.readouterr().out.split("evaluation ")[1:]
+    assert done.splitlines()[1] == cli._finding("vqa", figures) == "vqa         61.2 -> 64.8: +3.5 (-0.2 to +7.3)"
+    assert "vqa" not in outdated
+
+
+def test_the_report_is_pointed_at_when_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "status", lambda path: [pipeline.Standing("evaluation", "to do", 0, None)])
+    (tmp_path / "report.html").touch()
+    assert cli.main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+
+
+def test_a_run_is_exported_and_what_came_out_inspected(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = str(file.parent / "run"), str(file.parent / "out")
+    assert cli.main(["run", str(file), "--out", run, "--until", "pairs"]) == 0
+    assert cli.main(["export", run, "--format", "binarized", "--out", out]) == 0
+    assert re.search(rf"\d+ pairs, 0 ties: {out}\n$", capsys.readouterr().out)
+    assert cli.main(["inspect", out]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{out}: binarized preferences" and told[1].startswith("captions ")
+    assert any(re.fullmatch(r"  animals: pairs \d+, captions \d+", line) for line in told)
+    assert cli.main(["inspect", run, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["path"], counts["captions"]) == (run, 17)
 
 
 def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +132,19 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
         (["run", "{file}", "--set", "candidates.generator.model=embedded:nothing"], "no embedded model"),
         (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
         (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
+        (["run", "{file}", "--set", "captions.source=/nowhere.txt"], "/nowhere.txt: no such file or folder"),
+        (["run", "{file}", "--set", "pairs.source={file}"], "holds pairs in no known format: there are pick-a-pic"),
+        (["inspect", "/nowhere"], "/nowhere: no such file or folder"),
+        (["inspect", "{file}"], "holds captions or pairs in no known format"),
+        (["export", "/nowhere", "--format", "binarized", "--out", "/nowhere/else"], "no run at /nowhere"),
+        (["export", "/nowhere", "--out", "/nowhere/else"], "Missing option '--format'"),
         (["run", "{file}", "--set", "training.method.type=dpp"], "no method is called 'dpp': did you mean 'dpo'?"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
     file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    out = ["--out", str(file.parent / "run")] if "{file}" in arguments else []
+    out = ["--out", str(file.parent / "run")] if arguments[:2] == ["run", "{file}"] else []
     assert cli.main([argument.format(file=file) for argument in arguments] + out) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agfsync import config
 from agfsync.errors import RecipeError
@@ -17,7 +18,7 @@ def test_what_a_recipe_leaves_out_has_its_default(file: Path) -> None:
     recipe = config.resolve(str(file))
     assert (recipe.name, recipe.training.steps, recipe.training.learning_rate) == ("mine", 7, 3e-5)
     assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
-    assert config.load(file) == recipe == config.check(config.yaml.safe_load(config.dump(recipe)), "dump")
+    assert config.load(file) == recipe == config.check(yaml.safe_load(config.dump(recipe)), "dump")
 
 
 def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
@@ -25,6 +26,23 @@ def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
     assert recipe.pairs.weights == {"vqa": 0.5, "clip": 0.55, "aesthetic": 0.10}
     assert recipe.training.method.lora == config.LoraSettings(rank=4)
     assert (recipe.training.steps, recipe.training.learning_rate) == (9, 3e-5)
+
+
+def test_an_override_brings_what_hangs_on_it(file: Path) -> None:
+    asking = config.resolve(str(file), ["captions.model.model=a", "questions.model.model=a", "questions.minimum=3"])
+    assert (asking.captions.similarity, asking.questions.rounds, asking.questions.minimum) == (0.7, 6, 3)
+
+
+def test_an_override_gives_what_the_recipe_lacks(file: Path) -> None:
+    file.write_text("captions: {writer: openai, model: {temperature: 0.5}}")
+    model = config.resolve(str(file), ["captions.model.model=a"]).captions.model
+    assert model is not None and (model.model, model.temperature) == ("a", 0.5)
+
+
+def test_an_override_of_one_scorer_leaves_the_others(file: Path) -> None:
+    scorers = config.resolve(str(file), ["scores.scorers.vqa.dtype=bf16"]).scores.scorers
+    assert {name: each.dtype for name, each in scorers.items()} == {"vqa": "bf16", "clip": "fp32", "aesthetic": "fp32"}
+    assert scorers["vqa"].model == "embedded:vqa"
 
 
 @pytest.mark.parametrize("name", config.shipped())
@@ -76,6 +94,15 @@ def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.Monk
         config.load(file)
 
 
+def test_a_source_is_kept_whole_so_that_the_run_can_be_gone_on_with_from_anywhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    recipe = config.resolve(str(file), ["captions.source=prompts.txt", "pairs.source=~/pairs"])
+    assert recipe.captions.source == str(file.parent / "prompts.txt")
+    assert recipe.pairs.source == str(Path.home() / "pairs")
+
+
 def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_said_otherwise(file: Path) -> None:
     plain = config.resolve(str(file))
     assert (plain.captions.similarity, plain.questions.rounds) == (1.0, 1)
@@ -92,7 +119,7 @@ def test_the_language_model_of_the_environment_is_written_down(file: Path, monke
     file.write_text("captions: {model: {}}")
     recipe = config.resolve(str(file))
     monkeypatch.delenv("OPENAI_MODEL")
-    assert config.check(config.yaml.safe_load(config.dump(recipe)), "dump") == recipe
+    assert config.check(yaml.safe_load(config.dump(recipe)), "dump") == recipe
     assert recipe.captions.model is not None and recipe.captions.model.model == "llama"
 
 

@@ -3,7 +3,7 @@ import io
 import pytest
 from PIL import Image
 
-from agfsync.pictures import BrokenPicture, decode, encode
+from agfsync.pictures import BrokenPicture, decode, encode, fitted
 
 PICTURE = Image.linear_gradient("L").convert("RGB")
 
@@ -36,3 +36,11 @@ def test_a_picture_too_large_to_be_meant_well_is_broken(monkeypatch: pytest.Monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
     with pytest.warns(Image.DecompressionBombWarning), pytest.raises(BrokenPicture, match="more than 40000 pixels"):
         decode(data)
+
+
+def test_a_picture_is_fitted_by_scaling_and_cutting_evenly() -> None:
+    wide = Image.new("RGB", (30, 10), "red")
+    wide.paste("blue", (9, 0, 21, 10))
+    assert fitted(wide, 30, 10) is wide
+    small = fitted(wide, 5, 5)
+    assert small.size == (5, 5) and small.getpixel((2, 2))[2] > 250

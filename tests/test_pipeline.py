@@ -9,7 +9,7 @@ import yaml
 
 from agfsync import pipeline
 from agfsync.config import Recipe
-from agfsync.errors import OutOfMemoryError, RunError, StoreError
+from agfsync.errors import FormatError, OutOfMemoryError, RunError, StoreError
 from agfsync.records import Candidate, Pair
 from agfsync.stages import EARLIER, VERSIONS
 from agfsync.store import Run
@@ -184,3 +184,27 @@ def test_a_lack_of_memory_is_one_line_that_says_what_to_lower(
     with pytest.raises(OutOfMemoryError, match=r"scores ran out of memory \(.*\): lower scores.batch, or") as told:
         pipeline.run(tmp_path / "run", until="scores")
     assert "\n" not in str(told.value)
+
+
+def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone_is_told(
+    tmp_path: Path, make_recipe: Any
+) -> None:
+    path, file = tmp_path / "run", tmp_path / "prompts.txt"
+    file.write_text("".join(f"a cat {number}\n" for number in range(17)))
+    pipeline.prepare(path, make_recipe(captions={"source": str(file)}))
+    pipeline.run(path, until="pairs")
+    with Run.open(path, writing=False) as run:
+        before = run.newest_part()
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes(file.read_bytes())
+    pipeline.prepare(path, make_recipe(captions={"source": str(moved)}))
+    assert set(states(path).values()) == {"done", "to do"}
+    moved.write_text(moved.read_text().replace("cat 3", "dog"))
+    assert states(path)["captions"] == "out of date"
+    pipeline.run(path, until="pairs")
+    assert states(path)["pairs"] == "done"
+    with Run.open(path, writing=False) as run:
+        assert run.newest_part() > before
+    moved.unlink()
+    with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):
+        pipeline.run(path, until="pairs")

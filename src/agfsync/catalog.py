@@ -40,6 +40,25 @@ CATALOG: dict[str, dict[str, str]] = {
     "methods": {
         "dpo": "agfsync.alignment.dpo:DiffusionDPO",
     },
+    # In this order a file is held against them: what is more special comes first.
+    "formats": {
+        "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",
+        "binarized": "agfsync.formats.binarized:Binarized",
+        "huggingface": "agfsync.formats.huggingface:HuggingFace",
+        "hpdv2": "agfsync.formats.hpdv2:HPDv2",
+        "imagereward": "agfsync.formats.imagereward:ImageReward",
+        "folders": "agfsync.formats.folders:Folders",
+        "tifa": "agfsync.formats.tifa:Tifa",
+        "hpsv2": "agfsync.formats.hpsv2:HPSv2",
+        "geneval": "agfsync.formats.geneval:GenEval",
+        "dsg": "agfsync.formats.dsg:DSG",
+        "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
+        "drawbench": "agfsync.formats.drawbench:DrawBench",
+        "text": "agfsync.formats.text_lines:TextLines",
+        "jsonl": "agfsync.formats.json_lines:JsonLines",
+        "csv": "agfsync.formats.csv_table:CsvTable",
+        "parquet": "agfsync.formats.parquet_table:ParquetTable",
+    },
 }
 
 EMBEDDED = "embedded:"

@@ -1,5 +1,9 @@
-"""The command line: one verb a stage, run and status; parses, calls, prints. What a verb needs, it imports itself."""
+"""The command line: one verb a stage, run, status, export and inspect; parses, calls, prints.
 
+What a verb needs, it imports itself.
+"""
+
+import json
 import os
 import sys
 import traceback
@@ -88,6 +92,44 @@ def run(
 def status(path: Folder, debug: Debug = False) -> None:
     """Show how far a run is."""
     _show(path)
+
+
+@app.command()
+def export(
+    path: Folder,
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="Such as pick-a-pic.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Write a run's pairs in a format that others read."""
+    from agfsync import exporting
+
+    counts = exporting.export(path, format_, out)
+    typer.echo(", ".join(f"{count} {what}" for what, count in counts.items()) + f": {out}")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a run.", show_default=False)],
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a file or folder is and count what it holds."""
+    from agfsync import inspecting
+
+    contents = inspecting.inspect(path).plain()
+    typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
+
+
+def _told(path: Path, contents: Mapping[str, Any]) -> str:
+    """What is there, a count a line."""
+    lines = [f"{path}: {contents['what']}"]
+    lines += [f"{name:<11} {contents[name]}" for name in ("captions", "questions", "pairs", "ties") if contents[name]]
+    for name, title in (("questions_left_out", "questions left out"), ("left_out", "pairs left out")):
+        lines += [f"{title}: {reason} {count}" for reason, count in contents[name].items()]
+    for category, counts in contents["categories"].items():
+        lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
+    return "\n".join(lines)
 
 
 def _verb(stage: str) -> Callable[[Path, bool], None]:

@@ -73,7 +73,7 @@ def process(
     missing = [each for each in units if each.key not in done]
     if not missing:
         return
-    part = _Part(run, stage, schema, part_bytes, part_seconds)
+    part = Part(run, stage, schema, part_bytes, part_seconds)
     with progress.stage(title or stage, len(units), unit, len(units) - len(missing)) as task:
         try:
             for start in range(0, len(missing), batch):
@@ -108,14 +108,14 @@ def over_budget(stage: str, reasons: Counter[str], total: int, budget: float, un
 
 
 @dataclass
-class _Part:
-    """Outcomes on their way to one Parquet part."""
+class Part:
+    """Outcomes on their way to one Parquet part, committed whenever it has grown to its limits."""
 
     run: Run
     stage: str
     schema: pa.Schema
-    limit_bytes: int
-    limit_seconds: float
+    limit_bytes: int = PART_BYTES
+    limit_seconds: float = PART_SECONDS
     outcomes: dict[str, Sequence[Record]] = field(default_factory=dict)
     dropped: dict[str, Mapping[str, int]] = field(default_factory=dict)
     size: int = 0

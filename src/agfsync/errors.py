@@ -13,6 +13,10 @@ class ModelError(AgfsyncError):
     """A model that is missing or isn't what the recipe takes it for."""
 
 
+class FormatError(AgfsyncError):
+    """A file or folder of prompts or pairs that is missing, of no known format, or not what its format says."""
+
+
 class RunError(AgfsyncError):
     """A run folder that is missing, in use, made by other settings, or lacks an earlier stage."""
 

@@ -4,7 +4,7 @@ import io
 import struct
 import zlib
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "WEBP", "JPEG")
 FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -20,6 +20,13 @@ def encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """`image` at this size: as it is where it has it, else scaled until it fills it, and cut evenly at the edges."""
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
 def decode(data: bytes) -> Image.Image:

@@ -11,8 +11,10 @@ from agfsync import __version__, catalog
 from agfsync.config import Recipe, ScorerSettings, dump, load
 from agfsync.disk import fault
 from agfsync.errors import OutOfMemoryError, RunError
+from agfsync.formats import PairSet, PromptFile
 from agfsync.progress import Progress, Silent
 from agfsync.records import digest
+from agfsync.sources import fingerprint, recognise
 from agfsync.stages import EARLIER, VERSIONS, Context, generator_source, scorer_source
 from agfsync.stages.writing import writer_source
 from agfsync.store import RECIPE, Finished, Run
@@ -34,16 +36,20 @@ class Stage:
 
 
 STAGES = (
-    Stage("captions", (), lambda r: (r.seed, _plain(r.captions, "model"), writer_source("captions", r.captions))),
+    Stage(
+        "captions",
+        (),
+        lambda r: (r.seed, _plain(r.captions, "model", "source"), writer_source("captions", r.captions), *_sources(r)),
+    ),
     Stage(
         "questions",
         ("captions",),
-        lambda r: (r.seed, _plain(r.questions, "model"), writer_source("questions", r.questions)),
+        lambda r: (r.seed, _plain(r.questions, "model"), writer_source("questions", r.questions), *_sources(r)),
     ),
     Stage(
         "candidates",
         ("captions", "questions"),
-        lambda r: (r.seed, _plain(r.candidates, "generator"), generator_source(r.candidates.generator)),
+        lambda r: _sources(r, "pairs") or _drawing(r),
         "candidates.per_caption, or the generator's height and width, or set its dtype to bf16",
     ),
     Stage(
@@ -52,7 +58,7 @@ STAGES = (
         lambda r: _judges(r.scores.scorers),
         "scores.batch, or set the scorers' dtype to bf16",
     ),
-    Stage("pairs", ("candidates", "scores"), lambda r: _plain(r.pairs)),
+    Stage("pairs", ("candidates", "scores"), lambda r: _sources(r, "pairs") or _plain(r.pairs, "source")),
     Stage(
         "training",
         ("pairs",),
@@ -168,6 +174,9 @@ def recipe_of(run_: Run) -> Recipe:
 
 def _check_names(recipe: Recipe) -> None:
     """At the start, and not hours later, when it is the stage's turn."""
+    for source, kind in ((recipe.captions.source, PromptFile), (recipe.pairs.source, PairSet)):
+        if source:
+            recognise(Path(source), kind)
     writer_source("captions", recipe.captions)
     writer_source("questions", recipe.questions)
     catalog.check("generators", recipe.candidates.generator.model_dump())
@@ -231,6 +240,17 @@ def _digest(stage: Stage, run_: Run, recipe: Recipe) -> str:
 def _plain(section: Any, *without: str) -> dict[str, Any]:
     plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without))
     return plain
+
+
+def _drawing(recipe: Recipe) -> tuple[Any, ...]:
+    generator = generator_source(recipe.candidates.generator)
+    return (recipe.seed, _plain(recipe.candidates, "generator"), generator)
+
+
+def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, str]]:
+    """What the files hold that `stages`, default all, are taken from; not where they lie."""
+    named = {"captions": recipe.captions.source, "pairs": recipe.pairs.source}
+    return [(stage, fingerprint(path)) for stage, path in named.items() if path and stage in (stages or named)]
 
 
 def _judges(settings: Mapping[str, ScorerSettings]) -> list[str]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
@@ -36,6 +37,12 @@ def digest(*parts: Any) -> str:
     """16 hex digits that name `parts` (anything JSON can hold): equal parts, equal digest, on every machine."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """16 hex digits that name what the file at `path` holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def seed_of(*parts: Any) -> int:
@@ -102,12 +109,15 @@ class Question(Record):
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Record):
-    """One picture drawn for a caption (Eq. 1). `image` is an encoded PNG or WebP file; `seed` made its noise."""
+    """One picture of a caption (Eq. 1). `image` is an encoded PNG, WebP or JPEG file; `seed` made its noise.
+
+    A picture out of a pair set has no seed, and `generator` says where it is from.
+    """
 
     key: str
     caption_key: str
     index: int
-    seed: int
+    seed: int | None
     generator: str
     image: bytes
 
@@ -172,7 +182,10 @@ class Score(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pair(Record):
-    """A caption's best and worst candidate (Eq. 6, 7) with their weighted sums; `margin` is the difference, above 0."""
+    """A caption's best and worst candidate (Eq. 6, 7) with their weighted sums; `margin` is the difference, above 0.
+
+    A pair set says only which of two pictures is preferred: there the sums are its labels, 1 and 0.
+    """
 
     key: str
     caption_key: str

@@ -125,6 +125,14 @@ def test_latents_are_the_scaled_mean_of_the_posterior(tiny_generator: Path) -> N
     torch.testing.assert_close(latents[:1], expected)
 
 
+def test_pictures_of_other_sizes_are_fitted_to_the_generators_own(tiny_generator: Path) -> None:
+    generator = load(tiny_generator, height=32, width=24)
+    images = [Image.new("RGB", size, "red") for size in ((24, 32), (100, 50))]
+    latents = generator.encode_images(images)
+    assert latents.shape == (2, 4, 16, 12)
+    torch.testing.assert_close(latents[0], latents[1])
+
+
 def test_saved_and_loaded_it_is_the_same(tiny_generator: Path, tmp_path: Path) -> None:
     generator = load(tiny_generator)
     generator.save(tmp_path / "model")

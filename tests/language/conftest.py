@@ -7,7 +7,7 @@ import pytest
 from fake_language import FakeServer
 
 from agfsync.config import Recipe
-from agfsync.language.client import Endpoint
+from agfsync.language.endpoint import Endpoint
 
 SECRET = "sk-planted-7fa1c0ffee"
 

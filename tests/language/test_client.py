@@ -11,7 +11,8 @@ from fake_language import FakeServer, Reply
 from agfsync.errors import AgfsyncError, BudgetError, ModelError
 from agfsync.language import NoReplyError
 from agfsync.language.captions import Descriptions
-from agfsync.language.client import Client, Endpoint
+from agfsync.language.client import Client
+from agfsync.language.endpoint import Endpoint
 from agfsync.language.meter import Meter, Spending
 
 Make = Callable[..., Endpoint]
@@ -156,6 +157,12 @@ def test_a_key_that_is_none_is_not_said(endpoint: Make, monkeypatch: pytest.Monk
 def test_a_key_in_a_reply_is_taken_out(endpoint: Make, secret: str) -> None:
     with FakeServer(answer=in_turn(json.dumps({"descriptions": [f"a sign that says {secret}"]}))) as server:
         assert ask(endpoint(server)) == ["a sign that says [key]"]
+
+
+def test_what_stands_in_for_a_key_is_a_word_like_any(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "cat")
+    with FakeServer(answer=in_turn(GOOD)) as server:
+        assert ask(endpoint(server)) == ["a cat"]
 
 
 def test_replies_are_counted_as_the_server_says_also_those_that_cannot_be_read(endpoint: Make) -> None:

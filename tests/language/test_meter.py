@@ -68,3 +68,8 @@ def test_from_many_threads_every_token_is_counted_and_the_cap_holds() -> None:
         thread.join(5)
     assert meter.spent.requests + len(refused) == 60 and refused
     assert meter.spent.cost == pytest.approx(meter.spent.requests * 233e-6) and meter.spent.cost <= 0.01
+
+
+def test_what_was_spent_is_read_as_it_was_written() -> None:
+    spent = Spending(2, 30, 4, 0.5)
+    assert Spending.of(spent.plain()) == spent and Spending.of({}) == Spending()

@@ -4,7 +4,7 @@ from agfsync.records import Caption
 from agfsync.shapes.grammar import CATEGORIES, questions, read
 from agfsync.shapes.language import ShapesWriter
 from agfsync.shapes.queries import parse_query
-from agfsync.stages.questions import fault
+from agfsync.stages.checking import fault
 
 WRITER = ShapesWriter()
 

@@ -1,9 +1,9 @@
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agfsync.config import Captions
 from agfsync.errors import BudgetError
 from agfsync.language.text import normalised
 from agfsync.records import Caption
@@ -28,15 +28,6 @@ def test_each_category_gets_its_number_and_no_two_captions_are_the_same(context:
     assert notes["dropped"]["repeated"] > 0
 
 
-def test_what_is_left_over_goes_to_the_first_categories() -> None:
-    shares = captions.shares(["a", "b", "c"], Captions(count=4, held_out=2))
-    assert shares == {
-        "a": {"train": 2, "held-out": 1},
-        "b": {"train": 1, "held-out": 1},
-        "c": {"train": 1, "held-out": 0},
-    }
-
-
 def test_more_captions_leave_those_that_are_there_in_their_places(context: Context, make_recipe: Any) -> None:
     captions.run(context)
     before = set(made(context))
@@ -58,6 +49,34 @@ def test_a_writer_that_runs_dry_is_told_and_what_it_wrote_is_kept(context: Conte
     with pytest.raises(BudgetError, match=r"writer 'dry' ran dry at 1 of the 6 captions of 'animals': ask for fewer"):
         captions.run(dry)
     assert len(context.run.done("captions")) == 1
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Five animals and two kinds of food, one of them twice."""
+    file = tmp_path / "prompts.csv"
+    animals = "".join(f"animal {number},animals\n" for number in range(5))
+    file.write_text(f"prompt,category\n{animals}bread,food\nBread.,food\nrice,food\n")
+    return file
+
+
+def test_a_files_captions_are_spread_as_far_as_each_category_goes(
+    context: Context, make_recipe: Any, prompts: Path
+) -> None:
+    notes = captions.run(changed(context, make_recipe(captions={"source": str(prompts), "count": 4, "held_out": 2})))
+    found = made(context)
+    assert notes["categories"] == {"animals": 4, "food": 2} and (notes["train"], notes["held_out"]) == (4, 2)
+    assert [sum(c.split == split for c in found) for split in ("train", "held-out")] == [4, 2]
+    assert {c.text for c in found} == {"animal 0", "animal 1", "animal 2", "animal 3", "bread", "rice"}
+    assert {(c.category, c.split) for c in found} >= {("animals", "held-out"), ("food", "held-out")}
+
+
+def test_all_that_a_file_has_can_be_taken_and_no_more(context: Context, make_recipe: Any, prompts: Path) -> None:
+    captions.run(changed(context, make_recipe(captions={"source": str(prompts), "count": 6, "held_out": 1})))
+    assert len(made(context)) == 7
+    greedy = make_recipe(captions={"source": str(prompts), "count": 6, "held_out": 2})
+    with pytest.raises(BudgetError, match=r"prompts.csv has 7 captions to write, .* ask for 8: ask for fewer"):
+        captions.run(changed(context, greedy))
 
 
 def test_captions_that_are_nearly_the_same_are_left_out(context: Context, make_recipe: Any) -> None:
@@ -85,3 +104,10 @@ def test_a_writer_that_gives_no_reply_is_told_with_the_reason(context: Context, 
     mute = changed(context, make_recipe(captions={"writer": "mute"}))
     with pytest.raises(BudgetError, match=r"writer 'mute' is stuck at 0 of the 6 captions of 'animals': .* asleep"):
         captions.run(mute)
+
+
+def test_a_files_captions_are_taken_however_alike_they_are(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"a very long caption of a cat, number {n}\n" for n in range(4)))
+    source = {"source": str(tmp_path / "prompts.txt"), "similarity": 0.5, "count": 3, "held_out": 1}
+    captions.run(changed(context, make_recipe(captions=source)))
+    assert len(made(context)) == 4

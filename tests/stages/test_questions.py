@@ -1,51 +1,12 @@
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agfsync.errors import BudgetError
-from agfsync.language import QuestionDraft
 from agfsync.records import Caption, Question
 from agfsync.stages import Context, captions, captions_to_draw, questions, questions_by_caption
-
-CAPTION = Caption("c", "Two red stars on a blue ground", "counts", "train")
-GOOD = QuestionDraft("Are there two stars?", "Yes", "star", "Counting")
-
-
-def test_a_good_question_stands() -> None:
-    (kept,) = questions.sift(CAPTION, [GOOD]).records
-    assert isinstance(kept, Question)
-    assert (kept.caption_key, kept.text, kept.answer, kept.element, kept.element_type) == (
-        "c",
-        "Are there two stars?",
-        "yes",
-        "star",
-        "counting",
-    )
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ({"valid": False}, "called invalid by its writer"),
-        ({"text": " ? "}, "empty"),
-        ({"answer": "no"}, "answer isn't yes"),
-        ({"answer": ""}, "answer isn't yes"),
-        ({"element_type": "age"}, "unknown element type"),
-        ({"element": "unicorn"}, "element isn't in the caption"),
-        ({"element": ""}, "element isn't in the caption"),
-        ({"element": "a unicorn on the"}, "element isn't in the caption"),
-    ],
-)
-def test_a_bad_question_is_dropped_for_its_reason(fault: dict[str, Any], reason: str) -> None:
-    sifted = questions.sift(CAPTION, [dataclasses.replace(GOOD, **fault)])
-    assert (sifted.records, sifted.dropped) == ([], {reason: 1})
-
-
-def test_a_repeated_question_is_kept_once() -> None:
-    again = dataclasses.replace(GOOD, text="are there TWO stars")
-    sifted = questions.sift(CAPTION, [GOOD, again])
-    assert (len(sifted.records), sifted.dropped) == (1, {"repeated": 1})
 
 
 def test_every_caption_gets_its_questions(context: Context) -> None:
@@ -80,6 +41,50 @@ def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -
     context.run.reopen("questions")
     assert questions.run(context)["questions"] == 3 * 17
     assert context.run.done("questions") == done
+
+
+def test_a_files_questions_are_asked_as_they_are_and_the_writer_where_it_has_none(
+    context: Context, make_recipe: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.csv"
+    asked = ["Is there a cat?,yes,animal", "Is it a dog?,no,animal", "What is it?,cat,object"]
+    file.write_text("prompt,question,answer,element_type\n" + "".join(f"a cat,{row}\n" for row in asked) + "bread,,,\n")
+    recipe = make_recipe(captions={"source": str(file), "count": 1, "held_out": 1})
+    changed = dataclasses.replace(context, recipe=recipe)
+    captions.run(changed)
+    notes = questions.run(changed)
+    texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
+    found = [(texts[q.caption_key], q.text, q.answer) for q in context.run.read("questions", Question)]
+    assert set(found) == {
+        ("a cat", "Is there a cat?", "yes"),
+        ("a cat", "Is it a dog?", "no"),
+        ("bread", "Is there bread?", "yes"),
+    }
+    assert notes["dropped"]["answer is neither yes nor no"] == 1 and notes["quarantined"] == 0
+
+
+def test_a_files_questions_are_asked_of_no_writer(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a cat", "questions": [{"question": "Is there a cat?", "answer": "yes"}]}\n')
+    recipe = make_recipe(
+        captions={"source": str(file), "count": 1, "held_out": 0}, questions={"writer": "mute", "verify": True}
+    )
+    changed = dataclasses.replace(context, recipe=recipe)
+    captions.run(changed)
+    assert questions.run(changed)["questions"] == 1
+
+
+def test_a_file_without_questions_leaves_them_to_the_writer(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    source = {"source": str(tmp_path / "prompts.txt"), "count": 1, "held_out": 1}
+    plain = dataclasses.replace(context, recipe=make_recipe(captions=source))
+    captions.run(plain)
+    questions.run(plain)
+    assert {q.text for q in context.run.read("questions", Question)} == {
+        "Is there a?",
+        "Is there cat?",
+        "Is there dog?",
+    }
 
 
 def test_a_round_without_a_reply_is_counted_and_a_caption_without_any_is_quarantined(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agfsync.errors import ModelError
 from agfsync.generators import LORA_FILE
 from agfsync.generators.tensors import to_images, to_tensor
+from agfsync.pictures import fitted
 from agfsync.pretrained import DTYPES, explained, fingerprint, quiet, source, torch_device
 from agfsync.records import digest
 
@@ -97,13 +98,15 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior.
+        """Scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Pictures of other sizes are fitted.
 
         The mean and not a sample, because it is the same for every run and seed, and because sampling would put noise
         between winner and loser that the preference says nothing about.
         """
+        height, width = (edge * self._pipeline.vae_scale_factor for edge in self._latent_shape[1:])
+        pixels_BCHW = to_tensor([fitted(image, width, height) for image in images])
         with self._autocast():
-            posterior = self._pipeline.vae.encode(to_tensor(images).to(self.device, self._weights_dtype)).latent_dist
+            posterior = self._pipeline.vae.encode(pixels_BCHW.to(self.device, self._weights_dtype)).latent_dist
         latents_BCHW: Tensor = posterior.mean.float() * self._pipeline.vae.config.scaling_factor
         return latents_BCHW
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from agfsync.errors import AgfsyncError, BudgetError
 from agfsync.language import NoReplyError
 from agfsync.language.categories import CATEGORIES, Category
-from agfsync.language.client import Client, Endpoint
+from agfsync.language.client import Client
+from agfsync.language.endpoint import Endpoint
 from agfsync.language.meter import Meter
 from agfsync.language.side_by_side import side_by_side
 

@@ -1,27 +1,19 @@
-"""Asks a language model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp.
-
-The key comes from OPENAI_API_KEY, goes into the client, and is taken out of whatever the server says.
-"""
+"""Asks a language model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from agfsync.errors import AgfsyncError, ModelError
 from agfsync.language import NoReplyError
+from agfsync.language.endpoint import BASE_URL, KEY, Endpoint, key, without_key
 from agfsync.language.meter import Meter, Tokens
 from agfsync.language.replies import S, UnreadableError, read
 
 if TYPE_CHECKING:
     import openai
-
-KEY, BASE_URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
-OPENAI = "https://api.openai.com/v1"
 
 OTHERWISE: Mapping[str, str | None] = {
     "response_format": None,
@@ -35,35 +27,6 @@ temperature, and OpenAI's newer ones have another name for the limit."""
 
 FRAME = 200
 """tokens that a server may put around the messages"""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A language model and how it is asked: the recipe's settings of it."""
-
-    model: str
-    base_url: str | None
-    """default: OPENAI_BASE_URL, else OpenAI's"""
-    temperature: float
-    structured: bool
-    """ask for JSON by its schema"""
-    reply_tokens: int
-    """the most tokens of one reply"""
-    concurrency: int
-    timeout: float
-    """seconds to wait for a reply"""
-    retries: int
-    """times that a request is repeated in all"""
-
-    @property
-    def url(self) -> str:
-        """Where the server is."""
-        return self.base_url or os.environ.get(BASE_URL) or OPENAI
-
-    @property
-    def server(self) -> str:
-        """The server's name, for messages: an address may hold credentials."""
-        return urlsplit(self.url).netloc.rpartition("@")[2] or "its address"
 
 
 class Client:
@@ -142,7 +105,7 @@ class Client:
             text, tokens = _content(raw.parse, sent)
             count(tokens)
         self._answered = True
-        return self._without_key(text), raw.retries_taken
+        return without_key(text), raw.retries_taken
 
     @cached_property
     def _openai(self) -> "openai.OpenAI":
@@ -168,27 +131,9 @@ class Client:
             case openai.APIConnectionError() if not self._answered:
                 return ModelError(f"no language model answers at {server}: start it, or mend {BASE_URL} or base_url")
             case openai.APIStatusError():
-                says = " ".join(self._without_key(failure.message).split())[:120]
+                says = " ".join(without_key(failure.message).split())[:120]
                 return NoReplyError(f"{server} answered {failure.status_code}: {says}")
         return NoReplyError(f"the connection to {server} broke")
-
-    def _without_key(self, text: str) -> str:
-        secret = os.environ.get(KEY, "").strip()
-        return text.replace(secret, "[key]") if secret else text
-
-
-def key(endpoint: Endpoint) -> str:
-    """The key for `endpoint`; servers of one's own mostly need none.
-
-    Raises:
-        ModelError: there is none for OpenAI's server, or it can't be one.
-    """
-    found = os.environ.get(KEY, "").strip()
-    if not found and endpoint.url == OPENAI:
-        raise ModelError(f"no key for {endpoint.server}: set {KEY}, or {BASE_URL} to the server that you use")
-    if not (found.isascii() and found.isprintable()):
-        raise ModelError(f"{KEY} holds what can't be a key: it has other characters than printable ASCII")
-    return found or "none"
 
 
 def _refused(says: str, arguments: Mapping[str, Any]) -> str | None:

@@ -1,9 +1,10 @@
 """What a language model costs: tokens and money counted as replies come in, and a cap that no request may pass."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from threading import Condition
+from typing import Self
 
 from agfsync.errors import BudgetError
 
@@ -30,6 +31,12 @@ class Spending:
     def plain(self) -> dict[str, float]:
         """This as a mapping, for a file."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, float]) -> Self:
+        """What was written by `plain`; what it lacks is 0."""
+        requests, sent, received = (int(plain.get(name, 0)) for name in ("requests", "input_tokens", "output_tokens"))
+        return cls(requests, sent, received, plain.get("cost", 0.0))
 
 
 class Meter:

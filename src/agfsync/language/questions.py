@@ -6,7 +6,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agfsync.language import QuestionDraft
-from agfsync.language.client import Client, Endpoint
+from agfsync.language.client import Client
+from agfsync.language.endpoint import Endpoint
 from agfsync.language.meter import Meter
 from agfsync.records import ElementType
 
@@ -53,7 +54,7 @@ Text = Annotated[str, BeforeValidator(_plain)]
 CLOSED = ConfigDict(json_schema_extra={"additionalProperties": False})
 
 
-class Asked(BaseModel):
+class Draft(BaseModel):
     """A question as the model gave it."""
 
     model_config = CLOSED
@@ -90,7 +91,7 @@ class Round(BaseModel):
 
     model_config = CLOSED
 
-    questions: Annotated[list[Asked], _filled(Asked)]
+    questions: Annotated[list[Draft], _filled(Draft)]
 
 
 class Verdicts(BaseModel):
@@ -118,7 +119,7 @@ class LanguageModelQuestions:
             NoReplyError: no reply that can be read. BudgetError: the request might pass the cap.
         """
         reply = self._client.ask(INSTRUCTIONS, {"caption": caption}, Round, seed)
-        return [_draft(asked) for asked in reply.questions]
+        return [_draft(given) for given in reply.questions]
 
     def verify(self, caption: str, questions: Sequence[str], seed: int) -> list[bool]:
         """For each of `questions`, whether the model, shown the caption alone, answers it with yes.
@@ -132,6 +133,6 @@ class LanguageModelQuestions:
         return [said.get(str(number), "").strip(" .").casefold() == "yes" for number in range(1, len(questions) + 1)]
 
 
-def _draft(asked: Asked) -> QuestionDraft:
-    valid = asked.flag.strip().casefold() in ("1", "1.0", "true", "yes", "valid")
-    return QuestionDraft(asked.question, asked.answer, asked.element, asked.element_type, valid)
+def _draft(given: Draft) -> QuestionDraft:
+    valid = given.flag.strip().casefold() in ("1", "1.0", "true", "yes", "valid")
+    return QuestionDraft(given.question, given.answer, given.element, given.element_type, valid)

@@ -27,11 +27,20 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], at_once: int) -> It
         for future in futures:
             yield future.result()
     except Exception:
-        waiting.clear()
-        wait([future for future in futures if future.running()])
+        wait(set(futures) - _emptied(waiting))
         raise
     finally:
         waiting.clear()
+
+
+def _emptied(waiting: "deque[tuple[T, Future[R]]]") -> set[Future[R]]:
+    """Those that are never begun: the threads find nothing more."""
+    never: set[Future[R]] = set()
+    while True:
+        try:
+            never.add(waiting.popleft()[1])
+        except IndexError:
+            return never
 
 
 def _labour(work: Callable[[T], R], waiting: "deque[tuple[T, Future[R]]]") -> None:

@@ -1,6 +1,6 @@
 """The stages: each a function from tables of the run folder to a table, one file each. They never import each other.
 
-What several of them need is here, and in `judging`.
+What several of them need is here, and in the files that call themselves no stage.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,12 @@
-"""Stage 3: N pictures for each caption, each from a seed and an embedding noise of its own (Eq. 1)."""
+"""Stage 3: N pictures for each caption, each from a seed and an embedding noise of its own (Eq. 1).
+
+Where the pairs come from a pair set, its pictures are the candidates and none is drawn.
+"""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
@@ -11,6 +15,7 @@ from agfsync.generators import Generator
 from agfsync.pictures import encode
 from agfsync.records import Candidate, Caption, digest, seed_of
 from agfsync.stages import VERSIONS, Context, captions_to_draw, generator_source
+from agfsync.stages.preferences import take_in
 
 STAGE = "candidates"
 
@@ -19,9 +24,11 @@ def run(context: Context) -> Mapping[str, Any]:
     """Draw what is missing of `candidates.per_caption` pictures for each caption that makes pairs.
 
     Raises:
-        ModelError: the generator can't be loaded.
+        ModelError: the generator can't be loaded. BudgetError: too many pictures of a pair set are broken.
     """
     recipe = context.recipe
+    if recipe.pairs.source:
+        return take_in(context, Path(recipe.pairs.source))
     settings, noise, count = (
         recipe.candidates.generator,
         recipe.candidates.embedding_noise,

@@ -1,7 +1,7 @@
-"""Stage 5: of each caption's candidates the best and the worst (Eq. 5 to 7)."""
+"""Stage 5: of each caption's candidates the best and the worst (Eq. 5 to 7), or those that a pair set prefers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -10,6 +10,7 @@ from agfsync.engine import Outcome, Sifted, Unit, process
 from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS, Context
+from agfsync.stages.preferences import preferred
 
 STAGE = "pairs"
 BATCH = 1000
@@ -47,6 +48,8 @@ def run(context: Context) -> Mapping[str, Any]:
     Raises:
         BudgetError: no caption gives a pair.
     """
+    if context.recipe.pairs.source:
+        return _preferred(context)
     weights = {name: weight for name, weight in context.recipe.pairs.weights.items() if weight}
     minimum = context.recipe.pairs.minimum_margin
 
@@ -60,6 +63,16 @@ def run(context: Context) -> Mapping[str, Any]:
     process(context.run, STAGE, units, work, batch=BATCH, **common)
     context.run.select(STAGE, [unit.key for unit in units])
     return _notes(context, len(units))
+
+
+def _preferred(context: Context) -> Mapping[str, Any]:
+    """The pair set's own pairs; what it holds beside them, such as ties, is counted."""
+    units = [Unit(digest(STAGE, VERSIONS[STAGE], key), sifted) for key, sifted in preferred(context)]
+    work: Callable[[Sequence[Sifted]], Sequence[Outcome]] = list
+    common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
+    process(context.run, STAGE, units, work, batch=BATCH, unit="pairs", **common)
+    context.run.select(STAGE, [unit.key for unit in units])
+    return _notes(context, len({row["caption_key"] for row in context.run.rows(STAGE, ["caption_key"])}))
 
 
 def weighted_sum(values: Values, weights: Mapping[str, float]) -> float | None:
@@ -121,5 +134,6 @@ def _notes(context: Context, captions: int) -> dict[str, Any]:
     dropped = context.run.dropped(STAGE)
     if not margins:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"
-        raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see pairs.weights and pairs.minimum_margin")
+        see = "pairs.source" if context.recipe.pairs.source else "pairs.weights and pairs.minimum_margin"
+        raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see {see}")
     return {"captions": captions, "pairs": len(margins), "mean_margin": fmean(margins), "dropped": dict(dropped)}

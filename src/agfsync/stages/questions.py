@@ -1,27 +1,41 @@
-"""Stage 2: yes/no questions on each caption, only those that stand up to checking."""
+"""Stage 2: yes/no questions on each caption, only those that stand up to checking.
+
+Where the captions' file has questions on a caption, those are asked, and the writer isn't. Captions whose pairs are
+given need none: nothing is scored for them.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from agfsync.config import Recipe
 from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
+from agfsync.formats import Asked
 from agfsync.language import NoReplyError, QuestionDraft, QuestionWriter, Verifier
 from agfsync.language.side_by_side import side_by_side
-from agfsync.language.text import normalised
-from agfsync.records import Caption, ElementType, Question, digest, seed_of
+from agfsync.records import Caption, Question, digest, seed_of
+from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
+from agfsync.stages.checking import sift
 from agfsync.stages.writing import Desk, at_work
 
 STAGE = "questions"
 BATCH = 16
 """captions at a time, or four times as many as the writer takes, so that few threads wait for the last of a batch"""
-TYPES = get_args(ElementType)
-FILLERS = frozenset(
-    normalised("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
-)
-"""words that nearly every caption has, so that they place no element in it"""
+
+
+@dataclass(frozen=True, slots=True)
+class ToAsk:
+    """A caption, the questions that its file has on it, and why others of the file can't be used, counted.
+
+    Where nothing is `found`, the writer asks.
+    """
+
+    caption: Caption
+    found: Sequence[Asked]
+    left_out: Mapping[str, int]
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -32,8 +46,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, run_ = context.recipe, context.run
     with at_work(context, STAGE, recipe.questions) as desk:
-        source = _source(recipe, desk.writer)
-        units = [Unit(digest(*source, caption.key), caption) for caption in run_.read("captions", Caption)]
+        units = [Unit(_key(desk.writer, recipe, each), each) for each in _to_ask(context)]
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
         batch = max(BATCH, 4 * desk.writer.concurrency)
         process(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
@@ -42,96 +55,95 @@ def run(context: Context) -> Mapping[str, Any]:
     return {**_notes(context), **desk.cost()}
 
 
-def _source(recipe: Recipe, writer: QuestionWriter) -> tuple[Any, ...]:
-    """What names the questions that `writer` asks here, on any caption."""
-    # Units of before there was a second pass keep their names.
-    passes = ("verify",) if recipe.questions.verify else ()
-    return (STAGE, VERSIONS[STAGE], writer.identity, recipe.questions.rounds, recipe.seed, *passes)
+def _to_ask(context: Context) -> Iterator[ToAsk]:
+    """Every caption, but those that are trained on where their pairs are given."""
+    source, given = context.recipe.captions.source, context.recipe.pairs.source
+    prompts = Prompts(source) if source else None
+    for caption in context.run.read("captions", Caption):
+        if caption.split == "held-out" or not given:
+            yield ToAsk(caption, *(prompts.asked(caption.text) if prompts else ((), {})))
 
 
-def _work(desk: Desk, recipe: Recipe, captions: Sequence[Caption]) -> Iterator[Outcome]:
-    for outcome in side_by_side(partial(_ask, desk.writer, recipe), captions, desk.writer.concurrency):
+def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
+    """What names a caption's questions."""
+    if task.found:
+        found = [asdict(each) for each in task.found]
+        return digest(STAGE, VERSIONS[STAGE], "found", task.caption.key, found, task.left_out)
+    settings = (recipe.questions.rounds, recipe.questions.verify, recipe.seed)
+    return digest(STAGE, VERSIONS[STAGE], writer.identity, *settings, task.caption.key)
+
+
+def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
+    for outcome in side_by_side(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
         desk.note()
         yield outcome
 
 
-def _ask(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Outcome:
-    """The questions that stand up to checking, or why there are none. May run in a thread of its own."""
+def _questions(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> Outcome:
+    """A caption's questions, or why there are none. May run in a thread of its own."""
+    if task.found:
+        return _found(task)
+    try:
+        return _written(writer, recipe, task.caption)
+    except NoReplyError as failure:
+        return Failure(str(failure))
+
+
+def _found(task: ToAsk) -> Sifted:
+    """The file's questions as they are: people have checked them."""
+    key = task.caption.key
+    asked = [
+        Question(digest("question", key, each.text), key, each.text, each.answer, each.element, each.element_type)
+        for each in task.found
+    ]
+    return Sifted(asked, task.left_out)
+
+
+def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
+    """The writer's questions that stand up to checking.
+
+    Raises:
+        NoReplyError: none of the rounds, or not the second reading, got a reply.
+    """
+    drafts, lost = _drafts(writer, recipe, caption)
+    questions, dropped = sift(caption, drafts)
+    if recipe.questions.verify and questions:
+        confirmed = _confirmed(writer, recipe, caption, questions)
+        dropped["not confirmed on second reading"] = len(questions) - len(confirmed)
+        questions = confirmed
+    dropped["round without a reply"] = lost
+    return Sifted(questions, +dropped)
+
+
+def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
+    """What the rounds bring, and how many were in vain.
+
+    Raises:
+        NoReplyError: all of them.
+    """
     drafts: list[QuestionDraft] = []
-    lost: list[str] = []
+    lost: list[NoReplyError] = []
     for index in range(recipe.questions.rounds):
         try:
             drafts += writer.questions(caption.text, seed_of(recipe.seed, STAGE, caption.key, index))
         except NoReplyError as failure:
-            lost.append(str(failure))
+            lost.append(failure)
     if len(lost) == recipe.questions.rounds:
-        return Failure(lost[-1])
-    sifted = sift(caption, drafts)
-    sifted = Sifted(sifted.records, {**sifted.dropped, "round without a reply": len(lost)}) if lost else sifted
-    return _verified(writer, recipe, caption, sifted) if recipe.questions.verify else sifted
+        raise lost[-1]
+    return drafts, len(lost)
 
 
-def _verified(writer: QuestionWriter, recipe: Recipe, caption: Caption, sifted: Sifted) -> Outcome:
-    """Those questions that the writer, asked again, answers with yes from the caption alone."""
+def _confirmed(
+    writer: QuestionWriter, recipe: Recipe, caption: Caption, questions: Sequence[Question]
+) -> list[Question]:
+    """Those of `questions` that the writer, asked again, answers with yes from the caption alone."""
     assert isinstance(writer, Verifier)
-    questions = [record for record in sifted.records if isinstance(record, Question)]
-    if not questions:
-        return sifted
-    try:
-        right = writer.verify(caption.text, [q.text for q in questions], seed_of(recipe.seed, "verify", caption.key))
-    except NoReplyError as failure:
-        return Failure(str(failure))
-    kept = [question for question, confirmed in zip(questions, right, strict=True) if confirmed]
-    wrong = len(questions) - len(kept)
-    return Sifted(kept, {**sifted.dropped, **({"not confirmed on second reading": wrong} if wrong else {})})
+    seed = seed_of(recipe.seed, "verify", caption.key)
+    right = writer.verify(caption.text, [question.text for question in questions], seed)
+    return [question for question, confirmed in zip(questions, right, strict=True) if confirmed]
 
 
-def sift(caption: Caption, drafts: Sequence[QuestionDraft]) -> Sifted:
-    """Those of `drafts` that are valid questions on `caption`, each once, and why the others aren't, counted."""
-    kept: dict[str, Question] = {}
-    dropped: Counter[str] = Counter()
-    for draft in drafts:
-        plain = normalised(draft.text)
-        reason = "repeated" if plain in kept else fault(draft, caption)
-        if reason is None:
-            kept[plain] = _question(caption, draft)
-        else:
-            dropped[reason] += 1
-    return Sifted(list(kept.values()), dropped)
-
-
-def fault(draft: QuestionDraft, caption: Caption) -> str | None:
-    """Why `draft` is no valid question on `caption`, or None when it is one."""
-    if not draft.valid:
-        return "called invalid by its writer"
-    if not normalised(draft.text):
-        return "empty"
-    if normalised(draft.answer) != "yes":
-        return "answer isn't yes"
-    if normalised(draft.element_type) not in TYPES:
-        return "unknown element type"
-    if not _mentions(caption.text, draft.element):
-        return "element isn't in the caption"
-    return None
-
-
-def _mentions(caption: str, element: str) -> bool:
-    """Whether some word of `element` that says something is in `caption`.
-
-    Some, not all, and at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
-    """
-    words = normalised(element).split()
-    telling = [word for word in words if word not in FILLERS]
-    return any(word in normalised(caption) for word in telling or words)
-
-
-def _question(caption: Caption, draft: QuestionDraft) -> Question:
-    text = " ".join(draft.text.split())
-    kind: Any = normalised(draft.element_type)
-    return Question(digest("question", caption.key, text), caption.key, text, "yes", draft.element.strip(), kind)
-
-
-def _quarantine(context: Context, units: Sequence[Unit[Caption]]) -> None:
+def _quarantine(context: Context, units: Sequence[Unit[ToAsk]]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again."""
     minimum = context.recipe.questions.minimum
     failed = context.run.failures(STAGE)

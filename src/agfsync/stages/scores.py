@@ -11,13 +11,14 @@ STAGE = "scores"
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Score what isn't scored yet; the notes are those that `judge` makes.
+    """Score what isn't scored yet; the notes are those that `judge` makes. The pictures of a pair set need no scores.
 
     Raises:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
     tables = Tables(stage=STAGE, pictures="candidates", scores=STAGE)
-    return judge(context, tables, context.recipe.scores.scorers, _candidates(context))
+    candidates = [] if context.recipe.pairs.source else _candidates(context)
+    return judge(context, tables, context.recipe.scores.scorers, candidates)
 
 
 def _candidates(context: Context) -> list[ToJudge]:

@@ -9,8 +9,9 @@ from agfsync import catalog, ledger
 from agfsync.config import Captions, LanguageModel, Questions
 from agfsync.errors import RecipeError
 from agfsync.language import Verifier
-from agfsync.language.client import Endpoint
+from agfsync.language.endpoint import Endpoint
 from agfsync.language.meter import Meter, Spending
+from agfsync.sources import Prompts
 from agfsync.stages import Context
 
 
@@ -36,15 +37,21 @@ class Desk:
 
 
 @contextmanager
-def at_work(context: Context, stage: str, settings: Captions | Questions) -> Iterator[Desk]:
+def at_work(
+    context: Context, stage: str, settings: Captions | Questions, instead: Prompts | None = None
+) -> Iterator[Desk]:
     """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
+
+    Args:
+        instead: a file in the writer's place.
 
     Raises:
         RecipeError: see `build`. StoreError: the disk fails.
     """
-    noted = Spending(**ledger.spent(context.run.path, stage))  # type: ignore[arg-type]
+    noted = Spending.of(ledger.spent(context.run.path, stage))
     meter = _meter(stage, settings.model, noted)
-    desk = Desk(context, stage, build(stage, settings, meter), meter, noted)
+    writer = build(stage, settings, meter) if instead is None else instead
+    desk = Desk(context, stage, writer, meter, noted)
     try:
         yield desk
     finally:
@@ -54,9 +61,13 @@ def at_work(context: Context, stage: str, settings: Captions | Questions) -> Ite
 def writer_source(stage: str, settings: Captions | Questions) -> str:
     """What names a stage's writer with all that shapes what it writes, without asking it for anything.
 
+    Empty where a file is in its place.
+
     Raises:
         RecipeError: see `build`.
     """
+    if isinstance(settings, Captions) and settings.source:
+        return ""
     return str(build(stage, settings, Meter()).identity)
 
 

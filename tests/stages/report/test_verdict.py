@@ -62,6 +62,8 @@ def test_caution_where_no_independent_judge_took_part() -> None:
 def test_a_judge_is_trained_on_where_its_weight_is_not_zero() -> None:
     recipe = check({"pairs": {"weights": {"vqa": 1.0, "clip": 0.0}}}, "test")
     assert [role_of(j, recipe) for j in ("vqa", "clip", "oracle")] == ["trained on", "unweighted", "independent"]
+    given = Recipe.model_validate({"pairs": {"source": "pairs"}})
+    assert role_of("vqa", given) == "independent"
 
 
 def test_independent_judges_stand_first() -> None:

@@ -62,6 +62,7 @@ def _paired(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> list[Card]:
     found = judged(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
     asked = questions(run, [pair.caption_key for pair in pairs])
     scorers = list(evidence.recipe.scores.scorers)
+    weighed = evidence.recipe.pairs.source is None
     return [
         card(
             evidence,
@@ -70,7 +71,7 @@ def _paired(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> list[Card]:
             found,
             asked,
             scorers,
-            totals=(pair.loser_score, pair.winner_score),
+            totals=(pair.loser_score, pair.winner_score) if weighed else None,
         )
         for pair in pairs
     ]

@@ -57,7 +57,7 @@ class Alarm:
 
 def role_of(judge: str, recipe: Recipe) -> Role:
     """What `judge` is to this run's training."""
-    if judge not in recipe.scores.scorers:
+    if recipe.pairs.source or judge not in recipe.scores.scorers:
         return "independent"
     return "trained on" if recipe.pairs.weights.get(judge) else "unweighted"
 

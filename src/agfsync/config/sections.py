@@ -1,25 +1,17 @@
-"""The recipe: one model a stage, in stage order; the only place with defaults.
-
-A recipe is a YAML file. What it leaves out has its default here; what it says and isn't known here is an error that
-names the key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
-"""
+"""The sections of a recipe: one model a stage, in stage order; the only place with defaults."""
 
 import os
-from collections.abc import Sequence
-from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-
-from agfsync.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
+Source = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
+"""A file or folder; kept whole, so that a run can be gone on with from anywhere."""
 
 
 class Section(BaseModel):
@@ -91,13 +83,15 @@ class Captions(Section):
     writer: str = "shapes"
     model: LanguageModel | None = None
     """of a writer that asks one"""
+    source: Source | None = None
+    """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
     count: Positive = 128
-    """captions to make pairs of, spread evenly over the writer's categories"""
+    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own"""
     held_out: int = Field(default=200, ge=0)
     """captions kept apart for the evaluation"""
     similarity: float = Field(default=1.0, gt=0, le=1)
-    """from which on two captions of a category are too alike (Jaccard of n-grams); 1: only if they are the same.
-    With a language model 0.7 unless said otherwise"""
+    """from which on two of the writer's captions of a category are too alike (Jaccard of n-grams); 1: only if they are
+    the same. With a language model 0.7 unless said otherwise"""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +103,7 @@ class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
     writer: str = "shapes"
+    """asks where the captions' file has no question on a caption"""
     model: LanguageModel | None = None
     """of a writer that asks one"""
     rounds: Positive = 1
@@ -178,6 +173,8 @@ class Scores(Section):
 class Pairs(Section):
     """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
 
+    source: Source | None = None
+    """a pair set: its pictures are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
     weights: dict[str, float] = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, on the weighted sum's 0..100"""
@@ -262,117 +259,3 @@ class Recipe(Section):
         if not any(self.pairs.weights.values()):
             raise ValueError("pairs.weights are all 0: give at least one scorer a weight")
         return self
-
-
-def shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
-    there = (path.name for path in (files("agfsync") / "recipes").iterdir())
-    return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
-
-
-def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at a path, or of a shipped name, with `overrides` such as `pairs.weights.vqa=0.5` applied.
-
-    Raises:
-        RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
-    """
-    resolved = check(_read(_locate(recipe)), where=recipe)
-    # Overrides go on top of the defaults: another weight for one scorer leaves the others theirs.
-    tree = resolved.model_dump(mode="json")
-    for override in overrides:
-        _override(tree, override)
-    return check(tree, where=recipe)
-
-
-def load(path: Path) -> Recipe:
-    """The recipe at `path`.
-
-    Raises:
-        RecipeError: as `resolve`.
-    """
-    return check(_read(path), where=str(path))
-
-
-def check(tree: dict[str, Any], where: str) -> Recipe:
-    """The recipe that `tree` is; `where` names its source in an error."""
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as failure:
-        raise RecipeError(f"{where}: {_first_fault(failure)}") from failure
-
-
-def dump(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _locate(recipe: str) -> Path:
-    if recipe in shipped():
-        return Path(str(files("agfsync") / "recipes" / f"{recipe}.yaml"))
-    path = Path(recipe)
-    if path.is_file():
-        return path
-    close = get_close_matches(recipe, shipped(), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"shipped are {', '.join(shipped())}"
-    raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as failure:
-        raise RecipeError(f"{path}: can't be read: {failure.strerror}") from failure
-    except (yaml.YAMLError, UnicodeDecodeError) as failure:
-        fault = " ".join(str(failure).split())
-        raise RecipeError(f"{path}: not YAML: {fault}") from failure
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
-    return tree
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
-        raise RecipeError(f"--set {override}: write it as stage.key=value, such as pairs.weights.vqa=0.5")
-    for name in parents:
-        if tree.get(name) is None:
-            tree[name] = {}
-        tree = tree[name]
-        if not isinstance(tree, dict):
-            raise RecipeError(f"--set {override}: '{name}' is a value, not a section")
-    try:
-        tree[last] = yaml.safe_load(text)
-    except yaml.YAMLError as failure:
-        raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from failure
-
-
-def _first_fault(failure: ValidationError) -> str:
-    fault = failure.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys([str(part) for part in fault["loc"][:-1]])
-        close = get_close_matches(str(fault["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
-        return f"unknown key '{where}': {hint}"
-    says = fault["msg"].removeprefix("Value error, ")
-    if not where:
-        return says
-    if fault["type"] == "secret":
-        return f"{where}: {says}"
-    return f"{where}: {says[0].lower()}{says[1:]}, got {fault['input']!r}"
-
-
-def _known_keys(parents: list[str]) -> list[str]:
-    """The keys of the section at `parents`; none where the section's keys are free names."""
-    section: type[BaseModel] = Recipe
-    for name in parents:
-        field = section.model_fields.get(name)
-        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        if found is None:
-            return list(ScorerSettings.model_fields)
-        section = found
-    return list(section.model_fields)

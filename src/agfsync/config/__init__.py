@@ -1,0 +1,33 @@
+"""The recipe: what a run is made of. `sections` has every key with its meaning and its default.
+
+A recipe is a YAML file. What it leaves out has its default; what it says and isn't known is an error that names the
+key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
+"""
+
+from agfsync.config.reading import check, dump, load, resolve, shipped
+from agfsync.config.sections import (
+    Captions,
+    GeneratorSettings,
+    LanguageModel,
+    LoraSettings,
+    Questions,
+    Recipe,
+    ScorerSettings,
+    Training,
+)
+
+__all__ = [
+    "Captions",
+    "GeneratorSettings",
+    "LanguageModel",
+    "LoraSettings",
+    "Questions",
+    "Recipe",
+    "ScorerSettings",
+    "Training",
+    "check",
+    "dump",
+    "load",
+    "resolve",
+    "shipped",
+]

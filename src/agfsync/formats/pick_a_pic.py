@@ -1,0 +1,88 @@
+"""Pick-a-Pic v2: what the published Diffusion-DPO trainers read."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from agfsync.formats import Dataset, NoPreference, Preference, WrittenPair
+from agfsync.formats.pairing import embedded, is_number
+from agfsync.formats.reading import PICTURES, parquet_columns, parquet_rows, text
+from agfsync.formats.writing import write_pairs
+from agfsync.records import seed_of
+
+SCHEMA = pa.schema(
+    [
+        ("are_different", pa.bool_()),
+        ("best_image_uid", pa.string()),
+        ("caption", pa.string()),
+        ("created_at", pa.timestamp("ns")),
+        ("has_label", pa.bool_()),
+        ("image_0_uid", pa.string()),
+        ("image_0_url", pa.string()),
+        ("image_1_uid", pa.string()),
+        ("image_1_url", pa.string()),
+        ("jpg_0", pa.binary()),
+        ("jpg_1", pa.binary()),
+        ("label_0", pa.float64()),
+        ("label_1", pa.float64()),
+        ("model_0", pa.string()),
+        ("model_1", pa.string()),
+        ("ranking_id", pa.int64()),
+        ("user_id", pa.int64()),
+        ("num_example_per_prompt", pa.int64()),
+    ]
+)
+READ = ("caption", "jpg_0", "jpg_1", "label_0", "label_1", "has_label")
+
+
+class PickAPic:
+    title = "Pick-a-Pic v2"
+
+    def recognises(self, path: Path) -> bool:
+        return parquet_columns(path) >= {"caption", "jpg_0", "jpg_1", "label_0", "label_1"}
+
+    def pairs(self, path: Path) -> Iterator[Preference | NoPreference]:
+        return (_pair(row, path) for row in parquet_rows(path, READ, PICTURES))
+
+    def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
+        """Ties are dropped: some trainers take a tie for a win of jpg_0. Which picture is which is drawn by lot."""
+        created = datetime.fromisoformat(dataset.created).replace(tzinfo=None)
+        rows = partial(_row, created=created)
+        return write_pairs(dataset.pairs, folder / "data", SCHEMA, rows)
+
+
+def _pair(row: Mapping[str, Any], path: Path) -> Preference | NoPreference:
+    prompt, (zero, one) = text(row, "caption", path), (row.get("label_0"), row.get("label_1"))
+    if row.get("has_label") is False or not is_number(zero) or not is_number(one):
+        return NoPreference(prompt, "no label")
+    if zero == one:
+        return NoPreference(prompt)
+    folder = path if path.is_dir() else path.parent
+    pictures = embedded(row.get("jpg_0"), folder), embedded(row.get("jpg_1"), folder)
+    return Preference(prompt, *(pictures if zero > one else reversed(pictures)))
+
+
+def _row(pair: WrittenPair, number: int, created: datetime) -> dict[str, Any]:
+    """The picture columns are called jpg but hold any encoded file, and so they do here: the run's own, lossless."""
+    pictures = [(pair.winner_key, pair.winner, 1.0), (pair.loser_key, pair.loser, 0.0)]
+    if seed_of("winner's place", pair.key) % 2:
+        pictures.reverse()
+    sides: dict[str, Any] = {}
+    for place, (key, picture, label) in enumerate(pictures):
+        sides |= {f"image_{place}_uid": key, f"image_{place}_url": "", f"jpg_{place}": picture}
+        sides |= {f"label_{place}": label, f"model_{place}": pair.model}
+    return sides | {
+        "are_different": pair.winner_key != pair.loser_key,
+        "best_image_uid": pair.winner_key,
+        "caption": pair.prompt,
+        "created_at": created,
+        "has_label": True,
+        "ranking_id": number,
+        # No user has labelled it.
+        "user_id": None,
+        "num_example_per_prompt": pair.of_prompt,
+    }

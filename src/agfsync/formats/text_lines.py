@@ -1,0 +1,18 @@
+"""Plain text: a prompt a line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agfsync.formats import Prompt
+from agfsync.formats.reading import ENCODING, told
+
+
+class TextLines:
+    title = "plain text, a prompt a line"
+
+    def recognises(self, path: Path) -> bool:
+        return path.is_file() and path.suffix == ".txt"
+
+    def prompts(self, path: Path) -> Iterator[Prompt]:
+        with told(path), path.open(encoding=ENCODING) as file:
+            yield from (Prompt(" ".join(line.split())) for line in file if line.strip())

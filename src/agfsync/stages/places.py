@@ -1,0 +1,30 @@
+"""How many captions of each category are wanted, for training and held out. No stage of its own."""
+
+from collections.abc import Mapping
+
+from agfsync.records import Split
+
+Places = dict[Split, int]
+"""How many captions of each split."""
+
+
+def shares(asked: Places, rooms: Mapping[str, int]) -> dict[str, Places]:
+    """What each category gets of those that are `asked` for: evenly, the first ones taking what is left over.
+
+    `rooms` says how many a category has, together at least as many as are asked for; where one has too few, the
+    others take its part.
+    """
+    held_out = _spread(asked["held-out"], rooms)
+    train = _spread(asked["train"], {category: room - held_out[category] for category, room in rooms.items()})
+    return {category: {"train": train[category], "held-out": held_out[category]} for category in rooms}
+
+
+def _spread(count: int, rooms: Mapping[str, int]) -> dict[str, int]:
+    """`count` spread evenly over `rooms`, which must hold as many, none of them beyond what it holds."""
+    given = dict.fromkeys(rooms, 0)
+    while left := count - sum(given.values()):
+        open_ = [name for name, room in rooms.items() if given[name] < room]
+        each, over = divmod(left, len(open_))
+        for place, name in enumerate(open_):
+            given[name] += min(rooms[name] - given[name], each + (place < over))
+    return given

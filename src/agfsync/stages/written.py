@@ -1,0 +1,79 @@
+"""The captions that a writer has written in a run, and which of its next ones are new. No stage of its own."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agfsync.language.duplicates import Neighbours
+from agfsync.language.text import normalised
+from agfsync.records import Caption, Split, digest
+from agfsync.stages.places import Places
+
+
+def caption_of(text: str, category: str, split: Split) -> Caption:
+    """`text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
+    return Caption(digest("caption", text), text, category, split)
+
+
+@dataclass(slots=True)
+class Written:
+    """The captions of one writer and seed in the run folder: `units` by category, in the order of writing.
+
+    `similarity` is from which on two captions of a category are nearly the same; `seen` are all that are there,
+    normalised, those included that others wrote.
+    """
+
+    source: str
+    similarity: float
+    seen: set[str]
+    near: dict[str, Neighbours] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    units: dict[str, list[tuple[str, Split]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, unit: str, caption: Caption) -> None:
+        self.seen.add(normalised(caption.text))
+        self.texts.append(caption.text)
+        self.units[caption.category].append((unit, caption.split))
+        self._neighbours(caption.category).add(caption.text)
+
+    def new(self, texts: Sequence[str], category: str, most: int) -> tuple[list[str], Counter[str]]:
+        """The first `most` of `texts` that are new, and why others aren't, counted."""
+        new: dict[str, str] = {}
+        dropped: Counter[str] = Counter()
+        near = Neighbours(self.similarity)
+        for text in texts:
+            plain = normalised(text)
+            if not plain or plain in self.seen or plain in new:
+                dropped["repeated"] += 1
+            elif near.near(text) or self._neighbours(category).near(text):
+                dropped["nearly repeated"] += 1
+            elif len(new) < most:
+                new[plain] = " ".join(text.split())
+                near.add(text)
+        return list(new.values()), dropped
+
+    def free(self, category: str, places: Places) -> list[Split]:
+        """The places of `category` that no caption has taken yet."""
+        return [split for split, count in places.items() for _ in range(count - self._count(category, split))]
+
+    def have(self, wanted: Mapping[str, Places]) -> int:
+        """How many of the wanted captions are there."""
+        return sum(min(count, self._count(c, split)) for c, places in wanted.items() for split, count in places.items())
+
+    def chosen(self, wanted: Mapping[str, Places]) -> list[str]:
+        """The units of the finished table: of each category as many as wanted, the first that were written."""
+        chosen: list[str] = []
+        for category, places in wanted.items():
+            left = dict(places)
+            for unit, split in self.units[category]:
+                if left[split] > 0:
+                    left[split] -= 1
+                    chosen.append(unit)
+        return chosen
+
+    def _count(self, category: str, split: Split) -> int:
+        return sum(each == split for _, each in self.units[category])
+
+    def _neighbours(self, category: str) -> Neighbours:
+        """The captions of `category`, by which those that are nearly one of them are known."""
+        return self.near.setdefault(category, Neighbours(self.similarity))

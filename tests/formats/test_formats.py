@@ -1,0 +1,37 @@
+"""What holds of every format in the catalog."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agfsync import catalog
+from agfsync.formats import Format, PairSet, PairWriter, PromptFile
+
+NAMES = catalog.names("formats")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_a_title_and_does_something(name: str) -> None:
+    format_ = catalog.find("formats", name)()
+    assert isinstance(format_, Format) and format_.title
+    assert isinstance(format_, PromptFile | PairSet | PairWriter)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_recognises_nothing_that_is_not_its_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nested.json").write_text("[" * 100_000)
+    (tmp_path / "numbers.json").write_text(json.dumps([1, 2]))
+    (tmp_path / "object.json").write_text(json.dumps({"prompt": "a cat"}))
+    (tmp_path / "loss.jsonl").write_text('{"loss": 1.0}')
+    (tmp_path / "photo.json").write_bytes(b"\x89PNG\xff\x00")
+    (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "table.tsv").write_text("")
+    (tmp_path / "text.parquet").write_text("prompt")
+    pq.write_table(pa.table({"loss": [1.0]}), tmp_path / "empty.parquet")
+    format_ = catalog.find("formats", name)()
+    found = [path.name for path in (*tmp_path.iterdir(), tmp_path / "nowhere") if format_.recognises(path)]
+    assert found == []

@@ -1,0 +1,19 @@
+import json
+from pathlib import Path
+
+from agfsync.formats import Prompt
+from agfsync.formats.hpsv2 import HPSv2
+
+
+def test_a_style_is_a_category_in_the_folder_and_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "photo.json").write_text(json.dumps(["a  cat", ""]))
+    (tmp_path / "anime.json").write_text(json.dumps(["a girl"]))
+    assert HPSv2().recognises(tmp_path) and HPSv2().recognises(tmp_path / "photo.json")
+    assert list(HPSv2().prompts(tmp_path)) == [Prompt("a girl", "anime"), Prompt("a cat", "photo")]
+    assert list(HPSv2().prompts(tmp_path / "photo.json")) == [Prompt("a cat", "photo")]
+
+
+def test_another_list_or_name_is_none(tmp_path: Path) -> None:
+    (tmp_path / "photo.json").write_text(json.dumps([{"prompt": "a cat"}]))
+    (tmp_path / "cats.json").write_text(json.dumps(["a cat"]))
+    assert not any(HPSv2().recognises(path) for path in (tmp_path, tmp_path / "photo.json", tmp_path / "cats.json"))

@@ -1,0 +1,143 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agfsync import pipeline
+from agfsync.errors import BudgetError
+from agfsync.pictures import decode
+from agfsync.records import Candidate, Caption, Pair
+from agfsync.stages import Context, candidates, captions, pairs, questions, scores
+from agfsync.store import Run
+
+PAIRS = (("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
+
+
+@pytest.fixture
+def given(context: Context, make_recipe: Any, pair_set: Callable[..., Path]) -> Context:
+    """A run whose pairs are given, not begun yet."""
+    return dataclasses.replace(context, recipe=make_recipe(pairs={"source": str(pair_set(*PAIRS))}))
+
+
+def run_all(context: Context) -> dict[str, Any]:
+    return {stage.STAGE: stage.run(context) for stage in (captions, questions, candidates, scores, pairs)}
+
+
+def colour(candidate: Candidate) -> Any:
+    return decode(candidate.image).getpixel((0, 0))
+
+
+def test_the_pair_sets_prompts_are_trained_on_and_the_writers_held_out(given: Context) -> None:
+    notes = captions.run(given)
+    found = list(given.run.read("captions", Caption))
+    assert [(c.text, c.category) for c in found if c.split == "train"] == [("a cat", "things"), ("a dog", "things")]
+    assert sum(c.split == "held-out" for c in found) == 5
+    assert (notes["train"], notes["held_out"], notes["categories"]["things"]) == (2, 5, 2)
+
+
+def test_a_caption_that_is_trained_on_is_never_held_out(
+    context: Context, make_recipe: Any, pair_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("A cat.\na horse\na fish\n")
+    sections = {"captions": {"source": str(tmp_path / "prompts.txt"), "held_out": 2}}
+    recipe = make_recipe(pairs={"source": str(pair_set(*PAIRS))}, **sections)
+    captions.run(dataclasses.replace(context, recipe=recipe))
+    held_out = [c.text for c in context.run.read("captions", Caption) if c.split == "held-out"]
+    assert held_out == ["a horse", "a fish"]
+
+
+def test_nothing_is_asked_or_scored_of_pictures_whose_preference_is_given(given: Context, loaded: list[str]) -> None:
+    run_all(given)
+    held_out = {c.key for c in given.run.read("captions", Caption) if c.split == "held-out"}
+    assert {row["caption_key"] for row in given.run.rows("questions", ["caption_key"])} == held_out
+    assert list(given.run.rows("scores")) == [] and loaded == []
+
+
+def test_its_pictures_are_the_candidates_and_its_preferences_the_pairs(given: Context) -> None:
+    notes = run_all(given)
+    texts = {c.key: c.text for c in given.run.read("captions", Caption)}
+    pictures = {c.key: c for c in given.run.read("candidates", Candidate)}
+    # The cat's blue picture loses once and wins once: one candidate in two pairs.
+    assert [(texts[c.caption_key], c.index, c.seed) for c in pictures.values()] == [
+        ("a cat", 0, None),
+        ("a cat", 1, None),
+        ("a dog", 0, None),
+        ("a dog", 1, None),
+        ("a cat", 2, None),
+    ]
+    made = [(texts[p.caption_key], colour(pictures[p.winner_key]), p.margin) for p in given.run.read("pairs", Pair)]
+    assert made == [("a cat", (255, 0, 0), 1.0), ("a dog", (255, 0, 0), 1.0), ("a cat", (0, 0, 255), 1.0)]
+    assert (notes["candidates"]["pairs"], notes["pairs"]["pairs"], notes["pairs"]["captions"]) == (3, 3, 2)
+
+
+def test_what_makes_no_pair_is_counted(given: Context) -> None:
+    folder = Path(str(given.recipe.pairs.source))
+    (folder / "winner" / "1.png").unlink()
+    (folder / "loser" / "2.png").write_bytes((folder / "winner" / "2.png").read_bytes())
+    notes = run_all(given)
+    wanted = {"a loser without a winner of its name": 1, "winner and loser are the same picture": 1}
+    assert notes["candidates"]["left_out"] == notes["pairs"]["dropped"] == given.run.dropped("pairs") == wanted
+
+
+def test_broken_pictures_are_counted_up_to_the_budget(given: Context, make_recipe: Any) -> None:
+    folder = Path(str(given.recipe.pairs.source))
+    (folder / "loser" / "1.png").write_bytes(b"nothing")
+    with pytest.raises(
+        BudgetError, match="candidates: 1 of 3 pairs failed, failure_budget is 0.05; most often: broken"
+    ):
+        run_all(given)
+    lenient = make_recipe(pairs={"source": str(folder)}, failure_budget=0.5)
+    notes = run_all(dataclasses.replace(given, recipe=lenient))
+    assert notes["pairs"]["dropped"] == {"broken image: UnidentifiedImageError": 1} and notes["pairs"]["pairs"] == 2
+
+
+def test_a_pair_set_without_a_pair_is_told(given: Context, make_recipe: Any) -> None:
+    folder = Path(str(given.recipe.pairs.source))
+    for number in range(3):
+        (folder / "loser" / f"{number}.png").unlink()
+    with pytest.raises(
+        BudgetError, match=r"no caption gives a pair \(a winner without a loser .* 3\): see pairs.source"
+    ):
+        run_all(given)
+
+
+def test_what_was_taken_in_is_not_written_again(given: Context) -> None:
+    run_all(given)
+    parts = given.run.newest_part()
+    assert run_all(given) is not None and given.run.newest_part() == parts
+
+
+@pytest.fixture
+def path(given: Context, tmp_path: Path) -> Path:
+    """A run through the pipeline, done up to its pairs."""
+    pipeline.prepare(tmp_path / "piped", given.recipe)
+    pipeline.run(tmp_path / "piped", until="pairs")
+    return tmp_path / "piped"
+
+
+def test_a_pair_set_that_changes_is_taken_in_anew(path: Path, pair_set: Callable[..., Path]) -> None:
+    assert {s.name: s.state for s in pipeline.status(path)}["pairs"] == "done"
+    pair_set(("a cat", "blue", "red"), *PAIRS[1:])
+    states = {s.name: s.state for s in pipeline.status(path)}
+    assert all(states[name] == "out of date" for name in ("captions", "candidates", "pairs"))
+    pipeline.run(path, until="pairs")
+    with Run.open(path, writing=False) as run:
+        pictures = {c.key: c for c in run.read("candidates", Candidate)}
+        assert colour(pictures[next(iter(run.read("pairs", Pair))).winner_key]) == (0, 0, 255)
+
+
+def marks(path: Path) -> list[str]:
+    """What names what the candidates and the pairs made."""
+    with Run.open(path, writing=False) as run:
+        return [ended.mark for name in ("candidates", "pairs") if (ended := run.finished(name))]
+
+
+def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, given: Context) -> None:
+    before = marks(path)
+    source = {"source": given.recipe.pairs.source, "weights": {"red": 0.25}}
+    other = make_recipe(pairs=source, candidates={"generator": {"type": "double", "model": "another"}})
+    pipeline.prepare(path, other, update=True)
+    pipeline.run(path, until="pairs")
+    assert marks(path) == before
