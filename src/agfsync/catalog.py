@@ -29,6 +29,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
+        "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",

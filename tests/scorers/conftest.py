@@ -1,9 +1,14 @@
 """Tiny models of every architecture that the scorers take, with random weights, saved as the big ones are."""
 
+import base64
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from fake_language import FakeServer
 from PIL import Image
 from published import as_imagereward, as_open_clip
 from safetensors.torch import save_file
@@ -47,7 +52,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from agfsync.records import Question
+from agfsync.records import Question, digest
 from agfsync.scorers import Item
 from agfsync.scorers.heads import Head
 
@@ -78,6 +83,37 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(as_open_clip(_clip(seed=4).model.state_dict()), root / "hps.safetensors")
     _reward_model(root / "matcher", root / "reward.safetensors")
     return root
+
+
+@pytest.fixture(scope="session")
+def onlooker() -> Iterator[FakeServer]:
+    """A server whose model answers by the picture and the question, and tells how sure it is."""
+    with FakeServer(answer=lambda body: (200, sure(*asked(body)))) as server:
+        yield server
+
+
+def asked(body: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The picture's file and the question in a request."""
+    picture, question = body["messages"][-1]["content"]
+    return base64.b64decode(picture["image_url"]["url"].partition("base64,")[2]), question["text"]
+
+
+def sure(picture: bytes, question: str) -> dict[str, Any]:
+    """A completion with the log-probabilities of yes and no, which follow from what was asked."""
+    p = (int(digest(picture.hex(), question)[:4], 16) + 1) / 65538
+    return completion("Yes" if p > 0.5 else "No", {" yes": p / 2, "Yes": p, "no": 1 - p, "Nothing": 0.9, "!": 0.9})
+
+
+def completion(text: str, first: Mapping[str, float]) -> dict[str, Any]:
+    """A completion's body, with the probabilities of its first token's spellings."""
+    spellings = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in first.items()]
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {"content": [spellings[0] | {"top_logprobs": spellings}]},
+    }
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "fake", "choices": [choice]}
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """What every scorer that loads a model keeps to."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_language import FakeServer
 
 from agfsync import catalog
+from agfsync.config import Server
 from agfsync.errors import AgfsyncError, ModelError
 from agfsync.pictures import encode
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
@@ -21,14 +24,22 @@ MODELS: dict[str, dict[str, str]] = {
     "hpsv2.1": {"model": "clip", "head": "hps.safetensors"},
     "imagereward": {"model": "matcher", "head": "reward.safetensors"},
 }
+Build = Callable[[str], Scorer]
 NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
 
 
-def _scorer(name: str, folders: Path) -> Scorer:
-    """The scorer as a stage builds it."""
-    settings: dict[str, Any] = {key: str(folders / place) for key, place in MODELS[name].items()}
-    made: Scorer = catalog.build("scorers", settings | {"type": name, "revision": None, "device": "cpu"})
-    return made
+@pytest.fixture
+def build(folders: Path, onlooker: FakeServer) -> Build:
+    """Makes the scorer of a name as a stage does."""
+
+    def make(name: str) -> Scorer:
+        settings: dict[str, Any] = {key: str(folders / place) for key, place in MODELS.get(name, {}).items()}
+        if name not in MODELS:
+            settings = {"model": "fake", "server": Server(base_url=onlooker.url).model_dump()}
+        made: Scorer = catalog.build("scorers", settings | {"type": name, "revision": None, "device": "cpu"})
+        return made
+
+    return make
 
 
 def _values(scorer: Scorer, items: list[Item]) -> list[float]:
@@ -38,16 +49,16 @@ def _values(scorer: Scorer, items: list[Item]) -> list[float]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_numbers_from_0_to_100(name: str, folders: Path, items: list[Item]) -> None:
-    values = _values(_scorer(name, folders), items)
+def test_values_are_numbers_from_0_to_100(name: str, build: Build, items: list[Item]) -> None:
+    values = _values(build(name), items)
     assert len(values) == len(items)
     assert all(math.isfinite(value) and 0 <= value <= 100 for value in values)
     assert len(set(values)) > 2, "pictures of noise should not all be worth the same"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, folders: Path, items: list[Item]) -> None:
-    scorer = _scorer(name, folders)
+def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, build: Build, items: list[Item]) -> None:
+    scorer = build(name)
     together = _values(scorer, items)
     alone = [_values(scorer, [item])[0] for item in items]
     backwards = _values(scorer, items[::-1])[::-1]
@@ -56,8 +67,8 @@ def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, folders: Pa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, folders: Path, items: list[Item]) -> None:
-    scorer = _scorer(name, folders)
+def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, build: Build, items: list[Item]) -> None:
+    scorer = build(name)
     files = [encode(items[0].image), encode(items[1].image)[:-40], encode(items[2].image)]
     pictures = [
         Picture(f"s{n}", f"c{n}", item.prompt, item.questions, image)
@@ -69,13 +80,13 @@ def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, fo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_items_no_results(name: str, folders: Path) -> None:
-    assert list(_scorer(name, folders).score([])) == []
+def test_no_items_no_results(name: str, build: Build) -> None:
+    assert list(build(name).score([])) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_a_scorer_that_asks_needs_questions(name: str, folders: Path, items: list[Item]) -> None:
-    scorer = _scorer(name, folders)
+def test_only_a_scorer_that_asks_needs_questions(name: str, build: Build, items: list[Item]) -> None:
+    scorer = build(name)
     mute = [items[0], Item(items[1].prompt, (), items[1].image), items[2]]
     first, middle, last = scorer.score(mute)
     assert isinstance(first, Measurement)
@@ -84,13 +95,13 @@ def test_only_a_scorer_that_asks_needs_questions(name: str, folders: Path, items
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_transparent_and_oblong_pictures_are_judged(name: str, folders: Path, items: list[Item]) -> None:
+def test_grey_transparent_and_oblong_pictures_are_judged(name: str, build: Build, items: list[Item]) -> None:
     images = [items[0].image.convert(mode) for mode in ("L", "RGBA", "P")]
     images += [items[0].image.resize(size) for size in ((8, 64), (64, 8), (1, 1))]
-    assert len(_values(_scorer(name, folders), [Item("a star", items[0].questions, image) for image in images])) == 6
+    assert len(_values(build(name), [Item("a star", items[0].questions, image) for image in images])) == 6
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_missing_model_is_one_line(name: str, folders: Path, tmp_path: Path) -> None:
     settings = {key: str(folders / place) for key, place in MODELS[name].items()}
     for model in (tmp_path / "nowhere", tmp_path):

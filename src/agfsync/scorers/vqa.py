@@ -7,7 +7,6 @@ images.
 Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens; V the vocabulary.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any, Literal, Protocol
@@ -20,8 +19,8 @@ from transformers import Blip2ForConditionalGeneration, BlipForQuestionAnswering
 
 from agfsync import pretrained
 from agfsync.errors import ModelError
-from agfsync.records import Answer, Question
 from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.answers import judged
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
@@ -55,7 +54,7 @@ class Vqa:
         """One result for each item: a value with every answer, or `Unscored` where there is nothing to ask."""
         texts = [[question.text for question in item.questions] for item in items]
         p_yes = self.p_yes([item.image for item in items], texts)
-        return [_judged(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
+        return [judged(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
 
     @torch.inference_mode()
     def p_yes(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -98,16 +97,6 @@ class Vqa:
         if not tokens:
             raise ModelError(f"{self._tokenizer.name_or_path}: its vocabulary has no token for '{spellings[0]}'")
         return tokens
-
-
-def _judged(questions: Sequence[Question], p_yes: Sequence[float]) -> Measurement | Unscored:
-    if not questions:
-        return Unscored("no questions")
-    if not all(map(math.isfinite, p_yes)):
-        return Unscored("the model's answer is not a number")
-    answers = tuple(Answer(q.key, "yes" if p > 0.5 else "no", p) for q, p in zip(questions, p_yes, strict=True))
-    correct = sum(question.answer == answer.answer for question, answer in zip(questions, answers, strict=True))
-    return Measurement(100 * correct / len(questions), answers)
 
 
 def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:

@@ -59,6 +59,6 @@ def generator_source(settings: GeneratorSettings) -> str:
 
 
 def scorer_source(name: str, settings: ScorerSettings) -> str:
-    """What names a scorer with all that shapes its scores, without loading it. Its device doesn't."""
+    """What names a scorer with all that shapes its scores, without loading it. Its device and its server don't."""
     models = catalog.fingerprint(settings.model, settings.head)
-    return digest(name, settings.model_dump(mode="json", exclude={"device"}), models)
+    return digest(name, settings.model_dump(mode="json", exclude={"device", "server"}), models)
