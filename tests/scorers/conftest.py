@@ -194,10 +194,9 @@ def _reward_model(folder: Path, weights: Path) -> None:
 
 
 def _matcher(side: int) -> _Saved:
-    text = BlipTextConfig(
-        **TOWER, vocab_size=32, encoder_hidden_size=16, bos_token_id=2, sep_token_id=1, eos_token_id=1, pad_token_id=0
-    )
-    vision = BlipVisionConfig(**VISION | {"image_size": side})
+    text = BlipTextConfig(**TOWER, vocab_size=32, sep_token_id=1, **TOKENS)
+    # Of another width than the text encoder, as the large one's is.
+    vision = BlipVisionConfig(**VISION | {"image_size": side, "hidden_size": 24})
     processor = BlipProcessor(BlipImageProcessorPil(size={"height": side, "width": side}), _tokenizer("<s> $A </s>"))
     config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
     return _Saved(BlipForImageTextRetrieval(config), processor, seed=5)

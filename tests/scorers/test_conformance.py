@@ -79,6 +79,14 @@ def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, bu
     assert [first.value, last.value] == pytest.approx(_values(scorer, [items[0], items[2]]), abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "vqa"])
+def test_half_precision_is_worth_nearly_the_same(name: str, dtype: str, folders: Path, items: list[Item]) -> None:
+    settings = {key: str(folders / place) for key, place in MODELS[name].items()} | {"device": "cpu"}
+    full, half = (catalog.find("scorers", name)(**settings, dtype=each) for each in ("fp32", dtype))
+    assert _values(half, items) == pytest.approx(_values(full, items), abs=4 if dtype == "bf16" else 1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_items_no_results(name: str, build: Build) -> None:
     assert list(build(name).score([])) == []

@@ -149,7 +149,7 @@ class Client:
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 return ModelError(f"{server} refuses the key in {KEY} for '{model}' ({failure.status_code}): mend it")
             case openai.NotFoundError():
-                return ModelError(f"{server} has no model '{model}' (404): mend the recipe's model.model or base_url")
+                return ModelError(f"{server} has no model '{model}' (404): mend its name or base_url in the recipe")
             case openai.RateLimitError(code="insufficient_quota"):
                 return ModelError(f"{server} says that your quota is used up: top it up, then type the same command")
             case openai.APITimeoutError():
