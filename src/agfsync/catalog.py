@@ -159,7 +159,7 @@ def _unknown(kind: str, name: str) -> RecipeError:
 
 def _places(settings: Mapping[str, Any]) -> dict[str, str]:
     """Where the models that `settings` name lie."""
-    return {name: _existing(settings[name]) for name in ("model", "head") if settings.get(name) is not None}
+    return {name: _existing(settings[name]) for name in ("model", "head", "weights") if settings.get(name) is not None}
 
 
 def _existing(model: str) -> str:

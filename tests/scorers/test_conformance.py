@@ -20,9 +20,9 @@ MODELS: dict[str, dict[str, str]] = {
     "clip": {"model": "clip"},
     "aesthetic": {"model": "clip", "head": "aesthetic"},
     "pickscore": {"model": "clip"},
-    "hpsv2": {"model": "clip", "head": "hps.safetensors"},
-    "hpsv2.1": {"model": "clip", "head": "hps.safetensors"},
-    "imagereward": {"model": "matcher", "head": "reward.safetensors"},
+    "hpsv2": {"model": "clip", "weights": "hps.safetensors"},
+    "hpsv2.1": {"model": "clip", "weights": "hps.safetensors"},
+    "imagereward": {"model": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
 NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
@@ -118,12 +118,15 @@ def test_a_missing_model_is_one_line(name: str, folders: Path, tmp_path: Path) -
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", [name for name, places in MODELS.items() if "head" in places])
-def test_a_missing_head_is_one_line(name: str, folders: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, places in MODELS.items() for key in places if key != "model"]
+)
+def test_missing_weights_are_one_line(name: str, key: str, folders: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"a pickle")
-    for head in (tmp_path / "nowhere", tmp_path, tmp_path / "weights.pt"):
-        with pytest.raises(ModelError, match=str(head)) as raised:
-            catalog.find("scorers", name)(model=str(folders / MODELS[name]["model"]), head=str(head), device="cpu")
+    settings = {"model": str(folders / MODELS[name]["model"]), "device": "cpu"}
+    for place in (tmp_path / "nowhere", tmp_path, tmp_path / "weights.pt"):
+        with pytest.raises(ModelError, match=str(place)) as raised:
+            catalog.find("scorers", name)(**settings | {key: str(place)})
         assert "\n" not in str(raised.value)
 
 

@@ -10,7 +10,7 @@ from agfsync.stages import scorer_source
 
 
 def _scorer(folders: Path) -> Hpsv2:
-    return Hpsv2(model=str(folders / "clip"), head=str(folders / "hps.safetensors"), device="cpu")
+    return Hpsv2(model=str(folders / "clip"), weights=str(folders / "hps.safetensors"), device="cpu")
 
 
 def test_the_weights_are_those_of_the_head(folders: Path, items: list[Item]) -> None:
@@ -31,6 +31,6 @@ def test_an_oblong_picture_is_seen_whole_on_black(folders: Path) -> None:
 
 def test_the_versions_scores_are_told_apart() -> None:
     sources = {
-        scorer_source("hps", ScorerSettings(type=version, model="m", head="w")) for version in ("hpsv2", "hpsv2.1")
+        scorer_source("hps", ScorerSettings(type=version, model="m", weights="w")) for version in ("hpsv2", "hpsv2.1")
     }
     assert len(sources) == 2

@@ -20,7 +20,7 @@ SIDE = 32
 
 @pytest.fixture
 def scorer(folders: Path) -> ImageReward:
-    return ImageReward(model=str(folders / "matcher"), head=str(folders / "reward.safetensors"), device="cpu")
+    return ImageReward(model=str(folders / "matcher"), weights=str(folders / "reward.safetensors"), device="cpu")
 
 
 def _matcher(folders: Path) -> BlipForImageTextRetrieval:
@@ -92,4 +92,4 @@ def test_a_blip_without_the_reward_is_an_error(folders: Path) -> None:
     with pytest.raises(ModelError, match="it holds no head"):
         ImageReward(model=str(folders / "matcher"), device="cpu")
     with pytest.raises(ModelError, match="no BLIP with a vision tower"):
-        ImageReward(model=str(folders / "matcher"), head=str(folders / "aesthetic"), device="cpu")
+        ImageReward(model=str(folders / "matcher"), weights=str(folders / "aesthetic"), device="cpu")

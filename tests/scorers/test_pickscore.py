@@ -10,7 +10,7 @@ from agfsync.scorers.pickscore import PickScore
 def test_weights_apart_from_their_processor_are_the_same_scorer(folders: Path, items: list[Item]) -> None:
     model = str(folders / "clip")
     whole = PickScore(model=model, device="cpu").score(items)
-    apart = PickScore(model=model, head=f"{model}/model.safetensors", device="cpu").score(items)
+    apart = PickScore(model=model, weights=f"{model}/model.safetensors", device="cpu").score(items)
     assert whole == apart == Clip(model=model, device="cpu").score(items)
 
 

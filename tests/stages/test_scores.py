@@ -89,6 +89,11 @@ def test_judges_of_one_model_see_each_batch_in_turn(
     assert [len(images) for _, images in shown[::2]] == [7] * 6 + [6]
 
     shown.clear()
+    apart = {"scorers": {"red": RED | {"weights": "a"}, "vqa": VQA | {"weights": "b"}}}
+    scores.run(changed(drawn, make_recipe(scores=apart)))
+    assert [name for name, _ in shown] == ["Brightness"] * 7 + ["Asking"] * 7
+
+    shown.clear()
     one_more = {"scorers": {"new": RED | {"head": "other"}, "red": RED, "vqa": VQA}}
     scores.run(changed(drawn, make_recipe(scores=one_more)))
     assert [(name, len(images)) for name, images in shown] == [("Brightness", 7)] * 6 + [("Brightness", 6)]

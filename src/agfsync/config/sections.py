@@ -153,8 +153,10 @@ class ScorerSettings(Section):
     type: str
     model: str
     head: str | None = None
-    """weights that go on the model (aesthetic) or take its own's place (pickscore, hpsv2, imagereward): a folder, a hub
-    id, embedded:NAME or a safetensors file"""
+    """a small network on top of the model's embedding (aesthetic): a folder, a hub id, embedded:NAME or a safetensors
+    file"""
+    weights: str | None = None
+    """what takes the place of the model's own weights (pickscore, hpsv2, imagereward), given like a head"""
     revision: str | None = None
     dtype: Dtype = "fp32"
     device: str = "auto"

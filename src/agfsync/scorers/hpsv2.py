@@ -20,7 +20,7 @@ class Hpsv2:
     catalog, hpsv2 and hpsv2.1, which is part of what names the scores.
 
     `model` is a folder or hub id of the whole model in transformers' layout; or of the CLIP-H that it was tuned from,
-    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, with `head` the weights in either layout: a safetensors file, or a folder or
+    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, with `weights` HPSv2's, in either layout: a safetensors file, or a folder or
     hub id of one.
     """
 
@@ -30,12 +30,12 @@ class Hpsv2:
         self,
         *,
         model: str,
-        head: str | None = None,
+        weights: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._backbone = backbone(model, revision, dtype, device, head)
+        self._backbone = backbone(model, revision, dtype, device, weights)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """One result for each item, its questions left aside."""

@@ -64,8 +64,8 @@ class ImageReward:
     outputs: with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
 
     `model` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
-    tokenizer are taken, and its weights where they are ImageReward's. `head` otherwise has the weights: a safetensors
-    file, or a folder or hub id of one, by the published names or transformers'.
+    tokenizer are taken, and its weights where they are ImageReward's. `weights` has them otherwise: a safetensors file,
+    or a folder or hub id of one, by the published names or transformers'.
     """
 
     asks_questions = False
@@ -74,7 +74,7 @@ class ImageReward:
         self,
         *,
         model: str,
-        head: str | None = None,
+        weights: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
@@ -82,10 +82,10 @@ class ImageReward:
         config = pretrained.load_config(model, revision)
         if config.model_type != "blip":
             raise ModelError(f"{model} is a {config.model_type} model: an imagereward scorer takes blip")
-        name = head or model
-        tensors = _renamed(pretrained.load_tensors(name, None if head else revision))
+        name = weights or model
+        tensors = _renamed(pretrained.load_tensors(name, None if weights else revision))
         if POSITIONS not in tensors:
-            raise ModelError(f"{name} holds no BLIP with a vision tower: give ImageReward's weights as head")
+            raise ModelError(f"{name} holds no BLIP with a vision tower: give ImageReward's as weights")
         seeing, reading = _configs(config, tensors[POSITIONS])
         self._vision = pretrained.fill_model(BlipVisionModel, seeing, _part(tensors, VISION), name, dtype, device)
         self._text = pretrained.fill_model(

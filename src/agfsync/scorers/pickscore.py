@@ -16,8 +16,8 @@ class PickScore:
     in any case the same order of pictures.
 
     `model` is a folder or hub id of the whole model. Where one with PickScore's weights lacks a tokenizer and an image
-    processor, `model` is the CLIP-H that it was tuned from, laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and `head` the
-    weights: a safetensors file, or a folder or hub id of one.
+    processor, `model` is the CLIP-H that it was tuned from, laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and `weights` are
+    PickScore's own: a safetensors file, or a folder or hub id of one.
     """
 
     asks_questions = False
@@ -26,12 +26,12 @@ class PickScore:
         self,
         *,
         model: str,
-        head: str | None = None,
+        weights: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._backbone = backbone(model, revision, dtype, device, head)
+        self._backbone = backbone(model, revision, dtype, device, weights)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """One result for each item, its questions left aside."""

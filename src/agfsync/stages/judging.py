@@ -65,7 +65,7 @@ def _panels(judges: Judges) -> list[Judges]:
     """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
     panels: dict[tuple[str | None, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
-        key = (settings.model, settings.revision, settings.dtype, settings.device)
+        key = (settings.model, settings.weights, settings.revision, settings.dtype, settings.device)
         panels.setdefault(key, {})[name] = settings
     return list(panels.values())
 
