@@ -64,7 +64,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(file.parent / "run")
     assert cli.main(["run", str(file), "--out", out, "--until", "scores"]) == 0
-    assert "scores: red: 48 of 48 pictures" in capsys.readouterr().err
+    assert "scores: red, vqa: 96 of 96 scores" in capsys.readouterr().err
     assert cli.main(["pairs", out]) == 0
     assert cli.main(["status", out]) == 0
     lines = capsys.readouterr().out.splitlines()
