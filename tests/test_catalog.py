@@ -45,6 +45,12 @@ def test_what_is_built_gets_its_settings_without_the_type() -> None:
     assert method == catalog.find("methods", "dpo")(beta=123.0)
 
 
+def test_a_setting_that_a_type_doesnt_know_is_told_and_left_out_where_it_says_nothing() -> None:
+    assert catalog.build("methods", {"type": "dpo", "beta": 123.0, "head": None}).beta == 123.0
+    with pytest.raises(RecipeError, match="a dpo method has no head: leave out head 'embedded:clip'"):
+        catalog.build("methods", {"type": "dpo", "head": "embedded:clip"})
+
+
 def test_an_embedded_model_lies_in_the_package_and_others_are_what_they_say() -> None:
     assert (Path(catalog.model_path("embedded:clip")) / "config.json").is_file()
     assert catalog.model_path("openai/clip-vit-base-patch32") == "openai/clip-vit-base-patch32"

@@ -64,7 +64,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(file.parent / "run")
     assert cli.main(["run", str(file), "--out", out, "--until", "scores"]) == 0
-    assert "scores: red: 48 of 48 pictures" in capsys.readouterr().err
+    assert "scores: red, vqa: 96 of 96 scores" in capsys.readouterr().err
     assert cli.main(["pairs", out]) == 0
     assert cli.main(["status", out]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -208,12 +208,14 @@ def test_control_c_says_how_to_go_on(file: Path, make_recipe: Any) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # What a shell starts in the background ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (run / "questions").exists():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert error.splitlines()[-1] == "stopped; type the same command to go on"
     assert "Traceback" not in error

@@ -66,7 +66,7 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
         ("evaluation: {judges: {clip: {type: clip, model: other}}}", "evaluation.judges.clip has a scorer's name"),
         ("captions: {model: {}}", "captions.model.model: name a language model here, or in the environment's"),
         ("captions: {model: {model: a, max_cost: 3}}", "max_cost needs prices"),
-        ("captions: {model: {model: a, api_key: b}}", "unknown key 'captions.model.api_key': there are model, "),
+        ("captions: {model: {model: a, api_key: b}}", "unknown key 'captions.model.api_key': there are base_url, "),
         ("- captions", "a recipe is a mapping of stages, this is a list"),
         ("name: [unclosed", "not YAML"),
     ],

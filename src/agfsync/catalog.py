@@ -9,6 +9,7 @@ from hashlib import blake2b
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
+        "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
+        "pickscore": "agfsync.scorers.pickscore:PickScore",
+        "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
+        "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
+        "imagereward": "agfsync.scorers.imagereward:ImageReward",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
     },
     "methods": {
@@ -99,11 +105,15 @@ def model_path(model: str) -> str:
 def build(kind: str, settings: Mapping[str, Any]) -> Any:
     """What `settings` describe: their `type` among `kind`, made with the rest of them, its model found.
 
+    Settings that are None or empty and that the type doesn't know are left out.
+
     Raises:
-        RecipeError: no such type. ModelError: no such model.
+        RecipeError: no such type, or it has no such setting. ModelError: no such model.
     """
+    maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
-    return find(kind, settings["type"])(**rest | _places(settings))
+    known = _known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
+    return maker(**known | _places(known))
 
 
 def check(kind: str, settings: Mapping[str, Any]) -> None:
@@ -131,6 +141,17 @@ def fingerprint(*models: str | None) -> str:
     return state.hexdigest()
 
 
+def _known(maker: Any, settings: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Those of `settings` that `maker` takes."""
+    parameters = signature(maker).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(settings)
+    for name, value in settings.items():
+        if name not in parameters and value not in (None, "", ()):
+            raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
+    return {name: value for name, value in settings.items() if name in parameters}
+
+
 def _unknown(kind: str, name: str) -> RecipeError:
     close = get_close_matches(name, names(kind), n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names(kind))}"
@@ -139,7 +160,7 @@ def _unknown(kind: str, name: str) -> RecipeError:
 
 def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Where the models that `settings` name lie."""
-    named = ("model", "config", "head")
+    named = ("model", "config", "head", "weights")
     places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name) is not None}
     if settings.get("loras"):
         places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]

@@ -29,6 +29,10 @@ class OutOfMemoryError(AgfsyncError):
     """A stage, as the recipe sets it, needs more memory than the machine or its accelerator has."""
 
 
+class NoReplyError(AgfsyncError):
+    """A language model gave no reply to one request, or none that can be read. Others may fare better."""
+
+
 class BudgetError(AgfsyncError):
     """More items failed than the recipe's budget allows, or a model ran dry."""
 

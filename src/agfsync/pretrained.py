@@ -1,14 +1,17 @@
 """Pretrained weights: found in a folder or on the hub, loaded as safetensors only, and named by what they hold."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoTokenizer
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -53,12 +56,50 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
             output_loading_info=True,
             **source(model, revision),
         )
-    unfilled = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    if unfilled:
-        raise ModelError(
-            f"{model} has no weights that fit {len(unfilled)} parts of a {kind.__name__}: {unfilled[0]} ..."
+    return _whole(loaded, report, model).to(torch_device(device)).eval()
+
+
+def fill_model(
+    kind: Any, config: Any, tensors: Mapping[str, Tensor], name: str, dtype: str, device: str, **settings: Any
+) -> Any:
+    """A model of the transformers class `kind` made of `tensors`, as `load_model` gives one.
+
+    `name` says whose the tensors are; `settings` go to the class beside the `config`.
+
+    Raises:
+        ModelError: the tensors don't fill every weight of a `kind` of this `config`.
+    """
+    with explained(name), quiet():
+        made, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=DTYPES[dtype],
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
         )
-    return loaded.to(torch_device(device)).eval()
+    return _whole(made, report, name).to(torch_device(device)).eval()
+
+
+def load_config(model: str, revision: str | None) -> Any:
+    """The configuration of `model`, of whatever kind it is."""
+    with explained(model):
+        return AutoConfig.from_pretrained(model, **source(model, revision))
+
+
+def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a folder or hub id with one, on the CPU.
+
+    Raises:
+        ModelError: there is none; pickled weights don't count.
+    """
+    path = Path(place)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ModelError(f"{place} isn't a safetensors file: other kinds of weights can run code and aren't read")
+    file = path if path.is_file() else find_file(place, "model.safetensors", revision)
+    with explained(place):
+        return load_file(file)
 
 
 def load_tokenizer(model: str, revision: str | None) -> Any:
@@ -77,6 +118,26 @@ def find_file(model: str, name: str, revision: str | None) -> Path:
     """Where the file `name` of `model` lies on this machine, fetched from the hub where need be."""
     with explained(model):
         return Path(str(cached_file(model, name, **source(model, revision))))
+
+
+def load_settings(place: str) -> dict[str, Any]:
+    """What `config.json` in a folder or of a hub id says; nothing where there is none, or `place` is a file."""
+    if Path(place).is_file():
+        return {}
+    with explained(place):
+        found = cached_file(place, "config.json", _raise_exceptions_for_missing_entries=False, **source(place, None))
+        settings = {} if found is None else json.loads(Path(str(found)).read_text(encoding="utf-8"))
+    return settings if isinstance(settings, dict) else {}
+
+
+def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
+    """`model`, of which the loading's `report` leaves nothing unfilled."""
+    unfilled = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if unfilled:
+        raise ModelError(
+            f"{name} has no weights that fit {len(unfilled)} parts of a {type(model).__name__}: {unfilled[0]} ..."
+        )
+    return model
 
 
 def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:

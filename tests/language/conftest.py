@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_language import FakeServer
+from fake_language import SECRET, FakeServer, endpoint_at
 
+from agfsync.chat.endpoint import Endpoint
 from agfsync.config import Recipe
-from agfsync.language.endpoint import Endpoint
-
-SECRET = "sk-planted-7fa1c0ffee"
 
 
 @pytest.fixture(autouse=True)
@@ -23,22 +21,8 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def endpoint() -> Callable[..., Endpoint]:
-    """An endpoint at a fake server; keywords change its settings."""
-
-    def make(server: FakeServer, **changes: Any) -> Endpoint:
-        settings = {
-            "model": "fake",
-            "base_url": server.url,
-            "temperature": 1.0,
-            "structured": True,
-            "reply_tokens": 2000,
-            "concurrency": 4,
-            "timeout": 5.0,
-            "retries": 3,
-        }
-        return Endpoint(**settings | changes)
-
-    return make
+    """`endpoint_at`."""
+    return endpoint_at
 
 
 @pytest.fixture

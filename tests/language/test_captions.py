@@ -5,12 +5,11 @@ from statistics import pstdev
 import pytest
 from fake_language import FakeServer
 
-from agfsync.errors import BudgetError
-from agfsync.language import NoReplyError
+from agfsync.chat.client import Endpoint
+from agfsync.chat.meter import Meter
+from agfsync.errors import BudgetError, NoReplyError
 from agfsync.language.captions import LanguageModelCaptions
 from agfsync.language.categories import CATEGORIES
-from agfsync.language.client import Endpoint
-from agfsync.language.meter import Meter
 from agfsync.language.text import normalised
 
 Make = Callable[..., Endpoint]

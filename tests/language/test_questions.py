@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from fake_language import FakeServer
 
+from agfsync.chat.client import Endpoint
+from agfsync.chat.meter import Meter
 from agfsync.language import QuestionDraft, Verifier
-from agfsync.language.client import Endpoint
-from agfsync.language.meter import Meter
 from agfsync.language.questions import TYPES, LanguageModelQuestions
 from agfsync.records import Caption
 from agfsync.stages.checking import sift

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from agfsync.language import NoReplyError, QuestionDraft
+from agfsync.errors import NoReplyError
+from agfsync.language import QuestionDraft
 from agfsync.records import Answer
 from agfsync.scorers import Item, Measurement, Unscored
 

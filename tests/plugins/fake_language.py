@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from typing import Any
 
+from agfsync.chat.endpoint import Endpoint
+
 WORDS = """
 lighthouse otter violin teapot glacier bicycle orchid falcon bakery robot cactus canoe
 crimson teal ivory amber violet emerald charcoal golden silver turquoise maroon indigo
@@ -21,6 +23,9 @@ THINGS, COLOURS, PLACES, DEEDS = (line.split() for line in WORDS.strip().splitli
 FAULTS = ("429", "500", "hang", "truncated", "prose", "types", "injected")
 HANG = 0.9
 """seconds; a client that waits less gives up"""
+
+SECRET = "sk-planted-7fa1c0ffee"
+"""A key, which nothing may say or write."""
 
 Reply = str | tuple[int, Mapping[str, Any]]
 """A completion's text, or an error's status and body."""
@@ -105,6 +110,21 @@ class FakeServer:
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": {"prompt_tokens": sent, "completion_tokens": came, "total_tokens": sent + came},
         }
+
+
+def endpoint_at(server: FakeServer, **changes: Any) -> Endpoint:
+    """A quick endpoint at `server`; `changes` are of its settings."""
+    settings = {
+        "model": "fake",
+        "base_url": server.url,
+        "temperature": 1.0,
+        "structured": True,
+        "reply_tokens": 2000,
+        "concurrency": 4,
+        "timeout": 5.0,
+        "retries": 3,
+    }
+    return Endpoint(**settings | changes)
 
 
 def good(body: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from agfsync.errors import ModelError
 from agfsync.pictures import encode
 from agfsync.records import Question
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.batch import Picture, release, score, score_key
+from agfsync.scorers.batch import Picture, opened, release, score, score_key
 
 QUESTION = Question("q", "c", "Is it red?", "yes", "red", "color")
 
@@ -26,22 +26,34 @@ class Width:
 
 
 def picture(name: str, width: int) -> Picture:
-    return Picture(f"score-{name}", name, "a prompt", (QUESTION,), encode(Image.new("RGB", (width, 1))))
+    return Picture(f"score-{name}", name, "a prompt", (QUESTION,), Image.new("RGB", (width, 1)))
 
 
 def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored() -> None:
-    broken = Picture("score-b", "b", "a prompt", (), b"no picture")
+    broken = Picture("score-b", "b", "a prompt", (), Unscored("broken image: as it were"))
     scores = [each.score for each in score(Width(), "wide", [picture("a", 3), broken, picture("c", 5)])]
     assert [(each.key, each.candidate_key, each.scorer, each.value) for each in scores] == [
         ("score-a", "a", "wide", 3.0),
         ("score-b", "b", "wide", None),
         ("score-c", "c", "wide", 5.0),
     ]
-    assert [each.reason for each in scores] == [None, "broken image: UnidentifiedImageError", None]
+    assert [each.reason for each in scores] == [None, "broken image: as it were", None]
+
+
+def test_files_are_opened_in_order_and_broken_ones_say_why() -> None:
+    first, second, third = opened([encode(Image.new("RGB", (3, 1))), b"no picture", encode(Image.new("RGB", (5, 1)))])
+    assert isinstance(first, Image.Image) and isinstance(third, Image.Image)
+    assert (first.width, third.width) == (3, 5)
+    assert second == Unscored("broken image: UnidentifiedImageError")
 
 
 def test_a_scorer_of_broken_pictures_alone_is_not_asked() -> None:
-    assert score(Width(Measurement(1)), "wide", [Picture("s", "b", "a prompt", (), b"")])[0].score.value is None
+    assert (
+        score(Width(Measurement(1)), "wide", [Picture("s", "b", "a prompt", (), Unscored("broken image"))])[
+            0
+        ].score.value
+        is None
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 100.5])

@@ -1,25 +1,45 @@
 """What every scorer that loads a model keeps to."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fake_language import FakeServer
 
-from agfsync.errors import ModelError
+from agfsync import catalog
+from agfsync.config import Server
+from agfsync.errors import AgfsyncError, ModelError
+from agfsync.pictures import encode
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
-from agfsync.scorers.aesthetic import Aesthetic
-from agfsync.scorers.clip import Clip
-from agfsync.scorers.vqa import Vqa
+from agfsync.scorers.batch import Picture, opened, score
 
-NAMES = ("vqa", "clip", "aesthetic")
+MODELS: dict[str, dict[str, str]] = {
+    "vqa": {"model": "t5"},
+    "clip": {"model": "clip"},
+    "aesthetic": {"model": "clip", "head": "aesthetic"},
+    "pickscore": {"model": "clip"},
+    "hpsv2": {"model": "clip", "weights": "hps.safetensors"},
+    "hpsv2.1": {"model": "clip", "weights": "hps.safetensors"},
+    "imagereward": {"model": "matcher", "weights": "reward.safetensors"},
+}
+Build = Callable[[str], Scorer]
+NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
 
 
-def _scorer(name: str, folders: Path) -> Scorer:
-    if name == "vqa":
-        return Vqa(model=str(folders / "t5"), device="cpu")
-    if name == "clip":
-        return Clip(model=str(folders / "clip"), device="cpu")
-    return Aesthetic(model=str(folders / "clip"), head=str(folders / "aesthetic"), device="cpu")
+@pytest.fixture
+def build(folders: Path, onlooker: FakeServer) -> Build:
+    """Makes the scorer of a name as a stage does."""
+
+    def make(name: str) -> Scorer:
+        settings: dict[str, Any] = {key: str(folders / place) for key, place in MODELS.get(name, {}).items()}
+        if name not in MODELS:
+            settings = {"model": "fake", "server": Server(base_url=onlooker.url).model_dump()}
+        made: Scorer = catalog.build("scorers", settings | {"type": name, "revision": None, "device": "cpu"})
+        return made
+
+    return make
 
 
 def _values(scorer: Scorer, items: list[Item]) -> list[float]:
@@ -29,16 +49,16 @@ def _values(scorer: Scorer, items: list[Item]) -> list[float]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_numbers_from_0_to_100(name: str, folders: Path, items: list[Item]) -> None:
-    values = _values(_scorer(name, folders), items)
+def test_values_are_numbers_from_0_to_100(name: str, build: Build, items: list[Item]) -> None:
+    values = _values(build(name), items)
     assert len(values) == len(items)
     assert all(math.isfinite(value) and 0 <= value <= 100 for value in values)
     assert len(set(values)) > 2, "pictures of noise should not all be worth the same"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, folders: Path, items: list[Item]) -> None:
-    scorer = _scorer(name, folders)
+def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, build: Build, items: list[Item]) -> None:
+    scorer = build(name)
     together = _values(scorer, items)
     alone = [_values(scorer, [item])[0] for item in items]
     backwards = _values(scorer, items[::-1])[::-1]
@@ -47,13 +67,34 @@ def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, folders: Pa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_items_no_results(name: str, folders: Path) -> None:
-    assert list(_scorer(name, folders).score([])) == []
+def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, build: Build, items: list[Item]) -> None:
+    scorer = build(name)
+    files = [encode(items[0].image), encode(items[1].image)[:-40], encode(items[2].image)]
+    pictures = [
+        Picture(f"s{n}", f"c{n}", item.prompt, item.questions, image)
+        for n, (item, image) in enumerate(zip(items, opened(files), strict=False))
+    ]
+    first, middle, last = (judged.score for judged in score(scorer, name, pictures))
+    assert (middle.value, middle.reason) == (None, "broken image: OSError")
+    assert [first.value, last.value] == pytest.approx(_values(scorer, [items[0], items[2]]), abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "vqa"])
+def test_half_precision_is_worth_nearly_the_same(name: str, dtype: str, folders: Path, items: list[Item]) -> None:
+    settings = {key: str(folders / place) for key, place in MODELS[name].items()} | {"device": "cpu"}
+    full, half = (catalog.find("scorers", name)(**settings, dtype=each) for each in ("fp32", dtype))
+    assert _values(half, items) == pytest.approx(_values(full, items), abs=4 if dtype == "bf16" else 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_a_scorer_that_asks_needs_questions(name: str, folders: Path, items: list[Item]) -> None:
-    scorer = _scorer(name, folders)
+def test_no_items_no_results(name: str, build: Build) -> None:
+    assert list(build(name).score([])) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_a_scorer_that_asks_needs_questions(name: str, build: Build, items: list[Item]) -> None:
+    scorer = build(name)
     mute = [items[0], Item(items[1].prompt, (), items[1].image), items[2]]
     first, middle, last = scorer.score(mute)
     assert isinstance(first, Measurement)
@@ -62,20 +103,40 @@ def test_only_a_scorer_that_asks_needs_questions(name: str, folders: Path, items
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_and_transparent_pictures_are_judged(name: str, folders: Path, items: list[Item]) -> None:
-    odd = [Item(items[0].prompt, items[0].questions, items[0].image.convert(mode)) for mode in ("L", "RGBA", "P")]
-    assert len(_values(_scorer(name, folders), odd)) == 3
+def test_grey_transparent_and_oblong_pictures_are_judged(name: str, build: Build, items: list[Item]) -> None:
+    images = [items[0].image.convert(mode) for mode in ("L", "RGBA", "P")]
+    images += [items[0].image.resize(size) for size in ((8, 64), (64, 8), (1, 1))]
+    assert len(_values(build(name), [Item("a star", items[0].questions, image) for image in images])) == 6
 
 
-@pytest.mark.parametrize("scorer", [Vqa, Clip, Aesthetic])
-def test_a_missing_model_is_one_line(scorer: type, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_a_missing_model_is_one_line(name: str, folders: Path, tmp_path: Path) -> None:
+    settings = {key: str(folders / place) for key, place in MODELS[name].items()}
     for model in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match=str(model)) as raised:
-            scorer(model=str(model), head="h" if scorer is Aesthetic else None)
+            catalog.find("scorers", name)(**settings | {"model": str(model)})
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("scorer", [Vqa, Clip])
-def test_a_head_where_there_is_none_is_an_error(scorer: type, folders: Path) -> None:
-    with pytest.raises(ModelError, match="has no head"):
-        scorer(model=str(folders / "clip"), head="embedded:aesthetic")
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, places in MODELS.items() for key in places if key != "model"]
+)
+def test_missing_weights_are_one_line(name: str, key: str, folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"a pickle")
+    settings = {"model": str(folders / MODELS[name]["model"]), "device": "cpu"}
+    for place in (tmp_path / "nowhere", tmp_path, tmp_path / "weights.pt"):
+        with pytest.raises(ModelError, match=str(place)) as raised:
+            catalog.find("scorers", name)(**settings | {key: str(place)})
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["vqa", "clip"])
+def test_a_head_where_there_is_none_is_an_error(name: str, folders: Path) -> None:
+    with pytest.raises(AgfsyncError, match=f"a {name} scorer has no head: leave out head"):
+        catalog.build("scorers", {"type": name, "model": str(folders / "clip"), "head": "embedded:aesthetic"})
+
+
+def test_a_models_kind_is_checked(folders: Path) -> None:
+    for name, wrong in (("clip", "t5"), ("vqa", "clip"), ("imagereward", "clip"), ("hpsv2", "blip")):
+        with pytest.raises(ModelError, match=f"{wrong} is a .* model: "):
+            catalog.find("scorers", name)(model=str(folders / wrong), device="cpu")

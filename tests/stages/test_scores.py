@@ -1,6 +1,7 @@
 import dataclasses
 from typing import Any
 
+import doubles
 import pytest
 
 from agfsync.errors import BudgetError
@@ -67,3 +68,48 @@ def test_prompts_that_were_cut_are_counted_also_when_nothing_is_scored_anew(draw
     notes = scores.run(short)
     assert (notes["red"]["truncated"], notes["vqa"]["truncated"]) == (48, 0)
     assert scores.run(short) == notes
+
+
+def test_judges_of_one_model_see_each_batch_in_turn(
+    drawn: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, list[int]]] = []
+    for kind in (doubles.Brightness, doubles.Asking):
+        score = kind.score
+        monkeypatch.setattr(
+            kind,
+            "score",
+            lambda self, items, score=score: (
+                shown.append((type(self).__name__, [id(item.image) for item in items])) or score(self, items)
+            ),
+        )
+    scores.run(drawn)
+    assert [name for name, _ in shown] == ["Brightness", "Asking"] * 7
+    assert all(first[1] == second[1] for first, second in zip(shown[::2], shown[1::2], strict=True))
+    assert [len(images) for _, images in shown[::2]] == [7] * 6 + [6]
+
+    shown.clear()
+    apart = {"scorers": {"red": RED | {"weights": "a"}, "vqa": VQA | {"weights": "b"}}}
+    scores.run(changed(drawn, make_recipe(scores=apart)))
+    assert [name for name, _ in shown] == ["Brightness"] * 7 + ["Asking"] * 7
+
+    shown.clear()
+    one_more = {"scorers": {"new": RED | {"head": "other"}, "red": RED, "vqa": VQA}}
+    scores.run(changed(drawn, make_recipe(scores=one_more)))
+    assert [(name, len(images)) for name, images in shown] == [("Brightness", 7)] * 6 + [("Brightness", 6)]
+
+
+def test_clip_and_aesthetic_embed_a_picture_once(
+    drawn: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agfsync.scorers.backbone import Backbone
+
+    embed, seen = Backbone._embed_images, []
+    monkeypatch.setattr(Backbone, "_embed_images", lambda self, images: seen.append(len(images)) or embed(self, images))
+    both = {
+        "clip": {"type": "clip", "model": "embedded:clip"},
+        "aesthetic": {"type": "aesthetic", "model": "embedded:clip", "head": "embedded:aesthetic"},
+    }
+    notes = scores.run(changed(drawn, make_recipe(scores={"scorers": both}, pairs={"weights": {"clip": 1.0}})))
+    assert sum(seen) == 48
+    assert (notes["clip"]["scored"], notes["aesthetic"]["scored"]) == (48, 48)

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from agfsync import ledger
+from agfsync.chat.meter import Tokens
 from agfsync.config import Captions, LanguageModel, Questions
 from agfsync.errors import RecipeError
-from agfsync.language.meter import Tokens
 from agfsync.stages import Context, writing
 
 MODEL = LanguageModel(model="fake")

@@ -13,6 +13,7 @@ from agfsync.config.sections import (
     Questions,
     Recipe,
     ScorerSettings,
+    Server,
     Training,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "Questions",
     "Recipe",
     "ScorerSettings",
+    "Server",
     "Training",
     "check",
     "dump",

@@ -31,27 +31,36 @@ class Prices(Section):
     output: float = Field(default=0.0, ge=0)
 
 
-class LanguageModel(Section):
-    """A language model behind an OpenAI-compatible server, for the writer `openai`.
+class Server(Section):
+    """An OpenAI-compatible server. Its key is never part of a recipe: the environment's OPENAI_API_KEY holds it."""
 
-    Its key is never part of a recipe: the environment's OPENAI_API_KEY holds it.
-    """
-
-    model: str = Field(default_factory=lambda: os.environ.get("OPENAI_MODEL", ""), validate_default=True)
-    """the server's name for it; default: the environment's OPENAI_MODEL"""
     base_url: str | None = None
     """default: the environment's OPENAI_BASE_URL, else OpenAI's own server"""
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    structured: bool = True
-    """ask for JSON by its schema; a server that refuses that is asked without, whatever stands here"""
-    reply_tokens: Positive = 8192
-    """the most tokens of one reply; a model that thinks first needs more"""
     concurrency: Positive = 8
     """requests at a time"""
     timeout: float = Field(default=120.0, gt=0)
     """seconds to wait for a reply"""
     retries: int = Field(default=6, ge=0)
     """times that a request is repeated in all, be it refused for now, failed, or answered with what can't be read"""
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url and ("@" in url or "?" in url):
+            raise PydanticCustomError("secret", "leave credentials out of an address: OPENAI_API_KEY is their place")
+        return url
+
+
+class LanguageModel(Server):
+    """A language model behind such a server, for the writer `openai`."""
+
+    model: str = Field(default_factory=lambda: os.environ.get("OPENAI_MODEL", ""), validate_default=True)
+    """the server's name for it; default: the environment's OPENAI_MODEL"""
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    structured: bool = True
+    """ask for JSON by its schema; a server that refuses that is asked without, whatever stands here"""
+    reply_tokens: Positive = 8192
+    """the most tokens of one reply; a model that thinks first needs more"""
     prices: Prices = Prices()
     max_cost: float | None = Field(default=None, gt=0)
     """what the stage may cost by these prices in this run, all times that it was begun; then it stops"""
@@ -62,13 +71,6 @@ class LanguageModel(Section):
         if not model:
             raise ValueError("name a language model here, or in the environment's OPENAI_MODEL")
         return model
-
-    @field_validator("base_url")
-    @classmethod
-    def _no_credentials(cls, url: str | None) -> str | None:
-        if url and ("@" in url or "?" in url):
-            raise PydanticCustomError("secret", "leave credentials out of an address: OPENAI_API_KEY is their place")
-        return url
 
     @model_validator(mode="after")
     def _cap_can_be_held(self) -> "LanguageModel":
@@ -177,10 +179,15 @@ class ScorerSettings(Section):
     type: str
     model: str
     head: str | None = None
-    """weights of a head on the model's embedding (aesthetic)"""
+    """a small network on top of the model's embedding (aesthetic): a folder, a hub id, embedded:NAME or a safetensors
+    file"""
+    weights: str | None = None
+    """what takes the place of the model's own weights (pickscore, hpsv2, imagereward), given like a head"""
     revision: str | None = None
     dtype: Dtype = "fp32"
     device: str = "auto"
+    server: Server | None = None
+    """of a judge behind one (vqa-openai), whose `model` is the server's name for it"""
 
 
 class Scores(Section):

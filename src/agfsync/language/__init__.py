@@ -4,8 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from agfsync.errors import AgfsyncError
-
 
 @dataclass(frozen=True, slots=True)
 class QuestionDraft:
@@ -16,10 +14,6 @@ class QuestionDraft:
     element: str
     element_type: str
     valid: bool = True
-
-
-class NoReplyError(AgfsyncError):
-    """A language model gave no reply to one request, or none that can be read. Others may fare better."""
 
 
 class Writer(Protocol):

@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from agfsync.errors import AgfsyncError, BudgetError
-from agfsync.language import NoReplyError
+from agfsync.chat.client import Client
+from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.meter import Meter
+from agfsync.chat.side_by_side import side_by_side
+from agfsync.errors import AgfsyncError, BudgetError, NoReplyError
 from agfsync.language.categories import CATEGORIES, Category
-from agfsync.language.client import Client
-from agfsync.language.endpoint import Endpoint
-from agfsync.language.meter import Meter
-from agfsync.language.side_by_side import side_by_side
 
 VERSION = 1
 """Raise it with a change of the instructions or of the exemplars: captions are then written anew."""

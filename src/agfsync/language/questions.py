@@ -5,10 +5,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from agfsync.chat.client import Client
+from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.meter import Meter
 from agfsync.language import QuestionDraft
-from agfsync.language.client import Client
-from agfsync.language.endpoint import Endpoint
-from agfsync.language.meter import Meter
 from agfsync.records import ElementType
 
 VERSION = 1

@@ -18,13 +18,13 @@ from agfsync.scorers import Item, Measurement, Scorer, Unscored
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A candidate's image file (`image`: PNG, WebP or JPEG) with what it is judged by. `key` is that of its score."""
+    """A candidate's image, or why there is none, with what it is judged by. `key` is that of its score."""
 
     key: str
     candidate_key: str
     prompt: str
     questions: tuple[Question, ...]
-    image: bytes
+    image: Image.Image | Unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,24 @@ def score_key(source: str, asks_questions: bool, candidate_key: str, questions: 
     return digest("score", source, candidate_key, asked)
 
 
+def opened(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
+    """The RGB image in each file (PNG, WebP or JPEG), in order, or why there is none."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_opened, files))
+
+
 def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> list[Judged]:
-    """One score for each picture, in order, under the scorer's `name` in the recipe; a broken picture is unscored.
+    """One score for each picture, in order, under the scorer's `name` in the recipe; one without an image is unscored.
 
     Raises:
         ModelError: the scorer gave another number of results than it was given pictures.
     """
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(_opened, pictures))
-    both = zip(pictures, images, strict=True)
-    whole = [Item(p.prompt, p.questions, image) for p, image in both if isinstance(image, Image.Image)]
+    whole = [Item(p.prompt, p.questions, p.image) for p in pictures if isinstance(p.image, Image.Image)]
     results = scorer.score(whole) if whole else ()
     if len(results) != len(whole):
         raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(whole)} pictures: mend the scorer")
     words = iter(results)
-    judged = [next(words) if isinstance(image, Image.Image) else image for image in images]
+    judged = [next(words) if isinstance(p.image, Image.Image) else p.image for p in pictures]
     return [
         Judged(_record(name, picture, word), isinstance(word, Measurement) and word.truncated)
         for picture, word in zip(pictures, judged, strict=True)
@@ -70,9 +73,9 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def _opened(picture: Picture) -> Image.Image | Unscored:
+def _opened(file: bytes) -> Image.Image | Unscored:
     try:
-        return decode(picture.image)
+        return decode(file)
     except BrokenPicture as fault:
         return Unscored(str(fault))
 

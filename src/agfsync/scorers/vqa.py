@@ -7,7 +7,6 @@ images.
 Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens; V the vocabulary.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any, Literal, Protocol
@@ -16,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, Blip2ForConditionalGeneration, BlipForQuestionAnswering
+from transformers import Blip2ForConditionalGeneration, BlipForQuestionAnswering
 
 from agfsync import pretrained
 from agfsync.errors import ModelError
-from agfsync.records import Answer, Question
 from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.answers import judged
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
@@ -45,17 +44,7 @@ class Vqa:
 
     asks_questions = True
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        head: str | None = None,
-        revision: str | None = None,
-        dtype: str = "fp32",
-        device: str = "auto",
-    ) -> None:
-        if head is not None:
-            raise ModelError(f"a vqa scorer has no head: leave out head '{head}'")
+    def __init__(self, *, model: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto") -> None:
         self._reader = _reader(model, revision, dtype, device)
         self._processor = pretrained.load_image_processor(model, revision)
         self._tokenizer = pretrained.load_tokenizer(model, revision)
@@ -65,7 +54,7 @@ class Vqa:
         """One result for each item: a value with every answer, or `Unscored` where there is nothing to ask."""
         texts = [[question.text for question in item.questions] for item in items]
         p_yes = self.p_yes([item.image for item in items], texts)
-        return [_judged(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
+        return [judged(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
 
     @torch.inference_mode()
     def p_yes(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -110,16 +99,6 @@ class Vqa:
         return tokens
 
 
-def _judged(questions: Sequence[Question], p_yes: Sequence[float]) -> Measurement | Unscored:
-    if not questions:
-        return Unscored("no questions")
-    if not all(map(math.isfinite, p_yes)):
-        return Unscored("the model's answer is not a number")
-    answers = tuple(Answer(q.key, "yes" if p > 0.5 else "no", p) for q, p in zip(questions, p_yes, strict=True))
-    correct = sum(question.answer == answer.answer for question, answer in zip(questions, answers, strict=True))
-    return Measurement(100 * correct / len(questions), answers)
-
-
 def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
     """Indices in batches of like length, of equal length where there may be no padding."""
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -155,8 +134,7 @@ class _Reader(Protocol):
 
 
 def _reader(model: str, revision: str | None, dtype: str, device: str) -> _Reader:
-    with pretrained.explained(model):
-        kind = AutoConfig.from_pretrained(model, **pretrained.source(model, revision)).model_type
+    kind = pretrained.load_config(model, revision).model_type
     if kind == "blip-2":
         return _Blip2(pretrained.load_model(Blip2ForConditionalGeneration, model, revision, dtype, device))
     if kind == "blip":

@@ -15,7 +15,7 @@ from agfsync.generators.stable_diffusion import StableDiffusion
 from agfsync.records import Question, seed_of
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.aesthetic import Aesthetic
-from agfsync.scorers.clip import ClipEmbedder
+from agfsync.scorers.backbone import Backbone
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import CATEGORIES, describe, invent, questions, write
@@ -128,7 +128,7 @@ def _rate(counts: Counter[tuple[str, bool]], kind: str) -> int:
 
 
 def _clip(folder: Path) -> list[Figure]:
-    clip = ClipEmbedder(str(folder / "clip"), None, "fp32", "cpu")
+    clip = Backbone(str(folder / "clip"), None, "fp32", "cpu")
     rng = random.Random("card/clip")
     scenes = [any_captioned_scene(rng)[1] for _ in range(100)]
     texts, _ = clip.texts([write(describe(scene, rng), rng) for scene in scenes])

@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from agfsync.config import Recipe
-from agfsync.errors import BudgetError
-from agfsync.language import CaptionWriter, NoReplyError
+from agfsync.errors import BudgetError, NoReplyError
+from agfsync.language import CaptionWriter
 from agfsync.language.text import normalised
 from agfsync.progress import Task
 from agfsync.records import Caption, digest, seed_of

@@ -7,12 +7,14 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
+from PIL import Image
+
 from agfsync import catalog
 from agfsync.config import ScorerSettings
 from agfsync.engine import Outcome, Sifted, Unit, over_budget, process
 from agfsync.records import Candidate, Question, Score, digest
-from agfsync.scorers import Scorer
-from agfsync.scorers.batch import Judged, Picture, release, score, score_key
+from agfsync.scorers import Scorer, Unscored
+from agfsync.scorers.batch import Judged, Picture, opened, release, score, score_key
 from agfsync.stages import VERSIONS, Context, scorer_source
 
 Judges = Mapping[str, ScorerSettings]
@@ -38,7 +40,7 @@ class ToJudge:
 
 
 def judge(context: Context, tables: Tables, judges: Judges, pictures: Sequence[ToJudge]) -> dict[str, Any]:
-    """Let every judge score what it hasn't of `pictures`, one judge in memory at a time.
+    """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
 
     Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
     it saw the beginning of the prompt only (`truncated`).
@@ -46,11 +48,11 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Sequence[T
     Raises:
         ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
-    selected: list[str] = []
-    for name, settings in judges.items():
-        selected += _judge_by(context, tables, name, settings, pictures)
+    keys: dict[str, list[str]] = {}
+    for panel in _panels(judges):
+        keys |= _judge_by(context, tables, panel, pictures)
         release()
-    context.run.select(tables.scores, selected)
+    context.run.select(tables.scores, [key for name in judges for key in keys[name]])
     notes = _notes(context, tables, judges)
     for name, note in notes.items():
         unscored, budget = Counter[str](note["unscored"]), context.recipe.failure_budget
@@ -59,44 +61,78 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Sequence[T
     return notes
 
 
-def _judge_by(
-    context: Context, tables: Tables, name: str, settings: ScorerSettings, pictures: Sequence[ToJudge]
-) -> list[str]:
-    """One judge's scores; the keys of its units."""
-    source = digest(tables.scores, VERSIONS[tables.stage], scorer_source(name, settings))
-    # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
-    asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
-    units = [Unit(key := score_key(source, asks, p.key, p.questions), (key, p)) for p in pictures]
+def _panels(judges: Judges) -> list[Judges]:
+    """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
+    panels: dict[tuple[str | None, ...], dict[str, ScorerSettings]] = {}
+    for name, settings in judges.items():
+        key = (settings.model, settings.weights, settings.revision, settings.dtype, settings.device)
+        panels.setdefault(key, {})[name] = settings
+    return list(panels.values())
+
+
+def _judge_by(context: Context, tables: Tables, panel: Judges, pictures: Sequence[ToJudge]) -> dict[str, list[str]]:
+    """The scores of a panel's judges; for each the keys of its units."""
+    keys = {name: _keys(tables, name, settings, pictures) for name, settings in panel.items()}
+    batch = context.recipe.scores.batch
+    units = [
+        Unit(keys[name][n], (name, n)) for part in _parts(range(len(pictures)), batch) for name in panel for n in part
+    ]
 
     @cache
-    def scorer() -> Scorer:
+    def scorer(name: str) -> Scorer:
         """Loaded when there is something to judge."""
         context.progress.say(f"{tables.stage}: loading {name}")
-        made: Scorer = catalog.build("scorers", settings.model_dump())
+        made: Scorer = catalog.build("scorers", panel[name].model_dump())
         return made
 
-    def work(batch: Sequence[tuple[str, ToJudge]]) -> list[Outcome]:
-        return [_outcome(each) for each in score(scorer(), name, _opened(context, tables, batch))]
+    def work(asked: Sequence[tuple[str, int]]) -> list[Outcome]:
+        wanted, outcomes = set(asked), dict[tuple[str, int], Outcome]()
+        for part in _parts(sorted({n for _, n in wanted}), batch):
+            images = _images(context, tables, [pictures[n] for n in part])
+            for name in panel:
+                mine = [n for n in part if (name, n) in wanted]
+                shown = [_picture(keys[name][n], pictures[n], images[pictures[n].key]) for n in mine]
+                if shown:
+                    judged = score(scorer(name), name, shown)
+                    outcomes |= {(name, n): _outcome(each) for n, each in zip(mine, judged, strict=True)}
+        return [outcomes[each] for each in asked]
 
     process(
         context.run,
         tables.scores,
         units,
         work,
-        batch=context.recipe.scores.batch,
+        batch=batch * len(panel),
         schema=Score.schema,
         progress=context.progress,
         budget=context.recipe.failure_budget,
-        unit="pictures",
-        title=f"{tables.stage}: {name}",
+        unit="pictures" if len(panel) == 1 else "scores",
+        title=f"{tables.stage}: {', '.join(panel)}",
     )
-    return [unit.key for unit in units]
+    return keys
 
 
-def _opened(context: Context, tables: Tables, batch: Sequence[tuple[str, ToJudge]]) -> list[Picture]:
-    holders = list(dict.fromkeys(each.unit for _, each in batch))
-    images = {c.key: c.image for c in context.run.read(tables.pictures, Candidate, holders)}
-    return [Picture(key, each.key, each.prompt, each.questions, images[each.key]) for key, each in batch]
+def _keys(tables: Tables, name: str, settings: ScorerSettings, pictures: Sequence[ToJudge]) -> list[str]:
+    """The keys of a judge's scores, which are those of its units too."""
+    source = digest(tables.scores, VERSIONS[tables.stage], scorer_source(name, settings))
+    # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
+    asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
+    return [score_key(source, asks, picture.key, picture.questions) for picture in pictures]
+
+
+def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _images(context: Context, tables: Tables, pictures: Sequence[ToJudge]) -> dict[str, Image.Image | Unscored]:
+    """The pictures' images by their keys: opened once, so that every judge is shown the same ones."""
+    holders = list(dict.fromkeys(each.unit for each in pictures))
+    files = {c.key: c.image for c in context.run.read(tables.pictures, Candidate, holders)}
+    return dict(zip((p.key for p in pictures), opened([files[p.key] for p in pictures]), strict=True))
+
+
+def _picture(key: str, of: ToJudge, image: Image.Image | Unscored) -> Picture:
+    return Picture(key, of.key, of.prompt, of.questions, image)
 
 
 def _outcome(judged: Judged) -> Outcome:

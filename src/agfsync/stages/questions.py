@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from agfsync.chat.side_by_side import side_by_side
 from agfsync.config import Recipe
 from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
+from agfsync.errors import NoReplyError
 from agfsync.formats import Asked
-from agfsync.language import NoReplyError, QuestionDraft, QuestionWriter, Verifier
-from agfsync.language.side_by_side import side_by_side
+from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.records import Caption, Question, digest, seed_of
 from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agfsync import catalog, ledger
+from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.meter import Meter, Spending
 from agfsync.config import Captions, LanguageModel, Questions
 from agfsync.errors import RecipeError
 from agfsync.language import Verifier
-from agfsync.language.endpoint import Endpoint
-from agfsync.language.meter import Meter, Spending
 from agfsync.sources import Prompts
 from agfsync.stages import Context
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
-from agfsync.scorers.clip import ClipEmbedder
+from agfsync.scorers.backbone import Backbone
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import CATEGORIES, invent
 from agfsync.shapes.training import clip
@@ -55,7 +55,7 @@ def test_the_scorer_embeds_as_it_was_taught(
 ) -> None:
     model.save_pretrained(tmp_path)
     clip.processor(tokenizer).save_pretrained(tmp_path)
-    scorer = ClipEmbedder(str(tmp_path), None, "fp32", "cpu")
+    scorer = Backbone(str(tmp_path), None, "fp32", "cpu")
     texts = ["a red star", "two small blue hearts above a striped green circle on a grey background"]
     scenes = [any_captioned_scene(rng)[1] for _ in range(3)]
     images: list[Image.Image] = [draw(scene) for scene in scenes]

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from agfsync.generators.tensors import to_tensor
-from agfsync.scorers.aesthetic import AestheticHead
+from agfsync.scorers.heads import Head
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.training.loop import Plan, Tell, device, train
 from agfsync.shapes.training.pictures import any_scene
@@ -22,10 +22,10 @@ BEST, WORST = 9.0, 1.0
 """Ratings of an untouched picture and of one spoilt to the full."""
 
 
-def teach(clip: CLIPModel, folder: Path, tell: Tell, plan: Plan = PLAN) -> AestheticHead:
+def teach(clip: CLIPModel, folder: Path, tell: Tell, plan: Plan = PLAN) -> Head:
     """Trains a head on embeddings of pictures and the degree to which they were spoilt."""
     torch.manual_seed(plan.seed)
-    head = AestheticHead(clip.config.projection_dim, (64, 32), activation="relu").to(device())
+    head = Head(clip.config.projection_dim, (64, 32), activation="relu").to(device())
     embeddings, ratings = _pool(clip, random.Random(f"aesthetic/{plan.seed}"))
 
     def loss(rng: random.Random) -> tuple[Tensor, dict[str, float]]:

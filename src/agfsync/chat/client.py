@@ -1,36 +1,49 @@
-"""Asks a language model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp."""
+"""Asks a model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from agfsync.errors import AgfsyncError, ModelError
-from agfsync.language import NoReplyError
-from agfsync.language.endpoint import BASE_URL, KEY, Endpoint, key, without_key
-from agfsync.language.meter import Meter, Tokens
-from agfsync.language.replies import S, UnreadableError, read
+from agfsync.chat.endpoint import BASE_URL, KEY, Endpoint, key, without_key
+from agfsync.chat.meter import Meter, Tokens
+from agfsync.chat.replies import S, UnreadableError, read
+from agfsync.errors import AgfsyncError, ModelError, NoReplyError
 
 if TYPE_CHECKING:
     import openai
 
 OTHERWISE: Mapping[str, str | None] = {
     "response_format": None,
+    "top_logprobs": None,
+    "logprobs": None,
     "seed": None,
     "temperature": None,
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": None,
 }
-"""What a server may refuse, each with what is sent instead: schemas aren't everywhere, some models have one
-temperature, and OpenAI's newer ones have another name for the limit."""
+"""What a server may refuse, each with what is sent instead: schemas and probabilities aren't everywhere, some models
+have one temperature, and OpenAI's newer ones have another name for the limit."""
+UNNAMED = ("response_format", "top_logprobs", "logprobs")
+"""What a server is taken to refuse that doesn't say what, the likeliest first."""
 
 FRAME = 200
 """tokens that a server may put around the messages"""
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model said: its text, empty where it has none."""
+
+    text: str
+    first: Mapping[str, float] = field(default_factory=dict)
+    """log-probabilities of the first token's likeliest spellings, where they were asked for and given"""
+
+
 class Client:
-    """Asks one language model, from any number of threads."""
+    """Asks one model, from any number of threads."""
 
     def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
         self._endpoint = endpoint
@@ -50,13 +63,29 @@ class Client:
         """
         left = self._endpoint.retries
         while True:
-            text, taken = self._reply(self._arguments(instructions, data, shape, seed + left), left)
+            reply, taken = self._reply(self._arguments(instructions, data, shape, seed + left), left)
             try:
-                return read(text, shape)
+                return read(reply.text, shape)
             except UnreadableError as fault:
                 left -= taken + 1
                 if left < 0:
                     raise NoReplyError(f"no reply of {self._endpoint.model} could be read: {fault}") from None
+
+    def reply(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> Reply:
+        """What the model replies to `messages`; `more` are a chat completion's arguments beside the endpoint's.
+
+        Raises:
+            NoReplyError, BudgetError, ModelError: as `ask`; but any text is a reply.
+        """
+        arguments = self._settings() | {"messages": list(messages)} | more
+        return self._reply(arguments, self._endpoint.retries)[0]
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self._endpoint.model,
+            "temperature": self._endpoint.temperature,
+            "max_tokens": self._endpoint.reply_tokens,
+        }
 
     def _arguments(self, instructions: str, data: Mapping[str, Any], shape: type[S], seed: int) -> dict[str, Any]:
         messages = [
@@ -64,17 +93,14 @@ class Client:
             {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
         ]
         schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
-        return {
-            "model": self._endpoint.model,
+        return self._settings() | {
             "messages": messages,
-            "temperature": self._endpoint.temperature,
-            "max_tokens": self._endpoint.reply_tokens,
             # Servers hold seeds in 32 bits.
             "seed": seed % 2**31,
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
 
-    def _reply(self, arguments: dict[str, Any], retries: int) -> tuple[str, int]:
+    def _reply(self, arguments: dict[str, Any], retries: int) -> tuple[Reply, int]:
         """The model's reply, and how often the client repeated the request for it."""
         import openai
 
@@ -96,16 +122,16 @@ class Client:
             # The chain would carry the request with its key, and what the server says of it, into a traceback.
             raise self._fault(failure) from None
 
-    def _send(self, arguments: dict[str, Any], retries: int) -> tuple[str, int]:
+    def _send(self, arguments: dict[str, Any], retries: int) -> tuple[Reply, int]:
         sent = len(json.dumps(arguments).encode())
         # A token is at least a byte.
         with self._meter.request(Tokens(sent + FRAME, self._endpoint.reply_tokens)) as count:
             asked = self._openai.with_options(max_retries=retries).chat.completions.with_raw_response
             raw = asked.create(**arguments)
-            text, tokens = _content(raw.parse, sent)
+            reply, tokens = _content(raw.parse, sent)
             count(tokens)
         self._answered = True
-        return without_key(text), raw.retries_taken
+        return reply, raw.retries_taken
 
     @cached_property
     def _openai(self) -> "openai.OpenAI":
@@ -123,7 +149,7 @@ class Client:
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 return ModelError(f"{server} refuses the key in {KEY} for '{model}' ({failure.status_code}): mend it")
             case openai.NotFoundError():
-                return ModelError(f"{server} has no model '{model}' (404): mend the recipe's model.model or base_url")
+                return ModelError(f"{server} has no model '{model}' (404): mend its name or base_url in the recipe")
             case openai.RateLimitError(code="insufficient_quota"):
                 return ModelError(f"{server} says that your quota is used up: top it up, then type the same command")
             case openai.APITimeoutError():
@@ -139,10 +165,10 @@ class Client:
 def _refused(says: str, arguments: Mapping[str, Any]) -> str | None:
     """Which of the arguments a server doesn't take that answered 400 and `says` so; None when it is none of them.
 
-    Many name it. Of one that doesn't, the schema is the likeliest.
+    Many name it.
     """
     mine = [name for name in OTHERWISE if name in arguments]
-    guess = "response_format" if "response_format" in mine else None
+    guess = next((name for name in UNNAMED if name in mine), None)
     return next((name for name in mine if re.search(rf"\b{name}\b", says)), guess)
 
 
@@ -152,16 +178,27 @@ def _replace(arguments: dict[str, Any], name: str) -> None:
         arguments[other] = value
 
 
-def _content(parse: Any, sent: int) -> tuple[str, Tokens]:
-    """A completion's text, empty where it has none, and its tokens, a guess where the server doesn't tell them."""
+def _content(parse: Any, sent: int) -> tuple[Reply, Tokens]:
+    """What a completion says, without the key, and its tokens, a guess where the server doesn't tell them."""
     try:
         completion = parse()
-        text = completion.choices[0].message.content
+        choice = completion.choices[0]
+        text = choice.message.content
     except (AttributeError, IndexError, TypeError, ValueError):
-        return "", Tokens(sent // 4, 0)
+        return Reply(""), Tokens(sent // 4, 0)
     text = text if isinstance(text, str) else ""
+    reply = Reply(without_key(text), _first(choice))
     usage = getattr(completion, "usage", None)
     input_, output = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
     if isinstance(input_, int) and isinstance(output, int) and min(input_, output) >= 0:
-        return text, Tokens(input_, output)
-    return text, Tokens(sent // 4, len(text.encode()) // 4)
+        return reply, Tokens(input_, output)
+    return reply, Tokens(sent // 4, len(text.encode()) // 4)
+
+
+def _first(choice: Any) -> dict[str, float]:
+    """Spellings of a reply's first token with their log-probabilities; empty where the server doesn't tell them."""
+    try:
+        likeliest = choice.logprobs.content[0].top_logprobs
+        return {str(each.token): float(each.logprob) for each in likeliest}
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return {}

@@ -2,8 +2,8 @@ import threading
 
 import pytest
 
+from agfsync.chat.meter import Meter, Spending, Tokens
 from agfsync.errors import BudgetError
-from agfsync.language.meter import Meter, Spending, Tokens
 
 WORST = Tokens(1_000_000, 100_000)
 

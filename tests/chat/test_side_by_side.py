@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from agfsync.language.side_by_side import side_by_side
+from agfsync.chat.side_by_side import side_by_side
 
 
 def test_results_keep_the_order_of_the_items() -> None:

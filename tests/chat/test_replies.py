@@ -1,8 +1,8 @@
 import pytest
 
+from agfsync.chat.replies import UnreadableError, read
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round
-from agfsync.language.replies import UnreadableError, read
 
 PLAIN = '{"descriptions": ["a cat", "a dog"]}'
 

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from fake_language import FakeServer, Reply
 
-from agfsync.errors import AgfsyncError, BudgetError, ModelError
-from agfsync.language import NoReplyError
+from agfsync.chat.client import Client
+from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.meter import Meter, Spending
+from agfsync.errors import AgfsyncError, BudgetError, ModelError, NoReplyError
 from agfsync.language.captions import Descriptions
-from agfsync.language.client import Client
-from agfsync.language.endpoint import Endpoint
-from agfsync.language.meter import Meter, Spending
 
 Make = Callable[..., Endpoint]
 GOOD = '{"descriptions": ["a cat"]}'

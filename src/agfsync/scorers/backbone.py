@@ -1,0 +1,145 @@
+"""A CLIP or SigLIP that several scorers look through: in memory once, and each picture of a batch embedded once.
+
+Shapes: B pictures, P prompts, E the embedding's width.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import CLIPModel, Siglip2Model, SiglipModel
+
+from agfsync import pretrained
+from agfsync.errors import ModelError
+from agfsync.scorers import Item, Measurement, Unscored, open_clip
+
+FAMILIES: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
+"""What a configuration's model_type may be."""
+
+
+class Backbone:
+    """A model's image side and text side. Embeddings have length 1 and lie in fp32 on the CPU.
+
+    `weights`, where given, is a safetensors file, or a folder or hub id of one, whose tensors take the place of the
+    model's own; they may have transformers' names or open_clip's.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+        weights: str | None = None,
+    ) -> None:
+        config = pretrained.load_config(model, revision)
+        if config.model_type not in FAMILIES:
+            raise ModelError(f"{model} is a {config.model_type} model: take one of {', '.join(FAMILIES)}")
+        kind = FAMILIES[config.model_type]
+        if weights is None:
+            self._model = pretrained.load_model(kind, model, revision, dtype, device)
+        else:
+            tensors = open_clip.in_transformers_names(pretrained.load_tensors(weights))
+            self._model = pretrained.fill_model(kind, config, tensors, weights, dtype, device)
+        self._processor = pretrained.load_image_processor(model, revision)
+        self._tokenizer = pretrained.load_tokenizer(model, revision)
+        self._pads_in_full = config.model_type != "clip"
+        self.limit: int = config.text_config.max_position_embeddings
+        """Tokens of a prompt that the model sees, its start and end included."""
+        self.width: int = _width(config)
+        self._images: dict[int, tuple[Image.Image, Tensor]] = {}
+        self._texts: dict[str, tuple[Tensor, bool]] = {}
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings BE of the pictures; those of the last call are remembered, for the next scorer's sake."""
+        new = {id(image): image for image in images if id(image) not in self._images}
+        if new:
+            embedded = zip(new.values(), self._embed_images(list(new.values())), strict=True)
+            self._images |= dict(zip(new, embedded, strict=True))
+        # A picture is known by its id, which is its own as long as it is kept here beside its embedding.
+        self._images = {id(image): self._images[id(image)] for image in images}
+        return torch.stack([self._images[id(image)][1] for image in images])
+
+    def texts(self, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Embeddings PE of the prompts, and for each whether it was longer than `limit` and lost its end.
+
+        Those of the last call are remembered: the pictures of a prompt come together.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        if new:
+            self._texts |= dict(zip(new, zip(*self._embed_texts(new), strict=True), strict=True))
+        self._texts = {prompt: self._texts[prompt] for prompt in prompts}
+        embeddings, cut = zip(*(self._texts[prompt] for prompt in prompts), strict=True)
+        return torch.stack(embeddings), list(cut)
+
+    @torch.inference_mode()
+    def _embed_images(self, images: list[Image.Image]) -> Tensor:
+        inputs = self._processor([image.convert("RGB") for image in images], return_tensors="pt")
+        # Those of SigLIP 2 hold the pixels' mask and the pictures' proportions too, which have types of their own.
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        return _unit(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
+
+    @torch.inference_mode()
+    def _embed_texts(self, prompts: list[str]) -> tuple[Tensor, list[bool]]:
+        lengths = [len(ids) for ids in self._tokenizer(prompts, verbose=False)["input_ids"]]
+        # SigLIP reads its embedding off the last place, which was padding when it was trained.
+        padding = "max_length" if self._pads_in_full else True
+        tokens = self._tokenizer(
+            prompts, padding=padding, truncation=True, max_length=self.limit, return_tensors="pt"
+        ).to(self._model.device)
+        mask = None if self._pads_in_full else tokens["attention_mask"]
+        output = self._model.get_text_features(tokens["input_ids"], attention_mask=mask)
+        return _unit(output.pooler_output), [length > self.limit for length in lengths]
+
+
+_OPEN: WeakValueDictionary[tuple[str | None, ...], Backbone] = WeakValueDictionary()
+"""Those in use; one that no scorer holds any longer is gone."""
+
+
+def backbone(
+    model: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto", weights: str | None = None
+) -> Backbone:
+    """The `Backbone` of these settings: the one that another scorer has loaded, if any has.
+
+    Raises:
+        ModelError: there is no such model, or it is none of `FAMILIES`.
+    """
+    key = (model, revision, dtype, device, weights)
+    found = _OPEN.get(key)
+    if found is None:
+        found = _OPEN[key] = Backbone(*key)
+    return found
+
+
+def likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | Unscored]:
+    """For each item 100 x the cosine of its picture's and its prompt's embedding (Eq. 3 with gamma = 100).
+
+    A cosine below 0 counts as 0, as in CLIPScore, so that the value keeps to 0..100.
+    """
+    if not items:
+        return []
+    images_BE = of.images([item.image for item in items])
+    texts_BE, truncated = of.texts([item.prompt for item in items])
+    cosines: list[float] = (images_BE * texts_BE).sum(1).tolist()
+    return [_measured(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
+
+
+def _width(config: Any) -> int:
+    """The embeddings' width: CLIP projects into a space of its own, SigLIP stays in that of its vision tower."""
+    width: int = config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
+    return width
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return normalize(embeddings.float(), dim=-1).cpu()
+
+
+def _measured(cosine: float, truncated: bool) -> Measurement | Unscored:
+    if not math.isfinite(cosine):
+        return Unscored("the model's embedding is not a number")
+    return Measurement(100 * min(max(cosine, 0.0), 1.0), truncated=truncated)

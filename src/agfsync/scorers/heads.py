@@ -1,0 +1,120 @@
+"""The small network on top of a scorer's embedding: LAION's predictors, ImageReward's, and this project's own.
+
+Layouts that are read, all of them safetensors, as a file, or as model.safetensors of a folder or hub id:
+
+    layers.N.weight, layers.N.bias        LAION V2, ImageReward (there as mlp.layers.N), and this project's own
+    weight, bias                          LAION V1, a single linear layer
+    predictor.weight, predictor.bias      LAION V1 as ported to transformers
+
+Other tensors, such as those of a CLIP in the same file, are left aside. LAION and ImageReward count dropouts and
+activations among their layers: with N = 0, 2, 4, 6, 7 there are no activations, with 0, 3, 6, 9, 11 there is a ReLU
+behind each hidden layer. This project's own heads say it in `config.json`.
+
+Shapes: B embeddings, E their width.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from agfsync import pretrained
+from agfsync.errors import ModelError
+
+Activation = Literal["none", "relu"]
+LAYER = re.compile(r"^(?:mlp\.)?layers\.(\d+)\.(weight|bias)$")
+LINEAR = re.compile(r"^(?:predictor\.)?(weight|bias)$")
+
+
+class Head(nn.Module):
+    """A multilayer perceptron from an embedding to one number.
+
+    The defaults are the build of LAION's V2 on CLIP-L/14 and of ImageReward: `layers.N.weight`, where the dropouts take
+    a number too, and no activation between them.
+
+    A head's folder has `config.json` (`embedding_dim`, `hidden`, `activation`) and `model.safetensors`.
+    """
+
+    def __init__(
+        self, embedding_dim: int = 768, hidden: Sequence[int] = (1024, 128, 64, 16), activation: Activation = "none"
+    ) -> None:
+        super().__init__()
+        self.config = {"embedding_dim": embedding_dim, "hidden": list(hidden), "activation": activation}
+        self.embedding_dim = embedding_dim
+        self.layers = nn.Sequential(*_layers(embedding_dim, list(hidden)))
+        self._activate = nn.functional.relu if activation == "relu" else nn.Identity()
+
+    def forward(self, embeddings_BE: Tensor) -> Tensor:
+        """What the head says of the embeddings, B; not clamped, so that training sees every error."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            embeddings_BE = (
+                self._activate(layer(embeddings_BE)) if isinstance(layer, nn.Linear) else layer(embeddings_BE)
+            )
+        ratings: Tensor = last(embeddings_BE).squeeze(-1)
+        return ratings
+
+    def save(self, folder: Path) -> None:
+        """Writes the head to `folder`, in the dtype it has."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        save_model(self, str(folder / "model.safetensors"))
+
+    @classmethod
+    def load(cls, place: Path | str) -> Self:
+        """The head at a file, in a folder or of a hub id, in any of the layouts above, in fp32 and evaluation mode.
+
+        Raises:
+            ModelError: there is none, or its tensors don't fit each other or the folder's `config.json`.
+        """
+        tensors = pretrained.load_tensors(str(place))
+        settings = pretrained.load_settings(str(place))
+        head = cls.of(tensors, str(place), settings.get("activation"))
+        hidden = head.config["hidden"]
+        if settings.get("hidden", hidden) != hidden:
+            raise ModelError(
+                f"{place}: config.json says hidden {settings['hidden']}, the tensors {hidden}: mend either"
+            )
+        return head
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], name: str, activation: Activation | None = None) -> Self:
+        """The head that `tensors` hold among others; `activation` where their numbers shouldn't tell it."""
+        layers = _by_number(tensors)
+        weights = [layer["weight"] for layer in layers.values() if "weight" in layer]
+        if not weights or any(set(layer) != {"weight", "bias"} for layer in layers.values()):
+            raise ModelError(f"can't load the model {name}: it holds no head, or a part of one")
+        if activation is None:
+            activation = "relu" if len(layers) > 1 and list(layers)[1] == 3 else "none"
+        head = cls(weights[0].shape[1], [len(weight) for weight in weights[:-1]], activation)
+        linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
+        with pretrained.explained(name):
+            for layer, state in zip(linear, layers.values(), strict=True):
+                layer.load_state_dict(state)
+        return head.float().eval()
+
+
+def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The head's linear layers, first to last, each its weight and bias."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if layer := LAYER.match(name):
+            found.setdefault(int(layer[1]), {})[layer[2]] = tensor
+        elif linear := LINEAR.match(name):
+            found.setdefault(0, {})[linear[1]] = tensor
+    return dict(sorted(found.items()))
+
+
+def _layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
+    """Linear layers with a dropout after each hidden one but the last, which is where LAION's predictor has them."""
+    widths = [embedding_dim, *hidden]
+    layers: list[nn.Module] = []
+    for n, (width, next_width) in enumerate(zip(widths, hidden, strict=False), start=1):
+        layers.append(nn.Linear(width, next_width))
+        if n < len(hidden):
+            layers.append(nn.Dropout(0.2))
+    return [*layers, nn.Linear(widths[-1], 1)]

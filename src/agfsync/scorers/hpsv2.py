@@ -1,0 +1,52 @@
+"""HPSv2 and HPSv2.1: a CLIP-H tuned on human preference (Wu et al., 2023, arXiv 2306.09341).
+
+The weights of both versions are published with open_clip's names and as a pickle, which isn't read here: take them as
+safetensors. `agfsync.scorers.open_clip` maps the names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.backbone import backbone, likeness
+
+
+class Hpsv2:
+    """100 x the cosine of the picture's and the prompt's embeddings, at least 0: the published score in percent.
+
+    The two versions' values can't be compared, and nothing in the weights tells which they are. Each has a name in the
+    catalog, hpsv2 and hpsv2.1, which is part of what names the scores.
+
+    `model` is a folder or hub id of the whole model in transformers' layout; or of the CLIP-H that it was tuned from,
+    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, with `weights` HPSv2's, in either layout: a safetensors file, or a folder or
+    hub id of one.
+    """
+
+    asks_questions = False
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        weights: str | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
+        self._backbone = backbone(model, revision, dtype, device, weights)
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """One result for each item, its questions left aside."""
+        return likeness(self._backbone, [replace(item, image=_square(item.image)) for item in items])
+
+
+def _square(image: Image.Image) -> Image.Image:
+    """The whole picture on a black square, which is what HPSv2 was shown where CLIP would crop."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side))
+    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
+    return square

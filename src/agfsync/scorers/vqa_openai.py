@@ -1,0 +1,110 @@
+"""Asks a vision-language model behind an OpenAI-compatible server every question on a picture (Eq. 2)."""
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agfsync.chat.client import Client, Reply
+from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.meter import Meter
+from agfsync.chat.side_by_side import side_by_side
+from agfsync.errors import ModelError, NoReplyError
+from agfsync.pictures import encode
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.answers import judged
+
+INSTRUCTIONS = (
+    "You are shown a picture and asked a question about it. Only what can be seen in the picture counts. "
+    "Answer with one word: yes or no."
+)
+REPLY_TOKENS = 256
+"""A word is one of them; a model that thinks first needs more."""
+LIKELIEST = 20
+"""Spellings of the first token whose probabilities are asked for: the most that OpenAI gives."""
+THOUGHT = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
+WORD = re.compile(r"[\W_Ġ]*([^\W\d_]+)")
+"""The first word; some servers leave in what their vocabulary writes for a space."""
+
+
+class VqaOpenAI:
+    """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
+
+    A picture is sent inline as PNG, lossless, with one question a request; the picture comes first, so that a server
+    can keep it for the next. P(yes) comes from the probabilities of the reply's first token, yes against no, each by
+    its likeliest spelling and one that isn't among them counting as impossible. Where the server gives none, P(yes) is
+    1 or 0 by the word that the model says. A picture with a question that got neither is unscored.
+
+    `model` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
+    (`revision`, `dtype`, `device`) is the server's affair. What the requests cost isn't counted.
+    """
+
+    asks_questions = True
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        server: Mapping[str, Any] | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
+        if server is None:
+            raise ModelError("a vqa-openai scorer needs a server: give server.base_url, or server: {} for OpenAI's")
+        endpoint = Endpoint(model=model, temperature=0.0, structured=False, reply_tokens=REPLY_TOKENS, **server)
+        self._at_once = endpoint.concurrency
+        self._client = Client(endpoint, Meter())
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """One result for each item: a value with every answer, or `Unscored`.
+
+        Raises:
+            ModelError: there is no server or no such model, or it doesn't take the key.
+        """
+        pictures = [_data_url(item) if item.questions else "" for item in items]
+        both = zip(items, pictures, strict=True)
+        asked = [(picture, question.text) for item, picture in both for question in item.questions]
+        said = side_by_side(lambda each: self._ask(*each), asked, self._at_once)
+        return [_result(item, [next(said) for _ in item.questions]) for item in items]
+
+    def _ask(self, picture: str, question: str) -> float | Unscored:
+        """P(yes) of one question, or why there is none."""
+        seen = {"type": "image_url", "image_url": {"url": picture}}
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": [seen, {"type": "text", "text": question}]},
+        ]
+        try:
+            reply = self._client.reply(messages, logprobs=True, top_logprobs=LIKELIEST)
+        except NoReplyError as fault:
+            return Unscored(str(fault))
+        found = p_yes(reply)
+        return Unscored("the model's reply is neither yes nor no") if found is None else found
+
+
+def p_yes(reply: Reply) -> float | None:
+    """P(yes) on 0..1 that `reply` gives; None where it is neither yes nor no."""
+    likelihoods = dict.fromkeys(("yes", "no"), -math.inf)
+    for token, log_probability in reply.first.items():
+        if (word := _word(token)) in likelihoods:
+            likelihoods[word] = max(likelihoods[word], log_probability)
+    yes, no = likelihoods.values()
+    if max(yes, no) > -math.inf:
+        return math.exp(yes - max(yes, no)) / (math.exp(yes - max(yes, no)) + math.exp(no - max(yes, no)))
+    return {"yes": 1.0, "no": 0.0}.get(_word(THOUGHT.sub("", reply.text)))
+
+
+def _word(text: str) -> str:
+    found = WORD.match(text)
+    return found[1].lower() if found else ""
+
+
+def _data_url(item: Item) -> str:
+    return f"data:image/png;base64,{base64.b64encode(encode(item.image)).decode()}"
+
+
+def _result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
+    unanswered = next((each for each in said if isinstance(each, Unscored)), None)
+    return unanswered or judged(item.questions, [each for each in said if not isinstance(each, Unscored)])

@@ -1,0 +1,159 @@
+"""Questions to a model behind a server that is faked: what is sent, and what its replies are taken for."""
+
+import base64
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fake_language import SECRET, FakeServer, Reply
+from PIL import Image
+
+from agfsync.chat import client
+from agfsync.config import ScorerSettings, Server
+from agfsync.errors import ModelError, RecipeError
+from agfsync.pictures import decode
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
+from agfsync.stages import scorer_source
+
+Answers = Callable[[Mapping[str, Any]], Reply]
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@contextmanager
+def asking(answer: Answers, **changes: Any) -> Iterator[tuple[VqaOpenAI, FakeServer]]:
+    """A scorer of a server that answers so; `changes` are of the recipe's section and the fake server's."""
+    settings = {name: changes.pop(name) for name in ("timeout", "retries", "concurrency") if name in changes}
+    with FakeServer(answer=answer, **changes) as server:
+        yield VqaOpenAI(model="fake", server=Server(base_url=server.url, **settings).model_dump()), server
+
+
+def p(scorer: VqaOpenAI, items: list[Item]) -> list[list[float]]:
+    results = scorer.score(items)
+    return [[answer.p_yes for answer in each.answers] for each in results if isinstance(each, Measurement)]
+
+
+def test_a_picture_is_sent_inline_and_whole_before_its_question(items: list[Item]) -> None:
+    with asking(lambda body: "yes") as (scorer, server):
+        scorer.score(items[:1])
+    (body,) = server.bodies
+    picture, question = body["messages"][-1]["content"]
+    kind, _, data = picture["image_url"]["url"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert decode(base64.b64decode(data)).tobytes() == items[0].image.tobytes()
+    assert question == {"type": "text", "text": items[0].questions[0].text}
+    assert (body["model"], body["temperature"], body["logprobs"], body["top_logprobs"]) == ("fake", 0, True, 20)
+
+
+def test_probabilities_and_answers_come_in_the_order_of_the_questions(items: list[Item], onlooker: FakeServer) -> None:
+    scorer = VqaOpenAI(model="fake", server=Server(base_url=onlooker.url).model_dump())
+    results = [each for each in scorer.score(items) if isinstance(each, Measurement)]
+    assert [[a.question_key for a in r.answers] for r in results] == [[q.key for q in i.questions] for i in items]
+    assert len({a.p_yes for r in results for a in r.answers}) > 40
+    for item, result in zip(items, results, strict=True):
+        right = [a.answer == q.answer for a, q in zip(result.answers, item.questions, strict=True)]
+        assert result.value == 100 * sum(right) / len(right)
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ({"Yes": 0.6, "No": 0.2}, 0.75),
+        ({"ĠYES": 0.6, "no": 0.2, "▁no": 0.1, "Not": 0.1}, 0.75),
+        ({"No": 0.9, "None": 0.1}, 0.0),
+        ({" yes": 1e-30}, 1.0),
+        ({"The": 0.9}, 0.0),  # then the word counts
+    ],
+)
+def test_p_yes_is_yes_against_no_by_the_likeliest_spelling(first: Mapping[str, float], expected: float) -> None:
+    reply = client.Reply("no", {token: math.log(share) for token, share in first.items()})
+    assert p_yes(reply) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("yes", 1.0), ("**No**, there isn't.", 0.0), ("<think>yes or no?</think>\nNo", 0.0), ("maybe", None), ("", None)],
+)
+def test_without_probabilities_the_first_word_counts(text: str, expected: float | None) -> None:
+    assert p_yes(client.Reply(text)) == expected
+
+
+def test_a_server_without_probabilities_is_asked_without(items: list[Item]) -> None:
+    with asking(lambda body: "Yes.", refuses=("logprobs", "top_logprobs"), concurrency=1) as (scorer, server):
+        assert p(scorer, items[1:3]) == [[1.0, 1.0], [1.0, 1.0, 1.0]]
+    sent = [("logprobs" in body, "top_logprobs" in body) for body in server.bodies]
+    assert sent == [(True, True), (False, True), *[(False, False)] * 5]
+
+
+def test_a_refusal_that_names_nothing_is_taken_for_the_probabilities(items: list[Item]) -> None:
+    def answer(body: Mapping[str, Any]) -> Reply:
+        return (400, {"error": {"message": "unknown argument"}}) if "logprobs" in body else "no"
+
+    with asking(answer) as (scorer, _):
+        assert p(scorer, items[:1]) == [[0.0]]
+
+
+def test_a_picture_with_an_unanswered_question_is_unscored_and_the_others_arent(items: list[Item]) -> None:
+    def answer(body: Mapping[str, Any]) -> Reply:
+        text = body["messages"][-1]["content"][1]["text"]
+        if text == items[2].questions[1].text:
+            return 500, {"error": {"message": f"down, with {SECRET}"}}
+        return "I am not sure" if text == items[1].questions[0].text else "yes"
+
+    with asking(answer, retries=0) as (scorer, server):
+        first, unsure, failed = scorer.score([items[0], items[1], items[2]])
+    assert isinstance(first, Measurement)
+    assert unsure == Unscored("the model's reply is neither yes nor no")
+    assert isinstance(failed, Unscored)
+    assert "answered 500" in failed.reason and SECRET not in failed.reason
+
+
+def test_many_questions_are_under_way_at_a_time_and_failures_are_repeated(items: list[Item]) -> None:
+    def answer(body: Mapping[str, Any]) -> Reply:
+        time.sleep(0.02)
+        return "no"
+
+    with asking(answer, faults=0.3, concurrency=6) as (scorer, server):
+        server.faulty = iter(["429", "500"] * 1000)
+        results = scorer.score(items)
+    assert all(isinstance(each, Measurement) for each in results)
+    assert 1 < server.most_at_once <= 6
+    assert server.kinds["429"] and server.kinds["500"]
+
+
+def test_nothing_is_sent_where_nothing_is_asked() -> None:
+    with asking(lambda body: "yes") as (scorer, server):
+        assert scorer.score([Item("a star", (), Image.new("RGB", (8, 8)))]) == [Unscored("no questions")]
+    assert not server.bodies
+
+
+def test_a_wrong_key_or_model_ends_it(items: list[Item]) -> None:
+    for status, says in ((401, "refuses the key"), (404, "has no model 'fake'")):
+        reply: Reply = status, {"error": {"message": "no"}}
+        with asking(lambda body, reply=reply: reply) as (scorer, _), pytest.raises(ModelError, match=says):
+            scorer.score(items[:2])
+
+
+def test_a_server_is_asked_for_and_has_its_place() -> None:
+    with pytest.raises(ModelError, match="needs a server"):
+        VqaOpenAI(model="fake")
+    from agfsync import catalog
+
+    with pytest.raises(RecipeError, match="a clip scorer has no server"):
+        catalog.build("scorers", {"type": "clip", "model": "embedded:clip", "server": {}})
+
+
+def test_where_the_server_is_doesnt_name_the_scores() -> None:
+    here, there = (
+        ScorerSettings(type="vqa-openai", model="m", server=Server(base_url=url)) for url in ("http://a", "http://b")
+    )
+    assert scorer_source("vqa", here) == scorer_source("vqa", there)
+    assert scorer_source("vqa", here) != scorer_source("vqa", here.model_copy(update={"model": "n"}))
