@@ -18,6 +18,16 @@ def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_xl_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random `StableDiffusionXLPipeline` that draws 16x16 pixels from 8x8 latents."""
+    from tiny_diffusion import xl_pipeline
+
+    folder = tmp_path_factory.mktemp("tiny") / "xl"
+    xl_pipeline().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def pair_set(tmp_path: Path) -> Callable[..., Path]:
     """A folder of pairs: for each prompt given, the colours of its winner and its loser, numbered from 0."""

@@ -26,6 +26,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "generators": {
         "stable-diffusion": "agfsync.generators.stable_diffusion:StableDiffusion",
+        "stable-diffusion-xl": "agfsync.generators.stable_diffusion_xl:StableDiffusionXL",
     },
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
@@ -104,7 +105,7 @@ def model_path(model: str) -> str:
 def build(kind: str, settings: Mapping[str, Any]) -> Any:
     """What `settings` describe: their `type` among `kind`, made with the rest of them, its model found.
 
-    Settings that are None and that the type doesn't know are left out.
+    Settings that are None or empty and that the type doesn't know are left out.
 
     Raises:
         RecipeError: no such type, or it has no such setting. ModelError: no such model.
@@ -146,7 +147,7 @@ def _known(maker: Any, settings: Mapping[str, Any], what: str) -> dict[str, Any]
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(settings)
     for name, value in settings.items():
-        if name not in parameters and value is not None:
+        if name not in parameters and value not in (None, "", ()):
             raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
     return {name: value for name, value in settings.items() if name in parameters}
 
@@ -157,9 +158,15 @@ def _unknown(kind: str, name: str) -> RecipeError:
     return RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
-def _places(settings: Mapping[str, Any]) -> dict[str, str]:
+def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Where the models that `settings` name lie."""
-    return {name: _existing(settings[name]) for name in ("model", "head", "weights") if settings.get(name) is not None}
+    named = ("model", "config", "head", "weights")
+    places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name) is not None}
+    if settings.get("loras"):
+        places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]
+    if settings.get("refiner"):
+        places["refiner"] = {**settings["refiner"], "model": _existing(settings["refiner"]["model"])}
+    return places
 
 
 def _existing(model: str) -> str:

@@ -141,11 +141,14 @@ def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
 
 
 def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:
-    """What names a model's behaviour on every machine: a folder's name and content, or a hub id and its commit.
+    """What names a model's behaviour on every machine: a folder's or file's name and content, or a hub id's commit.
 
     The commit is that of the file `index`, which every model of its kind has.
     """
     folder = Path(model)
+    if folder.is_file():
+        with folder.open("rb") as file:
+            return f"{folder.name}@{hashlib.file_digest(file, 'blake2b').hexdigest()[:12]}"
     if not folder.is_dir():
         commit = extract_commit_hash(str(find_file(model, index, revision)), None)
         return f"{model}@{(commit or revision or 'main')[:12]}"

@@ -36,7 +36,7 @@ def test_is_a_generator_that_can_be_trained(tiny_generator: Path) -> None:
     assert isinstance(generator, Denoiser)
 
 
-@pytest.mark.parametrize("scheduler", ["model", "ddim", "dpm++"])
+@pytest.mark.parametrize("scheduler", ["model", "ddim", "ddpm", "dpm++", "euler", "lcm"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(
     tiny_generator: Path, scheduler: str, dtype: str
@@ -131,6 +131,19 @@ def test_pictures_of_other_sizes_are_fitted_to_the_generators_own(tiny_generator
     latents = generator.encode_images(images)
     assert latents.shape == (2, 4, 16, 12)
     torch.testing.assert_close(latents[0], latents[1])
+
+
+def test_the_vae_works_on_a_few_large_pictures_at_a_time(tiny_generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = load(tiny_generator)
+    images = generator.draw(PROMPTS, [1, 2, 3], 0.1)
+    latents = generator.encode_images(images)
+    monkeypatch.setattr("agfsync.generators.latent_diffusion.PIXELS_AT_ONCE", 2 * 16 * 16)
+    rows: list[int] = []
+    generator._pipeline.vae.encoder.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    generator._pipeline.vae.decoder.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    assert distance(generator.draw(PROMPTS, [1, 2, 3], 0.1), images) <= 1
+    torch.testing.assert_close(generator.encode_images(images), latents)
+    assert rows == [2, 1, 2, 1]
 
 
 def test_saved_and_loaded_it_is_the_same(tiny_generator: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 from agfsync import catalog
 from agfsync.config import dump
+from agfsync.config.sections import SamplingLora
 from agfsync.errors import ModelError, RunError
-from agfsync.generators.stable_diffusion import StableDiffusion
+from agfsync.generators.latent_diffusion import LatentDiffusion
 from agfsync.progress import Silent
 from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
 from agfsync.store import Run
@@ -25,7 +26,17 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def paired(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> Iterator[Context]:
     """A run with pairs of pictures that the tiny generator drew."""
-    generator = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "device": "cpu"}
+    yield from _paired(tmp_path, make_recipe, "stable-diffusion", tiny_generator)
+
+
+@pytest.fixture
+def paired_xl(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iterator[Context]:
+    """The same of the tiny SDXL."""
+    yield from _paired(tmp_path, make_recipe, "stable-diffusion-xl", tiny_xl_generator)
+
+
+def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterator[Context]:
+    generator = {"type": kind, "model": str(model), "steps": 2, "device": "cpu"}
     recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}})
     with Run.create(tmp_path / "run", dump(recipe)) as run:
         context = Context(run, recipe, Silent(), "digest")
@@ -75,6 +86,55 @@ def test_lora_makes_an_adapter_that_the_generator_takes(paired: Context, make_re
     assert 0 < notes["trained_parameters"] < 10_000
 
 
+def test_an_sdxl_whose_unet_alone_has_moved(paired_xl: Context, tiny_xl_generator: Path) -> None:
+    notes = training.run(paired_xl)
+    model = paired_xl.run.path / "model"
+    aligned = StableDiffusionXLPipeline.from_pretrained(model, use_safetensors=True)
+    parts = [path.relative_to(tiny_xl_generator) for path in tiny_xl_generator.rglob("*.safetensors")]
+    assert len(parts) == 4
+    for part in parts:
+        before, after = load_file(tiny_xl_generator / part), load_file(model / part)
+        assert before.keys() == after.keys()
+        assert all(before[key].equal(after[key]) for key in before) == (str(part) != UNET)
+    assert aligned.unet.config.addition_embed_type == "text_time" and notes["steps"] == 4
+    assert lines(paired_xl)[0]["implicit_accuracy"] == 0.5
+
+
+def test_a_lora_of_an_sdxl_is_one_that_diffusers_takes(
+    paired_xl: Context, make_recipe: Any, tiny_xl_generator: Path
+) -> None:
+    context = with_training(paired_xl, make_recipe, method={"beta": 500.0, "lora": {"rank": 2}})
+    training.run(context)
+    model = context.run.path / "model"
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_xl_generator, use_safetensors=True)
+    pipeline.load_lora_weights(model)
+    assert pipeline.get_active_adapters() == ["default_0"]
+    assert any(p.any() for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
+    generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
+    assert len(generator.draw(["a"], [1], 0.0)) == 1
+
+
+@pytest.mark.parametrize("method", [{"beta": 500.0}, {"beta": 500.0, "lora": {"rank": 2}}])
+def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
+    paired_xl: Context, make_recipe: Any, method: dict[str, Any]
+) -> None:
+    logs = []
+    for checkpointing in (False, True):
+        training.run(with_training(paired_xl, make_recipe, method=method, gradient_checkpointing=checkpointing))
+        logs.append(lines(paired_xl))
+    assert len(logs[0]) == len(logs[1]) == 4 and logs[0][-1]["gradient_norm"] > 0
+    for plain, checkpointed in zip(*logs, strict=True):
+        assert plain == pytest.approx(checkpointed, rel=1e-3, abs=1e-6)
+
+
+def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> None:
+    generator = paired.recipe.candidates.generator
+    added = generator.model_copy(update={"loras": (SamplingLora(path="some/lora"),)})
+    candidates = paired.recipe.candidates.model_copy(update={"generator": added})
+    training.run(replace(paired, recipe=paired.recipe.model_copy(update={"candidates": candidates})))
+    assert (paired.run.path / "model" / UNET).is_file()
+
+
 def test_killed_between_training_and_saving_it_only_saves(paired: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -114,9 +174,9 @@ def test_no_more_images_are_encoded_at_once_than_a_batch_has_pairs(
     paired: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    encode = StableDiffusion.encode_images
+    encode = LatentDiffusion.encode_images
     monkeypatch.setattr(
-        StableDiffusion, "encode_images", lambda self, images: seen.append(len(images)) or encode(self, images)
+        LatentDiffusion, "encode_images", lambda self, images: seen.append(len(images)) or encode(self, images)
     )
     training.run(paired)
     assert max(seen) == SHORT["batch"]

@@ -122,18 +122,44 @@ class Questions(Section):
         return {"rounds": 6} | tree if _asks_a_model(tree) else tree
 
 
+class SamplingLora(Section):
+    """A LoRA that pictures are drawn with, such as LCM's. It is no part of what is trained."""
+
+    path: str
+    """a .safetensors file, a folder with pytorch_lora_weights.safetensors in it, or a hub id"""
+    strength: float = 1.0
+
+
+class RefinerSettings(Section):
+    """A second model that takes the last steps of drawing (stable-diffusion-xl). It is no part of what is trained."""
+
+    model: str = "stabilityai/stable-diffusion-xl-refiner-1.0"
+    revision: str | None = None
+    from_step: Positive = 40
+    """the paper's, of 50"""
+
+
 class GeneratorSettings(Section):
     """The diffusion model that is aligned, and how it samples."""
 
     type: str = "stable-diffusion"
     model: str = "embedded:generator"
-    """a folder, a hub id, or embedded:NAME"""
+    """a folder, a hub id, a .safetensors file, or embedded:NAME"""
+    config: str | None = None
+    """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
+    known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
     revision: str | None = None
+    loras: tuple[SamplingLora, ...] = ()
+    """added to the model's weights, for drawing only"""
     steps: Positive = 50
     guidance: float = Field(default=7.5, ge=0)
+    negative_prompt: str = ""
+    """what guidance leads away from"""
+    refiner: RefinerSettings | None = None
     height: Positive | None = None
     width: Positive | None = None
-    scheduler: Literal["model", "ddim", "dpm++"] = "model"
+    scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
+    """model: the one that the model was saved with"""
     dtype: Dtype = "fp32"
     device: str = "auto"
 
@@ -215,6 +241,8 @@ class Training(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False
+    """compute activations again in place of keeping them: less memory, a third more time"""
     checkpoint_every: Positive = 50
     """steps"""
 

@@ -50,9 +50,11 @@ def run(context: Context) -> Mapping[str, Any]:
     pairs = _encoded(context, denoiser, folder / "pairs.safetensors")
     # Made before a checkpoint is put in place: the reference is the base and never moves.
     reference = _reference(denoiser, settings, seed_of(recipe.seed, "lora"))
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(denoiser)
     method: Method = catalog.build("methods", settings.method.model_dump(exclude={"lora"}))
     checkpoints, log = Checkpoints(folder / "checkpoints", context.digest), folder / "metrics.jsonl"
-    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method"}))
+    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method", "gradient_checkpointing"}))
     done = checkpoints.last()
     with context.progress.stage(STAGE, plan.steps, "steps", done=done) as task:
 
@@ -66,9 +68,13 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _denoiser(recipe: Recipe) -> Denoiser:
-    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16."""
+    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16.
+
+    And without the LoRAs and the refiner that it draws with: the evaluation adds them to what was trained, as they were
+    to the base.
+    """
     settings = recipe.candidates.generator
-    denoiser = catalog.build("generators", settings.model_dump() | {"dtype": "fp32"})
+    denoiser = catalog.build("generators", settings.model_dump() | {"dtype": "fp32", "loras": (), "refiner": None})
     if not isinstance(denoiser, Denoiser):
         raise ModelError(f"a generator of the type {settings.type} can't be trained: choose another in the recipe")
     return denoiser
@@ -82,6 +88,14 @@ def _reference(denoiser: Denoiser, settings: Training, seed: int) -> Reference:
         return copy
     add_adapters(denoiser.network, lora.rank, _strength(lora), seed)
     return AdaptersOff(denoiser.network)
+
+
+def _checkpoint_gradients(denoiser: Denoiser) -> None:
+    """Has the network keep less of its forward pass. The results are the same but for rounding."""
+    enable = getattr(denoiser.network, "enable_gradient_checkpointing", None)
+    if enable is None:
+        raise ModelError("this generator's network can't checkpoint gradients: set training.gradient_checkpointing off")
+    enable()
 
 
 def _strength(lora: LoraSettings) -> float:

@@ -1,0 +1,127 @@
+"""Pipelines and LoRAs of diffusers, from a folder, the hub or a single file: safetensors only."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+from safetensors import safe_open
+
+from agfsync.errors import ModelError
+from agfsync.generators import LORA_FILE
+from agfsync.generators.architecture import Architecture
+from agfsync.pretrained import explained, quiet, source
+
+SUFFIX = ".safetensors"
+Lora = Mapping[str, Any]
+"""A LoRA to draw with: `path`, a file, folder or hub id, and `strength`."""
+
+
+def load_pipeline(
+    architecture: Architecture, model: str, revision: str | None, config: str | None, dtype: torch.dtype
+) -> Any:
+    """The pipeline at `model`, a folder, hub id or single file; frozen and, but for the VAE, in `dtype`.
+
+    A single file holds neither configuration nor tokenizers. They are those of the pipeline `config`, a folder or hub
+    id; without it diffusers tells by the weights which of the known models' to fetch from the hub, once.
+
+    Raises:
+        ModelError: there is none, or it is of another kind.
+    """
+    with explained(model), quietly():
+        if Path(model).is_file():
+            pipeline = _from_file(architecture, model, config, dtype)
+        else:
+            pipeline = _from_folder(architecture, model, revision, dtype)
+        pipeline.vae.to(architecture.vae_dtype(pipeline.vae, dtype))
+    for network in pipeline.components.values():
+        if isinstance(network, torch.nn.Module):
+            network.requires_grad_(False).eval()
+    return pipeline
+
+
+def _from_folder(architecture: Architecture, model: str, revision: str | None, dtype: torch.dtype) -> Any:
+    where, kind = source(model, revision), architecture.pipeline
+    found = kind.load_config(model, **where).get("_class_name")
+    if found != kind.__name__:
+        raise ModelError(f"{model} is a {found}: the type {architecture.name} needs a {kind.__name__}")
+    return kind.from_pretrained(model, dtype=dtype, use_safetensors=True, **architecture.extras, **where)
+
+
+def _from_file(architecture: Architecture, model: str, config: str | None, dtype: torch.dtype) -> Any:
+    _check_file(architecture, model)
+    where = {"local_files_only": True} if config and Path(config).is_dir() else {}
+    try:
+        return architecture.pipeline.from_single_file(model, config=config, dtype=dtype, **architecture.extras, **where)
+    except OSError as failure:
+        raise ModelError(
+            f"{model} holds weights alone, and their configuration and tokenizers can't be had from "
+            f"{config or 'the hub'}: name a folder of such a pipeline as candidates.generator.config"
+        ) from failure
+
+
+def _check_file(architecture: Architecture, model: str) -> None:
+    _check_suffix(model)
+    with safe_open(model, framework="pt") as file:
+        if not any(name.startswith(architecture.marker) for name in file.keys()):  # noqa: SIM118
+            raise ModelError(
+                f"{model} holds no model of the type {architecture.name}: it has no {architecture.marker}*"
+            )
+
+
+def _check_suffix(path: str) -> None:
+    if Path(path).suffix != SUFFIX:
+        raise ModelError(f"{path} is no {SUFFIX} file: other kinds can run code when they are read, and never are")
+
+
+def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
+    """Adds each of `loras` to the weights that it changes, times its strength.
+
+    Raises:
+        ModelError: one isn't there, or changes nothing of this model.
+    """
+    for lora in loras:
+        with explained(lora["path"]), quietly():
+            pipeline.load_lora_weights(**_lora_file(lora["path"]), use_safetensors=True)
+            if not pipeline.get_list_adapters():
+                raise ModelError(f"the LoRA {lora['path']} is made for another model: it changes nothing of this one")
+            pipeline.fuse_lora(lora_scale=lora["strength"])
+            pipeline.unload_lora_weights()
+
+
+def _lora_file(path: str) -> dict[str, Any]:
+    """Where diffusers finds the LoRA at `path`."""
+    if not Path(path).is_file():
+        return {"pretrained_model_name_or_path_or_dict": path, "weight_name": LORA_FILE} | source(path, None)
+    _check_suffix(path)
+    folder, name = str(Path(path).parent), Path(path).name
+    return {"pretrained_model_name_or_path_or_dict": folder, "weight_name": name, "local_files_only": True}
+
+
+def add_adapter(pipeline: Any, folder: Path) -> None:
+    """Puts the LoRA in `folder` on the pipeline's network.
+
+    Raises:
+        ModelError: there is none, or it fits another.
+    """
+    with explained(str(folder)), quietly():
+        if not (folder / LORA_FILE).is_file():
+            raise ModelError(f"no adapter at {folder}: there is no {LORA_FILE}")
+        pipeline.load_lora_weights(folder, weight_name=LORA_FILE, local_files_only=True, use_safetensors=True)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """diffusers, too, has bars of its own, and warns of a LoRA that leaves the text encoder as it is."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with quiet():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,59 @@
+"""From noise to latents, whatever the network. Pure but for the scheduler, which counts its steps.
+
+Legend: B images in the batch, C H W latent channels, height, width.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agfsync.generators.architecture import Conditioning
+
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(noisy latents, timestep, conditioning) -> the prediction, float32"""
+Guided = Callable[[Tensor, Tensor], Tensor]
+"""(noisy latents, timestep) -> the prediction under guidance"""
+
+
+def draw_noise(sources: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Each source's next N(0, I) of `shape`, drawn on the CPU so that no batch or device has a say in it."""
+    return torch.stack([torch.randn(tuple(shape), generator=source) for source in sources])
+
+
+def guided(predict: Predict, with_prompt: Conditioning, without: Conditioning, guidance: float) -> Guided:
+    """The prediction without the prompt, moved towards that with it and past it by the guidance scale.
+
+    A scale of 1 or less asks for no second prediction.
+    """
+    both = {name: torch.cat([without[name], with_prompt[name]]) for name in with_prompt}
+
+    def predicted(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
+        if guidance <= 1:
+            return predict(noisy_BCHW, timestep, with_prompt)
+        without_BCHW, with_BCHW = predict(torch.cat([noisy_BCHW, noisy_BCHW]), timestep, both).chunk(2)
+        return without_BCHW + guidance * (with_BCHW - without_BCHW)
+
+    return predicted
+
+
+def in_turn(first: Guided, then: Guided, timesteps: Tensor, from_step: int) -> Guided:
+    """`first` for the first `from_step` of the falling `timesteps`, `then` for the others."""
+
+    def predicted(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
+        return (then if timestep <= timesteps[from_step] else first)(noisy_BCHW, timestep)
+
+    return predicted
+
+
+def denoise(scheduler: Any, predict: Guided, noise_BCHW: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
+    """The latents that `scheduler` makes of noise N(0, I) on the timesteps it is set to; `sources` give it more."""
+    accepts_noise = "generator" in inspect.signature(scheduler.step).parameters
+    noise = {"generator": list(sources)} if accepts_noise else {}
+    latents_BCHW: Tensor = noise_BCHW * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        predicted_BCHW = predict(scheduler.scale_model_input(latents_BCHW, timestep), timestep)
+        latents_BCHW = scheduler.step(predicted_BCHW, timestep, latents_BCHW, **noise).prev_sample
+    return latents_BCHW

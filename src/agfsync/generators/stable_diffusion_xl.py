@@ -1,0 +1,55 @@
+"""The type `stable-diffusion-xl`: SDXL's base, and whatever else is saved as a `StableDiffusionXLPipeline`.
+
+Legend: U distinct prompts, T tokens, D width of both encoders' embeddings end to end, E width of the pooled one.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size
+from agfsync.generators.latent_diffusion import LatentDiffusion
+from agfsync.generators.refiner import Refiner
+from agfsync.generators.xl import POOLED, TIME_IDS, arguments, numbers, read, silenced
+
+UNCROPPED = (0, 0)
+
+
+def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+    """Text (U, T, D), pooled (U, E), and time ids (U, 6), as SDXL's pipeline makes them.
+
+    The text is both encoders' last hidden states but one, end to end; pooled is the second's projected embedding. The
+    time ids are what the model was told of each picture in training: the size it had before it was scaled, the crop's
+    top and left, and the size it has (SDXL, section 2.2). Pictures that it drew itself were never scaled nor cropped.
+    """
+    first_UTD, _ = read(pipeline.text_encoder, pipeline.tokenizer, prompts)
+    second_UTD, output = read(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
+    text_UTD = torch.cat([first_UTD, second_UTD], dim=-1)
+    text_UTD, pooled_UE = silenced(pipeline, prompts, text_UTD, output.text_embeds.float())
+    time_ids = numbers([*size, *UNCROPPED, *size], text_UTD.device, len(prompts))
+    return {TEXT: text_UTD, POOLED: pooled_UE, TIME_IDS: time_ids}
+
+
+def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
+    """fp32 in fp16's place, which SDXL's own VAE overflows; one that is mended for fp16 says so. bf16 has the range."""
+    return torch.float32 if dtype == torch.float16 and vae.config.force_upcast else dtype
+
+
+ARCHITECTURE = Architecture(
+    name="stable-diffusion-xl",
+    pipeline=StableDiffusionXLPipeline,
+    # The pooled embedding is as much a part of c as the others: one sigma for all. (The paper's scripts added noise of
+    # unit variance to it, whatever sigma.) Sizes are no embedding, and take none.
+    embeddings=(TEXT, POOLED),
+    encode=_encode,
+    arguments=arguments,
+    vae_dtype=_vae_dtype,
+    extras={"add_watermarker": False},
+    marker="conditioner.embedders.",
+    refiner=Refiner,
+)
+StableDiffusionXL = partial(LatentDiffusion, ARCHITECTURE)
+"""Takes the model and the keywords of `LatentDiffusion`."""
