@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agfsync import __version__, catalog
-from agfsync.config import Recipe, ScorerSettings, dump, load
+from agfsync.config import Recipe, ScorerSettings, Training, dump, load
 from agfsync.disk import fault
 from agfsync.errors import OutOfMemoryError, RunError
 from agfsync.formats import PairSet, PromptFile
@@ -62,7 +62,7 @@ STAGES = (
     Stage(
         "training",
         ("pairs",),
-        lambda r: (r.seed, _plain(r.training, "checkpoint_every"), generator_source(r.candidates.generator)),
+        lambda r: (r.seed, _training(r.training), generator_source(r.candidates.generator)),
         "training.batch, or train a LoRA (training.method.lora.rank)",
     ),
     Stage(
@@ -86,6 +86,9 @@ STAGES = (
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """How CUDA and MPS, the CPU, and cuBLAS tell of it."""
+
+LATER = {"min_snr_gamma"}
+"""Settings of the training that recipes of the first runs don't have."""
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -240,6 +243,12 @@ def _digest(stage: Stage, run_: Run, recipe: Recipe) -> str:
 def _plain(section: Any, *without: str) -> dict[str, Any]:
     plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without))
     return plain
+
+
+def _training(section: Training) -> dict[str, Any]:
+    """A setting that came after the first runs counts where it is in use, so that those are still up to date."""
+    plain, unused = _plain(section, "checkpoint_every"), _plain(Training())
+    return {name: value for name, value in plain.items() if name not in LATER or value != unused[name]}
 
 
 def _drawing(recipe: Recipe) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from agfsync.alignment import Denoiser, Method, PairErrors, Reference
 from agfsync.alignment.batches import Batch, EncodedPairs, rows_of_step
 from agfsync.alignment.checkpoints import Checkpoints
 from agfsync.alignment.metrics import MetricsLog
-from agfsync.alignment.noising import PairNoise, add_noise, draw_noise, squared_error, target
+from agfsync.alignment.noising import PairNoise, add_noise, draw_noise, min_snr_weight, squared_error, target
 from agfsync.attention import trainable_attention
 from agfsync.errors import DivergedError
 
@@ -39,6 +39,7 @@ class Plan:
     max_gradient_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "bf16"
     checkpoint_every: int = 50
+    min_snr_gamma: float | None = None
 
 
 def align(
@@ -87,21 +88,30 @@ def learning_rate(plan: Plan, step: int) -> float:
 
 
 def pair_errors(
-    denoiser: Denoiser, reference: Reference, batch: Batch, noise: PairNoise, precision: str = "fp32"
+    denoiser: Denoiser,
+    reference: Reference,
+    batch: Batch,
+    noise: PairNoise,
+    precision: str = "fp32",
+    min_snr_gamma: float | None = None,
 ) -> PairErrors:
-    """The four errors of each pair; winner and loser in one batch, under one noise and timestep."""
+    """The four errors of each pair; winner and loser in one batch, under one noise and timestep.
+
+    With `min_snr_gamma` they are weighted by `min_snr_weight`.
+    """
     noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(denoiser.device)
     timesteps_B = noise.timesteps_P.repeat(2)
     alphas_B = denoiser.alphas_cumprod_N[timesteps_B].to(denoiser.device)
     timesteps_B = timesteps_B.to(denoiser.device)
     noisy_BCHW = add_noise(batch.latents_BCHW, noise_BCHW, alphas_B)
     target_BCHW = target(denoiser.prediction_type, batch.latents_BCHW, noise_BCHW, alphas_B)
+    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma)
 
     def errors_of(network: nn.Module) -> Tensor:
         # A context of its own for each network: autocast keeps rounded weights for as long as the context lasts.
         with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=precision == "bf16"):
             predicted_BCHW = denoiser.predict(network, noisy_BCHW, timesteps_B, batch.conditioning)
-        return squared_error(predicted_BCHW, target_BCHW)
+        return squared_error(predicted_BCHW, target_BCHW) * weight_B
 
     with reference() as frozen:
         base_B = errors_of(frozen)
@@ -109,6 +119,10 @@ def pair_errors(
     # A clone is an ordinary tensor again, which any method may use in what it differentiates.
     winner_reference_P, loser_reference_P = base_B.clone().chunk(2)
     return PairErrors(winner_P, loser_P, winner_reference_P, loser_reference_P)
+
+
+def _weight(prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None) -> Tensor | float:
+    return 1.0 if min_snr_gamma is None else min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
 
 
 def _update(
@@ -126,7 +140,7 @@ def _update(
     group["lr"] = rate
     batch = pairs.batch(rows_of_step(plan.seed, step, plan.batch, len(pairs)), denoiser.device)
     noise = draw_noise(plan.seed, step, _shape(batch), len(denoiser.alphas_cumprod_N))
-    loss, metrics = method.loss(pair_errors(denoiser, reference, batch, noise, plan.precision))
+    loss, metrics = method.loss(pair_errors(denoiser, reference, batch, noise, plan.precision, plan.min_snr_gamma))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(group["params"], plan.max_gradient_norm)

@@ -189,6 +189,7 @@ class Method(Section):
     """The alignment method."""
 
     type: str = "dpo"
+    """the loss on the margin: dpo (log-sigmoid), ipo (a square about one half), hinge"""
     beta: float = Field(default=2000.0, gt=0)
     lora: LoraSettings | None = None
     """absent: the whole denoiser is trained"""
@@ -210,6 +211,8 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     checkpoint_every: Positive = 50
     """steps"""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """weigh each pair by its timestep, by min-SNR with this gamma (its paper's: 5); absent: all alike, as in DPO"""
 
 
 class Evaluation(Section):
