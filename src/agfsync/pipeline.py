@@ -12,6 +12,7 @@ from agfsync.config import Recipe, ScorerSettings, Training, dump, load
 from agfsync.disk import fault
 from agfsync.errors import OutOfMemoryError, RunError
 from agfsync.formats import PairSet, PromptFile
+from agfsync.packages import need
 from agfsync.progress import Progress, Silent
 from agfsync.records import digest
 from agfsync.sources import fingerprint, recognise
@@ -63,7 +64,7 @@ STAGES = (
         "training",
         ("pairs",),
         lambda r: (r.seed, _training(r.training), generator_source(r.candidates.generator)),
-        "training.batch, or train a LoRA (training.method.lora.rank)",
+        "training.batch, or raise training.accumulate, or train a LoRA (training.method.lora.rank)",
     ),
     Stage(
         "evaluation",
@@ -87,7 +88,7 @@ STAGES = (
 NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """How CUDA and MPS, the CPU, and cuBLAS tell of it."""
 
-LATER = {"min_snr_gamma"}
+LATER = {"optimizer", "ema", "min_snr_gamma", "caption_dropout"}
 """Settings of the training that recipes of the first runs don't have."""
 
 NAMES = tuple(stage.name for stage in STAGES)
@@ -186,6 +187,8 @@ def _check_names(recipe: Recipe) -> None:
     for settings in (recipe.scores.scorers | recipe.evaluation.judges).values():
         catalog.check("scorers", settings.model_dump())
     catalog.check("methods", {"type": recipe.training.method.type})
+    if recipe.training.optimizer == "adamw8bit":
+        need("bitsandbytes", "training.optimizer adamw8bit")
 
 
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
@@ -246,8 +249,11 @@ def _plain(section: Any, *without: str) -> dict[str, Any]:
 
 
 def _training(section: Training) -> dict[str, Any]:
-    """A setting that came after the first runs counts where it is in use, so that those are still up to date."""
-    plain, unused = _plain(section, "checkpoint_every"), _plain(Training())
+    """Without what only changes how the work is done, and at most the last bits of the result.
+
+    A setting that came after the first runs counts where it is in use, so that those are still up to date.
+    """
+    plain, unused = _plain(section, "checkpoint_every", "accumulate", "gradient_checkpointing"), _plain(Training())
     return {name: value for name, value in plain.items() if name not in LATER or value != unused[name]}
 
 

@@ -1,6 +1,7 @@
 """The forward process: noisy latents and what the network should predict from them. Pure functions."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ class PairNoise:
 
     noise_PCHW: Tensor
     timesteps_P: Tensor
+
+    def of(self, rows: Tensor) -> Self:
+        """Those of the pairs at `rows`."""
+        return type(self)(self.noise_PCHW[rows], self.timesteps_P[rows])
 
 
 def draw_noise(seed: int, step: int, shape: torch.Size, timesteps: int) -> PairNoise:

@@ -30,7 +30,7 @@ from agfsync.stages import EARLIER, MODEL, Context
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
-"""Images or prompts; fewer images where `training.batch` is smaller, for it says what the memory holds."""
+"""Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
 TRENDS = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
 """Figures of which the notes hold the mean over the last tenth of the steps."""
 
@@ -102,7 +102,7 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
     prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[pair.caption_key] for pair in pairs))}
     encoded = EncodedPairs(
         latents_ICHW,
-        _conditioning(denoiser, list(prompts)),
+        _conditioning(denoiser, [*prompts, *([""] if context.recipe.training.caption_dropout else [])]),
         winner_P=torch.tensor([keys[pair.winner_key] for pair in pairs]),
         loser_P=torch.tensor([keys[pair.loser_key] for pair in pairs]),
         prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
@@ -113,7 +113,8 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
 
 def _latents(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor]:
     """The candidates `wanted`: each one's row in the latents, and the latents (I, C, H, W) on the CPU."""
-    at_once = min(ENCODED_AT_ONCE, context.recipe.training.batch)
+    settings = context.recipe.training
+    at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
     keys: list[str] = []
     parts: list[Tensor] = []
     candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
