@@ -88,6 +88,8 @@ STAGES = (
 NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """How CUDA and MPS, the CPU, and cuBLAS tell of it."""
 
+UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
+"""Settings of the training that change no more than the last bits of its result."""
 LATER = {"optimizer", "ema", "min_snr_gamma", "caption_dropout"}
 """Settings of the training that recipes of the first runs don't have."""
 
@@ -189,6 +191,8 @@ def _check_names(recipe: Recipe) -> None:
     catalog.check("methods", {"type": recipe.training.method.type})
     if recipe.training.optimizer == "adamw8bit":
         need("bitsandbytes", "training.optimizer adamw8bit")
+    for tracker in recipe.training.trackers:
+        need(tracker, f"training.trackers {tracker}")
 
 
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
@@ -253,7 +257,7 @@ def _training(section: Training) -> dict[str, Any]:
 
     A setting that came after the first runs counts where it is in use, so that those are still up to date.
     """
-    plain, unused = _plain(section, "checkpoint_every", "accumulate", "gradient_checkpointing"), _plain(Training())
+    plain, unused = _plain(section, *UNSHAPING), _plain(Training())
     return {name: value for name, value in plain.items() if name not in LATER or value != unused[name]}
 
 

@@ -222,6 +222,8 @@ class Training(Section):
     """decay of the weights' moving average, such as 0.9999; with it the average is the result"""
     caption_dropout: Share = 0.0
     """share of the pairs of a step that are trained without their caption, winner and loser alike"""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """where each step's figures go beside the run's own log; each is a package to install"""
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """weigh each pair by its timestep, by min-SNR with this gamma (its paper's: 5); absent: all alike, as in DPO"""
 

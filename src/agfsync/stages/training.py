@@ -16,16 +16,22 @@ from torch import Tensor
 from agfsync import catalog
 from agfsync.alignment import Denoiser, Method, Reference
 from agfsync.alignment.batches import EncodedPairs
+from agfsync.alignment.card import Facts, model_card
 from agfsync.alignment.checkpoints import Checkpoints
+from agfsync.alignment.kohya import kohya_weights, model_spec
 from agfsync.alignment.loop import Plan, align
 from agfsync.alignment.lora import adapter_weights, add_adapters
 from agfsync.alignment.metrics import read_metrics
+from agfsync.alignment.precision import loss_scaler
 from agfsync.alignment.reference import AdaptersOff, FrozenCopy
+from agfsync.alignment.safe import write_tensors
+from agfsync.alignment.tracking import Session, tracked
 from agfsync.config import LoraSettings, Recipe, Training
 from agfsync.disk import flush, guarded
 from agfsync.errors import ModelError, RunError
+from agfsync.generators import LORA_FILE
 from agfsync.pictures import decode
-from agfsync.records import Caption, Pair, seed_of
+from agfsync.records import Caption, Pair, digest, seed_of
 from agfsync.stages import EARLIER, MODEL, Context
 
 STAGE = "training"
@@ -42,25 +48,32 @@ def run(context: Context) -> Mapping[str, Any]:
         RunError: there is no pair.
         ModelError: the generator can't be loaded or trained.
         DivergedError: a loss or gradient isn't finite.
+        RecipeError: the settings need a package or an accelerator that isn't there.
     """
     recipe, folder = context.recipe, context.run.path / STAGE
-    settings, lora = recipe.training, recipe.training.method.lora
+    settings = recipe.training
     context.progress.say(f"{STAGE}: loading {recipe.candidates.generator.model}")
     denoiser = _denoiser(recipe)
+    loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
     pairs = _encoded(context, denoiser, folder / "pairs.safetensors")
     # Made before a checkpoint is put in place: the reference is the base and never moves.
     reference = _reference(denoiser, settings, seed_of(recipe.seed, "lora"))
     method: Method = catalog.build("methods", settings.method.model_dump(exclude={"lora"}))
     checkpoints, log = Checkpoints(folder / "checkpoints", context.digest), folder / "metrics.jsonl"
-    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method"}))
+    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method", "trackers"}))
     done = checkpoints.last()
-    with context.progress.stage(STAGE, plan.steps, "steps", done=done) as task:
+    session = Session(recipe.name, digest(context.digest), folder / "trackers", _settings(recipe))
+    with (
+        tracked(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
+        context.progress.stage(STAGE, plan.steps, "steps", done=done) as task,
+    ):
 
         def tell(line: Mapping[str, float]) -> None:
             task.advance(1, loss=line["loss"], accuracy=line["implicit_accuracy"])
+            log_elsewhere(line)
 
         align(denoiser, reference, method, pairs, plan, checkpoints, log, tell)
-    _put(context.run.path / MODEL, lambda beside: _save(denoiser, lora, beside))
+    _put(context.run.path / MODEL, lambda beside: _save(recipe, denoiser, pairs, beside))
     lines = read_metrics(log)
     return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines)
 
@@ -136,11 +149,53 @@ def _slices(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (prompts[first : first + ENCODED_AT_ONCE] for first in range(0, len(prompts), ENCODED_AT_ONCE))
 
 
-def _save(denoiser: Denoiser, lora: LoraSettings | None, folder: Path) -> None:
+def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:
+    """The pipeline, or the LoRA in both layouts; and the model card."""
+    lora = recipe.training.method.lora
     if lora is None:
         denoiser.save(folder)
     else:
-        denoiser.save_adapter(adapter_weights(denoiser.network, lora.rank, _strength(lora)), folder)
+        weights = adapter_weights(denoiser.network, lora.rank, _strength(lora))
+        denoiser.save_adapter(weights, folder)
+        text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
+        metadata = model_spec(recipe.name, text_width, denoiser.prediction_type, lora.rank)
+        write_tensors(folder / _kohya_file(recipe), kohya_weights(weights), metadata)
+    (folder / "README.md").write_text(model_card(_facts(recipe, pairs)), encoding="utf-8")
+
+
+def _kohya_file(recipe: Recipe) -> str:
+    """Named for the run: other programs keep the LoRAs of all models in one folder."""
+    return f"{recipe.name}-kohya.safetensors"
+
+
+def _facts(recipe: Recipe, pairs: EncodedPairs) -> Facts:
+    settings, generator = recipe.training, recipe.candidates.generator
+    is_public = "/" in generator.model and not Path(generator.model).expanduser().exists()
+    return Facts(
+        name=recipe.name,
+        base=generator.model if is_public else Path(generator.model).name,
+        base_is_public=is_public,
+        method=settings.method.type,
+        pairs=len(pairs),
+        prompts=len(pairs.prompt_P.unique()),
+        weights={} if recipe.pairs.source else recipe.pairs.weights,
+        settings=_settings(recipe),
+        lora_files=(LORA_FILE, _kohya_file(recipe)) if settings.method.lora else None,
+    )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What the training was set to, as plain values."""
+    settings = recipe.training
+    method = settings.method.model_dump(exclude={"lora"}) | {"LoRA": _describe(settings.method.lora)}
+    rest = settings.model_dump(exclude={"method", "checkpoint_every", "trackers"}, exclude_none=True)
+    return (
+        {("method" if name == "type" else name): value for name, value in method.items()} | rest | {"seed": recipe.seed}
+    )
+
+
+def _describe(lora: LoraSettings | None) -> str:
+    return "none, the whole network" if lora is None else f"rank {lora.rank}, alpha {_strength(lora):g}"
 
 
 def _put(folder: Path, write: Callable[[Path], None]) -> None:
