@@ -83,7 +83,7 @@ def agree(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
 # The first step alone: AdamW takes signs of what is nearly 0, so that rounding grows from step to step.
 @pytest.mark.parametrize("parts", [2, 5])
 def test_a_step_in_parts_is_a_step(train: Trainer, parts: int) -> None:
-    one = replace(PLAN, steps=1, optimizer="adamw")
+    one = replace(PLAN, steps=1)
     train("whole", one)
     train("parts", replace(one, accumulate=parts))
     (whole,), (split,) = train.lines("whole"), train.lines("parts")

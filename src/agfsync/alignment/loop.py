@@ -163,12 +163,11 @@ def _recompute_activations(network: nn.Module) -> None:
     Raises:
         ModelError: the network isn't one of diffusers', or can't.
     """
+    fault = "this model has no gradient checkpointing: set training.gradient_checkpointing to false"
     try:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     except (AttributeError, ValueError) as failure:
-        raise ModelError(
-            "this model has no gradient checkpointing: set training.gradient_checkpointing to false"
-        ) from (failure)
+        raise ModelError(fault) from failure
 
 
 def _update(task: Task, state: TrainingState, step: int, rate: float) -> dict[str, float]:
@@ -180,9 +179,10 @@ def _update(task: Task, state: TrainingState, step: int, rate: float) -> dict[st
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(group["params"], plan.max_gradient_norm)
     scale = state.scaler.get_scale()
+    # A gradient that overflows under a scale only says that it is too large: the step is left out, the scale halved.
+    # Without scaling the scale is 1.
     if scale <= 1:
         _check("gradient", norm, step, plan)
-    # With fp16 a gradient that overflows only says that the scale is too large: the step is left out, the scale halved.
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average is not None:
