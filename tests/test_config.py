@@ -129,3 +129,8 @@ def test_credentials_in_an_address_are_refused_and_not_said(file: Path, url: str
     with pytest.raises(RecipeError, match=r"captions.model.base_url: leave credentials out of an address") as raised:
         config.resolve(str(file))
     assert "sk-secret" not in str(raised.value)
+
+
+def test_a_step_has_no_more_parts_than_pairs(file: Path) -> None:
+    with pytest.raises(RecipeError, match="accumulate splits the 4 pairs of training.batch into 5 parts"):
+        config.resolve(str(file), ["training.batch=4", "training.accumulate=5"])

@@ -9,7 +9,7 @@ import yaml
 
 from agfsync import pipeline
 from agfsync.config import Recipe
-from agfsync.errors import FormatError, OutOfMemoryError, RunError, StoreError
+from agfsync.errors import FormatError, OutOfMemoryError, RecipeError, RunError, StoreError
 from agfsync.records import Candidate, Pair
 from agfsync.stages import EARLIER, VERSIONS
 from agfsync.store import Run
@@ -208,3 +208,43 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     moved.unlink()
     with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):
         pipeline.run(path, until="pairs")
+
+
+FIRST_RUNS = {
+    "method": {"type": "dpo", "beta": 2000.0, "lora": None},
+    "steps": 1000,
+    "batch": 128,
+    "learning_rate": 5e-7,
+    "schedule": "cosine",
+    "warmup": 0,
+    "weight_decay": 0.01,
+    "max_gradient_norm": 1.0,
+    "precision": "bf16",
+}
+"""What the training's digest was made of before it had options, as long as they are at their defaults."""
+
+
+def counted(**changes: Any) -> Any:
+    (stage,) = (stage for stage in pipeline.STAGES if stage.name == "training")
+    _, settings, _ = stage.settings(Recipe.model_validate({"training": changes}))
+    return settings
+
+
+def test_a_training_counts_as_before_unless_its_result_is_another() -> None:
+    assert counted() == FIRST_RUNS
+    for same in ({"accumulate": 2}, {"gradient_checkpointing": True}, {"trackers": ["wandb"]}, {"checkpoint_every": 7}):
+        assert counted(**same) == FIRST_RUNS
+    for other in ({"ema": 0.99}, {"caption_dropout": 0.1}, {"min_snr_gamma": 5.0}, {"optimizer": "adamw8bit"}):
+        assert counted(**other) == FIRST_RUNS | other
+
+
+@pytest.mark.parametrize(
+    ("setting", "package"), [({"optimizer": "adamw8bit"}, "bitsandbytes"), ({"trackers": ["trackio"]}, "trackio")]
+)
+def test_a_missing_package_is_told_at_the_start(
+    tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any], package: str
+) -> None:
+    monkeypatch.setattr("agfsync.packages.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=f"needs the package {package}"):
+        pipeline.prepare(tmp_path / "run", make_recipe(training=setting))
+    assert not (tmp_path / "run").exists()

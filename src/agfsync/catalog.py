@@ -41,6 +41,8 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "methods": {
         "dpo": "agfsync.alignment.dpo:DiffusionDPO",
+        "ipo": "agfsync.alignment.ipo:DiffusionIPO",
+        "hinge": "agfsync.alignment.hinge:DiffusionHinge",
     },
     # In this order a file is held against them: what is more special comes first.
     "formats": {

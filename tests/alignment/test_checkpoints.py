@@ -8,29 +8,33 @@ from torch import nn
 
 from agfsync.alignment.checkpoints import Checkpoints
 from agfsync.alignment.safe import read_tensors, write_tensors
+from agfsync.alignment.state import TrainingState
 from agfsync.errors import StoreError
 
 
-def trained(steps: int) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+def trained(steps: int, ema: float | None = 0.5) -> TrainingState:
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    for _ in range(steps):
-        optimizer.zero_grad()
+    state = TrainingState.of(layer, "adamw", 0.01, torch.amp.GradScaler("cpu", enabled=False), ema)
+    for step in range(steps):
+        state.optimizer.zero_grad()
         layer(torch.ones(1, 2, 4, 4)).square().sum().backward()
-        optimizer.step()
-    return dict(layer.named_parameters()), optimizer
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update(state.parameters, step + 1)
+    return state
 
 
 def test_weights_and_moments_come_back(tmp_path: Path) -> None:
-    parameters, optimizer = trained(3)
+    state, fresh = trained(3), trained(0)
     checkpoints = Checkpoints(tmp_path, "a")
-    checkpoints.save(3, parameters, optimizer)
-    fresh, other = trained(0)
-    assert checkpoints.last() == checkpoints.restore(fresh, other) == 3
-    for name, parameter in parameters.items():
-        assert torch.equal(parameter, fresh[name])
-        kept, back = optimizer.state[parameter], other.state[fresh[name]]
+    checkpoints.save(3, state)
+    assert checkpoints.last() == checkpoints.restore(fresh) == 3
+    assert state.average is not None and fresh.average is not None
+    for name, parameter in state.parameters.items():
+        assert torch.equal(parameter, fresh.parameters[name])
+        assert torch.equal(state.average.weights[name], fresh.average.weights[name])
+        kept, back = state.optimizer.state[parameter], fresh.optimizer.state[fresh.parameters[name]]
         assert kept.keys() == back.keys()
         for key in kept:
             assert torch.equal(kept[key], back[key]) and kept[key].stride() == back[key].stride()
@@ -39,26 +43,26 @@ def test_weights_and_moments_come_back(tmp_path: Path) -> None:
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
     state = trained(1)
     for step in (2, 4, 10):
-        Checkpoints(tmp_path, "a").save(step, *state)
+        Checkpoints(tmp_path, "a").save(step, state)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000004.safetensors", "step-0000010.safetensors"]
 
 
 def test_those_of_other_settings_dont_count_and_make_room(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, "a").save(8, *trained(1))
+    Checkpoints(tmp_path, "a").save(8, trained(1))
     (tmp_path / "step-0000012.safetensors.partial").write_bytes(b"cut off by a kill")
     other = Checkpoints(tmp_path, "b")
-    assert other.last() == other.restore(*trained(0)) == 0
-    other.save(2, *trained(1))
+    assert other.last() == other.restore(trained(0)) == 0
+    other.save(2, trained(1))
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000002.safetensors"]
 
 
 def test_one_that_isnt_whole_counts_as_none(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "a")
-    checkpoints.save(2, *trained(1))
-    checkpoints.save(4, *trained(1))
+    checkpoints.save(2, trained(1))
+    checkpoints.save(4, trained(1))
     last = tmp_path / "step-0000004.safetensors"
     last.write_bytes(last.read_bytes()[:-1])
-    assert checkpoints.restore(*trained(0)) == 2
+    assert checkpoints.restore(trained(0)) == 2
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

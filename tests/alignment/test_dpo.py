@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from agfsync.alignment import PairErrors
-from agfsync.alignment.dpo import DiffusionDPO, diffusion_dpo, implicit_accuracy
+from agfsync.alignment.dpo import DiffusionDPO, diffusion_dpo
+from agfsync.alignment.margin import implicit_accuracy
 
 
 def errors(*columns: list[float]) -> PairErrors:

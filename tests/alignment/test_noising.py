@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from agfsync.alignment.noising import add_noise, draw_noise, squared_error, target
+from agfsync.alignment.noising import add_noise, draw_noise, min_snr_weight, squared_error, target
 from agfsync.errors import ModelError
 
 SHAPE = torch.Size([3, 4, 8, 8])
@@ -55,3 +55,36 @@ def test_squared_error_is_of_each_sample_in_float32() -> None:
     error = squared_error(predicted, wanted)
     assert error.dtype == torch.float32
     torch.testing.assert_close(error, torch.tensor([1.0, 4.0]))
+
+
+def test_min_snr_by_hand() -> None:
+    # SNR 9, 1 and 0.25 against gamma 5
+    alphas = torch.tensor([0.9, 0.5, 0.2])
+    torch.testing.assert_close(min_snr_weight("epsilon", alphas, 5.0), torch.tensor([5 / 9, 1.0, 1.0]))
+    velocity = min_snr_weight("v_prediction", alphas, 5.0)
+    torch.testing.assert_close(velocity, torch.tensor([5 / 10, 1 / 2, 0.25 / 1.25]))
+    with pytest.raises(ModelError, match="'sample' can't be trained"):
+        min_snr_weight("sample", alphas, 5.0)
+
+
+def test_min_snr_where_there_is_no_signal_or_no_noise() -> None:
+    ends = torch.tensor([0.0, 1.0])
+    assert min_snr_weight("epsilon", ends, 5.0).tolist() == [1.0, 0.0]
+    assert min_snr_weight("v_prediction", torch.tensor([0.0]), 5.0).tolist() == [0.0]
+
+
+def test_min_snr_is_one_weight_of_the_error_in_x0() -> None:
+    """The same denoised picture is judged alike, whichever way the network says it."""
+    alphas, gamma = torch.tensor([0.97, 0.6, 0.1]), 5.0
+    snr = alphas / (1 - alphas)
+    latents, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy, off = add_noise(latents, noise, alphas), 0.1
+    scale = alphas.view(-1, 1, 1, 1)
+    guessed_noise = (noisy - scale.sqrt() * (latents + off)) / (1 - scale).sqrt()
+    for kind, predicted in (
+        ("epsilon", guessed_noise),
+        ("v_prediction", scale.sqrt() * guessed_noise - (1 - scale).sqrt() * (latents + off)),
+    ):
+        error = squared_error(predicted, target(kind, latents, noise, alphas))
+        weighted = min_snr_weight(kind, alphas, gamma) * error
+        torch.testing.assert_close(weighted, snr.clamp(max=gamma) * off**2, rtol=1e-3, atol=1e-6)

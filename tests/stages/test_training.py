@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from agfsync import catalog
 from agfsync.config import dump
 from agfsync.config.sections import SamplingLora
-from agfsync.errors import ModelError, RunError
+from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.generators.latent_diffusion import LatentDiffusion
 from agfsync.progress import Silent
 from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
@@ -80,7 +82,8 @@ def test_lora_makes_an_adapter_that_the_generator_takes(paired: Context, make_re
     context = with_training(paired, make_recipe, method={"beta": 500.0, "lora": {"rank": 2}})
     notes = training.run(context)
     model = context.run.path / "model"
-    assert [path.name for path in model.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    files = ["README.md", f"{context.recipe.name}-kohya.safetensors", "pytorch_lora_weights.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == sorted(files)
     generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1
     assert 0 < notes["trained_parameters"] < 10_000
@@ -133,6 +136,65 @@ def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> N
     candidates = paired.recipe.candidates.model_copy(update={"generator": added})
     training.run(replace(paired, recipe=paired.recipe.model_copy(update={"candidates": candidates})))
     assert (paired.run.path / "model" / UNET).is_file()
+
+
+def test_the_model_card_tells_what_it_is_and_names_no_folder(paired: Context, make_recipe: Any) -> None:
+    training.run(paired)
+    card = (paired.run.path / "model" / "README.md").read_text()
+    pairs = len(list(paired.run.rows("pairs")))
+    assert f"of {pairs:,} pairs" in card and "| beta | 500.0 |" in card and "report.html" in card
+    assert "from_pretrained" in card and "load_lora_weights" not in card
+    training.run(with_training(paired, make_recipe, method={"type": "ipo", "beta": 500.0, "lora": {"rank": 2}}))
+    adapted = (paired.run.path / "model" / "README.md").read_text()
+    assert "trained by `ipo`" in adapted and "rank 2, alpha 2" in adapted and "load_lora_weights" in adapted
+    assert str(paired.run.path.parent) not in card + adapted
+
+
+def test_another_layout_of_the_same_strength(paired: Context, make_recipe: Any, tiny_generator: Path) -> None:
+    """Each file by its own path through diffusers, with an alpha that isn't the rank."""
+    training.run(with_training(paired, make_recipe, method={"beta": 500.0, "lora": {"rank": 2, "alpha": 8.0}}))
+    model, outputs = paired.run.path / "model", []
+    source = torch.Generator().manual_seed(0)
+    noisy, text = torch.randn(2, 4, 8, 8, generator=source), torch.randn(2, 12, 16, generator=source)
+    kohya = f"{paired.recipe.name}-kohya.safetensors"
+    for name in (None, "pytorch_lora_weights.safetensors", kohya):
+        pipeline = StableDiffusionPipeline.from_pretrained(tiny_generator, use_safetensors=True)
+        if name is not None:
+            pipeline.load_lora_weights(model, weight_name=name)
+        with torch.no_grad():
+            outputs.append(pipeline.unet(noisy, torch.tensor([10, 700]), text).sample)
+    base, peft, other = outputs
+    assert (peft - base).abs().max() > 1e-4
+    torch.testing.assert_close(other, peft, rtol=0, atol=1e-7)
+    with safe_open(model / kohya, framework="pt") as file:
+        assert file.metadata()["modelspec.sai_model_spec"] == "1.0.0"
+        assert file.metadata()["modelspec.prediction_type"] == "epsilon"
+        assert {file.get_tensor(key).item() for key in file.keys() if key.endswith(".alpha")} == {2.0}  # noqa: SIM118
+
+
+OPTIONS = {"accumulate": 2, "gradient_checkpointing": True, "ema": 0.9, "caption_dropout": 0.5, "min_snr_gamma": 5.0}
+
+
+@pytest.mark.parametrize("method", ["ipo", "hinge"])
+def test_all_options_together_make_a_model(
+    paired: Context, make_recipe: Any, tiny_generator: Path, method: str
+) -> None:
+    notes = training.run(with_training(paired, make_recipe, method={"type": method, "beta": 500.0}, **OPTIONS))
+    before, after = load_file(tiny_generator / UNET), load_file(paired.run.path / "model" / UNET)
+    assert before.keys() == after.keys() and any(not before[key].equal(after[key]) for key in before)
+    assert notes["steps"] == 4
+
+
+def test_what_cant_be_is_told_before_anything_is_encoded(paired: Context, make_recipe: Any) -> None:
+    with pytest.raises(RecipeError, match="fp16 needs an accelerator"):
+        training.run(with_training(paired, make_recipe, precision="fp16"))
+    assert not (paired.run.path / "training" / "pairs.safetensors").exists()
+
+
+def test_tensorboard_is_told_each_step(paired: Context, make_recipe: Any) -> None:
+    pytest.importorskip("tensorboard")
+    training.run(with_training(paired, make_recipe, trackers=["tensorboard"]))
+    assert list((paired.run.path / "training" / "trackers").rglob("events.out.tfevents.*"))
 
 
 def test_killed_between_training_and_saving_it_only_saves(paired: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,10 @@ class Reference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PairErrors:
-    """Mean squared errors of a batch of pairs, each float32 (P,): the trained network's and the reference's."""
+    """Mean squared errors of a batch of pairs, each float32 (P,): the trained network's and the reference's.
+
+    Where the recipe asks for it they are weighted by the timestep, which a pair's four errors share.
+    """
 
     winner_P: Tensor
     loser_P: Tensor
@@ -85,8 +88,9 @@ class Method(Protocol):
     """An alignment objective; its settings are the recipe's `training.method`."""
 
     def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and the scalars to log beside it.
+        """The scalar to minimise, and the scalars to log beside it: all means over the pairs, so that of parts of a
+        batch their mean is the whole's.
 
-        Among those are loss, implicit_accuracy, winner_error_change and loser_error_change.
+        Among the latter are loss, implicit_accuracy, winner_error_change and loser_error_change.
         """
         ...

@@ -26,7 +26,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPairs:
-    """Every pair's winner, loser and prompt, as int64 (P,) rows of the images' latents and of the conditioning."""
+    """Every pair's winner, loser and prompt, as int64 (P,) rows of the images' latents and of the conditioning.
+
+    Where captions are to be dropped, the conditioning's last row is that of the empty prompt.
+    """
 
     latents_ICHW: Tensor
     conditioning: Conditioning
@@ -37,11 +40,16 @@ class EncodedPairs:
     def __len__(self) -> int:
         return len(self.winner_P)
 
-    def batch(self, rows: Tensor, device: torch.device) -> Batch:
-        """The pairs at `rows`, on `device`."""
+    def batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> Batch:
+        """The pairs at `rows`, on `device`; those of them that are `dropped`, bool (P,), under the empty prompt.
+
+        A pair's winner and its loser lose their caption together: else the caption itself would tell them apart.
+        """
         images_B = torch.cat([self.winner_P[rows], self.loser_P[rows]])
-        prompts_B = self.prompt_P[rows].repeat(2)
-        conditioning = {name: tensor[prompts_B].to(device) for name, tensor in self.conditioning.items()}
+        prompts_P = self.prompt_P[rows]
+        if dropped is not None:
+            prompts_P = torch.where(dropped, -1, prompts_P)
+        conditioning = {name: tensor[prompts_P.repeat(2)].to(device) for name, tensor in self.conditioning.items()}
         return Batch(self.latents_ICHW[images_B].to(device), conditioning)
 
     def save(self, path: Path, digest: str) -> None:
@@ -72,6 +80,13 @@ def rows_of_step(seed: int, step: int, size: int, pairs: int) -> Tensor:
     places = range(step * size, (step + 1) * size)
     shuffles = {epoch: _shuffle(seed, epoch, pairs) for epoch in {place // pairs for place in places}}
     return torch.stack([shuffles[place // pairs][place % pairs] for place in places])
+
+
+def dropped_of_step(seed: int, step: int, size: int, share: float) -> Tensor | None:
+    """Which of the `size` pairs of step `step` lose their caption, bool (size,): each with the probability `share`."""
+    if share == 0:
+        return None
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed_of(seed, "dropout", step))) < share
 
 
 def _shuffle(seed: int, epoch: int, pairs: int) -> Tensor:

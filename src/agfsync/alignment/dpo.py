@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from agfsync.alignment import PairErrors
+from agfsync.alignment.margin import figures, reward_margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +22,8 @@ class DiffusionDPO:
 def diffusion_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
     """-log sigmoid(-(beta / 2) [(m_w - m_w^ref) - (m_l - m_l^ref)]), averaged over the pairs.
 
-    Returns the loss, and as metrics the share of pairs whose margin has the right sign (a tie is one half, so that an
-    untrained network starts at 0.5) and the mean change of the winner's and of the loser's error, apart because the
-    margin can grow while both get worse.
+    Returns the loss, a float32 scalar of at least 0, log 2 for an untrained network; and `margin.figures`.
     """
-    winner_change_P = errors.winner_P - errors.winner_reference_P
-    loser_change_P = errors.loser_P - errors.loser_reference_P
-    reward_margin_P = -(beta / 2) * (winner_change_P - loser_change_P)
+    reward_margin_P = reward_margin(errors, beta)
     loss = -F.logsigmoid(reward_margin_P).mean()
-    return loss, {
-        "loss": loss.detach(),
-        "implicit_accuracy": implicit_accuracy(reward_margin_P.detach()),
-        "winner_error_change": winner_change_P.detach().mean(),
-        "loser_error_change": loser_change_P.detach().mean(),
-    }
-
-
-def implicit_accuracy(reward_margin_P: Tensor) -> Tensor:
-    """The share of margins above 0, ties counting one half."""
-    return (torch.sign(reward_margin_P) + 1).mean() / 2
+    return loss, figures(loss, reward_margin_P, errors)

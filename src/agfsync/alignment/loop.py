@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.alignment import Denoiser, Method, PairErrors, Reference
-from agfsync.alignment.batches import Batch, EncodedPairs, rows_of_step
+from agfsync.alignment.batches import Batch, EncodedPairs, dropped_of_step, rows_of_step
 from agfsync.alignment.checkpoints import Checkpoints
 from agfsync.alignment.metrics import MetricsLog
-from agfsync.alignment.noising import PairNoise, add_noise, draw_noise, squared_error, target
+from agfsync.alignment.noising import PairNoise, add_noise, draw_noise, min_snr_weight, squared_error, target
+from agfsync.alignment.precision import autocast, loss_scaler
+from agfsync.alignment.state import TrainingState
 from agfsync.attention import trainable_attention
-from agfsync.errors import DivergedError
+from agfsync.errors import DivergedError, ModelError
 
 Tell = Callable[[Mapping[str, float]], None]
 """Is told the figures of each step, as the log has them."""
@@ -27,7 +29,11 @@ Tell = Callable[[Mapping[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast to train. `batch` is in pairs, `warmup` and `checkpoint_every` in steps."""
+    """How long and how fast to train. `batch` is in pairs, `warmup` and `checkpoint_every` in steps.
+
+    A step's pairs go through the networks in `accumulate` parts, one after the other, which changes no more than the
+    last bits of the step. `ema` is the decay of the weights' average.
+    """
 
     steps: int
     batch: int
@@ -37,8 +43,25 @@ class Plan:
     warmup: int = 0
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     checkpoint_every: int = 50
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    ema: float | None = None
+    min_snr_gamma: float | None = None
+    caption_dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained, towards what, on what, and how."""
+
+    denoiser: Denoiser
+    reference: Reference
+    method: Method
+    pairs: EncodedPairs
+    plan: Plan
 
 
 def align(
@@ -53,27 +76,37 @@ def align(
 ) -> None:
     """Trains `denoiser`'s network in place on `pairs`, from the last checkpoint if there is one.
 
+    It ends as its last weights, or as their average where the plan asks for one.
+
     Each step's figures go to `log`, a JSON line each: step (1 for the first), the method's metrics, gradient_norm
-    (before it is clipped), learning_rate and seconds.
+    (before it is clipped; 0 in a step that is left out because fp16 overflowed), learning_rate and seconds; with fp16
+    also loss_scale.
 
     Raises:
         DivergedError: a loss or gradient isn't finite; the weights are those of the step before.
+        RecipeError: the plan needs a package or an accelerator that isn't there.
+        ModelError: the network can't do without keeping its activations, and the plan says that it shall.
         StoreError: a checkpoint or the log can't be written.
     """
-    parameters = {n: p for n, p in denoiser.network.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), weight_decay=plan.weight_decay, fused=True)
-    done = checkpoints.restore(parameters, optimizer)
+    if plan.gradient_checkpointing:
+        _recompute_activations(denoiser.network)
+    scaler = loss_scaler(denoiser.device, plan.precision)
+    state = TrainingState.of(denoiser.network, plan.optimizer, plan.weight_decay, scaler, plan.ema)
+    task = Task(denoiser, reference, method, pairs, plan)
+    done = checkpoints.restore(state)
     with MetricsLog(log, done) as metrics, trainable_attention(denoiser.device):
         for step in range(done, plan.steps):
             started = time.perf_counter()
             rate = learning_rate(plan, step)
-            figures = _update(denoiser, reference, method, pairs, plan, step, rate, optimizer)
+            figures = _update(task, state, step, rate)
             line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": time.perf_counter() - started}
             metrics.write(line)
             if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
                 metrics.flush()
-                checkpoints.save(step + 1, parameters, optimizer)
+                checkpoints.save(step + 1, state)
             tell(line)
+    if state.average is not None:
+        state.average.put(state.parameters)
 
 
 def learning_rate(plan: Plan, step: int) -> float:
@@ -87,21 +120,30 @@ def learning_rate(plan: Plan, step: int) -> float:
 
 
 def pair_errors(
-    denoiser: Denoiser, reference: Reference, batch: Batch, noise: PairNoise, precision: str = "fp32"
+    denoiser: Denoiser,
+    reference: Reference,
+    batch: Batch,
+    noise: PairNoise,
+    precision: str = "fp32",
+    min_snr_gamma: float | None = None,
 ) -> PairErrors:
-    """The four errors of each pair; winner and loser in one batch, under one noise and timestep."""
+    """The four errors of each pair; winner and loser in one batch, under one noise and timestep.
+
+    With `min_snr_gamma` they are weighted by `min_snr_weight`.
+    """
     noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(denoiser.device)
     timesteps_B = noise.timesteps_P.repeat(2)
     alphas_B = denoiser.alphas_cumprod_N[timesteps_B].to(denoiser.device)
     timesteps_B = timesteps_B.to(denoiser.device)
     noisy_BCHW = add_noise(batch.latents_BCHW, noise_BCHW, alphas_B)
     target_BCHW = target(denoiser.prediction_type, batch.latents_BCHW, noise_BCHW, alphas_B)
+    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma)
 
     def errors_of(network: nn.Module) -> Tensor:
         # A context of its own for each network: autocast keeps rounded weights for as long as the context lasts.
-        with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(denoiser.device, precision):
             predicted_BCHW = denoiser.predict(network, noisy_BCHW, timesteps_B, batch.conditioning)
-        return squared_error(predicted_BCHW, target_BCHW)
+        return squared_error(predicted_BCHW, target_BCHW) * weight_B
 
     with reference() as frozen:
         base_B = errors_of(frozen)
@@ -111,34 +153,62 @@ def pair_errors(
     return PairErrors(winner_P, loser_P, winner_reference_P, loser_reference_P)
 
 
-def _update(
-    denoiser: Denoiser,
-    reference: Reference,
-    method: Method,
-    pairs: EncodedPairs,
-    plan: Plan,
-    step: int,
-    rate: float,
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, float]:
-    """One step: batch, noise, errors, loss, gradient, weights. Returns the figures to log."""
-    group = optimizer.param_groups[0]
+def _weight(prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None) -> Tensor | float:
+    return 1.0 if min_snr_gamma is None else min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
+
+
+def _recompute_activations(network: nn.Module) -> None:
+    """Keeps no activations for the backward pass but computes them again: a third more work, a fraction of the memory.
+
+    Raises:
+        ModelError: the network isn't one of diffusers', or can't.
+    """
+    fault = "this model has no gradient checkpointing: set training.gradient_checkpointing to false"
+    try:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    except (AttributeError, ValueError) as failure:
+        raise ModelError(fault) from failure
+
+
+def _update(task: Task, state: TrainingState, step: int, rate: float) -> dict[str, float]:
+    """One step: gradient, then weights. Returns the figures to log."""
+    plan, group = task.plan, state.optimizer.param_groups[0]
     group["lr"] = rate
-    batch = pairs.batch(rows_of_step(plan.seed, step, plan.batch, len(pairs)), denoiser.device)
-    noise = draw_noise(plan.seed, step, _shape(batch), len(denoiser.alphas_cumprod_N))
-    loss, metrics = method.loss(pair_errors(denoiser, reference, batch, noise, plan.precision))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    state.optimizer.zero_grad(set_to_none=True)
+    figures = _gradient(task, state, step)
+    state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(group["params"], plan.max_gradient_norm)
-    _check("loss", loss, step, plan)
-    _check("gradient", norm, step, plan)
-    optimizer.step()
-    return {name: value.item() for name, value in metrics.items()} | {"gradient_norm": norm.item()}
+    scale = state.scaler.get_scale()
+    # A gradient that overflows under a scale only says that it is too large: the step is left out, the scale halved.
+    # Without scaling the scale is 1.
+    if scale <= 1:
+        _check("gradient", norm, step, plan)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update(state.parameters, step + 1)
+    figures["gradient_norm"] = norm.item() if torch.isfinite(norm) else 0.0
+    return figures | ({"loss_scale": scale} if state.scaler.is_enabled() else {})
 
 
-def _shape(batch: Batch) -> torch.Size:
-    pairs, *rest = batch.latents_BCHW.shape
-    return torch.Size([pairs // 2, *rest])
+def _gradient(task: Task, state: TrainingState, step: int) -> dict[str, float]:
+    """Puts the gradient of the loss of step `step`, times its scale, into the parameters; returns the metrics."""
+    denoiser, pairs, plan = task.denoiser, task.pairs, task.plan
+    rows = rows_of_step(plan.seed, step, plan.batch, len(pairs))
+    shape = torch.Size([len(rows), *pairs.latents_ICHW.shape[1:]])
+    noise = draw_noise(plan.seed, step, shape, len(denoiser.alphas_cumprod_N))
+    dropped = dropped_of_step(plan.seed, step, len(rows), plan.caption_dropout)
+    figures: dict[str, float] = {}
+    for part in torch.arange(len(rows)).tensor_split(plan.accumulate):
+        share = len(part) / len(rows)
+        batch = pairs.batch(rows[part], denoiser.device, None if dropped is None else dropped[part])
+        errors = pair_errors(denoiser, task.reference, batch, noise.of(part), plan.precision, plan.min_snr_gamma)
+        loss, metrics = task.method.loss(errors)
+        _check("loss", loss, step, plan)
+        state.scaler.scale(loss * share).backward()
+        for name, value in metrics.items():
+            figures[name] = figures.get(name, 0.0) + share * value.item()
+    return figures
 
 
 def _check(what: str, value: Tensor, step: int, plan: Plan) -> None:

@@ -1,6 +1,7 @@
 """The forward process: noisy latents and what the network should predict from them. Pure functions."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ class PairNoise:
 
     noise_PCHW: Tensor
     timesteps_P: Tensor
+
+    def of(self, rows: Tensor) -> Self:
+        """Those of the pairs at `rows`."""
+        return type(self)(self.noise_PCHW[rows], self.timesteps_P[rows])
 
 
 def draw_noise(seed: int, step: int, shape: torch.Size, timesteps: int) -> PairNoise:
@@ -43,12 +48,34 @@ def target(prediction_type: str, latents_BCHW: Tensor, noise_BCHW: Tensor, alpha
     if prediction_type == "v_prediction":
         signal, noise = _scales(alphas_cumprod_B)
         return signal * noise_BCHW - noise * latents_BCHW
-    raise ModelError(f"a model that predicts '{prediction_type}' can't be trained: only epsilon and v_prediction can")
+    raise _cant_be_trained(prediction_type)
 
 
 def squared_error(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     """Each sample's mean squared error over C, H, W, in float32: (B,)."""
     return (predicted_BCHW.float() - target_BCHW.float()).square().mean(dim=(1, 2, 3))
+
+
+def min_snr_weight(prediction_type: str, alphas_cumprod_B: Tensor, gamma: float) -> Tensor:
+    """What to multiply squared errors with, float32 (B,): min-SNR-gamma (Hang et al. 2023, arXiv:2303.09556, 3.4).
+
+    With SNR = a / (1 - a) it is min(SNR, gamma) for a network that predicts x_0, and so min(SNR, gamma) / SNR for the
+    noise ("epsilon") and min(SNR, gamma) / (SNR + 1) for "v_prediction". In 0..1, and a number also where a schedule
+    ends without any signal (a = 0). The paper's gamma is 5.
+
+    Raises:
+        ModelError: the model predicts something else.
+    """
+    snr_B = alphas_cumprod_B / (1 - alphas_cumprod_B)
+    if prediction_type == "epsilon":
+        return (gamma / snr_B).clamp(max=1)
+    if prediction_type == "v_prediction":
+        return snr_B.clamp(max=gamma) / (snr_B + 1)
+    raise _cant_be_trained(prediction_type)
+
+
+def _cant_be_trained(prediction_type: str) -> ModelError:
+    return ModelError(f"a model that predicts '{prediction_type}' can't be trained: only epsilon and v_prediction can")
 
 
 def _scales(alphas_cumprod_B: Tensor) -> tuple[Tensor, Tensor]:

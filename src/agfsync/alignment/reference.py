@@ -8,24 +8,25 @@ import torch
 from torch import nn
 
 from agfsync.alignment.lora import adapters_off
+from agfsync.alignment.precision import ROUNDED
 
 MULTIPLIED = (nn.Linear, nn.Conv2d)
-"""Layers whose weights autocast rounds to bf16 before it uses them."""
+"""Layers whose weights autocast rounds before it uses them."""
 
 
 class FrozenCopy:
     """For full fine-tuning. Made from the base before training or a checkpoint touches the network.
 
-    With `precision` "bf16" it keeps the rounded weights that autocast would compute anew each step: the predictions are
-    the same to the last bit, so that an untrained network's loss is log 2, in half the memory.
+    With `precision` "bf16" or "fp16" it keeps the rounded weights that autocast would compute anew each step: the
+    predictions are the same to the last bit, so that an untrained network's loss is log 2, in half the memory.
     """
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self._network = deepcopy(network).requires_grad_(False).eval()
-        if precision == "bf16":
+        if precision in ROUNDED:
             for layer in self._network.modules():
                 if isinstance(layer, MULTIPLIED):
-                    layer.to(torch.bfloat16)
+                    layer.to(ROUNDED[precision])
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:

@@ -222,6 +222,7 @@ class Method(Section):
     """The alignment method."""
 
     type: str = "dpo"
+    """the loss on the margin: dpo (log-sigmoid), ipo (a square about one half), hinge"""
     beta: float = Field(default=2000.0, gt=0)
     lora: LoraSettings | None = None
     """absent: the whole denoiser is trained"""
@@ -240,11 +241,30 @@ class Training(Section):
     """steps over which the learning rate rises to its full value"""
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
-    gradient_checkpointing: bool = False
-    """compute activations again in place of keeping them: less memory, a third more time"""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """fp16 scales its loss, and needs an accelerator"""
     checkpoint_every: Positive = 50
     """steps"""
+    accumulate: Positive = 1
+    """parts in which a step's pairs go through the networks: more of them need less memory, for the same result"""
+    gradient_checkpointing: bool = False
+    """compute activations twice and keep few: less memory, more time, the same result"""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps its moments in a quarter of the memory; it needs the package bitsandbytes"""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """decay of the weights' moving average, such as 0.9999; with it the average is the result"""
+    caption_dropout: Share = 0.0
+    """share of the pairs of a step that are trained without their caption, winner and loser alike"""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """where each step's figures go beside the run's own log; each is a package to install"""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """weigh each pair by its timestep, by min-SNR with this gamma (its paper's: 5); absent: all alike, as in DPO"""
+
+    @model_validator(mode="after")
+    def _no_empty_part(self) -> "Training":
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate splits the {self.batch} pairs of training.batch into {self.accumulate} parts")
+        return self
 
 
 class Evaluation(Section):

@@ -16,21 +16,27 @@ from torch import Tensor
 from agfsync import catalog
 from agfsync.alignment import Denoiser, Method, Reference
 from agfsync.alignment.batches import EncodedPairs
+from agfsync.alignment.card import Facts, model_card
 from agfsync.alignment.checkpoints import Checkpoints
+from agfsync.alignment.kohya import kohya_weights, model_spec
 from agfsync.alignment.loop import Plan, align
 from agfsync.alignment.lora import adapter_weights, add_adapters
 from agfsync.alignment.metrics import read_metrics
+from agfsync.alignment.precision import loss_scaler
 from agfsync.alignment.reference import AdaptersOff, FrozenCopy
+from agfsync.alignment.safe import write_tensors
+from agfsync.alignment.tracking import Session, tracked
 from agfsync.config import LoraSettings, Recipe, Training
 from agfsync.disk import flush, guarded
 from agfsync.errors import ModelError, RunError
+from agfsync.generators import LORA_FILE
 from agfsync.pictures import decode
-from agfsync.records import Caption, Pair, seed_of
+from agfsync.records import Caption, Pair, digest, seed_of
 from agfsync.stages import EARLIER, MODEL, Context
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
-"""Images or prompts; fewer images where `training.batch` is smaller, for it says what the memory holds."""
+"""Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
 TRENDS = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
 """Figures of which the notes hold the mean over the last tenth of the steps."""
 
@@ -42,27 +48,32 @@ def run(context: Context) -> Mapping[str, Any]:
         RunError: there is no pair.
         ModelError: the generator can't be loaded or trained.
         DivergedError: a loss or gradient isn't finite.
+        RecipeError: the settings need a package or an accelerator that isn't there.
     """
     recipe, folder = context.recipe, context.run.path / STAGE
-    settings, lora = recipe.training, recipe.training.method.lora
+    settings = recipe.training
     context.progress.say(f"{STAGE}: loading {recipe.candidates.generator.model}")
     denoiser = _denoiser(recipe)
+    loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
     pairs = _encoded(context, denoiser, folder / "pairs.safetensors")
     # Made before a checkpoint is put in place: the reference is the base and never moves.
     reference = _reference(denoiser, settings, seed_of(recipe.seed, "lora"))
-    if settings.gradient_checkpointing:
-        _checkpoint_gradients(denoiser)
     method: Method = catalog.build("methods", settings.method.model_dump(exclude={"lora"}))
     checkpoints, log = Checkpoints(folder / "checkpoints", context.digest), folder / "metrics.jsonl"
-    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method", "gradient_checkpointing"}))
+    plan = Plan(seed=recipe.seed, **settings.model_dump(exclude={"method", "trackers"}))
     done = checkpoints.last()
-    with context.progress.stage(STAGE, plan.steps, "steps", done=done) as task:
+    session = Session(recipe.name, digest(context.digest), folder / "trackers", _settings(recipe))
+    with (
+        tracked(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
+        context.progress.stage(STAGE, plan.steps, "steps", done=done) as task,
+    ):
 
         def tell(line: Mapping[str, float]) -> None:
             task.advance(1, loss=line["loss"], accuracy=line["implicit_accuracy"])
+            log_elsewhere(line)
 
         align(denoiser, reference, method, pairs, plan, checkpoints, log, tell)
-    _put(context.run.path / MODEL, lambda beside: _save(denoiser, lora, beside))
+    _put(context.run.path / MODEL, lambda beside: _save(recipe, denoiser, pairs, beside))
     lines = read_metrics(log)
     return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines)
 
@@ -90,14 +101,6 @@ def _reference(denoiser: Denoiser, settings: Training, seed: int) -> Reference:
     return AdaptersOff(denoiser.network)
 
 
-def _checkpoint_gradients(denoiser: Denoiser) -> None:
-    """Has the network keep less of its forward pass. The results are the same but for rounding."""
-    enable = getattr(denoiser.network, "enable_gradient_checkpointing", None)
-    if enable is None:
-        raise ModelError("this generator's network can't checkpoint gradients: set training.gradient_checkpointing off")
-    enable()
-
-
 def _strength(lora: LoraSettings) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
@@ -116,7 +119,7 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
     prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[pair.caption_key] for pair in pairs))}
     encoded = EncodedPairs(
         latents_ICHW,
-        _conditioning(denoiser, list(prompts)),
+        _conditioning(denoiser, [*prompts, *([""] if context.recipe.training.caption_dropout else [])]),
         winner_P=torch.tensor([keys[pair.winner_key] for pair in pairs]),
         loser_P=torch.tensor([keys[pair.loser_key] for pair in pairs]),
         prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
@@ -127,7 +130,8 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
 
 def _latents(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor]:
     """The candidates `wanted`: each one's row in the latents, and the latents (I, C, H, W) on the CPU."""
-    at_once = min(ENCODED_AT_ONCE, context.recipe.training.batch)
+    settings = context.recipe.training
+    at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
     keys: list[str] = []
     parts: list[Tensor] = []
     candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
@@ -149,11 +153,53 @@ def _slices(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (prompts[first : first + ENCODED_AT_ONCE] for first in range(0, len(prompts), ENCODED_AT_ONCE))
 
 
-def _save(denoiser: Denoiser, lora: LoraSettings | None, folder: Path) -> None:
+def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:
+    """The pipeline, or the LoRA in both layouts; and the model card."""
+    lora = recipe.training.method.lora
     if lora is None:
         denoiser.save(folder)
     else:
-        denoiser.save_adapter(adapter_weights(denoiser.network, lora.rank, _strength(lora)), folder)
+        weights = adapter_weights(denoiser.network, lora.rank, _strength(lora))
+        denoiser.save_adapter(weights, folder)
+        text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
+        metadata = model_spec(recipe.name, text_width, denoiser.prediction_type, lora.rank)
+        write_tensors(folder / _kohya_file(recipe), kohya_weights(weights), metadata)
+    (folder / "README.md").write_text(model_card(_facts(recipe, pairs)), encoding="utf-8")
+
+
+def _kohya_file(recipe: Recipe) -> str:
+    """Named for the run: other programs keep the LoRAs of all models in one folder."""
+    return f"{recipe.name}-kohya.safetensors"
+
+
+def _facts(recipe: Recipe, pairs: EncodedPairs) -> Facts:
+    settings, generator = recipe.training, recipe.candidates.generator
+    is_public = "/" in generator.model and not Path(generator.model).expanduser().exists()
+    return Facts(
+        name=recipe.name,
+        base=generator.model if is_public else Path(generator.model).name,
+        base_is_public=is_public,
+        method=settings.method.type,
+        pairs=len(pairs),
+        prompts=len(pairs.prompt_P.unique()),
+        weights={} if recipe.pairs.source else recipe.pairs.weights,
+        settings=_settings(recipe),
+        lora_files=(LORA_FILE, _kohya_file(recipe)) if settings.method.lora else None,
+    )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What the training was set to, as plain values."""
+    settings = recipe.training
+    method = settings.method.model_dump(exclude={"lora"}) | {"LoRA": _describe(settings.method.lora)}
+    rest = settings.model_dump(exclude={"method", "checkpoint_every", "trackers"}, exclude_none=True)
+    return (
+        {("method" if name == "type" else name): value for name, value in method.items()} | rest | {"seed": recipe.seed}
+    )
+
+
+def _describe(lora: LoraSettings | None) -> str:
+    return "none, the whole network" if lora is None else f"rank {lora.rank}, alpha {_strength(lora):g}"
 
 
 def _put(folder: Path, write: Callable[[Path], None]) -> None:

@@ -1,0 +1,48 @@
+"""A LoRA in the layout of kohya's sd-scripts, which ComfyUI, AUTOMATIC1111 and others read.
+
+A layer's pair of matrices is `lora_down` and `lora_up` under the layer's name in diffusers, dots as underscores, and
+its strength is alpha / rank. Programs that find no alpha take the rank or 1, so it is written.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512", 2048: "stable-diffusion-xl-v1-base"}
+"""ModelSpec's names, by the width of the text that the network attends to."""
+VELOCITY = {1024: "stable-diffusion-v2-768-v"}
+SIDES = {"lora_A": "lora_down", "lora_B": "lora_up"}
+
+
+def kohya_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's LoRA, `weights` by peft's names and with alpha / rank multiplied in, as kohya names it.
+
+    So alpha is each layer's rank, a float32 scalar: the strength is the same whether a program reads it or not.
+    """
+    named: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        layer, side, _ = name.rsplit(".", 2)
+        flat = "lora_unet_" + layer.replace(".", "_")
+        named[f"{flat}.{SIDES[side]}.weight"] = tensor
+        if side == "lora_A":
+            named[f"{flat}.alpha"] = torch.tensor(float(len(tensor)))
+    return named
+
+
+def model_spec(title: str, text_width: int | None, prediction_type: str, rank: int) -> dict[str, str]:
+    """The file's metadata: ModelSpec 1.0's, and what kohya's programs look for. No date, so that a rerun's is equal."""
+    predicts_v = prediction_type == "v_prediction"
+    known = ARCHITECTURES | (VELOCITY if predicts_v else {})
+    architecture = known.get(text_width or 0, "stable-diffusion")
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.prediction_type": "v" if predicts_v else prediction_type,
+        "modelspec.description": "Aligned with AI feedback by agfsync",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+    }
