@@ -64,6 +64,7 @@ def tiny(name: str, model: Path, url: str) -> config.Recipe:
         "scores.scorers.aesthetic.head": "embedded:aesthetic",
         "training.steps": 2,
         "training.batch": 2,
+        "training.accumulate": 2,
         "evaluation.judges.clip-l.model": "embedded:clip",
         "evaluation.resamples": 100,
         **{f"scores.scorers.{scorer}.model": embedded for scorer, embedded in scorers.items()},
