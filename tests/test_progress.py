@@ -16,6 +16,19 @@ def test_a_log_gets_lines_with_rate_and_time_left(capsys: pytest.CaptureFixture[
     assert last.startswith("candidates: 4 of 4 captions, ")
 
 
+def test_what_was_done_before_counts_for_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with Log().stage("candidates", 10_000, done=1) as task:
+        task.found(9000)
+        task.advance(2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("candidates: 9003 of 10000 captions, ")
+    shown = io.StringIO()
+    terminal = Terminal(Console(file=shown, width=100, force_terminal=True, color_system=None))
+    with terminal.stage("candidates", 10_000, done=1) as task:
+        task.found(9998)
+    assert "9999/10000" in shown.getvalue() and "/s" not in shown.getvalue()
+
+
 def test_a_log_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with Log().stage("candidates", 1000) as task:
         for _ in range(1000):

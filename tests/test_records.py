@@ -4,6 +4,8 @@ from dataclasses import fields
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agfsync.records import (
     Answer,
@@ -15,6 +17,7 @@ from agfsync.records import (
     Record,
     Score,
     digest,
+    digest_of_lists,
     huggingface_metadata,
     seed_of,
 )
@@ -48,6 +51,11 @@ def test_a_digest_tells_its_parts_apart_and_is_the_same_in_every_process() -> No
     program = "from agfsync.records import digest, seed_of; print(digest('x', 1.5), seed_of(7, 'x'))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told.split() == [digest("x", 1.5), str(seed_of(7, "x"))]
+
+
+@given(st.text(), st.lists(st.lists(st.text(), max_size=3), max_size=3))
+def test_a_digest_of_streams_is_that_of_the_lists(name: str, lists: list[list[str]]) -> None:
+    assert digest_of_lists(name, *map(iter, lists)) == digest(name, *lists)
 
 
 def test_seeds_are_in_the_range_that_torch_takes() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agfsync.statistics import Interval, correlation, mean_difference, paired_bootstrap, win_rate
+from agfsync.statistics import Interval, Mean, correlation, mean_difference, paired_bootstrap, win_rate
 
 BASE = [50.0, 60.0, 70.0, 80.0]
 ALIGNED = [60.0, 60.0, 65.0, 95.0]
@@ -22,6 +22,14 @@ def test_win_rate_of_equal_values_is_one_half() -> None:
 
 def test_mean_difference_by_hand() -> None:
     assert mean_difference(BASE, ALIGNED) == (10 + 0 - 5 + 15) / 4
+
+
+def test_a_mean_of_values_that_come_one_by_one() -> None:
+    mean = Mean()
+    assert mean.value is None
+    for value in (1.0, 2.0, 6.0):
+        mean.add(value)
+    assert (mean.count, mean.value) == (3, 3.0)
 
 
 def test_bootstrap_of_two_prompts_by_hand() -> None:

@@ -25,6 +25,10 @@ class Task(Protocol):
         """`count` more are done; `figures` are shown beside, such as loss=0.69."""
         ...
 
+    def found(self, count: int) -> None:
+        """`count` more turn out to be done, from an earlier run."""
+        ...
+
 
 class Progress(Protocol):
     """Whoever is told how far things are."""
@@ -54,6 +58,9 @@ class Silent:
         """Nothing."""
 
     def advance(self, count: int = 1, **figures: float) -> None:
+        """Nothing."""
+
+    def found(self, count: int) -> None:
         """Nothing."""
 
 
@@ -90,6 +97,10 @@ class _Lines:
         if time.monotonic() - self._said >= self._log.every and self._done < self._total:
             self._say(f", {clock((self._total - self._done) / self._rate())} left")
 
+    def found(self, count: int) -> None:
+        self._before += count
+        self._done += count
+
     def end(self) -> None:
         self._say(f" in {clock(time.monotonic() - self._begun)}")
 
@@ -113,7 +124,7 @@ class Terminal:
     def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[Task]:
         with Bars(*_columns(self._console.width), console=self._console) as bars:
             row = bars.add_task(name, total=total, completed=done, unit=unit, before=done, figures="")
-            yield _Bar(bars, row)
+            yield _Bar(bars, row, done)
             bars.refresh()
 
     def say(self, text: str) -> None:
@@ -121,12 +132,16 @@ class Terminal:
 
 
 class _Bar:
-    def __init__(self, bars: Bars, row: TaskID) -> None:
-        self._bars, self._row = bars, row
+    def __init__(self, bars: Bars, row: TaskID, before: int) -> None:
+        self._bars, self._row, self._before = bars, row, before
 
     def advance(self, count: int = 1, **figures: float) -> None:
         shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self._bars.update(self._row, advance=count, figures=shown)
+
+    def found(self, count: int) -> None:
+        self._before += count
+        self._bars.update(self._row, advance=count, before=self._before)
 
 
 class _Pace(ProgressColumn):

@@ -7,7 +7,7 @@ work that is done is found again whatever else changed.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from sys import intern
@@ -41,6 +41,18 @@ NO_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 def digest(*parts: Any) -> str:
     """16 hex digits that name `parts` (anything JSON can hold): equal parts, equal digest, on every machine."""
     return hashlib.blake2b(_PLAIN.encode(parts).encode(), digest_size=8).hexdigest()
+
+
+def digest_of_lists(name: str, *lists: Iterable[str]) -> str:
+    """`digest(name, [*list], ...)`, of lists that are longer than memory."""
+    hashed = hashlib.blake2b(b"[" + _PLAIN.encode(name).encode(), digest_size=8)
+    for texts in lists:
+        hashed.update(b",[")
+        for place, text in enumerate(texts):
+            hashed.update((b"," if place else b"") + _PLAIN.encode(text).encode())
+        hashed.update(b"]")
+    hashed.update(b"]")
+    return hashed.hexdigest()
 
 
 _PLAIN = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))

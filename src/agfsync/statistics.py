@@ -4,6 +4,7 @@ Shapes: N values of one judge on N prompts, base and aligned in the same order, 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,23 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+@dataclass(slots=True)
+class Mean:
+    """The mean of values that come one after the other."""
+
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+
+    @property
+    def value(self) -> float | None:
+        """None without any."""
+        return self.total / self.count if self.count else None
 
 
 def win_rate(base: Values, aligned: Values) -> float:

@@ -138,7 +138,7 @@ def test_an_error_in_a_worker_is_raised_here_and_what_was_complete_is_kept(
     with pytest.raises(ValueError, match="odd") as raised:
         go(crew(nobody), captions(odd))
     assert "in a worker" in raised.value.__notes__[0]
-    assert {"u0", "u17"} <= run.done("captions") and not {"u18", "u20"} & run.done("captions")
+    assert {"u0", "u17"} <= set(run.made("captions")) and not run.done("captions", ["u18", "u20"])
 
 
 def test_a_model_that_can_not_be_loaded_is_told(go: Any, crew: Any, captions: Any) -> None:
@@ -192,7 +192,7 @@ def test_what_a_worker_found_damaged_is_set_aside(run: Run, go: Any, crew: Any, 
 
     with pytest.raises(StoreError, match="it was set aside"):
         go(crew(nobody), captions(damaged))
-    assert run.done("questions") == set()
+    assert set(run.made("questions")) == set()
 
 
 def test_a_part_that_is_not_here_is_told(run: Run, go: Any, crew: Any, captions: Any) -> None:
@@ -214,7 +214,7 @@ def test_a_part_that_is_not_here_is_told(run: Run, go: Any, crew: Any, captions:
     team.hire = elsewhere
     with pytest.raises(StoreError, match="here it is missing: every machine needs the run folder at this place"):
         go(team, captions())
-    assert run.done("captions") == set()
+    assert set(run.made("captions")) == set()
 
 
 def test_workers_that_are_long_in_coming_are_told_of_once(

@@ -103,7 +103,7 @@ def test_the_cap_of_the_questions_keeps_what_is_done(tmp_path: Path, asking: Ask
             write(tmp_path / "run", asking(server, max_cost=0.1, timeout=9.0))
         assert json.loads((tmp_path / "run" / "spending.json").read_text())["questions"]["cost"] <= 0.1
         with Run.open(tmp_path / "run", writing=False) as run:
-            before = run.done("questions")
+            before = set(run.made("questions"))
         asked = len(server.bodies)
         assert 0 < len(before) < 36
         write(tmp_path / "run", asking(server, max_cost=1.0, timeout=9.0))

@@ -7,7 +7,7 @@ import pytest
 
 from agfsync.pictures import decode
 from agfsync.records import Candidate, Caption, Pair, seed_of
-from agfsync.stages import Context, candidates, captions, captions_to_draw, pairs, questions, scores
+from agfsync.stages import Context, candidates, captions, pairs, questions, scores, to_draw
 from agfsync.store import Run
 
 
@@ -21,7 +21,7 @@ def asked(context: Context) -> Context:
 def test_each_train_caption_gets_its_pictures_from_their_own_seeds(asked: Context) -> None:
     notes = candidates.run(asked)
     drawn = list(asked.run.read("candidates", Candidate))
-    train = [caption.key for caption in captions_to_draw(asked, "train")]
+    train = [each.key for each in to_draw(asked, "train")]
     assert notes == {"captions": 12, "candidates": 48}
     assert [(c.caption_key, c.index) for c in drawn] == [(key, index) for key in train for index in range(4)]
     assert all(c.seed == seed_of(0, c.caption_key, c.index) and c.generator == "generator" for c in drawn)
@@ -65,7 +65,8 @@ def test_generators_beside_add_pictures_of_their_own_and_change_none(
     drawn = list(asked.run.read("candidates", Candidate))
     named = {"generator": "none", "other": "other", "third": "third"}
     assert notes == {"captions": 12, "candidates": 144, "generators": named}
-    assert drawn[:48] == alone
+    assert [c for c in drawn if c.generator == "generator"] == alone
+    assert [c.caption_key for c in drawn] == [c.caption_key for c in alone for _ in range(3)]
     assert loaded == ["none", "other", "third"]
     for place, name in enumerate(("generator", "other", "third")):
         mine = [c for c in drawn if c.generator == name]

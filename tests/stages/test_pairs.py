@@ -70,7 +70,7 @@ def test_each_caption_gives_a_pair_of_its_own_candidates(scored: Context) -> Non
 def test_a_scorer_of_no_weight_changes_no_unit(scored: Context, make_recipe: Any) -> None:
     def units(**weights: float) -> list[str]:
         pairs.run(dataclasses.replace(scored, recipe=make_recipe(pairs={"weights": weights})))
-        return scored.run.selected("pairs")
+        return list(scored.run.selected("pairs"))
 
     assert units(red=1.0) == units(red=1.0, vqa=0.0) != units(red=1.0, vqa=0.5)
 

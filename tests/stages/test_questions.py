@@ -6,7 +6,11 @@ import pytest
 
 from agfsync.errors import BudgetError
 from agfsync.records import Caption, Question
-from agfsync.stages import Context, captions, captions_to_draw, questions, questions_by_caption
+from agfsync.stages import Context, ToDraw, captions, questions, to_draw
+
+
+def drawn(context: Context) -> list[ToDraw]:
+    return [*to_draw(context, "train"), *to_draw(context, "held-out")]
 
 
 def test_every_caption_gets_its_questions(context: Context) -> None:
@@ -14,8 +18,10 @@ def test_every_caption_gets_its_questions(context: Context) -> None:
     notes = questions.run(context)
     assert notes["questions"] == 3 * 17
     assert notes["dropped"]["answer isn't yes"] == 2 * 17
-    assert {len(asked) for asked in questions_by_caption(context).values()} == {3}
-    assert len(captions_to_draw(context, "train")) == 12
+    train, held_out = list(to_draw(context, "train")), list(to_draw(context, "held-out"))
+    assert {len(each.questions) for each in train + held_out} == {3}
+    assert (len(train), len(held_out)) == (12, 5)
+    assert {q.caption_key for q in train[0].questions} == {train[0].key}
 
 
 def test_a_caption_with_too_few_is_quarantined_and_not_drawn(context: Context, make_recipe: Any) -> None:
@@ -29,18 +35,18 @@ def test_a_caption_with_too_few_is_quarantined_and_not_drawn(context: Context, m
         questions.run(context)
     notes = questions.run(dataclasses.replace(context, recipe=make_recipe(failure_budget=0.5)))
     assert notes["quarantined"] == 1
-    assert captions_to_draw(context, "train") == odd[1:]
+    assert [each.caption for each in to_draw(context, "train")] == odd[1:]
 
 
 def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -> None:
     captions.run(context)
     questions.run(context)
-    done = context.run.done("questions")
+    done = set(context.run.made("questions"))
     with pytest.raises(BudgetError):
         questions.run(dataclasses.replace(context, recipe=make_recipe(questions={"minimum": 4})))
     context.run.reopen("questions")
     assert questions.run(context)["questions"] == 3 * 17
-    assert context.run.done("questions") == done
+    assert set(context.run.made("questions")) == done
 
 
 def test_a_files_questions_are_asked_as_they_are_and_the_writer_where_it_has_none(
@@ -96,13 +102,13 @@ def test_a_round_without_a_reply_is_counted_and_a_caption_without_any_is_quarant
     reasons = context.run.failures("questions")
     assert 0 < notes["quarantined"] == len(reasons) < 17 and set(reasons.values()) == {"the server is asleep"}
     assert notes["dropped"]["round without a reply"] + 2 * len(reasons) <= 2 * 17
-    assert len(questions_by_caption(context)) == 17 - len(reasons)
+    assert len(drawn(context)) == 17 - len(reasons)
 
 
 def test_questions_that_are_not_confirmed_are_dropped(context: Context, make_recipe: Any) -> None:
     captions.run(context)
     mute = make_recipe(questions={"writer": "mute", "rounds": 9, "verify": True}, failure_budget=1.0)
     notes = questions.run(dataclasses.replace(context, recipe=mute))
-    made = questions_by_caption(context)
+    made = drawn(context)
     assert notes["dropped"]["not confirmed on second reading"] == len(made) > 0
-    assert {len(asked) for asked in made.values()} == {2}
+    assert {len(each.questions) for each in made} == {2}

@@ -28,7 +28,7 @@ def test_every_scorer_judges_every_candidate(drawn: Context) -> None:
     notes = scores.run(drawn)
     found = list(drawn.run.read("scores", Score))
     keys = [candidate.key for candidate in drawn.run.read("candidates", Candidate)]
-    assert [(s.scorer, s.candidate_key) for s in found] == [(name, key) for name in ("red", "vqa") for key in keys]
+    assert [(s.scorer, s.candidate_key) for s in found] == [(name, key) for key in keys for name in ("red", "vqa")]
     assert (notes["red"]["scored"], notes["red"]["unscored"]) == (48, {})
     assert {len(s.answers) for s in found if s.scorer == "vqa"} == {3}
 
@@ -44,7 +44,7 @@ def test_only_what_is_new_is_scored(drawn: Context, make_recipe: Any, loaded: li
 
 def test_other_questions_are_scored_anew_by_who_asks(drawn: Context, loaded: list[str]) -> None:
     scores.run(drawn)
-    units = drawn.run.selected("questions")
+    units = list(drawn.run.selected("questions"))
     first = next(drawn.run.read("questions", Question, units[:1]))
     fewer = {"fewer": [first]}
     drawn.run.commit("questions", fewer, Question.schema)

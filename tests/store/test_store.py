@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from agfsync.errors import RunError, StoreError
+from agfsync.errors import DamagedError, RunError, StoreError
 from agfsync.records import Candidate, Caption
 from agfsync.store import Run, parts
 from agfsync.store.manifest import Manifest
@@ -33,11 +33,75 @@ def test_what_is_committed_is_read_in_the_order_of_the_selection(run: Run) -> No
     commit(run, a=captions("1", "2"), b=[], c=captions("3"))
     commit(run, d=captions("4"))
     run.select("captions", ["d", "c", "missing", "b", "a"])
-    assert run.selected("captions") == ["d", "c", "b", "a"]
+    assert list(run.selected("captions")) == ["d", "c", "b", "a"]
     assert keys(run) == ["4", "3", "1", "2"]
     assert keys(run, "c", "d") == ["3", "4"]
-    assert run.done("captions") == {"a", "b", "c", "d"}
+    assert set(run.made("captions")) == {"a", "b", "c", "d"}
     assert list(run.grouped("captions", ["key"], ["b", "c"])) == [("b", []), ("c", [{"key": "3"}])]
+
+
+def test_units_of_several_parts_may_take_turns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is read once, however often the table goes to and fro."""
+    loads: list[str] = []
+    decode = parts.decode
+    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    for part in "abc":
+        commit(run, **{f"{part}{n}": captions(*(f"{part}{n}-{row}" for row in range(n % 3))) for n in range(100)})
+    order = [f"{part}{n}" for n in range(100) for part in "cab"]
+    run.select("captions", order)
+    assert list(run.selected("captions")) == order
+    assert keys(run) == [f"{unit}-{row}" for unit in order for row in range(int(unit[1:]) % 3)]
+    assert len(loads) == 3
+    assert (run.count("captions"), run.length("captions")) == (300, 3 * 99)
+
+
+def test_a_selection_may_be_read_from_the_run_while_it_is_made(run: Run) -> None:
+    commit(run, a=captions("1"), b=captions("2"))
+    run.select("captions", ["a", "b"])
+    run.select("captions", sorted((key for key in run.selected("captions")), reverse=True))
+    run.select("captions", (unit for unit, _ in run.grouped("captions")))
+    assert list(run.selected("captions")) == ["b", "a"]
+
+
+def test_a_selection_that_is_broken_off_changes_nothing(run: Run) -> None:
+    commit(run, a=captions("1"), b=captions("2"))
+    run.select("captions", ["a", "b"])
+
+    def broken() -> Iterator[str]:
+        yield "b"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.select("captions", broken())
+    assert list(run.selected("captions")) == ["a", "b"]
+    run.select("captions", ["b"])
+    assert list(run.selected("captions")) == ["b"]
+
+
+def test_a_part_found_damaged_while_a_selection_is_read_from_it_is_set_aside(run: Run) -> None:
+    commit(run, a=captions("1"))
+    run.select("captions", ["a"])
+    (part,) = (run.path / "captions").iterdir()
+    part.write_bytes(part.read_bytes()[:-9] + b"\0" * 9)
+    with pytest.raises(DamagedError, match="it was set aside"):
+        run.select("questions", (unit for unit, _ in run.grouped("captions")))
+    assert run.made("captions") == []
+
+
+def test_done_says_which_of_those_asked_for(run: Run) -> None:
+    commit(run, **{f"u{n}": [] for n in range(1200)})
+    assert run.done("captions", (f"u{n}" for n in range(1100, 1300))) == {f"u{n}" for n in range(1100, 1200)}
+
+
+def test_reasons_are_counted(run: Run) -> None:
+    commit(run, a=[], b=[], c=[])
+    run.commit("captions", {"d": []}, Caption.schema, dropped={"d": {"odd": 2, "empty": 1}})
+    run.commit("captions", {"e": []}, Caption.schema, dropped={"e": {"odd": 2, "empty": 1}})
+    run.select("captions", "abcde")
+    for unit, reason in {"x": "asleep", "y": "asleep", "z": "broken"}.items():
+        run.quarantine("captions", unit, reason)
+    assert run.dropped("captions") == {"odd": 4, "empty": 2}
+    assert run.failed("captions") == {"asleep": 2, "broken": 1}
 
 
 def test_another_selection_keeps_what_was_made(run: Run) -> None:
@@ -45,12 +109,12 @@ def test_another_selection_keeps_what_was_made(run: Run) -> None:
     run.select("captions", ["a", "b"])
     run.select("captions", ["b"])
     assert keys(run) == ["2"]
-    assert run.done("captions") == {"a", "b"}
+    assert set(run.made("captions")) == {"a", "b"}
 
 
 def test_a_unit_without_rows_makes_no_file(run: Run) -> None:
     commit(run, a=[])
-    assert run.done("captions") == {"a"}
+    assert set(run.made("captions")) == {"a"}
     assert not (run.path / "captions").exists()
 
 
@@ -58,7 +122,7 @@ def test_failures_are_left_out_and_forgotten_when_the_stage_reopens(run: Run) ->
     commit(run, a=captions("1"))
     run.quarantine("captions", "a", "too odd")
     run.select("captions", ["a"])
-    assert run.selected("captions") == []
+    assert list(run.selected("captions")) == []
     assert run.failures("captions") == {"a": "too odd"}
     run.reopen("captions")
     assert run.failures("captions") == {}
@@ -102,7 +166,7 @@ def test_death_between_rename_and_manifest_never_happened(run: Run, monkeypatch:
         patched.setattr(Manifest, "transaction", die)
         with pytest.raises(KeyboardInterrupt):
             commit(run, a=captions("lost"))
-    assert run.done("captions") == set()
+    assert set(run.made("captions")) == set()
     commit(run, a=captions("kept"))
     assert [p.name for p in (run.path / "captions").iterdir()] == ["part-000000.parquet"]
     assert keys(run, "a") == ["kept"]
@@ -129,7 +193,7 @@ def test_a_corrupt_part_is_set_aside_and_its_units_are_forgotten(run: Run, colum
         StoreError, match=r"part-000001.parquet isn't what was written: it was set aside; type the same"
     ):
         list(run.rows("captions", columns, ["b"]))
-    assert run.done("captions") == {"a"}
+    assert set(run.made("captions")) == {"a"}
     assert run.finished("captions") is None
     assert part.with_name(part.name + ".corrupt").exists()
 
@@ -170,7 +234,7 @@ def test_who_only_looks_sets_nothing_aside(run: Run) -> None:
     (run.path / "captions" / "part-000000.parquet").unlink()
     with Run.open(run.path, writing=False) as looking, pytest.raises(StoreError, match="next `agfsync run`"):
         keys(looking, "a")
-    assert run.done("captions") == {"a"}
+    assert set(run.made("captions")) == {"a"}
 
 
 def test_one_process_writes_and_others_look(run: Run) -> None:
@@ -178,7 +242,7 @@ def test_one_process_writes_and_others_look(run: Run) -> None:
         Run.open(run.path)
     commit(run, a=captions("1"))
     with Run.open(run.path, writing=False) as looking:
-        assert looking.done("captions") == {"a"}
+        assert set(looking.made("captions")) == {"a"}
 
 
 def test_a_run_needs_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -297,4 +361,4 @@ def test_spans_join_neighbours_of_one_part() -> None:
         parts.Place("c", 2, 0, 1),
         parts.Place("d", None, 0, 0),
     ]
-    assert [[place.unit for place in span] for span in parts.spans(places)] == [["a", "b"], ["c"], ["d"]]
+    assert [[place.unit for place in span] for span in parts.spans(places)] == [["d"], ["a", "b"], ["c"]]

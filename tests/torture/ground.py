@@ -23,7 +23,7 @@ TABLES = (
     "evaluation_scores",
     "evaluation",
 )
-PART_BYTES = 6_000
+PART_BYTES = 20_000
 """A part is committed from this size on, so that there are many."""
 
 Findings = dict[str, Any]
@@ -178,7 +178,7 @@ def _findings(run: Path) -> Findings:
 def _digest(opened: Any, table: str) -> list[Any]:
     rows = list(opened.rows(table))
     plain = json.dumps(rows, default=lambda value: value.hex())
-    return [len(opened.selected(table)), len(rows), hashlib.sha256(plain.encode()).hexdigest()]
+    return [opened.count(table), len(rows), hashlib.sha256(plain.encode()).hexdigest()]
 
 
 def _notes(opened: Any, stage: str) -> Any:

@@ -17,20 +17,26 @@ PROGRAM = "import sys; from tests.torture.resume import {0}; {0}(sys.argv[1:])"
 
 
 def attack(folder: Path, captions: int) -> list[Row]:
-    """At a tenth of the size and at the whole: what memory grows by is what a candidate takes."""
-    tenth, whole = (_measured(folder / f"resume-{count}", count) for count in (captions // 10, captions))
-    more = PER_CAPTION * (captions - captions // 10)
-    each = (whole["peak"] - tenth["peak"]) * 1024 / more
+    """At half of the size and at the whole: memory that doesn't grow with the run is the same at both."""
+    half, whole = (_measured(folder / f"resume-{count}", count) for count in (captions // 2, captions))
     told = (
-        f"first new work after {whole['work']:.1f} s, {whole['peak'] / 1024:.0f} MiB"
-        f" (a tenth of it: {tenth['work']:.1f} s, {tenth['peak'] / 1024:.0f} MiB; {each:.0f} bytes a candidate);"
+        f"first new work after {whole['work']:.1f} s, {_mib(whole['peak'])} (at half of the size {half['work']:.1f} s,"
+        f" {_mib(half['peak'])}); with half of the scores done after {whole['halfway']:.1f} s;"
+        f" on to the pairs {_mib(whole['rest'])} (at half of the size {_mib(half['rest'])});"
         f" nothing to do: {whole['idle']:.1f} s"
     )
     return [Row("resume with the candidates finished", PER_CAPTION * captions, 0, told)]
 
 
+def _mib(kib: float) -> str:
+    return f"{kib / 1024:.0f} MiB"
+
+
 def _measured(folder: Path, captions: int) -> dict[str, float]:
-    """`work` and `idle` in seconds with the interpreter's start, `peak` in KiB."""
+    """Seconds, with the interpreter's start: for nothing to do, until the first score, until that of the second half.
+
+    And the peak of memory in KiB: at the first score, and after all of them and the pairs.
+    """
     folder.mkdir()
     (folder / "prompts.txt").write_text("".join(f"a thing with the number {n}\n" for n in range(captions + 4)))
     recipe = folder / "resumed.yaml"
@@ -41,7 +47,17 @@ def _measured(folder: Path, captions: int) -> dict[str, float]:
     _typed("typed", [*command, "candidates"])
     begun = time.time()
     ended, peak = _typed("until_work", [*command, "scores"]).split()[-2:]
-    return {"work": float(ended) - begun, "idle": begun - idle, "peak": float(peak)}
+    _typed("until_half", [*command, "scores", str(PER_CAPTION * captions // 2)])
+    again = time.time()
+    halfway, _ = _typed("until_work", [*command, "scores"]).split()[-2:]
+    rest = _typed("weighed", [*command, "pairs"]).split()[-1]
+    return {
+        "idle": begun - idle,
+        "work": float(ended) - begun,
+        "halfway": float(halfway) - again,
+        "peak": float(peak),
+        "rest": float(rest),
+    }
 
 
 def _recipe(prompts: Path, captions: int) -> dict[str, Any]:
@@ -68,28 +84,62 @@ def _typed(function: str, arguments: Sequence[str]) -> str:
 
 def typed(arguments: Sequence[str]) -> None:
     """The command, with pictures of one pixel that take no time."""
-    import doubles
-    from PIL import Image
+    sys.exit(_run(arguments))
 
-    from agfsync.cli import main
 
-    doubles.PAUSE = 0
-    doubles.Generator.draw = lambda _, prompts, *__: [Image.new("RGB", (1, 1))] * len(prompts)  # type: ignore[method-assign]
-    sys.exit(main(list(arguments)))
+def weighed(arguments: Sequence[str]) -> None:
+    """The same; prints the peak of memory in KiB at its end."""
+    code = _run(arguments)
+    print(_peak(), flush=True)
+    sys.exit(code)
 
 
 def until_work(arguments: Sequence[str]) -> None:
     """The command, until its first scorer is asked for something: prints the time, and the peak of memory in KiB."""
     import doubles
 
-    from agfsync.cli import main
-
     def ask(*_: Any) -> None:
-        # Not getrusage's peak: that begins with what the process held that started this one.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-        print(time.time(), peak, flush=True)
+        print(time.time(), _peak(), flush=True)
         os._exit(0)
 
     doubles.Brightness.score = ask  # type: ignore[assignment]
-    sys.exit(main(list(arguments)))
+    sys.exit(_run(arguments))
+
+
+def until_half(arguments: Sequence[str]) -> None:
+    """The command, until it has scored as many pictures as its last argument says, and what is scored is committed."""
+    import doubles
+
+    left = int(arguments[-1])
+    score = doubles.Brightness.score
+
+    def counted(scorer: Any, items: Sequence[Any]) -> Any:
+        nonlocal left
+        if left <= 0:
+            raise KeyboardInterrupt
+        left -= len(items)
+        return score(scorer, items)
+
+    doubles.Brightness.score = counted  # type: ignore[method-assign, assignment]
+    _run(arguments[:-1])
+
+
+def _run(arguments: Sequence[str]) -> int:
+    import doubles
+    from PIL import Image
+
+    from agfsync.cli import main
+
+    def draw(_: Any, prompts: Sequence[str], seeds: Sequence[int], __: float) -> list[Image.Image]:
+        return [Image.new("RGB", (1, 1), (seed % 256, 0, 0)) for seed in seeds]
+
+    doubles.PAUSE = 0
+    doubles.Generator.draw = draw  # type: ignore[method-assign, assignment]
+    return main(list(arguments))
+
+
+def _peak() -> int:
+    """Not getrusage's: that begins with what the process held that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(peak)

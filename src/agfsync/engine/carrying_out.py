@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import cache
 from importlib import import_module
-from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from agfsync.config import Engine
 from agfsync.engine.crew import Crew, Shift
 from agfsync.engine.fitting import fitted
 from agfsync.engine.hand import Delivery, Plan
+from agfsync.engine.missing import Missing
 from agfsync.engine.processes import Processes, accelerators
 from agfsync.engine.processing import over_budget, process
 from agfsync.engine.work import SERVER, Desk, Job, Outcome, Unit
@@ -23,6 +23,7 @@ from agfsync.packages import need
 from agfsync.progress import Progress
 from agfsync.store import Run
 from agfsync.store.parts import BadPart, check_size
+from agfsync.streams import Many
 
 P = TypeVar("P")
 
@@ -30,7 +31,7 @@ P = TypeVar("P")
 def carry_out(
     run: Run,
     table: str,
-    units: Sequence[Unit[P]],
+    units: Many[Unit[P]],
     job: Job[P],
     *,
     engine: Engine,
@@ -47,13 +48,12 @@ def carry_out(
         ModelError: the model can't be loaded. BudgetError: more than the share `budget` of the units failed.
         WorkerError: there are no workers to be had, or they die at once.
     """
-    done = run.done(table)
-    missing = [each for each in units if each.key not in done]
-    if not missing:
+    missing = Missing(run, table, units)
+    if not missing.ahead(1):
         return
     title = title or table
     fit = fitted(run.path, title, job.source, job.batch, progress)
-    crew = _crew(engine, job.device, ceil(len(missing) / at_once))
+    crew = _crew(engine, job.device, missing, at_once)
     if crew is None:
         work = _here(job, Desk(run, fit, progress.say))
         common = {"schema": schema, "progress": progress, "budget": budget, "unit": unit, "title": title}
@@ -64,11 +64,12 @@ def carry_out(
     progress.say(f"{title}: loading in {shift.size} worker{'s' if shift.size > 1 else ''}")
     failed: Counter[str] = Counter()
     with (
-        progress.stage(title, len(units), unit, len(units) - len(missing)) as task,
+        progress.stage(title, len(units), unit, missing.found()) as task,
         closing(shift.deliveries()) as deliveries,
     ):
         for delivery in deliveries:
             _enter(run, table, delivery, shift.size)
+            task.found(missing.found())
             task.advance(len(delivery.units) + len(delivery.failures))
             if delivery.fit is not None and delivery.fit < fit.size:
                 fit.lower(delivery.fit)
@@ -81,8 +82,8 @@ def carry_out(
                 raise delivery.stopped
 
 
-def _crew(engine: Engine, device: str, portions: int) -> Crew | None:
-    """Who does work of so many portions; None where it is done in this process."""
+def _crew(engine: Engine, device: str, missing: Missing[P], at_once: int) -> Crew | None:
+    """Who does what is missing, `at_once` at a time; None where it is done in this process."""
     if device == SERVER:
         return None
     if engine.type == "ray":
@@ -90,7 +91,7 @@ def _crew(engine: Engine, device: str, portions: int) -> Crew | None:
         crew: Crew = import_module("agfsync.engine.on_ray").RayCrew(engine)
         return crew
     devices = accelerators(device)
-    size = min(engine.workers or len(devices), portions)
+    size = missing.portions(at_once, most=engine.workers or len(devices))
     return Processes(size, devices) if size > 1 else None
 
 

@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from agfsync.engine.hand import Delivery, Plan
+from agfsync.engine.missing import Missing
 from agfsync.engine.part import PART_BYTES
 from agfsync.engine.work import Unit
 from agfsync.errors import WorkerError
@@ -68,16 +69,14 @@ class Task:
 
 
 class Shift:
-    """`units` of the run's `table` on their way through the workers of `crew`."""
+    """What is `missing` of the run's `table`, on its way through the workers of `crew`."""
 
-    def __init__(
-        self, run: Run, table: str, units: Sequence[Unit[Any]], plan: Plan, crew: Crew, progress: Progress
-    ) -> None:
+    def __init__(self, run: Run, table: str, missing: Missing[Any], plan: Plan, crew: Crew, progress: Progress) -> None:
         self.run, self.table, self.plan, self.progress = run, table, plan, progress
-        self._crew, self.size = crew, min(crew.size, ceil(len(units) / plan.at_once))
+        self._crew, self.size = crew, missing.portions(plan.at_once, most=crew.size)
         self.at_hand: Sequence[Unit[Any]] = ()
         """the units of the delivery that was given last"""
-        self._fresh = deque(units)
+        self._fresh = missing
         self._again: list[tuple[Sequence[Unit[Any]], int]] = []
         """what dead workers had in hand, and how many died of just that"""
         self._suspects: deque[tuple[Sequence[Unit[Any]], int]] = deque()
@@ -132,18 +131,18 @@ class Shift:
             return None
         if self._again:
             units, killed = self._again.pop()
-        elif self._fresh:
-            units, killed = [self._fresh.popleft() for _ in range(min(self._count(), len(self._fresh)))], 0
+        elif self._fresh.ahead(1):
+            units, killed = self._fresh.take(self._count()), 0
         else:
             units, killed = self._suspects.popleft()
         return Task(self.run.part_elsewhere(self.table), units, killed)
 
     def _left(self) -> bool:
-        return bool(self._again or self._fresh or self._suspects)
+        return bool(self._again or self._suspects or self._fresh.ahead(1))
 
     def _count(self) -> int:
         """Units of the next task: whole batches, and towards the end few, so that the workers end together."""
-        fair = ceil(len(self._fresh) / (2 * self.size))
+        fair = ceil(self._fresh.bound / (2 * self.size))
         at_once = self.plan.at_once
         return max(int(min(self._afford, fair)) // at_once, 1) * at_once
 

@@ -6,11 +6,13 @@ from typing import TypeVar
 
 import pyarrow as pa
 
+from agfsync.engine.missing import Missing
 from agfsync.engine.part import PART_BYTES, PART_SECONDS, Part
 from agfsync.engine.work import Outcome, Unit
 from agfsync.errors import BudgetError
 from agfsync.progress import Progress
 from agfsync.store import Run
+from agfsync.streams import Many
 
 P = TypeVar("P")
 
@@ -18,7 +20,7 @@ P = TypeVar("P")
 def process(
     run: Run,
     stage: str,
-    units: Sequence[Unit[P]],
+    units: Many[Unit[P]],
     work: Callable[[Sequence[P]], Iterable[Outcome]],
     *,
     batch: int,
@@ -38,15 +40,14 @@ def process(
     Raises:
         BudgetError: more than the share `budget` of the units failed.
     """
-    done = run.done(stage)
-    missing = [each for each in units if each.key not in done]
-    if not missing:
+    missing = Missing(run, stage, units)
+    if not missing.ahead(1):
         return
     part = Part(run, stage, schema, part_bytes, part_seconds)
-    with progress.stage(title or stage, len(units), unit, len(units) - len(missing)) as task:
+    with progress.stage(title or stage, len(units), unit, missing.found()) as task:
         try:
-            for start in range(0, len(missing), batch):
-                chunk = missing[start : start + batch]
+            while chunk := missing.take(batch):
+                task.found(missing.found())
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
@@ -62,9 +63,9 @@ def check_budget(run: Run, stage: str, total: int, budget: float, unit: str = "c
     Raises:
         BudgetError: says how many, and the reason met most often.
     """
-    failures = run.failures(stage)
-    if len(failures) > budget * total:
-        raise over_budget(stage, Counter(failures.values()), total, budget, unit)
+    reasons = run.failed(stage)
+    if reasons.total() > budget * total:
+        raise over_budget(stage, reasons, total, budget, unit)
 
 
 def over_budget(stage: str, reasons: Counter[str], total: int, budget: float, unit: str) -> BudgetError:

@@ -7,7 +7,7 @@ from typing import Any
 from agfsync.config import Recipe, ScorerSettings
 from agfsync.records import digest
 from agfsync.sources import fingerprint
-from agfsync.stages import MODEL, VERSIONS, generator_source, scorer_source
+from agfsync.stages import MODEL, ORDERS, VERSIONS, generator_source, scorer_source
 from agfsync.stages.writing import writer_source
 from agfsync.store import Run
 
@@ -93,7 +93,7 @@ def digest_of(stage: Stage, run_: Run, recipe: Recipe) -> str:
     """What names a stage's settings and inputs. A stage before it counts by what it made, not by how it was set."""
     ended = [run_.finished(name) for name in stage.after]
     marks = [None if finished is None else finished.mark for finished in ended]
-    return digest(stage.name, VERSIONS[stage.name], stage.settings(recipe), marks)
+    return digest(stage.name, VERSIONS[stage.name], ORDERS.get(stage.name), stage.settings(recipe), marks)
 
 
 def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:

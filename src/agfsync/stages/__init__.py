@@ -3,15 +3,15 @@
 What several of them need is here, and in the files that call themselves no stage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 from agfsync import catalog
 from agfsync.config import GeneratorSettings, Recipe, ScorerSettings
 from agfsync.progress import Progress
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
+from agfsync.streams import by, matched
 
 VERSIONS: Mapping[str, int] = {
     "captions": 1,
@@ -24,6 +24,13 @@ VERSIONS: Mapping[str, int] = {
     "report": 1,
 }
 """Raise a stage's when it makes other rows of the same settings: it then runs again on runs that are done."""
+
+ORDERS: Mapping[str, int] = {"candidates": 2, "scores": 2}
+"""Raise a stage's when it puts the same units in another order: then it runs again, and makes none of them anew.
+
+A table is in the order of those that it is made from (captions; a caption's pictures; a picture's scores, by judge), so
+that they can be read side by side, however long they are.
+"""
 
 MODEL = "model"
 """The folder of the aligned model, or of its LoRA, in the run's."""
@@ -43,16 +50,25 @@ class Context:
     digest: str = ""
 
 
-def questions_by_caption(context: Context) -> dict[str, tuple[Question, ...]]:
-    """Each caption's questions, by its key, in the order in which they were asked for."""
-    questions = context.run.read("questions", Question)
-    return {key: tuple(group) for key, group in groupby(questions, key=lambda question: question.caption_key)}
+@dataclass(frozen=True, slots=True)
+class ToDraw:
+    """A caption with the questions that it is judged by, in the order in which they were asked for."""
+
+    caption: Caption
+    questions: tuple[Question, ...]
+
+    @property
+    def key(self) -> str:
+        """The caption's."""
+        return self.caption.key
 
 
-def captions_to_draw(context: Context, split: Split) -> list[Caption]:
+def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
     """The captions of `split` that have questions: those that were quarantined have none to be judged by."""
-    asked = {row["caption_key"] for row in context.run.rows("questions", ["caption_key"])}
-    return [c for c in context.run.read("captions", Caption) if c.split == split and c.key in asked]
+    questions = by("caption_key", context.run.rows("questions"))
+    for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
+        if asked and caption.split == split:
+            yield ToDraw(caption, tuple(Question.of(row) for row in asked))
 
 
 def generator_source(settings: GeneratorSettings) -> str:

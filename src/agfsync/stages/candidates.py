@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.config import GeneratorSettings
+from agfsync.config import GeneratorSettings, Recipe
 from agfsync.engine import Desk, Outcome, Unit, Work, carry_out
 from agfsync.generators import Generator
 from agfsync.memory import release
 from agfsync.pictures import encoded
 from agfsync.records import Candidate, Caption, digest, seed_of
-from agfsync.stages import GENERATORS, VERSIONS, Context, captions_to_draw, generator_source
+from agfsync.stages import GENERATORS, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.preferences import take_in
+from agfsync.streams import Many, Stream, matched
 
 STAGE = "candidates"
 
@@ -34,6 +35,12 @@ class Drawing:
     noise: float
     seed: int
     indices: tuple[int, ...]
+
+    def unit(self, caption: Caption) -> str:
+        """The key of the unit that these pictures are."""
+        first, count = self.indices[0], len(self.indices)
+        # What stands alone, or first, is named as if there never were others.
+        return digest(self.source, self.seed, count, caption.key, *([first] if first else []))
 
     @property
     def batch(self) -> int:
@@ -74,14 +81,16 @@ def run(context: Context) -> Mapping[str, Any]:
     recipe = context.recipe
     if recipe.pairs.source:
         return take_in(context, Path(recipe.pairs.source))
-    captions, generators = captions_to_draw(context, "train"), recipe.candidates.generators
-    units: list[list[str]] = []
-    for place, settings in enumerate(generators):
-        units.append(_drawn_by(context, settings, captions, first=place * recipe.candidates.per_caption))
+    captions = Stream(
+        sum(1 for _ in to_draw(context, "train")), lambda: (each.caption for each in to_draw(context, "train"))
+    )
+    drawings = [_drawing(recipe, place) for place in range(len(recipe.candidates.generators))]
+    for drawing in drawings:
+        _draw(context, drawing, captions)
         release()
-    context.run.select(STAGE, [unit for of in units for unit in of])
-    drawn = len(captions) * recipe.candidates.per_caption * len(generators)
-    named = {GENERATORS: _names(context, units)} if recipe.candidates.beside else {}
+    context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
+    drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
+    named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}
     return {"captions": len(captions), "candidates": drawn} | named
 
 
@@ -90,22 +99,24 @@ def seeds_of(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
     return [seed_of(seed, caption.key, index) for index in indices]
 
 
-def _drawn_by(context: Context, settings: GeneratorSettings, captions: Sequence[Caption], first: int) -> list[str]:
-    """One generator's pictures of every caption, numbered from `first`; the keys of its units."""
-    recipe = context.recipe
-    noise, count = recipe.candidates.embedding_noise, recipe.candidates.per_caption
+def _drawing(recipe: Recipe, place: int) -> Drawing:
+    """What the generator at `place` draws of a caption."""
+    settings, count = recipe.candidates.generators[place], recipe.candidates.per_caption
+    noise = recipe.candidates.embedding_noise
     source = digest(STAGE, VERSIONS[STAGE], generator_source(settings), noise)
-    drawing = Drawing(settings, source, noise, recipe.seed, tuple(range(first, first + count)))
-    # What stands alone, or first, is named as if there never were others.
-    place = [first] if first else []
-    units = [Unit(digest(source, recipe.seed, count, c.key, *place), c) for c in captions]
+    return Drawing(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
+
+
+def _draw(context: Context, drawing: Drawing, captions: Many[Caption]) -> None:
+    """One generator's pictures of every caption."""
+    recipe = context.recipe
+    units = Stream(len(captions), lambda: (Unit(drawing.unit(caption), caption) for caption in captions))
     common = {"schema": Candidate.schema, "progress": context.progress, "budget": recipe.failure_budget}
     carry_out(context.run, STAGE, units, drawing, engine=recipe.engine, at_once=1, **common)
-    return [unit.key for unit in units]
 
 
-def _names(context: Context, units: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Each generator's model, by what its pictures say of it; `units` are each one's."""
-    generators = context.recipe.candidates.generators
-    models = {unit: settings.model for settings, of in zip(generators, units, strict=True) for unit in of}
-    return {row["generator"]: models[unit] for unit, rows in context.run.grouped(STAGE, ["generator"]) for row in rows}
+def _names(context: Context, drawings: Sequence[Drawing], captions: Iterable[Caption]) -> dict[str, str]:
+    """Each generator's model, by what its pictures say of it."""
+    units = ((drawing.unit(caption), drawing.settings.model) for caption in captions for drawing in drawings)
+    drawn = matched(units, lambda each: each[0], context.run.grouped(STAGE, ["generator"]))
+    return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

@@ -1,10 +1,9 @@
 """What the scores and the evaluation have in common: every judge's word on every picture. No stage of its own."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from statistics import fmean
 from typing import Any
 
 from PIL import Image
@@ -18,7 +17,9 @@ from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
 from agfsync.stages import VERSIONS, Context, scorer_source
 from agfsync.stages.spending import Account, built_of, judging
+from agfsync.statistics import Mean
 from agfsync.store import Run
+from agfsync.streams import Many, Stream, some_of
 
 Judges = Mapping[str, ScorerSettings]
 
@@ -40,6 +41,10 @@ class ToJudge:
     unit: str
     prompt: str
     questions: tuple[Question, ...]
+
+
+Key = Callable[[ToJudge], str]
+"""What names a judge's score of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class Judging:
         return asked
 
 
-def judge(context: Context, tables: Tables, judges: Judges, pictures: Sequence[ToJudge]) -> dict[str, Any]:
+def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJudge]) -> dict[str, Any]:
     """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
 
     Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
@@ -132,12 +137,12 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Sequence[T
         ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or may
             cost no more.
     """
-    keys: dict[str, list[str]] = {}
+    keys = {name: _key(tables, name, settings) for name, settings in judges.items()}
     with judging(context, tables.stage, judges) as accounts:
         for panel in _panels(judges):
-            keys |= _judge_by(context, tables, panel, pictures, accounts)
+            _judge_by(context, tables, panel, keys, pictures, accounts)
             release()
-    context.run.select(tables.scores, [key for name in judges for key in keys[name]])
+    context.run.select(tables.scores, (key(picture) for picture in pictures for key in keys.values()))
     notes = _notes(context, tables, judges)
     for name, note in notes.items():
         unscored, budget = Counter[str](note["unscored"]), context.recipe.failure_budget
@@ -156,21 +161,27 @@ def _panels(judges: Judges) -> list[Judges]:
 
 
 def _judge_by(
-    context: Context, tables: Tables, panel: Judges, pictures: Sequence[ToJudge], accounts: Mapping[str, Account]
-) -> dict[str, list[str]]:
-    """The scores of a panel's judges; for each the keys of its units."""
-    keys = {name: _keys(tables, name, settings, pictures) for name, settings in panel.items()}
+    context: Context,
+    tables: Tables,
+    panel: Judges,
+    keys: Mapping[str, Key],
+    pictures: Many[ToJudge],
+    accounts: Mapping[str, Account],
+) -> None:
+    """The scores of a panel's judges."""
     batch = context.recipe.scores.batch
-    units = [
-        Unit(keys[name][n], Asked(name, keys[name][n], pictures[n]))
-        for part in _parts(range(len(pictures)), batch)
-        for name in panel
-        for n in part
-    ]
+
+    def units() -> Iterator[Unit[Asked]]:
+        for some in some_of(pictures, batch):
+            for name in panel:
+                for picture in some:
+                    key = keys[name](picture)
+                    yield Unit(key, Asked(name, key, picture))
+
     carry_out(
         context.run,
         tables.scores,
-        units,
+        Stream(len(pictures) * len(panel), units),
         Judging(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
         engine=context.recipe.engine,
         at_once=batch * len(panel),
@@ -180,19 +191,14 @@ def _judge_by(
         unit="pictures" if len(panel) == 1 else "scores",
         title=f"{tables.stage}: {', '.join(panel)}",
     )
-    return keys
 
 
-def _keys(tables: Tables, name: str, settings: ScorerSettings, pictures: Sequence[ToJudge]) -> list[str]:
+def _key(tables: Tables, name: str, settings: ScorerSettings) -> Key:
     """The keys of a judge's scores, which are those of its units too."""
     source = digest(tables.scores, VERSIONS[tables.stage], scorer_source(name, settings))
     # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
-    return [score_key(source, asks, picture.key, picture.questions) for picture in pictures]
-
-
-def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    return lambda picture: score_key(source, asks, picture.key, picture.questions)
 
 
 def _images(run: Run, tables: Tables, pictures: Sequence[ToJudge]) -> dict[str, Image.Image | Unscored]:
@@ -217,20 +223,20 @@ def _truncated(judge_: str) -> str:
 
 
 def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
-    values: dict[str, list[float]] = {name: [] for name in judges}
+    means = {name: Mean() for name in judges}
     reasons: dict[str, Counter[str]] = {name: Counter() for name in judges}
     for row in context.run.rows(tables.scores, ["scorer", "value", "reason"]):
         if row["value"] is None:
             reasons[row["scorer"]][row["reason"]] += 1
         else:
-            values[row["scorer"]].append(row["value"])
+            means[row["scorer"]].add(row["value"])
     left_out = context.run.dropped(tables.scores)
     return {
         name: {
-            "scored": len(all_),
-            "mean": fmean(all_) if all_ else None,
+            "scored": mean.count,
+            "mean": mean.value,
             "unscored": dict(reasons[name]),
             "truncated": left_out[_truncated(name)],
         }
-        for name, all_ in values.items()
+        for name, mean in means.items()
     }

@@ -1,16 +1,17 @@
 """Stage 5: of each caption's candidates the best and the worst (Eq. 5 to 7), or those that a pair set prefers."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from agfsync.engine import Outcome, Sifted, Unit, process
 from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS, Context
-from agfsync.stages.preferences import preferred
+from agfsync.stages.preferences import PREFERENCES, preferred
+from agfsync.statistics import Mean
+from agfsync.streams import Stream, by, matched
 
 STAGE = "pairs"
 BATCH = 1000
@@ -56,22 +57,31 @@ def run(context: Context) -> Mapping[str, Any]:
     def work(captions: Sequence[Scored]) -> list[Outcome]:
         return [pair(each, weights, minimum) for each in captions]
 
-    captions = _scored(context, list(weights))
     source = (STAGE, VERSIONS[STAGE], weights, minimum)
-    units = [Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each) for each in captions]
+
+    def units() -> Iterator[Unit[Scored]]:
+        for each in _scored(context, list(weights)):
+            yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
+
+    captions = sum(1 for _ in by("caption_key", context.run.rows("candidates", ["caption_key"])))
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process(context.run, STAGE, units, work, batch=BATCH, **common)
-    context.run.select(STAGE, [unit.key for unit in units])
-    return _notes(context, len(units))
+    process(context.run, STAGE, Stream(captions, units), work, batch=BATCH, **common)
+    context.run.select(STAGE, (unit.key for unit in units()))
+    return _notes(context, captions)
 
 
 def _preferred(context: Context) -> Mapping[str, Any]:
     """The pair set's own pairs; what it holds beside them, such as ties, is counted."""
-    units = [Unit(digest(STAGE, VERSIONS[STAGE], key), sifted) for key, sifted in preferred(context)]
+
+    def units() -> Iterator[Unit[Sifted]]:
+        return (Unit(digest(STAGE, VERSIONS[STAGE], key), sifted) for key, sifted in preferred(context))
+
     work: Callable[[Sequence[Sifted]], Sequence[Outcome]] = list
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process(context.run, STAGE, units, work, batch=BATCH, unit="pairs", **common)
-    context.run.select(STAGE, [unit.key for unit in units])
+    process(
+        context.run, STAGE, Stream(context.run.count(PREFERENCES), units), work, batch=BATCH, unit="pairs", **common
+    )
+    context.run.select(STAGE, (unit.key for unit in units()))
     return _notes(context, len({row["caption_key"] for row in context.run.rows(STAGE, ["caption_key"])}))
 
 
@@ -112,28 +122,28 @@ def pair(scored: Scored, weights: Mapping[str, float], minimum_margin: float) ->
     return Sifted([Pair(key, scored.caption_key, choice.winner, choice.loser, *scores)], +left_out)
 
 
-def _scored(context: Context, scorers: Sequence[str]) -> list[Scored]:
-    values: dict[str, dict[str, float | None]] = {}
-    keys: dict[str, list[str]] = {}
-    for row in context.run.rows("scores", ["key", "candidate_key", "scorer", "value"]):
-        if row["scorer"] in scorers:
-            values.setdefault(row["candidate_key"], {})[row["scorer"]] = row["value"]
-            keys.setdefault(row["candidate_key"], []).append(row["key"])
-    # By caption and not by unit: a generator's pictures of a caption are one, and there may be several generators.
-    drawn: dict[str, list[str]] = {}
-    for row in context.run.rows("candidates", ["key", "caption_key"]):
-        drawn.setdefault(row["caption_key"], []).append(row["key"])
-    return [
-        Scored(caption, {key: values.get(key, {}) for key in of}, [each for key in of for each in keys.get(key, [])])
-        for caption, of in drawn.items()
-    ]
+def _scored(context: Context, scorers: Sequence[str]) -> Iterator[Scored]:
+    """Every caption with its candidates, whichever generators drew them, and what the `scorers` said of these."""
+    columns = ["key", "candidate_key", "scorer", "value"]
+    words = by("candidate_key", context.run.rows("scores", columns))
+    candidates = context.run.rows("candidates", ["key", "caption_key"])
+    judged = ({**row, "words": said or ()} for row, said in matched(candidates, lambda row: row["key"], words))
+    for caption, rows in by("caption_key", judged):
+        words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
+        yield Scored(
+            caption,
+            {key: {word["scorer"]: word["value"] for word in of} for key, of in words_of.items()},
+            [word["key"] for of in words_of.values() for word in of],
+        )
 
 
 def _notes(context: Context, captions: int) -> dict[str, Any]:
-    margins = [row["margin"] for row in context.run.rows(STAGE, ["margin"])]
+    margin = Mean()
+    for row in context.run.rows(STAGE, ["margin"]):
+        margin.add(row["margin"])
     dropped = context.run.dropped(STAGE)
-    if not margins:
+    if not margin.count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"
         see = "pairs.source" if context.recipe.pairs.source else "pairs.weights and pairs.minimum_margin"
         raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see {see}")
-    return {"captions": captions, "pairs": len(margins), "mean_margin": fmean(margins), "dropped": dict(dropped)}
+    return {"captions": captions, "pairs": margin.count, "mean_margin": margin.value, "dropped": dict(dropped)}

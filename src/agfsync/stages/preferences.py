@@ -37,7 +37,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
     context.progress.say(f"{CAPTIONS}: reading the prompts of {source}")
     captions = [caption_of(text, category, "train") for text, category in captions_of_pairs(source).items()]
     units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
-    done = context.run.done(CAPTIONS)
+    done = context.run.done(CAPTIONS, units)
     if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
         context.run.commit(CAPTIONS, missing, Caption.schema)
     return units
@@ -80,7 +80,6 @@ class _Intake:
         self._run, self._captions, self._task = context.run, captions, task
         self._candidates = Part(context.run, CANDIDATES, Candidate.schema)
         self._preferences = Part(context.run, PREFERENCES, Pair.schema)
-        self._done = {table: context.run.done(table) for table in (CANDIDATES, PREFERENCES)}
         self._of_caption: Counter[str] = Counter()
         self.pictures: dict[str, None] = {}
         self.pairs: dict[str, None] = {}
@@ -113,7 +112,7 @@ class _Intake:
             if not self._of_caption[caption]:
                 self._task.advance(1)
             index = self._of_caption[caption]
-            if key not in self._done[CANDIDATES]:
+            if not self._is_there(CANDIDATES, key):
                 self._candidates.add(key, [Candidate(key, caption, index, None, PAIR_SET, image)])
             self._of_caption[caption] += 1
             self.pictures[key] = None
@@ -121,9 +120,12 @@ class _Intake:
 
     def _enter(self, caption: str, winner: str, loser: str) -> None:
         key = digest("pair", winner, loser)
-        if key not in self.pairs and key not in self._done[PREFERENCES]:
+        if key not in self.pairs and not self._is_there(PREFERENCES, key):
             self._preferences.add(key, [Pair(key, caption, winner, loser, 1.0, 0.0, 1.0)])
         self.pairs[key] = None
+
+    def _is_there(self, table: str, key: str) -> bool:
+        return bool(self._run.done(table, [key]))
 
     def commit(self) -> None:
         self._candidates.commit()
@@ -132,7 +134,7 @@ class _Intake:
     def select(self) -> None:
         """Makes the tables. One unit of the pairs' counts what was left out, if anything was."""
         counts = digest("left out", dict(self.left_out))
-        if self.left_out and counts not in self._done[PREFERENCES]:
+        if self.left_out and not self._is_there(PREFERENCES, counts):
             self._preferences.add(counts, Sifted([], self.left_out))
             self._preferences.commit()
         self._run.select(CANDIDATES, self.pictures)

@@ -21,6 +21,7 @@ from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift
 from agfsync.stages.writing import Desk, at_work
+from agfsync.streams import Many, Stream
 
 STAGE = "questions"
 BATCH = 16
@@ -47,22 +48,28 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, run_ = context.recipe, context.run
     with at_work(context, STAGE, recipe.questions) as desk:
-        units = [Unit(_key(desk.writer, recipe, each), each) for each in _to_ask(context)]
+        units = _units(context, desk.writer)
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
         batch = max(BATCH, 4 * desk.writer.concurrency)
         process(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
     _quarantine(context, units)
-    run_.select(STAGE, [unit.key for unit in units])
+    run_.select(STAGE, (unit.key for unit in units))
     return {**_notes(context), **desk.account.told()}
 
 
-def _to_ask(context: Context) -> Iterator[ToAsk]:
+def _units(context: Context, writer: QuestionWriter) -> Stream[Unit[ToAsk]]:
     """Every caption, but those that are trained on where their pairs are given."""
-    source, given = context.recipe.captions.source, context.recipe.pairs.source
-    prompts = Prompts(source) if source else None
-    for caption in context.run.read("captions", Caption):
-        if caption.split == "held-out" or not given:
-            yield ToAsk(caption, *(prompts.asked(caption.text) if prompts else ((), {})))
+    recipe = context.recipe
+    prompts = Prompts(recipe.captions.source) if recipe.captions.source else None
+    asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
+
+    def units() -> Iterator[Unit[ToAsk]]:
+        for caption in context.run.read("captions", Caption):
+            if caption.split in asked:
+                task = ToAsk(caption, *(prompts.asked(caption.text) if prompts else ((), {})))
+                yield Unit(_key(writer, recipe, task), task)
+
+    return Stream(sum(row["split"] in asked for row in context.run.rows("captions", ["split"])), units)
 
 
 def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
@@ -144,11 +151,11 @@ def _confirmed(
     return [question for question, confirmed in zip(questions, right, strict=True) if confirmed]
 
 
-def _quarantine(context: Context, units: Sequence[Unit[ToAsk]]) -> None:
+def _quarantine(context: Context, units: Many[Unit[ToAsk]]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again."""
     minimum = context.recipe.questions.minimum
     failed = context.run.failures(STAGE)
-    made = context.run.grouped(STAGE, ["key"], [unit.key for unit in units if unit.key not in failed])
+    made = context.run.grouped(STAGE, ["key"], (unit.key for unit in units if unit.key not in failed))
     for key, rows in made:
         if len(rows) < minimum:
             context.run.quarantine(STAGE, key, f"fewer valid questions than questions.minimum ({minimum})")
@@ -157,11 +164,11 @@ def _quarantine(context: Context, units: Sequence[Unit[ToAsk]]) -> None:
 
 def _notes(context: Context) -> dict[str, Any]:
     types = Counter(row["element_type"] for row in context.run.rows(STAGE, ["element_type"]))
-    captions = len(context.run.selected(STAGE))
+    captions = context.run.count(STAGE)
     return {
         "questions": types.total(),
         "per_caption": types.total() / captions if captions else 0.0,
         "types": dict(types.most_common()),
         "dropped": dict(context.run.dropped(STAGE)),
-        "quarantined": len(context.run.failures(STAGE)),
+        "quarantined": context.run.failed(STAGE).total(),
     }

@@ -1,12 +1,12 @@
 """Stage 4: every scorer's word on every candidate (Eq. 2 to 4), unweighted. One model is in memory at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agfsync.records import Caption
-from agfsync.stages import Context, questions_by_caption
+from agfsync.stages import Context, to_draw
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
+from agfsync.streams import Many, Stream, by, matched
 
 STAGE = "scores"
 
@@ -20,16 +20,21 @@ def run(context: Context) -> Mapping[str, Any]:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
     tables = Tables(stage=STAGE, pictures="candidates", scores=STAGE)
-    candidates = [] if context.recipe.pairs.source else _candidates(context)
+    candidates: Many[ToJudge] = () if context.recipe.pairs.source else _candidates(context)
     notes = judge(context, tables, context.recipe.scores.scorers, candidates)
     return {**spent_by_judges(context.run.path, STAGE), **notes}
 
 
-def _candidates(context: Context) -> list[ToJudge]:
-    prompts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
-    questions = questions_by_caption(context)
-    return [
-        ToJudge(row["key"], unit, prompts[row["caption_key"]], questions[row["caption_key"]])
+def _candidates(context: Context) -> Stream[ToJudge]:
+    return Stream(context.run.length("candidates"), lambda: _drawn(context))
+
+
+def _drawn(context: Context) -> Iterator[ToJudge]:
+    rows = (
+        {**row, "unit": unit}
         for unit, rows in context.run.grouped("candidates", ["key", "caption_key"])
         for row in rows
-    ]
+    )
+    for asked, drawn in matched(to_draw(context, "train"), lambda asked: asked.key, by("caption_key", rows)):
+        for row in drawn or ():
+            yield ToJudge(row["key"], row["unit"], asked.caption.text, asked.questions)

@@ -9,7 +9,7 @@ A stage may have tables beside its own, called STAGE_WHAT.
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,17 +20,16 @@ import pyarrow as pa
 from agfsync import disk
 from agfsync.disk import guarded, write_atomic
 from agfsync.errors import RunError
-from agfsync.records import Record, digest
+from agfsync.records import Record, digest, digest_of_lists
 from agfsync.store import parts
 from agfsync.store.integrity import Damage, Kept, damaged, keep, sweep
-from agfsync.store.manifest import Manifest, enter_part, now
+from agfsync.store.manifest import SELECTED, Manifest, enter_part, now
 from agfsync.store.tables import Tables
 
 R = TypeVar("R", bound=Record)
 
 RECIPE, DATABASE = "recipe.yaml", "run.db"
 OWN = {"lock", RECIPE, f"{RECIPE}.tmp", *(DATABASE + end for end in ("", "-journal", ".sum", ".copy"))}
-SELECTED = "WHERE stage = ? AND place IS NOT NULL"
 OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
 """Of the stage's own table, or of one beside it."""
 FILES = "files"
@@ -199,14 +198,11 @@ class Run:
             db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (stage, unit, reason))
 
     def select(self, stage: str, units: Iterable[str]) -> None:
-        """Let the stage's table consist of `units`, in this order, without those that aren't done or have failed."""
-        with self._manifest.transaction() as db:
-            db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
-            db.executemany(
-                "UPDATE units SET place = ?1 WHERE stage = ?2 AND key = ?3"
-                " AND NOT EXISTS (SELECT 1 FROM failures WHERE stage = ?2 AND unit = ?3)",
-                ((place, stage, unit) for place, unit in enumerate(units)),
-            )
+        """Let the stage's table consist of `units`, in this order, without those that aren't done or have failed.
+
+        They may be read out of the run's tables while they are given.
+        """
+        self._manifest.put_in_order(stage, units)
 
     def finish(
         self,
@@ -223,20 +219,20 @@ class Run:
         `made` are the files and folders that it made beside its tables, by their paths in the run folder. `by_rows`
         says that a unit's rows aren't the same each time it is made.
         """
-        units = self.selected(stage)
+        units = self.count(stage)
         rows = self._made_anew(stage) if by_rows else []
-        mark = digest("mark", units, *rows) if units else digest("mark", digest_)
+        mark = digest_of_lists("mark", self.selected(stage), *rows) if units else digest("mark", digest_)
         files = {path: kept.plain() for path, kept in keep(self.path, made).items()}
         noted = json.dumps({**notes, **({FILES: files} if files else {})})
-        row = (stage, digest_, mark, seconds, len(units), len(self.failures(stage)), noted, now())
+        row = (stage, digest_, mark, seconds, units, self.failed(stage).total(), noted, now())
         with self._manifest.transaction() as db:
             db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def _made_anew(self, stage: str) -> list[list[str]]:
+    def _made_anew(self, stage: str) -> list[Iterator[str]]:
         """The keys of the rows of a stage that lost a part once: its units may have been made to other rows since."""
         if not self._manifest.all("SELECT 1 FROM aside WHERE stage = ? LIMIT 1", stage):
             return []
-        return [[row["key"] for row in self.rows(stage, ["key"])]]
+        return [(row["key"] for row in self.rows(stage, ["key"]))]
 
     def reopen(self, stage: str) -> None:
         """Enter that `stage` isn't complete; its quarantined units get another try."""
@@ -246,9 +242,9 @@ class Run:
 
     # Looking
 
-    def done(self, stage: str) -> set[str]:
-        """The keys of the units that the stage has made, under these settings and any other."""
-        return set(self.made(stage))
+    def done(self, stage: str, units: Iterable[str]) -> set[str]:
+        """Which of `units` the stage has made."""
+        return {unit for unit, place in self._manifest.places_of(stage, units) if place is not None}
 
     def under_way(self, stage: str) -> int:
         """How many units of the stage are made, in all of its tables, under these settings and any other."""
@@ -256,23 +252,38 @@ class Run:
         return int(count)
 
     def made(self, stage: str) -> list[str]:
-        """`done`, in the order in which they were committed."""
+        """The keys of all units that the stage has made, under these settings and any other, as they were committed."""
         return [key for (key,) in self._manifest.all("SELECT key FROM units WHERE stage = ? ORDER BY rowid", stage)]
 
-    def selected(self, stage: str) -> list[str]:
+    def selected(self, stage: str) -> Iterator[str]:
         """The keys of the units that the stage's table consists of, in order."""
-        found = self._manifest.all(f"SELECT key FROM units {SELECTED} ORDER BY place", stage)
-        return [key for (key,) in found]
+        return (place.unit for place in self._manifest.places(stage))
+
+    def count(self, stage: str) -> int:
+        """How many units the stage's table consists of."""
+        (units,) = self._manifest.one(f"SELECT count(*) FROM units {SELECTED}", stage)
+        return int(units)
+
+    def length(self, stage: str) -> int:
+        """How many rows the stage's table has."""
+        (rows,) = self._manifest.one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
+        return int(rows)
 
     def failures(self, stage: str) -> dict[str, str]:
         """Quarantined units, each with its reason."""
         return dict(self._manifest.all("SELECT unit, reason FROM failures WHERE stage = ? ORDER BY rowid", stage))
 
+    def failed(self, stage: str) -> Counter[str]:
+        """Why units are quarantined, counted."""
+        query = "SELECT reason, count(*) FROM failures WHERE stage = ? GROUP BY reason ORDER BY min(rowid)"
+        return Counter(dict(self._manifest.all(query, stage)))
+
     def dropped(self, stage: str) -> Counter[str]:
         """What the units of the stage's table left out, counted by reason."""
         total: Counter[str] = Counter()
-        for (reasons,) in self._manifest.all(f"SELECT dropped FROM units {SELECTED}", stage):
-            total.update(json.loads(reasons))
+        query = f"SELECT dropped, count(*) FROM units {SELECTED} GROUP BY dropped ORDER BY min(place)"
+        for reasons, units in self._manifest.all(query, stage):
+            total.update({reason: count * units for reason, count in json.loads(reasons).items()})
         return total
 
     def finished(self, stage: str) -> Finished | None:
@@ -296,7 +307,7 @@ class Run:
         (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
         return float(total)
 
-    def read(self, stage: str, kind: type[R], units: Collection[str] | None = None) -> Iterator[R]:
+    def read(self, stage: str, kind: type[R], units: Iterable[str] | None = None) -> Iterator[R]:
         """The records of the stage's table, or of `units`, in order.
 
         Raises:
@@ -305,14 +316,14 @@ class Run:
         return (kind.of(row) for row in self.rows(stage, units=units))
 
     def rows(
-        self, stage: str, columns: Sequence[str] | None = None, units: Collection[str] | None = None
+        self, stage: str, columns: Sequence[str] | None = None, units: Iterable[str] | None = None
     ) -> Iterator[dict[str, Any]]:
         """`read`, as plain rows; of `columns` only, which spares reading images."""
         for _, rows in self.grouped(stage, columns, units):
             yield from rows
 
     def grouped(
-        self, stage: str, columns: Sequence[str] | None = None, units: Collection[str] | None = None
+        self, stage: str, columns: Sequence[str] | None = None, units: Iterable[str] | None = None
     ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Each unit's key with its rows, in order."""
         return self._tables.grouped(stage, columns, units)

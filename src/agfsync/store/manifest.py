@@ -15,6 +15,7 @@ from agfsync.disk import guarded
 from agfsync.errors import RunError, StoreError
 from agfsync.store.atrest import AtRest
 from agfsync.store.parts import Hollow, Place, Receipt
+from agfsync.streams import some_of
 
 FORMAT = 1
 TABLES = """
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS aside (stage TEXT NOT NULL, path TEXT NOT NULL, fault
 CREATE INDEX IF NOT EXISTS units_by_place ON units (stage, place) WHERE place IS NOT NULL;
 """
 """What runs of earlier versions don't have, beside `parts.hollow`: the parts that were set aside; places in order."""
+SELECTED = "WHERE stage = ? AND place IS NOT NULL"
 CACHE = 32 << 10
 """KiB of the database in memory, at most."""
 AT_ONCE = 10_000
@@ -90,8 +92,13 @@ class Manifest:
         if not self._touched:
             self._rest.end()
             self._touched = True
+        with self._atomic("BEGIN IMMEDIATE") as db:
+            yield db
+
+    @contextmanager
+    def _atomic(self, begin: str) -> Iterator[sqlite3.Connection]:
         with guarded(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(begin)
             try:
                 yield self._db
                 self._db.execute("COMMIT")
@@ -128,15 +135,34 @@ class Manifest:
             last = found[-1][0]
             yield from (Place(*row) for _, *row in found)
 
-    def places_of(self, stage: str, units: Iterable[str]) -> dict[str, Place]:
-        """Where those of `units` lie that are made, by their keys."""
-        keys, places = list(units), dict[str, Place]()
-        for first in range(0, len(keys), ASKED_AT_ONCE):
-            some = keys[first : first + ASKED_AT_ONCE]
+    def places_of(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, Place | None]]:
+        """Where each of `units` lies, or None where it isn't made, in order; a few at a time."""
+        for some in some_of(units, ASKED_AT_ONCE):
             marks = ",".join("?" * len(some))
             query = f"SELECT key, part, first, rows FROM units WHERE stage = ? AND key IN ({marks})"
-            places |= {row[0]: Place(*row) for row in self.all(query, stage, *some)}
-        return places
+            there = {row[0]: Place(*row) for row in self.all(query, stage, *some)}
+            yield from ((key, there.get(key)) for key in some)
+
+    def put_in_order(self, stage: str, units: Iterable[str]) -> None:
+        """Let the stage's table consist of `units`, in this order, without those that aren't made or have failed.
+
+        They may be read out of the run while they are given: until the last is there, nothing is changed.
+        """
+        # A table of this connection alone, in memory while it is small, else in the system's folder for such things.
+        with self._atomic("BEGIN") as db:
+            db.execute("DROP TABLE IF EXISTS temp.listed")
+            db.execute("CREATE TEMP TABLE listed (unit TEXT PRIMARY KEY, place INTEGER NOT NULL)")
+        for some in some_of(enumerate(units), AT_ONCE):
+            with self._atomic("BEGIN") as db:
+                db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", some)
+        with self.transaction() as db:
+            db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
+            db.execute(
+                "UPDATE units SET place = listed.place FROM listed WHERE stage = ?1 AND key = listed.unit"
+                " AND NOT EXISTS (SELECT 1 FROM failures WHERE stage = ?1 AND failures.unit = listed.unit)",
+                (stage,),
+            )
+            db.execute("DROP TABLE temp.listed")
 
     def close(self) -> None:
         self._db.close()

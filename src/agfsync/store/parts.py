@@ -2,7 +2,7 @@
 
 import hashlib
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 
 from agfsync.disk import guarded, write_atomic
 from agfsync.records import IMAGE, huggingface_metadata
-
-SPAN = 64
-"""Units read in one go."""
 
 
 class BadPart(Exception):
@@ -122,16 +119,15 @@ def check_size(path: Path, size: int) -> None:
             raise BadPart("isn't what was written")
 
 
-def spans(places: Iterable[Place]) -> Iterator[list[Place]]:
-    """Neighbouring units whose rows follow each other in one part, at most `SPAN` at a time."""
-    span: list[Place] = []
-    for place in places:
-        if span and not (_follows(place, span[-1]) and len(span) < SPAN):
-            yield span
-            span = []
-        span.append(place)
-    if span:
-        yield span
+def spans(places: Iterable[Place]) -> list[list[Place]]:
+    """Neighbours together: units whose rows follow each other in one part; those without rows are some as well."""
+    spans: list[list[Place]] = []
+    for place in sorted(places, key=lambda place: (place.part or 0, place.first)):
+        if spans and _follows(place, spans[-1][-1]):
+            spans[-1].append(place)
+        else:
+            spans.append([place])
+    return spans
 
 
 def _follows(place: Place, before: Place) -> bool:

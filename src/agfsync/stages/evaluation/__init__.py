@@ -17,7 +17,7 @@ from agfsync.generators import LORA_FILE, Generator
 from agfsync.memory import release
 from agfsync.pictures import encoded
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
-from agfsync.stages import MODEL, VERSIONS, Context, captions_to_draw, generator_source, questions_by_caption
+from agfsync.stages import MODEL, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
@@ -67,8 +67,8 @@ def run(context: Context) -> Mapping[str, Any]:
         RunError: there is no aligned model. ModelError: a model can't be loaded.
         BudgetError: a judge left more pictures unscored than `failure_budget` allows.
     """
-    captions = captions_to_draw(context, "held-out")
-    questions = questions_by_caption(context)
+    asked = list(to_draw(context, "held-out"))
+    captions, questions = [each.caption for each in asked], {each.key: each.questions for each in asked}
     _draw(context, captions)
     drawn, sides = _drawn(context, captions, questions)
     judges = context.recipe.scores.scorers | context.recipe.evaluation.judges

@@ -26,8 +26,9 @@ def compare(
     """
     words: dict[str, dict[str, Score]] = defaultdict(dict)
     for word in scores:
+        of = words[word.scorer]  # Whatever it says of the first picture: the judges stay in their order.
         if word.value is not None:
-            words[word.scorer][word.candidate_key] = word
+            of[word.candidate_key] = word
     rows: list[Comparison] = []
     for caption in captions:
         base, aligned = sides.get(caption.key, ("", ""))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,14 @@ STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", 
 
 Values = Mapping[str, Mapping[str, float]]
 """Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """All values of each scorer, as bare numbers, for there may be a million; and those of the pairs' candidates."""
+
+    every: Mapping[str, Sequence[float]]
+    paired: Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class Evidence:
     left_out: Mapping[str, Counter[str]]
     """stage -> reason -> how many: quarantined, dropped and unscored"""
     captions: Mapping[str, Caption]
-    values: Values
+    scores: Scores
     pairs: Sequence[Pair]
     steps: Sequence[Mapping[str, float]]
     """training's metrics, one mapping a step"""
@@ -57,14 +66,15 @@ class Evidence:
 def gather(run: Run, recipe: Recipe) -> Evidence:
     """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
     finished = {stage: ended for stage in STAGES if (ended := run.finished(stage))}
+    pairs = _read(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,
         recipe_yaml=run.recipe_yaml,
         finished=finished,
         left_out={stage: left for stage in finished if (left := _left_out(run, stage))},
         captions={c.key: c for c in _read(run, finished, "captions", Caption)},
-        values=_values(run, finished),
-        pairs=_read(run, finished, "pairs", Pair),
+        scores=_scores(run, finished, pairs),
+        pairs=pairs,
         steps=_steps(run),
         comparisons=_read(run, finished, "evaluation", Comparison),
         drawn=_drawn(run) if "evaluation" in finished else {},
@@ -101,13 +111,16 @@ def _read(run: Run, finished: Mapping[str, Finished], stage: str, kind: type[R])
     return list(run.read(stage, kind)) if stage in finished else []
 
 
-def _values(run: Run, finished: Mapping[str, Finished]) -> Values:
-    values: dict[str, dict[str, float]] = defaultdict(dict)
-    if "scores" in finished:
-        for row in run.rows("scores", ["candidate_key", "scorer", "value"]):
-            if row["value"] is not None:
-                values[row["candidate_key"]][row["scorer"]] = row["value"]
-    return values
+def _scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -> Scores:
+    wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
+    every: dict[str, array[float]] = defaultdict(lambda: array("d"))
+    paired: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in run.rows("scores", ["candidate_key", "scorer", "value"]) if "scores" in finished else ():
+        if row["value"] is not None:
+            every[row["scorer"]].append(row["value"])
+            if row["candidate_key"] in wanted:
+                paired[row["candidate_key"]][row["scorer"]] = row["value"]
+    return Scores(every, paired)
 
 
 def _drawn(run: Run) -> dict[str, Drawn]:
@@ -123,10 +136,10 @@ def _drawn(run: Run) -> dict[str, Drawn]:
 
 def _left_out(run: Run, stage: str) -> Counter[str]:
     """What a stage's tables left out, by reason."""
-    tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.selected(name)]
+    tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
     counted: Counter[str] = Counter()
     for table in tables:
-        counted.update(run.failures(table).values())
+        counted.update(run.failed(table))
         counted.update(run.dropped(table))
         if table.endswith("scores"):
             counted.update(_unscored(run.rows(table, ["scorer", "reason"])))

@@ -160,11 +160,11 @@ def _histograms(evidence: Evidence) -> list[Panel]:
     """Each scorer's values of all candidates, of the winners and of the losers."""
     panels = []
     for scorer in evidence.recipe.scores.scorers:
-        every = [values[scorer] for values in evidence.values.values() if scorer in values]
+        every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
         both = [
-            (evidence.values[p.winner_key][scorer], evidence.values[p.loser_key][scorer])
+            (paired[p.winner_key][scorer], paired[p.loser_key][scorer])
             for p in evidence.pairs
-            if scorer in evidence.values.get(p.winner_key, {}) and scorer in evidence.values.get(p.loser_key, {})
+            if scorer in paired.get(p.winner_key, {}) and scorer in paired.get(p.loser_key, {})
         ]
         winners, losers = [w for w, _ in both], [loser for _, loser in both]
         figure = histogram({"candidates": every, "losers": losers, "winners": winners})
