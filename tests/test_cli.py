@@ -13,7 +13,7 @@ import pytest
 
 from agfsync import cli, pipeline
 from agfsync.config import dump
-from agfsync.store import Finished
+from agfsync.store.finished import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
 

@@ -174,8 +174,14 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_is_there(
     many = SLOW | {"captions": {"count": 400}}
     file.write_text(dump(make_recipe(**many, engine=engine)))
     command = [sys.executable, "-m", "agfsync", "run", str(file), "--out", str(path), "--until", "candidates"]
-    # As from a terminal: Ctrl-C reaches the whole group of processes.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,  # as from a terminal: Ctrl-C reaches the whole group of processes
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell in the background ignores
+    )
     try:
         until = time.monotonic() + 120
         while not list(path.glob("candidates/*.parquet")) and time.monotonic() < until:

@@ -3,7 +3,6 @@
 What a verb needs, it imports itself.
 """
 
-import gc
 import json
 import os
 import shutil
@@ -42,10 +41,6 @@ USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error"}
 """What torch and transformers read when imported: threads without work sleep, warnings stay out of the bars."""
-
-SELDOM = (50_000, 20, 50)
-"""How rarely Python looks for cycles: on a run of the paper's size, whose records all live on, a third of the time went
-into looking through them again and again."""
 
 app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -206,7 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    gc.set_threshold(*SELDOM)
     if launched.rank() > 0:
         return _helped()
     try:

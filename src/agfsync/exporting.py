@@ -15,7 +15,8 @@ from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.sources import formats
 from agfsync.stages import GENERATORS
-from agfsync.store import RECIPE, Finished, Run
+from agfsync.store import RECIPE, Run
+from agfsync.store.finished import Finished
 
 AT_ONCE = 4
 """Pairs whose pictures are in memory."""

@@ -281,3 +281,22 @@ def test_no_more_images_are_encoded_at_once_than_a_batch_has_pairs(
     )
     training.run(paired)
     assert max(seen) == SHORT["batch"]
+
+
+def test_images_that_do_not_fit_together_are_encoded_by_fewer(
+    paired: Context, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
+) -> None:
+    seen: list[int] = []
+    encode = LatentDiffusion.encode_images
+
+    def cramped(self: LatentDiffusion, images: Any) -> Any:
+        seen.append(len(images))
+        if len(images) > 1:
+            raise RuntimeError("CUDA out of memory")
+        return encode(self, images)
+
+    monkeypatch.setattr(LatentDiffusion, "encode_images", cramped)
+    training.run(paired)
+    pictures = len({row[side] for row in paired.run.rows("pairs", ["winner_key", "loser_key"]) for side in row})
+    assert SHORT["batch"] > 1 and sorted(seen) == [1] * pictures + seen[:1]
+    assert "training: encoding" in (paired.run.path / "memory.json").read_text()

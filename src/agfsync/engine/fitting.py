@@ -1,7 +1,7 @@
 """Batches that fit into memory: halved when it runs out, and remembered in a small file of the run."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,23 +35,27 @@ class Fit:
         Raises:
             Exception: memory runs out for one thing alone, or whatever else `work` raises.
         """
-        made: list[R] = []
-        size = self.size
-        while len(made) < len(things):
-            some = things[len(made) : len(made) + size]
+        return [each for made in self.batches(things, lambda some: list(work(some))) for each in made]
+
+    def batches(self, things: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[R]:
+        """What `work` makes of each batch of `things`, in order; as `over` in all else."""
+        done, size = 0, self.size
+        while done < len(things):
+            some = things[done : done + size]
             try:
-                made += work(some)
+                made = work(some)
             except Exception as failure:
                 if len(some) == 1 or not lacks_memory(failure):
                     raise
             else:
                 if size < self.size:
                     self.lower(size)
+                done += len(some)
+                yield made
                 continue
             # Here the failure is gone, and with it the frames that held on to the batch.
             size = len(some) // 2
             release()
-        return made
 
     def lower(self, size: int) -> None:
         """From now on, `size` at a time: more are known not to fit."""

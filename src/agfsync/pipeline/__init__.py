@@ -17,7 +17,8 @@ from agfsync.pipeline.following import prepare, recipe_of
 from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, is_current
 from agfsync.progress import Progress, Silent
 from agfsync.stages import EARLIER, Context
-from agfsync.store import Finished, Run
+from agfsync.store import Run
+from agfsync.store.finished import Finished
 
 __all__ = [
     "NAMES",

@@ -6,12 +6,12 @@ Whatever is written is whole or not there: a run that was killed goes on from it
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from agfsync import catalog, launched
@@ -30,12 +30,14 @@ from agfsync.alignment.safe import write_tensors
 from agfsync.alignment.tracking import Session, tracked
 from agfsync.config import LoraSettings, Recipe, Training
 from agfsync.disk import flush, guarded
+from agfsync.engine.fitting import fitted
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.generators import LORA_FILE
 from agfsync.pictures import decode
 from agfsync.pretrained import torch_device
 from agfsync.records import Caption, Pair, digest, seed_of
-from agfsync.stages import EARLIER, MODEL, Context
+from agfsync.stages import EARLIER, MODEL, Context, generator_source
+from agfsync.streams import some_of
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
@@ -182,19 +184,25 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
 
 def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor, Conditioning]:
     """The candidates `wanted`: each one's row, their latents (I, C, H, W), and what is told of them; on the CPU."""
-    settings = context.recipe.training
+    settings, title = context.recipe.training, f"{STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
+    source = generator_source(context.recipe.candidates.generator)
+    fit = fitted(context.run.path, title, source, at_once, context.progress)
     keys: list[str] = []
     latents: list[Tensor] = []
     told: list[Conditioning] = []
+
+    def encode(images: Sequence[Image.Image]) -> tuple[Tensor, Conditioning]:
+        return denoiser.encode_images(images).cpu(), denoiser.picture_conditioning(images)
+
     candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
-    with context.progress.stage(f"{STAGE}: encoding", len(wanted), "images") as task:
-        while rows := list(islice(candidates, at_once)):
+    with context.progress.stage(title, len(wanted), "images") as task:
+        for rows in some_of(candidates, at_once):
             keys += [row["key"] for row in rows]
-            images = [decode(row["image"]["bytes"]) for row in rows]
-            latents.append(denoiser.encode_images(images).cpu())
-            told.append(denoiser.picture_conditioning(images))
-            task.advance(len(rows))
+            for some, conditioning in fit.batches([decode(row["image"]["bytes"]) for row in rows], encode):
+                latents.append(some)
+                told.append(conditioning)
+                task.advance(len(some))
     return {key: place for place, key in enumerate(keys)}, torch.cat(latents), _joined(told)
 
 

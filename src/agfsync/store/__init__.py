@@ -10,7 +10,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -21,7 +20,9 @@ from agfsync import disk
 from agfsync.disk import guarded, write_atomic
 from agfsync.errors import RunError
 from agfsync.records import Record, digest, digest_of_lists
+from agfsync.store import finished as ends
 from agfsync.store import parts
+from agfsync.store.finished import Finished
 from agfsync.store.integrity import Damage, Kept, damaged, keep, sweep
 from agfsync.store.manifest import SELECTED, Manifest, enter_part, now
 from agfsync.store.tables import Tables
@@ -32,25 +33,6 @@ RECIPE, DATABASE = "recipe.yaml", "run.db"
 OWN = {"lock", RECIPE, f"{RECIPE}.tmp", *(DATABASE + end for end in ("", "-journal", ".sum", ".copy"))}
 OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
 """Of the stage's own table, or of one beside it."""
-FILES = "files"
-"""Under this name a stage's notes hold the files that it made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How a stage ended. `mark` names what it made, as later stages see it; `notes` are its own counts.
-
-    `files` are those that it made beside its tables, by their path in the run folder.
-    """
-
-    digest: str
-    mark: str
-    seconds: float
-    units: int
-    failures: int
-    notes: Mapping[str, Any]
-    ended: str
-    files: Mapping[str, Kept] = field(default_factory=dict)
 
 
 class Run:
@@ -222,11 +204,9 @@ class Run:
         units = self.count(stage)
         rows = self._made_anew(stage) if by_rows else []
         mark = digest_of_lists("mark", self.selected(stage), *rows) if units else digest("mark", digest_)
-        files = {path: kept.plain() for path, kept in keep(self.path, made).items()}
-        noted = json.dumps({**notes, **({FILES: files} if files else {})})
-        row = (stage, digest_, mark, seconds, units, self.failed(stage).total(), noted, now())
-        with self._manifest.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        files = keep(self.path, made)
+        end = Finished(digest_, mark, seconds, units, self.failed(stage).total(), notes, now(), files)
+        ends.enter(self._manifest, stage, end)
 
     def _made_anew(self, stage: str) -> list[Iterator[str]]:
         """The keys of the rows of a stage that lost a part once: its units may have been made to other rows since."""
@@ -288,13 +268,7 @@ class Run:
 
     def finished(self, stage: str) -> Finished | None:
         """How the stage ended, or None when it hasn't."""
-        found = self._manifest.all("SELECT * FROM stages WHERE name = ?", stage)
-        if not found:
-            return None
-        _, made_by, mark, seconds, units, failures, noted, ended = found[0]
-        notes = json.loads(noted)
-        files = {path: Kept(*kept) for path, kept in notes.pop(FILES, {}).items()}
-        return Finished(made_by, mark, seconds, units, failures, notes, ended, files)
+        return ends.entered(self._manifest, stage)
 
     def newest_part(self) -> int:
         """The number of the part committed last, 0 when there is none."""

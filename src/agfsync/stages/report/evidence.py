@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from agfsync.config import Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
-from agfsync.store import Finished, Run
+from agfsync.store import Run
+from agfsync.store.finished import Finished
 
 R = TypeVar("R", bound=Record)
 
