@@ -31,7 +31,7 @@ SLOW = {
     "candidates": {"generator": {"type": "double", "model": "slow"}},
     "scores": {"scorers": {name: {"type": "double", "model": "slow"} for name in ("red", "vqa")}, "batch": 3},
 }
-KILLS = 8
+KILLS = 5
 
 pytestmark = pytest.mark.slow
 
