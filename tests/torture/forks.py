@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -76,23 +77,19 @@ class Child:
 @contextmanager
 def typed(arguments: Sequence[str], before: Task | None = None, after: Task | None = None) -> Iterator[Child]:
     """The command while it is at work."""
-    said = Path(f"/tmp/torture-{os.getpid()}.said")
-    begun = time.monotonic()
-    number = os.fork()
-    if number == 0:
-        _become(arguments, said, before, after)
-    try:
-        yield Child(number, said, begun)
-    finally:
-        said.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(prefix="torture-") as file:
+        begun = time.monotonic()
+        number = os.fork()
+        if number == 0:
+            _become(arguments, file.fileno(), before, after)
+        yield Child(number, Path(file.name), begun)
 
 
-def _become(arguments: Sequence[str], said: Path, before: Task | None, after: Task | None) -> None:
+def _become(arguments: Sequence[str], said: int, before: Task | None, after: Task | None) -> None:
     code = 70
     try:
-        number = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(number, 1)
-        os.dup2(number, 2)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
         from agfsync.cli import main
 
         if before is not None:
