@@ -57,7 +57,7 @@ def carry_out(
     if crew is None:
         work = _here(job, Desk(run, fit, progress.say))
         common = {"schema": schema, "progress": progress, "budget": budget, "unit": unit, "title": title}
-        process(run, table, units, work, batch=at_once, **common)
+        process(run, table, missing, work, batch=at_once, **common)
         return
     plan = Plan(run.path.absolute(), schema, job, at_once, fit.size, Path.cwd())
     shift = Shift(run, table, missing, plan, crew, progress)

@@ -15,13 +15,13 @@ LOOKED_UP = 500
 
 
 class Missing(Generic[P]):
-    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken."""
+    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` are all of them."""
 
     def __init__(self, run: Run, table: str, units: Many[Unit[P]]) -> None:
         self._run, self._table = run, table
         self._looked_up = some_of(units, LOOKED_UP)
         self._ready = deque[Unit[P]]()
-        self._unseen = len(units)
+        self._unseen = self.total = len(units)
         self._found = 0
 
     def take(self, most: int) -> list[Unit[P]]:

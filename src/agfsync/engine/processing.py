@@ -20,7 +20,7 @@ P = TypeVar("P")
 def process(
     run: Run,
     stage: str,
-    units: Many[Unit[P]],
+    units: Many[Unit[P]] | Missing[P],
     work: Callable[[Sequence[P]], Iterable[Outcome]],
     *,
     batch: int,
@@ -34,24 +34,26 @@ def process(
 ) -> None:
     """Do the units that aren't done, `batch` at a time; `work` gives one outcome for each payload, in order.
 
+    Whoever has looked already gives what is `Missing`.
+
     Stopped in whatever way that Python notices, be it by an error in `work` after some outcomes, what is complete is
     committed first. A unit that fails is quarantined.
 
     Raises:
         BudgetError: more than the share `budget` of the units failed.
     """
-    missing = Missing(run, stage, units)
+    missing = units if isinstance(units, Missing) else Missing(run, stage, units)
     if not missing.ahead(1):
         return
     part = Part(run, stage, schema, part_bytes, part_seconds)
-    with progress.stage(title or stage, len(units), unit, missing.found()) as task:
+    with progress.stage(title or stage, missing.total, unit, missing.found()) as task:
         try:
             while chunk := missing.take(batch):
                 task.found(missing.found())
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
-                check_budget(run, stage, len(units), budget, unit)
+                check_budget(run, stage, missing.total, budget, unit)
                 task.advance(len(chunk))
         finally:
             part.commit()
