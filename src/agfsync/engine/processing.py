@@ -53,6 +53,7 @@ def process(
                     part.add(each.key, outcome)
                 check_budget(run, stage, len(units), budget, unit)
                 task.advance(len(chunk))
+            task.found(missing.found())
         finally:
             part.commit()
 
