@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Failure, Outcome, Sifted, Unit, process
+from agfsync.engine import Failure, Outcome, Sifted, Unit, missing, process
 from agfsync.errors import BudgetError
-from agfsync.progress import Silent
+from agfsync.progress import Log, Silent
 from agfsync.records import Caption
 from agfsync.store import Run
 
@@ -44,6 +44,15 @@ def test_everything_is_done_once_and_in_order(run: Run) -> None:
     go(run, work)
     assert seen == list(range(10))
     assert keys(run) == [f"k{number}" for number in range(10)]
+
+
+def test_what_was_done_before_is_told_though_it_comes_last(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(missing, "LOOKED_UP", 2)
+    run.commit("captions", {unit.key: caption(unit.payload) for unit in UNITS[6:]}, Caption.schema)
+    go(run, lambda numbers: [caption(number) for number in numbers], progress=Log())
+    assert capsys.readouterr().err.startswith("captions: 10 of 10 captions, ")
 
 
 def test_parts_are_committed_when_they_are_large_enough(run: Run) -> None:

@@ -12,7 +12,7 @@ from agfsync import catalog, pipeline
 from agfsync.config import Recipe
 from agfsync.errors import DamagedError, FormatError, OutOfMemoryError, RecipeError, RunError, StoreError
 from agfsync.progress import Log, Silent
-from agfsync.records import Candidate, Caption, Pair, Question
+from agfsync.records import Candidate, Caption, Pair, Question, digest
 from agfsync.stages import EARLIER, VERSIONS, generator_source
 from agfsync.store import Run
 
@@ -111,6 +111,27 @@ def test_what_follows_from_something_out_of_date_is_out_of_date(path: Path, make
     pipeline.run(path, until="questions")
     pipeline.prepare(path, make_recipe(seed=2), update=True)
     assert [states(path)[name] for name in pipeline.NAMES[:5]] == ["out of date"] * 5
+
+
+def earlier_digest(stage: pipeline.Stage, run: Run, recipe: Recipe) -> str:
+    """What named a stage before there were `ORDERS`."""
+    ended = [run.finished(name) for name in stage.after]
+    return digest(stage.name, VERSIONS[stage.name], stage.settings(recipe), [each and each.mark for each in ended])
+
+
+def test_what_an_earlier_version_made_counts_where_its_order_is_as_it_was(
+    path: Path, tmp_path: Path, make_recipe: Any, pair_set: Any
+) -> None:
+    given = make_recipe(pairs={"source": str(pair_set(("a cat", "red", "blue")))})
+    pipeline.prepare(tmp_path / "given", given)
+    pipeline.run(tmp_path / "given", until="pairs")
+    for of, other in ((path, {"candidates", "scores"}), (tmp_path / "given", set[str]())):
+        with Run.open(of, writing=False) as run:
+            recipe = pipeline.recipe_of(run)
+            for stage in pipeline.STAGES[:5]:
+                finished = run.finished(stage.name)
+                assert finished is not None
+                assert (finished.digest == earlier_digest(stage, run, recipe)) == (stage.name not in other)
 
 
 def test_settings_that_change_no_result_are_taken_up_without_asking(path: Path, make_recipe: Any) -> None:

@@ -55,6 +55,21 @@ def test_units_of_several_parts_may_take_turns(run: Run, monkeypatch: pytest.Mon
     assert (run.count("captions"), run.length("captions")) == (300, 3 * 99)
 
 
+def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caption's pictures are judged in several batches, and each asks for their unit."""
+    loads: list[str] = []
+    decode = parts.decode
+    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    commit(run, a=captions("1"), b=captions("2"))
+    commit(run, c=captions("3"), d=captions("4"))
+    asked = [["a"], ["a", "b"], ["b"], ["b"], ["b", "c"], ["c", "d"], ["d"], ["d"]]
+    assert [keys(run, *units) for units in asked][3:5] == [["2"], ["2", "3"]]
+    assert loads == ["part-000000.parquet", "part-000001.parquet"]
+    assert len(run._tables._loaded) == 1
+
+
 def test_a_selection_may_be_read_from_the_run_while_it_is_made(run: Run) -> None:
     commit(run, a=captions("1"), b=captions("2"))
     run.select("captions", ["a", "b"])

@@ -55,6 +55,7 @@ def process(
                     part.add(each.key, outcome)
                 check_budget(run, stage, missing.total, budget, unit)
                 task.advance(len(chunk))
+            task.found(missing.found())
         finally:
             part.commit()
 

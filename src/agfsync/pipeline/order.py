@@ -93,7 +93,9 @@ def digest_of(stage: Stage, run_: Run, recipe: Recipe) -> str:
     """What names a stage's settings and inputs. A stage before it counts by what it made, not by how it was set."""
     ended = [run_.finished(name) for name in stage.after]
     marks = [None if finished is None else finished.mark for finished in ended]
-    return digest(stage.name, VERSIONS[stage.name], ORDERS.get(stage.name), stage.settings(recipe), marks)
+    # What never had another order, as a pair set's, is named as before: what an earlier version made counts.
+    order = [ORDERS[stage.name]] if stage.name in ORDERS and not recipe.pairs.source else []
+    return digest(stage.name, VERSIONS[stage.name], *order, stage.settings(recipe), marks)
 
 
 def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:

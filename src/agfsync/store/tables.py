@@ -33,6 +33,8 @@ class Tables:
         self.in_order: set[str] = set()
         """Tables of which each part was made with regard to those before it: a part is made anew with all after it."""
         self._loaded: OrderedDict[Key, pa.Table] = OrderedDict()
+        self._ended: set[Key] = set()
+        """those of which the end was read last"""
 
     def grouped(
         self, stage: str, columns: Sequence[str] | None, units: Iterable[str] | None
@@ -91,7 +93,7 @@ class Tables:
         end = span[-1].first + span[-1].rows
         table = self._table(stage, part, columns)
         if end == table.num_rows:
-            del self._loaded[_key(part, columns)]  # Tables are read from end to end: it won't be asked for soon.
+            self._ended.add(_key(part, columns))
         rows = table.slice(first, end - first).to_pylist()
         return {place.unit: rows[place.first - first : place.first - first + place.rows] for place in span}
 
@@ -107,7 +109,11 @@ class Tables:
 
     def _table(self, stage: str, part: int, columns: Sequence[str] | None) -> pa.Table:
         key = _key(part, columns)
+        self._ended.discard(key)
         if key not in self._loaded:
+            # Tables are read from end to end: what was read to its end isn't asked for any more once another part is.
+            while self._ended:
+                self._loaded.pop(self._ended.pop(), None)
             self._loaded[key] = self._load(stage, part, columns)
         self._loaded.move_to_end(key)
         table = self._loaded[key]
