@@ -14,8 +14,11 @@ from agfsync.store.integrity import CORRUPT, LOG, Damage
 from agfsync.store.manifest import Manifest, now
 from agfsync.streams import some_of
 
-KEPT, KEPT_BYTES = 32, 256 << 20
-"""Parts kept in memory, at most, so that who reads to and fro between some doesn't read them anew each time."""
+KEPT, KEPT_BYTES = 32, 1 << 30
+"""Parts kept in memory, at most, so that who reads to and fro between some doesn't read them anew each time.
+
+As many as there are generators, or judges, whose parts take turns: of one, only the part that is being read is kept.
+"""
 SPAN = 64
 """Units read in one go."""
 
