@@ -67,7 +67,6 @@ def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
     asked = [["a"], ["a", "b"], ["b"], ["b"], ["b", "c"], ["c", "d"], ["d"], ["d"]]
     assert [keys(run, *units) for units in asked][3:5] == [["2"], ["2", "3"]]
     assert loads == ["part-000000.parquet", "part-000001.parquet"]
-    assert len(run._tables._loaded) == 1
 
 
 def test_a_selection_may_be_read_from_the_run_while_it_is_made(run: Run) -> None:

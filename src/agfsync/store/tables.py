@@ -1,7 +1,7 @@
 """The tables of a run folder, read from their parts; what turns out damaged is set aside."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,14 @@ from agfsync.errors import DamagedError, StoreError
 from agfsync.store import parts
 from agfsync.store.integrity import CORRUPT, LOG, Damage
 from agfsync.store.manifest import Manifest, now
+from agfsync.store.shelf import Shelf
 from agfsync.streams import some_of
 
-KEPT, KEPT_BYTES = 32, 1 << 30
-"""Parts kept in memory, at most, so that who reads to and fro between some doesn't read them anew each time.
-
-As many as there are generators, or judges, whose parts take turns: of one, only the part that is being read is kept.
-"""
 SPAN = 64
 """Units read in one go."""
 
 AFTER_IT = ".after-corrupt"
 """The ending of what was sound, and made with regard to what wasn't."""
-
-Key = tuple[int, tuple[str, ...] | None]
 
 
 class Tables:
@@ -35,9 +29,7 @@ class Tables:
         self._path, self._manifest, self._writing = path, manifest, writing
         self.in_order: set[str] = set()
         """Tables of which each part was made with regard to those before it: a part is made anew with all after it."""
-        self._loaded: OrderedDict[Key, pa.Table] = OrderedDict()
-        self._ended: set[Key] = set()
-        """those of which the end was read last"""
+        self._shelf = Shelf()
 
     def grouped(
         self, stage: str, columns: Sequence[str] | None, units: Iterable[str] | None
@@ -61,7 +53,7 @@ class Tables:
         path = self._path / damage.path
         if not self._writing or path.suffix == LOG:
             return damage
-        self._loaded.clear()
+        self._shelf.clear()
         self._away(path, CORRUPT)
         later = self._later(damage)
         for _, name in later:
@@ -94,9 +86,10 @@ class Tables:
         if part is None:
             return {place.unit: [] for place in span}
         end = span[-1].first + span[-1].rows
-        table = self._table(stage, part, columns)
+        key = (part, None if columns is None else tuple(columns))
+        table = self._shelf.get(key, partial(self._load, stage, part, columns))
         if end == table.num_rows:
-            self._ended.add(_key(part, columns))
+            self._shelf.ended(key)
         rows = table.slice(first, end - first).to_pylist()
         return {place.unit: rows[place.first - first : place.first - first + place.rows] for place in span}
 
@@ -109,23 +102,6 @@ class Tables:
                 again = f"type `agfsync {owner(stage)} {self._path}`"
                 raise StoreError(f"{self._path}: {stage} has no unit '{unit}': {again}")
             yield place
-
-    def _table(self, stage: str, part: int, columns: Sequence[str] | None) -> pa.Table:
-        key = _key(part, columns)
-        self._ended.discard(key)
-        if key not in self._loaded:
-            # Tables are read from end to end: what was read to its end isn't asked for any more once another part is.
-            while self._ended:
-                self._loaded.pop(self._ended.pop(), None)
-            self._loaded[key] = self._load(stage, part, columns)
-        self._loaded.move_to_end(key)
-        table = self._loaded[key]
-        while len(self._loaded) > 1 and self._too_many():
-            self._loaded.popitem(last=False)
-        return table
-
-    def _too_many(self) -> bool:
-        return len(self._loaded) > KEPT or sum(each.nbytes for each in self._loaded.values()) > KEPT_BYTES
 
     def _load(self, stage: str, part: int, columns: Sequence[str] | None) -> pa.Table:
         receipt = self._manifest.part(part)
@@ -142,10 +118,6 @@ class Tables:
             return StoreError(f"{where}: the next `agfsync run` makes it anew")
         again = f"type the same command again to make its {damage.units} units anew"
         return DamagedError(f"{where}: it was set aside; {again}")
-
-
-def _key(part: int, columns: Sequence[str] | None) -> Key:
-    return part, None if columns is None else tuple(columns)
 
 
 def owner(table: str) -> str:
