@@ -16,6 +16,7 @@ from agfsync.errors import BudgetError, ModelError, StoreError, WorkerError
 from agfsync.progress import Silent
 from agfsync.records import Caption, Question
 from agfsync.store import Run
+from agfsync.streams import Stream
 
 UNITS = [Unit(f"u{number}", number) for number in range(40)]
 
@@ -255,3 +256,11 @@ def test_a_worker_that_never_comes_is_not_waited_for(run: Run, go: Any, crew: An
     go(team, captions())
     assert keys(run) == [f"k{number}" for number in range(40)]
     assert all(worker.stopped for worker in team.workers)
+
+
+def test_units_are_gone_through_once_also_in_this_process(run: Run, captions: Any) -> None:
+    begun: list[int] = []
+    many = Stream(len(UNITS), lambda: begun.append(1) or iter(UNITS))  # type: ignore[func-returns-value]
+    common = {"at_once": 3, "schema": Caption.schema, "progress": Silent(), "budget": 0.0}
+    carry_out(run, "captions", many, captions(), engine=Engine(), **common)  # type: ignore[arg-type]
+    assert len(begun) == 1 and keys(run) == [f"k{number}" for number in range(40)]
