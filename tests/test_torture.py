@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = {
     "faults": ["disk full from a call on", "I/O error in a call"],
     "kills": ["SIGKILL over all stages"],
-    "flips": ["bit flipped in a part", "bit flipped in a run.db", "bit flipped in a model or report"],
+    "flips": ["bit flipped in a part", "bit flipped in run.db", "bit flipped in a model or report"],
     "holders": ["two processes on one run folder"],
     "again": ["finished run typed again"],
     "resume": ["resume with the candidates finished"],

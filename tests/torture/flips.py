@@ -12,7 +12,8 @@ from tests.torture.forks import at_once, command, forked
 from tests.torture.ground import Findings, Ground, differences, findings
 from tests.torture.rows import Row
 
-PART, FILE, STATE, DATABASE, OTHER = "part", "model or report", "checkpoint or encoded pair", "run.db", "other file"
+PART, FILE, STATE, DATABASE = "a part", "a model or report", "a checkpoint or encoded pairs", "run.db"
+OTHER = "another file"
 SHARES = {PART: 0.6, FILE: 0.1, STATE: 0.1, DATABASE: 0.1, OTHER: 0.1}
 """Of the flips."""
 TOLD = {"recipe.yaml", "training/metrics.jsonl"}
@@ -107,9 +108,7 @@ def _row(kind: str, results: Sequence[tuple[Flip, dict[str, Any]]]) -> Row:
     wrong = [each for _, result in results for each in result["wrong"]]
     files = len({flip.path for flip, _ in results})
     named = Counter(result["named"] for _, result in results)[True]
-    return Row(
-        f"bit flipped in a {kind}", len(results), len(wrong), f"{files} files; named {named} times", tuple(wrong)
-    )
+    return Row(f"bit flipped in {kind}", len(results), len(wrong), f"{files} files; named {named} times", tuple(wrong))
 
 
 def _reopen(run: Path) -> None:
