@@ -11,8 +11,9 @@ import yaml
 from agfsync import catalog, pipeline
 from agfsync.config import Recipe
 from agfsync.errors import DamagedError, FormatError, OutOfMemoryError, RecipeError, RunError, StoreError
+from agfsync.pipeline import order
 from agfsync.progress import Log, Silent
-from agfsync.records import Candidate, Caption, Pair, Question, digest
+from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import EARLIER, VERSIONS, generator_source
 from agfsync.store import Run
 
@@ -37,6 +38,12 @@ class Told(Silent):
 
 def states(path: Path) -> dict[str, str]:
     return {standing.name: standing.state for standing in pipeline.status(path)}
+
+
+def marks(path: Path) -> list[str]:
+    """What names what each stage has made."""
+    with Run.open(path, writing=False) as run:
+        return [ended.mark for name in pipeline.NAMES if (ended := run.finished(name))]
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
@@ -113,25 +120,20 @@ def test_what_follows_from_something_out_of_date_is_out_of_date(path: Path, make
     assert [states(path)[name] for name in pipeline.NAMES[:5]] == ["out of date"] * 5
 
 
-def earlier_digest(stage: pipeline.Stage, run: Run, recipe: Recipe) -> str:
-    """What named a stage before there were `ORDERS`."""
-    ended = [run.finished(name) for name in stage.after]
-    return digest(stage.name, VERSIONS[stage.name], stage.settings(recipe), [each and each.mark for each in ended])
-
-
-def test_what_an_earlier_version_made_counts_where_its_order_is_as_it_was(
-    path: Path, tmp_path: Path, make_recipe: Any, pair_set: Any
+def test_a_stage_of_another_order_runs_again_and_makes_nothing_anew(
+    path: Path, make_recipe: Any, loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = make_recipe(pairs={"source": str(pair_set(("a cat", "red", "blue")))})
-    pipeline.prepare(tmp_path / "given", given)
-    pipeline.run(tmp_path / "given", until="pairs")
-    for of, other in ((path, {"candidates", "scores"}), (tmp_path / "given", set[str]())):
-        with Run.open(of, writing=False) as run:
-            recipe = pipeline.recipe_of(run)
-            for stage in pipeline.STAGES[:5]:
-                finished = run.finished(stage.name)
-                assert finished is not None
-                assert (finished.digest == earlier_digest(stage, run, recipe)) == (stage.name not in other)
+    beside = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
+    pipeline.prepare(path, beside, update=True)
+    pipeline.run(path, until="pairs")
+    loaded.clear()
+    for name in ("BY_CAPTION", "BY_PICTURE"):
+        monkeypatch.setattr(order, name, "otherwise")
+    assert [states(path)[name] for name in ("questions", "candidates", "scores")] == ["done", *["out of date"] * 2]
+    before = marks(path)
+    pipeline.run(path, until="pairs")
+    assert states(path)["scores"] == "done"
+    assert loaded == [] and marks(path) == before
 
 
 def test_settings_that_change_no_result_are_taken_up_without_asking(path: Path, make_recipe: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from agfsync.config import Recipe, ScorerSettings
 from agfsync.records import digest
 from agfsync.sources import fingerprint
-from agfsync.stages import MODEL, ORDERS, VERSIONS, generator_source, scorer_source
+from agfsync.stages import MODEL, VERSIONS, generator_source, scorer_source
 from agfsync.stages.writing import writer_source
 from agfsync.store import Run
 
@@ -31,6 +31,8 @@ class Stage:
     """whether a unit's rows may be others when it is made anew: what a language model writes"""
 
 
+BY_CAPTION, BY_PICTURE = "by caption", "by picture"
+"""Orders of tables that once had others: a stage of then runs again by these, and makes none of its units anew."""
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
 
@@ -55,7 +57,7 @@ STAGES = (
     Stage(
         "scores",
         ("questions", "candidates"),
-        lambda r: _judges(r.scores.scorers),
+        lambda r: (_judges(r.scores.scorers), BY_PICTURE),
         "the scorers' dtype to bf16, or take smaller ones",
     ),
     Stage("pairs", ("candidates", "scores"), lambda r: _sources(r, "pairs") or _plain(r.pairs, "source")),
@@ -93,9 +95,7 @@ def digest_of(stage: Stage, run_: Run, recipe: Recipe) -> str:
     """What names a stage's settings and inputs. A stage before it counts by what it made, not by how it was set."""
     ended = [run_.finished(name) for name in stage.after]
     marks = [None if finished is None else finished.mark for finished in ended]
-    # What never had another order, as a pair set's, is named as before: what an earlier version made counts.
-    order = [ORDERS[stage.name]] if stage.name in ORDERS and not recipe.pairs.source else []
-    return digest(stage.name, VERSIONS[stage.name], *order, stage.settings(recipe), marks)
+    return digest(stage.name, VERSIONS[stage.name], stage.settings(recipe), marks)
 
 
 def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
@@ -111,7 +111,8 @@ def _plain(section: Any, *without: str) -> dict[str, Any]:
 
 def _drawing(recipe: Recipe) -> tuple[Any, ...]:
     generators = [generator_source(settings) for settings in recipe.candidates.generators]
-    return (recipe.seed, _plain(recipe.candidates, "generator", "beside"), *generators)
+    ordered = [BY_CAPTION] if recipe.candidates.beside else []
+    return (recipe.seed, _plain(recipe.candidates, "generator", "beside"), *generators, *ordered)
 
 
 def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, str]]:

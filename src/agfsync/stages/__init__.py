@@ -1,6 +1,8 @@
 """The stages: each a function from tables of the run folder to a table, one file each. They never import each other.
 
-What several of them need is here, and in the files that call themselves no stage.
+What several of them need is here, and in the files that call themselves no stage. A table is in the order of those that
+it is made from (captions; a caption's pictures; a picture's scores, by judge), so that they can be read side by side,
+however long they are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,13 +26,6 @@ VERSIONS: Mapping[str, int] = {
     "report": 1,
 }
 """Raise a stage's when it makes other rows of the same settings: it then runs again on runs that are done."""
-
-ORDERS: Mapping[str, int] = {"candidates": 2, "scores": 2}
-"""Raise a stage's when it puts the same units in another order: then it runs again, and makes none of them anew.
-
-A table is in the order of those that it is made from (captions; a caption's pictures; a picture's scores, by judge), so
-that they can be read side by side, however long they are.
-"""
 
 MODEL = "model"
 """The folder of the aligned model, or of its LoRA, in the run's."""
