@@ -24,6 +24,7 @@ QUICK: Mapping[str, Any] = {
         "batch": 7,
     },
     "pairs": {"weights": {"red": 1.0, "vqa": 0.5}},
+    "training": {"precision": "fp32"},
 }
 
 

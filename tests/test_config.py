@@ -41,7 +41,7 @@ def test_an_override_gives_what_the_recipe_lacks(file: Path) -> None:
 
 def test_an_override_of_one_scorer_leaves_the_others(file: Path) -> None:
     scorers = config.resolve(str(file), ["scores.scorers.vqa.dtype=bf16"]).scores.scorers
-    assert {name: each.dtype for name, each in scorers.items()} == {"vqa": "bf16", "clip": "fp32", "aesthetic": "fp32"}
+    assert {name: each.dtype for name, each in scorers.items()} == {"vqa": "bf16", "clip": "auto", "aesthetic": "auto"}
     assert scorers["vqa"].model == "embedded:vqa"
 
 

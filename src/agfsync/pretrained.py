@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that decide what a model does: its configuration, weights and vocabulary."""
 
@@ -50,7 +50,7 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
     with explained(model), quiet():
         loaded, report = kind.from_pretrained(
             model,
-            dtype=DTYPES[dtype],
+            dtype=torch_dtype(dtype, torch_device(device)),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are in the report, and told below
             output_loading_info=True,
@@ -74,7 +74,7 @@ def fill_model(
             None,
             config=config,
             state_dict=dict(tensors),
-            dtype=DTYPES[dtype],
+            dtype=torch_dtype(dtype, torch_device(device)),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **settings,

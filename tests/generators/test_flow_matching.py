@@ -21,12 +21,12 @@ from torch import Tensor
 
 from agfsync import catalog
 from agfsync.alignment import Denoiser
+from agfsync.dtypes import DTYPES
 from agfsync.errors import ModelError, RecipeError
 from agfsync.generators import Generator
 from agfsync.generators.architecture import TEXT
 from agfsync.generators.flow_matching import POOLED, shift
 from agfsync.generators.precision import Precision
-from agfsync.pretrained import DTYPES
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
 KINDS = {

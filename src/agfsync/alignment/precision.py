@@ -9,6 +9,8 @@ ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context in which networks multiply in `precision`: "fp32", "bf16" or "fp16"."""
+    if precision != "fp32" and precision not in ROUNDED:
+        raise ValueError(f"precision is one of fp32, bf16, fp16, not {precision}")
     return torch.autocast(device.type, ROUNDED.get(precision), enabled=precision in ROUNDED)
 
 

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-Dtype = Literal["fp32", "bf16", "fp16"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+"""auto: the fastest on the device, chosen when the run is made and written into its recipe.yaml."""
 
 
 def _whole(path: str) -> str:
@@ -172,7 +173,7 @@ class GeneratorSettings(Section):
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
-    dtype: Dtype = "fp32"
+    dtype: Dtype = "auto"
     device: str = "auto"
 
 
@@ -204,7 +205,7 @@ class ScorerSettings(Section):
     weights: str | None = None
     """what takes the place of the model's own weights (clip, pickscore, hpsv2, imagereward), given like a head"""
     revision: str | None = None
-    dtype: Dtype = "fp32"
+    dtype: Dtype = "auto"
     device: str = "auto"
     server: Server | None = None
     """of a judge behind one (vqa-openai), whose `model` is the server's name for it"""
@@ -261,8 +262,9 @@ class Training(Section):
     """steps over which the learning rate rises to its full value"""
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """fp16 scales its loss, and needs an accelerator"""
+    precision: Dtype = "auto"
+    """in which numbers the networks multiply; the trained weights stay fp32. fp16 scales its loss, and needs an
+    accelerator"""
     checkpoint_every: Positive = 50
     """steps"""
     accumulate: Positive = 1

@@ -28,8 +28,8 @@ from agfsync.doctor.networks import (
     typed,
 )
 from agfsync.doctor.tally import Work, imagined, tally
+from agfsync.dtypes import DTYPES
 from agfsync.generators.latents import PIXELS_AT_ONCE
-from agfsync.pretrained import DTYPES
 
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""

@@ -18,6 +18,7 @@ def examine(recipe: Recipe, path: Path) -> Examination:
     What a run there has done already isn't taken off.
     """
     findings = Findings()
+    recipe = pipeline.choose_dtypes(recipe)
     for fault in pipeline.faults(recipe):
         findings.add(str(fault), blocks=True)
     try:

@@ -15,7 +15,7 @@ from agfsync import catalog
 from agfsync.config import ScorerSettings
 from agfsync.doctor.networks import CONFIG, Source, UnknownModel, made, size, typed
 from agfsync.doctor.tally import Work, imagined, tally
-from agfsync.pretrained import DTYPES
+from agfsync.dtypes import DTYPES
 from agfsync.scorers.imagereward import TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE
 

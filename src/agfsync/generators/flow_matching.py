@@ -17,13 +17,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
+from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
 from agfsync.generators.latents import LatentSpace
 from agfsync.generators.loading import Lora, fuse_loras, load_pipeline, weights_of
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import draw_noise, embedding_noise_of, encoded, flow, guided, noised
-from agfsync.pretrained import DTYPES, torch_device
+from agfsync.pretrained import torch_device
 from agfsync.records import digest
 
 POOLED = "pooled_projections_BE"
@@ -78,7 +79,8 @@ class FlowMatching:
                 f"set its scheduler to model, not {scheduler}"
             )
         self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
-        self._precision = Precision(torch_device(device), DTYPES[dtype])
+        place = torch_device(device)
+        self._precision = Precision(place, torch_dtype(dtype, place))
         self._pipeline = load_pipeline(architecture, model, revision, None, self._precision.weights)
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)

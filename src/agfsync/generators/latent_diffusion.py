@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import Architecture, Conditioning, picture_size
 from agfsync.generators.latents import LatentSpace
@@ -27,7 +28,7 @@ from agfsync.generators.sampling import (
     noised,
 )
 from agfsync.generators.schedulers import make_scheduler
-from agfsync.pretrained import DTYPES, torch_device
+from agfsync.pretrained import torch_device
 from agfsync.records import digest
 
 
@@ -66,7 +67,7 @@ class LatentDiffusion:
     ) -> None:
         self.device = torch_device(device)
         self._architecture, self._guidance = architecture, guidance
-        self._precision = Precision(self.device, DTYPES[dtype])
+        self._precision = Precision(self.device, torch_dtype(dtype, self.device))
         self._pipeline = load_pipeline(architecture, model, revision, config, self._precision.weights)
         fuse_loras(self._pipeline, loras)
         if adapter is not None:

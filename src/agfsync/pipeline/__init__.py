@@ -15,6 +15,7 @@ from agfsync.pipeline.checks import check_training, faults
 from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
 from agfsync.pipeline.following import prepare, recipe_of
 from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, is_current
+from agfsync.pipeline.precision import choose_dtypes
 from agfsync.progress import Progress, Silent
 from agfsync.stages import EARLIER, Context
 from agfsync.store import Run
@@ -24,6 +25,7 @@ __all__ = [
     "NAMES",
     "STAGES",
     "Standing",
+    "choose_dtypes",
     "faults",
     "help_train",
     "prepare",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from agfsync import __version__
@@ -12,6 +13,7 @@ from agfsync.pinning import pinned, unpinnable
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import looking
 from agfsync.pipeline.order import STAGES
+from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
 from agfsync.progress import Progress, Silent
 from agfsync.store import RECIPE, Run
 
@@ -25,11 +27,15 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
     """
     if not (path / RECIPE).exists():
         check_names(recipe)
-        Run.create(path, _documented(pinned(recipe))).close()
+        chosen = choose_dtypes(recipe)
+        dtypes = chosen_dtypes(recipe, chosen)
+        Run.create(path, _documented(pinned(chosen), dtypes)).close()
+        if dtypes:
+            (progress or Silent()).say(f"auto: {describe_dtypes(dtypes)}; recipe.yaml in the run folder keeps it")
         return
     with looking(path) as run:
         before = recipe_of(run)
-    recipe = pinned(recipe, before)
+    recipe = pinned(choose_dtypes(recipe, before), before)
     if recipe == before:
         return
     with Run.open(path) as run:
@@ -70,12 +76,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _documented(recipe: Recipe) -> str:
-    """The recipe with every default, beneath the versions of what it is run with."""
+def _documented(recipe: Recipe, dtypes: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the recipe with every default, beneath the versions it is run with and the `dtypes` chosen for `auto`."""
     packages = ("torch", "diffusers", "transformers")
     versions = [f"agfsync {__version__}", *(f"{name} {_version(name)}" for name in packages)]
     beside = "".join(f"# {model} was at {commit}\n" for model, commit in unpinnable(recipe).items())
-    return f"# {', '.join(versions)}\n{beside}{dump(recipe)}"
+    chosen = f"# auto: {describe_dtypes(dtypes)}\n" if dtypes else ""
+    return f"# {', '.join(versions)}\n{chosen}{beside}{dump(recipe)}"
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,60 @@
+"""Replaces `auto` in a recipe by the number format that is fastest on this machine."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from agfsync.config import Recipe, check
+
+AUTO = "auto"
+
+
+def choose_dtypes(recipe: Recipe, before: Recipe | None = None) -> Recipe:
+    """Return `recipe` with every `dtype: auto` and `precision: auto` replaced.
+
+    A place that the recipe `before` has too keeps what it has there, so that a run goes on with the numbers that it
+    began with, also on another machine.
+    """
+    tree = recipe.model_dump(mode="json")
+    known = {place: section[key] for place, section, key in _places(before.model_dump(mode="json"))} if before else {}
+    for place, section, key in _places(tree):
+        if section[key] == AUTO:
+            taken = known.get(place, AUTO)
+            section[key] = _fastest(place, section, tree) if taken == AUTO else taken
+    return check(tree, where=recipe.name)
+
+
+def chosen_dtypes(asked: Recipe, chosen: Recipe) -> dict[str, str]:
+    """Return what `choose_dtypes` put in place of each `auto`, by the place in the recipe."""
+    pairs = zip(_places(asked.model_dump(mode="json")), _places(chosen.model_dump(mode="json")), strict=True)
+    return {f"{place}.{key}": section[key] for (place, before, key), (_, section, _) in pairs if before[key] == AUTO}
+
+
+def describe_dtypes(chosen: Mapping[str, str]) -> str:
+    """Return one line on `chosen_dtypes`: "drawing and judging in fp32, training in fp32 (AMD EPYC, AVX2)"."""
+    training = chosen.get("training.precision")
+    others = " and ".join(sorted({name for place, name in chosen.items() if place != "training.precision"}))
+    parts = [f"drawing and judging in {others}"] if others else []
+    parts += [f"training in {training}"] if training else []
+    return f"{', '.join(parts)} ({import_module('agfsync.dtypes').describe_cpu()})"
+
+
+def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield each section with a number format: its place, itself, and its key."""
+    yield "candidates.generator", tree["candidates"]["generator"], "dtype"
+    for name, section in tree["candidates"]["beside"].items():
+        yield f"candidates.beside.{name}", section, "dtype"
+    for name, section in tree["scores"]["scorers"].items():
+        yield f"scores.scorers.{name}", section, "dtype"
+    for name, section in tree["evaluation"]["judges"].items():
+        yield f"evaluation.judges.{name}", section, "dtype"
+    yield "training", tree["training"], "precision"
+
+
+def _fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
+    # By name: a run with nothing to do is answered without torch.
+    dtypes, pretrained = import_module("agfsync.dtypes"), import_module("agfsync.pretrained")
+    training = place == "training"
+    device = (tree["candidates"]["generator"] if training else section)["device"]
+    name: str = dtypes.fastest_dtype(pretrained.torch_device(device), training=training)
+    return name
