@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from agfsync.config import Engine
 from agfsync.engine import processes
 
 
@@ -30,9 +31,26 @@ def test_each_accelerator_that_torch_sees_is_named(
 def test_workers_take_the_accelerators_in_turn_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     hired: list[dict[str, str]] = []
     monkeypatch.setattr(processes, "ProcessWorker", lambda plan, environment: hired.append(environment))
-    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr(processes, "count_cores", lambda: 12)
     for devices in (["4", "6"], []):
         crew = processes.Processes(3, devices)
         for _ in range(3):
             crew.hire(None)  # type: ignore[arg-type]
     assert hired == [{processes.VISIBLE: name} for name in ("4", "6", "4")] + [{"OMP_NUM_THREADS": "4"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("workers", "accelerators", "cores", "expected"),
+    [(None, 0, 4, 0), (None, 2, 4, 2), (3, 0, 4, 3), ("cores", 0, 4, 4), ("cores", 0, 64, 8), ("cores", 2, 64, 2)],
+)
+def test_cores_are_workers_where_there_is_no_accelerator(
+    monkeypatch: pytest.MonkeyPatch, workers: object, accelerators: int, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr(processes, "count_cores", lambda: cores)
+
+    assert processes.wanted_workers(Engine.model_validate({"workers": workers}), accelerators) == expected
+
+
+def test_cores_of_a_cluster_are_not_counted() -> None:
+    with pytest.raises(ValueError, match="workers: cores counts this machine's cores: with ray give a number"):
+        Engine(type="ray", workers="cores")

@@ -317,13 +317,20 @@ class Engine(Section):
     type: Literal["local", "ray"] = "local"
     """local: this machine; ray: a Ray cluster (pip install 'agfsync[ray]'), whose machines all have the run folder at
     the same place"""
-    workers: Positive | None = None
+    workers: Positive | Literal["cores"] | None = None
     """processes, each with a model of its own. Default: one for each accelerator of the machine or cluster. Where there
-    is none, local works in its own process, and ray in one worker"""
+    is none, local works in its own process, and ray in one worker. cores: without an accelerator, one for each core of
+    this machine, 8 at most"""
     accelerators: float | None = Field(default=None, ge=0)
     """of each worker on Ray: 0.5 lets two of them share one. Default: 1, or 0 on a cluster without any"""
     address: str | None = None
     """of the Ray cluster, as HOST:PORT. Default: the environment's RAY_ADDRESS; without it Ray is started here"""
+
+    @model_validator(mode="after")
+    def _cores_are_local(self) -> Self:
+        if self.workers == "cores" and self.type != "local":
+            raise ValueError(f"workers: cores counts this machine's cores: with {self.type} give a number")
+        return self
 
     @field_validator("accelerators")
     @classmethod

@@ -66,11 +66,6 @@ def picture_seconds(height: int, width: int) -> tuple[float, float]:
     return writing, reading
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def memory(device: str) -> float | None:
     """Bytes that `device` has; those of an accelerator without its `CONTEXT`. None where it doesn't say."""
     if device.startswith("cuda"):

@@ -15,6 +15,7 @@ from agfsync.doctor.networks import UnknownModel
 from agfsync.doctor.page import size
 from agfsync.doctor.weights import NO_MODEL, SERVED
 from agfsync.doctor.writing import Counts, Tokens, caption_tokens, question_tokens
+from agfsync.engine.processes import count_cores, wanted_workers
 from agfsync.errors import ModelError
 from agfsync.pretrained import torch_device
 from agfsync.stages.training import ENCODED_AT_ONCE
@@ -129,7 +130,7 @@ def _candidates(recipe: Recipe, there: Counts, findings: Findings) -> Need:
     found = _known(lambda: drawing(settings, _kind(device), count, 1), "candidates.generator", findings)
     if found is None:
         return need
-    need.memory = found.memory + _process(device)
+    need.memory = (found.memory + _process(device)) * _workers_beside(recipe, device)
     need.disk = PICTURE * found.pixels[0] * found.pixels[1] * count * there.train
     need.seconds = _drawn(found, device, there.train, count)
     return need
@@ -141,13 +142,18 @@ def _generator_names(recipe: Recipe) -> list[str]:
     return [_short(each) for each in [*names, *([settings.refiner.model] if settings.refiner else [])]]
 
 
+def _workers_beside(recipe: Recipe, device: str | None) -> int:
+    """Return how many workers share a CPU's memory; accelerators have theirs each."""
+    return max(1, wanted_workers(recipe.engine, 0)) if device == "cpu" else 1
+
+
 def _drawn(found: Drawing, device: str | None, batches: float, pictures: int) -> float | None:
     """Seconds of drawing, and of writing the pictures, which has every core."""
     if device is None:
         return None
     speed, (writing, _) = machine.speed(device), machine.picture_seconds(*found.pixels)
     each = sum(speed.seconds(work) * times for work, times in found.works)
-    return batches * (each + writing * pictures / min(pictures, machine.cores()))
+    return batches * (each + writing * pictures / min(pictures, count_cores()))
 
 
 def _training(recipe: Recipe, there: Counts, findings: Findings) -> Need:

@@ -15,7 +15,7 @@ from agfsync.engine.crew import Crew, Shift
 from agfsync.engine.fitting import fitted
 from agfsync.engine.hand import Delivery, Plan
 from agfsync.engine.missing import Missing
-from agfsync.engine.processes import Processes, accelerators
+from agfsync.engine.processes import Processes, accelerators, wanted_workers
 from agfsync.engine.processing import over_budget, process
 from agfsync.engine.work import SERVER, Desk, Job, Outcome, Unit
 from agfsync.errors import StoreError
@@ -91,7 +91,7 @@ def _crew(engine: Engine, device: str, missing: Missing[P], at_once: int) -> Cre
         crew: Crew = import_module("agfsync.engine.on_ray").RayCrew(engine)
         return crew
     devices = accelerators(device)
-    size = missing.portions(at_once, most=engine.workers or len(devices))
+    size = missing.portions(at_once, most=wanted_workers(engine, len(devices)))
     return Processes(size, devices) if size > 1 else None
 
 

@@ -30,7 +30,8 @@ class RayCrew:
         _connect(engine.address or os.environ.get("RAY_ADDRESS") or "local")
         there = ray.cluster_resources().get("GPU", 0.0)
         self._each = engine.accelerators if engine.accelerators is not None else min(there, 1.0)
-        self.size = engine.workers or (max(1, int(there / self._each)) if self._each else 1)
+        asked = engine.workers if isinstance(engine.workers, int) else None
+        self.size = asked or (max(1, int(there / self._each)) if self._each else 1)
 
     def hire(self, plan: Plan) -> "RayWorker":
         # The crew sees to who dies and what is done again: to Ray, a dead actor is dead.

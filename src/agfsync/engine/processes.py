@@ -11,11 +11,14 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
+from agfsync.config import Engine
 from agfsync.engine.hand import Delivery, Hand, Plan
 
 SPAWN = get_context("spawn")
 """A forked process could use neither CUDA nor torch's threads."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+MOST_CPU_WORKERS = 8
+"""Workers of `engine.workers: cores`, each of which holds a model."""
 
 
 def accelerators(device: str) -> list[str]:
@@ -27,6 +30,18 @@ def accelerators(device: str) -> list[str]:
     return os.environ.get(VISIBLE, ",".join(map(str, range(count)))).split(",")[:count]
 
 
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wanted_workers(engine: Engine, accelerators_there: int) -> int:
+    """Return how many workers `engine` asks for on this machine; 0: the work is done in this process."""
+    if engine.workers == "cores":
+        return accelerators_there or min(count_cores(), MOST_CPU_WORKERS)
+    return engine.workers or accelerators_there
+
+
 class Died(Exception):
     """A worker's process is gone; says how."""
 
@@ -36,7 +51,7 @@ class Processes:
 
     def __init__(self, size: int, devices: list[str]) -> None:
         self.size = size
-        threads = str(max(1, (os.cpu_count() or 1) // size))
+        threads = str(max(1, count_cores() // size))
         each = [{VISIBLE: name} for name in devices] or [{"OMP_NUM_THREADS": threads}]
         self._environments = cycle(each)
 
