@@ -34,13 +34,13 @@ def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_shapes_models_take_what_was_measured_of_them() -> None:
-    """The process's peak in MB, on two cores: docs/doctor.md."""
+    """The process's peak in MB in bf16, on two cores: docs/doctor.md."""
     recipe = resolve("shapes")
-    generator = recipe.candidates.generator
+    generator = recipe.candidates.generator.model_copy(update={"dtype": "bf16"})
     for pictures, measured in ((8, 559), (64, 648)):
         reckoned = (drawing(generator, "cpu", pictures, 1).memory + machine.PROCESS) / 1e6
         assert reckoned == pytest.approx(measured, rel=0.15)
     for batch, measured in ((24, 946), (96, 1970)):
-        training = recipe.training.model_copy(update={"batch": batch})
+        training = recipe.training.model_copy(update={"batch": batch, "precision": "bf16"})
         reckoned = (teaching(generator, training, "cpu", 32).memory + machine.PROCESS) / 1e6
         assert reckoned == pytest.approx(measured, rel=0.15)

@@ -18,7 +18,7 @@ def examine(recipe: Recipe, path: Path) -> Examination:
     What a run there has done already isn't taken off.
     """
     findings = Findings()
-    recipe = pipeline.choose_dtypes(recipe)
+    recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is a finding below
     for fault in pipeline.faults(recipe):
         findings.add(str(fault), blocks=True)
     try:

@@ -5,22 +5,26 @@ from importlib import import_module
 from typing import Any
 
 from agfsync.config import Recipe, check
+from agfsync.errors import ModelError
 
 AUTO = "auto"
 
 
-def choose_dtypes(recipe: Recipe, before: Recipe | None = None) -> Recipe:
+def choose_dtypes(recipe: Recipe, before: Recipe | None = None, *, fallback: str | None = None) -> Recipe:
     """Return `recipe` with every `dtype: auto` and `precision: auto` replaced.
 
     A place that the recipe `before` has too keeps what it has there, so that a run goes on with the numbers that it
     began with, also on another machine.
+
+    Raises:
+        ModelError: a section's device isn't there, and there is no `fallback` to take for it.
     """
     tree = recipe.model_dump(mode="json")
     known = {place: section[key] for place, section, key in _places(before.model_dump(mode="json"))} if before else {}
     for place, section, key in _places(tree):
         if section[key] == AUTO:
             taken = known.get(place, AUTO)
-            section[key] = _fastest(place, section, tree) if taken == AUTO else taken
+            section[key] = _fastest(place, section, tree, fallback) if taken == AUTO else taken
     return check(tree, where=recipe.name)
 
 
@@ -51,10 +55,15 @@ def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]
     yield "training", tree["training"], "precision"
 
 
-def _fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
+def _fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fallback: str | None) -> str:
     # By name: a run with nothing to do is answered without torch.
     dtypes, pretrained = import_module("agfsync.dtypes"), import_module("agfsync.pretrained")
     training = place == "training"
     device = (tree["candidates"]["generator"] if training else section)["device"]
-    name: str = dtypes.fastest_dtype(pretrained.torch_device(device), training=training)
+    try:
+        name: str = dtypes.fastest_dtype(pretrained.torch_device(device), training=training)
+    except ModelError:
+        if fallback is None:
+            raise
+        return fallback
     return name
