@@ -155,6 +155,7 @@ def _networks(
     if tensors:
         known = [prefix for name in kinds for prefix in architecture.prefixes.get(name, ())]
         check_left_over(origin.model, tensors.keys(), known, architecture.pipeline.__name__)
+    _check_variant(origin, [folder / name for name in kinds.keys() - origin.parts.keys()])
     networks = {}
     for name, kind in kinds.items():
         label, prefixes = f"{origin.model} ({name})", architecture.prefixes.get(name, ())
@@ -168,6 +169,18 @@ def _networks(
         else:
             networks[name] = load_part(kind, folder / name, origin.variant, dtype, label)
     return networks
+
+
+def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
+    """A part that has no weights of the variant has others; but some part has them."""
+    if origin.variant is None:
+        return
+    if Path(origin.model).is_file():
+        raise ModelError(f"{origin.model} is a single file, which has no variants: leave out variant {origin.variant}")
+    there = {each for folder in folders for each in variants([path.name for path in folder.glob("*")])}
+    if origin.variant not in there:
+        names = ", ".join(sorted(str(each) for each in there - {None})) or "none"
+        raise ModelError(f"{origin.model} has no weights of the variant {origin.variant}: of variants it has {names}")
 
 
 def _lacks(model: str, name: str, prefixes: Sequence[str]) -> str:
@@ -279,7 +292,7 @@ def quietly() -> Iterator[None]:
     bars, verbosity, of_hub = logging.is_progress_bar_enabled(), logging.get_verbosity(), hub_logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         with quiet():
             yield

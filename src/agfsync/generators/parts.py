@@ -117,11 +117,11 @@ def load_own_part(
         return fill_network(kind, base, part_of(tensors, prefixes) or tensors, prefixes, dtype, label)
     with explained(label):
         folder = part_folder(name, origin)
-        settings = ModelMixin.load_config(str(folder), local_files_only=True)
+        settings = kind.load_config(str(folder), local_files_only=True)
         found = getattr(diffusers, str(settings.get("_class_name")), None)
         if not (isinstance(found, type) and issubclass(found, ModelMixin)):
             raise ModelError(f"{label} is a {settings.get('_class_name')}: a {kind.__name__} is needed")
-        _check_fits(label, settings, ModelMixin.load_config(str(base), local_files_only=True))
+        _check_fits(label, settings, kind.load_config(str(base), local_files_only=True))
     return load_part(found, folder, None, dtype, label)
 
 
