@@ -153,7 +153,7 @@ def _accounted(
     Which it takes is seen by a second conversion, of tensors that hold their own number and take no memory.
     """
     numbers = {
-        name: torch.tensor(float(number)).expand(*tensor.shape[:1], *[1] * (tensor.dim() - 1))
+        name: torch.tensor(float(number)).expand([*tensor.shape[:1], *[1] * (tensor.dim() - 1)])
         for number, (name, tensor) in enumerate(tensors.items())
     }
     taken = {int(number) for tensor in convert(numbers).values() for number in tensor.unique()}
