@@ -78,3 +78,23 @@ def test_the_fingerprint_follows_what_the_embedded_models_hold(tmp_path: Path, m
     assert before == catalog.fingerprint("embedded:tiny")
     weights.write_bytes(b"two")
     assert before != catalog.fingerprint("embedded:tiny")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("generators", "stable-diffusion"), ("scorers", "clip")])
+def test_whatever_a_library_raises_while_a_model_is_made_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    def maker(model: str) -> None:
+        raise KeyError("time_embed.0.weight")
+
+    monkeypatch.setattr(catalog, "find", lambda *_: maker)
+    with pytest.raises(ModelError, match="^can't load the model some/model: KeyError: 'time_embed.0.weight'$"):
+        catalog.build(kind, {"type": name, "model": "some/model"})
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "transformer"])
+def test_a_parts_place_is_found_and_must_be_there(part: str, tmp_path: Path) -> None:
+    settings = {"type": "flux", "model": "some/model", part: {"model": "./nowhere", "revision": None}}
+    with pytest.raises(ModelError, match="no model at './nowhere'"):
+        catalog.check("generators", settings)
+    catalog.check("generators", settings | {part: {"model": str(tmp_path), "revision": None}})

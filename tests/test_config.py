@@ -54,6 +54,16 @@ def test_an_engine_may_be_given_by_its_name_and_by_its_settings(file: Path) -> N
     assert config.resolve("shapes", ["engine=ray", "engine.workers=4"]).engine == four
 
 
+def test_a_part_of_the_generator_may_be_given_by_its_place_and_by_its_settings(file: Path) -> None:
+    short = config.resolve(str(file), ["candidates.generator.vae=some/vae"]).candidates.generator
+    long = config.resolve(str(file), ["candidates.generator.vae={model: some/vae}"]).candidates.generator
+    assert short == long and short.vae == config.PartSettings(model="some/vae") and short.unet is None
+    pinned = config.resolve(str(file), ["candidates.generator.unet={model: some/unet, revision: v1}"])
+    assert pinned.candidates.generator.unet == config.PartSettings(model="some/unet", revision="v1")
+    with pytest.raises(RecipeError, match="unknown key 'candidates.generator.vae.place'"):
+        config.resolve(str(file), ["candidates.generator.vae={place: some/vae}"])
+
+
 @pytest.mark.parametrize("name", config.shipped())
 def test_every_shipped_recipe_is_one(name: str) -> None:
     assert config.resolve(name).name == name

@@ -93,3 +93,14 @@ def test_an_older_run_with_open_revisions_stays_as_it_is(
 def test_heads_are_told_of(hub_cache: Put) -> None:
     commit = hub_cache(HEAD, *FILES)
     assert unpinnable(_recipe()) == {HEAD: commit}
+
+
+def test_parts_of_the_generator_are_pinned(hub_cache: Put) -> None:
+    commit = hub_cache("some/vae", "vae/diffusion_pytorch_model.safetensors", "vae/config.json")
+    other = hub_cache("some/unet", "unet/diffusion_pytorch_model.safetensors", commit="e" * 40)
+    found = pinned(_recipe("candidates.generator.vae=some/vae", "candidates.generator.unet={model: some/unet}"))
+    generator = found.candidates.generator
+    assert generator.vae is not None and (generator.vae.model, generator.vae.revision) == ("some/vae", commit)
+    assert generator.unet is not None and generator.unet.revision == other
+    assert generator.transformer is None
+    assert pinned(_recipe(), found) == _recipe()

@@ -1,9 +1,12 @@
 """Where models are looked for, and what names them."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from agfsync import pretrained
@@ -37,6 +40,62 @@ def test_weights_of_another_model_are_an_error(folder: Path) -> None:
     config.save_pretrained(folder)
     with pytest.raises(ModelError, match="CLIPVisionModel"):
         pretrained.load_model(CLIPVisionModel, str(folder), None, "fp32", "cpu")
+
+
+def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors: dict(list(tensors.items())[1:]), r"1 of its weights are missing \("),
+        (
+            lambda tensors: tensors | {"encoder.lora_A.weight": torch.ones(2)},
+            r"1 have no place in it \(encoder\.lora_A",
+        ),
+        (lambda tensors: {f"_orig_mod.{k}": t for k, t in tensors.items()}, "compiled model .* take _orig_mod. off"),
+        (lambda tensors: {k: torch.ones(*t.shape, 2) for k, t in tensors.items()}, "have another shape"),
+    ],
+)
+def test_weights_that_are_not_applied_are_an_error(folder: Path, change: Any, told: str) -> None:
+    rewrite(folder / "model.safetensors", change)
+    with pytest.raises(ModelError, match=f"text has no weights that fit a CLIPTextModel: .*{told}") as caught:
+        pretrained.load_model(CLIPTextModel, str(folder), None, "fp32", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_without_effect_may_be_left_over(folder: Path) -> None:
+    names = (
+        "embeddings.position_ids",
+        "logit_scale",
+        "logit_bias",
+        "text_projection.weight",
+        "visual_projection.weight",
+    )
+    more = {name: torch.ones(2) for name in (*names, "vision_model.a.weight", "predictor.weight", "layers.0.bias")}
+    rewrite(folder / "model.safetensors", lambda tensors: tensors | more)
+    pretrained.load_model(CLIPTextModel, str(folder), None, "fp32", "cpu")
+
+
+def test_what_another_part_may_have_is_of_no_effect_only_where_there_is_none() -> None:
+    network = torch.nn.ModuleDict({"vision_model": torch.nn.Linear(1, 1)})
+    with pytest.raises(ModelError, match=r"vision_model\.more"):
+        pretrained.check_weights(network, "it", unexpected=["vision_model.more"])
+    pretrained.check_weights(torch.nn.Linear(1, 1), "it", unexpected=["vision_model.more"])
+
+
+def test_weights_left_on_meta_are_missing() -> None:
+    with pytest.raises(
+        ModelError, match=r"it has no weights that fit a Linear: 2 of its weights are missing \(bias, wei"
+    ):
+        pretrained.check_weights(torch.nn.Linear(1, 1, device="meta"), "it")
+
+
+def test_loading_is_silent(folder: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
+    rewrite(folder / "model.safetensors", lambda tensors: tensors | {"logit_scale": torch.ones(1)})
+    pretrained.load_model(CLIPTextModel, str(folder), None, "fp32", "cpu")
+    assert capfd.readouterr() == ("", "") and not recwarn.list
 
 
 def test_weights_cut_short_are_an_error(folder: Path) -> None:

@@ -4,6 +4,7 @@ A scorer, method, generator or format is one file, one line here and one test.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from difflib import get_close_matches
 from hashlib import blake2b
 from importlib import import_module
@@ -13,7 +14,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from agfsync.errors import ModelError, RecipeError
+from agfsync.errors import ModelError, RecipeError, explained
 
 CATALOG: dict[str, dict[str, str]] = {
     "captions": {
@@ -71,6 +72,8 @@ DRAWN_ONLY = ("stable-diffusion-3", "flux")
 """Generators that draw and are scored, and can't be trained yet."""
 
 EMBEDDED = "embedded:"
+MODELS = ("generators", "scorers")
+"""Kinds whose making loads a model: whatever a library raises meanwhile is told in one line."""
 
 
 def names(kind: str) -> list[str]:
@@ -120,7 +123,9 @@ def build(kind: str, settings: Mapping[str, Any]) -> Any:
     maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
     known = _known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
-    return maker(**known | _places(known))
+    places = _places(known)
+    with explained(str(settings["model"])) if kind in MODELS else nullcontext():
+        return maker(**known | places)
 
 
 def check(kind: str, settings: Mapping[str, Any]) -> None:
@@ -171,8 +176,11 @@ def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
     places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name) is not None}
     if settings.get("loras"):
         places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]
-    if settings.get("refiner"):
-        places["refiner"] = {**settings["refiner"], "model": _existing(settings["refiner"]["model"])}
+    for name in ("refiner", "vae", "unet", "transformer"):
+        if isinstance(settings.get(name), Mapping):
+            places[name] = {**settings[name], "model": _existing(settings[name]["model"])}
+        elif settings.get(name):
+            places[name] = _existing(settings[name])
     return places
 
 

@@ -1,7 +1,16 @@
 """The error tree. What a user can mend is an `AgfsyncError`: one line that says what is wrong, where, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agfsync.memory import lacks_memory
+
 LONGEST = 2000
 """characters of an error"""
+CITED = 300
+"""characters of a library's message within one"""
+TOLD_BY_TEXT = (OSError, ValueError, RuntimeError)
+"""Exceptions whose text says what is wrong; that of a KeyError or a TypeError needs its name beside it."""
 
 
 class AgfsyncError(Exception):
@@ -62,3 +71,18 @@ class DivergedError(AgfsyncError):
 
 class PeerError(AgfsyncError):
     """Another process of a training by several has ended, or doesn't see what this one sees."""
+
+
+@contextmanager
+def explained(model: str) -> Iterator[None]:
+    """Turn whatever a library raises while `model` is made, but for a lack of memory, into a one-line `ModelError`."""
+    try:
+        yield
+    except AgfsyncError:
+        raise
+    except Exception as failure:
+        if lacks_memory(failure):
+            raise
+        fault = " ".join(str(failure).split())
+        name = "" if fault and isinstance(failure, TOLD_BY_TEXT) else f"{type(failure).__name__}: "
+        raise ModelError(f"can't load the model {model}: {name}{fault[:CITED]}") from failure

@@ -57,8 +57,9 @@ def _sections(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     generator = tree["candidates"]["generator"]
     if _is_ours("generators", generator["type"]):
         yield "generator", generator
-        if generator["refiner"]:
-            yield "refiner", generator["refiner"]
+        for part in ("refiner", "vae", "unet", "transformer"):
+            if generator[part]:
+                yield part, generator[part]
     for name, scorer in (tree["scores"]["scorers"] | tree["evaluation"]["judges"]).items():
         if _is_ours("scorers", scorer["type"]):
             yield f"scorers.{name}", scorer

@@ -2,24 +2,43 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
+from agfsync.errors import explained as explained
 
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that decide what a model does: its configuration, weights and vocabulary."""
+UNUSED = re.compile(
+    r"(^|\.)position_ids$"  # a buffer that counts from 0, which older versions saved
+    r"|(^|\.)logit_(scale|bias)$"  # of a contrastive loss
+)
+"""Weights that do nothing in any network: a file may have them beyond its network's own."""
+OF_ANOTHER_PART = re.compile(
+    r"^(text|visual)_projection\.weight$|^vision_model\."  # the rest of a CLIP whose text tower alone is loaded
+    r"|^lm_head\.weight$"  # the rest of a T5 whose encoder alone is loaded
+)
+"""Weights that a file may have where its network has no such part at all."""
+HEAD = re.compile(r"^(predictor|mlp\.layers|layers\.\d+)\.")
+"""A scorer's head, which may lie in one file with its CLIP."""
+COMPILED = "_orig_mod."
+"""How the names of a compiled model's weights begin."""
+NAMED = 3
+"""weights that an error names"""
 
 
 def torch_device(name: str) -> torch.device:
@@ -84,7 +103,7 @@ def fill_model(
 
 def load_config(model: str, revision: str | None) -> Any:
     """The configuration of `model`, of whatever kind it is."""
-    with explained(model):
+    with explained(model), quiet():
         return AutoConfig.from_pretrained(model, trust_remote_code=False, **source(model, revision))
 
 
@@ -104,13 +123,13 @@ def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
 
 def load_tokenizer(model: str, revision: str | None) -> Any:
     """The tokenizer beside `model`."""
-    with explained(model):
+    with explained(model), quiet():
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **source(model, revision))
 
 
 def load_image_processor(model: str, revision: str | None) -> Any:
     """The image processor beside `model`, on Pillow: torchvision resizes differently, and isn't everywhere."""
-    with explained(model):
+    with explained(model), quiet():
         return AutoImageProcessor.from_pretrained(
             model, backend="pil", trust_remote_code=False, **source(model, revision)
         )
@@ -118,7 +137,7 @@ def load_image_processor(model: str, revision: str | None) -> Any:
 
 def find_file(model: str, name: str, revision: str | None) -> Path:
     """Where the file `name` of `model` lies on this machine, fetched from the hub where need be."""
-    with explained(model):
+    with explained(model), quiet():
         return Path(str(cached_file(model, name, **source(model, revision))))
 
 
@@ -126,20 +145,57 @@ def load_settings(place: str) -> dict[str, Any]:
     """What `config.json` in a folder or of a hub id says; nothing where there is none, or `place` is a file."""
     if Path(place).is_file():
         return {}
-    with explained(place):
+    with explained(place), quiet():
         found = cached_file(place, "config.json", _raise_exceptions_for_missing_entries=False, **source(place, None))
         settings = {} if found is None else json.loads(Path(str(found)).read_text(encoding="utf-8"))
     return settings if isinstance(settings, dict) else {}
 
 
 def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
-    """`model`, of which the loading's `report` leaves nothing unfilled."""
-    unfilled = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if unfilled:
-        raise ModelError(
-            f"{name} has no weights that fit {len(unfilled)} parts of a {type(model).__name__}: {unfilled[0]} ..."
-        )
+    """`model`, of which the loading's `report` leaves nothing unfilled or unused."""
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    unexpected = [key for key in report["unexpected_keys"] if not HEAD.search(key)]
+    check_weights(model, name, report["missing_keys"], mismatched, unexpected)
     return model
+
+
+def check_weights(
+    network: nn.Module,
+    name: str,
+    missing: Collection[str] = (),
+    mismatched: Collection[str] = (),
+    unexpected: Collection[str] = (),
+) -> None:
+    """Check that loading `name` filled all of `network`, and left over only what has no effect on it.
+
+    The libraries fill what is missing with random numbers or leave it on the device "meta", and skip the rest.
+
+    Raises:
+        ModelError: keys are missing, mismatched in shape, or unexpected.
+    """
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    unfilled = {*missing, *(key for key, tensor in tensors if tensor.is_meta)} - set(mismatched)
+    parts = dict(network.named_children())
+    unplaced = {
+        key
+        for key in unexpected
+        if not UNUSED.search(key) and (key.split(".")[0] in parts or not OF_ANOTHER_PART.search(key))
+    }
+    faults = [
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:NAMED])}{', ...' if len(keys) > NAMED else ''})"
+        for keys, what in (
+            (unfilled, "of its weights are missing"),
+            (set(mismatched), "have another shape"),
+            (unplaced, "have no place in it"),
+        )
+        if keys
+    ]
+    if faults:
+        hint = f": the weights of a compiled model were saved; take {COMPILED} off their names"
+        raise ModelError(
+            f"{name} has no weights that fit a {type(network).__name__}: {'; '.join(faults)}"
+            + (hint if any(COMPILED in key for key in unplaced) else "")
+        )
 
 
 def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:
@@ -174,25 +230,15 @@ def source(model: str, revision: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def explained(model: str) -> Iterator[None]:
-    """Turns the libraries' ways of failing to load `model`, but for a lack of memory, into a one-line `ModelError`."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as failure:
-        fault = " ".join(str(failure).split())
-        raise ModelError(f"can't load the model {model}: {fault[:300]}") from failure
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
-    """transformers draws a bar and a table for each model, in the midst of our own."""
+    """Keep transformers' bars and tables, and the libraries' warnings, off the terminal."""
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -78,3 +78,25 @@ def test_loras_and_the_refiner_are_looked_for() -> None:
     more = ["candidates.generator.refiner={from_step: 40}", "candidates.generator.loras=[{path: somebody/lora}]"]
     keys = {place.key: place.kind for place in places(resolve("sdxl", more))}
     assert keys["candidates.generator.loras"] == "lora" and keys["candidates.generator.refiner"] == "pipeline"
+
+
+def test_parts_from_elsewhere_are_looked_for(tmp_path: Path) -> None:
+    more = ["candidates.generator.vae=somebody/vae", "candidates.generator.unet={model: some/unet, revision: v2}"]
+    found = {place.key: place for place in places(resolve("sdxl", more))}
+    assert found["candidates.generator.vae"] == Place("candidates.generator.vae", "somebody/vae", None, "vae")
+    assert found["candidates.generator.unet"] == Place("candidates.generator.unet", "some/unet", "v2", "unet")
+    for name in ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+        assert look(Place("candidates.generator.unet", str(folder), None, "unet")).here
+    assert not look(Place("candidates.generator.vae", str(tmp_path), None, "vae")).here
+
+
+def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
+    for part, name in (("unet", "diffusion_pytorch_model.fp16"), ("vae", "diffusion_pytorch_model.fp16")):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").touch()
+        (tmp_path / part / f"{name}.safetensors").touch()
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
+    assert look(_pipeline(str(tmp_path))).here

@@ -1,5 +1,6 @@
 """Single files and LoRAs, of both families."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from agfsync import catalog
 from agfsync.alignment.lora import adapter_weights, add_adapters
 from agfsync.errors import ModelError
-from agfsync.generators import LORA_FILE
+from agfsync.generators import LORA_FILE, loading, stable_diffusion
 
 FAMILIES = {"stable-diffusion": "pipeline", "stable-diffusion-xl": "xl_pipeline"}
 PROMPTS = ["a red circle left of a blue star", "two small green squares"]
@@ -83,6 +84,21 @@ def test_a_single_file_of_another_family_is_said_in_a_line(family: str, file: Pa
     (other,) = FAMILIES.keys() - {family}
     with pytest.raises(ModelError, match=f"holds no model of the type {other}"):
         build(other, file)
+
+
+@pytest.mark.parametrize("old", ["PNDMScheduler", "DDIMScheduler"])
+def test_loading_is_silent(
+    tiny_generator: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder, old: str
+) -> None:
+    """Also of an old configuration, of which diffusers says that it is deprecated and was corrected."""
+    folder = Path(shutil.copytree(tiny_generator, tmp_path / "own"))
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("DDPMScheduler", old))
+    config = {"_class_name": old, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    capfd.readouterr()
+    loading.load_pipeline(stable_diffusion.ARCHITECTURE, loading.PipelineSource(str(folder)), torch.float32)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
 
 
 @pytest.mark.parametrize("key", ["model", "loras"])

@@ -5,10 +5,24 @@ from typing import Any
 import doubles
 import pytest
 
+from agfsync import catalog
+from agfsync.config import GeneratorSettings
 from agfsync.pictures import decode
-from agfsync.records import Candidate, Caption, Pair, seed_of
-from agfsync.stages import Context, candidates, captions, pairs, questions, scores, to_draw
+from agfsync.records import Candidate, Caption, Pair, digest, seed_of
+from agfsync.stages import LATER, Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
 from agfsync.store import Run
+
+
+def test_later_keys_name_pictures_where_they_are_set_alone() -> None:
+    plain = GeneratorSettings(model="some/model")
+    told = plain.model_dump(mode="json", exclude={"device", *LATER})
+    assert generator_source(plain) == digest(told, catalog.fingerprint("some/model"))
+    others = [
+        GeneratorSettings(model="some/model", **{key: value})
+        for key in LATER
+        for value in (("fp16", "bf16") if key == "variant" else ("a/b", {"model": "a/b", "revision": "v1"}))
+    ]
+    assert len({generator_source(each) for each in (plain, *others)}) == len(others) + 1
 
 
 @pytest.fixture

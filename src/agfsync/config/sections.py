@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -151,6 +151,21 @@ class RefinerSettings(Section):
     """the paper's, of 50"""
 
 
+class PartSettings(Section):
+    """A network of a pipeline, from elsewhere. In a recipe `vae: PLACE` is short for `vae: {model: PLACE}`."""
+
+    model: str
+    """a folder, a hub id, or a .safetensors file"""
+    revision: str | None = None
+
+
+def _part_by_place(tree: Any) -> Any:
+    return {"model": tree} if isinstance(tree, str) else tree
+
+
+Part = Annotated[PartSettings | None, BeforeValidator(_part_by_place)]
+
+
 class GeneratorSettings(Section):
     """The diffusion model that is aligned, and how it samples."""
 
@@ -161,6 +176,14 @@ class GeneratorSettings(Section):
     """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
     known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
     revision: str | None = None
+    variant: str | None = None
+    """of the weights, such as fp16. Default: those without a variant, or the only one there is"""
+    vae: Part = None
+    """in place of the model's own, or of that which a single file lacks"""
+    unet: Part = None
+    """in place of the model's own (stable-diffusion, stable-diffusion-xl)"""
+    transformer: Part = None
+    """in place of the model's own (stable-diffusion-3, flux)"""
     loras: tuple[SamplingLora, ...] = ()
     """added to the model's weights, for drawing only"""
     steps: Positive = 50

@@ -1,19 +1,22 @@
 """Whether the weights that a recipe names are here, and if not, whether and how much would be downloaded."""
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from agfsync import catalog, hub
-from agfsync.config import Recipe, ScorerSettings
+from agfsync.config import PartSettings, Recipe, ScorerSettings
 from agfsync.generators import LORA_FILE
 
-Kind = Literal["pipeline", "model", "tensors", "lora"]
+Kind = Literal["pipeline", "model", "tensors", "lora", "vae", "unet", "transformer"]
 INDEX = "model_index.json"
 SAFE = ".safetensors"
 SHARDS = ".safetensors.index.json"
+VARIANT = re.compile(r"(?:model|diffusion_pytorch_model)\.(?P<variant>[\w-]+?)(?:-\d{5}-of-\d{5})?\.safetensors")
+"""What the weights of a variant are called, such as `model.fp16.safetensors`."""
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that aren't loaded."""
 NO_MODEL = "none"
@@ -55,6 +58,12 @@ def places(recipe: Recipe) -> Iterator[Place]:
         kind: Kind = "tensors" if generator.model.endswith(SAFE) else "pipeline"
         found = [Place(f"{key}.model", generator.model, generator.revision, kind), *found]
     found += [Place(f"{key}.loras", lora.path, None, "lora") for lora in generator.loras]
+    parts: dict[Kind, PartSettings | None] = {
+        "vae": generator.vae,
+        "unet": generator.unet,
+        "transformer": generator.transformer,
+    }
+    found += [Place(f"{key}.{name}", part.model, part.revision, name) for name, part in parts.items() if part]
     if generator.refiner:
         found.append(Place(f"{key}.refiner", generator.refiner.model, generator.refiner.revision, "pipeline"))
     for place in found:
@@ -117,6 +126,8 @@ def _used(files: Collection[str], kind: Kind) -> list[str]:
     if kind == "pipeline":
         parts = {PurePosixPath(name).parent.as_posix() for name in files if name.count("/") == 1}
         return [name for part in sorted(parts) if part not in LEFT_OUT for name in _weights(files, f"{part}/")]
+    if kind in ("vae", "unet", "transformer"):
+        return _weights(files, f"{kind}/") or _weights(files, "")
     return _weights(files, "")
 
 
@@ -128,7 +139,9 @@ def _weights(files: Collection[str], folder: str) -> list[str]:
             return [one]
         if shards := [n for n in names if n.startswith(f"{folder}{stem}-0") and n.endswith(SAFE)]:
             return shards
-    return []
+    # Those of a variant, such as half precision, where there are no others; of the first by name.
+    found = [(match["variant"], name) for name in names if (match := VARIANT.fullmatch(name[len(folder) :]))]
+    return [name for variant, name in found if variant == min(found)[0]]
 
 
 def _whole(folder: Path, files: Collection[str], kind: Kind) -> bool:

@@ -54,6 +54,8 @@ class Architecture:
     """what its pipeline has beside the networks, and how it is left out"""
     marker: str | None = None
     """how the names of its text encoders' weights begin in a single file; None: single files aren't read"""
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """how the names of each part's weights begin in a single file; one of several"""
     sides: Callable[[Any], Sides] = unet_sides
     """of its pictures, given the pipeline"""
     picture_conditioning: Callable[[Sequence[Image.Image], Size], Conditioning] = lambda images, size: {}

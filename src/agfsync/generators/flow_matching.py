@@ -6,7 +6,7 @@ Legend: B images in the batch, U distinct prompts, T tokens, D embedding width, 
 C H W latent channels, height, width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -21,7 +21,7 @@ from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
 from agfsync.generators.latents import LatentSpace
-from agfsync.generators.loading import Lora, fuse_loras, load_pipeline, weights_of
+from agfsync.generators.loading import Lora, PipelineSource, fuse_loras, load_pipeline, weights_of
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import draw_noise, embedding_noise_of, encoded, flow, guided, noised
 from agfsync.pretrained import torch_device
@@ -48,8 +48,9 @@ class Family:
 class FlowMatching:
     """A text-to-image model with its sampling settings.
 
-    `model` is a folder or a hub id; `loras` are added to its weights. The picture is `height` x `width` pixels, by
-    default the size that the network was made for. `scheduler` can only be "model", the one that the model was saved
+    `model` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`model`,
+    `revision`) take the place of its own; `loras` are added to its weights. The picture is `height` x `width` pixels,
+    by default the size that the network was made for. `scheduler` can only be "model", the one that the model was saved
     with. `dtype` is that of the networks: on a CPU they keep float32 weights and run under autocast.
 
     Raises:
@@ -62,6 +63,9 @@ class FlowMatching:
         model: str,
         *,
         revision: str | None = None,
+        variant: str | None = None,
+        vae: str | Mapping[str, Any] | None = None,
+        transformer: str | Mapping[str, Any] | None = None,
         loras: Sequence[Lora] = (),
         steps: int = 28,
         guidance: float = 3.5,
@@ -81,7 +85,8 @@ class FlowMatching:
         self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
         place = torch_device(device)
         self._precision = Precision(place, torch_dtype(dtype, place))
-        self._pipeline = load_pipeline(architecture, model, revision, None, self._precision.weights)
+        origin = PipelineSource.of(model, revision=revision, variant=variant, vae=vae, transformer=transformer)
+        self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)
         self._size = picture_size(sides, height, width)
@@ -91,7 +96,7 @@ class FlowMatching:
         self._pipeline.to(self._precision.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
-        self.identity = digest(*weights_of(architecture, model, revision, loras=loras), *sampling)
+        self.identity = digest(*weights_of(architecture, origin, loras=loras), *sampling)
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:

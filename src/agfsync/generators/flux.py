@@ -16,6 +16,7 @@ from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Sides, Size, vae_dtype_in_range
 from agfsync.generators.flow_matching import POOLED, Family, FlowMatching, arguments
 from agfsync.generators.loading import quietly
+from agfsync.generators.single_file import UNET, VAE
 
 PATCH = 2
 TIMESTEPS = 1000
@@ -69,6 +70,7 @@ ARCHITECTURE = Architecture(
     arguments=arguments,
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
+    prefixes={"transformer": UNET, "vae": VAE},
 )
 Flux = partial(FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=True, even_sigmas=True))
 """Takes the model and the keywords of `FlowMatching`."""

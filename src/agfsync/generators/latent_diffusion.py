@@ -15,7 +15,7 @@ from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import Architecture, Conditioning, picture_size
 from agfsync.generators.latents import LatentSpace
-from agfsync.generators.loading import Lora, add_adapter, fuse_loras, load_pipeline, quietly, weights_of
+from agfsync.generators.loading import Lora, PipelineSource, add_adapter, fuse_loras, load_pipeline, quietly, weights_of
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import (
     Guided,
@@ -36,6 +36,7 @@ class LatentDiffusion:
     """A text-to-image model with its sampling settings, and what its alignment needs of it.
 
     `model` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
+    `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`model`, `revision`) take the place of its own.
     `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
     `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `dtype` is that
@@ -53,6 +54,9 @@ class LatentDiffusion:
         *,
         revision: str | None = None,
         config: str | None = None,
+        variant: str | None = None,
+        vae: str | Mapping[str, Any] | None = None,
+        unet: str | Mapping[str, Any] | None = None,
         loras: Sequence[Lora] = (),
         steps: int = 50,
         guidance: float = 7.5,
@@ -68,7 +72,8 @@ class LatentDiffusion:
         self.device = torch_device(device)
         self._architecture, self._guidance = architecture, guidance
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
-        self._pipeline = load_pipeline(architecture, model, revision, config, self._precision.weights)
+        origin = PipelineSource.of(model, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
+        self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
@@ -78,7 +83,7 @@ class LatentDiffusion:
         self._size = picture_size(architecture.sides(self._pipeline), height, width)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision)
         self._refiner = self._made_refiner(refiner, len(self._scheduler.timesteps)) if refiner else None
-        weights = weights_of(architecture, model, revision, config, adapter, loras)
+        weights = weights_of(architecture, origin, adapter, loras)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
         self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity)
 

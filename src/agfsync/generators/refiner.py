@@ -12,8 +12,9 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 from torch import Tensor
 
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size
-from agfsync.generators.loading import load_pipeline
+from agfsync.generators.loading import PipelineSource, load_pipeline
 from agfsync.generators.sampling import encoded, noised
+from agfsync.generators.single_file import UNET, VAE
 from agfsync.generators.xl import POOLED, TIME_IDS, arguments, numbers, read, silenced
 from agfsync.pretrained import fingerprint
 
@@ -31,7 +32,7 @@ class Refiner:
     def __init__(
         self, model: str, *, revision: str | None, from_step: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._pipeline = load_pipeline(ARCHITECTURE, model, revision, None, dtype)
+        self._pipeline = load_pipeline(ARCHITECTURE, PipelineSource(model, revision), dtype)
         self._pipeline.unet.to(device)
         self._pipeline.text_encoder_2.to(device)
         self._dtype = dtype
@@ -80,4 +81,5 @@ ARCHITECTURE = Architecture(
     vae_dtype=_vae_dtype,
     extras={"add_watermarker": False},
     marker="conditioner.embedders.0.model.",
+    prefixes={"unet": UNET, "vae": VAE, "text_encoder_2": ("conditioner.embedders.0.model.",)},
 )

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size, token_ids
 from agfsync.generators.latent_diffusion import LatentDiffusion
+from agfsync.generators.single_file import UNET, VAE
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
@@ -36,6 +37,11 @@ ARCHITECTURE = Architecture(
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     marker="cond_stage_model.",
+    prefixes={
+        "unet": UNET,
+        "vae": VAE,
+        "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),  # 1.x; 2.x
+    },
 )
 StableDiffusion = partial(LatentDiffusion, ARCHITECTURE)
 """Takes the model and the keywords of `LatentDiffusion`."""

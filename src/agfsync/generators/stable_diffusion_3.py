@@ -11,6 +11,7 @@ from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Sides, Size, vae_dtype_in_range
 from agfsync.generators.flow_matching import POOLED, Family, FlowMatching, arguments
 from agfsync.generators.loading import quietly
+from agfsync.generators.single_file import UNET, VAE
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
@@ -53,6 +54,7 @@ ARCHITECTURE = Architecture(
     arguments=arguments,
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
+    prefixes={"transformer": UNET, "vae": VAE},
 )
 StableDiffusion3 = partial(
     FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=False, even_sigmas=False)

@@ -14,6 +14,7 @@ from PIL import Image
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size, vae_dtype_in_range
 from agfsync.generators.latent_diffusion import LatentDiffusion
 from agfsync.generators.refiner import Refiner
+from agfsync.generators.single_file import UNET, VAE
 from agfsync.generators.xl import POOLED, TIME_IDS, arguments, numbers, read, silenced
 from agfsync.pictures import cut
 
@@ -56,6 +57,12 @@ ARCHITECTURE = Architecture(
     vae_dtype=vae_dtype_in_range,
     extras={"add_watermarker": False},
     marker="conditioner.embedders.",
+    prefixes={
+        "unet": UNET,
+        "vae": VAE,
+        "text_encoder": ("conditioner.embedders.0.transformer.",),
+        "text_encoder_2": ("conditioner.embedders.1.model.",),
+    },
     picture_conditioning=_picture_conditioning,
     refiner=Refiner,
 )

@@ -31,6 +31,8 @@ MODEL = "model"
 """The folder of the aligned model, or of its LoRA, in the run's."""
 GENERATORS = "generators"
 """The candidates' note of the models that drew them, by what the candidates say of it, where there are several."""
+LATER = ("variant", "vae", "unet", "transformer")
+"""Keys of a generator that name its pictures where they are set alone."""
 EARLIER = "earlier_seconds"
 """A stage's note of the time that an interrupted run of it took and that no part tells of."""
 
@@ -68,7 +70,10 @@ def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
 
 def generator_source(settings: GeneratorSettings) -> str:
     """What names a generator with all that shapes its pictures, without loading it. Its device doesn't."""
-    return digest(settings.model_dump(mode="json", exclude={"device"}), catalog.fingerprint(settings.model))
+    told = settings.model_dump(mode="json", exclude={"device"})
+    # Later keys than the others: pictures from before they were there keep their names.
+    told = {name: value for name, value in told.items() if name not in LATER or value is not None}
+    return digest(told, catalog.fingerprint(settings.model))
 
 
 def scorer_source(name: str, settings: ScorerSettings) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.config import Recipe, check
+from agfsync.config import GeneratorSettings, Recipe, check
 from agfsync.errors import BudgetError, RunError
 from agfsync.progress import Silent
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
@@ -161,6 +161,18 @@ def test_a_new_judge_judges_the_pictures_that_are_there(context: Context) -> Non
 def test_the_aligned_model_is_a_folder_of_its_own(context: Context) -> None:
     evaluation.run(context)
     assert [built["model"] for built in BUILT] == ["somewhere/base", str(context.run.path / "model")]
+
+
+def test_what_was_saved_has_its_own_parts(context: Context) -> None:
+    """A UNet that the base takes from elsewhere isn't put onto the aligned model."""
+    settings = evaluation._settings(context, "base") | {"variant": "fp16", "unet": {"model": "a/b", "revision": None}}
+    given = GeneratorSettings(**settings)
+    candidates = context.recipe.candidates.model_copy(update={"generator": given})
+    other = Context(context.run, context.recipe.model_copy(update={"candidates": candidates}), Silent())
+    assert evaluation._settings(other, "base") == given.model_dump()
+    aligned = evaluation._settings(other, "aligned")
+    assert [aligned[key] for key in ("variant", "vae", "unet", "transformer", "revision")] == [None] * 5
+    assert aligned["model"] == str(context.run.path / "model")
 
 
 def test_or_a_lora_on_the_base(context: Context) -> None:

@@ -118,7 +118,9 @@ def _settings(context: Context, model: str) -> dict[str, Any]:
         return settings
     if (folder / LORA_FILE).is_file():
         return settings | {"adapter": folder}
-    return settings | {"model": str(folder), "revision": None}
+    # What was saved has every part in it, and no variant.
+    own = dict.fromkeys(("revision", "variant", "vae", "unet", "transformer"))
+    return settings | own | {"model": str(folder)}
 
 
 def _aligned_source(context: Context) -> str:
