@@ -7,6 +7,7 @@ C H W latent channels, height, width.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
+from agfsync.generators.failures import model_errors
 from agfsync.generators.latents import LatentSpace
 from agfsync.generators.loading import Lora, fuse_loras, load_pipeline, weights_of
 from agfsync.generators.precision import Precision
@@ -77,7 +79,7 @@ class FlowMatching:
                 f"a generator of the type {architecture.name} draws with the scheduler that it was saved with: "
                 f"set its scheduler to model, not {scheduler}"
             )
-        self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
+        self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, model
         self._precision = Precision(torch_device(device), DTYPES[dtype])
         self._pipeline = load_pipeline(architecture, model, revision, None, self._precision.weights)
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
@@ -87,7 +89,9 @@ class FlowMatching:
         self._scheduler = _scheduler(self._pipeline.scheduler, model)
         fuse_loras(self._pipeline, loras)
         self._pipeline.to(self._precision.device)
-        self._latents = LatentSpace(self._pipeline, self._size, self._precision)
+        self._latents = LatentSpace(
+            self._pipeline, self._size, self._precision, architecture.latent_statistics
+        )
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
         self.identity = digest(*weights_of(architecture, model, revision, loras=loras), *sampling)
 
@@ -97,6 +101,10 @@ class FlowMatching:
 
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
         """
+        with model_errors(f"the model {self._model} can't draw"):
+            return self._draw(prompts, seeds, embedding_noise)
+
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with_prompt, without = encoded(self._encode, prompts, self._negative_prompt)
         noise = embedding_noise_of(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
@@ -145,4 +153,4 @@ def _scheduler(saved: Any, model: str) -> Any:
     """One of our own, as it was saved."""
     if not isinstance(saved, FlowMatchEulerDiscreteScheduler):
         raise ModelError(f"{model} has a {type(saved).__name__}: a FlowMatchEulerDiscreteScheduler is needed")
-    return FlowMatchEulerDiscreteScheduler.from_config(saved.config)
+    return deepcopy(saved)

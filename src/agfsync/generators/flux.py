@@ -69,6 +69,7 @@ ARCHITECTURE = Architecture(
     arguments=arguments,
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
+    latent_statistics=("shift_factor",),
 )
 Flux = partial(FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=True, even_sigmas=True))
 """Takes the model and the keywords of `FlowMatching`."""

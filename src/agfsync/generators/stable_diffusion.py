@@ -7,14 +7,21 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size, token_ids
+from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size
 from agfsync.generators.latent_diffusion import LatentDiffusion
+from agfsync.generators.loading import quietly
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """The text encoder's last hidden states, (U, T, D). Never under autocast: it is little work."""
-    encoder = pipeline.text_encoder
-    return {TEXT: encoder(token_ids(pipeline.tokenizer, prompts, encoder.device)).last_hidden_state.float()}
+def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
+    """The text encoder's last hidden states, or those `clip_skip` layers before, (U, T, D), by the pipeline's own hand.
+
+    Never under autocast: it is little work.
+    """
+    with quietly():
+        text_UTD, _ = pipeline.encode_prompt(
+            list(prompts), pipeline.text_encoder.device, 1, do_classifier_free_guidance=False, clip_skip=clip_skip
+        )
+    return {TEXT: text_UTD.float()}
 
 
 def _arguments(conditioning: Conditioning) -> dict[str, Any]:

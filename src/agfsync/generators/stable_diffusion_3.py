@@ -53,6 +53,7 @@ ARCHITECTURE = Architecture(
     arguments=arguments,
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
+    latent_statistics=("shift_factor",),
 )
 StableDiffusion3 = partial(
     FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=False, even_sigmas=False)
