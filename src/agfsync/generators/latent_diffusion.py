@@ -72,7 +72,8 @@ class LatentDiffusion:
         self.device = torch_device(device)
         self._architecture, self._guidance = architecture, guidance
         self._precision, self._model = Precision(self.device, DTYPES[dtype]), model
-        self._pipeline = load_pipeline(architecture, model, revision, config, self._precision.weights)
+        with model_errors(f"can't load the model {model}"):
+            self._pipeline = load_pipeline(architecture, model, revision, config, self._precision.weights)
         fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)

@@ -28,7 +28,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "euler": (EulerDiscreteScheduler, {}),
     "lcm": (LCMScheduler, {"clip_sample": False}),
 }
-NEEDED = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma", "timesteps")
+NEEDED = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma", "timesteps", "order")
 """what the pipelines of Stable Diffusion ask of a scheduler"""
 TRAINED = ("epsilon", "v_prediction")
 """predictions that can be trained"""
