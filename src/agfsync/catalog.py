@@ -67,9 +67,6 @@ CATALOG: dict[str, dict[str, str]] = {
     },
 }
 
-DRAWN_ONLY = ("stable-diffusion-3", "flux")
-"""Generators that draw and are scored, and can't be trained yet."""
-
 EMBEDDED = "embedded:"
 
 

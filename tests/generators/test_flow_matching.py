@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agfsync import catalog
 from agfsync.alignment import Denoiser
+from agfsync.alignment.trainable import missing_of, missing_of_class
 from agfsync.errors import ModelError, RecipeError
 from agfsync.generators import Generator
 from agfsync.generators.architecture import TEXT
@@ -86,18 +87,16 @@ def latents_of(generator: Any, monkeypatch: pytest.MonkeyPatch, *drawing: Any) -
     """What a drawing gives to the VAE."""
     seen: list[Tensor] = []
     decode = generator._latents.decode
-    monkeypatch.setattr(generator._latents, "decode", lambda latents: seen.append(latents) or decode(latents))
+    monkeypatch.setattr(generator._latents, "decode", lambda latents, *told: seen.append(latents) or decode(latents))
     generator.draw(*drawing)
     return seen[0]
 
 
-def test_is_a_generator_that_isnt_trained_and_says_so_by_its_type(folders: dict[str, Path], name: str) -> None:
+def test_is_a_generator_that_isnt_trained(folders: dict[str, Path], name: str) -> None:
     generator: Generator = load(folders, name)
-    assert not isinstance(generator, Denoiser) and KINDS[name][0] in catalog.DRAWN_ONLY
-
-
-def test_every_type_that_is_drawn_only_is_there() -> None:
-    assert set(catalog.DRAWN_ONLY) <= set(catalog.names("generators"))
+    assert not isinstance(generator, Denoiser)
+    assert {"network", "alphas_cumprod_N", "encode_images"} <= set(missing_of(generator))
+    assert missing_of(generator) == missing_of_class(type(generator))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
