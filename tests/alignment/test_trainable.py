@@ -19,7 +19,7 @@ class Whole:
     def __init__(self) -> None:
         self.network = None
 
-    alphas_cumprod_N = prediction_type = None  # noqa: N815
+    alphas_cumprod_N = prediction_type = None
 
     def encode_images(self) -> None: ...
     def picture_conditioning(self) -> None: ...

@@ -133,7 +133,7 @@ def test_clip_skip_draws_as_by_diffusers(tmp_path: Path, type_: str, clip_skip: 
     # No prompt is encoded as what guidance leads away from.
     for name, rows in generator.encode_prompts(["a red circle", ""]).items():
         assert torch.equal(rows[1:], plain.encode_prompts([""])[name])
-    refused(type_, where, f"clip_skip 9 leaves nothing of its text_encoder, which has 4 layers", clip_skip=9)
+    refused(type_, where, "clip_skip 9 leaves nothing of its text_encoder, which has 4 layers", clip_skip=9)
 
 
 def _tiny_vae() -> AutoencoderTiny:
@@ -304,7 +304,9 @@ def test_absent_parts_are_named(
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
-    st.sampled_from([0, 1, 2, 3, 4, 8, 9, 16, 0.5, -1.0, 1e30, "text", "text_time", "timestep", "silu", "x", [4, 8], []]),
+    st.sampled_from(
+        [0, 1, 2, 3, 4, 8, 9, 16, 0.5, -1.0, 1e30, "text", "text_time", "timestep", "silu", "x", [4, 8], []]
+    ),
 )
 KEYS = {
     UNET: [
@@ -325,7 +327,9 @@ KEYS = {
         "clip_sample", "thresholding", "timestep_spacing", "rescale_betas_zero_snr", "steps_offset", "trained_betas",
         "use_karras_sigmas", "somebodys_own",
     ],
-    "text_encoder/config.json": ["hidden_act", "num_hidden_layers", "use_attention_mask", "eos_token_id", "layer_norm_eps"],
+    "text_encoder/config.json": [
+        "hidden_act", "num_hidden_layers", "use_attention_mask", "eos_token_id", "layer_norm_eps",
+    ],
     "tokenizer/tokenizer_config.json": ["model_max_length", "pad_token", "padding_side", "add_prefix_space"],
 }  # fmt: skip
 EDITS = st.lists(

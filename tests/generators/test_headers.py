@@ -25,7 +25,9 @@ def check(folder: Path, kind: str = "AutoencoderKL", library: str = "diffusers")
 
 
 def test_whole_parts_pass(tmp_path: Path) -> None:
-    for number, pipeline in enumerate((tiny_diffusion.pipeline(), tiny_diffusion.xl_pipeline(), tiny_diffusion.sd3_pipeline())):
+    for number, pipeline in enumerate(
+        (tiny_diffusion.pipeline(), tiny_diffusion.xl_pipeline(), tiny_diffusion.sd3_pipeline())
+    ):
         pipeline.save_pretrained(tmp_path / str(number))
         index = json.loads((tmp_path / str(number) / "model_index.json").read_text())
         for name, part in index.items():
@@ -37,7 +39,9 @@ def test_whole_parts_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["text_model.", ""])
 def test_an_encoders_names_may_have_their_old_prefix_or_none(tmp_path: Path, prefix: str) -> None:
     tiny_diffusion.pipeline().text_encoder.save_pretrained(tmp_path)
-    weights = {name.removeprefix("text_model."): each for name, each in load_file(tmp_path / "model.safetensors").items()}
+    weights = {
+        name.removeprefix("text_model."): each for name, each in load_file(tmp_path / "model.safetensors").items()
+    }
     save_file({prefix + name: each for name, each in weights.items()}, tmp_path / "model.safetensors")
     check(tmp_path, "CLIPTextModel", "transformers")
 
@@ -55,7 +59,9 @@ def test_each_missing_weight_is_told(vae: Path) -> None:
     weights = load_file(vae / FILE)
     for name in weights:
         save_file({other: each for other, each in weights.items() if other != name}, vae / FILE)
-        with pytest.raises(ModelError, match=f"mine .vae. lacks 1 of the {len(weights)} weights .*among them") as caught:
+        with pytest.raises(
+            ModelError, match=f"mine .vae. lacks 1 of the {len(weights)} weights .*among them"
+        ) as caught:
             check(vae)
         assert name in str(caught.value)
 

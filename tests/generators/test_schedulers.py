@@ -108,7 +108,10 @@ def test_an_old_configuration_is_corrected_as_by_diffusers(kind: str, tiny_gener
 
 
 def test_a_scheduler_by_name_keeps_what_the_pipeline_corrected(tiny_generator: Path, tmp_path: Path) -> None:
-    plain = {CONFIG: {"_class_name": "DDIMScheduler"}, "model_index.json": {"scheduler": ["diffusers", "DDIMScheduler"]}}
+    plain = {
+        CONFIG: {"_class_name": "DDIMScheduler"},
+        "model_index.json": {"scheduler": ["diffusers", "DDIMScheduler"]},
+    }
     new = edited(tiny_generator, tmp_path / "new", plain)
     old = edited(tiny_generator, tmp_path / "old", plain, without={CONFIG: ["clip_sample", "steps_offset"]})
     for name in ("model", *SCHEDULERS):

@@ -8,7 +8,7 @@ import doubles
 import pytest
 import yaml
 
-from agfsync import catalog, pipeline
+from agfsync import pipeline
 from agfsync.config import Recipe
 from agfsync.errors import DamagedError, FormatError, ModelError, OutOfMemoryError, RecipeError, RunError, StoreError
 from agfsync.pipeline import order
@@ -62,7 +62,9 @@ def test_a_generator_that_cant_be_trained_is_told_before_anything_is_made(
 ) -> None:
     path = tmp_path / "run"
     pipeline.prepare(path, make_recipe(candidates={"generator": {"type": kind, "model": "none"}}))
-    says = f"type {kind} draws and is scored, but can't be trained: it has no .*network.*; `agfsync run ... --until pairs`"
+    says = (
+        f"type {kind} draws and is scored, but can't be trained: it has no .*network.*; `agfsync run ... --until pairs`"
+    )
     for until in (None, "training", "report"):
         with pytest.raises(ModelError, match=says):
             pipeline.run(path, until=until)

@@ -141,7 +141,9 @@ def untrainable(parts: Parts, scheduler: Any) -> str | None:
     """Return why a model can't be trained with its `scheduler`, None if it can."""
     entering, leaving = channels(parts)
     if entering != leaving:
-        return f"its network predicts a variance as well ({leaving} channels for {entering}), which Eq. 8 has no term for"
+        return (
+            f"its network predicts a variance as well ({leaving} channels for {entering}), which Eq. 8 has no term for"
+        )
     return why_untrainable(scheduler)
 
 

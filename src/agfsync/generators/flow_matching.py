@@ -89,9 +89,7 @@ class FlowMatching:
         self._scheduler = _scheduler(self._pipeline.scheduler, model)
         fuse_loras(self._pipeline, loras)
         self._pipeline.to(self._precision.device)
-        self._latents = LatentSpace(
-            self._pipeline, self._size, self._precision, architecture.latent_statistics
-        )
+        self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
         self.identity = digest(*weights_of(architecture, model, revision, loras=loras), *sampling)
 

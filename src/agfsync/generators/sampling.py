@@ -35,7 +35,9 @@ def encoded(
     """
     distinct = list(dict.fromkeys(prompts))
     said = encode([*distinct, negative] if encode_negative is None else distinct)
-    unsaid = {name: tensor[-1:] for name, tensor in said.items()} if encode_negative is None else encode_negative(negative)
+    unsaid = (
+        {name: tensor[-1:] for name, tensor in said.items()} if encode_negative is None else encode_negative(negative)
+    )
     rows_B = [distinct.index(prompt) for prompt in prompts]
     with_prompt = {name: tensor[rows_B] for name, tensor in said.items()}
     without = {name: tensor.expand_as(with_prompt[name]) for name, tensor in unsaid.items()}
