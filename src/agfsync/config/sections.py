@@ -173,8 +173,8 @@ class GeneratorSettings(Section):
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
     clip_skip: Positive | None = None
-    """text encoder layers left out at the end, as diffusers counts them: 1 reads the last but one (stable-diffusion), or
-    the last but two (stable-diffusion-xl). What other programs call clip skip 2 is 1 here"""
+    """layers of the text encoder that are left out, as diffusers counts them: 1 reads the last but one
+    (stable-diffusion) or the last but two (stable-diffusion-xl). What other programs call clip skip 2 is 1 here"""
     dtype: Dtype = "fp32"
     device: str = "auto"
 

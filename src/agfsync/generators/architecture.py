@@ -31,7 +31,7 @@ class Sides:
 
 
 def unet_sides(pipeline: Any) -> Sides:
-    """Return the sides of a UNet, which takes whatever size the VAE does; its `sample_size` is one side, two or null."""
+    """Return the sides of a UNet, which takes any size that the VAE does; its `sample_size` is a side, two or null."""
     scale, made_for = pipeline.vae_scale_factor, pipeline.unet.config.sample_size
     if made_for is None or isinstance(made_for, int):
         return Sides(scale, made_for and made_for * scale)

@@ -43,7 +43,7 @@ def check_headers(library: str, kind: str, config: Mapping[str, Any], folder: Pa
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """Return the files in `folder` that the weights are loaded from: one, or its shards; none where that isn't clear."""
+    """Return the files in `folder` that weights are loaded from: one, or its shards; none where that isn't clear."""
     ending = f".{variant}" if variant else ""
     for stem in STEMS:
         one, index = folder / f"{stem}{ending}{SAFE}", folder / f"{stem}{SAFE}.index{ending}.json"

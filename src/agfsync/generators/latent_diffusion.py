@@ -41,9 +41,9 @@ class LatentDiffusion:
     `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
     `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
-    layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is that
-    of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture has
-    one, is a model (`model`, `revision`) that takes over at step `from_step`.
+    layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
+    that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
+    has one, is a model (`model`, `revision`) that takes over at step `from_step`.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.

@@ -109,7 +109,7 @@ def _try(scheduler: Any, name: str, steps: int, channels: tuple[int, int]) -> No
         raise ModelError(f"the scheduler {what} makes something that isn't numbers in {steps} steps: choose another")
     if not torch.equal(first, second):
         raise ModelError(
-            f"the scheduler {what} draws noise that no seed of a picture gives, so that a picture can't be drawn again: "
+            f"the scheduler {what} draws noise that no seed of a picture gives, so that none can be drawn again: "
             f"choose another"
         )
 
@@ -125,9 +125,9 @@ def _check_terminal_snr(scheduler: Any, what: str) -> None:
     visited = torch.as_tensor(scheduler.timesteps).long().clamp(0, len(alphas_N) - 1).cpu()
     if (alphas_N.cpu()[visited] == 0).any():
         raise ModelError(
-            f"the scheduler {what} begins at zero terminal SNR (rescale_betas_zero_snr), where a prediction of the noise "
-            f"(prediction_type epsilon) can't be divided by a signal of 0: set prediction_type v_prediction in its "
-            f"configuration if the model was trained so, else rescale_betas_zero_snr false"
+            f"the scheduler {what} begins at zero terminal SNR (rescale_betas_zero_snr), where a prediction of "
+            f"the noise (prediction_type epsilon) can't be divided by a signal of 0: set prediction_type v_prediction in "
+            f"its configuration if the model was trained so, else rescale_betas_zero_snr false"
         )
 
 
