@@ -29,6 +29,7 @@ LEARNED = ("learned", "learned_range")
 """of a scheduler's `variance_type`: the network predicts a variance as well"""
 FLOWS = {"stable-diffusion-3": 1, "flux": 4}
 """types that predict a flow, with how many latents one token of their network holds"""
+REFINER = "the refiner of stable-diffusion-xl"
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -101,7 +102,7 @@ def check_parts(type_: str, parts: Parts, clip_skip: int | None = None) -> None:
         ModelError: it does; names the part, the key and its value.
     """
     for fault in _faults(type_, parts, clip_skip):
-        raise ModelError(f"this model isn't one that a generator of the type {type_} can draw with: {fault}")
+        raise ModelError(f"this model can't be drawn with as {type_}: {fault}")
 
 
 def check_files(
@@ -124,7 +125,7 @@ def check_files(
     if not parts:
         return None
     check_parts(type_, parts, clip_skip)
-    if type_ in FLOWS:
+    if type_ not in TEXT_EMBEDDINGS:
         return None
     if not sized and parts["unet"].get("sample_size") is None:
         raise ModelError("the generator's network doesn't say the size it was made for: set height and width")
@@ -179,7 +180,7 @@ def _faults(type_: str, parts: Parts, clip_skip: int | None) -> Iterator[str]:
         yield from _vae(parts["vae"])
         yield from _flow(parts, FLOWS[type_])
         return
-    is_refiner, is_xl = type_ not in TEXT_EMBEDDINGS, type_ != "stable-diffusion"
+    is_refiner, is_xl = type_ == REFINER, type_ != "stable-diffusion"
     second = "text_encoder_2" if is_xl else "text_encoder"
     yield from _absent(parts, "vae", "unet", "scheduler", second)
     yield from _tokenizers(parts, is_xl)
@@ -188,6 +189,8 @@ def _faults(type_: str, parts: Parts, clip_skip: int | None) -> Iterator[str]:
     yield from _text(parts, is_xl)
     if is_xl:
         yield from _sizes(parts, SIZES - is_refiner)
+    if is_refiner and parts["unet"].get("time_cond_proj_dim") is not None:
+        yield "its UNet has time_cond_proj_dim: a refiner isn't told the guidance"
     yield from _skipped(parts, clip_skip, is_xl)
 
 

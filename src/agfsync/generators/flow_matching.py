@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
+from agfsync.generators.configuration import check_parts, parts_of
 from agfsync.generators.failures import model_errors
 from agfsync.generators.latents import LatentSpace
 from agfsync.generators.loading import Lora, fuse_loras, load_pipeline, weights_of
@@ -82,11 +82,14 @@ class FlowMatching:
         self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, model
         self._precision = Precision(torch_device(device), DTYPES[dtype])
         self._pipeline = load_pipeline(architecture, model, revision, None, self._precision.weights)
+        with model_errors(f"the model {model} can't be drawn with"):
+            check_parts(architecture.name, parts_of(self._pipeline))
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)
         self._size = picture_size(sides, height, width)
         self._steps, self._tokens = steps, prod(side // sides.multiple_of for side in self._size)
-        self._scheduler = _scheduler(self._pipeline.scheduler, model)
+        # A copy: it counts its steps.
+        self._scheduler = deepcopy(self._pipeline.scheduler)
         fuse_loras(self._pipeline, loras)
         self._pipeline.to(self._precision.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
@@ -145,10 +148,3 @@ def shift(config: Any, tokens: int) -> float | None:
         return None
     rise = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return float(config.base_shift + rise * (tokens - config.base_image_seq_len))
-
-
-def _scheduler(saved: Any, model: str) -> Any:
-    """One of our own, as it was saved."""
-    if not isinstance(saved, FlowMatchEulerDiscreteScheduler):
-        raise ModelError(f"{model} has a {type(saved).__name__}: a FlowMatchEulerDiscreteScheduler is needed")
-    return deepcopy(saved)

@@ -259,4 +259,5 @@ class LatentDiffusion:
             raise ModelError(f"a generator of the type {name} has no refiner: leave out {settings['model']}")
         if settings["from_step"] >= steps:
             raise ModelError(f"the refiner can't begin at step {settings['from_step']}: the generator has {steps}")
-        return make(**settings, dtype=self._precision.weights, device=self.device)
+        with model_errors(f"the refiner {settings['model']} can't be drawn with"):
+            return make(**settings, dtype=self._precision.weights, device=self.device)

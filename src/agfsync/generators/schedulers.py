@@ -126,8 +126,8 @@ def _check_terminal_snr(scheduler: Any, what: str) -> None:
     if (alphas_N.cpu()[visited] == 0).any():
         raise ModelError(
             f"the scheduler {what} begins at zero terminal SNR (rescale_betas_zero_snr), where a prediction of "
-            f"the noise (prediction_type epsilon) can't be divided by a signal of 0: set prediction_type v_prediction in "
-            f"its configuration if the model was trained so, else rescale_betas_zero_snr false"
+            f"the noise (prediction_type epsilon) can't be divided by a signal of 0: set prediction_type v_prediction "
+            f"in its configuration if the model was trained so, else rescale_betas_zero_snr false"
         )
 
 

@@ -61,8 +61,10 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
     files = _files(settings)
     if settings.type not in DRAWN or files is None or files.read("model_index.json") is None:
         return None
-    from agfsync.generators.configuration import check_files
+    from agfsync.generators.configuration import REFINER, check_files
 
+    if settings.refiner is not None:
+        check_files(REFINER, ModelFiles(settings.refiner.model, settings.refiner.revision).read, steps=settings.steps)
     reason = check_files(
         settings.type,
         partial(_read, settings, files),
