@@ -29,6 +29,15 @@ def test_what_was_done_before_counts_for_no_rate(capsys: pytest.CaptureFixture[s
     assert "9999/10000" in shown.getvalue() and "/s" not in shown.getvalue()
 
 
+@pytest.mark.parametrize(("total", "done", "found"), [(0, 0, 0), (7, 7, 0), (7, 2, 5)])
+def test_a_stage_with_nothing_to_do_has_no_rate(
+    capsys: pytest.CaptureFixture[str], total: int, done: int, found: int
+) -> None:
+    with Log(every=0.0).stage("candidates", total, done=done) as task:
+        task.found(found)
+    assert capsys.readouterr().err == f"candidates: {total} of {total} captions\n"
+
+
 def test_a_log_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with Log().stage("candidates", 1000) as task:
         for _ in range(1000):

@@ -68,9 +68,6 @@ CATALOG: dict[str, dict[str, str]] = {
     },
 }
 
-DRAWN_ONLY = ("stable-diffusion-3", "flux")
-"""Generators that draw and are scored, and can't be trained yet."""
-
 EMBEDDED = "embedded:"
 MODELS = ("generators", "scorers")
 """Kinds whose making loads a model: whatever a library raises meanwhile is told in one line."""

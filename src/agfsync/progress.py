@@ -110,8 +110,9 @@ class _Lines:
     def _say(self, ending: str) -> None:
         self._said = time.monotonic()
         shown = "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
-        rate = f"{pace(self._rate())}/s"
-        self._log.say(f"{self._name}: {self._done} of {self._total} {self._unit}, {rate}{ending}{shown}")
+        # What did nothing, because there was nothing to do or all was done, has no rate.
+        rate = f", {pace(self._rate())}/s{ending}" if self._done > self._before else ""
+        self._log.say(f"{self._name}: {self._done} of {self._total} {self._unit}{rate}{shown}")
 
 
 class Terminal:

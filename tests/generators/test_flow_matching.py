@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agfsync import catalog
 from agfsync.alignment import Denoiser
+from agfsync.alignment.trainable import missing_of, missing_of_class
 from agfsync.dtypes import DTYPES
 from agfsync.errors import ModelError, RecipeError
 from agfsync.generators import Generator
@@ -86,18 +87,16 @@ def latents_of(generator: Any, monkeypatch: pytest.MonkeyPatch, *drawing: Any) -
     """What a drawing gives to the VAE."""
     seen: list[Tensor] = []
     decode = generator._latents.decode
-    monkeypatch.setattr(generator._latents, "decode", lambda latents: seen.append(latents) or decode(latents))
+    monkeypatch.setattr(generator._latents, "decode", lambda latents, *told: seen.append(latents) or decode(latents))
     generator.draw(*drawing)
     return seen[0]
 
 
-def test_is_a_generator_that_isnt_trained_and_says_so_by_its_type(folders: dict[str, Path], name: str) -> None:
+def test_is_a_generator_that_isnt_trained(folders: dict[str, Path], name: str) -> None:
     generator: Generator = load(folders, name)
-    assert not isinstance(generator, Denoiser) and KINDS[name][0] in catalog.DRAWN_ONLY
-
-
-def test_every_type_that_is_drawn_only_is_there() -> None:
-    assert set(catalog.DRAWN_ONLY) <= set(catalog.names("generators"))
+    assert not isinstance(generator, Denoiser)
+    assert {"network", "alphas_cumprod_N", "encode_images"} <= set(missing_of(generator))
+    assert missing_of(generator) == missing_of_class(type(generator))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -346,7 +345,10 @@ def test_identity_is_content_and_settings(folders: dict[str, Path], one_of_each:
         (lambda folder: _pickle(folder), "can't load the model"),
         (lambda folder: shutil.rmtree(folder / "text_encoder_2"), "can't load the model"),
         (lambda folder: _rename_class(folder), "is a StableDiffusionPipeline: the type .* needs a"),
-        (lambda folder: _reschedule(folder), "has a DDIMScheduler: a FlowMatchEulerDiscreteScheduler is needed"),
+        (
+            lambda folder: _reschedule(folder),
+            "its scheduler is a DDIMScheduler: a FlowMatchEulerDiscreteScheduler is needed",
+        ),
     ],
 )
 def test_what_cant_be_loaded_is_said_in_a_line(

@@ -191,8 +191,56 @@ def test_a_missing_adapter_is_said_in_a_line(tiny_generator: Path, tmp_path: Pat
 
 
 def test_pictures_that_are_no_numbers_are_told_and_not_painted_black(tiny_generator: Path) -> None:
-    with pytest.raises(ModelError, match="pictures are not numbers: set its dtype to bf16 or fp32"):
+    with pytest.raises(ModelError, match=r"not numbers: its last latents already aren't \(float32\)") as caught:
         load(tiny_generator).decode_latents(torch.full((1, 4, 8, 8), torch.nan))
+    assert "fp32" not in str(caught.value), "it is fp32"
+
+
+def test_a_network_of_no_numbers_is_told_with_its_dtype_and_scheduler(tiny_generator: Path) -> None:
+    generator = load(tiny_generator)
+    with torch.no_grad():
+        next(generator.network.parameters()).fill_(torch.nan)
+    seen = r"last latents already aren't \(float32, DDPMScheduler, prediction_type epsilon\)"
+    with pytest.raises(ModelError, match=seen):
+        generator.draw(PROMPTS[:1], [1], 0.0)
+
+
+def test_a_vae_of_no_numbers_is_told_apart_from_the_network(tiny_generator: Path) -> None:
+    generator = load(tiny_generator)
+    with torch.no_grad():
+        next(generator._pipeline.vae.decoder.parameters()).fill_(torch.inf)
+    with pytest.raises(ModelError, match="the latents are numbers and what the AutoencoderKL makes of them in float32"):
+        generator.draw(PROMPTS[:1], [1], 0.0)
+
+
+@pytest.mark.parametrize("failure", [KeyError("unet"), NotImplementedError(), OverflowError("int"), TypeError("x\ny")])
+def test_whatever_a_model_raises_is_one_line(tiny_generator: Path, failure: Exception) -> None:
+    generator = load(tiny_generator)
+
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise failure
+
+    for part in (generator._pipeline.unet, generator._pipeline.vae.encoder):
+        part.forward = fail
+    for work in (
+        lambda: generator.draw(PROMPTS[:1], [1], 0.0),
+        lambda: generator.encode_images([Image.new("RGB", (16, 16))]),
+    ):
+        with pytest.raises(ModelError, match=f"{type(failure).__name__}") as caught:
+            work()
+        assert "\n" not in str(caught.value) and str(tiny_generator) in str(caught.value)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])
+def test_a_lack_of_memory_stays_one(tiny_generator: Path, failure: Exception) -> None:
+    generator = load(tiny_generator)
+
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise failure
+
+    generator._pipeline.unet.forward = fail
+    with pytest.raises(type(failure)):
+        generator.draw(PROMPTS[:1], [1], 0.0)
 
 
 def _pickle(folder: Path) -> None:

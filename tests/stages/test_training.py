@@ -267,7 +267,9 @@ def test_without_pairs_it_says_so(paired: Context) -> None:
 
 
 def test_a_generator_that_only_draws_cant_be_trained(context: Context) -> None:
-    with pytest.raises(ModelError, match="type double can't be trained"):
+    with pytest.raises(
+        ModelError, match="type double draws and is scored, but can't be trained: it has no device, network"
+    ):
         training.run(context)
 
 

@@ -196,6 +196,9 @@ class GeneratorSettings(Section):
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
+    clip_skip: Positive | None = None
+    """layers of the text encoder that are left out, as diffusers counts them: 1 reads the last but one
+    (stable-diffusion) or the last but two (stable-diffusion-xl). What other programs call clip skip 2 is 1 here"""
     dtype: Dtype = "auto"
     device: str = "auto"
 

@@ -77,6 +77,10 @@ def _known(work: Callable[[], T], where: str, findings: Findings) -> T | None:
         findings.add(f"{where}: {fault}; it is in no figure", blocks=False)
     except ModelError as fault:
         findings.add(str(fault), blocks=True)
+    except Exception as failure:
+        # An unusual configuration may fail in any way where it is gone through; whether it can be drawn with is asked
+        # by itself.
+        findings.add(f"{where}: what it takes isn't known ({type(failure).__name__}); it is in no figure", blocks=False)
     return None
 
 

@@ -25,15 +25,18 @@ class Sides:
     """What a picture's height and width can be, in pixels."""
 
     multiple_of: int
-    default: int
-    """that which the network was made for"""
+    default: int | Size | None
+    """that which the network was made for, of a square or as height and width; None: it doesn't say"""
     most: int | None = None
 
 
 def unet_sides(pipeline: Any) -> Sides:
-    """A UNet takes whatever size the VAE does."""
-    scale = pipeline.vae_scale_factor
-    return Sides(scale, pipeline.unet.config.sample_size * scale)
+    """Return the sides of a UNet, which takes any size that the VAE does; its `sample_size` is a side, two or null."""
+    scale, made_for = pipeline.vae_scale_factor, pipeline.unet.config.sample_size
+    if made_for is None or isinstance(made_for, int):
+        return Sides(scale, made_for and made_for * scale)
+    height, width = made_for
+    return Sides(scale, (height * scale, width * scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class Architecture:
     pipeline: Any
     embeddings: Sequence[str]
     """those of the conditioning that are c in Eq. 1: they take its noise, and the network's dtype"""
-    encode: Callable[[Any, Sequence[str], Size], Conditioning]
-    """(pipeline, prompts, size in pixels) -> float32 conditioning, a row a prompt"""
+    encode: Callable[..., Conditioning]
+    """(pipeline, prompts, size in pixels[, clip_skip]) -> float32 conditioning, a row a prompt"""
     arguments: Callable[[Conditioning], dict[str, Any]]
     """conditioning -> what the network calls it"""
     vae_dtype: Callable[[Any, torch.dtype], torch.dtype]
@@ -63,6 +66,10 @@ class Architecture:
     picture, in place of what a prompt's conditioning has by that name"""
     refiner: Callable[..., Any] | None = None
     """what makes the model that can take its last steps"""
+    latent_statistics: Sequence[str] = ()
+    """keys of the VAE's configuration that its pipeline in diffusers applies to latents, besides scaling_factor"""
+    indexed: bool = False
+    """its pipeline in diffusers counts the scheduler's steps from 0, and doesn't look up the first by its timestep"""
 
     def cast(self, conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Any]:
         """`conditioning` as the network takes it, its embeddings in `dtype`."""
@@ -70,17 +77,20 @@ class Architecture:
 
 
 def picture_size(sides: Sides, height: int | None, width: int | None) -> Size:
-    """The picture's, by default that which the network was made for.
+    """Return the picture's height and width, by default those which the network was made for.
 
     Raises:
-        ModelError: the network can't draw it.
+        ModelError: the network can't draw it, or neither it nor the recipe gives a size.
     """
     for name, side in (("height", height), ("width", width)):
         if side is not None and side % sides.multiple_of:
             raise ModelError(f"the generator's {name} must be a multiple of {sides.multiple_of}, got {side}")
         if side is not None and sides.most is not None and side > sides.most:
             raise ModelError(f"the generator's {name} can be {sides.most} at most, got {side}")
-    return height or sides.default, width or sides.default
+    default = (sides.default, sides.default) if isinstance(sides.default, int) else sides.default
+    if default is None and not (height and width):
+        raise ModelError("the generator's network doesn't say the size it was made for: set height and width")
+    return height or (default or (0, 0))[0], width or (default or (0, 0))[1]
 
 
 def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:

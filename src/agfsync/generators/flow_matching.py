@@ -7,19 +7,21 @@ C H W latent channels, height, width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
 from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
+from agfsync.generators.configuration import check_parts, parts_of
+from agfsync.generators.failures import model_errors
 from agfsync.generators.latents import LatentSpace
 from agfsync.generators.loading import Lora, PipelineSource, fuse_loras, load_pipeline, weights_of
 from agfsync.generators.precision import Precision
@@ -82,19 +84,22 @@ class FlowMatching:
                 f"a generator of the type {architecture.name} draws with the scheduler that it was saved with: "
                 f"set its scheduler to model, not {scheduler}"
             )
-        self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
+        self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, model
         place = torch_device(device)
         self._precision = Precision(place, torch_dtype(dtype, place))
         origin = PipelineSource.of(model, revision=revision, variant=variant, vae=vae, transformer=transformer)
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
+        with model_errors(f"the model {model} can't be drawn with"):
+            check_parts(architecture.name, parts_of(self._pipeline))
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)
         self._size = picture_size(sides, height, width)
         self._steps, self._tokens = steps, prod(side // sides.multiple_of for side in self._size)
-        self._scheduler = _scheduler(self._pipeline.scheduler, model)
+        # A copy: it counts its steps.
+        self._scheduler = deepcopy(self._pipeline.scheduler)
         fuse_loras(self._pipeline, loras)
         self._pipeline.to(self._precision.device)
-        self._latents = LatentSpace(self._pipeline, self._size, self._precision)
+        self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
         self.identity = digest(*weights_of(architecture, origin, loras=loras), *sampling)
 
@@ -104,6 +109,10 @@ class FlowMatching:
 
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
         """
+        with model_errors(f"the model {self._model} can't draw"):
+            return self._draw(prompts, seeds, embedding_noise)
+
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with_prompt, without = encoded(self._encode, prompts, self._negative_prompt)
         noise = embedding_noise_of(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
@@ -146,10 +155,3 @@ def shift(config: Any, tokens: int) -> float | None:
         return None
     rise = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return float(config.base_shift + rise * (tokens - config.base_image_seq_len))
-
-
-def _scheduler(saved: Any, model: str) -> Any:
-    """One of our own, as it was saved."""
-    if not isinstance(saved, FlowMatchEulerDiscreteScheduler):
-        raise ModelError(f"{model} has a {type(saved).__name__}: a FlowMatchEulerDiscreteScheduler is needed")
-    return FlowMatchEulerDiscreteScheduler.from_config(saved.config)

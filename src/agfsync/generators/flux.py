@@ -71,6 +71,7 @@ ARCHITECTURE = Architecture(
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
     prefixes={"transformer": UNET, "vae": VAE},
+    latent_statistics=("shift_factor",),
 )
 Flux = partial(FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=True, even_sigmas=True))
 """Takes the model and the keywords of `FlowMatching`."""

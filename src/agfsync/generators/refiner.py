@@ -12,6 +12,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 from torch import Tensor
 
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size
+from agfsync.generators.configuration import REFINER, check_parts, limit_tokens, parts_of
 from agfsync.generators.loading import PipelineSource, load_pipeline
 from agfsync.generators.sampling import encoded, noised
 from agfsync.generators.single_file import UNET, VAE
@@ -33,6 +34,8 @@ class Refiner:
         self, model: str, *, revision: str | None, from_step: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._pipeline = load_pipeline(ARCHITECTURE, PipelineSource(model, revision), dtype)
+        check_parts(ARCHITECTURE.name, parts_of(self._pipeline))
+        limit_tokens(self._pipeline)
         self._pipeline.unet.to(device)
         self._pipeline.text_encoder_2.to(device)
         self._dtype = dtype
@@ -73,7 +76,7 @@ def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
 
 
 ARCHITECTURE = Architecture(
-    name="the refiner of stable-diffusion-xl",
+    name=REFINER,
     pipeline=StableDiffusionXLImg2ImgPipeline,
     embeddings=(TEXT, POOLED),
     encode=_encode,

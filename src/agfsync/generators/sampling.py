@@ -24,14 +24,23 @@ def draw_noise(sources: Sequence[torch.Generator], shape: Sequence[int]) -> Tens
 
 
 def encoded(
-    encode: Callable[[Sequence[str]], Conditioning], prompts: Sequence[str], negative: str
+    encode: Callable[[Sequence[str]], Conditioning],
+    prompts: Sequence[str],
+    negative: str,
+    encode_negative: Callable[[str], Conditioning] | None = None,
 ) -> tuple[Conditioning, Conditioning]:
-    """What the prompts say, and what `negative` says; B rows each. Equal prompts are encoded once."""
+    """Return what the prompts say, and what `negative` says; B rows each. Equal prompts are encoded once.
+
+    `encode_negative` gives one row; without it `negative` is encoded as the prompts are.
+    """
     distinct = list(dict.fromkeys(prompts))
-    said = encode([*distinct, negative])
+    said = encode([*distinct, negative] if encode_negative is None else distinct)
+    unsaid = (
+        {name: tensor[-1:] for name, tensor in said.items()} if encode_negative is None else encode_negative(negative)
+    )
     rows_B = [distinct.index(prompt) for prompt in prompts]
     with_prompt = {name: tensor[rows_B] for name, tensor in said.items()}
-    without = {name: tensor[-1:].expand_as(with_prompt[name]) for name, tensor in said.items()}
+    without = {name: tensor.expand_as(with_prompt[name]) for name, tensor in unsaid.items()}
     return with_prompt, without
 
 
@@ -73,14 +82,29 @@ def in_turn(first: Guided, then: Guided, timesteps: Tensor, from_step: int) -> G
     return predicted
 
 
-def denoise(scheduler: Any, predict: Guided, noise_BCHW: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
-    """The latents that `scheduler` makes of noise N(0, I) on the timesteps it is set to; `sources` give it more."""
-    accepts_noise = "generator" in inspect.signature(scheduler.step).parameters
-    noise = {"generator": list(sources)} if accepts_noise else {}
+def denoise(
+    scheduler: Any,
+    predict: Guided,
+    noise_BCHW: Tensor,
+    sources: Sequence[torch.Generator],
+    *,
+    indexed: bool = False,
+) -> Tensor:
+    """Return the latents that `scheduler` makes of noise N(0, I) on the timesteps it is set to.
+
+    `sources` give it more noise, one an image. `indexed`: its steps are counted from 0 (SDXL's pipeline); else the
+    first is looked up by its timestep, where the scheduler does so (SD's).
+    """
+    accepted = inspect.signature(scheduler.step).parameters
+    # eta is DDIM's: 0 is what diffusers' pipelines give to every scheduler that takes one, whatever its own default.
+    given = {"generator": list(sources), "eta": 0.0}
+    noise = {name: value for name, value in given.items() if name in accepted}
+    if indexed and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
     latents_BCHW: Tensor = noise_BCHW * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         predicted_BCHW = predict(scheduler.scale_model_input(latents_BCHW, timestep), timestep)
-        latents_BCHW = scheduler.step(predicted_BCHW, timestep, latents_BCHW, **noise).prev_sample
+        latents_BCHW = scheduler.step(predicted_BCHW, timestep, latents_BCHW, **noise, return_dict=False)[0]
     return latents_BCHW
 
 

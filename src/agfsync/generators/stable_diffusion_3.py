@@ -55,6 +55,7 @@ ARCHITECTURE = Architecture(
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
     prefixes={"transformer": UNET, "vae": VAE},
+    latent_statistics=("shift_factor",),
 )
 StableDiffusion3 = partial(
     FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=False, even_sigmas=False)

@@ -13,26 +13,30 @@ from PIL import Image
 
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, Size, vae_dtype_in_range
 from agfsync.generators.latent_diffusion import LatentDiffusion
+from agfsync.generators.loading import quietly
 from agfsync.generators.refiner import Refiner
 from agfsync.generators.single_file import UNET, VAE
-from agfsync.generators.xl import POOLED, TIME_IDS, arguments, numbers, read, silenced
+from agfsync.generators.xl import POOLED, TIME_IDS, arguments, numbers, silenced
 from agfsync.pictures import cut
 
 UNCROPPED = (0, 0)
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Text (U, T, D), pooled (U, E), and time ids (U, 6), as SDXL's pipeline makes them.
+def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
+    """Text (U, T, D), pooled (U, E), and time ids (U, 6), by the pipeline's own hand.
 
-    The text is both encoders' last hidden states but one, end to end; pooled is the second's projected embedding. The
-    time ids are what the model was told of each picture in training: the size it had before it was scaled, the crop's
-    top and left, and the size it has (SDXL, section 2.2). Pictures that it drew itself were never scaled nor cropped.
+    The text is both encoders' last hidden states but one (but `clip_skip` more), end to end, or the second's alone
+    where the model has no first; pooled is the second's projected embedding. The time ids are what the model was told
+    of each picture in training: the size it had before it was scaled, the crop's top and left, and the size it has
+    (SDXL, section 2.2). Pictures that it drew itself were never scaled nor cropped.
     """
-    first_UTD, _ = read(pipeline.text_encoder, pipeline.tokenizer, prompts)
-    second_UTD, output = read(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
-    text_UTD = torch.cat([first_UTD, second_UTD], dim=-1)
-    text_UTD, pooled_UE = silenced(pipeline, prompts, text_UTD, output.text_embeds.float())
-    time_ids = numbers([*size, *UNCROPPED, *size], text_UTD.device, len(prompts))
+    device = pipeline.text_encoder_2.device
+    with quietly():
+        text_UTD, _, pooled_UE, _ = pipeline.encode_prompt(
+            list(prompts), device=device, do_classifier_free_guidance=False, clip_skip=clip_skip
+        )
+    text_UTD, pooled_UE = silenced(pipeline, prompts, text_UTD.float(), pooled_UE.float())
+    time_ids = numbers([*size, *UNCROPPED, *size], device, len(prompts))
     return {TEXT: text_UTD, POOLED: pooled_UE, TIME_IDS: time_ids}
 
 
@@ -65,6 +69,8 @@ ARCHITECTURE = Architecture(
     },
     picture_conditioning=_picture_conditioning,
     refiner=Refiner,
+    latent_statistics=("latents_mean", "latents_std"),
+    indexed=True,
 )
 StableDiffusionXL = partial(LatentDiffusion, ARCHITECTURE)
 """Takes the model and the keywords of `LatentDiffusion`."""

@@ -11,7 +11,7 @@ from agfsync.disk import fault
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError
 from agfsync.launched import Order
 from agfsync.memory import lacks_memory
-from agfsync.pipeline.checks import check_training, faults
+from agfsync.pipeline.checks import check_generators, faults
 from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
 from agfsync.pipeline.following import prepare, recipe_of
 from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, is_current
@@ -53,7 +53,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
     What turns out damaged is named, set aside and made anew.
 
     Raises:
-        RecipeError: the way there leads through the training of a generator that can't be trained.
+        ModelError: the way there leads through a generator that can't be drawn with or trained.
         AgfsyncError: something the user can mend.
     """
     shown = progress or Silent()
@@ -61,7 +61,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
         return None
     with Run.open(path) as run_:
         recipe, told = recipe_of(run_), set[str]()
-        check_training(recipe, until or NAMES[-1])
+        check_generators(recipe, until or NAMES[-1])
         set_aside(run_, recipe, shown)
         while True:
             try:
@@ -86,11 +86,11 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
     """Bring one stage of the run at `path` up to date.
 
     Raises:
-        RunError: a stage before it isn't. RecipeError: it needs a training that can't be.
+        RunError: a stage before it isn't. ModelError: a generator can't be drawn with or trained.
     """
     with Run.open(path) as run_:
         recipe = recipe_of(run_)
-        check_training(recipe, name)
+        check_generators(recipe, name)
         set_aside(run_, recipe, progress or Silent())
         for stage in STAGES[: NAMES.index(name)]:
             if not is_current(stage, run_, recipe):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from agfsync import catalog
 from agfsync.config import Recipe
-from agfsync.errors import AgfsyncError, RecipeError
+from agfsync.errors import AgfsyncError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.packages import need, need_trackers
+from agfsync.pipeline.generators import check_drawing, check_trainable
 from agfsync.pipeline.order import NAMES
 from agfsync.sources import recognise
 from agfsync.stages.writing import writer_source
@@ -22,7 +23,8 @@ def faults(recipe: Recipe) -> list[AgfsyncError]:
             check()
         except AgfsyncError as fault_:
             found.append(fault_)
-    return found
+    told = {str(fault_) for fault_ in found}
+    return [*found, *(fault_ for fault_ in generator_faults(recipe) if str(fault_) not in told)]
 
 
 def check_names(recipe: Recipe) -> None:
@@ -49,11 +51,28 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     yield partial(need_trackers, recipe.training.trackers)
 
 
-def check_training(recipe: Recipe, last: str) -> None:
-    """Before anything is drawn, where a run up to the stage `last` would train what can't be trained."""
-    kind = recipe.candidates.generator.type
-    if kind in catalog.DRAWN_ONLY and NAMES.index(last) >= NAMES.index("training"):
-        raise RecipeError(
-            f"a generator of the type {kind} draws and is scored, but can't be trained yet: "
-            f"`agfsync run ... --until pairs` goes as far as it can"
-        )
+def generator_faults(recipe: Recipe, last: str = NAMES[-1], *, may_load: bool = False) -> Iterator[AgfsyncError]:
+    """Yield what keeps a run up to the stage `last` from drawing with its generators, or from training the first.
+
+    `may_load`: a generator of another package is made where there is no other way to know.
+    """
+    if NAMES.index(last) < NAMES.index("candidates"):
+        return
+    trains = NAMES.index(last) >= NAMES.index("training")
+    for settings in recipe.candidates.generators:
+        try:
+            reason = check_drawing(settings)
+            if trains and settings is recipe.candidates.generator:
+                check_trainable(settings, reason, may_load=may_load)
+        except AgfsyncError as fault_:
+            yield fault_
+
+
+def check_generators(recipe: Recipe, last: str) -> None:
+    """See, before anything is written or drawn, that a run up to the stage `last` can draw and train.
+
+    Raises:
+        ModelError: it can't.
+    """
+    for fault_ in generator_faults(recipe, last, may_load=True):
+        raise fault_

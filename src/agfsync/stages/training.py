@@ -28,6 +28,7 @@ from agfsync.alignment.processes import ALONE, together
 from agfsync.alignment.reference import AdaptersOff, FrozenCopy
 from agfsync.alignment.safe import write_tensors
 from agfsync.alignment.tracking import Session, tracked
+from agfsync.alignment.trainable import missing_of, untrainable_type
 from agfsync.config import LoraSettings, Recipe, Training
 from agfsync.disk import flush, guarded
 from agfsync.engine.fitting import fitted
@@ -139,9 +140,10 @@ def _denoiser(recipe: Recipe) -> Denoiser:
     if launched.count() > 1:
         changed["device"] = torch_device(settings.device).type
     denoiser = catalog.build("generators", settings.model_dump() | changed)
-    if not isinstance(denoiser, Denoiser):
-        raise ModelError(f"a generator of the type {settings.type} can't be trained: choose another in the recipe")
-    return denoiser
+    if missing := missing_of(denoiser):
+        raise ModelError(untrainable_type(settings.type, missing))
+    trained: Denoiser = denoiser
+    return trained
 
 
 def _reference(denoiser: Denoiser, settings: Training, seed: int) -> Reference:

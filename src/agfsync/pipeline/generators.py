@@ -1,0 +1,142 @@
+"""Whether a recipe's generators can be drawn with and trained, told before anything is written or drawn.
+
+The configuration of a model and the headers of its weights are read, in a folder, in the hub's cache, or fetched; its
+weights aren't. `agfsync run` and `agfsync doctor` ask the same.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agfsync import catalog, hub
+from agfsync.config import GeneratorSettings
+from agfsync.errors import ModelError
+from agfsync.memory import release
+
+DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
+"""types whose models are pipelines of diffusers"""
+FAR = "`agfsync run ... --until pairs` goes as far as it can"
+EXCHANGED = ("vae", "unet", "transformer")
+"""parts that the recipe may name another model for"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model's files: in a folder, or of a hub id at a revision."""
+
+    model: str
+    revision: str | None = None
+
+    def read(self, name: str) -> Mapping[str, Any] | None:
+        """Return the JSON file `name`, None where it can't be had."""
+        path = Path(self.model) / name
+        if not Path(self.model).is_dir():
+            fetched = hub.fetch(self.model, name, self.revision) if hub.is_hub_id(self.model) else None
+            if fetched is None:
+                return None
+            path = fetched
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return tree if isinstance(tree, dict) else None
+
+    def folder(self, name: str) -> Path | None:
+        """Return the folder of the part `name` on this machine."""
+        here = Path(self.model) if Path(self.model).is_dir() else hub.snapshot(self.model, self.revision)
+        return here / name if here is not None else None
+
+
+def check_drawing(settings: GeneratorSettings) -> str | None:
+    """See that a generator can be drawn with; return why its model can't be trained, or None.
+
+    What can't be told without loading it is left to the loading.
+
+    Raises:
+        ModelError: it can't be drawn with.
+    """
+    files = _files(settings)
+    if settings.type not in DRAWN or files is None or files.read("model_index.json") is None:
+        return None
+    from agfsync.generators.configuration import REFINER, check_files
+
+    if settings.refiner is not None:
+        check_files(REFINER, ModelFiles(settings.refiner.model, settings.refiner.revision).read, steps=settings.steps)
+    reason = check_files(
+        settings.type,
+        partial(_read, settings, files),
+        steps=settings.steps,
+        scheduler=settings.scheduler,
+        clip_skip=settings.clip_skip,
+        sized=bool(settings.height and settings.width),
+    )
+    if Path(catalog.model_path(settings.model)).suffix != ".safetensors":
+        _check_weights(settings, files)
+    return reason
+
+
+def check_trainable(settings: GeneratorSettings, reason: str | None, *, may_load: bool) -> None:
+    """See that a generator can be trained; `reason` is what `check_drawing` found against its model.
+
+    One of another package whose class isn't known without making it is made, if it `may_load`.
+
+    Raises:
+        ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
+    """
+    from agfsync.alignment.trainable import missing_of, missing_of_class, untrainable_type
+
+    kind = _class_of(catalog.find("generators", settings.type))
+    if kind is not None:
+        missing = missing_of_class(kind)
+    elif may_load:
+        missing = missing_of(catalog.build("generators", settings.model_dump()))
+        release()
+    else:
+        missing = []
+    if missing:
+        raise ModelError(f"{untrainable_type(settings.type, missing)}; {FAR}")
+    if reason:
+        raise ModelError(f"the model {settings.model} can't be trained: {reason}; {FAR}")
+
+
+def _class_of(maker: Any) -> type | None:
+    """Return the class of what `maker` makes, None where that isn't written down."""
+    made = maker.func if isinstance(maker, partial) else maker
+    if not isinstance(made, type):
+        made = getattr(made, "__annotations__", {}).get("return")
+    return made if isinstance(made, type) else None
+
+
+def _files(settings: GeneratorSettings) -> ModelFiles | None:
+    """Where a generator's configuration lies; None: it is the known model's that a single file is like."""
+    place = catalog.model_path(settings.model)
+    if place.endswith(".safetensors"):
+        return ModelFiles(settings.config) if settings.config else None
+    return ModelFiles(str(Path(place).expanduser()) if Path(place).expanduser().is_dir() else place, settings.revision)
+
+
+def _read(settings: GeneratorSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
+    """A configuration file, of an exchanged part that of the model that gives it, where that has one."""
+    part, _, _ = name.partition("/")
+    other = getattr(settings, part, None) if part in EXCHANGED else None
+    if other is not None:
+        given = ModelFiles(str(Path(other.model).expanduser()), other.revision)
+        found = given.read("config.json") or given.read(name)
+        if found is not None:
+            return found
+    return files.read(name)
+
+
+def _check_weights(settings: GeneratorSettings, files: ModelFiles) -> None:
+    from agfsync.generators.headers import check_headers
+
+    for name, part in (files.read("model_index.json") or {}).items():
+        folder = files.folder(name)
+        exchanged = name in EXCHANGED and getattr(settings, name, None) is not None
+        if not isinstance(part, list) or len(part) != 2 or part[1] is None or folder is None or exchanged:
+            continue
+        if getattr(settings, "variant", None) is None and (config := files.read(f"{name}/config.json")) is not None:
+            check_headers(part[0], part[1], config, folder, f"{settings.model} ({name})")

@@ -1,0 +1,181 @@
+"""What can't be drawn with or trained is told before anything is written, by the run and the doctor alike."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+from diffusers_pixels import edited, replaced
+from safetensors.torch import load_file, save_file
+
+from agfsync import catalog, cli, pipeline
+from agfsync.config import dump
+from agfsync.errors import ModelError
+from agfsync.pipeline.checks import faults
+from agfsync.records import Caption
+from agfsync.store import Run
+
+VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"
+WEIGHTS = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
+
+
+def scheduled(folder: Path, to: Path, scheduler: Any) -> Path:
+    return replaced(folder, to, "scheduler", scheduler)
+
+
+def rewritten(folder: Path, to: Path, part: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """A copy whose part has other tensors in its file."""
+    edited(folder, to, {})
+    save_file(change(load_file(to / WEIGHTS[part])), to / WEIGHTS[part])
+    return to
+
+
+def without_first(tensors: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(tensors.items())[1:])
+
+
+def compiled(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+
+
+SD, XL = "stable-diffusion", "stable-diffusion-xl"
+REFUSED: dict[str, tuple[str, Callable[[Path, Path], Path], str]] = {
+    "flow scheduler": (
+        XL,
+        lambda folder, to: scheduled(folder, to, diffusers.FlowMatchEulerDiscreteScheduler()),
+        "a FlowMatchEulerDiscreteScheduler, which has no scale_model_input, init_noise_sigma",
+    ),
+    "EDM scheduler": (
+        XL,
+        lambda folder, to: scheduled(folder, to, diffusers.EDMEulerScheduler()),
+        "can't be trained: its scheduler, EDMEulerScheduler, has no alphas_cumprod",
+    ),
+    "sample": (
+        SD,
+        lambda folder, to: scheduled(folder, to, diffusers.DDIMScheduler(prediction_type="sample")),
+        "can't be trained: it predicts 'sample'",
+    ),
+    "zero SNR": (
+        SD,
+        lambda folder, to: scheduled(
+            folder, to, diffusers.DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+        ),
+        "begins at zero terminal SNR",
+    ),
+    "inpainting": (SD, lambda folder, to: edited(folder, to, {UNET: {"in_channels": 9}}), "in_channels 9"),
+    "no size": (SD, lambda folder, to: edited(folder, to, {UNET: {"sample_size": None}}), "set height and width"),
+    "video VAE": (
+        SD,
+        lambda folder, to: edited(folder, to, {INDEX: {"vae": ["diffusers", "AutoencoderKLTemporalDecoder"]}}),
+        "its VAE is a AutoencoderKLTemporalDecoder",
+    ),
+    "no encoder": (SD, lambda folder, to: edited(folder, to, {INDEX: {"text_encoder": [None, None]}}), "no text_enc"),
+    **{
+        f"{change.__name__} {part}": (
+            SD,
+            lambda folder, to, part=part, change=change: rewritten(folder, to, part, change),  # type: ignore[misc]
+            rf"\({part}\) lacks {count} of the \d+ weights",
+        )
+        for part in WEIGHTS
+        for change, count in ((without_first, "1"), (compiled, r"\d+"))
+    },
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cant_be_drawn_or_trained_is_told_before_anything_is_written(
+    name: str, tiny_generator: Path, tiny_xl_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    type_, spoil, says = REFUSED[name]
+    folder = spoil(tiny_xl_generator if type_ == XL else tiny_generator, tmp_path / "model")
+    recipe = make_recipe(candidates={"generator": {"type": type_, "model": str(folder), "steps": 4, "device": "cpu"}})
+    run = tmp_path / "run"
+    pipeline.prepare(run, recipe)
+    with pytest.raises(ModelError, match=says) as caught:
+        pipeline.run(run)
+    assert "\n" not in str(caught.value)
+    assert all(standing.state == "to do" for standing in pipeline.status(run))
+    with Run.open(run, writing=False) as opened:
+        assert not list(opened.read("captions", Caption))
+    assert not list(run.rglob("*.parquet"))
+    assert [str(fault) for fault in faults(recipe)] == [str(caught.value)], "the doctor's line"
+
+
+def test_the_doctor_prints_the_line_and_loads_nothing(
+    tiny_xl_generator: Path,
+    tmp_path: Path,
+    make_recipe: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = scheduled(tiny_xl_generator, tmp_path / "model", diffusers.EDMEulerScheduler())
+    recipe = make_recipe(candidates={"generator": {"type": XL, "model": str(folder), "steps": 4}})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(recipe))
+    monkeypatch.setattr(catalog, "build", lambda *arguments: pytest.fail("something was loaded"))
+    assert cli.main(["doctor", str(path), "--json"]) == 2
+    (line,) = faults(recipe)
+    assert str(line) in json.loads(capsys.readouterr().out)["missing"]
+
+
+@pytest.mark.parametrize("type_", [SD, XL, "stable-diffusion-3", "flux"])
+def test_sound_models_pass(
+    type_: str,
+    tiny_generator: Path,
+    tiny_xl_generator: Path,
+    tiny_sd3_generator: Path,
+    tiny_flux_generator: Path,
+    make_recipe: Callable[..., Any],
+) -> None:
+    folders = {SD: tiny_generator, XL: tiny_xl_generator}
+    folders |= {"stable-diffusion-3": tiny_sd3_generator, "flux": tiny_flux_generator}
+    generator = {"type": type_, "model": str(folders[type_]), "steps": 4}
+    recipe = make_recipe(candidates={"generator": generator, "beside": {"other": generator}})
+    assert not list(pipeline.checks.generator_faults(recipe, "pairs"))
+    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, "training")]
+    assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
+
+
+def test_a_model_drawn_beside_may_be_one_that_cant_be_trained(
+    tiny_generator: Path, tiny_xl_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    edm = scheduled(tiny_xl_generator, tmp_path / "edm", diffusers.EDMEulerScheduler())
+    flow = scheduled(tiny_xl_generator, tmp_path / "flow", diffusers.FlowMatchEulerDiscreteScheduler())
+    first = {"type": SD, "model": str(tiny_generator), "steps": 4}
+    for folder, count in ((edm, 0), (flow, 1)):
+        beside = {"other": {"type": XL, "model": str(folder), "steps": 4}}
+        assert len(faults(make_recipe(candidates={"generator": first, "beside": beside}))) == count
+
+
+def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    folder = scheduled(tiny_generator, tmp_path / "model", diffusers.DDIMScheduler(prediction_type="sample"))
+    recipe = make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})
+    assert not list(pipeline.checks.generator_faults(recipe, "pairs"))
+    assert not list(pipeline.checks.generator_faults(recipe, "captions"))
+
+
+def test_a_hub_model_that_isnt_at_hand_is_left_to_the_loading(
+    hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
+) -> None:
+    assert not faults(make_recipe(candidates={"generator": {"type": SD, "model": "some/model"}}))
+
+
+def test_a_plug_in_that_no_class_is_known_of_is_made_by_the_run_and_not_by_the_doctor(
+    monkeypatch: pytest.MonkeyPatch, make_recipe: Callable[..., Any], loaded: list[str]
+) -> None:
+    import doubles
+
+    monkeypatch.setattr(catalog, "find", lambda kind, name: lambda model, **settings: doubles.Generator(model))
+    recipe = make_recipe()
+    assert not list(pipeline.checks.generator_faults(recipe)) and not loaded
+    (fault,) = pipeline.checks.generator_faults(recipe, may_load=True)
+    assert "type double draws and is scored, but can't be trained: it has no device" in str(fault)
+    assert loaded == ["none"]
