@@ -92,6 +92,14 @@ def _asked(model: str, revision: str | None) -> Answer:
     return Answer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
 
+def files(model: str, revision: str | None = None) -> list[str]:
+    """Return the names of the files of `model`: the hub's, else the cache's; none where neither knows."""
+    if names := ask(model, revision).files:
+        return sorted(names)
+    folder = snapshot(model, revision)
+    return [] if folder is None else sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
 def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
     """A small file of `model`, from the cache or, where the hub answers, from there; None where there is none."""
     found = snapshot(model, revision)

@@ -20,7 +20,8 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
 from agfsync.generators.latents import LatentSpace
-from agfsync.generators.loading import Lora, fuse_loras, load_pipeline, weights_of
+from agfsync.generators.loading import load_pipeline, weights_of
+from agfsync.generators.loras import Lora, fuse_loras
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import draw_noise, embedding_noise_of, encoded, flow, guided, noised
 from agfsync.pretrained import DTYPES, torch_device
@@ -85,7 +86,7 @@ class FlowMatching:
         self._size = picture_size(sides, height, width)
         self._steps, self._tokens = steps, prod(side // sides.multiple_of for side in self._size)
         self._scheduler = _scheduler(self._pipeline.scheduler, model)
-        fuse_loras(self._pipeline, loras)
+        self.remarks = fuse_loras(self._pipeline, loras)
         self._pipeline.to(self._precision.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)

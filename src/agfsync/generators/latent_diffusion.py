@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from agfsync.errors import ModelError
 from agfsync.generators.architecture import Architecture, Conditioning, picture_size
 from agfsync.generators.latents import LatentSpace
-from agfsync.generators.loading import Lora, add_adapter, fuse_loras, load_pipeline, quietly, weights_of
+from agfsync.generators.loading import add_adapter, load_pipeline, quietly, weights_of
+from agfsync.generators.loras import Lora, fuse_loras
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import (
     Guided,
@@ -68,7 +69,7 @@ class LatentDiffusion:
         self._architecture, self._guidance = architecture, guidance
         self._precision = Precision(self.device, DTYPES[dtype])
         self._pipeline = load_pipeline(architecture, model, revision, config, self._precision.weights)
-        fuse_loras(self._pipeline, loras)
+        self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         self._pipeline.to(self.device)

@@ -1,6 +1,6 @@
 """Pipelines and LoRAs of diffusers, from a folder, the hub or a single file: safetensors only."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from safetensors import safe_open
 from agfsync.errors import ModelError
 from agfsync.generators import LORA_FILE
 from agfsync.generators.architecture import Architecture
+from agfsync.generators.lora_files import check_suffix, lora_file, read_changes
+from agfsync.generators.lora_names import targets
+from agfsync.generators.loras import Lora, find_misfits
 from agfsync.pretrained import explained, fingerprint, quiet, source
-
-SUFFIX = ".safetensors"
-Lora = Mapping[str, Any]
-"""A LoRA to draw with: `path`, a file, folder or hub id, and `strength`."""
 
 
 def load_pipeline(
@@ -67,7 +66,7 @@ def _from_file(architecture: Architecture, model: str, config: str | None, dtype
 
 
 def _check_file(architecture: Architecture, model: str) -> None:
-    _check_suffix(model)
+    check_suffix(Path(model))
     if architecture.marker is None:
         raise ModelError(f"{model} is a single file: the type {architecture.name} takes a folder or a hub id")
     with safe_open(model, framework="pt") as file:
@@ -75,27 +74,6 @@ def _check_file(architecture: Architecture, model: str) -> None:
             raise ModelError(
                 f"{model} holds no model of the type {architecture.name}: it has no {architecture.marker}*"
             )
-
-
-def _check_suffix(path: str) -> None:
-    if Path(path).suffix != SUFFIX:
-        raise ModelError(f"{path} is no {SUFFIX} file: other kinds can run code when they are read, and never are")
-
-
-def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
-    """Adds each of `loras` to the weights that it changes, times its strength.
-
-    Raises:
-        ModelError: one isn't there, or changes nothing of this model.
-    """
-    for lora in loras:
-        with explained(lora["path"]), quietly():
-            pipeline.load_lora_weights(**_lora_file(lora["path"]), use_safetensors=True)
-            changed = list(pipeline.get_list_adapters())
-            if not changed:
-                raise ModelError(f"the LoRA {lora['path']} is made for another model: it changes nothing of this one")
-            pipeline.fuse_lora(components=changed, lora_scale=lora["strength"])
-            pipeline.unload_lora_weights()
 
 
 def weights_of(
@@ -108,17 +86,8 @@ def weights_of(
 ) -> tuple[Any, ...]:
     """What names the weights of a generator on every machine: all that they were loaded from, by its content."""
     base = (fingerprint(model, revision, "model_index.json"), adapter and fingerprint(str(adapter), None))
-    added = [(fingerprint(lora["path"], None, LORA_FILE), lora["strength"]) for lora in loras]
+    added = [(fingerprint(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras]
     return architecture.name, *base, config, added
-
-
-def _lora_file(path: str) -> dict[str, Any]:
-    """Where diffusers finds the LoRA at `path`."""
-    if not Path(path).is_file():
-        return {"pretrained_model_name_or_path_or_dict": path, "weight_name": LORA_FILE} | source(path, None)
-    _check_suffix(path)
-    folder, name = str(Path(path).parent), Path(path).name
-    return {"pretrained_model_name_or_path_or_dict": folder, "weight_name": name, "local_files_only": True}
 
 
 def add_adapter(pipeline: Any, folder: Path) -> None:
@@ -130,6 +99,14 @@ def add_adapter(pipeline: Any, folder: Path) -> None:
     with explained(str(folder)), quietly():
         if not (folder / LORA_FILE).is_file():
             raise ModelError(f"no adapter at {folder}: there is no {LORA_FILE}")
+        changes = read_changes(folder / LORA_FILE)
+        misfits = find_misfits(pipeline.components, targets(pipeline.components), changes)
+        if misfits:
+            some = ", ".join(f"{name} ({reason})" for name, reason in list(misfits.items())[:3])
+            raise ModelError(
+                f"the adapter {folder} is of another model: {len(misfits)} of its {len(changes)} modules don't fit, "
+                f"such as {some}"
+            )
         pipeline.load_lora_weights(folder, weight_name=LORA_FILE, local_files_only=True, use_safetensors=True)
 
 

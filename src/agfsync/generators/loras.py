@@ -1,0 +1,155 @@
+"""LoRAs to draw with: each change of a file finds its weights and is added to them, or is counted as left out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agfsync.errors import ModelError
+from agfsync.generators.lora_deltas import decompose, kind_of, magnitude_axis, scaled_delta
+from agfsync.generators.lora_files import Change, lora_file, read_changes
+from agfsync.generators.lora_names import Target, targets
+
+Lora = Mapping[str, Any]
+"""A LoRA to draw with: `path`, a file, folder or hub id; `strength`; and maybe `file` (of several) and `partial`."""
+NAMED = 3
+"""Modules in one message."""
+
+
+def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
+    """Add each of `loras` to the weights that it changes, times its strength; return a remark on each left-out part.
+
+    Text encoders are changed like the denoiser. A DoRA of strength s gives W + s (W' - W), W' being its weights.
+
+    Raises:
+        ModelError: one isn't there, or doesn't change what it was made to change: nothing of this model, or, unless it
+            is `partial`, only some of the modules that it names.
+    """
+    remarks = []
+    known = targets(pipeline.components) if loras else {}
+    for lora in loras:
+        changes = read_changes(lora_file(lora["path"], lora.get("file")))
+        left_out = find_misfits(pipeline.components, known, changes)
+        if left_out:
+            remarks.append(_left_out(lora, len(changes), left_out))
+        for change in changes:
+            if change.name not in left_out:
+                _fuse(pipeline.components, known[change.name], change, lora["strength"])
+    return remarks
+
+
+def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes: Sequence[Change]) -> dict[str, str]:
+    """Return the names of `changes` that can't be made to a pipeline's `parts`, each with the reason.
+
+    Nothing is changed and no product is computed, so `parts` may be on the meta device.
+    """
+    reasons = {change.name: _misfit(parts, known.get(change.name), change) for change in changes}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> str:
+    if change.unknown:
+        return f"{change.unknown[0].rpartition('.')[2]} is of no kind that is read"
+    if target is None:
+        return "no such module"
+    if kind_of(frozenset(change.parts)) is None and (change.parts or change.magnitude is not None or not change.bias):
+        return "tensors missing"
+    try:
+        weight, bias = _joined(parts, target, "meta")
+        change_weight(weight, change, 1.0)
+        change_bias(bias, change, 1.0)
+    except (RuntimeError, ValueError):
+        return "of another shape"
+    return ""
+
+
+def _left_out(lora: Lora, count: int, left_out: Mapping[str, str]) -> str:
+    """The remark on what a LoRA doesn't change.
+
+    Raises:
+        ModelError: that is all of it, or the recipe doesn't allow for it.
+    """
+    path, fitting = lora["path"], count - len(left_out)
+    some = ", ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:NAMED])
+    some += ", ..." if len(left_out) > NAMED else ""
+    if not fitting:
+        raise ModelError(f"the LoRA {path} is made for another model: it changes nothing of this one; it has {some}")
+    told = f"of the LoRA {path} {fitting} of {count} modules fit this model"
+    if not lora.get("partial"):
+        raise ModelError(f"{told}, and not {some}: take another, or set its `partial: true` to draw with those that do")
+    return f"{told} and are drawn with; left out: {some}"
+
+
+def _fuse(parts: Mapping[str, Any], target: Target, change: Change, strength: float) -> None:
+    weight, bias = _joined(parts, target)
+    new_weight, new_bias = change_weight(weight, change, strength), change_bias(bias, change, strength)
+    start = 0
+    for module in _modules(parts, target):
+        rows = slice(start, start + len(module.weight))
+        start = rows.stop
+        with torch.no_grad():
+            module.weight.copy_(_swapped(new_weight, target)[rows])
+            if new_bias is not None and module.bias is not None:
+                module.bias.copy_(_swapped(new_bias, target)[rows])
+
+
+def _modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
+    network: nn.Module = parts[target.part]
+    return [network.get_submodule(path) for path in target.paths]
+
+
+def _joined(parts: Mapping[str, Any], target: Target, device: str | None = None) -> tuple[Tensor, Tensor | None]:
+    """The modules' weights and biases, row after row, as the file knows them; on their own device unless given."""
+    modules = _modules(parts, target)
+    biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]
+    weight = torch.cat([module.weight.detach().to(device) for module in modules])
+    bias = torch.cat([each.detach().to(device) for each in biases]) if len(biases) == len(modules) else None
+    return _swapped(weight, target), None if bias is None else _swapped(bias, target)
+
+
+def _swapped(rows: Tensor, target: Target) -> Tensor:
+    return rows.roll(len(rows) // 2, 0) if target.swapped else rows
+
+
+def change_weight(weight: Tensor, change: Change, strength: float) -> Tensor:
+    """Return `weight` as `change` makes it, in float32; at `strength` 0 as it is, at 1 as it was trained to be.
+
+    Raises:
+        ValueError, RuntimeError: the shapes don't fit.
+    """
+    before = weight.float()
+    if not change.parts:
+        return before
+    parts = {name: tensor.to(weight.device) for name, tensor in change.parts.items()}
+    delta = scaled_delta(parts, change.alpha, change.rank, change.by_root)
+    if len(delta) != len(before) or delta.numel() != before.numel():
+        raise ValueError("another shape")
+    delta = delta.reshape(before.shape)
+    if change.magnitude is None:
+        return before + strength * delta
+    axis = magnitude_axis(change.magnitude, before)
+    if axis is None:
+        raise ValueError("another shape")
+    after = decompose(before + delta, change.magnitude.to(before), axis)
+    return before + strength * (after - before)
+
+
+def change_bias(bias: Tensor | None, change: Change, strength: float) -> Tensor | None:
+    """Return `bias` as `change` makes it, in float32.
+
+    Raises:
+        ValueError: there is none to change, or it is of another shape.
+    """
+    if not change.bias:
+        return None
+    if bias is None or any(delta.shape != bias.shape for delta in change.bias.values()):
+        raise ValueError("another shape")
+    after = bias.float()
+    for name, delta in change.bias.items():
+        scale = 1.0
+        if name == "lora_up_bias" and change.alpha is not None:
+            rank = change.rank or len(change.parts["lora_down"])
+            scale = change.alpha / (rank**0.5 if change.by_root else rank)
+        after = after + strength * scale * delta.to(bias.device, torch.float32)
+    return after
