@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from agfsync.hub_errors import told_answer
+
 PATIENCE = 4.0
 """seconds that the hub has for an answer"""
 MAIN, SAFE = "main", ".safetensors"
@@ -73,7 +75,7 @@ def ask(model: str, revision: str | None = None) -> Answer:
 @cache
 def _asked(model: str, revision: str | None) -> Answer:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.HF_HUB_OFFLINE or _SILENT:
         return Answer(fault=NO_NETWORK)
@@ -85,6 +87,8 @@ def _asked(model: str, revision: str | None) -> Answer:
         return Answer(fault=f"it has no revision {revision}")
     except RepositoryNotFoundError:
         return Answer(fault="the hub has no such model, or it is private: set HF_TOKEN")
+    except HfHubHTTPError as failure:
+        return Answer(fault=told_answer(failure.response))
     except Exception:
         # Whatever else befalls a request: no connection, no answer in time, an answer that is none.
         _SILENT.append(model)
