@@ -92,7 +92,11 @@ FAULTS: dict[str, tuple[int, dict[str, str], str]] = {
     "no repository": (404, {CODE: "RepoNotFound"}, r"404 Not Found.*there is no such model"),
     "private": (401, {}, r"401 Unauthorized.*there is no such model, or "),
     "no revision": (404, {CODE: "RevisionNotFound", WORDS: "Bad rev x"}, r"404 .*Bad rev x.*no such revision"),
-    "no file": (404, {CODE: "EntryNotFound", "X-Repo-Commit": COMMIT}, r"404 Not Found for [a-z_]+\.\w+: .*no such file"),
+    "no file": (
+        404,
+        {CODE: "EntryNotFound", "X-Repo-Commit": COMMIT},
+        r"404 Not Found for [a-z_]+\.\w+: .*no such file",
+    ),
     "no hub": (200, {}, r"what answers as the hub at http.* is no hub"),
 }
 

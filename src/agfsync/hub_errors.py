@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _silent() -> Iterator[None]:
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(ERROR)
     try:
         with warnings.catch_warnings():
             # Diffusers gives the client an argument that it doesn't take any more.
@@ -166,11 +167,11 @@ def _chain(failure: BaseException) -> Iterator[BaseException]:
         each = each.__cause__ or each.__context__
 
 
-def _may_be_absent(answer: Any, failure: BaseException) -> bool:
+def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
     """True where an absence was met on the way, and `failure` is another: many files may be absent."""
     from huggingface_hub import errors
 
-    if not isinstance(answer, errors.EntryNotFoundError):
+    if not isinstance(answer, errors.RemoteEntryNotFoundError):
         return False
     return not _file(answer.response) or (answer is not failure and "file named" not in str(failure))
 

@@ -78,3 +78,19 @@ def test_loras_and_the_refiner_are_looked_for() -> None:
     more = ["candidates.generator.refiner={from_step: 40}", "candidates.generator.loras=[{path: somebody/lora}]"]
     keys = {place.key: place.kind for place in places(resolve("sdxl", more))}
     assert keys["candidates.generator.loras"] == "lora" and keys["candidates.generator.refiner"] == "pipeline"
+
+
+def test_a_lora_is_the_file_that_would_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(model: str, file: str | None = None) -> Place:
+        return Place("candidates.generator.loras", model, None, "lora", file)
+
+    (tmp_path / "my_style.safetensors").touch()
+    assert look(place(str(tmp_path))).here
+    (tmp_path / "older.safetensors").touch()
+    found = look(place(str(tmp_path)))
+    assert not found.here and "choose one by `file`: my_style.safetensors, older.safetensors" in found.fault
+    assert look(place(str(tmp_path), "older.safetensors")).here
+    files = {"a.safetensors": 30, "b.safetensors": 50, "lora.bin": 1}
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", files))
+    assert look(place("owner/name", "b.safetensors")).to_download == 50
+    assert "choose one by `file`" in look(place("owner/name")).fault

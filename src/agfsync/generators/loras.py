@@ -1,6 +1,7 @@
 """LoRAs to draw with: each change of a file finds its weights and is added to them, or is counted as left out."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,18 +32,27 @@ def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
     for lora in loras:
         changes = read_changes(lora_file(lora["path"], lora.get("file")))
         left_out = find_misfits(pipeline.components, known, changes)
-        if left_out:
-            remarks.append(_left_out(lora, len(changes), left_out))
+        remarks += remark_misfits(lora, len(changes), left_out)
         for change in changes:
             if change.name not in left_out:
                 _fuse(pipeline.components, known[change.name], change, lora["strength"])
     return remarks
 
 
+def check_lora(parts: Mapping[str, Any], lora: Lora, file: Path) -> list[str]:
+    """Return the remark on what the LoRA in `file` leaves out of a pipeline's `parts`, which may hold no numbers.
+
+    Raises:
+        ModelError: it can't be drawn with, as `fuse_loras` would say.
+    """
+    changes = read_changes(file)
+    return remark_misfits(lora, len(changes), find_misfits(parts, targets(parts), changes))
+
+
 def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes: Sequence[Change]) -> dict[str, str]:
     """Return the names of `changes` that can't be made to a pipeline's `parts`, each with the reason.
 
-    Nothing is changed and no product is computed, so `parts` may be on the meta device.
+    Shapes alone are looked at: nothing is changed, no product is computed, and `parts` may hold no numbers.
     """
     reasons = {change.name: _misfit(parts, known.get(change.name), change) for change in changes}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -56,7 +66,7 @@ def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> 
     if kind_of(frozenset(change.parts)) is None and (change.parts or change.magnitude is not None or not change.bias):
         return "tensors missing"
     try:
-        weight, bias = _joined(parts, target, "meta")
+        weight, bias = _joined(parts, target, shapes_only=True)
         change_weight(weight, change, 1.0)
         change_bias(bias, change, 1.0)
     except (RuntimeError, ValueError):
@@ -64,12 +74,14 @@ def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> 
     return ""
 
 
-def _left_out(lora: Lora, count: int, left_out: Mapping[str, str]) -> str:
-    """The remark on what a LoRA doesn't change.
+def remark_misfits(lora: Lora, count: int, left_out: Mapping[str, str]) -> list[str]:
+    """Return the remark on what a LoRA of `count` modules doesn't change; none where it changes all.
 
     Raises:
-        ModelError: that is all of it, or the recipe doesn't allow for it.
+        ModelError: it changes nothing, or the recipe doesn't allow for a part.
     """
+    if not left_out:
+        return []
     path, fitting = lora["path"], count - len(left_out)
     some = ", ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:NAMED])
     some += ", ..." if len(left_out) > NAMED else ""
@@ -78,7 +90,7 @@ def _left_out(lora: Lora, count: int, left_out: Mapping[str, str]) -> str:
     told = f"of the LoRA {path} {fitting} of {count} modules fit this model"
     if not lora.get("partial"):
         raise ModelError(f"{told}, and not {some}: take another, or set its `partial: true` to draw with those that do")
-    return f"{told} and are drawn with; left out: {some}"
+    return [f"{told} and are drawn with; left out: {some}"]
 
 
 def _fuse(parts: Mapping[str, Any], target: Target, change: Change, strength: float) -> None:
@@ -99,12 +111,16 @@ def _modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
     return [network.get_submodule(path) for path in target.paths]
 
 
-def _joined(parts: Mapping[str, Any], target: Target, device: str | None = None) -> tuple[Tensor, Tensor | None]:
-    """The modules' weights and biases, row after row, as the file knows them; on their own device unless given."""
+def _joined(parts: Mapping[str, Any], target: Target, shapes_only: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The modules' weights and biases, row after row, as the file knows them; on "meta" where only shapes matter."""
     modules = _modules(parts, target)
+    weights = [module.weight for module in modules]
     biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]
-    weight = torch.cat([module.weight.detach().to(device) for module in modules])
-    bias = torch.cat([each.detach().to(device) for each in biases]) if len(biases) == len(modules) else None
+    if shapes_only:
+        # Not by copying: the doctor's networks are of tensors without numbers, which don't mix with others.
+        weights, biases = ([torch.empty(each.shape, device="meta") for each in some] for some in (weights, biases))
+    weight = torch.cat([each.detach() for each in weights])
+    bias = torch.cat([each.detach() for each in biases]) if len(biases) == len(modules) else None
     return _swapped(weight, target), None if bias is None else _swapped(bias, target)
 
 
