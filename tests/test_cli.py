@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
+import yaml
 
 from agfsync import cli, pipeline
-from agfsync.config import dump
+from agfsync.config import dump, shipped
 from agfsync.store.finished import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
@@ -44,7 +47,11 @@ def test_torch_and_transformers_are_told_to_be_quiet_unless_the_user_says_otherw
 ) -> None:
     monkeypatch.setattr(os, "environ", {"TRANSFORMERS_VERBOSITY": "info"})
     cli.main(["--version"])
-    assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "info"}
+    assert os.environ == {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TRANSFORMERS_VERBOSITY": "info",
+        "HF_HUB_VERBOSITY": "error",
+    }
 
 
 def test_every_stage_is_a_verb_in_order() -> None:
@@ -111,6 +118,28 @@ def test_a_run_is_exported_and_what_came_out_inspected(file: Path, capsys: pytes
     assert (counts["path"], counts["captions"]) == (run, 17)
 
 
+def test_pickled_weights_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "head.pth", tmp_path / "head.safetensors"
+    torch.save({"weight": torch.ones(1, 3), "bias": torch.zeros(1)}, file)
+    assert cli.main(["convert", str(file), str(out)]) == 0
+    assert re.fullmatch(rf"{out}: 2 tensors, float32, \d+ bytes\n", capsys.readouterr().out)
+    assert cli.main(["convert", str(file), str(out)]) == 2
+    assert f"error: {out} exists already: choose another name\n" == capsys.readouterr().err
+
+
+def test_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == shipped()
+    assert all(20 < len(line) < 120 for line in lines)
+    assert any(line.startswith("sd15-lora   AGFSync on Stable Diffusion 1.5, as a LoRA") for line in lines)
+    for name in shipped():
+        assert cli.main(["recipes", "show", name]) == 0
+        shown = capsys.readouterr().out
+        assert shown == (files("agfsync") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert yaml.safe_load(shown)["name"] == name
+
+
 def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert cli.main(["run", str(file), "--until", "captions"]) == 0
@@ -137,6 +166,11 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
         (["inspect", "/nowhere"], "/nowhere: no such file or folder"),
         (["inspect", "{file}"], "holds captions or pairs in no known format"),
         (["export", "/nowhere", "--format", "binarized", "--out", "/nowhere/else"], "no run at /nowhere"),
+        (["convert", "/nowhere.pth", "/tmp/nowhere.safetensors"], "/nowhere.pth: no such file"),
+        (["convert", "{file}", "{file}"], "the new file's name must end in .safetensors"),
+        (["recipes", "show", "sd51"], "no shipped recipe is called 'sd51': did you mean 'sd15'?"),
+        (["recipes", "show"], "Missing argument 'NAME'"),
+        (["recipes", "list"], "No such command 'list'"),
         (["export", "/nowhere", "--out", "/nowhere/else"], "Missing option '--format'"),
         (["run", "{file}", "--set", "training.method.type=dpp"], "no method is called 'dpp': did you mean 'dpo'?"),
     ],

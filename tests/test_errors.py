@@ -2,7 +2,7 @@
 
 import pytest
 
-from agfsync.errors import CITED, LONGEST, ModelError, RecipeError, explained
+from agfsync.errors import CITED, LONGEST, ModelError, RecipeError, model_errors
 
 
 def test_an_error_is_one_line_that_steers_no_terminal() -> None:
@@ -38,7 +38,7 @@ class SingleFileComponentError(Exception):
     ],
 )
 def test_whatever_a_library_raises_is_a_line_with_its_cause(failure: Exception, told: str) -> None:
-    with pytest.raises(ModelError) as caught, explained("./model"):
+    with pytest.raises(ModelError) as caught, model_errors("can't load the model ./model"):
         raise failure
     assert str(caught.value) == f"can't load the model ./model: {told}".rstrip()
     assert caught.value.__cause__ is failure
@@ -56,6 +56,6 @@ def test_whatever_a_library_raises_is_a_line_with_its_cause(failure: Exception, 
     ],
 )
 def test_a_lack_of_memory_and_what_is_explained_already_stay_as_they_are(failure: BaseException) -> None:
-    with pytest.raises(type(failure)) as caught, explained("./model"):
+    with pytest.raises(type(failure)) as caught, model_errors("can't load the model ./model"):
         raise failure
     assert caught.value is failure

@@ -14,7 +14,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from agfsync.errors import ModelError, RecipeError, explained
+from agfsync.errors import ModelError, RecipeError, model_errors
 
 CATALOG: dict[str, dict[str, str]] = {
     "captions": {
@@ -121,7 +121,7 @@ def build(kind: str, settings: Mapping[str, Any]) -> Any:
     rest = {name: value for name, value in settings.items() if name != "type"}
     known = _known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
     places = _places(known)
-    with explained(str(settings["model"])) if kind in MODELS else nullcontext():
+    with model_errors(f"can't load the model {settings['model']}") if kind in MODELS else nullcontext():
         return maker(**known | places)
 
 

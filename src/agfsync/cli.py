@@ -1,4 +1,4 @@
-"""The command line: one verb a stage, run, doctor, status, export and inspect; parses, calls, prints.
+"""The command line: one verb a stage, run, doctor, status, export, inspect and others; parses, calls, prints.
 
 What a verb needs, it imports itself.
 """
@@ -39,8 +39,8 @@ VERBS = {
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
 
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error"}
-"""What torch and transformers read when imported: threads without work sleep, warnings stay out of the bars."""
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
+"""What the libraries read when imported: threads without work sleep, warnings stay out of the bars."""
 
 app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -155,6 +155,42 @@ def inspect(
 
     contents = inspecting.inspect(path).plain()
     typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="Pickled weights.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="A new file.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Make safetensors of pickled weights, on the CPU and without running what is in them."""
+    from agfsync import converting
+
+    typer.echo(converting.convert(file, out))
+
+
+recipes = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="List the shipped recipes, or show one.")
+app.add_typer(recipes, name="recipes")
+
+
+@recipes.callback()
+def list_recipes(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        from agfsync.config import shipped, summarize_shipped
+
+        for name in shipped():
+            typer.echo(f"{name:<11} {summarize_shipped(name)}")
+
+
+@recipes.command("show")
+def show_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as shapes.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Print a shipped recipe as it is, comments included."""
+    from agfsync.config import read_shipped
+
+    typer.echo(read_shipped(name), nl=False)
 
 
 def _told(path: Path, contents: Mapping[str, Any]) -> str:

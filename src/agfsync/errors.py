@@ -74,8 +74,14 @@ class PeerError(AgfsyncError):
 
 
 @contextmanager
-def explained(model: str) -> Iterator[None]:
-    """Turn whatever a library raises while `model` is made, but for a lack of memory, into a one-line `ModelError`."""
+def model_errors(what: str) -> Iterator[None]:
+    """Turn whatever is raised within, but for a lack of memory, into a ModelError that begins with `what`.
+
+    A model's files decide what the libraries do with it, and these raise anything: KeyError, TypeError, OverflowError.
+
+    Raises:
+        ModelError: something failed; the cause follows `what`.
+    """
     try:
         yield
     except AgfsyncError:
@@ -83,6 +89,16 @@ def explained(model: str) -> Iterator[None]:
     except Exception as failure:
         if lacks_memory(failure):
             raise
-        fault = " ".join(str(failure).split())
-        name = "" if fault and isinstance(failure, TOLD_BY_TEXT) else f"{type(failure).__name__}: "
-        raise ModelError(f"can't load the model {model}: {name}{fault[:CITED]}") from failure
+        raise ModelError(f"{what}: {cause(failure)}") from failure
+
+
+def cause(failure: Exception) -> str:
+    """Return what a library says in an exception, with the exception's name where the words say little by themselves.
+
+    >>> cause(KeyError("unet"))
+    "KeyError: 'unet'"
+    """
+    said = " ".join(str(failure).split())[:CITED]
+    if said and isinstance(failure, TOLD_BY_TEXT):
+        return said
+    return f"{type(failure).__name__}: {said}" if said else type(failure).__name__

@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from agfsync.hub_errors import told_answer
+
 PATIENCE = 4.0
 """seconds that the hub has for an answer"""
 MAIN, SAFE = "main", ".safetensors"
@@ -73,7 +75,7 @@ def ask(model: str, revision: str | None = None) -> Answer:
 @cache
 def _asked(model: str, revision: str | None) -> Answer:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.HF_HUB_OFFLINE or _SILENT:
         return Answer(fault=NO_NETWORK)
@@ -85,11 +87,21 @@ def _asked(model: str, revision: str | None) -> Answer:
         return Answer(fault=f"it has no revision {revision}")
     except RepositoryNotFoundError:
         return Answer(fault="the hub has no such model, or it is private: set HF_TOKEN")
+    except HfHubHTTPError as failure:
+        return Answer(fault=told_answer(failure.response))
     except Exception:
         # Whatever else befalls a request: no connection, no answer in time, an answer that is none.
         _SILENT.append(model)
         return Answer(fault=NO_NETWORK)
     return Answer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
+
+
+def files(model: str, revision: str | None = None) -> list[str]:
+    """Return the names of the files of `model`: the hub's, else the cache's; none where neither knows."""
+    if names := ask(model, revision).files:
+        return sorted(names)
+    folder = snapshot(model, revision)
+    return [] if folder is None else sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def fetch(model: str, name: str, revision: str | None = None) -> Path | None:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.hub import extract_commit_hash
 
 from agfsync.dtypes import torch_dtype
-from agfsync.errors import ModelError
-from agfsync.errors import explained as explained
+from agfsync.errors import ModelError, model_errors
+from agfsync.hub_errors import hub_explained
 
+CONFIG = "config.json"
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that decide what a model does: its configuration, weights and vocabulary."""
 UNUSED = re.compile(
@@ -104,6 +107,8 @@ def fill_model(
 def load_config(model: str, revision: str | None) -> Any:
     """The configuration of `model`, of whatever kind it is."""
     with explained(model), quiet():
+        if not Path(model).is_dir():
+            find_file(model, CONFIG, revision)  # Transformers goes on without, and then lacks the `model_type`.
         return AutoConfig.from_pretrained(model, trust_remote_code=False, **source(model, revision))
 
 
@@ -137,8 +142,19 @@ def load_image_processor(model: str, revision: str | None) -> Any:
 
 def find_file(model: str, name: str, revision: str | None) -> Path:
     """Where the file `name` of `model` lies on this machine, fetched from the hub where need be."""
+    where = source(model, revision)
+    if Path(model).is_dir():
+        if not (path := Path(model) / name).is_file():
+            raise ModelError(f"can't load the model {model}: the folder has no file {name}")
+        return path
     with explained(model), quiet():
-        return Path(str(cached_file(model, name, **source(model, revision))))
+        try:
+            return Path(hf_hub_download(model, name, **where))
+        except HfHubHTTPError:
+            # The hub refuses, but the file may have been fetched before.
+            if isinstance(cached := try_to_load_from_cache(model, name, **where), str):
+                return Path(cached)
+            raise
 
 
 def load_settings(place: str) -> dict[str, Any]:
@@ -146,9 +162,22 @@ def load_settings(place: str) -> dict[str, Any]:
     if Path(place).is_file():
         return {}
     with explained(place), quiet():
-        found = cached_file(place, "config.json", _raise_exceptions_for_missing_entries=False, **source(place, None))
-        settings = {} if found is None else json.loads(Path(str(found)).read_text(encoding="utf-8"))
+        found = _config_file(place)
+        settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
     return settings if isinstance(settings, dict) else {}
+
+
+def _config_file(place: str) -> Path | None:
+    """A model's config.json; None where it has none, and where neither hub nor cache can tell."""
+    where = source(place, None)
+    if Path(place).is_dir():
+        return path if (path := Path(place) / CONFIG).is_file() else None
+    try:
+        return Path(hf_hub_download(place, CONFIG, **where))
+    except EntryNotFoundError as failure:
+        if isinstance(failure.__cause__, HfHubHTTPError):
+            raise
+        return None
 
 
 def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
@@ -227,6 +256,13 @@ def source(model: str, revision: str | None) -> dict[str, Any]:
     if not is_folder and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise ModelError(f"no model at {model}: there is no such folder")
     return {"local_files_only": True} if is_folder else {"revision": revision or "main"}
+
+
+@contextmanager
+def explained(model: str) -> Iterator[None]:
+    """Turn whatever the hub or a library raises in making `model` into a `ModelError`; lack of memory stays."""
+    with model_errors(f"can't load the model {model}"), hub_explained(model):
+        yield
 
 
 @contextmanager

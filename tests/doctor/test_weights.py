@@ -100,3 +100,19 @@ def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
         (tmp_path / part / f"{name}.safetensors").touch()
     (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
     assert look(_pipeline(str(tmp_path))).here
+
+
+def test_a_lora_is_the_file_that_would_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(model: str, file: str | None = None) -> Place:
+        return Place("candidates.generator.loras", model, None, "lora", file)
+
+    (tmp_path / "my_style.safetensors").touch()
+    assert look(place(str(tmp_path))).here
+    (tmp_path / "older.safetensors").touch()
+    found = look(place(str(tmp_path)))
+    assert not found.here and "choose one by `file`: my_style.safetensors, older.safetensors" in found.fault
+    assert look(place(str(tmp_path), "older.safetensors")).here
+    files = {"a.safetensors": 30, "b.safetensors": 50, "lora.bin": 1}
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", files))
+    assert look(place("owner/name", "b.safetensors")).to_download == 50
+    assert "choose one by `file`" in look(place("owner/name")).fault

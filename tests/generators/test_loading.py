@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
 
 from agfsync import catalog
 from agfsync.alignment.lora import adapter_weights, add_adapters
@@ -132,6 +133,15 @@ def test_a_lora_of_another_model_is_said_in_a_line(
     with pytest.raises(ModelError) as caught:
         build("stable-diffusion", tiny_generator, loras=[{"path": str(path), "strength": 1.0}])
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_fits_in_part_is_refused(tiny_generator: Path, tmp_path: Path) -> None:
+    path = lora_of(build("stable-diffusion", tiny_generator), tmp_path / "lora") / LORA_FILE
+    tensors = load_file(path)
+    spoilt = next(iter(tensors)).removesuffix(".lora_A.weight")
+    save_file({name.replace(f"{spoilt}.", f"{spoilt}x."): tensor for name, tensor in tensors.items()}, path)
+    with pytest.raises(ModelError, match=rf"1 of its {len(tensors) // 2} modules don't fit, such as {spoilt}x"):
+        build("stable-diffusion", tiny_generator, adapter=path.parent)
 
 
 def test_a_lora_that_isnt_there_is_said_before_anything_is_loaded() -> None:

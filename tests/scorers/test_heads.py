@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from agfsync.converting import convert
 from agfsync.errors import ModelError
 from agfsync.scorers.heads import Head
 
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "heads"
+"""LAION's heads, and the embedding that V1 rates nearest to each whole rating."""
+published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="LAION's heads aren't here")
 V2 = {0: (8, 6), 2: (5, 8), 4: (4, 5), 6: (3, 4), 7: (1, 3)}
 V2_RELU = {0: (8, 6), 3: (5, 8), 6: (4, 5), 9: (3, 4), 11: (1, 3)}
 
@@ -111,3 +116,34 @@ def test_a_config_that_says_otherwise_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"embedding_dim": 4, "hidden": [3]}))
     with pytest.raises(ModelError, match=r"config.json says hidden \[3\], the tensors \[2\]"):
         Head.load(tmp_path)
+
+
+def _embeddings() -> torch.Tensor:
+    return torch.cat([torch.from_numpy(np.load(PUBLISHED / f"rating{n}-vit_l_14.npy")).float() for n in range(10)])
+
+
+@published
+def test_laions_v1_as_published_rates_its_embeddings_in_their_order(tmp_path: Path) -> None:
+    convert(PUBLISHED / "sa_0_4_vit_l_14_linear.pth", tmp_path / "v1.safetensors")
+    with torch.inference_mode():
+        ratings = Head.load(tmp_path / "v1.safetensors")(_embeddings()).tolist()
+    print("V1 by rating:", " ".join(f"{rating:.2f}" for rating in ratings))
+    assert ratings == sorted(ratings)
+    assert ratings[0] == pytest.approx(-2.46, abs=0.01) and ratings[-1] == pytest.approx(11.30, abs=0.01)
+
+
+@published
+def test_laions_v2_as_published_is_one_matrix_product(tmp_path: Path) -> None:
+    """It was saved on an accelerator, and has no activation: its layers are one matrix."""
+    convert(PUBLISHED / "sac+logos+ava1-l14-linearMSE.pth", tmp_path / "v2.safetensors")
+    state = {name: tensor.double() for name, tensor in load_file(tmp_path / "v2.safetensors").items()}
+    matrix, offset = torch.eye(768, dtype=torch.float64), torch.zeros(768, dtype=torch.float64)
+    for n in (0, 2, 4, 6, 7):
+        weight, bias = state[f"layers.{n}.weight"], state[f"layers.{n}.bias"]
+        matrix, offset = weight @ matrix, weight @ offset + bias
+    embeddings = _embeddings()
+    with torch.inference_mode():
+        ratings = Head.load(tmp_path / "v2.safetensors")(embeddings)
+    expected = (embeddings.double() @ matrix.T + offset).squeeze(-1)
+    print("V2 by rating:", " ".join(f"{rating:.2f}" for rating in ratings.tolist()))
+    torch.testing.assert_close(ratings.double(), expected, atol=1e-4, rtol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 from agfsync import catalog
 from agfsync.config import GeneratorSettings
 from agfsync.pictures import decode
+from agfsync.progress import Log
 from agfsync.records import Candidate, Caption, Pair, digest, seed_of
 from agfsync.stages import LATER, Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
 from agfsync.store import Run
@@ -47,6 +48,14 @@ def test_nothing_is_loaded_when_nothing_is_to_be_drawn(asked: Context, loaded: l
     candidates.run(asked)
     candidates.run(asked)
     assert loaded == ["none"]
+
+
+def test_what_a_lora_leaves_out_is_told_once(
+    asked: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doubles.Generator, "remarks", ["of the LoRA x 1 of 3 modules fit"], raising=False)
+    candidates.run(dataclasses.replace(asked, progress=Log()))
+    assert capsys.readouterr().err.count("candidates: of the LoRA x 1 of 3 modules fit\n") == 1
 
 
 def test_the_device_changes_no_key_and_the_guidance_does(asked: Context, make_recipe: Any, loaded: list[str]) -> None:

@@ -4,7 +4,7 @@ A recipe is a YAML file. What it leaves out has its default; what it says and is
 key. `resolve` reads a recipe, applies `--set` overrides and returns the whole of it, checked.
 """
 
-from agfsync.config.reading import check, dump, load, resolve, shipped
+from agfsync.config.reading import check, dump, load, read_shipped, resolve, shipped, summarize_shipped
 from agfsync.config.sections import (
     Captions,
     Engine,
@@ -34,6 +34,8 @@ __all__ = [
     "check",
     "dump",
     "load",
+    "read_shipped",
     "resolve",
     "shipped",
+    "summarize_shipped",
 ]

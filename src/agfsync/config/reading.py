@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -25,6 +26,26 @@ def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
     there = (path.name for path in (files("agfsync") / "recipes").iterdir())
     return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
+
+
+def read_shipped(name: str) -> str:
+    """Return the YAML text of the shipped recipe `name`, comments included.
+
+    Raises:
+        RecipeError: none is called so.
+    """
+    if name not in shipped():
+        close = get_close_matches(name, shipped(), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(shipped())}"
+        raise RecipeError(f"no shipped recipe is called '{name}': {hint}")
+    return _locate(name).read_text(encoding="utf-8")
+
+
+def summarize_shipped(name: str) -> str:
+    """Return the first sentence of a shipped recipe's comment."""
+    text = read_shipped(name)
+    lines = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
+    return " ".join(lines).partition(". ")[0].removesuffix(".")
 
 
 def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -138,8 +138,12 @@ class SamplingLora(Section):
     """A LoRA that pictures are drawn with, such as LCM's. It is no part of what is trained."""
 
     path: str
-    """a .safetensors file, a folder with pytorch_lora_weights.safetensors in it, or a hub id"""
+    """a .safetensors file, a folder with one in it, or a hub id"""
+    file: str | None = None
+    """which of a folder's or hub id's files; default: pytorch_lora_weights.safetensors, else the only one"""
     strength: float = 1.0
+    partial: bool = False
+    """draw also where only some of its modules fit the model; the others are counted in a line"""
 
 
 class RefinerSettings(Section):

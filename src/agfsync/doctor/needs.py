@@ -11,6 +11,7 @@ from agfsync.doctor import machine
 from agfsync.doctor.drawing import Drawing, Teaching, drawing, picture_size, teaching
 from agfsync.doctor.findings import Findings, Need
 from agfsync.doctor.judging import CLIP_FAMILY, Batch, Judging, judging
+from agfsync.doctor.lora_fit import lora_faults
 from agfsync.doctor.networks import UnknownModel
 from agfsync.doctor.page import size
 from agfsync.doctor.weights import NO_MODEL, SERVED
@@ -134,6 +135,8 @@ def _candidates(recipe: Recipe, there: Counts, findings: Findings) -> Need:
     found = _known(lambda: drawing(settings, _kind(device), count, 1), "candidates.generator", findings)
     if found is None:
         return need
+    for fault in lora_faults(settings):
+        findings.add(f"candidates.generator.loras: {fault}", blocks=True)
     need.memory = (found.memory + _process(device)) * _workers_beside(recipe, device)
     need.disk = PICTURE * found.pixels[0] * found.pixels[1] * count * there.train
     need.seconds = _drawn(found, device, there.train, count)

@@ -9,7 +9,8 @@ from typing import Literal
 
 from agfsync import catalog, hub
 from agfsync.config import PartSettings, Recipe, ScorerSettings
-from agfsync.generators import LORA_FILE
+from agfsync.errors import ModelError
+from agfsync.generators.lora_files import choose_file
 
 Kind = Literal["pipeline", "model", "tensors", "lora", "vae", "unet", "transformer"]
 INDEX = "model_index.json"
@@ -33,6 +34,8 @@ class Place:
     model: str
     revision: str | None
     kind: Kind
+    file: str | None = None
+    """of a LoRA: which of several"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def places(recipe: Recipe) -> Iterator[Place]:
     """Every model that the recipe loads, each once."""
     generator = recipe.candidates.generator
     key = "candidates.generator"
-    known: dict[tuple[str, str | None, Kind], Place] = {}
+    known: dict[tuple[str, str | None, Kind, str | None], Place] = {}
     found = [
         *_scorers("scores.scorers", recipe.scores.scorers),
         *_scorers("evaluation.judges", recipe.evaluation.judges),
@@ -57,7 +60,7 @@ def places(recipe: Recipe) -> Iterator[Place]:
     if generator.type in catalog.CATALOG["generators"]:
         kind: Kind = "tensors" if generator.model.endswith(SAFE) else "pipeline"
         found = [Place(f"{key}.model", generator.model, generator.revision, kind), *found]
-    found += [Place(f"{key}.loras", lora.path, None, "lora") for lora in generator.loras]
+    found += [Place(f"{key}.loras", lora.path, None, "lora", lora.file) for lora in generator.loras]
     parts: dict[Kind, PartSettings | None] = {
         "vae": generator.vae,
         "unet": generator.unet,
@@ -67,7 +70,7 @@ def places(recipe: Recipe) -> Iterator[Place]:
     if generator.refiner:
         found.append(Place(f"{key}.refiner", generator.refiner.model, generator.refiner.revision, "pipeline"))
     for place in found:
-        known.setdefault((place.model, place.revision, place.kind), place)
+        known.setdefault((place.model, place.revision, place.kind, place.file), place)
     yield from known.values()
 
 
@@ -93,6 +96,9 @@ def look(place: Place) -> Weights:
         return Weights(place, path.suffix == SAFE, fault=f"it is no {SAFE} file: nothing else is read")
     if path.is_dir():
         files = {str(file.relative_to(path)): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        if place.kind == "lora":
+            fault = _lora_fault(place, files)
+            return Weights(place, not fault, fault=fault)
         whole = _whole(path, files, place.kind)
         return Weights(place, whole, fault=f"the folder doesn't hold all of its weights as {SAFE}")
     if not hub.is_hub_id(place.model):
@@ -103,15 +109,30 @@ def look(place: Place) -> Weights:
 def _on_the_hub(place: Place) -> Weights:
     snapshot = hub.snapshot(place.model, place.revision)
     cached = {} if snapshot is None else _sizes(snapshot)
-    if snapshot is not None and _whole(snapshot, cached, place.kind):
+    if snapshot is not None and place.kind == "lora" and not _lora_fault(place, cached):
+        return Weights(place, True)
+    if snapshot is not None and place.kind != "lora" and _whole(snapshot, cached, place.kind):
         return Weights(place, True)
     answer = hub.ask(place.model, place.revision)
     if answer.fault:
         return Weights(place, False, fault=answer.fault)
+    if place.kind == "lora":
+        fault = _lora_fault(place, answer.files)
+        size = 0.0 if fault else float(answer.files[choose_file(place.model, answer.files, place.file)])
+        return Weights(place, False, size, fault)
     wanted = _used(answer.files, place.kind)
     if not wanted:
         return Weights(place, False, fault=f"it has no weights as {SAFE}, and nothing else is read")
     return Weights(place, False, float(sum(answer.files[name] for name in wanted if name not in cached)))
+
+
+def _lora_fault(place: Place, files: Collection[str]) -> str:
+    """Why none of `files` is the LoRA; "" where one is."""
+    try:
+        choose_file(place.model, files, place.file)
+    except ModelError as fault:
+        return str(fault)
+    return ""
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -121,8 +142,6 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _used(files: Collection[str], kind: Kind) -> list[str]:
     """Which of a model's files hold the weights that are loaded."""
-    if kind == "lora":
-        return [name for name in files if name == LORA_FILE]
     if kind == "pipeline":
         parts = {PurePosixPath(name).parent.as_posix() for name in files if name.count("/") == 1}
         return [name for part in sorted(parts) if part not in LEFT_OUT for name in _weights(files, f"{part}/")]

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agfsync.errors import ModelError
-from agfsync.generators.failures import model_errors
+from agfsync.errors import ModelError, model_errors
 from agfsync.generators.schedulers import make_scheduler, why_untrainable
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from agfsync.dtypes import torch_dtype
-from agfsync.errors import ModelError
+from agfsync.errors import ModelError, model_errors
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
 from agfsync.generators.configuration import check_parts, parts_of
-from agfsync.generators.failures import model_errors
 from agfsync.generators.latents import LatentSpace
-from agfsync.generators.loading import Lora, PipelineSource, fuse_loras, load_pipeline, weights_of
+from agfsync.generators.loading import PipelineSource, load_pipeline, weights_of
+from agfsync.generators.loras import Lora, fuse_loras
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import draw_noise, embedding_noise_of, encoded, flow, guided, noised
 from agfsync.pretrained import torch_device
@@ -97,7 +97,7 @@ class FlowMatching:
         self._steps, self._tokens = steps, prod(side // sides.multiple_of for side in self._size)
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
-        fuse_loras(self._pipeline, loras)
+        self.remarks = fuse_loras(self._pipeline, loras)
         self._pipeline.to(self._precision.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)

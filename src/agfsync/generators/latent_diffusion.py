@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.dtypes import torch_dtype
-from agfsync.errors import ModelError
+from agfsync.errors import ModelError, model_errors
 from agfsync.generators.architecture import Architecture, Conditioning, picture_size
 from agfsync.generators.configuration import channels, check_parts, limit_tokens, parts_of, untrainable
-from agfsync.generators.failures import model_errors
 from agfsync.generators.latents import LatentSpace
-from agfsync.generators.loading import Lora, PipelineSource, add_adapter, fuse_loras, load_pipeline, quietly, weights_of
+from agfsync.generators.loading import PipelineSource, add_adapter, load_pipeline, quietly, weights_of
+from agfsync.generators.loras import Lora, fuse_loras
 from agfsync.generators.precision import Precision
 from agfsync.generators.sampling import (
     Guided,
@@ -79,7 +79,7 @@ class LatentDiffusion:
         self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), model
         origin = PipelineSource.of(model, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
-        fuse_loras(self._pipeline, loras)
+        self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         self._pipeline.to(self.device)

@@ -19,6 +19,9 @@ from agfsync import hub
 from agfsync.errors import ModelError
 from agfsync.generators import LORA_FILE
 from agfsync.generators.architecture import Architecture
+from agfsync.generators.lora_files import lora_file, read_changes
+from agfsync.generators.lora_names import targets
+from agfsync.generators.loras import Lora, find_misfits
 from agfsync.generators.parts import PartSource, load_own_part, load_part, part_fingerprint, variants
 from agfsync.generators.single_file import (
     check_left_over,
@@ -37,8 +40,6 @@ CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a pipeline beside its weights."""
 PARTS = ("vae", "unet", "transformer")
 """Parts that another model may give."""
-Lora = Mapping[str, Any]
-"""A LoRA to draw with: `path`, a file, folder or hub id, and `strength`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, An
 def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[str, Tensor]:
     """The tensors of a single file, which is one of this kind of model."""
     model, marker = origin.model, architecture.marker
-    check_suffix(model)
+    check_suffix(Path(model))
     if marker is None:
         raise ModelError(f"{model} is a single file: the type {architecture.name} takes a folder or a hub id")
     tensors = load_file_tensors(model)
@@ -236,42 +237,17 @@ def _set_prediction(pipeline: Any, settings: Mapping[str, Any]) -> None:
     pipeline.register_modules(scheduler=kind.from_config({**config, **more, **settings}))
 
 
-def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
-    """Adds each of `loras` to the weights that it changes, times its strength.
-
-    Raises:
-        ModelError: one isn't there, or changes nothing of this model.
-    """
-    for lora in loras:
-        with explained(lora["path"]), quietly():
-            pipeline.load_lora_weights(**_lora_file(lora["path"]), use_safetensors=True)
-            changed = list(pipeline.get_list_adapters())
-            if not changed:
-                raise ModelError(f"the LoRA {lora['path']} is made for another model: it changes nothing of this one")
-            pipeline.fuse_lora(components=changed, lora_scale=lora["strength"])
-            pipeline.unload_lora_weights()
-
-
 def weights_of(
     architecture: Architecture, origin: PipelineSource, adapter: Path | None = None, loras: Sequence[Lora] = ()
 ) -> tuple[Any, ...]:
     """What names the weights of a generator on every machine: all that they were loaded from, by its content."""
     model, revision = origin.model, origin.revision
     base = (fingerprint(model, revision, "model_index.json"), adapter and fingerprint(str(adapter), None))
-    added = [(fingerprint(lora["path"], None, LORA_FILE), lora["strength"]) for lora in loras]
+    added = [(fingerprint(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras]
     parts = {name: part_fingerprint(name, part) for name, part in sorted(origin.parts.items())}
     # Named where they are set alone: pictures of before keep their names.
     later = {name: value for name, value in (("variant", origin.variant), ("parts", parts)) if value}
     return architecture.name, *base, origin.config, added, *([later] if later else [])
-
-
-def _lora_file(path: str) -> dict[str, Any]:
-    """Where diffusers finds the LoRA at `path`."""
-    if not Path(path).is_file():
-        return {"pretrained_model_name_or_path_or_dict": path, "weight_name": LORA_FILE} | source(path, None)
-    check_suffix(path)
-    folder, name = str(Path(path).parent), Path(path).name
-    return {"pretrained_model_name_or_path_or_dict": folder, "weight_name": name, "local_files_only": True}
 
 
 def add_adapter(pipeline: Any, folder: Path) -> None:
@@ -283,6 +259,14 @@ def add_adapter(pipeline: Any, folder: Path) -> None:
     with explained(str(folder)), quietly():
         if not (folder / LORA_FILE).is_file():
             raise ModelError(f"no adapter at {folder}: there is no {LORA_FILE}")
+        changes = read_changes(folder / LORA_FILE)
+        misfits = find_misfits(pipeline.components, targets(pipeline.components), changes)
+        if misfits:
+            some = ", ".join(f"{name} ({reason})" for name, reason in list(misfits.items())[:3])
+            raise ModelError(
+                f"the adapter {folder} is of another model: {len(misfits)} of its {len(changes)} modules don't fit, "
+                f"such as {some}"
+            )
         pipeline.load_lora_weights(folder, weight_name=LORA_FILE, local_files_only=True, use_safetensors=True)
 
 

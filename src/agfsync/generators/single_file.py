@@ -40,14 +40,15 @@ SAID = ("modelspec.prediction_type", "modelspec.predict_key")
 """Where a file's header says what the network predicts: kohya's sd-scripts and Stability's ModelSpec; ComfyUI."""
 
 
-def check_suffix(path: str) -> None:
-    """Check that a file is one that can't run code.
+def check_suffix(path: Path) -> Path:
+    """Return `path`, if its name is that of a safetensors file.
 
     Raises:
-        ModelError: it is no safetensors file.
+        ModelError: it isn't.
     """
-    if Path(path).suffix != SUFFIX:
+    if path.suffix.casefold() != SUFFIX:
         raise ModelError(f"{path} is no {SUFFIX} file: other kinds can run code when they are read, and never are")
+    return path
 
 
 def load_file_tensors(path: str) -> dict[str, Tensor]:
@@ -56,7 +57,7 @@ def load_file_tensors(path: str) -> dict[str, Tensor]:
     Raises:
         ModelError: it is no safetensors file, or a broken one.
     """
-    check_suffix(path)
+    check_suffix(Path(path))
     with explained(path):
         return load_file(path)
 

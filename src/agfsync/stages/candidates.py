@@ -56,6 +56,8 @@ class Drawing:
     def open(self, desk: Desk) -> Work[Caption]:
         desk.say(f"{STAGE}: loading {self.settings.model}")
         generator: Generator = catalog.build("generators", self.settings.model_dump())
+        for remark in getattr(generator, "remarks", ()):
+            desk.say(f"{STAGE}: {remark}")
 
         def draw(captions: Sequence[Caption]) -> Iterator[Outcome]:
             """A caption's pictures in one batch, if they fit: which of them go together has no say in their noise."""

@@ -47,6 +47,8 @@ class Drawing:
     def open(self, desk: Desk) -> Work[Caption]:
         desk.say(f"{STAGE}: loading the {self.model} model")
         generator: Generator = catalog.build("generators", self.settings)
+        for remark in getattr(generator, "remarks", ()):
+            desk.say(f"{STAGE}: {remark}")
         return lambda captions: desk.fit.over(captions, partial(self._drawn, generator))
 
     def _drawn(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:

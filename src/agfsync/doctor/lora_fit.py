@@ -1,0 +1,45 @@
+"""Whether a generator's LoRAs fit it, by their names and shapes: nothing is fetched, and no weight is made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agfsync import catalog, hub
+from agfsync.config import GeneratorSettings
+from agfsync.doctor.drawing import source_of
+from agfsync.doctor.networks import UnknownModel, pipeline
+from agfsync.doctor.tally import imagined
+from agfsync.errors import ModelError
+from agfsync.generators.lora_files import choose_file
+from agfsync.generators.loras import check_lora
+
+
+def lora_faults(settings: GeneratorSettings) -> Iterator[str]:
+    """Yield a line on each LoRA that is at hand and that drawing would refuse."""
+    if not settings.loras:
+        return
+    try:
+        with imagined():
+            networks = pipeline(source_of(settings))
+    except UnknownModel:
+        return
+    for lora in settings.loras:
+        try:
+            file = _at_hand(lora.path, lora.file)
+            if file is not None:
+                check_lora(networks, lora.model_dump(), file)
+        except ModelError as fault:
+            yield str(fault)
+
+
+def _at_hand(path: str, name: str | None) -> Path | None:
+    """The LoRA's file, if it is on this machine and can be told from others."""
+    place = Path(catalog.model_path(path)).expanduser()
+    if place.is_file():
+        return place
+    folder = place if place.is_dir() else hub.snapshot(path) if hub.is_hub_id(path) else None
+    if folder is None:
+        return None
+    try:
+        return folder / choose_file(path, [p.relative_to(folder).as_posix() for p in folder.rglob("*")], name)
+    except ModelError:
+        return None  # `weights` tells of it.

@@ -1,0 +1,221 @@
+"""The names under which LoRA files know a pipeline's weights.
+
+A file names a module of the denoiser by diffusers' path or by the path in the model's original code (CompVis' and
+Stability's UNets, FLUX and Stable Diffusion 3's transformers), with its dots or, as kohya's scripts do, with
+underscores; before it stands a prefix that names the part of the pipeline. The originals fuse some modules into one:
+these names stand for several modules, whose rows follow each other.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+DENOISERS = ("unet", "transformer")
+DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
+"""Prefixes of a denoiser's path, beside its name in the pipeline: none, ComfyUI's, the original's, peft's."""
+FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
+"""Prefixes of a denoiser's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The modules that a name stands for, by their paths, in the order of their rows.
+
+    `swapped`: the original has the second half of the rows first (scale and shift of a final modulation).
+    """
+
+    part: str
+    paths: tuple[str, ...]
+    swapped: bool = False
+
+
+def targets(parts: Mapping[str, Any]) -> dict[str, Target]:
+    """Return what each known name stands for in a pipeline's `parts`, as `pipeline.components` has them."""
+    networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    found: dict[str, Target] = {}
+    for part, network in networks.items():
+        paths = [path for path, module in network.named_modules() if getattr(module, "weight", None) is not None]
+        if part in DENOISERS:
+            found |= _denoiser(part, paths)
+        elif part.startswith("text_encoder"):
+            found |= _text_encoder(part, paths)
+    return found
+
+
+def _denoiser(part: str, paths: list[str]) -> dict[str, Target]:
+    known = {path: Target(part, (path,)) for path in paths}
+    aliases = {**_originals(part, paths), **known}
+    dotted = {f"{prefix}{alias}": target for prefix in (f"{part}.", *DOTTED) for alias, target in aliases.items()}
+    flat = {f"{prefix}{_flat(alias)}": target for prefix in FLAT for alias, target in aliases.items()}
+    return dotted | flat
+
+
+def _text_encoder(part: str, paths: list[str]) -> dict[str, Target]:
+    """Transformers 5 has dropped a level of CLIP's path, `text_model`, that files still name."""
+    number = part.removeprefix("text_encoder").removeprefix("_") or "1"
+    flat = [f"lora_te{number}_", *(["lora_te_"] if number == "1" else [])]
+    found: dict[str, Target] = {}
+    for path in paths:
+        short = path.removeprefix("text_model.")
+        for alias in (short, f"text_model.{short}"):
+            found |= {f"{prefix}{name}": Target(part, (path,)) for prefix, name in _spelt(part, flat, alias)}
+    return found
+
+
+def _spelt(part: str, flat: list[str], alias: str) -> list[tuple[str, str]]:
+    return [(f"{part}.", alias), *((prefix, _flat(alias)) for prefix in flat)]
+
+
+def _flat(path: str) -> str:
+    return path.replace(".", "_")
+
+
+def _originals(part: str, paths: list[str]) -> dict[str, Target]:
+    """The original's paths, for the architectures that have one."""
+    if part == "unet":
+        return {name: Target(part, (path,)) for name, path in _original_unet(paths)}
+    named: dict[str, list[str]] = {}
+    there = set(paths)
+    context_last = max((int(path.split(".")[1]) for path in paths if path.startswith("transformer_blocks.")), default=0)
+    is_flux = any(path.startswith("single_transformer_blocks.") for path in paths)
+    for name, theirs in _flux(paths) if is_flux else _sd3(paths):
+        if there.issuperset(theirs):
+            named[name] = list(theirs)
+    last = f"joint_blocks.{context_last}.context_block.adaLN_modulation.1"
+    return {
+        name: Target(part, tuple(theirs), swapped=name in ("final_layer.adaLN_modulation.1", last))
+        for name, theirs in named.items()
+    }
+
+
+UNET = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.resnets.1",
+}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
+    """CompVis' names: blocks counted through, each with its resnet, attention and change of size."""
+    blocks = {theirs: ours for ours, theirs in UNET.items()}
+    for side, count, original in (("down_blocks", 1, "input_blocks"), ("up_blocks", 0, "output_blocks")):
+        for block in range(_length(paths, side)):
+            here = f"{side}.{block}"
+            for layer in range(_length(paths, f"{here}.resnets")):
+                blocks[f"{here}.resnets.{layer}"] = f"{original}.{count}.0"
+                blocks[f"{here}.attentions.{layer}"] = f"{original}.{count}.1"
+                count += 1
+            if side == "down_blocks" and _length(paths, f"{here}.downsamplers"):
+                blocks[f"{here}.downsamplers.0.conv"] = f"{original}.{count}.0.op"
+                count += 1
+            place = 2 if _length(paths, f"{here}.attentions") else 1
+            blocks[f"{here}.upsamplers.0.conv"] = f"{original}.{count - 1}.{place}.conv"
+    for path in paths:
+        for depth in range(path.count(".") + 1, 0, -1):
+            head = ".".join(path.split(".")[:depth])
+            if head in blocks:
+                rest = path[len(head) + 1 :]
+                yield ".".join(filter(None, (blocks[head], RESNET.get(rest, rest)))), path
+                break
+
+
+def _length(paths: list[str], under: str) -> int:
+    """How many numbered modules are under a path."""
+    steps = under.count(".") + 1
+    return max((int(path.split(".")[steps]) + 1 for path in paths if path.startswith(f"{under}.")), default=0)
+
+
+QKV = ("to_q", "to_k", "to_v")
+ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
+FLUX = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+FLUX_DOUBLE = {
+    "img_mod.lin": ["norm1.linear"],
+    "txt_mod.lin": ["norm1_context.linear"],
+    "img_attn.qkv": [f"attn.{name}" for name in QKV],
+    "txt_attn.qkv": [f"attn.{name}" for name in ADDED_QKV],
+    "img_attn.proj": ["attn.to_out.0"],
+    "txt_attn.proj": ["attn.to_add_out"],
+    "img_mlp.0": ["ff.net.0.proj"],
+    "img_mlp.2": ["ff.net.2"],
+    "txt_mlp.0": ["ff_context.net.0.proj"],
+    "txt_mlp.2": ["ff_context.net.2"],
+}
+FLUX_SINGLE = {
+    "modulation.lin": ["norm.linear"],
+    "linear1": [*(f"attn.{name}" for name in QKV), "proj_mlp"],
+    "linear2": ["proj_out"],
+}
+
+
+def _flux(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Black Forest Labs' names."""
+    yield from ((name, [theirs]) for name, theirs in FLUX.items())
+    for kind, ours, names in (
+        ("double_blocks", "transformer_blocks", FLUX_DOUBLE),
+        ("single_blocks", "single_transformer_blocks", FLUX_SINGLE),
+    ):
+        for block in range(_length(paths, ours)):
+            for name, theirs in names.items():
+                yield f"{kind}.{block}.{name}", [f"{ours}.{block}.{each}" for each in theirs]
+
+
+SD3 = {
+    "x_embedder.proj": "pos_embed.proj",
+    "context_embedder": "context_embedder",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+SD3_BLOCK = {
+    "x_block.adaLN_modulation.1": ["norm1.linear"],
+    "x_block.attn.qkv": [f"attn.{name}" for name in QKV],
+    "x_block.attn.proj": ["attn.to_out.0"],
+    "x_block.attn2.qkv": [f"attn2.{name}" for name in QKV],
+    "x_block.attn2.proj": ["attn2.to_out.0"],
+    "x_block.mlp.fc1": ["ff.net.0.proj"],
+    "x_block.mlp.fc2": ["ff.net.2"],
+    "context_block.adaLN_modulation.1": ["norm1_context.linear"],
+    "context_block.attn.qkv": [f"attn.{name}" for name in ADDED_QKV],
+    "context_block.attn.proj": ["attn.to_add_out"],
+    "context_block.mlp.fc1": ["ff_context.net.0.proj"],
+    "context_block.mlp.fc2": ["ff_context.net.2"],
+}
+
+
+def _sd3(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Stability's names."""
+    yield from ((name, [theirs]) for name, theirs in SD3.items())
+    for block in range(_length(paths, "transformer_blocks")):
+        for name, theirs in SD3_BLOCK.items():
+            yield f"joint_blocks.{block}.{name}", [f"transformer_blocks.{block}.{each}" for each in theirs]
