@@ -1,19 +1,29 @@
-"""JSON lines: an object a prompt, with its category and questions where it has them."""
+"""JSON lines: an object a prompt, with its category and questions where it has them; or a text a prompt."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from agfsync.formats import Prompt, rows
-from agfsync.formats.reading import first, json_lines
+from agfsync.errors import FormatError
+from agfsync.formats import LeftOut, Prompt, rows
+from agfsync.formats.reading import Row, json_lines
 
 
 class JsonLines:
     title = "JSON lines"
 
     def recognises(self, path: Path) -> bool:
-        if not path.is_file() or path.suffix not in (".jsonl", ".ndjson"):
+        if not path.is_file() or path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
             return False
-        return rows.column(first(json_lines(path)) or ()) is not None
+        # One object by itself under .json is no table, whatever its names.
+        least = 2 if path.suffix.lower() == ".json" else 1
+        try:
+            first = list(islice(json_lines(path, rows.TEXTS[0]), least))
+        except FormatError:
+            return False
+        return len(first) == least and all(
+            isinstance(row, Row) and rows.column(row) is not None for row in (first if least > 1 else first[:1])
+        )
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
-        return rows.prompts(json_lines(path), path)
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        return rows.prompts(json_lines(path, rows.TEXTS[0]))
