@@ -30,9 +30,10 @@ def test_the_most_special_format_that_does_what_is_wanted_is_taken(tmp_path: Pat
 def test_what_is_missing_or_of_no_format_is_told_with_what_there_is(tmp_path: Path, file: Path) -> None:
     with pytest.raises(FormatError, match="nowhere: no such file or folder"):
         recognise(tmp_path / "nowhere", PromptFile)
-    with pytest.raises(FormatError, match="holds pairs in no known format: there are pick-a-pic, binarized, "):
+    with pytest.raises(FormatError, match="holds pairs in no known format: it is a CSV or TSV table, for captions.source; known are pick-a-pic, "):
         recognise(file, PairSet)
-    with pytest.raises(FormatError, match="holds captions in no known format: there are huggingface, tifa, "):
+    says = "holds captions in no known format: name one of its files, such as prompts.csv; known are huggingface, tifa, "
+    with pytest.raises(FormatError, match=says):
         recognise(tmp_path, PromptFile)
 
 

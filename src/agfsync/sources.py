@@ -71,6 +71,8 @@ def snapshot_of(path: Path) -> Path:
     Raises:
         FormatError: it has several snapshots, and none is the newest.
     """
+    repositories = list(path.glob("datasets--*")) if path.is_dir() else []
+    path = repositories[0] if len(repositories) == 1 else path
     snapshots, newest = path / "snapshots", path / "refs" / "main"
     if not (snapshots.is_dir() and (path / "blobs").is_dir()):
         return path

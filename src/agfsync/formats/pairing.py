@@ -13,7 +13,7 @@ from agfsync.formats.walking import locate
 from agfsync.pictures import BrokenPicture, decode
 
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
-BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
+BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
 """How a picture in base64 begins: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
 SHORTEST = 64
 """Characters from which on such a text is a picture and no name."""

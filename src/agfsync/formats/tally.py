@@ -24,8 +24,9 @@ class Tally:
         self.counts[left.reason] += left.count
         if left.failed:
             self.failed[left.reason] += left.count
-        if left.where and len(self.places[left.reason]) < SHOWN:
-            self.places[left.reason].append(left.where)
+        places = self.places[left.reason]
+        if left.where and len(places) < SHOWN and left.where not in places:
+            places.append(left.where)
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"."""
