@@ -133,7 +133,10 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
         (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
         (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
         (["run", "{file}", "--set", "captions.source=/nowhere.txt"], "/nowhere.txt: no such file or folder"),
-        (["run", "{file}", "--set", "pairs.source={file}"], "holds pairs in no known format: '.yaml' is no ending of a known format"),
+        (
+            ["run", "{file}", "--set", "pairs.source={file}"],
+            "holds pairs in no known format: '.yaml' is no ending of a known format",
+        ),
         (["inspect", "/nowhere"], "/nowhere: no such file or folder"),
         (["inspect", "{file}"], "holds captions or pairs in no known format"),
         (["export", "/nowhere", "--format", "binarized", "--out", "/nowhere/else"], "no run at /nowhere"),

@@ -35,7 +35,11 @@ def test_files_are_read_in_order_of_name_and_only_the_columns_that_are_there(tmp
 
 
 def test_of_several_splits_train_is_read_and_the_rows_of_the_others_are_counted(tmp_path: Path) -> None:
-    for name, values in (("train-00000-of-00002", (1, 2)), ("train-00001-of-00002", (3,)), ("test-00000-of-00001", (4, 5))):
+    for name, values in (
+        ("train-00000-of-00002", (1, 2)),
+        ("train-00001-of-00002", (3,)),
+        ("test-00000-of-00001", (4, 5)),
+    ):
         put(tmp_path / "data" / f"{name}.parquet", *values)
     put(tmp_path / "notes.parquet", 6)
     test = LeftOut("of the split 'test': 'train' is taken", "data/test-00000-of-00001.parquet", 2, failed=False)
@@ -53,7 +57,10 @@ def test_hidden_files_and_those_of_another_table_are_not_read(tmp_path: Path) ->
     put(tmp_path / "a.parquet", 7, 8, name="other")
     put(tmp_path / "b.PARQUET", 1)
     assert has_columns(tmp_path, {"a"})
-    assert read(tmp_path, needed={"a"}) == ([1], [LeftOut("of another table: it has no column a", "a.parquet", 2, failed=False)])
+    assert read(tmp_path, needed={"a"}) == (
+        [1],
+        [LeftOut("of another table", "a.parquet", 2, failed=False)],
+    )
 
 
 def test_what_datasets_saved_to_disk_is_read_as_it_lists_it(tmp_path: Path) -> None:
@@ -65,7 +72,9 @@ def test_what_datasets_saved_to_disk_is_read_as_it_lists_it(tmp_path: Path) -> N
     several = datasets.DatasetDict(train=made.select(range(3)), test=made.select(range(2)))
     several.save_to_disk(str(tmp_path / "several"))
     values, left = read(tmp_path / "several")
-    assert values == [0, 1, 2] and [(each.count, each.where) for each in left] == [(2, "test/data-00000-of-00001.arrow")]
+    assert values == [0, 1, 2] and [(each.count, each.where) for each in left] == [
+        (2, "test/data-00000-of-00001.arrow")
+    ]
     assert read(tmp_path / "several", "test")[0] == [0, 1]
     datasets.DatasetDict(pairs=made.select(range(3))).save_to_disk(str(tmp_path / "named"))
     assert read(tmp_path / "named")[0] == read(tmp_path / "named", "pairs")[0] == [0, 1, 2]
@@ -91,6 +100,9 @@ def test_a_state_that_is_none_is_no_list(tmp_path: Path, state: bytes) -> None:
 
 def test_rows_know_where_they_stand(tmp_path: Path) -> None:
     put(tmp_path / "x" / "a.parquet", 1, 2)
-    assert [getattr(row, "where", "") for row in column_rows(tmp_path, ["a"])] == ["x/a.parquet: row 1", "x/a.parquet: row 2"]
+    assert [getattr(row, "where", "") for row in column_rows(tmp_path, ["a"])] == [
+        "x/a.parquet: row 1",
+        "x/a.parquet: row 2",
+    ]
     (row, _) = column_rows(tmp_path / "x" / "a.parquet", ["a"])
     assert getattr(row, "where", "") == "row 1" and json.dumps(row) == '{"a": 1}'

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agfsync.formats import LeftOut, Preference, PairSet
+from agfsync.formats import LeftOut, PairSet, Preference
 from agfsync.formats.hpdv1 import HPDv1
 from agfsync.formats.hpdv2 import HPDv2
 from agfsync.sources import recognise

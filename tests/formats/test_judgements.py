@@ -40,4 +40,4 @@ def test_pairs_and_what_is_left_out_are_all_judgements(rule: Rule, votes: list[s
     assert len(set(pairs)) == len(pairs)
     if rule == "majority":
         given_ = Counter(votes)
-        assert {w + l for w, l, _ in pairs} == {v for v in given_ if given_[v] > given_[v[::-1]]}
+        assert {winner + loser for winner, loser, _ in pairs} == {v for v in given_ if given_[v] > given_[v[::-1]]}

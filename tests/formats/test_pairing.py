@@ -17,7 +17,9 @@ def test_a_columns_picture_is_bytes_or_a_name_or_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_may_be_a_text_in_base64_or_a_data_url(tmp_path: Path, picture: Callable[..., bytes], kind: str) -> None:
+def test_a_picture_may_be_a_text_in_base64_or_a_data_url(
+    tmp_path: Path, picture: Callable[..., bytes], kind: str
+) -> None:
     file = picture("red", kind)
     plain, safe = b64encode(file).decode(), urlsafe_b64encode(file).decode().rstrip("=")
     broken = "\n".join(plain[start : start + 76] for start in range(0, len(plain), 76))

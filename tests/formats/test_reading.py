@@ -81,7 +81,10 @@ def test_excels_first_line_names_the_delimiter_and_is_no_header(file: Path) -> N
 
 def test_commas_in_the_only_column_are_a_part_of_it(file: Path) -> None:
     file.write_text('prompt\na cat, sitting, red\n"a dog, too"\n')
-    assert [row["prompt"] for row in reading.table(file) if isinstance(row, Row)] == ["a cat, sitting, red", "a dog, too"]
+    assert [row["prompt"] for row in reading.table(file) if isinstance(row, Row)] == [
+        "a cat, sitting, red",
+        "a dog, too",
+    ]
 
 
 def test_a_field_is_as_long_as_it_is(file: Path) -> None:

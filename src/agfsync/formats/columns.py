@@ -1,7 +1,7 @@
 """Read Parquet and Arrow files, of one split, without hidden ones, a few rows at a time. No format of its own."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -70,13 +70,17 @@ def has_columns(path: Path, wanted: Collection[str]) -> bool:
 
 
 def column_rows(
-    path: Path, columns: Sequence[str], split: str = "", needed: Collection[str] = (), at_once: int = ROWS
+    path: Path,
+    columns: Sequence[str],
+    split: str = "",
+    needed: Collection[str] | Callable[[Sequence[str]], bool] = (),
+    at_once: int = ROWS,
 ) -> Rows:
     """Yield the rows of the tables at `path`, of those of `columns` that are there, `at_once` in memory at a time.
 
     Args:
         split: see `take_split`; rows of others are counted.
-        needed: columns without which a file is of another table, and counted.
+        needed: columns without which a file is of another table, and counted; or what says so of its columns.
 
     Raises:
         FormatError: a file is damaged, or there is no such split.
@@ -94,9 +98,8 @@ def column_rows(
     for file in taken:
         with format_errors(file):
             there = _schema(file).names
-            if not set(there).issuperset(needed):
-                reason = f"of another table: it has no column {min(set(needed) - set(there))}"
-                yield LeftOut(reason, str(file.relative_to(root)), _length(file), failed=False)
+            if not (needed(there) if callable(needed) else set(there).issuperset(needed)):
+                yield LeftOut("of another table", str(file.relative_to(root)), _length(file), failed=False)
                 continue
             where = f"{file.relative_to(root)}: row" if path.is_dir() else "row"
             for number, values in enumerate(_values(file, [name for name in columns if name in there], at_once), 1):

@@ -18,5 +18,4 @@ class ParquetTable:
         # Pictures and whatever else lies beside the prompts stays unread.
         there = [names for names in column_names(path) if rows.column(names) is not None]
         columns = sorted({name for names in there for name in names if name.strip().casefold() in wanted})
-        needed = {str(rows.column(there[0]))} if there else set[str]()
-        return rows.prompts(column_rows(path, columns, split, needed))
+        return rows.prompts(column_rows(path, columns, split, lambda names: rows.column(names) is not None))

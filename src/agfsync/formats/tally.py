@@ -30,7 +30,10 @@ class Tally:
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"."""
-        return (f"{reason} {count}{places(self.places.get(reason, []), count)}" for reason, count in self.counts.most_common())
+        return (
+            f"{reason} {count}{places(self.places.get(reason, []), count)}"
+            for reason, count in self.counts.most_common()
+        )
 
 
 def places(shown: list[str], count: int) -> str:

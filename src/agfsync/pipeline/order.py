@@ -40,7 +40,12 @@ STAGES = (
     Stage(
         "captions",
         (),
-        lambda r: (r.seed, _plain(r.captions, "model", "source", "split"), writer_source("captions", r.captions), *_sources(r)),
+        lambda r: (
+            r.seed,
+            _plain(r.captions, "model", "source", "split"),
+            writer_source("captions", r.captions),
+            *_sources(r),
+        ),
     ),
     Stage(
         "questions",
@@ -60,7 +65,11 @@ STAGES = (
         lambda r: (_judges(r.scores.scorers), BY_PICTURE),
         "the scorers' dtype to bf16, or take smaller ones",
     ),
-    Stage("pairs", ("candidates", "scores"), lambda r: _sources(r, "pairs") or _plain(r.pairs, "source", "split", "repeats")),
+    Stage(
+        "pairs",
+        ("candidates", "scores"),
+        lambda r: _sources(r, "pairs") or _plain(r.pairs, "source", "split", "repeats"),
+    ),
     Stage(
         "training",
         ("pairs",),
