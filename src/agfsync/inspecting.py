@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from agfsync.formats import TIE, Format, LeftOut, PairSet, Preference, PromptFile
@@ -92,7 +93,8 @@ def _pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
     """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
     prompts: dict[str, str] = {}
     tally = Tally()
-    judged: Judgements[tuple[str, str]] = Judgements(repeats)
+    judged: Judgements[str] = Judgements(repeats)
+    categories: dict[str, str] = {}
     for found in pairs_of(path, split):
         if isinstance(found, LeftOut):
             tally.add(found)
@@ -101,10 +103,10 @@ def _pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
             prompts.setdefault(found.prompt, found.category)
         if not isinstance(found, Preference):
             tally.add(LeftOut(found.reason, found.where))
-        elif reason := _judge(judged, found):
+        elif reason := _judge(judged, categories, found):
             tally.add(LeftOut(reason, found.where))
-    for (prompt, _), *_ in judged.pairs():
-        contents.add("pairs", prompts[prompt])
+    for winner, *_ in judged.pairs():
+        contents.add("pairs", categories[winner])
     for reason, count in judged.left_out().items():
         tally.add(LeftOut(reason, count=count))
     contents.judgements = len(judged)
@@ -114,15 +116,16 @@ def _pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
             contents.add("captions", category)
 
 
-def _judge(judged: Judgements[tuple[str, str]], found: Preference) -> str:
-    """Enter a preference, or return why it is none."""
+def _judge(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
+    """Enter a preference and the category of its pictures, or return why it is none."""
     try:
-        winner, loser = (picture_key(found.prompt, picture) for picture in read_pictures(found))
+        winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
     except BrokenPicture as failure:
         return str(failure)
     if winner == loser:
         return SAME
-    judged.add((found.prompt, winner), (found.prompt, loser))
+    judged.add(winner, loser)
+    categories[winner] = categories[loser] = found.category
     return ""
 
 

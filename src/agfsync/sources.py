@@ -100,6 +100,16 @@ def pairs_of(path: Path, split: str = "") -> Iterator[Preference | NoPreference 
     return format_.pairs(snapshot_of(path), _checked(path, split))
 
 
+def check_source(path: Path, wanted: type[Format], split: str) -> None:
+    """See that what is at `path` is known, has the split, and begins as its format says.
+
+    Raises:
+        FormatError: it doesn't.
+    """
+    found: Iterator[object] = (prompts_of if wanted is PromptFile else pairs_of)(path, split)
+    next(found, None)
+
+
 def _checked(path: Path, split: str) -> str:
     if split not in ("", ALL) and not path.is_dir():
         raise FormatError(f"{path}: is one file, and has no split '{split}': name the folder of several, or no split")

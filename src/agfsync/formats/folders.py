@@ -92,9 +92,7 @@ def _of_split(
     root: Path, named: dict[tuple[Path, str], _Named], listed: dict[str, Listed], split: str
 ) -> Iterator[Found]:
     """Yield the pairs of the split that is taken, and count the pictures of others."""
-    splits = (
-        (split_of((*key[0].relative_to(root).parts, *key[1].split("/"))[:-1] + ("",)), key) for key in sorted(named)
-    )
+    splits = ((split_of((*key[0].relative_to(root).parts, *key[1].split("/")[:-1], "")), key) for key in sorted(named))
     taken, others = take_split(root, splits, split)
     for name, keys in others.items():
         pictures = sum(len(named[key].pictures[0]) + len(named[key].pictures[1]) for key in keys)
@@ -173,12 +171,8 @@ def _sets(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path, Path
         return
     by_name = {each.name.casefold(): each for each in reversed(inside)}
     winners, losers = ([by_name[name] for name in names if name in by_name] for names in zip(*SIDES, strict=True))
-    both = next(
-        ((w, l) for pair in SIDES for w in winners for l in losers if (w.name.casefold(), l.name.casefold()) == pair),
-        None,
-    )
-    if both is None and winners and losers:
-        both = (winners[0], losers[0])
+    fitting = ((by_name[one], by_name[other]) for one, other in SIDES if one in by_name and other in by_name)
+    both = next(fitting, (winners[0], losers[0]) if winners and losers else None)
     if both is not None:
         yield folder, both
     if depth < DEEPEST:

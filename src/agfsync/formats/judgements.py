@@ -15,6 +15,7 @@ Rule = Literal["majority", "all"]
 """What becomes of several judgements of the same pictures: one pair by their majority, or a pair of each."""
 REPEATED = "repeated judgement of the same two pictures"
 OVERRULED = "overruled by most judgements of the same two pictures"
+AGAINST = 1 << 32
 SAME = "winner and loser are the same picture"
 
 
@@ -25,42 +26,42 @@ def picture_key(caption: str, image: bytes) -> str:
 
 @dataclass(slots=True)
 class Judgements(Generic[K]):
-    """Judgements as they come, by the keys of the two pictures."""
+    """Judgements as they come, by the keys of the two pictures. Memory holds two keys and a number for each pair."""
 
     rule: Rule
-    _given: dict[tuple[K, K], list[bool]] = field(default_factory=dict)
-    """of each two pictures, in the order of the first judgement: whether that one's winner won"""
+    _votes: dict[tuple[K, K], int] = field(default_factory=dict)
+    """of each two pictures, as they were first judged: votes for the first, and `AGAINST` times those for the other"""
 
     def add(self, winner: K, loser: K) -> None:
         """Enter one judgement."""
-        if (loser, winner) in self._given:
-            self._given[loser, winner].append(False)
+        if (loser, winner) in self._votes:
+            self._votes[loser, winner] += AGAINST
         else:
-            self._given.setdefault((winner, loser), []).append(True)
+            self._votes[winner, loser] = self._votes.get((winner, loser), 0) + 1
 
     def __len__(self) -> int:
-        return sum(map(len, self._given.values()))
+        return sum(map(sum, map(_split_votes, self._votes.values())))
 
     def pairs(self) -> Iterator[tuple[K, K, int]]:
-        """Yield winner and loser of each pair, and how many pairs the run has of them already (0, or up by "all")."""
-        for (one, other), votes in self._given.items():
+        """Yield winner and loser of each pair, and how many of the same came before it, which only "all" gives."""
+        for (one, other), both in self._votes.items():
+            votes, against = _split_votes(both)
             if self.rule == "all":
-                seen: Counter[bool] = Counter()
-                for vote in votes:
-                    yield (one, other, seen[vote]) if vote else (other, one, seen[vote])
-                    seen[vote] += 1
-            elif (lead := 2 * sum(votes) - len(votes)) != 0:
-                yield (one, other, 0) if lead > 0 else (other, one, 0)
+                yield from ((one, other, number) for number in range(votes))
+                yield from ((other, one, number) for number in range(against))
+            elif votes != against:
+                yield (one, other, 0) if votes > against else (other, one, 0)
 
     def left_out(self) -> Counter[str]:
         """Return how many judgements are no pair of their own, by reason; with the pairs they are all judgements."""
         counts: Counter[str] = Counter()
-        for votes in self._given.values():
-            if self.rule == "all":
-                continue
-            most = max(sum(votes), len(votes) - sum(votes))
-            if 2 * most == len(votes):
-                counts += Counter({TIE: 1, REPEATED: len(votes) - 1})
-            else:
-                counts += Counter({REPEATED: most - 1, OVERRULED: len(votes) - most})
+        for votes, against in map(_split_votes, self._votes.values() if self.rule == "majority" else ()):
+            counts[TIE] += votes == against
+            counts[REPEATED] += votes + against - 1 - (0 if votes == against else min(votes, against))
+            counts[OVERRULED] += 0 if votes == against else min(votes, against)
         return +counts
+
+
+def _split_votes(both: int) -> tuple[int, int]:
+    against, votes = divmod(both, AGAINST)
+    return votes, against

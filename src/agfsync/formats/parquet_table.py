@@ -1,4 +1,7 @@
-"""Parquet or Arrow, also as `save_to_disk` writes it: a row a prompt, or a row a question on one. A run's own captions are such a table."""
+"""Parquet or Arrow, also as `save_to_disk` writes it: a row a prompt, or a row a question on one.
+
+A run's own captions are such a table.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -105,9 +105,16 @@ def _likely(path: Path) -> str:
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """Open the file at `path` as text in the encoding that its byte order mark tells, else as UTF-8."""
+    """Open the file at `path` as text in the encoding that its byte order mark tells, else as UTF-8.
+
+    Raises:
+        FormatError: it is UTF-16 without a mark, which would be taken for UTF-8 full of NULs.
+    """
     with path.open("rb") as file:
-        encoding = encoding_of(file.read(4))
+        beginning = file.read(1024)
+    encoding = encoding_of(beginning)
+    if encoding == "utf-8" and (likely := guess_encoding(beginning)).startswith("UTF-16"):
+        raise FormatError(f"{path}: is likely {likely}: save it as UTF-8")
     return path.open(encoding=encoding, newline=newline)
 
 
@@ -223,7 +230,7 @@ def header(path: Path) -> set[str]:
     try:
         with open_text(path, newline="") as file:
             return set(next(csv.reader(file, delimiter=_delimiter(file, path), strict=True), ()))
-    except (OSError, UnicodeError, csv.Error):
+    except (OSError, UnicodeError, csv.Error, FormatError):
         return set()
 
 

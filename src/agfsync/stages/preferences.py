@@ -6,6 +6,7 @@ The captions stage takes its prompts, the candidates stage its pictures, and the
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from agfsync.engine import Part, Sifted, over_budget
@@ -122,8 +123,8 @@ class _Intake:
         return None
 
     def _candidate(self, caption: str, image: bytes) -> str:
-        """Enter a picture, if it is new; return its key. The same one in several pairs of a caption is one candidate."""
-        key = picture_key(caption, image)
+        """Enter a picture, if it is new, and return its key. The same one in several pairs is one candidate."""
+        key = intern(picture_key(caption, image))
         if key not in self.pictures:
             if not self._of_caption[caption]:
                 self._task.advance(1)
