@@ -245,3 +245,16 @@ def test_another_split_or_rule_makes_the_pairs_anew(
     for changed in ({"repeats": "all"}, {"split": "all"}):
         pipeline.prepare(path, make_recipe(pairs=source | changed), update=True)
         assert {s.name: s.state for s in pipeline.status(path)}["candidates"] == "out of date"
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+SETS = sorted(path.name for path in CASES.glob("[FP]*") if not path.name.startswith("P6"))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_run_counts_what_inspecting_counts(context: Context, make_recipe: Any, name: str) -> None:
+    found = inspect(CASES / name)
+    notes, pairs_ = sizes(context, make_recipe, CASES / name, failure_budget=1.0)
+    ties = notes["left_out"].pop("tie", 0)
+    assert (len(pairs_), ties, notes["left_out"]) == (found.pairs, found.ties, found.left_out)
+    assert notes["judgements"] == found.judgements
