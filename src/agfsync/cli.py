@@ -160,7 +160,7 @@ def inspect(
 
 def _told(path: Path, contents: Mapping[str, Any]) -> str:
     """Return what is there, a count a line."""
-    from agfsync.formats.tally import places
+    from agfsync.formats.tally import format_places
 
     lines = [f"{path}: {contents['what']}"]
     counted = ["captions", "questions", "pairs", "ties"]
@@ -168,7 +168,7 @@ def _told(path: Path, contents: Mapping[str, Any]) -> str:
     lines += [f"{name:<11} {contents[name]}" for name in counted if contents[name]]
     lines += [f"questions left out: {reason} {count}" for reason, count in contents["questions_left_out"].items()]
     for reason, count in contents["left_out"].items():
-        lines.append(f"left out: {reason} {count}{places(contents['left_out_at'].get(reason, []), count)}")
+        lines.append(f"left out: {reason} {count}{format_places(contents['left_out_at'].get(reason, []), count)}")
     for category, counts in contents["categories"].items():
         lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
     return "\n".join(lines)

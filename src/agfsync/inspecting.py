@@ -9,7 +9,7 @@ from typing import Any
 from agfsync.formats import TIE, Format, LeftOut, PairSet, Preference, PromptFile
 from agfsync.formats.judgements import SAME, Judgements, Rule, picture_key
 from agfsync.formats.pairing import read_pictures
-from agfsync.formats.tally import Tally
+from agfsync.formats.tally import LeftOutTally
 from agfsync.pictures import BrokenPicture
 from agfsync.records import Caption
 from agfsync.sources import pairs_of, prompts_of, recognise
@@ -41,7 +41,7 @@ class Contents:
         if count:
             self.categories[category][what] += count
 
-    def leave_out(self, tally: Tally) -> None:
+    def leave_out(self, tally: LeftOutTally) -> None:
         """Enter what was left out; ties are counted by themselves."""
         self.ties += tally.counts.pop(TIE, 0)
         self.left_out += tally.counts
@@ -78,7 +78,7 @@ def inspect(path: Path, split: str = "", repeats: Rule = "majority") -> Contents
 
 
 def _prompts(contents: Contents, path: Path, split: str) -> None:
-    tally = Tally()
+    tally = LeftOutTally()
     for prompt in prompts_of(path, split):
         if isinstance(prompt, LeftOut):
             tally.add(prompt)
@@ -92,7 +92,7 @@ def _prompts(contents: Contents, path: Path, split: str) -> None:
 def _pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
     """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
     prompts: dict[str, str] = {}
-    tally = Tally()
+    tally = LeftOutTally()
     judged: Judgements[str] = Judgements(repeats)
     categories: dict[str, str] = {}
     for found in pairs_of(path, split):

@@ -8,10 +8,10 @@ from typing import TypeVar
 from agfsync import catalog
 from agfsync.disk import guarded
 from agfsync.errors import FormatError
-from agfsync.formats import Asked, Format, LeftOut, NoPreference, PairSet, Preference, Prompt, PromptFile
+from agfsync.formats import Asked, Format, LeftOut, PairItem, PairSet, Preference, Prompt, PromptFile
 from agfsync.formats.near_misses import why_unknown
 from agfsync.formats.splits import ALL
-from agfsync.formats.tally import Tally
+from agfsync.formats.tally import LeftOutTally
 from agfsync.formats.walking import walk_files
 from agfsync.language.text import normalised
 from agfsync.records import digest, file_digest
@@ -94,7 +94,7 @@ def prompts_of(path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
     return format_.prompts(snapshot_of(path), _checked(path, split))
 
 
-def pairs_of(path: Path, split: str = "") -> Iterator[Preference | NoPreference | LeftOut]:
+def pairs_of(path: Path, split: str = "") -> Iterator[PairItem]:
     """Yield the pairs at `path`, and everything there that isn't read; see `prompts_of`."""
     format_ = recognise(path, PairSet)
     return format_.pairs(snapshot_of(path), _checked(path, split))
@@ -171,7 +171,7 @@ class Prompts:
 
     def __init__(self, source: str, avoid: Collection[str] = (), split: str = "") -> None:
         self.path = Path(source)
-        self.left_out = Tally()
+        self.left_out = LeftOutTally()
         self.rows = 0
         self._prompts: dict[str, Prompt] = {}
         for prompt in prompts_of(self.path, split):

@@ -1,6 +1,7 @@
 """Parquet and Arrow, in whatever folders they lie."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from anything import STEADY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agfsync.errors import FormatError
 from agfsync.formats import LeftOut
@@ -106,3 +110,46 @@ def test_rows_know_where_they_stand(tmp_path: Path) -> None:
     ]
     (row, _) = column_rows(tmp_path / "x" / "a.parquet", ["a"])
     assert getattr(row, "where", "") == "row 1" and json.dumps(row) == '{"a": 1}'
+
+
+PLACES = st.tuples(
+    st.sampled_from(["", "data", "train", "test", "data/validation", ".cache", "x/y"]),
+    st.sampled_from(
+        ["train-00000-of-00002", "test-00000-of-00001", "validation_unique-00000-of-00001", "a", "._a", "0000"]
+    ),
+    st.sampled_from([".parquet", ".PARQUET", ".pq", ".arrow"]),
+)
+
+
+@settings(STEADY, max_examples=100)
+@given(tree=st.dictionaries(PLACES, st.tuples(st.integers(0, 3), st.booleans()), max_size=8))
+def test_of_any_folder_every_row_is_read_once_or_counted(
+    tree: dict[tuple[str, str, str], tuple[int, bool]], tmp_path: Path
+) -> None:
+    root, far = tmp_path / "root", tmp_path / "far"
+    for folder in (root, far):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    wanted: list[int] = []
+    for number, ((place, name, ending), (rows, link)) in enumerate(sorted(tree.items())):
+        path = root / place / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = far / str(number) if link else path
+        table = pa.table({"a": pa.array([10 * number + row for row in range(rows)], pa.int64())})
+        if ending == ".arrow":
+            with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pq.write_table(table, target)
+        if link:
+            path.symlink_to(target)
+        if ".cache" not in place and not name.startswith("."):
+            wanted += table["a"].to_pylist()
+    try:
+        values, left = read(root)
+    except FormatError as reason:
+        assert "choose one of them" in str(reason)
+        values, left = read(root, "all")
+        assert left == []
+    assert len(set(values)) == len(values) and set(values) <= set(wanted)
+    assert len(values) + sum(each.count for each in left) == len(wanted)

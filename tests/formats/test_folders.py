@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agfsync.errors import FormatError
 from agfsync.formats import LeftOut, NoPreference, Preference
-from agfsync.formats.folders import AMBIGUOUS, NO_PROMPT, SIDES, Folders
+from agfsync.formats.folders import AMBIGUOUS, NO_PROMPT, SIDE_NAMES, Folders
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_captions_lie_beside_winner_or_loser_under_either_ending(tmp_path: Path,
     assert left(tmp_path) == [("a caption without a picture", "winner/e.txt")]
 
 
-@pytest.mark.parametrize("names", SIDES)
+@pytest.mark.parametrize("names", SIDE_NAMES)
 def test_the_two_folders_are_called_by_many_names_and_may_lie_deeper(
     tmp_path: Path, put: Callable[..., Path], names: tuple[str, str]
 ) -> None:

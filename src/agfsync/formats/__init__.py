@@ -74,6 +74,10 @@ class LeftOut:
     failed: bool = True
 
 
+PairItem = Preference | NoPreference | LeftOut
+"""What a pair set yields."""
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenPair:
     """A run's pair as others read it: pictures as encoded files, and the names of the models that drew them.
@@ -145,7 +149,7 @@ class PromptFile(Format, Protocol):
 class PairSet(Format, Protocol):
     """A format that holds pairs."""
 
-    def pairs(self, path: Path, split: str = "") -> Iterator[Preference | NoPreference | LeftOut]:
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         """Yield every pair of pictures, ties included, and everything that isn't read; the pictures aren't checked.
 
         Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.formats import Dataset, LeftOut, NoPreference, Preference, WrittenPair
+from agfsync.formats import Dataset, PairItem, Preference, WrittenPair
 from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import embedded
 from agfsync.formats.reading import Row, label, read_rows, text
@@ -27,17 +27,17 @@ SCHEMA = pa.schema(
     ]
 )
 
-NEEDED = ("prompt", "chosen", "rejected")
+BINARIZED_COLUMNS = ("prompt", "chosen", "rejected")
 
 
 class Binarized:
     title = "binarized preferences"
 
     def recognises(self, path: Path) -> bool:
-        return has_columns(path, NEEDED)
+        return has_columns(path, BINARIZED_COLUMNS)
 
-    def pairs(self, path: Path, split: str = "") -> Iterator[Preference | NoPreference | LeftOut]:
-        rows = column_rows(path, (*NEEDED, "category"), split, NEEDED, WITH_PICTURES)
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        rows = column_rows(path, (*BINARIZED_COLUMNS, "category"), split, BINARIZED_COLUMNS, WITH_PICTURES)
         return read_rows(rows, lambda found: [_pair(found, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:

@@ -14,9 +14,9 @@ from agfsync.records import one_line
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """What Hugging Face's image folders call it."""
-CAPTIONS = (".txt", ".caption")
-PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
-OTHER_PICTURES = {
+CAPTION_ENDINGS = (".txt", ".caption")
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
+OTHER_PICTURE_ENDINGS = {
     *(".avif", ".bmp", ".dds", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm"),
     *(".psd", ".svg", ".tga", ".tif", ".tiff"),
 }
@@ -41,14 +41,14 @@ def plain_name(path: PurePosixPath | Path) -> str:
 
 def stem_of(path: PurePosixPath) -> PurePosixPath:
     """Return `path` without the ending of a picture or caption; other dots belong to the name."""
-    while path.suffix.lower() in PICTURES | OTHER_PICTURES | set(CAPTIONS):
+    while path.suffix.lower() in PICTURE_ENDINGS | OTHER_PICTURE_ENDINGS | set(CAPTION_ENDINGS):
         path = path.with_suffix("")
     return path
 
 
 def is_picture(path: Path) -> bool:
     """True if the name of a file is a picture's, of whatever kind."""
-    return path.suffix.lower() in PICTURES | OTHER_PICTURES
+    return path.suffix.lower() in PICTURE_ENDINGS | OTHER_PICTURE_ENDINGS
 
 
 def read_caption(file: Path) -> str:

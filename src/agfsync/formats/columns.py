@@ -23,7 +23,7 @@ ROWS = 1000
 """Rows without pictures read at a time."""
 FILES_LOOKED_AT = 8
 """Files whose columns are looked at to recognise a folder: the first may be of another table."""
-ENDINGS = {".parquet", ".pq", ".arrow", ".feather"}
+TABLE_ENDINGS = {".parquet", ".pq", ".arrow", ".feather"}
 STATE, SPLITS = "state.json", "dataset_dict.json"
 """What `save_to_disk` writes beside its Arrow files, and beside the folders of several splits."""
 
@@ -31,11 +31,11 @@ STATE, SPLITS = "state.json", "dataset_dict.json"
 def table_files(path: Path) -> Iterator[Path]:
     """Yield the Parquet or Arrow file at `path`, or those in the folder there and below it, in order of name."""
     if not path.is_dir():
-        yield from [path] if path.suffix.lower() in ENDINGS else []
+        yield from [path] if path.suffix.lower() in TABLE_ENDINGS else []
         return
     listed: dict[Path, Collection[str] | None] = {}
     for file in walk_files(path):
-        if file.suffix.lower() in ENDINGS:
+        if file.suffix.lower() in TABLE_ENDINGS:
             folder = file.parent
             if folder not in listed:
                 listed[folder] = _listed(folder / STATE)

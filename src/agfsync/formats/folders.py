@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agfsync.formats import UNCATEGORISED, LeftOut, NoPreference, Preference
+from agfsync.formats import UNCATEGORISED, LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.captioned import (
-    CAPTIONS,
+    CAPTION_ENDINGS,
     METADATA,
     Listed,
     is_picture,
@@ -25,7 +25,7 @@ from agfsync.formats.captioned import (
 from agfsync.formats.splits import split_of, take_split
 from agfsync.formats.walking import is_hidden, walk_files
 
-SIDES = (
+SIDE_NAMES = (
     ("winner", "loser"),
     ("winners", "losers"),
     ("chosen", "rejected"),
@@ -43,8 +43,6 @@ DEEPEST = 3
 NO_PROMPT = "no prompt: neither a .txt or .caption beside the picture nor a row in metadata.csv or metadata.jsonl"
 AMBIGUOUS = "several pictures of one name: which belong together can't be told"
 
-Found = Preference | NoPreference | LeftOut
-
 
 @dataclass(slots=True)
 class _Named:
@@ -61,13 +59,13 @@ class Folders:
     def recognises(self, path: Path) -> bool:
         return path.is_dir() and next(_sets(path), None) is not None
 
-    def pairs(self, path: Path, split: str = "") -> Iterator[Found]:
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         sides = {side: (folder, number) for folder, both in _sets(path) for number, side in enumerate(both)}
         named: dict[tuple[Path, str], _Named] = {}
         listed: dict[str, Listed] = {}
         for file in walk_files(path):
             side = next((parent for parent in file.parents if parent in sides), None)
-            caption = file.suffix.lower() in CAPTIONS
+            caption = file.suffix.lower() in CAPTION_ENDINGS
             if file.name.lower() in METADATA:
                 yield from list_prompts(file, path, listed)
             elif side is None or not (caption or is_picture(file)):
@@ -90,7 +88,7 @@ class Folders:
 
 def _of_split(
     root: Path, named: dict[tuple[Path, str], _Named], listed: dict[str, Listed], split: str
-) -> Iterator[Found]:
+) -> Iterator[PairItem]:
     """Yield the pairs of the split that is taken, and count the pictures of others."""
     splits = ((split_of((*key[0].relative_to(root).parts, *key[1].split("/")[:-1], "")), key) for key in sorted(named))
     taken, others = take_split(root, splits, split)
@@ -100,10 +98,10 @@ def _of_split(
             _prompts(root, key, named[key], listed)
         yield LeftOut(f"pictures of the split '{name}'" if name else "pictures of no split", "", pictures, failed=False)
     for key in taken:
-        yield from _pairs(root, key, named[key], _prompts(root, key, named[key], listed))
+        yield from _pairs(root, named[key], _prompts(root, key, named[key], listed))
 
 
-def _pairs(root: Path, key: tuple[Path, str], of: _Named, prompt: Callable[[Path], tuple[str, str]]) -> Iterator[Found]:
+def _pairs(root: Path, of: _Named, prompt: Callable[[Path], tuple[str, str]]) -> Iterator[PairItem]:
     pairs, winners, losers = _match(*of.pictures)
     for winner, loser in pairs:
         text, category = prompt(winner)
@@ -170,8 +168,8 @@ def _sets(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path, Path
     except OSError:
         return
     by_name = {each.name.casefold(): each for each in reversed(inside)}
-    winners, losers = ([by_name[name] for name in names if name in by_name] for names in zip(*SIDES, strict=True))
-    fitting = ((by_name[one], by_name[other]) for one, other in SIDES if one in by_name and other in by_name)
+    winners, losers = ([by_name[name] for name in names if name in by_name] for names in zip(*SIDE_NAMES, strict=True))
+    fitting = ((by_name[one], by_name[other]) for one, other in SIDE_NAMES if one in by_name and other in by_name)
     both = next(fitting, (winners[0], losers[0]) if winners and losers else None)
     if both is not None:
         yield folder, both

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agfsync.formats import NoPreference, Preference
-from agfsync.formats.hpdv2 import TRAIN, Found, list_files, read_files
+from agfsync.formats import NoPreference, PairItem, Preference
+from agfsync.formats.hpdv2 import TRAIN, list_files, read_files
 from agfsync.formats.reading import Row, UnusableRow, entries, first_row, json_rows, text
 from agfsync.formats.walking import locate
 
-FILES = ("preference_train.json", "preference_test.json", "train.json", "test.json")
+HPDV1_FILES = ("preference_train.json", "preference_test.json", "train.json", "test.json")
 PICTURES_FOLDER = "preference_images"
 
 
@@ -20,11 +20,11 @@ class HPDv1:
     title = "HPD (version 1)"
 
     def recognises(self, path: Path) -> bool:
-        return any(_is_ours(first_row(json_rows(file))) for file in list_files(path, FILES))
+        return any(_is_ours(first_row(json_rows(file))) for file in list_files(path, HPDV1_FILES))
 
-    def pairs(self, path: Path, split: str = "") -> Found:
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         """Yield the preferred picture against each of the others; they lie as HPDv2's do, or in preference_images."""
-        return read_files(path, FILES, split, _pairs)
+        return read_files(path, HPDV1_FILES, split, _pairs)
 
 
 def _is_ours(row: Mapping[str, Any]) -> bool:

@@ -4,27 +4,25 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agfsync.formats import UNCATEGORISED, LeftOut, NoPreference, Preference
+from agfsync.formats import UNCATEGORISED, LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.pairing import by_rank, is_number
 from agfsync.formats.reading import Row, entries, first_row, json_rows, read_rows, text
 from agfsync.formats.splits import split_of, take_split
 from agfsync.formats.walking import locate
 
-FILES = ("train.json", "test.json")
+HPDV2_FILES = ("train.json", "test.json")
 TRAIN, TEST = {"prompt", "file_path", "human_preference"}, {"prompt", "image_path", "rank"}
-
-Found = Iterator[Preference | NoPreference | LeftOut]
 
 
 class HPDv2:
     title = "HPDv2"
 
     def recognises(self, path: Path) -> bool:
-        return any(_is_ours(first_row(json_rows(file))) for file in list_files(path, FILES))
+        return any(_is_ours(first_row(json_rows(file))) for file in list_files(path, HPDV2_FILES))
 
-    def pairs(self, path: Path, split: str = "") -> Found:
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         """Yield the pairs; pictures lie beside the file, or in the folder beside it that is called like it."""
-        return read_files(path, FILES, split, _pairs)
+        return read_files(path, HPDV2_FILES, split, _pairs)
 
 
 def list_files(path: Path, names: tuple[str, ...]) -> list[Path]:
@@ -35,7 +33,7 @@ def list_files(path: Path, names: tuple[str, ...]) -> list[Path]:
 
 def read_files(
     path: Path, names: tuple[str, ...], split: str, read: Callable[[Row], Iterator[Preference | NoPreference]]
-) -> Found:
+) -> Iterator[PairItem]:
     """Yield what `read` makes of the rows of those files that are of the split."""
     files = list_files(path, names)
     taken, others = take_split(path, [(split_of([file.name]) if path.is_dir() else "", file) for file in files], split)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.formats import Asked, Dataset, LeftOut, NoPreference, Preference, Prompt, WrittenPair, binarized
+from agfsync.formats import Asked, Dataset, LeftOut, PairItem, Prompt, WrittenPair, binarized
 from agfsync.formats.asking import question, sift
 from agfsync.formats.card import Statistics, card
 from agfsync.formats.columns import column_names, column_rows
@@ -38,7 +38,7 @@ class HuggingFace:
     def recognises(self, path: Path) -> bool:
         return path.is_dir() and all(any(column_names(path / name)) for name in SUBSETS)
 
-    def pairs(self, path: Path, split: str = "") -> Iterator[Preference | NoPreference | LeftOut]:
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         return binarized.Binarized().pairs(path / "pairs", split)
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agfsync.errors import FormatError
-from agfsync.formats import LeftOut, NoPreference, Preference
+from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.columns import WITH_PICTURES, column_names, column_rows
 from agfsync.formats.pairing import by_rank, embedded
 from agfsync.formats.reading import (
@@ -21,10 +21,8 @@ from agfsync.formats.reading import (
 )
 from agfsync.formats.walking import locate
 
-NEEDED = ("image", "prompt_id", "prompt", "rank")
+IMAGEREWARD_COLUMNS = ("image", "prompt_id", "prompt", "rank")
 GROUPS, PAIRS = {"prompt", "generations", "ranking"}, {"prompt", "img_better", "img_worse"}
-
-Found = Iterator[Preference | NoPreference | LeftOut]
 
 
 class ImageReward:
@@ -35,11 +33,11 @@ class ImageReward:
             return _kind(first_row(json_rows(path))) is not None
         return any(_kind(names) == "rows" for names in column_names(path))
 
-    def pairs(self, path: Path, split: str = "") -> Found:
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         """Yield every two pictures of a prompt, or the pairs as they stand in a pair file; pictures lie beside it."""
         if path.is_dir() or path.suffix.lower() != ".json":
-            columns = (*NEEDED, "classification")
-            return _from_rows(column_rows(path, columns, split, NEEDED, WITH_PICTURES), path)
+            columns = (*IMAGEREWARD_COLUMNS, "classification")
+            return _from_rows(column_rows(path, columns, split, IMAGEREWARD_COLUMNS, WITH_PICTURES), path)
         kind = _kind(first_row(json_rows(path)))
         if kind == "rows":
             return _from_rows(json_rows(path), path)
@@ -49,11 +47,11 @@ class ImageReward:
 def _kind(names: Iterable[str]) -> str | None:
     """Return which of the three files has these columns."""
     there = set(names)
-    kinds = {"groups": GROUPS, "pairs": PAIRS, "rows": set(NEEDED)}
+    kinds = {"groups": GROUPS, "pairs": PAIRS, "rows": set(IMAGEREWARD_COLUMNS)}
     return next((kind for kind, wanted in kinds.items() if there >= wanted), None)
 
 
-def _from_rows(rows: Rows, path: Path) -> Found:
+def _from_rows(rows: Rows, path: Path) -> Iterator[PairItem]:
     """The pictures of a prompt are held together, so only one prompt's are in memory."""
     over: set[str] = set()
     for group in group_rows(rows, _prompt_id):

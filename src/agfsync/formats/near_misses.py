@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from agfsync.errors import FormatError
 from agfsync.formats.captioned import is_picture
-from agfsync.formats.columns import ENDINGS, column_names, table_files
-from agfsync.formats.folders import SIDES
+from agfsync.formats.columns import TABLE_ENDINGS, column_names, table_files
+from agfsync.formats.folders import SIDE_NAMES
 from agfsync.formats.pairing import LINK, kind_of
 from agfsync.formats.reading import (
     BEGINNING,
@@ -47,12 +47,12 @@ BEGINS = {
 }
 TAR = (257, b"ustar")
 WORKBOOKS = (".xlsx", ".xlsm", ".ods")
-TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+TEXT_ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 WANTED = (
     "prompts are looked for under prompt, prompts, caption, captions or text; pairs under caption, jpg_0, jpg_1,"
     " label_0 and label_1, or prompt, chosen and rejected"
 )
-SHOWN = 8
+NAMES_SHOWN = 8
 """names that a message shows"""
 
 
@@ -81,7 +81,7 @@ def _file(path: Path) -> str:
         return "it is a TAR archive: unpack it, and name the folder"
     if len(beginning) < 512 and LINK.fullmatch(beginning):
         return "it is a link that was copied as a file: copy the folder with its links"
-    if beginning.startswith((b"PAR1", b"ARROW1")) or ending in ENDINGS:
+    if beginning.startswith((b"PAR1", b"ARROW1")) or ending in TABLE_ENDINGS:
         return _columns_of(path)
     if kind_of(beginning):
         return kind_of(beginning).partition(": ")[2]
@@ -106,7 +106,7 @@ def _text(path: Path, ending: str) -> str:
         return _columns(names) if names else "it has no header that can be read as a table's"
     if ending in (".jsonl", ".ndjson", ".json"):
         return _json(path)
-    if ending not in TEXTS:
+    if ending not in TEXT_ENDINGS:
         called = f"'{ending}' is no ending of a known format" if ending else "its name has no ending"
         return f"{called}: call plain text, a prompt a line, .txt, and a table .csv, .jsonl or .parquet"
     return ""
@@ -138,9 +138,9 @@ def _folder(path: Path) -> str:
         reason = _columns_of(table)
         return f"{table.relative_to(path)}: {reason}" if reason else ""
     folders = {each.name.casefold(): each.name for each in path.iterdir() if each.is_dir()}
-    for names in zip(*SIDES, strict=True):
+    for names in zip(*SIDE_NAMES, strict=True):
         if found := next((folders[name] for name in names if name in folders), None):
-            other = SIDES[0][1] if found.casefold() in {side for side, _ in SIDES} else SIDES[0][0]
+            other = SIDE_NAMES[0][1] if found.casefold() in {side for side, _ in SIDE_NAMES} else SIDE_NAMES[0][0]
             return f"it has a folder {found}, and none called {other}"
     if pictures := sum(map(is_picture, files)):
         return f"it holds pictures ({pictures}), and no folders winner and loser, nor a metadata.jsonl with their texts"
@@ -154,7 +154,7 @@ def _columns_of(path: Path) -> str:
     """Return what is wrong with a Parquet or Arrow file."""
     if path.stat().st_size == 0:
         return "it is empty"
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in TABLE_ENDINGS:
         return "it is a Parquet or Arrow file without their ending: call it .parquet or .arrow"
     names = column_names(path)
     if names:
@@ -180,7 +180,8 @@ def _columns(names: Any) -> str:
 
 def _some(names: Any) -> str:
     listed = sorted(map(str, names))
-    return ", ".join(name[:40] or "''" for name in listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
+    shown = [name[:40] or "''" for name in listed[:NAMES_SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(listed) > NAMES_SHOWN else [])])
 
 
 def _kind(value: Any) -> str:

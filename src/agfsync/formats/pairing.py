@@ -18,7 +18,7 @@ BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[
 SHORTEST = 64
 """Characters from which on such a text is a picture and no name."""
 
-KINDS: Mapping[str, re.Pattern[bytes]] = {
+PICTURE_KINDS: Mapping[str, re.Pattern[bytes]] = {
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
     "GIF": re.compile(rb"GIF8[79]a"),
     "TIFF": re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"),
@@ -89,7 +89,7 @@ def _read(picture: Picture) -> bytes:
 
 def kind_of(data: bytes) -> str:
     """Return why a file that begins like `data` isn't read, if that is for the kind that it is; else nothing."""
-    kind = next((kind for kind, begins in KINDS.items() if begins.match(data[:4096])), "")
+    kind = next((kind for kind, begins in PICTURE_KINDS.items() if begins.match(data[:4096])), "")
     if kind == "Git LFS pointer":
         return "missing image: it is a Git LFS pointer: fetch the file itself"
     if kind == "web page":

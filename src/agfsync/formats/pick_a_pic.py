@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.formats import Dataset, LeftOut, NoPreference, Preference, WrittenPair
+from agfsync.formats import Dataset, NoPreference, PairItem, Preference, WrittenPair
 from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import embedded, is_number
 from agfsync.formats.reading import Row, read_rows, text
@@ -37,17 +37,17 @@ SCHEMA = pa.schema(
         ("num_example_per_prompt", pa.int64()),
     ]
 )
-NEEDED = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
+PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 
 
 class PickAPic:
     title = "Pick-a-Pic v2"
 
     def recognises(self, path: Path) -> bool:
-        return has_columns(path, NEEDED)
+        return has_columns(path, PICK_A_PIC_COLUMNS)
 
-    def pairs(self, path: Path, split: str = "") -> Iterator[Preference | NoPreference | LeftOut]:
-        rows = column_rows(path, (*NEEDED, "has_label"), split, NEEDED, WITH_PICTURES)
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        rows = column_rows(path, (*PICK_A_PIC_COLUMNS, "has_label"), split, PICK_A_PIC_COLUMNS, WITH_PICTURES)
         return read_rows(rows, lambda row: [_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from agfsync.formats import LeftOut
 
-SHOWN = 3
+PLACES_SHOWN = 3
 """Places of a reason that are shown."""
 
 
 @dataclass(slots=True)
-class Tally:
+class LeftOutTally:
     """What was left out: `counts` by reason, `failed` those among them that count against the failure budget."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -25,17 +25,17 @@ class Tally:
         if left.failed:
             self.failed[left.reason] += left.count
         places = self.places[left.reason]
-        if left.where and len(places) < SHOWN and left.where not in places:
+        if left.where and len(places) < PLACES_SHOWN and left.where not in places:
             places.append(left.where)
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"."""
         return (
-            f"{reason} {count}{places(self.places.get(reason, []), count)}"
+            f"{reason} {count}{format_places(self.places.get(reason, []), count)}"
             for reason, count in self.counts.most_common()
         )
 
 
-def places(shown: list[str], count: int) -> str:
+def format_places(shown: list[str], count: int) -> str:
     """Return the places of a reason in brackets; empty where there are none."""
     return f" ({', '.join(shown)}{', ...' if count > len(shown) else ''})" if shown else ""

@@ -10,10 +10,10 @@ from sys import intern
 from typing import Any
 
 from agfsync.engine import Part, Sifted, over_budget
-from agfsync.formats import LeftOut, NoPreference, Preference
+from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.judgements import SAME, Judgements, picture_key
 from agfsync.formats.pairing import read_pictures
-from agfsync.formats.tally import Tally
+from agfsync.formats.tally import LeftOutTally
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
@@ -93,11 +93,11 @@ class _Intake:
         self.pictures: dict[str, str] = {}
         """key -> its caption's key"""
         self.pairs: dict[str, None] = {}
-        self.tally = Tally()
+        self.tally = LeftOutTally()
         self.meant = 0
         """how many pairs there would be if all could be used"""
 
-    def add(self, found: Preference | NoPreference | LeftOut) -> None:
+    def add(self, found: PairItem) -> None:
         """Take in one judgement's pictures, or count why it makes no pair."""
         if isinstance(found, LeftOut):
             self.meant += found.count if found.failed else 0
