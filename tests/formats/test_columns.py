@@ -121,6 +121,7 @@ PLACES = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(STEADY, max_examples=100)
 @given(tree=st.dictionaries(PLACES, st.tuples(st.integers(0, 3), st.booleans()), max_size=8))
 def test_of_any_folder_every_row_is_read_once_or_counted(

@@ -165,6 +165,7 @@ TREES = st.dictionaries(
 HIDDEN = {".DS_Store", "._a.png", "Thumbs.db", ".hidden", "__MACOSX"}
 
 
+@pytest.mark.slow
 @settings(STEADY, max_examples=150)
 @given(tree=TREES)
 def test_whatever_lies_there_is_read_once_or_counted(tree: dict[tuple[str, str], str], tmp_path: Path) -> None:

@@ -98,3 +98,26 @@ def test_parquet_reads_a_runs_own_captions_and_takes_no_questions_for_prompts(tm
     assert list(ParquetTable().prompts(tmp_path)) == WANTED
     pq.write_table(pa.Table.from_pylist([], schema=Question.schema), tmp_path / "a-questions.parquet")
     assert not ParquetTable().recognises(tmp_path / "a-questions.parquet")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train-00000-of-00001.jsonl", "train/a.tsv"])
+def test_a_folder_with_a_file_a_split_is_read_like_any_data_set(tmp_path: Path, name: str) -> None:
+    for split in ("train", "test"):
+        file = tmp_path / name.replace("train", split)
+        file.parent.mkdir(exist_ok=True)
+        texts = [f"{split} 1", f"{split} 2", ""]
+        if file.suffix == ".jsonl":
+            file.write_text("\n".join(json.dumps({"prompt": each}) for each in texts))
+        else:
+            file.write_text("\n".join(["category\tprompt", *(f"x\t{each}" for each in texts)]))
+    recognise(tmp_path, PromptFile)
+    other, failed, *found = sorted(prompts_of(tmp_path), key=lambda each: isinstance(each, Prompt))
+    assert isinstance(other, LeftOut) and (other.reason, other.count, other.failed) == ("of the split 'test'", 3, False)
+    assert isinstance(failed, LeftOut) and failed.where.startswith(f"{name}: line ")
+    assert [each.text for each in found if isinstance(each, Prompt)] == ["train 1", "train 2"]
+    assert "test 1" in [each.text for each in prompts_of(tmp_path, "test") if isinstance(each, Prompt)]
+
+
+def test_a_folder_whose_files_are_of_no_split_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\na cat\n")
+    assert not CsvTable().recognises(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from agfsync.formats import NoPreference, PairItem, Preference
 from agfsync.formats.hpdv2 import TRAIN, list_files, read_files
+from agfsync.formats.pairing import FEWER
 from agfsync.formats.reading import Row, UnusableRow, entries, first_row, json_rows, text
 from agfsync.formats.walking import locate
 
@@ -38,6 +39,8 @@ def _pairs(row: Row) -> Iterator[Preference | NoPreference]:
     folder = row.file.parent
     pictures = [locate(name, folder / row.file.stem, folder, folder / PICTURES_FOLDER) for name in names]
     prompt = text(row, "prompt")
+    if len(pictures) < 2:
+        yield NoPreference(prompt, FEWER, where=row.where)
     for number, picture in enumerate(pictures):
         if number != best:
             yield Preference(prompt, pictures[best], picture, where=row.where)

@@ -15,6 +15,7 @@ from agfsync.pictures import BrokenPicture, decode
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
 """How a picture in base64 begins: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
+FEWER = "a prompt with fewer than two pictures"
 SHORTEST = 64
 """Characters from which on such a text is a picture and no name."""
 
@@ -103,6 +104,8 @@ def by_rank(
     prompt: str, pictures: Sequence[Picture], ranks: Sequence[Any], category: str, where: str = ""
 ) -> Iterator[Preference | NoPreference]:
     """Yield every two of a prompt's ranked pictures as a pair: the lower rank is better, equal ranks are a tie."""
+    if len(pictures) < 2:
+        yield NoPreference(prompt, FEWER, category, where)
     for (one, rank), (other, against) in combinations(zip(pictures, ranks, strict=True), 2):
         if not is_number(rank) or not is_number(against):
             yield NoPreference(prompt, "no rank", category, where)
