@@ -146,6 +146,22 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
     assert (file.parent / "runs" / "quick" / "run.db").exists()
 
 
+def test_what_is_left_out_is_told_with_its_reason_and_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"prompt,category\n{split},a\n,a\n")
+    assert cli.main(["inspect", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "captions    1",
+        "left out: of the split 'test' 2 (test.csv)",
+        "left out: no text under 'prompt' 1 (train.csv: line 3)",
+        "  a: captions 1",
+    ]
+    assert cli.main(["inspect", str(tmp_path), "--split", "test", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"]["of the split 'train'"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -162,7 +178,10 @@ def test_the_runs_folder_is_named_by_the_recipe(file: Path, monkeypatch: pytest.
         (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
         (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
         (["run", "{file}", "--set", "captions.source=/nowhere.txt"], "/nowhere.txt: no such file or folder"),
-        (["run", "{file}", "--set", "pairs.source={file}"], "holds pairs in no known format: there are pick-a-pic"),
+        (
+            ["run", "{file}", "--set", "pairs.source={file}"],
+            "holds pairs in no known format: '.yaml' is no ending of a known format",
+        ),
         (["inspect", "/nowhere"], "/nowhere: no such file or folder"),
         (["inspect", "{file}"], "holds captions or pairs in no known format"),
         (["export", "/nowhere", "--format", "binarized", "--out", "/nowhere/else"], "no run at /nowhere"),

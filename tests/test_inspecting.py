@@ -23,7 +23,9 @@ def test_prompts_and_questions_are_counted_by_category(tmp_path: Path) -> None:
         "questions": 1,
         "pairs": 0,
         "ties": 0,
+        "judgements": 0,
         "left_out": {},
+        "left_out_at": {},
         "questions_left_out": {"answer is neither yes nor no": 1},
         "categories": {"animals": {"captions": 1, "questions": 1}, "food": {"captions": 1}},
     }

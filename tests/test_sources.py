@@ -6,10 +6,12 @@ import pytest
 
 from agfsync import catalog, sources
 from agfsync.errors import FormatError
-from agfsync.formats import PairSet, PromptFile
+from agfsync.formats import PairSet, Preference, PromptFile
 from agfsync.formats.csv_table import CsvTable
+from agfsync.inspecting import inspect
 from agfsync.language import CaptionWriter
-from agfsync.sources import Prompts, captions_of_pairs, fingerprint, recognise
+from agfsync.language.text import normalised
+from agfsync.sources import Prompts, captions_of_pairs, fingerprint, pairs_of, recognise
 
 
 @pytest.fixture
@@ -30,9 +32,15 @@ def test_the_most_special_format_that_does_what_is_wanted_is_taken(tmp_path: Pat
 def test_what_is_missing_or_of_no_format_is_told_with_what_there_is(tmp_path: Path, file: Path) -> None:
     with pytest.raises(FormatError, match="nowhere: no such file or folder"):
         recognise(tmp_path / "nowhere", PromptFile)
-    with pytest.raises(FormatError, match="holds pairs in no known format: there are pick-a-pic, binarized, "):
+    with pytest.raises(
+        FormatError,
+        match="holds pairs in no known format: it is a CSV or TSV table, for captions.source; known are pick-a-pic, ",
+    ):
         recognise(file, PairSet)
-    with pytest.raises(FormatError, match="holds captions in no known format: there are huggingface, tifa, "):
+    says = (
+        "holds captions in no known format: name one of its files, such as prompts.csv; known are huggingface, tifa, "
+    )
+    with pytest.raises(FormatError, match=says):
         recognise(tmp_path, PromptFile)
 
 
@@ -98,3 +106,53 @@ def test_a_format_of_another_package_is_asked_before_those_that_take_any_table(
     monkeypatch.setattr(catalog, "names", lambda kind: [*ours, "mine"])
     monkeypatch.setattr(catalog, "find", find)
     assert recognise(file, PromptFile).title == "mine"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, pair_set: Callable[..., Path]) -> Path:
+    """A pair set as the hub's cache has it: names in a snapshot that are links to blobs."""
+    root = tmp_path / "hub" / "datasets--somebody--pairs"
+    (root / "blobs").mkdir(parents=True)
+    folder = pair_set(("a cat", "red", "blue"))
+    for number, file in enumerate(sorted(each for each in folder.rglob("*") if each.is_file())):
+        place = root / "snapshots" / "0123abc" / file.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(root / "blobs" / str(number))
+        place.symlink_to(os.path.relpath(root / "blobs" / str(number), place.parent))
+    return root
+
+
+def test_a_repository_in_the_hubs_cache_is_read_by_its_name_or_its_snapshots(cache: Path) -> None:
+    for path in (cache.parent, cache, cache / "snapshots" / "0123abc"):
+        (found,) = pairs_of(path)
+        assert isinstance(found, Preference) and found.prompt == "a cat" and inspect(path).pairs == 1
+    (cache / "snapshots" / "other").mkdir()
+    with pytest.raises(FormatError, match="has 2 snapshots and no refs/main: name one of them"):
+        recognise(cache, PairSet)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0123abc\n")
+    assert inspect(cache).pairs == 1
+
+
+def test_the_fingerprint_follows_links_and_passes_over_hidden_files(cache: Path) -> None:
+    snapshot = cache / "snapshots" / "0123abc"
+    before = fingerprint(str(snapshot))
+    (snapshot / ".DS_Store").write_bytes(b"x")
+    (snapshot / "nothing.png").symlink_to(cache / "nowhere")
+    assert fingerprint(str(snapshot)) == before
+    (cache / "blobs" / "0").write_bytes(b"other")
+    assert fingerprint(str(snapshot)) != before
+
+
+def test_a_split_is_of_a_folder(file: Path) -> None:
+    with pytest.raises(FormatError, match="prompts.csv: is one file, and has no split 'test'"):
+        Prompts(str(file), split="test")
+    assert Prompts(str(file), split="all").rooms == {"animals": 2, "food": 1}
+
+
+def test_what_of_a_file_is_no_caption_is_counted(file: Path) -> None:
+    file.write_text("prompt,category\na cat,animals\n,animals\na  cat,food\na dog,animals\na horse,food\n")
+    prompts = Prompts(str(file), {normalised("a horse")})
+    assert prompts.left_out.counts == {"no text under 'prompt'": 1, "repeated": 1, "in the pair set as well": 1}
+    assert (prompts.left_out.failed.total(), prompts.rows, prompts.rooms) == (1, 5, {"animals": 2})
+    assert next(iter(prompts.left_out.lines())) == "no text under 'prompt' 1 (line 3)"

@@ -147,13 +147,14 @@ def export(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a run.", show_default=False)],
+    split: Annotated[str, typer.Option("--split", help="Of a folder with several; default: train.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
     """Say what a file or folder is and count what it holds."""
     from agfsync import inspecting
 
-    contents = inspecting.inspect(path).plain()
+    contents = inspecting.inspect(path, split).plain()
     typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
 
 
@@ -194,11 +195,16 @@ def show_recipe(
 
 
 def _told(path: Path, contents: Mapping[str, Any]) -> str:
-    """What is there, a count a line."""
+    """Return what is there, a count a line."""
+    from agfsync.formats.tally import format_places
+
     lines = [f"{path}: {contents['what']}"]
-    lines += [f"{name:<11} {contents[name]}" for name in ("captions", "questions", "pairs", "ties") if contents[name]]
-    for name, title in (("questions_left_out", "questions left out"), ("left_out", "pairs left out")):
-        lines += [f"{title}: {reason} {count}" for reason, count in contents[name].items()]
+    counted = ["captions", "questions", "pairs", "ties"]
+    counted += ["judgements"] if contents["judgements"] != contents["pairs"] else []
+    lines += [f"{name:<11} {contents[name]}" for name in counted if contents[name]]
+    lines += [f"questions left out: {reason} {count}" for reason, count in contents["questions_left_out"].items()]
+    for reason, count in contents["left_out"].items():
+        lines.append(f"left out: {reason} {count}{format_places(contents['left_out_at'].get(reason, []), count)}")
     for category, counts in contents["categories"].items():
         lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
     return "\n".join(lines)

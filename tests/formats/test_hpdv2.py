@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from agfsync.errors import FormatError
-from agfsync.formats import NoPreference, Preference
+from agfsync.formats import LeftOut, NoPreference, Preference
 from agfsync.formats.hpdv2 import HPDv2
 
 TRAIN = [{"prompt": "a cat", "file_path": ["0.jpg", "1.jpg"], "human_preference": [0, 1]}]
@@ -17,16 +17,38 @@ def test_who_is_preferred_wins_and_the_lower_rank(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "1.jpg").write_bytes(b"")
     assert HPDv2().recognises(tmp_path) and HPDv2().recognises(tmp_path / "test.json")
-    assert list(HPDv2().pairs(tmp_path)) == [
-        Preference("a cat", tmp_path / "train" / "1.jpg", tmp_path / "0.jpg"),
-        Preference("a dog", tmp_path / "b.jpg", tmp_path / "a.jpg"),
-        Preference("a dog", tmp_path / "c.jpg", tmp_path / "a.jpg"),
+    test = [
+        Preference("a dog", tmp_path / "test" / "b.jpg", tmp_path / "test" / "a.jpg"),
+        Preference("a dog", tmp_path / "test" / "c.jpg", tmp_path / "test" / "a.jpg"),
         NoPreference("a dog"),
     ]
+    train = Preference("a cat", tmp_path / "train" / "1.jpg", tmp_path / "train" / "0.jpg")
+    left = LeftOut("of the split 'test': 'train' is taken", "test.json", 1, failed=False)
+    assert list(HPDv2().pairs(tmp_path)) == [left, train]
+    assert list(HPDv2().pairs(tmp_path / "test.json")) == list(HPDv2().pairs(tmp_path, "test"))[1:] == test
+    assert list(HPDv2().pairs(tmp_path, "all")) == [train, *test]
+    with pytest.raises(FormatError, match="has the splits train, test, no split 'val'"):
+        list(HPDv2().pairs(tmp_path, "val"))
 
 
-def test_as_many_ranks_as_pictures_are_asked_for(tmp_path: Path) -> None:
+def test_a_row_without_as_many_ranks_as_pictures_is_counted(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
-    file.write_text(json.dumps([TRAIN[0] | {"human_preference": [1]}]))
-    with pytest.raises(FormatError, match="no list of the right length under 'human_preference'"):
-        list(HPDv2().pairs(file))
+    file.write_text(json.dumps([TRAIN[0] | {"human_preference": [1]}, TRAIN[0]]))
+    left, found = HPDv2().pairs(file)
+    assert left == LeftOut("no list of the right length under 'human_preference'", "item 1")
+    assert isinstance(found, Preference)
+
+
+def test_pictures_of_the_hubs_cache_are_links_and_backslashes_are_windows_own(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshots" / "0123abc"
+    (snapshot / "train").mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    for number, name in enumerate(("train.json", "train/a.png", "train/b.png")):
+        (tmp_path / "blobs" / str(number)).write_bytes(b"")
+        (snapshot / name).symlink_to(tmp_path / "blobs" / str(number))
+    row = {"prompt": "a cat", "file_path": ["a.png", "train\\b.png"], "human_preference": [1, 0]}
+    (tmp_path / "blobs" / "0").write_text(json.dumps([row]))
+    assert HPDv2().recognises(snapshot)
+    assert list(HPDv2().pairs(snapshot)) == [
+        Preference("a cat", snapshot / "train" / "a.png", snapshot / "train" / "b.png")
+    ]

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from agfsync.formats import Prompt
+from agfsync.formats import LeftOut, Prompt
 from agfsync.formats.hpsv2 import HPSv2
 
 
@@ -9,8 +9,9 @@ def test_a_style_is_a_category_in_the_folder_and_by_itself(tmp_path: Path) -> No
     (tmp_path / "photo.json").write_text(json.dumps(["a  cat", ""]))
     (tmp_path / "anime.json").write_text(json.dumps(["a girl"]))
     assert HPSv2().recognises(tmp_path) and HPSv2().recognises(tmp_path / "photo.json")
-    assert list(HPSv2().prompts(tmp_path)) == [Prompt("a girl", "anime"), Prompt("a cat", "photo")]
-    assert list(HPSv2().prompts(tmp_path / "photo.json")) == [Prompt("a cat", "photo")]
+    photos = [Prompt("a cat", "photo"), LeftOut("no text under 'text'", "item 2")]
+    assert list(HPSv2().prompts(tmp_path)) == [Prompt("a girl", "anime"), *photos]
+    assert list(HPSv2().prompts(tmp_path / "photo.json")) == photos
 
 
 def test_another_list_or_name_is_none(tmp_path: Path) -> None:

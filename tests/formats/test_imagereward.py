@@ -28,6 +28,7 @@ def test_rows_with_pictures_in_parquet_are_ranked_prompt_by_prompt(
         Preference("a cat", picture("blue"), picture("red"), "Animals"),
         Preference("a cat", picture("green"), picture("red"), "Animals"),
         NoPreference("a cat", "tie", "Animals"),
+        NoPreference("a cat", "a prompt with fewer than two pictures", "Animals"),
     ]
 
 

@@ -3,12 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from agfsync.errors import FormatError
-from agfsync.formats import reading
+from agfsync.formats import LeftOut, reading
+from agfsync.formats.columns import column_names, column_rows
+from agfsync.formats.reading import Row, UnusableRow
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def test_a_json_list_is_read_item_by_item_however_the_chunks_fall(
         ('[{"a": 1}, {"b"', "item 2 isn't JSON, or the file is cut short"),
         ('[{"a": 1}', "item 2 isn't JSON, or the file is cut short"),
         ('[{"a": 1}, "b"]', "item 2 is a str, not a dict"),
+        ('[{"a": 1}]\n[{"a": 2}]', "goes on behind the end of its list"),
     ],
 )
 def test_what_is_no_json_list_of_objects_is_told(file: Path, text: str, says: str) -> None:
@@ -43,12 +44,68 @@ def test_what_is_no_json_list_of_objects_is_told(file: Path, text: str, says: st
         list(reading.json_items(file, dict))
 
 
-def test_json_lines_skip_empty_lines_and_name_the_one_that_is_none(file: Path) -> None:
-    file.write_text('{"a": 1}\n\n{"a": 2}\nnothing\n')
-    lines = reading.json_lines(file)
-    assert [next(lines), next(lines)] == [{"a": 1}, {"a": 2}]
-    with pytest.raises(FormatError, match="line 4 isn't JSON"):
-        next(lines)
+def test_json_lines_skip_empty_lines_and_count_what_is_none(file: Path) -> None:
+    file.write_text('{"a": 1}\n\n{"a": 2}\nnothing\n[1]\n"x"\n{"a": 3}')
+    assert list(reading.json_lines(file)) == [
+        {"a": 1},
+        {"a": 2},
+        LeftOut("it isn't JSON", "line 4"),
+        LeftOut("it is no object of names and values", "line 5"),
+        LeftOut("it is no object of names and values", "line 6"),
+        {"a": 3},
+    ]
+    assert list(reading.json_lines(file, "a"))[4] == {"a": "x"}
+
+
+def test_items_that_are_no_rows_are_counted(file: Path) -> None:
+    file.write_text('[{"a": 1}, null, "x"]')
+    found = list(reading.json_rows(file, "a"))
+    assert found == [{"a": 1}, LeftOut("it is no object of names and values", "item 2"), {"a": "x"}]
+    assert isinstance(found[0], Row) and (found[0].where, found[0].file) == ("item 1", file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_table_is_read_by_its_mark_and_its_delimiter(file: Path, encoding: str, delimiter: str, end: str) -> None:
+    lines = [["prompt", "category"], ["a “café”", "über"], ["two", ""]]
+    file.write_bytes(end.join(delimiter.join(line) for line in lines).encode(encoding))
+    assert list(reading.table(file)) == [{"prompt": "a “café”", "category": "über"}, {"prompt": "two", "category": ""}]
+    assert reading.header(file) == {"prompt", "category"}
+
+
+def test_excels_first_line_names_the_delimiter_and_is_no_header(file: Path) -> None:
+    file.write_text("sep=;\nprompt;category\na, b;c\n")
+    assert list(reading.table(file)) == [{"prompt": "a, b", "category": "c"}]
+
+
+def test_commas_in_the_only_column_are_a_part_of_it(file: Path) -> None:
+    file.write_text('prompt\na cat, sitting, red\n"a dog, too"\n')
+    assert [row["prompt"] for row in reading.table(file) if isinstance(row, Row)] == [
+        "a cat, sitting, red",
+        "a dog, too",
+    ]
+
+
+def test_a_field_is_as_long_as_it_is(file: Path) -> None:
+    file.write_text("prompt,category\n" + "x" * 200_000 + ",a\n")
+    assert [len(row["prompt"]) for row in reading.table(file) if isinstance(row, Row)] == [200_000]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "likely"),
+    [
+        ("prompt\na cat in a café\n", "latin-1", "Windows-1252 or Latin-1"),
+        ("prompt\na “cat”\n", "cp1252", "Windows-1252 or Latin-1"),
+        ("кот сидит на столе", "cp1251", "GB18030, Shift-JIS or Windows-1251"),
+        ("prompt\nein Café\n", "utf-16-le", "UTF-16 .little-endian. without a byte order mark"),
+        ("prompt\na cat\n", "utf-16-be", "UTF-16 .big-endian. without a byte order mark"),
+    ],
+)
+def test_another_encoding_is_told_by_its_name(file: Path, text: str, encoding: str, likely: str) -> None:
+    file.write_bytes(text.encode(encoding))
+    with pytest.raises(FormatError, match=f"(isn't UTF-8 text, but|is) likely .*{likely}.*: save it as UTF-8"):
+        list(reading.table(file))
 
 
 def test_a_table_may_start_with_a_byte_order_mark_and_quote_lines(file: Path) -> None:
@@ -57,21 +114,24 @@ def test_a_table_may_start_with_a_byte_order_mark_and_quote_lines(file: Path) ->
     assert list(reading.table(file)) == [{"prompt": 'a, "b"\nc', "category": "d"}]
 
 
-@pytest.mark.parametrize("row", ["a", "a,b,c"])
-def test_a_row_that_is_not_as_wide_as_the_header_is_told(file: Path, row: str) -> None:
-    file.write_text(f"prompt,category\n{row}\n")
-    with pytest.raises(FormatError, match="line 2 isn't as wide as the header"):
-        list(reading.table(file))
+@pytest.mark.parametrize("row", ["a", "a,b,c", '"a" b,c', '"a"b"c'])
+def test_a_row_that_is_none_is_counted_and_the_file_goes_on(file: Path, row: str) -> None:
+    file.write_text(f"prompt,category\n{row}\n\n , \nx,y\n")
+    left, empty, found = reading.table(file)
+    assert isinstance(left, LeftOut) and left.where == "line 2" and left.reason.startswith("it isn't ")
+    assert empty == LeftOut("empty row", "line 4", failed=False) and found == {"prompt": "x", "category": "y"}
 
 
 @pytest.mark.parametrize(
     ("read", "data", "says"),
     [
-        (reading.json_lines, b"\xff\xfe", "isn't UTF-8 text"),
-        (reading.table, b'a,b\n"c,d\n', "is damaged: unexpected end of data"),
+        (reading.json_lines, b"{}\xff\xfe", "isn't UTF-8 text"),
+        (reading.table, b'a,b\nc,d\n"c,d\ne,f\n', "line 3: a quotation mark is opened and never closed"),
     ],
 )
-def test_bytes_that_are_no_text_are_told(file: Path, read: Callable[[Path], Any], data: bytes, says: str) -> None:
+def test_what_makes_the_whole_file_unreadable_is_told(
+    file: Path, read: Callable[[Path], Any], data: bytes, says: str
+) -> None:
     file.write_bytes(data)
     with pytest.raises(FormatError, match=says):
         list(read(file))
@@ -82,23 +142,15 @@ def test_a_file_that_is_missing_or_damaged_is_told(tmp_path: Path) -> None:
         list(reading.json_lines(tmp_path / "nowhere"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(FormatError, match=r"broken\.parquet: is damaged"):
-        list(reading.parquet_rows(tmp_path, ["a"]))
-    assert reading.parquet_columns(tmp_path) == set()
+        list(column_rows(tmp_path, ["a"]))
+    assert column_names(tmp_path) == []
 
 
-def test_parquet_is_read_over_files_and_only_the_columns_that_are_there(tmp_path: Path) -> None:
-    for number in (1, 0):
-        (tmp_path / "data").mkdir(exist_ok=True)
-        pq.write_table(pa.table({"a": [number, number], "b": ["x", "y"]}), tmp_path / "data" / f"{number}.parquet")
-    assert list(reading.parquet_rows(tmp_path, ["a", "none"], at_once=1)) == [{"a": a} for a in (0, 0, 1, 1)]
-    assert reading.parquet_columns(tmp_path) == {"a", "b"}
-
-
-def test_a_row_without_its_text_or_list_is_told_with_how_it_begins(file: Path) -> None:
-    assert reading.text({"prompt": " a\n cat "}, "prompt", file) == "a cat"
+def test_a_row_without_its_text_or_list_is_unusable() -> None:
+    assert reading.text({"prompt": " a\n cat "}, "prompt") == "a cat"
     for value in (None, "", " ", 3):
-        with pytest.raises(FormatError, match="a row has no text under 'prompt': id 7, prompt"):
-            reading.text({"id": 7, "prompt": value}, "prompt", file)
+        with pytest.raises(UnusableRow, match="no text under 'prompt'"):
+            reading.text({"id": 7, "prompt": value}, "prompt")
     for value in (None, "ab", [1]):
-        with pytest.raises(FormatError, match="no list of the right length under 'rank'"):
-            reading.entries({"rank": value}, "rank", file, 2)
+        with pytest.raises(UnusableRow, match="no list of the right length under 'rank'"):
+            reading.entries({"rank": value}, "rank", 2)

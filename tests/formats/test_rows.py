@@ -3,14 +3,12 @@ from typing import Any
 
 import pytest
 
-from agfsync.errors import FormatError
-from agfsync.formats import Asked, Prompt, rows
-
-FILE = Path("file")
+from agfsync.formats import Asked, LeftOut, Prompt, rows
+from agfsync.formats.reading import Row
 
 
-def read(*found: dict[str, Any]) -> list[Prompt]:
-    return list(rows.prompts(found, FILE))
+def read(*found: dict[str, Any]) -> list[Any]:
+    return list(rows.prompts(Row(values, Path("file"), f"row {n}") for n, values in enumerate(found, 1)))
 
 
 @pytest.mark.parametrize("name", ["prompt", "Prompts", "caption", "TEXT"])
@@ -22,11 +20,23 @@ def test_without_a_category_it_is_uncategorised() -> None:
     assert read({"text": "a cat"}, {"text": "a cat", "category": ""}) == [Prompt("a cat", "uncategorised")] * 2
 
 
-def test_a_row_without_a_prompt_is_told() -> None:
-    with pytest.raises(FormatError, match="file: a row has no text under 'prompt'"):
-        read({"prompt": "", "category": "a"})
-    with pytest.raises(FormatError, match="no text under 'prompt'"):
-        read({"category": "a"})
+def test_a_row_without_a_prompt_is_counted_with_its_place() -> None:
+    lacks = "no text under 'prompt'"
+    found = read({"prompt": "a cat"}, {"prompt": " ", "category": "a"}, {"category": "a"}, {"prompt": None})
+    assert found == [LeftOut(lacks, "row 2"), LeftOut(lacks, "row 3"), LeftOut(lacks, "row 4"), Prompt("a cat")]
+
+
+@pytest.mark.parametrize("index", ["", "Unnamed: 0", "__index_level_0__", "index"])
+def test_the_nameless_column_that_pandas_writes_is_never_the_category(index: str) -> None:
+    assert read({index: 7, "prompt": "a cat"}) == [Prompt("a cat", "uncategorised")]
+    assert read({index: "seven", "prompt": "a cat", "category": None}) == [Prompt("a cat", "uncategorised")]
+
+
+def test_an_unusable_row_does_not_part_the_questions_on_a_prompt() -> None:
+    asked = {"prompt": "a cat", "answer": "yes"}
+    found = read(asked | {"question": "Is it?"}, {"prompt": None}, asked | {"question": "Is it so?"})
+    assert [each.reason for each in found if isinstance(each, LeftOut)] == ["no text under 'prompt'"]
+    assert [len(each.questions) for each in found if isinstance(each, Prompt)] == [2]
 
 
 def test_neighbouring_rows_with_questions_on_one_prompt_are_that_prompt() -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from agfsync.formats import Prompt
+from agfsync.formats import LeftOut, Prompt, PromptFile
 from agfsync.formats.csv_table import CsvTable
 from agfsync.formats.json_lines import JsonLines
 from agfsync.formats.parquet_table import ParquetTable
 from agfsync.formats.text_lines import TextLines
 from agfsync.records import Caption, Question
+from agfsync.sources import prompts_of, recognise
 
 WANTED = [Prompt("a cat", "animals"), Prompt("two, dogs", "animals"), Prompt("bread", "food")]
 
@@ -21,6 +23,53 @@ def test_plain_text_has_a_prompt_a_line(tmp_path: Path) -> None:
     file.write_text("a cat\r\n\n  two dogs \na cat\n")
     assert TextLines().recognises(file) and not TextLines().recognises(tmp_path)
     assert list(TextLines().prompts(file)) == [Prompt("a cat"), Prompt("two dogs"), Prompt("a cat")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["A.TXT", "a.CSV", "a.Tsv", "A.JSONL", "a.JSON"])
+def test_endings_may_be_upper_case_and_the_encoding_is_told_by_its_mark(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    texts = {
+        ".txt": "a cat\nein Bär\n",
+        ".csv": "prompt\na cat\nein Bär\n",
+        ".tsv": "prompt\tcategory\na cat\t\nein Bär\t\n",
+        ".jsonl": '{"prompt": "a cat"}\n{"prompt": "ein Bär"}\n',
+        ".json": '["a cat", "ein Bär"]',
+    }
+    (tmp_path / name).write_text(texts[Path(name).suffix.lower()], encoding=encoding)
+    found = list(prompts_of(tmp_path / name))
+    assert found == [Prompt("a cat"), Prompt("ein Bär")]
+
+
+def test_semicolons_blank_rows_and_rows_of_another_width(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("prompt;category\na, b;animals\n;\n;animals\nc;d;e\n\ntwo;\n")
+    found = list(prompts_of(file))
+    assert [each for each in found if isinstance(each, Prompt)] == [Prompt("a, b", "animals"), Prompt("two")]
+    assert [each for each in found if isinstance(each, LeftOut)] == [
+        LeftOut("empty row", "line 3", failed=False),
+        LeftOut("no text under 'prompt'", "line 4"),
+        LeftOut("it isn't as wide as the header", "line 5"),
+    ]
+
+
+def test_texts_may_be_lines_of_json_and_lines_may_be_called_json(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('"a cat"\n"two dogs"\n')
+    (tmp_path / "b.json").write_text('{"prompt": "a cat"}\n{"prompt": "two dogs"}\nnothing\n')
+    wanted = [Prompt("a cat"), Prompt("two dogs")]
+    assert list(JsonLines().prompts(tmp_path / "a.jsonl")) == wanted
+    assert isinstance(recognise(tmp_path / "b.json", PromptFile), JsonLines)
+    assert [each for each in prompts_of(tmp_path / "b.json") if isinstance(each, Prompt)] == wanted
+    (tmp_path / "c.json").write_text('{"prompt": "a cat"}')
+    assert not JsonLines().recognises(tmp_path / "c.json")
+
+
+def test_a_null_in_parquet_is_counted_with_its_row_and_the_index_is_no_category(tmp_path: Path) -> None:
+    columns = {"Prompt": ["a cat", None, "two dogs"], "": [1, 2, 3], "__index_level_0__": [7, 8, 9]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = list(prompts_of(tmp_path / "a.parquet"))
+    assert found == [LeftOut("no text under 'Prompt'", "row 2"), Prompt("a cat"), Prompt("two dogs")]
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -49,3 +98,26 @@ def test_parquet_reads_a_runs_own_captions_and_takes_no_questions_for_prompts(tm
     assert list(ParquetTable().prompts(tmp_path)) == WANTED
     pq.write_table(pa.Table.from_pylist([], schema=Question.schema), tmp_path / "a-questions.parquet")
     assert not ParquetTable().recognises(tmp_path / "a-questions.parquet")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train-00000-of-00001.jsonl", "train/a.tsv"])
+def test_a_folder_with_a_file_a_split_is_read_like_any_data_set(tmp_path: Path, name: str) -> None:
+    for split in ("train", "test"):
+        file = tmp_path / name.replace("train", split)
+        file.parent.mkdir(exist_ok=True)
+        texts = [f"{split} 1", f"{split} 2", ""]
+        if file.suffix == ".jsonl":
+            file.write_text("\n".join(json.dumps({"prompt": each}) for each in texts))
+        else:
+            file.write_text("\n".join(["category\tprompt", *(f"x\t{each}" for each in texts)]))
+    recognise(tmp_path, PromptFile)
+    other, failed, *found = sorted(prompts_of(tmp_path), key=lambda each: isinstance(each, Prompt))
+    assert isinstance(other, LeftOut) and (other.reason, other.count, other.failed) == ("of the split 'test'", 3, False)
+    assert isinstance(failed, LeftOut) and failed.where.startswith(f"{name}: line ")
+    assert [each.text for each in found if isinstance(each, Prompt)] == ["train 1", "train 2"]
+    assert "test 1" in [each.text for each in prompts_of(tmp_path, "test") if isinstance(each, Prompt)]
+
+
+def test_a_folder_whose_files_are_of_no_split_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\na cat\n")
+    assert not CsvTable().recognises(tmp_path)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError, FormatError
-from agfsync.formats import NoPreference, PairSet, Preference, Prompt, PromptFile
-from agfsync.formats.pairing import opened
+from agfsync.formats import LeftOut, NoPreference, PairSet, Preference, Prompt, PromptFile
+from agfsync.formats.pairing import read_pictures
 from agfsync.inspecting import inspect
 from agfsync.pictures import BrokenPicture, decode
 from agfsync.records import one_line
@@ -71,7 +71,10 @@ def taken_in(path: Path) -> None:
         assert "\n" not in str(reason)
 
 
-def check(found: Prompt | Preference | NoPreference) -> None:
+def check(found: Prompt | Preference | NoPreference | LeftOut) -> None:
+    if isinstance(found, LeftOut):
+        assert found.reason and "\n" not in found.reason + found.where and found.count >= 0
+        return
     if isinstance(found, Prompt):
         for text in (found.text, found.category, *(each for q in found.questions for each in (q.text, q.element))):
             assert isinstance(text, str) and text == one_line(text)
@@ -81,7 +84,7 @@ def check(found: Prompt | Preference | NoPreference) -> None:
     if isinstance(found, Preference):
         assert found.prompt and found.prompt == one_line(found.prompt)
         try:
-            assert all(decode(file) for file in opened(found))
+            assert all(decode(file) for file in read_pictures(found))
         except BrokenPicture as reason:
             assert "\n" not in str(reason)
 

@@ -2,6 +2,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agfsync.errors import BudgetError
@@ -112,3 +114,29 @@ def test_a_files_captions_are_taken_however_alike_they_are(context: Context, mak
     source = {"source": str(tmp_path / "prompts.txt"), "similarity": 0.5, "count": 3, "held_out": 1}
     captions.run(changed(context, make_recipe(captions=source)))
     assert len(made(context)) == 4
+
+
+def test_rows_of_a_file_that_are_no_prompts_count_against_the_budget(
+    context: Context, make_recipe: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.csv"
+    file.write_text("prompt,category\na cat,animals\n,animals\na dog,animals\n,\nA cat,animals\n")
+    settings = {"source": str(file), "count": 1, "held_out": 1}
+    with pytest.raises(BudgetError, match="captions: 1 of 4 rows failed, .*; most often: no text under 'prompt'"):
+        captions.run(changed(context, make_recipe(captions=settings)))
+    notes = captions.run(changed(context, make_recipe(captions=settings, failure_budget=0.3)))
+    assert notes["left_out"] == {"no text under 'prompt'": 1, "empty row": 1, "repeated": 1}
+
+
+def test_a_split_of_the_source_is_taken(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    for split in ("train", "test"):
+        pq.write_table(
+            pa.table({"prompt": [f"{split} {n}" for n in range(3)]}), tmp_path / "prompts" / f"{split}.parquet"
+        )
+    settings = {"source": str(tmp_path / "prompts"), "count": 1, "held_out": 2}
+    notes = captions.run(changed(context, make_recipe(captions=settings)))
+    assert all(c.text.startswith("train") for c in made(context))
+    assert notes["left_out"] == {"of the split 'test': 'train' is taken": 3}
+    captions.run(changed(context, make_recipe(captions=settings | {"split": "test"})))
+    assert all(c.text.startswith("test") for c in made(context))

@@ -1,13 +1,19 @@
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from agfsync import pipeline
 from agfsync.errors import BudgetError
-from agfsync.pictures import decode
+from agfsync.formats.judgements import OVERRULED, REPEATED
+from agfsync.inspecting import inspect
+from agfsync.pictures import decode, encode
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
 from agfsync.store import Run
@@ -141,3 +147,114 @@ def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, gi
     pipeline.prepare(path, other, update=True)
     pipeline.run(path, until="pairs")
     assert marks(path) == before
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Path]:
+    """A file of Pick-a-Pic in a folder: a prompt and the colours of winner and loser a row."""
+
+    def make(name: str, *rows: tuple[str | None, str, str]) -> Path:
+        folder = tmp_path / "pick"
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        files = {colour: encode(Image.new("RGB", (8, 8), colour)) for _, *colours in rows for colour in colours}
+        found = [
+            {"caption": prompt, "jpg_0": files[one], "jpg_1": files[other], "label_0": 1.0, "label_1": 0.0}
+            for prompt, one, other in rows
+        ]
+        pq.write_table(pa.Table.from_pylist(found), folder / "data" / f"{name}-00000-of-00001.parquet")
+        return folder
+
+    return make
+
+
+def sizes(context: Context, make_recipe: Any, folder: Path, **settings: Any) -> tuple[dict[str, Any], list[Any]]:
+    """The notes of the candidates, and winner and loser of each pair."""
+    budget = settings.pop("failure_budget", 0.05)
+    recipe = make_recipe(pairs={"source": str(folder), **settings}, failure_budget=budget)
+    context = dataclasses.replace(context, recipe=recipe)
+    notes = run_all(context)
+    pictures = {c.key: colour(c) for c in context.run.read("candidates", Candidate)}
+    return notes["candidates"], [
+        (pictures[p.winner_key], pictures[p.loser_key]) for p in context.run.read("pairs", Pair)
+    ]
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+RATED = (("a cat", "blue", "red"), ("a cat", "red", "blue"), ("a cat", "red", "blue"), ("a cat", "red", "blue"))
+
+
+def test_several_judgements_are_one_pair_by_their_majority(
+    context: Context, make_recipe: Any, table: Callable[..., Path]
+) -> None:
+    folder = table("train", *RATED)
+    notes, pairs_ = sizes(context, make_recipe, folder)
+    assert pairs_ == [(RED, BLUE)] and (notes["pairs"], notes["judgements"]) == (1, 4)
+    assert notes["left_out"] == context.run.dropped("pairs") == {REPEATED: 2, OVERRULED: 1}
+    found = inspect(folder)
+    assert (found.pairs, found.judgements, found.left_out) == (1, 4, notes["left_out"])
+
+
+def test_or_each_of_them_is_a_pair_by_a_setting(context: Context, make_recipe: Any, table: Callable[..., Path]) -> None:
+    folder = table("train", *RATED)
+    notes, pairs_ = sizes(context, make_recipe, folder, repeats="all")
+    assert Counter(pairs_) == {(RED, BLUE): 3, (BLUE, RED): 1} and notes["left_out"] == {}
+    assert inspect(folder, repeats="all").pairs == notes["pairs"] == 4
+
+
+def test_judgements_that_even_out_are_a_tie(context: Context, make_recipe: Any, table: Callable[..., Path]) -> None:
+    folder = table("train", *RATED[:2], ("a dog", "red", "blue"))
+    notes, pairs_ = sizes(context, make_recipe, folder)
+    assert pairs_ == [(RED, BLUE)] and notes["left_out"] == {"tie": 1, REPEATED: 1}
+    assert (inspect(folder).pairs, inspect(folder).ties, inspect(folder).left_out) == (1, 1, {REPEATED: 1})
+
+
+def test_the_train_split_is_trained_on_and_the_others_counted(
+    context: Context, make_recipe: Any, table: Callable[..., Path]
+) -> None:
+    table("train", ("a cat", "red", "blue"), ("a dog", "blue", "red"))
+    table("test", ("a held-out cow", "red", "blue"))
+    folder = table("validation_unique", ("a held-out horse", "red", "blue"))
+    notes, pairs_ = sizes(context, make_recipe, folder)
+    assert pairs_ == [(RED, BLUE), (BLUE, RED)] and {c.text for c in context.run.read("captions", Caption)} >= {"a cat"}
+    assert not any("held-out" in c.text for c in context.run.read("captions", Caption))
+    assert notes["left_out"] == {
+        "of the split 'test': 'train' is taken": 1,
+        "of the split 'validation_unique': 'train' is taken": 1,
+    }
+    notes, pairs_ = sizes(context, make_recipe, folder, split="validation")
+    assert len(pairs_) == 1 and any("horse" in c.text for c in context.run.read("captions", Caption))
+
+
+@pytest.mark.parametrize("blank", [None, "", "   "])
+def test_a_row_without_a_caption_is_counted_against_the_budget(
+    context: Context, make_recipe: Any, table: Callable[..., Path], blank: str | None
+) -> None:
+    folder = table("train", ("a cat", "red", "blue"), (blank, "red", "blue"), ("a dog", "blue", "red"))
+    with pytest.raises(BudgetError, match="candidates: 1 of 3 pairs failed, .*; most often: no text under 'caption'"):
+        sizes(context, make_recipe, folder)
+    notes, pairs_ = sizes(context, make_recipe, folder, failure_budget=0.4)
+    assert len(pairs_) == 2 and notes["left_out"] == {"no text under 'caption'": 1}
+    assert notes["left_out_at"] == {"no text under 'caption'": ["data/train-00000-of-00001.parquet: row 2"]}
+    assert inspect(folder).left_out == notes["left_out"] and inspect(folder).pairs == 2
+
+
+def test_another_split_or_rule_makes_the_pairs_anew(
+    path: Path, make_recipe: Any, given: Context, table: Callable[..., Path]
+) -> None:
+    source = {"source": given.recipe.pairs.source}
+    for changed in ({"repeats": "all"}, {"split": "all"}):
+        pipeline.prepare(path, make_recipe(pairs=source | changed), update=True)
+        assert {s.name: s.state for s in pipeline.status(path)}["candidates"] == "out of date"
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+SETS = sorted(path.name for path in CASES.glob("[FP]*") if not path.name.startswith("P6"))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_run_counts_what_inspecting_counts(context: Context, make_recipe: Any, name: str) -> None:
+    found = inspect(CASES / name)
+    notes, pairs_ = sizes(context, make_recipe, CASES / name, failure_budget=1.0)
+    ties = notes["left_out"].pop("tie", 0)
+    assert (len(pairs_), ties, notes["left_out"]) == (found.pairs, found.ties, found.left_out)
+    assert notes["judgements"] == found.judgements

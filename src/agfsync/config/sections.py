@@ -99,6 +99,8 @@ class Captions(Section):
     """of a writer that asks one"""
     source: Source | None = None
     """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
+    split: str = ""
+    """of a source that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
     count: Positive = 128
     """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own"""
     held_out: int = Field(default=200, ge=0)
@@ -258,6 +260,10 @@ class Pairs(Section):
 
     source: Source | None = None
     """a pair set: its pictures are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
+    split: str = ""
+    """of a pair set that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
+    repeats: Literal["majority", "all"] = "majority"
+    """several judgements of the same two pictures in a pair set: one pair, by their majority; or a pair of each"""
     weights: dict[str, float] = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, on the weighted sum's 0..100"""

@@ -67,11 +67,11 @@ def counts(recipe: Recipe) -> Counts:
     Raises:
         FormatError: one can't be read.
     """
-    given = len(captions_of_pairs(recipe.pairs.source)) if recipe.pairs.source else None
+    given = len(captions_of_pairs(recipe.pairs.source, recipe.pairs.split)) if recipe.pairs.source else None
     train = recipe.captions.count if given is None else given
     held_out = recipe.captions.held_out
     drawn = recipe.captions.count if given is None else 0
-    prompts = Prompts(recipe.captions.source) if recipe.captions.source else None
+    prompts = Prompts(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     found = _found(prompts) if prompts else []
     share = sum(1 for each in found if each) / len(found) if found else 0.0
     kept = [each for each in found if each]

@@ -42,21 +42,40 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Of two pictures of one prompt, the one that is preferred and the other."""
+    """Of two pictures of one prompt, the one that is preferred and the other; `where` it stands, for messages."""
 
     prompt: str
     winner: Picture
     loser: Picture
     category: str = UNCATEGORISED
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NoPreference:
-    """Two pictures of one prompt that make no pair, because of `reason`."""
+    """Two pictures of one prompt that make no pair, because of `reason`; `where` they stand, for messages."""
 
     prompt: str
     reason: str = TIE
     category: str = UNCATEGORISED
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something in a source that isn't read: `count` rows or files, and `where` the first of them is.
+
+    `failed` says that it was meant to be read, so that it counts against the failure budget.
+    """
+
+    reason: str
+    where: str = ""
+    count: int = 1
+    failed: bool = True
+
+
+PairItem = Preference | NoPreference | LeftOut
+"""What a pair set yields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +133,14 @@ class Format(Protocol):
 class PromptFile(Format, Protocol):
     """A format that holds prompts."""
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
-        """The prompts in the order of the file, repeated ones included.
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the prompts in the order of the file, repeated ones included, and everything that isn't read.
+
+        Args:
+            split: of a folder with several; empty: its train split (see `splits`).
 
         Raises:
-            FormatError: the file isn't what the format says, and where.
+            FormatError: the file isn't what the format says, and where; or it has no such split.
         """
         ...
 
@@ -127,11 +149,14 @@ class PromptFile(Format, Protocol):
 class PairSet(Format, Protocol):
     """A format that holds pairs."""
 
-    def pairs(self, path: Path) -> Iterator[Preference | NoPreference]:
-        """Every pair of pictures, ties included, one after the other; the pictures aren't checked.
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        """Yield every pair of pictures, ties included, and everything that isn't read; the pictures aren't checked.
+
+        Args:
+            split: of a folder with several; empty: its train split (see `splits`).
 
         Raises:
-            FormatError: the file isn't what the format says, and where.
+            FormatError: the file isn't what the format says, and where; or it has no such split.
         """
         ...
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.formats import Dataset, NoPreference, Preference, WrittenPair
+from agfsync.formats import Dataset, PairItem, Preference, WrittenPair
+from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import embedded
-from agfsync.formats.reading import PICTURES, label, parquet_columns, parquet_rows, text
+from agfsync.formats.reading import Row, label, read_rows, text
 from agfsync.formats.writing import write_pairs
 from agfsync.records import IMAGE
 
@@ -26,17 +27,18 @@ SCHEMA = pa.schema(
     ]
 )
 
+BINARIZED_COLUMNS = ("prompt", "chosen", "rejected")
+
 
 class Binarized:
     title = "binarized preferences"
 
     def recognises(self, path: Path) -> bool:
-        return parquet_columns(path) >= {"prompt", "chosen", "rejected"}
+        return has_columns(path, BINARIZED_COLUMNS)
 
-    def pairs(self, path: Path) -> Iterator[Preference | NoPreference]:
-        folder = path if path.is_dir() else path.parent
-        columns = ("prompt", "chosen", "rejected", "category")
-        return (_pair(found, path, folder) for found in parquet_rows(path, columns, PICTURES))
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        rows = column_rows(path, (*BINARIZED_COLUMNS, "category"), split, BINARIZED_COLUMNS, WITH_PICTURES)
+        return read_rows(rows, lambda found: [_pair(found, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
         """Ties are dropped: the format has no word for them."""
@@ -56,6 +58,6 @@ def row(pair: WrittenPair, number: int) -> dict[str, Any]:
     }
 
 
-def _pair(found: Mapping[str, Any], path: Path, folder: Path) -> Preference:
-    chosen, rejected = embedded(found.get("chosen"), folder), embedded(found.get("rejected"), folder)
-    return Preference(text(found, "prompt", path), chosen, rejected, label(found, "category"))
+def _pair(found: Row, path: Path) -> Preference:
+    chosen, rejected = (embedded(found.get(name), found.file.parent, path) for name in ("chosen", "rejected"))
+    return Preference(text(found, "prompt"), chosen, rejected, label(found, "category"), found.where)

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 
-from agfsync.formats import Asked, Prompt
+from agfsync.formats import Asked, LeftOut, Prompt
 from agfsync.formats.asking import origin, question, sift
-from agfsync.formats.reading import header, table, text
+from agfsync.formats.reading import group_rows, header, table, text
 from agfsync.records import ElementType
 
 COLUMNS = {"item_id", "text", "proposition_id", "category_broad", "tuple", "question_natural_language"}
@@ -31,16 +30,19 @@ class DSG:
     title = "DSG-1k"
 
     def recognises(self, path: Path) -> bool:
-        return path.is_file() and path.suffix == ".csv" and header(path) >= COLUMNS
+        return path.is_file() and path.suffix.lower() == ".csv" and header(path) >= COLUMNS
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """A proposition that depends on another is a question like any; the category is where DSG has the prompt from.
 
         Rows of a prompt lie together, as they do in the published file.
         """
-        for identifier, group in groupby(table(path), key=lambda row: text(row, "item_id", path)):
-            rows = list(group)
-            yield Prompt(text(rows[0], "text", path), origin(identifier), *sift(_question(row) for row in rows))
+        for group in group_rows(table(path), lambda row: (text(row, "item_id"), text(row, "text"))):
+            if isinstance(group, LeftOut):
+                yield group
+            else:
+                (identifier, prompt), rows = group
+                yield Prompt(prompt, origin(identifier), *sift(_question(row) for row in rows))
 
 
 def _question(row: Mapping[str, str]) -> Asked | str:

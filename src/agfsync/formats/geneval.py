@@ -3,18 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from agfsync.formats import Prompt
-from agfsync.formats.reading import first, json_lines, text
+from agfsync.formats import LeftOut, Prompt
+from agfsync.formats.reading import Row, first_row, json_lines, label, read_rows, text
 
 
 class GenEval:
     title = "GenEval"
 
     def recognises(self, path: Path) -> bool:
-        if not path.is_file() or path.suffix != ".jsonl":
+        if not path.is_file() or path.suffix.lower() != ".jsonl":
             return False
-        return (first(json_lines(path)) or {}).keys() >= {"tag", "include", "prompt"}
+        return first_row(json_lines(path)).keys() >= {"tag", "include", "prompt"}
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """Without questions: what a prompt includes is for an object detector to find."""
-        return (Prompt(text(row, "prompt", path), text(row, "tag", path)) for row in json_lines(path))
+        return read_rows(json_lines(path), _read)
+
+
+def _read(row: Row) -> list[Prompt]:
+    return [Prompt(text(row, "prompt"), label(row, "tag"))]

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from agfsync.formats import Prompt
-from agfsync.formats.reading import first, json_items
-from agfsync.records import one_line
+from agfsync.formats import LeftOut, Prompt
+from agfsync.formats.reading import Row, first, json_items, json_rows, read_rows, text
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 
@@ -16,12 +15,16 @@ class HPSv2:
     def recognises(self, path: Path) -> bool:
         return any(first(json_items(file, str)) is not None for file in _files(path))
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """Of each style that is there; the style is the category."""
         for file in _files(path):
-            yield from (Prompt(one_line(text), file.stem) for text in json_items(file, str) if one_line(text))
+            yield from read_rows(json_rows(file, "text"), _read)
+
+
+def _read(row: Row) -> list[Prompt]:
+    return [Prompt(text(row, "text"), row.file.stem)]
 
 
 def _files(path: Path) -> list[Path]:
     there = [path / f"{style}.json" for style in STYLES] if path.is_dir() else [path]
-    return [file for file in there if file.is_file() and file.stem in STYLES and file.suffix == ".json"]
+    return [file for file in there if file.is_file() and file.stem in STYLES and file.suffix.lower() == ".json"]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.formats import Asked, Dataset, NoPreference, Preference, Prompt, WrittenPair, binarized
+from agfsync.formats import Asked, Dataset, LeftOut, PairItem, Prompt, WrittenPair, binarized
 from agfsync.formats.asking import question, sift
 from agfsync.formats.card import Statistics, card
-from agfsync.formats.reading import label, parquet_columns, parquet_rows, text
+from agfsync.formats.columns import column_names, column_rows
+from agfsync.formats.reading import Row, label, read_rows, text
 from agfsync.formats.writing import Shards, write_pairs
 from agfsync.records import IMAGE, Caption, Question
 
@@ -35,19 +36,25 @@ class HuggingFace:
     title = "a Hugging Face dataset of pairs, captions and questions"
 
     def recognises(self, path: Path) -> bool:
-        return all(parquet_columns(path / name) for name in SUBSETS)
+        return path.is_dir() and all(any(column_names(path / name)) for name in SUBSETS)
 
-    def pairs(self, path: Path) -> Iterator[Preference | NoPreference]:
-        return binarized.Binarized().pairs(path / "pairs")
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        return binarized.Binarized().pairs(path / "pairs", split)
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
-        """The captions, each with its questions."""
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the captions, each with its questions."""
         asked: dict[str, list[Asked | str]] = defaultdict(list)
-        for row in parquet_rows(path / "questions", Question.schema.names):
+
+        def ask(row: Row) -> list[Prompt]:
             each = question(row.get("text"), row.get("answer"), row.get("element"), row.get("element_type"))
-            asked[text(row, "caption_key", path)].append(each)
-        for row in parquet_rows(path / "captions", Caption.schema.names):
-            yield Prompt(text(row, "text", path), label(row, "category"), *sift(asked[text(row, "key", path)]))
+            asked[text(row, "caption_key")].append(each)
+            return []
+
+        def caption(row: Row) -> list[Prompt]:
+            return [Prompt(text(row, "text"), label(row, "category"), *sift(asked[text(row, "key")]))]
+
+        yield from read_rows(column_rows(path / "questions", Question.schema.names, split), ask)
+        yield from read_rows(column_rows(path / "captions", Caption.schema.names, split), caption)
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
         """Ties are dropped here too: chosen and rejected would lie."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.formats import Dataset, NoPreference, Preference, WrittenPair
+from agfsync.formats import Dataset, NoPreference, PairItem, Preference, WrittenPair
+from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import embedded, is_number
-from agfsync.formats.reading import PICTURES, parquet_columns, parquet_rows, text
+from agfsync.formats.reading import Row, read_rows, text
 from agfsync.formats.writing import write_pairs
 from agfsync.records import seed_of
 
@@ -36,17 +37,18 @@ SCHEMA = pa.schema(
         ("num_example_per_prompt", pa.int64()),
     ]
 )
-READ = ("caption", "jpg_0", "jpg_1", "label_0", "label_1", "has_label")
+PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 
 
 class PickAPic:
     title = "Pick-a-Pic v2"
 
     def recognises(self, path: Path) -> bool:
-        return parquet_columns(path) >= {"caption", "jpg_0", "jpg_1", "label_0", "label_1"}
+        return has_columns(path, PICK_A_PIC_COLUMNS)
 
-    def pairs(self, path: Path) -> Iterator[Preference | NoPreference]:
-        return (_pair(row, path) for row in parquet_rows(path, READ, PICTURES))
+    def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        rows = column_rows(path, (*PICK_A_PIC_COLUMNS, "has_label"), split, PICK_A_PIC_COLUMNS, WITH_PICTURES)
+        return read_rows(rows, lambda row: [_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
         """Ties are dropped: some trainers take a tie for a win of jpg_0. Which picture is which is drawn by lot."""
@@ -55,15 +57,15 @@ class PickAPic:
         return write_pairs(dataset.pairs, folder / "data", SCHEMA, rows)
 
 
-def _pair(row: Mapping[str, Any], path: Path) -> Preference | NoPreference:
-    prompt, (zero, one) = text(row, "caption", path), (row.get("label_0"), row.get("label_1"))
+def _pair(row: Row, path: Path) -> Preference | NoPreference:
+    prompt, (zero, one) = text(row, "caption"), (row.get("label_0"), row.get("label_1"))
     if row.get("has_label") is False or not is_number(zero) or not is_number(one):
-        return NoPreference(prompt, "no label")
+        return NoPreference(prompt, "no label", where=row.where)
     if zero == one:
-        return NoPreference(prompt)
-    folder = path if path.is_dir() else path.parent
-    pictures = embedded(row.get("jpg_0"), folder), embedded(row.get("jpg_1"), folder)
-    return Preference(prompt, *(pictures if zero > one else reversed(pictures)))
+        return NoPreference(prompt, where=row.where)
+    pictures = [embedded(row.get(name), row.file.parent, path) for name in ("jpg_0", "jpg_1")]
+    winner, loser = pictures if zero > one else reversed(pictures)
+    return Preference(prompt, winner, loser, where=row.where)
 
 
 def _row(pair: WrittenPair, number: int, created: datetime) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """How rows of any table make prompts, by the names of its columns. No format of its own."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from agfsync.formats import Asked, Prompt
+from agfsync.formats import Asked, LeftOut, Prompt
 from agfsync.formats.asking import question, sift
-from agfsync.formats.reading import label, text
+from agfsync.formats.reading import Row, group_rows, label, text
 
 TEXTS = ("prompt", "prompts", "caption", "captions", "text")
 """Columns that hold the prompt, the first that is there; in whatever case."""
@@ -17,30 +15,28 @@ OF_QUESTIONS = "caption_key"
 
 
 def column(names: Iterable[str], wanted: Iterable[str] = TEXTS) -> str | None:
-    """The first of `wanted` among the columns `names`, as it is spelt there; None where there is none."""
-    spelt = {name.strip().casefold(): name for name in reversed(list(names))}
+    """Return the first of `wanted` among the columns `names`, as it is spelt there; None where there is none."""
+    spelt = {name.strip().casefold(): name for name in reversed(list(names)) if isinstance(name, str)}
     return None if OF_QUESTIONS in spelt else next((spelt[name] for name in wanted if name in spelt), None)
 
 
-def prompts(rows: Iterable[Mapping[str, Any]], path: Path) -> Iterator[Prompt]:
-    """The prompts in `rows` of the file at `path`; neighbouring rows with questions on one prompt are that prompt.
+def prompts(rows: Iterable[Row | LeftOut]) -> Iterator[Prompt | LeftOut]:
+    """Yield the prompts in `rows`; neighbouring rows with questions on one prompt are that prompt.
 
     A row may hold one question (`question`, `answer`, `element`, `element_type`) or a list of such under `questions`.
-
-    Raises:
-        FormatError: a row without a prompt.
     """
-    named = ((_prompt(row, path), row) for row in rows)
-    for (prompt, category), group in groupby(named, key=lambda each: each[0]):
-        same = [row for _, row in group]
+    for group in group_rows(rows, _prompt):
+        if isinstance(group, LeftOut):
+            yield group
+            continue
+        (prompt, category), same = group
         questions, left_out = sift(each for row in same for each in _questions(row))
         copies = 1 if questions or left_out else len(same)
         yield from (Prompt(prompt, category, questions, left_out) for _ in range(copies))
 
 
-def _prompt(row: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    spelt = column(row) or TEXTS[0]
-    return text(row, spelt, path), label(row, column(row, ("category",)) or "")
+def _prompt(row: Row) -> tuple[str, str]:
+    return text(row, column(row) or TEXTS[0]), label(row, column(row, ("category",)))
 
 
 def _questions(row: Mapping[str, Any]) -> Iterator[Asked | str]:

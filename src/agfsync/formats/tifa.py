@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agfsync.formats import Asked, Prompt
+from agfsync.formats import Asked, LeftOut, Prompt
 from agfsync.formats.asking import origin, question, sift
-from agfsync.formats.reading import entries, first, json_items, text
+from agfsync.formats.reading import Row, entries, first_row, json_rows, read_rows, text
+from agfsync.formats.walking import is_hidden
 
 INPUTS, ANSWERS = "*text_inputs.json", "*question_answers.json"
 
@@ -18,26 +19,31 @@ class Tifa:
     def recognises(self, path: Path) -> bool:
         if path.is_dir():
             return _only(path, INPUTS) is not None
-        return path.suffix == ".json" and (first(json_items(path, dict)) or {}).keys() >= {"id", "caption"}
+        return path.suffix.lower() == ".json" and first_row(json_rows(path)).keys() >= {"id", "caption"}
 
-    def prompts(self, path: Path) -> Iterator[Prompt]:
+    def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """By the id of a caption; its category is where TIFA has it from, such as coco or drawbench."""
         inputs, answers = (_only(path, INPUTS), _only(path, ANSWERS)) if path.is_dir() else (path, path)
         captions: dict[str, str] = {}
         asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+
+        def enter(row: Row) -> list[Prompt]:
+            identifier, caption = text(row, "id"), text(row, "caption")
+            question_ = row | {"choices": entries(row, "choices")} if "question" in row else None
+            captions.setdefault(identifier, caption)
+            if question_ is not None:
+                asked[identifier].append(question_)
+            return []
+
         for file in dict.fromkeys(file for file in (inputs, answers) if file):
-            for row in json_items(file, dict):
-                identifier = text(row, "id", file)
-                captions.setdefault(identifier, text(row, "caption", file))
-                if "question" in row:
-                    asked[identifier].append(row | {"choices": entries(row, "choices", file)})
+            yield from read_rows(json_rows(file), enter)
         for identifier, caption in captions.items():
             yield Prompt(caption, origin(identifier), *sift(_question(row) for row in asked[identifier]))
 
 
 def _only(folder: Path, pattern: str) -> Path | None:
     """The one file in `folder` that is called so; None where there is none, or several to choose from."""
-    found = list(folder.glob(pattern))
+    found = [file for file in folder.glob(pattern) if not is_hidden(file.name)]
     return found[0] if len(found) == 1 else None
 
 

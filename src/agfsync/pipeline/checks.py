@@ -11,7 +11,7 @@ from agfsync.formats import PairSet, PromptFile
 from agfsync.packages import need, need_trackers
 from agfsync.pipeline.generators import check_drawing, check_trainable
 from agfsync.pipeline.order import NAMES
-from agfsync.sources import recognise
+from agfsync.sources import check_source
 from agfsync.stages.writing import writer_source
 
 
@@ -34,9 +34,9 @@ def check_names(recipe: Recipe) -> None:
 
 
 def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
-    for source, kind in ((recipe.captions.source, PromptFile), (recipe.pairs.source, PairSet)):
-        if source:
-            yield partial(recognise, Path(source), kind)
+    for section, kind in ((recipe.captions, PromptFile), (recipe.pairs, PairSet)):
+        if section.source:
+            yield partial(check_source, Path(section.source), kind, section.split)
     yield partial(writer_source, "captions", recipe.captions)
     yield partial(writer_source, "questions", recipe.questions)
     for generator in recipe.candidates.generators:

@@ -40,7 +40,12 @@ STAGES = (
     Stage(
         "captions",
         (),
-        lambda r: (r.seed, _plain(r.captions, "model", "source"), writer_source("captions", r.captions), *_sources(r)),
+        lambda r: (
+            r.seed,
+            _plain(r.captions, "model", "source", "split"),
+            writer_source("captions", r.captions),
+            *_sources(r),
+        ),
     ),
     Stage(
         "questions",
@@ -60,7 +65,11 @@ STAGES = (
         lambda r: (_judges(r.scores.scorers), BY_PICTURE),
         "the scorers' dtype to bf16, or take smaller ones",
     ),
-    Stage("pairs", ("candidates", "scores"), lambda r: _sources(r, "pairs") or _plain(r.pairs, "source")),
+    Stage(
+        "pairs",
+        ("candidates", "scores"),
+        lambda r: _sources(r, "pairs") or _plain(r.pairs, "source", "split", "repeats"),
+    ),
     Stage(
         "training",
         ("pairs",),
@@ -115,10 +124,15 @@ def _drawing(recipe: Recipe) -> tuple[Any, ...]:
     return (recipe.seed, _plain(recipe.candidates, "generator", "beside"), *generators, *ordered)
 
 
-def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, str]]:
-    """What the files hold that `stages`, default all, are taken from; not where they lie."""
-    named = {"captions": recipe.captions.source, "pairs": recipe.pairs.source}
-    return [(stage, fingerprint(path)) for stage, path in named.items() if path and stage in (stages or named)]
+def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, ...]]:
+    """Return what the files hold that `stages`, default all, are taken from, and what of it; not where they lie."""
+    captions, pairs = recipe.captions, recipe.pairs
+    named = {
+        "captions": (captions.source, (captions.split,)),
+        "pairs": (pairs.source, (pairs.split, pairs.repeats)),
+    }
+    wanted = stages or tuple(named)
+    return [(stage, fingerprint(path), *of) for stage, (path, of) in named.items() if path and stage in wanted]
 
 
 def _judges(settings: Mapping[str, ScorerSettings]) -> list[str]:

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from agfsync.config import Recipe
+from agfsync.engine import over_budget
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.language import CaptionWriter
 from agfsync.language.text import normalised
@@ -39,13 +40,14 @@ def run(context: Context) -> Mapping[str, Any]:
     """Write what is missing of `captions.count` and `captions.held_out` captions.
 
     Raises:
-        BudgetError: the writer brings nothing new in a category any more, or its file has fewer.
+        BudgetError: the writer brings nothing new in a category any more, or its file has fewer, or more rows that
+            can't be used than `failure_budget` allows.
         FormatError: a file isn't what it should be.
     """
     settings = context.recipe.captions
     given = captions_given(context)
     taken = {normalised(each.text) for each in given.values()}
-    prompts = Prompts(settings.source, taken) if settings.source else None
+    prompts = _read_prompts(context, taken) if settings.source else None
     with at_work(context, STAGE, settings, instead=prompts) as desk:
         asked = _asked(context.recipe)
         wanted = shares(asked, _rooms(desk.writer, prompts, asked))
@@ -54,7 +56,19 @@ def run(context: Context) -> Mapping[str, Any]:
             for category, places in wanted.items():
                 _fill(context, desk, written, category, places, task)
     context.run.select(STAGE, [*given, *written.chosen(wanted)])
-    return {**_notes(context), **desk.account.told()}
+    left_out = {"left_out": dict(prompts.left_out.counts)} if prompts else {}
+    return {**_notes(context), **left_out, **desk.account.told()}
+
+
+def _read_prompts(context: Context, taken: Collection[str]) -> Prompts:
+    """Read the file of prompts, and report what of it isn't used."""
+    settings, budget = context.recipe.captions, context.recipe.failure_budget
+    prompts = Prompts(str(settings.source), taken, settings.split)
+    for line in prompts.left_out.lines():
+        context.progress.say(f"{STAGE}: {prompts.path}: left out: {line}")
+    if prompts.left_out.failed.total() > budget * prompts.rows:
+        raise over_budget(STAGE, prompts.left_out.failed, prompts.rows, budget, "rows")
+    return prompts
 
 
 def _asked(recipe: Recipe) -> Places:

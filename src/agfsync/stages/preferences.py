@@ -5,28 +5,30 @@ The captions stage takes its prompts, the candidates stage its pictures, and the
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from agfsync.engine import Part, Sifted, over_budget
-from agfsync.formats import NoPreference, PairSet, Preference
-from agfsync.formats.pairing import opened
+from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
+from agfsync.formats.judgements import SAME, Judgements, picture_key
+from agfsync.formats.pairing import read_pictures
+from agfsync.formats.tally import LeftOutTally
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
-from agfsync.sources import captions_of_pairs, recognise
+from agfsync.sources import captions_of_pairs, pairs_of
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.written import caption_of
 
 CAPTIONS, CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
 PAIR_SET = "pair set"
 """The generator of a picture that no generator of this run has drawn."""
-SAME = "winner and loser are the same picture"
+CHANGED = "its prompt is no caption of this run: the pair set has changed meanwhile"
 
 
 def captions_given(context: Context) -> dict[str, Caption]:
-    """The pair set's prompts as captions to train on, by their units; none without a pair set.
+    """Return the pair set's prompts as captions to train on, by their units; none without a pair set.
 
     Raises:
         FormatError: it is no pair set.
@@ -35,7 +37,8 @@ def captions_given(context: Context) -> dict[str, Caption]:
     if source is None:
         return {}
     context.progress.say(f"{CAPTIONS}: reading the prompts of {source}")
-    captions = [caption_of(text, category, "train") for text, category in captions_of_pairs(source).items()]
+    found = captions_of_pairs(source, context.recipe.pairs.split)
+    captions = [caption_of(text, category, "train") for text, category in found.items()]
     units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
     done = context.run.done(CAPTIONS, units)
     if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
@@ -48,26 +51,31 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
 
     Raises:
         FormatError: it is no pair set.
-        BudgetError: more of its pairs have a broken picture than `failure_budget` allows.
+        BudgetError: more of its pairs can't be used, or have a broken picture, than `failure_budget` allows.
     """
     captions = {c.text: c.key for c in context.run.read("captions", Caption) if c.split == "train"}
+    settings, budget = context.recipe.pairs, context.recipe.failure_budget
     with context.progress.stage(CANDIDATES, len(captions)) as task:
         intake = _Intake(context, captions, task)
         try:
-            for found in recognise(source, PairSet).pairs(source):
+            for found in pairs_of(source, settings.split):
                 intake.add(found)
+            intake.settle()
         finally:
             intake.commit()
-    broken, total = intake.broken, len(intake.pairs) + intake.left_out.total()
-    if broken.total() > context.recipe.failure_budget * total:
-        raise over_budget(CANDIDATES, broken, total, context.recipe.failure_budget, "pairs")
+    tally = intake.tally
+    for line in tally.lines():
+        context.progress.say(f"{CANDIDATES}: left out: {line}")
+    if tally.failed.total() > budget * intake.meant:
+        raise over_budget(CANDIDATES, tally.failed, intake.meant, budget, "pairs")
     intake.select()
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
-    return counts | {"left_out": dict(intake.left_out)}
+    counts["judgements"] = len(intake.judged)
+    return counts | {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
 
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:
-    """The pair that each unit of the pair set is, and what was left out of it, in a unit that is no pair."""
+    """Yield the pair that each unit of the pair set is; what was left out of it is in a unit that is no pair."""
     left_out = context.run.dropped(PREFERENCES)
     for key, rows in context.run.grouped(PREFERENCES):
         yield key, Sifted([Pair.of(row) for row in rows], {} if rows else left_out)
@@ -81,33 +89,42 @@ class _Intake:
         self._candidates = Part(context.run, CANDIDATES, Candidate.schema)
         self._preferences = Part(context.run, PREFERENCES, Pair.schema)
         self._of_caption: Counter[str] = Counter()
-        self.pictures: dict[str, None] = {}
+        self.judged: Judgements[str] = Judgements(context.recipe.pairs.repeats)
+        self.pictures: dict[str, str] = {}
+        """key -> its caption's key"""
         self.pairs: dict[str, None] = {}
-        self.left_out: Counter[str] = Counter()
-        self.broken: Counter[str] = Counter()
+        self.tally = LeftOutTally()
+        self.meant = 0
+        """how many pairs there would be if all could be used"""
 
-    def add(self, found: Preference | NoPreference) -> None:
+    def add(self, found: PairItem) -> None:
+        """Take in one judgement's pictures, or count why it makes no pair."""
+        if isinstance(found, LeftOut):
+            self.meant += found.count if found.failed else 0
+            self.tally.add(found)
+            return
+        self.meant += 1
+        if (left := self._left_out(found)) is not None:
+            self.tally.add(left)
+
+    def _left_out(self, found: Preference | NoPreference) -> LeftOut | None:
         if isinstance(found, NoPreference):
-            self.left_out[found.reason] += 1
-            return
+            return LeftOut(found.reason, found.where, failed=False)
         try:
-            winner, loser = opened(found)
+            winner, loser = read_pictures(found)
         except BrokenPicture as failure:
-            self.left_out[str(failure)] += 1
-            self.broken[str(failure)] += 1
-            return
+            return LeftOut(str(failure), found.where)
         if winner == loser:
-            self.left_out[SAME] += 1
-            return
+            return LeftOut(SAME, found.where, failed=False)
         caption = self._captions.get(found.prompt)
         if caption is None:
-            self.left_out["its prompt is no caption of this run: the pair set has changed meanwhile"] += 1
-            return
-        self._enter(caption, self._candidate(caption, winner), self._candidate(caption, loser))
+            return LeftOut(CHANGED, found.where, failed=False)
+        self.judged.add(self._candidate(caption, winner), self._candidate(caption, loser))
+        return None
 
     def _candidate(self, caption: str, image: bytes) -> str:
-        """Enters a picture, if it is new; its key. The same picture in several pairs of a caption is one candidate."""
-        key = digest("pair set's picture", caption, blake2b(image, digest_size=16).hexdigest())
+        """Enter a picture, if it is new, and return its key. The same one in several pairs is one candidate."""
+        key = intern(picture_key(caption, image))
         if key not in self.pictures:
             if not self._of_caption[caption]:
                 self._task.advance(1)
@@ -115,14 +132,18 @@ class _Intake:
             if not self._is_there(CANDIDATES, key):
                 self._candidates.add(key, [Candidate(key, caption, index, None, PAIR_SET, image)])
             self._of_caption[caption] += 1
-            self.pictures[key] = None
+            self.pictures[key] = caption
         return key
 
-    def _enter(self, caption: str, winner: str, loser: str) -> None:
-        key = digest("pair", winner, loser)
-        if key not in self.pairs and not self._is_there(PREFERENCES, key):
-            self._preferences.add(key, [Pair(key, caption, winner, loser, 1.0, 0.0, 1.0)])
-        self.pairs[key] = None
+    def settle(self) -> None:
+        """Enter the pairs, once all judgements are known."""
+        for winner, loser, number in self.judged.pairs():
+            key = digest("pair", winner, loser, *([number] if number else []))
+            if not self._is_there(PREFERENCES, key):
+                self._preferences.add(key, [Pair(key, self.pictures[winner], winner, loser, 1.0, 0.0, 1.0)])
+            self.pairs[key] = None
+        for reason, count in self.judged.left_out().items():
+            self.tally.add(LeftOut(reason, count=count, failed=False))
 
     def _is_there(self, table: str, key: str) -> bool:
         return bool(self._run.done(table, [key]))
@@ -132,10 +153,11 @@ class _Intake:
         self._preferences.commit()
 
     def select(self) -> None:
-        """Makes the tables. One unit of the pairs' counts what was left out, if anything was."""
-        counts = digest("left out", dict(self.left_out))
-        if self.left_out and not self._is_there(PREFERENCES, counts):
-            self._preferences.add(counts, Sifted([], self.left_out))
+        """Make the tables. One unit of the pairs' counts what was left out, if anything was."""
+        left_out = self.tally.counts
+        counts = digest("left out", dict(left_out))
+        if left_out and not self._is_there(PREFERENCES, counts):
+            self._preferences.add(counts, Sifted([], left_out))
             self._preferences.commit()
         self._run.select(CANDIDATES, self.pictures)
-        self._run.select(PREFERENCES, [*self.pairs, *([counts] if self.left_out else [])])
+        self._run.select(PREFERENCES, [*self.pairs, *([counts] if left_out else [])])

@@ -60,7 +60,7 @@ def run(context: Context) -> Mapping[str, Any]:
 def _units(context: Context, writer: QuestionWriter) -> Stream[Unit[ToAsk]]:
     """Every caption, but those that are trained on where their pairs are given."""
     recipe = context.recipe
-    prompts = Prompts(recipe.captions.source) if recipe.captions.source else None
+    prompts = Prompts(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
 
     def units() -> Iterator[Unit[ToAsk]]:
