@@ -197,7 +197,7 @@ def test_answers_cut_among_thoughts_say_so(type_run: Type) -> None:
     code, lines, _ = type_run(judge="thinks", reply_tokens=8)
     assert code == cli.USAGE and "scores: vqa: 4 of 4 pictures failed" in lines[-1]
     says = (
-        "neither yes nor no: it was cut at scores.scorers.vqa.server.reply_tokens = 8 (finish_reason length) with all its"
-        " text in content, as thoughts: raise that, or turn the model's thinking off"
+        "neither yes nor no: it was cut at scores.scorers.vqa.server.reply_tokens = 8 (finish_reason length) with all"
+        " its text in content, as thoughts: raise that, or turn the model's thinking off"
     )
     assert says in lines[-1]

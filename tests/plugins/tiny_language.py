@@ -5,6 +5,7 @@ token alone, which is the end of the prompt.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,5 +105,5 @@ def _teach(model: nn.Module, tokens: Sequence[str], endless: bool) -> None:
             weight.copy_(torch.eye(*weight.shape))
         elif name.endswith("lm_head.weight"):
             weight.zero_()
-            for here, after in zip(order, order[1:], strict=False):
+            for here, after in pairwise(order):
                 weight[after, here] = 5.0

@@ -41,7 +41,7 @@ UNTAKEN = re.compile(
     re.IGNORECASE,
 )
 """Words that say so under any other status."""
-ELSEWHERE = re.compile(r"messages?|model|prompt|inputs?|images?|contents?", re.IGNORECASE)
+ELSEWHERE = re.compile(r"(?:messages?|model|prompt|inputs?|images?|contents?)\b", re.IGNORECASE)
 """What else a server may find fault with."""
 TOO_LONG = re.compile(
     r"context (?:length|window|size)|(?:maximum|max|model's) context|too (?:large|long|many)|exceed|at most|less than"
@@ -152,7 +152,7 @@ def refused_argument(refusal: Refusal, sent: Mapping[str, Any]) -> tuple[str, in
     if named is not None and not (passed and named in ("max_tokens", "max_completion_tokens")):
         certain = refusal.status in MALFORMED or UNTAKEN.search(f"{refusal.words} {refusal.code}")
         return (named, None) if certain else None
-    if named or passed or refusal.status not in (400, 422) or any(map(ELSEWHERE.fullmatch, refusal.params)):
+    if named or passed or refusal.status not in (400, 422) or any(map(ELSEWHERE.match, refusal.params)):
         return None
     guess = next((name for name in UNNAMED if name in mine), None)
     return None if guess is None else (guess, None)
