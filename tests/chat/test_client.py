@@ -207,3 +207,158 @@ def test_a_picture_counts_as_pictures_do_and_not_by_its_bytes(endpoint: Make) ->
 def test_a_client_that_asks_nothing_imports_no_openai() -> None:
     code = "import sys, agfsync.language.captions, agfsync.language.questions; sys.exit('openai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [{"error": {"code": 400, "message": 'Unknown name "seed": Cannot find field.', "status": "INVALID_ARGUMENT"}}],
+        {"detail": "Unexpected fields in the request: {'seed'}"},
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+        {"object": "error", "message": "seed is not supported", "code": 400},
+        {"error": "seed is not supported"},
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422, 200])
+def test_a_refusal_of_any_shape_is_asked_again_remembered_and_remarked_once(
+    endpoint: Make, status: int, body: Any
+) -> None:
+    meter = Meter()
+    with FakeServer(answer=lambda sent: (status, body) if "seed" in sent else GOOD) as server:
+        plain = server.reply
+        server.reply = lambda sent, key: _listed(plain, sent, key, status, body)  # type: ignore[method-assign]
+        client = Client(endpoint(server), meter)
+        for _ in range(3):
+            assert client.ask("Write.", {}, Descriptions, 0).descriptions == ["a cat"]
+    assert ["seed" in sent for sent in server.bodies] == [True, False, False, False]
+    assert all("response_format" in sent for sent in server.bodies)
+    (remark,) = meter.remarks
+    assert remark.endswith("refuses seed: asked without it")
+
+
+def _listed(plain: Any, sent: dict[str, Any], key: str, status: int, body: Any) -> tuple[int, dict[str, str], Any]:
+    """What the fake server replies, whose bodies are objects, with a list in the place of one."""
+    if "seed" not in sent:
+        return plain(sent, key)  # type: ignore[no-any-return]
+    with_it = plain.__self__
+    with_it.bodies.append(sent)
+    return status, {}, body
+
+
+def test_fewer_log_probabilities_are_asked_for_where_the_server_says_how_many(endpoint: Make) -> None:
+    def answer(sent: Mapping[str, Any]) -> Reply:
+        return failed(400, "top_logprobs must be at most 5") if sent.get("top_logprobs", 0) > 5 else "yes"
+
+    meter = Meter()
+    with FakeServer(answer=answer) as server:
+        Client(endpoint(server), meter).reply([], logprobs=True, top_logprobs=20)
+    assert [sent["top_logprobs"] for sent in server.bodies] == [20, 5]
+    assert meter.remarks[0].endswith("refuses top_logprobs: asked with 5")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "says"),
+    [
+        (200, {"error": {"message": "Insufficient credits", "code": 402}}, ModelError, "quota is used up: .*credits"),
+        (200, {"error": {"message": "Insufficient credits"}}, ModelError, "quota is used up: .*Insufficient c"),
+        (402, {"error": {"message": "Insufficient credits"}}, ModelError, r"used up: .*\(it says: Insufficient c"),
+        (200, {"error": {"message": "Bad gateway", "code": 502}}, NoReplyError, "answered 502: Bad gateway"),
+        (200, {"detail": "the engine is asleep"}, NoReplyError, "answered with no completion: the engine is asleep"),
+        (400, {"error": {"message": "API key not valid. Please pass a valid API key."}}, ModelError, "refuses the key"),
+        (403, {"error": {"message": "your input was flagged"}}, NoReplyError, "answered 403: your input was flagged"),
+        (403, {"error": {"message": "not your region"}}, ModelError, r"refuses the key .*\(403\): .*not your region"),
+        (404, {"detail": "Not Found"}, ModelError, r"no model 'fake' \(404\): .*base_url.* \(it says: Not F"),
+        (413, {"message": "picture too large"}, NoReplyError, "answered 413: picture too large"),
+    ],
+)  # fmt: skip
+def test_what_a_server_says_is_said(endpoint: Make, status: int, body: Any, kind: type[Exception], says: str) -> None:
+    with FakeServer(answer=lambda _: (status, body)) as server, pytest.raises(kind, match=says):
+        ask(endpoint(server, retries=0))
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"<!doctype html><html><head><title>Open WebUI</title></head></html>", 'no completion: a page, "Open WebUI"'),
+        (b"upstream is gone", "no completion: upstream is gone"),
+        (b'[{"error": {"message": "out of order"}}]', "no completion: out of order"),
+        (b"", "no completion: nothing"),
+        (b'{"message": {"content": "a cat"}, "done": true}', "it is no completion: an object with message, done"),
+    ],
+)
+def test_what_came_under_status_200_is_said(endpoint: Make, raw: bytes, says: str) -> None:
+    with FakeServer() as server:
+        server.raw = raw
+        with pytest.raises(NoReplyError, match=says):
+            ask(endpoint(server, retries=0))
+
+
+def test_a_failure_under_status_200_is_repeated_within_the_budget(
+    endpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agfsync.chat.client.FIRST_WAIT", 0.01)
+    busy: Reply = (200, {"error": {"message": "busy", "code": 429}})
+    with FakeServer(answer=in_turn(busy, busy, GOOD)) as server:
+        assert ask(endpoint(server, retries=2)) == ["a cat"]
+    with FakeServer(answer=in_turn(busy, "no JSON", busy, GOOD)) as server:
+        with pytest.raises(NoReplyError, match="answered 429: busy"):
+            ask(endpoint(server, retries=2))
+        assert len(server.bodies) == 3
+
+
+def said(text: Any, finish: str = "stop", **more: Any) -> Reply:
+    return 200, {"choices": [{"finish_reason": finish, "message": {"content": text} | more}]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (said("I'd rather not."), r'no JSON in the reply: it begins "I\'d rather not\." \(finish_reason stop\)'),
+        (
+            said("Sure! Here", "length"),
+            r"it was cut at model\.reply_tokens = 2000 \(finish_reason length\): raise that",
+        ),
+        (said('{"descriptions": ["a c', "length"), "no whole item in the reply: it was cut at"),
+        (said(None, reasoning_content=GOOD), "its text lies in reasoning_content"),
+        (said('<think>{"descriptions": ["a draft"]}', "length"), "all its text in content, as thoughts"),
+        (said(None, refusal="I can't."), 'the model refused: "I can\'t."'),
+    ],
+)
+def test_what_came_instead_of_json_is_said(endpoint: Make, reply: Reply, says: str) -> None:
+    with FakeServer(answer=in_turn(reply)) as server, pytest.raises(NoReplyError, match=says):
+        ask(endpoint(server, retries=0))
+
+
+def test_a_reply_in_parts_and_one_that_was_cut_among_its_items_are_read(endpoint: Make) -> None:
+    meter = Meter()
+    parts = [{"type": "text", "text": GOOD[:9]}, {"type": "text", "text": GOOD[9:]}]
+    with FakeServer(answer=in_turn(said(parts), said('{"descriptions": ["a cat", "a d', "length"))) as server:
+        assert ask(endpoint(server), meter) == ["a cat"] and not meter.remarks
+        assert ask(endpoint(server), meter) == ["a cat"]
+    assert meter.remarks == ("replies were cut at model.reply_tokens = 2000 (finish_reason length): raise that",)
+    assert not meter.spoilers
+
+
+def test_a_schema_that_is_left_out_in_silence_is_remarked_once_and_spoils_what_cant_be_read(endpoint: Make) -> None:
+    meter = Meter()
+    with FakeServer(answer=in_turn(f"```json\n{GOOD}\n```", f"```json\n{GOOD}\n```", "A cat.")) as server:
+        client = Client(endpoint(server, retries=0), meter)
+        client.ask("Write.", {}, Descriptions, 0)
+        client.ask("Write.", {}, Descriptions, 0)
+        assert len(meter.remarks) == 1 and "takes response_format" in meter.remarks[0] and not meter.spoilers
+        with pytest.raises(NoReplyError, match="; response_format was ignored"):
+            client.ask("Write.", {}, Descriptions, 0)
+    assert meter.remarks == meter.spoilers
+
+
+def test_log_probabilities_that_are_left_out_or_begin_with_thoughts_are_remarked(endpoint: Make) -> None:
+    thought = {"content": [{"token": "Hm", "logprob": -0.1, "top_logprobs": []}]}
+    choice = {"message": {"content": "yes"}, "logprobs": thought}
+    meter = Meter()
+    with FakeServer(answer=in_turn("yes", (200, {"choices": [choice]}))) as server:
+        client = Client(endpoint(server), meter)
+        for _ in range(3):
+            client.reply([], logprobs=True)
+        client.reply([])
+    assert ["gives none" in remark for remark in meter.remarks] == [True, False]
+    assert "can't be placed" in meter.remarks[1]

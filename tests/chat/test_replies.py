@@ -1,6 +1,6 @@
 import pytest
 
-from agfsync.chat.replies import UnreadableError, read
+from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round
 
@@ -23,16 +23,16 @@ PLAIN = '{"descriptions": ["a cat", "a dog"]}'
     ],
 )
 def test_captions_are_found_in_what_models_reply(reply: str) -> None:
-    assert read(reply, Descriptions).descriptions == ["a cat", "a dog"]
+    assert parse_reply(reply, Descriptions).descriptions == ["a cat", "a dog"]
 
 
 def test_what_is_no_text_is_an_empty_one_for_the_stage_to_count() -> None:
     reply = '{"descriptions": ["a cat", 7, {"text": "a cow"}, null, "a dog"]}'
-    assert read(reply, Descriptions).descriptions == ["a cat", "", "", "", "a dog"]
+    assert parse_reply(reply, Descriptions).descriptions == ["a cat", "", "", "", "a dog"]
 
 
 def test_a_string_is_left_as_it_is() -> None:
-    assert read('{"descriptions": ["a ,] b", "c\nd", "\\"e,}\\"",]}', Descriptions).descriptions == [
+    assert parse_reply('{"descriptions": ["a ,] b", "c\nd", "\\"e,}\\"",]}', Descriptions).descriptions == [
         "a ,] b",
         "c\nd",
         '"e,}"',
@@ -53,13 +53,13 @@ def test_a_string_is_left_as_it_is() -> None:
 )
 def test_what_is_in_no_reply_is_told(reply: str, fault: str) -> None:
     with pytest.raises(UnreadableError) as raised:
-        read(reply, Descriptions)
+        parse_reply(reply, Descriptions)
     assert str(raised.value) == fault
 
 
 def test_odd_questions_are_kept_for_the_checks_to_count() -> None:
     odd = '{"questions": [7, {"question": ["a"], "flag": true}, {"question": "Is it?", "answer": 1, "flag": 0}, null]}'
-    found = read(odd, Round).questions
+    found = parse_reply(odd, Round).questions
     assert [(q.question, q.answer, q.flag) for q in found] == [
         ("", "", ""),
         ("", "", "True"),

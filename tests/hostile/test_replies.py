@@ -14,7 +14,7 @@ from malformed_replies import CAPTION, CAPTIONS, QUESTIONS, malformed
 from pydantic import BaseModel
 
 from agfsync.chat.meter import Meter
-from agfsync.chat.replies import UnreadableError, read
+from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.errors import NoReplyError
 from agfsync.language.captions import Descriptions, LanguageModelCaptions
 from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
@@ -49,7 +49,7 @@ def test_the_parser_gives_what_was_asked_for_or_says_why_not(of: str) -> None:
     outcomes: Counter[str] = Counter()
     for name, reply in malformed(of).items():
         try:
-            found = read(reply, SHAPES[of])
+            found = parse_reply(reply, SHAPES[of])
         except UnreadableError as reason:
             outcomes[str(reason)] += 1
             assert "\n" not in str(reason), name
@@ -66,7 +66,7 @@ def test_another_requests_reply_is_none(of: str) -> None:
     for reply in malformed(of).values():
         for shape in (Verdicts, SHAPES["questions" if of == "captions" else "captions"]):
             try:
-                found = read(reply, shape)
+                found = parse_reply(reply, shape)
             except UnreadableError:
                 continue
             if isinstance(found, Descriptions):

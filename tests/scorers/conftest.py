@@ -101,7 +101,9 @@ def asked(body: Mapping[str, Any]) -> tuple[bytes, str]:
 def sure(picture: bytes, question: str) -> dict[str, Any]:
     """A completion with the log-probabilities of yes and no, which follow from what was asked."""
     p = (int(digest(picture.hex(), question)[:4], 16) + 1) / 65538
-    return completion("Yes" if p > 0.5 else "No", {" yes": p / 2, "Yes": p, "no": 1 - p, "Nothing": 0.9, "!": 0.9})
+    spellings = {" yes": p / 2, "Yes": p, "no": 1 - p, "Nothing": 0.9, "!": 0.9}
+    said = "Yes" if p > 0.5 else "no"
+    return completion(said, {said: spellings.pop(said)} | spellings)
 
 
 def completion(text: str, first: Mapping[str, float]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from fake_language import SECRET, FakeServer, Reply
 from PIL import Image
 
-from agfsync.chat import client
+from agfsync.chat.completions import Reply as Said
 from agfsync.chat.meter import Meter
 from agfsync.config import ScorerSettings, Server
 from agfsync.errors import ModelError, RecipeError
@@ -67,33 +67,43 @@ def test_probabilities_and_answers_come_in_the_order_of_the_questions(items: lis
 
 
 @pytest.mark.parametrize(
-    ("first", "expected"),
+    ("text", "first", "expected"),
     [
-        ({"Yes": 0.6, "No": 0.2}, 0.75),
-        ({"ĠYES": 0.6, "no": 0.2, "▁no": 0.1, "Not": 0.1}, 0.75),
-        ({"No": 0.9, "None": 0.1}, 0.0),
-        ({" yes": 1e-30}, 1.0),
-        ({"The": 0.9}, 0.0),  # then the word counts
+        ("no", {"Yes": 0.6, "No": 0.2}, 0.75),
+        ("no", {"ĠYES": 0.6, "no": 0.2, "▁no": 0.1, "Not": 0.1}, 0.75),
+        ("no", {"No": 0.9, "None": 0.1}, 0.0),
+        ("yes", {" yes": 1e-30}, 1.0),
+        ("no", {"The": 0.9}, 0.0),  # then the word counts
+        ("no", {"Yes": 1e-9}, 0.0),  # and where what was said has no probability
+        ("Certainly", {"Yes": 0.5, "No": 0.1}, 5 / 6),
+        ("The", {"The": 0.99, "Yes": 1e-3, "No": 1e-9}, None),
     ],
 )
-def test_p_yes_is_yes_against_no_by_the_likeliest_spelling(first: Mapping[str, float], expected: float) -> None:
-    reply = client.Reply("no", {token: math.log(share) for token, share in first.items()})
-    assert p_yes(reply) == pytest.approx(expected)
+def test_p_yes_is_yes_against_no_by_the_likeliest_spelling(
+    text: str, first: Mapping[str, float], expected: float | None
+) -> None:
+    reply = Said(text, {token: math.log(share) for token, share in first.items()})
+    assert p_yes(reply) == (expected if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("yes", 1.0), ("**No**, there isn't.", 0.0), ("<think>yes or no?</think>\nNo", 0.0), ("maybe", None), ("", None)],
+    [
+        *[("yes", 1.0), ("**No**, there isn't.", 0.0), ("maybe", None), ("", None), ("ＹＥＳ", 1.0), ("ja", None)],
+        *[("<think>yes or no?</think>\nNo", 0.0), ("No? Let me see.</think>Yes", 1.0), ("<think>Yes", None)],
+        *[("Yes or no: hard to say", None), ("No/Yes", None), ("<|begin_of_box|>No<|end_of_box|>", 0.0)],
+        *[("Nope", None), ("Not at all", None), ("[THINK]No.[/THINK] Yes", 1.0), ("◁think▷No◁/think▷Yes.", 1.0)],
+    ],
 )
 def test_without_probabilities_the_first_word_counts(text: str, expected: float | None) -> None:
-    assert p_yes(client.Reply(text)) == expected
+    assert p_yes(Said(text)) == expected
 
 
 def test_a_server_without_probabilities_is_asked_without(items: list[Item]) -> None:
     with asking(lambda body: "Yes.", refuses=("logprobs", "top_logprobs"), concurrency=1) as (scorer, server):
         assert p(scorer, items[1:3]) == [[1.0, 1.0], [1.0, 1.0, 1.0]]
     sent = [("logprobs" in body, "top_logprobs" in body) for body in server.bodies]
-    assert sent == [(True, True), (False, True), *[(False, False)] * 5]
+    assert sent == [(True, True), *[(False, False)] * 5]
 
 
 def test_a_refusal_that_names_nothing_is_taken_for_the_probabilities(items: list[Item]) -> None:
@@ -114,7 +124,8 @@ def test_a_picture_with_an_unanswered_question_is_unscored_and_the_others_arent(
     with asking(answer, retries=0) as (scorer, server):
         first, unsure, failed = scorer.score([items[0], items[1], items[2]])
     assert isinstance(first, Measurement)
-    assert unsure == Unscored("the model's reply is neither yes nor no")
+    says = 'the model\'s reply is neither yes nor no: it begins "I am not sure" (finish_reason stop)'
+    assert unsure == Unscored(says)
     assert isinstance(failed, Unscored)
     assert "answered 500" in failed.reason and SECRET not in failed.reason
 

@@ -41,7 +41,10 @@ class Endpoint:
     @property
     def server(self) -> str:
         """The server's name, for messages: an address may hold credentials."""
-        return urlsplit(self.url).netloc.rpartition("@")[2] or "its address"
+        try:
+            return urlsplit(self.url).netloc.rpartition("@")[2] or "its address"
+        except ValueError:
+            return "its address"
 
 
 def key(endpoint: Endpoint) -> str:

@@ -50,7 +50,7 @@ class Spending:
 
 
 class Meter:
-    """Counts what one stage's requests cost, from any number of threads.
+    """Counts what one stage's requests cost, from any number of threads, and keeps what is noticed about its server.
 
     Args:
         prices: of a million tokens sent, and of a million that come back.
@@ -75,6 +75,27 @@ class Meter:
         self._under_way: list[Tokens] = []
         self._queue: list[object] = []
         self._changed = Condition()
+        self._remarks: dict[str, bool] = {}
+
+    @property
+    def section(self) -> str:
+        """The recipe's section of this model, such as "captions.model"."""
+        return self._section
+
+    def remark(self, text: str, *, spoils: bool = False) -> None:
+        """Keep what was noticed about the server, once; with `spoils` it can be why replies are of no use."""
+        with self._changed:
+            self._remarks[text] = self._remarks.get(text, False) or spoils
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was noticed about the server, in the order of noticing."""
+        return tuple(self._remarks)
+
+    @property
+    def spoilers(self) -> tuple[str, ...]:
+        """Those of the remarks that can be why replies are of no use."""
+        return tuple(text for text, spoils in tuple(self._remarks.items()) if spoils)
 
     @property
     def spent(self) -> Spending:

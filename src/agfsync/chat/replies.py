@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from agfsync.chat.thoughts import find_answer
+
 S = TypeVar("S", bound=BaseModel)
 
-THOUGHT, THOUGHT_OVER = "<think>", "</think>"
 OPENING = re.compile(r"[{\[]")
 TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
 """A comma before a closing bracket; strings are matched first, so that what stands in one is left alone."""
@@ -25,16 +26,16 @@ class UnreadableError(ValueError):
     """A reply in which there is no JSON of the shape that was asked for; says why."""
 
 
-def read(reply: str, shape: type[S]) -> S:
-    """What `reply` holds of `shape`: the longest JSON value in it that fits, else what a reply that was cut holds.
+def parse_reply(reply: str, shape: type[S]) -> S:
+    """Return what `reply` holds of `shape`: the longest JSON value that fits, else what a reply that was cut holds.
 
-    A list that stands alone counts as the first field of `shape`, which is how models without a schema leave out the
-    object around it. Of a value that was cut, the unfinished last item is left out.
+    Thoughts are passed over. A list that stands alone counts as the first field of `shape`, which is how models without
+    a schema leave out the object around it. Of a value that was cut, the unfinished last item is left out.
 
     Raises:
         UnreadableError: nothing in it fits.
     """
-    text = TRAILING_COMMA.sub(r"\1", _without_thoughts(reply))
+    text = TRAILING_COMMA.sub(r"\1", reply[slice(*find_answer(reply))])
     fault = "no JSON in the reply"
     for value in _values(text):
         try:
@@ -45,13 +46,19 @@ def read(reply: str, shape: type[S]) -> S:
     raise UnreadableError(fault)
 
 
-def _without_thoughts(text: str) -> str:
-    """`text` without what a model has thought aloud. No regular expression: on a thousand openings it takes minutes."""
-    kept, place = [], 0
-    while (start := text.find(THOUGHT, place)) >= 0 and (end := text.find(THOUGHT_OVER, start)) >= 0:
-        kept.append(text[place:start])
-        place = end + len(THOUGHT_OVER)
-    return "".join(kept) + text[place:]
+def keeps_shape(reply: str, cut: bool, shape: type[BaseModel]) -> bool:
+    """True if `reply` is what a server gives that holds its model to the schema of `shape`; `cut`, the beginning of it.
+
+    A reply without any text tells nothing, and is taken for one that does.
+    """
+    text = reply[slice(*find_answer(reply))].strip()
+    if cut or not text:
+        return not text or text.startswith("{")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and next(iter(shape.model_fields)) in value
 
 
 def _values(text: str) -> Iterator[Any]:

@@ -50,6 +50,8 @@ class Server(Section):
     """requests at a time"""
     timeout: float = Field(default=120.0, gt=0)
     """seconds to wait for a reply"""
+    reply_tokens: Positive = 256
+    """the most tokens of one reply: a judge's answer is one word, but a model that thinks first needs more"""
     retries: int = Field(default=6, ge=0)
     """times that a request is repeated in all, be it refused for now, failed, or answered with what can't be read"""
     prices: Prices = Prices()

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from agfsync import hub
-from agfsync.chat.endpoint import BASE_URL, Endpoint, key
+from agfsync.chat.connection import address_fault, validate_endpoint
+from agfsync.chat.endpoint import BASE_URL, Endpoint
 from agfsync.config import Recipe
 from agfsync.doctor import machine
 from agfsync.doctor.findings import Findings, Need
@@ -49,10 +50,10 @@ def servers(recipe: Recipe, findings: Findings) -> None:
     """Tells of language models without a key, and of servers that can't be reached; nothing is asked of them."""
     for where, endpoint in _endpoints(recipe):
         try:
-            key(endpoint)
+            validate_endpoint(endpoint)
         except ModelError as fault:
             findings.add(f"{where}: {fault}", blocks=True)
-        if not (getproxies() or _reached(endpoint.url)):
+        if not (address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
             findings.add(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True)
 
 
@@ -67,7 +68,7 @@ def _endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
         for name, each in scorers.items():
             if each.type in SERVED and each.server is not None:
                 asked = each.server.model_dump(exclude=ACCOUNT)
-                endpoint = Endpoint(each.model, temperature=0.0, structured=False, reply_tokens=1, **asked)
+                endpoint = Endpoint(each.model, temperature=0.0, structured=False, **asked)
                 found.setdefault(endpoint.url, (f"{where}.{name}.server", endpoint))
     yield from found.values()
 

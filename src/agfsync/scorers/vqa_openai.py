@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agfsync.chat.client import Client, Reply
+from agfsync.chat.client import Client
+from agfsync.chat.completions import Reply, explain, first_word
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.side_by_side import side_by_side
@@ -19,22 +20,22 @@ INSTRUCTIONS = (
     "You are shown a picture and asked a question about it. Only what can be seen in the picture counts. "
     "Answer with one word: yes or no."
 )
-REPLY_TOKENS = 256
-"""A word is one of them; a model that thinks first needs more."""
 LIKELIEST = 20
 """Spellings of the first token whose probabilities are asked for: the most that OpenAI gives."""
-THOUGHT = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
-WORD = re.compile(r"[\W_Ġ]*([^\W\d_]+)")
-"""The first word; some servers leave in what their vocabulary writes for a space."""
+LIKELY = 0.5
+"""What yes and no must be likely to be together where the model has said neither."""
+BOTH = re.compile(r"\W*(?:yes|no)\W*(?:/|\||\bor\b|\band\b)\W*(?:yes|no)\b", re.IGNORECASE)
+"""Beginnings such as "yes or no", which are no answer."""
 
 
 class VqaOpenAI:
     """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
 
     A picture is sent inline as PNG, lossless, with one question a request; the picture comes first, so that a server
-    can keep it for the next. P(yes) comes from the probabilities of the reply's first token, yes against no, each by
-    its likeliest spelling and one that isn't among them counting as impossible. Where the server gives none, P(yes) is
-    1 or 0 by the word that the model says. A picture with a question that got neither is unscored.
+    can keep it for the next. P(yes) comes from the probabilities of the answer's first word, behind any thoughts, yes
+    against no, each by its likeliest spelling and one that isn't among them counting as impossible. Where the server
+    gives none, or where the answer begins among them can't be told, P(yes) is 1 or 0 by the word that the model says. A
+    picture with a question that got neither is unscored.
 
     `model` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
     (`revision`, `dtype`, `device`) is the server's affair. `meter` counts what the requests cost, and holds their cap.
@@ -54,7 +55,7 @@ class VqaOpenAI:
     ) -> None:
         if server is None:
             raise ModelError("a vqa-openai scorer needs a server: give server.base_url, or server: {} for OpenAI's")
-        endpoint = Endpoint(model=model, temperature=0.0, structured=False, reply_tokens=REPLY_TOKENS, **server)
+        endpoint = Endpoint(model=model, temperature=0.0, structured=False, **server)
         self._at_once = endpoint.concurrency
         self._client = Client(endpoint, meter or Meter())
 
@@ -89,24 +90,26 @@ class VqaOpenAI:
         except NoReplyError as fault:
             return Unscored(str(fault))
         found = p_yes(reply)
-        return Unscored("the model's reply is neither yes nor no") if found is None else found
+        if found is None:
+            return Unscored(f"the model's reply is neither yes nor no: {explain(reply, self._client.limit)}")
+        return found
 
 
 def p_yes(reply: Reply) -> float | None:
-    """P(yes) on 0..1 that `reply` gives; None where it is neither yes nor no."""
-    likelihoods = dict.fromkeys(("yes", "no"), -math.inf)
+    """Return the P(yes), 0..1, that `reply` gives; None where it is neither yes nor no."""
+    words = {"yes": 1.0, "no": 0.0}
+    word = first_word(reply.answer)
+    likelihoods = dict.fromkeys(words, -math.inf)
     for token, log_probability in reply.first.items():
-        if (word := _word(token)) in likelihoods:
-            likelihoods[word] = max(likelihoods[word], log_probability)
-    yes, no = likelihoods.values()
-    if max(yes, no) > -math.inf:
-        return math.exp(yes - max(yes, no)) / (math.exp(yes - max(yes, no)) + math.exp(no - max(yes, no)))
-    return {"yes": 1.0, "no": 0.0}.get(_word(THOUGHT.sub("", reply.text)))
-
-
-def _word(text: str) -> str:
-    found = WORD.match(text)
-    return found[1].lower() if found else ""
+        if (spelt := first_word(token)) in likelihoods:
+            likelihoods[spelt] = max(likelihoods[spelt], log_probability)
+    yes, no = map(math.exp, likelihoods.values())
+    # Where the model said neither, small probabilities of both say nothing; where it said one, that one has some.
+    if likelihoods[word] > -math.inf if word in words else yes + no >= LIKELY:
+        likeliest = max(likelihoods.values())
+        yes, no = (math.exp(each - likeliest) for each in likelihoods.values())
+        return yes / (yes + no)
+    return None if BOTH.match(reply.answer) else words.get(word)
 
 
 def _data_url(item: Item) -> str:

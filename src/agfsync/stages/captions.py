@@ -123,6 +123,7 @@ def _fill(context: Context, desk: Desk, written: Written, category: str, places:
         task.advance(len(captions))
         fruitless, vain = (0, Counter()) if captions else (fruitless + 1, vain)
         if fruitless == DRY:
+            trouble = trouble or "; ".join(desk.account.meter.spoilers)
             raise _dry(context.recipe.captions.writer, category, written, places, trouble, vain)
 
 
@@ -150,12 +151,13 @@ def _commit(
 
 def _dry(writer: str, category: str, written: Written, places: Places, trouble: str, vain: Counter[str]) -> BudgetError:
     reached = f"{len(written.units[category])} of the {sum(places.values())} captions of '{category}'"
-    if trouble:
-        return BudgetError(f"captions: writer '{writer}' is stuck at {reached}: {trouble}")
     reasons = ", ".join(f"{reason} {count}" for reason, count in vain.most_common())
+    left_out = f"; left out: {reasons}" if reasons else ""
+    if trouble:
+        return BudgetError(f"captions: writer '{writer}' is stuck at {reached}: {trouble}{left_out}")
     return BudgetError(
         f"captions: writer '{writer}' ran dry at {reached}: ask for fewer (captions.count, captions.held_out) or take"
-        f" another writer{f'; left out: {reasons}' if reasons else ''}"
+        f" another writer{left_out}"
     )
 
 

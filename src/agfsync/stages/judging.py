@@ -16,7 +16,7 @@ from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
 from agfsync.stages import VERSIONS, Context, scorer_source
-from agfsync.stages.spending import Account, built_of, judging
+from agfsync.stages.spending import REMARKS, Account, built_of, judging
 from agfsync.statistics import Mean
 from agfsync.store import Run
 from agfsync.streams import Many, Stream, some_of
@@ -144,6 +144,9 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJud
             release()
     context.run.select(tables.scores, (key(picture) for picture in pictures for key in keys.values()))
     notes = _notes(context, tables, judges)
+    for name, account in accounts.items():
+        if account.meter.remarks:
+            notes[name][REMARKS] = "; ".join(account.meter.remarks)
     for name, note in notes.items():
         unscored, budget = Counter[str](note["unscored"]), context.recipe.failure_budget
         if unscored.total() > budget * len(pictures):

@@ -13,7 +13,7 @@ from typing import Any
 from agfsync.chat.side_by_side import side_by_side
 from agfsync.config import Recipe
 from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
-from agfsync.errors import NoReplyError
+from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import Asked
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.records import Caption, Question, digest, seed_of
@@ -52,7 +52,7 @@ def run(context: Context) -> Mapping[str, Any]:
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
         batch = max(BATCH, 4 * desk.writer.concurrency)
         process(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
-    _quarantine(context, units)
+    _quarantine(context, units, desk.account.meter.spoilers)
     run_.select(STAGE, (unit.key for unit in units))
     return {**_notes(context), **desk.account.told()}
 
@@ -151,15 +151,22 @@ def _confirmed(
     return [question for question, confirmed in zip(questions, right, strict=True) if confirmed]
 
 
-def _quarantine(context: Context, units: Many[Unit[ToAsk]]) -> None:
-    """Questions are kept however few, so that another `questions.minimum` asks no writer again."""
+def _quarantine(context: Context, units: Many[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
+    """Questions are kept however few, so that another `questions.minimum` asks no writer again.
+
+    Args:
+        spoilers: what was noticed about the writer's server that can be why they are few.
+    """
     minimum = context.recipe.questions.minimum
     failed = context.run.failures(STAGE)
     made = context.run.grouped(STAGE, ["key"], (unit.key for unit in units if unit.key not in failed))
     for key, rows in made:
         if len(rows) < minimum:
             context.run.quarantine(STAGE, key, f"fewer valid questions than questions.minimum ({minimum})")
-    check_budget(context.run, STAGE, len(units), context.recipe.failure_budget)
+    try:
+        check_budget(context.run, STAGE, len(units), context.recipe.failure_budget)
+    except BudgetError as failure:
+        raise BudgetError("; ".join([str(failure), *spoilers])) from None
 
 
 def _notes(context: Context) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What models behind servers cost a run: counted as they are asked, kept in the run folder. No stage of its own."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,8 @@ from agfsync.store import ledger
 
 ACCOUNT = {"prices", "max_cost", "max_tokens_total"}
 """A server's settings that are the meter's, and no part of how the server is asked."""
+REMARKS = "server"
+"""A stage's note of what was noticed about a server."""
 
 
 @dataclass(slots=True)
@@ -24,29 +26,39 @@ class Account:
     name: str
     meter: Meter
     noted: Spending = field(default_factory=Spending)
+    say: Callable[[str], None] = field(default=lambda text: None)
+    said: int = 0
 
     def note(self) -> None:
-        """Enter what was spent since the last time."""
+        """Enter what was spent since the last time, and say what was noticed about the server since then."""
+        for remark in self.meter.remarks[self.said :]:
+            self.say(f"{self.name}: {remark}")
+            self.said += 1
         if self.meter.spent != self.noted:
             self.noted = self.meter.spent
             ledger.note(self.run, self.name, self.noted.plain())
 
-    def told(self) -> Mapping[str, float]:
-        """What was spent in this run folder, for a stage's notes; empty where that is nothing."""
-        return self.noted.plain() if self.noted.requests else {}
+    def told(self) -> Mapping[str, float | str]:
+        """Return what was spent in this run folder, and noticed by this process, for a stage's notes."""
+        remarks = "; ".join(self.meter.remarks)
+        return (self.noted.plain() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
 
 
-def opened(run: Path, name: str, server: Server | None, section: str) -> Account:
+def opened(
+    run: Path, name: str, server: Server | None, section: str, say: Callable[[str], None] = lambda text: None
+) -> Account:
     """The account `name` of a run as it was left; its caps are those of the recipe's `section`, which `server` is.
+
+    What is noticed about the server is given to `say`.
 
     Raises:
         StoreError: the disk fails, or the file isn't what was written.
     """
     spent = Spending.of(ledger.spent(run, name))
     if server is None:
-        return Account(run, name, Meter(), spent)
+        return Account(run, name, Meter(), spent, say)
     prices = server.prices.input, server.prices.output
-    return Account(run, name, Meter(prices, server.max_cost, server.max_tokens_total, spent, section), spent)
+    return Account(run, name, Meter(prices, server.max_cost, server.max_tokens_total, spent, section), spent, say)
 
 
 @contextmanager
@@ -57,7 +69,13 @@ def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) 
         StoreError: the disk fails, or the file isn't what was written.
     """
     accounts = {
-        name: opened(context.run.path, f"{stage}.{name}", settings.server, f"{_section(context, name)}.server")
+        name: opened(
+            context.run.path,
+            f"{stage}.{name}",
+            settings.server,
+            f"{_section(context, name)}.server",
+            context.progress.say,
+        )
         for name, settings in judges.items()
         if settings.server is not None
     }

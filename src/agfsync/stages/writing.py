@@ -36,7 +36,7 @@ def at_work(
     Raises:
         RecipeError: see `build`. StoreError: the disk fails.
     """
-    account = opened(context.run.path, stage, settings.model, f"{stage}.model")
+    account = opened(context.run.path, stage, settings.model, f"{stage}.model", context.progress.say)
     try:
         yield Desk(build(stage, settings, account.meter) if instead is None else instead, account)
     finally:
