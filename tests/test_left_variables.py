@@ -56,9 +56,10 @@ def free_port() -> str:
 
 def begin(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
     source = os.pathsep.join([str(HERE / "plugins"), str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    ours = LEFT | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
     return subprocess.Popen(
         [sys.executable, "-m", "agfsync", *map(str, arguments)],
-        env=os.environ | LEFT | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()} | environment,
+        env=os.environ | ours | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -91,10 +91,10 @@ def run(
     trains = until is None or list(VERBS).index(until) >= list(VERBS).index("training")
     if trains and launched.rank() > 0:
         _help(path, until, may_be_done=not update)
-        return _show(path)
-    with _leading(trains):
-        pipeline.prepare(path, resolved, update=update, progress=shown)
-        pipeline.run(path, until=until, progress=shown)
+    else:
+        with _leading(trains):
+            pipeline.prepare(path, resolved, update=update, progress=shown)
+            pipeline.run(path, until=until, progress=shown)
     _show(path)
 
 
@@ -181,9 +181,9 @@ def _verb(stage: str) -> Callable[[Path, bool], None]:
         trains, shown = stage == "training", progress()
         if trains and launched.rank() > 0:
             _help(path, stage)
-            return _show(path)
-        with _leading(trains):
-            pipeline.run_stage(path, stage, progress=shown)
+        else:
+            with _leading(trains):
+                pipeline.run_stage(path, stage, progress=shown)
         _show(path)
 
     verb.__doc__ = VERBS[stage]

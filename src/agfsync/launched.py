@@ -286,7 +286,7 @@ def _connected(seconds: float) -> Any:
 
 
 def _host(launch: Launch) -> Any:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     # It listens on all interfaces; this process itself needs no name server to find it.
     return TCPStore("127.0.0.1", launch.port, launch.count, True, REPLY, wait_for_workers=False, multi_tenant=True)
@@ -304,7 +304,7 @@ def _reach(launch: Launch, seconds: float, said: list[str]) -> Any:
             if time.monotonic() >= until:
                 raise ConnectionError(said[-1]) from failure
             time.sleep(EVERY)
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     return TCPStore(launch.address, launch.port, launch.count, False, REPLY)
 
