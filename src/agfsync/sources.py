@@ -1,6 +1,7 @@
 """What `captions.source` and `pairs.source` point at: the format that recognises a path, and its captions for a run."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -87,10 +88,14 @@ class Prompts:
     def __init__(self, source: str, avoid: Collection[str] = ()) -> None:
         self.path = Path(source)
         self._prompts: dict[str, Prompt] = {}
+        self.left_out: Counter[str] = Counter()
+        """why some of the file's prompts aren't written, counted"""
         for prompt in recognise(self.path, PromptFile).prompts(self.path):
             plain = normalised(prompt.text)
-            if plain and plain not in avoid:
-                self._prompts.setdefault(plain, prompt)
+            if reason := self._fault(plain, avoid):
+                self.left_out[reason] += 1
+            else:
+                self._prompts[plain] = prompt
         self.categories: Sequence[str] = list(dict.fromkeys(p.category for p in self._prompts.values()))
         # By what it holds: the same prompts in a file that was moved or touched are the same captions.
         self.identity = digest("prompts", [(p.text, p.category) for p in self._prompts.values()])
@@ -109,6 +114,13 @@ class Prompts:
         """The file's questions on `caption`, and why others that it has can't be used, counted."""
         prompt = self._prompts.get(normalised(caption))
         return (prompt.questions, prompt.left_out) if prompt else ((), {})
+
+    def _fault(self, plain: str, avoid: Collection[str]) -> str | None:
+        if not plain:
+            return "empty"
+        if plain in avoid:
+            return "a prompt of the pair set"
+        return "repeated" if plain in self._prompts else None
 
     def _of(self, category: str) -> list[str]:
         return [prompt.text for prompt in self._prompts.values() if prompt.category == category]

@@ -67,6 +67,7 @@ def test_a_files_captions_are_spread_as_far_as_each_category_goes(
     notes = captions.run(changed(context, make_recipe(captions={"source": str(prompts), "count": 4, "held_out": 2})))
     found = made(context)
     assert notes["categories"] == {"animals": 4, "food": 2} and (notes["train"], notes["held_out"]) == (4, 2)
+    assert notes["dropped"] == {"repeated": 1}
     assert [sum(c.split == split for c in found) for split in ("train", "held-out")] == [4, 2]
     assert {c.text for c in found} == {"animal 0", "animal 1", "animal 2", "animal 3", "bread", "rice"}
     assert {(c.category, c.split) for c in found} >= {("animals", "held-out"), ("food", "held-out")}
@@ -112,3 +113,14 @@ def test_a_files_captions_are_taken_however_alike_they_are(context: Context, mak
     source = {"source": str(tmp_path / "prompts.txt"), "similarity": 0.5, "count": 3, "held_out": 1}
     captions.run(changed(context, make_recipe(captions=source)))
     assert len(made(context)) == 4
+
+
+def test_prompts_of_every_script_are_captions_of_their_own(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    prompts = ["ปูสีแดง", "ปีสีแดง", "दिन", "दीन", "दून", "a photo of 🐱", "a photo of 🐶", "🚀🌙", "C++", "C#", "C", "?"]
+    again = ["A photo of 🐱!", "c++", "दिन।"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts + again), encoding="utf-8")
+    notes = captions.run(
+        changed(context, make_recipe(captions={"source": str(tmp_path / "prompts.txt"), "count": 10, "held_out": 2}))
+    )
+    assert {caption.text for caption in made(context)} == set(prompts)
+    assert notes["dropped"] == {"repeated": 3}

@@ -54,7 +54,7 @@ def run(context: Context) -> Mapping[str, Any]:
             for category, places in wanted.items():
                 _fill(context, desk, written, category, places, task)
     context.run.select(STAGE, [*given, *written.chosen(wanted)])
-    return {**_notes(context), **desk.account.told()}
+    return {**_notes(context, prompts.left_out if prompts else {}), **desk.account.told()}
 
 
 def _asked(recipe: Recipe) -> Places:
@@ -145,7 +145,8 @@ def _dry(writer: str, category: str, written: Written, places: Places, trouble: 
     )
 
 
-def _notes(context: Context) -> dict[str, Any]:
+def _notes(context: Context, left_out: Mapping[str, int]) -> dict[str, Any]:
+    """Return counts; `left_out` are those of a file's prompts that were never to be written."""
     rows = list(context.run.rows(STAGE, ["text", "category", "split"]))
     splits = Counter(row["split"] for row in rows)
     # A pair set of which nobody prefers anything leaves none.
@@ -155,5 +156,5 @@ def _notes(context: Context) -> dict[str, Any]:
         "held_out": splits["held-out"],
         "categories": dict(Counter(row["category"] for row in rows)),
         "words": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
-        "dropped": dict(context.run.dropped(STAGE)),
+        "dropped": dict(Counter(context.run.dropped(STAGE)) + Counter(left_out)),
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from agfsync.language import QuestionDraft
-from agfsync.language.text import normalised
+from agfsync.language.text import has_words, normalised
 from agfsync.records import Caption, ElementType, Question, digest, one_line
 
 TYPES = get_args(ElementType)
@@ -43,7 +43,7 @@ def fault(draft: QuestionDraft, caption: Caption) -> str | None:
     """Why `draft` is no valid question on `caption`, or None when it is one."""
     if not draft.valid:
         return "called invalid by its writer"
-    if not normalised(draft.text):
+    if not has_words(draft.text):
         return "empty"
     if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
         return "too long"
