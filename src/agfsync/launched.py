@@ -269,6 +269,8 @@ def _connected(seconds: float) -> Any:
     Raises:
         PeerError: nobody answers there, or the port is taken.
     """
+    import torch.distributed  # noqa: F401 (now, since it takes longer than an attempt on a busy machine)
+
     launch = read_launch(os.environ)
     hosts = launch.rank == 0 and not launch.launcher_hosts
     said: list[str] = []

@@ -124,3 +124,25 @@ def test_prompts_of_every_script_are_captions_of_their_own(context: Context, mak
     )
     assert {caption.text for caption in made(context)} == set(prompts)
     assert notes["dropped"] == {"repeated": 3}
+
+
+def test_a_writer_is_shown_what_there_is_of_the_category(
+    context: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, list[str]]] = []
+
+    def write(self: object, category: str, count: int, avoid: list[str], seed: int) -> list[str]:
+        shown.append((category, list(avoid)))
+        return [f"{category} number {len(avoid)}"]
+
+    monkeypatch.setattr("doubles.Writer.captions", write)
+    captions.run(context)
+    assert all(text.startswith(category) for category, texts in shown for text in texts)
+    assert ("plants", [f"plants number {n}" for n in range(4)]) in shown
+
+
+def test_captions_of_the_wrong_length_are_written_again_and_counted(context: Context, make_recipe: Any) -> None:
+    notes = captions.run(changed(context, make_recipe(captions={"words": [3, 3]})))
+    assert notes["words"] == {"least": 3, "median": 3, "most": 3}
+    with pytest.raises(BudgetError, match="ran dry at 0 of the 6 captions of 'animals'.*fewer than 4 words 15"):
+        captions.run(changed(context, make_recipe(captions={"words": [4, 60]})))

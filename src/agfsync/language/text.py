@@ -5,6 +5,10 @@ import unicodedata
 
 SIGNS = frozenset("#%&@/\\\N{PER MILLE SIGN}\N{PER TEN THOUSAND SIGN}")
 """Punctuation to Unicode, but a part of what is said: C#, 50%, R&D, 1/2."""
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Han."""
 NO_WORD = re.compile(r"\*+|[^\w\s]|_")
 
 
@@ -24,6 +28,16 @@ def normalised(text: str) -> str:
 def has_words(text: str) -> bool:
     """Return True if `text` is more than spacing and punctuation."""
     return bool(NO_WORD.sub(_kept, _folded(text)).strip())
+
+
+def count_words(text: str) -> int:
+    """Return how many words `text` has; in scripts without spaces two letters count as one.
+
+    >>> count_words("A red star, alone"), count_words("一颗红色的星星")
+    (4, 4)
+    """
+    unspaced = len(UNSPACED.findall(text))
+    return sum(map(has_words, UNSPACED.sub(" ", text).split())) + -(-unspaced // 2)
 
 
 def _folded(text: str) -> str:

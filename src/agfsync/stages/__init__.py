@@ -75,6 +75,7 @@ def scorer_source(name: str, settings: ScorerSettings) -> str:
     """What names a scorer with all that shapes its scores, without loading it. Its device and its server don't."""
     models = catalog.fingerprint(settings.model, settings.head, settings.weights)
     told = settings.model_dump(mode="json", exclude={"device", "server"})
-    if settings.weights is None:
-        del told["weights"]  # A later key than the others: scores from before it keep their names.
+    for name in ("weights", "template"):
+        if told[name] is None:
+            del told[name]  # Later keys than the others: scores from before them keep their names.
     return digest(name, told, models)
