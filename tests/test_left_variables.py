@@ -217,3 +217,15 @@ def test_a_place_is_read_from_all_four_variables_alone() -> None:
         assert read_launch(LEFT | {name: ""}) == ALONE
     others = {"SLURM_PROCID": "3", "SLURM_NTASKS": "x", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     assert read_launch(others) == read_launch({}) == ALONE
+
+
+def test_a_store_that_is_gone_is_one_line(left: Any) -> None:
+    class Gone:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("Connection reset by peer\nException raised from recvBytes at a.cpp")
+
+    left(AGFSYNC_JOIN_TIMEOUT="1")
+    launched._FOUND.append(Gone())
+    for work in (lambda: launched.call({}), lambda: launched.meet(1), lambda: launched.gather(lambda _: None)):
+        with pytest.raises(PeerError, match="can't reach each other any more: Connection reset by peer$"):
+            work()

@@ -168,7 +168,9 @@ def join(say: Say) -> None:
         store(min(QUIET, seconds))
     except PeerError:
         say(f"waiting for the first process (RANK=0) at {launch.place}, for up to {seconds:g} s ({LIMIT})")
-    store().set(f"here/{launch.rank}", "")
+    shared = store()
+    with _reachable():
+        shared.set(f"here/{launch.rank}", "")
 
 
 def call(order: Order) -> None:
@@ -177,8 +179,10 @@ def call(order: Order) -> None:
     Raises:
         PeerError: some haven't in time; the message names them.
     """
-    number = int(store().add("orders", 1))
-    store().set(f"order/{number}", json.dumps(order))
+    shared = store()
+    with _reachable():
+        number = int(shared.add("orders", 1))
+        shared.set(f"order/{number}", json.dumps(order))
     _all_there({f"heard/{number}/{other}": other for other in range(1, count())})
 
 
@@ -188,7 +192,9 @@ def meet(number: int) -> None:
     Raises:
         PeerError: some haven't come in time; the message names them.
     """
-    store().set(f"ready/{number}/{rank()}", "")
+    shared = store()
+    with _reachable():
+        shared.set(f"ready/{number}/{rank()}", "")
     _all_there({f"ready/{number}/{each}": each for each in range(count())})
 
 
@@ -255,10 +261,18 @@ def _missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[int]:
             time.sleep(EVERY)
         return absent
 
+    with _reachable():
+        try:
+            return _in_steps(look, seconds + ATTEMPT)
+        except TimeoutError:
+            return list(keys.values())
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Within, a store that is gone is a PeerError."""
     try:
-        return _in_steps(look, seconds + ATTEMPT)
-    except TimeoutError:
-        return list(keys.values())
+        yield
     except RuntimeError as failure:
         raise PeerError(f"the launched processes can't reach each other any more: {_short(failure)}") from failure
 

@@ -78,7 +78,7 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
         found = [asdict(each) for each in task.found]
         return digest(STAGE, VERSIONS[STAGE], "found", task.caption.key, found, task.left_out)
     settings = recipe.questions
-    shaping = [settings.rounds, settings.verify, recipe.seed]
+    shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]
     if (settings.similarity, settings.maximum) != (1.0, None):
         shaping += [settings.similarity, settings.maximum]
     return digest(STAGE, VERSIONS[STAGE], writer.identity, *shaping, task.caption.key)
