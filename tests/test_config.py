@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -128,13 +129,35 @@ def test_a_source_is_kept_whole_so_that_the_run_can_be_gone_on_with_from_anywher
 
 def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_said_otherwise(file: Path) -> None:
     plain = config.resolve(str(file))
-    assert (plain.captions.similarity, plain.questions.rounds) == (1.0, 1)
+    assert (plain.captions.similarity, plain.captions.words) == (1.0, None)
+    assert (plain.questions.rounds, plain.questions.similarity) == (1, 1.0)
     file.write_text("captions: {model: {model: a}}\nquestions: {model: {model: a}}")
     asking = config.resolve(str(file))
-    assert (asking.captions.similarity, asking.questions.rounds) == (0.7, 6)
+    assert (asking.captions.similarity, asking.captions.words) == (0.7, (4, 60))
+    assert (asking.questions.rounds, asking.questions.similarity) == (6, 0.8)
     file.write_text("captions: {model: {model: a}, similarity: 0.9}\nquestions: {model: {model: a}, rounds: 2}")
     said = config.resolve(str(file))
     assert (said.captions.similarity, said.questions.rounds) == (0.9, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("captions.words=[60,4]", "the fewest words come first, then the most"),
+        ("captions.words=[0,4]", "greater than or equal to 1"),
+        ("questions.maximum=0", "greater than or equal to 1"),
+        ("scores.scorers.vqa.template=Is it?", "a template has one {} where the question goes"),
+        ("scores.scorers.vqa.template='{} {}'", "a template has one {} where the question goes"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told(file: Path, given: str, line: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(line)):
+        config.resolve(str(file), [given])
+
+
+def test_a_caption_cannot_have_more_questions_than_it_may_keep(file: Path) -> None:
+    with pytest.raises(RecipeError, match="maximum 4 is below minimum 5: no caption could have both"):
+        config.resolve(str(file), ["questions.maximum=4", "questions.minimum=5"])
 
 
 def test_the_language_model_of_the_environment_is_written_down(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
         None,
     )
     assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10} and recipe.pairs.minimum_margin == 0
-    assert (recipe.captions.count, recipe.questions.rounds) == (45_834, 6)
+    assert (recipe.captions.count, recipe.questions.rounds, recipe.questions.minimum) == (45_834, 6, 5)
+    assert recipe.scores.scorers["vqa"].template == "Question: {} Choices:['yes','no'] Answer:"
     assert {name: each.model for name, each in recipe.scores.scorers.items()} == {
         "vqa": "Salesforce/blip2-flan-t5-xxl",
         "clip": "openai/clip-vit-base-patch16",
@@ -60,6 +61,7 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
         "captions.held_out": 2,
         "captions.model.base_url": url,
         "questions.model.base_url": url,
+        "questions.minimum": 1,  # the fake writer asks once for each word
         "candidates.per_caption": 3,
         "candidates.generator.model": model,
         "candidates.generator.steps": 2,

@@ -47,10 +47,12 @@ def test_what_is_missing_or_of_no_format_is_told_with_what_there_is(tmp_path: Pa
 def test_a_prompt_file_writes_what_it_holds_each_once_and_in_its_order(file: Path) -> None:
     prompts: Prompts = Prompts(str(file))
     writer: CaptionWriter = prompts
-    assert list(writer.categories) == ["animals", "food"] and prompts.rooms == {"animals": 2, "food": 1}
+    assert list(writer.categories) == ["animals", "food"] and prompts.rooms == {"animals": 2, "food": 2}
+    assert prompts.left_out == {"repeated": 1}
     assert writer.captions("animals", 1, [], 0) == ["a cat"]
     assert writer.captions("animals", 5, ["a cat"], 0) == ["a dog"]
-    assert Prompts(str(file), {"a cat"}).rooms == {"animals": 1, "food": 1}
+    others = Prompts(str(file), {"a cat"})
+    assert others.rooms == {"animals": 1, "food": 2} and others.left_out == {"a prompt of the pair set": 2}
 
 
 def test_its_identity_is_what_it_holds_wherever_it_lies(file: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,8 +88,13 @@ def run(
     resolved = resolve(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
     shown = progress()
-    pipeline.prepare(path, resolved, update=update, progress=shown)
-    pipeline.run(path, until=until, progress=shown)
+    trains = until is None or list(VERBS).index(until) >= list(VERBS).index("training")
+    if trains and launched.rank() > 0:
+        _help(path, until, may_be_done=not update)
+    else:
+        with _leading(trains):
+            pipeline.prepare(path, resolved, update=update, progress=shown)
+            pipeline.run(path, until=until, progress=shown)
     _show(path)
 
 
@@ -215,7 +220,12 @@ def _verb(stage: str) -> Callable[[Path, bool], None]:
         from agfsync import pipeline
         from agfsync.progress import progress
 
-        pipeline.run_stage(path, stage, progress=progress())
+        trains, shown = stage == "training", progress()
+        if trains and launched.rank() > 0:
+            _help(path, stage)
+        else:
+            with _leading(trains):
+                pipeline.run_stage(path, stage, progress=shown)
         _show(path)
 
     verb.__doc__ = VERBS[stage]
@@ -245,10 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if launched.rank() > 0:
-        return _helped()
     try:
-        with _stoppable(), launched.leading():
+        with _stoppable(signal.SIGTERM):
             return _code(app(args=given, prog_name="agfsync", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):
         return _code(STOPPED)
@@ -259,8 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Within, SIGTERM stops as Ctrl-C does, so that what is complete is kept.
+def _stoppable(*wanted: signal.Signals) -> Iterator[None]:
+    """Within, these signals stop as Ctrl-C does, so that what is complete is kept.
 
     A launcher passes on what the terminal has sent to all: after the first such signal there is nothing more to stop.
     """
@@ -273,7 +281,6 @@ def _stoppable() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    wanted = (signal.SIGTERM, *([signal.SIGINT] if launched.count() > 1 else []))
     stopping = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
     before = {each: signal.signal(each, stop) for each in stopping}
     try:
@@ -284,10 +291,41 @@ def _stoppable() -> Iterator[None]:
                 signal.signal(each, handler)
 
 
-def _helped() -> int:
-    """What a process does that isn't the first of several, whatever the command: its share of trainings."""
+@contextmanager
+def _leading(trains: bool) -> Iterator[None]:
+    """Within, this process is the first of those launched together, if what `trains` was launched in several."""
+    if not trains or launched.count() == 1:
+        yield
+        return
+    with _stoppable(signal.SIGTERM, signal.SIGINT), launched.leading():
+        yield
+
+
+def _help(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
+    """Do what a process that isn't the first of several does: its share of trainings. Return if all is done already.
+
+    Raises:
+        typer.Exit: the first process has ended, or this one can't help it.
+    """
+    from agfsync import pipeline
+
+    if may_be_done:
+        with suppress(AgfsyncError):
+            if pipeline.is_up_to_date(path, until):
+                return
     # It holds nothing that a stop could lose, and the first says that all was stopped.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    raise typer.Exit(_helped())
+
+
+def _helped() -> int:
+    """Help the first process until it ends, and return the exit code."""
+    who = f"process {launched.rank()}"
+    try:
+        launched.join(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
+    except PeerError as failure:
+        return _failed(*_line(failure))
     try:
         for order in launched.orders():
             from agfsync.pipeline import help_train
@@ -297,7 +335,7 @@ def _helped() -> int:
         return UNEXPECTED  # The first tells of it.
     except Exception as failure:
         line, code = _line(fault(failure, Path.cwd()) or failure)
-        return _failed(f"process {launched.rank()}: {line}", code)
+        return _failed(f"{who}: {line}", code)
     return 0
 
 

@@ -70,7 +70,7 @@ class DivergedError(AgfsyncError):
 
 
 class PeerError(AgfsyncError):
-    """Another process of a training by several has ended, or doesn't see what this one sees."""
+    """Another process of a training by several has ended, never came, or doesn't see what this one sees."""
 
 
 @contextmanager

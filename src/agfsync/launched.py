@@ -1,56 +1,205 @@
-"""One command in several processes, as `accelerate launch` starts it: the first does it, the others help it to train.
+"""One command in several processes, as `accelerate launch` and `torchrun` start it: the first leads, the others train.
 
-The others know nothing of the command. They wait for what the first tells them through the store of torch.distributed,
+Only what trains looks here: every other command ignores the launcher's variables, which a job's surroundings may have
+left in the environment.
+
+The others know nothing of the command. They wait for what the first orders through the store of torch.distributed,
 which each asks again and again, so that nobody waits for one who is gone: whoever loses the store has lost the first.
+Whatever may take long is done in a thread of its own while the main thread waits in short steps: torch's own waits are
+deaf to signals.
 """
 
 import json
 import os
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from typing import Any
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+from agfsync.errors import PeerError
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher tells each process by."""
+"""The variables by which a launcher tells each process its place. Without all four a process is alone."""
+LIMIT = "AGFSYNC_JOIN_TIMEOUT"
+"""The variable that sets for how many seconds the processes wait for each other; as torchrun's `join_timeout`."""
+JOIN_SECONDS = 600.0
 EVERY = 0.2
-"""seconds between two looks into the store"""
+"""seconds between two looks into the store, and between two looks for signals"""
+QUIET = 2.0
+"""seconds in which a helper finds the first process without a word"""
+ATTEMPT = 5.0
+"""seconds for one connection, and for a farewell"""
+REPLY = timedelta(minutes=30)
+"""Timeout of the store's own calls: torch's default."""
 END = "end"
+_FOUND: list[Any] = []
+"""the store, once it is found"""
 
+T = TypeVar("T")
 Order = Mapping[str, str]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Process `rank` of `count`, whose common store is found at `address`:`port`."""
+
+    rank: int
+    count: int
+    address: str
+    port: int
+    launcher_hosts: bool = False
+    """True if the launcher keeps the store; else the first process does"""
+
+    @property
+    def place(self) -> str:
+        """Return the store's address as host:port."""
+        return f"{self.address}:{self.port}"
+
+
+ALONE = Launch(0, 1, "", 0)
+
+
+def read_launch(environ: Mapping[str, str]) -> Launch:
+    """Return this process's place among those launched together; `ALONE` where a variable is missing or empty.
+
+    Raises:
+        PeerError: a variable isn't what a launcher sets.
+    """
+    rank, count, address, port = (environ.get(name, "").strip() for name in NAMES)
+    if not (rank and count and address and port):
+        return ALONE
+    size = _whole("WORLD_SIZE", count, 1, 1 << 20)
+    launch = Launch(
+        _whole("RANK", rank, 0, size - 1),
+        size,
+        address,
+        _whole("MASTER_PORT", port, 1, 65535),
+        environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+    if environ.get("LOCAL_RANK"):
+        _whole("LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1)  # accelerate takes the accelerator of this number
+    return launch
+
+
+def _whole(name: str, value: str, least: int, most: int) -> int:
+    number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if number is None or not least <= number <= most:
+        raise PeerError(
+            f"the environment has {name}={value[:40]}, which should be a whole number from {least} to {most}: "
+            f"launchers such as accelerate set it; unset {', '.join(NAMES)} to train in one process"
+        )
+    return number
 
 
 def count() -> int:
-    """How many processes there are."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in NAMES) else 1
+    """Return how many processes there are. Raises PeerError as `read_launch` does."""
+    return read_launch(os.environ).count
 
 
 def rank() -> int:
-    """This process's number; the first is 0."""
-    return int(os.environ["RANK"]) if count() > 1 else 0
+    """Return this process's number; the first is 0. Raises PeerError as `read_launch` does."""
+    return read_launch(os.environ).rank
 
 
-@cache
-def store() -> Any:
-    """The store that all processes see. Only where there are several; the first may be the one that keeps it."""
-    from torch.distributed.rendezvous import rendezvous
+def join_seconds() -> float:
+    """Return for how many seconds the processes wait for each other.
 
-    found, _, _ = next(rendezvous("env://"))
-    return found
+    Raises:
+        PeerError: the variable that says so holds no positive number.
+    """
+    given = os.environ.get(LIMIT, "")
+    try:
+        seconds = float(given or JOIN_SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 1e9:
+        raise PeerError(f"the environment has {LIMIT}={given[:40]}, which should be a number of seconds above 0")
+    return seconds
+
+
+def store(seconds: float | None = None) -> Any:
+    """Return the store that all processes see, looked for once, for `seconds` (default: `join_seconds`).
+
+    Raises:
+        PeerError: the first process or its launcher isn't there, or its port is taken.
+    """
+    if not _FOUND:
+        _FOUND.append(_connected(join_seconds() if seconds is None else seconds))
+    return _FOUND[0]
+
+
+def gather(say: Say) -> None:
+    """Wait, as the first process, until all others are there; `say` tells once that they are awaited, and where.
+
+    Raises:
+        PeerError: some haven't come in time; the message names them.
+    """
+    launch = read_launch(os.environ)
+    if launch.count == 1:
+        return
+    keys = {f"here/{other}": other for other in range(1, launch.count)}
+    try:
+        missing = _missing(keys, 0.0, store(0.0))
+    except PeerError:
+        if not launch.launcher_hosts:
+            raise
+        missing = list(keys.values())
+    if missing:
+        say(
+            f"waiting for {len(missing)} of {launch.count} processes to come to {launch.place}, for up to "
+            f"{join_seconds():g} s ({LIMIT}); to train in one process, unset {', '.join(NAMES)}"
+        )
+    _all_there(keys)
+
+
+def join(say: Say) -> None:
+    """Report, as one of the others, to the first process; `say` tells once where it is looked for.
+
+    Raises:
+        PeerError: it isn't there in time.
+    """
+    launch, seconds = read_launch(os.environ), join_seconds()
+    try:
+        store(min(QUIET, seconds))
+    except PeerError:
+        say(f"waiting for the first process (RANK=0) at {launch.place}, for up to {seconds:g} s ({LIMIT})")
+    shared = store()
+    with _reachable():
+        shared.set(f"here/{launch.rank}", "")
 
 
 def call(order: Order) -> None:
-    """Tells the others to do `order`, and waits until all of them have heard it."""
-    number = int(store().add("orders", 1))
-    store().set(f"order/{number}", json.dumps(order))
-    heard = [f"heard/{number}/{other}" for other in range(1, count())]
-    while not store().check(heard):
-        time.sleep(EVERY)
+    """Tell the others to do `order`, and wait until all of them have heard it.
+
+    Raises:
+        PeerError: some haven't in time; the message names them.
+    """
+    shared = store()
+    with _reachable():
+        number = int(shared.add("orders", 1))
+        shared.set(f"order/{number}", json.dumps(order))
+    _all_there({f"heard/{number}/{other}": other for other in range(1, count())})
+
+
+def meet(number: int) -> None:
+    """Wait until every process has come here for the `number`-th time: what follows is deaf to signals.
+
+    Raises:
+        PeerError: some haven't come in time; the message names them.
+    """
+    shared = store()
+    with _reachable():
+        shared.set(f"ready/{number}/{rank()}", "")
+    _all_there({f"ready/{number}/{each}": each for each in range(count())})
 
 
 def orders() -> Iterator[Order]:
-    """What the first tells, until it has ended in whatever way."""
+    """Yield what the first process orders, until it has ended in whatever way."""
     number = 0
     # The store fails where the process that keeps it is gone.
     with suppress(RuntimeError):
@@ -67,14 +216,142 @@ def orders() -> Iterator[Order]:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """The first process's command; the others end with it, in whatever way it ends."""
-    if count() == 1:
+    """Within, this is the first process and does the command; the others end with it, in whatever way it ends."""
+    launch = read_launch(os.environ)
+    if launch.count == 1:
         yield
         return
-    store()  # Made now, for the others are looking for it.
+    if not launch.launcher_hosts:
+        # Made now, for the others are looking for it. Where it fails, that is told when they are needed.
+        with suppress(PeerError):
+            store(0.0)
     try:
         yield
     finally:
-        # Without a store they know it already.
-        with suppress(RuntimeError):
-            store().set(END, "")
+        # Without a store they know it already; a launcher that keeps one answers at once.
+        with suppress(PeerError, RuntimeError, TimeoutError):
+            shared = store(0.0)
+            _in_steps(lambda: shared.set(END, ""), ATTEMPT)
+
+
+def _all_there(keys: Mapping[str, int]) -> None:
+    seconds = join_seconds()
+    missing = _missing(keys, seconds, store())
+    if missing:
+        launch = read_launch(os.environ)
+        named = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
+        raise PeerError(
+            f"of {launch.count} processes, RANK {named} didn't come to {launch.place} within {seconds:g} s ({LIMIT}): "
+            f"start them as well, or unset {', '.join(NAMES)} to train in one process"
+        )
+
+
+def _missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[int]:
+    """Return the processes whose keys aren't in the store after `seconds`; at once where all are.
+
+    Raises:
+        PeerError: the store is gone.
+    """
+    until = time.monotonic() + seconds
+
+    def look() -> list[int]:
+        while absent := [each for key, each in keys.items() if not shared.check([key])]:
+            if time.monotonic() >= until:
+                break
+            time.sleep(EVERY)
+        return absent
+
+    with _reachable():
+        try:
+            return _in_steps(look, seconds + ATTEMPT)
+        except TimeoutError:
+            return list(keys.values())
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Within, a store that is gone is a PeerError."""
+    try:
+        yield
+    except RuntimeError as failure:
+        raise PeerError(f"the launched processes can't reach each other any more: {_short(failure)}") from failure
+
+
+def _connected(seconds: float) -> Any:
+    """Return a connection to the store, tried at least once and for up to `seconds`.
+
+    Raises:
+        PeerError: nobody answers there, or the port is taken.
+    """
+    import torch.distributed  # noqa: F401 (now, since it takes longer than an attempt on a busy machine)
+
+    launch = read_launch(os.environ)
+    hosts = launch.rank == 0 and not launch.launcher_hosts
+    said: list[str] = []
+    try:
+        return _in_steps(lambda: _host(launch) if hosts else _reach(launch, seconds, said), seconds + ATTEMPT)
+    except (TimeoutError, ConnectionError) as failure:
+        whom = "the launcher" if launch.launcher_hosts else "the first process (RANK=0)"
+        why = f" ({said[-1]})" if said else ""
+        raise PeerError(
+            f"process {launch.rank} of {launch.count} found no sign of {whom} at {launch.place} within {seconds:g} s"
+            f"{why}: start it as well, or unset {', '.join(NAMES)} to work in one process"
+        ) from failure
+    except RuntimeError as failure:
+        raise PeerError(f"the launched processes can't meet at {launch.place}: {_short(failure)}") from failure
+
+
+def _host(launch: Launch) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # It listens on all interfaces; this process itself needs no name server to find it.
+    return TCPStore("127.0.0.1", launch.port, launch.count, True, REPLY, wait_for_workers=False, multi_tenant=True)
+
+
+def _reach(launch: Launch, seconds: float, said: list[str]) -> Any:
+    """Connect once somebody listens there: until then torch would fill the terminal with warnings."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((launch.address, launch.port), ATTEMPT).close()
+            break
+        except (OSError, UnicodeError) as failure:
+            said.append(getattr(failure, "strerror", None) or str(failure))
+            if time.monotonic() >= until:
+                raise ConnectionError(said[-1]) from failure
+            time.sleep(EVERY)
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore(launch.address, launch.port, launch.count, False, REPLY)
+
+
+def _in_steps(work: Callable[[], T], seconds: float) -> T:
+    """Return what `work` returns; it has a thread of its own, so that a signal ends the wait at once.
+
+    Raises:
+        TimeoutError: it takes longer than `seconds`; its thread is left to itself.
+    """
+    ended, results, failures = Event(), list[T](), list[Exception]()
+
+    def do() -> None:
+        try:
+            results.append(work())
+        except Exception as failure:
+            failures.append(failure)
+        finally:
+            ended.set()
+
+    Thread(target=do, daemon=True).start()
+    until = time.monotonic() + seconds
+    while not ended.wait(EVERY):
+        if time.monotonic() >= until:
+            raise TimeoutError
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _short(failure: Exception) -> str:
+    """Return the first sentence of torch's message, without its C++ frames."""
+    lines: Sequence[str] = str(failure).splitlines() or [type(failure).__name__]
+    return lines[0][:200]

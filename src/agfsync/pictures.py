@@ -3,9 +3,10 @@
 Good is a file whose picture is beyond doubt: a whole PNG, WebP or JPEG of one still image, 8 bits a channel, opaque, in
 grey, palette or RGB, of a sane size. It is turned as its EXIF says, since that is how people have seen and judged it.
 What a conversion would have to guess is refused with its reason: 16 bits, CMYK, transparent parts, several frames.
-What follows the end of a whole picture doesn't matter, nor do colour profiles, which models don't read either.
+What follows the end of a whole picture doesn't matter, nor do colour profiles, texts and the rest of the EXIF, which
+models don't read either.
 
-Every chunk of a PNG has a checksum, and all of them are held. WebP and JPEG have none: only what is missing shows.
+Every chunk of a PNG has a checksum, and all of them are verified. WebP and JPEG have none: only what is missing shows.
 """
 
 import io
@@ -16,19 +17,25 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "WEBP", "JPEG")
-FAULTS = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
-"""What Pillow's decoders raise on bytes that aren't what they say."""
+from agfsync.metadata import PNG, DamagedFileError, extract_essence, read_orientation
 
+FORMATS = ("PNG", "WEBP", "JPEG")
 MOST_PIXELS = 1 << 25
 """Of a picture: 100 MB as RGB, and a batch of them is in memory at a time."""
 MOST_SLENDER = 64
 """Longer side by shorter: a scorer scales the shorter one to its 224 pixels or more, and the other with it."""
 
-PNG = b"\x89PNG\r\n\x1a\n"
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation: what makes the stored rows and columns upright; Pillow counts degrees anticlockwise."""
+
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG's colour types."""
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -72,14 +79,20 @@ def decode(data: bytes) -> Image.Image:
         BrokenPicture: it holds none, or a part of one, or one that isn't good: see above.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        essence = extract_essence(data)
+        with Image.open(io.BytesIO(essence.file), formats=FORMATS) as image:
             _check_size(*image.size)
             _check_kind(image, data)
-            _check_whole_png(data) if data.startswith(PNG) else _check_end(data)
-            return _opaque(ImageOps.exif_transpose(image))
-    except BrokenPicture:
+            if data.startswith(PNG):
+                _check_rows(essence.file)
+            turn = TURNS.get(read_orientation(essence.exif or image.info.get("exif", b"")))
+            shown = _opaque(image)
+            return shown if turn is None else shown.transpose(turn)
+    except (BrokenPicture, MemoryError):
         raise
-    except FAULTS as failure:
+    except DamagedFileError as failure:
+        raise BrokenPicture(f"broken image: {failure}") from failure
+    except Exception as failure:  # Decoders raise whatever they please.
         name = type(failure).__name__
         raise BrokenPicture(f"broken image: {'it is damaged' if name == 'error' else name}") from failure
 
@@ -113,29 +126,18 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_end(file: bytes) -> None:
-    """A JPEG ends with a marker, which its data can't hold; a WebP says how long it is, which Pillow minds."""
-    if file.startswith(b"\xff\xd8") and file.find(b"\xff\xd9", file.rfind(b"\xff\xda")) < 0:
-        raise BrokenPicture("broken image: its end is missing")
-
-
-def _check_whole_png(png: bytes) -> None:
-    """Pillow takes a PNG whose rows, checksums or end are missing, and shows black for what isn't there."""
+def _check_rows(png: bytes) -> None:
+    """Pillow takes a PNG whose rows or end are missing, and shows black for what isn't there."""
     place, inflated, pixels = len(PNG), 0, zlib.decompressobj()
     header: tuple[int, ...] = ()
-    while True:
+    while place < len(png):
         size, kind = struct.unpack_from(">I4s", png, place)
-        content, end = memoryview(png)[place + 8 : place + 8 + size], place + 8 + size
-        if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack_from(">I", png, end)[0]:
-            raise BrokenPicture("broken image: a checksum is wrong")
+        content, place = memoryview(png)[place + 8 : place + 8 + size], place + 12 + size
         if kind == b"IHDR":
             header = struct.unpack(">IIBBBBB", content)
         elif kind == b"IDAT":
             # One byte more than there may be tells enough: the rest could be gigabytes.
             inflated += len(pixels.decompress(content, _size(*header) - inflated + 1))
-        elif kind == b"IEND":
-            break
-        place = end + 4
     if not pixels.eof or inflated != _size(*header):
         raise BrokenPicture("broken image: it has not as many rows as it says")
 

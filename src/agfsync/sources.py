@@ -188,7 +188,7 @@ class Prompts:
         self.rows += 1
         plain = normalised(prompt.text)
         if not plain:
-            self.left_out.add(LeftOut("nothing but spacing and punctuation", prompt.text[:40], failed=False))
+            self.left_out.add(LeftOut("empty", failed=False))
         elif plain in avoid:
             self.left_out.add(LeftOut("in the pair set as well", failed=False))
         elif plain in self._prompts:

@@ -83,7 +83,7 @@ class Store(dict[str, bytes]):
 
 def test_orders_are_heard_in_order_until_the_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
-    monkeypatch.setattr(launched, "store", lambda: store)
+    monkeypatch.setattr(launched, "store", lambda *_: store)
     for name, value in zip(launched.NAMES, ("1", "2", "localhost", "1"), strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(ZeroDivisionError), launched.leading():

@@ -181,10 +181,34 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     for edge in (8000, 13_000):
         yield f"bomb of {edge} pixels square", png(edge, edge, bytes((3 * edge + 1) * edge))
     yield "pixels that inflate to 200 MB", png(16, 16, bytes(200_000_000))
-    for kind in (b"zTXt", b"iCCP"):
-        text = chunk(kind, b"name\0\0" + zlib.compress(bytes(100_000_000), 1))
-        good = whole()["png RGB"]
-        yield f"{kind!r} that inflates to 100 MB", good[:33] + text + good[33:]
+
+
+@cache
+def passed_over() -> dict[str, bytes]:
+    """Good pictures beside which lies what nobody reads, and what Pillow refuses to read."""
+    good, files = whole()["png RGB"], dict[str, bytes]()
+    for kind in (b"zTXt", b"iCCP", b"iTXt"):
+        middle = b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0"
+        for name, size in (("100 MB", 100_000_000), ("5 MB", 5_000_000)):
+            text = chunk(kind, middle + zlib.compress(bytes(size), 1))
+            files[f"{kind!r} that inflates to {name}"] = good[:33] + text + good[33:]
+        files[f"{kind!r} of noise"] = good[:33] + chunk(kind, middle + random.Random(3).randbytes(99)) + good[33:]
+    many = b"".join(chunk(b"tEXt", b"name\0" + bytes(1 << 20)) for _ in range(70))
+    files["70 MB of texts"] = good[:33] + many + good[33:]
+    files["texts after the pixels"] = good[:-12] + chunk(b"tEXt", b"name\0" + b"x" * (3 << 20)) + good[-12:]
+    for kind in (b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"tIME", b"bKGD", b"eXIf", b"hIST", b"sBIT", b"prVt"):
+        files[f"{kind!r} without content"] = good[:33] + chunk(kind, b"") + good[33:]
+    jpeg = whole()["jpeg"]
+    segments = {
+        0xE0: b"JFIF\0",
+        0xE1: b"http://ns.adobe.com/xap/1.0/\0<",
+        0xE2: b"MPF\0II*\0",
+        0xED: b"Photoshop 3.0\0",
+    }
+    for marker, content in {**segments, 0xEE: b"Adobe", 0xFE: b"\xff\xda\xff\xd9"}.items():
+        segment = bytes((0xFF, marker)) + struct.pack(">H", 2 + len(content)) + content
+        files[f"jpeg with a spoilt {content!r}"] = jpeg[:2] + segment + jpeg[2:]
+    return files
 
 
 def _mangled() -> Iterator[tuple[str, bytes]]:

@@ -121,6 +121,19 @@ def test_the_template_is_the_models_own(folders: Path, items: list[Item], tmp_pa
         assert a == pytest.approx(b, abs=1e-5)
 
 
+@pytest.mark.parametrize("template", ["Question: {} Choices:['yes','no'] Answer:", '{"ask": {question}}'])
+def test_a_template_of_ones_own_takes_its_place(folders: Path, items: list[Item], kind: str, template: str) -> None:
+    """The first is the authors' own."""
+    texts = [[question.text for question in item.questions] for item in items]
+    put = [[template.replace("{question}", text).replace("{}", text) for text in some] for some in texts]
+    images = [item.image for item in items]
+    by_hand = Vqa(model=str(folders / kind), template="{}", device="cpu").p_yes(images, put)
+    own = Vqa(model=str(folders / kind), template=template, device="cpu").p_yes(images, texts)
+    for a, b in zip(by_hand, own, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    assert own != Vqa(model=str(folders / kind), device="cpu").p_yes(images, texts)
+
+
 def test_another_kind_of_model_is_refused(folders: Path) -> None:
     with pytest.raises(ModelError, match="is a clip model: a vqa scorer takes blip-2"):
         Vqa(model=str(folders / "clip"))

@@ -69,6 +69,7 @@ def test_a_files_captions_are_spread_as_far_as_each_category_goes(
     notes = captions.run(changed(context, make_recipe(captions={"source": str(prompts), "count": 4, "held_out": 2})))
     found = made(context)
     assert notes["categories"] == {"animals": 4, "food": 2} and (notes["train"], notes["held_out"]) == (4, 2)
+    assert notes["dropped"] == {"repeated": 1}
     assert [sum(c.split == split for c in found) for split in ("train", "held-out")] == [4, 2]
     assert {c.text for c in found} == {"animal 0", "animal 1", "animal 2", "animal 3", "bread", "rice"}
     assert {(c.category, c.split) for c in found} >= {("animals", "held-out"), ("food", "held-out")}
@@ -140,3 +141,36 @@ def test_a_split_of_the_source_is_taken(context: Context, make_recipe: Any, tmp_
     assert notes["left_out"] == {"of the split 'test': 'train' is taken": 3}
     captions.run(changed(context, make_recipe(captions=settings | {"split": "test"})))
     assert all(c.text.startswith("test") for c in made(context))
+
+
+def test_prompts_of_every_script_are_captions_of_their_own(context: Context, make_recipe: Any, tmp_path: Path) -> None:
+    prompts = ["ปูสีแดง", "ปีสีแดง", "दिन", "दीन", "दून", "a photo of 🐱", "a photo of 🐶", "🚀🌙", "C++", "C#", "C", "?"]
+    again = ["A photo of 🐱!", "c++", "दिन।"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts + again), encoding="utf-8")
+    notes = captions.run(
+        changed(context, make_recipe(captions={"source": str(tmp_path / "prompts.txt"), "count": 10, "held_out": 2}))
+    )
+    assert {caption.text for caption in made(context)} == set(prompts)
+    assert notes["left_out"] == {"repeated": 3}
+
+
+def test_a_writer_is_shown_what_there_is_of_the_category(
+    context: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, list[str]]] = []
+
+    def write(self: object, category: str, count: int, avoid: list[str], seed: int) -> list[str]:
+        shown.append((category, list(avoid)))
+        return [f"{category} number {len(avoid)}"]
+
+    monkeypatch.setattr("doubles.Writer.captions", write)
+    captions.run(context)
+    assert all(text.startswith(category) for category, texts in shown for text in texts)
+    assert ("plants", [f"plants number {n}" for n in range(4)]) in shown
+
+
+def test_captions_of_the_wrong_length_are_written_again_and_counted(context: Context, make_recipe: Any) -> None:
+    notes = captions.run(changed(context, make_recipe(captions={"words": [3, 3]})))
+    assert notes["words"] == {"least": 3, "median": 3, "most": 3}
+    with pytest.raises(BudgetError, match="ran dry at 0 of the 6 captions of 'animals'.*fewer than 4 words 15"):
+        captions.run(changed(context, make_recipe(captions={"words": [4, 60]})))

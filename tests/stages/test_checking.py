@@ -5,7 +5,7 @@ import pytest
 
 from agfsync.language import QuestionDraft
 from agfsync.records import Caption
-from agfsync.stages.checking import sift
+from agfsync.stages.checking import sift, sift_captions
 
 CAPTION = Caption("c", "Two red stars on a blue ground", "counts", "train")
 GOOD = QuestionDraft("Are there two stars?", "Yes", "star", "Counting")
@@ -43,3 +43,19 @@ def test_a_repeated_question_is_kept_once() -> None:
     again = dataclasses.replace(GOOD, text="are there TWO stars")
     kept, dropped = sift(CAPTION, [GOOD, again])
     assert (len(kept), dropped) == (1, {"repeated": 1})
+
+
+def test_a_paraphrase_is_dropped_by_its_own_reason() -> None:
+    again = dataclasses.replace(GOOD, text="Does the picture show two stars?")
+    other = dataclasses.replace(GOOD, text="Are there two red stars?")
+    assert sift(CAPTION, [GOOD, again, other])[1] == {}
+    kept, dropped = sift(CAPTION, [GOOD, again, other], similarity=0.8)
+    assert ([question.text for question in kept], dropped) == ([GOOD.text, other.text], {"nearly repeated": 1})
+
+
+def test_captions_of_too_few_or_too_many_words_are_left_out_with_the_reason() -> None:
+    texts = ["A red star", "A red star on a blue ground", "word " * 9, "?!", "一颗红色的星星在蓝色的地上", "x" * 1001]
+    kept, left_out = sift_captions(texts, (4, 8))
+    assert kept == [texts[1], texts[4]]
+    assert left_out == {"fewer than 4 words": 1, "more than 8 words": 1, "empty": 1, "too long": 1}
+    assert sift_captions(texts)[0] == [*texts[:3], texts[4]]

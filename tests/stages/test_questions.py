@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agfsync.errors import BudgetError
+from agfsync.language import QuestionDraft
 from agfsync.records import Caption, Question
 from agfsync.stages import Context, ToDraw, captions, questions, to_draw
 
@@ -47,6 +48,28 @@ def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -
     context.run.reopen("questions")
     assert questions.run(context)["questions"] == 3 * 17
     assert set(context.run.made("questions")) == done
+
+
+def test_a_caption_keeps_no_more_than_its_maximum_and_the_rest_is_counted(context: Context, make_recipe: Any) -> None:
+    captions.run(context)
+    notes = questions.run(dataclasses.replace(context, recipe=make_recipe(questions={"maximum": 2})))
+    assert notes["per_caption"] == 2 and notes["dropped"]["more than questions.maximum"] == 17
+    assert questions.run(context)["per_caption"] == 3
+
+
+def test_paraphrases_are_dropped_and_counted(
+    context: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(self: object, caption: str, seed: int) -> list[QuestionDraft]:
+        (word, *_) = caption.split()
+        texts = (f"Is there {word}?", f"Does the picture show {word}?", f"Is {word} red?", f"Is {word} blue?")
+        return [QuestionDraft(text, "yes", word, "object") for text in texts]
+
+    monkeypatch.setattr("doubles.Writer.questions", ask)
+    captions.run(context)
+    notes = questions.run(dataclasses.replace(context, recipe=make_recipe(questions={"similarity": 0.8, "rounds": 1})))
+    assert notes["dropped"] == {"nearly repeated": 17} and notes["per_caption"] == 3
+    assert questions.run(dataclasses.replace(context, recipe=make_recipe(questions={"rounds": 1})))["per_caption"] == 4
 
 
 def test_a_files_questions_are_asked_as_they_are_and_the_writer_where_it_has_none(

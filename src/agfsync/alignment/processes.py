@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ PATIENCE = timedelta(hours=1)
 """How long a process may keep the others waiting: as the first does while it writes a checkpoint."""
 GRACE = 1.0
 """Seconds in which a launcher that has stopped one process stops the others."""
+MEETINGS = count(1)
+"""numbers of the trainings of this process"""
 BUCKET = 64 << 20
 """numbers that are summed at once: many small gradients in one go, and no copy of all"""
 
@@ -91,6 +94,7 @@ def together(device: torch.device) -> Iterator[Processes]:
         return
     from accelerate import PartialState
 
+    launched.meet(next(MEETINGS))
     place = {"rank": launched.rank(), "world_size": launched.count()}
     with _watched():
         state = PartialState(cpu=device.type == "cpu", store=launched.store(), timeout=PATIENCE, **place)

@@ -111,10 +111,21 @@ class Captions(Section):
     """from which on two of the writer's captions of a category are too alike (Jaccard of n-grams); 1: only if they are
     the same. With a language model 0.7 unless said otherwise"""
 
+    words: tuple[Positive, Positive] | None = None
+    """the fewest and the most words of a caption that a writer writes; others are left out and counted. Absent: any
+    number. With a language model [4, 60] unless said otherwise"""
+
+    @field_validator("words")
+    @classmethod
+    def _from_fewer_to_more(cls, words: tuple[int, int] | None) -> tuple[int, int] | None:
+        if words is not None and words[0] > words[1]:
+            raise ValueError(f"the fewest words come first, then the most: [{words[1]}, {words[0]}]")
+        return words
+
     @model_validator(mode="before")
     @classmethod
     def _model_repeats_itself(cls, tree: Any) -> Any:
-        return {"similarity": 0.7} | tree if _asks_a_model(tree) else tree
+        return {"similarity": 0.7, "words": [4, 60]} | tree if _asks_a_model(tree) else tree
 
 
 class Questions(Section):
@@ -128,14 +139,25 @@ class Questions(Section):
     """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
     said otherwise"""
     minimum: Positive = 1
-    """a caption with fewer valid questions is quarantined"""
+    """a caption with fewer valid questions is quarantined; the authors' code takes 5"""
+    maximum: Positive | None = None
+    """a caption keeps its first so many valid questions; absent: all"""
+    similarity: float = Field(default=1.0, gt=0, le=1)
+    """from which on two questions of a type, on the same element, are too alike (Jaccard of the words that say
+    something); 1: only if they are the same. With a language model 0.8 unless said otherwise"""
     verify: bool = False
     """let the language model read each caption again, and drop the questions that it doesn't answer with yes"""
 
     @model_validator(mode="before")
     @classmethod
     def _rounds_of_the_paper(cls, tree: Any) -> Any:
-        return {"rounds": 6} | tree if _asks_a_model(tree) else tree
+        return {"rounds": 6, "similarity": 0.8} | tree if _asks_a_model(tree) else tree
+
+    @model_validator(mode="after")
+    def _room_for_the_minimum(self) -> Self:
+        if self.maximum is not None and self.maximum < self.minimum:
+            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}: no caption could have both")
+        return self
 
 
 class SamplingLora(Section):
@@ -238,11 +260,21 @@ class ScorerSettings(Section):
     file"""
     weights: str | None = None
     """what takes the place of the model's own weights (clip, pickscore, hpsv2, imagereward), given like a head"""
+    template: str | None = None
+    """how a question is put to a model (vqa), with {} in its place, such as "Question: {} Short answer:". Default: the
+    model's own, or that of its kind"""
     revision: str | None = None
     dtype: Dtype = "auto"
     device: str = "auto"
     server: Server | None = None
     """of a judge behind one (vqa-openai), whose `model` is the server's name for it"""
+
+    @field_validator("template")
+    @classmethod
+    def _one_place(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{}") + template.count("{question}") != 1:
+            raise ValueError("a template has one {} where the question goes")
+        return template
 
 
 class Scores(Section):

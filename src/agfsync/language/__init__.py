@@ -39,6 +39,8 @@ class CaptionWriter(Writer, Protocol):
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
         """About `count` captions of `category`, none of which should be in `avoid`; fewer means it is running dry.
 
+        `avoid` are the category's captions that are there already, in the order of writing.
+
         Raises:
             NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
         """

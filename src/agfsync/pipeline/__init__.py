@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
+from agfsync import launched
 from agfsync.config import Recipe
 from agfsync.disk import fault
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError
@@ -28,6 +29,7 @@ __all__ = [
     "choose_dtypes",
     "faults",
     "help_train",
+    "is_up_to_date",
     "prepare",
     "recipe_of",
     "run",
@@ -35,6 +37,9 @@ __all__ = [
     "status",
     "verify",
 ]
+
+TRAINING = "training"
+"""The stage that launched processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +59,18 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
     Raises:
         ModelError: the way there leads through a generator that can't be drawn with or trained.
+        PeerError: it trains in several launched processes, and some don't come.
         AgfsyncError: something the user can mend.
     """
     shown = progress or Silent()
-    if _up_to_date(path, until):
+    if is_up_to_date(path, until):
         return None
     with Run.open(path) as run_:
         recipe, told = recipe_of(run_), set[str]()
         check_generators(recipe, until or NAMES[-1])
         set_aside(run_, recipe, shown)
+        if _may_train(run_, recipe, until):
+            launched.gather(shown.say)
         while True:
             try:
                 return _bring_up_all(run_, recipe, until, shown)
@@ -74,8 +82,8 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
                 shown.say(str(damage))
 
 
-def _up_to_date(path: Path, until: str | None) -> bool:
-    """Whether there is nothing to do; seen without changing a byte."""
+def is_up_to_date(path: Path, until: str | None = None) -> bool:
+    """True if the run at `path` has nothing to do up to the stage `until`; seen without changing a byte."""
     stages = STAGES if until is None else STAGES[: NAMES.index(until) + 1]
     with looking(path) as run_:
         recipe = recipe_of(run_)
@@ -87,6 +95,7 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
 
     Raises:
         RunError: a stage before it isn't. ModelError: a generator can't be drawn with or trained.
+        PeerError: it trains in several launched processes, and some don't come.
     """
     with Run.open(path) as run_:
         recipe = recipe_of(run_)
@@ -95,6 +104,8 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         for stage in STAGES[: NAMES.index(name)]:
             if not is_current(stage, run_, recipe):
                 raise RunError(f"{name} needs {stage.name}: type `agfsync {stage.name} {path}` first")
+        if name == TRAINING and not is_current(STAGES[NAMES.index(name)], run_, recipe):
+            launched.gather((progress or Silent()).say)
         _bring_up(STAGES[NAMES.index(name)], run_, recipe, progress or Silent())
 
 
@@ -135,6 +146,13 @@ def verify(path: Path) -> int:
             lines = "; ".join(told_of(path, damage) for damage in found)
             raise DamagedError(f"{len(found)} of {files} files aren't what was written: {lines}")
         return files
+
+
+def _may_train(run_: Run, recipe: Recipe, until: str | None) -> bool:
+    """True if the training, or a stage before it, is to be brought up to date on the way to `until`."""
+    last = NAMES.index(TRAINING)
+    wanted = until is None or NAMES.index(until) >= last
+    return wanted and not all(is_current(stage, run_, recipe) for stage in STAGES[: last + 1])
 
 
 def _bring_up_all(run_: Run, recipe: Recipe, until: str | None, progress: Progress) -> None:

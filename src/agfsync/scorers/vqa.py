@@ -38,14 +38,23 @@ class Vqa:
     says wherever it says yes or no at all. P(yes), kept beside it, is the softmax over these two, each by its likeliest
     spelling; so the answer is yes exactly where P(yes) is above one half.
 
-    `model` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is its
-    configuration's `question_template`, where it has one.
+    `model` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is
+    `template`, with {} in the question's place; by default its configuration's `question_template`, where it has one.
     """
 
     asks_questions = True
 
-    def __init__(self, *, model: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto") -> None:
+    def __init__(
+        self,
+        *,
+        model: str,
+        template: str | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
         self._reader = _reader(model, revision, dtype, device)
+        self._template = template or self._reader.template
         self._processor = pretrained.load_image_processor(model, revision)
         self._tokenizer = pretrained.load_tokenizer(model, revision)
         self._yes, self._no = self._tokens_of(YES), self._tokens_of(NO)
@@ -73,7 +82,7 @@ class Vqa:
 
     def _ask(self, features_BLD: Tensor, owners: list[int], questions: list[str]) -> list[float]:
         """P(yes) of question q on image `owners[q]`. Asked by length, so that little is padding; answered in order."""
-        prompts = [self._reader.template.format(question=question) for question in questions]
+        prompts = [fill_template(self._template, question) for question in questions]
         ids = self._tokenizer(prompts, truncation=True, max_length=LONGEST_QUESTION)["input_ids"]
         p_yes = torch.empty(len(ids))
         for chunk in _chunks([len(tokens) for tokens in ids], self._reader.padding):
@@ -97,6 +106,11 @@ class Vqa:
         if not tokens:
             raise ModelError(f"{self._tokenizer.name_or_path}: its vocabulary has no token for '{spellings[0]}'")
         return tokens
+
+
+def fill_template(template: str, question: str) -> str:
+    """Return `template` with `question` in the place of {} or {question}; other braces are its own."""
+    return template.replace("{question}" if "{question}" in template else "{}", question)
 
 
 def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:

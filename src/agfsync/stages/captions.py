@@ -18,7 +18,7 @@ from agfsync.config import Recipe
 from agfsync.engine import over_budget
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.language import CaptionWriter
-from agfsync.language.text import normalised
+from agfsync.language.text import count_words, normalised
 from agfsync.progress import Task
 from agfsync.records import Caption, digest, seed_of
 from agfsync.sources import Prompts
@@ -98,7 +98,8 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     settings = context.recipe.captions
     # What somebody has put into a file is wanted, however alike it is.
     similarity = 1.0 if settings.source else settings.similarity
-    source = digest(STAGE, VERSIONS[STAGE], writer.identity, context.recipe.seed, similarity)
+    shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
+    source = digest(STAGE, VERSIONS[STAGE], writer.identity, context.recipe.seed, *shaping)
     written = Written(source, similarity, set(taken))
     mine = [unit for unit in context.run.made(STAGE) if unit.startswith(f"{source}/")]
     for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
@@ -113,8 +114,9 @@ def _fill(context: Context, desk: Desk, written: Written, category: str, places:
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
         seed = seed_of(context.recipe.seed, STAGE, category, len(written.units[category]), fruitless)
         begun = time.monotonic()
-        texts, trouble = _ask(desk, category, min(ASK, len(free)), written.texts, seed)
-        texts, faulty = sift_captions(texts) if not context.recipe.captions.source else (texts, Counter())
+        texts, trouble = _ask(desk, category, min(ASK, len(free)), written.texts[category], seed)
+        settings = context.recipe.captions
+        texts, faulty = (texts, Counter[str]()) if settings.source else sift_captions(texts, settings.words)
         new, dropped = written.new(texts, category, len(free))
         vain += faulty + dropped
         random.Random(seed).shuffle(free)
@@ -162,10 +164,11 @@ def _dry(writer: str, category: str, written: Written, places: Places, trouble: 
 
 
 def _notes(context: Context) -> dict[str, Any]:
+    """Return the counts of captions, of their lengths in words and of what was dropped."""
     rows = list(context.run.rows(STAGE, ["text", "category", "split"]))
     splits = Counter(row["split"] for row in rows)
     # A pair set of which nobody prefers anything leaves none.
-    lengths = [len(row["text"].split()) for row in rows] or [0]
+    lengths = [count_words(row["text"]) for row in rows] or [0]
     return {
         "train": splits["train"],
         "held_out": splits["held-out"],

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from agfsync.language import QuestionDraft
-from agfsync.language.text import normalised
+from agfsync.language.paraphrases import KeptQuestions
+from agfsync.language.text import count_words, has_words, normalised
 from agfsync.records import Caption, ElementType, Question, digest, one_line
 
 TYPES = get_args(ElementType)
@@ -13,27 +14,49 @@ FILLERS = frozenset(
     normalised("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
 )
 """words that nearly every caption has, so that they place no element in it"""
-
-
 LONGEST_CAPTION, LONGEST_QUESTION = 1000, 300
 """characters: a model that writes more has lost itself. Captions are asked for in 50 words, and cut at 77 tokens"""
 
 
-def sift_captions(texts: Sequence[str]) -> tuple[list[str], Counter[str]]:
-    """Those of a model's `texts` that may be captions, and why the others aren't, counted."""
-    kept = [text for text in texts if len(text) <= LONGEST_CAPTION]
-    return kept, +Counter({"too long": len(texts) - len(kept)})
+def sift_captions(texts: Sequence[str], words: tuple[int, int] | None = None) -> tuple[list[str], Counter[str]]:
+    """Return those of a model's `texts` that may be captions, and why the others aren't, counted.
+
+    `words` are the fewest and the most that a caption may have; None: any number.
+    """
+    reasons = [_caption_fault(text, words) for text in texts]
+    kept = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
+    return kept, Counter(reason for reason in reasons if reason is not None)
 
 
-def sift(caption: Caption, drafts: Sequence[QuestionDraft]) -> tuple[list[Question], Counter[str]]:
-    """Those of `drafts` that are valid questions on `caption`, each once, and why the others aren't, counted."""
+def _caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
+    """Return why `text` may be no caption, or None."""
+    if not has_words(text):
+        return "empty"
+    if len(text) > LONGEST_CAPTION:
+        return "too long"
+    if words is None or words[0] <= (count := count_words(text)) <= words[1]:
+        return None
+    return f"fewer than {words[0]} words" if count < words[0] else f"more than {words[1]} words"
+
+
+def sift(
+    caption: Caption, drafts: Sequence[QuestionDraft], similarity: float = 1.0
+) -> tuple[list[Question], Counter[str]]:
+    """Return those of `drafts` that are valid questions on `caption`, each once, and why the others aren't, counted.
+
+    `similarity` is that from which on two questions are nearly the same; at 1 only the same words are.
+    """
     kept: dict[str, Question] = {}
+    near = KeptQuestions(similarity)
     dropped: Counter[str] = Counter()
     for draft in drafts:
         plain = normalised(draft.text)
         reason = "repeated" if plain in kept else fault(draft, caption)
+        if reason is None and near.is_near(draft):
+            reason = "nearly repeated"
         if reason is None:
             kept[plain] = _question(caption, draft)
+            near.add(draft)
         else:
             dropped[reason] += 1
     return list(kept.values()), dropped
@@ -43,7 +66,7 @@ def fault(draft: QuestionDraft, caption: Caption) -> str | None:
     """Why `draft` is no valid question on `caption`, or None when it is one."""
     if not draft.valid:
         return "called invalid by its writer"
-    if not normalised(draft.text):
+    if not has_words(draft.text):
         return "empty"
     if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
         return "too long"

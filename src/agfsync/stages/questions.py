@@ -77,8 +77,11 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
     if task.found:
         found = [asdict(each) for each in task.found]
         return digest(STAGE, VERSIONS[STAGE], "found", task.caption.key, found, task.left_out)
-    settings = (recipe.questions.rounds, recipe.questions.verify, recipe.seed)
-    return digest(STAGE, VERSIONS[STAGE], writer.identity, *settings, task.caption.key)
+    settings = recipe.questions
+    shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]
+    if (settings.similarity, settings.maximum) != (1.0, None):
+        shaping += [settings.similarity, settings.maximum]
+    return digest(STAGE, VERSIONS[STAGE], writer.identity, *shaping, task.caption.key)
 
 
 def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
@@ -114,13 +117,16 @@ def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted
         NoReplyError: none of the rounds, or not the second reading, got a reply.
     """
     drafts, lost = _drafts(writer, recipe, caption)
-    questions, dropped = sift(caption, drafts)
+    questions, dropped = sift(caption, drafts, recipe.questions.similarity)
     if recipe.questions.verify and questions:
         confirmed = _confirmed(writer, recipe, caption, questions)
         dropped["not confirmed on second reading"] = len(questions) - len(confirmed)
         questions = confirmed
+    most = recipe.questions.maximum
+    if most is not None:
+        dropped["more than questions.maximum"] = max(0, len(questions) - most)
     dropped["round without a reply"] = lost
-    return Sifted(questions, +dropped)
+    return Sifted(questions[:most], +dropped)
 
 
 def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:

@@ -17,7 +17,7 @@ def caption_of(text: str, category: str, split: Split) -> Caption:
 
 @dataclass(slots=True)
 class Written:
-    """The captions of one writer and seed in the run folder: `units` by category, in the order of writing.
+    """The captions of one writer and seed in the run folder: `texts` and `units` by category, in the order of writing.
 
     `similarity` is from which on two captions of a category are nearly the same; `seen` are all that are there,
     normalised, those included that others wrote.
@@ -27,12 +27,12 @@ class Written:
     similarity: float
     seen: set[str]
     near: dict[str, Neighbours] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     units: dict[str, list[tuple[str, Split]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, unit: str, caption: Caption) -> None:
         self.seen.add(normalised(caption.text))
-        self.texts.append(caption.text)
+        self.texts[caption.category].append(caption.text)
         self.units[caption.category].append((unit, caption.split))
         self._neighbours(caption.category).add(caption.text)
 

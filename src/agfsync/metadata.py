@@ -1,0 +1,141 @@
+"""What surrounds the pixels in a picture's file: passed over unread, but for the orientation.
+
+Texts, colour profiles, previews and EXIF blocks shape no pixel that a model sees, and decoders stumble over them:
+Pillow refuses a text of more than a megabyte, and fails on EXIF blocks that lie about themselves. So a decoder is given
+the file without them. The orientation is read here, by its one tag, whatever rubbish the block holds in addition.
+"""
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8"
+SHAPING = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
+"""Ancillary chunks of a PNG that shape what is shown: transparent colours and frames."""
+EXIF_MARK = b"Exif\0\0"
+ORIENTATION, SHORT = 0x0112, 3
+"""The tag, and the one type that it may have."""
+MOST_ENTRIES = 1 << 12
+"""of an EXIF directory that are looked through"""
+COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
+"""A JPEG's application segments that say which colours its numbers are: how each begins, and its least bytes."""
+APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
+"""Markers of a JPEG's application segments and comments."""
+NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+"""Within a JPEG's pixels, which escape their own 0xFF and hold restart markers."""
+SCAN, END, ALONE = 0xDA, 0xD9, (0x01, 0xD8)
+"""Markers: before the pixels, after them, and those that no segment follows."""
+
+
+class DamagedFileError(ValueError):
+    """A file that isn't whole, so that its picture isn't beyond doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Essence:
+    """A picture's file without what shapes no pixel, and the EXIF block that was in it, if any."""
+
+    file: bytes
+    exif: bytes = b""
+
+
+def extract_essence(file: bytes) -> Essence:
+    """Return what of `file` a decoder needs; of a WebP and of anything unknown that is all.
+
+    Raises:
+        DamagedFileError: a checksum of a PNG is wrong, or the end of a JPEG is missing. struct.error: a PNG ends early.
+    """
+    if file.startswith(PNG):
+        return _of_png(file)
+    if file.startswith(JPEG):
+        return _of_jpeg(file)
+    return Essence(file)
+
+
+def read_orientation(exif: bytes) -> int:
+    """Return the orientation, 1 to 8, that an EXIF block gives; 1, upright, where it gives none.
+
+    As browsers do, only one value of the type SHORT counts. Nothing else of the block is read (EXIF 3.0, 4.6.4).
+    """
+    while exif.startswith(EXIF_MARK):
+        exif = exif[len(EXIF_MARK) :]
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None or len(exif) < 8:
+        return 1
+    (place,) = struct.unpack_from(f"{order}I", exif, 4)
+    if place + 2 > len(exif):
+        return 1
+    (count,) = struct.unpack_from(f"{order}H", exif, place)
+    for entry in range(place + 2, min(place + 2 + 12 * min(count, MOST_ENTRIES), len(exif) - 9), 12):
+        tag, kind, values, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+        if tag == ORIENTATION:
+            return value if (kind, values) == (SHORT, 1) and 1 <= value <= 8 else 1
+    return 1
+
+
+def _of_png(png: bytes) -> Essence:
+    """All chunks' checksums are verified, also of those that are left out."""
+    place, kept, exif = len(PNG), [PNG], b""
+    kind = b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", png, place)
+        end = place + 12 + size
+        content = memoryview(png)[place + 8 : end - 4]
+        if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack_from(">I", png, end - 4)[0]:
+            raise DamagedFileError("a checksum is wrong")
+        if not kind[0] & 0x20 or kind in SHAPING:  # a capital letter first: no decoder may pass it over
+            kept.append(png[place:end])
+        elif kind == b"eXIf":
+            exif = exif or bytes(content)
+        place = end
+    return Essence(b"".join(kept), exif)
+
+
+def _of_jpeg(jpeg: bytes) -> Essence:
+    """The first picture: what follows its end, such as a preview, is left out as well."""
+    place, kept, exif = 2, [JPEG], b""
+    # Between the segments there may be filling, which every decoder passes over.
+    while found := NEXT_MARKER.search(jpeg, place):
+        begin, place = found.span()
+        marker = jpeg[place - 1]
+        if marker in ALONE:
+            continue
+        content = _content(jpeg, place)
+        place += 2 + len(content)
+        if marker == SCAN:
+            kept.append(jpeg[begin : _end_of_scans(jpeg, place)])
+            return Essence(b"".join(kept), exif)
+        if marker not in APPLICATION or _is_complete(marker, content):
+            kept.append(jpeg[begin:place])
+        elif marker == 0xE1 and content.startswith(EXIF_MARK):
+            exif = exif or content
+    raise DamagedFileError("its end is missing")
+
+
+def _content(jpeg: bytes, place: int) -> bytes:
+    """Return what a segment holds whose length is told at `place`."""
+    size = int.from_bytes(jpeg[place : place + 2])
+    content = jpeg[place + 2 : place + size]
+    if size < 2 or len(content) != size - 2:
+        raise DamagedFileError("its end is missing")
+    return content
+
+
+def _is_complete(marker: int, content: bytes) -> bool:
+    begins, least = COMPLETE.get(marker, (b"", 0))
+    return bool(begins) and content.startswith(begins) and len(content) >= least
+
+
+def _end_of_scans(jpeg: bytes, place: int) -> int:
+    """Return where the picture ends whose first scan's data begins at `place`.
+
+    Raises:
+        DamagedFileError: nowhere.
+    """
+    while found := NEXT_MARKER.search(jpeg, place):
+        if jpeg[found.end() - 1] == END:
+            return found.end()
+        place = found.end() + 2 + len(_content(jpeg, found.end()))
+    raise DamagedFileError("its end is missing")
