@@ -25,6 +25,7 @@ __all__ = [
     "STAGES",
     "Standing",
     "faults",
+    "headline",
     "help_train",
     "prepare",
     "recipe_of",
@@ -116,6 +117,17 @@ def status(path: Path) -> list[Standing]:
             follows = all(standings[name].state == "done" for name in stage.after)
             standings[stage.name] = _standing(stage, run_, recipe, follows)
         return list(standings.values())
+
+
+def headline(path: Path) -> str:
+    """Return what the evaluation of the run at `path` says in one line, as the report does."""
+    verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
+    with Run.open(path, writing=False) as run_:
+        recipe, evaluation = recipe_of(run_), run_.finished("evaluation")
+        summary = evaluation.notes["judges"] if evaluation else {}
+        judged = verdict.standings(summary, recipe, selection.selectors_of(run_, recipe))
+    found: str = verdict.verdict(judged).headline
+    return found
 
 
 def verify(path: Path) -> int:

@@ -12,11 +12,13 @@ from typing import Any
 from agfsync.engine import Part, Sifted, over_budget
 from agfsync.formats import NoPreference, PairSet, Preference
 from agfsync.formats.pairing import opened
+from agfsync.formats.selection import read_selectors
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
 from agfsync.sources import captions_of_pairs, recognise
 from agfsync.stages import VERSIONS, Context
+from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
 
 CAPTIONS, CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
@@ -63,7 +65,7 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
         raise over_budget(CANDIDATES, broken, total, context.recipe.failure_budget, "pairs")
     intake.select()
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
-    return counts | {"left_out": dict(intake.left_out)}
+    return counts | {"left_out": dict(intake.left_out), SELECTED_BY: note_selectors(read_selectors(source))}
 
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:
