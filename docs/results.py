@@ -22,11 +22,11 @@ HEAD = """# The Shapes world: results
 
 Written by `python docs/results.py` from the run folders of `agfsync run {name} --set seed=SEED`, on {processor}; the
 recipe with every key is [recipe.yaml](recipe.yaml) (seed {seed}'s). Base and aligned model draw each held-out caption
-from the same seed; values are on 0..100. The interval is the plain 95 % one of the mean difference, and p is corrected by
-Holm over the judges of a role; a tie counts one half in the win rate: [evaluation.md](../evaluation.md) says how. Nothing
-trains or selects on the oracle. What there was to choose (learning rate, beta, guidance, numbers of captions, the
-aesthetic score's weight) was chosen on the captions of run seeds of 100 and up. Another processor gives other figures, by
-less than the intervals' width.
+from the same seed; values are on 0..100. The interval is the plain 95 % one of the mean difference, and p is corrected
+by Holm over the independent judges, and over the others; a tie counts one half in the win rate:
+[evaluation.md](../evaluation.md) says how. Nothing trains or selects on the oracle. What there was to choose (learning
+rate, beta, guidance, numbers of captions, the aesthetic score's weight) was chosen on the captions of run seeds of 100
+and up. Another processor gives other figures, by less than the intervals' width.
 
 | seed | judge | role | captions | base | aligned | difference | 95 % interval | p | win rate | 95 % interval | ties |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""

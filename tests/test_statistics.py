@@ -128,8 +128,8 @@ def test_what_does_not_vary_cannot_be_standardised(values: list[float]) -> None:
 
 
 def test_the_minimum_detectable_gain_by_hand() -> None:
-    # t(0.975, 99) = 1.98422, t(0.8, 99) = 0.84523
-    assert minimum_detectable(20.0, 100) == pytest.approx((1.98422 + 0.84523) * 20 / 10, rel=1e-5)
+    # t(0.975, 99) = 1.98422, t(0.8, 99) = 0.84527
+    assert minimum_detectable(20.0, 100) == pytest.approx((1.98422 + 0.84527) * 20 / 10, rel=1e-5)
     assert minimum_detectable(20.0, 100, alpha=0.05 / 4) > minimum_detectable(20.0, 100)  # type: ignore[operator]
     assert minimum_detectable(20.0, 5) is None
 

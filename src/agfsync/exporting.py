@@ -72,13 +72,11 @@ def _dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
 
 def _made_with(recipe: Recipe, finished: Finished) -> dict[str, str]:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in recipe.pairs.weights.items() if weight)
-    given = recipe.pairs.source
+    given, models = recipe.pairs.source, [each.model for each in recipe.candidates.generators]
     return {
         "captions": public_name(recipe.captions.source or _author(recipe.captions)),
         "questions": _asked_by(recipe),
-        "pictures": public_name(given)
-        if given
-        else ", ".join(public_name(g.model) for g in recipe.candidates.generators),
+        "pictures": public_name(given) if given else ", ".join(map(public_name, models)),
         "preferred by": f"the pair set {public_name(given)}" if given else f"the weighted sum of the scores {weights}",
         "program": f"agfsync {__version__}",
         "made": finished.ended,

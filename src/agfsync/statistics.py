@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 CONFIDENCE = 0.95
 """Of every interval; 1 - CONFIDENCE is the rate of false findings, half of it in either direction."""
 FEWEST_FOR_INTERVAL = 6
-"""Prompts. With 5, all of them rise or all fall in 1 of 16 comparisons of equals: more than 5 % whatever is computed."""
+"""Prompts. With 5, all rise or all fall in 1 of 16 comparisons of equals: more than 5 % whatever is computed."""
 FEWEST_FOR_VERDICT = 20
 """Prompts below which nothing is called better or worse: rare large losses may not have shown yet."""
 
