@@ -14,8 +14,8 @@ from pathlib import Path
 from agfsync.config import Recipe
 from agfsync.pipeline import recipe_of
 from agfsync.stages.report.page import duration
-from agfsync.stages.report.verdict import Standing, interval, p_value, points, standings, verdict
-from agfsync.stages.selection import selectors_of
+from agfsync.stages.report.verdict import Standing, format_interval, format_p, points, standings, verdict
+from agfsync.stages.selection import find_selectors
 from agfsync.store import Finished, Run
 
 HEAD = """# The Shapes world: results
@@ -40,7 +40,7 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = [read(path) for path in paths]
     first = found[0][0]
-    lines = [HEAD.format(name=first.name, seed=first.seed, processor=processor())]
+    lines = [HEAD.format(name=first.name, seed=first.seed, processor=find_processor())]
     lines += [row(recipe.seed, standing) for recipe, _, judged in found for standing in judged]
     lines += [VERDICTS]
     for recipe, finished, judged in found:
@@ -59,7 +59,7 @@ def read(path: Path) -> Found:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
         finished = {stage: ended for stage in stages if (ended := run.finished(stage))}
-        judged = standings(finished["evaluation"].notes["judges"], recipe, selectors_of(run, recipe))
+        judged = standings(finished["evaluation"].notes["judges"], recipe, find_selectors(run, recipe))
         return recipe, finished, judged
 
 
@@ -67,11 +67,11 @@ def row(seed: int, s: Standing) -> str:
     wins = f"{s.win_rate:.0%} | {s.win_low:.0%} to {s.win_high:.0%} | {s.ties:.0%}"
     return (
         f"| {seed} | {s.judge} | {s.role} | {s.prompts} | {s.base:.1f} | {s.aligned:.1f} | {points(s.difference)} "
-        f"| {interval(s.low, s.high)} | {p_value(s.p_adjusted)} | {wins} |"
+        f"| {format_interval(s.low, s.high)} | {format_p(s.p_adjusted)} | {wins} |"
     )
 
 
-def processor() -> str:
+def find_processor() -> str:
     """Return the name of this machine's processor, and its widest instruction set that matters here."""
     about = Path("/proc/cpuinfo")
     fields = [line.partition(":") for line in about.read_text().splitlines()] if about.is_file() else []
@@ -79,7 +79,7 @@ def processor() -> str:
     flags = told.get("flags", "").split()
     sets = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
     widest = next((name for flag, name in sets.items() if flag in flags), "")
-    name = told.get("model name") or platform.processor() or platform.machine()
+    name = told.get("model name") or platform.find_processor() or platform.machine()
     return f"{name} ({widest})" if widest else name
 
 
@@ -87,7 +87,11 @@ def times(recipe: Recipe, finished: Mapping[str, Finished]) -> str:
     seconds = [each.seconds for each in finished.values()]
     shown = " | ".join(duration(each) for each in [*seconds, sum(seconds)])
     return TIMES.format(
-        seed=recipe.seed, processor=processor(), stages=" | ".join(finished), rules="---|" * len(seconds), times=shown
+        seed=recipe.seed,
+        processor=find_processor(),
+        stages=" | ".join(finished),
+        rules="---|" * len(seconds),
+        times=shown,
     )
 
 

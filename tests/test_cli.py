@@ -83,7 +83,7 @@ def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
     for state in states:
         standing = pipeline.Standing("evaluation", state, 5, finished)
         monkeypatch.setattr(pipeline, "status", lambda path, standing=standing: [standing])
-        monkeypatch.setattr(pipeline, "headline", lambda path: "No clear change")
+        monkeypatch.setattr(pipeline, "read_headline", lambda path: "No clear change")
         assert cli.main(["status", str(tmp_path)]) == 0
     done, outdated = capsys.readouterr().out.split("evaluation ")[1:]
     assert done.splitlines()[1] == cli._finding("vqa", figures)

@@ -15,7 +15,7 @@ from agfsync.formats.selection import read_selectors
 from agfsync.pictures import decode
 from agfsync.records import Candidate, Pair
 from agfsync.stages.report.verdict import role_of
-from agfsync.stages.selection import selectors_of
+from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 
 
@@ -133,7 +133,7 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
     pipeline.prepare(tmp_path / "again", recipe)
     pipeline.run(tmp_path / "again", until="pairs")
     with Run.open(tmp_path / "again", writing=False) as run:
-        found = selectors_of(run, recipe)
+        found = find_selectors(run, recipe)
     assert found is not None and [(each.name, each.weight) for each in found] == [("red", 1.0), ("vqa", 0.5)]
     assert {judge: role_of(judge, recipe, found) for judge in ("red", "vqa")} == dict.fromkeys(
         ("red", "vqa"), "selected on"
@@ -158,7 +158,7 @@ def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
     pipeline.prepare(tmp_path / "run", recipe)
     pipeline.run(tmp_path / "run", until="pairs")
     with Run.open(tmp_path / "run", writing=False) as run:
-        assert selectors_of(run, recipe) is None
+        assert find_selectors(run, recipe) is None
     assert {role_of(judge, recipe, None) for judge in recipe.scores.scorers} == {"unknown"}
     export(tmp_path / "run", "binarized", tmp_path / "out")
     assert read_selectors(tmp_path / "out") is None

@@ -12,7 +12,7 @@ from agfsync.errors import RecipeError
 from agfsync.generators import LORA_FILE
 from agfsync.records import Candidate, Pair, Score
 from agfsync.stages.report.verdict import role_of
-from agfsync.stages.selection import weighted_scorers
+from agfsync.stages.selection import list_weighted_scorers
 from agfsync.store import Run
 
 REAL = [name for name in config.shipped() if name != "shapes"]
@@ -49,7 +49,7 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
 @pytest.mark.parametrize("name", config.shipped())
 def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
     recipe = config.resolve(name)
-    roles = {judge: role_of(judge, recipe, weighted_scorers(recipe)) for judge in recipe.evaluation.judges}
+    roles = {judge: role_of(judge, recipe, list_weighted_scorers(recipe)) for judge in recipe.evaluation.judges}
     assert roles and set(roles.values()) == {"independent"}
 
 

@@ -285,7 +285,7 @@ def _code(result: Any) -> int:
 
 def _show(path: Path) -> None:
     """Print how far each stage is, what the evaluation found, and where the report lies."""
-    from agfsync.pipeline import headline, status
+    from agfsync.pipeline import read_headline, status
 
     standings = {standing.name: standing for standing in status(path)}
     for standing in standings.values():
@@ -294,7 +294,7 @@ def _show(path: Path) -> None:
     if evaluation.state == "done" and evaluation.finished:
         for judge, figures in evaluation.finished.notes["judges"].items():
             typer.echo(_finding(judge, figures))
-        typer.echo(f"verdict: {headline(path)}")
+        typer.echo(f"verdict: {read_headline(path)}")
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
 

@@ -14,7 +14,7 @@ from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.sources import formats
 from agfsync.stages import GENERATORS
-from agfsync.stages.selection import public_name, selectors_of
+from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
 from agfsync.store.finished import Finished
 
@@ -66,7 +66,7 @@ def _dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
         captions=run.read("captions", Caption),
         questions=run.read("questions", Question),
         pairs=_pairs(run, _models(run), _model(recipe)),
-        selected_by=selectors_of(run, recipe),
+        selected_by=find_selectors(run, recipe),
     )
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfsync.config import Recipe, check
+from agfsync.formats import Selector
 from agfsync.records import Comparison
 from agfsync.stages.evaluation.comparing import summarise
 from agfsync.stages.report.verdict import Alarm, Standing, Verdict, alarms, standings, verdict
-from agfsync.stages.selection import weighted_scorers
+from agfsync.stages.selection import list_weighted_scorers
 
 SCORERS = ("vqa", "clip", "aesthetic")
 TIES = 0.58
@@ -64,8 +65,12 @@ def spread_of(kind: str) -> float:
 
 
 @cache
-def recipe_with(judges: tuple[str, ...]) -> Recipe:
-    return check({"evaluation": {"judges": {each: {"type": "shapes-oracle", "model": "none"} for each in judges}}}, "")
+def recipe_with(judges: tuple[str, ...]) -> tuple[Recipe, list[Selector]]:
+    """A recipe with the demo's scorers and these judges, and what it selects by."""
+    recipe = check(
+        {"evaluation": {"judges": {each: {"type": "shapes-oracle", "model": "none"} for each in judges}}}, ""
+    )
+    return recipe, list_weighted_scorers(recipe)
 
 
 def evaluate(
@@ -90,6 +95,6 @@ def evaluate(
             for n, d in enumerate(own.tolist())
         ]
     summary = summarise(rows, resamples, int(draws.integers(2**31)))
-    recipe = recipe_with(tuple(judge for judge in gains if judge not in SCORERS))
-    judged = standings(summary["judges"], recipe, weighted_scorers(recipe))
+    recipe, selectors = recipe_with(tuple(judge for judge in gains if judge not in SCORERS))
+    judged = standings(summary["judges"], recipe, selectors)
     return Evaluated(summary, judged, verdict(judged), alarms(judged, summary["contrasts"]))

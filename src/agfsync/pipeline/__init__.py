@@ -25,9 +25,9 @@ __all__ = [
     "STAGES",
     "Standing",
     "faults",
-    "headline",
     "help_train",
     "prepare",
+    "read_headline",
     "recipe_of",
     "run",
     "run_stage",
@@ -119,13 +119,13 @@ def status(path: Path) -> list[Standing]:
         return list(standings.values())
 
 
-def headline(path: Path) -> str:
+def read_headline(path: Path) -> str:
     """Return what the evaluation of the run at `path` says in one line, as the report does."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
     with Run.open(path, writing=False) as run_:
         recipe, evaluation = recipe_of(run_), run_.finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
-        judged = verdict.standings(summary, recipe, selection.selectors_of(run_, recipe))
+        judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
     found: str = verdict.verdict(judged).headline
     return found
 

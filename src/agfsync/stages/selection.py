@@ -15,23 +15,23 @@ SELECTED_BY = "selected_by"
 """The candidates' note of the selectors that a pair set names; None where it names none."""
 
 
-def selectors_of(run: Run, recipe: Recipe) -> list[Selector] | None:
+def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     """Return the scorers that chose the run's pairs; None where a pair set has brought them and doesn't say.
 
     A pair set counts as it was when the candidates were taken from it.
     """
     if recipe.pairs.source is None:
-        return weighted_scorers(recipe)
+        return list_weighted_scorers(recipe)
     taken = run.finished("candidates")
     noted: Sequence[Mapping[str, Any]] | None = taken.notes.get(SELECTED_BY) if taken else None
     return None if noted is None else [Selector(**each) for each in noted]
 
 
-def weighted_scorers(recipe: Recipe) -> list[Selector]:
+def list_weighted_scorers(recipe: Recipe) -> list[Selector]:
     """Return the scorers that the recipe gives a weight."""
     weights = {name: weight for name, weight in recipe.pairs.weights.items() if weight}
     scorers = {name: recipe.scores.scorers[name] for name in weights}
-    return [Selector(name, weights[name], identity_of(each), model_name(each)) for name, each in scorers.items()]
+    return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]
 
 
 def note_selectors(selectors: Sequence[Selector] | None) -> list[dict[str, Any]] | None:
@@ -39,7 +39,7 @@ def note_selectors(selectors: Sequence[Selector] | None) -> list[dict[str, Any]]
     return None if selectors is None else [asdict(each) for each in selectors]
 
 
-def identity_of(settings: ScorerSettings) -> str:
+def digest_judge(settings: ScorerSettings) -> str:
     """Return the digest of a scorer's type and models, whatever its name, dtype, device and server.
 
     A model in a folder counts by the folder's name, which is what a pair set from another machine can tell.
@@ -49,7 +49,7 @@ def identity_of(settings: ScorerSettings) -> str:
     return digest("judge", settings.type, [name and public_name(name) for name in names], fingerprint)
 
 
-def model_name(settings: ScorerSettings) -> str:
+def get_model_name(settings: ScorerSettings) -> str:
     """Return the model that a scorer reads pictures with, without folders; empty where it has none ("none")."""
     return "" if settings.model == "none" else public_name(settings.model)
 

@@ -40,17 +40,18 @@ def test_few_captions_give_no_verdict_whatever_they_say(count: int, judges: int)
 )
 def test_a_model_that_is_not_better_is_seldom_called_so(count: int, kinds: tuple[str, ...], judges: int) -> None:
     gains = dict.fromkeys(INDEPENDENT[:judges], 0.0)
-    found = [each for kind in kinds for each in runs_of(count, 240 // len(kinds), gains, kind)]
+    runs = (240 if count < 400 else 120) // len(kinds)
+    found = [each for kind in kinds for each in runs_of(count, runs, gains, kind)]
     assert rate(found, "better") <= most(len(found))
     assert rate(found, "worse") + rate(found, "mixed") <= most(len(found))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gain", [0.0, 0.25, 0.6])
-@pytest.mark.parametrize("count", [20, 50, 100, 400])
+@pytest.mark.parametrize("gain", [0.25, 0.6])
+@pytest.mark.parametrize("count", [20, 100, 400])
 def test_no_alarm_where_the_independent_judge_gains_as_much(count: int, gain: float) -> None:
-    found = runs_of(count, 80, dict.fromkeys(("vqa", "clip", "aesthetic", "one"), gain))
-    assert sum(each.is_hacked for each in found) / 80 <= most(80)
+    found = runs_of(count, 60, dict.fromkeys(("vqa", "clip", "aesthetic", "one"), gain))
+    assert sum(each.is_hacked for each in found) / 60 <= most(60)
 
 
 def test_real_gains_and_real_hacking_are_found() -> None:

@@ -47,7 +47,7 @@ def test_the_page_tells_intervals_corrected_p_values_wins_and_ties(made_up: Any)
     assert "Holm’s correction" in page or "(one judge decides)" in page
     assert re.search(r"a gain of [\d.]+ points shows in 4 of 5 such evaluations", page)
     assert re.search(r"The winner scores higher in \d+ % of the pairs, lower in \d+ %, and the same in \d+ %", page)
-    assert f'<h1 class="better">{pipeline.headline(context.run.path)}</h1>' in page
+    assert f'<h1 class="better">{pipeline.read_headline(context.run.path)}</h1>' in page
 
 
 def test_few_captions_give_a_page_without_a_verdict(made_up: Any) -> None:

@@ -12,15 +12,15 @@ from agfsync.stages.report.verdict import (
     Standing,
     alarms,
     caution,
-    excesses,
-    interval,
-    p_value,
+    compare_gains,
+    format_interval,
+    format_p,
     points,
     role_of,
     standings,
     verdict,
 )
-from agfsync.stages.selection import identity_of, weighted_scorers
+from agfsync.stages.selection import digest_judge, list_weighted_scorers
 
 
 def standing(judge: str, role: Role, low: float, high: float, prompts: int = 200) -> Standing:
@@ -108,7 +108,7 @@ def test_the_excesses_are_corrected_over_all_selecting_and_independent_judges() 
     judged = [ORACLE_UP, standing("other", "independent", 1, 5), VQA_UP, CLIP_DOWN]
     shown = [contrast(0.1, 0.4, one, other) for one in ("vqa", "clip") for other in ("oracle", "other")]
     shown += [contrast(0.1, 0.4, "vqa", "clip"), contrast(0.1, 0.4, "oracle", "other")]
-    found = excesses(judged, shown)
+    found = compare_gains(judged, shown)
     assert len(found) == 4 and {each.p_adjusted for each in found} == {0.004}
 
 
@@ -134,7 +134,7 @@ def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
         "cousin": {"type": "pickscore", "model": "embedded:vqa"},
     }
     recipe = check({"pairs": {"weights": {"vqa": 1.0, "clip": 0.0}}, "evaluation": {"judges": judges}}, "test")
-    roles = [role_of(j, recipe, weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
+    roles = [role_of(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
     assert roles == ["selected on", "unweighted", "independent", "selected on", "shares a model"]
 
 
@@ -142,7 +142,7 @@ def test_a_pair_set_makes_every_judge_unknown_unless_it_names_its_selectors() ->
     recipe = Recipe.model_validate({"pairs": {"source": "pairs"}})
     assert {role_of(j, recipe, None) for j in ("vqa", "clip", "aesthetic")} == {"unknown"}
     vqa = ScorerSettings(type="vqa", model="embedded:vqa")
-    elsewhere = [Selector("asker", 0.4, identity_of(vqa), "embedded:vqa"), Selector("clip", 1.0, "0", "other")]
+    elsewhere = [Selector("asker", 0.4, digest_judge(vqa), "embedded:vqa"), Selector("clip", 1.0, "0", "other")]
     roles = [role_of(j, recipe, elsewhere) for j in ("vqa", "clip", "aesthetic")]
     assert roles == ["selected on", "selected on", "independent"]
 
@@ -155,7 +155,7 @@ def test_independent_judges_stand_first_and_are_corrected_among_themselves() -> 
     oracle = ScorerSettings(type="shapes-oracle", model="none")
     recipe = Recipe.model_validate({"evaluation": {"judges": dict.fromkeys(("o", "o2", "o3"), oracle)}})
     summary = {"vqa": FIGURES, "o": FIGURES, "o2": FIGURES | {"p": 0.9}, "o3": FIGURES | {"prompts": 19, "p": 0.01}}
-    found = standings(summary, recipe, weighted_scorers(recipe))
+    found = standings(summary, recipe, list_weighted_scorers(recipe))
     assert [s.judge for s in found] == ["o", "o2", "o3", "vqa"]
     assert [s.p_adjusted for s in found] == [0.04, 0.9, None, 0.02]
     assert [s.family for s in found] == [2, 2, 2, 1]
@@ -170,5 +170,5 @@ def test_points(value: float, text: str) -> None:
 
 
 def test_intervals_and_p_values_are_told_even_where_there_are_none() -> None:
-    assert interval(-0.3, 4.04) == "−0.3 to +4.0" and interval(None, None) == "none, too few captions"
-    assert [p_value(p) for p in (None, 0.0002, 0.0042, 0.031, 1.0)] == ["—", "< 0.001", "0.004", "0.03", "1.00"]
+    assert format_interval(-0.3, 4.04) == "−0.3 to +4.0" and format_interval(None, None) == "none, too few captions"
+    assert [format_p(p) for p in (None, 0.0002, 0.0042, 0.031, 1.0)] == ["—", "< 0.001", "0.004", "0.03", "1.00"]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from agfsync.config import Recipe
 from agfsync.formats import Selector
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
-from agfsync.stages.selection import selectors_of
+from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.finished import Finished
 
@@ -83,7 +83,7 @@ def gather(run: Run, recipe: Recipe) -> Evidence:
         steps=_steps(run),
         comparisons=_read(run, finished, "evaluation", Comparison),
         drawn=_drawn(run) if "evaluation" in finished else {},
-        selectors=selectors_of(run, recipe),
+        selectors=find_selectors(run, recipe),
     )
 
 

@@ -16,9 +16,9 @@ from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.verdict import (
     alarms,
     caution,
-    interval,
+    format_interval,
+    format_p,
     is_shown,
-    p_value,
     points,
     standings,
     verdict,
@@ -70,8 +70,8 @@ def render(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"points": points, "duration": duration, "compact": compact, "day": day, "p_value": p_value}
-    pages.filters |= {"interval": lambda ends: interval(*ends)}
+    pages.filters |= {"points": points, "duration": duration, "compact": compact, "day": day, "p_value": format_p}
+    pages.filters |= {"interval": lambda ends: format_interval(*ends)}
     return pages.get_template("page.html.j2").render(_context(evidence, galleries, lead))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from agfsync.config import Recipe
 from agfsync.formats import Selector
-from agfsync.stages.selection import identity_of, model_name
+from agfsync.stages.selection import digest_judge, get_model_name
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, minimum_detectable
 
 Role = Literal["independent", "unknown", "selected on", "shares a model", "unweighted"]
@@ -112,10 +112,11 @@ def role_of(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) ->
     if selectors is None:
         return "unknown"
     settings = (recipe.scores.scorers | recipe.evaluation.judges).get(judge)
-    selected = {each.name for each in selectors} | {each.identity for each in selectors}
-    if judge in selected or (settings and identity_of(settings) in selected):
+    if judge in {each.name for each in selectors}:
         return "selected on"
-    if settings and model_name(settings) in {each.model for each in selectors if each.model}:
+    if settings and digest_judge(settings) in {each.identity for each in selectors}:
+        return "selected on"
+    if settings and get_model_name(settings) in {each.model for each in selectors if each.model}:
         return "shares a model"
     return "unweighted" if judge in recipe.scores.scorers and not recipe.pairs.source else "independent"
 
@@ -165,7 +166,7 @@ def verdict(judged: Sequence[Standing]) -> Verdict:
     )
 
 
-def excesses(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]]) -> list[Excess]:
+def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]]) -> list[Excess]:
     """Return each selecting score's standardised gain against each independent judge's, corrected over all of them."""
     selecting = {s.judge: s for s in judged if s.role == "selected on"}
     independent = {s.judge: s for s in judged if s.role == "independent"}
@@ -191,7 +192,7 @@ def alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = 
     Behind is a judge that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
     have risen would alone say little, since a small evaluation shows few gains that there are.
     """
-    ahead = [each for each in excesses(judged, contrasts) if each.is_ahead and not each.independent.rose]
+    ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and not each.independent.rose]
     risen = [s for s in judged if s.role == "selected on" and s.rose]
     fallen = [s for s in judged if s.role != "independent" and s.fell]
     found = []
@@ -210,7 +211,7 @@ def alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = 
 def caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return what the reader should know of the judges' independence; empty where there is nothing to say."""
     if any(s.role == "independent" for s in judged):
-        ahead = [each for each in excesses(judged, contrasts) if each.is_ahead and each.independent.rose]
+        ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and each.independent.rose]
         behind = "So a part of the gain may be the scores’ own: go by the independent judge’s."
         return " ".join([*(_ahead(each) for each in ahead), behind]) if ahead else ""
     if any(s.role == "unknown" for s in judged):
@@ -232,12 +233,12 @@ def points(value: float) -> str:
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
-def interval(low: float | None, high: float | None) -> str:
+def format_interval(low: float | None, high: float | None) -> str:
     """The ends of an interval of differences, as in +3.2 to +8.3."""
     return "none, too few captions" if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
-def p_value(p: float | None) -> str:
+def format_p(p: float | None) -> str:
     """A p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
     if p is None:
         return "—"
@@ -261,23 +262,23 @@ def _grounds(decisive: Standing) -> str:
     sentences = [
         f"Mean difference over {decisive.prompts:,} held-out captions, base and aligned model drawing each from the "
         f"same seed.",
-        f"95 % interval of {decisive.judge}: {interval(decisive.low, decisive.high)}; {nature}.",
+        f"95 % interval of {decisive.judge}: {format_interval(decisive.low, decisive.high)}; {nature}.",
     ]
     if decisive.p_adjusted is not None:
         number = f"Holm’s correction over {decisive.family} judges" if decisive.family > 1 else "one judge decides"
-        sentences.append(f"p = {p_value(decisive.p_adjusted)} ({number}).".replace("= <", "<"))
+        sentences.append(f"p = {format_p(decisive.p_adjusted)} ({number}).".replace("= <", "<"))
     if decisive.detectable:
         sentences.append(f"By its spread, a gain of {decisive.detectable:.1f} points shows in 4 of 5 such evaluations.")
     return " ".join(sentences)
 
 
 def _list(standings: Iterable[Standing]) -> str:
-    words = [f"{s.judge} rose by {s.difference:.1f} ({interval(s.low, s.high)})" for s in standings]
+    words = [f"{s.judge} rose by {s.difference:.1f} ({format_interval(s.low, s.high)})" for s in standings]
     return ", ".join(words)
 
 
 def _while(standings: Iterable[Standing]) -> str:
-    words = [f"{s.judge} moved by {points(s.difference)} ({interval(s.low, s.high)})" for s in standings]
+    words = [f"{s.judge} moved by {points(s.difference)} ({format_interval(s.low, s.high)})" for s in standings]
     return "while " + " and ".join(words)
 
 
@@ -285,5 +286,5 @@ def _ahead(excess: Excess) -> str:
     return (
         f"{_list([excess.selecting])}, {_while([excess.independent])}. In units of each judge’s own spread "
         f"{excess.selecting.judge} gained {excess.difference:.2f} more "
-        f"({excess.low:+.2f} to {excess.high:+.2f}, corrected p {p_value(excess.p_adjusted)})."
+        f"({excess.low:+.2f} to {excess.high:+.2f}, corrected p {format_p(excess.p_adjusted)})."
     ).replace("-", "−")
