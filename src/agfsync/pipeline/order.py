@@ -85,7 +85,7 @@ STAGES = (
     Stage(
         "report",
         ("questions", "candidates", "scores", "pairs", "training", "evaluation"),
-        lambda r: (r.name, _plain(r.report), STUDENTISED),
+        lambda r: (r.name, _plain(r.report), r.pairs.weights, STUDENTISED),
         "report.examples",
         ("report.html",),
     ),
