@@ -1,69 +1,98 @@
 """What stands in docs/shapes: `python docs/results.py docs/shapes RUN...` writes down runs of one recipe.
 
-recipe.yaml is the first run's; results.md has every judge's figures for every run; evaluation-SEED.json all of a run's
-figures, by category and element type too.
+recipe.yaml is the first run's; results.md has every judge's figures for every run and the verdict of its report;
+evaluation-SEED.json all of a run's figures, by category and element type too. Run it on the machine of the runs: it
+names the processor.
 """
 
 import json
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from agfsync.config import Recipe
 from agfsync.pipeline import recipe_of
 from agfsync.stages.report.page import duration
-from agfsync.stages.report.verdict import points
+from agfsync.stages.report.verdict import Standing, format_interval, format_p, points, standings, verdict
+from agfsync.stages.selection import find_selectors
 from agfsync.store import Finished, Run
 
 HEAD = """# The Shapes world: results
 
-Written by `python docs/results.py` from the run folders of `agfsync run {name} --set seed=SEED`, whose recipe, with
-every default, is [recipe.yaml](recipe.yaml) (seed {seed}'s). Base and aligned model draw each held-out caption from the
-same seed; values are on 0..100; the difference has its 95 % paired bootstrap interval over the captions. Nothing trains
-or selects on the oracle. What there was to choose (learning rate, beta, the aesthetic score's weight) was chosen on the
-captions of run seed 100.
+Written by `python docs/results.py` from the run folders of `agfsync run {name} --set seed=SEED`, on {processor}; the
+recipe with every key is [recipe.yaml](recipe.yaml) (seed {seed}'s). Base and aligned model draw each held-out caption
+from the same seed; values are on 0..100. The interval is the plain 95 % one of the mean difference, and p is corrected
+by Holm over the independent judges, and over the others; a tie counts one half in the win rate:
+[evaluation.md](../evaluation.md) says how. Nothing trains or selects on the oracle. What there was to choose (learning
+rate, beta, guidance, numbers of captions, the aesthetic score's weight) was chosen on the captions of run seeds of 100
+and up. Another processor gives other figures, by less than the intervals' width.
 
-| seed | judge | captions | base | aligned | difference | 95 % interval | win rate |
-|---|---|---|---|---|---|---|---|"""
-TIMES = "\nThe run of seed {seed} took:\n\n| {stages} | all |\n|{rules}---|\n| {times} |"
+| seed | judge | role | captions | base | aligned | difference | 95 % interval | p | win rate | 95 % interval | ties |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
+TIMES = "\nThe run of seed {seed} took, on {processor}:\n\n| {stages} | all |\n|{rules}---|\n| {times} |"
+VERDICTS = "\nThe verdicts:\n"
+
+Found = tuple[Recipe, dict[str, Finished], list[Standing]]
 
 
 def main(folder: Path, paths: Sequence[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = [read(path) for path in paths]
     first = found[0][0]
-    lines = [HEAD.format(name=first.name, seed=first.seed)]
-    for recipe, finished in found:
-        notes = finished["evaluation"].notes
-        lines += [row(recipe.seed, judge, figures) for judge, figures in notes["judges"].items()]
-        text = json.dumps({"seed": recipe.seed, **notes}, indent=1, ensure_ascii=False)
+    lines = [HEAD.format(name=first.name, seed=first.seed, processor=find_processor())]
+    lines += [row(recipe.seed, standing) for recipe, _, judged in found for standing in judged]
+    lines += [VERDICTS]
+    for recipe, finished, judged in found:
+        said = verdict(judged)
+        lines.append(f"- Seed {recipe.seed}: **{said.headline}.** {said.grounds}")
+        text = json.dumps({"seed": recipe.seed, **finished["evaluation"].notes}, indent=1, ensure_ascii=False)
         (folder / f"evaluation-{recipe.seed}.json").write_text(text + "\n", encoding="utf-8")
-    lines.append(times(*found[0]))
+    lines.append(times(first, found[0][1]))
     (folder / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "recipe.yaml").write_text((paths[0] / "recipe.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def read(path: Path) -> tuple[Recipe, dict[str, Finished]]:
-    """A run's recipe and how its stages ended."""
+def read(path: Path) -> Found:
+    """Return a run's recipe, how its stages ended, and what its judges found."""
     with Run.open(path, writing=False) as run:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
-        return recipe, {stage: ended for stage in stages if (ended := run.finished(stage))}
+        finished = {stage: ended for stage in stages if (ended := run.finished(stage))}
+        judged = standings(finished["evaluation"].notes["judges"], recipe, find_selectors(run, recipe))
+        return recipe, finished, judged
 
 
-def row(seed: int, judge: str, figures: Mapping[str, Any]) -> str:
+def row(seed: int, s: Standing) -> str:
+    wins = f"{s.win_rate:.0%} | {s.win_low:.0%} to {s.win_high:.0%} | {s.ties:.0%}"
     return (
-        f"| {seed} | {judge} | {figures['prompts']} | {figures['base']:.1f} | {figures['aligned']:.1f} "
-        f"| {points(figures['difference'])} | {points(figures['low'])} to {points(figures['high'])} "
-        f"| {figures['win_rate']:.0%} |"
+        f"| {seed} | {s.judge} | {s.role} | {s.prompts} | {s.base:.1f} | {s.aligned:.1f} | {points(s.difference)} "
+        f"| {format_interval(s.low, s.high)} | {format_p(s.p_adjusted)} | {wins} |"
     )
+
+
+def find_processor() -> str:
+    """Return the name of this machine's processor, and its widest instruction set that matters here."""
+    about = Path("/proc/cpuinfo")
+    fields = [line.partition(":") for line in about.read_text().splitlines()] if about.is_file() else []
+    told = {name.strip(): value.strip() for name, _, value in fields}
+    flags = told.get("flags", "").split()
+    sets = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = next((name for flag, name in sets.items() if flag in flags), "")
+    name = told.get("model name") or platform.find_processor() or platform.machine()
+    return f"{name} ({widest})" if widest else name
 
 
 def times(recipe: Recipe, finished: Mapping[str, Finished]) -> str:
     seconds = [each.seconds for each in finished.values()]
     shown = " | ".join(duration(each) for each in [*seconds, sum(seconds)])
-    return TIMES.format(seed=recipe.seed, stages=" | ".join(finished), rules="---|" * len(seconds), times=shown)
+    return TIMES.format(
+        seed=recipe.seed,
+        processor=find_processor(),
+        stages=" | ".join(finished),
+        rules="---|" * len(seconds),
+        times=shown,
+    )
 
 
 if __name__ == "__main__":

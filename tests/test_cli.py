@@ -83,16 +83,30 @@ def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFix
 def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = {"base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
+    figures = {"prompts": 40, "base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
+    figures |= {"win_rate": 0.55, "win_low": 0.44, "win_high": 0.655, "ties": 0.58}
     finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, "2025-01-01T00:00:00+00:00")
     states: list[Literal["done", "out of date"]] = ["done", "out of date"]
     for state in states:
         standing = pipeline.Standing("evaluation", state, 5, finished)
         monkeypatch.setattr(pipeline, "status", lambda path, standing=standing: [standing])
+        monkeypatch.setattr(pipeline, "read_headline", lambda path: "No clear change")
         assert cli.main(["status", str(tmp_path)]) == 0
     done, outdated = capsys.readouterr().out.split("evaluation ")[1:]
-    assert done.splitlines()[1] == cli._finding("vqa", figures) == "vqa         61.2 -> 64.8: +3.5 (-0.2 to +7.3)"
-    assert "vqa" not in outdated
+    assert done.splitlines()[1] == cli._finding("vqa", figures)
+    assert done.splitlines()[2] == "verdict: No clear change"
+    assert "vqa" not in outdated and "verdict" not in outdated
+
+
+def test_a_finding_has_its_intervals_or_says_that_the_captions_are_too_few() -> None:
+    figures = {"prompts": 40, "base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
+    figures |= {"win_rate": 0.55, "win_low": 0.44, "win_high": 0.655, "ties": 0.58}
+    line = "vqa         61.2 -> 64.8: +3.5 (-0.2 to +7.3), win rate 55 % (44 to 66), ties 58 %"
+    assert cli._finding("vqa", figures) == line
+    few = cli._finding("vqa", figures | {"prompts": 8})
+    assert few == f"{line}; too few captions to tell (8 of 20)"
+    none = cli._finding("vqa", figures | {"prompts": 1, "low": None, "high": None})
+    assert none.startswith("vqa         61.2 -> 64.8: +3.5, win rate") and none.endswith("(1 of 20)")
 
 
 def test_the_report_is_pointed_at_when_there_is_one(

@@ -11,8 +11,11 @@ from agfsync.errors import FormatError, RecipeError, RunError
 from agfsync.exporting import export
 from agfsync.formats import pick_a_pic
 from agfsync.formats.huggingface import HuggingFace
+from agfsync.formats.selection import read_selectors
 from agfsync.pictures import decode
 from agfsync.records import Candidate, Pair
+from agfsync.stages.report.verdict import role_of
+from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 
 
@@ -116,3 +119,46 @@ def test_what_cant_be_written_is_told(path: Path, tmp_path: Path, recipe: Recipe
     pipeline.prepare(tmp_path / "new", recipe)
     with pytest.raises(RunError, match="new has no pairs yet"):
         export(tmp_path / "new", "binarized", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["pick-a-pic", "binarized", "huggingface"])
+def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
+    path: Path, tmp_path: Path, make_recipe: Any, name: str
+) -> None:
+    """And so does a run on what that run exports."""
+    sources = [tmp_path / "first", tmp_path / "second"]
+    export(path, name, sources[0])
+    judges = {"evaluation": {"judges": {"oracle": {"type": "double", "model": "none"}}}}
+    recipe = make_recipe(pairs={"source": str(sources[0])}, **judges)
+    pipeline.prepare(tmp_path / "again", recipe)
+    pipeline.run(tmp_path / "again", until="pairs")
+    with Run.open(tmp_path / "again", writing=False) as run:
+        found = find_selectors(run, recipe)
+    assert found is not None and [(each.name, each.weight) for each in found] == [("red", 1.0), ("vqa", 0.5)]
+    assert {judge: role_of(judge, recipe, found) for judge in ("red", "vqa")} == dict.fromkeys(
+        ("red", "vqa"), "selected on"
+    )
+    export(tmp_path / "again", name, sources[1])
+    assert read_selectors(sources[1]) == found
+
+
+def test_a_judge_of_another_kind_is_independent_of_exported_pairs(path: Path, tmp_path: Path, make_recipe: Any) -> None:
+    export(path, "binarized", tmp_path / "out")
+    recipe = make_recipe(
+        pairs={"source": str(tmp_path / "out")},
+        evaluation={"judges": {"oracle": {"type": "shapes-oracle", "model": "none"}}},
+    )
+    assert role_of("oracle", recipe, read_selectors(tmp_path / "out")) == "independent"
+
+
+def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
+    tmp_path: Path, make_recipe: Any, pair_set: Callable[..., Path]
+) -> None:
+    recipe = make_recipe(pairs={"source": str(pair_set(("a cat", "red", "blue")))})
+    pipeline.prepare(tmp_path / "run", recipe)
+    pipeline.run(tmp_path / "run", until="pairs")
+    with Run.open(tmp_path / "run", writing=False) as run:
+        assert find_selectors(run, recipe) is None
+    assert {role_of(judge, recipe, None) for judge in recipe.scores.scorers} == {"unknown"}
+    export(tmp_path / "run", "binarized", tmp_path / "out")
+    assert read_selectors(tmp_path / "out") is None

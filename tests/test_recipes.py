@@ -11,6 +11,8 @@ from agfsync import config, pipeline
 from agfsync.errors import RecipeError
 from agfsync.generators import LORA_FILE
 from agfsync.records import Candidate, Pair, Score
+from agfsync.stages.report.verdict import role_of
+from agfsync.stages.selection import list_weighted_scorers
 from agfsync.store import Run
 
 REAL = [name for name in config.shipped() if name != "shapes"]
@@ -45,6 +47,13 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", config.shipped())
+def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
+    recipe = config.resolve(name)
+    roles = {judge: role_of(judge, recipe, list_weighted_scorers(recipe)) for judge in recipe.evaluation.judges}
+    assert roles and set(roles.values()) == {"independent"}
+
+
 def test_sd14_is_sd15_but_for_the_model() -> None:
     one, two = config.resolve("sd14"), config.resolve("sd15")
     assert one.candidates.generator.model != two.candidates.generator.model
@@ -71,12 +80,17 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
         "training.steps": 2,
         "training.batch": 2,
         "training.accumulate": 2,
-        "evaluation.judges.clip-l.model": "embedded:clip",
+        "evaluation.judges.pickscore.model": "embedded:clip",
+        "evaluation.judges.pickscore.weights": "null",
         "evaluation.resamples": 100,
         **{f"scores.scorers.{scorer}.model": embedded for scorer, embedded in scorers.items()},
         **{
             f"{place}.device": "cpu"
-            for place in ("candidates.generator", "evaluation.judges.clip-l", *(f"scores.scorers.{s}" for s in scorers))
+            for place in (
+                "candidates.generator",
+                "evaluation.judges.pickscore",
+                *(f"scores.scorers.{s}" for s in scorers),
+            )
         },
         **{f"candidates.generator.{key}": value for key, value in changes.items()},
     }

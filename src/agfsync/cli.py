@@ -367,7 +367,7 @@ def _code(result: Any) -> int:
 
 def _show(path: Path) -> None:
     """Print how far each stage is, what the evaluation found, and where the report lies."""
-    from agfsync.pipeline import status
+    from agfsync.pipeline import read_headline, status
 
     standings = {standing.name: standing for standing in status(path)}
     for standing in standings.values():
@@ -376,6 +376,7 @@ def _show(path: Path) -> None:
     if evaluation.state == "done" and evaluation.finished:
         for judge, figures in evaluation.finished.notes["judges"].items():
             typer.echo(_finding(judge, figures))
+        typer.echo(f"verdict: {read_headline(path)}")
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
 
@@ -391,7 +392,15 @@ def _row(standing: "Standing") -> str:
     return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
 
 
-def _finding(judge: str, figures: Mapping[str, float]) -> str:
-    """A judge's means over the held-out captions and their difference with its 95 % interval."""
-    means = f"{figures['base']:.1f} -> {figures['aligned']:.1f}"
-    return f"{judge:<11} {means}: {figures['difference']:+.1f} ({figures['low']:+.1f} to {figures['high']:+.1f})"
+def _finding(judge: str, figures: Mapping[str, Any]) -> str:
+    """Return a judge's means over the held-out captions, their difference and the win rate, with 95 % intervals."""
+    from agfsync.statistics import FEWEST_FOR_VERDICT
+
+    difference = f"{figures['base']:.1f} -> {figures['aligned']:.1f}: {figures['difference']:+.1f}"
+    if figures["low"] is not None:
+        difference += f" ({figures['low']:+.1f} to {figures['high']:+.1f})"
+    rate, low, high, ties = (f"{100 * figures[name]:.0f}" for name in ("win_rate", "win_low", "win_high", "ties"))
+    line = f"{judge:<11} {difference}, win rate {rate} % ({low} to {high}), ties {ties} %"
+    if figures["prompts"] < FEWEST_FOR_VERDICT:
+        line += f"; too few captions to tell ({figures['prompts']} of {FEWEST_FOR_VERDICT})"
+    return line

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 
 from agfsync import __version__, catalog
-from agfsync.catalog import EMBEDDED
 from agfsync.config import Captions, Questions, Recipe, load
 from agfsync.disk import guarded
 from agfsync.errors import FormatError, RunError
@@ -15,6 +14,7 @@ from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.sources import formats
 from agfsync.stages import GENERATORS
+from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
 from agfsync.store.finished import Finished
 
@@ -66,17 +66,18 @@ def _dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
         captions=run.read("captions", Caption),
         questions=run.read("questions", Question),
         pairs=_pairs(run, _models(run), _model(recipe)),
+        selected_by=find_selectors(run, recipe),
     )
 
 
 def _made_with(recipe: Recipe, finished: Finished) -> dict[str, str]:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in recipe.pairs.weights.items() if weight)
-    given = recipe.pairs.source
+    given, models = recipe.pairs.source, [each.model for each in recipe.candidates.generators]
     return {
-        "captions": _public(recipe.captions.source or _author(recipe.captions)),
+        "captions": public_name(recipe.captions.source or _author(recipe.captions)),
         "questions": _asked_by(recipe),
-        "pictures": _public(given) if given else ", ".join(_public(g.model) for g in recipe.candidates.generators),
-        "preferred by": f"the pair set {_public(given)}" if given else f"the weighted sum of the scores {weights}",
+        "pictures": public_name(given) if given else ", ".join(map(public_name, models)),
+        "preferred by": f"the pair set {public_name(given)}" if given else f"the weighted sum of the scores {weights}",
         "program": f"agfsync {__version__}",
         "made": finished.ended,
     }
@@ -88,28 +89,20 @@ def _author(settings: Captions | Questions) -> str:
 
 
 def _asked_by(recipe: Recipe) -> str:
-    author, source = _public(_author(recipe.questions)), recipe.captions.source
-    return f"{_public(source)} where it has any, else {author}" if source else author
+    author, source = public_name(_author(recipe.questions)), recipe.captions.source
+    return f"{public_name(source)} where it has any, else {author}" if source else author
 
 
 def _model(recipe: Recipe) -> str:
     """Who drew the pictures; a pair set doesn't always say, so there it is the set."""
-    return _public(recipe.pairs.source or recipe.candidates.generator.model)
+    return public_name(recipe.pairs.source or recipe.candidates.generator.model)
 
 
 def _models(run: Run) -> dict[str, str]:
     """The name of each generator's model by what its pictures say of it; none where one has drawn them all."""
     drawn = run.finished("candidates")
     named: Mapping[str, str] = drawn.notes.get(GENERATORS, {}) if drawn else {}
-    return {generator: _public(model) for generator, model in named.items()}
-
-
-def _public(name: str) -> str:
-    """A model's or file's name without the folders of this machine; hub ids and embedded models as they are."""
-    if name.startswith(EMBEDDED):
-        return name
-    path = Path(name).expanduser()
-    return path.name if path.exists() or path.is_absolute() or name.startswith(".") else name
+    return {generator: public_name(model) for generator, model in named.items()}
 
 
 def _pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[WrittenPair]:

@@ -275,7 +275,9 @@ def huggingface_metadata(schema: pa.Schema) -> pa.Schema:
     if IMAGE not in schema.types:
         return schema
     features = {field.name: _feature(field.type) for field in schema}
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    return schema.with_metadata(
+        {**(schema.metadata or {}), "huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def _feature(kind: pa.DataType) -> dict[str, str]:

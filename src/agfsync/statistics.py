@@ -1,16 +1,27 @@
-"""Arithmetic on scores: win rate, mean difference with its paired bootstrap interval, correlation. Pure NumPy.
+"""Arithmetic on scores: mean differences, win rates, their intervals and p-values, Holm's correction, correlation.
 
-Shapes: N values of one judge on N prompts, base and aligned in the same order, so that every comparison is paired.
+Shapes: N values of one judge on N prompts, base and aligned in the same order, so that every comparison is paired; R
+resamples. The measured error rates of what is here are in docs/evaluation.md.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtr, stdtrit
 
 Values = Sequence[float] | NDArray[np.float64]
+K = TypeVar("K", bound=Hashable)
+
+CONFIDENCE = 0.95
+"""Of every interval; 1 - CONFIDENCE is the rate of false findings, half of it in either direction."""
+FEWEST_FOR_INTERVAL = 6
+"""Prompts. With 5, all rise or all fall in 1 of 16 comparisons of equals: more than 5 % whatever is computed."""
+FEWEST_FOR_VERDICT = 20
+"""Prompts below which nothing is called better or worse: rare large losses may not have shown yet."""
 
 _CELLS = 1 << 20
 """Values drawn at a time by the bootstrap: bounds its memory to some 16 MB whatever the number of prompts."""
@@ -40,39 +51,155 @@ class Mean:
         return self.total / self.count if self.count else None
 
 
-def win_rate(base: Values, aligned: Values) -> float:
-    """Share in 0..1 of the prompts on which `aligned` beats `base`; a tie counts one half.
+class MeanInference(NamedTuple):
+    """What values say of the mean that they were drawn from; both None where they are too few to say anything."""
+
+    interval: Interval | None
+    p: float | None
+    """two-sided, of a true mean of 0"""
+
+
+class WinShares(NamedTuple):
+    """Shares in 0..1 of the prompts on which the aligned model scores higher, the same and lower; they add up to 1."""
+
+    better: float
+    equal: float
+    worse: float
+
+    @property
+    def rate(self) -> float:
+        """The win rate: a tie counts one half."""
+        return self.better + self.equal / 2
+
+
+def paired_differences(base: Values, aligned: Values) -> NDArray[np.float64]:
+    """Return `aligned` - `base`, float64 (N,).
 
     Raises:
         ValueError: no prompts, or different numbers of them.
     """
-    difference_N = _differences(base, aligned)
-    return float(np.mean((np.sign(difference_N) + 1) / 2))
+    base_N, aligned_N = np.asarray(base, np.float64), np.asarray(aligned, np.float64)
+    if base_N.shape != aligned_N.shape or base_N.ndim != 1:
+        raise ValueError(f"values must be paired, got shapes {base_N.shape} and {aligned_N.shape}")
+    if not base_N.size:
+        raise ValueError("there are no prompts to compare on")
+    return aligned_N - base_N
 
 
 def mean_difference(base: Values, aligned: Values) -> float:
-    """Mean of `aligned` - `base`, in the values' own unit.
+    """Return the mean of `aligned` - `base`, in the values' own unit.
 
     Raises:
         ValueError: no prompts, or different numbers of them.
     """
-    return float(np.mean(_differences(base, aligned)))
+    return float(np.mean(paired_differences(base, aligned)))
 
 
-def paired_bootstrap(base: Values, aligned: Values, resamples: int, seed: int, confidence: float = 0.95) -> Interval:
-    """Percentile interval of the mean difference, prompts resampled with replacement as pairs.
+def infer_mean(values: Values, resamples: int, seed: int, confidence: float = CONFIDENCE) -> MeanInference:
+    """Return the interval of the mean of `values` and the p-value of a mean of 0; equal seeds give equal results.
 
-    The same `seed` gives the same interval. With one prompt there is nothing to resample: the interval has no width.
+    The interval is, at either end, the wider of Student's t and the bootstrap-t (Efron and Tibshirani 1993, 12.5): the
+    former holds its rate where values are few, tied and symmetric, the latter where they are many and skewed. The
+    p-value is the larger of theirs and of 2^(1 - N), the least that flipping signs can give. Resamples bound it too:
+    it is at least 2 / (resamples + 1). Values that are all equal have an interval without width.
 
     Raises:
-        ValueError: no prompts, different numbers of them, or no resamples.
+        ValueError: no resamples.
     """
-    difference_N = _differences(base, aligned)
+    values_N = np.asarray(values, np.float64)
     if resamples < 1:
         raise ValueError(f"a bootstrap needs at least one resample, got {resamples}")
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(_resampled_means(difference_N, resamples, seed), [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    count = values_N.size
+    if count < FEWEST_FOR_INTERVAL:
+        return MeanInference(None, None)
+    mean, least = float(values_N.mean()), 2.0 ** (1 - count)
+    if np.ptp(values_N) <= 1e-12 * np.abs(values_N).max():
+        return MeanInference(Interval(mean, mean), 1.0 if mean == 0 else least)
+    error, tail = float(values_N.std(ddof=1)) / math.sqrt(count), (1 - confidence) / 2
+    t_R = _resampled_t(values_N, resamples, seed)
+    reach = float(stdtrit(count - 1, 1 - tail))
+    below, above = np.quantile(t_R, [tail, 1 - tail])
+    interval = Interval(mean - max(reach, float(above)) * error, mean + max(reach, float(-below)) * error)
+    t = mean / error
+    beyond = int(np.sum(t_R >= t) if t > 0 else np.sum(t_R <= t))
+    p = max(2 * float(stdtr(count - 1, -abs(t))), 2 * (1 + beyond) / (resamples + 1), least)
+    return MeanInference(interval, min(1.0, p))
+
+
+def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
+    """Return N values whose mean is the mean of `difference` in units of its standard deviation, so that judges of
+    different scales can be compared; None where nothing varies.
+
+    They are the estimate plus its influence function, z + u - z (u^2 - 1) / 2 with u = (d - mean) / sd and
+    z = mean / sd, so that their spread holds the uncertainty of the standard deviation too.
+    """
+    difference_N = np.asarray(difference, np.float64)
+    if difference_N.size < 2 or np.ptp(difference_N) <= 1e-12 * np.abs(difference_N).max():
+        return None
+    mean, spread = difference_N.mean(), difference_N.std()
+    u_N, z = (difference_N - mean) / spread, mean / spread
+    standardised_N: NDArray[np.float64] = z + u_N - z * (np.square(u_N) - 1) / 2
+    return standardised_N
+
+
+def minimum_detectable(spread: float, count: int, alpha: float = 1 - CONFIDENCE, power: float = 0.8) -> float | None:
+    """Return the smallest mean difference that `count` prompts show at the two-sided level `alpha` in a share `power`
+    of the runs, where single differences have the standard deviation `spread`: (t_{1 - alpha/2} + t_power) spread /
+    sqrt(count), with count - 1 degrees of freedom. None for fewer prompts than have an interval.
+    """
+    if count < FEWEST_FOR_INTERVAL:
+        return None
+    reach = float(stdtrit(count - 1, 1 - alpha / 2) + stdtrit(count - 1, power))
+    return reach * spread / math.sqrt(count)
+
+
+def adjust_holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
+    """Return the p-values corrected for their number by Holm (1979): the share of families with any false finding is
+    at most the level, however the values depend on each other. None, which nothing was tested by, stays None.
+    """
+    ranked = sorted(((key, p) for key, p in p_values.items() if p is not None), key=lambda each: each[1])
+    adjusted: dict[K, float | None] = dict.fromkeys(p_values)
+    largest = 0.0
+    for rank, (key, p) in enumerate(ranked):
+        largest = max(largest, min(1.0, (len(ranked) - rank) * p))
+        adjusted[key] = largest
+    return adjusted
+
+
+def win_shares(base: Values, aligned: Values) -> WinShares:
+    """Return on which shares of the prompts `aligned` is above, equal to and below `base`.
+
+    Raises:
+        ValueError: no prompts, or different numbers of them.
+    """
+    difference_N = paired_differences(base, aligned)
+    better, worse = float(np.mean(difference_N > 0)), float(np.mean(difference_N < 0))
+    return WinShares(better, float(np.mean(difference_N == 0)), worse)
+
+
+def win_rate(base: Values, aligned: Values) -> float:
+    """Return the share in 0..1 of the prompts on which `aligned` beats `base`; a tie counts one half.
+
+    Raises:
+        ValueError: no prompts, or different numbers of them.
+    """
+    return win_shares(base, aligned).rate
+
+
+def win_interval(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return Wilson's score interval of the win rate over `count` prompts, in 0..1, narrowed by the ties.
+
+    A prompt's half-counted win varies by p (1 - p) - e / 4, with e the share of ties, so the ends solve
+    (rate - p)^2 = z^2 / N (p (1 - p) - e / 4): Wilson's without ties. e is the ties among N + z^2 prompts, so that
+    it is never taken for 1.
+    """
+    z2 = float(ndtri((1 + confidence) / 2)) ** 2
+    ties = shares.equal * count / (count + z2)
+    # (1 + k) p^2 - (2 rate + k) p + rate^2 + k ties / 4 = 0 with k = z^2 / N
+    k, rate = z2 / count, shares.rate
+    middle = (2 * rate + k) / (2 * (1 + k))
+    reach = math.sqrt(max(0.0, middle**2 - (rate**2 + k * ties / 4) / (1 + k)))
+    return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
 
 
 def correlation(x: Values, y: Values) -> float | None:
@@ -91,22 +218,21 @@ def correlation(x: Values, y: Values) -> float | None:
     return float(np.clip(r, -1, 1))
 
 
-def _differences(base: Values, aligned: Values) -> NDArray[np.float64]:
-    base_N, aligned_N = np.asarray(base, np.float64), np.asarray(aligned, np.float64)
-    if base_N.shape != aligned_N.shape or base_N.ndim != 1:
-        raise ValueError(f"values must be paired, got shapes {base_N.shape} and {aligned_N.shape}")
-    if not base_N.size:
-        raise ValueError("there are no prompts to compare on")
-    return aligned_N - base_N
+def _resampled_t(values_N: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return Student's t of `resamples` draws of N out of `values_N` against their mean, float64 (R,).
 
-
-def _resampled_means(values_N: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means of `resamples` draws of N out of `values_N`, shape (resamples,), drawn in chunks of bounded memory."""
-    draws = np.random.default_rng(seed)
-    count = values_N.size
+    A draw of equal values has no spread of its own and takes that of all. Drawn in chunks of bounded memory.
+    """
+    draws, count = np.random.default_rng(seed), values_N.size
+    centred_N = values_N - values_N.mean()
+    spread, none = float(centred_N.std(ddof=1)), 1e-12 * float(np.square(centred_N).max())
     chunk = max(1, _CELLS // count)
-    means_R = np.empty(resamples)
+    t_R = np.empty(resamples)
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
-        means_R[start : start + rows] = values_N[draws.integers(0, count, (rows, count))].mean(axis=1)
-    return means_R
+        drawn_RN = centred_N[draws.integers(0, count, (rows, count))]
+        mean_R = drawn_RN.mean(axis=1)
+        variance_R = np.einsum("rn,rn->r", drawn_RN, drawn_RN) / count - np.square(mean_R)
+        spread_R = np.where(variance_R > none, np.sqrt(np.maximum(variance_R, none) * count / (count - 1)), spread)
+        t_R[start : start + rows] = mean_R / (spread_R / math.sqrt(count))
+    return t_R

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agfsync import catalog
 from agfsync.alignment import Method, Reference
 from agfsync.alignment.batches import EncodedPairs
-from agfsync.alignment.loop import pair_errors
+from agfsync.alignment.loop import LossSpace, pair_errors
 from agfsync.alignment.lora import add_adapters
 from agfsync.alignment.noising import PairNoise, draw_noise
 from agfsync.alignment.reference import AdaptersOff, FrozenCopy
@@ -57,8 +57,15 @@ WINNERS, LOSERS = pictures(1, 160, 256), pictures(2, 0, 96)
 class Naive:
     """Diffusion-DPO and its kin on `pipe`, whose UNet is `trained`."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, trained: nn.Module, base: nn.Module, gamma: float | None) -> None:
-        self.pipe, self.trained, self.base, self.gamma = pipe, trained, base, gamma
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        trained: nn.Module,
+        base: nn.Module,
+        gamma: float | None,
+        of_noise: bool = False,
+    ) -> None:
+        self.pipe, self.trained, self.base, self.gamma, self.of_noise = pipe, trained, base, gamma, of_noise
 
     def loss(self, kind: str) -> Tensor:
         total = torch.zeros(())
@@ -90,7 +97,12 @@ class Naive:
         wanted = noise
         if scheduler.config.prediction_type == "v_prediction":
             wanted = scheduler.get_velocity(latents, noise, timestep)
-        return F.mse_loss(network(scheduler.add_noise(latents, noise, timestep), timestep, text).sample, wanted)
+        noisy = scheduler.add_noise(latents, noise, timestep)
+        predicted = network(noisy, timestep, text).sample
+        if self.of_noise and scheduler.config.prediction_type == "v_prediction":
+            alpha = scheduler.alphas_cumprod[timestep].item()
+            predicted, wanted = math.sqrt(alpha) * predicted + math.sqrt(1 - alpha) * noisy, noise
+        return F.mse_loss(predicted, wanted)
 
     def weight(self, timestep: Tensor) -> float:
         if self.gamma is None:
@@ -117,9 +129,21 @@ def encoded(denoiser: StableDiffusion) -> EncodedPairs:
     return EncodedPairs(latents, denoiser.encode_prompts(PROMPTS[:3]), rows, rows + PAIRS, rows % 3)
 
 
-@pytest.mark.parametrize(("kind", "gamma"), [("dpo", None), ("dpo", GAMMA), ("ipo", None), ("hinge", GAMMA)])
+@pytest.mark.parametrize(
+    ("kind", "gamma", "space"),
+    [
+        ("dpo", None, "model"),
+        ("dpo", None, "epsilon"),
+        ("dpo", GAMMA, "model"),
+        ("ipo", None, "model"),
+        ("ipo", None, "epsilon"),
+        ("hinge", GAMMA, "model"),
+    ],
+)
 @pytest.mark.parametrize("lora", [False, True])
-def test_losses_and_gradients_agree(model: Path, nudge: Nudge, lora: bool, kind: str, gamma: float | None) -> None:
+def test_losses_and_gradients_agree(
+    model: Path, nudge: Nudge, lora: bool, kind: str, gamma: float | None, space: LossSpace
+) -> None:
     denoiser = StableDiffusion(str(model), device="cpu")
     base = deepcopy(denoiser.network)
     reference = prepare(denoiser, lora)
@@ -128,11 +152,11 @@ def test_losses_and_gradients_agree(model: Path, nudge: Nudge, lora: bool, kind:
 
     method: Method = catalog.build("methods", {"type": kind, "beta": BETA})
     batch = encoded(denoiser).batch(torch.arange(PAIRS), denoiser.device)
-    loss, _ = method.loss(pair_errors(denoiser, reference, batch, NOISE, "fp32", gamma))
+    loss, _ = method.loss(pair_errors(denoiser, reference, batch, NOISE, "fp32", gamma, space))
     gradients = torch.autograd.grad(loss, trained)
 
     pipe = StableDiffusionPipeline.from_pretrained(model, use_safetensors=True)
-    naive = Naive(pipe, denoiser.network, base, gamma).loss(kind)
+    naive = Naive(pipe, denoiser.network, base, gamma, space == "epsilon").loss(kind)
     naive_gradients = torch.autograd.grad(naive, trained)
     untrained = {"dpo": math.log(2), "ipo": 0.25, "hinge": 1.0}[kind]
     assert loss.item() != pytest.approx(untrained, abs=2e-6, rel=0)

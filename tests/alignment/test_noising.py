@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from agfsync.alignment.noising import add_noise, draw_noise, min_snr_weight, squared_error, target
+from agfsync.alignment.noising import add_noise, draw_noise, epsilon_weight, min_snr_weight, squared_error, target
 from agfsync.errors import ModelError
 
 SHAPE = torch.Size([3, 4, 8, 8])
@@ -88,3 +88,30 @@ def test_min_snr_is_one_weight_of_the_error_in_x0() -> None:
         error = squared_error(predicted, target(kind, latents, noise, alphas))
         weighted = min_snr_weight(kind, alphas, gamma) * error
         torch.testing.assert_close(weighted, snr.clamp(max=gamma) * off**2, rtol=1e-3, atol=1e-6)
+
+
+def test_the_weight_turns_the_error_of_v_into_that_of_the_noise_it_stands_for() -> None:
+    scheduler, drawn = DDPMScheduler(prediction_type="v_prediction"), draw_noise(0, 0, SHAPE, 1000)
+    latents, guess = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    alphas = scheduler.alphas_cumprod[drawn.timesteps_P]
+    noisy = add_noise(latents, drawn.noise_PCHW, alphas)
+    velocity = target("v_prediction", latents, drawn.noise_PCHW, alphas)
+    a = alphas.view(-1, 1, 1, 1)
+    noise_of = lambda v: a.sqrt() * v + (1 - a).sqrt() * noisy  # noqa: E731
+    torch.testing.assert_close(noise_of(velocity), drawn.noise_PCHW, rtol=1e-4, atol=1e-5)
+    weighted = epsilon_weight("v_prediction", alphas) * squared_error(guess, velocity)
+    torch.testing.assert_close(weighted, squared_error(noise_of(guess), drawn.noise_PCHW), rtol=1e-4, atol=1e-6)
+
+
+def test_a_noise_predicting_models_errors_are_the_noises_already() -> None:
+    alphas = torch.tensor([0.0, 0.3, 1.0])
+    assert torch.equal(epsilon_weight("epsilon", alphas), torch.ones(3))
+    with pytest.raises(ModelError, match="'sample' can't be trained"):
+        epsilon_weight("sample", alphas)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_is_the_same_of_the_noises_errors_and_of_vs(gamma: float) -> None:
+    alphas = torch.linspace(0.001, 0.999, 50)
+    of_noise = epsilon_weight("v_prediction", alphas) * min_snr_weight("epsilon", alphas, gamma)
+    torch.testing.assert_close(of_noise, min_snr_weight("v_prediction", alphas, gamma))

@@ -15,7 +15,7 @@ from agfsync.chat.replies import UnreadableError, read
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round, Verdicts
 from agfsync.stages.pairs import Choice, choose, weighted_sum
-from agfsync.statistics import correlation, mean_difference, paired_bootstrap, win_rate
+from agfsync.statistics import correlation, infer_mean, mean_difference, win_interval, win_rate, win_shares
 
 pytestmark = pytest.mark.slow
 
@@ -117,23 +117,38 @@ def test_a_better_picture_lowers_no_figure(both: tuple[list[float], list[float]]
     better = [value + gain * (n == place % len(aligned)) for n, value in enumerate(aligned)]
     assert win_rate(base, better) >= win_rate(base, aligned)
     assert mean_difference(base, better) >= mean_difference(base, aligned) - 1e-9
-    low, high = paired_bootstrap(base, better, 50, 1), paired_bootstrap(base, aligned, 50, 1)
-    assert low.low >= high.low - 1e-9 and low.high >= high.high - 1e-9
+    more, less = (win_interval(win_shares(base, each), len(base)) for each in (better, aligned))
+    assert more.high >= less.low
 
 
-@settings(STEADY, max_examples=100)
+@settings(STEADY, max_examples=200)
 @given(both=PAIRED, seed=st.integers(0, 2**32), shift=st.floats(-50, 50))
-def test_the_interval_lies_within_the_differences_and_moves_with_them(
+def test_the_interval_holds_the_mean_and_moves_with_the_differences(
     both: tuple[list[float], list[float]], seed: int, shift: float
 ) -> None:
+    differences = np.subtract(both[1], both[0])
+    interval, p = infer_mean(differences, 99, seed)
+    assert (interval is None) == (p is None) == (differences.size < 6)
+    if interval is None or p is None:
+        return
+    assert np.isfinite(interval).all() and 0 < p <= 1
+    assert interval.low <= differences.mean() + 1e-9 and differences.mean() - 1e-9 <= interval.high
+    wide = infer_mean(differences, 99, seed, confidence=0.999).interval
+    assert wide is not None and wide.low <= interval.low and interval.high <= wide.high
+    moved = infer_mean(differences + shift, 99, seed).interval
+    assert moved == pytest.approx((interval.low + shift, interval.high + shift), abs=1e-6)
+    mirrored = infer_mean(-differences, 99, seed).interval
+    assert mirrored == pytest.approx((-interval.high, -interval.low), abs=1e-6)
+
+
+@settings(STEADY, max_examples=200)
+@given(both=PAIRED)
+def test_the_win_rates_interval_holds_it_and_is_mirrored(both: tuple[list[float], list[float]]) -> None:
     base, aligned = both
-    low, high = paired_bootstrap(base, aligned, 200, seed)
-    differences = np.subtract(aligned, base)
-    assert differences.min() - 1e-9 <= low <= high <= differences.max() + 1e-9
-    wide = paired_bootstrap(base, aligned, 200, seed, confidence=0.999)
-    assert wide.low <= low and high <= wide.high
-    moved = paired_bootstrap(base, [value + shift for value in aligned], 200, seed)
-    assert moved.low == pytest.approx(low + shift, abs=1e-6) and moved.high == pytest.approx(high + shift, abs=1e-6)
+    low, high = win_interval(win_shares(base, aligned), len(base))
+    assert 0 <= low <= win_rate(base, aligned) + 1e-12 and win_rate(base, aligned) - 1e-12 <= high <= 1
+    mirrored = win_interval(win_shares(aligned, base), len(base))
+    assert mirrored == pytest.approx((1 - high, 1 - low))
 
 
 @settings(STEADY, max_examples=100)

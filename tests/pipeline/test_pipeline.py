@@ -405,7 +405,13 @@ def counted(**changes: Any) -> Any:
 def test_a_training_counts_as_another_only_if_its_result_is() -> None:
     for same in ({"accumulate": 2}, {"gradient_checkpointing": True}, {"trackers": ["wandb"]}, {"checkpoint_every": 7}):
         assert counted(**same) == counted()
-    for other in ({"ema": 0.99}, {"caption_dropout": 0.1}, {"min_snr_gamma": 5.0}, {"optimizer": "adamw8bit"}):
+    for other in (
+        {"ema": 0.99},
+        {"caption_dropout": 0.1},
+        {"min_snr_gamma": 5.0},
+        {"optimizer": "adamw8bit"},
+        {"loss_space": "epsilon"},
+    ):
         assert counted(**other) == counted() | other != counted()
 
 

@@ -11,7 +11,9 @@ from agfsync.alignment.margin import figures, reward_margin
 
 @dataclass(frozen=True, slots=True)
 class DiffusionDPO:
-    """The method `dpo`. `beta` holds it to the reference: 2000 to 5000 at Stable Diffusion's scale."""
+    """The method `dpo`. `beta` holds it to the reference: 2000 to 5000 for Stable Diffusion 1.5 and SDXL in
+    Diffusion-DPO, of errors of the noise (see `training.loss_space` for models that predict v).
+    """
 
     beta: float
 

@@ -18,7 +18,15 @@ from agfsync.alignment import Denoiser, Method, PairErrors, Reference
 from agfsync.alignment.batches import Batch, EncodedPairs, dropped_of_step, rows_of_step
 from agfsync.alignment.checkpoints import Checkpoints
 from agfsync.alignment.metrics import MetricsLog
-from agfsync.alignment.noising import PairNoise, add_noise, draw_noise, min_snr_weight, squared_error, target
+from agfsync.alignment.noising import (
+    PairNoise,
+    add_noise,
+    draw_noise,
+    epsilon_weight,
+    min_snr_weight,
+    squared_error,
+    target,
+)
 from agfsync.alignment.precision import autocast, loss_scaler
 from agfsync.alignment.processes import ALONE, Processes
 from agfsync.alignment.state import TrainingState
@@ -28,6 +36,7 @@ from agfsync.memory import lacks_memory, release
 
 Tell = Callable[[Mapping[str, float]], None]
 """Is told the figures of each step, as the log has them."""
+LossSpace = Literal["model", "epsilon"]
 Say = Callable[[str], None]
 """Is told of what changes by the way."""
 
@@ -37,7 +46,8 @@ class Plan:
     """How long and how fast to train. `batch` is in pairs, `warmup` and `checkpoint_every` in steps.
 
     A step's pairs go through the networks in `accumulate` parts, one after the other, which changes no more than the
-    last bits of the step; several processes share the parts. `ema` is the decay of the weights' average.
+    last bits of the step; several processes share the parts. `ema` is the decay of the weights' average. `loss_space`
+    is whose errors the loss takes: what the network predicts, or the noise.
     """
 
     steps: int
@@ -56,6 +66,7 @@ class Plan:
     ema: float | None = None
     min_snr_gamma: float | None = None
     caption_dropout: float = 0.0
+    loss_space: LossSpace = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +157,12 @@ def pair_errors(
     noise: PairNoise,
     precision: str = "fp32",
     min_snr_gamma: float | None = None,
+    loss_space: LossSpace = "model",
 ) -> PairErrors:
     """The four errors of each pair; winner and loser in one batch, under one noise and timestep.
 
-    With `min_snr_gamma` they are weighted by `min_snr_weight`.
+    With `loss_space` "epsilon" they are weighted by `epsilon_weight`, which makes them the noise's. With
+    `min_snr_gamma` they are weighted by `min_snr_weight`, which gives the same in either space.
     """
     noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(denoiser.device)
     timesteps_B = noise.timesteps_P.repeat(2)
@@ -157,7 +170,7 @@ def pair_errors(
     timesteps_B = timesteps_B.to(denoiser.device)
     noisy_BCHW = add_noise(batch.latents_BCHW, noise_BCHW, alphas_B)
     target_BCHW = target(denoiser.prediction_type, batch.latents_BCHW, noise_BCHW, alphas_B)
-    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma)
+    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma, loss_space)
 
     def errors_of(network: nn.Module) -> Tensor:
         # A context of its own for each network: autocast keeps rounded weights for as long as the context lasts.
@@ -173,8 +186,13 @@ def pair_errors(
     return PairErrors(winner_P, loser_P, winner_reference_P, loser_reference_P)
 
 
-def _weight(prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None) -> Tensor | float:
-    return 1.0 if min_snr_gamma is None else min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
+def _weight(
+    prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None, loss_space: LossSpace
+) -> Tensor | float:
+    if min_snr_gamma is not None:
+        # min-SNR is a weight of x_0's error: that of the noise's, times `epsilon_weight`, is that of v's.
+        return min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
+    return epsilon_weight(prediction_type, alphas_B) if loss_space == "epsilon" else 1.0
 
 
 def _recompute_activations(network: nn.Module) -> None:
@@ -269,7 +287,9 @@ def _gradient(task: Task, state: TrainingState, step: int) -> tuple[float, dict[
     for part in own.tensor_split(min(_parts(task, state), len(own))):
         share = len(part) / len(rows)
         batch = pairs.batch(rows[part], denoiser.device, None if dropped is None else dropped[part])
-        errors = pair_errors(denoiser, task.reference, batch, noise.of(part), plan.precision, plan.min_snr_gamma)
+        errors = pair_errors(
+            denoiser, task.reference, batch, noise.of(part), plan.precision, plan.min_snr_gamma, plan.loss_space
+        )
         loss, metrics = task.method.loss(errors)
         state.scaler.scale(loss * share).backward()
         total += share * loss.item()

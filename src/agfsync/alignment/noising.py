@@ -56,6 +56,23 @@ def squared_error(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     return (predicted_BCHW.float() - target_BCHW.float()).square().mean(dim=(1, 2, 3))
 
 
+def epsilon_weight(prediction_type: str, alphas_cumprod_B: Tensor) -> Tensor:
+    """Return what a network's squared errors are multiplied with to be those of the noise, float32 (B,).
+
+    With a = `alphas_cumprod_B` a predicted v stands for the noise e = sqrt(a) v + sqrt(1 - a) x_t (Salimans and Ho
+    2022, arXiv:2202.00512, appendix D). x_t is known, so |e' - e|^2 = a |v' - v|^2: the weight is a for "v_prediction"
+    and 1 for "epsilon".
+
+    Raises:
+        ModelError: the model predicts something else.
+    """
+    if prediction_type == "epsilon":
+        return torch.ones_like(alphas_cumprod_B)
+    if prediction_type == "v_prediction":
+        return alphas_cumprod_B
+    raise _cant_be_trained(prediction_type)
+
+
 def min_snr_weight(prediction_type: str, alphas_cumprod_B: Tensor, gamma: float) -> Tensor:
     """What to multiply squared errors with, float32 (B,): min-SNR-gamma (Hang et al. 2023, arXiv:2303.09556, 3.4).
 

@@ -352,6 +352,9 @@ class Training(Section):
     """where each step's figures go beside the run's own log; each is a package to install"""
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """weigh each pair by its timestep, by min-SNR with this gamma (its paper's: 5); absent: all alike, as in DPO"""
+    loss_space: Literal["model", "epsilon"] = "model"
+    """whose errors Eq. 8 takes: of what the network predicts, or of the noise, as in the paper; they differ for models
+    that predict v, whose errors are the noise's times 1 / alpha-bar. With min_snr_gamma both are the same"""
 
     @model_validator(mode="after")
     def _no_empty_part(self) -> "Training":

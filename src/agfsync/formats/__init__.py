@@ -4,7 +4,7 @@ A format is a class without state. It recognises what it can read, and then read
 as pairs (`PairSet`) or writes pairs (`PairWriter`); it may do several of these.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -104,10 +104,24 @@ class WrittenPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Selector:
+    """A scorer that took part in choosing pairs: its name and weight there, and what tells it from others.
+
+    `identity` is the digest of its type and models, `model` the name of the one that it reads pictures with.
+    """
+
+    name: str
+    weight: float
+    identity: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A run as a writer sees it. `pairs` can be gone through once: their pictures are read as they are asked for.
 
     `created` is the time at which the pairs were made (ISO 8601); `made_with` says what with, for people to read.
+    `selected_by` are the scorers that chose the pairs, for programs; None where that isn't known.
     """
 
     name: str
@@ -116,6 +130,7 @@ class Dataset:
     captions: Iterable[Caption]
     questions: Iterable[Question]
     pairs: Iterable[WrittenPair]
+    selected_by: Sequence[Selector] | None = None
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from agfsync.formats import Dataset, PairItem, Preference, WrittenPair
 from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import embedded
 from agfsync.formats.reading import Row, label, read_rows, text
+from agfsync.formats.selection import name_selectors
 from agfsync.formats.writing import write_pairs
 from agfsync.records import IMAGE
 
@@ -42,7 +43,7 @@ class Binarized:
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
         """Ties are dropped: the format has no word for them."""
-        return write_pairs(dataset.pairs, folder / "data", SCHEMA, row)
+        return write_pairs(dataset.pairs, folder / "data", name_selectors(SCHEMA, dataset.selected_by), row)
 
 
 def row(pair: WrittenPair, number: int) -> dict[str, Any]:

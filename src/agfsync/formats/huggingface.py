@@ -12,6 +12,7 @@ from agfsync.formats.asking import question, sift
 from agfsync.formats.card import Statistics, card
 from agfsync.formats.columns import column_names, column_rows
 from agfsync.formats.reading import Row, label, read_rows, text
+from agfsync.formats.selection import name_selectors
 from agfsync.formats.writing import Shards, write_pairs
 from agfsync.records import IMAGE, Caption, Question
 
@@ -63,7 +64,7 @@ class HuggingFace:
         questions = (statistics.asked(question) for question in dataset.questions)
         _write(captions, folder / "captions", Caption.schema)
         _write(questions, folder / "questions", Question.schema)
-        counts = write_pairs(dataset.pairs, folder / "pairs", SCHEMA, _row)
+        counts = write_pairs(dataset.pairs, folder / "pairs", name_selectors(SCHEMA, dataset.selected_by), _row)
         (folder / "README.md").write_text(card(dataset, statistics, counts["pairs"]), encoding="utf-8")
         return counts
 

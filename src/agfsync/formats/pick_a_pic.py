@@ -12,6 +12,7 @@ from agfsync.formats import Dataset, NoPreference, PairItem, Preference, Written
 from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import embedded, is_number
 from agfsync.formats.reading import Row, read_rows, text
+from agfsync.formats.selection import name_selectors
 from agfsync.formats.writing import write_pairs
 from agfsync.records import seed_of
 
@@ -54,7 +55,7 @@ class PickAPic:
         """Ties are dropped: some trainers take a tie for a win of jpg_0. Which picture is which is drawn by lot."""
         created = datetime.fromisoformat(dataset.created).replace(tzinfo=None)
         rows = partial(_row, created=created)
-        return write_pairs(dataset.pairs, folder / "data", SCHEMA, rows)
+        return write_pairs(dataset.pairs, folder / "data", name_selectors(SCHEMA, dataset.selected_by), rows)
 
 
 def _pair(row: Row, path: Path) -> Preference | NoPreference:

@@ -31,6 +31,7 @@ __all__ = [
     "help_train",
     "is_up_to_date",
     "prepare",
+    "read_headline",
     "recipe_of",
     "run",
     "run_stage",
@@ -129,6 +130,17 @@ def status(path: Path) -> list[Standing]:
             follows = all(standings[name].state == "done" for name in stage.after)
             standings[stage.name] = _standing(stage, run_, recipe, follows)
         return list(standings.values())
+
+
+def read_headline(path: Path) -> str:
+    """Return what the evaluation of the run at `path` says in one line, as the report does."""
+    verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
+    with Run.open(path, writing=False) as run_:
+        recipe, evaluation = recipe_of(run_), run_.finished("evaluation")
+        summary = evaluation.notes["judges"] if evaluation else {}
+        judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
+    found: str = verdict.verdict(judged).headline
+    return found
 
 
 def verify(path: Path) -> int:

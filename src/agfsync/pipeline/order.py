@@ -31,6 +31,8 @@ class Stage:
     """whether a unit's rows may be others when it is made anew: what a language model writes"""
 
 
+STUDENTISED = "studentised"
+"""How the evaluation's summary is computed: one that was otherwise runs again, and draws and judges nothing anew."""
 BY_CAPTION, BY_PICTURE = "by caption", "by picture"
 """Orders of tables that once had others: a stage of then runs again by these, and makes none of its units anew."""
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
@@ -85,13 +87,14 @@ STAGES = (
             _plain(r.evaluation, "batch", "judges"),
             generator_source(r.candidates.generator),
             _judges(r.scores.scorers | r.evaluation.judges),
+            STUDENTISED,
         ),
         "the generator's height and width, or its and the judges' dtype to bf16",
     ),
     Stage(
         "report",
         ("questions", "candidates", "scores", "pairs", "training", "evaluation"),
-        lambda r: (r.name, _plain(r.report)),
+        lambda r: (r.name, _plain(r.report), r.pairs.weights, STUDENTISED),
         "report.examples",
         ("report.html",),
     ),

@@ -13,12 +13,14 @@ from agfsync.engine import Part, Sifted, over_budget
 from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.judgements import SAME, Judgements, picture_key
 from agfsync.formats.pairing import read_pictures
+from agfsync.formats.selection import read_selectors
 from agfsync.formats.tally import LeftOutTally
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
 from agfsync.sources import captions_of_pairs, pairs_of
 from agfsync.stages import VERSIONS, Context
+from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
 
 CAPTIONS, CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
@@ -71,7 +73,8 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
     intake.select()
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
-    return counts | {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
+    left_out = {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
+    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(source))}
 
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:

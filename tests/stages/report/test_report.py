@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agfsync import pipeline
 from agfsync.stages import report
 from agfsync.stages.report.page import day, duration
 
@@ -37,6 +38,23 @@ def test_a_whole_run(made_up: Any) -> None:
     assert 'class="alarm"' not in page
     assert page.count("<img ") == 2 * page.count('class="card"')
     assert 'class="absent"' not in page
+
+
+def test_the_page_tells_intervals_corrected_p_values_wins_and_ties(made_up: Any) -> None:
+    context = made_up()
+    page = page_of(context)
+    assert re.search(r"\d+ % <small>\(\d+ to \d+\), ties \d+ %</small>", page)
+    assert "Holm’s correction" in page or "(one judge decides)" in page
+    assert re.search(r"a gain of [\d.]+ points shows in 4 of 5 such evaluations", page)
+    assert re.search(r"The winner scores higher in \d+ % of the pairs, lower in \d+ %, and the same in \d+ %", page)
+    assert f'<h1 class="better">{pipeline.read_headline(context.run.path)}</h1>' in page
+
+
+def test_few_captions_give_a_page_without_a_verdict(made_up: Any) -> None:
+    page = page_of(made_up(train=4, held_out=5))
+    assert '<h1 class="unclear">Too few captions to tell (5 of 20)</h1>' in page
+    assert "none, too few captions" in page
+    assert 'class="number up"' not in page and 'class="number down"' not in page
 
 
 def test_reward_hacking_raises_an_alarm(made_up: Any) -> None:

@@ -1,20 +1,47 @@
-"""The first line of the page, and its alarms."""
+"""The first line of the page, its grounds, and its alarms."""
+
+import dataclasses
+from typing import Any
 
 import pytest
 
 from agfsync.config import Recipe, ScorerSettings, check
-from agfsync.stages.report.verdict import Role, Standing, alarms, caution, points, role_of, standings, verdict
+from agfsync.formats import Selector
+from agfsync.stages.report.verdict import (
+    Role,
+    Standing,
+    alarms,
+    caution,
+    compare_gains,
+    format_interval,
+    format_p,
+    points,
+    role_of,
+    standings,
+    verdict,
+)
+from agfsync.stages.selection import digest_judge, list_weighted_scorers
 
 
-def standing(judge: str, role: Role, low: float, high: float) -> Standing:
-    return Standing(judge, role, 200, 70.0, 70.0 + (low + high) / 2, (low + high) / 2, low, high, 0.5)
+def standing(judge: str, role: Role, low: float, high: float, prompts: int = 200) -> Standing:
+    middle, p = (low + high) / 2, 0.5 if low < 0 < high else 0.001
+    figures = {"p": p, "p_adjusted": p if prompts >= 20 else None, "spread": 20.0}
+    wins = {"win_rate": 0.5, "win_low": 0.4, "win_high": 0.6, "ties": 0.5}
+    return Standing(judge, role, prompts, 70.0, 70.0 + middle, middle, low, high, **figures, **wins)  # type: ignore[arg-type]
 
 
 ORACLE_UP = standing("oracle", "independent", 1.0, 5.0)
 ORACLE_STILL = standing("oracle", "independent", -1.0, 2.0)
 ORACLE_DOWN = standing("oracle", "independent", -5.0, -1.0)
-VQA_UP = standing("vqa", "trained on", 4.0, 8.0)
-CLIP_DOWN = standing("clip", "trained on", -2.0, -0.5)
+VQA_UP = standing("vqa", "selected on", 4.0, 8.0)
+CLIP_DOWN = standing("clip", "selected on", -2.0, -0.5)
+UNKNOWN_UP = standing("vqa", "unknown", 4.0, 8.0)
+
+
+def contrast(low: float, high: float, judge: str = "vqa", other: str = "oracle", prompts: int = 200) -> dict[str, Any]:
+    p = 0.5 if low < 0 < high else 0.001
+    ends = {"difference": (low + high) / 2, "low": low, "high": high, "p": p}
+    return {"judge": judge, "other": other, "prompts": prompts, **ends}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +51,9 @@ CLIP_DOWN = standing("clip", "trained on", -2.0, -0.5)
         ([ORACLE_DOWN, VQA_UP], "worse", "Worse: oracle fell by 3.0 points"),
         ([ORACLE_STILL, VQA_UP], "unclear", "No clear change: oracle moved by +0.5 points"),
         ([VQA_UP], "better", "Better by its own scores: vqa rose by 6.0 points"),
-        ([VQA_UP, CLIP_DOWN], "mixed", "Mixed: vqa rose by 6.0, clip fell by 1.2"),
+        ([VQA_UP, CLIP_DOWN], "mixed", "Mixed by its own scores: vqa rose by 6.0, clip fell by 1.2"),
+        ([UNKNOWN_UP], "better", "Better by judges of unknown independence: vqa rose by 6.0 points"),
+        ([standing("oracle", "independent", 1, 5, prompts=8)], "unclear", "Too few captions to tell (8 of 20)"),
         ([], "unjudged", "Not evaluated yet"),
     ],
 )
@@ -33,15 +62,54 @@ def test_independent_judges_decide_where_there_are_any(judged: list[Standing], t
     assert (found.tone, found.headline) == (tone, headline)
 
 
-def test_no_alarm_where_the_independent_judge_rose_too() -> None:
-    assert alarms([ORACLE_UP, VQA_UP]) == []
+def test_an_independent_judge_of_few_captions_leaves_the_decision_to_those_of_many() -> None:
+    few = standing("little", "independent", 1, 5, prompts=8)
+    assert verdict([few, ORACLE_STILL]).headline == "No clear change: oracle moved by +0.5 points"
+    assert verdict([few, ORACLE_UP]).tone == "better"
+
+
+def test_the_grounds_say_interval_corrected_p_and_what_would_show() -> None:
+    grounds = verdict([dataclasses.replace(ORACLE_UP, family=3), VQA_UP]).grounds
+    assert "95 % interval of oracle: +1.0 to +5.0; nothing was selected on it." in grounds
+    assert "p = 0.001 (Holm’s correction over 3 judges)." in grounds
+    # (t(1 - 0.05/6) + t(0.8)) x 20 / sqrt(200), 199 degrees of freedom
+    assert "a gain of 4.6 points shows in 4 of 5 such evaluations" in grounds
+
+
+def test_nothing_is_said_of_independence_where_it_is_unknown() -> None:
+    grounds, told = verdict([UNKNOWN_UP]).grounds, caution([UNKNOWN_UP])
+    assert "whether the pairs were selected on it isn’t known" in grounds and "nothing was selected" not in grounds
+    assert told.startswith("What chose the pairs isn’t known, so no judge is called independent")
+
+
+def test_a_judge_that_is_only_not_shown_to_rise_raises_no_alarm() -> None:
+    assert alarms([ORACLE_STILL, VQA_UP]) == []
+    assert alarms([ORACLE_STILL, VQA_UP], [contrast(-0.1, 0.4)]) == []
+    assert alarms([ORACLE_STILL, VQA_UP], [contrast(0.1, 0.4, prompts=19)]) == []
 
 
 @pytest.mark.parametrize("oracle", [ORACLE_STILL, ORACLE_DOWN])
-def test_alarm_where_a_trained_on_score_rose_and_the_oracle_did_not(oracle: Standing) -> None:
-    (alarm,) = alarms([oracle, VQA_UP])
+@pytest.mark.parametrize("shown", [contrast(0.1, 0.4), contrast(-0.4, -0.1, "oracle", "vqa")])
+def test_alarm_where_a_selecting_score_gained_more_than_the_oracle(oracle: Standing, shown: dict[str, Any]) -> None:
+    (alarm,) = alarms([oracle, VQA_UP], [shown])
     assert "Reward hacking" in alarm.title
     assert "vqa rose by 6.0 (+4.0 to +8.0), while oracle moved by" in alarm.text
+    assert "vqa gained 0.25 more (+0.10 to +0.40, corrected p 0.001)" in alarm.text
+
+
+def test_where_the_oracle_rose_too_but_less_the_page_says_so_without_an_alarm() -> None:
+    judged, shown = [ORACLE_UP, VQA_UP], [contrast(0.1, 0.4)]
+    assert alarms(judged, shown) == []
+    assert "a part of the gain may be the scores’ own" in caution(judged, shown)
+    assert caution(judged, [contrast(-0.1, 0.4)]) == ""
+
+
+def test_the_excesses_are_corrected_over_all_selecting_and_independent_judges() -> None:
+    judged = [ORACLE_UP, standing("other", "independent", 1, 5), VQA_UP, CLIP_DOWN]
+    shown = [contrast(0.1, 0.4, one, other) for one in ("vqa", "clip") for other in ("oracle", "other")]
+    shown += [contrast(0.1, 0.4, "vqa", "clip"), contrast(0.1, 0.4, "oracle", "other")]
+    found = compare_gains(judged, shown)
+    assert len(found) == 4 and {each.p_adjusted for each in found} == {0.004}
 
 
 def test_alarm_where_another_score_paid_for_it() -> None:
@@ -49,8 +117,8 @@ def test_alarm_where_another_score_paid_for_it() -> None:
     assert "clip moved by −1.2" in alarm.text
 
 
-def test_no_alarm_where_no_trained_on_score_rose() -> None:
-    assert alarms([ORACLE_DOWN, CLIP_DOWN]) == []
+def test_no_alarm_where_no_selecting_score_rose() -> None:
+    assert alarms([ORACLE_DOWN, CLIP_DOWN], [contrast(0.1, 0.4, "clip")]) == []
 
 
 def test_caution_where_no_independent_judge_took_part() -> None:
@@ -59,19 +127,39 @@ def test_caution_where_no_independent_judge_took_part() -> None:
     assert caution([]) == ""
 
 
-def test_a_judge_is_trained_on_where_its_weight_is_not_zero() -> None:
-    recipe = check({"pairs": {"weights": {"vqa": 1.0, "clip": 0.0}}}, "test")
-    assert [role_of(j, recipe) for j in ("vqa", "clip", "oracle")] == ["trained on", "unweighted", "independent"]
-    given = Recipe.model_validate({"pairs": {"source": "pairs"}})
-    assert role_of("vqa", given) == "independent"
+def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
+    judges = {
+        "oracle": {"type": "shapes-oracle", "model": "none"},
+        "again": {"type": "vqa", "model": "embedded:vqa", "dtype": "bf16"},
+        "cousin": {"type": "pickscore", "model": "embedded:vqa"},
+    }
+    recipe = check({"pairs": {"weights": {"vqa": 1.0, "clip": 0.0}}, "evaluation": {"judges": judges}}, "test")
+    roles = [role_of(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
+    assert roles == ["selected on", "unweighted", "independent", "selected on", "shares a model"]
 
 
-def test_independent_judges_stand_first() -> None:
-    figures = {"prompts": 3, "base": 1, "aligned": 1, "difference": 0, "low": 0, "high": 0, "win_rate": 0.5}
-    recipe = Recipe.model_validate(
-        {"evaluation": {"judges": {"o": ScorerSettings(type="shapes-oracle", model="none")}}}
-    )
-    assert [s.judge for s in standings({"vqa": figures, "o": figures}, recipe)] == ["o", "vqa"]
+def test_a_pair_set_makes_every_judge_unknown_unless_it_names_its_selectors() -> None:
+    recipe = Recipe.model_validate({"pairs": {"source": "pairs"}})
+    assert {role_of(j, recipe, None) for j in ("vqa", "clip", "aesthetic")} == {"unknown"}
+    vqa = ScorerSettings(type="vqa", model="embedded:vqa")
+    elsewhere = [Selector("asker", 0.4, digest_judge(vqa), "embedded:vqa"), Selector("clip", 1.0, "0", "other")]
+    roles = [role_of(j, recipe, elsewhere) for j in ("vqa", "clip", "aesthetic")]
+    assert roles == ["selected on", "selected on", "independent"]
+
+
+FIGURES = {"prompts": 30, "base": 1, "aligned": 1, "difference": 1.0, "low": 0, "high": 0, "p": 0.02, "spread": 1.0}
+FIGURES |= {"win_rate": 0.5, "win_low": 0.4, "win_high": 0.6, "ties": 0.0}
+
+
+def test_independent_judges_stand_first_and_are_corrected_among_themselves() -> None:
+    oracle = ScorerSettings(type="shapes-oracle", model="none")
+    recipe = Recipe.model_validate({"evaluation": {"judges": dict.fromkeys(("o", "o2", "o3"), oracle)}})
+    summary = {"vqa": FIGURES, "o": FIGURES, "o2": FIGURES | {"p": 0.9}, "o3": FIGURES | {"prompts": 19, "p": 0.01}}
+    found = standings(summary, recipe, list_weighted_scorers(recipe))
+    assert [s.judge for s in found] == ["o", "o2", "o3", "vqa"]
+    assert [s.p_adjusted for s in found] == [0.04, 0.9, None, 0.02]
+    assert [s.family for s in found] == [2, 2, 2, 1]
+    assert [s.rose for s in found] == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -79,3 +167,8 @@ def test_independent_judges_stand_first() -> None:
 )
 def test_points(value: float, text: str) -> None:
     assert points(value) == text
+
+
+def test_intervals_and_p_values_are_told_even_where_there_are_none() -> None:
+    assert format_interval(-0.3, 4.04) == "−0.3 to +4.0" and format_interval(None, None) == "none, too few captions"
+    assert [format_p(p) for p in (None, 0.0002, 0.0042, 0.031, 1.0)] == ["—", "< 0.001", "0.004", "0.03", "1.00"]

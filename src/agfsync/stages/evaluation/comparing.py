@@ -2,11 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from agfsync.records import Caption, Comparison, Question, Score, digest, seed_of
-from agfsync.statistics import mean_difference, paired_bootstrap, win_rate
+from agfsync.statistics import (
+    FEWEST_FOR_VERDICT,
+    adjust_holm,
+    infer_mean,
+    paired_differences,
+    standardise_gains,
+    win_interval,
+    win_shares,
+)
 
 Questions = Mapping[str, Sequence[Question]]
 """Caption key -> its questions."""
@@ -39,7 +48,12 @@ def compare(
 
 
 def summarise(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
-    """What the notes hold: by judge, and for each judge by category and by element type, the figures of `_figures`."""
+    """Return what the notes hold, as JSON can hold it.
+
+    By judge, and for each judge by category and by element type, the figures of `_figures`. Those of categories and of
+    element types have their p-value corrected as `p_adjusted` (Holm), over all rows of their table with enough prompts
+    for a verdict; the judges' is corrected where their roles are known. `contrasts` compares each two judges' gains.
+    """
     groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for row in comparisons:
         if row.element_type:
@@ -54,7 +68,38 @@ def summarise(comparisons: Sequence[Comparison], resamples: int, seed: int) -> d
             summary[table][judge] = figures
         else:
             summary[table].setdefault(judge, {})[part] = figures
-    return summary
+    for table in ("categories", "element_types"):
+        _correct(summary[table])
+    whole = {judge: rows for (table, judge, _), rows in groups.items() if table == "judges"}
+    return summary | {"contrasts": _contrasts(whole, resamples, seed)}
+
+
+def _correct(table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """Enter each row's corrected p-value; None in rows with too few prompts, which aren't tested."""
+    rows = {(judge, part): figures for judge, parts in table.items() for part, figures in parts.items()}
+    tested = {key: f["p"] if f["prompts"] >= FEWEST_FOR_VERDICT else None for key, f in rows.items()}
+    for key, p in adjust_holm(tested).items():
+        rows[key]["p_adjusted"] = p
+
+
+def _contrasts(judged: Mapping[str, Sequence[Comparison]], resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Return, for each two judges, by how much the gain of `judge` exceeds that of `other`, on the captions of both.
+
+    Each gain is in units of the standard deviation of its judge's own paired differences, since scales differ.
+    """
+    gains = {judge: {row.caption_key: row.aligned - row.base for row in rows} for judge, rows in judged.items()}
+    found = []
+    for judge, other in combinations(gains, 2):
+        shared = [key for key in gains[judge] if key in gains[other]]
+        ours, theirs = (standardise_gains([gains[name][key] for key in shared]) for name in (judge, other))
+        if ours is None or theirs is None:
+            continue
+        excess_N = ours - theirs
+        interval, p = infer_mean(excess_N, resamples, seed_of(seed, "bootstrap", "contrast", judge, other))
+        low, high = interval or (None, None)
+        figures = {"prompts": len(shared), "difference": float(excess_N.mean()), "low": low, "high": high, "p": p}
+        found.append({"judge": judge, "other": other, **figures})
+    return found
 
 
 def _rows(
@@ -82,16 +127,27 @@ def _shares(score: Score, questions: Sequence[Question]) -> dict[str, float]:
     return {element_type: 100 * fmean(marks) for element_type, marks in right.items()}
 
 
-def _figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, float]:
-    """Means of base and aligned, their difference with its 95 % interval, and the win rate in 0..1."""
+def _figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
+    """Return the means of base and aligned; their difference with its 95 % interval (None for too few prompts), its
+    plain p-value and the spread, the standard deviation of single differences; and, in 0..1, the win rate with its
+    95 % interval and the share of ties.
+    """
     base, aligned = [row.base for row in rows], [row.aligned for row in rows]
-    low, high = paired_bootstrap(base, aligned, resamples, seed)
+    difference_N, shares = paired_differences(base, aligned), win_shares(base, aligned)
+    interval, p = infer_mean(difference_N, resamples, seed)
+    low, high = interval or (None, None)
+    win_low, win_high = win_interval(shares, len(rows))
     return {
         "prompts": len(rows),
         "base": fmean(base),
         "aligned": fmean(aligned),
-        "difference": mean_difference(base, aligned),
+        "difference": float(difference_N.mean()),
         "low": low,
         "high": high,
-        "win_rate": win_rate(base, aligned),
+        "p": p,
+        "spread": float(difference_N.std(ddof=1)) if len(rows) > 1 else None,
+        "win_rate": shares.rate,
+        "win_low": win_low,
+        "win_high": win_high,
+        "ties": shares.equal,
     }

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from agfsync.config import Recipe
+from agfsync.formats import Selector
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
+from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.finished import Finished
 
@@ -62,6 +64,8 @@ class Evidence:
     comparisons: Sequence[Comparison]
     drawn: Mapping[str, Drawn]
     """by caption key"""
+    selectors: Sequence[Selector] | None = ()
+    """that chose the pairs; None where nobody knows"""
 
 
 def gather(run: Run, recipe: Recipe) -> Evidence:
@@ -79,6 +83,7 @@ def gather(run: Run, recipe: Recipe) -> Evidence:
         steps=_steps(run),
         comparisons=_read(run, finished, "evaluation", Comparison),
         drawn=_drawn(run) if "evaluation" in finished else {},
+        selectors=find_selectors(run, recipe),
     )
 
 

@@ -6,10 +6,13 @@ Nothing here knows of HTML; everything is plain data, so that the template's esc
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+Tone = Literal["up", "down", "flat"]
+"""Whether a difference is shown to lie above or below 0."""
 POINTS = 240
 """A curve has at most this many: more can't be told apart on a screen and only make the file larger."""
 
@@ -47,15 +50,20 @@ def axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One row of a forest plot: a mean difference and its interval, in percent of the axis and in words."""
+    """One row of a forest plot: a mean difference and its interval, in percent of the axis and in words.
+
+    Without an interval `low` and `high` are where the difference is.
+    """
 
     name: str
     at: float
     low: float
     high: float
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float | None, float | None]
+    tone: Tone = "flat"
     detail: str = ""
+    p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +77,39 @@ class Forest:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a forest plot is made of: a mean difference with its 95 % interval."""
+    """What a forest plot is made of: a mean difference with its 95 % interval, if it has one.
+
+    `tone` says whether a change is shown, and which way; `p` is the corrected p-value that it rests on.
+    """
 
     name: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    tone: Tone = "flat"
     detail: str = ""
+    p: float | None = None
 
 
 def forest(effects: Sequence[Effect]) -> Forest:
     """A forest plot of `effects` (at least one) on an axis that shows 0."""
-    scale = axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference))])
-    rows = (
-        Mark(e.name, scale.at(e.difference), scale.at(e.low), scale.at(e.high), e.difference, (e.low, e.high), e.detail)
-        for e in effects
+    scale = axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference) if v is not None)])
+    return Forest(scale, scale.at(0), tuple(_mark(effect, scale) for effect in effects))
+
+
+def _mark(effect: Effect, scale: Axis) -> Mark:
+    low, high = (effect.difference if end is None else end for end in (effect.low, effect.high))
+    return Mark(
+        effect.name,
+        scale.at(effect.difference),
+        scale.at(low),
+        scale.at(high),
+        effect.difference,
+        (effect.low, effect.high),
+        effect.tone,
+        effect.detail,
+        effect.p,
     )
-    return Forest(scale, scale.at(0), tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)

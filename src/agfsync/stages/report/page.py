@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +11,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
 from agfsync.stages.report.evidence import STAGES, Evidence
-from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, compact, curves, forest, histogram
+from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, Tone, compact, curves, forest, histogram
 from agfsync.stages.report.galleries import Card
-from agfsync.stages.report.verdict import alarms, caution, points, standings, verdict
-from agfsync.statistics import correlation, win_rate
+from agfsync.stages.report.verdict import (
+    alarms,
+    caution,
+    format_interval,
+    format_p,
+    is_shown,
+    points,
+    standings,
+    verdict,
+)
+from agfsync.statistics import FEWEST_FOR_VERDICT, correlation, win_shares
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -61,7 +70,8 @@ def render(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"points": points, "duration": duration, "compact": compact, "day": day}
+    pages.filters |= {"points": points, "duration": duration, "compact": compact, "day": day, "p_value": format_p}
+    pages.filters |= {"interval": lambda ends: format_interval(*ends)}
     return pages.get_template("page.html.j2").render(_context(evidence, galleries, lead))
 
 
@@ -93,7 +103,8 @@ def day(moment: str) -> str:
 
 def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
     summary = evidence.finished["evaluation"].notes if "evaluation" in evidence.finished else {}
-    judged = standings(summary.get("judges", {}), evidence.recipe)
+    judged = standings(summary.get("judges", {}), evidence.recipe, evidence.selectors)
+    contrasts = summary.get("contrasts", ())
     ended = [stage.ended for stage in evidence.finished.values()]
     return {
         "version": __version__,
@@ -102,10 +113,11 @@ def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict
         "ended": max(ended) if ended else "",
         "finished": evidence.finished,
         "verdict": verdict(judged),
-        "alarms": alarms(judged),
-        "caution": caution(judged),
+        "alarms": alarms(judged, contrasts),
+        "caution": caution(judged, contrasts),
+        "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
-        "judges": forest([Effect(s.judge, s.difference, s.low, s.high) for s in judged]) if judged else None,
+        "judges": forest([_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
         "agreement": _agreement(evidence, lead),
         "lead": lead,
         "categories": _by_part(summary.get("categories", {}), [s.judge for s in judged]),
@@ -137,7 +149,9 @@ def _by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Pane
 
 
 def _effect(name: str, figures: Mapping[str, Any]) -> Effect:
-    return Effect(name, figures["difference"], figures["low"], figures["high"], f"{figures['prompts']:,}")
+    difference, p = figures["difference"], figures["p_adjusted"]
+    tone: Tone = ("up" if difference > 0 else "down") if is_shown(p) and difference else "flat"
+    return Effect(name, difference, figures["low"], figures["high"], tone, f"{figures['prompts']:,}", p)
 
 
 def _agreement(evidence: Evidence, lead: str | None) -> dict[str, float]:
@@ -170,9 +184,14 @@ def _histograms(evidence: Evidence) -> list[Panel]:
         figure = histogram({"candidates": every, "losers": losers, "winners": winners})
         if figure is None:
             continue
-        text = f"The winner scores higher in {100 * win_rate(losers, winners):.0f} % of the pairs." if both else ""
-        panels.append(Panel(scorer, figure, text))
+        panels.append(Panel(scorer, figure, _winning(losers, winners) if both else ""))
     return panels
+
+
+def _winning(losers: Sequence[float], winners: Sequence[float]) -> str:
+    """In how many pairs the winner has the higher score, ties apart."""
+    higher, equal, lower = (f"{100 * share:.0f} %" for share in win_shares(losers, winners))
+    return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
 
 
 def _training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:

@@ -1,23 +1,33 @@
 """What the evaluation says in one sentence, and where it should be doubted.
 
-A judge has risen (or fallen) where the whole 95 % interval of its mean difference lies above (or below) 0.
+A judge has risen (or fallen) where at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected by
+Holm over the judges that decide with it, is at most 5 %. docs/evaluation.md says how often that is wrong.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agfsync.config import Recipe
+from agfsync.formats import Selector
+from agfsync.stages.selection import digest_judge, get_model_name
+from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, minimum_detectable
 
-Role = Literal["independent", "trained on", "unweighted"]
-"""A judge nothing trains or selects on; a scorer that chose the pairs; a scorer whose weight is 0."""
+Role = Literal["independent", "unknown", "selected on", "shares a model", "unweighted"]
+"""What a judge is to the pairs: nothing selected on it; nobody knows what chose them; it chose them; it reads a model
+that one of those reads; it is a scorer whose weight is 0."""
 
 Tone = Literal["better", "worse", "mixed", "unclear", "unjudged"]
+
+LEVEL = 1 - CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One judge's summary over the held-out captions; values on 0..100, `win_rate` in 0..1."""
+    """One judge's summary over the held-out captions; values on 0..100, `win_rate`, its ends and `ties` in 0..1.
+
+    `p_adjusted` is `p` corrected over the `family` judges that are tested together; None where nothing was tested.
+    """
 
     judge: str
     role: Role
@@ -25,22 +35,40 @@ class Standing:
     base: float
     aligned: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    p: float | None
+    spread: float | None
     win_rate: float
+    win_low: float
+    win_high: float
+    ties: float
+    p_adjusted: float | None = None
+    family: int = 1
+
+    @property
+    def is_tested(self) -> bool:
+        return self.prompts >= FEWEST_FOR_VERDICT and self.p is not None
 
     @property
     def rose(self) -> bool:
-        return self.low > 0
+        return self.difference > 0 and is_shown(self.p_adjusted)
 
     @property
     def fell(self) -> bool:
-        return self.high < 0
+        return self.difference < 0 and is_shown(self.p_adjusted)
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest gain that this many captions show in 4 of 5 runs, by this judge's own spread."""
+        if self.spread is None:
+            return None
+        return minimum_detectable(self.spread, self.prompts, alpha=LEVEL / self.family)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The page's first line, and the sentence that says what it rests on."""
+    """The page's first line, and the sentences that say what it rests on."""
 
     tone: Tone
     headline: str
@@ -55,50 +83,124 @@ class Alarm:
     text: str
 
 
-def role_of(judge: str, recipe: Recipe) -> Role:
-    """What `judge` is to this run's training."""
-    if recipe.pairs.source or judge not in recipe.scores.scorers:
-        return "independent"
-    return "trained on" if recipe.pairs.weights.get(judge) else "unweighted"
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """By how much `selecting`'s gain exceeds `independent`'s, each in units of its own spread, with the interval."""
+
+    selecting: Standing
+    independent: Standing
+    difference: float
+    low: float
+    high: float
+    p_adjusted: float
+
+    @property
+    def is_ahead(self) -> bool:
+        return self.selecting.rose and self.difference > 0 and is_shown(self.p_adjusted)
 
 
-def standings(summary: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> list[Standing]:
-    """The evaluation's summary by judge, independent judges first."""
-    found = [Standing(judge=judge, role=role_of(judge, recipe), **figures) for judge, figures in summary.items()]
-    order: list[Role] = ["independent", "trained on", "unweighted"]
-    return sorted(found, key=lambda s: order.index(s.role))
+def is_shown(p_adjusted: float | None) -> bool:
+    """True where a corrected p-value shows a change."""
+    return p_adjusted is not None and p_adjusted <= LEVEL
+
+
+def role_of(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) -> Role:
+    """Return what `judge` is to the pairs that `selectors` chose; None: nobody knows which did.
+
+    A judge is taken for a selector that has its name or its model, so as never to call one independent wrongly.
+    """
+    if selectors is None:
+        return "unknown"
+    settings = (recipe.scores.scorers | recipe.evaluation.judges).get(judge)
+    if judge in {each.name for each in selectors}:
+        return "selected on"
+    if settings and digest_judge(settings) in {each.identity for each in selectors}:
+        return "selected on"
+    if settings and get_model_name(settings) in {each.model for each in selectors if each.model}:
+        return "shares a model"
+    return "unweighted" if judge in recipe.scores.scorers and not recipe.pairs.source else "independent"
+
+
+def standings(
+    summary: Mapping[str, Mapping[str, Any]], recipe: Recipe, selectors: Sequence[Selector] | None
+) -> list[Standing]:
+    """Return the evaluation's summary by judge, independent judges first.
+
+    The p-values are corrected by Holm over the independent judges, and over the others.
+    """
+    found = [
+        Standing(judge=judge, role=role_of(judge, recipe, selectors), **figures) for judge, figures in summary.items()
+    ]
+    order: list[Role] = ["independent", "unknown", "selected on", "shares a model", "unweighted"]
+    independent = [s for s in found if s.role == "independent"]
+    others = [s for s in found if s.role != "independent"]
+    return sorted([*_corrected(independent), *_corrected(others)], key=lambda s: order.index(s.role))
+
+
+def _corrected(family: Sequence[Standing]) -> list[Standing]:
+    tested = {s.judge: s.p for s in family if s.is_tested}
+    adjusted = adjust_holm(tested)
+    return [replace(s, p_adjusted=adjusted.get(s.judge), family=max(1, len(tested))) for s in family]
 
 
 def verdict(judged: Sequence[Standing]) -> Verdict:
-    """Did the model get better? By the independent judges where there are any, else by the scores it was trained on."""
+    """Did the model get better? By the independent judges where there are any, else by all that there are."""
     jury = [s for s in judged if s.role == "independent"] or list(judged)
     if not jury:
         return Verdict("unjudged", "Not evaluated yet", "No held-out caption has been judged, so nothing can be said.")
-    independent = jury[0].role == "independent"
     risen, fallen = [s for s in jury if s.rose], [s for s in jury if s.fell]
+    first = next(iter([*risen, *fallen, *(s for s in jury if s.is_tested), *jury]))
+    own = {"independent": "", "unknown": " by judges of unknown independence"}.get(first.role, " by its own scores")
+    if not any(s.is_tested for s in jury):
+        most = max(s.prompts for s in jury)
+        headline = f"Too few captions to tell ({most} of {FEWEST_FOR_VERDICT})"
+        return Verdict("unclear", headline, _grounds(first))
     if risen and fallen:
-        return Verdict("mixed", f"Mixed: {_moved(risen[0])}, {_moved(fallen[0])}", _grounds(risen[0], independent))
+        return Verdict("mixed", f"Mixed{own}: {_moved(risen[0])}, {_moved(fallen[0])}", _grounds(first))
     if risen:
-        own = "" if independent else " by its own scores"
-        return Verdict("better", f"Better{own}: {_moved(risen[0])} points", _grounds(risen[0], independent))
+        return Verdict("better", f"Better{own}: {_moved(first)} points", _grounds(first))
     if fallen:
-        return Verdict("worse", f"Worse: {_moved(fallen[0])} points", _grounds(fallen[0], independent))
-    still = f"No clear change: {jury[0].judge} moved by {points(jury[0].difference)} points"
-    return Verdict("unclear", still, _grounds(jury[0], independent))
+        return Verdict("worse", f"Worse{own}: {_moved(first)} points", _grounds(first))
+    return Verdict(
+        "unclear", f"No clear change: {first.judge} moved by {points(first.difference)} points", _grounds(first)
+    )
 
 
-def alarms(judged: Sequence[Standing]) -> list[Alarm]:
-    """Where a trained-on score rose and an independent judge did not follow, or another score paid for it."""
-    risen = [s for s in judged if s.role == "trained on" and s.rose]
-    if not risen:
-        return []
-    unmoved = [s for s in judged if s.role == "independent" and not s.rose]
+def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]]) -> list[Excess]:
+    """Return each selecting score's standardised gain against each independent judge's, corrected over all of them."""
+    selecting = {s.judge: s for s in judged if s.role == "selected on"}
+    independent = {s.judge: s for s in judged if s.role == "independent"}
+    oriented = {(c["judge"], c["other"]): (c["difference"], c["low"], c["high"], c) for c in contrasts} | {
+        (c["other"], c["judge"]): (-c["difference"], _minus(c["high"]), _minus(c["low"]), c) for c in contrasts
+    }
+    pairs = {
+        names: values
+        for names, values in oriented.items()
+        if names[0] in selecting and names[1] in independent and values[3]["prompts"] >= FEWEST_FOR_VERDICT
+    }
+    adjusted = adjust_holm({names: values[3]["p"] for names, values in pairs.items()})
+    return [
+        Excess(selecting[one], independent[other], difference, low, high, p)
+        for (one, other), (difference, low, high, _) in pairs.items()
+        if (p := adjusted[one, other]) is not None
+    ]
+
+
+def alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> list[Alarm]:
+    """Return where a selecting score rose and an independent judge stayed behind, or another score paid for it.
+
+    Behind is a judge that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
+    have risen would alone say little, since a small evaluation shows few gains that there are.
+    """
+    ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and not each.independent.rose]
+    risen = [s for s in judged if s.role == "selected on" and s.rose]
     fallen = [s for s in judged if s.role != "independent" and s.fell]
     found = []
-    if unmoved:
-        title = "Reward hacking? The score that was trained on rose, the independent judge did not"
-        found.append(Alarm(title, f"{_list(risen)}, {_while(unmoved)}. Trust the judge that nothing was selected on."))
-    if fallen:
+    if ahead:
+        title = "Reward hacking? A score that the pairs were selected on gained more than the independent judge"
+        text = " ".join(_ahead(each) for each in ahead)
+        found.append(Alarm(title, f"{text} Trust the judge that nothing was selected on."))
+    if risen and fallen:
         title = "One score was bought with another"
         found.append(
             Alarm(title, f"{_list(risen)}, {_while(fallen)}. Look at the worst losses before using this model.")
@@ -106,9 +208,18 @@ def alarms(judged: Sequence[Standing]) -> list[Alarm]:
     return found
 
 
-def caution(judged: Sequence[Standing]) -> str:
-    """What the reader should know where no independent judge took part; empty where one did."""
-    if not judged or any(s.role == "independent" for s in judged):
+def caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return what the reader should know of the judges' independence; empty where there is nothing to say."""
+    if any(s.role == "independent" for s in judged):
+        ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and each.independent.rose]
+        behind = "So a part of the gain may be the scores’ own: go by the independent judge’s."
+        return " ".join([*(_ahead(each) for each in ahead), behind]) if ahead else ""
+    if any(s.role == "unknown" for s in judged):
+        return (
+            "What chose the pairs isn’t known, so no judge is called independent: a judge that took part in choosing "
+            "them can rise without better pictures. Pair sets that agfsync exports say which scorers chose."
+        )
+    if not judged:
         return ""
     return (
         "No independent judge took part: every score here could be selected on in making the pairs, so a gain can’t "
@@ -122,24 +233,58 @@ def points(value: float) -> str:
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
+def format_interval(low: float | None, high: float | None) -> str:
+    """The ends of an interval of differences, as in +3.2 to +8.3."""
+    return "none, too few captions" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def format_p(p: float | None) -> str:
+    """A p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
+    if p is None:
+        return "—"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
 def _moved(standing: Standing) -> str:
     return f"{standing.judge} {'rose' if standing.rose else 'fell'} by {abs(standing.difference):.1f}"
 
 
-def _grounds(decisive: Standing, independent: bool) -> str:
-    """What the headline rests on: the interval of the judge that it names first."""
-    nature = "nothing was trained or selected on it" if independent else "training could select on it"
-    return (
+def _grounds(decisive: Standing) -> str:
+    """What the headline rests on: interval and corrected p-value of the judge that it names first, and its reach."""
+    nature = {
+        "independent": "nothing was selected on it",
+        "unknown": "whether the pairs were selected on it isn’t known",
+    }.get(decisive.role, "training could select on it")
+    sentences = [
         f"Mean difference over {decisive.prompts:,} held-out captions, base and aligned model drawing each from the "
-        f"same seed. 95 % interval of {decisive.judge}: {points(decisive.low)} to {points(decisive.high)}; {nature}."
-    )
+        f"same seed.",
+        f"95 % interval of {decisive.judge}: {format_interval(decisive.low, decisive.high)}; {nature}.",
+    ]
+    if decisive.p_adjusted is not None:
+        number = f"Holm’s correction over {decisive.family} judges" if decisive.family > 1 else "one judge decides"
+        sentences.append(f"p = {format_p(decisive.p_adjusted)} ({number}).".replace("= <", "<"))
+    if decisive.detectable:
+        sentences.append(f"By its spread, a gain of {decisive.detectable:.1f} points shows in 4 of 5 such evaluations.")
+    return " ".join(sentences)
 
 
 def _list(standings: Iterable[Standing]) -> str:
-    words = [f"{s.judge} rose by {s.difference:.1f} ({points(s.low)} to {points(s.high)})" for s in standings]
+    words = [f"{s.judge} rose by {s.difference:.1f} ({format_interval(s.low, s.high)})" for s in standings]
     return ", ".join(words)
 
 
 def _while(standings: Iterable[Standing]) -> str:
-    words = [f"{s.judge} moved by {points(s.difference)} ({points(s.low)} to {points(s.high)})" for s in standings]
+    words = [f"{s.judge} moved by {points(s.difference)} ({format_interval(s.low, s.high)})" for s in standings]
     return "while " + " and ".join(words)
+
+
+def _ahead(excess: Excess) -> str:
+    return (
+        f"{_list([excess.selecting])}, {_while([excess.independent])}. In units of each judge’s own spread "
+        f"{excess.selecting.judge} gained {excess.difference:.2f} more "
+        f"({excess.low:+.2f} to {excess.high:+.2f}, corrected p {format_p(excess.p_adjusted)})."
+    ).replace("-", "−")

@@ -1,0 +1,62 @@
+"""Which scorers chose a run's pairs: those that the recipe weighs, or that a pair set names. No stage of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agfsync import catalog
+from agfsync.config import Recipe, ScorerSettings
+from agfsync.formats import Selector
+from agfsync.records import digest
+from agfsync.store import Run
+
+SELECTED_BY = "selected_by"
+"""The candidates' note of the selectors that a pair set names; None where it names none."""
+
+
+def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
+    """Return the scorers that chose the run's pairs; None where a pair set has brought them and doesn't say.
+
+    A pair set counts as it was when the candidates were taken from it.
+    """
+    if recipe.pairs.source is None:
+        return list_weighted_scorers(recipe)
+    taken = run.finished("candidates")
+    noted: Sequence[Mapping[str, Any]] | None = taken.notes.get(SELECTED_BY) if taken else None
+    return None if noted is None else [Selector(**each) for each in noted]
+
+
+def list_weighted_scorers(recipe: Recipe) -> list[Selector]:
+    """Return the scorers that the recipe gives a weight."""
+    weights = {name: weight for name, weight in recipe.pairs.weights.items() if weight}
+    scorers = {name: recipe.scores.scorers[name] for name in weights}
+    return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]
+
+
+def note_selectors(selectors: Sequence[Selector] | None) -> list[dict[str, Any]] | None:
+    """Return `selectors` as a stage's notes hold them."""
+    return None if selectors is None else [asdict(each) for each in selectors]
+
+
+def digest_judge(settings: ScorerSettings) -> str:
+    """Return the digest of a scorer's type and models, whatever its name, dtype, device and server.
+
+    A model in a folder counts by the folder's name, which is what a pair set from another machine can tell.
+    """
+    names = (settings.model, settings.head, settings.weights)
+    fingerprint = catalog.fingerprint(*names)
+    return digest("judge", settings.type, [name and public_name(name) for name in names], fingerprint)
+
+
+def get_model_name(settings: ScorerSettings) -> str:
+    """Return the model that a scorer reads pictures with, without folders; empty where it has none ("none")."""
+    return "" if settings.model == "none" else public_name(settings.model)
+
+
+def public_name(name: str) -> str:
+    """Return a model's or file's name without the folders of this machine; hub ids and embedded models as they are."""
+    if name.startswith(catalog.EMBEDDED):
+        return name
+    path = Path(name).expanduser()
+    return path.name if path.exists() or path.is_absolute() or name.startswith(".") else name
