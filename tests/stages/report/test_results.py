@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SCRIPT = Path(__file__).parents[3] / "docs" / "results.py"
 
 
@@ -17,6 +19,7 @@ def script() -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_every_judge_has_a_row_with_its_intervals_and_every_run_its_verdict(made_up: Any, tmp_path: Path) -> None:
     context, results = made_up(), script()
     results.main(tmp_path / "docs", [context.run.path])
@@ -24,8 +27,7 @@ def test_every_judge_has_a_row_with_its_intervals_and_every_run_its_verdict(made
     rows = [line for line in text.splitlines() if line.startswith("| 0 |")]
     assert [row.split(" | ")[1:4] for row in rows] == [
         ["oracle", "independent", "40"],
-        *([judge, "selected on", "40"] for judge in ("vqa", "clip")),
-        ["aesthetic", "selected on", "39"],
+        *([judge, "selected on", "40"] for judge in ("vqa", "clip", "aesthetic")),
     ]
     number = r"[+−]?\d+\.\d+"
     wins = r"\d+% \| \d+% to \d+% \| \d+% \|"
