@@ -116,6 +116,27 @@ def test_several_pictures_of_one_name_are_paired_by_their_endings(tmp_path: Path
     ]
 
 
+def test_each_of_several_pictures_of_one_name_may_have_a_text_of_its_own(
+    tmp_path: Path, put: Callable[..., Path]
+) -> None:
+    put("winner/a.jpg", "winner/a.png", "loser/a.jpg", "loser/a.png")
+    put("winner/a.jpg.txt", data="of the JPEG")
+    put("winner/a.png.txt", data="of the PNG")
+    assert paired(tmp_path) == [
+        ("of the JPEG", "winner/a.jpg", "loser/a.jpg"),
+        ("of the PNG", "winner/a.png", "loser/a.png"),
+    ]
+
+
+def test_of_two_rows_on_a_picture_the_first_is_taken_and_the_other_counted(
+    tmp_path: Path, put: Callable[..., Path]
+) -> None:
+    put("winner/a.png", "loser/a.png")
+    put("metadata.csv", data="file_name,text\na.png,first\na.png,second\n")
+    assert [prompt for prompt, *_ in paired(tmp_path)] == ["first"]
+    assert left(tmp_path) == [("another row on a picture", "metadata.csv: line 3")]
+
+
 def test_subfolders_are_read_and_other_kinds_of_pictures_are_paired_too(
     tmp_path: Path, put: Callable[..., Path]
 ) -> None:

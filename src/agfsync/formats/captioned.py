@@ -93,6 +93,8 @@ def list_prompts(file: Path, root: Path, into: dict[str, Listed]) -> Iterator[Le
         try:
             named = split_name(text(row, rows.column(row, FILE_NAMES) or FILE_NAMES[0]))
             picture = plain_name(folder.joinpath(*named))
-            into[picture] = Listed(*prompt_of(row), f"{name}: {row.where}")
+            found = Listed(*prompt_of(row), f"{name}: {row.where}")
+            if into.setdefault(picture, found) is not found:
+                yield LeftOut("another row on a picture", found.where, failed=False)
         except UnusableRow as failure:
             yield LeftOut(str(failure), f"{name}: {row.where}")

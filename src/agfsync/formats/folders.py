@@ -146,12 +146,16 @@ def _prompts(
             if (row := listed.get(plain_name(name))) is not None:
                 row.used = True
                 rows.setdefault(plain_name(whole), row)
-    beside = next((text for file in of.captions if (text := read_caption(file))), "")
+
+    def beside(picture: Path) -> str:
+        # Of two pictures of one name, each may have a text by its whole name.
+        own = [file for file in of.captions if file.stem == picture.name]
+        return next((text for file in (*own, *of.captions) if (text := read_caption(file))), "")
 
     def prompt(picture: Path) -> tuple[str, str]:
         own = rows.get(plain_name(picture.relative_to(root)))
         row = own or next(iter(rows.values()), None)
-        return (row.prompt, row.category) if row else (beside, UNCATEGORISED)
+        return (row.prompt, row.category) if row else (beside(picture), UNCATEGORISED)
 
     return prompt
 
