@@ -11,7 +11,7 @@ from anything import STEADY, TEXT, TREES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agfsync.chat.replies import UnreadableError, read
+from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round, Verdicts
 from agfsync.stages.pairs import Choice, choose, weighted_sum
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_any_reply_is_read_or_told(reply: str) -> None:
     for shape in (Descriptions, Round, Verdicts):
         try:
-            found = read(reply, shape)
+            found = parse_reply(reply, shape)
         except UnreadableError as reason:
             assert "\n" not in str(reason)
         else:
@@ -39,7 +39,7 @@ def test_any_reply_is_read_or_told(reply: str) -> None:
     after=st.text(st.characters(exclude_characters='{}[]"<,'), max_size=30),
 )
 def test_a_good_reply_is_found_whatever_prose_is_around_it(texts: list[str], before: str, after: str) -> None:
-    assert read(before + json.dumps({"descriptions": texts}) + after, Descriptions).descriptions == texts
+    assert parse_reply(before + json.dumps({"descriptions": texts}) + after, Descriptions).descriptions == texts
 
 
 @settings(STEADY, max_examples=100)
@@ -47,7 +47,7 @@ def test_a_good_reply_is_found_whatever_prose_is_around_it(texts: list[str], bef
 def test_of_a_reply_that_was_cut_only_whole_texts_are_read(texts: list[str], share: float) -> None:
     whole = json.dumps({"descriptions": texts})
     try:
-        found = read(whole[: int(share * len(whole))], Descriptions).descriptions
+        found = parse_reply(whole[: int(share * len(whole))], Descriptions).descriptions
     except UnreadableError:
         return
     assert found == texts[: len(found)]

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from agfsync import hub
-from agfsync.chat.connection import address_fault, validate_endpoint
+from agfsync.chat.connection import address_fault, open_client
 from agfsync.chat.endpoint import BASE_URL, Endpoint
 from agfsync.config import Recipe
 from agfsync.doctor import machine
@@ -50,7 +50,7 @@ def servers(recipe: Recipe, findings: Findings) -> None:
     """Tells of language models without a key, and of servers that can't be reached; nothing is asked of them."""
     for where, endpoint in _endpoints(recipe):
         try:
-            validate_endpoint(endpoint)
+            open_client(endpoint).close()
         except ModelError as fault:
             findings.add(f"{where}: {fault}", blocks=True)
         if not (address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
