@@ -42,3 +42,9 @@ def test_no_exemplar_is_near_another() -> None:
         for text in category.exemplars:
             assert not neighbours.near(text)
             neighbours.add(text)
+
+
+def test_half_a_character_is_no_reason_to_stop() -> None:
+    neighbours = Neighbours(0.7)
+    neighbours.add("a cat \ud800 on a mat")
+    assert neighbours.near("A cat \ud800 on a mat!")

@@ -174,3 +174,16 @@ def test_captions_of_the_wrong_length_are_written_again_and_counted(context: Con
     assert notes["words"] == {"least": 3, "median": 3, "most": 3}
     with pytest.raises(BudgetError, match="ran dry at 0 of the 6 captions of 'animals'.*fewer than 4 words 15"):
         captions.run(changed(context, make_recipe(captions={"words": [4, 60]})))
+
+
+def test_another_control_character_makes_no_other_caption(
+    context: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(self: object, category: str, count: int, avoid: list[str], seed: int) -> list[str]:
+        text = f"{category} number {len(avoid)}"
+        return [text, text.replace(" ", "\x00", 1), f"{text}\ud800", f"{text}\x1b[0m"]
+
+    monkeypatch.setattr("doubles.Writer.captions", write)
+    notes = captions.run(context)
+    assert len({caption.key for caption in made(context)}) == len(made(context)) == 17
+    assert notes["dropped"]["repeated"] >= 17

@@ -59,3 +59,11 @@ def test_captions_of_too_few_or_too_many_words_are_left_out_with_the_reason() ->
     assert kept == [texts[1], texts[4]]
     assert left_out == {"fewer than 4 words": 1, "more than 8 words": 1, "empty": 1, "too long": 1}
     assert sift_captions(texts)[0] == [*texts[:3], texts[4]]
+
+
+def test_another_control_character_makes_no_other_question() -> None:
+    again = [
+        dataclasses.replace(GOOD, text=text) for text in ("Are there\x00two stars?", "Are there two\ud800 stars?\x1b")
+    ]
+    kept, dropped = sift(CAPTION, [GOOD, *again], similarity=0.8)
+    assert (len(kept), dropped) == (1, {"repeated": 2})

@@ -64,5 +64,5 @@ def _sketch(text: str) -> "MinHash":
     plain = normalised(text)
     sketch = MinHash(num_perm=PERMUTATIONS)
     count = max(1, len(plain) - SHINGLE + 1)
-    sketch.update_batch([plain[start : start + SHINGLE].encode() for start in range(count)])
+    sketch.update_batch([plain[start : start + SHINGLE].encode(errors="surrogatepass") for start in range(count)])
     return sketch

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from agfsync.language import QuestionDraft
@@ -49,7 +50,7 @@ def sift(
     kept: dict[str, Question] = {}
     near = KeptQuestions(similarity)
     dropped: Counter[str] = Counter()
-    for draft in drafts:
+    for draft in map(_on_one_line, drafts):
         plain = normalised(draft.text)
         reason = "repeated" if plain in kept else fault(draft, caption)
         if reason is None and near.is_near(draft):
@@ -60,6 +61,12 @@ def sift(
         else:
             dropped[reason] += 1
     return list(kept.values()), dropped
+
+
+def _on_one_line(draft: QuestionDraft) -> QuestionDraft:
+    """Return `draft` as it would be kept: another control character makes no other question."""
+    texts = {name: one_line(getattr(draft, name)) for name in ("text", "answer", "element", "element_type")}
+    return replace(draft, **texts)
 
 
 def fault(draft: QuestionDraft, caption: Caption) -> str | None:
@@ -90,6 +97,6 @@ def _mentions(caption: str, element: str) -> bool:
 
 
 def _question(caption: Caption, draft: QuestionDraft) -> Question:
-    text = one_line(draft.text)
     kind: Any = normalised(draft.element_type)
-    return Question(digest("question", caption.key, text), caption.key, text, "yes", one_line(draft.element), kind)
+    key = digest("question", caption.key, draft.text)
+    return Question(key, caption.key, draft.text, "yes", draft.element, kind)

@@ -41,7 +41,7 @@ class Written:
         new: dict[str, str] = {}
         dropped: Counter[str] = Counter()
         near = Neighbours(self.similarity)
-        for text in texts:
+        for text in map(one_line, texts):  # what is kept: another control character makes no other caption
             plain = normalised(text)
             if not plain:
                 dropped["empty"] += 1
@@ -50,7 +50,7 @@ class Written:
             elif near.near(text) or self._neighbours(category).near(text):
                 dropped["nearly repeated"] += 1
             elif len(new) < most:
-                new[plain] = one_line(text)
+                new[plain] = text
                 near.add(text)
         return list(new.values()), dropped
 
