@@ -62,7 +62,7 @@ def test_a_part_of_the_generator_may_be_given_by_its_place_and_by_its_settings(f
     pinned = config.resolve(str(file), ["candidates.generator.unet={model: some/unet, revision: v1}"])
     assert pinned.candidates.generator.unet == config.PartSettings(model="some/unet", revision="v1")
     with pytest.raises(RecipeError, match="unknown key 'candidates.generator.vae.place'"):
-        config.resolve(str(file), ["candidates.generator.vae={place: some/vae}"])
+        config.resolve(str(file), ["candidates.generator.vae={model: some/vae, place: here}"])
 
 
 @pytest.mark.parametrize("name", config.shipped())

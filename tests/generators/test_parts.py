@@ -133,6 +133,17 @@ def test_no_pipeline_with_a_weight_amiss_is_loaded(
     assert f"pipeline ({part}) has no weights that fit a " in told and "_orig_mod." in told and "\n" not in told
 
 
+def test_a_part_whose_folder_is_gone_is_told(own: Path) -> None:
+    shutil.rmtree(own / "text_encoder")
+    with pytest.raises(ModelError, match=r"own \(text_encoder\) isn't there: its folder has no config\.json"):
+        build(own)
+
+
+def test_a_base_without_the_part_takes_one_from_elsewhere(tiny_generator: Path, own: Path) -> None:
+    shutil.rmtree(own / "vae")
+    assert np.array_equal(drawn(build(own, vae=str(tiny_generator))), drawn(build(tiny_generator)))
+
+
 def test_what_has_no_effect_may_be_left_over(own: Path) -> None:
     file = weights(own / "text_encoder")
     more = {"embeddings.position_ids": torch.arange(12)[None], "text_projection.weight": torch.ones(2, 2)}

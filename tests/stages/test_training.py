@@ -302,3 +302,10 @@ def test_images_that_do_not_fit_together_are_encoded_by_fewer(
     pictures = len({row[side] for row in paired.run.rows("pairs", ["winner_key", "loser_key"]) for side in row})
     assert SHORT["batch"] > 1 and sorted(seen) == [1] * pictures + seen[:1]
     assert "training: encoding" in (paired.run.path / "memory.json").read_text()
+
+
+def test_the_card_names_networks_of_the_base_from_elsewhere_and_no_path(make_recipe: Any, tmp_path: Path) -> None:
+    plain = training._settings(make_recipe())
+    generator = {"type": "double", "model": "none", "unet": "some/unet", "vae": {"model": str(tmp_path)}}
+    told = training._settings(make_recipe(candidates={"generator": generator}))
+    assert told.items() - plain.items() == {("UNet of the base", "some/unet"), ("VAE of the base", tmp_path.name)}

@@ -57,6 +57,8 @@ def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, 
     Raises:
         ModelError: it can't be loaded, or its weights aren't those of such a network.
     """
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
     with explained(name):
         network, report = kind.from_pretrained(
             folder,
@@ -121,7 +123,8 @@ def load_own_part(
         found = getattr(diffusers, str(settings.get("_class_name")), None)
         if not (isinstance(found, type) and issubclass(found, ModelMixin)):
             raise ModelError(f"{label} is a {settings.get('_class_name')}: a {kind.__name__} is needed")
-        _check_fits(label, settings, kind.load_config(str(base), local_files_only=True))
+        if (base / CONFIG).is_file():
+            _check_fits(label, settings, kind.load_config(str(base), local_files_only=True))
     return load_part(found, folder, None, dtype, label)
 
 

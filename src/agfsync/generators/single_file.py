@@ -115,7 +115,11 @@ def fill_network(
         network = _empty(kind, folder)
         there = network.state_dict()
         named, unused = _renamed(network, tensors, prefixes)
-        fitting = {key: tensor for key, tensor in named.items() if key in there and tensor.shape == there[key].shape}
+        fitting = {
+            key: tensor.contiguous()
+            for key, tensor in named.items()
+            if key in there and tensor.shape == there[key].shape
+        }
         mismatched = [key for key in named if key in there and key not in fitting]
         network.load_state_dict(fitting, strict=False, assign=True)
     check_weights(network, name, mismatched=mismatched, unexpected=[*(named.keys() - there.keys()), *unused])

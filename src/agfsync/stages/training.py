@@ -29,7 +29,7 @@ from agfsync.alignment.reference import AdaptersOff, FrozenCopy
 from agfsync.alignment.safe import write_tensors
 from agfsync.alignment.tracking import Session, tracked
 from agfsync.alignment.trainable import missing_of, untrainable_type
-from agfsync.config import LoraSettings, Recipe, Training
+from agfsync.config import GeneratorSettings, LoraSettings, Recipe, Training
 from agfsync.disk import flush, guarded
 from agfsync.engine.fitting import fitted
 from agfsync.errors import ModelError, RecipeError, RunError
@@ -261,9 +261,18 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.training
     method = settings.method.model_dump(exclude={"lora"}) | {"LoRA": _describe(settings.method.lora)}
     rest = settings.model_dump(exclude={"method", "checkpoint_every", "trackers"}, exclude_none=True)
-    return (
-        {("method" if name == "type" else name): value for name, value in method.items()} | rest | {"seed": recipe.seed}
-    )
+    named = {("method" if name == "type" else name): value for name, value in method.items()}
+    return named | _parts(recipe.candidates.generator) | rest | {"seed": recipe.seed}
+
+
+def _parts(generator: GeneratorSettings) -> dict[str, str]:
+    """The networks that the base took from elsewhere, without which a LoRA of it isn't what it was; never a path."""
+    parts = {"VAE": generator.vae, "UNet": generator.unet}
+    return {
+        f"{name} of the base": Path(part.model).name if Path(part.model).expanduser().exists() else part.model
+        for name, part in parts.items()
+        if part is not None
+    }
 
 
 def _describe(lora: LoraSettings | None) -> str:
