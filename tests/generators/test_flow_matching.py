@@ -345,7 +345,10 @@ def test_identity_is_content_and_settings(folders: dict[str, Path], one_of_each:
         (lambda folder: _pickle(folder), "can't load the model"),
         (lambda folder: shutil.rmtree(folder / "text_encoder_2"), "can't load the model"),
         (lambda folder: _rename_class(folder), "is a StableDiffusionPipeline: the type .* needs a"),
-        (lambda folder: _reschedule(folder), "its scheduler is a DDIMScheduler: a FlowMatchEulerDiscreteScheduler is needed"),
+        (
+            lambda folder: _reschedule(folder),
+            "its scheduler is a DDIMScheduler: a FlowMatchEulerDiscreteScheduler is needed",
+        ),
     ],
 )
 def test_what_cant_be_loaded_is_said_in_a_line(
