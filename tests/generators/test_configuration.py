@@ -23,6 +23,7 @@ from PIL import Image
 
 from agfsync.doctor.published import PUBLISHED
 from agfsync.errors import ModelError
+from agfsync.generators.architecture import size_in_latents
 from agfsync.generators.configuration import REFINER, check_files, check_parts, limit_tokens, read_parts
 
 SD, XL = PIPELINES
@@ -255,6 +256,11 @@ def test_a_size_may_be_two_numbers_or_none(folders: dict[str, Path], tmp_path: P
     assert np.array_equal(by_diffusers(type_, two, size=(16, 24)), drawn)
     none = edited(folders[type_], tmp_path / "none", {UNET: {"sample_size": None}})
     refused(type_, none, "doesn't say the size it was made for: set height and width")
+    assert [size_in_latents(each) for each in (64, [96, 64], None, "x", [1, 2, 3], 0)] == [
+        (64, 64),
+        (96, 64),
+        *[None] * 4,
+    ]
     sized = {"height": 16, "width": 16}
     assert np.array_equal(by_diffusers(type_, none), by_ours(type_, none, **sized))
     assert check_files(type_, reader(none), steps=4, sized=True) is None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agfsync.errors import ModelError
+from agfsync.generators.architecture import size_in_latents
 from agfsync.generators.failures import model_errors
 from agfsync.generators.schedulers import make_scheduler, why_untrainable
 
@@ -142,7 +143,7 @@ def check_files(
     check_parts(type_, parts, clip_skip)
     if type_ not in TEXT_EMBEDDINGS:
         return None
-    if not sized and parts["unet"].get("sample_size") is None:
+    if not sized and size_in_latents(parts["unet"].get("sample_size")) is None:
         raise ModelError("the generator's network doesn't say the size it was made for: set height and width")
     listed = (read(INDEX) or {}).get("scheduler") or [None, None]
     kind = find_class(str(listed[0]), str(listed[1]))
