@@ -270,7 +270,7 @@ def test_control_c_says_how_to_go_on(file: Path, make_recipe: Any) -> None:
     source = os.pathsep.join([*sys.path])
     run = file.parent / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "agfsync", "run", str(file), "--out", str(run)],
+        [sys.executable, "-m", "agfsync", "run", str(file), "--out", str(run), "--until", "pairs"],
         env={**os.environ, "PYTHONPATH": source},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

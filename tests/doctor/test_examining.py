@@ -83,7 +83,8 @@ def test_other_peoples_types_are_not_known_and_no_crash(
     path = tmp_path.parent / f"{tmp_path.name}.yaml"
     path.write_text(dump(make_recipe()))
     code, found = doctor(str(path))
-    assert code == 0
+    (missing,) = found["missing"]
+    assert code == 2 and missing.startswith("a generator of the type double draws and is scored, but can't be trained")
     assert _stages(found)["candidates"]["memory"] is None
     assert any(note.startswith("scores.scorers.red: what a double scorer takes isn't known") for note in found["notes"])
 

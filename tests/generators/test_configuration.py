@@ -21,8 +21,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from agfsync.doctor.published import PUBLISHED
 from agfsync.errors import ModelError
-from agfsync.generators.configuration import check_files, limit_tokens
+from agfsync.generators.architecture import size_in_latents
+from agfsync.generators.configuration import REFINER, check_files, check_parts, limit_tokens, read_parts
 
 SD, XL = PIPELINES
 VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"
@@ -254,6 +256,11 @@ def test_a_size_may_be_two_numbers_or_none(folders: dict[str, Path], tmp_path: P
     assert np.array_equal(by_diffusers(type_, two, size=(16, 24)), drawn)
     none = edited(folders[type_], tmp_path / "none", {UNET: {"sample_size": None}})
     refused(type_, none, "doesn't say the size it was made for: set height and width")
+    assert [size_in_latents(each) for each in (64, [96, 64], None, "x", [1, 2, 3], 0)] == [
+        (64, 64),
+        (96, 64),
+        *[None] * 4,
+    ]
     sized = {"height": 16, "width": 16}
     assert np.array_equal(by_diffusers(type_, none), by_ours(type_, none, **sized))
     assert check_files(type_, reader(none), steps=4, sized=True) is None
@@ -299,6 +306,39 @@ def test_absent_parts_are_named(
     with pytest.raises(ModelError) as caught:
         ours(type_, where)
     assert "\n" not in str(caught.value)
+
+
+def test_published_models_are_understood() -> None:
+    types = {
+        "StableDiffusionPipeline": SD,
+        "StableDiffusionXLPipeline": XL,
+        "StableDiffusionXLImg2ImgPipeline": REFINER,
+    }
+    there = {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
+    there |= {name: ["transformers", "CLIPTokenizer"] for name in ("tokenizer", "tokenizer_2")}
+    tried = []
+    for name, files in PUBLISHED.items():
+        if INDEX in files:
+            index = {**files[INDEX], **there}
+            parts = read_parts({**files, INDEX: index, "scheduler/scheduler_config.json": {}}.get)
+            tried.append(name)
+            check_parts(types[str(index["_class_name"])], parts)
+            assert len(parts) >= 6
+    assert len(tried) >= 4
+
+
+def test_a_configuration_of_which_a_file_isnt_at_hand_is_left_to_the_loading(folders: dict[str, Path]) -> None:
+    read = reader(folders[SD])
+    for name in (UNET, VAE, "text_encoder/config.json", "scheduler/scheduler_config.json"):
+        assert check_files(SD, lambda file, name=name: None if file == name else read(file), steps=4) is None  # type: ignore[misc]
+        assert not read_parts(lambda file, name=name: None if file == name else read(file))  # type: ignore[misc]
+
+
+def test_another_kind_of_pipeline_is_said(folders: dict[str, Path]) -> None:
+    with pytest.raises(
+        ModelError, match="is a StableDiffusionXLPipeline: the type stable-diffusion needs a StableDiff"
+    ):
+        check_files(SD, reader(folders[XL]), steps=4)
 
 
 VALUES = st.one_of(

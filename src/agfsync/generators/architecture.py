@@ -31,12 +31,21 @@ class Sides:
 
 
 def unet_sides(pipeline: Any) -> Sides:
-    """Return the sides of a UNet, which takes any size that the VAE does; its `sample_size` is a side, two or null."""
-    scale, made_for = pipeline.vae_scale_factor, pipeline.unet.config.sample_size
-    if made_for is None or isinstance(made_for, int):
-        return Sides(scale, made_for and made_for * scale)
-    height, width = made_for
-    return Sides(scale, (height * scale, width * scale))
+    """Return the sides of a UNet, which takes any size that the VAE does."""
+    scale, size = pipeline.vae_scale_factor, size_in_latents(pipeline.unet.config.sample_size)
+    return Sides(scale, size and (size[0] * scale, size[1] * scale))
+
+
+def size_in_latents(sample_size: Any) -> Size | None:
+    """Return what a UNet's `sample_size` says, one number or two; None for null and for what says nothing.
+
+    >>> size_in_latents(64), size_in_latents([96, 64]), size_in_latents(None)
+    ((64, 64), (96, 64), None)
+    """
+    both = [sample_size] * 2 if isinstance(sample_size, int) else sample_size
+    if not isinstance(both, list | tuple) or len(both) != 2 or not all(isinstance(n, int) and n > 0 for n in both):
+        return None
+    return both[0], both[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agfsync.errors import ModelError, model_errors
+from agfsync.generators.architecture import size_in_latents
 from agfsync.generators.schedulers import make_scheduler, why_untrainable
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"
@@ -28,6 +29,14 @@ LEARNED = ("learned", "learned_range")
 """of a scheduler's `variance_type`: the network predicts a variance as well"""
 FLOWS = {"stable-diffusion-3": 1, "flux": 4}
 """types that predict a flow, with how many latents one token of their network holds"""
+CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
+"""how the names of parts begin that have a configuration file"""
+PIPELINES = {
+    "stable-diffusion": "StableDiffusionPipeline",
+    "stable-diffusion-xl": "StableDiffusionXLPipeline",
+    "stable-diffusion-3": "StableDiffusion3Pipeline",
+    "flux": "FluxPipeline",
+}
 REFINER = "the refiner of stable-diffusion-xl"
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
@@ -62,15 +71,20 @@ def _config_of(part: Any) -> Mapping[str, Any]:
 
 
 def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> Parts:
-    """Return the parts that configuration files tell of; `read` gives one by its name, None where it can't be had."""
+    """Return the parts that configuration files tell of; none where some of these can't be had.
+
+    `read` gives a file by its name, None where it can't be had.
+    """
     index = read(INDEX) or {}
     listed = {name: each for name, each in index.items() if isinstance(each, list) and len(each) == 2}
     parts: dict[str, Part] = {}
     for name, (library, kind) in listed.items():
         if not kind:
             continue
-        config = read(SCHEDULER if name == "scheduler" else f"{name}/{CONFIG}") or {}
-        parts[name] = Part(str(kind), {**_defaults(library, kind), **config})
+        config = read(SCHEDULER if name == "scheduler" else f"{name}/{CONFIG}")
+        if config is None and name.startswith(CONFIGURED):
+            return {}
+        parts[name] = Part(str(kind), {**_defaults(library, kind), **(config or {})})
     return parts
 
 
@@ -120,13 +134,15 @@ def check_files(
     Raises:
         ModelError: it can't be drawn with.
     """
-    parts = read_parts(read)
+    parts, found = read_parts(read), (read(INDEX) or {}).get("_class_name")
     if not parts:
         return None
+    if type_ in PIPELINES and found != PIPELINES[type_]:
+        raise ModelError(f"the model is a {found}: the type {type_} needs a {PIPELINES[type_]}")
     check_parts(type_, parts, clip_skip)
     if type_ not in TEXT_EMBEDDINGS:
         return None
-    if not sized and parts["unet"].get("sample_size") is None:
+    if not sized and size_in_latents(parts["unet"].get("sample_size")) is None:
         raise ModelError("the generator's network doesn't say the size it was made for: set height and width")
     listed = (read(INDEX) or {}).get("scheduler") or [None, None]
     kind = find_class(str(listed[0]), str(listed[1]))
