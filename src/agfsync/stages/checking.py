@@ -47,8 +47,8 @@ def fault(draft: QuestionDraft, caption: Caption) -> str | None:
         return "empty"
     if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
         return "too long"
-    if normalised(draft.answer) != "yes":
-        return "answer isn't yes"
+    if normalised(draft.answer) != draft.expected:
+        return f"answer isn't {draft.expected}"
     if normalised(draft.element_type) not in TYPES:
         return "unknown element type"
     if not _mentions(caption.text, draft.element):
@@ -69,4 +69,5 @@ def _mentions(caption: str, element: str) -> bool:
 def _question(caption: Caption, draft: QuestionDraft) -> Question:
     text = one_line(draft.text)
     kind: Any = normalised(draft.element_type)
-    return Question(digest("question", caption.key, text), caption.key, text, "yes", one_line(draft.element), kind)
+    key = digest("question", caption.key, text)
+    return Question(key, caption.key, text, draft.expected, one_line(draft.element), kind)
