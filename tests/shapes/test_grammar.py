@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agfsync.shapes.grammar import CATEGORIES, describe, garble, invent, questions, read, write
+from agfsync.shapes.grammar import CATEGORIES, describe, foils, garble, invent, questions, read, write
 from agfsync.shapes.scene import (
     BACKGROUNDS,
     COLORS,
@@ -16,9 +16,11 @@ from agfsync.shapes.scene import (
     RELATIONS,
     SHAPES,
     SIZES,
+    Crowded,
     Group,
     Scene,
     Spec,
+    compose,
 )
 
 
@@ -147,3 +149,35 @@ def test_garbling_adds_nothing(rng: random.Random) -> None:
         assert garbled.groups[0].shape in SHAPES
     spec = invent("Complex Scenes", rng)
     assert garble(spec, 0.0, rng) == spec
+
+
+@settings(deadline=None, derandomize=True)
+@given(spec=SPECS, seed=st.integers(0, 999))
+def test_a_foil_is_false_wherever_the_caption_holds(spec: Spec, seed: int) -> None:
+    rng = random.Random(seed)
+    try:
+        scene = compose(spec, rng)
+    except Crowded:
+        return
+    for stated, foil in foils(spec, rng):
+        assert stated in questions(spec)
+        assert stated.answer(scene) and not foil.answer(scene), (spec, foil)
+
+
+def test_foils_are_near_misses(rng: random.Random) -> None:
+    spec = read("two small striped red stars in the top left corner with a blue heart on a grey background")
+    denied = {stated.element_type: foil for stated, foil in foils(spec, rng) if stated.kind.shape != "heart"}
+    assert set(denied) == {"color", "shape", "attribute", "material", "counting", "location", "other"}
+    assert denied["counting"].count in (1, 3) and denied["attribute"].kind.size == "large"
+    assert denied["location"].location in ("top right", "bottom left", "centre")
+    assert denied["color"].kind.color != "red" and denied["other"].background != "grey"
+    ((stated, foil),) = [
+        p for p in foils(read("a red star left of a blue heart"), rng) if p[0].element_type == "spatial"
+    ]
+    assert (stated.relation, foil.relation) == ("left", "right")
+
+
+def test_what_another_group_may_make_true_is_no_foil(rng: random.Random) -> None:
+    spec = Spec((Group("star", "red", "small"), Group("star", None, "large")), "left")
+    kinds = {foil.element_type for _, foil in foils(spec, rng)}
+    assert not kinds & {"attribute", "counting", "spatial", "color"}

@@ -1,10 +1,16 @@
 import random
 
+import pytest
+
 from agfsync.records import Caption
+from agfsync.scorers import Item, Measurement
+from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import CATEGORIES, questions, read
-from agfsync.shapes.language import ShapesWriter
+from agfsync.shapes.language import FOILS, ShapesWriter
+from agfsync.shapes.oracle import Oracle
 from agfsync.shapes.queries import parse_query
-from agfsync.stages.checking import fault
+from agfsync.shapes.scene import Scene, Thing, compose
+from agfsync.stages.checking import fault, sift
 
 WRITER = ShapesWriter()
 
@@ -33,17 +39,43 @@ def test_every_category_is_the_grammars() -> None:
     assert WRITER.categories == CATEGORIES
 
 
-def test_questions_are_those_of_the_caption_and_answered_yes(category: str) -> None:
+def test_every_question_that_the_caption_answers_with_yes_is_asked(category: str) -> None:
     for caption in WRITER.captions(category, 30, (), 3):
         drafts = WRITER.questions(caption, 0)
-        assert [parse_query(draft.text) for draft in drafts] == questions(read(caption))
-        assert {(draft.answer, draft.valid) for draft in drafts} == {("yes", True)}
+        stated = [draft for draft in drafts if draft.expected == "yes"]
+        assert [parse_query(draft.text) for draft in stated] == questions(read(caption))
+        assert all(draft.answer == draft.expected and draft.valid for draft in drafts)
         assert len({draft.text for draft in drafts}) == len(drafts)
+
+
+def test_a_third_of_the_questions_is_answered_no(category: str) -> None:
+    drafts = [draft for caption in WRITER.captions(category, 60, (), 3) for draft in WRITER.questions(caption, 0)]
+    assert sum(draft.answer == "no" for draft in drafts) / len(drafts) == pytest.approx(FOILS, abs=0.06)
+
+
+def test_every_question_is_answered_as_expected_by_any_scene_of_its_caption(category: str, rng: random.Random) -> None:
+    for caption in WRITER.captions(category, 40, (), 9):
+        scene = compose(read(caption), rng)
+        for draft in WRITER.questions(caption, 0):
+            query = parse_query(draft.text)
+            assert query is not None and query.answer(scene) == (draft.answer == "yes"), (caption, draft)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_oracle_scores_foils_by_their_own_answer(wrong: bool) -> None:
+    """A picture as captioned gets 100; one in the other colour passes just what doesn't depend on it."""
+    caption = "a large red star in the centre on a grey background"
+    thing = Thing("star", "blue" if wrong else "red", "large", "solid", 32.0, 32.0, 10.6)
+    questions, _ = sift(Caption("c", caption, "Locations", "train"), WRITER.questions(caption, 0))
+    assert {question.answer for question in questions} == {"yes", "no"}
+    (word,) = Oracle().score([Item(caption, tuple(questions), draw(Scene((thing,), "grey")))])
+    assert isinstance(word, Measurement)
+    assert (word.value < 70) if wrong else (word.value == 100)
 
 
 def test_the_element_is_the_captions_own_word() -> None:
     drafts = WRITER.questions("two small striped red stars above a blue heart in the centre on a grey background", 0)
-    elements = [(draft.element_type, draft.element) for draft in drafts]
+    elements = [(draft.element_type, draft.element) for draft in drafts if draft.answer == "yes"]
     assert elements == [
         ("object", "star"),
         ("color", "red"),

@@ -29,6 +29,7 @@ def test_a_good_question_stands() -> None:
         ({"text": " ? "}, "empty"),
         ({"answer": "no"}, "answer isn't yes"),
         ({"answer": ""}, "answer isn't yes"),
+        ({"expected": "no"}, "answer isn't no"),
         ({"element_type": "age"}, "unknown element type"),
         ({"element": "unicorn"}, "element isn't in the caption"),
         ({"element": ""}, "element isn't in the caption"),
@@ -37,6 +38,12 @@ def test_a_good_question_stands() -> None:
 )
 def test_a_bad_question_is_dropped_for_its_reason(fault: dict[str, Any], reason: str) -> None:
     assert sift(CAPTION, [dataclasses.replace(GOOD, **fault)]) == ([], {reason: 1})
+
+
+def test_a_foil_is_kept_with_the_answer_no() -> None:
+    foil = dataclasses.replace(GOOD, text="Are there three stars?", answer="No.", expected="no")
+    kept, dropped = sift(CAPTION, [GOOD, foil])
+    assert [(each.text, each.answer) for each in kept] == [(GOOD.text, "yes"), (foil.text, "no")] and not dropped
 
 
 def test_a_repeated_question_is_kept_once() -> None:

@@ -4,16 +4,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from agfsync.records import AnswerWord
+
 
 @dataclass(frozen=True, slots=True)
 class QuestionDraft:
-    """A question as a writer gave it, nothing of it checked yet. `valid` is the writer's own flag (1 = valid)."""
+    """A question as a writer gave it, nothing of it checked yet. `valid` is the writer's own flag (1 = valid).
+
+    `expected` is the answer that the question must have to be kept: "no" for a foil, which asks about what the caption
+    rules out.
+    """
 
     text: str
     answer: str
     element: str
     element_type: str
     valid: bool = True
+    expected: AnswerWord = "yes"
 
 
 class Writer(Protocol):

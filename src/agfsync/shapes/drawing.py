@@ -41,7 +41,8 @@ def draw(scene: Scene) -> Image.Image:
     canvas = np.empty((SIDE, SIDE, 3), np.float32)
     canvas[:] = BACKGROUND_PALETTE[scene.background]
     for thing in scene.things:
-        _paint(canvas, thing)
+        side, offset_x, offset_y = window_of(thing)
+        paint(canvas, thing, coverage(thing.shape, thing.radius, offset_x, offset_y, side), PALETTE[thing.color])
     return Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
 
 
@@ -61,19 +62,27 @@ def coverage(shape: str, radius: float, dx: float, dy: float, side: int) -> Mask
     return np.asarray(big.reduce(scale), np.float32) / np.float32(255)
 
 
-def _paint(canvas: npt.NDArray[np.float32], thing: Thing) -> None:
-    side = 2 * math.ceil(thing.radius + 2)
+def window_of(thing: Thing) -> tuple[int, float, float]:
+    """Return the side in pixels of the window that `thing` is painted in, and the offset of its centre in x and y."""
+    return 2 * math.ceil(thing.radius + 2), thing.x % 1, thing.y % 1
+
+
+def paint(canvas: npt.NDArray[np.float32], thing: Thing, cover: Mask, tone: Rgb) -> None:
+    """Paint `thing` in `tone` on `canvas` (H, W, 3) in place, as much of each pixel as `cover` says, 0..1.
+
+    `cover` is as large as `window_of` says.
+    """
+    side = len(cover)
     left, top = math.floor(thing.x) - side // 2, math.floor(thing.y) - side // 2
-    cover = coverage(thing.shape, thing.radius, thing.x % 1, thing.y % 1, side)
-    paint = np.empty((side, side, 3), np.float32)
-    paint[:] = PALETTE[thing.color]
+    inks = np.empty((side, side, 3), np.float32)
+    inks[:] = tone
     if thing.material == "striped":
         light = _stripes(side, thing.y % 1)[:, None, None]
-        paint += light * (np.array(tint(PALETTE[thing.color]), np.float32) - paint)
+        inks += light * (np.array(tint(tone), np.float32) - inks)
     y0, y1, x0, x1 = max(top, 0), min(top + side, SIDE), max(left, 0), min(left + side, SIDE)
     window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     alpha = cover[window][..., None]
-    canvas[y0:y1, x0:x1] += alpha * (paint[window] - canvas[y0:y1, x0:x1])
+    canvas[y0:y1, x0:x1] += alpha * (inks[window] - canvas[y0:y1, x0:x1])
 
 
 def _stripes(side: int, offset: float) -> npt.NDArray[np.float32]:

@@ -51,6 +51,14 @@ _RELATION_PHRASES: Final = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
+_OPPOSITES: Final = {"left": "right", "right": "left", "above": "below", "below": "above"}
+_NEXT_TO: Final = {
+    "centre": ("top left", "top right", "bottom left", "bottom right"),
+    "top left": ("top right", "bottom left", "centre"),
+    "top right": ("top left", "bottom right", "centre"),
+    "bottom left": ("top left", "bottom right", "centre"),
+    "bottom right": ("top right", "bottom left", "centre"),
+}
 _GROUP: Final = rf"(?:an?|{'|'.join(NUMBERS.values())}) {NOUN_PHRASE}(?: {PLACE_PHRASE})?"
 
 
@@ -89,6 +97,69 @@ def questions(spec: Spec) -> list[Query]:
     if spec.background:
         asked.append(Query("other", background=spec.background))
     return asked
+
+
+def foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
+    """Return questions that `spec` answers with no, each after the question on the same thing that it answers with yes.
+
+    A foil is false in every scene that fulfils `spec` word by word: "a red star" is one star and no blue one. What
+    `spec` merely leaves out, such as another object, is no foil: a picture may have it. The wrong place is a neighbour,
+    the wrong number is off by one, the wrong relation the opposite.
+    """
+    pairs: list[tuple[Query, Query]] = []
+    for index, group in enumerate(spec.groups):
+        pairs += _denied(group, [other for i, other in enumerate(spec.groups) if i != index], rng)
+    if spec.relation and len(spec.groups) > 1:
+        one, two, *rest = spec.groups
+        alone = not _alike(one, two) and not any(_alike(each, other) for each in (one, two) for other in rest)
+        if alone and one.count == two.count == 1:
+            stated = Query(
+                "spatial", Kind(one.shape, one.color), relation=spec.relation, other=Kind(two.shape, two.color)
+            )
+            pairs.append((stated, replace(stated, relation=_OPPOSITES[spec.relation])))
+    if spec.background:
+        stated = Query("other", background=spec.background)
+        pairs.append((stated, replace(stated, background=_another(BACKGROUNDS, spec.background, rng))))
+    return pairs
+
+
+def _denied(group: Group, others: list[Group], rng: random.Random) -> list[tuple[Query, Query]]:
+    """Return each question on `group` with one that `group` rules out and none of `others` makes true."""
+    named = Kind(group.shape, group.color)
+    pairs: list[tuple[Query, Query]] = []
+    if group.color:
+        colors = [c for c in COLORS if not any(_alike(replace(group, color=c), other) for other in (group, *others))]
+        shapes = [s for s in SHAPES if not any(_alike(replace(group, shape=s), other) for other in (group, *others))]
+        if colors:
+            pairs.append((Query("color", named), Query("color", Kind(group.shape, rng.choice(colors)))))
+        if shapes:
+            pairs.append((Query("shape", named), Query("shape", Kind(rng.choice(shapes), group.color))))
+    if any(_alike(group, other) for other in others):
+        return pairs
+    if group.size:
+        stated = Query("attribute", replace(named, size=group.size))
+        pairs.append((stated, Query("attribute", replace(named, size=_another(SIZES, group.size, rng)))))
+    if group.material:
+        stated = Query("material", replace(named, material=group.material))
+        pairs.append((stated, Query("material", replace(named, material=_another(MATERIALS, group.material, rng)))))
+    if group.count > 1:
+        stated = Query("counting", named, count=group.count)
+        wrong = rng.choice([n for n in (group.count - 1, group.count + 1) if n <= MAX_THINGS])
+        pairs.append((stated, replace(stated, count=wrong)))
+    if group.location:
+        place = rng.choice(_NEXT_TO[group.location])
+        pairs.append((Query("location", named, location=group.location), Query("location", named, location=place)))
+    return pairs
+
+
+def _alike(one: Group, other: Group) -> bool:
+    """Return True if a thing of one group may be one that the other names by shape and colour."""
+    same_color = one.color is None or other.color is None or one.color == other.color
+    return one.shape == other.shape and same_color
+
+
+def _another(choices: tuple[str, ...], than: str, rng: random.Random) -> str:
+    return rng.choice([choice for choice in choices if choice != than])
 
 
 def invent(category: str, rng: random.Random) -> Spec:

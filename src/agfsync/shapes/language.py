@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from agfsync.language import QuestionDraft
 from agfsync.language.text import normalised
+from agfsync.records import AnswerWord
 from agfsync.shapes import grammar
 from agfsync.shapes.queries import Query
 from agfsync.shapes.words import MATERIAL_WORDS, NUMBERS, SIZE_WORDS
@@ -22,12 +23,14 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "top right": ("top right", "upper right"),
 }
 """The ways in which a caption may word what the grammar has one word for."""
+FOILS = 1 / 3
+"""Share of the questions whose right answer is no, so that a judge that likes to say yes gains nothing by it."""
 
 
 class ShapesWriter:
     """Writes captions and questions of the Shapes world."""
 
-    identity = "shapes-grammar/1"
+    identity = "shapes-grammar/2"
     concurrency = 1
     categories: Sequence[str] = grammar.CATEGORIES
 
@@ -44,12 +47,23 @@ class ShapesWriter:
         return list(written)
 
     def questions(self, caption: str, seed: int) -> list[QuestionDraft]:
-        """Every atomic question that `caption` answers with yes; a grammar is sure of itself, whatever the `seed`."""
-        return [_draft(query, caption) for query in grammar.questions(grammar.read(caption))]
+        """Return every atomic question that `caption` answers with yes, and foils: questions that it answers with no.
+
+        Foils make up `FOILS` of all, as far as the caption rules out enough. A grammar is sure of itself, whatever the
+        `seed`.
+        """
+        spec = grammar.read(caption)
+        stated = grammar.questions(spec)
+        rng = random.Random(f"foils/{caption}")
+        denied = grammar.foils(spec, rng)
+        wanted = round(len(stated) * FOILS / (1 - FOILS))
+        chosen = sorted(rng.sample(range(len(denied)), min(wanted, len(denied))))
+        drafts = [_draft(query, query, "yes", caption) for query in stated]
+        return drafts + [_draft(denied[n][1], denied[n][0], "no", caption) for n in chosen]
 
 
-def _draft(query: Query, caption: str) -> QuestionDraft:
-    return QuestionDraft(query.text(), "yes", _element(query, caption), query.element_type)
+def _draft(query: Query, stated: Query, answer: AnswerWord, caption: str) -> QuestionDraft:
+    return QuestionDraft(query.text(), answer, _element(stated, caption), query.element_type, expected=answer)
 
 
 def _element(query: Query, caption: str) -> str:

@@ -73,15 +73,15 @@ class Query:
             case _:
                 return bool(fitting)
 
-    def clear(self, scene: Scene) -> bool:
-        """Whether the answer stays when every place is moved by three pixels: no case on the line."""
+    def clear(self, scene: Scene, by: float = 3.0) -> bool:
+        """Return True if the answer stays when every place moves by `by` pixels: no borderline case."""
         fitting = [thing for thing in scene.things if self.kind.fits(thing)]
         if self.element_type == "location":
-            return all(located(t, self.location, -3) == located(t, self.location, 3) for t in fitting)
+            return all(located(t, self.location, -by) == located(t, self.location, by) for t in fitting)
         if self.element_type == "spatial":
             others = [thing for thing in scene.things if self.other.fits(thing)]
             pairs = [(a, b) for a in fitting for b in others if a is not b]
-            return all(related(a, b, self.relation, 8) == related(a, b, self.relation, 2) for a, b in pairs)
+            return all(related(a, b, self.relation, 5 + by) == related(a, b, self.relation, 5 - by) for a, b in pairs)
         return True
 
     def text(self) -> str:

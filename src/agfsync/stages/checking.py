@@ -77,8 +77,8 @@ def fault(draft: QuestionDraft, caption: Caption) -> str | None:
         return "empty"
     if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
         return "too long"
-    if normalised(draft.answer) != "yes":
-        return "answer isn't yes"
+    if normalised(draft.answer) != draft.expected:
+        return f"answer isn't {draft.expected}"
     if normalised(draft.element_type) not in TYPES:
         return "unknown element type"
     if not _mentions(caption.text, draft.element):
@@ -99,4 +99,4 @@ def _mentions(caption: str, element: str) -> bool:
 def _question(caption: Caption, draft: QuestionDraft) -> Question:
     kind: Any = normalised(draft.element_type)
     key = digest("question", caption.key, draft.text)
-    return Question(key, caption.key, draft.text, "yes", draft.element, kind)
+    return Question(key, caption.key, draft.text, draft.expected, draft.element, kind)

@@ -150,11 +150,11 @@ def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[l
 def _confirmed(
     writer: QuestionWriter, recipe: Recipe, caption: Caption, questions: Sequence[Question]
 ) -> list[Question]:
-    """Those of `questions` that the writer, asked again, answers with yes from the caption alone."""
+    """Return those of `questions` that the writer, asked again, answers as expected from the caption alone."""
     assert isinstance(writer, Verifier)
     seed = seed_of(recipe.seed, "verify", caption.key)
     right = writer.verify(caption.text, [question.text for question in questions], seed)
-    return [question for question, confirmed in zip(questions, right, strict=True) if confirmed]
+    return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
 
 
 def _quarantine(context: Context, units: Many[Unit[ToAsk]], spoilers: Sequence[str]) -> None:

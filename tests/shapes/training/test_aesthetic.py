@@ -6,14 +6,35 @@ from PIL import Image
 
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.aesthetic import Aesthetic
+from agfsync.scorers.heads import Head
 from agfsync.shapes.training import aesthetic, clip
-from agfsync.shapes.training.aesthetic import BEST, WORST, rating
+from agfsync.shapes.training.aesthetic import BEST, WORST, _fold, _unevenness, _whitening, rating
 from agfsync.shapes.training.loop import Plan
 from agfsync.shapes.training.tokenizers import clip_tokenizer
 
 
 def test_the_rating_falls_from_best_to_worst() -> None:
     assert [rating(degree) for degree in (0.0, 0.5, 1.0)] == [BEST, (BEST + WORST) / 2, WORST]
+
+
+def test_whitened_embeddings_vary_alike_in_every_direction_and_the_head_does_it_itself() -> None:
+    torch.manual_seed(0)
+    embeddings = torch.randn(4000, 6) * torch.tensor([5.0, 3.0, 1.0, 1.0, 0.5, 2.0]) + 4
+    mean, whiten = _whitening(embeddings)
+    whitened = (embeddings - mean) @ whiten
+    assert torch.allclose(torch.cov(whitened.T).diagonal(), torch.ones(6), atol=0.2)
+    head = Head(6, (4,), activation="relu")
+    expected = head(whitened)
+    _fold(head, mean, whiten)
+    assert torch.allclose(head(embeddings), expected, atol=1e-4)
+
+
+def test_erring_alike_on_every_number_of_things_is_even() -> None:
+    counts = torch.tensor([1, 2, 1, 2])
+    untouched = torch.tensor([True, True, False, False])
+    assert _unevenness(torch.tensor([1.0, 1.0, -2.0, -2.0]), counts, untouched) == 0
+    assert _unevenness(torch.tensor([1.0, 3.0, -2.0, -2.0]), counts, untouched) == 1
+    assert _unevenness(torch.tensor([1.0]), counts[:1], untouched[:1]) == 0
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.errors import DivergedError, ModelError
-from agfsync.shapes.training.loop import Loss, Plan, steps_done, train
+from agfsync.shapes.training import loop
+from agfsync.shapes.training.loop import Loss, Plan, autocast, fast_bf16, steps_done, train
 
 PLAN = Plan("tiny", steps=12, batch=4, learning_rate=0.05, warmup=3, checkpoint_every=4)
 
@@ -132,3 +133,21 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path, bad: float)
         train(PLAN, model, loss, tmp_path, lambda step, figures: None)
     assert steps_done(tmp_path, PLAN) == 4
     assert all(w.isfinite().all() for w in weights(model))
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_bf16_is_taken_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr(loop, "device", lambda: torch.device("cpu"))
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: has, raising=False)
+    assert fast_bf16() is has
+    with autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if has else torch.float32)
+
+
+def test_a_torch_that_cannot_tell_takes_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "device", lambda: torch.device("cpu"))
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not fast_bf16()

@@ -58,7 +58,7 @@ def test_checkpoints_stay_until_all_are_there(taught: list[str], tmp_path: Path)
     assert not (tmp_path / ".checkpoints").exists()
 
 
-@pytest.mark.parametrize(("name", "need"), [("generator", "vae"), ("aesthetic", "clip")])
+@pytest.mark.parametrize(("name", "need"), [("generator", "vae"), ("aesthetic", "clip"), ("vqa", "vae")])
 def test_a_model_without_the_one_it_needs_is_told(taught: list[str], tmp_path: Path, name: str, need: str) -> None:
     with pytest.raises(ModelError, match=f"training '{name}' needs '{need}', which isn't in {tmp_path}"):
         train_all(tmp_path, silent, (name,))
@@ -89,6 +89,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(generator, "POOL", 100)
     monkeypatch.setattr(aesthetic, "POOL", 100)
+    monkeypatch.setattr(vqa, "POOL", 50)
     batch = vae._batch
     monkeypatch.setattr(vae, "_batch", lambda rng, size: batch(rng, min(size, 8)))
     for module in (vae, clip, aesthetic):

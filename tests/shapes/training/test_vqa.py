@@ -1,18 +1,24 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from agfsync.generators.tensors import to_tensor
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw
+from agfsync.shapes.queries import Kind, Query
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIZES, Scene, Thing
 from agfsync.shapes.training import vqa
+from agfsync.shapes.training.flaws import Flawed, flawed_drawing
+from agfsync.shapes.training.pictures import any_captioned_scene
 from agfsync.shapes.training.tokenizers import word_tokenizer
-from agfsync.shapes.training.vqa import CELLS, WIDTH, _Pupil, ask
+from agfsync.shapes.training.vqa import CELLS, TYPES, UNSURE, WIDTH, _example, _Pupil, ask
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +37,10 @@ def test_half_of_what_is_asked_is_answered_yes_and_all_of_it_rightly(
 ) -> None:
     kinds: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for scene in scenes(60):
-        asked = ask(scene, 10, rng)
-        assert sorted(answer for _, answer in asked) == [False] * 5 + [True] * 5
+        asked = ask((scene,), scene.things, 10, rng)
+        assert 8 <= len(asked) <= 10 and 3 <= sum(answer for _, answer in asked) <= 5
         for query, answer in asked:
-            assert query.clear(scene) and query.answer(scene) is answer
+            assert query.clear(scene, 1.0) and query.answer(scene) is answer
             kinds[answer][query.element_type] += 1
     assert (
         set(kinds[True])
@@ -44,19 +50,68 @@ def test_half_of_what_is_asked_is_answered_yes_and_all_of_it_rightly(
 
 
 def test_yes_and_no_do_not_stand_in_a_row(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
-    first = [ask(scene, 10, rng)[0][1] for scene in scenes(60)]
+    first = [ask((scene,), scene.things, 10, rng)[0][1] for scene in scenes(60)]
     assert 15 < sum(first) < 45
 
 
 def test_rare_kinds_are_asked_as_often_as_common_ones(rng: random.Random) -> None:
     scene = Scene((Thing("star", "red", "small", "solid", 12.0, 12.0, 6.0),), "grey")
-    kinds = Counter(query.element_type for _ in range(60) for query, answer in ask(scene, 10, rng) if answer)
-    assert min(kinds.values()) > 0.5 * max(kinds.values())
+    asked = [query for _ in range(100) for query, answer in ask((scene,), scene.things, 10, rng) if answer]
+    kinds = Counter(query.element_type for query in asked)
+    assert set(kinds) == set(TYPES) - {"spatial"} and min(kinds.values()) > 0.2 * max(kinds.values())
+
+
+@pytest.mark.parametrize("kind", ["counting", "location", "spatial"])
+def test_a_no_is_as_frequent_as_a_yes_and_mostly_on_things_that_are_there(kind: str, rng: random.Random) -> None:
+    answers: Counter[bool] = Counter()
+    there = 0
+    for _ in range(250):
+        scene = any_captioned_scene(rng)[1]
+        for query, answer in ask((scene,), scene.things, 10, rng):
+            if query.element_type == kind:
+                answers[answer] += 1
+                there += not answer and any(query.kind.fits(thing) for thing in scene.things)
+    assert answers[False] >= 0.9 * answers[True] > 50
+    assert there > 0.4 * answers[False]
+
+
+def test_only_what_every_reading_answers_alike_is_asked(rng: random.Random) -> None:
+    star = Thing("star", "red", "small", "solid", 16.0, 16.0, 6.0)
+    heart = Thing("heart", "blue", "large", "solid", 48.0, 48.0, 10.0)
+    readings = (Scene((star, heart), "grey"), Scene((heart,), "grey"))
+    asked = [pair for _ in range(40) for pair in ask(readings, (star, heart), 10, rng)]
+    assert asked and all(query.answer(scene) is answer for query, answer in asked for scene in readings)
+    assert not any(query == Query("object", Kind("star")) for query, _ in asked)
+
+
+def test_on_an_empty_picture_only_the_background_is_answered_yes(rng: random.Random) -> None:
+    asked = [pair for _ in range(20) for pair in ask((Scene((), "black"),), (), 10, rng)]
+    assert {query.element_type for query, answer in asked if answer} == {"other"}
+    assert len({query.element_type for query, answer in asked if not answer}) == 9
+
+
+def test_an_unsure_cell_teaches_nothing() -> None:
+    thing = Thing("heart", "blue", "large", "striped", 24.0, 60.0, 3.0)
+    other = replace(thing, color="purple")
+    two = vqa._shown([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((other,), "black"))])
+    none = vqa._shown([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((), "black"))])
+    cell = 3 * CELLS + 1
+    expected = [1 + SHAPES.index("heart"), UNSURE, SIZES.index("large"), MATERIALS.index("striped")]
+    assert two.cells_BQ4[0, cell].tolist() == expected
+    assert none.cells_BQ4[0, cell, 0] == UNSURE and none.cells_BQ4[0].count_nonzero() == 4
+
+
+def test_clean_flawed_and_smeared_pictures_are_shown(rng: random.Random) -> None:
+    pool = [Flawed(Image.new("RGB", (64, 64), "red"), (Scene((), "white"),), ())]
+    examples = [_example(rng, lambda: pool) for _ in range(120)]
+    smeared = sum(not example.drawn and example.readings == pool[0].readings for example in examples)
+    assert 0.25 < smeared / len(examples) < 0.6
 
 
 def test_cells_tell_what_stands_where() -> None:
     thing = Thing("heart", "blue", "large", "striped", 24.0, 60.0, 3.0)
-    shown = vqa._shown([Scene((thing,), "cream")])
+    scene = Scene((thing,), "cream")
+    shown = vqa._shown([draw(scene)], [(scene,)])
     cells = shown.cells_BQ4[0]
     cell = 3 * CELLS + 1
     expected = [1 + SHAPES.index("heart"), COLORS.index("blue"), SIZES.index("large"), MATERIALS.index("striped")]
@@ -82,7 +137,7 @@ def test_queries_start_where_their_cells_are(pupil: _Pupil) -> None:
 def test_both_lessons_teach(pupil: _Pupil, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
     seeing, figures = vqa._seeing_loss(pupil, vqa._pictures(rng, 2))
     assert seeing.isfinite() and 0 <= figures["shapes"] <= 1
-    answering, figures = vqa._loss(pupil, tokenizer, vqa._batch(rng, 2))
+    answering, figures = vqa._loss(pupil, tokenizer, vqa._batch(rng, 2, lambda: [flawed_drawing(rng)]))
     assert answering > figures["answers"] > 0 and 0 <= figures["accuracy"] <= 1
     answering.backward()
     learning = [
@@ -103,7 +158,7 @@ def test_the_scorer_asks_as_it_was_taught(
     said = Vqa(model=str(tmp_path)).p_yes([draw(scene) for scene in drawn], [texts, texts])
     words = tokenizer(texts * 2, padding=True, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        looked = pupil.look(vqa._shown(drawn).images_BCHW)
+        looked = pupil.look(to_tensor([draw(scene) for scene in drawn]))
         logits = pupil.answer(looked, words, torch.tensor([0, 0, 0, 1, 1, 1]))
     yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
     expected = (logits[:, yes] - logits[:, no]).sigmoid().view(2, 3)

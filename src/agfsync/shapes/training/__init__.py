@@ -13,7 +13,7 @@ import torch
 from agfsync.errors import ModelError
 
 MODELS = ("vae", "clip", "generator", "aesthetic", "vqa")
-_NEEDS = {"generator": ("vae", "clip"), "aesthetic": ("clip",)}
+_NEEDS = {"generator": ("vae", "clip"), "aesthetic": ("clip",), "vqa": ("vae",)}
 Watch = Callable[[str, int, int], AbstractContextManager[Callable[[int, dict[str, float]], None]]]
 """Given a model's name, its number of steps and how many of them are done: a context in which to tell of each step."""
 
@@ -91,13 +91,16 @@ def _aesthetic(folder: Path, checkpoints: Path, watch: Watch) -> None:
 
 
 def _vqa(folder: Path, checkpoints: Path, watch: Watch) -> None:
-    from agfsync.shapes.training import vqa
-    from agfsync.shapes.training.loop import steps_done
+    from diffusers import AutoencoderKL
 
+    from agfsync.shapes.training import vqa
+    from agfsync.shapes.training.loop import device, steps_done
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device(), torch.float32)
     plans = (vqa.SEEING, vqa.PLAN)
     done = sum(steps_done(checkpoints, plan) for plan in plans)
     with watch("vqa", sum(plan.steps for plan in plans), done) as tell:
-        model, processor = vqa.teach(checkpoints, tell)
+        model, processor = vqa.teach(vae, checkpoints, tell)
     _save(folder / "vqa", model.half().save_pretrained, processor.save_pretrained)
 
 

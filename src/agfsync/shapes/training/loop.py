@@ -44,8 +44,17 @@ def device() -> torch.device:
 
 
 def autocast() -> torch.autocast:
-    """bf16: about four times faster than fp32 for small networks, on an accelerator and on recent CPUs."""
-    return torch.autocast(device().type, dtype=torch.bfloat16)
+    """Return bf16 autocast where that is fast (four times as fast as fp32 for small networks), else one turned off."""
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=fast_bf16())
+
+
+def fast_bf16() -> bool:
+    """Return True if there is an accelerator, or if the processor has instructions for bf16 (AVX512-BF16 or AMX).
+
+    A processor without them computes bf16 20 times slower than fp32.
+    """
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "is_amx_tile_supported")
+    return device().type != "cpu" or any(getattr(torch.cpu, name)() for name in checks if hasattr(torch.cpu, name))
 
 
 def train(plan: Plan, model: nn.Module, loss: Loss, folder: Path, tell: Tell) -> nn.Module:

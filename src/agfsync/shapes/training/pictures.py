@@ -16,6 +16,17 @@ def any_scene(rng: random.Random) -> Scene:
             continue
 
 
+def scene_of(things: int, rng: random.Random) -> Scene:
+    """Make up a scene of exactly `things` things, in one to four groups."""
+    while True:
+        spec = random_spec(rng, groups=rng.choice([1, 2, 2, 3, 3, 4]), things=things)
+        if sum(group.count for group in spec.groups) == things:
+            try:
+                return compose(spec, rng)
+            except Crowded:
+                continue
+
+
 def any_spec(rng: random.Random) -> Spec:
     """What there is in a scene of one to four things, in one to four groups."""
     return random_spec(rng, groups=rng.choice([1, 2, 2, 3, 3, 4]), things=rng.choice([1, 2, 3, 4]))

@@ -1,0 +1,285 @@
+"""Drawings with a generator's flaws: faint, cut, blended and touching things, smeared by its autoencoder.
+
+What a judge should answer on such a picture follows from how it was made, and from nothing that looks at it. A thing
+counts as one while its coverage overlaps that of a clean one well (intersection over union above `WHOLE`), and as none
+below `BROKEN` or where it runs into another. In between, and between two colours or sizes, either is possible, and
+only questions whose answer is the same either way are worth asking.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from agfsync.generators.tensors import to_images, to_tensor
+from agfsync.shapes.drawing import BACKGROUND_PALETTE, PALETTE, Mask, Rgb, coverage, paint, window_of
+from agfsync.shapes.scene import BACKGROUNDS, COLORS, LATTICE, MATERIALS, SHAPES, SIDE, SIZES, Scene, Thing
+from agfsync.shapes.training.pictures import any_captioned_scene, any_scene
+from agfsync.shapes.training.spoiling import WAYS
+
+WHOLE, BROKEN = 0.85, 0.6
+"""Overlap with a clean thing above which a flawed one is that thing, and below which it is none."""
+EMPTY = 0.06
+"""Share of the pictures without any thing."""
+FLAWED = 0.3
+"""Share of the things that are given a flaw."""
+MILD: Final = {"blurry": 0.2, "grainy": 0.08, "faded": 0.3, "coarse": 0.15, "bent": 0.12}
+"""How far each way of spoiling goes, at most, where what is shown must stay recognisable."""
+LATENT_NOISE: Final = 0.35
+"""Most noise on the latents of a smeared picture, in their standard deviations."""
+_MOST_READINGS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Flawed:
+    """A flawed drawing.
+
+    `readings` are the scenes that it may be said to show, one if it is clear; `drawn` are all things that were painted,
+    whether or not they count as things.
+    """
+
+    image: Image.Image
+    readings: tuple[Scene, ...]
+    drawn: tuple[Thing, ...]
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A thing as it is painted: its coverage, its tone, and what it may be taken for (None: for no thing)."""
+
+    thing: Thing
+    cover: Mask
+    tone: Rgb
+    taken_for: list[Thing | None]
+
+
+def flawed_drawing(rng: random.Random) -> Flawed:
+    """Draw a random scene, some of whose things have a flaw."""
+    while True:
+        drawing = _flawed_drawing(rng)
+        if len(drawing.readings) <= _MOST_READINGS:
+            return drawing
+
+
+def _flawed_drawing(rng: random.Random) -> Flawed:
+    if rng.random() < EMPTY:
+        background = rng.choice(BACKGROUNDS)
+        things: tuple[Thing, ...] = ()
+    else:
+        scene = any_scene(rng) if rng.random() < 0.5 else any_captioned_scene(rng)[1]
+        background, things = scene.background, scene.things
+    return _drawn([_piece(thing, rng) for thing in _crowded(things, rng)], background)
+
+
+AS_GOOD: Final = 1.2
+"""A smeared thing is beyond doubt if any other shape or colour explains its pixels this many times worse."""
+_FAINT: Final = 0.45
+"""Contrast of a smeared thing, as a share of its own, below which it may be none."""
+
+
+@torch.no_grad()
+def smeared(vae: AutoencoderKL, drawings: Sequence[Flawed], rng: random.Random) -> list[Flawed]:
+    """Send `drawings` through the autoencoder, with noise of a random strength on the latents of each."""
+    device = vae.device
+    latents_BCHW = vae.encode(to_tensor([drawing.image for drawing in drawings]).to(device)).latent_dist.mean
+    strength_B = torch.tensor([rng.uniform(0, LATENT_NOISE) for _ in drawings])
+    noise_BCHW = torch.randn(latents_BCHW.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
+    latents_BCHW = latents_BCHW + (strength_B.view(-1, 1, 1, 1) * noise_BCHW).to(device)
+    images = to_images(vae.decode(latents_BCHW).sample)
+    return [_reread(replace(drawing, image=image)) for drawing, image in zip(drawings, images, strict=True)]
+
+
+def _reread(drawing: Flawed) -> Flawed:
+    """Add readings where the smear leaves it open what a thing is: another shape or colour explains it as well."""
+    pixels = np.asarray(drawing.image, np.float32)
+    background = drawing.readings[0].background
+    things = dict.fromkeys(thing for scene in drawing.readings for thing in scene.things)
+    possible = {thing: _likely(pixels, thing, background) for thing in things}
+    scenes = dict.fromkeys(
+        Scene(tuple(thing for thing in read if thing is not None), background)
+        for scene in drawing.readings
+        for read in itertools.islice(itertools.product(*(possible[thing] for thing in scene.things)), _MOST_READINGS)
+    )
+    return replace(drawing, readings=tuple(scenes))
+
+
+def _likely(pixels: npt.NDArray[np.float32], thing: Thing, background: str) -> list[Thing | None]:
+    """Return `thing` and all others of its size and place that explain the pixels about as well as it does."""
+    others = [replace(thing, shape=shape) for shape in SHAPES if shape != thing.shape]
+    others += [replace(thing, color=color) for color in COLORS if color != thing.color]
+    ground = np.empty((SIDE, SIDE, 3), np.float32)
+    ground[:] = BACKGROUND_PALETTE[background]
+    half = math.ceil(thing.radius + 2)
+    rows = slice(max(0, round(thing.y) - half), round(thing.y) + half)
+    columns = slice(max(0, round(thing.x) - half), round(thing.x) + half)
+
+    def painted(one: Thing) -> npt.NDArray[np.float32]:
+        canvas = ground.copy()
+        paint(canvas, one, coverage(one.shape, one.radius, one.x % 1, one.y % 1, 2 * half), PALETTE[one.color])
+        return canvas
+
+    def distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+        return float(np.abs(one - other)[rows, columns].mean())
+
+    clean = painted(thing)
+    limit = AS_GOOD * distance(clean, pixels)
+    likely: list[Thing | None] = [thing, *(other for other in others if distance(painted(other), pixels) < limit)]
+    if distance(ground, pixels) < _FAINT * distance(ground, clean):
+        likely.append(None)
+    return likely
+
+
+def smear(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Spoil a picture in up to two ways, mildly enough for its things to stay what they are."""
+    for way in rng.sample(list(MILD), rng.choice((0, 0, 1, 1, 2))):
+        image = WAYS[way](image, rng.uniform(0, MILD[way]), rng)
+    return image
+
+
+def _crowded(things: Sequence[Thing], rng: random.Random) -> list[Thing]:
+    """Return `things`, one of them sometimes joined by another that stands next to it or runs into it."""
+    if not things or rng.random() > 0.3:
+        return list(things)
+    one = rng.choice(list(things))
+    size = rng.choice(SIZES)
+    radius = {"small": 6.4, "large": 10.6}[size]
+    color = one.color if rng.random() < 0.4 else rng.choice(COLORS)
+    material = one.material if rng.random() < 0.6 else rng.choice(MATERIALS)
+    dx, dy = rng.choice([(x, y) for x in (-16, -8, 0, 8, 16) for y in (-16, -8, 0, 8, 16) if (x, y) != (0, 0)])
+    edge = math.ceil((radius + 1.5) / LATTICE) * LATTICE
+    x, y = min(max(one.x + dx, edge), SIDE - edge), min(max(one.y + dy, edge), SIDE - edge)
+    return [*things, Thing(rng.choice(SHAPES), color, size, material, x, y, radius)]
+
+
+def _piece(thing: Thing, rng: random.Random) -> _Piece:
+    """Paint `thing` as it should be, or with a flaw."""
+    if rng.random() < 0.6:
+        shift = rng.uniform(-1, 1), rng.uniform(-1, 1)
+        thing = replace(thing, x=thing.x + shift[0], y=thing.y + shift[1])
+    side, dx, dy = window_of(thing)
+    clean = coverage(thing.shape, thing.radius, dx, dy, side)
+    piece = _Piece(thing, clean, PALETTE[thing.color], [thing])
+    if rng.random() < FLAWED:
+        rng.choice((_fade, _cut, _blend_shapes, _blend_colors, _resize))(piece, rng)
+    return piece
+
+
+def _fade(piece: _Piece, rng: random.Random) -> None:
+    piece.cover = piece.cover * np.float32(rng.uniform(0.1, 1.0))
+    _judge_cover(piece, piece.cover, [piece.thing])
+
+
+def _cut(piece: _Piece, rng: random.Random) -> None:
+    """Erase all beyond a line at a random angle, softly."""
+    side = len(piece.cover)
+    at = np.arange(side, dtype=np.float32) - side / 2 + 0.5
+    angle, where = rng.uniform(0, 2 * math.pi), rng.uniform(-0.9, 0.9) * piece.thing.radius
+    beyond = at[None, :] * math.cos(angle) + at[:, None] * math.sin(angle) - where
+    piece.cover = piece.cover * np.clip(0.5 - beyond / rng.uniform(1, 4), 0, 1).astype(np.float32)
+    _judge_cover(piece, piece.cover, [piece.thing])
+
+
+def _blend_shapes(piece: _Piece, rng: random.Random) -> None:
+    """Mix its outline with another's, as a wavering generator does."""
+    thing = piece.thing
+    side, dx, dy = window_of(thing)
+    other = replace(thing, shape=rng.choice([shape for shape in SHAPES if shape != thing.shape]))
+    both = coverage(other.shape, other.radius, dx, dy, side)
+    share = np.float32(rng.random())
+    mixed = piece.cover * (1 - share) + both * share
+    if rng.random() < 0.5:  # half of the blends have a sharp outline between the two
+        mixed = np.clip((mixed - 0.5) * 3 + 0.5, 0, 1)
+    piece.cover = mixed.astype(np.float32)
+    _judge_cover(piece, piece.cover, [thing, other])
+
+
+def _blend_colors(piece: _Piece, rng: random.Random) -> None:
+    thing = piece.thing
+    other = rng.choice([color for color in COLORS if color != thing.color])
+    share = rng.uniform(0, 0.5)
+    mix = [round(a * (1 - share) + b * share) for a, b in zip(PALETTE[thing.color], PALETTE[other], strict=True)]
+    piece.tone = (mix[0], mix[1], mix[2])
+    near = sorted(COLORS, key=lambda color: math.dist(PALETTE[color], piece.tone))[:2]
+    distances = [math.dist(PALETTE[color], piece.tone) for color in near]
+    # clearly one colour, or either of the two nearest
+    possible = near[:1] if distances[0] < 0.6 * distances[1] else near
+    piece.taken_for = [replace(thing, color=color) for color in possible]
+
+
+def _resize(piece: _Piece, rng: random.Random) -> None:
+    """Give it a radius anywhere between the smallest and the largest."""
+    radius = rng.uniform(5.4, 12.0)
+    thing = replace(piece.thing, radius=radius, size="small" if radius < 8.5 else "large")
+    side, dx, dy = window_of(thing)
+    piece.thing, piece.cover = thing, coverage(thing.shape, radius, dx, dy, side)
+    piece.taken_for = [thing] if not 7.8 < radius < 9.4 else [replace(thing, size=size) for size in SIZES]
+
+
+def _judge_cover(piece: _Piece, cover: Mask, sources: list[Thing]) -> None:
+    """Decide what `cover` may be taken for: the one of `sources` that it overlaps well, several, or no thing."""
+    side, dx, dy = window_of(piece.thing)
+    overlaps = []
+    for thing in sources:
+        clean = coverage(thing.shape, thing.radius, dx, dy, side)
+        overlaps.append(float(np.minimum(cover, clean).sum() / np.maximum(cover, clean).sum()))
+    best = max(overlaps)
+    likely: list[Thing | None] = [t for t, o in zip(sources, overlaps, strict=True) if o > best - 0.08]
+    if best < BROKEN:
+        piece.taken_for = [None]
+    elif best > WHOLE:
+        piece.taken_for = likely
+    else:
+        piece.taken_for = [*likely, None]
+
+
+def _drawn(pieces: list[_Piece], background: str) -> Flawed:
+    canvas = np.empty((SIDE, SIDE, 3), np.float32)
+    canvas[:] = BACKGROUND_PALETTE[background]
+    for piece in pieces:
+        paint(canvas, piece.thing, piece.cover, piece.tone)
+    _part(pieces)
+    readings = itertools.product(*(dict.fromkeys(piece.taken_for) for piece in pieces))
+    scenes = tuple(Scene(tuple(t for t in things if t is not None), background) for things in readings)
+    image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
+    return Flawed(image, scenes, tuple(piece.thing for piece in pieces))
+
+
+def _part(pieces: list[_Piece]) -> None:
+    """Take things that run into one another for none, and those that just touch for things or none."""
+    for a, b in itertools.combinations(pieces, 2):
+        one, two = _mask(a), _mask(b)
+        shared = int((one & two).sum())
+        contact = int((_grown(one) & two).sum())
+        if contact == 0:
+            continue
+        smaller, larger = sorted((a, b), key=lambda piece: float(piece.cover.sum()))
+        merged = shared > 8 or contact > 4
+        smaller.taken_for = [None] if merged else [*smaller.taken_for, None]
+        dominates = float(smaller.cover.sum()) < 0.3 * float(larger.cover.sum())
+        larger.taken_for = [None] if merged and not dominates else [*larger.taken_for, None]
+
+
+def _mask(piece: _Piece) -> npt.NDArray[np.bool_]:
+    """Return where in the picture a piece covers a good part of a pixel, (SIDE, SIDE)."""
+    side = len(piece.cover)
+    whole = np.zeros((SIDE + 2 * side, SIDE + 2 * side), bool)
+    left, top = math.floor(piece.thing.x) - side // 2 + side, math.floor(piece.thing.y) - side // 2 + side
+    whole[top : top + side, left : left + side] = piece.cover > 0.2
+    return whole[side : side + SIDE, side : side + SIDE]
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return `mask` grown by a pixel on each side."""
+    padded = np.pad(mask, 1)
+    grown: npt.NDArray[np.bool_] = np.logical_or.reduce(
+        [np.roll(padded, s, axis=a) for a in (0, 1) for s in (-1, 0, 1)]
+    )
+    return grown[1:-1, 1:-1]
