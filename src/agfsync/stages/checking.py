@@ -65,7 +65,9 @@ def sift(
 
 def _on_one_line(draft: QuestionDraft) -> QuestionDraft:
     """Return `draft` as it would be kept: another control character makes no other question."""
-    texts = {name: one_line(getattr(draft, name)) for name in ("text", "answer", "element", "element_type")}
+    texts: dict[str, Any] = {
+        name: one_line(getattr(draft, name)) for name in ("text", "answer", "element", "element_type")
+    }
     return replace(draft, **texts)
 
 
