@@ -32,7 +32,7 @@ class SingleFileComponentError(Exception):
         (NotImplementedError("Cannot copy out of meta tensor"), "Cannot copy out of meta tensor"),
         (OverflowError("too large"), "OverflowError: too large"),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
-        (AssertionError(), "AssertionError: "),
+        (AssertionError(), "AssertionError"),
         (SingleFileComponentError("weights are missing"), "SingleFileComponentError: weights are missing"),
         (ValueError("x" * 1000), "x" * CITED),
     ],

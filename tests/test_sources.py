@@ -48,11 +48,11 @@ def test_a_prompt_file_writes_what_it_holds_each_once_and_in_its_order(file: Pat
     prompts: Prompts = Prompts(str(file))
     writer: CaptionWriter = prompts
     assert list(writer.categories) == ["animals", "food"] and prompts.rooms == {"animals": 2, "food": 2}
-    assert prompts.left_out == {"repeated": 1}
+    assert prompts.left_out.counts == {"repeated": 1}
     assert writer.captions("animals", 1, [], 0) == ["a cat"]
     assert writer.captions("animals", 5, ["a cat"], 0) == ["a dog"]
     others = Prompts(str(file), {"a cat"})
-    assert others.rooms == {"animals": 1, "food": 2} and others.left_out == {"a prompt of the pair set": 2}
+    assert others.rooms == {"animals": 1, "food": 2} and others.left_out.counts == {"in the pair set as well": 2}
 
 
 def test_its_identity_is_what_it_holds_wherever_it_lies(file: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_fingerprint_follows_links_and_passes_over_hidden_files(cache: Path)
 def test_a_split_is_of_a_folder(file: Path) -> None:
     with pytest.raises(FormatError, match="prompts.csv: is one file, and has no split 'test'"):
         Prompts(str(file), split="test")
-    assert Prompts(str(file), split="all").rooms == {"animals": 2, "food": 1}
+    assert Prompts(str(file), split="all").rooms == {"animals": 2, "food": 2}
 
 
 def test_what_of_a_file_is_no_caption_is_counted(file: Path) -> None:

@@ -35,7 +35,8 @@ def _endpoint(url: str) -> Endpoint:
 
 def test_a_request_for_captions_is_as_long_as_reckoned(key: None) -> None:
     with FakeServer() as server:
-        taken = ["A tabby cat on a windowsill watches a blackbird through glass covered in raindrops."] * 12
+        cat = "A tabby cat on a wooden windowsill beside a pot of red geraniums watches a blackbird"
+        taken = [f"{cat} in the wet garden through a pane of glass covered in raindrops."] * 12
         LanguageModelCaptions(_endpoint(server.url), Meter()).captions("Animals", 40, taken, 0)
     reckoned = caption_tokens(12 * 40)
     assert reckoned.requests == 12 * len(server.bodies) == 48
@@ -72,7 +73,7 @@ def test_captions_and_questions_of_files_are_counted(tmp_path: Path) -> None:
 def test_of_the_shapes_world_some_questions_are_asked_for() -> None:
     here = counts(config.resolve("shapes"))
     assert (here.train, here.held_out, here.written, here.pairs) == (192, 400, 592, 192)
-    assert 3 < here.questions < 12
+    assert 3 < here.questions < 16  # a third of them ask what the caption does not say
 
 
 def test_pairs_of_a_set_bring_their_captions(pair_set: Any) -> None:

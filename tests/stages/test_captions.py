@@ -69,7 +69,7 @@ def test_a_files_captions_are_spread_as_far_as_each_category_goes(
     notes = captions.run(changed(context, make_recipe(captions={"source": str(prompts), "count": 4, "held_out": 2})))
     found = made(context)
     assert notes["categories"] == {"animals": 4, "food": 2} and (notes["train"], notes["held_out"]) == (4, 2)
-    assert notes["dropped"] == {"repeated": 1}
+    assert notes["left_out"] == {"repeated": 1}
     assert [sum(c.split == split for c in found) for split in ("train", "held-out")] == [4, 2]
     assert {c.text for c in found} == {"animal 0", "animal 1", "animal 2", "animal 3", "bread", "rice"}
     assert {(c.category, c.split) for c in found} >= {("animals", "held-out"), ("food", "held-out")}

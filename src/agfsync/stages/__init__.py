@@ -80,9 +80,9 @@ def scorer_source(name: str, settings: ScorerSettings) -> str:
     """Return what names a scorer by all that shapes its scores, without loading it; device and address don't."""
     models = catalog.fingerprint(settings.model, settings.head, settings.weights)
     told = settings.model_dump(mode="json", exclude={"device", "server"})
-    for name in ("weights", "template"):
-        if told[name] is None:
-            del told[name]  # Later keys than the others: scores from before them keep their names.
+    for later in ("weights", "template"):
+        if told[later] is None:
+            del told[later]  # Later keys than the others: scores from before them keep their names.
     if settings.server is not None:
         told["reply_tokens"] = settings.server.reply_tokens
     return digest(name, told, models)
