@@ -38,4 +38,4 @@ class LeftOutTally:
 
 def format_places(shown: list[str], count: int) -> str:
     """Return the places of a reason in brackets; empty where there are none."""
-    return f" ({', '.join(shown)}{', ...' if count > len(shown) else ''})" if shown else ""
+    return f" ({', '.join(shown)}{', ...' if PLACES_SHOWN == len(shown) < count else ''})" if shown else ""
