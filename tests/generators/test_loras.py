@@ -161,6 +161,25 @@ def test_fluxs_fused_projections_are_changed_row_by_row(tmp_path: Path) -> None:
         torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_xlabs_names_are_what_diffusers_makes_of_them(tmp_path: Path) -> None:
+    shapes = {"double_blocks.0.processor.qkv_lora1": (96, 32), "double_blocks.0.processor.qkv_lora2": (96, 32)}
+    shapes |= {"double_blocks.0.processor.proj_lora1": (32, 32), "double_blocks.0.processor.proj_lora2": (32, 32)}
+    shapes |= {"single_blocks.0.processor.qkv_lora": (96, 32), "single_blocks.0.processor.proj_lora": (32, 160)}
+    tensors = {name.replace(".lora_", "."): each for name, each in kohya(shapes, alpha=None).items()}
+    save_file(tensors, tmp_path / "xlabs.safetensors")
+    ours, theirs = pipeline("flux"), PIPELINES["flux"]()
+    before = weights(ours)
+    fuse_loras(ours, [lora(tmp_path)])
+    theirs.load_lora_weights(tmp_path, weight_name="xlabs.safetensors")
+    theirs.fuse_lora(components=["transformer"])
+    theirs.unload_lora_weights()
+    expected = changed(before, theirs)
+    found = changed(before, ours)
+    assert found.keys() == expected.keys() and len(found) == 3 + 3 + 1 + 1 + 3 + 1
+    for name, delta in found.items():
+        torch.testing.assert_close(delta, expected[name], atol=1e-5, rtol=1e-4)
+
+
 def peft_state(network: nn.Module, config: Any) -> tuple[dict[str, Tensor], nn.Module]:
     """A random adapter's weights by peft's names, and `network` with it merged in."""
     torch.manual_seed(3)

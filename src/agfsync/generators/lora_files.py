@@ -43,7 +43,7 @@ SPELLINGS = [
         (r"(?:diff|w_norm)", "diff"),
         (r"(?:diff_b|b_norm)", "diff_b"),
     )
-]
+] + [(re.compile(rf"^(.+\.processor\.\w+)\.{side}\.weight$"), f"lora_{side}") for side in ("down", "up")]
 """How files spell the tensors that `lora_deltas` knows, behind the changed module's name."""
 PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)_lora\.")
 """How diffusers named a LoRA's layers before 0.21."""

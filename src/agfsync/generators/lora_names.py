@@ -47,7 +47,11 @@ def targets(parts: Mapping[str, Any]) -> dict[str, Target]:
 def _denoiser(part: str, paths: list[str]) -> dict[str, Target]:
     known = {path: Target(part, (path,)) for path in paths}
     aliases = {**_originals(part, paths), **known}
-    dotted = {f"{prefix}{alias}": target for prefix in (f"{part}.", *DOTTED) for alias, target in aliases.items()}
+    dotted = {
+        f"{prefix}{alias}": target
+        for prefix in (f"{part}.", f"{part}.base_model.model.", *DOTTED)
+        for alias, target in aliases.items()
+    }
     flat = {f"{prefix}{_flat(alias)}": target for prefix in FLAT for alias, target in aliases.items()}
     return dotted | flat
 
@@ -65,7 +69,7 @@ def _text_encoder(part: str, paths: list[str]) -> dict[str, Target]:
 
 
 def _spelt(part: str, flat: list[str], alias: str) -> list[tuple[str, str]]:
-    return [(f"{part}.", alias), *((prefix, _flat(alias)) for prefix in flat)]
+    return [(f"{part}.", alias), (f"{part}.base_model.model.", alias), *((prefix, _flat(alias)) for prefix in flat)]
 
 
 def _flat(path: str) -> str:
@@ -167,11 +171,18 @@ FLUX_DOUBLE = {
     "img_mlp.2": ["ff.net.2"],
     "txt_mlp.0": ["ff_context.net.0.proj"],
     "txt_mlp.2": ["ff_context.net.2"],
+    # XLabs' names of its LoRAs:
+    "processor.qkv_lora1": [f"attn.{name}" for name in QKV],
+    "processor.qkv_lora2": [f"attn.{name}" for name in ADDED_QKV],
+    "processor.proj_lora1": ["attn.to_out.0"],
+    "processor.proj_lora2": ["attn.to_add_out"],
 }
 FLUX_SINGLE = {
     "modulation.lin": ["norm.linear"],
     "linear1": [*(f"attn.{name}" for name in QKV), "proj_mlp"],
     "linear2": ["proj_out"],
+    "processor.qkv_lora": [f"attn.{name}" for name in QKV],
+    "processor.proj_lora": ["proj_out"],
 }
 
 
