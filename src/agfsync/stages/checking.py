@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 from agfsync.language import QuestionDraft
@@ -65,8 +64,9 @@ def sift(
 
 def _on_one_line(draft: QuestionDraft) -> QuestionDraft:
     """Return `draft` as it would be kept: another control character makes no other question."""
-    texts = {name: one_line(getattr(draft, name)) for name in ("text", "answer", "element", "element_type")}
-    return replace(draft, **texts)
+    return QuestionDraft(
+        one_line(draft.text), one_line(draft.answer), one_line(draft.element), one_line(draft.element_type), draft.valid
+    )
 
 
 def fault(draft: QuestionDraft, caption: Caption) -> str | None:
