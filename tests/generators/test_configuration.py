@@ -378,7 +378,7 @@ EDITS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(type_=st.sampled_from(list(PIPELINES)), edits=EDITS)
 @example(type_=SD, edits=((("unet/config.json", "sample_size"), [4, 8]),))
 @example(type_=SD, edits=((("scheduler/scheduler_config.json", "rescale_betas_zero_snr"), True),))
@@ -398,4 +398,10 @@ def test_any_configuration_draws_diffusers_pixels_or_is_refused_in_a_line(
     except ModelError as refusal:
         assert "\n" not in str(refusal)
         return
-    assert np.array_equal(by_diffusers(type_, where), drawn), changed
+    try:
+        expected = by_diffusers(type_, where)
+    except Exception:
+        # diffusers fails at a tokenizer that doesn't say its length, which is taken from its encoder here.
+        assert "model_max_length" in changed.get("tokenizer/tokenizer_config.json", {}), changed
+        return
+    assert np.array_equal(expected, drawn), changed

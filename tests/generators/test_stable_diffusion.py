@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from agfsync.alignment import Denoiser
 from agfsync.errors import ModelError
@@ -229,6 +229,16 @@ def test_whatever_a_model_raises_is_one_line(tiny_generator: Path, failure: Exce
         with pytest.raises(ModelError, match=f"{type(failure).__name__}") as caught:
             work()
         assert "\n" not in str(caught.value) and str(tiny_generator) in str(caught.value)
+
+
+def test_weights_that_no_file_gave_are_said_in_a_line(tiny_generator: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "without"
+    shutil.copytree(tiny_generator, folder)
+    weights = load_file(folder / UNET)
+    save_file(dict(list(weights.items())[1:]), folder / UNET)
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])

@@ -162,6 +162,17 @@ def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
     assert not list(pipeline.checks.generator_faults(recipe, "captions"))
 
 
+@pytest.mark.parametrize("index", [[], {"unet": [None, 5], "vae": ["x"]}, {"unet": ["mine", "Net"], "vae": 3}])
+def test_an_index_of_anything_is_one_line_or_left_to_the_loading(
+    index: Any, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    folder = edited(tiny_generator, tmp_path / "model", {})
+    tree = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps(index if isinstance(index, list) else tree | index))
+    for fault in faults(make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})):
+        assert isinstance(fault, ModelError) and "\n" not in str(fault)
+
+
 def test_a_hub_model_that_isnt_at_hand_is_left_to_the_loading(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:

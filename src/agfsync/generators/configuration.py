@@ -25,6 +25,8 @@ TEXT_EMBEDDINGS = {"stable-diffusion": (None, "text"), "stable-diffusion-xl": ("
 """of `addition_embed_type`, by the generator's type"""
 SIZES = 6
 """numbers that SDXL is told of a picture's size; its refiner is told five"""
+CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
+"""of `class_embed_type`; diffusers makes nothing of other values"""
 LEARNED = ("learned", "learned_range")
 """of a scheduler's `variance_type`: the network predicts a variance as well"""
 FLOWS = {"stable-diffusion-3": 1, "flux": 4}
@@ -250,9 +252,10 @@ def _unet(parts: Parts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
     varied = scheduler.get("variance_type") in LEARNED
     if leaving != (2 * latent if varied else latent):
         yield f"its UNet has out_channels {leaving} and the VAE {latent} latent channels"
-    for key in ("class_embed_type", "num_class_embeds"):
-        if unet.get(key) is not None:
-            yield f"its UNet has {key} {unet.get(key)}: it needs a class beside the text"
+    if (kind := unet.get("class_embed_type")) in CLASS_EMBEDDINGS:
+        yield f"its UNet has class_embed_type {kind}: it needs a class beside the text"
+    elif kind is None and unet.get("num_class_embeds") is not None:
+        yield f"its UNet has num_class_embeds {unet.get('num_class_embeds')}: it needs a class beside the text"
     if (kind := unet.get("addition_embed_type")) not in embeddings:
         wanted = " or ".join(map(str, embeddings))
         yield f"its UNet has addition_embed_type {kind}: {wanted} is understood, others need more than a text"

@@ -98,7 +98,8 @@ class FlowMatching:
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
         self.remarks = fuse_loras(self._pipeline, loras)
-        self._pipeline.to(self._precision.device)
+        with model_errors(f"the model {model} can't be drawn with"):
+            self._pipeline.to(self._precision.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
         self.identity = digest(*weights_of(architecture, origin, loras=loras), *sampling)

@@ -82,10 +82,10 @@ class LatentDiffusion:
         self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
-        self._pipeline.to(self.device)
         self._negative_prompt, self._steps, self._clip_skip = negative_prompt, steps, clip_skip
         with model_errors(f"the model {model} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
+            self._pipeline.to(self.device)
             limit_tokens(self._pipeline)
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *channels(parts_of(self._pipeline))

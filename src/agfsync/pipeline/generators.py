@@ -62,19 +62,22 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
     if settings.type not in DRAWN or files is None or files.read("model_index.json") is None:
         return None
     from agfsync.generators.configuration import REFINER, check_files
+    from agfsync.errors import model_errors
 
-    if settings.refiner is not None:
-        check_files(REFINER, ModelFiles(settings.refiner.model, settings.refiner.revision).read, steps=settings.steps)
-    reason = check_files(
-        settings.type,
-        partial(_read, settings, files),
-        steps=settings.steps,
-        scheduler=settings.scheduler,
-        clip_skip=settings.clip_skip,
-        sized=bool(settings.height and settings.width),
-    )
-    if Path(catalog.model_path(settings.model)).suffix != ".safetensors":
-        _check_weights(settings, files)
+    with model_errors(f"the model {settings.model} can't be drawn with"):
+        if settings.refiner is not None:
+            refiner = ModelFiles(settings.refiner.model, settings.refiner.revision)
+            check_files(REFINER, refiner.read, steps=settings.steps)
+        reason = check_files(
+            settings.type,
+            partial(_read, settings, files),
+            steps=settings.steps,
+            scheduler=settings.scheduler,
+            clip_skip=settings.clip_skip,
+            sized=bool(settings.height and settings.width),
+        )
+        if Path(catalog.model_path(settings.model)).suffix != ".safetensors":
+            _check_weights(settings, files)
     return reason
 
 
