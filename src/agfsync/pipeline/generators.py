@@ -61,8 +61,8 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
     files = _files(settings)
     if settings.type not in DRAWN or files is None or files.read("model_index.json") is None:
         return None
-    from agfsync.generators.configuration import REFINER, check_files
     from agfsync.errors import model_errors
+    from agfsync.generators.configuration import REFINER, check_files
 
     with model_errors(f"the model {settings.model} can't be drawn with"):
         if settings.refiner is not None:

@@ -279,7 +279,6 @@ def _mask(piece: _Piece) -> npt.NDArray[np.bool_]:
 def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return `mask` grown by a pixel on each side."""
     padded = np.pad(mask, 1)
-    grown: npt.NDArray[np.bool_] = np.logical_or.reduce(
-        [np.roll(padded, s, axis=a) for a in (0, 1) for s in (-1, 0, 1)]
-    )
+    shifted = [np.roll(padded, shift, axis=axis) for axis in (0, 1) for shift in (-1, 0, 1)]
+    grown: npt.NDArray[np.bool_] = np.logical_or.reduce(shifted)
     return grown[1:-1, 1:-1]
