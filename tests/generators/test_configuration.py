@@ -368,7 +368,7 @@ KEYS = {
         "use_karras_sigmas", "somebodys_own",
     ],
     "text_encoder/config.json": [
-        "hidden_act", "num_hidden_layers", "use_attention_mask", "eos_token_id", "layer_norm_eps",
+        "hidden_act", "use_attention_mask", "eos_token_id", "layer_norm_eps",
     ],
     "tokenizer/tokenizer_config.json": ["model_max_length", "pad_token", "padding_side", "add_prefix_space"],
 }  # fmt: skip

@@ -124,8 +124,9 @@ def _check_terminal_snr(scheduler: Any, what: str) -> None:
         return
     visited = torch.as_tensor(scheduler.timesteps).long().clamp(0, len(alphas_N) - 1).cpu()
     if (alphas_N.cpu()[visited] == 0).any():
+        by = "rescale_betas_zero_snr" if scheduler.config.get("rescale_betas_zero_snr") else "by its betas"
         raise ModelError(
-            f"the scheduler {what} begins at zero terminal SNR (rescale_betas_zero_snr), where a prediction of "
+            f"the scheduler {what} begins at zero terminal SNR ({by}), where a prediction of "
             f"the noise (prediction_type epsilon) can't be divided by a signal of 0: set prediction_type v_prediction "
             f"in its configuration if the model was trained so, else rescale_betas_zero_snr false"
         )
