@@ -72,7 +72,7 @@ def test_captions_and_questions_of_files_are_counted(tmp_path: Path) -> None:
 
 def test_of_the_shapes_world_some_questions_are_asked_for() -> None:
     here = counts(config.resolve("shapes"))
-    assert (here.train, here.held_out, here.written, here.pairs) == (192, 400, 592, 192)
+    assert (here.train, here.held_out, here.written, here.pairs) == (128, 300, 428, 128)
     assert 3 < here.questions < 16  # a third of them ask what the caption does not say
 
 
