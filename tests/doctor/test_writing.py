@@ -79,4 +79,4 @@ def test_of_the_shapes_world_some_questions_are_asked_for() -> None:
 def test_pairs_of_a_set_bring_their_captions(pair_set: Any) -> None:
     folder = pair_set(("a fox", "red", "blue"), ("a boat", "blue", "red"))
     here = counts(config.resolve("shapes", [f"pairs.source={folder}"]))
-    assert (here.train, here.pairs, here.written) == (2, 2, 400)
+    assert (here.train, here.pairs, here.written) == (2, 2, 300)

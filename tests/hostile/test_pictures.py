@@ -19,7 +19,7 @@ from agfsync.errors import BudgetError
 from agfsync.formats import Preference
 from agfsync.formats.binarized import Binarized
 from agfsync.formats.folders import Folders
-from agfsync.formats.pairing import opened as opened_pair
+from agfsync.formats.pairing import read_pictures
 from agfsync.formats.pick_a_pic import PickAPic
 from agfsync.pictures import BrokenPicture, decode
 from agfsync.records import IMAGE, Candidate, huggingface_metadata
@@ -107,7 +107,7 @@ def test_no_pair_set_gives_one_as_a_pair(tmp_path: Path, bad: Mapping[str, bytes
         pairs = list(format_.pairs(tmp_path / f"{name}.parquet"))
         assert all(isinstance(pair, Preference) for pair in pairs)
         files = {str(n): pair for n, pair in enumerate(pairs)}
-        assert refused(files, opened_pair).total() == len(bad)  # type: ignore[arg-type]
+        assert refused(files, read_pictures).total() == len(bad)  # type: ignore[arg-type]
 
 
 def test_a_wrong_type_under_a_right_name_is_no_pair(tmp_path: Path, bad: Mapping[str, bytes], good: bytes) -> None:
@@ -118,7 +118,7 @@ def test_a_wrong_type_under_a_right_name_is_no_pair(tmp_path: Path, bad: Mapping
             path.write_bytes(content)
             path.with_suffix(".txt").write_text(f"a picture of {number}")
     pairs = {str(n): pair for n, pair in enumerate(Folders().pairs(tmp_path))}
-    assert refused(pairs, opened_pair).total() == len(bad)  # type: ignore[arg-type]
+    assert refused(pairs, read_pictures).total() == len(bad)  # type: ignore[arg-type]
 
 
 def test_the_candidates_of_a_run_hold_none_of_them_and_the_run_counts_why(
