@@ -14,11 +14,10 @@ from agfsync.statistics import (
     adjust_holm,
     correlation,
     infer_mean,
-    mean_difference,
     minimum_detectable,
+    paired_differences,
     standardise_gains,
     win_interval,
-    win_rate,
     win_shares,
 )
 
@@ -26,16 +25,8 @@ BASE = [50.0, 60.0, 70.0, 80.0]
 ALIGNED = [60.0, 60.0, 65.0, 95.0]
 
 
-def test_win_rate_counts_a_tie_one_half() -> None:
-    assert win_rate(BASE, ALIGNED) == (1 + 0.5 + 0 + 1) / 4
-
-
-def test_win_rate_of_equal_values_is_one_half() -> None:
-    assert win_rate(BASE, BASE) == 0.5
-
-
 def test_mean_difference_by_hand() -> None:
-    assert mean_difference(BASE, ALIGNED) == (10 + 0 - 5 + 15) / 4
+    assert paired_differences(BASE, ALIGNED).mean() == (10 + 0 - 5 + 15) / 4
 
 
 def test_a_mean_of_values_that_come_one_by_one() -> None:
@@ -142,7 +133,7 @@ def test_holm_by_hand() -> None:
 
 def test_wins_ties_and_losses_are_told_apart() -> None:
     shares = win_shares(BASE, ALIGNED)
-    assert shares == WinShares(0.5, 0.25, 0.25) and shares.rate == win_rate(BASE, ALIGNED)
+    assert shares == WinShares(0.5, 0.25, 0.25) and shares.rate == 0.625
 
 
 @pytest.mark.parametrize(("wins", "count"), [(1, 1), (0, 3), (7, 10), (220, 400)])
@@ -181,7 +172,7 @@ def test_correlation_is_none_where_it_is_not_defined(x: list[float], y: list[flo
 
 @pytest.mark.parametrize(("base", "aligned"), [([], []), ([1.0], [1.0, 2.0])])
 def test_nothing_to_compare_is_an_error(base: list[float], aligned: list[float]) -> None:
-    for compare in (win_rate, mean_difference):
+    for compare in (win_shares, paired_differences):
         with pytest.raises(ValueError, match="prompts|paired"):
             compare(base, aligned)
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,7 +40,8 @@ USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
 
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
-"""What the libraries read when imported: threads without work sleep, warnings stay out of the bars."""
+"""What the libraries read when imported: threads without work sleep, since spinning makes a busy machine
+up to ten times slower, and warnings stay out of the bars."""
 
 app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -153,13 +154,16 @@ def export(
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a run.", show_default=False)],
     split: Annotated[str, typer.Option("--split", help="Of a folder with several; default: train.")] = "",
+    repeats: Annotated[
+        Literal["majority", "all"], typer.Option("--repeats", help="Of raters' judgements: majority or all.")
+    ] = "majority",
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
     """Say what a file or folder is and count what it holds."""
     from agfsync import inspecting
 
-    contents = inspecting.inspect(path, split).plain()
+    contents = inspecting.inspect(path, split, repeats).plain()
     typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
 
 
@@ -250,8 +254,6 @@ def shapes(context: typer.Context, debug: Debug = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (default: the process's); the exit code."""
-    # Threads that spin while they wait make a busy machine up to ten times slower. Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -78,6 +78,11 @@ def seed_of(*parts: Any) -> int:
     return int(digest("seed", *parts), 16) >> 1
 
 
+def question_key(caption_key: str, text: str, answer: str) -> str:
+    """Return a question's key: another expected answer makes another question."""
+    return digest("question", caption_key, text, answer)
+
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """How Hugging Face datasets store an image column."""
 

@@ -86,15 +86,6 @@ def paired_differences(base: Values, aligned: Values) -> NDArray[np.float64]:
     return aligned_N - base_N
 
 
-def mean_difference(base: Values, aligned: Values) -> float:
-    """Return the mean of `aligned` - `base`, in the values' own unit.
-
-    Raises:
-        ValueError: no prompts, or different numbers of them.
-    """
-    return float(np.mean(paired_differences(base, aligned)))
-
-
 def infer_mean(values: Values, resamples: int, seed: int, confidence: float = CONFIDENCE) -> MeanInference:
     """Return the interval of the mean of `values` and the p-value of a mean of 0; equal seeds give equal results.
 
@@ -175,15 +166,6 @@ def win_shares(base: Values, aligned: Values) -> WinShares:
     difference_N = paired_differences(base, aligned)
     better, worse = float(np.mean(difference_N > 0)), float(np.mean(difference_N < 0))
     return WinShares(better, float(np.mean(difference_N == 0)), worse)
-
-
-def win_rate(base: Values, aligned: Values) -> float:
-    """Return the share in 0..1 of the prompts on which `aligned` beats `base`; a tie counts one half.
-
-    Raises:
-        ValueError: no prompts, or different numbers of them.
-    """
-    return win_shares(base, aligned).rate
 
 
 def win_interval(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:

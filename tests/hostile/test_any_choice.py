@@ -15,7 +15,7 @@ from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round, Verdicts
 from agfsync.stages.pairs import Choice, choose, weighted_sum
-from agfsync.statistics import correlation, infer_mean, mean_difference, win_interval, win_rate, win_shares
+from agfsync.statistics import correlation, infer_mean, paired_differences, win_interval, win_shares
 
 pytestmark = pytest.mark.slow
 
@@ -103,11 +103,11 @@ PAIRED = st.integers(1, 30).flatmap(lambda n: st.tuples(*(st.lists(NUMBERS, min_
 @given(both=PAIRED)
 def test_the_win_rates_of_both_sides_make_one(both: tuple[list[float], list[float]]) -> None:
     base, aligned = both
-    rate = win_rate(base, aligned)
+    rate = win_shares(base, aligned).rate
     assert 0 <= rate <= 1
-    assert rate + win_rate(aligned, base) == pytest.approx(1)
-    assert win_rate(base, base) == 0.5
-    assert mean_difference(base, aligned) == pytest.approx(-mean_difference(aligned, base))
+    assert rate + win_shares(aligned, base).rate == pytest.approx(1)
+    assert win_shares(base, base).rate == 0.5
+    assert paired_differences(base, aligned).mean() == pytest.approx(-paired_differences(aligned, base).mean())
 
 
 @settings(STEADY, max_examples=200)
@@ -115,8 +115,8 @@ def test_the_win_rates_of_both_sides_make_one(both: tuple[list[float], list[floa
 def test_a_better_picture_lowers_no_figure(both: tuple[list[float], list[float]], place: int, gain: float) -> None:
     base, aligned = both
     better = [value + gain * (n == place % len(aligned)) for n, value in enumerate(aligned)]
-    assert win_rate(base, better) >= win_rate(base, aligned)
-    assert mean_difference(base, better) >= mean_difference(base, aligned) - 1e-9
+    assert win_shares(base, better).rate >= win_shares(base, aligned).rate
+    assert paired_differences(base, better).mean() >= paired_differences(base, aligned).mean() - 1e-9
     more, less = (win_interval(win_shares(base, each), len(base)) for each in (better, aligned))
     assert more.high >= less.low
 
@@ -146,7 +146,7 @@ def test_the_interval_holds_the_mean_and_moves_with_the_differences(
 def test_the_win_rates_interval_holds_it_and_is_mirrored(both: tuple[list[float], list[float]]) -> None:
     base, aligned = both
     low, high = win_interval(win_shares(base, aligned), len(base))
-    assert 0 <= low <= win_rate(base, aligned) + 1e-12 and win_rate(base, aligned) - 1e-12 <= high <= 1
+    assert 0 <= low <= win_shares(base, aligned).rate + 1e-12 and win_shares(base, aligned).rate - 1e-12 <= high <= 1
     mirrored = win_interval(win_shares(aligned, base), len(base))
     assert mirrored == pytest.approx((1 - high, 1 - low))
 

@@ -17,7 +17,7 @@ from agfsync.doctor.networks import CONFIG, Source, UnknownModel, made, size, ty
 from agfsync.doctor.tally import Work, imagined, tally
 from agfsync.dtypes import DTYPES
 from agfsync.scorers.imagereward import TOKENS as IMAGEREWARD_TOKENS
-from agfsync.scorers.vqa import QUESTIONS_AT_ONCE
+from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
 
 QUESTION_TOKENS, CHARACTERS = 17, 4
 """of a question: the paper's have 8 words, and two tokens a word are many; and a token of what it is put in"""
@@ -89,7 +89,7 @@ def _vqa(config: Mapping[str, Any], batch: Batch, dtype: torch.dtype) -> tuple[n
     questions = max(1, min(QUESTIONS_AT_ONCE, round(batch.pictures * batch.questions)))
     features = reader.encode(pixels[:1])
     many = features.expand(questions, *features.shape[1:])
-    asked = _tokens(questions, QUESTION_TOKENS + len(reader.template.format(question="")) // CHARACTERS)
+    asked = _tokens(questions, QUESTION_TOKENS + len(fill_template(reader.template, "")) // CHARACTERS)
     ask = tally(lambda: reader.first_logits(many, asked, torch.ones_like(asked)))
     return model, [
         (tally(lambda: reader.encode(pixels)), 1.0),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agfsync.formats import LeftOut, Prompt
 from agfsync.formats.reading import Row, first, json_items, json_rows, read_rows, text
+from agfsync.formats.splits import take_split
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 
@@ -17,7 +18,8 @@ class HPSv2:
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """Of each style that is there; the style is the category."""
-        for file in _files(path):
+        taken, _ = take_split(path, (("", file) for file in _files(path)), split)
+        for file in taken:
             yield from read_rows(json_rows(file, "text"), _read)
 
 

@@ -74,7 +74,9 @@ def _from_rows(rows: Rows, path: Path) -> Iterator[PairItem]:
 
 def _prompt_id(row: Row) -> str:
     """Return the prompt's id of a row that has a prompt."""
-    return str(row.get("prompt_id")) if text(row, "prompt") else ""
+    if row.get("prompt_id") is None:
+        raise UnusableRow("no prompt_id")
+    return str(row["prompt_id"]) if text(row, "prompt") else ""
 
 
 def _group(row: Row) -> Iterator[Preference | NoPreference]:

@@ -40,6 +40,7 @@ def _prompt(row: Row) -> tuple[str, str]:
 
 
 def _questions(row: Mapping[str, Any]) -> Iterator[Asked | str]:
+    row = _plain_names(row)
     if row.get("question"):
         yield _question(row)
     listed = row.get("questions") or []
@@ -47,7 +48,13 @@ def _questions(row: Mapping[str, Any]) -> Iterator[Asked | str]:
         yield _question(each) if isinstance(each, Mapping) else question(each, None)
 
 
+def _plain_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `row` with its columns' names in lower case, as a prompt's column is found too."""
+    return {name.strip().casefold(): value for name, value in row.items() if isinstance(name, str)}
+
+
 def _question(row: Mapping[str, Any]) -> Asked | str:
+    row = _plain_names(row)
     if str(row.get("flag", 1)) in ("0", "False"):
         return "called invalid by its writer"
     asked = row.get("question") or row.get("text")

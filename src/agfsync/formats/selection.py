@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agfsync.formats import Selector
+from agfsync.formats.columns import table_files
 
 KEY = "agfsync.selected_by"
 PICTURE_COLUMNS = {"chosen", "jpg_0"}
@@ -30,10 +31,9 @@ def read_selectors(path: Path) -> list[Selector] | None:
     """Return all scorers that the Parquet files of pairs at `path`, a file or folder, name; None unless each names
     some: what chose the pairs isn't known then.
     """
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     found: dict[tuple[str, str], Selector] = {}
     named = 0
-    for file in files:
+    for file in table_files(path):
         try:
             schema = pq.read_schema(file)
             if PICTURE_COLUMNS.isdisjoint(schema.names):

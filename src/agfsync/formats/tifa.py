@@ -8,6 +8,7 @@ from typing import Any
 from agfsync.formats import Asked, LeftOut, Prompt
 from agfsync.formats.asking import origin, question, sift
 from agfsync.formats.reading import Row, entries, first_row, json_rows, read_rows, text
+from agfsync.formats.splits import take_split
 from agfsync.formats.walking import is_hidden
 
 INPUTS, ANSWERS = "*text_inputs.json", "*question_answers.json"
@@ -23,6 +24,7 @@ class Tifa:
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """By the id of a caption; its category is where TIFA has it from, such as coco or drawbench."""
+        take_split(path, [("", path)], split)
         inputs, answers = (_only(path, INPUTS), _only(path, ANSWERS)) if path.is_dir() else (path, path)
         captions: dict[str, str] = {}
         asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)

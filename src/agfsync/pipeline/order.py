@@ -58,7 +58,7 @@ STAGES = (
     Stage(
         "candidates",
         ("captions", "questions"),
-        lambda r: _sources(r, "pairs") or _drawing(r),
+        lambda r: _pair_set(r) or _drawing(r),
         "the generator's height and width, or its dtype to bf16",
     ),
     Stage(
@@ -70,7 +70,7 @@ STAGES = (
     Stage(
         "pairs",
         ("candidates", "scores"),
-        lambda r: _sources(r, "pairs") or _plain(r.pairs, "source", "split", "repeats"),
+        lambda r: _pair_set(r) or _plain(r.pairs, "source", "split", "repeats"),
     ),
     Stage(
         "training",
@@ -94,7 +94,10 @@ STAGES = (
     Stage(
         "report",
         ("questions", "candidates", "scores", "pairs", "training", "evaluation"),
-        lambda r: (r.name, _plain(r.report), r.pairs.weights, STUDENTISED),
+        lambda r: (
+            *(r.name, _plain(r.report), r.pairs.weights, r.evaluation.resamples),
+            *(_sources(r, "pairs"), STUDENTISED),
+        ),
         "report.examples",
         ("report.html",),
     ),
@@ -127,12 +130,17 @@ def _drawing(recipe: Recipe) -> tuple[Any, ...]:
     return (recipe.seed, _plain(recipe.candidates, "generator", "beside"), *generators, *ordered)
 
 
+def _pair_set(recipe: Recipe) -> list[tuple[str, ...]]:
+    """Return what the pair set holds and how its judgements are counted; nothing where the pairs are this run's own."""
+    return [(*source, recipe.pairs.repeats) for source in _sources(recipe, "pairs")]
+
+
 def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, ...]]:
     """Return what the files hold that `stages`, default all, are taken from, and what of it; not where they lie."""
     captions, pairs = recipe.captions, recipe.pairs
     named = {
         "captions": (captions.source, (captions.split,)),
-        "pairs": (pairs.source, (pairs.split, pairs.repeats)),
+        "pairs": (pairs.source, (pairs.split,)),
     }
     wanted = stages or tuple(named)
     return [(stage, fingerprint(path), *of) for stage, (path, of) in named.items() if path and stage in wanted]

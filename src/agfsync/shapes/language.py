@@ -59,7 +59,10 @@ class ShapesWriter:
         wanted = round(len(stated) * FOILS / (1 - FOILS))
         chosen = sorted(rng.sample(range(len(denied)), min(wanted, len(denied))))
         drafts = [_draft(query, query, "yes", caption) for query in stated]
-        return drafts + [_draft(denied[n][1], denied[n][0], "no", caption) for n in chosen]
+        for place, n in enumerate(chosen):
+            # Behind every second one, so that `questions.maximum` keeps the shares.
+            drafts.insert(3 * place + 2, _draft(denied[n][1], denied[n][0], "no", caption))
+        return drafts
 
 
 def _draft(query: Query, stated: Query, answer: AnswerWord, caption: str) -> QuestionDraft:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from agfsync.language import QuestionDraft
 from agfsync.language.paraphrases import KeptQuestions
 from agfsync.language.text import count_words, has_words, normalised
-from agfsync.records import Caption, ElementType, Question, digest, one_line
+from agfsync.records import Caption, ElementType, Question, one_line, question_key
 
 TYPES = get_args(ElementType)
 FILLERS = frozenset(
@@ -100,5 +100,5 @@ def _mentions(caption: str, element: str) -> bool:
 
 def _question(caption: Caption, draft: QuestionDraft) -> Question:
     kind: Any = normalised(draft.element_type)
-    key = digest("question", caption.key, draft.text)
+    key = question_key(caption.key, draft.text, draft.expected)
     return Question(key, caption.key, draft.text, draft.expected, draft.element, kind)

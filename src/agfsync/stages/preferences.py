@@ -18,7 +18,7 @@ from agfsync.formats.tally import LeftOutTally
 from agfsync.pictures import BrokenPicture
 from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
-from agfsync.sources import captions_of_pairs, pairs_of
+from agfsync.sources import captions_of_pairs, pairs_of, snapshot_of
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
@@ -74,7 +74,7 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
     left_out = {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
-    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(source))}
+    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(snapshot_of(source)))}
 
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:

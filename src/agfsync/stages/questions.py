@@ -16,7 +16,7 @@ from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import Asked
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
-from agfsync.records import Caption, Question, digest, seed_of
+from agfsync.records import Caption, Question, digest, question_key, seed_of
 from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift
@@ -104,7 +104,9 @@ def _found(task: ToAsk) -> Sifted:
     """The file's questions as they are: people have checked them."""
     key = task.caption.key
     asked = [
-        Question(digest("question", key, each.text), key, each.text, each.answer, each.element, each.element_type)
+        Question(
+            question_key(key, each.text, each.answer), key, each.text, each.answer, each.element, each.element_type
+        )
         for each in task.found
     ]
     return Sifted(asked, task.left_out)

@@ -9,6 +9,7 @@ from agfsync.stages import Context
 from agfsync.stages.report.evidence import Drawn, Evidence, gather, judged, pictures, questions
 from agfsync.stages.report.galleries import Card, card, data_uris, extremes, spread
 from agfsync.stages.report.page import Galleries, render
+from agfsync.stages.report.verdict import role_of
 from agfsync.store import Run
 
 FILE = "report.html"
@@ -24,9 +25,11 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _lead(evidence: Evidence) -> str | None:
-    """The judge that ranks the galleries: the recipe's first independent one that has judged anything."""
+    """Return the judge that ranks the galleries: the first independent one that has judged anything, else the first."""
     seen = {c.judge for c in evidence.comparisons}
-    return next((judge for judge in evidence.recipe.evaluation.judges if judge in seen), None)
+    there = [judge for judge in evidence.recipe.evaluation.judges if judge in seen]
+    independent = [j for j in there if role_of(j, evidence.recipe, evidence.selectors) == "independent"]
+    return next(iter(independent or there), None)
 
 
 def _galleries(run: Run, evidence: Evidence, lead: str | None) -> Galleries:

@@ -286,5 +286,9 @@ def _ahead(excess: Excess) -> str:
     return (
         f"{_list([excess.selecting])}, {_while([excess.independent])}. In units of each judge’s own spread "
         f"{excess.selecting.judge} gained {excess.difference:.2f} more "
-        f"({excess.low:+.2f} to {excess.high:+.2f}, corrected p {format_p(excess.p_adjusted)})."
-    ).replace("-", "−")
+        f"({_signed(excess.low)} to {_signed(excess.high)}, corrected p {format_p(excess.p_adjusted)})."
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
