@@ -19,6 +19,7 @@ from agfsync.records import (
     digest,
     digest_of_lists,
     huggingface_metadata,
+    question_key,
     seed_of,
 )
 
@@ -66,3 +67,8 @@ def test_seeds_are_in_the_range_that_torch_takes() -> None:
 def test_only_a_table_of_pictures_says_how_to_read_them() -> None:
     assert huggingface_metadata(Caption.schema).metadata is None
     assert b'"image": {"_type": "Image"}' in huggingface_metadata(Candidate.schema).metadata[b"huggingface"]
+
+
+def test_another_expected_answer_makes_another_question() -> None:
+    assert question_key("c", "Is it red?", "yes") == question_key("c", "Is it red?", "yes")
+    assert question_key("c", "Is it red?", "yes") != question_key("c", "Is it red?", "no")

@@ -154,9 +154,7 @@ def export(
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a run.", show_default=False)],
     split: Annotated[str, typer.Option("--split", help="Of a folder with several; default: train.")] = "",
-    repeats: Annotated[
-        Literal["majority", "all"], typer.Option("--repeats", help="Of raters' judgements: majority or all.")
-    ] = "majority",
+    repeats: Annotated[Literal["majority", "all"], typer.Option(help="How raters' judgements count.")] = "majority",
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -1,6 +1,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from agfsync.errors import FormatError
 from agfsync.formats import LeftOut, Prompt
 from agfsync.formats.hpsv2 import HPSv2
 
@@ -18,3 +21,9 @@ def test_another_list_or_name_is_none(tmp_path: Path) -> None:
     (tmp_path / "photo.json").write_text(json.dumps([{"prompt": "a cat"}]))
     (tmp_path / "cats.json").write_text(json.dumps(["a cat"]))
     assert not any(HPSv2().recognises(path) for path in (tmp_path, tmp_path / "photo.json", tmp_path / "cats.json"))
+
+
+def test_a_split_that_it_has_not_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "photo.json").write_text(json.dumps(["a cat"]))
+    with pytest.raises(FormatError, match="validation"):
+        list(HPSv2().prompts(tmp_path, "validation"))

@@ -62,3 +62,10 @@ def test_a_row_may_hold_a_list_of_questions() -> None:
 
 def test_a_table_of_questions_holds_no_prompts() -> None:
     assert rows.column(["key", "caption_key", "text"]) is None
+
+
+def test_columns_of_questions_may_be_in_any_case() -> None:
+    (found,) = read(
+        {"Prompt": "a cat", "Question": "Is there a cat?", "Answer": "yes", "Element": "cat", "Element_Type": "animal"}
+    )
+    assert found.questions == (Asked("Is there a cat?", "yes", "cat", "animal"),)

@@ -64,3 +64,13 @@ def test_other_metadata_is_kept() -> None:
     schema = pa.schema([("chosen", pa.binary())]).with_metadata({"huggingface": "x"})
     assert name_selectors(schema, [VQA]).metadata[b"huggingface"] == b"x"
     assert name_selectors(schema, None) == schema
+
+
+def test_a_linked_set_counts_and_a_hidden_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    one = written(tmp_path / "all" / "one", "binarized", [VQA])
+    file = next(one.rglob("*.parquet"))
+    file.with_name(f"._{file.name}").write_bytes(b"not a table")
+    assert read_selectors(tmp_path / "all") == [VQA]
+    (tmp_path / "all" / "linked").symlink_to(written(tmp_path / "unsaid", "binarized", None))
+    assert read_selectors(tmp_path / "all") is None

@@ -105,3 +105,9 @@ def test_a_caption_of_another_world_has_no_questions() -> None:
 def test_questions_need_no_seed() -> None:
     caption = WRITER.captions("Complex Scenes", 1, (), random.Random(5).getrandbits(32))[0]
     assert WRITER.questions(caption, 0) == WRITER.questions(caption, 1)
+
+
+def test_the_first_questions_have_their_share_of_foils() -> None:
+    caption = WRITER.captions("Complex Scenes", 1, (), 5)[0]
+    first = WRITER.questions(caption, 0)[:6]
+    assert sorted(draft.expected for draft in first) == ["no", "no", "yes", "yes", "yes", "yes"]
