@@ -79,7 +79,7 @@ def find_processor() -> str:
     flags = told.get("flags", "").split()
     sets = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
     widest = next((name for flag, name in sets.items() if flag in flags), "")
-    name = told.get("model name") or platform.find_processor() or platform.machine()
+    name = told.get("model name") or platform.processor() or platform.machine()
     return f"{name} ({widest})" if widest else name
 
 
