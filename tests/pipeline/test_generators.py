@@ -17,6 +17,7 @@ from agfsync.pipeline.checks import faults
 from agfsync.records import Caption
 from agfsync.store import Run
 
+UP_TO_PAIRS = pipeline.NAMES[: pipeline.NAMES.index("pairs") + 1]
 VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"
 WEIGHTS = {
     "unet": "unet/diffusion_pytorch_model.safetensors",
@@ -137,8 +138,8 @@ def test_sound_models_pass(
     folders |= {"stable-diffusion-3": tiny_sd3_generator, "flux": tiny_flux_generator}
     generator = {"type": type_, "model": str(folders[type_]), "steps": 4}
     recipe = make_recipe(candidates={"generator": generator, "beside": {"other": generator}})
-    assert not list(pipeline.checks.generator_faults(recipe, "pairs"))
-    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, "training")]
+    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
     assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
 
 
@@ -158,8 +159,44 @@ def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
 ) -> None:
     folder = scheduled(tiny_generator, tmp_path / "model", diffusers.DDIMScheduler(prediction_type="sample"))
     recipe = make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})
-    assert not list(pipeline.checks.generator_faults(recipe, "pairs"))
-    assert not list(pipeline.checks.generator_faults(recipe, "captions"))
+    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    assert not list(pipeline.checks.generator_faults(recipe, ["captions"]))
+
+
+@pytest.mark.parametrize(
+    ("stages", "count"),
+    [
+        (["captions", "questions"], 0),
+        (["scores", "pairs", "report"], 0),
+        (["candidates"], 2),
+        (["evaluation"], 1),
+        (["training"], 1),
+        (pipeline.NAMES, 2),
+    ],
+)
+def test_only_the_generators_that_the_stages_load_are_checked(
+    stages: list[str], count: int, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    first, other = (
+        {"type": SD, "model": str(edited(tiny_generator, tmp_path / name, {UNET: {"in_channels": channels}}))}
+        for name, channels in (("first", 9), ("other", 5))
+    )
+    recipe = make_recipe(candidates={"generator": first, "beside": {"other": other}})
+    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, stages)]
+    assert len(told) == count and all("in_channels 9" in line for line in told[:1])
+
+
+def test_of_a_pair_set_only_the_aligned_generator_counts(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    flawed = edited(tiny_generator, tmp_path / "model", {UNET: {"in_channels": 9}})
+    sound, other = ({"type": SD, "model": str(folder), "steps": 4} for folder in (tiny_generator, flawed))
+    pairs = {"source": str(tmp_path / "pairs")}
+    recipe = make_recipe(candidates={"generator": sound, "beside": {"other": other}}, pairs=pairs)
+    assert not list(pipeline.checks.generator_faults(recipe))
+    recipe = make_recipe(candidates={"generator": other}, pairs=pairs)
+    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    assert len(list(pipeline.checks.generator_faults(recipe))) == 1
 
 
 @pytest.mark.parametrize("index", [[], {"unet": [None, 5], "vae": ["x"]}, {"unet": ["mine", "Net"], "vae": 3}])
