@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path, Path], Path], str]] = {
         f"{change.__name__} {part}": (
             SD,
             lambda folder, to, part=part, change=change: rewritten(folder, to, part, change),  # type: ignore[misc]
-            rf"\({part}\) lacks {count} of the \d+ weights",
+            rf"\({part}\) has no weights that fit a \w+: {count} of its weights are missing",
         )
         for part in WEIGHTS
         for change, count in ((without_first, "1"), (compiled, r"\d+"))
@@ -197,6 +197,77 @@ def test_of_a_pair_set_only_the_aligned_generator_counts(
     recipe = make_recipe(candidates={"generator": other}, pairs=pairs)
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     assert len(list(pipeline.checks.generator_faults(recipe))) == 1
+
+
+ANOTHER = {"model": "other/model"}
+UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
+    ("flux", {"clip_skip": 1}, "a flux generator has no clip_skip"),
+    ("flux", {"unet": ANOTHER}, "a flux generator has no unet"),
+    ("flux", {"config": "other/model"}, "a flux generator has no config"),
+    ("flux", {"refiner": ANOTHER | {"from_step": 2}}, "a flux generator has no refiner"),
+    ("flux", {"scheduler": "ddim"}, "set its scheduler to model, not ddim"),
+    ("stable-diffusion-3", {"clip_skip": 1}, "a stable-diffusion-3 generator has no clip_skip"),
+    (SD, {"transformer": ANOTHER}, "a stable-diffusion generator has no transformer"),
+    (SD, {"refiner": ANOTHER | {"from_step": 2}}, "type stable-diffusion has no refiner: leave out other/model"),
+    (XL, {"transformer": ANOTHER}, "a stable-diffusion-xl generator has no transformer"),
+]
+
+
+@pytest.mark.parametrize(("type_", "more", "says"), UNKNOWN)
+def test_settings_that_the_type_lacks_are_told_at_once(
+    type_: str, more: dict[str, Any], says: str, hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
+) -> None:
+    (fault,) = faults(make_recipe(candidates={"generator": {"type": type_, "model": "some/model", "steps": 4} | more}))
+    assert says in str(fault)
+
+
+def drawable(make_recipe: Callable[..., Any], **settings: Any) -> str:
+    """What keeps from drawing with a Stable Diffusion of these settings; "" where nothing does."""
+    generator = {"type": SD, "steps": 4, **settings}
+    recipe = make_recipe(candidates={"generator": generator})
+    return "; ".join(str(fault) for fault in pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+
+
+@pytest.mark.parametrize("shape", ["part", "pipeline", "home"])
+def test_an_exchanged_part_counts_by_its_own_class(
+    shape: str, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = {VAE: {"_class_name": "AutoencoderKLTemporalDecoder"}}
+    kind = {"vae": ["diffusers", "AutoencoderKLTemporalDecoder"]}
+    flawed = edited(tiny_generator, tmp_path / "flawed", {**video, INDEX: kind})
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+
+    def place(model: Path) -> str:
+        if shape == "home":
+            link = tmp_path.parent / f"{tmp_path.name}-{model.name}"
+            link.symlink_to(model)
+            return f"~/{link.name}"
+        return str(model / "vae" if shape == "part" else model)
+
+    assert not drawable(make_recipe, model=str(flawed), vae={"model": place(tiny_generator)})
+    says = drawable(make_recipe, model=str(tiny_generator), vae={"model": place(flawed)})
+    assert "its VAE is a AutoencoderKLTemporalDecoder" in says
+
+
+def test_the_configuration_of_a_single_file_may_lie_at_home(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited(tiny_generator, tmp_path / "flawed", {UNET: {"in_channels": 9}})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = str(tmp_path / "any.safetensors")
+    assert "in_channels 9" in drawable(make_recipe, model=file, config="~/flawed")
+    assert not drawable(make_recipe, model=file, config="embedded:generator")
+
+
+def test_parts_that_arent_loaded_are_not_read(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    checker = {INDEX: {"safety_checker": ["diffusers", "AutoencoderKL"]}}
+    folder = edited(tiny_generator, tmp_path / "model", checker)
+    (folder / "safety_checker").mkdir(exist_ok=True)
+    (folder / "safety_checker" / "config.json").write_text((folder / VAE).read_text())
+    (folder / "safety_checker" / Path(WEIGHTS["vae"]).name).write_bytes(b"none")
+    assert not drawable(make_recipe, model=str(folder))
 
 
 @pytest.mark.parametrize("index", [[], {"unet": [None, 5], "vae": ["x"]}, {"unet": ["mine", "Net"], "vae": 3}])

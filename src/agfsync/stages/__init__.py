@@ -73,7 +73,9 @@ def generator_source(settings: GeneratorSettings) -> str:
     told = settings.model_dump(mode="json", exclude={"device"})
     # Later keys than the others: pictures from before they were there keep their names.
     told = {name: value for name, value in told.items() if name not in LATER or value is not None}
-    return digest(told, catalog.fingerprint(settings.model))
+    others = (settings.vae, settings.unet, settings.transformer, settings.refiner)
+    models = (settings.model, settings.config, *(other.model for other in others if other is not None))
+    return digest(told, catalog.fingerprint(*models))
 
 
 def scorer_source(name: str, settings: ScorerSettings) -> str:
