@@ -4,9 +4,10 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import huggingface_hub
 import huggingface_hub.errors
 import huggingface_hub.utils._http
 import pytest
@@ -190,7 +191,9 @@ def test_a_file_is_looked_for_in_the_cache_at_the_revision_that_was_asked_for(
     (refs / revision).write_text(commit)
     answers = hub_errors.Answers()
     address = f"https://hub/o/clip/resolve/{revision.replace('/', '%2F')}/config.json"
-    answers.note(httpx.Response(503, request=httpx.Request("HEAD", address)))
+    request = huggingface_hub.get_session().build_request("HEAD", address)
+    refusal = {"status_code": 503, "reason_phrase": "Service Unavailable", "headers": {}}
+    answers.note(SimpleNamespace(request=request, **refusal))
     assert hub_errors.missing_file("o/clip", answers) is None
     assert hub_errors.missing_file("o/clip (vae)", answers) is None
     (refs / revision).unlink()

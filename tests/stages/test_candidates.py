@@ -28,16 +28,8 @@ def test_later_keys_name_pictures_where_they_are_set_alone() -> None:
 
 def test_every_embedded_model_that_a_generator_takes_names_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "fingerprint", lambda *models: "+".join(str(model) for model in models if model))
-    settings = GeneratorSettings.model_validate(
-        {
-            "model": "m",
-            "config": "c",
-            "vae": "v",
-            "unet": "u",
-            "transformer": "t",
-            "refiner": {"model": "r", "from_step": 1},
-        }
-    )
+    parts = {"vae": "v", "unet": "u", "transformer": "t", "refiner": {"model": "r", "from_step": 1}}
+    settings = GeneratorSettings.model_validate({"model": "m", "config": "c", **parts})
     told = settings.model_dump(mode="json", exclude={"device", "variant"})
     assert generator_source(settings) == digest(told, "m+c+v+u+t+r")
 

@@ -196,10 +196,6 @@ def _part_by_place(tree: Any) -> Any:
 Part = Annotated[PartSettings | None, BeforeValidator(_part_by_place)]
 
 
-EXCHANGED = ("vae", "unet", "transformer")
-"""Parts of a generator that the recipe may name another model for."""
-
-
 class GeneratorSettings(Section):
     """The diffusion model that is aligned, and how it samples."""
 

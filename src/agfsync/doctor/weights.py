@@ -9,9 +9,8 @@ from typing import Literal
 
 from agfsync import catalog, hub
 from agfsync.config import PartSettings, Recipe, ScorerSettings
-from agfsync.config.sections import EXCHANGED
 from agfsync.errors import ModelError
-from agfsync.generators import UNLOADED
+from agfsync.generators import EXCHANGED, UNLOADED
 from agfsync.generators.headers import STEMS
 from agfsync.generators.lora_files import choose_file
 from agfsync.generators.parts import choose_variant, variants

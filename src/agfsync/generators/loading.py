@@ -16,9 +16,8 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 
 from agfsync import hub
-from agfsync.config.sections import EXCHANGED
 from agfsync.errors import ModelError
-from agfsync.generators import LORA_FILE
+from agfsync.generators import EXCHANGED, LORA_FILE
 from agfsync.generators.architecture import Architecture
 from agfsync.generators.lora_files import lora_file, read_changes
 from agfsync.generators.lora_names import targets
@@ -26,7 +25,6 @@ from agfsync.generators.loras import Lora, find_misfits
 from agfsync.generators.parts import CONFIG, PartSource, load_own_part, load_part, part_fingerprint, variants
 from agfsync.generators.single_file import (
     check_left_over,
-    check_suffix,
     fill_network,
     load_file_tensors,
     part_of,
@@ -221,7 +219,6 @@ def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, An
 def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[str, Tensor]:
     """The tensors of a single file, which is one of this kind of model."""
     model, marker = origin.model, architecture.marker
-    check_suffix(Path(model))
     if marker is None:
         raise ModelError(f"{model} is a single file: the type {architecture.name} takes a folder or a hub id")
     tensors = load_file_tensors(model)

@@ -13,9 +13,8 @@ from typing import Any, Self
 
 from agfsync import catalog, hub
 from agfsync.config import GeneratorSettings, PartSettings
-from agfsync.config.sections import EXCHANGED
 from agfsync.errors import ModelError
-from agfsync.generators import UNLOADED
+from agfsync.generators import EXCHANGED, UNLOADED
 from agfsync.memory import release
 
 DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agfsync import catalog
 from agfsync.config import GeneratorSettings, Recipe, ScorerSettings
+from agfsync.generators import EXCHANGED
 from agfsync.progress import Progress
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
@@ -31,7 +32,7 @@ MODEL = "model"
 """The folder of the aligned model, or of its LoRA, in the run's."""
 GENERATORS = "generators"
 """The candidates' note of the models that drew them, by what the candidates say of it, where there are several."""
-LATER = ("variant", "vae", "unet", "transformer")
+LATER = ("variant", *EXCHANGED)
 """Keys of a generator that name its pictures where they are set alone."""
 EARLIER = "earlier_seconds"
 """A stage's note of the time that an interrupted run of it took and that no part tells of."""
