@@ -4,8 +4,11 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
+import huggingface_hub.errors
 import huggingface_hub.utils._http
 import pytest
 import torch
@@ -13,7 +16,7 @@ from local_hub import COMMIT, LocalHub, local_hub
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from agfsync import catalog, hub
+from agfsync import catalog, hub, hub_errors
 from agfsync.errors import ModelError
 from agfsync.generators import LORA_FILE
 from agfsync.scorers.heads import Head
@@ -175,6 +178,34 @@ def test_what_is_whole_in_the_cache_needs_no_hub(
     loaders[kind]()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     loaders[kind]()
+
+
+@pytest.mark.parametrize("revision", ["v2", "refs/pr/1"])
+def test_a_file_is_looked_for_in_the_cache_at_the_revision_that_was_asked_for(
+    revision: str, hub_cache: Callable[..., str]
+) -> None:
+    commit = hub_cache("o/clip", "config.json")
+    refs = hub._folder("o/clip") / "refs"
+    (refs / "main").unlink()
+    (refs / revision).parent.mkdir(parents=True, exist_ok=True)
+    (refs / revision).write_text(commit)
+    answers = hub_errors.Answers()
+    address = f"https://hub/o/clip/resolve/{revision.replace('/', '%2F')}/config.json"
+    request = huggingface_hub.get_session().build_request("HEAD", address)
+    refusal = {"status_code": 503, "reason_phrase": "Service Unavailable", "headers": {}}
+    answers.note(SimpleNamespace(request=request, **refusal))
+    assert hub_errors.missing_file("o/clip", answers) is None
+    assert hub_errors.missing_file("o/clip (vae)", answers) is None
+    (refs / revision).unlink()
+    assert "503 Service Unavailable for config.json" in str(hub_errors.missing_file("o/clip", answers))
+
+
+def test_a_lack_of_memory_passes_whatever_the_hub_answered(hub_cache: object) -> None:
+    with pytest.raises(MemoryError), hub_errors.hub_explained("o/clip"):
+        try:
+            raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
+        except ConnectionError:
+            raise MemoryError from None
 
 
 def test_a_loras_file_on_the_hub_is_the_only_one_or_is_named(

@@ -112,6 +112,16 @@ def model_path(model: str) -> str:
     return str(path)
 
 
+def find_place(model: str) -> str:
+    """Return `model_path` with `~` expanded where something is there, else `model` as it is written.
+
+    Raises:
+        ModelError: the package has no such embedded model.
+    """
+    path = Path(model_path(model)).expanduser()
+    return str(path) if path.exists() else model
+
+
 def build(kind: str, settings: Mapping[str, Any]) -> Any:
     """What `settings` describe: their `type` among `kind`, made with the rest of them, its model found.
 
@@ -122,7 +132,7 @@ def build(kind: str, settings: Mapping[str, Any]) -> Any:
     """
     maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
-    known = _known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
+    known = known_settings(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
     places = _places(known)
     with model_errors(f"can't load the model {settings['model']}") if kind in MODELS else nullcontext():
         return maker(**known | places)
@@ -153,8 +163,12 @@ def fingerprint(*models: str | None) -> str:
     return state.hexdigest()
 
 
-def _known(maker: Any, settings: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Those of `settings` that `maker` takes."""
+def known_settings(maker: Any, settings: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return those of `settings` that `maker` takes; others may be None or empty. `what` names it in the error.
+
+    Raises:
+        RecipeError: it has no such setting.
+    """
     parameters = signature(maker).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(settings)
@@ -186,10 +200,10 @@ def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _existing(model: str) -> str:
     """`model_path`, seeing that what is written as a path is there."""
-    path = Path(model_path(model)).expanduser()
-    if model.startswith(("/", "./", "../", "~")) and not path.exists():
+    place = find_place(model)
+    if model.startswith(("/", "./", "../", "~")) and not Path(place).exists():
         raise ModelError(f"no model at '{model}': give a folder that exists, a hub id or {EMBEDDED}NAME")
-    return str(path) if path.exists() else model
+    return place
 
 
 def _weights() -> Path:

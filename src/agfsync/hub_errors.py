@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from logging import ERROR
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from agfsync.errors import AgfsyncError, ModelError
+from agfsync.memory import lacks_memory
 
 ENDPOINT, OFFLINE = "HF_ENDPOINT", ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 LONGEST = 200
@@ -55,6 +57,8 @@ def hub_explained(model: str) -> Iterator[None]:
         except AgfsyncError:
             raise
         except Exception as failure:
+            if lacks_memory(failure):
+                raise
             fault = hub_fault(failure, answers)
             if fault is None:
                 raise
@@ -127,9 +131,11 @@ def missing_file(model: str, answers: Answers) -> str | None:
     """Return what the hub said of a file of `model` that a library went on without, and that no cache holds."""
     from huggingface_hub import try_to_load_from_cache
 
+    # A part of a model is labelled with its name in brackets.
+    repository = model.partition(" (")[0]
     for each in answers.refused():
-        name = _file(each)
-        if name and not isinstance(try_to_load_from_cache(model, name), str):
+        revision, name = _asked_for(each)
+        if name and not isinstance(try_to_load_from_cache(repository, name, revision=revision), str):
             return told_answer(each)
     return None
 
@@ -177,8 +183,18 @@ def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
 
 
 def _file(response: Any) -> str:
-    """The name behind `/resolve/REVISION/` in the request's address; "" where it isn't a file's."""
-    return str(response.request.url.path).partition("/resolve/")[2].partition("/")[2]
+    """The name of the file that was asked for; "" where it wasn't a file."""
+    return _asked_for(response)[1]
+
+
+def _asked_for(response: Any) -> tuple[str, str]:
+    """Return the revision and the file behind `/resolve/` in the request's address; empty where it isn't a file's.
+
+    A revision such as `refs/pr/1` is one quoted piece of the address.
+    """
+    path = response.request.url.raw_path.decode("ascii").partition("?")[0]
+    revision, _, name = path.partition("/resolve/")[2].partition("/")
+    return unquote(revision), unquote(name)
 
 
 def _offline() -> str:

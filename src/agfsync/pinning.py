@@ -6,6 +6,7 @@ from typing import Any
 
 from agfsync import catalog, hub
 from agfsync.config import Recipe, check
+from agfsync.generators import EXCHANGED
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 UNPINNED = ("vqa-openai",)
@@ -57,7 +58,7 @@ def _sections(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     generator = tree["candidates"]["generator"]
     if _is_ours("generators", generator["type"]):
         yield "generator", generator
-        for part in ("refiner", "vae", "unet", "transformer"):
+        for part in ("refiner", *EXCHANGED):
             if generator[part]:
                 yield part, generator[part]
     for name, scorer in (tree["scores"]["scorers"] | tree["evaluation"]["judges"]).items():

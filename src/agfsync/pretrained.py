@@ -210,21 +210,30 @@ def check_weights(
         for key in unexpected
         if not UNUSED.search(key) and (key.split(".")[0] in parts or not OF_ANOTHER_PART.search(key))
     }
+    if unfilled or mismatched or unplaced:
+        raise ModelError(describe_misfit(name, type(network).__name__, unfilled, mismatched, unplaced))
+
+
+def describe_misfit(
+    name: str,
+    kind: str,
+    missing: Collection[str] = (),
+    mismatched: Collection[str] = (),
+    unexpected: Collection[str] = (),
+) -> str:
+    """Return the message that the weights of `name` don't fit a network of the class `kind`, by their keys."""
     faults = [
         f"{len(keys)} {what} ({', '.join(sorted(keys)[:NAMED])}{', ...' if len(keys) > NAMED else ''})"
         for keys, what in (
-            (unfilled, "of its weights are missing"),
+            (set(missing), "of its weights are missing"),
             (set(mismatched), "have another shape"),
-            (unplaced, "have no place in it"),
+            (set(unexpected), "have no place in it"),
         )
         if keys
     ]
-    if faults:
-        hint = f": the weights of a compiled model were saved; take {COMPILED} off their names"
-        raise ModelError(
-            f"{name} has no weights that fit a {type(network).__name__}: {'; '.join(faults)}"
-            + (hint if any(COMPILED in key for key in unplaced) else "")
-        )
+    hint = f": the weights of a compiled model were saved; take {COMPILED} off their names"
+    is_compiled = any(COMPILED in key for key in unexpected)
+    return f"{name} has no weights that fit a {kind}: {'; '.join(faults)}{hint if is_compiled else ''}"
 
 
 def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:

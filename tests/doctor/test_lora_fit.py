@@ -30,6 +30,23 @@ def test_a_lora_that_fits_in_part_is_told(tiny_generator: Path, tmp_path: Path) 
     assert faults(tiny_generator, path=str(tmp_path), file="half.safetensors", partial=True) == []
 
 
+def test_a_network_that_isnt_the_models_own_is_left_to_the_loading(tiny_generator: Path, tmp_path: Path) -> None:
+    save_file(lora(f"{TO_Q}x"), tmp_path / "lora.safetensors")
+    one = (SamplingLora(path=str(tmp_path / "lora.safetensors")),)
+    assert len(list(lora_faults(GeneratorSettings(model=str(tiny_generator), loras=one)))) == 1
+    for part in ("unet", "transformer"):
+        settings = GeneratorSettings.model_validate({"model": str(tiny_generator), part: "a/b", "loras": one})
+        assert list(lora_faults(settings)) == []
+
+
+def test_a_single_file_without_a_configuration_is_left_to_the_loading(tiny_generator: Path, tmp_path: Path) -> None:
+    save_file(lora(f"{TO_Q}x"), tmp_path / "lora.safetensors")
+    one = (SamplingLora(path=str(tmp_path / "lora.safetensors")),)
+    file = str(tmp_path / "model.safetensors")
+    assert list(lora_faults(GeneratorSettings(model=file, loras=one))) == []
+    assert len(list(lora_faults(GeneratorSettings(model=file, config=str(tiny_generator), loras=one)))) == 1
+
+
 def test_of_loras_and_models_that_arent_at_hand_nothing_is_told(
     tiny_generator: Path, tmp_path: Path, hub_cache: object
 ) -> None:

@@ -102,6 +102,42 @@ def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
     assert look(_pipeline(str(tmp_path))).here
 
 
+def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    base = next(iter(places(resolve("sdxl", ["candidates.generator.vae=somebody/vae"]))))
+    assert base.without == ("vae",)
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
+    place = Place("candidates.generator.model", "owner/name", None, "pipeline", without=("vae",))
+    assert look(place).to_download == 100
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").touch()
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").touch()
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
+    assert not look(_pipeline(str(tmp_path))).here
+    assert look(Place("candidates.generator.model", str(tmp_path), None, "pipeline", without=("vae",))).here
+
+
+def test_the_variants_files_count_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = next(iter(places(resolve("sdxl", ["candidates.generator.variant=fp16"]))))
+    assert base.variant == "fp16"
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
+    place = Place("candidates.generator.model", "owner/name", None, "pipeline", variant="fp16")
+    assert look(place).to_download == 50 + 20
+
+
+def test_shards_in_a_parts_folder_are_counted_there(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    stem = "diffusion_pytorch_model"
+    shards = [f"{stem}-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (tmp_path / "unet" / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "unet" / shards[0]).touch()
+    place = Place("candidates.generator.unet", str(tmp_path), None, "unet")
+    assert not look(place).here
+    (tmp_path / "unet" / shards[1]).touch()
+    assert look(place).here
+
+
 def test_a_lora_is_the_file_that_would_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def place(model: str, file: str | None = None) -> Place:
         return Place("candidates.generator.loras", model, None, "lora", file)

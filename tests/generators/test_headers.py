@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import tiny_diffusion
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from agfsync.errors import ModelError
 from agfsync.generators.headers import check_headers, weight_files
+from agfsync.generators.parts import load_part
 
 FILE = "diffusion_pytorch_model.safetensors"
 
@@ -60,7 +62,7 @@ def test_each_missing_weight_is_told(vae: Path) -> None:
     for name in weights:
         save_file({other: each for other, each in weights.items() if other != name}, vae / FILE)
         with pytest.raises(
-            ModelError, match=f"mine .vae. lacks 1 of the {len(weights)} weights .*among them"
+            ModelError, match=r"mine \(vae\) .* an? AutoencoderKL: 1 of its weights are missing"
         ) as caught:
             check(vae)
         assert name in str(caught.value)
@@ -75,11 +77,35 @@ def test_shards_are_read_together_and_other_files_are_not(vae: Path) -> None:
         save_file({name: weights[name] for name in some}, vae / file)
     where = {name: file for file, some in parts.items() for name in some}
     (vae / f"{FILE}.index.json").write_text(json.dumps({"weight_map": where}))
-    assert [file.name for file in weight_files(vae)] == list(parts)
+    assert [file.name for file in weight_files(vae, "diffusers")] == list(parts)
     check(vae)
     save_file({names[0]: weights[names[0]]}, vae / "a.safetensors")
-    with pytest.raises(ModelError, match="lacks 4 of"):
+    with pytest.raises(ModelError, match="4 of its weights are missing"):
         check(vae)
+
+
+def test_the_files_of_the_variant_are_read_where_there_are_any(vae: Path) -> None:
+    weights = load_file(vae / FILE)
+    save_file(dict(list(weights.items())[1:]), vae / "diffusion_pytorch_model.fp16.safetensors")
+    config = json.loads((vae / "config.json").read_text())
+    for variant in (None, "ema"):
+        check_headers("diffusers", "AutoencoderKL", config, vae, "mine (vae)", variant)
+    with pytest.raises(ModelError, match="1 of its weights are missing"):
+        check_headers("diffusers", "AutoencoderKL", config, vae, "mine (vae)", "fp16")
+
+
+def test_a_file_by_the_other_librarys_name_is_left_aside(vae: Path) -> None:
+    save_file({"stray": torch.ones(1)}, vae / "model.safetensors")
+    check(vae)
+
+
+def test_a_compiled_models_names_are_hinted_at_as_by_the_loading(vae: Path) -> None:
+    save_file({f"_orig_mod.{name}": each for name, each in load_file(vae / FILE).items()}, vae / FILE)
+    with pytest.raises(ModelError, match="take _orig_mod. off their names") as caught:
+        check(vae)
+    with pytest.raises(ModelError) as loaded:
+        load_part(AutoencoderKL, vae, None, torch.float32, "mine (vae)")
+    assert str(caught.value) == str(loaded.value)
 
 
 def test_a_file_that_cant_be_read_is_said_in_a_line(vae: Path) -> None:
@@ -91,6 +117,6 @@ def test_a_file_that_cant_be_read_is_said_in_a_line(vae: Path) -> None:
 def test_what_isnt_known_is_left_to_the_loading(vae: Path) -> None:
     check(vae, "NoSuchModel")
     (vae / FILE).rename(vae / "diffusion_pytorch_model.fp16.safetensors")
-    assert weight_files(vae) == [] and len(weight_files(vae, "fp16")) == 1
+    assert weight_files(vae, "diffusers") == [] and len(weight_files(vae, "diffusers", "fp16")) == 1
     check(vae)
     assert not torch.cuda.is_initialized()

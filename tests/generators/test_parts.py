@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from agfsync import catalog, hub
 from agfsync.errors import ModelError
-from agfsync.generators import flux, refiner, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from agfsync.generators import flux, loading, refiner, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from agfsync.generators.loading import PipelineSource, load_pipeline
 from agfsync.generators.parts import PartSource, choose_variant, load_part, variants
 
@@ -337,6 +337,29 @@ def test_a_part_comes_from_the_hub_and_its_commit_names_it(tiny_generator: Path,
     assert np.array_equal(drawn(put), drawn(build(tiny_generator, unet=str(tuned))))
     assert PartSource.of({"model": model, "revision": None}) == PartSource.of(model)
     assert put.identity != build(tiny_generator, unet=str(tuned)).identity
+
+
+def test_a_part_from_a_single_file_is_put_onto_a_base_of_the_hub(
+    tiny_generator: Path, hub_cache: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub_cache("somebody/base")
+    base = hub._folder("somebody/base") / "snapshots" / commit
+    shutil.copytree(tiny_generator, base, dirs_exist_ok=True)
+    config = (base / "vae" / "config.json").read_text()
+    file = tmp_path / "vae.safetensors"
+    (base / "vae" / "diffusion_pytorch_model.safetensors").rename(file)
+    (base / "vae" / "config.json").unlink()
+    asked = []
+
+    def find_file(model: str, name: str, revision: str | None) -> Path:
+        asked.append((model, name, revision))
+        (base / name).write_text(config)
+        return base / name
+
+    monkeypatch.setattr(loading, "find_file", find_file)
+    put = build(Path("somebody/base"), vae=str(file))
+    assert asked == [("somebody/base", "vae/config.json", None)]
+    assert np.array_equal(drawn(put), drawn(build(tiny_generator)))
 
 
 def test_a_part_that_the_hub_cant_give_is_said_in_a_line(tiny_generator: Path, hub_cache: Any) -> None:

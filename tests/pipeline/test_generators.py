@@ -17,6 +17,7 @@ from agfsync.pipeline.checks import faults
 from agfsync.records import Caption
 from agfsync.store import Run
 
+UP_TO_PAIRS = pipeline.NAMES[: pipeline.NAMES.index("pairs") + 1]
 VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"
 WEIGHTS = {
     "unet": "unet/diffusion_pytorch_model.safetensors",
@@ -80,7 +81,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path, Path], Path], str]] = {
         f"{change.__name__} {part}": (
             SD,
             lambda folder, to, part=part, change=change: rewritten(folder, to, part, change),  # type: ignore[misc]
-            rf"\({part}\) lacks {count} of the \d+ weights",
+            rf"\({part}\) has no weights that fit a \w+: {count} of its weights are missing",
         )
         for part in WEIGHTS
         for change, count in ((without_first, "1"), (compiled, r"\d+"))
@@ -137,8 +138,8 @@ def test_sound_models_pass(
     folders |= {"stable-diffusion-3": tiny_sd3_generator, "flux": tiny_flux_generator}
     generator = {"type": type_, "model": str(folders[type_]), "steps": 4}
     recipe = make_recipe(candidates={"generator": generator, "beside": {"other": generator}})
-    assert not list(pipeline.checks.generator_faults(recipe, "pairs"))
-    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, "training")]
+    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
     assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
 
 
@@ -158,8 +159,115 @@ def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
 ) -> None:
     folder = scheduled(tiny_generator, tmp_path / "model", diffusers.DDIMScheduler(prediction_type="sample"))
     recipe = make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})
-    assert not list(pipeline.checks.generator_faults(recipe, "pairs"))
-    assert not list(pipeline.checks.generator_faults(recipe, "captions"))
+    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    assert not list(pipeline.checks.generator_faults(recipe, ["captions"]))
+
+
+@pytest.mark.parametrize(
+    ("stages", "count"),
+    [
+        (["captions", "questions"], 0),
+        (["scores", "pairs", "report"], 0),
+        (["candidates"], 2),
+        (["evaluation"], 1),
+        (["training"], 1),
+        (pipeline.NAMES, 2),
+    ],
+)
+def test_only_the_generators_that_the_stages_load_are_checked(
+    stages: list[str], count: int, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    first, other = (
+        {"type": SD, "model": str(edited(tiny_generator, tmp_path / name, {UNET: {"in_channels": channels}}))}
+        for name, channels in (("first", 9), ("other", 5))
+    )
+    recipe = make_recipe(candidates={"generator": first, "beside": {"other": other}})
+    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, stages)]
+    assert len(told) == count and all("in_channels 9" in line for line in told[:1])
+
+
+def test_of_a_pair_set_only_the_aligned_generator_counts(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    flawed = edited(tiny_generator, tmp_path / "model", {UNET: {"in_channels": 9}})
+    sound, other = ({"type": SD, "model": str(folder), "steps": 4} for folder in (tiny_generator, flawed))
+    pairs = {"source": str(tmp_path / "pairs")}
+    recipe = make_recipe(candidates={"generator": sound, "beside": {"other": other}}, pairs=pairs)
+    assert not list(pipeline.checks.generator_faults(recipe))
+    recipe = make_recipe(candidates={"generator": other}, pairs=pairs)
+    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    assert len(list(pipeline.checks.generator_faults(recipe))) == 1
+
+
+ANOTHER = {"model": "other/model"}
+UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
+    ("flux", {"clip_skip": 1}, "a flux generator has no clip_skip"),
+    ("flux", {"unet": ANOTHER}, "a flux generator has no unet"),
+    ("flux", {"config": "other/model"}, "a flux generator has no config"),
+    ("flux", {"refiner": ANOTHER | {"from_step": 2}}, "a flux generator has no refiner"),
+    ("flux", {"scheduler": "ddim"}, "set its scheduler to model, not ddim"),
+    ("stable-diffusion-3", {"clip_skip": 1}, "a stable-diffusion-3 generator has no clip_skip"),
+    (SD, {"transformer": ANOTHER}, "a stable-diffusion generator has no transformer"),
+    (SD, {"refiner": ANOTHER | {"from_step": 2}}, "type stable-diffusion has no refiner: leave out other/model"),
+    (XL, {"transformer": ANOTHER}, "a stable-diffusion-xl generator has no transformer"),
+]
+
+
+@pytest.mark.parametrize(("type_", "more", "says"), UNKNOWN)
+def test_settings_that_the_type_lacks_are_told_at_once(
+    type_: str, more: dict[str, Any], says: str, hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
+) -> None:
+    (fault,) = faults(make_recipe(candidates={"generator": {"type": type_, "model": "some/model", "steps": 4} | more}))
+    assert says in str(fault)
+
+
+def drawable(make_recipe: Callable[..., Any], **settings: Any) -> str:
+    """What keeps from drawing with a Stable Diffusion of these settings; "" where nothing does."""
+    generator = {"type": SD, "steps": 4, **settings}
+    recipe = make_recipe(candidates={"generator": generator})
+    return "; ".join(str(fault) for fault in pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+
+
+@pytest.mark.parametrize("shape", ["part", "pipeline", "home"])
+def test_an_exchanged_part_counts_by_its_own_class(
+    shape: str, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = {VAE: {"_class_name": "AutoencoderKLTemporalDecoder"}}
+    kind = {"vae": ["diffusers", "AutoencoderKLTemporalDecoder"]}
+    flawed = edited(tiny_generator, tmp_path / "flawed", {**video, INDEX: kind})
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+
+    def place(model: Path) -> str:
+        if shape == "home":
+            link = tmp_path.parent / f"{tmp_path.name}-{model.name}"
+            link.symlink_to(model)
+            return f"~/{link.name}"
+        return str(model / "vae" if shape == "part" else model)
+
+    assert not drawable(make_recipe, model=str(flawed), vae={"model": place(tiny_generator)})
+    says = drawable(make_recipe, model=str(tiny_generator), vae={"model": place(flawed)})
+    assert "its VAE is a AutoencoderKLTemporalDecoder" in says
+
+
+def test_the_configuration_of_a_single_file_may_lie_at_home(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited(tiny_generator, tmp_path / "flawed", {UNET: {"in_channels": 9}})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = str(tmp_path / "any.safetensors")
+    assert "in_channels 9" in drawable(make_recipe, model=file, config="~/flawed")
+    assert not drawable(make_recipe, model=file, config="embedded:generator")
+
+
+def test_parts_that_arent_loaded_are_not_read(
+    tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    checker = {INDEX: {"safety_checker": ["diffusers", "AutoencoderKL"]}}
+    folder = edited(tiny_generator, tmp_path / "model", checker)
+    (folder / "safety_checker").mkdir(exist_ok=True)
+    (folder / "safety_checker" / "config.json").write_text((folder / VAE).read_text())
+    (folder / "safety_checker" / Path(WEIGHTS["vae"]).name).write_bytes(b"none")
+    assert not drawable(make_recipe, model=str(folder))
 
 
 @pytest.mark.parametrize("index", [[], {"unet": [None, 5], "vae": ["x"]}, {"unet": ["mine", "Net"], "vae": 3}])

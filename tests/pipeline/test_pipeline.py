@@ -93,6 +93,19 @@ def test_a_finished_run_imports_no_torch(path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
 
 
+def test_generators_are_checked_for_the_stages_that_are_due(
+    path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(pipeline, "check_generators", lambda recipe, stages: asked.append(list(stages)))
+    pipeline.prepare(path, make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}}), update=True)
+    pipeline.run_stage(path, "scores")
+    pipeline.run_stage(path, "pairs")
+    pipeline.prepare(path, make_recipe(seed=1), update=True)
+    pipeline.run(path, until="scores")
+    assert asked == [[], ["pairs"], ["captions", "questions", "candidates", "scores"]]
+
+
 def test_the_recipe_in_the_run_is_whole_and_says_its_versions(path: Path, recipe: Recipe) -> None:
     text = (path / "recipe.yaml").read_text()
     assert text.startswith("# agfsync ") and "torch " in text.splitlines()[0]
@@ -246,7 +259,7 @@ def test_files_that_a_stage_made_are_made_anew_and_a_log_is_only_told(
         return {}
 
     monkeypatch.setattr("agfsync.stages.training.run", write)
-    monkeypatch.setattr(pipeline, "check_generators", lambda recipe, last: None)
+    monkeypatch.setattr(pipeline, "check_generators", lambda recipe, stages: None)
     pipeline.run(path, until="training")
     assert pipeline.verify(path) > 0
     weights, log = path / "model" / "weights.safetensors", path / "training" / "metrics.jsonl"

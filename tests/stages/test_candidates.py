@@ -26,6 +26,14 @@ def test_later_keys_name_pictures_where_they_are_set_alone() -> None:
     assert len({generator_source(each) for each in (plain, *others)}) == len(others) + 1
 
 
+def test_every_embedded_model_that_a_generator_takes_names_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "fingerprint", lambda *models: "+".join(str(model) for model in models if model))
+    parts = {"vae": "v", "unet": "u", "transformer": "t", "refiner": {"model": "r", "from_step": 1}}
+    settings = GeneratorSettings.model_validate({"model": "m", "config": "c", **parts})
+    told = settings.model_dump(mode="json", exclude={"device", "variant"})
+    assert generator_source(settings) == digest(told, "m+c+v+u+t+r")
+
+
 @pytest.fixture
 def asked(context: Context) -> Context:
     captions.run(context)

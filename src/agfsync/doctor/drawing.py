@@ -62,9 +62,9 @@ class Teaching:
 
 def source_of(settings: GeneratorSettings) -> Source:
     """Where a generator's configuration lies."""
-    place = catalog.model_path(settings.model)
+    place = catalog.find_place(settings.model)
     if place.endswith(".safetensors"):
-        return Source(settings.config or place, otherwise=settings.type)
+        return Source(catalog.find_place(settings.config or settings.model), otherwise=settings.type)
     return Source(place, settings.revision)
 
 
@@ -145,7 +145,7 @@ def _refined(
     settings: GeneratorSettings, refiner: RefinerSettings, latent: tuple[int, int, int], rows: int, device: str
 ) -> tuple[Work, float]:
     """A step of the refiner, and the bytes of the weights that it has on the device."""
-    networks = pipeline(Source(catalog.model_path(refiner.model), refiner.revision))
+    networks = pipeline(Source(catalog.find_place(refiner.model), refiner.revision))
     networks.pop("vae", None)
     weights = _typed(networks, settings, device)
     return _denoised(networks, latent, rows, settings, device), weights

@@ -15,11 +15,14 @@ from agfsync.generators.loras import check_lora
 
 def lora_faults(settings: GeneratorSettings) -> Iterator[str]:
     """Yield a line on each LoRA that is at hand and that drawing would refuse."""
-    if not settings.loras:
+    source = source_of(settings)
+    is_guessed = bool(source.otherwise) and not settings.config
+    # Another model gives the network, or it is only known what such models mostly are: the loading knows.
+    if not settings.loras or settings.unet or settings.transformer or is_guessed:
         return
     try:
         with imagined():
-            networks = pipeline(source_of(settings))
+            networks = pipeline(source)
     except UnknownModel:
         return
     for lora in settings.loras:

@@ -10,16 +10,15 @@ from typing import Literal
 from agfsync import catalog, hub
 from agfsync.config import PartSettings, Recipe, ScorerSettings
 from agfsync.errors import ModelError
+from agfsync.generators import EXCHANGED, UNLOADED
+from agfsync.generators.headers import STEMS
 from agfsync.generators.lora_files import choose_file
+from agfsync.generators.parts import choose_variant, variants
 
 Kind = Literal["pipeline", "model", "tensors", "lora", "vae", "unet", "transformer"]
 INDEX = "model_index.json"
 SAFE = ".safetensors"
-SHARDS = ".safetensors.index.json"
-VARIANT = re.compile(r"(?:model|diffusion_pytorch_model)\.(?P<variant>[\w-]+?)(?:-\d{5}-of-\d{5})?\.safetensors")
-"""What the weights of a variant are called, such as `model.fp16.safetensors`."""
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts of pipelines that aren't loaded."""
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
 NO_MODEL = "none"
 """what a recipe calls the model of a judge that has none"""
 SERVED = ("vqa-openai",)
@@ -36,6 +35,10 @@ class Place:
     kind: Kind
     file: str | None = None
     """of a LoRA: which of several"""
+    without: tuple[str, ...] = ()
+    """parts of a pipeline that another model gives"""
+    variant: str | None = None
+    """of a pipeline's weights: the one that the recipe wants"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +60,17 @@ def places(recipe: Recipe) -> Iterator[Place]:
         *_scorers("scores.scorers", recipe.scores.scorers),
         *_scorers("evaluation.judges", recipe.evaluation.judges),
     ]
-    if generator.type in catalog.CATALOG["generators"]:
-        kind: Kind = "tensors" if generator.model.endswith(SAFE) else "pipeline"
-        found = [Place(f"{key}.model", generator.model, generator.revision, kind), *found]
-    found += [Place(f"{key}.loras", lora.path, None, "lora", lora.file) for lora in generator.loras]
     parts: dict[Kind, PartSettings | None] = {
         "vae": generator.vae,
         "unet": generator.unet,
         "transformer": generator.transformer,
     }
+    if generator.type in catalog.CATALOG["generators"]:
+        kind: Kind = "tensors" if generator.model.endswith(SAFE) else "pipeline"
+        without = tuple(name for name, part in parts.items() if part)
+        model = Place(f"{key}.model", generator.model, generator.revision, kind, None, without, generator.variant)
+        found = [model, *found]
+    found += [Place(f"{key}.loras", lora.path, None, "lora", lora.file) for lora in generator.loras]
     found += [Place(f"{key}.{name}", part.model, part.revision, name) for name, part in parts.items() if part]
     if generator.refiner:
         found.append(Place(f"{key}.refiner", generator.refiner.model, generator.refiner.revision, "pipeline"))
@@ -99,7 +104,7 @@ def look(place: Place) -> Weights:
         if place.kind == "lora":
             fault = _lora_fault(place, files)
             return Weights(place, not fault, fault=fault)
-        whole = _whole(path, files, place.kind)
+        whole = _whole(path, files, place)
         return Weights(place, whole, fault=f"the folder doesn't hold all of its weights as {SAFE}")
     if not hub.is_hub_id(place.model):
         return Weights(place, False, fault="there is no such file or folder")
@@ -111,7 +116,7 @@ def _on_the_hub(place: Place) -> Weights:
     cached = {} if snapshot is None else _sizes(snapshot)
     if snapshot is not None and place.kind == "lora" and not _lora_fault(place, cached):
         return Weights(place, True)
-    if snapshot is not None and place.kind != "lora" and _whole(snapshot, cached, place.kind):
+    if snapshot is not None and place.kind != "lora" and _whole(snapshot, cached, place):
         return Weights(place, True)
     answer = hub.ask(place.model, place.revision)
     if answer.fault:
@@ -120,7 +125,7 @@ def _on_the_hub(place: Place) -> Weights:
         fault = _lora_fault(place, answer.files)
         size = 0.0 if fault else float(answer.files[choose_file(place.model, answer.files, place.file)])
         return Weights(place, False, size, fault)
-    wanted = _used(answer.files, place.kind)
+    wanted = _used(answer.files, place)
     if not wanted:
         return Weights(place, False, fault=f"it has no weights as {SAFE}, and nothing else is read")
     return Weights(place, False, float(sum(answer.files[name] for name in wanted if name not in cached)))
@@ -140,50 +145,56 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
 
 
-def _used(files: Collection[str], kind: Kind) -> list[str]:
+def _used(files: Collection[str], place: Place) -> list[str]:
     """Which of a model's files hold the weights that are loaded."""
-    if kind == "pipeline":
+    if place.kind == "pipeline":
         parts = {PurePosixPath(name).parent.as_posix() for name in files if name.count("/") == 1}
-        return [name for part in sorted(parts) if part not in LEFT_OUT for name in _weights(files, f"{part}/")]
-    if kind in ("vae", "unet", "transformer"):
-        return _weights(files, f"{kind}/") or _weights(files, "")
+        loaded = sorted(parts.difference(UNLOADED, place.without))
+        return [name for part in loaded for name in _weights(files, f"{part}/", place.variant)]
+    if place.kind in EXCHANGED:
+        return _weights(files, f"{place.kind}/") or _weights(files, "")
     return _weights(files, "")
 
 
-def _weights(files: Collection[str], folder: str) -> list[str]:
-    """The weights in `folder`: one file, or its shards; other precisions and other programs' copies left aside."""
-    names = [name for name in files if name.startswith(folder) and "/" not in name[len(folder) :]]
-    for stem in ("model", "diffusion_pytorch_model"):
-        if (one := f"{folder}{stem}{SAFE}") in names:
-            return [one]
-        if shards := [n for n in names if n.startswith(f"{folder}{stem}-0") and n.endswith(SAFE)]:
-            return shards
-    # Those of a variant, such as half precision, where there are no others; of the first by name.
-    found = [(match["variant"], name) for name in names if (match := VARIANT.fullmatch(name[len(folder) :]))]
-    return [name for variant, name in found if variant == min(found)[0]]
+def _weights(files: Collection[str], folder: str, wanted: str | None = None) -> list[str]:
+    """The weights in `folder`, as `parts.choose_variant` chooses: one file, or its shards; none where it can't."""
+    names = [name[len(folder) :] for name in files if name.startswith(folder) and "/" not in name[len(folder) :]]
+    try:
+        variant = choose_variant(names, wanted, folder)
+    except ModelError:
+        return []
+    for stem in STEMS.values():
+        found = [name for name in names if name.startswith(stem) and variants([name]) == {variant}]
+        whole = [name for name in found if not SHARD.search(name)]
+        if found:
+            return [folder + name for name in whole[:1] or found]
+    return []
 
 
-def _whole(folder: Path, files: Collection[str], kind: Kind) -> bool:
+def _whole(folder: Path, files: Collection[str], place: Place) -> bool:
     """Whether `folder` holds all that is loaded."""
-    if kind != "pipeline":
-        used = _used(files, kind)
-        return bool(used) and _shards(folder) <= {PurePosixPath(name).name for name in used}
+    if place.kind != "pipeline":
+        used = _used(files, place)
+        return bool(used) and _has_all_shards(folder, used)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    networks = [name for name in index if f"{name}/config.json" in files and name not in LEFT_OUT]
-    held = {name: _weights(files, f"{name}/") for name in networks}
-    return bool(held) and all(
-        held[name] and _shards(folder / name) <= {PurePosixPath(file).name for file in held[name]} for name in networks
-    )
+    left_out = {*UNLOADED, *place.without}
+    networks = [name for name in index if f"{name}/config.json" in files and name not in left_out]
+    held = [_weights(files, f"{name}/", place.variant) for name in networks]
+    return bool(held) and all(used and _has_all_shards(folder, used) for used in held)
 
 
-def _shards(folder: Path) -> set[str]:
-    """The files that a folder's index of shards names; none where there is no index."""
-    for index in folder.glob(f"*{SHARDS}"):
-        try:
-            return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
-            return {"an index that can't be read"}
-    return set()
+def _has_all_shards(folder: Path, used: Collection[str]) -> bool:
+    """True if `used`, files of one part in `folder`, are one file, or all of the shards that their index names."""
+    first = folder / next(iter(used))
+    (variant,) = variants([first.name])
+    indices = list(first.parent.glob(f"*{SAFE}.index{f'.{variant}' if variant else ''}.json"))
+    if not SHARD.search(first.name) or not indices:
+        return True
+    try:
+        named = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+    return named <= {PurePosixPath(name).name for name in used}

@@ -9,6 +9,12 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA in a folder."""
 
 
+EXCHANGED = ("vae", "unet", "transformer")
+"""Parts of pipelines that another model may give."""
+UNLOADED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of pipelines that no generator loads."""
+
+
 class Generator(Protocol):
     """A text-to-image model with its sampling settings."""
 

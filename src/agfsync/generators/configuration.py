@@ -40,6 +40,8 @@ PIPELINES = {
     "flux": "FluxPipeline",
 }
 REFINER = "the refiner of stable-diffusion-xl"
+REFINED = ("stable-diffusion-xl",)
+"""types that may have a refiner"""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -108,6 +110,21 @@ def find_class(library: str, kind: str) -> Any:
     import transformers
 
     return getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
+
+
+def check_choices(type_: str, scheduler: str = "model", refiner: str | None = None) -> None:
+    """See that a generator of the type `type_` can have this scheduler, and this model for its refiner.
+
+    Raises:
+        ModelError: it can't.
+    """
+    if type_ in FLOWS and scheduler != "model":
+        raise ModelError(
+            f"a generator of the type {type_} draws with the scheduler that it was saved with: "
+            f"set its scheduler to model, not {scheduler}"
+        )
+    if refiner is not None and type_ not in REFINED:
+        raise ModelError(f"a generator of the type {type_} has no refiner: leave out {refiner}")
 
 
 def check_parts(type_: str, parts: Parts, clip_skip: int | None = None) -> None:

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from agfsync.dtypes import torch_dtype
-from agfsync.errors import ModelError, model_errors
+from agfsync.errors import model_errors
 from agfsync.generators.architecture import TEXT, Architecture, Conditioning, picture_size
-from agfsync.generators.configuration import check_parts, parts_of
+from agfsync.generators.configuration import check_choices, check_parts, parts_of
 from agfsync.generators.latents import LatentSpace
 from agfsync.generators.loading import PipelineSource, load_pipeline, weights_of
 from agfsync.generators.loras import Lora, fuse_loras
@@ -79,11 +79,7 @@ class FlowMatching:
         device: str = "auto",
     ) -> None:
         architecture = family.architecture
-        if scheduler != "model":
-            raise ModelError(
-                f"a generator of the type {architecture.name} draws with the scheduler that it was saved with: "
-                f"set its scheduler to model, not {scheduler}"
-            )
+        check_choices(architecture.name, scheduler)
         self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, model
         place = torch_device(device)
         self._precision = Precision(place, torch_dtype(dtype, place))

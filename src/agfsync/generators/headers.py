@@ -11,51 +11,51 @@ from safetensors import SafetensorError, safe_open
 
 from agfsync.errors import ModelError
 from agfsync.generators.configuration import find_class
+from agfsync.pretrained import COMPILED, describe_misfit
 
-SAFE, SHARDS = ".safetensors", ".safetensors.index.json"
-STEMS = ("model", "diffusion_pytorch_model")
+SAFE = ".safetensors"
+STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
+"""how the files of a part's weights are called, by its library"""
 OF_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """layers of a VAE's attention, by the names that diffusers had for them once and still reads"""
-SHOWN = 3
-"""names of weights in a message"""
 
 
-def check_headers(library: str, kind: str, config: Mapping[str, Any], folder: Path, label: str) -> None:
+def check_headers(
+    library: str, kind: str, config: Mapping[str, Any], folder: Path, label: str, variant: str | None = None
+) -> None:
     """See that the safetensors files in `folder` name every weight of a network of class `kind`.
 
-    A class that isn't known, or that can't be made of its configuration, is left to the loading.
+    Those of `variant` are read where there are any, else those without one. A class that isn't known, or that can't be
+    made of its configuration, is left to the loading.
 
     Raises:
         ModelError: some are missing; names `label` and the first of them. Or a file's header can't be read.
     """
-    files = weight_files(folder)
+    files = weight_files(folder, library, variant) or weight_files(folder, library)
     if not files:
         return
     groups = _weights(find_class(library, kind), config)
-    there = {_plain(name) for file in files for name in _names(file, label)}
+    names = [name for file in files for name in _names(file, label)]
+    there = set(map(_plain, names))
     missing = [group[0] for group in groups if there.isdisjoint(map(_plain, group))]
     if missing:
-        shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
-        raise ModelError(
-            f"{label} lacks {len(missing)} of the {len(groups)} weights of a {kind}, among them {shown}: "
-            f"they would be random; save it again from where it was whole"
-        )
+        compiled = [name for name in names if COMPILED in name]
+        raise ModelError(describe_misfit(label, kind, missing, unexpected=compiled))
 
 
-def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """Return the files in `folder` that weights are loaded from: one, or its shards; none where that isn't clear."""
+def weight_files(folder: Path, library: str, variant: str | None = None) -> list[Path]:
+    """Return the files in `folder` that `library` loads a part from: one, or its shards; none where it isn't clear."""
     ending = f".{variant}" if variant else ""
-    for stem in STEMS:
-        one, index = folder / f"{stem}{ending}{SAFE}", folder / f"{stem}{SAFE}.index{ending}.json"
-        if one.is_file():
-            return [one]
-        if index.is_file():
-            try:
-                named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, KeyError, AttributeError):
-                return []
-            return [folder / name for name in sorted(named)] if all((folder / name).is_file() for name in named) else []
-    return []
+    if (stem := STEMS.get(library)) is None:
+        return []
+    one, index = folder / f"{stem}{ending}{SAFE}", folder / f"{stem}{SAFE}.index{ending}.json"
+    if one.is_file():
+        return [one]
+    try:
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return []
+    return [folder / name for name in named] if all((folder / name).is_file() for name in named) else []
 
 
 def _names(file: Path, label: str) -> list[str]:

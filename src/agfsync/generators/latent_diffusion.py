@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from agfsync.dtypes import torch_dtype
 from agfsync.errors import ModelError, model_errors
 from agfsync.generators.architecture import Architecture, Conditioning, picture_size
-from agfsync.generators.configuration import channels, check_parts, limit_tokens, parts_of, untrainable
+from agfsync.generators.configuration import channels, check_choices, check_parts, limit_tokens, parts_of, untrainable
 from agfsync.generators.latents import LatentSpace
 from agfsync.generators.loading import PipelineSource, add_adapter, load_pipeline, quietly, weights_of
 from agfsync.generators.loras import Lora, fuse_loras
@@ -262,9 +262,10 @@ class LatentDiffusion:
         return in_turn(predict, finish, timesteps, refiner.from_step)
 
     def _made_refiner(self, settings: Mapping[str, Any], steps: int) -> Any:
-        make, name = self._architecture.refiner, self._architecture.name
+        make = self._architecture.refiner
         if make is None:
-            raise ModelError(f"a generator of the type {name} has no refiner: leave out {settings['model']}")
+            check_choices(self._architecture.name, refiner=settings["model"])
+            return None
         if settings["from_step"] >= steps:
             raise ModelError(f"the refiner can't begin at step {settings['from_step']}: the generator has {steps}")
         with model_errors(f"the refiner {settings['model']} can't be drawn with"):

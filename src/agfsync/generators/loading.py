@@ -17,29 +17,26 @@ from torch import Tensor
 
 from agfsync import hub
 from agfsync.errors import ModelError
-from agfsync.generators import LORA_FILE
+from agfsync.generators import EXCHANGED, LORA_FILE
 from agfsync.generators.architecture import Architecture
 from agfsync.generators.lora_files import lora_file, read_changes
 from agfsync.generators.lora_names import targets
 from agfsync.generators.loras import Lora, find_misfits
-from agfsync.generators.parts import PartSource, load_own_part, load_part, part_fingerprint, variants
+from agfsync.generators.parts import CONFIG, PartSource, load_own_part, load_part, part_fingerprint, variants
 from agfsync.generators.single_file import (
     check_left_over,
-    check_suffix,
     fill_network,
     load_file_tensors,
     part_of,
     prediction,
 )
-from agfsync.pretrained import explained, fingerprint, quiet, source
+from agfsync.pretrained import explained, find_file, fingerprint, quiet, source
 
 LIBRARIES = ("diffusers", "transformers")
 LEFT_OUT = ("image_encoder", "feature_extractor")
 """Parts that pipelines have for image prompts, which are never given here."""
 CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a pipeline beside its weights."""
-PARTS = ("vae", "unet", "transformer")
-"""Parts that another model may give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,8 @@ def _folder(architecture: Architecture, origin: PipelineSource) -> Path:
     """The folder of the pipeline, fetched from the hub where need be."""
     model, where, kind = origin.model, source(origin.model, origin.revision), architecture.pipeline
     # The class is looked at first: nothing of another kind of model is fetched.
-    _check_class(architecture, model, kind.load_config(model, **where))
+    index = kind.load_config(model, **where)
+    _check_class(architecture, model, index)
     if Path(model).is_dir():
         return Path(model)
     left_out = dict.fromkeys((*LEFT_OUT, *architecture.extras, *origin.parts))
@@ -106,12 +104,28 @@ def _folder(architecture: Architecture, origin: PipelineSource) -> Path:
         return Path(kind.download(model, variant=variant, use_safetensors=True, **left_out, **where))
 
     try:
-        return fetched(origin.variant)
+        folder = fetched(origin.variant)
     except OSError:
         there = variants({Path(file).name for file in hub.ask(model, origin.revision).files})
         if origin.variant or len(there) != 1 or None in there:
             raise
-        return fetched(*there)
+        folder = fetched(*there)
+    _fetch_replaced(origin, index)
+    return folder
+
+
+def _fetch_replaced(origin: PipelineSource, index: Mapping[str, Any]) -> None:
+    """Fetch the configuration of each part of a hub model that another replaces: its download left the part out.
+
+    A single file takes it; with others it shows whether they fit, where it can be had.
+    """
+    for name, part in origin.parts.items():
+        if not (index.get(name) or [None])[0]:
+            continue
+        if Path(part.model).is_file():
+            find_file(origin.model, f"{name}/{CONFIG}", origin.revision)
+        else:
+            hub.fetch(origin.model, f"{name}/{CONFIG}", origin.revision)
 
 
 def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Path:
@@ -186,7 +200,7 @@ def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
 
 def _lacks(model: str, name: str, prefixes: Sequence[str]) -> str:
     there = " or ".join(f"{prefix}*" for prefix in prefixes)
-    remedy = f"name one as candidates.generator.{name}" if name in PARTS else "take a file that has one"
+    remedy = f"name one as candidates.generator.{name}" if name in EXCHANGED else "take a file that has one"
     return f"{model} holds no {name}, which would be {there}: {remedy}"
 
 
@@ -205,7 +219,6 @@ def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, An
 def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[str, Tensor]:
     """The tensors of a single file, which is one of this kind of model."""
     model, marker = origin.model, architecture.marker
-    check_suffix(Path(model))
     if marker is None:
         raise ModelError(f"{model} is a single file: the type {architecture.name} takes a folder or a hub id")
     tensors = load_file_tensors(model)

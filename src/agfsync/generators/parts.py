@@ -154,7 +154,10 @@ def part_folder(name: str, origin: PartSource) -> Path:
 
 
 def _fetched(name: str, origin: PartSource) -> Path:
-    files = _files(origin)
+    files = hub.files(origin.model, origin.revision)
+    if not files and hub.snapshot(origin.model, origin.revision) is None:
+        fault = hub.ask(origin.model, origin.revision).fault
+        raise ModelError(f"{origin.model} isn't on this machine, and can't be fetched: {fault}")
     prefix = next((prefix for prefix in (f"{name}/", "") if f"{prefix}{CONFIG}" in files), None)
     if prefix is None:
         raise ModelError(f"{origin.model} holds no {name}: there is no {name}/{CONFIG}, and no {CONFIG}")
@@ -165,17 +168,6 @@ def _fetched(name: str, origin: PartSource) -> Path:
         origin.model, revision=origin.revision or hub.MAIN, allow_patterns=[f"{prefix}{each}" for each in used]
     )
     return Path(snapshot) / prefix
-
-
-def _files(origin: PartSource) -> set[str]:
-    """The files of a hub model: those that the hub lists, or where it can't be asked those in the cache."""
-    answer = hub.ask(origin.model, origin.revision)
-    if answer.files:
-        return set(answer.files)
-    snapshot = hub.snapshot(origin.model, origin.revision)
-    if snapshot is None:
-        raise ModelError(f"{origin.model} isn't on this machine, and can't be fetched: {answer.fault}")
-    return {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
 
 
 def part_fingerprint(name: str, origin: PartSource) -> str:

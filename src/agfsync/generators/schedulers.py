@@ -16,9 +16,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from agfsync.errors import AgfsyncError, ModelError
+from agfsync.errors import ModelError, model_errors
 from agfsync.generators.sampling import denoise
-from agfsync.memory import lacks_memory
 
 # Latents aren't pixels: nothing clips them.
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -96,15 +95,11 @@ def _try(scheduler: Any, name: str, steps: int, channels: tuple[int, int]) -> No
     """
     what = _kind(scheduler) if name not in SCHEDULERS else f"{name} ({_kind(scheduler)})"
     tried = deepcopy(scheduler)
-    try:
+    with model_errors(f"the scheduler {name} can't make {steps} steps"):
         tried.set_timesteps(steps)
-    except Exception as failure:
-        raise _failed(f"the scheduler {name} can't make {steps} steps", failure) from failure
     _check_terminal_snr(tried, what)
-    try:
+    with model_errors(f"the scheduler {what} can't draw"):
         first, second = (_tiny_latents(deepcopy(tried), channels, seed) for seed in (0, 1))
-    except Exception as failure:
-        raise _failed(f"the scheduler {what} can't draw", failure) from failure
     if not torch.isfinite(first).all():
         raise ModelError(f"the scheduler {what} makes something that isn't numbers in {steps} steps: choose another")
     if not torch.equal(first, second):
@@ -140,13 +135,6 @@ def _tiny_latents(scheduler: Any, channels: tuple[int, int], seed: int) -> Tenso
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return denoise(scheduler, lambda noisy, timestep: nothing, start, sources)
-
-
-def _failed(what: str, failure: Exception) -> Exception:
-    if lacks_memory(failure) or isinstance(failure, AgfsyncError):
-        return failure
-    said = " ".join(str(failure).split())[:300] or type(failure).__name__
-    return ModelError(f"{what}: {said}")
 
 
 def _kind(scheduler: Any) -> str:

@@ -15,7 +15,7 @@ from agfsync.memory import lacks_memory
 from agfsync.pipeline.checks import check_generators, faults
 from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
 from agfsync.pipeline.following import prepare, recipe_of
-from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, is_current
+from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, due_stages, is_current
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.progress import Progress, Silent
 from agfsync.stages import EARLIER, Context
@@ -68,8 +68,8 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
         return None
     with Run.open(path) as run_:
         recipe, told = recipe_of(run_), set[str]()
-        check_generators(recipe, until or NAMES[-1])
         set_aside(run_, recipe, shown)
+        check_generators(recipe, due_stages(run_, recipe, until))
         if _may_train(run_, recipe, until):
             launched.gather(shown.say)
         while True:
@@ -100,12 +100,13 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
     """
     with Run.open(path) as run_:
         recipe = recipe_of(run_)
-        check_generators(recipe, name)
         set_aside(run_, recipe, progress or Silent())
+        is_due = not is_current(STAGES[NAMES.index(name)], run_, recipe)
+        check_generators(recipe, [name] if is_due else [])
         for stage in STAGES[: NAMES.index(name)]:
             if not is_current(stage, run_, recipe):
                 raise RunError(f"{name} needs {stage.name}: type `agfsync {stage.name} {path}` first")
-        if name == TRAINING and not is_current(STAGES[NAMES.index(name)], run_, recipe):
+        if name == TRAINING and is_due:
             launched.gather((progress or Silent()).say)
         _bring_up(STAGES[NAMES.index(name)], run_, recipe, progress or Silent())
 

@@ -1,11 +1,11 @@
 """Whether all that a recipe names is there, told before anything runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from agfsync import catalog
-from agfsync.config import Recipe
+from agfsync.config import GeneratorSettings, Recipe
 from agfsync.errors import AgfsyncError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.packages import need, need_trackers
@@ -51,28 +51,34 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     yield partial(need_trackers, recipe.training.trackers)
 
 
-def generator_faults(recipe: Recipe, last: str = NAMES[-1], *, may_load: bool = False) -> Iterator[AgfsyncError]:
-    """Yield what keeps a run up to the stage `last` from drawing with its generators, or from training the first.
+def generator_faults(
+    recipe: Recipe, stages: Collection[str] = NAMES, *, may_load: bool = False
+) -> Iterator[AgfsyncError]:
+    """Yield what keeps `stages` from drawing with the generators that they load, or from training the first.
 
     `may_load`: a generator of another package is made where there is no other way to know.
     """
-    if NAMES.index(last) < NAMES.index("candidates"):
-        return
-    trains = NAMES.index(last) >= NAMES.index("training")
-    for settings in recipe.candidates.generators:
+    for settings in _loaded_generators(recipe, stages):
         try:
             reason = check_drawing(settings)
-            if trains and settings is recipe.candidates.generator:
+            if "training" in stages and settings is recipe.candidates.generator:
                 check_trainable(settings, reason, may_load=may_load)
         except AgfsyncError as fault_:
             yield fault_
 
 
-def check_generators(recipe: Recipe, last: str) -> None:
-    """See, before anything is written or drawn, that a run up to the stage `last` can draw and train.
+def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[GeneratorSettings]:
+    """Return the generators that `stages` load: only the candidates' stage the ones beside, unless a pair set is it."""
+    if "candidates" in stages and recipe.pairs.source is None:
+        return recipe.candidates.generators
+    return [recipe.candidates.generator] if {"training", "evaluation"} & set(stages) else []
+
+
+def check_generators(recipe: Recipe, stages: Collection[str]) -> None:
+    """See, before anything is written or drawn, that `stages` can draw and train.
 
     Raises:
-        ModelError: it can't.
+        ModelError: they can't.
     """
-    for fault_ in generator_faults(recipe, last, may_load=True):
+    for fault_ in generator_faults(recipe, stages, may_load=True):
         raise fault_

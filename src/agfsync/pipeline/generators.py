@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from agfsync import catalog, hub
-from agfsync.config import GeneratorSettings
+from agfsync.config import GeneratorSettings, PartSettings
 from agfsync.errors import ModelError
+from agfsync.generators import EXCHANGED, UNLOADED
 from agfsync.memory import release
 
 DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
 """types whose models are pipelines of diffusers"""
+INDEX = "model_index.json"
 FAR = "`agfsync run ... --until pairs` goes as far as it can"
-EXCHANGED = ("vae", "unet", "transformer")
-"""parts that the recipe may name another model for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,15 @@ class ModelFiles:
 
     model: str
     revision: str | None = None
+
+    @classmethod
+    def of(cls, model: str, revision: str | None = None) -> Self:
+        """Return the files of what a recipe names: a folder, a hub id or an embedded model.
+
+        Raises:
+            ModelError: the package has no such embedded model.
+        """
+        return cls(catalog.find_place(model), revision)
 
     def read(self, name: str) -> Mapping[str, Any] | None:
         """Return the JSON file `name`, None where it can't be had."""
@@ -56,17 +65,20 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
     What can't be told without loading it is left to the loading.
 
     Raises:
-        ModelError: it can't be drawn with.
+        ModelError: it can't be drawn with. RecipeError: its type has no such setting.
     """
+    if settings.type not in DRAWN:
+        return None
+    _check_settings(settings)
     files = _files(settings)
-    if settings.type not in DRAWN or files is None or files.read("model_index.json") is None:
+    if files is None or files.read(INDEX) is None:
         return None
     from agfsync.errors import model_errors
     from agfsync.generators.configuration import REFINER, check_files
 
     with model_errors(f"the model {settings.model} can't be drawn with"):
         if settings.refiner is not None:
-            refiner = ModelFiles(settings.refiner.model, settings.refiner.revision)
+            refiner = ModelFiles.of(settings.refiner.model, settings.refiner.revision)
             check_files(REFINER, refiner.read, steps=settings.steps)
         reason = check_files(
             settings.type,
@@ -76,9 +88,18 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
             clip_skip=settings.clip_skip,
             sized=bool(settings.height and settings.width),
         )
-        if Path(catalog.model_path(settings.model)).suffix != ".safetensors":
+        if not settings.model.endswith(".safetensors"):
             _check_weights(settings, files)
     return reason
+
+
+def _check_settings(settings: GeneratorSettings) -> None:
+    """See that the generator's type has all that is set."""
+    from agfsync.generators.configuration import check_choices
+
+    maker = catalog.find("generators", settings.type)
+    catalog.known_settings(maker, settings.model_dump(exclude={"type"}), f"{settings.type} generator")
+    check_choices(settings.type, settings.scheduler, settings.refiner.model if settings.refiner else None)
 
 
 def check_trainable(settings: GeneratorSettings, reason: str | None, *, may_load: bool) -> None:
@@ -115,31 +136,53 @@ def _class_of(maker: Any) -> type | None:
 
 def _files(settings: GeneratorSettings) -> ModelFiles | None:
     """Where a generator's configuration lies; None: it is the known model's that a single file is like."""
-    place = catalog.model_path(settings.model)
-    if place.endswith(".safetensors"):
-        return ModelFiles(settings.config) if settings.config else None
-    return ModelFiles(str(Path(place).expanduser()) if Path(place).expanduser().is_dir() else place, settings.revision)
+    if settings.model.endswith(".safetensors"):
+        return ModelFiles.of(settings.config) if settings.config else None
+    return ModelFiles.of(settings.model, settings.revision)
 
 
 def _read(settings: GeneratorSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
     """A configuration file, of an exchanged part that of the model that gives it, where that has one."""
+    if name == INDEX:
+        return _index(settings, files)
     part, _, _ = name.partition("/")
-    other = getattr(settings, part, None) if part in EXCHANGED else None
-    if other is not None:
-        given = ModelFiles(str(Path(other.model).expanduser()), other.revision)
-        found = given.read("config.json") or given.read(name)
-        if found is not None:
-            return found
-    return files.read(name)
+    found = _given_config(part, getattr(settings, part)) if part in EXCHANGED else None
+    return files.read(name) if found is None else found
+
+
+def _index(settings: GeneratorSettings, files: ModelFiles) -> Mapping[str, Any] | None:
+    """The pipeline's index, in which each exchanged part is of the class of the model that gives it."""
+    index = files.read(INDEX)
+    if index is None:
+        return None
+    classes: dict[str, Any] = {}
+    for name in EXCHANGED:
+        kind = (_given_config(name, getattr(settings, name)) or {}).get("_class_name")
+        if kind is not None and _is_listed(index.get(name)):
+            classes[name] = ["diffusers", kind]
+    return {**index, **classes}
+
+
+def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | None:
+    """The configuration of the model that gives the part `name`, looked for as the loading does; None: it has none."""
+    if part is None:
+        return None
+    given = ModelFiles.of(part.model, part.revision)
+    return given.read(f"{name}/config.json") or given.read("config.json")
+
+
+def _is_listed(part: Any) -> bool:
+    """True if a pipeline's index says that it has this part."""
+    return isinstance(part, list) and len(part) == 2 and part[1] is not None
 
 
 def _check_weights(settings: GeneratorSettings, files: ModelFiles) -> None:
     from agfsync.generators.headers import check_headers
 
-    for name, part in (files.read("model_index.json") or {}).items():
+    for name, part in (files.read(INDEX) or {}).items():
         folder = files.folder(name)
-        exchanged = name in EXCHANGED and getattr(settings, name, None) is not None
-        if not isinstance(part, list) or len(part) != 2 or part[1] is None or folder is None or exchanged:
+        is_exchanged = name in EXCHANGED and getattr(settings, name) is not None
+        if name in UNLOADED or is_exchanged or folder is None or not _is_listed(part):
             continue
-        if getattr(settings, "variant", None) is None and (config := files.read(f"{name}/config.json")) is not None:
-            check_headers(part[0], part[1], config, folder, f"{settings.model} ({name})")
+        if (config := files.read(f"{name}/config.json")) is not None:
+            check_headers(str(part[0]), str(part[1]), config, folder, f"{settings.model} ({name})", settings.variant)

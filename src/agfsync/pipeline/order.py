@@ -119,6 +119,15 @@ def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
     return finished is not None and finished.digest == digest_of(stage, run_, recipe)
 
 
+def due_stages(run_: Run, recipe: Recipe, until: str | None = None) -> list[str]:
+    """Return the names of the stages up to `until` that aren't up to date, or follow from one that isn't."""
+    due: list[str] = []
+    for stage in STAGES if until is None else STAGES[: NAMES.index(until) + 1]:
+        if set(stage.after) & set(due) or not is_current(stage, run_, recipe):
+            due.append(stage.name)
+    return due
+
+
 def _plain(section: Any, *without: str) -> dict[str, Any]:
     plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without))
     return plain

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agfsync import catalog
 from agfsync.config import GeneratorSettings, Recipe, ScorerSettings
+from agfsync.generators import EXCHANGED
 from agfsync.progress import Progress
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
@@ -31,7 +32,7 @@ MODEL = "model"
 """The folder of the aligned model, or of its LoRA, in the run's."""
 GENERATORS = "generators"
 """The candidates' note of the models that drew them, by what the candidates say of it, where there are several."""
-LATER = ("variant", "vae", "unet", "transformer")
+LATER = ("variant", *EXCHANGED)
 """Keys of a generator that name its pictures where they are set alone."""
 EARLIER = "earlier_seconds"
 """A stage's note of the time that an interrupted run of it took and that no part tells of."""
@@ -73,7 +74,9 @@ def generator_source(settings: GeneratorSettings) -> str:
     told = settings.model_dump(mode="json", exclude={"device"})
     # Later keys than the others: pictures from before they were there keep their names.
     told = {name: value for name, value in told.items() if name not in LATER or value is not None}
-    return digest(told, catalog.fingerprint(settings.model))
+    others = (settings.vae, settings.unet, settings.transformer, settings.refiner)
+    models = (settings.model, settings.config, *(other.model for other in others if other is not None))
+    return digest(told, catalog.fingerprint(*models))
 
 
 def scorer_source(name: str, settings: ScorerSettings) -> str:

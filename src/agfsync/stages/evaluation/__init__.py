@@ -17,7 +17,7 @@ from agfsync.generators import LORA_FILE, Generator
 from agfsync.memory import release
 from agfsync.pictures import encoded
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
-from agfsync.stages import MODEL, VERSIONS, Context, generator_source, to_draw
+from agfsync.stages import LATER, MODEL, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
@@ -121,7 +121,7 @@ def _settings(context: Context, model: str) -> dict[str, Any]:
     if (folder / LORA_FILE).is_file():
         return settings | {"adapter": folder}
     # What was saved has every part in it, and no variant.
-    own = dict.fromkeys(("revision", "variant", "vae", "unet", "transformer"))
+    own = dict.fromkeys(("revision", *LATER))
     return settings | own | {"model": str(folder)}
 
 
