@@ -86,9 +86,6 @@ class LatentDiffusion:
         with model_errors(f"the model {model} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
             self._pipeline.to(self.device)
-            if self.device.type == "cpu":
-                # Convolutions take a fifth to a third less time where a pixel's channels lie together.
-                self._pipeline.unet.to(memory_format=torch.channels_last)
             limit_tokens(self._pipeline)
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *channels(parts_of(self._pipeline))
