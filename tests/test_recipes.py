@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from fake_language import FakeServer
 
 from agfsync import config, pipeline
-from agfsync.errors import RecipeError
+from agfsync.errors import ModelError
 from agfsync.generators import LORA_FILE
 from agfsync.records import Candidate, Pair, Score
 from agfsync.stages.report.verdict import role_of
@@ -135,7 +135,7 @@ def test_what_cant_be_trained_is_drawn_scored_and_paired(
     with FakeServer() as server:
         pipeline.prepare(path, tiny("sd15", folder, server.url, type=kind))
         pipeline.run(path, until="pairs")
-        with pytest.raises(RecipeError, match="--until pairs"):
+        with pytest.raises(ModelError, match="--until pairs"):
             pipeline.run(path)
     with Run.open(path, writing=False) as run:
         candidates, scores = list(run.read("candidates", Candidate)), list(run.read("scores", Score))

@@ -83,6 +83,7 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     )
     if environ.get("LOCAL_RANK"):
         _whole("LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1)  # accelerate takes the accelerator of this number
+    join_seconds(environ)
     return launch
 
 
@@ -106,13 +107,13 @@ def rank() -> int:
     return read_launch(os.environ).rank
 
 
-def join_seconds() -> float:
+def join_seconds(environ: Mapping[str, str] = os.environ) -> float:
     """Return for how many seconds the processes wait for each other.
 
     Raises:
         PeerError: the variable that says so holds no positive number.
     """
-    given = os.environ.get(LIMIT, "")
+    given = environ.get(LIMIT, "")
     try:
         seconds = float(given or JOIN_SECONDS)
     except ValueError:

@@ -118,7 +118,7 @@ def test_the_command_line_tells_a_cap_in_one_line(
     with FakeServer(faults=0.3, seed=3) as server:
         file = tmp_path / "quick.yaml"
         file.write_text(dump(asking(server, max_cost=0.03)))
-        assert cli.main(["run", str(file), "--out", str(tmp_path / "run"), "--debug"]) == cli.USAGE
+        assert cli.main(["run", str(file), "--out", str(tmp_path / "run"), "--until", "pairs", "--debug"]) == cli.USAGE
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith("error: the language model has cost 0.0")
     assert secret not in said

@@ -361,6 +361,12 @@ def _seeing_loss(pupil: _Pupil, pictures: _Pictures) -> tuple[Tensor, dict[str, 
     return _told(pupil, looked, pictures)
 
 
+def _cross_entropy(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
+    """Return the mean over the targets that are sure; 0 where there are none, of which torch makes no number."""
+    total = F.cross_entropy(logits_NK, targets_N, ignore_index=UNSURE, reduction="sum")
+    return total / (targets_N != UNSURE).sum().clamp(min=1)
+
+
 def _told(pupil: _Pupil, looked_BQD: Tensor, pictures: _Pictures) -> tuple[Tensor, dict[str, float]]:
     """How wrong the query tokens are about their cells: empty or not, and what each thing is and where."""
     with autocast():
@@ -369,11 +375,11 @@ def _told(pupil: _Pupil, looked_BQD: Tensor, pictures: _Pictures) -> tuple[Tenso
         background = pupil.background(looked_BQD.mean(dim=1)).float()
     shapes_BQ = pictures.cells_BQ4[..., 0]
     full = shapes_BQ > 0
-    loss = F.cross_entropy(shape.flatten(0, 1), shapes_BQ.flatten(), ignore_index=UNSURE)
-    loss = loss + F.cross_entropy(shape[full], shapes_BQ[full])
+    loss = _cross_entropy(shape.flatten(0, 1), shapes_BQ.flatten()) + _cross_entropy(shape[full], shapes_BQ[full])
     for k, head in enumerate(others, start=1):
-        loss = loss + F.cross_entropy(head[full], pictures.cells_BQ4[..., k][full], ignore_index=UNSURE)
-    loss = loss + F.mse_loss(offsets[full], pictures.offsets_BQ2[full])
+        loss = loss + _cross_entropy(head[full], pictures.cells_BQ4[..., k][full])
+    if full.any():
+        loss = loss + F.mse_loss(offsets[full], pictures.offsets_BQ2[full])
     loss = loss + F.cross_entropy(background, pictures.background_B)
     right = (shape[full].argmax(dim=-1) == shapes_BQ[full]).float().mean()
     return loss, {"cells": loss.item(), "shapes": right.item()}
@@ -388,6 +394,6 @@ def _loss(pupil: _Pupil, tokenizer: PreTrainedTokenizerFast, batch: _Batch) -> t
         logits = pupil.answer(looked, words, batch.image_of_N).float()
     told, figures = _told(pupil, looked, batch.pictures)
     expected = torch.tensor([yes if answer else no for answer in batch.answers], device=device())
-    answers = F.cross_entropy(logits, expected)
+    answers = _cross_entropy(logits, expected)
     accuracy = ((logits[:, yes] > logits[:, no]) == (expected == yes)).float().mean()
     return answers + 0.2 * told, figures | {"answers": answers.item(), "accuracy": accuracy.item()}
