@@ -228,6 +228,16 @@ def test_a_loras_file_on_the_hub_is_the_only_one_or_is_named(
         build(path="o/two", file="other.safetensors")
 
 
+def test_a_replaced_part_of_a_hub_model_leaves_its_configuration_and_not_its_weights(
+    server: LocalHub, models: dict[str, Path], tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(models["o/sd"] / "vae" / "diffusion_pytorch_model.safetensors", tmp_path))
+    settings = {"type": "stable-diffusion", "model": "o/sd", "vae": str(file), "steps": 2, "device": "cpu"}
+    assert catalog.build("generators", settings)
+    asked = [path for path in server.asked if "/resolve/" in path and "/vae/" in path]
+    assert asked and all(path.endswith("/vae/config.json") for path in asked)
+
+
 def test_the_doctor_says_what_the_hub_answered(server: LocalHub) -> None:
     server.faults = {".": (429, {})}
     hub.forget()
