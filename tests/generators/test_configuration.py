@@ -16,7 +16,7 @@ from diffusers import (
     ConsistencyDecoderVAE,
     DDPMScheduler,
 )
-from diffusers_pixels import PIPELINES, by_diffusers, by_ours, edited, ours, replaced
+from diffusers_pixels import PIPELINES, are_same_pixels, by_diffusers, by_ours, edited, ours, replaced
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -80,7 +80,7 @@ def test_statistics_of_the_latents_are_applied_as_by_diffusers(
     folders: dict[str, Path], tmp_path: Path, type_: str, keys: dict[str, Any]
 ) -> None:
     where = edited(folders[type_], tmp_path / "vae", {VAE: keys})
-    assert np.array_equal(by_diffusers(type_, where), by_ours(type_, where))
+    assert are_same_pixels(by_diffusers(type_, where), by_ours(type_, where))
 
 
 def test_encoding_is_the_way_back_from_decoding(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_network_that_is_told_the_guidance_draws_as_by_diffusers(tmp_path: Pat
     torch.nn.init.normal_(told.time_embedding.cond_proj.weight)
     where = saved(pipeline, tmp_path / "lcm", unet=told)
     drawn = by_ours(type_, where, guidance=guidance)
-    assert np.array_equal(by_diffusers(type_, where, guidance_scale=guidance), drawn)
+    assert are_same_pixels(by_diffusers(type_, where, guidance_scale=guidance), drawn)
     assert np.abs(drawn - by_ours(type_, where, guidance=guidance + 3)).max() > 1
 
 
@@ -113,7 +113,7 @@ def test_xl_with_its_second_encoder_alone_draws_as_by_diffusers(tmp_path: Path) 
     pipeline = tiny_diffusion.xl_pipeline()
     narrow = unlike(pipeline.unet, cross_attention_dim=tiny_diffusion.XL_WIDTH)
     where = saved(pipeline, tmp_path / "second", unet=narrow, text_encoder=None, tokenizer=None)
-    assert np.array_equal(by_diffusers(XL, where), by_ours(XL, where))
+    assert are_same_pixels(by_diffusers(XL, where), by_ours(XL, where))
     assert ours(XL, where).encode_prompts(["a", ""]).keys()
 
 
@@ -126,9 +126,9 @@ def test_clip_skip_draws_as_by_diffusers(tmp_path: Path, type_: str, clip_skip: 
     deep = {n: type(e)(type(e.config)(**e.config.to_dict() | {"num_hidden_layers": 4})) for n, e in encoders.items()}
     where = saved(pipeline, tmp_path / "deep", **deep)
     drawn = by_ours(type_, where, clip_skip=clip_skip)
-    assert np.array_equal(by_diffusers(type_, where, clip_skip=clip_skip), drawn)
+    assert are_same_pixels(by_diffusers(type_, where, clip_skip=clip_skip), drawn)
     negative = {"negative_prompt": "two small green squares", "clip_skip": clip_skip}
-    assert np.array_equal(by_diffusers(type_, where, **negative), by_ours(type_, where, **negative))
+    assert are_same_pixels(by_diffusers(type_, where, **negative), by_ours(type_, where, **negative))
     assert np.abs(drawn - by_ours(type_, where)).max() > 0
     generator, plain = ours(type_, where, clip_skip=clip_skip), ours(type_, where)
     assert generator.identity != plain.identity
@@ -166,7 +166,7 @@ def test_other_vaes_draw_as_by_diffusers_and_encode(
     folders: dict[str, Path], tmp_path: Path, type_: str, vae: Callable[[], Any]
 ) -> None:
     where = replaced(folders[type_], tmp_path / "vae", "vae", vae())
-    assert np.array_equal(by_diffusers(type_, where), by_ours(type_, where))
+    assert are_same_pixels(by_diffusers(type_, where), by_ours(type_, where))
     latents = ours(type_, where).encode_images([Image.new("RGB", (16, 16), "red")])
     assert latents.shape == (1, 4, 8, 8) and torch.isfinite(latents).all()
     assert check_files(type_, reader(where), steps=4) is None, "it can be trained"
@@ -233,7 +233,7 @@ def test_a_projected_text_and_a_text_embedding_draw_as_by_diffusers(tmp_path: Pa
         pipeline = tiny_diffusion.pipeline()
         unet = unlike(pipeline.unet, **keys)
         where = saved(pipeline, tmp_path / "-".join(keys), unet=unet)
-        assert np.array_equal(by_diffusers(SD, where), by_ours(SD, where)), keys
+        assert are_same_pixels(by_diffusers(SD, where), by_ours(SD, where)), keys
 
 
 def test_a_learned_variance_is_drawn_as_by_diffusers_and_not_trained(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_learned_variance_is_drawn_as_by_diffusers_and_not_trained(tmp_path: P
     unet = unlike(pipeline.unet, out_channels=8)
     scheduler = DDPMScheduler(variance_type="learned_range", clip_sample=False, steps_offset=1)
     where = saved(pipeline, tmp_path / "learned", unet=unet, scheduler=scheduler)
-    assert np.array_equal(by_diffusers(SD, where), by_ours(SD, where))
+    assert are_same_pixels(by_diffusers(SD, where), by_ours(SD, where))
     reason = check_files(SD, reader(where), steps=4)
     assert reason and "predicts a variance as well" in reason
     with pytest.raises(ModelError, match="can't be trained: its network predicts a variance"):
@@ -253,7 +253,7 @@ def test_a_size_may_be_two_numbers_or_none(folders: dict[str, Path], tmp_path: P
     two = edited(folders[type_], tmp_path / "two", {UNET: {"sample_size": [8, 12]}})
     drawn = by_ours(type_, two)
     assert drawn.shape == (16, 24, 3)
-    assert np.array_equal(by_diffusers(type_, two, size=(16, 24)), drawn)
+    assert are_same_pixels(by_diffusers(type_, two, size=(16, 24)), drawn)
     none = edited(folders[type_], tmp_path / "none", {UNET: {"sample_size": None}})
     refused(type_, none, "doesn't say the size it was made for: set height and width")
     assert [size_in_latents(each) for each in (64, [96, 64], None, "x", [1, 2, 3], 0)] == [
@@ -262,7 +262,7 @@ def test_a_size_may_be_two_numbers_or_none(folders: dict[str, Path], tmp_path: P
         *[None] * 4,
     ]
     sized = {"height": 16, "width": 16}
-    assert np.array_equal(by_diffusers(type_, none), by_ours(type_, none, **sized))
+    assert are_same_pixels(by_diffusers(type_, none), by_ours(type_, none, **sized))
     assert check_files(type_, reader(none), steps=4, sized=True) is None
 
 
@@ -275,7 +275,7 @@ def test_a_tokenizers_absurd_length_is_its_encoders(
     edits = {} if length is None else {name: {"model_max_length": length} for name in names}
     without = {name: ["model_max_length"] for name in names} if length is None else None
     where = edited(folders[type_], tmp_path / "long", edits, without)
-    assert np.array_equal(by_diffusers(type_, folders[type_]), by_ours(type_, where))
+    assert are_same_pixels(by_diffusers(type_, folders[type_]), by_ours(type_, where))
 
 
 def test_a_shorter_tokenizer_stays_short(folders: dict[str, Path]) -> None:
@@ -404,4 +404,4 @@ def test_any_configuration_draws_diffusers_pixels_or_is_refused_in_a_line(
         # diffusers fails at a tokenizer that doesn't say its length, which is taken from its encoder here.
         assert "model_max_length" in changed.get("tokenizer/tokenizer_config.json", {}), changed
         return
-    assert np.array_equal(expected, drawn), changed
+    assert are_same_pixels(expected, drawn), changed
