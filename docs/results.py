@@ -27,8 +27,8 @@ by Holm over the independent judges, and over the others; a tie counts one half 
 [evaluation.md](../evaluation.md) says how. Nothing trains or selects on the oracle. What there was to choose (learning
 rate, guidance, steps, numbers of captions, embedding noise, the aesthetic score's weight) was chosen on the captions of
 run seeds of 100 and up. beta is 500 so that the loss ends below an untrained model's (ln 2); of it an audit of an
-earlier recipe had seen seed 0's captions too, and nobody those of the other seeds. Another processor gives other figures:
-for one seed of that recipe the oracle's gain was 4.9, 5.4 and 5.7 on three.
+earlier recipe had seen seed 0's captions too, and nobody those of the other seeds. Another processor gives other
+figures: for one seed of that recipe the oracle's gain was 4.9, 5.4 and 5.7 on three.
 
 | seed | judge | role | captions | base | aligned | difference | 95 % interval | p | win rate | 95 % interval | ties |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""

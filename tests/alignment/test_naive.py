@@ -164,5 +164,5 @@ def test_losses_and_gradients_agree(
     scale = max(gradient.abs().max() for gradient in naive_gradients)
     assert scale > 0
     for ours, theirs in zip(gradients, naive_gradients, strict=True):
-        # In fp32 the way over epsilon, which divides by the root of alpha-bar and multiplies again, rounds a little more.
+        # In fp32 the way over epsilon rounds a little more.
         torch.testing.assert_close(ours / scale, theirs / scale, rtol=1e-5, atol=2e-5)

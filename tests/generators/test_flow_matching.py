@@ -343,7 +343,10 @@ def test_identity_is_content_and_settings(folders: dict[str, Path], one_of_each:
         (lambda folder: (folder / "model_index.json").unlink(), "can't load the model"),
         (lambda folder: _weights(folder).write_bytes(bytes(64)), "can't load the model"),
         (lambda folder: _pickle(folder), "can't load the model"),
-        (lambda folder: shutil.rmtree(folder / "text_encoder_2"), "text_encoder_2. isn't there: its folder has no config.json"),
+        (
+            lambda folder: shutil.rmtree(folder / "text_encoder_2"),
+            "isn't there: its folder has no config.json",
+        ),
         (lambda folder: _rename_class(folder), "is a StableDiffusionPipeline: the type .* needs a"),
         (
             lambda folder: _reschedule(folder),
