@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agfsync import cli, launched, pipeline
-from agfsync.config import dump
+from agfsync.config import Recipe, dump
 from agfsync.errors import PeerError
 from agfsync.launched import ALONE, Launch, read_launch
 
@@ -26,11 +26,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def paired(folder: Path, make_recipe: Any) -> tuple[Path, Path]:
+def trainable(make_recipe: Any, tiny_generator: Path) -> Recipe:
+    """The quick recipe with a generator that can be trained."""
+    generator = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "dtype": "fp32"}
+    recipe: Recipe = make_recipe(candidates={"generator": generator, "per_caption": 2})
+    return recipe
+
+
+@pytest.fixture
+def paired(folder: Path, trainable: Recipe) -> tuple[Path, Path]:
     """A recipe, and its run whose pairs are done."""
     if not (folder / "run").exists():
-        (folder / "quick.yaml").write_text(dump(make_recipe()))
-        pipeline.prepare(folder / "run", make_recipe())
+        (folder / "quick.yaml").write_text(dump(trainable))
+        pipeline.prepare(folder / "run", trainable)
         pipeline.run(folder / "run", until="pairs")
     return folder / "quick.yaml", folder / "run"
 
@@ -163,9 +171,9 @@ def test_a_port_that_is_taken_or_answers_in_another_tongue_holds_nobody_up(
 
 
 def test_nobody_waits_where_the_training_cannot_begin(
-    left: Any, tmp_path: Path, make_recipe: Any, capsys: pytest.CaptureFixture[str]
+    left: Any, tmp_path: Path, trainable: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline.prepare(tmp_path / "run", make_recipe())
+    pipeline.prepare(tmp_path / "run", trainable)
     left()
     assert cli.main(["training", str(tmp_path / "run")]) == cli.USAGE
     assert "training needs captions" in capsys.readouterr().err

@@ -101,11 +101,11 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
     with Run.open(path) as run_:
         recipe = recipe_of(run_)
         set_aside(run_, recipe, progress or Silent())
+        is_due = not is_current(STAGES[NAMES.index(name)], run_, recipe)
+        check_generators(recipe, [name] if is_due else [])
         for stage in STAGES[: NAMES.index(name)]:
             if not is_current(stage, run_, recipe):
                 raise RunError(f"{name} needs {stage.name}: type `agfsync {stage.name} {path}` first")
-        is_due = not is_current(STAGES[NAMES.index(name)], run_, recipe)
-        check_generators(recipe, [name] if is_due else [])
         if name == TRAINING and is_due:
             launched.gather((progress or Silent()).say)
         _bring_up(STAGES[NAMES.index(name)], run_, recipe, progress or Silent())
