@@ -130,7 +130,7 @@ def status(path: Folder, debug: Debug = False) -> None:
 
 @app.command()
 def verify(path: Folder, debug: Debug = False) -> None:
-    """Hold every byte of a run against what was written; what is damaged is set aside, to be made anew."""
+    """Verify every file of a run against what was written; what is damaged is set aside, to be made anew."""
     from agfsync import pipeline
 
     typer.echo(f"{path}: {pipeline.verify(path)} files, all as they were written")
