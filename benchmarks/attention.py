@@ -12,10 +12,10 @@ from statistics import median
 
 import torch
 
-from agfsync.attention import trainable_attention
 from agfsync.shapes.training.generator import WIDTH, build_unet
 from agfsync.shapes.training.tokenizers import MAX_TOKENS
 from agfsync.shapes.training.vae import CHANNELS, SIDE
+from agfsync.training.attention import trainable_attention
 
 
 def seconds_of_a_step(network: torch.nn.Module, batch: int, kernel: AbstractContextManager[None]) -> float:

@@ -23,12 +23,12 @@ from PIL import Image
 from sizes import save_blip2, save_sd15, save_sdxl
 
 from agfsync import catalog
-from agfsync.alignment.batches import EncodedPairs
-from agfsync.alignment.dpo import DiffusionDPO
-from agfsync.alignment.loop import Plan, align
-from agfsync.alignment.lora import add_adapters
-from agfsync.alignment.reference import AdaptersOff, FrozenCopy
 from agfsync.scorers.vqa import Vqa
+from agfsync.training.batches import EncodedPairs
+from agfsync.training.loop import Plan, align
+from agfsync.training.lora import add_adapters
+from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.reference import AdaptersOff, FrozenCopy
 
 SAVE = {
     "sd15": save_sd15,

@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
 from agfsync.catalog import model_path
-from agfsync.pretrained import torch_device
+from agfsync.models.pretrained import torch_device
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.training.pictures import any_scene

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agfsync.config import Recipe
 from agfsync.pipeline import recipe_of
+from agfsync.recipe import Recipe
 from agfsync.stages.report.page import duration
 from agfsync.stages.report.verdict import Standing, format_interval, format_p, points, standings, verdict
 from agfsync.stages.selection import find_selectors

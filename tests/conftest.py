@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from agfsync import hub
+from agfsync.models import hub
 
 LONGEST = "test_torture.py"
 

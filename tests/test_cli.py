@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from agfsync import cli, pipeline
-from agfsync.config import dump, shipped
+from agfsync.recipe import dump, shipped
 from agfsync.store.finished import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
@@ -150,7 +150,7 @@ def test_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]
     for name in shipped():
         assert cli.main(["recipes", "show", name]) == 0
         shown = capsys.readouterr().out
-        assert shown == (files("agfsync") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert shown == (files("agfsync") / "recipe" / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
         assert yaml.safe_load(shown)["name"] == name
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from agfsync import cli, launched, pipeline
-from agfsync.config import Recipe, dump
+from agfsync import cli, pipeline
+from agfsync.engine import launched
+from agfsync.engine.launched import ALONE, Launch, read_launch
 from agfsync.errors import PeerError
-from agfsync.launched import ALONE, Launch, read_launch
+from agfsync.recipe import Recipe, dump
 
 HERE = Path(__file__).parent
 LEFT = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}

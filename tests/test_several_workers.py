@@ -18,8 +18,8 @@ import doubles
 import pytest
 
 from agfsync import pipeline
-from agfsync.config import Recipe, check, dump
 from agfsync.errors import ModelError
+from agfsync.recipe import Recipe, check, dump
 from agfsync.records import Candidate, Caption, Pair, Record, Score
 from agfsync.store import Run
 

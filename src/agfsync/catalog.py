@@ -26,10 +26,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "openai": "agfsync.language.questions:LanguageModelQuestions",
     },
     "generators": {
-        "stable-diffusion": "agfsync.generators.stable_diffusion:StableDiffusion",
-        "stable-diffusion-xl": "agfsync.generators.stable_diffusion_xl:StableDiffusionXL",
-        "stable-diffusion-3": "agfsync.generators.stable_diffusion_3:StableDiffusion3",
-        "flux": "agfsync.generators.flux:Flux",
+        "stable-diffusion": "agfsync.models.stable_diffusion:StableDiffusion",
+        "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
+        "stable-diffusion-3": "agfsync.models.stable_diffusion_3:StableDiffusion3",
+        "flux": "agfsync.models.flux:Flux",
     },
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
@@ -43,9 +43,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
     },
     "methods": {
-        "dpo": "agfsync.alignment.dpo:DiffusionDPO",
-        "ipo": "agfsync.alignment.ipo:DiffusionIPO",
-        "hinge": "agfsync.alignment.hinge:DiffusionHinge",
+        "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
+        "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
+        "hinge": "agfsync.training.methods.hinge:DiffusionHinge",
     },
     # In this order a file is held against them: what is more special comes first.
     "formats": {

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agfsync import __version__, launched
-from agfsync.disk import fault
+from agfsync import __version__
+from agfsync.engine import launched
 from agfsync.errors import AgfsyncError, DivergedError, PeerError
+from agfsync.files.atomic import fault
 
 if TYPE_CHECKING:
     from agfsync.pipeline import Standing
@@ -81,8 +82,8 @@ def run(
 ) -> None:
     """Run all stages of a recipe; the same command goes on where it was stopped."""
     from agfsync import pipeline
-    from agfsync.config import resolve
-    from agfsync.progress import progress
+    from agfsync.engine.progress import progress
+    from agfsync.recipe import resolve
 
     if until is not None and until not in VERBS:
         raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(VERBS)}")
@@ -108,12 +109,12 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Say what a run would take and what it lacks, before anything runs."""
-    from agfsync.config import resolve
+    from agfsync.recipe import resolve
 
     resolved = resolve(recipe, set_ or [])
     # Torch comes with these: a wrong recipe is told before.
-    from agfsync.doctor import examine
-    from agfsync.doctor.page import page
+    from agfsync.commands.doctor import examine
+    from agfsync.commands.doctor.page import page
 
     found = examine(resolved, out or Path("runs") / resolved.name)
     width = shutil.get_terminal_size().columns
@@ -144,7 +145,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a run's pairs in a format that others read."""
-    from agfsync import exporting
+    from agfsync.commands import export as exporting
 
     counts = exporting.export(path, format_, out)
     typer.echo(", ".join(f"{count} {what}" for what, count in counts.items()) + f": {out}")
@@ -159,7 +160,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Say what a file or folder is and count what it holds."""
-    from agfsync import inspecting
+    from agfsync.commands import inspect as inspecting
 
     contents = inspecting.inspect(path, split, repeats).plain()
     typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
@@ -172,7 +173,7 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Make safetensors of pickled weights, on the CPU and without running what is in them."""
-    from agfsync import converting
+    from agfsync.commands import convert as converting
 
     typer.echo(converting.convert(file, out))
 
@@ -184,7 +185,7 @@ app.add_typer(recipes, name="recipes")
 @recipes.callback()
 def list_recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        from agfsync.config import shipped, summarize_shipped
+        from agfsync.recipe import shipped, summarize_shipped
 
         for name in shipped():
             typer.echo(f"{name:<11} {summarize_shipped(name)}")
@@ -196,7 +197,7 @@ def show_recipe(
     debug: Debug = False,
 ) -> None:
     """Print a shipped recipe as it is, comments included."""
-    from agfsync.config import read_shipped
+    from agfsync.recipe import read_shipped
 
     typer.echo(read_shipped(name), nl=False)
 
@@ -220,7 +221,7 @@ def _told(path: Path, contents: Mapping[str, Any]) -> str:
 def _verb(stage: str) -> Callable[[Path, bool], None]:
     def verb(path: Folder, debug: Debug = False) -> None:
         from agfsync import pipeline
-        from agfsync.progress import progress
+        from agfsync.engine.progress import progress
 
         trains, shown = stage == "training", progress()
         if trains and launched.rank() > 0:
@@ -382,7 +383,7 @@ def _show(path: Path) -> None:
 
 
 def _row(standing: "Standing") -> str:
-    from agfsync.progress import clock
+    from agfsync.engine.progress import clock
 
     finished = standing.finished
     if finished is None:

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agfsync.memory import lacks_memory
-
 LONGEST = 2000
 """characters of an error"""
 CITED = 300
 """characters of a library's message within one"""
 TOLD_BY_TEXT = (OSError, ValueError, RuntimeError)
 """Exceptions whose text says what is wrong; that of a KeyError or a TypeError needs its name beside it."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What CUDA and MPS, the CPU, and cuBLAS say when memory runs out."""
 
 
 class AgfsyncError(Exception):
@@ -71,6 +72,12 @@ class DivergedError(AgfsyncError):
 
 class PeerError(AgfsyncError):
     """Another process of a training by several has ended, never came, or doesn't see what this one sees."""
+
+
+def lacks_memory(failure: BaseException) -> bool:
+    """Return True if `failure` is a lack of memory. torch's may be any RuntimeError by that text."""
+    by_text = isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in OUT_OF_MEMORY)
+    return by_text or isinstance(failure, MemoryError)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from agfsync.chat.client import Client
 from agfsync.chat.connection import address_fault, proxy_fault, proxy_in_use, validate_endpoint
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
-from agfsync.doctor.findings import Findings
-from agfsync.doctor.missing import servers
+from agfsync.commands.doctor.findings import Findings
+from agfsync.commands.doctor.missing import servers
 from agfsync.errors import ModelError
 from agfsync.language.captions import Descriptions
 

@@ -21,7 +21,7 @@ from tiny_language import save_onlooker, save_writer
 
 from agfsync import cli
 from agfsync.chat.meter import Meter
-from agfsync.config import Server, dump
+from agfsync.recipe import Server, dump
 from agfsync.records import Caption, Question
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.vqa_openai import VqaOpenAI

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from agfsync.config import Engine
 from agfsync.engine import Failure, Sifted, Unit, carry_out, carrying_out
 from agfsync.engine.crew import DEATHS
+from agfsync.engine.progress import Silent
 from agfsync.errors import BudgetError, ModelError, StoreError, WorkerError
-from agfsync.progress import Silent
+from agfsync.recipe import Engine
 from agfsync.records import Caption, Question
 from agfsync.store import Run
-from agfsync.streams import Stream
+from agfsync.store.streams import Stream
 
 UNITS = [Unit(f"u{number}", number) for number in range(40)]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from agfsync.engine.fitting import MEMORY, Fit, fitted
-from agfsync.progress import Silent
+from agfsync.engine.progress import Silent
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 2.00 GiB"
 

@@ -6,7 +6,7 @@ from agfsync.engine import Unit, missing
 from agfsync.engine.missing import Missing
 from agfsync.records import Caption
 from agfsync.store import Run
-from agfsync.streams import Stream
+from agfsync.store.streams import Stream
 
 ROWS = [Caption("k", "t", "a", "train")]
 

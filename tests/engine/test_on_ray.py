@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agfsync.config import Engine
 from agfsync.errors import WorkerError
+from agfsync.recipe import Engine
 
 pytest.importorskip("ray", reason="Ray isn't installed: pip install 'agfsync[ray]'")
 

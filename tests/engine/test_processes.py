@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from agfsync.config import Engine
 from agfsync.engine import processes
+from agfsync.recipe import Engine
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from agfsync.engine import Failure, Outcome, Sifted, Unit, missing, process
+from agfsync.engine.progress import Log, Silent
 from agfsync.errors import BudgetError
-from agfsync.progress import Log, Silent
 from agfsync.records import Caption
 from agfsync.store import Run
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agfsync.inspecting import inspect
-from agfsync.sources import Prompts
+from agfsync.commands.inspect import inspect
+from agfsync.formats.sources import Prompts
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 NOT_TEXT = "no text under 'caption'"

@@ -7,7 +7,7 @@ import pytest
 from agfsync.formats import LeftOut, PairSet, Preference
 from agfsync.formats.hpdv1 import HPDv1
 from agfsync.formats.hpdv2 import HPDv2
-from agfsync.sources import recognise
+from agfsync.formats.sources import recognise
 
 ROW = {"prompt": "a cat", "file_path": ["0.jpg", "1.jpg", "2.jpg"], "human_preference": 2, "user_hash": "x"}
 

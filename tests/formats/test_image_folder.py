@@ -7,7 +7,7 @@ import pytest
 
 from agfsync.formats import LeftOut, Prompt, PromptFile
 from agfsync.formats.image_folder import ImageFolder
-from agfsync.sources import recognise
+from agfsync.formats.sources import recognise
 
 ROWS = [
     {"file_name": "a.png", "text": "a cat"},

@@ -6,7 +6,7 @@ import pytest
 
 from agfsync.formats import LeftOut, Prompt, PromptFile
 from agfsync.formats.json_list import JsonList
-from agfsync.sources import recognise
+from agfsync.formats.sources import recognise
 
 
 def put(path: Path, items: Any) -> Path:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agfsync.errors import FormatError
 from agfsync.formats import Format, PairSet, PromptFile
 from agfsync.formats.near_misses import why_unknown
-from agfsync.sources import recognise
+from agfsync.formats.sources import recognise
 
 
 def tar() -> bytes:

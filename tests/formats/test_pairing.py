@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from agfsync.files.images import BrokenPicture
 from agfsync.formats import NoPreference, Preference, pairing
-from agfsync.pictures import BrokenPicture
 
 
 def test_a_columns_picture_is_bytes_or_a_name_or_both(tmp_path: Path) -> None:

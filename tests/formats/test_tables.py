@@ -11,9 +11,9 @@ from agfsync.formats import LeftOut, Prompt, PromptFile
 from agfsync.formats.csv_table import CsvTable
 from agfsync.formats.json_lines import JsonLines
 from agfsync.formats.parquet_table import ParquetTable
+from agfsync.formats.sources import prompts_of, recognise
 from agfsync.formats.text_lines import TextLines
 from agfsync.records import Caption, Question
-from agfsync.sources import prompts_of, recognise
 
 WANTED = [Prompt("a cat", "animals"), Prompt("two, dogs", "animals"), Prompt("bread", "food")]
 

@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agfsync import catalog
+from agfsync.commands.inspect import inspect
 from agfsync.errors import AgfsyncError, FormatError
+from agfsync.files.images import BrokenPicture, decode
 from agfsync.formats import LeftOut, NoPreference, PairSet, Preference, Prompt, PromptFile
 from agfsync.formats.pairing import read_pictures
-from agfsync.inspecting import inspect
-from agfsync.pictures import BrokenPicture, decode
 from agfsync.records import one_line
 
 pytestmark = pytest.mark.slow

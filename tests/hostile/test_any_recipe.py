@@ -10,8 +10,8 @@ from anything import BYTES, STEADY, TEXT, TREES
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from agfsync.config import Recipe, dump, load, resolve
 from agfsync.errors import RecipeError
+from agfsync.recipe import Recipe, dump, load, resolve
 
 pytestmark = pytest.mark.slow
 

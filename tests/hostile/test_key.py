@@ -11,8 +11,8 @@ import pytest
 from fake_language import FakeServer, Reply, good
 
 from agfsync import cli, pipeline
-from agfsync.config import Recipe, dump
-from agfsync.progress import Silent
+from agfsync.engine.progress import Silent
+from agfsync.recipe import Recipe, dump
 from agfsync.stages import Context, report
 from agfsync.store import Run
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from agfsync import catalog, config, pipeline
-from agfsync.alignment.checkpoints import Checkpoints
+from agfsync import catalog, pipeline
+from agfsync import recipe as config
+from agfsync.commands.inspect import inspect
 from agfsync.errors import AgfsyncError
-from agfsync.inspecting import inspect
+from agfsync.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ from malformed_pictures import malformed, odd_but_good, picture, saved, whole
 from PIL import Image, ImageOps
 
 from agfsync.errors import BudgetError
+from agfsync.files.images import BrokenPicture, decode
 from agfsync.formats import Preference
 from agfsync.formats.binarized import Binarized
 from agfsync.formats.folders import Folders
 from agfsync.formats.pairing import read_pictures
 from agfsync.formats.pick_a_pic import PickAPic
-from agfsync.pictures import BrokenPicture, decode
 from agfsync.records import IMAGE, Candidate, huggingface_metadata
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.batch import Picture, opened, score

@@ -7,7 +7,7 @@ import pytest
 from fake_language import SECRET, FakeServer, endpoint_at
 
 from agfsync.chat.endpoint import Endpoint
-from agfsync.config import Recipe
+from agfsync.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)

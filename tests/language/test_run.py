@@ -9,10 +9,10 @@ import pytest
 from fake_language import FAULTS, FakeServer
 
 from agfsync import cli, pipeline
-from agfsync.config import Recipe, dump
+from agfsync.engine.progress import Log
 from agfsync.errors import BudgetError, RunError
 from agfsync.language.text import normalised
-from agfsync.progress import Log
+from agfsync.recipe import Recipe, dump
 from agfsync.records import Caption, Question
 from agfsync.store import Run
 

@@ -11,9 +11,9 @@ from diffusers_pixels import edited, replaced
 from safetensors.torch import load_file, save_file
 
 from agfsync import catalog, cli, pipeline
-from agfsync.config import dump
 from agfsync.errors import ModelError
 from agfsync.pipeline.checks import faults
+from agfsync.recipe import dump
 from agfsync.records import Caption
 from agfsync.store import Run
 

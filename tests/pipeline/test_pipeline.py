@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from agfsync import pipeline
-from agfsync.config import Recipe
+from agfsync.engine.progress import Log, Silent
 from agfsync.errors import DamagedError, FormatError, ModelError, OutOfMemoryError, RecipeError, RunError, StoreError
 from agfsync.pipeline import order
-from agfsync.progress import Log, Silent
+from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import EARLIER, VERSIONS, generator_source
 from agfsync.store import Run
@@ -436,7 +436,7 @@ def test_another_engine_is_taken_up_without_asking(path: Path, make_recipe: Any)
 
 
 def test_ray_is_looked_for_at_the_start(tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agfsync.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("agfsync.engine.packages.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="engine ray needs the package ray: pip install ray"):
         pipeline.prepare(tmp_path / "run", make_recipe(engine="ray"))
 
@@ -447,7 +447,7 @@ def test_ray_is_looked_for_at_the_start(tmp_path: Path, make_recipe: Any, monkey
 def test_a_missing_package_is_told_at_the_start(
     tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any], package: str
 ) -> None:
-    monkeypatch.setattr("agfsync.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("agfsync.engine.packages.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=f"needs the package {package}"):
         pipeline.prepare(tmp_path / "run", make_recipe(training=setting))
     assert not (tmp_path / "run").exists()

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from agfsync import config, dtypes, pipeline
-from agfsync.config import Recipe
+from agfsync import pipeline
+from agfsync import recipe as config
+from agfsync.models import dtypes
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes
+from agfsync.recipe import Recipe
 from agfsync.store import Run
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from agfsync import catalog
-from agfsync.generators.loading import quietly
+from agfsync.models.loading import quietly
 
 PROMPT, SEED, STEPS, GUIDANCE = "a red circle left of a blue star", 5, 4, 3.0
 PIPELINES = {"stable-diffusion": "StableDiffusionPipeline", "stable-diffusion-xl": "StableDiffusionXLPipeline"}

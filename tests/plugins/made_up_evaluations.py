@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from agfsync.config import Recipe, check
 from agfsync.formats import Selector
+from agfsync.recipe import Recipe, check
 from agfsync.records import Comparison
 from agfsync.stages.evaluation.comparing import summarise
 from agfsync.stages.report.verdict import Alarm, Standing, Verdict, alarms, standings, verdict

@@ -5,8 +5,8 @@ import os
 import torch
 from torch import Tensor
 
-from agfsync.alignment import PairErrors
-from agfsync.alignment.dpo import DiffusionDPO
+from agfsync.training import PairErrors
+from agfsync.training.methods.dpo import DiffusionDPO
 
 STEPS = 3
 """after which `Failing` fails"""

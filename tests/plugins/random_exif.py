@@ -129,7 +129,7 @@ INTO = {"JPEG": in_jpeg, "PNG": in_png, "WEBP": in_webp}
 
 def faults(count: int, seed: int = 0) -> Counter[str]:
     """What is wrong after `count` blocks, each in every kind of file: crashes, refusals, wrong turns."""
-    from agfsync.pictures import BrokenPicture, decode
+    from agfsync.files.images import BrokenPicture, decode
 
     plain = {kind: np.asarray(decode(into(b""))) for kind, into in INTO.items()}
     rng, found = random.Random(seed), Counter[str]()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from agfsync.errors import ModelError
-from agfsync.pictures import encode
+from agfsync.files.images import encode
 from agfsync.records import Question
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.batch import Picture, opened, score, score_key

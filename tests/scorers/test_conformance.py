@@ -9,9 +9,9 @@ import pytest
 from fake_language import FakeServer
 
 from agfsync import catalog
-from agfsync.config import Server
 from agfsync.errors import AgfsyncError, ModelError
-from agfsync.pictures import encode
+from agfsync.files.images import encode
+from agfsync.recipe import Server
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
 from agfsync.scorers.batch import Picture, opened, score
 from agfsync.stages.spending import ACCOUNT

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from agfsync.converting import convert
+from agfsync.commands.convert import convert
 from agfsync.errors import ModelError
 from agfsync.scorers.heads import Head
 

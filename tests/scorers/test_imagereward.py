@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BlipForImageTextRetrieval
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from agfsync import pretrained
 from agfsync.errors import ModelError
+from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.heads import Head
 from agfsync.scorers.imagereward import MEAN, STD, ImageReward

@@ -13,9 +13,9 @@ from PIL import Image
 
 from agfsync.chat.completions import Reply as Said
 from agfsync.chat.meter import Meter
-from agfsync.config import ScorerSettings, Server
 from agfsync.errors import ModelError, RecipeError
-from agfsync.pictures import decode
+from agfsync.files.images import decode
+from agfsync.recipe import ScorerSettings, Server
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
 from agfsync.stages import scorer_source

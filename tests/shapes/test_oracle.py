@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from agfsync import shapes
-from agfsync.config import resolve, shipped
+from agfsync.recipe import resolve, shipped
 from agfsync.records import Question
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.shapes.drawing import draw

@@ -6,9 +6,9 @@ import doubles
 import pytest
 
 from agfsync import catalog
-from agfsync.config import GeneratorSettings
-from agfsync.pictures import decode
-from agfsync.progress import Log
+from agfsync.engine.progress import Log
+from agfsync.files.images import decode
+from agfsync.recipe import GeneratorSettings
 from agfsync.records import Candidate, Caption, Pair, digest, seed_of
 from agfsync.stages import LATER, Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
 from agfsync.store import Run

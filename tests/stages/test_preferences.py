@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from agfsync import pipeline
+from agfsync.commands.inspect import inspect
 from agfsync.errors import BudgetError
+from agfsync.files.images import decode, encode
 from agfsync.formats.judgements import OVERRULED, REPEATED
-from agfsync.inspecting import inspect
-from agfsync.pictures import decode, encode
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
 from agfsync.store import Run

@@ -9,8 +9,8 @@ import pytest
 from fake_language import FakeServer
 
 from agfsync import pipeline
-from agfsync.config import Recipe
 from agfsync.errors import BudgetError
+from agfsync.recipe import Recipe
 from agfsync.records import Score
 from agfsync.store import Run, ledger
 

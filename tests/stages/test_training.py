@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from agfsync import catalog
-from agfsync.config import dump
-from agfsync.config.sections import SamplingLora
+from agfsync.engine.progress import Silent
 from agfsync.errors import ModelError, RecipeError, RunError
-from agfsync.generators.latent_diffusion import LatentDiffusion
-from agfsync.progress import Silent
+from agfsync.models.latent_diffusion import LatentDiffusion
+from agfsync.recipe import dump
+from agfsync.recipe.sections import SamplingLora
 from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
 from agfsync.store import Run
 
@@ -254,7 +254,7 @@ def test_another_training_replaces_the_model(paired: Context, make_recipe: Any) 
 
 
 def test_fewer_pairs_a_step_than_processes_are_told_at_once(paired: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agfsync.launched.count", lambda: 4)
+    monkeypatch.setattr("agfsync.engine.launched.count", lambda: 4)
     with pytest.raises(RecipeError, match="training.batch 3 is too small for 4 processes"):
         training.run(paired)
     assert not (paired.run.path / "training").exists()

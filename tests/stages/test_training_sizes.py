@@ -13,18 +13,18 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from agfsync.alignment.batches import EncodedPairs
-from agfsync.alignment.dpo import DiffusionDPO
-from agfsync.alignment.loop import pair_errors
-from agfsync.alignment.noising import draw_noise
-from agfsync.alignment.reference import FrozenCopy
-from agfsync.config import dump
-from agfsync.generators.stable_diffusion_xl import StableDiffusionXL
-from agfsync.generators.xl import TIME_IDS
-from agfsync.progress import Silent
+from agfsync.engine.progress import Silent
+from agfsync.models.stable_diffusion_xl import StableDiffusionXL
+from agfsync.models.xl import TIME_IDS
+from agfsync.recipe import dump
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, training
 from agfsync.store import Run
+from agfsync.training.batches import EncodedPairs
+from agfsync.training.loop import pair_errors
+from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.noising import draw_noise
+from agfsync.training.reference import FrozenCopy
 
 SIZES = {0: ((16, 16), (48, 32)), 1: ((24, 84), (20, 20)), 2: ((16, 24), (16, 16)), 3: ((8, 8), (96, 24))}
 """Width and height of each pair's winner and loser; the generator's own are 16 x 16."""

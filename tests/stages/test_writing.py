@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from agfsync.chat.meter import Tokens
-from agfsync.config import Captions, LanguageModel, Questions
 from agfsync.errors import RecipeError
+from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages import Context, writing
 from agfsync.store import ledger
 

@@ -27,8 +27,8 @@ PLUGINS = Path(__file__).parents[1] / "plugins"
 IMPORTED = (
     "diffusers",
     "doubles",
-    "agfsync.alignment.loop",
-    "agfsync.generators.stable_diffusion",
+    "agfsync.training.loop",
+    "agfsync.models.stable_diffusion",
     "agfsync.pipeline",
     *(f"agfsync.stages.{name}" for name in ("captions", "questions", "candidates", "scores", "pairs")),
     *(f"agfsync.stages.{name}" for name in ("training", "evaluation", "report")),

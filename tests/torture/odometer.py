@@ -66,10 +66,10 @@ class Odometer:
         import doubles
 
         from agfsync import pipeline
-        from agfsync.alignment import loop
-        from agfsync.alignment.checkpoints import Checkpoints
-        from agfsync.generators.latent_diffusion import LatentDiffusion
+        from agfsync.models.latent_diffusion import LatentDiffusion
         from agfsync.store import Run
+        from agfsync.training import loop
+        from agfsync.training.checkpoints import Checkpoints
 
         self._before(doubles.Writer, "captions", lambda *_: self._add("request", 1))
         self._before(doubles.Writer, "questions", lambda *_: self._add("request", 1))

@@ -53,7 +53,7 @@ def _drawn(run: Path, captions: int, way: Callable[[], None], settings: Sequence
     ended = command([*arguments, *(word for each in few for word in ("--set", each))], way)
     if ended.code:
         raise RuntimeError(f"the demo's pairs failed: {ended.said[-500:]}")
-    from agfsync.pictures import decode
+    from agfsync.files.images import decode
     from agfsync.records import Candidate, Pair
     from agfsync.store import Run
 
@@ -64,7 +64,7 @@ def _drawn(run: Path, captions: int, way: Callable[[], None], settings: Sequence
 
 
 def _draw_by(size: int) -> None:
-    from agfsync.generators.latent_diffusion import LatentDiffusion
+    from agfsync.models.latent_diffusion import LatentDiffusion
 
     draw = LatentDiffusion.draw
 
@@ -76,7 +76,7 @@ def _draw_by(size: int) -> None:
 
 
 def _draw_backwards() -> None:
-    from agfsync.generators.latent_diffusion import LatentDiffusion
+    from agfsync.models.latent_diffusion import LatentDiffusion
 
     draw = LatentDiffusion.draw
 

@@ -10,20 +10,20 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from agfsync.config import Engine
 from agfsync.engine.crew import Crew, Shift
 from agfsync.engine.fitting import fitted
 from agfsync.engine.hand import Delivery, Plan
 from agfsync.engine.missing import Missing
+from agfsync.engine.packages import need
 from agfsync.engine.processes import Processes, accelerators, wanted_workers
 from agfsync.engine.processing import over_budget, process
+from agfsync.engine.progress import Progress
 from agfsync.engine.work import SERVER, Desk, Job, Outcome, Unit
 from agfsync.errors import StoreError
-from agfsync.packages import need
-from agfsync.progress import Progress
+from agfsync.recipe import Engine
 from agfsync.store import Run
 from agfsync.store.parts import BadPart, check_size
-from agfsync.streams import Many
+from agfsync.store.streams import Many
 
 P = TypeVar("P")
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from agfsync.engine.hand import Delivery, Plan
 from agfsync.engine.missing import Missing
 from agfsync.engine.part import PART_BYTES
+from agfsync.engine.progress import Progress
 from agfsync.engine.work import Unit
 from agfsync.errors import WorkerError
-from agfsync.progress import Progress
 from agfsync.store import Run
 
 TASK_SECONDS = 20.0

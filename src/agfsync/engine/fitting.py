@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agfsync.disk import guarded, write_atomic
-from agfsync.memory import lacks_memory, release
-from agfsync.progress import Progress
+from agfsync.engine.memory import release
+from agfsync.engine.progress import Progress
+from agfsync.errors import lacks_memory
+from agfsync.files.atomic import guarded, write_atomic
 from agfsync.records import digest
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from agfsync.engine.work import Unit
 from agfsync.store import Run
-from agfsync.streams import Many, some_of
+from agfsync.store.streams import Many, some_of
 
 P = TypeVar("P")
 

@@ -8,9 +8,9 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from agfsync.config import Engine
 from agfsync.engine.hand import Delivery, Hand, Plan
 from agfsync.errors import WorkerError
+from agfsync.recipe import Engine
 
 STORE_BYTES = 100 << 20
 """Of Ray's own memory, where we start it: what goes to and fro is captions and receipts."""

@@ -11,8 +11,8 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
-from agfsync.config import Engine
 from agfsync.engine.hand import Delivery, Hand, Plan
+from agfsync.recipe import Engine
 
 SPAWN = get_context("spawn")
 """A forked process could use neither CUDA nor torch's threads."""

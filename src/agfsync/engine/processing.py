@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from agfsync.engine.missing import Missing
 from agfsync.engine.part import PART_BYTES, PART_SECONDS, Part
+from agfsync.engine.progress import Progress
 from agfsync.engine.work import Outcome, Unit
 from agfsync.errors import BudgetError
-from agfsync.progress import Progress
 from agfsync.store import Run
-from agfsync.streams import Many
+from agfsync.store.streams import Many
 
 P = TypeVar("P")
 

@@ -8,9 +8,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from agfsync.files.images import BrokenPicture, decode
 from agfsync.formats import TIE, NoPreference, Picture, Preference
 from agfsync.formats.walking import locate
-from agfsync.pictures import BrokenPicture, decode
 
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")

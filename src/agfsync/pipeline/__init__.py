@@ -6,18 +6,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from agfsync import launched
-from agfsync.config import Recipe
-from agfsync.disk import fault
-from agfsync.errors import DamagedError, OutOfMemoryError, RunError
-from agfsync.launched import Order
-from agfsync.memory import lacks_memory
+from agfsync.engine import launched
+from agfsync.engine.launched import Order
+from agfsync.engine.progress import Progress, Silent
+from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
+from agfsync.files.atomic import fault
 from agfsync.pipeline.checks import check_generators, faults
 from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
 from agfsync.pipeline.following import prepare, recipe_of
 from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, due_stages, is_current
 from agfsync.pipeline.precision import choose_dtypes
-from agfsync.progress import Progress, Silent
+from agfsync.recipe import Recipe
 from agfsync.stages import EARLIER, Context
 from agfsync.store import Run
 from agfsync.store.finished import Finished

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from agfsync import catalog
-from agfsync.config import GeneratorSettings, Recipe
+from agfsync.engine.packages import need, need_trackers
 from agfsync.errors import AgfsyncError
 from agfsync.formats import PairSet, PromptFile
-from agfsync.packages import need, need_trackers
+from agfsync.formats.sources import check_source
 from agfsync.pipeline.generators import check_drawing, check_trainable
 from agfsync.pipeline.order import NAMES
-from agfsync.sources import check_source
+from agfsync.recipe import GeneratorSettings, Recipe
 from agfsync.stages.writing import writer_source
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from agfsync.config import Recipe
+from agfsync.engine.progress import Progress
 from agfsync.errors import DamagedError
-from agfsync.progress import Progress
+from agfsync.recipe import Recipe
 from agfsync.store import Run
 from agfsync.store.integrity import LOG, Damage
 

@@ -7,14 +7,14 @@ from types import MappingProxyType
 from typing import Any
 
 from agfsync import __version__
-from agfsync.config import Recipe, dump, load
+from agfsync.engine.progress import Progress, Silent
 from agfsync.errors import RunError
-from agfsync.pinning import pinned, unpinnable
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import looking
 from agfsync.pipeline.order import STAGES
+from agfsync.pipeline.pinning import pinned, unpinnable
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
-from agfsync.progress import Progress, Silent
+from agfsync.recipe import Recipe, dump, load
 from agfsync.store import RECIPE, Run
 
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from agfsync import catalog, hub
-from agfsync.config import GeneratorSettings, PartSettings
+from agfsync import catalog
+from agfsync.engine.memory import release
 from agfsync.errors import ModelError
-from agfsync.generators import EXCHANGED, UNLOADED
-from agfsync.memory import release
+from agfsync.models import EXCHANGED, UNLOADED, hub
+from agfsync.recipe import GeneratorSettings, PartSettings
 
 DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
 """types whose models are pipelines of diffusers"""
@@ -74,7 +74,7 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
     if files is None or files.read(INDEX) is None:
         return None
     from agfsync.errors import model_errors
-    from agfsync.generators.configuration import REFINER, check_files
+    from agfsync.models.configuration import REFINER, check_files
 
     with model_errors(f"the model {settings.model} can't be drawn with"):
         if settings.refiner is not None:
@@ -95,7 +95,7 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
 
 def _check_settings(settings: GeneratorSettings) -> None:
     """See that the generator's type has all that is set."""
-    from agfsync.generators.configuration import check_choices
+    from agfsync.models.configuration import check_choices
 
     maker = catalog.find("generators", settings.type)
     catalog.known_settings(maker, settings.model_dump(exclude={"type"}), f"{settings.type} generator")
@@ -110,7 +110,7 @@ def check_trainable(settings: GeneratorSettings, reason: str | None, *, may_load
     Raises:
         ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
     """
-    from agfsync.alignment.trainable import missing_of, missing_of_class, untrainable_type
+    from agfsync.training.trainable import missing_of, missing_of_class, untrainable_type
 
     kind = _class_of(catalog.find("generators", settings.type))
     if kind is not None:
@@ -177,7 +177,7 @@ def _is_listed(part: Any) -> bool:
 
 
 def _check_weights(settings: GeneratorSettings, files: ModelFiles) -> None:
-    from agfsync.generators.headers import check_headers
+    from agfsync.models.headers import check_headers
 
     for name, part in (files.read(INDEX) or {}).items():
         folder = files.folder(name)

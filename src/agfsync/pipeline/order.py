@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agfsync.config import Recipe, ScorerSettings
+from agfsync.formats.sources import fingerprint
+from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.records import digest
-from agfsync.sources import fingerprint
 from agfsync.stages import MODEL, VERSIONS, generator_source, scorer_source
 from agfsync.stages.writing import writer_source
 from agfsync.store import Run

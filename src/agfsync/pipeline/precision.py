@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from agfsync.config import Recipe, check
 from agfsync.errors import ModelError
+from agfsync.recipe import Recipe, check
 
 AUTO = "auto"
 
@@ -40,7 +40,7 @@ def describe_dtypes(chosen: Mapping[str, str]) -> str:
     others = " and ".join(sorted({name for place, name in chosen.items() if place != "training.precision"}))
     parts = [f"drawing and judging in {others}"] if others else []
     parts += [f"training in {training}"] if training else []
-    return f"{', '.join(parts)} ({import_module('agfsync.dtypes').describe_cpu()})"
+    return f"{', '.join(parts)} ({import_module('agfsync.models.dtypes').describe_cpu()})"
 
 
 def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -57,7 +57,7 @@ def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]
 
 def _fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fallback: str | None) -> str:
     # By name: a run with nothing to do is answered without torch.
-    dtypes, pretrained = import_module("agfsync.dtypes"), import_module("agfsync.pretrained")
+    dtypes, pretrained = import_module("agfsync.models.dtypes"), import_module("agfsync.models.pretrained")
     training = place == "training"
     device = (tree["candidates"]["generator"] if training else section)["device"]
     try:

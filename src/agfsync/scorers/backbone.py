@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, Siglip2Model, SiglipModel
 
-from agfsync import pretrained
 from agfsync.errors import ModelError
+from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored, open_clip
 
 FAMILIES: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}

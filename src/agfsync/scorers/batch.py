@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from agfsync.errors import ModelError
-from agfsync.pictures import BrokenPicture, decode
+from agfsync.files.images import BrokenPicture, decode
 from agfsync.records import Question, Score, digest
 from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
 

@@ -22,8 +22,8 @@ from typing import Literal, Self
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from agfsync import pretrained
 from agfsync.errors import ModelError
+from agfsync.models import pretrained
 
 Activation = Literal["none", "relu"]
 LAYER = re.compile(r"^(?:mlp\.)?layers\.(\d+)\.(weight|bias)$")

@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers import BlipTextModel, BlipVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from agfsync import pretrained
 from agfsync.errors import ModelError
+from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.heads import Head
 

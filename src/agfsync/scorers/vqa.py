@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Blip2ForConditionalGeneration, BlipForQuestionAnswering
 
-from agfsync import pretrained
 from agfsync.errors import ModelError
+from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.answers import judged
 

@@ -12,7 +12,7 @@ from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.side_by_side import side_by_side
 from agfsync.errors import BudgetError, ModelError, NoReplyError
-from agfsync.pictures import encode
+from agfsync.files.images import encode
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.answers import judged
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from agfsync.generators.stable_diffusion import StableDiffusion
+from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.records import Question, seed_of
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.aesthetic import Aesthetic

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from agfsync.engine.progress import progress
 from agfsync.errors import ModelError
-from agfsync.progress import progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
 

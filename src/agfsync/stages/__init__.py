@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agfsync import catalog
-from agfsync.config import GeneratorSettings, Recipe, ScorerSettings
-from agfsync.generators import EXCHANGED
-from agfsync.progress import Progress
+from agfsync.engine.progress import Progress
+from agfsync.models import EXCHANGED
+from agfsync.recipe import GeneratorSettings, Recipe, ScorerSettings
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
-from agfsync.streams import by, matched
+from agfsync.store.streams import by, matched
 
 VERSIONS: Mapping[str, int] = {
     "captions": 1,

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.config import GeneratorSettings, Recipe
 from agfsync.engine import Desk, Outcome, Unit, Work, carry_out
-from agfsync.generators import Generator
-from agfsync.memory import release
-from agfsync.pictures import encoded
+from agfsync.engine.memory import release
+from agfsync.files.images import encoded
+from agfsync.models import Generator
+from agfsync.recipe import GeneratorSettings, Recipe
 from agfsync.records import Candidate, Caption, digest, seed_of
 from agfsync.stages import GENERATORS, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.preferences import take_in
-from agfsync.streams import Many, Stream, matched
+from agfsync.store.streams import Many, Stream, matched
 
 STAGE = "candidates"
 

@@ -14,14 +14,14 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from agfsync.config import Recipe
 from agfsync.engine import over_budget
+from agfsync.engine.progress import Task
 from agfsync.errors import BudgetError, NoReplyError
+from agfsync.formats.sources import Prompts
 from agfsync.language import CaptionWriter
 from agfsync.language.text import count_words, normalised
-from agfsync.progress import Task
+from agfsync.recipe import Recipe
 from agfsync.records import Caption, digest, seed_of
-from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.places import Places, shares

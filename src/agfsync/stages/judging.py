@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.config import ScorerSettings
 from agfsync.engine import SERVER, Desk, Outcome, Sifted, Unit, Work, carry_out, over_budget
-from agfsync.memory import release
+from agfsync.engine.memory import release
+from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
@@ -19,7 +19,7 @@ from agfsync.stages import VERSIONS, Context, scorer_source
 from agfsync.stages.spending import REMARKS, Account, built_of, judging
 from agfsync.statistics import Mean
 from agfsync.store import Run
-from agfsync.streams import Many, Stream, some_of
+from agfsync.store.streams import Many, Stream, some_of
 
 Judges = Mapping[str, ScorerSettings]
 

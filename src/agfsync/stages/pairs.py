@@ -11,7 +11,7 @@ from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.preferences import PREFERENCES, preferred
 from agfsync.statistics import Mean
-from agfsync.streams import Stream, by, matched
+from agfsync.store.streams import Stream, by, matched
 
 STAGE = "pairs"
 BATCH = 1000

@@ -10,15 +10,15 @@ from sys import intern
 from typing import Any
 
 from agfsync.engine import Part, Sifted, over_budget
+from agfsync.engine.progress import Task
+from agfsync.files.images import BrokenPicture
 from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.judgements import SAME, Judgements, picture_key
 from agfsync.formats.pairing import read_pictures
 from agfsync.formats.selection import read_selectors
+from agfsync.formats.sources import captions_of_pairs, pairs_of, snapshot_of
 from agfsync.formats.tally import LeftOutTally
-from agfsync.pictures import BrokenPicture
-from agfsync.progress import Task
 from agfsync.records import Candidate, Caption, Pair, digest
-from agfsync.sources import captions_of_pairs, pairs_of, snapshot_of
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of

@@ -11,17 +11,17 @@ from functools import partial
 from typing import Any
 
 from agfsync.chat.side_by_side import side_by_side
-from agfsync.config import Recipe
 from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import Asked
+from agfsync.formats.sources import Prompts
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
+from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
-from agfsync.sources import Prompts
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift
 from agfsync.stages.writing import Desk, at_work
-from agfsync.streams import Many, Stream
+from agfsync.store.streams import Many, Stream
 
 STAGE = "questions"
 BATCH = 16

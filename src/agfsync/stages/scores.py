@@ -6,7 +6,7 @@ from typing import Any
 from agfsync.stages import Context, to_draw
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
-from agfsync.streams import Many, Stream, by, matched
+from agfsync.store.streams import Many, Stream, by, matched
 
 STAGE = "scores"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.config import Recipe, ScorerSettings
 from agfsync.formats import Selector
+from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.records import digest
 from agfsync.store import Run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.chat.meter import Meter, Spending
-from agfsync.config import ScorerSettings, Server
+from agfsync.recipe import ScorerSettings, Server
 from agfsync.stages import Context
 from agfsync.store import ledger
 

@@ -14,31 +14,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from agfsync import catalog, launched
-from agfsync.alignment import Conditioning, Denoiser, Method, Reference
-from agfsync.alignment.batches import EncodedPairs
-from agfsync.alignment.card import Facts, model_card
-from agfsync.alignment.checkpoints import Checkpoints
-from agfsync.alignment.kohya import kohya_weights, model_spec
-from agfsync.alignment.loop import Plan, align
-from agfsync.alignment.lora import adapter_weights, add_adapters
-from agfsync.alignment.metrics import read_metrics
-from agfsync.alignment.precision import loss_scaler
-from agfsync.alignment.processes import ALONE, together
-from agfsync.alignment.reference import AdaptersOff, FrozenCopy
-from agfsync.alignment.safe import write_tensors
-from agfsync.alignment.tracking import Session, tracked
-from agfsync.alignment.trainable import missing_of, untrainable_type
-from agfsync.config import GeneratorSettings, LoraSettings, Recipe, Training
-from agfsync.disk import flush, guarded
+from agfsync import catalog
+from agfsync.engine import launched
 from agfsync.engine.fitting import fitted
 from agfsync.errors import ModelError, RecipeError, RunError
-from agfsync.generators import LORA_FILE
-from agfsync.pictures import decode
-from agfsync.pretrained import torch_device
+from agfsync.files.atomic import flush, guarded
+from agfsync.files.images import decode
+from agfsync.files.tensors import write_tensors
+from agfsync.models import LORA_FILE
+from agfsync.models.pretrained import torch_device
+from agfsync.recipe import GeneratorSettings, LoraSettings, Recipe, Training
 from agfsync.records import Caption, Pair, digest, seed_of
 from agfsync.stages import EARLIER, MODEL, Context, generator_source
-from agfsync.streams import some_of
+from agfsync.store.streams import some_of
+from agfsync.training import Conditioning, Denoiser, Method, Reference
+from agfsync.training.batches import EncodedPairs
+from agfsync.training.checkpoints import Checkpoints
+from agfsync.training.loop import Plan, align
+from agfsync.training.lora import adapter_weights, add_adapters
+from agfsync.training.metrics import read_metrics
+from agfsync.training.precision import loss_scaler
+from agfsync.training.processes import ALONE, together
+from agfsync.training.publish.card import Facts, model_card
+from agfsync.training.publish.kohya import kohya_weights, model_spec
+from agfsync.training.reference import AdaptersOff, FrozenCopy
+from agfsync.training.tracking import Session, tracked
+from agfsync.training.trainable import missing_of, untrainable_type
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32

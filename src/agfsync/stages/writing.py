@@ -8,10 +8,10 @@ from typing import Any
 from agfsync import catalog
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
-from agfsync.config import Captions, LanguageModel, Questions
 from agfsync.errors import RecipeError
+from agfsync.formats.sources import Prompts
 from agfsync.language import Verifier
-from agfsync.sources import Prompts
+from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages import Context
 from agfsync.stages.spending import ACCOUNT, Account, opened
 

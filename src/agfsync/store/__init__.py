@@ -16,9 +16,9 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from agfsync import disk
-from agfsync.disk import guarded, write_atomic
 from agfsync.errors import RunError
+from agfsync.files import atomic as disk
+from agfsync.files.atomic import guarded, write_atomic
 from agfsync.records import Record, digest, digest_of_lists
 from agfsync.store import finished as ends
 from agfsync.store import parts

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
 
-from agfsync.disk import flush, guarded, write_atomic
 from agfsync.errors import DamagedError, StoreError
+from agfsync.files.atomic import flush, guarded, write_atomic
 
 SUM, COPY = ".sum", ".copy"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agfsync.disk import guarded
+from agfsync.files.atomic import guarded
 from agfsync.store.manifest import Manifest
 from agfsync.store.parts import BadPart, check_size
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from agfsync.disk import guarded, write_atomic
 from agfsync.errors import StoreError
+from agfsync.files.atomic import guarded, write_atomic
 
 SPENDING = "spending.json"
 Amount = Annotated[int | float, Field(ge=0, allow_inf_nan=False)]

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from agfsync.disk import guarded
 from agfsync.errors import RunError, StoreError
+from agfsync.files.atomic import guarded
 from agfsync.store.atrest import AtRest
 from agfsync.store.parts import Hollow, Place, Receipt
-from agfsync.streams import some_of
+from agfsync.store.streams import some_of
 
 FORMAT = 1
 TABLES = """

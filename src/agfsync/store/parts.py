@@ -10,7 +10,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agfsync.disk import guarded, write_atomic
+from agfsync.files.atomic import guarded, write_atomic
 from agfsync.records import IMAGE, huggingface_metadata
 
 

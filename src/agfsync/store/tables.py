@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from agfsync.disk import guarded
 from agfsync.errors import DamagedError, StoreError
+from agfsync.files.atomic import guarded
 from agfsync.store import parts
 from agfsync.store.integrity import CORRUPT, LOG, Damage
 from agfsync.store.manifest import Manifest, now
 from agfsync.store.shelf import Shelf
-from agfsync.streams import some_of
+from agfsync.store.streams import some_of
 
 SPAN = 64
 """Units read in one go."""

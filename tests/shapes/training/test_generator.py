@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from agfsync.generators.stable_diffusion import TEXT, StableDiffusion
+from agfsync.models.stable_diffusion import TEXT, StableDiffusion
 from agfsync.shapes.grammar import CATEGORIES, invent, read
 from agfsync.shapes.training import clip, generator, vae
 from agfsync.shapes.training.generator import (

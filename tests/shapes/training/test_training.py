@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from agfsync.errors import ModelError
-from agfsync.generators.stable_diffusion import StableDiffusion
+from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes import training

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.config import GeneratorSettings, Recipe, check
+from agfsync.engine.progress import Silent
 from agfsync.errors import BudgetError, RunError
-from agfsync.progress import Silent
+from agfsync.recipe import GeneratorSettings, Recipe, check
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.stages import Context, evaluation

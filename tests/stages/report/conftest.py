@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from agfsync import config
-from agfsync.progress import Silent
+from agfsync import recipe as config
+from agfsync.engine.progress import Silent
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Score
 from agfsync.stages import Context
 from agfsync.stages.evaluation.comparing import compare, summarise

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agfsync.config import Recipe, ScorerSettings, check
 from agfsync.formats import Selector
+from agfsync.recipe import Recipe, ScorerSettings, check
 from agfsync.stages.report.verdict import (
     Role,
     Standing,

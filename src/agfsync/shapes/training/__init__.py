@@ -55,7 +55,7 @@ def _generator(folder: Path, checkpoints: Path, watch: Watch) -> None:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
-    from agfsync.pretrained import load_model
+    from agfsync.models.pretrained import load_model
     from agfsync.shapes.training import generator
     from agfsync.shapes.training.loop import device, steps_done
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from agfsync.attention import trainable_attention
 from agfsync.errors import DivergedError, ModelError
+from agfsync.training.attention import trainable_attention
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from agfsync import catalog
 from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, process
+from agfsync.engine.memory import release
 from agfsync.errors import RunError
-from agfsync.generators import LORA_FILE, Generator
-from agfsync.memory import release
-from agfsync.pictures import encoded
+from agfsync.files.images import encoded
+from agfsync.models import LORA_FILE, Generator
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
 from agfsync.stages import LATER, MODEL, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agfsync.disk import write_atomic
+from agfsync.files.atomic import write_atomic
 from agfsync.records import Pair
 from agfsync.stages import Context
 from agfsync.stages.report.evidence import Drawn, Evidence, gather, judged, pictures, questions

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from agfsync.config import Recipe
 from agfsync.formats import Selector
+from agfsync.recipe import Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Run

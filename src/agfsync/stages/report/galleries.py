@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from agfsync.pictures import BrokenPicture, decode
+from agfsync.files.images import BrokenPicture, decode
 from agfsync.records import Comparison, Pair, Question
 from agfsync.stages.report.evidence import Drawn, Evidence, Judged
 

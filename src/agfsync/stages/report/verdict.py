@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agfsync.config import Recipe
 from agfsync.formats import Selector
+from agfsync.recipe import Recipe
 from agfsync.stages.selection import digest_judge, get_model_name
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, minimum_detectable
 

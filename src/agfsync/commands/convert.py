@@ -1,0 +1,100 @@
+"""Pickled weights made safetensors: of a file's tensors alone, on the CPU, without running what is in it."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from agfsync.errors import FormatError
+from agfsync.files.atomic import write_atomic
+
+SUFFIX = ".safetensors"
+NAMED = 5
+"""Keys in one message."""
+CODE = re.compile(r"GLOBAL (\S+)")
+"""What torch's reader says of an object that is no tensor."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params")
+"""Under these keys of a checkpoint lie the weights, where they aren't at its top."""
+
+
+def convert(file: Path, out: Path) -> str:
+    """Write the tensors of the pickled `file` to the new safetensors file `out`; return one line on what was written.
+
+    Names, dtypes and shapes stay as they are. Tensors saved on an accelerator are read on the CPU, those that share
+    memory are written each in full.
+
+    Raises:
+        FormatError: `out` exists or isn't named as safetensors, or `file` is missing, no pickle of torch's, holds what
+            could run code, or holds no tensors.
+    """
+    if out.suffix != SUFFIX:
+        raise FormatError(f"{out}: the new file's name must end in {SUFFIX}")
+    if out.exists():
+        raise FormatError(f"{out} exists already: choose another name")
+    if not out.parent.is_dir():
+        raise FormatError(f"{out}: there is no folder {out.parent}")
+    tensors, left_out = find_tensors(_read(file))
+    if not tensors:
+        raise FormatError(f"{file} holds no tensors by name: there is nothing to convert")
+    try:
+        data = save(tensors, metadata={"format": "pt"})
+    except (SafetensorError, KeyError, ValueError) as failure:
+        raise FormatError(f"{file} holds tensors that safetensors can't: {failure}") from failure
+    write_atomic(out, data)
+    said = f"; left out: {', '.join(left_out[:NAMED])}{', ...' if len(left_out) > NAMED else ''}" if left_out else ""
+    return f"{out}: {describe_tensors(tensors)}, {len(data):,} bytes{said}"
+
+
+def _read(file: Path) -> Any:
+    if not file.is_file():
+        raise FormatError(f"{file}: no such file")
+    if file.suffix == SUFFIX:
+        raise FormatError(f"{file} is a {SUFFIX} file already")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as failure:
+        if named := CODE.search(str(failure)):
+            raise FormatError(
+                f"{file} holds {named[1]}, not weights alone: it could run code, and isn't read"
+            ) from failure
+        raise FormatError(f"{file} is no file of weights that torch has saved, or is damaged") from failure
+
+
+def find_tensors(content: Any, depth: int = 3) -> tuple[dict[str, Tensor], list[str]]:
+    """Return a checkpoint's weights by name, each with memory of its own, and the names of what else it holds.
+
+    They are those under a usual key, such as `state_dict`, at most `depth` such keys deep, else those at its top.
+    """
+    if not isinstance(content, Mapping):
+        return {}, []
+    for key in WRAPPERS if depth else ():
+        found, within = find_tensors(content.get(key), depth - 1)
+        if found:
+            return found, [*(str(name) for name in content if name != key), *within]
+    tensors = {str(name): _plain(each) for name, each in content.items() if isinstance(each, Tensor)}
+    return tensors, [str(name) for name in content if str(name) not in tensors]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    return dense.clone(memory_format=torch.contiguous_format)
+
+
+def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return how many tensors there are, by dtype."""
+    return ", ".join(_counted(tensors))
+
+
+def _counted(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    yield f"{len(tensors)} tensor{'s' if len(tensors) != 1 else ''}"
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    yield from counts if len(counts) == 1 else (f"{count} {dtype}" for dtype, count in counts.most_common())

@@ -1,0 +1,145 @@
+"""What a file or folder is, and how much of what it holds: prompts, questions, pairs; of a run as of others' files."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from sys import intern
+from typing import Any
+
+from agfsync.files.images import BrokenPicture
+from agfsync.formats import TIE, Format, LeftOut, PairSet, Preference, PromptFile
+from agfsync.formats.judgements import SAME, Judgements, Rule, picture_key
+from agfsync.formats.pairing import read_pictures
+from agfsync.formats.sources import pairs_of, prompts_of, recognise
+from agfsync.formats.tally import LeftOutTally
+from agfsync.records import Caption
+from agfsync.store import RECIPE, Run
+
+
+@dataclass(slots=True)
+class Contents:
+    """What was counted. `left_out` is everything that isn't read or makes no pair, without ties.
+
+    `judgements` are the preferences that the pairs come from: several of the same two pictures are one pair.
+    """
+
+    what: str
+    captions: int = 0
+    questions: int = 0
+    pairs: int = 0
+    ties: int = 0
+    judgements: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    left_out_at: dict[str, list[str]] = field(default_factory=dict)
+    """the first places of some of them"""
+    questions_left_out: Counter[str] = field(default_factory=Counter)
+    categories: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """category -> captions, questions or pairs -> how many"""
+
+    def add(self, what: str, category: str, count: int = 1) -> None:
+        setattr(self, what, getattr(self, what) + count)
+        if count:
+            self.categories[category][what] += count
+
+    def leave_out(self, tally: LeftOutTally) -> None:
+        """Enter what was left out; ties are counted by themselves."""
+        self.ties += tally.counts.pop(TIE, 0)
+        self.left_out += tally.counts
+        self.left_out_at |= {reason: places for reason, places in tally.places.items() if reason != TIE}
+
+    def plain(self) -> dict[str, Any]:
+        """For programs, as JSON can hold it."""
+        counts = {name: getattr(self, name) for name in ("captions", "questions", "pairs", "ties", "judgements")}
+        reasons = {name: dict(getattr(self, name).most_common()) for name in ("left_out", "questions_left_out")}
+        by_category = {category: dict(of) for category, of in self.categories.items()}
+        places = {"left_out_at": dict(self.left_out_at)}
+        return {"what": self.what, **counts, **reasons, **places, "categories": by_category}
+
+
+def inspect(path: Path, split: str = "", repeats: Rule = "majority") -> Contents:
+    """Recognise what is at `path` and go through all of it, pictures included.
+
+    Args:
+        split: of a folder with several; empty: its train split.
+        repeats: what becomes of several judgements of the same pictures.
+
+    Raises:
+        FormatError: it is nothing that agfsync knows, or isn't what it looks like. RunError: a run of another version.
+    """
+    if (path / RECIPE).is_file():
+        return _run(path)
+    format_ = recognise(path, Format)
+    contents = Contents(format_.title)
+    if isinstance(format_, PromptFile):
+        _prompts(contents, path, split)
+    if isinstance(format_, PairSet):
+        _pairs(contents, path, split, repeats)
+    return contents
+
+
+def _prompts(contents: Contents, path: Path, split: str) -> None:
+    tally = LeftOutTally()
+    for prompt in prompts_of(path, split):
+        if isinstance(prompt, LeftOut):
+            tally.add(prompt)
+            continue
+        contents.add("captions", prompt.category)
+        contents.add("questions", prompt.category, len(prompt.questions))
+        contents.questions_left_out.update(prompt.left_out)
+    contents.leave_out(tally)
+
+
+def _pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
+    """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
+    prompts: dict[str, str] = {}
+    tally = LeftOutTally()
+    judged: Judgements[str] = Judgements(repeats)
+    categories: dict[str, str] = {}
+    for found in pairs_of(path, split):
+        if isinstance(found, LeftOut):
+            tally.add(found)
+            continue
+        if found.prompt:
+            prompts.setdefault(found.prompt, found.category)
+        if not isinstance(found, Preference):
+            tally.add(LeftOut(found.reason, found.where))
+        elif reason := _judge(judged, categories, found):
+            tally.add(LeftOut(reason, found.where))
+    for winner, *_ in judged.pairs():
+        contents.add("pairs", categories[winner])
+    for reason, count in judged.left_out().items():
+        tally.add(LeftOut(reason, count=count))
+    contents.judgements = len(judged)
+    contents.leave_out(tally)
+    if not contents.captions:
+        for category in prompts.values():
+            contents.add("captions", category)
+
+
+def _judge(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
+    """Enter a preference and the category of its pictures, or return why it is none."""
+    try:
+        winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
+    except BrokenPicture as failure:
+        return str(failure)
+    if winner == loser:
+        return SAME
+    judged.add(winner, loser)
+    categories[winner] = categories[loser] = found.category
+    return ""
+
+
+def _run(path: Path) -> Contents:
+    contents = Contents("a run of agfsync")
+    with Run.open(path, writing=False) as run:
+        categories: dict[str, str] = {}
+        for caption in run.read("captions", Caption):
+            categories[caption.key] = caption.category
+            contents.add("captions", caption.category)
+        for what in ("questions", "pairs"):
+            for row in run.rows(what, ["caption_key"]):
+                contents.add(what, categories.get(row["caption_key"], ""))
+        contents.questions_left_out = run.dropped("questions")
+        contents.left_out = run.dropped("pairs")
+        contents.ties = contents.left_out.pop(TIE, 0)
+    return contents

@@ -1,0 +1,82 @@
+"""Files of tensors: safetensors only, never pickle, and whole, as they were written, or not there."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, empty_strided, uint8
+
+from agfsync.errors import StoreError
+from agfsync.files.atomic import fault, flush
+
+STRIDES, SUM = "strides", "sha256"
+"""What a file's metadata hold for ourselves: the layout of tensors that aren't contiguous, and the sum of all else."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """What a file of tensors holds."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes beside `path`, flushes and renames, so that what is at `path` is always whole.
+
+    Raises:
+        StoreError: the disk is full or doesn't allow it; what was at `path` is still there.
+    """
+    beside = path.with_name(path.name + ".partial")
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    # By another layout sums are rounded in another order: what goes on from the file would take another turn.
+    strides = {name: tensor.stride() for name, tensor in tensors.items() if not tensor.is_contiguous()}
+    told = {**metadata, **({STRIDES: json.dumps(strides)} if strides else {})}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(whole, beside, told | {SUM: _sum(whole, told)})
+        flush(beside)
+        beside.replace(path)
+        flush(path.parent)
+    except (OSError, SafetensorError) as failure:
+        beside.unlink(missing_ok=True)
+        plain = StoreError(f"{path} can't be written: {failure}: see to it, then type the same command again")
+        raise fault(failure, path) or plain from failure
+
+
+def read_tensors(path: Path) -> TensorFile | None:
+    """What `path` holds, on the CPU and in the layout that it had; None if it isn't there or isn't what was written."""
+    told = read_metadata(path)
+    if told is None:
+        return None
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata = {name: value for name, value in told.items() if name != SUM}
+    if SUM in told and told[SUM] != _sum(tensors, metadata):
+        return None
+    for name, stride in json.loads(metadata.pop(STRIDES, "{}")).items():
+        there = tensors[name]
+        tensors[name] = empty_strided(there.shape, stride, dtype=there.dtype).copy_(there)
+    return TensorFile(tensors, metadata)
+
+
+def read_metadata(path: Path) -> Mapping[str, str] | None:
+    """What is written on top of `path`, without reading its tensors; None if it isn't there or isn't whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+
+
+def _sum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The sha256 of all that a file holds."""
+    state = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        state.update(tensor.cpu().reshape(-1).view(uint8).numpy().data)
+    return state.hexdigest()

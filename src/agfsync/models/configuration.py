@@ -1,0 +1,325 @@
+"""What of a pipeline's configuration is understood: the one list, asked before anything is drawn.
+
+A key is either applied, mostly by diffusers' own networks, or refused in one line. Refused is what would need inputs
+that a text alone doesn't give, or what the pipeline of diffusers itself can't draw with.
+
+Legend: C latent channels.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agfsync.errors import ModelError, model_errors
+from agfsync.models.architecture import size_in_latents
+from agfsync.models.schedulers import make_scheduler, why_untrainable
+
+INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"
+VAES = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
+"""that give one picture for its latents, always the same"""
+UNETS = ("UNet2DConditionModel",)
+ENCODER_PROJECTIONS = (None, "text_proj")
+"""of `encoder_hid_dim_type`: those that need nothing but the text"""
+TEXT_EMBEDDINGS = {"stable-diffusion": (None, "text"), "stable-diffusion-xl": ("text_time",)}
+"""of `addition_embed_type`, by the generator's type"""
+SIZES = 6
+"""numbers that SDXL is told of a picture's size; its refiner is told five"""
+CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
+"""of `class_embed_type`; diffusers makes nothing of other values"""
+LEARNED = ("learned", "learned_range")
+"""of a scheduler's `variance_type`: the network predicts a variance as well"""
+FLOWS = {"stable-diffusion-3": 1, "flux": 4}
+"""types that predict a flow, with how many latents one token of their network holds"""
+CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
+"""how the names of parts begin that have a configuration file"""
+PIPELINES = {
+    "stable-diffusion": "StableDiffusionPipeline",
+    "stable-diffusion-xl": "StableDiffusionXLPipeline",
+    "stable-diffusion-3": "StableDiffusion3Pipeline",
+    "flux": "FluxPipeline",
+}
+REFINER = "the refiner of stable-diffusion-xl"
+REFINED = ("stable-diffusion-xl",)
+"""types that may have a refiner"""
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a pipeline: its class, and its configuration with the defaults of the class."""
+
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str) -> Any:
+        """Return the value of `key`, None where there is none."""
+        return self.config.get(key)
+
+
+Parts = Mapping[str, Part]
+"""by their names in the pipeline; what it was saved without isn't there"""
+
+
+def parts_of(pipeline: Any) -> Parts:
+    """Return the parts of a loaded pipeline."""
+    found = {name: part for name, part in pipeline.components.items() if part is not None}
+    return {name: Part(type(part).__name__, _config_of(part)) for name, part in found.items()}
+
+
+def _config_of(part: Any) -> Mapping[str, Any]:
+    config = getattr(part, "config", None)
+    if config is None:
+        return {}
+    return dict(config) if isinstance(config, Mapping) else dict(config.to_dict())
+
+
+def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> Parts:
+    """Return the parts that configuration files tell of; none where some of these can't be had.
+
+    `read` gives a file by its name, None where it can't be had.
+    """
+    index = read(INDEX) or {}
+    listed = {name: each for name, each in index.items() if isinstance(each, list) and len(each) == 2}
+    parts: dict[str, Part] = {}
+    for name, (library, kind) in listed.items():
+        if not kind:
+            continue
+        config = read(SCHEDULER if name == "scheduler" else f"{name}/{CONFIG}")
+        if config is None and name.startswith(CONFIGURED):
+            return {}
+        parts[name] = Part(str(kind), {**_defaults(library, kind), **(config or {})})
+    return parts
+
+
+def _defaults(library: str, kind: str) -> dict[str, Any]:
+    """Return what a class of diffusers or transformers takes for the keys that a file lacks."""
+    found = find_class(library, kind)
+    if found is None:
+        return {}
+    if library == "transformers":
+        made_of = getattr(found, "config_class", None)
+        return dict(made_of().to_dict()) if made_of is not None else {}
+    parameters = inspect.signature(found.__init__).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def find_class(library: str, kind: str) -> Any:
+    """Return the class `kind` of diffusers or transformers, None where there is no such."""
+    import diffusers
+    import transformers
+
+    return getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
+
+
+def check_choices(type_: str, scheduler: str = "model", refiner: str | None = None) -> None:
+    """See that a generator of the type `type_` can have this scheduler, and this model for its refiner.
+
+    Raises:
+        ModelError: it can't.
+    """
+    if type_ in FLOWS and scheduler != "model":
+        raise ModelError(
+            f"a generator of the type {type_} draws with the scheduler that it was saved with: "
+            f"set its scheduler to model, not {scheduler}"
+        )
+    if refiner is not None and type_ not in REFINED:
+        raise ModelError(f"a generator of the type {type_} has no refiner: leave out {refiner}")
+
+
+def check_parts(type_: str, parts: Parts, clip_skip: int | None = None) -> None:
+    """See that a pipeline's configuration holds nothing but what is understood for a generator of the type `type_`.
+
+    Raises:
+        ModelError: it does; names the part, the key and its value.
+    """
+    for fault in _faults(type_, parts, clip_skip):
+        raise ModelError(f"this model can't be drawn with as {type_}: {fault}")
+
+
+def check_files(
+    type_: str,
+    read: Callable[[str], Mapping[str, Any] | None],
+    *,
+    steps: int,
+    scheduler: str = "model",
+    clip_skip: int | None = None,
+    sized: bool = False,
+) -> str | None:
+    """See by its configuration files alone whether a model can be drawn with; return why it can't be trained, or None.
+
+    `sized`: the recipe gives height and width.
+
+    Raises:
+        ModelError: it can't be drawn with.
+    """
+    parts, found = read_parts(read), (read(INDEX) or {}).get("_class_name")
+    if not parts:
+        return None
+    if type_ in PIPELINES and found != PIPELINES[type_]:
+        raise ModelError(f"the model is a {found}: the type {type_} needs a {PIPELINES[type_]}")
+    check_parts(type_, parts, clip_skip)
+    if type_ not in TEXT_EMBEDDINGS:
+        return None
+    if not sized and size_in_latents(parts["unet"].get("sample_size")) is None:
+        raise ModelError("the generator's network doesn't say the size it was made for: set height and width")
+    listed = (read(INDEX) or {}).get("scheduler") or [None, None]
+    kind = find_class(str(listed[0]), str(listed[1]))
+    if kind is None:
+        raise ModelError(f"the model's scheduler is a {listed[1]}, which diffusers doesn't have")
+    with model_errors(f"the model's scheduler, a {listed[1]}, can't be made"):
+        saved = kind.from_config(dict(read(SCHEDULER) or {}))
+    return untrainable(parts, make_scheduler(saved, scheduler, steps, *channels(parts)))
+
+
+def untrainable(parts: Parts, scheduler: Any) -> str | None:
+    """Return why a model can't be trained with its `scheduler`, None if it can."""
+    entering, leaving = channels(parts)
+    if entering != leaving:
+        return (
+            f"its network predicts a variance as well ({leaving} channels for {entering}), which Eq. 8 has no term for"
+        )
+    return why_untrainable(scheduler)
+
+
+def channels(parts: Parts) -> tuple[int, int]:
+    """Return the channels that a UNet takes and predicts."""
+    return int(parts["unet"].get("in_channels")), int(parts["unet"].get("out_channels"))
+
+
+def limit_tokens(pipeline: Any) -> None:
+    """Hold each tokenizer to as many tokens as its encoder has places for, where its `model_max_length` says nothing.
+
+    A tokenizer saved without that key has 1e30.
+    """
+    for tokenizer, encoder in _readers(pipeline):
+        places = getattr(encoder.config, "max_position_embeddings", None)
+        if isinstance(places, int) and tokenizer.model_max_length > places:
+            tokenizer.model_max_length = places
+
+
+def _readers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
+    """Each encoder with its tokenizer, as the pipelines of diffusers pair them."""
+    both = [
+        [each for name in (kind, f"{kind}_2") if (each := getattr(pipeline, name, None)) is not None]
+        for kind in ("tokenizer", "text_encoder")
+    ]
+    yield from zip(*both, strict=False)
+
+
+def _faults(type_: str, parts: Parts, clip_skip: int | None) -> Iterator[str]:
+    """What isn't understood, the most telling first."""
+    if type_ in FLOWS:
+        yield from _absent(parts, "vae", "transformer", "scheduler")
+        yield from _vae(parts["vae"])
+        yield from _flow(parts, FLOWS[type_])
+        return
+    is_refiner, is_xl = type_ == REFINER, type_ != "stable-diffusion"
+    second = "text_encoder_2" if is_xl else "text_encoder"
+    yield from _absent(parts, "vae", "unet", "scheduler", second)
+    yield from _tokenizers(parts, is_xl)
+    yield from _vae(parts["vae"])
+    yield from _unet(parts, TEXT_EMBEDDINGS.get(type_, ("text_time",)))
+    yield from _text(parts, is_xl)
+    if is_xl:
+        yield from _sizes(parts, SIZES - is_refiner)
+    if is_refiner and parts["unet"].get("time_cond_proj_dim") is not None:
+        yield "its UNet has time_cond_proj_dim: a refiner isn't told the guidance"
+    yield from _skipped(parts, clip_skip, is_xl)
+
+
+def _absent(parts: Parts, *names: str) -> Iterator[str]:
+    for name in names:
+        if name not in parts:
+            yield f"it has no {name}"
+
+
+def _tokenizers(parts: Parts, is_xl: bool) -> Iterator[str]:
+    """SDXL's first encoder may be absent, with its tokenizer or without."""
+    if not is_xl:
+        yield from _absent(parts, "tokenizer")
+    elif "text_encoder" in parts:
+        yield from _absent(parts, "tokenizer", "tokenizer_2")
+    elif not {"tokenizer", "tokenizer_2"} & parts.keys():
+        yield "it has no tokenizer_2"
+
+
+def _vae(vae: Part) -> Iterator[str]:
+    if vae.kind not in VAES:
+        yield f"its VAE is a {vae.kind}: only {', '.join(VAES)} are understood"
+    for key in ("in_channels", "out_channels"):
+        if vae.get(key) != 3:
+            yield f"its VAE has {key} {vae.get(key)}: pictures have 3"
+    scale = vae.get("scaling_factor")
+    if not isinstance(scale, int | float) or not scale > 0:
+        yield f"its VAE has scaling_factor {scale}: a number above 0 is needed"
+
+
+def _unet(parts: Parts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
+    unet, scheduler = parts["unet"], parts["scheduler"]
+    if unet.kind not in UNETS:
+        yield f"its UNet is a {unet.kind}: only {', '.join(UNETS)} is understood"
+        return
+    latent, entering, leaving = parts["vae"].get("latent_channels"), unet.get("in_channels"), unet.get("out_channels")
+    if entering != latent:
+        yield (
+            f"its UNet has in_channels {entering} and the VAE {latent} latent channels: the others would be a picture "
+            f"(inpainting, upscaling, editing), and there is only a text"
+        )
+    varied = scheduler.get("variance_type") in LEARNED
+    if leaving != (2 * latent if varied else latent):
+        yield f"its UNet has out_channels {leaving} and the VAE {latent} latent channels"
+    if (kind := unet.get("class_embed_type")) in CLASS_EMBEDDINGS:
+        yield f"its UNet has class_embed_type {kind}: it needs a class beside the text"
+    elif kind is None and unet.get("num_class_embeds") is not None:
+        yield f"its UNet has num_class_embeds {unet.get('num_class_embeds')}: it needs a class beside the text"
+    if (kind := unet.get("addition_embed_type")) not in embeddings:
+        wanted = " or ".join(map(str, embeddings))
+        yield f"its UNet has addition_embed_type {kind}: {wanted} is understood, others need more than a text"
+    if (kind := unet.get("encoder_hid_dim_type")) not in ENCODER_PROJECTIONS:
+        yield f"its UNet has encoder_hid_dim_type {kind}: it needs an image beside the text"
+
+
+def _text(parts: Parts, is_xl: bool) -> Iterator[str]:
+    """The encoders' widths, end to end, are what the UNet attends to."""
+    if not is_xl and parts["text_encoder"].kind.endswith("WithProjection"):
+        yield f"its text_encoder is a {parts['text_encoder'].kind}: one without a projection is needed"
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
+    widths = [parts[name].get("hidden_size") for name in (encoders if is_xl else encoders[:1])]
+    unet = parts["unet"]
+    key = "cross_attention_dim" if unet.get("encoder_hid_dim") is None else "encoder_hid_dim"
+    wanted = unet.get(key)
+    asked = set(wanted) if isinstance(wanted, list | tuple) else {wanted}
+    if all(isinstance(each, int) for each in (*widths, *asked)) and asked != {sum(widths)}:
+        yield f"its UNet has {key} {wanted} and the text encoders' hidden_size is {' + '.join(map(str, widths))}"
+
+
+def _sizes(parts: Parts, count: int) -> Iterator[str]:
+    """The pooled embedding, and so many numbers of the picture's size, are what the UNet is told besides the text."""
+    unet, pooled = parts["unet"], parts["text_encoder_2"].get("projection_dim")
+    each, wanted = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
+    if not isinstance(each, int) or pooled + count * each != wanted:
+        yield (
+            f"its UNet has projection_class_embeddings_input_dim {wanted}, and is told projection_dim {pooled} of "
+            f"text_encoder_2 and {count} times addition_time_embed_dim {each}"
+        )
+
+
+def _skipped(parts: Parts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
+    for name in ("text_encoder", "text_encoder_2"):
+        layers = parts[name].get("num_hidden_layers") if name in parts else None
+        # SDXL reads the last layer but one as it is.
+        most = layers - is_xl if isinstance(layers, int) else None
+        if clip_skip and most is not None and clip_skip > most:
+            yield f"clip_skip {clip_skip} leaves nothing of its {name}, which has {layers} layers: {most} at most"
+
+
+def _flow(parts: Parts, patch: int) -> Iterator[str]:
+    latent, entering = parts["vae"].get("latent_channels"), parts["transformer"].get("in_channels")
+    if entering != latent * patch:
+        yield (
+            f"its transformer has in_channels {entering} and the VAE {latent} latent channels: the others would be a "
+            f"picture, and there is only a text"
+        )
+    if parts["scheduler"].kind != FLOW_SCHEDULER:
+        yield f"its scheduler is a {parts['scheduler'].kind}: a {FLOW_SCHEDULER} is needed"

@@ -1,0 +1,97 @@
+"""Whether a network's files hold all of its weights, by the files' headers alone: nothing of the weights is read."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from agfsync.errors import ModelError
+from agfsync.models.configuration import find_class
+from agfsync.models.pretrained import COMPILED, describe_misfit
+
+SAFE = ".safetensors"
+STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
+"""how the files of a part's weights are called, by its library"""
+OF_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""layers of a VAE's attention, by the names that diffusers had for them once and still reads"""
+
+
+def check_headers(
+    library: str, kind: str, config: Mapping[str, Any], folder: Path, label: str, variant: str | None = None
+) -> None:
+    """See that the safetensors files in `folder` name every weight of a network of class `kind`.
+
+    Those of `variant` are read where there are any, else those without one. A class that isn't known, or that can't be
+    made of its configuration, is left to the loading.
+
+    Raises:
+        ModelError: some are missing; names `label` and the first of them. Or a file's header can't be read.
+    """
+    files = weight_files(folder, library, variant) or weight_files(folder, library)
+    if not files:
+        return
+    groups = _weights(find_class(library, kind), config)
+    names = [name for file in files for name in _names(file, label)]
+    there = set(map(_plain, names))
+    missing = [group[0] for group in groups if there.isdisjoint(map(_plain, group))]
+    if missing:
+        compiled = [name for name in names if COMPILED in name]
+        raise ModelError(describe_misfit(label, kind, missing, unexpected=compiled))
+
+
+def weight_files(folder: Path, library: str, variant: str | None = None) -> list[Path]:
+    """Return the files in `folder` that `library` loads a part from: one, or its shards; none where it isn't clear."""
+    ending = f".{variant}" if variant else ""
+    if (stem := STEMS.get(library)) is None:
+        return []
+    one, index = folder / f"{stem}{ending}{SAFE}", folder / f"{stem}{SAFE}.index{ending}.json"
+    if one.is_file():
+        return [one]
+    try:
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return []
+    return [folder / name for name in named] if all((folder / name).is_file() for name in named) else []
+
+
+def _names(file: Path, label: str) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
+    except (OSError, SafetensorError) as failure:
+        raise ModelError(f"{label}: {file.name} can't be read: {' '.join(str(failure).split())[:200]}") from failure
+
+
+def _weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
+    """Return a network's weights, each with all of its names; none where the network can't be made."""
+    plain = {name: value for name, value in config.items() if not name.startswith("_")}
+    try:
+        with torch.device("meta"):
+            if hasattr(kind, "from_config") and not hasattr(kind, "config_class"):
+                network = kind(**_accepted(kind, plain))
+            else:
+                network = kind(kind.config_class.from_dict(plain))
+                network.tie_weights()
+    except Exception:
+        return []
+    groups: dict[int, list[str]] = defaultdict(list)
+    for name, weight in network.named_parameters(remove_duplicate=False):
+        groups[id(weight)].append(name)
+    return list(groups.values())
+
+
+def _accepted(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    accepted, _, _ = kind.extract_init_dict(dict(config))
+    return dict(accepted)
+
+
+def _plain(name: str) -> str:
+    """Return a weight's name without what versions of the libraries differ in."""
+    parts = name.removeprefix("text_model.").split(".")
+    if "attentions" in parts:
+        parts = [OF_OLD.get(part, part) for part in parts]
+    return ".".join(parts)

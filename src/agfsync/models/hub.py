@@ -1,0 +1,158 @@
+"""What is known of a hub model without loading it: what of it lies in the local cache, and what the hub says in time.
+
+Nothing here waits longer than `PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that didn't answer isn't asked again.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from agfsync.models.hub_errors import told_answer
+
+PATIENCE = 4.0
+"""seconds that the hub has for an answer"""
+MAIN, SAFE = "main", ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the hub says of a model: its commit and its files' sizes in bytes; or why it says nothing."""
+
+    commit: str | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+    fault: str = ""
+
+
+NO_NETWORK = "no network"
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` can only be a hub id: no embedded model, and nothing of that name on this machine."""
+    written_as_path = model.startswith((".", "/", "~")) or model.count("/") != 1
+    return not (written_as_path or ":" in model or Path(model).exists())
+
+
+def cached_commit(model: str, revision: str | None = None) -> str | None:
+    """The commit that loading `model` at `revision` without a network would take, if the cache has any of it."""
+    folder, name = _folder(model), revision or MAIN
+    if (folder / "snapshots" / name).is_dir():
+        return name
+    try:
+        commit = (folder / "refs" / name).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return commit if commit and (folder / "snapshots" / commit).is_dir() else None
+
+
+def snapshot(model: str, revision: str | None = None) -> Path | None:
+    """The folder with what the cache holds of `model`, which may be a part of it."""
+    commit = cached_commit(model, revision)
+    return None if commit is None else _folder(model) / "snapshots" / commit
+
+
+def commit_of(model: str) -> str | None:
+    """The commit of `model` that has weights to load: the cache's, else the hub's; None where neither can be had.
+
+    One without safetensors doesn't count: transformers may find converted ones for the branch, and not for a commit.
+    """
+    folder = snapshot(model)
+    if folder is not None and any(folder.rglob(f"*{SAFE}")):
+        return folder.name
+    answer = ask(model)
+    return answer.commit if any(name.endswith(SAFE) for name in answer.files) else None
+
+
+def ask(model: str, revision: str | None = None) -> Answer:
+    """What the hub says of `model`."""
+    return _asked(model, revision)
+
+
+@cache
+def _asked(model: str, revision: str | None) -> Answer:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if constants.HF_HUB_OFFLINE or _SILENT:
+        return Answer(fault=NO_NETWORK)
+    try:
+        info = _in_time(lambda: HfApi().model_info(model, revision=revision, timeout=PATIENCE - 1, files_metadata=True))
+    except GatedRepoError:
+        return Answer(fault="it is gated: accept its terms on the hub and set HF_TOKEN")
+    except RevisionNotFoundError:
+        return Answer(fault=f"it has no revision {revision}")
+    except RepositoryNotFoundError:
+        return Answer(fault="the hub has no such model, or it is private: set HF_TOKEN")
+    except HfHubHTTPError as failure:
+        return Answer(fault=told_answer(failure.response))
+    except Exception:
+        # Whatever else befalls a request: no connection, no answer in time, an answer that is none.
+        _SILENT.append(model)
+        return Answer(fault=NO_NETWORK)
+    return Answer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
+
+
+def files(model: str, revision: str | None = None) -> list[str]:
+    """Return the names of the files of `model`: the hub's, else the cache's; none where neither knows."""
+    if names := ask(model, revision).files:
+        return sorted(names)
+    folder = snapshot(model, revision)
+    return [] if folder is None else sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
+    """A small file of `model`, from the cache or, where the hub answers, from there; None where there is none."""
+    found = snapshot(model, revision)
+    if found is not None and (found / name).is_file():
+        return found / name
+    if name not in ask(model, revision).files:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(_in_time(lambda: hf_hub_download(model, name, revision=revision, etag_timeout=PATIENCE - 1)))
+    except Exception:
+        _SILENT.append(model)
+        return None
+
+
+def forget() -> None:
+    """Whatever the hub has said, or failed to say."""
+    _asked.cache_clear()
+    _SILENT.clear()
+
+
+_SILENT: list[str] = []
+"""Models at which the hub didn't answer."""
+
+
+def _folder(model: str) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
+
+
+def _in_time(work: Any) -> Any:
+    """What `work` gives, in a thread of its own: a name that isn't resolved heeds no timeout.
+
+    Raises:
+        TimeoutError: not within `PATIENCE`. Or whatever `work` raises.
+    """
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as failure:
+            future.set_exception(failure)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return future.result(timeout=PATIENCE)
+    except Late as failure:
+        raise TimeoutError from failure

@@ -1,0 +1,269 @@
+"""A UNet on a VAE's latents, guided by text: what every family of Stable Diffusion has in common.
+
+Legend: B images in the batch, U distinct prompts, C H W latent channels, height, width, N diffusion timesteps.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from agfsync.errors import ModelError, model_errors
+from agfsync.models.architecture import Architecture, Conditioning, picture_size
+from agfsync.models.configuration import channels, check_choices, check_parts, limit_tokens, parts_of, untrainable
+from agfsync.models.dtypes import torch_dtype
+from agfsync.models.latents import LatentSpace
+from agfsync.models.loading import PipelineSource, add_adapter, load_pipeline, quietly, weights_of
+from agfsync.models.loras import Lora, fuse_loras
+from agfsync.models.precision import Precision
+from agfsync.models.pretrained import torch_device
+from agfsync.models.sampling import (
+    Guided,
+    denoise,
+    draw_noise,
+    embedding_noise_of,
+    encoded,
+    guided,
+    in_turn,
+    noised,
+)
+from agfsync.models.schedulers import make_scheduler
+from agfsync.records import digest
+
+
+class LatentDiffusion:
+    """A text-to-image model with its sampling settings, and what its alignment needs of it.
+
+    `model` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
+    `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`model`, `revision`) take the place of its own.
+    `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
+    `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
+    `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
+    layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
+    that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
+    has one, is a model (`model`, `revision`) that takes over at step `from_step`.
+
+    Raises:
+        ModelError: there is no such model, or it is of another kind.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        model: str,
+        *,
+        revision: str | None = None,
+        config: str | None = None,
+        variant: str | None = None,
+        vae: str | Mapping[str, Any] | None = None,
+        unet: str | Mapping[str, Any] | None = None,
+        loras: Sequence[Lora] = (),
+        steps: int = 50,
+        guidance: float = 7.5,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: str = "model",
+        clip_skip: int | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+        adapter: Path | None = None,
+        refiner: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.device = torch_device(device)
+        self._architecture, self._guidance = architecture, guidance
+        self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), model
+        origin = PipelineSource.of(model, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
+        self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
+        self.remarks = fuse_loras(self._pipeline, loras)
+        if adapter is not None:
+            add_adapter(self._pipeline, adapter)
+        self._negative_prompt, self._steps, self._clip_skip = negative_prompt, steps, clip_skip
+        with model_errors(f"the model {model} can't be drawn with"):
+            check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
+            self._pipeline.to(self.device)
+            limit_tokens(self._pipeline)
+            self._scheduler = make_scheduler(
+                self._pipeline.scheduler, scheduler, steps, *channels(parts_of(self._pipeline))
+            )
+            self._size = picture_size(architecture.sides(self._pipeline), height, width)
+            self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
+            self._guidance_1D = self._embedded_guidance()
+        self._drawn_with = f"{type(self._scheduler).__name__}, prediction_type {self.prediction_type}"
+        self._refiner = self._made_refiner(refiner, self._count_steps()) if refiner else None
+        weights = weights_of(architecture, origin, adapter, loras)
+        sampling = (steps, guidance, negative_prompt, height, width, scheduler, clip_skip, dtype)
+        self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity)
+
+    @property
+    def network(self) -> nn.Module:
+        """The UNet, which alignment trains."""
+        unet: nn.Module = self._pipeline.unet
+        return unet
+
+    @property
+    def alphas_cumprod_N(self) -> Tensor:
+        """The signal's share of the variance at each timestep of training, float32 in 0..1, falling.
+
+        Raises:
+            ModelError: the scheduler has none, or the network's prediction can't be trained.
+        """
+        if reason := untrainable(parts_of(self._pipeline), self._scheduler):
+            raise ModelError(f"the model {self._model} can't be trained: {reason}")
+        alphas: Tensor = self._scheduler.alphas_cumprod
+        return alphas.float().cpu()
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon" or "v_prediction"."""
+        return str(self._pipeline.scheduler.config.get("prediction_type", "epsilon"))
+
+    @torch.inference_mode()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
+        """One picture for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
+
+        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
+        """
+        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        with model_errors(f"the model {self._model} can't draw"):
+            with_prompt, without = encoded(
+                self.encode_prompts, prompts, self._negative_prompt, self._encode_negative if self._clip_skip else None
+            )
+            noise = embedding_noise_of(sources, with_prompt, self._architecture.embeddings, embedding_noise)
+            # A copy for each drawing: schedulers keep what they have seen.
+            scheduler = deepcopy(self._scheduler)
+            scheduler.set_timesteps(self._steps, device=self.device)
+            # A network that is told the guidance has it built in (LCM).
+            scale = self._guidance if self._guidance_1D is None else 1.0
+            predict = guided(self._predict, noised(with_prompt, noise), without, scale)
+            if self._refiner:
+                predict = self._finished_by(self._refiner, predict, prompts, noise, scheduler.timesteps)
+            start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
+            latents_BCHW = denoise(scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
+            return self._latents.decode(latents_BCHW, self._drawn_with)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Pictures of other sizes are fitted.
+
+        The mean and not a sample, because it is the same for every run and seed, and because sampling would put noise
+        between winner and loser that the preference says nothing about.
+        """
+        with model_errors(f"the VAE of {self._model} can't encode pictures"):
+            return self._latents.encode(images)
+
+    def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
+        """What the network is told of pictures as `encode_images` fits them, float32, a row a picture: such as sizes.
+
+        It stands in place of what a prompt's conditioning has by that name, which is of a picture that is drawn.
+        """
+        return self._architecture.picture_conditioning(images, self._size)
+
+    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
+        """RGB pictures of scaled latents (B, C, H, W), the way back from `encode_images`.
+
+        Raises:
+            ModelError: some come out as no numbers, which would be black pictures.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode(latents_BCHW)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return what the prompts say to the network, for pictures of this generator's size: float32, a row a prompt.
+
+        No layer is skipped for the empty prompt, which stands for none.
+        """
+        with model_errors(f"the model {self._model} can't read prompts"):
+            said = self._architecture.encode(self._pipeline, prompts, self._size, self._clip_skip)
+            if not self._clip_skip or all(prompts):
+                return said
+            unsaid, silent_U = self._encode_negative(""), torch.tensor([not prompt for prompt in prompts])
+            return {
+                name: torch.where(silent_U.view(-1, *[1] * (each.dim() - 1)).to(each.device), unsaid[name], each)
+                for name, each in said.items()
+            }
+
+    @torch.no_grad()
+    def _encode_negative(self, prompt: str) -> Conditioning:
+        """One row."""
+        return self._architecture.encode(self._pipeline, [prompt], self._size)
+
+    def predict(
+        self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """What `network`, this UNet or a copy of it, predicts for noisy latents: (B, C, H, W)."""
+        dtype = self._precision.weights
+        told = self._architecture.cast(conditioning, dtype)
+        if self._guidance_1D is not None:
+            told["timestep_cond"] = self._guidance_1D.to(dtype).expand(len(noisy_BCHW), -1)
+        predicted: Tensor = network(noisy_BCHW.to(dtype), timesteps_B, **told).sample
+        return predicted
+
+    def save(self, folder: Path) -> None:
+        """Writes the whole pipeline, with the UNet as it now is, as safetensors."""
+        for name in ("tokenizer", "tokenizer_2"):
+            fast = getattr(getattr(self._pipeline, name, None), "backend_tokenizer", None)
+            if fast is not None:
+                # How it was last called isn't part of it: a training that was resumed may not have called it at all.
+                fast.no_truncation()
+                fast.no_padding()
+        with quietly():
+            self._pipeline.save_pretrained(folder, safe_serialization=True)
+
+    def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Writes a LoRA of the UNet, `weights` by peft's names, as diffusers and others read it."""
+        kind = self._architecture.pipeline
+        kind.save_lora_weights(folder, unet_lora_layers=dict(weights), safe_serialization=True)
+
+    def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """In float32, as is everything but the network's own work."""
+        with self._precision.autocast():
+            return self.predict(self.network, noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning).float()
+
+    def _embedded_guidance(self) -> Tensor | None:
+        """The guidance scale as a network with `time_cond_proj_dim` is told it, (1, D); None: it isn't told."""
+        width = self._pipeline.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        scale = torch.tensor([self._guidance - 1.0])
+        embedding: Tensor = self._pipeline.get_guidance_scale_embedding(scale, embedding_dim=width)
+        return embedding.to(self.device)
+
+    def _count_steps(self) -> int:
+        """Return how often the network is asked for a picture: of some schedulers twice a step."""
+        scheduler = deepcopy(self._scheduler)
+        scheduler.set_timesteps(self._steps)
+        return len(scheduler.timesteps)
+
+    def _finished_by(
+        self,
+        refiner: Any,
+        predict: Guided,
+        prompts: Sequence[str],
+        noise: Mapping[str, Tensor],
+        timesteps: Tensor,
+    ) -> Guided:
+        """`predict`, and from its step on the refiner."""
+        with_prompt, without = refiner.conditioning(prompts, self._negative_prompt, self._size, noise)
+
+        def refined(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+            with self._precision.autocast():
+                predicted: Tensor = refiner.predict(noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning)
+                return predicted.float()
+
+        finish = guided(refined, with_prompt, without, self._guidance)
+        return in_turn(predict, finish, timesteps, refiner.from_step)
+
+    def _made_refiner(self, settings: Mapping[str, Any], steps: int) -> Any:
+        make = self._architecture.refiner
+        if make is None:
+            check_choices(self._architecture.name, refiner=settings["model"])
+            return None
+        if settings["from_step"] >= steps:
+            raise ModelError(f"the refiner can't begin at step {settings['from_step']}: the generator has {steps}")
+        with model_errors(f"the refiner {settings['model']} can't be drawn with"):
+            return make(**settings, dtype=self._precision.weights, device=self.device)

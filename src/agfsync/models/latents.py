@@ -1,0 +1,118 @@
+"""Pictures as latents and back: the VAE, on a few pictures at a time.
+
+Legend: B images in the batch, C H W latent channels, height, width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.files.images import fitted
+from agfsync.models.architecture import Size
+from agfsync.models.precision import Precision
+from agfsync.models.tensors import to_images, to_tensor
+
+PIXELS_AT_ONCE = 2 * 1024 * 1024
+"""that the VAE works on: it takes more memory than the network, and is no faster for more"""
+
+
+class LatentSpace:
+    """The latents of a pipeline's VAE, scaled and shifted as its network knows them, of pictures of one size.
+
+    `statistics` are the keys of the VAE's configuration that the pipeline of diffusers applies, besides its
+    `scaling_factor`: `latents_mean` with `latents_std`, one number a channel and only both together, or `shift_factor`.
+    """
+
+    def __init__(self, pipeline: Any, size: Size, precision: Precision, statistics: Sequence[str] = ()) -> None:
+        self._vae, self._size, self._precision = pipeline.vae, size, precision
+        height, width = size
+        scale: int = pipeline.vae_scale_factor
+        config = self._vae.config
+        self.shape: tuple[int, int, int] = (config.latent_channels, height // scale, width // scale)
+        """C, H, W"""
+        self._scale: float = config.scaling_factor
+        self._mean: Tensor | float | None = None
+        self._std: Tensor | float = 1.0
+        given = {key: config.get(key) for key in statistics if config.get(key) is not None}
+        if {"latents_mean", "latents_std"} <= given.keys():
+            self._mean, self._std = (self._by_channel(given[key]) for key in ("latents_mean", "latents_std"))
+        elif "shift_factor" in given:
+            self._mean = float(given["shift_factor"])
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return latents, float32 (B, C, H, W): the mean of the VAE's posterior. Pictures of other sizes are fitted."""
+        height, width = self._size
+        pixels_BCHW = to_tensor([fitted(image, width, height) for image in images])
+        with self._precision.autocast():
+            means = [
+                _mean_of(self._vae.encode(some_BCHW.to(self._precision.device, self._vae.dtype))).float()
+                for some_BCHW in pixels_BCHW.split(self._pictures_at_once)
+            ]
+        latents_BCHW = torch.cat(means)
+        if self._mean is not None:
+            latents_BCHW = latents_BCHW - self._mean
+        return latents_BCHW * self._scale / self._std
+
+    @torch.inference_mode()
+    def decode(self, latents_BCHW: Tensor, drawn_with: str = "") -> Sequence[Image.Image]:
+        """Return RGB pictures of latents (B, C, H, W), the way back from `encode`.
+
+        `drawn_with` says by what the latents were made, for the message.
+
+        Raises:
+            ModelError: some come out as no numbers, which would be black pictures.
+        """
+        sound = bool(torch.isfinite(latents_BCHW).all())
+        unscaled_BCHW = latents_BCHW * self._std / self._scale
+        if self._mean is not None:
+            unscaled_BCHW = unscaled_BCHW + self._mean
+        images: list[Image.Image] = []
+        for some_BCHW in unscaled_BCHW.split(self._pictures_at_once):
+            with self._precision.autocast():
+                pixels_BCHW = self._vae.decode(some_BCHW.to(self._vae.dtype)).sample
+            if not torch.isfinite(pixels_BCHW).all():
+                raise ModelError(self._not_numbers(sound, drawn_with))
+            images += to_images(pixels_BCHW)
+        return images
+
+    def _not_numbers(self, latents_are_sound: bool, drawn_with: str) -> str:
+        """Return what was seen, and what can be tried."""
+        kind = type(self._vae).__name__
+        seen = (
+            f"the latents are numbers and what the {kind} makes of them in {_short(self._vae.dtype)} isn't"
+            if latents_are_sound
+            else f"its last latents already aren't ({_short(self._precision.dtype)}{drawn_with and f', {drawn_with}'})"
+        )
+        half = torch.float16 in (self._precision.dtype, self._vae.dtype)
+        guess = (
+            "float16 may overflow: try dtype bf16 or fp32"
+            if half
+            else "its weights or its scheduler's configuration may be damaged: draw it with diffusers alone to see"
+        )
+        return f"the generator's pictures are not numbers: {seen}; {guess}"
+
+    def _by_channel(self, values: Sequence[float]) -> Tensor:
+        """Return a number a channel as (1, C, 1, 1)."""
+        if len(values) != self.shape[0]:
+            raise ModelError(f"the VAE's latents have {self.shape[0]} channels, and statistics of {len(values)}")
+        return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(self._precision.device)
+
+    @property
+    def _pictures_at_once(self) -> int:
+        height, width = self._size
+        return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def _mean_of(encoded: Any) -> Tensor:
+    """Return the posterior's mean, or the latents of a VAE that has no posterior (AutoencoderTiny)."""
+    mean: Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    return mean
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,299 @@
+"""Pipelines and LoRAs of diffusers, from a folder, the hub or a single file: safetensors only."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.loaders.single_file_utils import fetch_diffusers_config
+from diffusers.utils import logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils import logging as hub_logging
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.models import EXCHANGED, LORA_FILE, hub
+from agfsync.models.architecture import Architecture
+from agfsync.models.lora_files import lora_file, read_changes
+from agfsync.models.lora_names import targets
+from agfsync.models.loras import Lora, find_misfits
+from agfsync.models.parts import CONFIG, PartSource, load_own_part, load_part, part_fingerprint, variants
+from agfsync.models.pretrained import explained, find_file, fingerprint, quiet, source
+from agfsync.models.single_file import (
+    check_left_over,
+    fill_network,
+    load_file_tensors,
+    part_of,
+    prediction,
+)
+
+LIBRARIES = ("diffusers", "transformers")
+LEFT_OUT = ("image_encoder", "feature_extractor")
+"""Parts that pipelines have for image prompts, which are never given here."""
+CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
+"""Files of a pipeline beside its weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSource:
+    """Where a pipeline's weights come from.
+
+    `model` is a folder, a hub id at `revision`, or a single file, this with the configuration and the tokenizers of
+    `config`. `variant` is that of a folder's or hub id's weights, such as "fp16". `parts` come from elsewhere.
+    """
+
+    model: str
+    revision: str | None = None
+    config: str | None = None
+    variant: str | None = None
+    parts: Mapping[str, PartSource] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, *, revision: str | None, config: str | None = None, **more: Any) -> Self:
+        """Return the source that a generator's settings name: `more` are its `variant` and its parts, or None."""
+        variant = more.pop("variant", None)
+        parts = {name: PartSource.of(each) for name, each in more.items() if each}
+        return cls(model, revision, config, variant, parts)
+
+
+def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: torch.dtype) -> Any:
+    """Return the pipeline at `origin`; frozen and, but for the VAE, in `dtype`.
+
+    Every weight of its networks is one of the file's, and every one of the file's is in its place. A single file holds
+    neither configuration nor tokenizers. They are those of the pipeline `origin.config`, a folder or hub id; without it
+    diffusers tells by the weights which of the known models' to fetch from the hub, once.
+
+    Raises:
+        ModelError: there is none, it is of another kind, or it isn't whole.
+    """
+    model = origin.model
+    with explained(model), quietly():
+        is_file = Path(model).is_file()
+        tensors = _file_tensors(architecture, origin) if is_file else {}
+        folder = _configuration(origin, tensors) if is_file else _folder(architecture, origin)
+        index = _index(architecture, folder, (origin.config or model) if is_file else model)
+        networks = _networks(architecture, origin, folder, index, tensors, dtype)
+        # diffusers wants to be told again of what a pipeline was saved without, such as Stable Diffusion 3's T5.
+        absent = {name: None for name, part in index.items() if part == [None, None] or name in LEFT_OUT}
+        given = {**absent, **architecture.extras, **networks}
+        pipeline = architecture.pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
+        _set_prediction(pipeline, _said(origin))
+        pipeline.vae.to(architecture.vae_dtype(pipeline.vae, dtype))
+    for network in pipeline.components.values():
+        if isinstance(network, torch.nn.Module):
+            network.requires_grad_(False).eval()
+    return pipeline
+
+
+def _folder(architecture: Architecture, origin: PipelineSource) -> Path:
+    """The folder of the pipeline, fetched from the hub where need be."""
+    model, where, kind = origin.model, source(origin.model, origin.revision), architecture.pipeline
+    # The class is looked at first: nothing of another kind of model is fetched.
+    index = kind.load_config(model, **where)
+    _check_class(architecture, model, index)
+    if Path(model).is_dir():
+        return Path(model)
+    left_out = dict.fromkeys((*LEFT_OUT, *architecture.extras, *origin.parts))
+
+    def fetched(variant: str | None) -> Path:
+        return Path(kind.download(model, variant=variant, use_safetensors=True, **left_out, **where))
+
+    try:
+        folder = fetched(origin.variant)
+    except OSError:
+        there = variants({Path(file).name for file in hub.ask(model, origin.revision).files})
+        if origin.variant or len(there) != 1 or None in there:
+            raise
+        folder = fetched(*there)
+    _fetch_replaced(origin, index)
+    return folder
+
+
+def _fetch_replaced(origin: PipelineSource, index: Mapping[str, Any]) -> None:
+    """Fetch the configuration of each part of a hub model that another replaces: its download left the part out.
+
+    A single file takes it; with others it shows whether they fit, where it can be had.
+    """
+    for name, part in origin.parts.items():
+        if not (index.get(name) or [None])[0]:
+            continue
+        if Path(part.model).is_file():
+            find_file(origin.model, f"{name}/{CONFIG}", origin.revision)
+        else:
+            hub.fetch(origin.model, f"{name}/{CONFIG}", origin.revision)
+
+
+def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Path:
+    """The folder with the configuration of a single file's pipeline."""
+    if origin.config and Path(origin.config).is_dir():
+        return Path(origin.config)
+    try:
+        config = origin.config or fetch_diffusers_config(tensors)["pretrained_model_name_or_path"]
+        return Path(snapshot_download(config, allow_patterns=CONFIGURATION))
+    except OSError as failure:
+        raise ModelError(
+            f"{origin.model} holds weights alone, and their configuration and tokenizers can't be had from "
+            f"{origin.config or 'the hub'}: name a folder of such a pipeline as candidates.generator.config"
+        ) from failure
+
+
+def _index(architecture: Architecture, folder: Path, model: str) -> dict[str, Any]:
+    """A pipeline's parts, each its library and class."""
+    index: dict[str, Any] = architecture.pipeline.load_config(str(folder), local_files_only=True)
+    _check_class(architecture, model, index)
+    return index
+
+
+def _check_class(architecture: Architecture, model: str, index: Mapping[str, Any]) -> None:
+    found, kind = index.get("_class_name"), architecture.pipeline
+    if found != kind.__name__:
+        raise ModelError(f"{model} is a {found}: the type {architecture.name} needs a {kind.__name__}")
+
+
+def _networks(
+    architecture: Architecture,
+    origin: PipelineSource,
+    folder: Path,
+    index: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Each network of the pipeline, by the name of its part."""
+    kinds = _kinds(architecture, index)
+    for name in origin.parts.keys() - kinds.keys():
+        raise ModelError(f"{origin.model} has no {name} that another could take the place of: leave out {name}")
+    if tensors:
+        known = [prefix for name in kinds for prefix in architecture.prefixes.get(name, ())]
+        check_left_over(origin.model, tensors.keys(), known, architecture.pipeline.__name__)
+    _check_variant(origin, [folder / name for name in kinds.keys() - origin.parts.keys()])
+    networks = {}
+    for name, kind in kinds.items():
+        label, prefixes = f"{origin.model} ({name})", architecture.prefixes.get(name, ())
+        if name in origin.parts:
+            networks[name] = load_own_part(name, kind, origin.parts[name], folder / name, prefixes, dtype)
+        elif tensors:
+            own = part_of(tensors, prefixes)
+            if not own:
+                raise ModelError(_lacks(origin.model, name, prefixes))
+            networks[name] = fill_network(kind, folder / name, own, prefixes, dtype, label)
+        else:
+            networks[name] = load_part(kind, folder / name, origin.variant, dtype, label)
+    return networks
+
+
+def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
+    """A part that has no weights of the variant has others; but some part has them."""
+    if origin.variant is None:
+        return
+    if Path(origin.model).is_file():
+        raise ModelError(f"{origin.model} is a single file, which has no variants: leave out variant {origin.variant}")
+    there = {each for folder in folders for each in variants([path.name for path in folder.glob("*")])}
+    if origin.variant not in there:
+        names = ", ".join(sorted(str(each) for each in there - {None})) or "none"
+        raise ModelError(f"{origin.model} has no weights of the variant {origin.variant}: of variants it has {names}")
+
+
+def _lacks(model: str, name: str, prefixes: Sequence[str]) -> str:
+    there = " or ".join(f"{prefix}*" for prefix in prefixes)
+    remedy = f"name one as candidates.generator.{name}" if name in EXCHANGED else "take a file that has one"
+    return f"{model} holds no {name}, which would be {there}: {remedy}"
+
+
+def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes of a pipeline's networks, by the names of the parts; those that are left out aren't among them."""
+    kinds = {}
+    for name, part in index.items():
+        if name in LEFT_OUT or name in architecture.extras or not isinstance(part, list) or part[0] not in LIBRARIES:
+            continue
+        kind = getattr(import_module(part[0]), part[1], None)
+        if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
+            kinds[name] = kind
+    return kinds
+
+
+def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[str, Tensor]:
+    """The tensors of a single file, which is one of this kind of model."""
+    model, marker = origin.model, architecture.marker
+    if marker is None:
+        raise ModelError(f"{model} is a single file: the type {architecture.name} takes a folder or a hub id")
+    tensors = load_file_tensors(model)
+    if not any(name.startswith(marker) for name in tensors):
+        raise ModelError(f"{model} holds no model of the type {architecture.name}: it has no {marker}*")
+    return tensors
+
+
+def _said(origin: PipelineSource) -> dict[str, Any]:
+    """The scheduler's settings that the file with the network, or the pipeline that it was taken from, says."""
+    settings = prediction(origin.model) if Path(origin.model).is_file() else {}
+    part = next((origin.parts[name] for name in ("unet", "transformer") if name in origin.parts), None)
+    if part is not None and Path(part.model).is_file():
+        settings |= prediction(part.model)
+    return settings
+
+
+def _set_prediction(pipeline: Any, settings: Mapping[str, Any]) -> None:
+    """Give the pipeline a scheduler like its own with these `settings`."""
+    if not settings:
+        return
+    scheduler = pipeline.scheduler
+    # What the file lacked and the pipeline corrected would be dropped as a default of the class.
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    known = all(key in scheduler.config for key in settings)
+    # PNDM can't begin at pure noise; DDIM's steps are the same otherwise.
+    kind = type(scheduler) if known else DDIMScheduler
+    more = {} if known else {"clip_sample": False}
+    pipeline.register_modules(scheduler=kind.from_config({**config, **more, **settings}))
+
+
+def weights_of(
+    architecture: Architecture, origin: PipelineSource, adapter: Path | None = None, loras: Sequence[Lora] = ()
+) -> tuple[Any, ...]:
+    """What names the weights of a generator on every machine: all that they were loaded from, by its content."""
+    model, revision = origin.model, origin.revision
+    base = (fingerprint(model, revision, "model_index.json"), adapter and fingerprint(str(adapter), None))
+    added = [(fingerprint(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras]
+    parts = {name: part_fingerprint(name, part) for name, part in sorted(origin.parts.items())}
+    # Named where they are set alone: pictures of before keep their names.
+    later = {name: value for name, value in (("variant", origin.variant), ("parts", parts)) if value}
+    return architecture.name, *base, origin.config, added, *([later] if later else [])
+
+
+def add_adapter(pipeline: Any, folder: Path) -> None:
+    """Puts the LoRA in `folder` on the pipeline's network.
+
+    Raises:
+        ModelError: there is none, or it fits another.
+    """
+    with explained(str(folder)), quietly():
+        if not (folder / LORA_FILE).is_file():
+            raise ModelError(f"no adapter at {folder}: there is no {LORA_FILE}")
+        changes = read_changes(folder / LORA_FILE)
+        misfits = find_misfits(pipeline.components, targets(pipeline.components), changes)
+        if misfits:
+            some = ", ".join(f"{name} ({reason})" for name, reason in list(misfits.items())[:3])
+            raise ModelError(
+                f"the adapter {folder} is of another model: {len(misfits)} of its {len(changes)} modules don't fit, "
+                f"such as {some}"
+            )
+        pipeline.load_lora_weights(folder, weight_name=LORA_FILE, local_files_only=True, use_safetensors=True)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the bars, notes and warnings of diffusers, transformers and the hub's client off the terminal."""
+    bars, verbosity, of_hub = logging.is_progress_bar_enabled(), logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        with quiet():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(of_hub)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,204 @@
+"""LoRA files: which file of a folder or hub id is meant, and what it changes, in one spelling."""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.models import LORA_FILE, hub
+from agfsync.models.pretrained import explained, find_file, source
+from agfsync.models.single_file import check_suffix
+
+SUFFIX = ".safetensors"
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""How peft itself saves an adapter: the strength is in the second file only."""
+METADATA = "lora_adapter_metadata"
+"""Under this key of a file's header diffusers keeps peft's configuration, each key behind the part's name."""
+BIASES = ("diff_b", "lora_up_bias")
+"""Parts that change a bias."""
+LISTED = 8
+"""File names in one message."""
+
+_DOWN = r"(?:lora_down|lora\.down|lora_linear_layer\.down|lora_A(?:\.default(?:_\d+)?)?)\.weight"
+_PEFTS_NAME = r"(?:\.default(?:_\d+)?)?"
+SPELLINGS = [
+    (re.compile(rf"^(.+)\.{pattern}$"), part)
+    for pattern, part in (
+        (_DOWN, "lora_down"),
+        (_DOWN.replace("down", "up").replace("lora_A", "lora_B"), "lora_up"),
+        (rf"lora_B{_PEFTS_NAME}\.bias", "lora_up_bias"),
+        (r"lora_mid\.weight", "lora_mid"),
+        (r"alpha", "alpha"),
+        (r"dora_scale", "dora_scale"),
+        (rf"lora_magnitude_vector{_PEFTS_NAME}(?:\.weight)?", "dora_vector"),
+        (rf"(?P<same>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)){_PEFTS_NAME}", ""),
+        (r"(?:diff|w_norm)", "diff"),
+        (r"(?:diff_b|b_norm)", "diff_b"),
+    )
+] + [(re.compile(rf"^(.+\.processor\.\w+)\.{side}\.weight$"), f"lora_{side}") for side in ("down", "up")]
+"""How files spell the tensors that `lora_deltas` knows, behind the changed module's name."""
+PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)_lora\.")
+"""How diffusers named a LoRA's layers before 0.21."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a file changes of the module that it calls `name`.
+
+    `parts` are tensors by `lora_deltas`' names, `bias` what is added to the module's bias, `magnitude` DoRA's. The
+    product of `parts` is scaled by `alpha` / `rank`: without `alpha` by 1, without `rank` by that of the tensors.
+    `keys` are the file's own, `unknown` those of them that nothing here understands.
+    """
+
+    name: str
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    bias: dict[str, Tensor] = field(default_factory=dict)
+    magnitude: Tensor | None = None
+    alpha: float | None = None
+    rank: int | None = None
+    by_root: bool = False
+    keys: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+def lora_file(path: str, name: str | None = None) -> Path:
+    """Return where the LoRA at `path`, a file, folder or hub id, lies on this machine; `name` chooses among several.
+
+    Raises:
+        ModelError: there is none, it is no safetensors file, or there are several.
+    """
+    place = Path(path)
+    if place.is_file():
+        if name and name != place.name:
+            raise ModelError(f"{path} is a file and holds no {name}: leave out `file`, or name the folder")
+        return check_suffix(place)
+    if name:
+        check_suffix(Path(name))
+    if place.is_dir():
+        return place / choose_file(path, [each.name for each in place.iterdir() if each.is_file()], name)
+    source(path, None)
+    wanted = name or LORA_FILE
+    try:
+        return find_file(path, wanted, None)
+    except ModelError:
+        names = hub.files(path)
+        if not names or (chosen := choose_file(path, names, name)) == wanted:
+            raise
+    return find_file(path, chosen, None)
+
+
+def choose_file(path: str, names: Collection[str], name: str | None = None) -> str:
+    """Return which of the files `names` at `path` is the LoRA: `name`, or diffusers' or peft's, or the only one.
+
+    Raises:
+        ModelError: there is none, or there are several.
+    """
+    there = sorted(each for each in names if each.casefold().endswith(SUFFIX) and not each.startswith("."))
+    listed = ", ".join(there[:LISTED]) + (f" and {len(there) - LISTED} more" if len(there) > LISTED else "")
+    if name:
+        if name not in there:
+            raise ModelError(f"the LoRA {path} has no file {name}: it has {listed or f'no {SUFFIX} file'}")
+        return name
+    for usual in (LORA_FILE, PEFT_FILE):
+        if usual in there:
+            return usual
+    # Files in folders of a hub id are often a training's checkpoints.
+    there = [each for each in there if "/" not in each] or there
+    if not there:
+        raise ModelError(f"no LoRA at {path}: it has no {SUFFIX} file, and nothing else is read")
+    if len(there) > 1:
+        raise ModelError(f"there are {len(there)} LoRAs at {path}: choose one by `file`: {listed}")
+    return there[0]
+
+
+def read_changes(file: Path) -> list[Change]:
+    """Return all that the LoRA in `file` changes; every key of the file is in one of them.
+
+    Raises:
+        ModelError: it is no safetensors file, or some values are not finite.
+    """
+    with explained(str(file)), safe_open(file, framework="pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        config = _peft_config(file, opened.metadata() or {})
+    if not tensors:
+        raise ModelError(f"the LoRA {file} is empty")
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise ModelError(f"the LoRA {file} can't be used: {key} holds values that are not finite numbers")
+    return group_changes(tensors, config)
+
+
+def _peft_config(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    beside = file.parent / PEFT_CONFIG
+    text = header.get(METADATA)
+    if text is None and file.name == PEFT_FILE and beside.is_file():
+        text = beside.read_text(encoding="utf-8")
+    config = json.loads(text) if text else {}
+    return config if isinstance(config, dict) else {}
+
+
+def group_changes(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> list[Change]:
+    """Return the changes that `tensors` make up, sorted by name; `config` is peft's, if there is one."""
+    spelt: dict[str, list[tuple[str, str]]] = {}
+    for key in sorted(tensors):
+        name, part = _spelling(key)
+        spelt.setdefault(name, []).append((key, part))
+    return [_change(name, keys, tensors, config or {}) for name, keys in sorted(spelt.items())]
+
+
+def _spelling(key: str) -> tuple[str, str]:
+    """The changed module's name and the part that a key is of; "" for one that isn't understood."""
+    plain = PROCESSOR.sub(lambda found: f".{found[1]}{'.0' if found[1] == 'to_out' else ''}.lora.", key)
+    for pattern, part in SPELLINGS:
+        if found := pattern.match(plain):
+            return found[1], part or found["same"]
+    return key.rpartition(".")[0] or key, ""
+
+
+def _change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[str, Tensor], config: Any) -> Change:
+    keys = tuple(key for key, _ in spelt)
+    parts = {part: tensors[key] for key, part in spelt if part}
+    alpha, rank, by_root = _peft_scale(name, config)
+    if (given := parts.pop("alpha", None)) is not None and given.numel() == 1:
+        alpha, rank, by_root = float(given), None, False
+    vector, magnitude = parts.pop("dora_vector", None), parts.pop("dora_scale", None)
+    bias = {part: tensor for part, tensor in parts.items() if part in BIASES}
+    return Change(
+        name=name,
+        parts={part: tensor for part, tensor in parts.items() if part not in BIASES},
+        bias=bias,
+        magnitude=magnitude if vector is None else vector.flatten(),
+        alpha=alpha,
+        rank=rank,
+        by_root=by_root,
+        keys=keys,
+        unknown=tuple(key for key, part in spelt if not part),
+    )
+
+
+def _peft_scale(name: str, config: Mapping[str, Any]) -> tuple[float | None, int | None, bool]:
+    """Alpha, rank and whether its root divides, as peft's configuration has them for a module."""
+    part = name.partition(".")[0]
+    own = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
+    settings = own or config
+    path = name.removeprefix(f"{part}." if own else "base_model.model.")
+    alpha = _of_pattern(settings.get("alpha_pattern"), path, settings.get("lora_alpha", settings.get("alpha")))
+    rank = _of_pattern(settings.get("rank_pattern"), path, settings.get("r"))
+    if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
+        return None, None, False
+    return float(alpha), rank, bool(settings.get("use_rslora"))
+
+
+def _of_pattern(patterns: Any, path: str, default: Any) -> Any:
+    """As peft: the first pattern that the path's end matches."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default

@@ -1,0 +1,171 @@
+"""LoRAs to draw with: each change of a file finds its weights and is added to them, or is counted as left out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agfsync.errors import ModelError
+from agfsync.models.lora_deltas import decompose, kind_of, magnitude_axis, scaled_delta
+from agfsync.models.lora_files import Change, lora_file, read_changes
+from agfsync.models.lora_names import Target, targets
+
+Lora = Mapping[str, Any]
+"""A LoRA to draw with: `path`, a file, folder or hub id; `strength`; and maybe `file` (of several) and `partial`."""
+NAMED = 3
+"""Modules in one message."""
+
+
+def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
+    """Add each of `loras` to the weights that it changes, times its strength; return a remark on each left-out part.
+
+    Text encoders are changed like the denoiser. A DoRA of strength s gives W + s (W' - W), W' being its weights.
+
+    Raises:
+        ModelError: one isn't there, or doesn't change what it was made to change: nothing of this model, or, unless it
+            is `partial`, only some of the modules that it names.
+    """
+    remarks = []
+    known = targets(pipeline.components) if loras else {}
+    for lora in loras:
+        changes = read_changes(lora_file(lora["path"], lora.get("file")))
+        left_out = find_misfits(pipeline.components, known, changes)
+        remarks += remark_misfits(lora, len(changes), left_out)
+        for change in changes:
+            if change.name not in left_out:
+                _fuse(pipeline.components, known[change.name], change, lora["strength"])
+    return remarks
+
+
+def check_lora(parts: Mapping[str, Any], lora: Lora, file: Path) -> list[str]:
+    """Return the remark on what the LoRA in `file` leaves out of a pipeline's `parts`, which may hold no numbers.
+
+    Raises:
+        ModelError: it can't be drawn with, as `fuse_loras` would say.
+    """
+    changes = read_changes(file)
+    return remark_misfits(lora, len(changes), find_misfits(parts, targets(parts), changes))
+
+
+def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes: Sequence[Change]) -> dict[str, str]:
+    """Return the names of `changes` that can't be made to a pipeline's `parts`, each with the reason.
+
+    Shapes alone are looked at: nothing is changed, no product is computed, and `parts` may hold no numbers.
+    """
+    reasons = {change.name: _misfit(parts, known.get(change.name), change) for change in changes}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> str:
+    if change.unknown:
+        return f"{change.unknown[0].rpartition('.')[2]} is of no kind that is read"
+    if target is None:
+        return "no such module"
+    if kind_of(frozenset(change.parts)) is None and (change.parts or change.magnitude is not None or not change.bias):
+        return "tensors missing"
+    try:
+        weight, bias = _joined(parts, target, shapes_only=True)
+        change_weight(weight, change, 1.0)
+        change_bias(bias, change, 1.0)
+    except (RuntimeError, ValueError):
+        return "of another shape"
+    return ""
+
+
+def remark_misfits(lora: Lora, count: int, left_out: Mapping[str, str]) -> list[str]:
+    """Return the remark on what a LoRA of `count` modules doesn't change; none where it changes all.
+
+    Raises:
+        ModelError: it changes nothing, or the recipe doesn't allow for a part.
+    """
+    if not left_out:
+        return []
+    path, fitting = lora["path"], count - len(left_out)
+    some = ", ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:NAMED])
+    some += ", ..." if len(left_out) > NAMED else ""
+    if not fitting:
+        raise ModelError(f"the LoRA {path} is made for another model: it changes nothing of this one; it has {some}")
+    told = f"of the LoRA {path} {fitting} of {count} modules fit this model"
+    if not lora.get("partial"):
+        raise ModelError(f"{told}, and not {some}: take another, or set its `partial: true` to draw with those that do")
+    return [f"{told} and are drawn with; left out: {some}"]
+
+
+def _fuse(parts: Mapping[str, Any], target: Target, change: Change, strength: float) -> None:
+    weight, bias = _joined(parts, target)
+    new_weight, new_bias = change_weight(weight, change, strength), change_bias(bias, change, strength)
+    start = 0
+    for module in _modules(parts, target):
+        rows = slice(start, start + len(module.weight))
+        start = rows.stop
+        with torch.no_grad():
+            module.weight.copy_(_swapped(new_weight, target)[rows])
+            if new_bias is not None and module.bias is not None:
+                module.bias.copy_(_swapped(new_bias, target)[rows])
+
+
+def _modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
+    network: nn.Module = parts[target.part]
+    return [network.get_submodule(path) for path in target.paths]
+
+
+def _joined(parts: Mapping[str, Any], target: Target, shapes_only: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The modules' weights and biases, row after row, as the file knows them; on "meta" where only shapes matter."""
+    modules = _modules(parts, target)
+    weights = [module.weight for module in modules]
+    biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]
+    if shapes_only:
+        # Not by copying: the doctor's networks are of tensors without numbers, which don't mix with others.
+        weights, biases = ([torch.empty(each.shape, device="meta") for each in some] for some in (weights, biases))
+    weight = torch.cat([each.detach() for each in weights])
+    bias = torch.cat([each.detach() for each in biases]) if len(biases) == len(modules) else None
+    return _swapped(weight, target), None if bias is None else _swapped(bias, target)
+
+
+def _swapped(rows: Tensor, target: Target) -> Tensor:
+    return rows.roll(len(rows) // 2, 0) if target.swapped else rows
+
+
+def change_weight(weight: Tensor, change: Change, strength: float) -> Tensor:
+    """Return `weight` as `change` makes it, in float32; at `strength` 0 as it is, at 1 as it was trained to be.
+
+    Raises:
+        ValueError, RuntimeError: the shapes don't fit.
+    """
+    before = weight.float()
+    if not change.parts:
+        return before
+    parts = {name: tensor.to(weight.device) for name, tensor in change.parts.items()}
+    delta = scaled_delta(parts, change.alpha, change.rank, change.by_root)
+    if len(delta) != len(before) or delta.numel() != before.numel():
+        raise ValueError("another shape")
+    delta = delta.reshape(before.shape)
+    if change.magnitude is None:
+        return before + strength * delta
+    axis = magnitude_axis(change.magnitude, before)
+    if axis is None:
+        raise ValueError("another shape")
+    after = decompose(before + delta, change.magnitude.to(before), axis)
+    return before + strength * (after - before)
+
+
+def change_bias(bias: Tensor | None, change: Change, strength: float) -> Tensor | None:
+    """Return `bias` as `change` makes it, in float32.
+
+    Raises:
+        ValueError: there is none to change, or it is of another shape.
+    """
+    if not change.bias:
+        return None
+    if bias is None or any(delta.shape != bias.shape for delta in change.bias.values()):
+        raise ValueError("another shape")
+    after = bias.float()
+    for name, delta in change.bias.items():
+        scale = 1.0
+        if name == "lora_up_bias" and change.alpha is not None:
+            rank = change.rank or len(change.parts["lora_down"])
+            scale = change.alpha / (rank**0.5 if change.by_root else rank)
+        after = after + strength * scale * delta.to(bias.device, torch.float32)
+    return after

@@ -1,0 +1,179 @@
+"""One network of a pipeline, such as its UNet or VAE: found, loaded, and checked weight by weight.
+
+A part of its own (the keys `vae`, `unet` and `transformer`) is a folder or hub id with `config.json`, there or in the
+subfolder that has the part's name, or a single file by the original names or diffusers'.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import diffusers
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
+
+from agfsync.errors import ModelError
+from agfsync.models import hub
+from agfsync.models.pretrained import check_weights, explained, fingerprint, source
+from agfsync.models.single_file import fill_network, load_file_tensors, part_of
+
+WEIGHTS = re.compile(
+    r"(?:model|diffusion_pytorch_model)(?:\.(?P<variant>[\w-]+?))?"
+    r"(?:-\d{5}-of-\d{5}(?:\.(?P<old_variant>[\w-]+))?)?\.safetensors"
+)
+"""How diffusers and transformers call a part's weights; `.fp16` and the like is their variant."""
+CONFIG = "config.json"
+ALIKE = (
+    "latent_channels",
+    "in_channels",
+    "cross_attention_dim",
+    "addition_embed_type",
+    "projection_class_embeddings_input_dim",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+)
+"""Keys of a part's configuration that say what it takes from the other parts and gives to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartSource:
+    """Where a part lies: a folder, a hub id (at `revision`), or a single .safetensors file."""
+
+    model: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, settings: str | Mapping[str, Any]) -> Self:
+        """Return the source that a recipe's value names."""
+        return cls(settings) if isinstance(settings, str) else cls(**settings)
+
+
+def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, name: str) -> Any:
+    """Return the network of the class `kind` in `folder`, all of whose weights are those of its files.
+
+    Raises:
+        ModelError: it can't be loaded, or its weights aren't those of such a network.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
+    with explained(name):
+        network, report = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=choose_variant([path.name for path in folder.glob("*")], variant, name),
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    check_weights(network, name, report["missing_keys"], mismatched, report["unexpected_keys"])
+    return network
+
+
+def choose_variant(names: Collection[str], wanted: str | None, where: str) -> str | None:
+    """Return which variant to load of those that the files `names` hold; None is the one without a name.
+
+    That is the one that is `wanted`, where there is one; else the nameless one; else the only one there is.
+
+    Raises:
+        ModelError: there are several, and none of them is wanted.
+    """
+    found = variants(names)
+    if wanted in found or not found:
+        return wanted if wanted in found else None
+    if None in found:
+        return None
+    if len(found) > 1 or wanted:
+        there = ", ".join(sorted(str(each) for each in found))
+        raise ModelError(
+            f"{where} has no weights {f'of the variant {wanted}' if wanted else 'without a variant'}: "
+            f"set candidates.generator.variant to one of {there}"
+        )
+    return next(iter(found))
+
+
+def variants(names: Collection[str]) -> set[str | None]:
+    """Return the variants of the weights among the files `names` of a folder; None is the one without a name."""
+    matches = [WEIGHTS.fullmatch(name) for name in names]
+    return {match["variant"] or match["old_variant"] for match in matches if match}
+
+
+def load_own_part(
+    name: str, kind: Any, origin: PartSource, base: Path, prefixes: Collection[str], dtype: torch.dtype
+) -> Any:
+    """Return the network at `origin` that takes the place of the part `name` of a pipeline.
+
+    `kind` is the class of the part that it replaces and `base` the folder with that one's configuration, which a single
+    file takes; `prefixes` are how the part's weights begin in a checkpoint of a whole pipeline.
+
+    Raises:
+        ModelError: there is none, it isn't whole, or doesn't fit the other parts.
+    """
+    label = f"{origin.model} ({name})"
+    if Path(origin.model).is_file():
+        tensors = load_file_tensors(origin.model)
+        return fill_network(kind, base, part_of(tensors, prefixes) or tensors, prefixes, dtype, label)
+    with explained(label):
+        folder = part_folder(name, origin)
+        settings = kind.load_config(str(folder), local_files_only=True)
+        found = getattr(diffusers, str(settings.get("_class_name")), None)
+        if not (isinstance(found, type) and issubclass(found, ModelMixin)):
+            raise ModelError(f"{label} is a {settings.get('_class_name')}: a {kind.__name__} is needed")
+        if (base / CONFIG).is_file():
+            _check_fits(label, settings, kind.load_config(str(base), local_files_only=True))
+    return load_part(found, folder, None, dtype, label)
+
+
+def _check_fits(label: str, own: Mapping[str, Any], replaced: Mapping[str, Any]) -> None:
+    for key in ALIKE:
+        if key in own and key in replaced and own[key] != replaced[key]:
+            raise ModelError(
+                f"{label} is made for another kind of model: its {key} is {own[key]}, and that of the model's own is "
+                f"{replaced[key]}"
+            )
+
+
+def part_folder(name: str, origin: PartSource) -> Path:
+    """Return the folder on this machine with the part `name` of `origin`, fetched from the hub where need be.
+
+    Raises:
+        ModelError: there is no such folder or model, or no such part in it.
+    """
+    source(origin.model, origin.revision)
+    if Path(origin.model).is_dir():
+        places = [Path(origin.model) / name, Path(origin.model)]
+        found = next((place for place in places if (place / CONFIG).is_file()), None)
+        if found is None:
+            raise ModelError(f"{origin.model} holds no {name}: there is no {CONFIG} in it, nor in its folder {name}")
+        return found
+    return _fetched(name, origin)
+
+
+def _fetched(name: str, origin: PartSource) -> Path:
+    files = hub.files(origin.model, origin.revision)
+    if not files and hub.snapshot(origin.model, origin.revision) is None:
+        fault = hub.ask(origin.model, origin.revision).fault
+        raise ModelError(f"{origin.model} isn't on this machine, and can't be fetched: {fault}")
+    prefix = next((prefix for prefix in (f"{name}/", "") if f"{prefix}{CONFIG}" in files), None)
+    if prefix is None:
+        raise ModelError(f"{origin.model} holds no {name}: there is no {name}/{CONFIG}, and no {CONFIG}")
+    names = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
+    variant = choose_variant(names, None, origin.model)
+    used = [each for each in names if each.endswith(".json") or variants([each]) == {variant}]
+    snapshot = snapshot_download(
+        origin.model, revision=origin.revision or hub.MAIN, allow_patterns=[f"{prefix}{each}" for each in used]
+    )
+    return Path(snapshot) / prefix
+
+
+def part_fingerprint(name: str, origin: PartSource) -> str:
+    """Return what names the weights of the part `name` of `origin` on every machine, as `pretrained.fingerprint`."""
+    if Path(origin.model).exists():
+        place = Path(origin.model)
+        return fingerprint(str(place if place.is_file() else part_folder(name, origin)), None)
+    commit = hub.cached_commit(origin.model, origin.revision) or origin.revision or hub.MAIN
+    return f"{origin.model}@{commit[:12]}"

@@ -1,0 +1,290 @@
+"""Pretrained weights: found in a folder or on the hub, loaded as safetensors only, and named by what they hold."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.utils import logging
+from transformers.utils.hub import extract_commit_hash
+
+from agfsync.errors import ModelError, model_errors
+from agfsync.models.dtypes import torch_dtype
+from agfsync.models.hub_errors import hub_explained
+
+CONFIG = "config.json"
+NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""Files that decide what a model does: its configuration, weights and vocabulary."""
+UNUSED = re.compile(
+    r"(^|\.)position_ids$"  # a buffer that counts from 0, which older versions saved
+    r"|(^|\.)logit_(scale|bias)$"  # of a contrastive loss
+)
+"""Weights that do nothing in any network: a file may have them beyond its network's own."""
+OF_ANOTHER_PART = re.compile(
+    r"^(text|visual)_projection\.weight$|^vision_model\."  # the rest of a CLIP whose text tower alone is loaded
+    r"|^lm_head\.weight$"  # the rest of a T5 whose encoder alone is loaded
+)
+"""Weights that a file may have where its network has no such part at all."""
+HEAD = re.compile(r"^(predictor|mlp\.layers|layers\.\d+)\.")
+"""A scorer's head, which may lie in one file with its CLIP."""
+COMPILED = "_orig_mod."
+"""How the names of a compiled model's weights begin."""
+NAMED = 3
+"""weights that an error names"""
+
+
+def torch_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the accelerator where there is one.
+
+    Raises:
+        ModelError: this machine, or this torch, has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type, True):
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ModelError(f"no device '{name}': there is {found}; auto takes the first")
+    return device
+
+
+def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: str) -> Any:
+    """The model of the transformers class `kind`, in evaluation mode on its device.
+
+    Raises:
+        ModelError: there is no such model, or its files don't fill every weight of a `kind`.
+    """
+    with explained(model), quiet():
+        loaded, report = kind.from_pretrained(
+            model,
+            dtype=torch_dtype(dtype, torch_device(device)),
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and told below
+            output_loading_info=True,
+            **source(model, revision),
+        )
+    return _whole(loaded, report, model).to(torch_device(device)).eval()
+
+
+def fill_model(
+    kind: Any, config: Any, tensors: Mapping[str, Tensor], name: str, dtype: str, device: str, **settings: Any
+) -> Any:
+    """A model of the transformers class `kind` made of `tensors`, as `load_model` gives one.
+
+    `name` says whose the tensors are; `settings` go to the class beside the `config`.
+
+    Raises:
+        ModelError: the tensors don't fill every weight of a `kind` of this `config`.
+    """
+    with explained(name), quiet():
+        made, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=torch_dtype(dtype, torch_device(device)),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
+    return _whole(made, report, name).to(torch_device(device)).eval()
+
+
+def load_config(model: str, revision: str | None) -> Any:
+    """The configuration of `model`, of whatever kind it is."""
+    with explained(model), quiet():
+        if not Path(model).is_dir():
+            find_file(model, CONFIG, revision)  # Transformers goes on without, and then lacks the `model_type`.
+        return AutoConfig.from_pretrained(model, trust_remote_code=False, **source(model, revision))
+
+
+def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a folder or hub id with one, on the CPU.
+
+    Raises:
+        ModelError: there is none; pickled weights don't count.
+    """
+    path = Path(place)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ModelError(f"{place} isn't a safetensors file: other kinds of weights can run code and aren't read")
+    file = path if path.is_file() else find_file(place, "model.safetensors", revision)
+    with explained(place):
+        return load_file(file)
+
+
+def load_tokenizer(model: str, revision: str | None) -> Any:
+    """The tokenizer beside `model`."""
+    with explained(model), quiet():
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **source(model, revision))
+
+
+def load_image_processor(model: str, revision: str | None) -> Any:
+    """The image processor beside `model`, on Pillow: torchvision resizes differently, and isn't everywhere."""
+    with explained(model), quiet():
+        return AutoImageProcessor.from_pretrained(
+            model, backend="pil", trust_remote_code=False, **source(model, revision)
+        )
+
+
+def find_file(model: str, name: str, revision: str | None) -> Path:
+    """Where the file `name` of `model` lies on this machine, fetched from the hub where need be."""
+    where = source(model, revision)
+    if Path(model).is_dir():
+        if not (path := Path(model) / name).is_file():
+            raise ModelError(f"can't load the model {model}: the folder has no file {name}")
+        return path
+    with explained(model), quiet():
+        try:
+            return Path(hf_hub_download(model, name, **where))
+        except HfHubHTTPError:
+            # The hub refuses, but the file may have been fetched before.
+            if isinstance(cached := try_to_load_from_cache(model, name, **where), str):
+                return Path(cached)
+            raise
+
+
+def load_settings(place: str) -> dict[str, Any]:
+    """What `config.json` in a folder or of a hub id says; nothing where there is none, or `place` is a file."""
+    if Path(place).is_file():
+        return {}
+    with explained(place), quiet():
+        found = _config_file(place)
+        settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
+    return settings if isinstance(settings, dict) else {}
+
+
+def _config_file(place: str) -> Path | None:
+    """A model's config.json; None where it has none, and where neither hub nor cache can tell."""
+    where = source(place, None)
+    if Path(place).is_dir():
+        return path if (path := Path(place) / CONFIG).is_file() else None
+    try:
+        return Path(hf_hub_download(place, CONFIG, **where))
+    except EntryNotFoundError as failure:
+        if isinstance(failure.__cause__, HfHubHTTPError):
+            raise
+        return None
+
+
+def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
+    """`model`, of which the loading's `report` leaves nothing unfilled or unused."""
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    unexpected = [key for key in report["unexpected_keys"] if not HEAD.search(key)]
+    check_weights(model, name, report["missing_keys"], mismatched, unexpected)
+    return model
+
+
+def check_weights(
+    network: nn.Module,
+    name: str,
+    missing: Collection[str] = (),
+    mismatched: Collection[str] = (),
+    unexpected: Collection[str] = (),
+) -> None:
+    """Check that loading `name` filled all of `network`, and left over only what has no effect on it.
+
+    The libraries fill what is missing with random numbers or leave it on the device "meta", and skip the rest.
+
+    Raises:
+        ModelError: keys are missing, mismatched in shape, or unexpected.
+    """
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    unfilled = {*missing, *(key for key, tensor in tensors if tensor.is_meta)} - set(mismatched)
+    parts = dict(network.named_children())
+    unplaced = {
+        key
+        for key in unexpected
+        if not UNUSED.search(key) and (key.split(".")[0] in parts or not OF_ANOTHER_PART.search(key))
+    }
+    if unfilled or mismatched or unplaced:
+        raise ModelError(describe_misfit(name, type(network).__name__, unfilled, mismatched, unplaced))
+
+
+def describe_misfit(
+    name: str,
+    kind: str,
+    missing: Collection[str] = (),
+    mismatched: Collection[str] = (),
+    unexpected: Collection[str] = (),
+) -> str:
+    """Return the message that the weights of `name` don't fit a network of the class `kind`, by their keys."""
+    faults = [
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:NAMED])}{', ...' if len(keys) > NAMED else ''})"
+        for keys, what in (
+            (set(missing), "of its weights are missing"),
+            (set(mismatched), "have another shape"),
+            (set(unexpected), "have no place in it"),
+        )
+        if keys
+    ]
+    hint = f": the weights of a compiled model were saved; take {COMPILED} off their names"
+    is_compiled = any(COMPILED in key for key in unexpected)
+    return f"{name} has no weights that fit a {kind}: {'; '.join(faults)}{hint if is_compiled else ''}"
+
+
+def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:
+    """What names a model's behaviour on every machine: a folder's or file's name and content, or a hub id's commit.
+
+    The commit is that of the file `index`, which every model of its kind has.
+    """
+    folder = Path(model)
+    if folder.is_file():
+        with folder.open("rb") as file:
+            return f"{folder.name}@{hashlib.file_digest(file, 'blake2b').hexdigest()[:12]}"
+    if not folder.is_dir():
+        commit = extract_commit_hash(str(find_file(model, index, revision)), None)
+        return f"{model}@{(commit or revision or 'main')[:12]}"
+    content = hashlib.blake2b(digest_size=6)
+    for path in sorted(path for pattern in NAMED_BY for path in folder.rglob(pattern)):
+        with path.open("rb") as file:
+            content.update(str(path.relative_to(folder)).encode() + hashlib.file_digest(file, "blake2b").digest())
+    return f"{folder.name}@{content.hexdigest()}"
+
+
+def source(model: str, revision: str | None) -> dict[str, Any]:
+    """How `from_pretrained` is told where to look: a folder is never looked up on the network.
+
+    Raises:
+        ModelError: `model` is written as a path and there is no such folder.
+    """
+    is_folder = Path(model).is_dir()
+    if not is_folder and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ModelError(f"no model at {model}: there is no such folder")
+    return {"local_files_only": True} if is_folder else {"revision": revision or "main"}
+
+
+@contextmanager
+def explained(model: str) -> Iterator[None]:
+    """Turn whatever the hub or a library raises in making `model` into a `ModelError`; lack of memory stays."""
+    with model_errors(f"can't load the model {model}"), hub_explained(model):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' bars and tables, and the libraries' warnings, off the terminal."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

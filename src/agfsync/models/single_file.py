@@ -1,0 +1,207 @@
+"""Single files: a whole pipeline, or one of its networks, by the original names of its weights.
+
+diffusers converts the names. Its loaders leave what is missing on the device "meta" and drop what they don't know, so
+the weights are put in place here, and each is accounted for.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from diffusers.loaders.single_file_utils import SD_2_TEXT_ENCODER_KEYS_TO_IGNORE, convert_open_clip_checkpoint
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from agfsync.errors import ModelError
+from agfsync.models.pretrained import check_weights, explained
+
+SUFFIX = ".safetensors"
+UNET = ("model.diffusion_model.",)
+VAE = ("first_stage_model.", "vae.")
+"""How the names of a part's weights begin in a file of a whole pipeline."""
+TEXT_MODEL = "text_model."
+LEFT_OVER = re.compile(
+    r"^model_ema\."  # a second copy of the UNet
+    r"|^(alphas|betas|sqrt_|log_one_minus_|posterior_|lvlb_|logvar|denoiser\.|scale_factor$|global_step$)"  # numbers
+    r"|^(v_pred|ztsnr)$"  # read by `prediction`
+    r"|(^|\.)(loss|model_ema)\."  # of the VAE's training
+    r"|(^|\.)attn_mask$"  # a constant of open_clip's
+    r"|(^|\.)position_ids$|(^|\.)logit_scale$|^conditioner\.embedders\.0\..*text_projection"  # unused by a text encoder
+)
+"""Tensors of a single file that belong to no part of a pipeline."""
+PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+SAID = ("modelspec.prediction_type", "modelspec.predict_key")
+"""Where a file's header says what the network predicts: kohya's sd-scripts and Stability's ModelSpec; ComfyUI."""
+
+
+def check_suffix(path: Path) -> Path:
+    """Return `path`, if its name is that of a safetensors file.
+
+    Raises:
+        ModelError: it isn't.
+    """
+    if path.suffix.casefold() != SUFFIX:
+        raise ModelError(f"{path} is no {SUFFIX} file: other kinds can run code when they are read, and never are")
+    return path
+
+
+def load_file_tensors(path: str) -> dict[str, Tensor]:
+    """Return the tensors of the file, on the CPU.
+
+    Raises:
+        ModelError: it is no safetensors file, or a broken one.
+    """
+    check_suffix(Path(path))
+    with explained(path):
+        return load_file(path)
+
+
+def part_of(tensors: Mapping[str, Tensor], prefixes: Collection[str]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with one of `prefixes`."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(tuple(prefixes))}
+
+
+def check_left_over(model: str, names: Collection[str], of_parts: Collection[str], kind: str) -> None:
+    """Check that each of a file's tensors belongs to a part (those whose names begin with `of_parts`), or to none.
+
+    Raises:
+        ModelError: some are of something else, which would be left out.
+    """
+    rest = sorted(name for name in names if not name.startswith(tuple(of_parts)) and not LEFT_OVER.search(name))
+    if rest:
+        raise ModelError(
+            f"{model} holds {len(rest)} weights that no part of a {kind} takes ({', '.join(rest[:3])}"
+            f"{', ...' if len(rest) > 3 else ''}): it is another kind of model, or its names were changed"
+        )
+
+
+def prediction(path: str) -> dict[str, Any]:
+    """Return the scheduler's settings that a single file says its network was trained with; empty where it says none.
+
+    The tensors `v_pred` and `ztsnr`, whatever they hold, are marks that ComfyUI and AUTOMATIC1111 go by; the header's
+    `modelspec.prediction_type` and `modelspec.predict_key` say "v" or "epsilon".
+
+    Raises:
+        ModelError: it says something else.
+    """
+    with explained(path), safe_open(path, framework="pt") as file:
+        names, header = set(file.keys()), file.metadata() or {}
+    said = next((header[key] for key in SAID if header.get(key)), None)
+    if said is not None and said.lower() not in PREDICTIONS:
+        raise ModelError(f"{path} says that its network predicts '{said}': v and epsilon are understood")
+    settings: dict[str, Any] = {}
+    if "v_pred" in names:
+        settings["prediction_type"] = "v_prediction"
+    elif said is not None:
+        settings["prediction_type"] = PREDICTIONS[said.lower()]
+    return settings | ({"rescale_betas_zero_snr": True} if "ztsnr" in names else {})
+
+
+def fill_network(
+    kind: Any, folder: Path, tensors: Mapping[str, Tensor], prefixes: Collection[str], dtype: torch.dtype, name: str
+) -> Any:
+    """Return a network of the class `kind` and the configuration in `folder`, made of a file's `tensors`.
+
+    Raises:
+        ModelError: the tensors aren't those of such a network, each in its place and none left over.
+    """
+    with explained(name):
+        network = _empty(kind, folder)
+        there = network.state_dict()
+        named, unused = _renamed(network, tensors, prefixes)
+        fitting = {
+            key: tensor.contiguous()
+            for key, tensor in named.items()
+            if key in there and tensor.shape == there[key].shape
+        }
+        mismatched = [key for key in named if key in there and key not in fitting]
+        network.load_state_dict(fitting, strict=False, assign=True)
+    check_weights(network, name, mismatched=mismatched, unexpected=[*(named.keys() - there.keys()), *unused])
+    with explained(name):
+        return network.to(dtype).eval()
+
+
+def _empty(kind: Any, folder: Path) -> Any:
+    """The network on the device "meta"."""
+    with init_empty_weights():
+        if issubclass(kind, PreTrainedModel):
+            return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+        return kind.from_config(kind.load_config(str(folder), local_files_only=True))
+
+
+def _renamed(
+    network: Any, tensors: Mapping[str, Tensor], prefixes: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the network's names, and the names in the file of those that the conversion drops."""
+    own = network.state_dict().keys()
+    if 2 * len(own & tensors.keys()) >= len(own):
+        named = dict(tensors)
+        fix = getattr(network, "_fix_state_dict_keys_on_load", None)
+        if fix is not None:
+            fix(named)  # diffusers' names of before 0.17
+        return named, []
+    convert = _encoder_conversion if isinstance(network, PreTrainedModel) else _network_conversion
+    return _accounted(convert(network, prefixes), tensors)
+
+
+def _accounted(
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What `convert` makes of the tensors, and the names of those of which it takes nothing.
+
+    Which it takes is seen by a second conversion, of tensors that hold their own number and take no memory.
+    """
+    numbers = {
+        name: torch.tensor(float(number)).expand([*tensor.shape[:1], *[1] * (tensor.dim() - 1)])
+        for number, (name, tensor) in enumerate(tensors.items())
+    }
+    taken = {int(number) for tensor in convert(numbers).values() for number in tensor.unique()}
+    unused = [name for number, name in enumerate(tensors) if number not in taken and not LEFT_OVER.search(name)]
+    return convert(dict(tensors)), [name for name in unused if name not in SD_2_TEXT_ENCODER_KEYS_TO_IGNORE]
+
+
+def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """diffusers' own, of a UNet, VAE or transformer."""
+    classes = [base.__name__ for base in type(network).__mro__]
+    name = next((name for name in classes if name in SINGLE_FILE_LOADABLE_CLASSES), None)
+    if name is None:
+        raise ModelError(f"a {classes[0]} can't be read from a single file: name a folder or hub id")
+    convert = SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"]
+    (prefix, *_) = prefixes
+
+    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        whole = any(key.startswith(tuple(prefixes)) for key in tensors)
+        # The UNet's conversion wants its prefix, which files of a UNet alone may lack.
+        named = tensors if whole or name == "AutoencoderKL" else {prefix + key: t for key, t in tensors.items()}
+        return {key: t for key, t in convert(named, config=network.config).items() if t is not None}
+
+    return converted
+
+
+def _encoder_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Of a CLIP's text tower, by transformers' names or open_clip's."""
+    flat = not hasattr(network, "text_model")
+
+    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        (prefix,) = [each for each in prefixes if any(key.startswith(each) for key in tensors)][:1]
+        named = (
+            convert_open_clip_checkpoint(network, tensors, prefix=prefix)
+            if prefix.endswith(".model.")
+            else {_plain(key, prefix): tensor for key, tensor in tensors.items()}
+        )
+        return {key.removeprefix(TEXT_MODEL) if flat else key: tensor for key, tensor in named.items()}
+
+    return converted
+
+
+def _plain(key: str, prefix: str) -> str:
+    """The key without the file's prefix; one that isn't of the text model keeps it, as it has no place."""
+    plain = key.removeprefix(prefix)
+    known = plain.startswith((TEXT_MODEL, "text_projection", "logit_scale"))
+    return plain if known else key

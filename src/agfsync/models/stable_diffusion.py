@@ -1,0 +1,70 @@
+"""The type `stable-diffusion`: 1.x and 2.x, and whatever else is saved as a diffusers `StableDiffusionPipeline`."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from agfsync.models.architecture import TEXT, Architecture, Conditioning, Size
+from agfsync.models.latent_diffusion import LatentDiffusion
+from agfsync.models.loading import quietly
+from agfsync.models.single_file import UNET, VAE
+
+
+def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
+    """The text encoder's last hidden states, or those `clip_skip` layers before, (U, T, D).
+
+    Never under autocast: it is little work.
+    """
+    if clip_skip:
+        return {TEXT: _skipped(pipeline, prompts, clip_skip).float()}
+    with quietly():
+        text_UTD, _ = pipeline.encode_prompt(
+            list(prompts), pipeline.text_encoder.device, 1, do_classifier_free_guidance=False
+        )
+    return {TEXT: text_UTD.float()}
+
+
+def _skipped(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
+    """As the pipeline of diffusers does, which asks transformers 5's encoder for a `text_model` that it lost."""
+    encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
+    tokens = tokenizer(
+        list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).to(encoder.device)
+    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+    layers = encoder(tokens.input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    normalise = getattr(encoder, "text_model", encoder).final_layer_norm
+    text_UTD: Tensor = normalise(layers[-(clip_skip + 1)])
+    return text_UTD
+
+
+def _arguments(conditioning: Conditioning) -> dict[str, Any]:
+    return {"encoder_hidden_states": conditioning[TEXT]}
+
+
+def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
+    """Its VAE keeps to fp16's range."""
+    return dtype
+
+
+ARCHITECTURE = Architecture(
+    name="stable-diffusion",
+    pipeline=StableDiffusionPipeline,
+    embeddings=(TEXT,),
+    encode=_encode,
+    arguments=_arguments,
+    vae_dtype=_vae_dtype,
+    # Candidates are scored, not published.
+    extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    marker="cond_stage_model.",
+    prefixes={
+        "unet": UNET,
+        "vae": VAE,
+        "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),  # 1.x; 2.x
+    },
+)
+StableDiffusion = partial(LatentDiffusion, ARCHITECTURE)
+"""Takes the model and the keywords of `LatentDiffusion`."""

@@ -1,0 +1,182 @@
+"""Recipes read, checked, overridden and written, and what is told of one that isn't right."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib.resources import files
+from itertools import takewhile
+from pathlib import Path
+from reprlib import Repr
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from agfsync.errors import RecipeError
+from agfsync.recipe.sections import Recipe, Section
+
+YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What PyYAML raises on texts that it can't read: mostly its own, but on a month 13 or `!!int` of nothing, others."""
+SHORT = Repr()
+"""Shows a wrong value: of one that holds another a million times over, as YAML allows, only the beginning."""
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    there = (path.name for path in (files("agfsync") / "recipe" / "shipped").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
+
+
+def read_shipped(name: str) -> str:
+    """Return the YAML text of the shipped recipe `name`, comments included.
+
+    Raises:
+        RecipeError: none is called so.
+    """
+    if name not in shipped():
+        close = get_close_matches(name, shipped(), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(shipped())}"
+        raise RecipeError(f"no shipped recipe is called '{name}': {hint}")
+    return _locate(name).read_text(encoding="utf-8")
+
+
+def summarize_shipped(name: str) -> str:
+    """Return the first sentence of a shipped recipe's comment."""
+    text = read_shipped(name)
+    lines = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
+    return " ".join(lines).partition(". ")[0].removesuffix(".")
+
+
+def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at a path, or of a shipped name, with `overrides` such as `pairs.weights.vqa=0.5` applied.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
+    """
+    tree = _read(_locate(recipe))
+    for override in overrides:
+        _override(tree, override)
+    return check(tree, where=recipe)
+
+
+def load(path: Path) -> Recipe:
+    """The recipe at `path`.
+
+    Raises:
+        RecipeError: as `resolve`.
+    """
+    return check(_read(path), where=str(path))
+
+
+def check(tree: dict[str, Any], where: str) -> Recipe:
+    """The recipe that `tree` is; `where` names its source in an error."""
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as failure:
+        raise RecipeError(f"{where}: {_first_fault(failure)}") from failure
+    try:
+        recipe.model_dump_json()
+    except ValueError as failure:
+        raise RecipeError(f"{where}: has half of a character in a text, which no file can hold") from failure
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults included."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _locate(recipe: str) -> Path:
+    if recipe in shipped():
+        return Path(str(files("agfsync") / "recipe" / "shipped" / f"{recipe}.yaml"))
+    path = Path(recipe)
+    with suppress(OSError):  # such as a name that is too long for one
+        if path.is_file():
+            return path
+    close = get_close_matches(recipe, shipped(), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"shipped are {', '.join(shipped())}"
+    raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise RecipeError(f"{path}: can't be read: {failure.strerror}") from failure
+    except YAML_FAULTS as failure:
+        raise RecipeError(f"{path}: not YAML: {failure}") from failure
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise RecipeError(f"--set {override}: write it as stage.key=value, such as pairs.weights.vqa=0.5")
+    default: Any = Recipe()
+    for name in parents:
+        default = default.get(name) if isinstance(default, dict) else getattr(default, name, None)
+        if tree.get(name) is None:
+            tree[name] = _untouched(default)
+        if isinstance(default, Section) and isinstance(tree[name], str):
+            tree[name] = {"type": tree[name]}  # short for a section of that type
+        tree = tree[name]
+        if not isinstance(tree, dict):
+            raise RecipeError(f"--set {override}: '{name}' is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(text)
+    except YAML_FAULTS as failure:
+        raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from failure
+
+
+def _untouched(default: Any) -> Any:
+    """What an override of a part of `default` begins with.
+
+    Of a section that is nothing, since what its keys default to may hang on the one that is set. But another weight
+    for one scorer leaves the others theirs.
+    """
+    if default is None or isinstance(default, Section):
+        return {}
+    if isinstance(default, dict):
+        return {name: each.model_dump() if isinstance(each, Section) else each for name, each in default.items()}
+    return default
+
+
+def _first_fault(failure: ValidationError) -> str:
+    fault = failure.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys([str(part) for part in fault["loc"][:-1]])
+        close = get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+        return f"unknown key '{where}': {hint}"
+    says = fault["msg"].removeprefix("Value error, ")
+    if not where:
+        return says
+    if fault["type"] == "secret":
+        return f"{where}: {says}"
+    return f"{where}: {says[:1].lower()}{says[1:]}, got {_shown(fault['input'])}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return SHORT.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    """The keys of the section at `parents`."""
+    section: type[BaseModel] = Recipe
+    for name in parents:
+        field = section.model_fields.get(name)
+        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        # A section whose keys are free names was found by its own: this is one of them.
+        section = found or section
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""What is written beside trained weights: the model card and the layout of kohya's scripts."""

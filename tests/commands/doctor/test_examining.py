@@ -1,0 +1,149 @@
+"""The whole examination, as the command line tells it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_language import FakeServer
+
+from agfsync import catalog, cli
+from agfsync import recipe as config
+from agfsync.commands.doctor import machine
+from agfsync.commands.doctor.networks import Source
+from agfsync.commands.doctor.weights import NO_MODEL
+from agfsync.recipe import dump
+
+
+@pytest.fixture
+def doctor(
+    speed: machine.Speed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Exit code and what is told to programs; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    # What is on disk and in memory is another on every machine.
+    monkeypatch.setattr(machine, "room", lambda path: 1e15)
+    monkeypatch.setattr(machine, "memory", lambda device: 1e15)
+    there = set(tmp_path.rglob("*"))
+
+    def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
+        code = cli.main(["doctor", *arguments, "--json"])
+        assert {path for path in tmp_path.rglob("*") if "hub" not in path.parts} <= there
+        return code, json.loads(capsys.readouterr().out)
+
+    return examine
+
+
+def _stages(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["stage"]: each for each in found["stages"]}
+
+
+@pytest.mark.slow
+def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
+    code, found = doctor("shapes")
+    assert (code, found["can_begin"], found["missing"], found["download"]) == (0, True, [], 0)
+    assert list(_stages(found)) == list(cli.VERBS)
+    for stage in ("candidates", "scores", "training", "evaluation"):
+        assert 0.5e9 < _stages(found)[stage]["memory"] < 2e9
+        assert 1 < _stages(found)[stage]["seconds"] < 600
+    assert found["notes"] == [
+        "evaluation.judges.oracle: what a shapes-oracle scorer takes isn't known; it is in no figure"
+    ]
+
+
+@pytest.mark.slow
+def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
+    doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agfsync.commands.doctor.missing._reached", lambda url: False)
+    code, found = doctor("sd15-lora")
+    assert code == 2 and not found["can_begin"]
+    stages = _stages(found)
+    for stage in ("candidates", "scores", "training", "evaluation"):
+        assert stages[stage]["memory"] > 1e9 and stages[stage]["seconds"] > 60
+    assert stages["questions"]["requests"] == 6 * 4200
+    assert any("no key for api.openai.com: set OPENAI_API_KEY" in line for line in found["missing"])
+    assert sum("can't be looked at: no network" in line for line in found["missing"]) == 6
+
+
+def test_what_the_shipped_recipes_name_is_known_offline() -> None:
+    for name in config.shipped():
+        recipe = config.resolve(name)
+        assert Source(catalog.model_path(recipe.candidates.generator.model)).settings("model_index.json")
+        for scorer in (recipe.scores.scorers | recipe.evaluation.judges).values():
+            if scorer.model != NO_MODEL:
+                assert Source(catalog.model_path(scorer.model)).settings("config.json")
+
+
+@pytest.mark.slow
+def test_other_peoples_types_are_not_known_and_no_crash(
+    doctor: Callable[..., Any], make_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path.parent / f"{tmp_path.name}.yaml"
+    path.write_text(dump(make_recipe()))
+    code, found = doctor(str(path))
+    (missing,) = found["missing"]
+    assert code == 2 and missing.startswith("a generator of the type double draws and is scored, but can't be trained")
+    assert _stages(found)["candidates"]["memory"] is None
+    assert any(note.startswith("scores.scorers.red: what a double scorer takes isn't known") for note in found["notes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("candidates.generator.device=cuda:7", "candidates.generator.device: no device 'cuda:7'"),
+        ("training.precision=fp16", "training.precision fp16 needs an accelerator"),
+        ("training.optimizer=adamw8bit", "needs the package bitsandbytes"),
+        ("scores.scorers.clip.type=clop", "no scorer is called 'clop'"),
+        ("candidates.generator.model=embedded:nothing", "no embedded model 'embedded:nothing'"),
+        ("captions.source=/nowhere.txt", "/nowhere.txt: no such file or folder"),
+    ],
+)
+def test_what_is_missing_is_told(
+    doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, setting: str, says: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("agfsync.engine.packages.find_spec", lambda name: None)
+    code, found = doctor("shapes", "--set", setting)
+    assert code == 2
+    assert [line for line in found["missing"] if says in line]
+
+
+@pytest.mark.slow
+def test_what_doesnt_fit_is_told(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "room", lambda path: 1e6)
+    monkeypatch.setattr(machine, "memory", lambda device: 0.7e9)
+    code, found = doctor("shapes", "--set", "engine.workers=1")
+    assert code == 2
+    told = " ".join(found["missing"])
+    assert "training takes about" in told and "lower training.batch" in told and "are free at" in told
+    assert "candidates takes" not in told
+
+
+@pytest.mark.slow
+def test_a_server_a_price_and_a_cap(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with FakeServer() as server:
+        model = f"{{model: words, base_url: '{server.url}', prices: {{input: 1, output: 2}}, max_cost: 0.001}}"
+        arguments = ("--set", "questions.writer=openai", "--set", f"questions.model={model}")
+        code, found = doctor("shapes", *arguments)
+        assert code == 0 and not server.bodies
+    asked = _stages(found)["questions"]
+    assert asked["requests"] == 428 * 6 and asked["cost"] > 1
+    assert any("stops at questions.model.max_cost = 0.001" in note for note in found["notes"])
+    code, found = doctor("shapes", *arguments)
+    assert code == 2 and any("questions.model: no server answers at 127.0.0.1" in line for line in found["missing"])
+
+
+@pytest.mark.slow
+def test_a_page_for_people(
+    doctor: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    assert cli.main(["doctor", "shapes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["stage", "models", "memory", "disk", "time"]
+    assert max(map(len, lines)) <= 72 and lines[-1] == "the run can begin"

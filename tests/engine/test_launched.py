@@ -1,0 +1,219 @@
+"""`accelerate launch` with two real processes on the CPU, which speak through gloo.
+
+On a machine with several accelerators `--num_processes` is enough; elsewhere the launcher must be told `--multi_gpu`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from agfsync import pipeline
+from agfsync.recipe import Recipe, check, dump
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+SETTINGS = {"steps": 8, "batch": 7, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
+LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
+SECONDS = 30
+"""in which the others must have ended; the launcher kills what doesn't stop after as many"""
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def make(tiny_generator: Path) -> Make:
+    """A recipe with a tiny Stable Diffusion; the arguments are the training's."""
+
+    def recipe(method: Mapping[str, Any] | None = None, **changes: Any) -> Recipe:
+        generator = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "device": "cpu"}
+        return check(
+            {
+                "captions": {"writer": "double", "count": 12, "held_out": 2},
+                "questions": {"writer": "double", "rounds": 2},
+                "candidates": {"generator": generator, "per_caption": 3},
+                "scores": {"scorers": {"red": {"type": "double", "model": "none"}}},
+                "pairs": {"weights": {"red": 1.0}},
+                "training": SETTINGS | {"method": {"beta": 500.0} | dict(method or {})} | changes,
+                "evaluation": {"resamples": 50},
+            },
+            "launched",
+        )
+
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def base(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose pairs are done."""
+    path = tmp_path_factory.mktemp("launched") / "paired"
+    pipeline.prepare(path, make())
+    pipeline.run(path, until="pairs")
+    return path
+
+
+@pytest.fixture
+def paired(base: Path, tmp_path: Path) -> Callable[[str, Recipe], Path]:
+    """Copies it to a run of that name, which follows the recipe from now on."""
+
+    def run(name: str, recipe: Recipe) -> Path:
+        path = tmp_path / name
+        shutil.copytree(base, path)
+        pipeline.prepare(path, recipe, update=True)
+        return path
+
+    return run
+
+
+def launch(*arguments: str | Path) -> "subprocess.Popen[str]":
+    """`accelerate launch` of two processes that do this command, with a group of their own."""
+    source = os.pathsep.join([str(HERE / "plugins"), str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "agfsync", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def launched(*arguments: str | Path) -> tuple[str, str]:
+    """What a command that must succeed prints, on both streams."""
+    process = launch(*arguments)
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return out, error
+
+
+def workers(launcher: int) -> dict[str, psutil.Process]:
+    """The launched processes by their numbers."""
+    children = psutil.Process(launcher).children(recursive=True)
+    found = {child.environ().get("RANK"): child for child in children}
+    return {rank: child for rank, child in found.items() if rank is not None}
+
+
+def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+    while len(lines(run)) < step:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    log = run / "training" / "metrics.jsonl"
+    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in whole]
+
+
+def differences(one: Path, other: Path, key: str = "loss") -> list[float]:
+    """Of a figure, step by step."""
+    assert len(lines(one)) == len(lines(other)) == SETTINGS["steps"]
+    return [abs(a[key] - b[key]) for a, b in zip(lines(one), lines(other), strict=True)]
+
+
+def test_two_processes_learn_what_one_does(paired: Callable[[str, Recipe], Path], make: Make) -> None:
+    one, two = paired("one", make()), paired("two", make())
+    pipeline.run_stage(one, "training")
+    out, _ = launched("training", two)
+    assert max(differences(one, two)) <= 1e-4
+    assert out.count("training") == 1, "only the first process tells"
+    files = [sorted(path.relative_to(run).as_posix() for path in (run / "model").rglob("*")) for run in (one, two)]
+    assert files[0] == files[1]
+    StableDiffusionPipeline.from_pretrained(two / "model", use_safetensors=True)
+
+
+def test_and_so_they_do_where_the_memory_of_one_is_too_small(paired: Callable[[str, Recipe], Path], make: Make) -> None:
+    lora = {"lora": {"rank": 2}}
+    one, two = paired("one", make(lora)), paired("two", make(lora | {"type": "narrow"}))
+    pipeline.run_stage(one, "training")
+    _, error = launched("training", two)
+    assert error.count("a step doesn't fit into memory: from step 1 on it is done in 4 parts") == 1
+    assert max(differences(one, two)) <= 1e-4
+
+
+def test_a_whole_run_is_done_by_the_first_and_trained_by_both(make: Make, tmp_path: Path) -> None:
+    file, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    file.write_text(dump(make()))
+    out, error = launched("run", file, "--out", run)
+    assert {standing.state for standing in pipeline.status(run)} == {"done"}
+    assert error.count("training: by 2 processes") == 1
+    assert [line.split()[0] for line in out.splitlines()].count("captions") == out.count("report: ") == 1
+
+
+def test_killed_in_the_middle_and_resumed_it_is_the_same_curve(
+    paired: Callable[[str, Recipe], Path], make: Make
+) -> None:
+    """Here even that of one process to the last bit, which does in two parts what the two do in one each."""
+    recipe = make(steps=40, accumulate=2, ema=0.9, caption_dropout=0.3)
+    whole, cut = paired("whole", recipe), paired("cut", recipe)
+    pipeline.run_stage(whole, "training")
+    process = launch("training", cut)
+    wait_for_step(process, cut, 3)
+    for worker in workers(process.pid).values():
+        worker.kill()
+    process.communicate(timeout=SECONDS)
+    assert len(lines(cut)) < recipe.training.steps
+    launched("training", cut)
+    assert lines(cut) == lines(whole)
+    weights = [(run / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() for run in (whole, cut)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_where_one_process_is_killed_the_other_ends_too(
+    paired: Callable[[str, Recipe], Path], make: Make, rank: str
+) -> None:
+    run = paired("run", make(steps=2000))
+    process = launch("training", run)
+    wait_for_step(process, run, 2)
+    both = workers(process.pid)
+    assert both.keys() == {"0", "1"}
+    both[rank].kill()
+    _, alive = psutil.wait_procs(both.values(), timeout=SECONDS / 3)
+    assert alive == []
+    process.communicate(timeout=SECONDS)
+    assert process.returncode != 0
+
+
+def test_a_process_that_fails_says_why_and_the_first_how_to_go_on(
+    paired: Callable[[str, Recipe], Path], make: Make
+) -> None:
+    run = paired("run", make({"type": "failing"}, steps=2000))
+    begun = time.monotonic()
+    process = launch("training", run)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode != 0 and len(lines(run)) == 3
+    assert time.monotonic() - begun < 4 * SECONDS
+    assert "process 1: error: unexpected RuntimeError: the card fell off the bus" in error
+    assert "type the same command to go on" in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_says_so_in_one_line(
+    paired: Callable[[str, Recipe], Path], make: Make, number: signal.Signals
+) -> None:
+    run = paired("run", make(steps=2000))
+    process = launch("training", run)
+    wait_for_step(process, run, 2)
+    both = workers(process.pid)
+    # As a terminal does, or a machine that is taken away: to all of them.
+    os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=SECONDS)
+    _, alive = psutil.wait_procs(both.values(), timeout=1)
+    assert alive == []
+    # The rest is the launcher's own.
+    ours = error.split("training: by 2 processes")[1]
+    assert ours.count("stopped; type the same command to go on") == 1
+    assert "error:" not in ours and "KeyboardInterrupt" not in ours

@@ -1,0 +1,182 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agfsync import recipe as config
+from agfsync.errors import RecipeError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: mine\ntraining: {steps: 7, learning_rate: 3e-5}\n")
+    return path
+
+
+def test_what_a_recipe_leaves_out_has_its_default(file: Path) -> None:
+    recipe = config.resolve(str(file))
+    assert (recipe.name, recipe.training.steps, recipe.training.learning_rate) == ("mine", 7, 3e-5)
+    assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
+    assert config.load(file) == recipe == config.check(yaml.safe_load(config.dump(recipe)), "dump")
+
+
+def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
+    recipe = config.resolve(str(file), ["pairs.weights.vqa=0.5", "training.method.lora.rank=4", "training.steps=9"])
+    assert recipe.pairs.weights == {"vqa": 0.5, "clip": 0.55, "aesthetic": 0.10}
+    assert recipe.training.method.lora == config.LoraSettings(rank=4)
+    assert (recipe.training.steps, recipe.training.learning_rate) == (9, 3e-5)
+
+
+def test_an_override_brings_what_hangs_on_it(file: Path) -> None:
+    asking = config.resolve(str(file), ["captions.model.model=a", "questions.model.model=a", "questions.minimum=3"])
+    assert (asking.captions.similarity, asking.questions.rounds, asking.questions.minimum) == (0.7, 6, 3)
+
+
+def test_an_override_gives_what_the_recipe_lacks(file: Path) -> None:
+    file.write_text("captions: {writer: openai, model: {temperature: 0.5}}")
+    model = config.resolve(str(file), ["captions.model.model=a"]).captions.model
+    assert model is not None and (model.model, model.temperature) == ("a", 0.5)
+
+
+def test_an_override_of_one_scorer_leaves_the_others(file: Path) -> None:
+    scorers = config.resolve(str(file), ["scores.scorers.vqa.dtype=bf16"]).scores.scorers
+    assert {name: each.dtype for name, each in scorers.items()} == {"vqa": "bf16", "clip": "auto", "aesthetic": "auto"}
+    assert scorers["vqa"].model == "embedded:vqa"
+
+
+def test_an_engine_may_be_given_by_its_name_and_by_its_settings(file: Path) -> None:
+    assert config.resolve(str(file)).engine == config.Engine(type="local")
+    file.write_text("engine: ray")
+    assert config.resolve(str(file)).engine == config.Engine(type="ray")
+    four = config.Engine(type="ray", workers=4)
+    assert config.resolve(str(file), ["engine.workers=4"]).engine == four
+    assert config.resolve("shapes", ["engine=ray", "engine.workers=4"]).engine == four
+
+
+def test_a_part_of_the_generator_may_be_given_by_its_place_and_by_its_settings(file: Path) -> None:
+    short = config.resolve(str(file), ["candidates.generator.vae=some/vae"]).candidates.generator
+    long = config.resolve(str(file), ["candidates.generator.vae={model: some/vae}"]).candidates.generator
+    assert short == long and short.vae == config.PartSettings(model="some/vae") and short.unet is None
+    pinned = config.resolve(str(file), ["candidates.generator.unet={model: some/unet, revision: v1}"])
+    assert pinned.candidates.generator.unet == config.PartSettings(model="some/unet", revision="v1")
+    with pytest.raises(RecipeError, match="unknown key 'candidates.generator.vae.place'"):
+        config.resolve(str(file), ["candidates.generator.vae={model: some/vae, place: here}"])
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_every_shipped_recipe_is_one(name: str) -> None:
+    assert config.resolve(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("traning: {}", "unknown key 'traning': did you mean 'training'?"),
+        ("training: {stesp: 3}", "unknown key 'training.stesp': did you mean 'steps'?"),
+        ("training: {method: {lora: {rnak: 3}}}", "unknown key 'training.method.lora.rnak': did you mean 'rank'?"),
+        ("scores: {scorers: {a: {type: vqa, model: b, haed: c}}}", "unknown key 'scores.scorers.a.haed'"),
+        ("candidates: {beside: {a: {model: b, stesp: 3}}}", "candidates.beside.a.stesp': did you mean 'steps'?"),
+        ("engine: rya", "engine.type: input should be 'local' or 'ray', got 'rya'"),
+        ("engine: {type: ray, worker: 3}", "unknown key 'engine.worker': did you mean 'workers'?"),
+        ("engine: {accelerators: 1.5}", "engine.accelerators: more than one accelerator is a whole number of them"),
+        ("training: {steps: 0}", "training.steps: input should be greater than or equal to 1, got 0"),
+        ("training: {beta: .nan}", "unknown key 'training.beta'"),
+        ("training: {method: {beta: .nan}}", "training.method.beta"),
+        ("name: a/b", "name: "),
+        ("pairs: {weights: {looks: 1.0}}", "pairs.weights.looks weighs no scorer"),
+        ("pairs: {weights: {clip: 0.0}}", "pairs.weights are all 0"),
+        ("evaluation: {judges: {clip: {type: clip, model: other}}}", "evaluation.judges.clip has a scorer's name"),
+        ("captions: {model: {}}", "captions.model.model: name a language model here, or in the environment's"),
+        ("captions: {model: {model: a, max_cost: 3}}", "max_cost needs prices"),
+        ("captions: {model: {model: a, api_key: b}}", "unknown key 'captions.model.api_key': there are base_url, "),
+        ("- captions", "a recipe is a mapping of stages, this is a list"),
+        ("name: [unclosed", "not YAML"),
+    ],
+)
+def test_a_fault_is_one_line_that_says_where(file: Path, text: str, says: str) -> None:
+    file.write_text(text)
+    with pytest.raises(RecipeError) as raised:
+        config.resolve(str(file))
+    assert str(raised.value).startswith(f"{file}: ") and "\n" not in str(raised.value)
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=3", "training..steps=3", "name.first=x", "name=[unclosed"])
+def test_an_override_that_isnt_one_is_told(file: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        config.resolve(str(file), [override])
+
+
+def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(RecipeError, match="can't be read: Permission denied"):
+        config.load(file)
+
+
+def test_a_source_is_kept_whole_so_that_the_run_can_be_gone_on_with_from_anywhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    recipe = config.resolve(str(file), ["captions.source=prompts.txt", "pairs.source=~/pairs"])
+    assert recipe.captions.source == str(file.parent / "prompts.txt")
+    assert recipe.pairs.source == str(Path.home() / "pairs")
+
+
+def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_said_otherwise(file: Path) -> None:
+    plain = config.resolve(str(file))
+    assert (plain.captions.similarity, plain.captions.words) == (1.0, None)
+    assert (plain.questions.rounds, plain.questions.similarity) == (1, 1.0)
+    file.write_text("captions: {model: {model: a}}\nquestions: {model: {model: a}}")
+    asking = config.resolve(str(file))
+    assert (asking.captions.similarity, asking.captions.words) == (0.7, (4, 60))
+    assert (asking.questions.rounds, asking.questions.similarity) == (6, 0.8)
+    file.write_text("captions: {model: {model: a}, similarity: 0.9}\nquestions: {model: {model: a}, rounds: 2}")
+    said = config.resolve(str(file))
+    assert (said.captions.similarity, said.questions.rounds) == (0.9, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("captions.words=[60,4]", "the fewest words come first, then the most"),
+        ("captions.words=[0,4]", "greater than or equal to 1"),
+        ("questions.maximum=0", "greater than or equal to 1"),
+        ("scores.scorers.vqa.template=Is it?", "a template has one {} where the question goes"),
+        ("scores.scorers.vqa.template='{} {}'", "a template has one {} where the question goes"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told(file: Path, given: str, line: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(line)):
+        config.resolve(str(file), [given])
+
+
+def test_a_caption_cannot_have_more_questions_than_it_may_keep(file: Path) -> None:
+    with pytest.raises(RecipeError, match="maximum 4 is below minimum 5: no caption could have both"):
+        config.resolve(str(file), ["questions.maximum=4", "questions.minimum=5"])
+
+
+def test_the_language_model_of_the_environment_is_written_down(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_MODEL", "llama")
+    file.write_text("captions: {model: {}}")
+    recipe = config.resolve(str(file))
+    monkeypatch.delenv("OPENAI_MODEL")
+    assert config.check(yaml.safe_load(config.dump(recipe)), "dump") == recipe
+    assert recipe.captions.model is not None and recipe.captions.model.model == "llama"
+
+
+@pytest.mark.parametrize("url", ["https://me:sk-secret@host/v1", "https://host/v1?key=sk-secret"])
+def test_credentials_in_an_address_are_refused_and_not_said(file: Path, url: str) -> None:
+    file.write_text(f"captions: {{model: {{model: a, base_url: '{url}'}}}}")
+    with pytest.raises(RecipeError, match=r"captions.model.base_url: leave credentials out of an address") as raised:
+        config.resolve(str(file))
+    assert "sk-secret" not in str(raised.value)
+
+
+def test_a_step_has_no_more_parts_than_pairs(file: Path) -> None:
+    with pytest.raises(RecipeError, match="accumulate splits the 4 pairs of training.batch into 5 parts"):
+        config.resolve(str(file), ["training.batch=4", "training.accumulate=5"])

@@ -1,0 +1,147 @@
+"""Every recipe for real models, all of its stages, on tiny ones of the same architectures and without a network."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from fake_language import FakeServer
+
+from agfsync import pipeline
+from agfsync import recipe as config
+from agfsync.errors import ModelError
+from agfsync.models import LORA_FILE
+from agfsync.records import Candidate, Pair, Score
+from agfsync.stages.report.verdict import role_of
+from agfsync.stages.selection import list_weighted_scorers
+from agfsync.store import Run
+
+REAL = [name for name in config.shipped() if name != "shapes"]
+PAPER = {
+    "sd14": (5e-7, 128, 512),
+    "sd15": (5e-7, 128, 512),
+    "sdxl": (1e-6, 64, 1024),
+}
+"""Learning rate, batch and size."""
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipes_have_its_settings(name: str) -> None:
+    recipe = config.resolve(name)
+    candidates, training, generator = recipe.candidates, recipe.training, recipe.candidates.generator
+    assert (training.learning_rate, training.batch, generator.height) == PAPER[name]
+    assert (generator.width, generator.steps, generator.dtype) == (generator.height, 50, "fp16")
+    assert (candidates.per_caption, candidates.embedding_noise) == (8, 0.1)
+    assert (training.steps, training.schedule, training.method.type, training.method.lora) == (
+        1000,
+        "cosine",
+        "dpo",
+        None,
+    )
+    assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10} and recipe.pairs.minimum_margin == 0
+    assert (recipe.captions.count, recipe.questions.rounds, recipe.questions.minimum) == (45_834, 6, 5)
+    assert recipe.scores.scorers["vqa"].template == "Question: {} Choices:['yes','no'] Answer:"
+    assert {name: each.model for name, each in recipe.scores.scorers.items()} == {
+        "vqa": "Salesforce/blip2-flan-t5-xxl",
+        "clip": "openai/clip-vit-base-patch16",
+        "aesthetic": "openai/clip-vit-large-patch14",
+    }
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
+    recipe = config.resolve(name)
+    roles = {judge: role_of(judge, recipe, list_weighted_scorers(recipe)) for judge in recipe.evaluation.judges}
+    assert roles and set(roles.values()) == {"independent"}
+
+
+def test_sd14_is_sd15_but_for_the_model() -> None:
+    one, two = config.resolve("sd14"), config.resolve("sd15")
+    assert one.candidates.generator.model != two.candidates.generator.model
+    same = two.candidates.generator.model_copy(update={"model": one.candidates.generator.model})
+    candidates = two.candidates.model_copy(update={"generator": same})
+    assert one == two.model_copy(update={"name": "sd14", "candidates": candidates})
+
+
+def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
+    """The recipe, of few and small things; `changes` are of its generator."""
+    scorers = {"vqa": "embedded:vqa", "clip": "embedded:clip", "aesthetic": "embedded:clip"}
+    few = {
+        "captions.count": 4,
+        "captions.held_out": 2,
+        "captions.model.base_url": url,
+        "questions.model.base_url": url,
+        "questions.minimum": 1,  # the fake writer asks once for each word
+        "candidates.per_caption": 3,
+        "candidates.generator.model": model,
+        "candidates.generator.steps": 2,
+        "candidates.generator.height": 16,
+        "candidates.generator.width": 16,
+        "scores.scorers.aesthetic.head": "embedded:aesthetic",
+        "training.steps": 2,
+        "training.batch": 2,
+        "training.accumulate": 2,
+        "evaluation.judges.pickscore.model": "embedded:clip",
+        "evaluation.judges.pickscore.weights": "null",
+        "evaluation.resamples": 100,
+        **{f"scores.scorers.{scorer}.model": embedded for scorer, embedded in scorers.items()},
+        **{
+            f"{place}.device": "cpu"
+            for place in (
+                "candidates.generator",
+                "evaluation.judges.pickscore",
+                *(f"scores.scorers.{s}" for s in scorers),
+            )
+        },
+        **{f"candidates.generator.{key}": value for key, value in changes.items()},
+    }
+    return config.resolve(name, [f"{key}={value}" for key, value in few.items()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_a_run_ends_in_a_model_and_a_report(
+    name: str, tiny_generator: Path, tiny_xl_generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    kind, base = (
+        (StableDiffusionXLPipeline, tiny_xl_generator)
+        if name.startswith("sdxl")
+        else (StableDiffusionPipeline, tiny_generator)
+    )
+    with FakeServer() as server:
+        pipeline.prepare(tmp_path / "run", tiny(name, base, server.url))
+        pipeline.run(tmp_path / "run")
+    assert {standing.state for standing in pipeline.status(tmp_path / "run")} == {"done"}
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    model = tmp_path / "run" / "model"
+    if name.endswith("-lora"):
+        aligned = kind.from_pretrained(base, use_safetensors=True)
+        aligned.load_lora_weights(model, weight_name=LORA_FILE)
+        assert aligned.get_active_adapters()
+    else:
+        kind.from_pretrained(model, use_safetensors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stable-diffusion-3", "flux"])
+def test_what_cant_be_trained_is_drawn_scored_and_paired(
+    kind: str, tiny_sd3_generator: Path, tiny_flux_generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = tiny_flux_generator if kind == "flux" else tiny_sd3_generator
+    path = tmp_path / "run"
+    with FakeServer() as server:
+        pipeline.prepare(path, tiny("sd15", folder, server.url, type=kind))
+        pipeline.run(path, until="pairs")
+        with pytest.raises(ModelError, match="--until pairs"):
+            pipeline.run(path)
+    with Run.open(path, writing=False) as run:
+        candidates, scores = list(run.read("candidates", Candidate)), list(run.read("scores", Score))
+        pairs = list(run.read("pairs", Pair))
+    assert len(candidates) == 4 * 3 and len({candidate.generator for candidate in candidates}) == 1
+    assert len({candidate.image for candidate in candidates}) == len(candidates)
+    assert len(scores) == 3 * len(candidates) and all(score.value is not None for score in scores)
+    assert 1 <= len(pairs) <= 4 and all(pair.margin > 0 for pair in pairs)

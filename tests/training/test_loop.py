@@ -1,0 +1,164 @@
+"""The loop: where it starts, where it ends, and when it stops."""
+
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agfsync.errors import DivergedError
+from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.training import PairErrors, Reference
+from agfsync.training.batches import EncodedPairs
+from agfsync.training.checkpoints import Checkpoints
+from agfsync.training.loop import Plan, align, learning_rate, pair_errors
+from agfsync.training.lora import add_adapters
+from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.noising import draw_noise
+from agfsync.training.reference import AdaptersOff, FrozenCopy
+
+PLAN = Plan(steps=6, batch=3, learning_rate=1e-3, seed=11, warmup=2, precision="fp32", checkpoint_every=2)
+METHOD = DiffusionDPO(beta=500.0)
+Line = dict[str, float]
+
+
+def prepare(folder: Path, lora: bool, precision: str) -> tuple[StableDiffusion, Reference]:
+    denoiser = StableDiffusion(str(folder), device="cpu")
+    if lora:
+        add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
+        return denoiser, AdaptersOff(denoiser.network)
+    reference = FrozenCopy(denoiser.network, precision)
+    denoiser.network.requires_grad_(True)
+    return denoiser, reference
+
+
+def lines(path: Path) -> list[Line]:
+    """The log without its times."""
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+@dataclass
+class Session:
+    """What a process that trains holds; each call of `go` is a new process on the same folder."""
+
+    model: Path
+    folder: Path
+    pairs: EncodedPairs
+    plan: Plan = PLAN
+    lora: bool = False
+    digest: str = "a"
+
+    def go(self, tell: Callable[[Line], None] = lambda line: None) -> tuple[StableDiffusion, Reference]:
+        denoiser, reference = prepare(self.model, self.lora, self.plan.precision)
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.digest)
+        align(denoiser, reference, METHOD, self.pairs, self.plan, checkpoints, self.log, lambda line: tell(dict(line)))
+        return denoiser, reference
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_first_loss_is_log_two(
+    tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path, precision: str, lora: bool
+) -> None:
+    plan = replace(PLAN, steps=1, precision=precision)  # type: ignore[arg-type]
+    session = Session(tiny_generator, tmp_path, pairs, plan, lora)
+    session.go()
+    (line,) = lines(session.log)
+    assert line["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert line["implicit_accuracy"] == 0.5
+    assert line["winner_error_change"] == line["loser_error_change"] == 0
+    assert line["gradient_norm"] > 0
+
+
+def test_other_settings_start_afresh(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    session = Session(tiny_generator, tmp_path, pairs)
+    session.go()
+    before = lines(session.log)
+    other = replace(session, digest="b", plan=replace(PLAN, seed=12))
+    told: list[Line] = []
+    other.go(told.append)
+    assert len(told) == PLAN.steps
+    assert lines(other.log) != before
+    assert Checkpoints(tmp_path / "checkpoints", "a").last() == 0
+
+
+def test_a_finished_training_is_only_loaded(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    session = Session(tiny_generator, tmp_path, pairs)
+    first, _ = session.go()
+    told: list[Line] = []
+    again, _ = session.go(told.append)
+    assert told == []
+    assert torch.equal(weights(first.network), weights(again.network))
+    assert len(lines(session.log)) == PLAN.steps
+
+
+def test_training_prefers_the_winners(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    signs = torch.tensor([1.0] * 5 + [-1.0] * 5).view(10, 1, 1, 1)
+    plan = replace(PLAN, steps=30, learning_rate=3e-3, checkpoint_every=30)
+    session = Session(tiny_generator, tmp_path, replace(pairs, latents_ICHW=signs.expand(10, 4, 8, 8)), plan)
+    session.go()
+    last = lines(session.log)[-10:]
+    assert sum(line["implicit_accuracy"] for line in last) / 10 > 0.8
+    assert sum(line["winner_error_change"] - line["loser_error_change"] for line in last) < 0
+
+
+class Poisoned:
+    """A method that goes wrong in its third step."""
+
+    def __init__(self, poison: float) -> None:
+        self._poison, self._steps = poison, 0
+
+    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+        self._steps += 1
+        loss, metrics = METHOD.loss(errors)
+        return loss * (self._poison if self._steps == 3 else 1.0), metrics
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_divergence_stops_before_the_weights_are_spoilt(
+    tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path, poison: float
+) -> None:
+    denoiser, reference = prepare(tiny_generator, False, "fp32")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
+    with pytest.raises(DivergedError, match="loss is .* at step 3; lower training.learning_rate") as caught:
+        align(denoiser, reference, Poisoned(poison), pairs, PLAN, checkpoints, tmp_path / "log", lambda line: None)
+    assert "\n" not in str(caught.value)
+    assert torch.isfinite(weights(denoiser.network)).all()
+    assert checkpoints.last() == 2
+
+
+def test_an_infinite_gradient_diverges(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
+    denoiser, reference = prepare(tiny_generator, False, "fp32")
+    next(denoiser.network.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
+    with pytest.raises(DivergedError, match="gradient is .* at step 1"):
+        align(denoiser, reference, METHOD, pairs, PLAN, checkpoints, tmp_path / "log", lambda line: None)
+
+
+def test_learning_rate() -> None:
+    plan = replace(PLAN, steps=12, warmup=2, learning_rate=1.0)
+    assert [learning_rate(plan, step) for step in (0, 1, 2, 7)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert 0 < learning_rate(plan, 11) < 0.03
+    constant = replace(plan, schedule="constant")
+    assert [learning_rate(constant, step) for step in (0, 1, 11)] == [0.5, 1.0, 1.0]
+
+
+def test_winner_and_loser_share_noise_and_timestep(denoiser: StableDiffusion, pairs: EncodedPairs) -> None:
+    same = replace(pairs, loser_P=pairs.winner_P)
+    noise = draw_noise(0, 0, torch.Size([3, 4, 8, 8]), 1000)
+    batch = same.batch(torch.tensor([0, 1, 2]), denoiser.device)
+    errors = pair_errors(denoiser, FrozenCopy(deepcopy(denoiser.network), "fp32"), batch, noise)
+    torch.testing.assert_close(errors.winner_P, errors.loser_P)

@@ -1,0 +1,85 @@
+"""The reference predicts as the base does, before training and after."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agfsync.errors import ModelError
+from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.training.lora import adapter_weights, add_adapters
+from agfsync.training.reference import AdaptersOff, FrozenCopy
+
+Nudge = Callable[[nn.Module], None]
+
+
+def predict(denoiser: StableDiffusion, network: nn.Module, precision: str = "fp32") -> Tensor:
+    source = torch.Generator().manual_seed(1)
+    noisy, timesteps = torch.randn(3, 4, 8, 8, generator=source), torch.tensor([3, 500, 990])
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        return denoiser.predict(network, noisy, timesteps, denoiser.encode_prompts(["a", "red", "circle"]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_frozen_copy_is_bitwise_the_base_and_stays_there(
+    denoiser: StableDiffusion, nudge: Nudge, precision: str
+) -> None:
+    reference = FrozenCopy(denoiser.network, precision)
+    denoiser.network.requires_grad_(True)
+    base = predict(denoiser, denoiser.network, precision).detach()
+    nudge(denoiser.network)
+    assert not torch.equal(predict(denoiser, denoiser.network, precision), base)
+    with reference() as frozen:
+        assert torch.equal(predict(denoiser, frozen, precision), base)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_off_is_bitwise_the_base(denoiser: StableDiffusion, nudge: Nudge, precision: str) -> None:
+    base = predict(denoiser, denoiser.network, precision)
+    add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
+    reference = AdaptersOff(denoiser.network)
+    assert torch.equal(predict(denoiser, denoiser.network, precision), base)
+    nudge(denoiser.network)
+    assert not torch.equal(predict(denoiser, denoiser.network, precision), base)
+    with reference() as frozen:
+        predicted = predict(denoiser, frozen, precision)
+    assert torch.equal(predicted, base) and not predicted.requires_grad
+    assert predict(denoiser, denoiser.network, precision).requires_grad
+
+
+def test_only_adapters_are_trained(denoiser: StableDiffusion) -> None:
+    add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
+    trained = [name for name, parameter in denoiser.network.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained} == {"to_q", "to_k", "to_v", "0"}
+
+
+def test_adapters_follow_from_the_seed_and_leave_the_global_one_alone(tiny_generator: Path) -> None:
+    before = torch.get_rng_state()
+    weights = []
+    for seed in (4, 4, 5):
+        network = StableDiffusion(str(tiny_generator), device="cpu").network
+        add_adapters(network, rank=2, alpha=2, seed=seed)
+        weights.append(torch.cat([p.flatten() for p in network.parameters() if p.requires_grad]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 8.0])
+def test_a_saved_adapter_is_as_strong_when_loaded(
+    denoiser: StableDiffusion, tiny_generator: Path, nudge: Nudge, tmp_path: Path, alpha: float
+) -> None:
+    add_adapters(denoiser.network, rank=2, alpha=alpha, seed=0)
+    nudge(denoiser.network)
+    denoiser.save_adapter(adapter_weights(denoiser.network, rank=2, alpha=alpha), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    loaded = StableDiffusion(str(tiny_generator), device="cpu", adapter=tmp_path)
+    torch.testing.assert_close(predict(loaded, loaded.network), predict(denoiser, denoiser.network))
+    assert loaded.identity != denoiser.identity
+
+
+def test_a_network_without_attention_takes_no_adapters() -> None:
+    with pytest.raises(ModelError, match="no LoRA fits"):
+        add_adapters(nn.Sequential(nn.Linear(2, 2)), rank=2, alpha=2, seed=0)

@@ -1,0 +1,78 @@
+"""What is missing of a generator that is to be trained."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agfsync.errors import ModelError
+from agfsync.models.latent_diffusion import LatentDiffusion
+from agfsync.training import Denoiser
+from agfsync.training.trainable import NEEDED, missing_of, missing_of_class, untrainable_type
+
+
+class Whole:
+    """Says its device by an annotation, makes its network at birth and has methods for the rest."""
+
+    device: Any
+
+    def __init__(self) -> None:
+        self.network = None
+
+    alphas_cumprod_N = prediction_type = None
+
+    def encode_images(self) -> None: ...
+    def picture_conditioning(self) -> None: ...
+    def encode_prompts(self) -> None: ...
+    def predict(self) -> None: ...
+    def save(self) -> None: ...
+    def save_adapter(self) -> None: ...
+
+
+class Half(Whole):
+    encode_images = None
+
+    @property
+    def prediction_type(self) -> str:  # type: ignore[override]
+        return str(SimpleNamespace().prediction_type)
+
+
+class Delegating:
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+def test_needed_is_the_protocol() -> None:
+    assert set(NEEDED) >= {"device", "network", "alphas_cumprod_N", "save_adapter"} and len(NEEDED) == 10
+    assert all(name in vars(Denoiser) for name in NEEDED)
+
+
+def test_a_class_that_has_all_lacks_nothing() -> None:
+    assert missing_of_class(Whole) == missing_of_class(Half) == missing_of_class(LatentDiffusion) == []
+
+
+def test_a_class_that_lacks_some_is_told_which() -> None:
+    assert missing_of_class(SimpleNamespace) == list(NEEDED)
+    assert "it has no device, network" in untrainable_type("mine", missing_of_class(int))
+
+
+def test_a_class_that_answers_for_any_name_isnt_judged() -> None:
+    assert missing_of_class(Delegating) == []
+    assert missing_of(Delegating()) == list(NEEDED)
+
+
+def test_an_attribute_that_fails_is_told_with_its_cause() -> None:
+    half = Half()
+    half.device = "cpu"
+    (told,) = missing_of(half)
+    assert told.startswith("prediction_type (") and "has no attribute 'prediction_type'" in told
+
+
+def test_the_true_reason_is_not_hidden() -> None:
+    class Refusing(Whole):
+        @property
+        def device(self) -> Any:
+            raise ModelError("it has no noise schedule")
+
+    with pytest.raises(ModelError, match="no noise schedule"):
+        missing_of(Refusing())
