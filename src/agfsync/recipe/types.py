@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -371,11 +372,9 @@ def _read_settings(type_: str, maker: Any, base: type[Section]) -> type[Section]
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints.get(parameter.name, Any), default)
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    config: Any = {"extra": "allow"} if takes_all else None
+    if takes_all:
+        base = type(f"Open{base.__name__}", (base,), {"model_config": ConfigDict(extra="allow")})
     made: type[Section] = create_model(f"Settings of {type_}", __base__=base, **fields)
-    if config:
-        made.model_config.update(config)
-        made.model_rebuild(force=True)
     return made
 
 
