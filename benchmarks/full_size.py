@@ -153,7 +153,7 @@ def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed
 
 def ask(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
     """Nine questions on each of `--batch` pictures."""
-    scorer = Vqa(model=folder, dtype="bf16")
+    scorer = Vqa(path=folder, dtype="bf16")
     images = [Image.new("RGB", (512, 512), (n, 2 * n, 3 * n)) for n in range(options.batch)]
     questions = [["Is the large red circle in the centre?"] * QUESTIONS] * options.batch
     took = seconds(lambda: scorer.p_yes(images, questions), options.repeats)

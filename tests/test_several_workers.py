@@ -136,8 +136,8 @@ def test_a_caption_that_kills_its_workers_is_quarantined(
     pipeline.run(path, until="questions")
     with Run.open(path, writing=False) as run:
         text = next(c.text for c in run.read("captions", Caption) if c.split == "train")
-    deadly = {"generator": {"type": "double", "path": f"deadly:{text}"}}
-    pipeline.prepare(path, make_recipe(engine=engine, candidates=deadly, failure_budget=0.1), update=True)
+    deadly = {"type": "double", "path": f"deadly:{text}"}
+    pipeline.prepare(path, make_recipe(engine=engine, model=deadly, failure_budget=0.1), update=True)
     pipeline.run(path, until="candidates")
     with Run.open(path, writing=False) as run:
         (reason,) = run.failures("candidates").values()

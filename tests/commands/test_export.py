@@ -128,8 +128,7 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
     """And so does a run on what that run exports."""
     sources = [tmp_path / "first", tmp_path / "second"]
     export(path, name, sources[0])
-    judges = {"judges": {"oracle": {"type": "double", "path": "none"}}}
-    recipe = make_recipe(pairs={"source": str(sources[0])}, **judges)
+    recipe = make_recipe(pairs={"source": str(sources[0])}, judges={"oracle": {"type": "double", "path": "none"}})
     pipeline.prepare(tmp_path / "again", recipe)
     pipeline.run(tmp_path / "again", until="pairs")
     with Run.open(tmp_path / "again", writing=False) as run:
@@ -146,7 +145,7 @@ def test_a_judge_of_another_kind_is_independent_of_exported_pairs(path: Path, tm
     export(path, "binarized", tmp_path / "out")
     recipe = make_recipe(
         pairs={"source": str(tmp_path / "out")},
-        judges={"oracle": {"type": "shapes-oracle", "path": "none"}},
+        judges={"oracle": {"type": "shapes-oracle"}},
     )
     assert role_of("oracle", recipe, read_selectors(tmp_path / "out")) == "independent"
 

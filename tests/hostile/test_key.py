@@ -48,7 +48,7 @@ def asking(make_recipe: Any) -> Callable[..., Recipe]:
 
     def make(server: FakeServer, **changes: Any) -> Recipe:
         told = {"base_url": server.url, "timeout": 0.5, "concurrency": 4, "retries": 4} | changes
-        writer = {"writer": "openai", "model": {"model": "fake", **told}}
+        writer = {"writer": {"type": "openai", "path": "fake", **told}}
         judge = {"type": "vqa-openai", "path": "fake", "server": told}
         return make_recipe(
             captions={**writer, "count": 14, "held_out": 2},

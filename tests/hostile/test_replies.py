@@ -104,10 +104,17 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         return replies[int(re.findall(r"\d+", told)[0])]
 
     with FakeServer(answer=answer) as server:
-        model = {"model": "fake", "base_url": server.url, "retries": 0, "concurrency": 4, "structured": False}
+        model = {
+            "type": "openai",
+            "path": "fake",
+            "base_url": server.url,
+            "retries": 0,
+            "concurrency": 4,
+            "structured": False,
+        }
         recipe = make_recipe(
             captions={"source": str(file), "count": len(replies), "held_out": 0},
-            questions={"writer": "openai", "model": model, "rounds": 1},
+            questions={"writer": model, "rounds": 1},
             failure_budget=1.0,
         )
         context = dataclasses.replace(context, recipe=recipe)
@@ -145,11 +152,11 @@ def test_a_run_keeps_no_malformed_caption(context: Context, make_recipe: Make) -
         return json.dumps({"descriptions": [f"caption number {number} of {number * 7919 % 10007} herons"]})
 
     with FakeServer(answer=answer) as server:
-        model = {"model": "fake", "base_url": server.url, "retries": 0, "concurrency": 1}
+        model = {"type": "openai", "path": "fake", "base_url": server.url, "retries": 0, "concurrency": 1}
         # Some of the malformed ones bring captions too.
         count = len(some) + 20
         wanted = {"count": count, "held_out": 0, "similarity": 1.0}
-        recipe = make_recipe(captions={"writer": "openai", "model": model, **wanted})
+        recipe = make_recipe(captions={"writer": model, **wanted})
         notes = captions.run(dataclasses.replace(context, recipe=recipe))
     assert next(replies, None) is None
     texts = [caption.text for caption in context.run.read("captions", Caption)]

@@ -31,9 +31,8 @@ def spending(path: Path) -> float:
 
 def with_retries(recipe: Recipe, retries: int) -> Recipe:
     """`recipe`, whose questions are asked again so often."""
-    assert recipe.questions.writer is not None
     model = recipe.questions.writer.model_copy(update={"retries": retries})
-    return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"model": model})})
+    return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"writer": model})})
 
 
 def check_whole(path: Path, quarantined: bool = False) -> None:

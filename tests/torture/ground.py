@@ -103,7 +103,11 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
         "questions": {"writer": "double", "rounds": 2},
         "model": {"type": "stable-diffusion", "path": str(generator), "device": "cpu", "sampling": {"steps": 2}},
         "candidates": {"per_caption": size.per_caption},
-        "scorers": {"red": {"type": "double", "path": "none"}, "vqa": {"type": "asking", "path": "none"}},
+        "scorers": {
+            "red": {"type": "double", "path": "none"},
+            "vqa": {"type": "asking", "path": "none"},
+            "oracle": {"type": "double", "path": "none"},
+        },
         "scores": {"batch": 7},
         "pairs": {"choose": {"weights": {"red": 1.0, "vqa": 0.5}}},
         "training": {
@@ -114,7 +118,6 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
             "precision": "fp32",
             "method": {"beta": 500.0},
         },
-        "judges": {"oracle": {"type": "double", "path": "none"}},
         "evaluation": {"resamples": 100, "batch": 4},
     }
 

@@ -16,7 +16,7 @@ from agfsync.errors import ModelError
 from agfsync.models import hub
 from agfsync.models.pretrained import torch_device
 from agfsync.pipeline import STAGES
-from agfsync.recipe import LanguageModel, Recipe
+from agfsync.recipe import Recipe
 from agfsync.stages.spending import ACCOUNT
 
 LONG = 2 * 86400.0
@@ -54,9 +54,7 @@ def servers(recipe: Recipe, findings: Findings) -> None:
         except ModelError as fault:
             findings.add(f"{where}: {fault}", blocks=True)
         if not (address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
-            findings.add(
-                f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True
-            )
+            findings.add(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True)
 
 
 def _endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
@@ -148,4 +146,3 @@ def money(recipe: Recipe, needs: Sequence[Need], findings: Findings) -> None:
             )
     if unpriced:
         findings.add(f"the cost isn't known: give {' and '.join(unpriced)}", blocks=False)
-
