@@ -57,7 +57,7 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
 
 def read(path: Path) -> Found:
     """Return a run's recipe, how its stages ended, and what its judges found."""
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
         finished = {stage: ended for stage in stages if (ended := run.finished(stage))}

@@ -124,7 +124,7 @@ def spent(run: Path, name: str) -> tuple[int, int, int]:
 def test_captions_and_questions_are_written_and_their_tokens_counted(type_run: Type) -> None:
     code, lines, run = type_run("captions", "questions")
     assert code == 0, lines
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         assert sorted(each.text for each in opened.read("captions", Caption)) == sorted(CAPTIONS)
         assert [each.text for each in opened.read("questions", Question)] == [ASKED["question"]] * 2
     # Five tokens and the end of a reply to each of two categories; two and the end to each caption.
@@ -140,7 +140,7 @@ def test_a_server_that_leaves_the_schema_out_in_silence_is_noticed_once(type_run
     assert code == 0
     noticed = [line for line in lines if "takes response_format and doesn't hold" in line]
     assert len(noticed) == 1 and noticed[0].startswith("captions: 127.0.0.1:")
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         finished = opened.finished("captions")
     assert finished is not None and "takes response_format" in finished.notes["server"]
 
@@ -170,7 +170,7 @@ def test_questions_cut_at_the_limit_say_so_and_another_model_goes_on(type_run: T
     code, lines, run = type_run("captions", "babble", reply_tokens=20)
     assert code == cli.USAGE and "questions: 2 of 2 captions failed" in lines[-1]
     assert "it was cut at questions.writer.reply_tokens = 20 (finish_reason length): raise that" in lines[-1]
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         assert len(list(opened.read("captions", Caption))) == 2
     assert spent(run, "questions")[2] == 4 * 20
     code, lines, run = type_run("captions", "questions", reply_tokens=40)

@@ -94,7 +94,7 @@ def test_the_questions_writer_gives_the_good_ones_or_none() -> None:
 
 
 def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Make, tmp_path: Path) -> None:
-    """One malformed reply a caption: each caption keeps right questions, or is quarantined with why."""
+    """One malformed reply a caption: each caption keeps right questions, or is skipped with why."""
     replies = list(malformed("questions").values())
     file = tmp_path / "captions.txt"
     file.write_text("".join(f"{CAPTION} on day {number}\n" for number in range(len(replies))))
@@ -122,7 +122,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         notes = questions.run(context)
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     there = list(context.run.read("questions", Question))
-    failures = context.run.failures("questions")
+    failures = {each.key: each.reason for each in context.run.skipped("questions")}
     assert len({question.caption_key for question in there}) + len(failures) == len(texts) == len(replies)
     for question in there:
         _check(question, texts[question.caption_key])
@@ -132,7 +132,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
     assert dropped["repeated"] and dropped["called invalid by its writer"]
     print(
         f"\n{len(replies)} captions with a malformed reply each: {len(texts) - len(failures)} kept questions,"
-        f" {dict(reasons)} quarantined; questions dropped: {dict(dropped)}"
+        f" {dict(reasons)} skipped; questions dropped: {dict(dropped)}"
     )
 
 

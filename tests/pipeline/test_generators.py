@@ -102,7 +102,7 @@ def test_what_cant_be_drawn_or_trained_is_told_before_anything_is_written(
         pipeline.run(run)
     assert "\n" not in str(caught.value)
     assert all(standing.state == "to do" for standing in pipeline.status(run))
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         assert not list(opened.read("captions", Caption))
     assert not list(run.rglob("*.parquet"))
     assert [str(fault) for fault in faults(recipe)] == [str(caught.value)], "the doctor's line"

@@ -41,7 +41,7 @@ def states(path: Path) -> dict[str, str]:
 
 def marks(path: Path) -> list[str]:
     """What names what each stage has made."""
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         return [ended.mark for name in pipeline.NAMES if (ended := run.finished(name))]
 
 
@@ -161,7 +161,7 @@ def test_a_verb_runs_its_stage_and_names_the_one_it_lacks(tmp_path: Path, recipe
 
 
 def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe: Any) -> None:
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = list(run.read("candidates", Candidate))
     part = path / "candidates" / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
@@ -171,7 +171,7 @@ def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe
     pipeline.run(path, until="pairs", progress=progress)
     (line,) = (line for line in progress.lines if "part-000000" in line)
     assert line == f"{part}, with 12 units isn't what was written: it was set aside, to be made anew"
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert list(run.read("candidates", Candidate)) == before
         assert len(list(run.read("pairs", Pair))) > 0
 
@@ -192,12 +192,12 @@ def test_a_part_that_is_damaged_while_a_stage_is_at_work_is_made_anew_too(
 
 
 def test_captions_are_made_anew_with_all_that_were_written_after_them(path: Path) -> None:
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = list(run.read("captions", Caption))
     first, *others = sorted((path / "captions").iterdir())
     first.unlink()
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert list(run.read("captions", Caption)) == before
     assert len(list((path / "captions").glob("*.after-corrupt"))) == len(others) > 0
     assert set(states(path).values()) == {"done", "to do"}
@@ -209,12 +209,12 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
     def other(self: Any, caption: str, seed: int) -> list[Any]:
         return [doubles.QuestionDraft(f"Is {word} to be seen?", "yes", word, "object") for word in caption.split()]
 
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = {key for (key,) in run._manifest.all("SELECT key FROM units WHERE stage = 'scores'")}
     (path / "questions" / "part-000000.parquet").unlink()
     monkeypatch.setattr(doubles.Writer, "questions", other)
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert all("to be seen" in question.text for question in run.read("questions", Question))
         assert not before.issuperset(run.selected("scores"))
     assert states(path)["pairs"] == "done"
@@ -222,7 +222,7 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
 
 def test_a_finished_run_changes_no_byte_and_asks_for_no_lock(path: Path, recipe: Recipe) -> None:
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file()}
-    with Run.open(path):  # as another process has it
+    with Run.open(path, writing=True):  # as another process has it
         pipeline.prepare(path, recipe)
         pipeline.run(path, until="pairs")
     after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file()}
@@ -270,7 +270,7 @@ def test_verify_reads_every_byte(path: Path) -> None:
 
 
 def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         earlier = run.seconds("candidates", until=run.newest_part())
         run.reopen("candidates")
     pipeline.run(path, until="pairs")
@@ -282,7 +282,7 @@ def test_what_an_interrupted_stage_says_it_took_is_added_and_no_note(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agfsync.stages.pairs.run", lambda _: {EARLIER: 100.0, "pairs": 3})
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         run.reopen("pairs")
     pipeline.run(path, until="pairs")
     finished = next(s.finished for s in pipeline.status(path) if s.name == "pairs")
@@ -291,7 +291,7 @@ def test_what_an_interrupted_stage_says_it_took_is_added_and_no_note(
 
 def test_a_stage_that_has_begun_is_under_way(path: Path) -> None:
     (path / "training").mkdir()
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         run.commit("evaluation_images", {"a": []}, Candidate.schema)
     assert [states(path)[name] for name in ("training", "evaluation", "report")] == ["under way", "under way", "to do"]
 
@@ -340,7 +340,7 @@ def test_a_batch_that_does_not_fit_is_lowered_once_and_the_next_command_knows(
     pipeline.run(tmp_path / "run", until="candidates", progress=Log())
     lowered = "candidates: out of memory: 2 pictures at a time instead of 4; memory.json remembers it"
     assert [line for line in capsys.readouterr().err.splitlines() if "memory" in line] == [lowered]
-    with Run.open(tmp_path / "run") as run, run._manifest.transaction() as db:
+    with Run.open(tmp_path / "run", writing=True) as run, run._manifest.transaction() as db:
         db.execute("DELETE FROM units WHERE stage = 'candidates' AND place > 5")
         db.execute("DELETE FROM stages WHERE name = 'candidates'")
     drawn: list[int] = []
@@ -358,7 +358,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     file.write_text("".join(f"a cat {number}\n" for number in range(17)))
     pipeline.prepare(path, make_recipe(captions={"source": str(file)}))
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = run.newest_part()
     moved = tmp_path / "moved.txt"
     moved.write_bytes(file.read_bytes())
@@ -368,7 +368,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     assert states(path)["captions"] == "out of date"
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert run.newest_part() > before
     moved.unlink()
     with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):

@@ -147,7 +147,7 @@ def test_what_cant_be_trained_is_drawn_scored_and_paired(
         pipeline.run(path, until="pairs")
         with pytest.raises(ModelError, match="--until pairs"):
             pipeline.run(path)
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         candidates, scores = list(run.read("candidates", Candidate)), list(run.read("scores", Score))
         pairs = list(run.read("pairs", Pair))
     assert len(candidates) == 4 * 3 and len({candidate.generator for candidate in candidates}) == 1

@@ -152,7 +152,7 @@ def _difference(name: str, expected: Any, found: Any) -> str:
 def _findings(run: Path) -> Findings:
     from agfsync.store import Run
 
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         tables = {table: _digest(opened, table) for table in TABLES}
         notes = {name: _notes(opened, name) for name in ("captions", "questions", "pairs", "evaluation")}
         entered = {receipt.path for receipt in opened._manifest.parts()}

@@ -16,7 +16,7 @@ from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import GENERATORS
 from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
-from agfsync.store.finished import Finished
+from agfsync.store.manifest import Finished
 
 AT_ONCE = 4
 """Pairs whose pictures are in memory."""
@@ -33,7 +33,7 @@ def export(path: Path, name: str, out: Path) -> Mapping[str, int]:
     writer = _writer(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         finished = run.finished("pairs")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")

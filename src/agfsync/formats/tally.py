@@ -28,11 +28,12 @@ class LeftOutTally:
         if left.where and len(places) < PLACES_SHOWN and left.where not in places:
             places.append(left.where)
 
-    def lines(self) -> Iterator[str]:
-        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"."""
+    def lines(self, *, failed: bool = True) -> Iterator[str]:
+        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"; `failed` ones too, or not."""
+        counts = self.counts if failed else self.counts - self.failed
         return (
             f"{reason} {count}{format_places(self.places.get(reason, []), count)}"
-            for reason, count in self.counts.most_common()
+            for reason, count in counts.most_common()
         )
 
 

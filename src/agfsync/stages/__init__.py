@@ -62,7 +62,7 @@ class ToDraw:
 
 
 def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
-    """The captions of `split` that have questions: those that were quarantined have none to be judged by."""
+    """The captions of `split` that have questions: those that were skipped have none to be judged by."""
     questions = by("caption_key", context.run.rows("questions"))
     for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
         if asked and caption.split == split:

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from agfsync.engine import over_budget
 from agfsync.engine.progress import Task
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats.sources import Prompts
@@ -25,7 +24,7 @@ from agfsync.records import Caption, digest, seed_of
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.places import Places, shares
-from agfsync.stages.preferences import captions_given
+from agfsync.stages.preferences import captions_given, skip_left_out
 from agfsync.stages.writing import Desk, at_work
 from agfsync.stages.written import Written, caption_of
 
@@ -62,12 +61,9 @@ def run(context: Context) -> Mapping[str, Any]:
 
 def _read_prompts(context: Context, taken: Collection[str]) -> Prompts:
     """Read the file of prompts, and report what of it isn't used."""
-    settings, budget = context.recipe.captions, context.recipe.failure_budget
+    settings = context.recipe.captions
     prompts = Prompts(str(settings.source), taken, settings.split)
-    for line in prompts.left_out.lines():
-        context.progress.say(f"{STAGE}: {prompts.path}: left out: {line}")
-    if prompts.left_out.failed.total() > budget * prompts.rows:
-        raise over_budget(STAGE, prompts.left_out.failed, prompts.rows, budget, "rows")
+    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 

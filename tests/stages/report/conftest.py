@@ -90,7 +90,7 @@ class Builder:
                 "broken image: truncated PNG",
                 "the generator gave no picture",
             ):
-                self.run.quarantine("candidates", f"unit {self.random.random()}", reason)
+                self.run.skip("candidates", f"unit {self.random.random()}", reason)
 
     def make_scores(self) -> None:
         self.scored = {
@@ -98,6 +98,8 @@ class Builder:
             for key, drawn in self.drawn.items()
         }
         self._commit("scores", self.scored, Score)
+        for each in (score for scores in self.scored.values() for score in scores if score.reason):
+            self.run.skip("scores", each.key, f"no {each.scorer} score: {each.reason}", each.candidate_key)
 
     def make_pairs(self) -> dict[str, Any]:
         made: dict[str, list[Pair]] = {}
