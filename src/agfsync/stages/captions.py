@@ -17,7 +17,7 @@ from typing import Any
 from agfsync.engine import over_budget
 from agfsync.engine.progress import Task
 from agfsync.errors import BudgetError, NoReplyError
-from agfsync.formats.sources import Prompts
+from agfsync.formats.sources import SourceCaptions
 from agfsync.language import CaptionWriter
 from agfsync.language.text import count_words, normalised
 from agfsync.recipe import Recipe
@@ -60,10 +60,10 @@ def run(context: Context) -> Mapping[str, Any]:
     return {**_notes(context), **left_out, **desk.account.told()}
 
 
-def _read_prompts(context: Context, taken: Collection[str]) -> Prompts:
+def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     """Read the file of prompts, and report what of it isn't used."""
     settings, budget = context.recipe.captions, context.recipe.failure_budget
-    prompts = Prompts(str(settings.source), taken, settings.split)
+    prompts = SourceCaptions(str(settings.source), taken, settings.split)
     for line in prompts.left_out.lines():
         context.progress.say(f"{STAGE}: {prompts.path}: left out: {line}")
     if prompts.left_out.failed.total() > budget * prompts.rows:
@@ -76,7 +76,7 @@ def _asked(recipe: Recipe) -> Places:
     return {"train": 0 if recipe.pairs.source else recipe.captions.count, "held-out": recipe.captions.held_out}
 
 
-def _rooms(writer: CaptionWriter, prompts: Prompts | None, asked: Places) -> Mapping[str, int]:
+def _rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:
     """How many captions each category has. Of a writer nobody knows: it tells when it has run dry.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agfsync import catalog
-from agfsync.formats.sources import Prompts, captions_of_pairs
+from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language import captions, questions
 from agfsync.language.categories import CATEGORIES
 from agfsync.recipe import LanguageModel, Recipe
@@ -67,11 +67,11 @@ def counts(recipe: Recipe) -> Counts:
     Raises:
         FormatError: one can't be read.
     """
-    given = len(captions_of_pairs(recipe.pairs.source, recipe.pairs.split)) if recipe.pairs.source else None
+    given = len(read_pair_prompts(recipe.pairs.source, recipe.pairs.split)) if recipe.pairs.source else None
     train = recipe.captions.count if given is None else given
     held_out = recipe.captions.held_out
     drawn = recipe.captions.count if given is None else 0
-    prompts = Prompts(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
+    prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     found = _found(prompts) if prompts else []
     share = sum(1 for each in found if each) / len(found) if found else 0.0
     kept = [each for each in found if each]
@@ -85,10 +85,10 @@ def counts(recipe: Recipe) -> Counts:
     )
 
 
-def _found(prompts: Prompts) -> list[int]:
+def _found(prompts: SourceCaptions) -> list[int]:
     """How many questions a file has on each of its captions."""
     texts = [t for category in prompts.categories for t in prompts.captions(category, prompts.rooms[category], (), 0)]
-    return [len(prompts.asked(text)[0]) for text in texts]
+    return [len(prompts.questions_on(text)[0]) for text in texts]
 
 
 def _sampled(recipe: Recipe) -> float:
