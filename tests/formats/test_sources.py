@@ -11,7 +11,7 @@ from agfsync.formats import PairSet, Preference, PromptFile, sources
 from agfsync.formats.csv_table import CsvTable
 from agfsync.formats.sources import SourceCaptions, fingerprint_source, read_pair_prompts, read_pairs, recognise_format
 from agfsync.language import CaptionWriter
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_split_is_of_a_folder(file: Path) -> None:
 
 def test_what_of_a_file_is_no_caption_is_counted(file: Path) -> None:
     file.write_text("prompt,category\na cat,animals\n,animals\na  cat,food\na dog,animals\na horse,food\n")
-    prompts = SourceCaptions(str(file), {normalised("a horse")})
+    prompts = SourceCaptions(str(file), {normalise_text("a horse")})
     assert prompts.left_out.counts == {"no text under 'prompt'": 1, "repeated": 1, "in the pair set as well": 1}
     assert (prompts.left_out.failed.total(), prompts.rows, prompts.rooms) == (1, 5, {"animals": 2})
     assert next(iter(prompts.left_out.lines())) == "no text under 'prompt' 1 (line 3)"

@@ -11,7 +11,7 @@ from fake_language import FAULTS, FakeServer
 from agfsync import cli, pipeline
 from agfsync.engine.progress import Log
 from agfsync.errors import BudgetError, RunError
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.recipe import Recipe, dump
 from agfsync.records import Caption, Question
 from agfsync.store import Run
@@ -42,7 +42,7 @@ def check_whole(path: Path, quarantined: bool = False) -> None:
         captions = list(run.read("captions", Caption))
         questions = list(run.read("questions", Question))
         failures = run.failures("questions")
-    assert len({normalised(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
+    assert len({normalise_text(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
     asked = {question.caption_key for question in questions}
     assert asked <= {caption.key for caption in captions}
     assert len(asked) + len(failures) == 36 and all(failures.values())
@@ -50,7 +50,7 @@ def check_whole(path: Path, quarantined: bool = False) -> None:
     assert (
         len(questions)
         == len({q.key for q in questions})
-        == len({(q.caption_key, normalised(q.text)) for q in questions})
+        == len({(q.caption_key, normalise_text(q.text)) for q in questions})
     )
 
 

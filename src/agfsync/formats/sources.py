@@ -21,7 +21,7 @@ from agfsync.formats import (
 )
 from agfsync.formats.near_misses import explain_unknown
 from agfsync.formats.paths import ALL_SPLITS, walk_files
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import digest, file_digest
 
 _F = TypeVar("_F", bound=Format)
@@ -188,7 +188,7 @@ class SourceCaptions:
             self.rows += prompt.count if prompt.failed else 0
             return
         self.rows += 1
-        plain = normalised(prompt.text)
+        plain = normalise_text(prompt.text)
         if not plain:
             self.left_out.add(LeftOut("empty", failed=False))
         elif plain in avoid:
@@ -210,7 +210,7 @@ class SourceCaptions:
 
     def questions_on(self, caption: str) -> tuple[tuple[SourceQuestion, ...], Mapping[str, int]]:
         """Return the file's questions on `caption`, and the count of each reason why others can't be asked."""
-        prompt = self._prompts.get(normalised(caption))
+        prompt = self._prompts.get(normalise_text(caption))
         return (prompt.questions, prompt.left_out) if prompt else ((), {})
 
     def _texts(self, category: str) -> list[str]:

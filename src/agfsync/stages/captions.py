@@ -19,7 +19,7 @@ from agfsync.engine.progress import Task
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import CaptionWriter
-from agfsync.language.text import count_words, normalised
+from agfsync.language.text import count_words, normalise_text
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, digest, seed_of
 from agfsync.stages import VERSIONS, Context
@@ -46,7 +46,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     settings = context.recipe.captions
     given = captions_given(context)
-    taken = {normalised(each.text) for each in given.values()}
+    taken = {normalise_text(each.text) for each in given.values()}
     prompts = _read_prompts(context, taken) if settings.source else None
     with at_work(context, STAGE, settings, instead=prompts) as desk:
         asked = _asked(context.recipe)
@@ -103,7 +103,7 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     written = Written(source, similarity, set(taken))
     mine = [unit for unit in context.run.made(STAGE) if unit.startswith(f"{source}/")]
     for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
-        if normalised(each.text) not in taken:
+        if normalise_text(each.text) not in taken:
             written.add(unit, each)
     return written
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from agfsync.chat.side_by_side import side_by_side
+from agfsync.chat.threads import map_in_threads
 from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import SourceQuestion
@@ -85,7 +85,7 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
 
 
 def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
-    for outcome in side_by_side(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
+    for outcome in map_in_threads(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
         desk.account.note()
         yield outcome
 
