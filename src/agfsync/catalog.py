@@ -55,7 +55,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "huggingface": "agfsync.formats.huggingface:HuggingFace",
         "hpdv2": "agfsync.formats.hpdv2:HPDv2",
         "hpdv1": "agfsync.formats.hpdv1:HPDv1",
-        "imagereward": "agfsync.formats.imagereward:ImageReward",
+        "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",

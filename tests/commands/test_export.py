@@ -11,7 +11,7 @@ from agfsync.errors import FormatError, RecipeError, RunError
 from agfsync.files.images import decode
 from agfsync.formats import pick_a_pic
 from agfsync.formats.huggingface import HuggingFace
-from agfsync.formats.selection import read_selectors
+from agfsync.formats.writing import read_selectors
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Pair
 from agfsync.stages.report.verdict import role_of

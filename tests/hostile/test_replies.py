@@ -18,7 +18,7 @@ from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.errors import NoReplyError
 from agfsync.language.captions import Descriptions, LanguageModelCaptions
 from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
 from agfsync.stages import Context, captions, questions
 from agfsync.stages.checking import LONGEST_CAPTION, LONGEST_QUESTION, sift, sift_captions
@@ -196,7 +196,7 @@ def _check(question: Question, caption: str) -> None:
     """It is a question that the caption answers, and a row that a table can hold."""
     assert question.text in GOOD_QUESTIONS | PLAIN, question.text
     assert question.answer == "yes" and question.element_type in get_args(ElementType)
-    assert any(word in caption for word in normalised(question.element).split())
+    assert any(word in caption for word in normalise_text(question.element).split())
     assert len(question.text) <= LONGEST_QUESTION < LONGEST_CAPTION
     for text in (question.text, question.element):
         assert text == one_line(text) and text.encode()

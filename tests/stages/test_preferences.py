@@ -13,7 +13,7 @@ from agfsync import pipeline
 from agfsync.commands.inspect import inspect
 from agfsync.errors import BudgetError
 from agfsync.files.images import decode, encode
-from agfsync.formats.judgements import OVERRULED, REPEATED
+from agfsync.formats.pairing import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
 from agfsync.store import Run

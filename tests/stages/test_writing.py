@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from agfsync.chat.meter import Tokens
+from agfsync.chat.meter import TokenCount
 from agfsync.errors import RecipeError
 from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages import Context, writing
@@ -34,8 +34,8 @@ def test_what_was_spent_is_entered_however_the_work_ends(context: Context) -> No
     settings = Captions(writer=MODEL)
     for cost in (7, 14):
         with pytest.raises(KeyboardInterrupt), writing.at_work(context, "captions", settings) as desk:
-            with desk.account.meter.request(Tokens(10, 10)) as count:
-                count(Tokens(4, 3))
+            with desk.account.meter.request(TokenCount(10, 10)) as count:
+                count(TokenCount(4, 3))
             raise KeyboardInterrupt
         entered = ledger.spent(context.run.path, "captions")
         assert entered["input_tokens"] + entered["output_tokens"] == cost

@@ -10,7 +10,7 @@ from agfsync import __version__, catalog
 from agfsync.errors import FormatError, RunError
 from agfsync.files.atomic import guarded
 from agfsync.formats import Dataset, PairWriter, WrittenPair
-from agfsync.formats.sources import formats
+from agfsync.formats.sources import find_formats
 from agfsync.recipe import Captions, Questions, Recipe, load
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import GENERATORS
@@ -54,7 +54,7 @@ def export(path: Path, name: str, out: Path) -> Mapping[str, int]:
 def _writer(name: str) -> PairWriter:
     writer = catalog.find("formats", name)()
     if not isinstance(writer, PairWriter):
-        raise FormatError(f"{name} can be read and not written: there are {', '.join(formats(PairWriter))}")
+        raise FormatError(f"{name} can be read and not written: there are {', '.join(find_formats(PairWriter))}")
     return writer
 
 

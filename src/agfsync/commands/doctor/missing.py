@@ -6,8 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from agfsync.chat.connection import address_fault, open_client
-from agfsync.chat.endpoint import BASE_URL, Endpoint
+from agfsync.chat.endpoint import BASE_URL, Endpoint, find_address_fault, open_client
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.findings import Findings, Need
 from agfsync.commands.doctor.page import size, span
@@ -53,7 +52,7 @@ def servers(recipe: Recipe, findings: Findings) -> None:
             open_client(endpoint).close()
         except ModelError as fault:
             findings.add(f"{where}: {fault}", blocks=True)
-        if not (address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
+        if not (find_address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
             findings.add(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True)
 
 
