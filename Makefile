@@ -33,6 +33,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words --check
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
