@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agfsync.config import Recipe, check, dump
-from agfsync.progress import Silent
 
+from agfsync.engine.progress import Silent
+from agfsync.recipe import Recipe, check, dump
 from agfsync.stages import Context
 from agfsync.store import Run
 

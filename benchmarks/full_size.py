@@ -24,10 +24,11 @@ from sizes import save_blip2, save_sd15, save_sdxl
 
 from agfsync import catalog
 from agfsync.scorers.vqa import Vqa
+from agfsync.training import loop
 from agfsync.training.batches import EncodedPairs
-from agfsync.training.loop import Plan, align
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 
 SAVE = {
@@ -128,7 +129,7 @@ def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed
     pairs = EncodedPairs(
         torch.randn(2 * options.pairs, 4, side, side), conditioning, rows, rows + options.pairs, torch.zeros_like(rows)
     )
-    plan = Plan(
+    plan = TrainingPlan(
         steps=options.repeats + 1,
         batch=options.pairs,
         learning_rate=1e-6,
@@ -139,7 +140,10 @@ def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed
     with tempfile.TemporaryDirectory() as log:
         told: Callable[[Any], None] = lambda figures: taken.append(figures["seconds"])  # noqa: E731
         forgetful: Any = Forgetful()
-        align(denoiser, reference, DiffusionDPO(2000.0), pairs, plan, forgetful, Path(log) / "metrics.jsonl", told)
+        objective = DiffusionDPO(2000.0).objective(pairs, plan)
+        loop.train(
+            Actor(denoiser, reference, plan.precision), objective, plan, forgetful, Path(log) / "metrics.jsonl", told
+        )
     # Winner and loser, each once through the reference and three times' worth through the network; a LoRA's backward
     # pass makes no gradient of the frozen weights.
     work = 2 * FORWARD[name] * (1 + (2 if lora else 3))

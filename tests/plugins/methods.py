@@ -5,8 +5,8 @@ import os
 import torch
 from torch import Tensor
 
-from agfsync.training import PairErrors
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.methods.pairs import PairErrors
 
 STEPS = 3
 """after which `Failing` fails"""

@@ -21,8 +21,8 @@ from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, training
 from agfsync.store import Run
 from agfsync.training.batches import EncodedPairs
-from agfsync.training.loop import pair_errors
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.methods.pairs import pair_errors
 from agfsync.training.noising import draw_noise
 from agfsync.training.reference import FrozenCopy
 

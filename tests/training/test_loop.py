@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from agfsync.errors import DivergedError
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.training import PairErrors, Reference
+from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.loop import Plan, align, learning_rate, pair_errors
+from agfsync.training.loop import learning_rate, train
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.methods.pairs import PairErrors, PairObjective, pair_errors
 from agfsync.training.noising import draw_noise
+from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 
-PLAN = Plan(steps=6, batch=3, learning_rate=1e-3, seed=11, warmup=2, precision="fp32", checkpoint_every=2)
+PLAN = TrainingPlan(steps=6, batch=3, learning_rate=1e-3, seed=11, warmup=2, precision="fp32", checkpoint_every=2)
 METHOD = DiffusionDPO(beta=500.0)
 Line = dict[str, float]
 
@@ -53,14 +55,15 @@ class Session:
     model: Path
     folder: Path
     pairs: EncodedPairs
-    plan: Plan = PLAN
+    plan: TrainingPlan = PLAN
     lora: bool = False
     digest: str = "a"
 
     def go(self, tell: Callable[[Line], None] = lambda line: None) -> tuple[StableDiffusion, Reference]:
         denoiser, reference = prepare(self.model, self.lora, self.plan.precision)
         checkpoints = Checkpoints(self.folder / "checkpoints", self.digest)
-        align(denoiser, reference, METHOD, self.pairs, self.plan, checkpoints, self.log, lambda line: tell(dict(line)))
+        actor, objective = Actor(denoiser, reference, self.plan.precision), METHOD.objective(self.pairs, self.plan)
+        train(actor, objective, self.plan, checkpoints, self.log, lambda line: tell(dict(line)))
         return denoiser, reference
 
     @property
@@ -134,7 +137,8 @@ def test_divergence_stops_before_the_weights_are_spoilt(
     denoiser, reference = prepare(tiny_generator, False, "fp32")
     checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
     with pytest.raises(DivergedError, match="loss is .* at step 3; lower training.learning_rate") as caught:
-        align(denoiser, reference, Poisoned(poison), pairs, PLAN, checkpoints, tmp_path / "log", lambda line: None)
+        objective = PairObjective(Poisoned(poison).loss, pairs, PLAN)
+        train(Actor(denoiser, reference), objective, PLAN, checkpoints, tmp_path / "log", lambda line: None)
     assert "\n" not in str(caught.value)
     assert torch.isfinite(weights(denoiser.network)).all()
     assert checkpoints.last() == 2
@@ -145,7 +149,8 @@ def test_an_infinite_gradient_diverges(tiny_generator: Path, pairs: EncodedPairs
     next(denoiser.network.parameters()).register_hook(lambda gradient: gradient * math.inf)
     checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
     with pytest.raises(DivergedError, match="gradient is .* at step 1"):
-        align(denoiser, reference, METHOD, pairs, PLAN, checkpoints, tmp_path / "log", lambda line: None)
+        objective = METHOD.objective(pairs, PLAN)
+        train(Actor(denoiser, reference), objective, PLAN, checkpoints, tmp_path / "log", lambda line: None)
 
 
 def test_learning_rate() -> None:

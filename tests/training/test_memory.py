@@ -11,15 +11,16 @@ from methods import Narrow
 from torch import Tensor
 
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.training import PairErrors
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.loop import Plan, align
+from agfsync.training.loop import train
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.methods.pairs import PairErrors
+from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff
 
-PLAN = Plan(steps=4, batch=5, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
+PLAN = TrainingPlan(steps=4, batch=5, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
 
 
 class Session:
@@ -28,7 +29,7 @@ class Session:
     def __init__(self, model: Path, pairs: EncodedPairs, folder: Path) -> None:
         self.model, self.pairs, self.folder, self.said = model, pairs, folder, list[str]()
 
-    def __call__(self, method: DiffusionDPO, plan: Plan, until: int | None = None) -> Tensor:
+    def __call__(self, method: DiffusionDPO, plan: TrainingPlan, until: int | None = None) -> Tensor:
         denoiser = StableDiffusion(str(self.model), device="cpu")
         add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
         checkpoints, log = Checkpoints(self.folder / "checkpoints", "a"), self.folder / "log"
@@ -37,8 +38,9 @@ class Session:
             if line["step"] == until:
                 raise KeyboardInterrupt
 
-        reference = AdaptersOff(denoiser.network)
-        align(denoiser, reference, method, self.pairs, plan, checkpoints, log, tell, say=self.said.append)
+        actor = Actor(denoiser, AdaptersOff(denoiser.network), plan.precision)
+        objective = method.objective(self.pairs, plan)
+        train(actor, objective, plan, checkpoints, log, tell, say=self.said.append)
         return torch.cat([p.detach().flatten() for p in denoiser.network.parameters() if p.requires_grad])
 
     def lines(self) -> list[dict[str, float]]:

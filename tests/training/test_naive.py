@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from agfsync import catalog
 from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.models.tensors import to_tensor
-from agfsync.training import Method, Reference
+from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs
-from agfsync.training.loop import LossSpace, pair_errors
 from agfsync.training.lora import add_adapters
+from agfsync.training.methods.pairs import PairMethod, pair_errors
 from agfsync.training.noising import PairNoise, draw_noise
+from agfsync.training.objective import LossSpace
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 
 BETA, GAMMA = 50.0, 5.0
@@ -150,7 +151,7 @@ def test_losses_and_gradients_agree(
     nudge(denoiser.network)
     trained = [p for p in denoiser.network.parameters() if p.requires_grad]
 
-    method: Method = catalog.build("methods", {"type": kind, "beta": BETA})
+    method: PairMethod = catalog.build("methods", {"type": kind, "beta": BETA})
     batch = encoded(denoiser).batch(torch.arange(PAIRS), denoiser.device)
     loss, _ = method.loss(pair_errors(denoiser, reference, batch, NOISE, "fp32", gamma, space))
     gradients = torch.autograd.grad(loss, trained)

@@ -16,15 +16,16 @@ from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.training import loop
 from agfsync.training.batches import EncodedPairs, dropped_of_step
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.loop import Plan, align
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.precision import loss_scaler
+from agfsync.training.processes import ALONE
 from agfsync.training.reference import AdaptersOff
 from agfsync.training.state import Average, make_optimizer
 
 CPU = torch.device("cpu")
-PLAN = Plan(steps=4, batch=5, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
+PLAN = TrainingPlan(steps=4, batch=5, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
 
 
 class Killed(Exception):
@@ -37,7 +38,7 @@ class Trainer:
     def __init__(self, model: Path, pairs: EncodedPairs, folder: Path) -> None:
         self.model, self.pairs, self.folder, self.overflows = model, pairs, folder, False
 
-    def __call__(self, name: str, plan: Plan, until: int | None = None) -> Tensor:
+    def __call__(self, name: str, plan: TrainingPlan, until: int | None = None) -> Tensor:
         denoiser = StableDiffusion(str(self.model), device="cpu")
         add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
         if self.overflows:
@@ -50,8 +51,9 @@ class Trainer:
 
         folder = self.folder / name
         checkpoints = Checkpoints(folder / "checkpoints", "a")
-        reference, method = AdaptersOff(denoiser.network), DiffusionDPO(500.0)
-        align(denoiser, reference, method, self.pairs, plan, checkpoints, folder / "log", tell)
+        actor = Actor(denoiser, AdaptersOff(denoiser.network), plan.precision)
+        objective = DiffusionDPO(500.0).objective(self.pairs, plan)
+        loop.train(actor, objective, plan, checkpoints, folder / "log", tell)
         return torch.cat([p.detach().flatten() for p in denoiser.network.parameters() if p.requires_grad])
 
     def lines(self, name: str) -> list[dict[str, float]]:
@@ -99,8 +101,10 @@ def test_gradients_of_the_parts_add_up(
         add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
         plan = replace(PLAN, accumulate=parts)
         state = loop.TrainingState.of(denoiser.network, "adamw", 0.0, loss_scaler(CPU, "fp32"), None)
-        task = loop.Task(denoiser, AdaptersOff(denoiser.network), DiffusionDPO(500.0), pairs, plan)
-        loop._gradient(task, state, 0)
+        actor, objective = Actor(denoiser, AdaptersOff(denoiser.network)), DiffusionDPO(500.0).objective(pairs, plan)
+        training = loop._Training(actor, objective, plan, ALONE, print)
+        (batch,) = objective.collect(actor, 0, torch.arange(plan.batch))
+        loop._backward(training, state, batch, len(batch))
         gradients.append(torch.cat([p.grad.flatten() for p in state.parameters.values() if p.grad is not None]))
     scale = gradients[0].abs().max()
     assert scale > 0
@@ -116,7 +120,7 @@ def test_gradient_checkpointing_gives_the_same(train: Trainer) -> None:
 
 def test_a_network_that_cant_recompute_says_so() -> None:
     with pytest.raises(ModelError, match="gradient_checkpointing to false"):
-        loop._recompute_activations(nn.Linear(2, 2))
+        loop._enable_gradient_checkpointing(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("options", [{"ema": 0.9}, {"caption_dropout": 0.5}, {"accumulate": 2}])

@@ -12,19 +12,21 @@ from torch import Tensor, nn
 
 from agfsync.files.tensors import write_tensors
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.training import PairErrors, Reference
+from agfsync.training import Reference
 from agfsync.training import loop as training
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.loop import Plan, align
+from agfsync.training.loop import train
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.methods.pairs import PairErrors
 from agfsync.training.metrics import MetricsLog
+from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.precision import autocast
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 from agfsync.training.state import TrainingState
 
-PLAN = Plan(
+PLAN = TrainingPlan(
     steps=5,
     batch=4,
     learning_rate=1e-3,
@@ -52,14 +54,18 @@ class Session:
     model: Path
     folder: Path
     pairs: EncodedPairs
-    plan: Plan
+    plan: TrainingPlan
     lora: bool
 
     def go(self) -> tuple[StableDiffusion, Reference]:
         denoiser = StableDiffusion(str(self.model), device="cpu")
         reference = frozen(denoiser, self.lora, self.plan.precision)
         checkpoints = Checkpoints(self.folder / "checkpoints", "a")
-        align(denoiser, reference, Method(500.0), self.pairs, self.plan, checkpoints, self.log, lambda line: None)
+        actor, objective = (
+            Actor(denoiser, reference, self.plan.precision),
+            Method(500.0).objective(self.pairs, self.plan),
+        )
+        train(actor, objective, self.plan, checkpoints, self.log, lambda line: None)
         return denoiser, reference
 
     @property

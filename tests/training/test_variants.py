@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from agfsync import catalog
-from agfsync.training import Method, PairErrors
 from agfsync.training.methods.hinge import diffusion_hinge
 from agfsync.training.methods.ipo import diffusion_ipo
+from agfsync.training.methods.pairs import PairErrors, PairMethod
 
 
 def errors(*columns: list[float]) -> PairErrors:
@@ -60,7 +60,7 @@ def test_hinge_is_done_with_a_pair_of_margin_one() -> None:
 
 @pytest.mark.parametrize(("name", "loss"), [("dpo", 0.6931472), ("ipo", 0.25), ("hinge", 1.0)])
 def test_each_is_in_the_catalog_and_starts_at_its_own_value(name: str, loss: float) -> None:
-    method: Method = catalog.build("methods", {"type": name, "beta": 2000.0})
+    method: PairMethod = catalog.build("methods", {"type": name, "beta": 2000.0})
     value, metrics = method.loss(UNTRAINED)
     assert value.item() == pytest.approx(loss)
     assert metrics["implicit_accuracy"] == 0.5
@@ -68,7 +68,7 @@ def test_each_is_in_the_catalog_and_starts_at_its_own_value(name: str, loss: flo
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "hinge"])
 def test_parts_of_a_batch_average_to_the_whole(name: str) -> None:
-    method: Method = catalog.build("methods", {"type": name, "beta": 20.0})
+    method: PairMethod = catalog.build("methods", {"type": name, "beta": 20.0})
     whole, metrics = method.loss(TWO)
     columns = (TWO.winner_P, TWO.loser_P, TWO.winner_reference_P, TWO.loser_reference_P)
     parts = [method.loss(PairErrors(*(column[place : place + 1] for column in columns))) for place in (0, 1)]

@@ -23,16 +23,17 @@ from agfsync.files.images import decode
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.pretrained import torch_device
-from agfsync.recipe import GeneratorSettings, LoraSettings, Recipe, Training
+from agfsync.recipe import GeneratorSettings, LoraSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
 from agfsync.stages import EARLIER, MODEL, Context, generator_source
 from agfsync.store.streams import some_of
-from agfsync.training import Conditioning, Denoiser, Method, Reference
+from agfsync.training import Conditioning, Denoiser, Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.loop import Plan, align
+from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.metrics import read_metrics
+from agfsync.training.objective import Actor, Method, TrainingPlan
 from agfsync.training.precision import loss_scaler
 from agfsync.training.processes import ALONE, together
 from agfsync.training.publish.card import Facts, model_card
@@ -44,8 +45,6 @@ from agfsync.training.trainable import missing_of, untrainable_type
 STAGE = "training"
 ENCODED_AT_ONCE = 32
 """Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
-TRENDS = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
-"""Figures of which the notes hold the mean over the last tenth of the steps."""
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -66,9 +65,8 @@ def run(context: Context) -> Mapping[str, Any]:
     denoiser = _denoiser(recipe)
     loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
     pairs = _encoded(context, denoiser, _cache(context))
-    # Made before a checkpoint is put in place: the reference is the base and never moves.
-    reference = _reference(denoiser, settings, seed_of(recipe.seed, "lora"))
     method, checkpoints, plan = _method(recipe), _checkpoints(context), _plan(recipe)
+    actor = _actor(recipe, denoiser, method)
     log, done = _log(context), checkpoints.last()
     if done < plan.steps and launched.count() > 1:
         context.progress.say(f"{STAGE}: by {launched.count()} processes")
@@ -81,14 +79,14 @@ def run(context: Context) -> Mapping[str, Any]:
     ):
 
         def tell(line: Mapping[str, float]) -> None:
-            task.advance(1, loss=line["loss"], accuracy=line["implicit_accuracy"])
+            task.advance(1, **{name.rpartition("_")[2]: line[name] for name in method.curves[:2]})
             log_elsewhere(line)
 
-        say = context.progress.say
-        align(denoiser, reference, method, pairs, plan, checkpoints, log, tell, processes=processes, say=say)
+        objective, say = method.objective(pairs, plan), context.progress.say
+        train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say)
     _put(context.run.path / MODEL, lambda beside: _save(recipe, denoiser, pairs, beside))
     lines = read_metrics(log)
-    return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines)
+    return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines, method.curves)
 
 
 def help_train(context: Context) -> None:
@@ -104,9 +102,9 @@ def help_train(context: Context) -> None:
         if pairs is None:
             raise RunError(f"{_cache(context)} isn't there: the run's folder must be on a disk that all share")
         denoiser = _denoiser(recipe)
-        reference = _reference(denoiser, recipe.training, seed_of(recipe.seed, "lora"))
         method, checkpoints, plan, log = _method(recipe), _checkpoints(context), _plan(recipe), _log(context)
-        align(denoiser, reference, method, pairs, plan, checkpoints, log, lambda line: None, processes=processes)
+        actor, objective = _actor(recipe, denoiser, method), method.objective(pairs, plan)
+        train(actor, objective, plan, checkpoints, log, lambda line: None, processes=processes)
 
 
 def _cache(context: Context) -> Path:
@@ -126,8 +124,8 @@ def _method(recipe: Recipe) -> Method:
     return method
 
 
-def _plan(recipe: Recipe) -> Plan:
-    return Plan(seed=recipe.seed, **recipe.training.model_dump(exclude={"method", "trackers"}))
+def _plan(recipe: Recipe) -> TrainingPlan:
+    return TrainingPlan(seed=recipe.seed, **recipe.training.model_dump(exclude={"method", "trackers"}))
 
 
 def _denoiser(recipe: Recipe) -> Denoiser:
@@ -147,14 +145,18 @@ def _denoiser(recipe: Recipe) -> Denoiser:
     return trained
 
 
-def _reference(denoiser: Denoiser, settings: Training, seed: int) -> Reference:
+def _actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
+    """Make the network ready to train, before a checkpoint is put in place: the reference is the base."""
+    settings = recipe.training
+    reference: Reference | None
     lora = settings.method.lora
-    if lora is None:
-        copy = FrozenCopy(denoiser.network, settings.precision)
+    if lora is not None:
+        add_adapters(denoiser.network, lora.rank, _strength(lora), seed_of(recipe.seed, "lora"))
+        reference = AdaptersOff(denoiser.network)
+    else:
+        reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
         denoiser.network.requires_grad_(True)
-        return copy
-    add_adapters(denoiser.network, lora.rank, _strength(lora), seed)
-    return AdaptersOff(denoiser.network)
+    return Actor(denoiser, reference, settings.precision)
 
 
 def _strength(lora: LoraSettings) -> float:
@@ -296,13 +298,15 @@ def _put(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _notes(denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Counts, and the means over the last tenth of the steps."""
+def _notes(
+    denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
+) -> dict[str, Any]:
+    """Return counts, and the means of `curves` over the last tenth of the steps."""
     last = lines[-max(1, len(lines) // 10) :]
     return {
         "pairs": pairs,
         "steps": len(lines),
         "trained_parameters": sum(p.numel() for p in denoiser.network.parameters() if p.requires_grad),
         "step_seconds": sum(line["seconds"] for line in lines),
-        **{name: fmean(line[name] for line in last) for name in TRENDS if last},
+        **{name: fmean(line[name] for line in last) for name in curves if last},
     }

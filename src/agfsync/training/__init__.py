@@ -6,7 +6,6 @@ T tokens, D embedding width, N diffusion timesteps.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,9 +17,8 @@ Conditioning = Mapping[str, Tensor]
 """What a prompt, or a picture itself, says to the denoiser: named tensors, one row for each."""
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """What alignment needs of a generator: its network, its noise schedule, and the way into its latent space."""
+class TrainableModel(Protocol):
+    """What the training loop needs of a model: a diffusion model, or a reward model."""
 
     @property
     def device(self) -> torch.device: ...
@@ -29,6 +27,15 @@ class Denoiser(Protocol):
     def network(self) -> nn.Module:
         """The network that is trained."""
         ...
+
+    def save(self, folder: Path) -> None:
+        """Write the whole model, with the network as it now is."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(TrainableModel, Protocol):
+    """What alignment needs of a diffusion model: also its noise schedule, and the way into its latent space."""
 
     @property
     def alphas_cumprod_N(self) -> Tensor:
@@ -59,10 +66,6 @@ class Denoiser(Protocol):
         """What `network`, this generator's or a copy of it, predicts: (B, C, H, W)."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Writes the whole generator, with the network as it now is."""
-        ...
-
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Writes a LoRA of the network, `weights` by peft's names."""
         ...
@@ -73,29 +76,4 @@ class Reference(Protocol):
 
     def __call__(self) -> AbstractContextManager[nn.Module]:
         """A context in which its network predicts as the base does and nothing is recorded for a gradient."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PairErrors:
-    """Mean squared errors of a batch of pairs, each float32 (P,): the trained network's and the reference's.
-
-    Where the recipe asks for it they are weighted by the timestep, which a pair's four errors share.
-    """
-
-    winner_P: Tensor
-    loser_P: Tensor
-    winner_reference_P: Tensor
-    loser_reference_P: Tensor
-
-
-class Method(Protocol):
-    """An alignment objective; its settings are the recipe's `training.method`."""
-
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and the scalars to log beside it: all means over the pairs, so that of parts of a
-        batch their mean is the whole's.
-
-        Among the latter are loss, implicit_accuracy, winner_error_change and loser_error_change.
-        """
         ...

@@ -19,7 +19,7 @@ FORMAT = "2"
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class LatentBatch:
     """Some pairs: clean latents (2P, C, H, W) and conditioning (2P rows), the winners first, then their losers."""
 
     latents_BCHW: Tensor
@@ -44,7 +44,7 @@ class EncodedPairs:
     def __len__(self) -> int:
         return len(self.winner_P)
 
-    def batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> Batch:
+    def batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> LatentBatch:
         """The pairs at `rows`, on `device`; those of them that are `dropped`, bool (P,), under the empty prompt.
 
         A pair's winner and its loser lose their caption together: else the caption itself would tell them apart.
@@ -56,7 +56,7 @@ class EncodedPairs:
         conditioning = {name: tensor[prompts_P.repeat(2)] for name, tensor in self.conditioning.items()}
         conditioning |= {name: tensor[images_B] for name, tensor in self.pictures.items()}
         there = {name: tensor.to(device) for name, tensor in conditioning.items()}
-        return Batch(self.latents_ICHW[images_B].to(device), there)
+        return LatentBatch(self.latents_ICHW[images_B].to(device), there)
 
     def save(self, path: Path, digest: str) -> None:
         """Keeps them at `path` for a resume."""

@@ -24,7 +24,12 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainingState) -> None:
         """Keeps the state after `step` steps, and the last one before it."""
-        head = {"digest": self.digest, "step": str(step), "updates": str(_updates(state, step))}
+        head = {
+            "digest": self.digest,
+            "step": str(step),
+            "updates": str(state.updates),
+            "moves": str(_count_moves(state)),
+        }
         head |= {"scaler": json.dumps(state.scaler.state_dict()), "parts": str(state.parts)}
         write_tensors(self._path(step), _tensors(state), head)
         kept = [path for _, path in self._found()[:KEPT]]
@@ -46,7 +51,7 @@ class Checkpoints:
         for step, path in self._found():
             found = read_tensors(path)
             if found is not None:
-                _put(found, step, state)
+                _put(found, state)
                 return step
         return 0
 
@@ -72,18 +77,18 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors
 
 
-def _updates(state: TrainingState, step: int) -> int:
-    """How often the optimizer has moved the weights: where a loss's scale was too large it has not, in that step."""
+def _count_moves(state: TrainingState) -> int:
+    """Return how often the optimizer has moved the weights: fewer than the updates where fp16 overflowed."""
     counts = [float(moments[COUNT]) for moments in state.optimizer.state.values() if COUNT in moments]
-    return int(max(counts, default=0)) if state.scaler.is_enabled() else step
+    return int(max(counts, default=0))
 
 
 @torch.no_grad()
-def _put(found: TensorFile, step: int, state: TrainingState) -> None:
+def _put(found: TensorFile, state: TrainingState) -> None:
     """Copied into place, which keeps each tensor's memory layout and so the order in which sums over it are rounded."""
-    updates = int(found.metadata.get("updates", step))
-    state.scaler.load_state_dict(json.loads(found.metadata.get("scaler", "{}")))
-    state.parts = int(found.metadata.get("parts", 1))
+    state.updates, moves = int(found.metadata["updates"]), int(found.metadata["moves"])
+    state.scaler.load_state_dict(json.loads(found.metadata["scaler"]))
+    state.parts = int(found.metadata["parts"])
     kinds: dict[str, dict[str, Tensor]] = {name: {} for name in state.parameters}
     for key, tensor in found.tensors.items():
         kind, _, name = key.partition(".")
@@ -95,7 +100,7 @@ def _put(found: TensorFile, step: int, state: TrainingState) -> None:
             state.average.weights[name].copy_(average)
         moments = {kind: _like(parameter, tensor) for kind, tensor in kinds[name].items()}
         if moments:
-            state.optimizer.state[parameter] = {COUNT: _count(updates, parameter, state.optimizer), **moments}
+            state.optimizer.state[parameter] = {COUNT: _count(moves, parameter, state.optimizer), **moments}
 
 
 def _like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
@@ -104,9 +109,9 @@ def _like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
     return torch.zeros_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
-def _count(updates: int, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | int:
+def _count(moves: int, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | int:
     """As each optimizer keeps it: torch's as a tensor, on the device where it is fused."""
     if not isinstance(optimizer, torch.optim.AdamW):
-        return updates
+        return moves
     fused = optimizer.defaults.get("fused")
-    return torch.tensor(float(updates), device=parameter.device if fused else "cpu")
+    return torch.tensor(float(moves), device=parameter.device if fused else "cpu")

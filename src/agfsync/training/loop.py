@@ -1,6 +1,6 @@
-"""The training loop, the same for every method.
+"""The training loop, the same for every method: collect a step's batches, take an optimizer step on each.
 
-Whatever is random in a step follows from (seed, step), so that a resume is exact.
+All randomness of a step follows from (seed, step), so that a resume is exact.
 """
 
 import math
@@ -9,125 +9,76 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agfsync.engine.memory import release
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
-from agfsync.training import Denoiser, Method, PairErrors, Reference
 from agfsync.training.attention import trainable_attention
-from agfsync.training.batches import Batch, EncodedPairs, dropped_of_step, rows_of_step
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.metrics import MetricsLog
-from agfsync.training.noising import (
-    PairNoise,
-    add_noise,
-    draw_noise,
-    epsilon_weight,
-    min_snr_weight,
-    squared_error,
-    target,
-)
-from agfsync.training.precision import autocast, loss_scaler
+from agfsync.training.objective import Actor, Batch, Objective, TrainingPlan
+from agfsync.training.precision import loss_scaler
 from agfsync.training.processes import ALONE, Processes
 from agfsync.training.state import TrainingState
 
-Tell = Callable[[Mapping[str, float]], None]
-"""Is told the figures of each step, as the log has them."""
-LossSpace = Literal["model", "epsilon"]
-Say = Callable[[str], None]
-"""Is told of what changes by the way."""
-
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long and how fast to train. `batch` is in pairs, `warmup` and `checkpoint_every` in steps.
+class _Training:
+    """The parts of a training that stay the same from step to step."""
 
-    A step's pairs go through the networks in `accumulate` parts, one after the other, which changes no more than the
-    last bits of the step; several processes share the parts. `ema` is the decay of the weights' average. `loss_space`
-    is whose errors the loss takes: what the network predicts, or the noise.
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-    seed: int
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: int = 0
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    checkpoint_every: int = 50
-    accumulate: int = 1
-    gradient_checkpointing: bool = False
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    ema: float | None = None
-    min_snr_gamma: float | None = None
-    caption_dropout: float = 0.0
-    loss_space: LossSpace = "model"
+    actor: Actor
+    objective: Objective
+    plan: TrainingPlan
+    processes: Processes
+    say: Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is trained, towards what, on what, and how."""
-
-    denoiser: Denoiser
-    reference: Reference
-    method: Method
-    pairs: EncodedPairs
-    plan: Plan
-    processes: Processes = ALONE
-    say: Say = lambda text: None
-
-
-def align(
-    denoiser: Denoiser,
-    reference: Reference,
-    method: Method,
-    pairs: EncodedPairs,
-    plan: Plan,
+def train(
+    actor: Actor,
+    objective: Objective,
+    plan: TrainingPlan,
     checkpoints: Checkpoints,
     log: Path,
-    tell: Tell,
+    on_step: Callable[[Mapping[str, float]], None],
     *,
     processes: Processes = ALONE,
-    say: Say = lambda text: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Trains `denoiser`'s network in place on `pairs`, from the last checkpoint if there is one.
+    """Train the actor's network in place, from the last checkpoint if there is one.
 
-    It ends as its last weights, or as their average where the plan asks for one.
+    The network ends with its last weights, or with their average where the plan asks for one.
 
-    Each step's figures go to `log`, a JSON line each: step (1 for the first), the method's metrics, gradient_norm
-    (before it is clipped; 0 in a step that is left out because fp16 overflowed), learning_rate and seconds; with fp16
-    also loss_scale.
+    Each step's figures go to `log`, a JSON line each, and to `on_step`: step (1 for the first), the objective's
+    metrics, gradient_norm (before it is clipped; 0 in a step that is left out because fp16 overflowed), learning_rate
+    and seconds; with fp16 also loss_scale. Of a step with several batches they are the means.
 
-    Of several `processes`, all of which must call this alike, each does its share of every step, and all end with the
-    same weights; the first alone writes and tells. A step that doesn't fit into memory is done again in twice as many
-    parts, down to one pair each, and so are those after it, also after a resume.
+    All of several `processes` must call this alike. Each does its share of every step, and all end with the same
+    weights; only the first writes and reports. A batch that doesn't fit into memory is split into twice as many parts,
+    down to one row each, and so are those after it, also after a resume.
 
     Raises:
         DivergedError: a loss or gradient isn't finite; the weights are those of the step before.
         RecipeError: the plan needs a package or an accelerator that isn't there.
-        ModelError: the network can't do without keeping its activations, and the plan says that it shall.
+        ModelError: the network has no gradient checkpointing, and the plan asks for it.
         StoreError: a checkpoint or the log can't be written.
-        PeerError: another process is gone, or begins elsewhere.
+        PeerError: another process is gone, or starts from another checkpoint.
     """
     if plan.gradient_checkpointing:
-        _recompute_activations(denoiser.network)
-    scaler = loss_scaler(denoiser.device, plan.precision)
-    state = TrainingState.of(denoiser.network, plan.optimizer, plan.weight_decay, scaler, plan.ema)
-    task = Task(denoiser, reference, method, pairs, plan, processes, say)
+        _enable_gradient_checkpointing(actor.network)
+    scaler = loss_scaler(actor.device, plan.precision)
+    state = TrainingState.of(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema)
+    training = _Training(actor, objective, plan, processes, say)
     done = checkpoints.restore(state)
     if not processes.agree(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
     writing = MetricsLog(log, done) if processes.is_first else nullcontext()
-    with writing as metrics, trainable_attention(denoiser.device):
+    with writing as metrics, trainable_attention(actor.device):
         for step in range(done, plan.steps):
             started = time.perf_counter()
             rate = learning_rate(plan, step)
-            figures = _update(task, state, step, rate)
+            figures = _run_step(training, state, step, rate)
             if metrics is None:
                 continue
             line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": time.perf_counter() - started}
@@ -135,13 +86,13 @@ def align(
             if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
                 metrics.flush()
                 checkpoints.save(step + 1, state)
-            tell(line)
+            on_step(line)
     if state.average is not None:
         state.average.put(state.parameters)
 
 
-def learning_rate(plan: Plan, step: int) -> float:
-    """A straight rise over the warm-up; then as it is, or down half a cosine that would reach 0 after the last step."""
+def learning_rate(plan: TrainingPlan, step: int) -> float:
+    """Return the rate of a step: a linear warm-up, then constant or half a cosine that reaches 0 after the last."""
     if step < plan.warmup:
         return plan.learning_rate * (step + 1) / plan.warmup
     if plan.schedule == "constant":
@@ -150,147 +101,103 @@ def learning_rate(plan: Plan, step: int) -> float:
     return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def pair_errors(
-    denoiser: Denoiser,
-    reference: Reference,
-    batch: Batch,
-    noise: PairNoise,
-    precision: str = "fp32",
-    min_snr_gamma: float | None = None,
-    loss_space: LossSpace = "model",
-) -> PairErrors:
-    """The four errors of each pair; winner and loser in one batch, under one noise and timestep.
-
-    With `loss_space` "epsilon" they are weighted by `epsilon_weight`, which makes them the noise's. With
-    `min_snr_gamma` they are weighted by `min_snr_weight`, which gives the same in either space.
-    """
-    noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(denoiser.device)
-    timesteps_B = noise.timesteps_P.repeat(2)
-    alphas_B = denoiser.alphas_cumprod_N[timesteps_B].to(denoiser.device)
-    timesteps_B = timesteps_B.to(denoiser.device)
-    noisy_BCHW = add_noise(batch.latents_BCHW, noise_BCHW, alphas_B)
-    target_BCHW = target(denoiser.prediction_type, batch.latents_BCHW, noise_BCHW, alphas_B)
-    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma, loss_space)
-
-    def errors_of(network: nn.Module) -> Tensor:
-        # A context of its own for each network: autocast keeps rounded weights for as long as the context lasts.
-        with autocast(denoiser.device, precision):
-            predicted_BCHW = denoiser.predict(network, noisy_BCHW, timesteps_B, batch.conditioning)
-        return squared_error(predicted_BCHW, target_BCHW) * weight_B
-
-    with reference() as frozen:
-        base_B = errors_of(frozen)
-    winner_P, loser_P = errors_of(denoiser.network).chunk(2)
-    # A clone is an ordinary tensor again, which any method may use in what it differentiates.
-    winner_reference_P, loser_reference_P = base_B.clone().chunk(2)
-    return PairErrors(winner_P, loser_P, winner_reference_P, loser_reference_P)
-
-
-def _weight(
-    prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None, loss_space: LossSpace
-) -> Tensor | float:
-    if min_snr_gamma is not None:
-        # min-SNR is a weight of x_0's error: that of the noise's, times `epsilon_weight`, is that of v's.
-        return min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
-    return epsilon_weight(prediction_type, alphas_B) if loss_space == "epsilon" else 1.0
-
-
-def _recompute_activations(network: nn.Module) -> None:
-    """Keeps no activations for the backward pass but computes them again: a third more work, a fraction of the memory.
-
-    Raises:
-        ModelError: the network isn't one of diffusers', or can't.
-    """
-    fault = "this model has no gradient checkpointing: set training.gradient_checkpointing to false"
+def _enable_gradient_checkpointing(network: nn.Module) -> None:
     try:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     except (AttributeError, ValueError) as failure:
-        raise ModelError(fault) from failure
+        raise ModelError(
+            "this model has no gradient checkpointing: set training.gradient_checkpointing to false"
+        ) from failure
 
 
-def _update(task: Task, state: TrainingState, step: int, rate: float) -> dict[str, float]:
-    """One step: gradient, then weights. Returns the figures to log."""
-    plan, group = task.plan, state.optimizer.param_groups[0]
-    group["lr"] = rate
-    figures = _whole_gradient(task, state, step)
+def _run_step(training: _Training, state: TrainingState, step: int, rate: float) -> dict[str, float]:
+    """Collect the step's batches and update the weights on each; return the mean figures."""
+    state.optimizer.param_groups[0]["lr"] = rate
+    rows = training.processes.share(training.plan.batch)
+    updates = [
+        _update(training, state, step, batch) for batch in training.objective.collect(training.actor, step, rows)
+    ]
+    return {name: math.fsum(figures[name] for figures in updates) / len(updates) for name in updates[0]}
+
+
+def _update(training: _Training, state: TrainingState, step: int, batch: Batch) -> dict[str, float]:
+    """Take one optimizer step on `batch`: gradient, then weights."""
+    plan = training.plan
+    figures = _sum_gradients(training, state, step, batch)
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(group["params"], plan.max_gradient_norm)
+    norm = nn.utils.clip_grad_norm_(state.optimizer.param_groups[0]["params"], plan.max_gradient_norm)
     scale = state.scaler.get_scale()
-    # A gradient that overflows under a scale only says that it is too large: the step is left out, the scale halved.
+    # A gradient that overflows under a scale only says that it is too large: the update is left out, the scale halved.
     # Without scaling the scale is 1.
     if scale <= 1:
-        _check("gradient", norm.item(), step, plan)
+        _check_finite("gradient", norm.item(), step, plan)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    state.updates += 1
     if state.average is not None:
-        state.average.update(state.parameters, step + 1)
+        state.average.update(state.parameters, state.updates)
     figures["gradient_norm"] = norm.item() if torch.isfinite(norm) else 0.0
     return figures | ({"loss_scale": scale} if state.scaler.is_enabled() else {})
 
 
-def _whole_gradient(task: Task, state: TrainingState, step: int) -> dict[str, float]:
-    """`_gradient`, and the metrics, of all processes."""
-    loss, figures = _gradient_that_fits(task, state, step)
-    loss, *values = task.processes.total([loss, *figures.values()])
-    _check("loss", loss, step, task.plan)
-    task.processes.add_up([p.grad for p in state.parameters.values() if p.grad is not None])
+def _sum_gradients(training: _Training, state: TrainingState, step: int, batch: Batch) -> dict[str, float]:
+    """Put the gradient of all processes into the parameters; return the metrics of all."""
+    processes = training.processes
+    (size,) = processes.total([len(batch)])
+    loss, figures = _backward_that_fits(training, state, step, batch, int(size))
+    loss, *values = processes.total([loss, *figures.values()])
+    _check_finite("loss", loss, step, training.plan)
+    processes.add_up([p.grad for p in state.parameters.values() if p.grad is not None])
     return dict(zip(figures, values, strict=True))
 
 
-def _gradient_that_fits(task: Task, state: TrainingState, step: int) -> tuple[float, dict[str, float]]:
-    """`_gradient`, in more and more parts until each fits into the memory of every process.
+def _backward_that_fits(
+    training: _Training, state: TrainingState, step: int, batch: Batch, size: int
+) -> tuple[float, dict[str, float]]:
+    """Call `_backward` in more and more parts until each fits into the memory of every process.
 
     Raises:
-        Exception: one pair doesn't, as whatever it is told by. PeerError: it doesn't elsewhere.
+        Exception: one row doesn't fit, as the library says it. PeerError: it doesn't in another process.
     """
-    processes, before = task.processes, _parts(task, state)
+    processes, before = training.processes, _count_parts(training, state)
     while True:
         state.optimizer.zero_grad(set_to_none=True)
         found: tuple[float, dict[str, float]] | None = None
         lacking: Exception | None = None
         try:
-            found = _gradient(task, state, step)
+            found = _backward(training, state, batch, size)
         except Exception as failure:
             if not lacks_memory(failure):
                 raise
             lacking = failure
-        parts = _parts(task, state)
+        parts = _count_parts(training, state)
         if not processes.any(lacking is not None) and found is not None:
             if parts > before:
-                task.say(f"a step doesn't fit into memory: from step {step + 1} on it is done in {state.parts} parts")
+                training.say(f"a step doesn't fit into memory: from step {step + 1} on it has {state.parts} parts")
             return found
-        if parts * processes.count >= task.plan.batch:
-            raise lacking or PeerError("another process of the training lacks the memory for one pair")
-        state.parts = min(2 * parts * processes.count, task.plan.batch)
+        if parts * processes.count >= size:
+            raise lacking or PeerError("another process of the training lacks the memory for one item")
+        state.parts = min(2 * parts * processes.count, size)
         # The failure holds the frames in which the tensors are.
         lacking = None
         release()
 
 
-def _parts(task: Task, state: TrainingState) -> int:
-    """Into how many parts each process splits its share of a step: parts as small as one process alone makes them."""
-    return -(-max(task.plan.accumulate, state.parts) // task.processes.count)
+def _count_parts(training: _Training, state: TrainingState) -> int:
+    """Return the parts of each process's share: parts as small as one process alone makes them."""
+    return -(-max(training.plan.accumulate, state.parts) // training.processes.count)
 
 
-def _gradient(task: Task, state: TrainingState, step: int) -> tuple[float, dict[str, float]]:
-    """Puts the gradient of the loss of step `step`, times its scale, into the parameters; the loss and the metrics.
+def _backward(training: _Training, state: TrainingState, batch: Batch, size: int) -> tuple[float, dict[str, float]]:
+    """Add the scaled gradient of this process's rows to the parameters; each counts as one of the `size` of all.
 
-    Of this process's pairs, each of which counts as one of the whole batch's.
+    Returns the share of the loss and of the metrics.
     """
-    denoiser, pairs, plan = task.denoiser, task.pairs, task.plan
-    rows = rows_of_step(plan.seed, step, plan.batch, len(pairs))
-    shape = torch.Size([len(rows), *pairs.latents_ICHW.shape[1:]])
-    noise = draw_noise(plan.seed, step, shape, len(denoiser.alphas_cumprod_N))
-    dropped = dropped_of_step(plan.seed, step, len(rows), plan.caption_dropout)
-    own = task.processes.share(len(rows))
+    actor = training.actor
     total, figures = 0.0, dict[str, float]()
-    for part in own.tensor_split(min(_parts(task, state), len(own))):
-        share = len(part) / len(rows)
-        batch = pairs.batch(rows[part], denoiser.device, None if dropped is None else dropped[part])
-        errors = pair_errors(
-            denoiser, task.reference, batch, noise.of(part), plan.precision, plan.min_snr_gamma, plan.loss_space
-        )
-        loss, metrics = task.method.loss(errors)
+    for rows in torch.arange(len(batch)).tensor_split(min(_count_parts(training, state), len(batch))):
+        share = len(rows) / size
+        loss, metrics = training.objective.loss(actor, batch.part(rows, actor.device))
         state.scaler.scale(loss * share).backward()
         total += share * loss.item()
         for name, value in metrics.items():
@@ -298,7 +205,7 @@ def _gradient(task: Task, state: TrainingState, step: int) -> tuple[float, dict[
     return total, figures
 
 
-def _check(what: str, value: float, step: int, plan: Plan) -> None:
+def _check_finite(what: str, value: float, step: int, plan: TrainingPlan) -> None:
     if not math.isfinite(value):
         raise DivergedError(
             f"training diverged: the {what} is {value} at step {step + 1}; lower training.learning_rate "

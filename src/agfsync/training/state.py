@@ -49,6 +49,8 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     average: Average | None = None
     parts: int = 1
+    updates: int = 0
+    """times that the loop has updated the weights, those included that fp16's overflow left out"""
 
     @classmethod
     def of(

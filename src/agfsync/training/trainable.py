@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from inspect import isfunction
 from typing import Any
 
-from agfsync.training import Denoiser
+from agfsync.training import Denoiser, TrainableModel
 
-NEEDED = tuple(name for name in vars(Denoiser) if not name.startswith("_"))
+NEEDED = tuple(name for kind in (TrainableModel, Denoiser) for name in vars(kind) if not name.startswith("_"))
 
 
 def missing_of_class(kind: type) -> list[str]:

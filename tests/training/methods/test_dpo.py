@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from agfsync.training import PairErrors
 from agfsync.training.methods.dpo import DiffusionDPO, diffusion_dpo
-from agfsync.training.methods.margin import implicit_accuracy
+from agfsync.training.methods.pairs import PairErrors, implicit_accuracy
 
 
 def errors(*columns: list[float]) -> PairErrors:

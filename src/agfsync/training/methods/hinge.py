@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from agfsync.training import PairErrors
-from agfsync.training.methods.margin import figures, reward_margin
+from agfsync.training.methods.pairs import PairErrors, PairMethod, pair_metrics, reward_margin
 
 
-@dataclass(frozen=True, slots=True)
-class DiffusionHinge:
+@dataclass(frozen=True)
+class DiffusionHinge(PairMethod):
     """The method `hinge`. `beta` is that of `dpo`; it says at which margin a pair is done with."""
 
     beta: float
@@ -24,8 +23,8 @@ def diffusion_hinge(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, 
 
     A pair whose margin has reached 1 gives no gradient.
 
-    Returns the loss, a float32 scalar of at least 0, 1 for an untrained network; and `margin.figures`.
+    Returns the loss, a float32 scalar of at least 0, 1 for an untrained network; and `pair_metrics`.
     """
     reward_margin_P = reward_margin(errors, beta)
     loss = F.relu(1 - reward_margin_P).mean()
-    return loss, figures(loss, reward_margin_P, errors)
+    return loss, pair_metrics(loss, reward_margin_P, errors)

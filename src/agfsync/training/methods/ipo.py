@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agfsync.training import PairErrors
-from agfsync.training.methods.margin import figures, reward_margin
+from agfsync.training.methods.pairs import PairErrors, PairMethod, pair_metrics, reward_margin
 
 
-@dataclass(frozen=True, slots=True)
-class DiffusionIPO:
+@dataclass(frozen=True)
+class DiffusionIPO(PairMethod):
     """The method `ipo`. `beta` is that of `dpo`, and the tau of IPO's paper."""
 
     beta: float
@@ -28,8 +27,8 @@ def diffusion_ipo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Te
     The paper's is (h - 1 / (2 beta))^2: this is beta^2 times as much, with the same minimum, so that the gradients of a
     large beta are of the size of the sigmoid's and don't drown in AdamW's epsilon.
 
-    Returns the loss, a float32 scalar of at least 0, 1/4 for an untrained network; and `margin.figures`.
+    Returns the loss, a float32 scalar of at least 0, 1/4 for an untrained network; and `pair_metrics`.
     """
     reward_margin_P = reward_margin(errors, beta)
     loss = (reward_margin_P - 0.5).square().mean()
-    return loss, figures(loss, reward_margin_P, errors)
+    return loss, pair_metrics(loss, reward_margin_P, errors)

@@ -1,0 +1,194 @@
+"""The objective on preference pairs that the methods `dpo`, `ipo` and `hinge` share; each adds its loss.
+
+Diffusion models have no likelihood at hand. Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908) bounds it, and the
+log-ratio of an image under the trained network and the reference becomes -(m - m^ref) / 2 times a weight that is part
+of beta, where m is the squared error of the prediction.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from agfsync.training import Denoiser, Reference
+from agfsync.training.batches import EncodedPairs, LatentBatch, dropped_of_step, rows_of_step
+from agfsync.training.noising import (
+    PairNoise,
+    add_noise,
+    draw_noise,
+    epsilon_weight,
+    min_snr_weight,
+    squared_error,
+    target,
+)
+from agfsync.training.objective import Actor, LossSpace, Metrics, TrainingPlan
+from agfsync.training.precision import autocast
+
+
+@dataclass(frozen=True, slots=True)
+class PairErrors:
+    """The mean squared errors of a batch of pairs, each float32 (P,): the trained network's and the reference's.
+
+    Where the recipe asks for it they are weighted by the timestep, which a pair's four errors share.
+    """
+
+    winner_P: Tensor
+    loser_P: Tensor
+    winner_reference_P: Tensor
+    loser_reference_P: Tensor
+
+
+_CPU = torch.device("cpu")
+
+PairLoss = Callable[[PairErrors], tuple[Tensor, Metrics]]
+
+
+class PairMethod:
+    """A method on pairs: a subclass gives `loss(errors)`, the mean over the pairs and the metrics to log."""
+
+    needs: ClassVar[Literal["pairs"]] = "pairs"
+    trains: ClassVar[Literal["model"]] = "model"
+    uses_reference: ClassVar[bool] = True
+    curves: ClassVar[Sequence[str]] = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
+
+    def loss(self, errors: PairErrors) -> tuple[Tensor, Metrics]:
+        """Return the scalar to minimise, and the metrics to log: `curves`."""
+        raise NotImplementedError
+
+    def objective(self, data: EncodedPairs, plan: TrainingPlan) -> "PairObjective":
+        return PairObjective(self.loss, data, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Pairs with the noise of their step: latents and conditioning hold the winners first, then their losers."""
+
+    pairs: EncodedPairs
+    rows_P: Tensor
+    """int64 rows of `pairs`"""
+    noise: PairNoise
+    dropped_P: Tensor | None
+    """bool: pairs that are trained without their caption"""
+    device: torch.device = _CPU
+
+    def __len__(self) -> int:
+        return len(self.rows_P)
+
+    def part(self, rows: Tensor, device: torch.device) -> "PairBatch":
+        dropped_P = None if self.dropped_P is None else self.dropped_P[rows]
+        return PairBatch(self.pairs, self.rows_P[rows], self.noise.of(rows), dropped_P, device)
+
+    @property
+    def tensors(self) -> LatentBatch:
+        """The clean latents and conditioning on `device`."""
+        return self.pairs.batch(self.rows_P, self.device, self.dropped_P)
+
+
+@dataclass(frozen=True, slots=True)
+class PairObjective:
+    """Eq. 8 and its kin: each step draws pairs, one noise and one timestep a pair, and compares four errors."""
+
+    pair_loss: PairLoss
+    pairs: EncodedPairs
+    plan: TrainingPlan
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[PairBatch]:
+        plan = self.plan
+        rows_P = rows_of_step(plan.seed, step, plan.batch, len(self.pairs))
+        shape = torch.Size([plan.batch, *self.pairs.latents_ICHW.shape[1:]])
+        model: Any = actor.model
+        noise = draw_noise(plan.seed, step, shape, len(model.alphas_cumprod_N))
+        dropped_P = dropped_of_step(plan.seed, step, plan.batch, plan.caption_dropout)
+        return [PairBatch(self.pairs, rows_P, noise, dropped_P).part(rows, _CPU)]
+
+    def loss(self, actor: Actor, batch: PairBatch) -> tuple[Tensor, Metrics]:
+        model: Any = actor.model
+        if actor.reference is None:
+            raise ValueError("a method on pairs needs a reference")
+        return self.pair_loss(
+            pair_errors(
+                model,
+                actor.reference,
+                batch.tensors,
+                batch.noise,
+                actor.precision,
+                self.plan.min_snr_gamma,
+                self.plan.loss_space,
+            )
+        )
+
+
+def pair_errors(
+    denoiser: Denoiser,
+    reference: Reference,
+    batch: LatentBatch,
+    noise: PairNoise,
+    precision: str = "fp32",
+    min_snr_gamma: float | None = None,
+    loss_space: LossSpace = "model",
+) -> PairErrors:
+    """Return the four errors of each pair; winner and loser go in one batch, under one noise and timestep.
+
+    With `loss_space` "epsilon" they are weighted by `epsilon_weight`, which makes them the noise's. With
+    `min_snr_gamma` they are weighted by `min_snr_weight`, which gives the same in either space.
+    """
+    noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(denoiser.device)
+    timesteps_B = noise.timesteps_P.repeat(2)
+    alphas_B = denoiser.alphas_cumprod_N[timesteps_B].to(denoiser.device)
+    timesteps_B = timesteps_B.to(denoiser.device)
+    noisy_BCHW = add_noise(batch.latents_BCHW, noise_BCHW, alphas_B)
+    target_BCHW = target(denoiser.prediction_type, batch.latents_BCHW, noise_BCHW, alphas_B)
+    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma, loss_space)
+
+    def errors_of(network: nn.Module) -> Tensor:
+        # A context of its own for each network: autocast keeps rounded weights for as long as the context lasts.
+        with autocast(denoiser.device, precision):
+            predicted_BCHW = denoiser.predict(network, noisy_BCHW, timesteps_B, batch.conditioning)
+        return squared_error(predicted_BCHW, target_BCHW) * weight_B
+
+    with reference() as frozen:
+        base_B = errors_of(frozen)
+    winner_P, loser_P = errors_of(denoiser.network).chunk(2)
+    # A clone is an ordinary tensor again, which any method may use in what it differentiates.
+    winner_reference_P, loser_reference_P = base_B.clone().chunk(2)
+    return PairErrors(winner_P, loser_P, winner_reference_P, loser_reference_P)
+
+
+def reward_margin(errors: PairErrors, beta: float) -> Tensor:
+    """Return -(beta / 2) [(m_w - m_w^ref) - (m_l - m_l^ref)], float32 (P,): above 0 where the winner is preferred."""
+    winner_change_P = errors.winner_P - errors.winner_reference_P
+    loser_change_P = errors.loser_P - errors.loser_reference_P
+    return -(beta / 2) * (winner_change_P - loser_change_P)
+
+
+def pair_metrics(loss: Tensor, reward_margin_P: Tensor, errors: PairErrors) -> dict[str, Tensor]:
+    """Return the metrics that a method on pairs logs, all means over the pairs.
+
+    The share of pairs whose margin has the right sign (a tie is one half, so that an untrained network starts at 0.5)
+    and the change of the winner's and of the loser's error, apart because the margin can grow while both get worse.
+    """
+    return {
+        "loss": loss.detach(),
+        "implicit_accuracy": implicit_accuracy(reward_margin_P.detach()),
+        "winner_error_change": (errors.winner_P - errors.winner_reference_P).detach().mean(),
+        "loser_error_change": (errors.loser_P - errors.loser_reference_P).detach().mean(),
+    }
+
+
+def implicit_accuracy(reward_margin_P: Tensor) -> Tensor:
+    """Return the share of margins above 0, ties counting one half."""
+    return (torch.sign(reward_margin_P) + 1).mean() / 2
+
+
+def _weight(
+    prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None, loss_space: LossSpace
+) -> Tensor | float:
+    if min_snr_gamma is not None:
+        # min-SNR is a weight of x_0's error: that of the noise's, times `epsilon_weight`, is that of v's.
+        return min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
+    return epsilon_weight(prediction_type, alphas_B) if loss_space == "epsilon" else 1.0

@@ -1,0 +1,108 @@
+"""The protocol between the training loop and a method: what a step collects, and the loss on it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from agfsync.training import Reference, TrainableModel
+
+LossSpace = Literal["model", "epsilon"]
+Metrics = Mapping[str, Tensor]
+"""Name -> a scalar of a batch: the mean over its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """The length and speed of a training. `batch` is in items, `warmup` and `checkpoint_every` in steps.
+
+    A step's items go through the networks in `accumulate` parts, one after the other, which changes no more than the
+    last bits of the step; several processes share the parts. `ema` is the decay of the weights' average. `loss_space`
+    says whose errors the loss takes: the network's own prediction's, or the noise's.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = 0
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    checkpoint_every: int = 50
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    ema: float | None = None
+    min_snr_gamma: float | None = None
+    caption_dropout: float = 0.0
+    loss_space: LossSpace = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The model in training as an objective sees it; `reference` is the base, for methods that use one."""
+
+    model: TrainableModel
+    reference: Reference | None = None
+    precision: str = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model.network
+
+
+class Batch(Protocol):
+    """The rows that one optimizer step minimises the loss on."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, rows: Tensor, device: torch.device) -> Self:
+        """Return the batch of `rows`, int64, with its tensors on `device`."""
+        ...
+
+
+class Objective(Protocol):
+    """A method's work in each step. `loss` must be the mean over a batch's rows, so that the loop can split a batch."""
+
+    def __len__(self) -> int:
+        """Return the number of items of an epoch: pairs, images or prompts."""
+        ...
+
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[Any]:
+        """Return the batches of step `step`; the loop takes one optimizer step on each, in order.
+
+        It records no gradient and depends on nothing but the weights, the plan's seed and `step`, so that a resume is
+        exact. The number of batches is the same in every process and step.
+
+        Args:
+            rows: this process's share of the step's items, int64 positions in 0..plan.batch - 1.
+        """
+        ...
+
+    def loss(self, actor: Actor, batch: Any) -> tuple[Tensor, Metrics]:
+        """Return the scalar to minimise on a `Batch`, and the metrics to log, "loss" among them."""
+        ...
+
+
+class Method(Protocol):
+    """An alignment method of the catalog; its fields are its settings in the recipe's `training.method`."""
+
+    needs: Literal["pairs", "scores", "captions", "nothing"]
+    """the table it learns from"""
+    trains: Literal["model", "reward", "nothing"]
+    uses_reference: bool
+    """True if its loss compares the network with the base"""
+    curves: Sequence[str]
+    """the metrics that progress, notes and report show; the first two stand in the progress bar"""
+
+    def objective(self, data: Any, plan: TrainingPlan) -> Objective:
+        """Return what the loop minimises on `data`, such as `EncodedPairs` for a method that needs pairs."""
+        ...
