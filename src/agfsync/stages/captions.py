@@ -61,18 +61,9 @@ def run(context: Context) -> Mapping[str, Any]:
 
 def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     """Read the file of prompts, and report what of it isn't used."""
-<<<<<<< HEAD
     settings = context.recipe.captions
-    prompts = Prompts(str(settings.source), taken, settings.split)
-    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
-=======
-    settings, budget = context.recipe.captions, context.recipe.failure_budget
     prompts = SourceCaptions(str(settings.source), taken, settings.split)
-    for line in prompts.left_out.lines():
-        context.progress.say(f"{STAGE}: {prompts.path}: left out: {line}")
-    if prompts.left_out.failed.total() > budget * prompts.rows:
-        raise over_budget(STAGE, prompts.left_out.failed, prompts.rows, budget, "rows")
->>>>>>> words-a
+    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 

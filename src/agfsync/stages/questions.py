@@ -11,13 +11,8 @@ from functools import partial
 from textwrap import shorten
 from typing import Any
 
-<<<<<<< HEAD
-from agfsync.chat.side_by_side import side_by_side
-from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process, report_skipped
-=======
 from agfsync.chat.threads import map_in_threads
-from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
->>>>>>> words-a
+from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import SourceQuestion
 from agfsync.formats.sources import SourceCaptions
