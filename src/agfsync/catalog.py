@@ -43,6 +43,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
     },
     "methods": {
+        "none": "agfsync.training.objective:Nothing",
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
         "hinge": "agfsync.training.methods.hinge:DiffusionHinge",

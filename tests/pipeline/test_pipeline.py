@@ -13,7 +13,8 @@ from agfsync.engine.progress import Log, Silent
 from agfsync.errors import DamagedError, FormatError, ModelError, OutOfMemoryError, RecipeError, RunError, StoreError
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Pair, Question
-from agfsync.stages import EARLIER, VERSIONS, generator_source
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import EARLIER, generator_source
 from agfsync.store import Run
 
 

@@ -15,7 +15,8 @@ from agfsync.errors import BudgetError
 from agfsync.files.images import decode, encode
 from agfsync.formats.pairing import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
-from agfsync.stages import Context, candidates, captions, pairs, questions, scores
+from agfsync.stages import candidates, captions, pairs, questions, scores
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 PAIRS = (("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))

@@ -18,7 +18,8 @@ from agfsync.models.stable_diffusion_xl import StableDiffusionXL
 from agfsync.models.xl import TIME_IDS
 from agfsync.recipe import dump
 from agfsync.records import Candidate, Caption, Pair
-from agfsync.stages import Context, candidates, captions, pairs, questions, training
+from agfsync.stages import candidates, captions, pairs, questions, training
+from agfsync.stages.context import Context
 from agfsync.store import Run
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.methods.dpo import DiffusionDPO

@@ -10,8 +10,8 @@ from agfsync.errors import AgfsyncError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.pipeline.generators import check_drawing, check_trainable
-from agfsync.pipeline.order import NAMES
 from agfsync.recipe import ModelSettings, Recipe, named_models
+from agfsync.stages import NAMES
 from agfsync.stages.writing import writer_source
 
 

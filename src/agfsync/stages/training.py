@@ -25,7 +25,7 @@ from agfsync.models import LORA_FILE
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
-from agfsync.stages import EARLIER, MODEL, Context, generator_source
+from agfsync.stages.context import EARLIER, MODEL, Context, generator_source
 from agfsync.store.streams import some_of
 from agfsync.training import Conditioning, Denoiser, Reference
 from agfsync.training.batches import EncodedPairs
