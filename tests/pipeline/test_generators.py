@@ -140,7 +140,7 @@ def test_sound_models_pass(
     recipe = make_recipe(candidates={"generator": generator, "beside": {"other": generator}})
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
-    assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
+    assert not told
 
 
 def test_a_model_drawn_beside_may_be_one_that_cant_be_trained(

@@ -262,6 +262,18 @@ def weights_of(
     return architecture.name, *base, origin.config, added, *([later] if later else [])
 
 
+def save_pipeline(pipeline: Any, folder: Path) -> None:
+    """Write a whole pipeline with its networks as they now are, as safetensors."""
+    for part in pipeline.components.values():
+        fast = getattr(part, "backend_tokenizer", None)
+        if fast is not None:
+            # How it was last called isn't part of it: a training that was resumed may not have called it at all.
+            fast.no_truncation()
+            fast.no_padding()
+    with quietly():
+        pipeline.save_pretrained(folder, safe_serialization=True)
+
+
 def add_adapter(pipeline: Any, folder: Path) -> None:
     """Puts the LoRA in `folder` on the pipeline's network.
 
