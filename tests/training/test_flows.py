@@ -59,7 +59,7 @@ def make(tiny_sd3_generator: Path, tiny_flux_generator: Path) -> Callable[..., T
 
     def made(kind: str, lora: bool, precision: str = "fp32") -> Trained:
         size = {"height": 16, "width": 16, "guidance": 3.5, "device": "cpu"}
-        model = catalog.build("generators", {"type": kind, "model": str(folders[kind])} | size)
+        model = catalog.build("models", {"type": kind, "path": str(folders[kind])} | size)
         latents = torch.randn(6, 16, 8, 8, generator=torch.Generator().manual_seed(3))
         rows = torch.arange(3)
         pairs = EncodedPairs(latents, model.encode_prompts(PROMPTS), rows, rows + 3, rows)
