@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.errors import RecipeError
+from agfsync.models.schedules import LossSpace
 from agfsync.training import Reference, TrainableModel
 
-LossSpace = Literal["model", "epsilon"]
 Metrics = Mapping[str, Tensor]
 """Name -> a scalar of a batch: the mean over its rows."""
 
