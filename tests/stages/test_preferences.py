@@ -12,7 +12,7 @@ from PIL import Image
 from agfsync import pipeline
 from agfsync.commands.inspect import inspect
 from agfsync.errors import BudgetError
-from agfsync.files.images import decode, encode
+from agfsync.files.images import decode_image, encode_png
 from agfsync.formats.judgements import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
@@ -32,7 +32,7 @@ def run_all(context: Context) -> dict[str, Any]:
 
 
 def colour(candidate: Candidate) -> Any:
-    return decode(candidate.image).getpixel((0, 0))
+    return decode_image(candidate.image).getpixel((0, 0))
 
 
 def test_the_pair_sets_prompts_are_trained_on_and_the_writers_held_out(given: Context) -> None:
@@ -156,7 +156,7 @@ def table(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, *rows: tuple[str | None, str, str]) -> Path:
         folder = tmp_path / "pick"
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        files = {colour: encode(Image.new("RGB", (8, 8), colour)) for _, *colours in rows for colour in colours}
+        files = {colour: encode_png(Image.new("RGB", (8, 8), colour)) for _, *colours in rows for colour in colours}
         found = [
             {"caption": prompt, "jpg_0": files[one], "jpg_1": files[other], "label_0": 1.0, "label_1": 0.0}
             for prompt, one, other in rows

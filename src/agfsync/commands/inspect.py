@@ -6,7 +6,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from agfsync.files.images import BrokenPicture
+from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, Format, LeftOut, PairSet, Preference, PromptFile
 from agfsync.formats.judgements import SAME, Judgements, Rule, picture_key
 from agfsync.formats.pairing import read_pictures
@@ -120,7 +120,7 @@ def _judge(judged: Judgements[str], categories: dict[str, str], found: Preferenc
     """Enter a preference and the category of its pictures, or return why it is none."""
     try:
         winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
-    except BrokenPicture as failure:
+    except BrokenImageError as failure:
         return str(failure)
     if winner == loser:
         return SAME

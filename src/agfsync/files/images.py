@@ -42,41 +42,41 @@ PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 """Of an interlaced PNG (Adam7): first column and row, steps between columns and rows."""
 
 
-class BrokenPicture(ValueError):
+class BrokenImageError(ValueError):
     """Bytes that aren't a whole picture of a known format, or one that can't be shown as it was meant."""
 
 
-def encode(image: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     """`image` as PNG, lossless. Level 1: five times faster than the default, and little larger."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def encoded(images: Sequence[Image.Image]) -> list[bytes]:
+def encode_pngs(images: Sequence[Image.Image]) -> list[bytes]:
     """`encode` of each, several at a time."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(encode, images))
+        return list(pool.map(encode_png, images))
 
 
-def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+def fit_to_size(image: Image.Image, width: int, height: int) -> Image.Image:
     """`image` at this size: as it is where it has it, else scaled until it fills it, and cut evenly at the edges."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
-def cut(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+def measure_cut(image: Image.Image, width: int, height: int) -> tuple[int, int]:
     """What `fitted` cuts off on top and on the left, in pixels of the scaled picture."""
     scale = max(width / image.width, height / image.height)
     return round((image.height * scale - height) / 2), round((image.width * scale - width) / 2)
 
 
-def decode(data: bytes) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
     """The RGB picture that `data` holds as PNG, WebP or JPEG, upright.
 
     Raises:
-        BrokenPicture: it holds none, or a part of one, or one that isn't good: see above.
+        BrokenImageError: it holds none, or a part of one, or one that isn't good: see above.
     """
     try:
         essence = extract_essence(data)
@@ -88,41 +88,41 @@ def decode(data: bytes) -> Image.Image:
             turn = TURNS.get(read_orientation(essence.exif or image.info.get("exif", b"")))
             shown = _opaque(image)
             return shown if turn is None else shown.transpose(turn)
-    except (BrokenPicture, MemoryError):
+    except (BrokenImageError, MemoryError):
         raise
     except DamagedFileError as failure:
-        raise BrokenPicture(f"broken image: {failure}") from failure
+        raise BrokenImageError(f"broken image: {failure}") from failure
     except Exception as failure:  # Decoders raise whatever they please.
         name = type(failure).__name__
-        raise BrokenPicture(f"broken image: {'it is damaged' if name == 'error' else name}") from failure
+        raise BrokenImageError(f"broken image: {'it is damaged' if name == 'error' else name}") from failure
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise BrokenPicture(f"broken image: {width} x {height} is more than {MOST_PIXELS} pixels")
+        raise BrokenImageError(f"broken image: {width} x {height} is more than {MOST_PIXELS} pixels")
     if max(width, height) > MOST_SLENDER * min(width, height):
-        raise BrokenPicture(f"broken image: {width} x {height} is too slender for a picture")
+        raise BrokenImageError(f"broken image: {width} x {height} is too slender for a picture")
 
 
 def _check_kind(image: Image.Image, data: bytes) -> None:
     # A JPEG may hold several pictures too, such as a preview: everybody shows the first.
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-        raise BrokenPicture("unfit image: it is animated")
+        raise BrokenImageError("unfit image: it is animated")
     # Pillow turns 16 bits of colour into 8 on the way, but 16 bits of grey into white: the header tells.
     if image.mode.startswith(("I", "F")) or (data.startswith(PNG) and data[24] == 16):
-        raise BrokenPicture("unfit image: it has 16 bits a channel: make it 8")
+        raise BrokenImageError("unfit image: it has 16 bits a channel: make it 8")
     if image.mode == "CMYK":
-        raise BrokenPicture("unfit image: its colours are CMYK: make it RGB")
+        raise BrokenImageError("unfit image: its colours are CMYK: make it RGB")
 
 
 def _opaque(image: Image.Image) -> Image.Image:
     """`image` in RGB."""
     if image.mode == "P" and max(image.tobytes()) >= len(image.getpalette() or ()) // 3:
-        raise BrokenPicture("broken image: it has colours that aren't in its palette")
+        raise BrokenImageError("broken image: it has colours that aren't in its palette")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            raise BrokenPicture("unfit image: it has transparent parts: put it on a background")
+            raise BrokenImageError("unfit image: it has transparent parts: put it on a background")
     return image.convert("RGB")
 
 
@@ -139,7 +139,7 @@ def _check_rows(png: bytes) -> None:
             # One byte more than there may be tells enough: the rest could be gigabytes.
             inflated += len(pixels.decompress(content, _size(*header) - inflated + 1))
     if not pixels.eof or inflated != _size(*header):
-        raise BrokenPicture("broken image: it has not as many rows as it says")
+        raise BrokenImageError("broken image: it has not as many rows as it says")
 
 
 def _size(width: int, height: int, depth: int, colour: int, _: int, __: int, interlaced: int) -> int:

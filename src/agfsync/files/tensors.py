@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, empty_strided, uint8
 
 from agfsync.errors import StoreError
-from agfsync.files.atomic import fault, flush
+from agfsync.files.atomic import explain_disk_error, flush_to_disk
 
 STRIDES, SUM = "strides", "sha256"
 """What a file's metadata hold for ourselves: the layout of tensors that aren't contiguous, and the sum of all else."""
@@ -39,13 +39,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(whole, beside, told | {SUM: _sum(whole, told)})
-        flush(beside)
+        flush_to_disk(beside)
         beside.replace(path)
-        flush(path.parent)
+        flush_to_disk(path.parent)
     except (OSError, SafetensorError) as failure:
         beside.unlink(missing_ok=True)
         plain = StoreError(f"{path} can't be written: {failure}: see to it, then type the same command again")
-        raise fault(failure, path) or plain from failure
+        raise explain_disk_error(failure, path) or plain from failure
 
 
 def read_tensors(path: Path) -> TensorFile | None:

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.formats import TIE, NoPreference, Picture, Preference
 from agfsync.formats.walking import locate
 
@@ -69,7 +69,7 @@ def read_pictures(found: Preference) -> tuple[bytes, bytes]:
     """Return the files of a pair's winner and loser, both whole pictures.
 
     Raises:
-        BrokenPicture: one of them isn't there or isn't one.
+        BrokenImageError: one of them isn't there or isn't one.
     """
     return _read(found.winner), _read(found.loser)
 
@@ -79,12 +79,12 @@ def _read(picture: Picture) -> bytes:
         try:
             picture = picture.read_bytes()
         except (OSError, ValueError) as failure:
-            raise BrokenPicture(f"missing image: {getattr(failure, 'strerror', None) or failure}") from failure
+            raise BrokenImageError(f"missing image: {getattr(failure, 'strerror', None) or failure}") from failure
     if not picture:
-        raise BrokenPicture("missing image: the file holds none")
+        raise BrokenImageError("missing image: the file holds none")
     if kind := kind_of(picture):
-        raise BrokenPicture(kind)
-    decode(picture)
+        raise BrokenImageError(kind)
+    decode_image(picture)
     return picture
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from agfsync import catalog
 from agfsync.errors import FormatError
-from agfsync.files.atomic import guarded
+from agfsync.files.atomic import store_errors
 from agfsync.formats import Asked, Format, LeftOut, PairItem, PairSet, Preference, Prompt, PromptFile
 from agfsync.formats.near_misses import why_unknown
 from agfsync.formats.splits import ALL
@@ -129,7 +129,7 @@ def formats(wanted: type[F]) -> dict[str, F]:
 def fingerprint(source: str) -> str:
     """Return a digest of what the file or folder `source` holds, hidden files left out; a missing one has its own."""
     path = Path(source)
-    with guarded(path):
+    with store_errors(path):
         states = {str(file.relative_to(path)): file.stat() for file in _files(path) if file.exists()}
         if sum(state.st_size for state in states.values()) <= SMALL:
             return digest("source", {name: file_digest(path / name) for name in states if (path / name).is_file()})

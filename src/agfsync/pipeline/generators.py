@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agfsync import catalog
-from agfsync.engine.memory import release
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED, hub
 from agfsync.recipe import GeneratorSettings, PartSettings
@@ -117,7 +117,7 @@ def check_trainable(settings: GeneratorSettings, reason: str | None, *, may_load
         missing = missing_of_class(kind)
     elif may_load:
         missing = missing_of(catalog.build("generators", settings.model_dump()))
-        release()
+        release_memory()
     else:
         missing = []
     if missing:

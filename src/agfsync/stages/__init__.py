@@ -14,7 +14,7 @@ from agfsync.models import EXCHANGED
 from agfsync.recipe import GeneratorSettings, Recipe, ScorerSettings
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
-from agfsync.store.streams import by, matched
+from agfsync.store.streams import group_by_column, join_in_order
 
 VERSIONS: Mapping[str, int] = {
     "captions": 1,
@@ -63,8 +63,8 @@ class ToDraw:
 
 def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
     """The captions of `split` that have questions: those that were skipped have none to be judged by."""
-    questions = by("caption_key", context.run.rows("questions"))
-    for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
+    questions = group_by_column("caption_key", context.run.rows("questions"))
+    for caption, asked in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
         if asked and caption.split == split:
             yield ToDraw(caption, tuple(Question.of(row) for row in asked))
 

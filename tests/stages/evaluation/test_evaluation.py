@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.recipe import GeneratorSettings, Recipe, check
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
@@ -91,7 +91,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
         commit(run, "captions", {c.key: [c] for c in captions}, Caption)
         commit(run, "questions", questions, Question)
         train(run, "first")
-        yield Context(run, recipe(), Silent())
+        yield Context(run, recipe(), SilentProgress())
 
 
 def commit(run: Run, table: str, units: Mapping[str, Any], kind: Any) -> None:
@@ -105,7 +105,7 @@ def train(run: Run, digest: str) -> None:
 
 
 def changed(context: Context, **changes: Any) -> Context:
-    return Context(context.run, recipe(**changes), Silent())
+    return Context(context.run, recipe(**changes), SilentProgress())
 
 
 def test_both_models_draw_every_held_out_caption_from_the_same_seed(context: Context) -> None:
@@ -168,7 +168,7 @@ def test_what_was_saved_has_its_own_parts(context: Context) -> None:
     settings = evaluation._settings(context, "base") | {"variant": "fp16", "unet": {"model": "a/b", "revision": None}}
     given = GeneratorSettings(**settings)
     candidates = context.recipe.candidates.model_copy(update={"generator": given})
-    other = Context(context.run, context.recipe.model_copy(update={"candidates": candidates}), Silent())
+    other = Context(context.run, context.recipe.model_copy(update={"candidates": candidates}), SilentProgress())
     assert evaluation._settings(other, "base") == given.model_dump()
     aligned = evaluation._settings(other, "aligned")
     assert [aligned[key] for key in ("variant", "vae", "unet", "transformer", "revision")] == [None] * 5
