@@ -349,8 +349,8 @@ def test_any_bit_of_what_is_read_is_held_against_what_was_written(run: Run, colu
 
 
 def test_a_long_table_is_read_in_order_and_in_steps(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agfsync.store.manifest.AT_ONCE", 3)
-    monkeypatch.setattr("agfsync.store.manifest.ASKED_AT_ONCE", 2)
+    monkeypatch.setattr("agfsync.store.manifest.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("agfsync.store.manifest.KEYS_AT_ONCE", 2)
     names = [f"u{n}" for n in range(10)]
     commit(run, **{name: captions(name) for name in names})
     run.select("captions", names[::-1])

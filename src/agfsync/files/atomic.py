@@ -12,28 +12,28 @@ from pathlib import Path
 
 from agfsync.errors import RunError, StoreError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-BROKEN = ("disk I/O error", "Input/output error")
-FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BROKEN = ("disk I/O error", "Input/output error")
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def explain_disk_error(failure: BaseException, path: Path) -> StoreError | None:
-    """What to tell the user where `failure` is the disk's, else None. Libraries wrap the disk's errors in their own."""
+    """Return the message for a `failure` of the disk, else None. Libraries wrap the disk's errors in their own."""
     number = failure.errno if isinstance(failure, OSError) else None
     where = failure.filename if isinstance(failure, OSError) and failure.filename else path
     text = str(failure)
-    if number in FULL or "No space left on device" in text or "disk is full" in text:
+    if number in _FULL or "No space left on device" in text or "disk is full" in text:
         return StoreError(f"{where}: the disk is full: make room, then type the same command again")
-    if any(sign in text for sign in BROKEN):
+    if any(sign in text for sign in _BROKEN):
         return StoreError(f"{where}: the disk fails, or is full: see to it, then type the same command again")
-    if number in FORBIDDEN or "readonly database" in text:
+    if number in _FORBIDDEN or "readonly database" in text:
         return StoreError(f"{where}: writing isn't allowed: change its permissions, or choose another --out")
     return None
 
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with `path` or the database in it is a StoreError."""
+    """Turn whatever goes wrong within with `path`, or the database at it, into a StoreError."""
     try:
         yield
     except (OSError, sqlite3.Error) as failure:
@@ -42,7 +42,7 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that the file is either whole or the one that was there before, also after a power cut.
+    """Write `data` to `path` so that the file is either whole or the one that was there before, also after a power cut.
 
     Raises:
         StoreError: the disk is full or doesn't allow it.
@@ -92,7 +92,7 @@ def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
     try:
         return path.open("a+")
     except OSError as failure:
-        if not shared or failure.errno not in FORBIDDEN:
+        if not shared or failure.errno not in _FORBIDDEN:
             raise
         return path.open()  # of a folder that may only be read
 
@@ -107,7 +107,7 @@ def _take(file: io.TextIOWrapper, kind: int) -> bool:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Brings a file, or a folder's list of names, onto the disk: without it a rename may be lost in a power cut."""
+    """Flush a file, or a folder's list of names, to the disk: without it a rename may be lost in a power cut."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -19,8 +19,8 @@ from agfsync.store.parts import FileChecksum, Hollow, PartEntry, UnitPlace
 from agfsync.store.seal import Seal
 from agfsync.store.streams import iterate_batches
 
-FORMAT = 2
-TABLES = """
+RUN_FORMAT = 2
+_TABLES = """
 CREATE TABLE parts (
     id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
     bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, hollow TEXT NOT NULL, seconds REAL NOT NULL, written TEXT NOT NULL);
@@ -39,11 +39,11 @@ CREATE INDEX units_by_place ON units (stage, place) WHERE place IS NOT NULL;
 """
 """`units.place` is the unit's place in its stage's table, null where it isn't part of it."""
 SELECTED = "WHERE stage = ? AND place IS NOT NULL"
-CACHE = 32 << 10
+_CACHE_KIB = 32 << 10
 """KiB of the database in memory, at most"""
-AT_ONCE = 10_000
+ROWS_AT_ONCE = 10_000
 """Rows fetched at a time, of a table that may be as long as the run."""
-ASKED_AT_ONCE = 500
+KEYS_AT_ONCE = 500
 """Keys in one query."""
 
 
@@ -94,7 +94,7 @@ class Manifest:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             # A rollback journal rather than WAL: it is as safe on the network file systems that clusters have.
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(f"PRAGMA cache_size=-{CACHE}")
+            self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if writing and not sealed:
             self._check()
 
@@ -104,7 +104,7 @@ class Manifest:
         manifest = cls(path, writing=True)
         if manifest._format() == 0:
             with store_errors(path):
-                manifest._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
+                manifest._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={RUN_FORMAT}; COMMIT;")
             manifest._touched = True
         return manifest._of_this_format()
 
@@ -123,10 +123,10 @@ class Manifest:
         return int(self.one("PRAGMA user_version")[0])
 
     def _of_this_format(self) -> Self:
-        if (found := self._format()) != FORMAT:
+        if (found := self._format()) != RUN_FORMAT:
             self._db.close()
             raise RunError(
-                f"{self._path.parent} is a run of format {found}, this agfsync reads format {FORMAT}: choose another"
+                f"{self._path.parent} is a run of format {found}, this agfsync reads format {RUN_FORMAT}: choose another"
                 f" --out, or use the agfsync that made it"
             )
         return self
@@ -174,13 +174,13 @@ class Manifest:
         """Yield the places of the units of the stage's table, in order; a few at a time, however many there are."""
         query = "SELECT place, key, part, first, rows FROM units WHERE stage = ? AND place > ? ORDER BY place LIMIT ?"
         last = -1
-        while found := self.all(query, stage, last, AT_ONCE):
+        while found := self.all(query, stage, last, ROWS_AT_ONCE):
             last = found[-1][0]
             yield from (UnitPlace(*row) for _, *row in found)
 
     def places_of(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, UnitPlace | None]]:
         """Yield each of `units` with its place, or None if it isn't made, in order; a few at a time."""
-        for some in iterate_batches(units, ASKED_AT_ONCE):
+        for some in iterate_batches(units, KEYS_AT_ONCE):
             marks = ",".join("?" * len(some))
             query = f"SELECT key, part, first, rows FROM units WHERE stage = ? AND key IN ({marks})"
             there = {row[0]: UnitPlace(*row) for row in self.all(query, stage, *some)}
@@ -195,7 +195,7 @@ class Manifest:
         with self._atomic("BEGIN") as db:
             db.execute("DROP TABLE IF EXISTS temp.listed")
             db.execute("CREATE TEMP TABLE listed (unit TEXT PRIMARY KEY, place INTEGER NOT NULL)")
-        for some in iterate_batches(enumerate(units), AT_ONCE):
+        for some in iterate_batches(enumerate(units), ROWS_AT_ONCE):
             with self._atomic("BEGIN") as db:
                 db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", some)
         with self.transaction() as db:
