@@ -204,7 +204,7 @@ def show_recipe(
 
 def _told(path: Path, contents: Mapping[str, Any]) -> str:
     """Return what is there, a count a line."""
-    from agfsync.formats.tally import format_places
+    from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
     counted = ["captions", "questions", "pairs", "ties"]

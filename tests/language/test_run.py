@@ -11,7 +11,7 @@ from fake_language import FAULTS, FakeServer
 from agfsync import cli, pipeline
 from agfsync.engine.progress import LogProgress
 from agfsync.errors import BudgetError, RunError
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.recipe import Recipe, dump
 from agfsync.records import Caption, Question
 from agfsync.store import Run
@@ -31,9 +31,8 @@ def spending(path: Path) -> float:
 
 def with_retries(recipe: Recipe, retries: int) -> Recipe:
     """`recipe`, whose questions are asked again so often."""
-    assert recipe.questions.model is not None
-    model = recipe.questions.model.model_copy(update={"retries": retries})
-    return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"model": model})})
+    model = recipe.questions.writer.model_copy(update={"retries": retries})
+    return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"writer": model})})
 
 
 def check_whole(path: Path, skipped: bool = False) -> None:
@@ -42,7 +41,7 @@ def check_whole(path: Path, skipped: bool = False) -> None:
         captions = list(run.read("captions", Caption))
         questions = list(run.read("questions", Question))
         failures = {each.key: each.reason for each in run.skipped("questions")}
-    assert len({normalised(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
+    assert len({normalise_text(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
     asked = {question.caption_key for question in questions}
     assert asked <= {caption.key for caption in captions}
     assert len(asked) + len(failures) == 36 and all(failures.values())
@@ -50,7 +49,7 @@ def check_whole(path: Path, skipped: bool = False) -> None:
     assert (
         len(questions)
         == len({q.key for q in questions})
-        == len({(q.caption_key, normalised(q.text)) for q in questions})
+        == len({(q.caption_key, normalise_text(q.text)) for q in questions})
     )
 
 
@@ -134,7 +133,7 @@ def test_a_finished_run_costs_nothing_more(tmp_path: Path, asking: Asking) -> No
         finished = pipeline.status(tmp_path / "run")[1].finished
         assert finished is not None and finished.notes["requests"] == 2 * 15
         assert finished.notes["dropped"]["element isn't in the caption"] == 2 * 15
-        with pytest.raises(RunError, match="captions.model.temperature 1.0 -> 0.5"):
+        with pytest.raises(RunError, match="captions.writer.temperature 1.0 -> 0.5"):
             same = {"concurrency": 2, "timeout": 8.0, "max_cost": 2.0}
             write(tmp_path / "run", asking(server, 15, **same, temperature=0.5))
 

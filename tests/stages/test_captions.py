@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agfsync.errors import BudgetError
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import Caption
 from agfsync.stages import Context, captions
 
@@ -24,7 +24,7 @@ def test_each_category_gets_its_number_and_no_two_captions_are_the_same(context:
     notes = captions.run(context)
     found = made(context)
     assert [sum(c.split == split for c in found) for split in ("train", "held-out")] == [12, 5]
-    assert len({normalised(caption.text) for caption in found}) == len({caption.key for caption in found}) == 17
+    assert len({normalise_text(caption.text) for caption in found}) == len({caption.key for caption in found}) == 17
     assert (notes["train"], notes["held_out"]) == (12, 5)
     assert notes["categories"] == {"animals": 6, "food": 6, "plants": 5}
     assert notes["dropped"]["repeated"] > 0

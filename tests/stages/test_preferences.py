@@ -13,7 +13,7 @@ from agfsync import pipeline
 from agfsync.commands.inspect import inspect
 from agfsync.errors import BudgetError
 from agfsync.files.images import decode_image, encode_png
-from agfsync.formats.judgements import OVERRULED, REPEATED
+from agfsync.formats.pairing import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
 from agfsync.store import Run
@@ -142,8 +142,8 @@ def marks(path: Path) -> list[str]:
 
 def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, given: Context) -> None:
     before = marks(path)
-    source = {"source": given.recipe.pairs.source, "weights": {"red": 0.25}}
-    other = make_recipe(pairs=source, candidates={"generator": {"type": "double", "model": "another"}})
+    source = {"source": given.recipe.pairs.source, "choose": {"weights": {"red": 0.25}}}
+    other = make_recipe(pairs=source, model={"type": "double", "path": "another"})
     pipeline.prepare(path, other, update=True)
     pipeline.run(path, until="pairs")
     assert marks(path) == before

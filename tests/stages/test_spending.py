@@ -15,7 +15,7 @@ from agfsync.records import Score
 from agfsync.store import Run
 from agfsync.store.spending import SPENDING, read_spending
 
-JUDGE = "scores.scorers.vqa.server"
+JUDGE = "scorers.vqa.server"
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def judged_by(make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def make(server: FakeServer, **caps: Any) -> Recipe:
         told = {"base_url": server.url, "concurrency": 2, "prices": {"input": 1, "output": 10}, **caps}
-        judge = {"type": "vqa-openai", "model": "fake", "server": told}
-        scorers = {"red": {"type": "double", "model": "none"}, "vqa": judge}
-        return make_recipe(captions={"count": 4, "held_out": 1}, scores={"scorers": scorers, "batch": 4})
+        judge = {"type": "vqa-openai", "path": "fake", "server": told}
+        scorers = {"red": {"type": "double", "path": "none"}, "vqa": judge}
+        return make_recipe(captions={"count": 4, "held_out": 1}, scorers=scorers, scores={"batch": 4})
 
     return make
 

@@ -27,7 +27,7 @@ def attack(folder: Path) -> list[Row]:
             "two processes on one run folder",
             2 * TIMES + 1,
             len(faults),
-            "the second is told; a dead one's lock is free",
+            "the second gets a message; a dead one's lock is free",
             tuple(faults),
         )
     ]

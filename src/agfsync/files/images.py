@@ -59,7 +59,7 @@ def encode_pngs(images: Sequence[Image.Image]) -> list[bytes]:
         return list(pool.map(encode_png, images))
 
 
-def fit_to_count_bytes(image: Image.Image, width: int, height: int) -> Image.Image:
+def fit_to_size(image: Image.Image, width: int, height: int) -> Image.Image:
     """Return `image` at this size: unchanged if it has it, else scaled until it fills it, and cropped evenly."""
     if image.size == (width, height):
         return image

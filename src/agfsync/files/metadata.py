@@ -20,11 +20,11 @@ _ORIENTATION, _SHORT = 0x0112, 3
 _MOST_ENTRIES = 1 << 12
 """of an EXIF directory that are looked through"""
 _COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
-"""A _JPEG's application segments that say which colours its numbers are: how each begins, and its least bytes."""
+"""A JPEG's application segments that say which colours its numbers are: how each begins, and its least bytes."""
 _APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
-"""Markers of a _JPEG's application segments and comments."""
+"""Markers of a JPEG's application segments and comments."""
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
-"""Within a _JPEG's pixels, which escape their own 0xFF and hold restart markers."""
+"""Within a JPEG's pixels, which escape their own 0xFF and hold restart markers."""
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 """Markers: before the pixels, after them, and those that no segment follows."""
 
@@ -45,7 +45,7 @@ def extract_essence(file: bytes) -> Essence:
     """Return what of `file` a decoder needs; of a WebP and of anything unknown that is all.
 
     Raises:
-        DamagedFileError: a checksum of a PNG is wrong, or the end of a _JPEG is missing. struct.error: a PNG ends early.
+        DamagedFileError: a checksum of a PNG is wrong, or the end of a JPEG is missing. struct.error: a PNG ends early.
     """
     if file.startswith(PNG):
         return _of_png(file)
@@ -57,7 +57,7 @@ def extract_essence(file: bytes) -> Essence:
 def read_orientation(exif: bytes) -> int:
     """Return the orientation, 1 to 8, that an EXIF block gives; 1, upright, where it gives none.
 
-    As browsers do, only one value of the type _SHORT counts. Nothing else of the block is read (EXIF 3.0, 4.6.4).
+    As browsers do, only one value of the type SHORT counts. Nothing else of the block is read (EXIF 3.0, 4.6.4).
     """
     while exif.startswith(_EXIF_MARK):
         exif = exif[len(_EXIF_MARK) :]

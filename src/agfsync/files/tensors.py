@@ -49,7 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> TensorFile | None:
-    """Return the contents of `path`, on the CPU, in the layout they had; None if it is missing or not what was written."""
+    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or not what was written."""
     head = read_metadata(path)
     if head is None:
         return None

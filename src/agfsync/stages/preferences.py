@@ -12,12 +12,10 @@ from typing import Any
 from agfsync.engine import PartWriter, Sifted, check_budget, report_skipped
 from agfsync.engine.progress import ProgressTask
 from agfsync.files.images import BrokenImageError
-from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
-from agfsync.formats.judgements import SAME, Judgements, picture_key
-from agfsync.formats.pairing import read_pictures
-from agfsync.formats.selection import read_selectors
-from agfsync.formats.sources import captions_of_pairs, pairs_of, snapshot_of
-from agfsync.formats.tally import LeftOutTally
+from agfsync.formats import LeftOut, LeftOutTally, NoPreference, PairItem, Preference
+from agfsync.formats.pairing import SAME_PICTURE, Judgements, picture_key, read_pictures
+from agfsync.formats.sources import read_pair_prompts, read_pairs, resolve_snapshot
+from agfsync.formats.writing import read_selectors
 from agfsync.records import Candidate, Caption, Pair, digest
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
@@ -40,7 +38,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
     if source is None:
         return {}
     context.progress.say(f"{CAPTIONS}: reading the prompts of {source}")
-    found = captions_of_pairs(source, context.recipe.pairs.split)
+    found = read_pair_prompts(source, context.recipe.pairs.split)
     captions = [caption_of(text, category, "train") for text, category in found.items()]
     units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
     done = context.run.done(CAPTIONS, units)
@@ -61,7 +59,7 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
     with context.progress.stage(CANDIDATES, len(captions)) as task:
         intake = _Intake(context, captions, task)
         try:
-            for found in pairs_of(source, settings.split):
+            for found in read_pairs(source, settings.split):
                 intake.add(found)
             intake.settle()
         finally:
@@ -72,7 +70,7 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
     left_out = {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
-    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(snapshot_of(source)))}
+    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(resolve_snapshot(source)))}
 
 
 def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTally, total: int, unit: str) -> None:
@@ -134,7 +132,7 @@ class _Intake:
         except BrokenImageError as failure:
             return LeftOut(str(failure), found.where)
         if winner == loser:
-            return LeftOut(SAME, found.where, failed=False)
+            return LeftOut(SAME_PICTURE, found.where, failed=False)
         caption = self._captions.get(found.prompt)
         if caption is None:
             return LeftOut(CHANGED, found.where, failed=False)

@@ -11,11 +11,11 @@ from functools import partial
 from textwrap import shorten
 from typing import Any
 
-from agfsync.chat.side_by_side import side_by_side
+from agfsync.chat.threads import map_in_threads
 from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process_units, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
-from agfsync.formats import Asked
-from agfsync.formats.sources import Prompts
+from agfsync.formats import SourceQuestion
+from agfsync.formats.sources import SourceCaptions
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
@@ -41,7 +41,7 @@ class ToAsk:
     """
 
     caption: Caption
-    found: Sequence[Asked]
+    found: Sequence[SourceQuestion]
     left_out: Mapping[str, int]
 
 
@@ -65,13 +65,13 @@ def run(context: Context) -> Mapping[str, Any]:
 def _units(context: Context, writer: QuestionWriter) -> Stream[Unit[ToAsk]]:
     """Every caption, but those that are trained on where their pairs are given."""
     recipe = context.recipe
-    prompts = Prompts(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
+    prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
 
     def units() -> Iterator[Unit[ToAsk]]:
         for caption in context.run.read("captions", Caption):
             if caption.split in asked:
-                task = ToAsk(caption, *(prompts.asked(caption.text) if prompts else ((), {})))
+                task = ToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
                 yield Unit(_key(writer, recipe, task), task)
 
     return Stream(sum(row["split"] in asked for row in context.run.rows("captions", ["split"])), units)
@@ -90,7 +90,7 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
 
 
 def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
-    for outcome in side_by_side(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
+    for outcome in map_in_threads(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
         desk.account.note()
         yield outcome
 

@@ -126,8 +126,8 @@ class Manifest:
         if (found := self._format()) != RUN_FORMAT:
             self._db.close()
             raise RunError(
-                f"{self._path.parent} is a run of format {found}, this agfsync reads format {RUN_FORMAT}: choose another"
-                f" --out, or use the agfsync that made it"
+                f"{self._path.parent} is a run of format {found}, this agfsync reads format {RUN_FORMAT}: choose"
+                f" another --out, or use the agfsync that made it"
             )
         return self
 
