@@ -43,8 +43,8 @@ def test_what_is_committed_is_read_in_the_order_of_the_selection(run: Run) -> No
 def test_units_of_several_parts_may_take_turns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is read once, however often the table goes to and fro."""
     loads: list[str] = []
-    decode = parts.read_part
-    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    read = parts.read_part
+    monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
     for part in "abc":
         commit(run, **{f"{part}{n}": captions(*(f"{part}{n}-{row}" for row in range(n % 3))) for n in range(100)})
     order = [f"{part}{n}" for n in range(100) for part in "cab"]
@@ -60,8 +60,8 @@ def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
 ) -> None:
     """A caption's pictures are judged in several batches, and each asks for their unit."""
     loads: list[str] = []
-    decode = parts.read_part
-    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    read = parts.read_part
+    monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
     commit(run, a=captions("1"), b=captions("2"))
     commit(run, c=captions("3"), d=captions("4"))
     asked = [["a"], ["a", "b"], ["b"], ["b"], ["b", "c"], ["c", "d"], ["d"], ["d"]]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_units, run_job
+from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_units, report_skipped, run_job
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
@@ -88,6 +88,7 @@ def _draw(context: Context, captions: Sequence[Caption]) -> None:
         *_draw_with(context, "base", generator_source(context.recipe.model), captions),
         *_draw_with(context, "aligned", _aligned_source(context), captions),
     ]
+    report_skipped(context.progress, STAGE, context.run.skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
