@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from agfsync import __version__
-from agfsync.engine import launched
+from agfsync.engine import launcher
 from agfsync.errors import AgfsyncError, DivergedError, PeerError
-from agfsync.files.atomic import fault
+from agfsync.files.atomic import explain_disk_error
 from agfsync.stages import NAMES, STAGES, Stage
 
 if TYPE_CHECKING:
@@ -71,16 +71,16 @@ def run(
 ) -> None:
     """Run all stages of a recipe; the same command goes on where it was stopped."""
     from agfsync import pipeline
-    from agfsync.engine.progress import progress
+    from agfsync.engine.progress import make_progress
     from agfsync.recipe import resolve
 
     if until is not None and until not in NAMES:
         raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(NAMES)}")
     resolved = resolve(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
-    shown = progress()
+    shown = make_progress()
     trains = until is None or NAMES.index(until) >= NAMES.index("training")
-    if trains and launched.rank() > 0:
+    if trains and launcher.process_rank() > 0:
         _help(path, until, may_be_done=not update)
     else:
         with _leading(trains):
@@ -210,10 +210,10 @@ def _told(path: Path, contents: Mapping[str, Any]) -> str:
 def _verb(stage: Stage) -> Callable[[Path, bool], None]:
     def verb(path: Folder, debug: Debug = False) -> None:
         from agfsync import pipeline
-        from agfsync.engine.progress import progress
+        from agfsync.engine.progress import make_progress
 
-        trains, shown = stage.name == "training", progress()
-        if trains and launched.rank() > 0:
+        trains, shown = stage.name == "training", make_progress()
+        if trains and launcher.process_rank() > 0:
             _help(path, stage.name)
         else:
             with _leading(trains):
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as failure:
         if "--debug" in given:
             traceback.print_exception(failure)
-        return _failed(*_line(fault(failure, Path.cwd()) or failure))
+        return _failed(*_line(explain_disk_error(failure, Path.cwd()) or failure))
 
 
 @contextmanager
@@ -283,11 +283,11 @@ def _stoppable(*wanted: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def _leading(trains: bool) -> Iterator[None]:
-    """Within, this process is the first of those launched together, if what `trains` was launched in several."""
-    if not trains or launched.count() == 1:
+    """Within, this process is the first of those launcher together, if what `trains` was launcher in several."""
+    if not trains or launcher.count_processes() == 1:
         yield
         return
-    with _stoppable(signal.SIGTERM, signal.SIGINT), launched.leading():
+    with _stoppable(signal.SIGTERM, signal.SIGINT), launcher.lead_helpers():
         yield
 
 
@@ -311,20 +311,20 @@ def _help(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
 
 def _helped() -> int:
     """Help the first process until it ends, and return the exit code."""
-    who = f"process {launched.rank()}"
+    who = f"process {launcher.process_rank()}"
     try:
-        launched.join(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
+        launcher.join_first(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
     except PeerError as failure:
         return _failed(*_line(failure))
     try:
-        for order in launched.orders():
+        for order in launcher.receive_orders():
             from agfsync.pipeline import help_train
 
             help_train(order)
     except (DivergedError, PeerError):
         return UNEXPECTED  # The first tells of it.
     except Exception as failure:
-        line, code = _line(fault(failure, Path.cwd()) or failure)
+        line, code = _line(explain_disk_error(failure, Path.cwd()) or failure)
         return _failed(f"{who}: {line}", code)
     return 0
 
@@ -372,12 +372,12 @@ def _show(path: Path) -> None:
 
 
 def _row(standing: "Standing") -> str:
-    from agfsync.engine.progress import clock
+    from agfsync.engine.progress import format_duration
 
     finished = standing.finished
     if finished is None:
         return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
-    parts = [f"{finished.rows} rows" if finished.rows else "", clock(finished.seconds)]
+    parts = [f"{finished.rows} rows" if finished.rows else "", format_duration(finished.seconds)]
     parts += [f"{finished.skipped} skipped"] if finished.skipped else []
     return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
 

@@ -6,11 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from agfsync.engine import launched
-from agfsync.engine.launched import Order
-from agfsync.engine.progress import Progress, Silent
+from agfsync.engine import launcher
+from agfsync.engine.launcher import Order
+from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
-from agfsync.files.atomic import fault
+from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, faults
 from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
 from agfsync.pipeline.following import prepare, recipe_of
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 TRAINING = "training"
-"""The stage that launched processes share."""
+"""The stage that launcher processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
     Raises:
         ModelError: the way there leads through a generator that can't be drawn with or trained.
-        PeerError: it trains in several launched processes, and some don't come.
+        PeerError: it trains in several launcher processes, and some don't come.
         AgfsyncError: something the user can mend.
     """
-    shown = progress or Silent()
+    shown = progress or SilentProgress()
     if is_up_to_date(path, until):
         return None
     with Run.open(path, writing=True) as run_:
@@ -73,7 +73,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
         if TRAINING in due:
-            launched.gather(shown.say)
+            launcher.await_helpers(shown.say)
         while True:
             try:
                 return _bring_up_all(run_, recipe, until, shown)
@@ -97,11 +97,11 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
 
     Raises:
         RunError: a stage before it isn't. ModelError: a generator can't be drawn with or trained.
-        PeerError: it trains in several launched processes, and some don't come.
+        PeerError: it trains in several launcher processes, and some don't come.
     """
     with Run.open(path, writing=True) as run_:
         recipe = recipe_of(run_)
-        set_aside(run_, recipe, progress or Silent())
+        set_aside(run_, recipe, progress or SilentProgress())
         *before, stage = plan(recipe, name)
         due = [name] if not is_current(stage, run_, recipe) else []
         check_generators(recipe, due)
@@ -109,8 +109,8 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
             if not is_current(each, run_, recipe):
                 raise RunError(f"{name} needs {each.name}: type `agfsync {each.name} {path}` first")
         if TRAINING in due:
-            launched.gather((progress or Silent()).say)
-        _bring_up(stage, run_, recipe, progress or Silent())
+            launcher.await_helpers((progress or SilentProgress()).say)
+        _bring_up(stage, run_, recipe, progress or SilentProgress())
 
 
 def help_train(order: Order) -> None:
@@ -121,7 +121,7 @@ def help_train(order: Order) -> None:
     """
     training = import_module("agfsync.stages.training")
     with Run.open(Path(order["run"])) as run_:
-        training.help_train(Context(run_, recipe_of(run_), Silent(), order["digest"]))
+        training.help_train(Context(run_, recipe_of(run_), SilentProgress(), order["digest"]))
 
 
 def status(path: Path) -> list[Standing]:
@@ -154,7 +154,7 @@ def verify(path: Path) -> int:
     """
     with Run.open(path, writing=True) as run_:
         if recipe_of(run_).captions.writer.language_model is None:
-            run_.made_in_order("captions")
+            run_.declare_ordered("captions")
         files = run_.files()
         found = run_.verify()
         if found:
@@ -177,7 +177,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:
-        plain = fault(failure, run_.path) or _out_of_memory(failure, stage)
+        plain = explain_disk_error(failure, run_.path) or _out_of_memory(failure, stage)
         if plain is None:
             raise
         raise plain from failure

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from agfsync.engine.progress import Task
+from agfsync.engine.progress import ProgressTask
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import CaptionWriter
@@ -105,7 +105,7 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     return written
 
 
-def _fill(context: Context, desk: Desk, written: Written, category: str, places: Places, task: Task) -> None:
+def _fill(context: Context, desk: Desk, written: Written, category: str, places: Places, task: ProgressTask) -> None:
     fruitless, vain = 0, Counter[str]()
     while free := written.free(category, places):
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.

@@ -11,7 +11,7 @@ from agfsync.engine.progress import Progress
 from agfsync.recipe import ModelSettings, Recipe, ScorerSettings
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
-from agfsync.store.streams import by, matched
+from agfsync.store.streams import group_by_column, join_in_order
 
 MODEL = "model"
 """The folder of the trained model in the run's folder."""
@@ -46,8 +46,8 @@ class ToDraw:
 
 def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
     """Yield the captions of `split` that have questions; skipped ones have none."""
-    questions = by("caption_key", context.run.rows("questions"))
-    for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
+    questions = group_by_column("caption_key", context.run.rows("questions"))
+    for caption, asked in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
         if asked and caption.split == split:
             yield ToDraw(caption, tuple(Question.of(row) for row in asked))
 

@@ -90,7 +90,7 @@ def gather(run: Run, recipe: Recipe) -> Evidence:
 def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
     """The image files of the candidates `keys` of a stage's table; only the units that hold them are read."""
     wanted = set(keys)
-    units = [unit for unit, rows in run.grouped(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
+    units = [unit for unit, rows in run.rows_by_unit(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
 
 
