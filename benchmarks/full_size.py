@@ -105,7 +105,7 @@ def line(what: str, count: int, took: float, work: float | None, speed: float, u
 def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
     """A caption's candidates, in one batch, with guidance."""
     generator = catalog.build(
-        "generators", {"type": KIND[name], "model": folder, "steps": options.steps, "dtype": "bf16"}
+        "generators", {"type": KIND[name], "path": folder, "steps": options.steps, "dtype": "bf16"}
     )
     work = 2 * options.steps * FORWARD[name] + DECODE[name]
     prompts, seeds = ["a large red circle"] * options.batch, list(range(options.batch))
@@ -115,7 +115,7 @@ def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> N
 
 def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed: float) -> None:
     """DPO steps on `--pairs` pairs, whose latents are random."""
-    denoiser = catalog.build("generators", {"type": KIND[name], "model": folder})
+    denoiser = catalog.build("models", {"type": KIND[name], "path": folder})
     reference: Any
     if lora:
         add_adapters(denoiser.network, 16, 16.0, 0)

@@ -187,10 +187,10 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
         (["run", "{file}", "--until", "drawing"], "no stage is called 'drawing'"),
         (["run", "{file}", "--set", "pairs.wieghts.red=1"], "unknown key 'pairs.wieghts': did you mean 'weights'?"),
         (["run", "{file}", "--set", "captions.writer=nobody"], "no caption is called 'nobody'"),
-        (["run", "{file}", "--set", "candidates.generator.model=./nowhere"], "no model at './nowhere'"),
-        (["run", "{file}", "--set", "candidates.generator.model=embedded:nothing"], "no embedded model"),
-        (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
-        (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
+        (["run", "{file}", "--set", "model.path=./nowhere"], "no model at './nowhere'"),
+        (["run", "{file}", "--set", "model.path=embedded:nothing"], "no embedded model"),
+        (["run", "{file}", "--set", "scorers.red.type=barrow"], "no scorer is called 'barrow'"),
+        (["run", "{file}", "--set", "scorers.red.path=~/nowhere/to/be/found"], "no model at '~/nowhere"),
         (["run", "{file}", "--set", "captions.source=/nowhere.txt"], "/nowhere.txt: no such file or folder"),
         (
             ["run", "{file}", "--set", "pairs.source={file}"],
@@ -222,9 +222,9 @@ def test_what_the_user_can_mend_is_one_line(
 def test_a_run_of_other_settings_needs_update(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", str(file), "--out", str(file.parent / "run"), "--until", "pairs"]
     assert cli.main(command) == 0
-    other = [*command, "--set", "pairs.weights.red=0.25"]
+    other = [*command, "--set", "pairs.choose.weights.red=0.25"]
     assert cli.main(other) == 2
-    assert "pairs.weights.red 1.0 -> 0.25" in capsys.readouterr().err
+    assert "pairs.choose.weights.red 1.0 -> 0.25" in capsys.readouterr().err
     assert cli.main([*other, "--update"]) == 0
     assert "goes on with the new settings, from pairs" in capsys.readouterr().err
 

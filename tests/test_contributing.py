@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from agfsync.recipe import resolve
-
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 FILE = re.compile(r"^`(?P<name>[\w.]+)`[^\n]*:\n\n```\w+\n(?P<text>.*?)^```$", re.M | re.S)
 
@@ -38,9 +36,12 @@ def test_a_recipe_finds_it_by_its_type(plugin: Path) -> None:
     command = re.search(r"^agfsync run shapes (.*)$", PAGE.read_text(encoding="utf-8"), re.M)
     assert command is not None
     words = shlex.split(command[1])
-    resolve("shapes", [words[words.index("--set") + 1]])
-    build = "from agfsync import catalog; print(catalog.build('scorers', {'type': 'colourfulness', 'model': 'none'}))"
-    assert "Colourfulness" in run_python(plugin, "-c", build)
+    program = (
+        "import sys; from agfsync.recipe import resolve; from agfsync import catalog\n"
+        "settings = resolve('shapes', sys.argv[1:]).scorers['colour']\n"
+        "print(catalog.find('scorers', settings.type))"
+    )
+    assert "Colourfulness" in run_python(plugin, "-c", program, words[words.index("--set") + 1])
 
 
 def run_python(folder: Path, *arguments: str) -> str:

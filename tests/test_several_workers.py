@@ -28,8 +28,9 @@ PATHS = os.pathsep.join([str(HERE / "plugins"), str(HERE.parent / "src"), os.env
 ENGINES = {"processes": {"workers": 2}, "ray": {"type": "ray", "workers": 2}}
 SLOW = {
     "captions": {"count": 100},
-    "candidates": {"generator": {"type": "double", "model": "slow"}},
-    "scores": {"scorers": {name: {"type": "double", "model": "slow"} for name in ("red", "vqa")}, "batch": 3},
+    "model": {"type": "double", "path": "slow"},
+    "scorers": {name: {"type": "double", "path": "slow"} for name in ("red", "vqa")},
+    "scores": {"batch": 3},
 }
 KILLS = 5
 
@@ -135,7 +136,7 @@ def test_a_caption_that_kills_its_workers_is_quarantined(
     pipeline.run(path, until="questions")
     with Run.open(path, writing=False) as run:
         text = next(c.text for c in run.read("captions", Caption) if c.split == "train")
-    deadly = {"generator": {"type": "double", "model": f"deadly:{text}"}}
+    deadly = {"generator": {"type": "double", "path": f"deadly:{text}"}}
     pipeline.prepare(path, make_recipe(engine=engine, candidates=deadly, failure_budget=0.1), update=True)
     pipeline.run(path, until="candidates")
     with Run.open(path, writing=False) as run:
@@ -147,8 +148,8 @@ def test_a_caption_that_kills_its_workers_is_quarantined(
 def test_a_model_that_workers_can_not_load_is_told_as_it_is_here(
     tmp_path: Path, make_recipe: Any, engine: dict[str, Any]
 ) -> None:
-    generator = {"type": "double", "model": "missing"}
-    pipeline.prepare(tmp_path / "run", make_recipe(engine=engine, candidates={"generator": generator}))
+    generator = {"type": "double", "path": "missing"}
+    pipeline.prepare(tmp_path / "run", make_recipe(engine=engine, model=generator))
     with pytest.raises(ModelError, match="no model at 'missing'"):
         pipeline.run(tmp_path / "run", until="candidates")
 
@@ -156,7 +157,8 @@ def test_a_model_that_workers_can_not_load_is_told_as_it_is_here(
 def test_the_embedded_models_make_the_same_items_on_ray(tmp_path: Path, cluster: None) -> None:
     few = {
         "captions": {"count": 6, "held_out": 2},
-        "candidates": {"generator": {"steps": 2, "scheduler": "dpm++", "device": "cpu"}, "per_caption": 3},
+        "model": {"device": "cpu", "sampling": {"steps": 2, "scheduler": "dpm++"}},
+        "candidates": {"per_caption": 3},
         "scores": {"batch": 4},
     }
     expected = ran(tmp_path / "here", check(few, "few"))

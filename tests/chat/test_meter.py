@@ -25,7 +25,7 @@ def test_a_request_that_got_no_reply_takes_nothing_and_its_room_is_free_again() 
 
 
 def test_no_request_is_made_that_might_pass_the_cap() -> None:
-    meter = Meter((1.0, 10.0), max_cost=2.5, section="captions.model")
+    meter = Meter((1.0, 10.0), max_cost=2.5, section="captions.writer")
     with meter.request(WORST) as count:
         count(Tokens(600_000, 0))
     with pytest.raises(BudgetError, match=r"has cost 0\.6 of captions\.model\.max_cost = 2\.5"), meter.request(WORST):
@@ -91,7 +91,7 @@ def test_from_many_threads_every_token_is_counted_and_the_cap_holds() -> None:
 
 
 def test_the_cap_on_tokens_counts_both_ways_and_holds_as_the_one_on_cost_does() -> None:
-    meter = Meter(max_tokens=1000, spent=Spending(1, 200, 100, 0.0), section="questions.model")
+    meter = Meter(max_tokens=1000, spent=Spending(1, 200, 100, 0.0), section="questions.writer")
     with meter.request(Tokens(300, 300)) as count:
         count(Tokens(250, 50))
     says = (

@@ -54,7 +54,7 @@ def test_the_empty_folder_that_one_stands_in_is_filled(
 
 
 def test_each_picture_of_several_generators_has_its_own_ones_name(path: Path, tmp_path: Path, make_recipe: Any) -> None:
-    more = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
+    more = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, more, update=True)
     pipeline.run(path, until="pairs")
     with Run.open(path, writing=False) as run:
@@ -128,7 +128,7 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
     """And so does a run on what that run exports."""
     sources = [tmp_path / "first", tmp_path / "second"]
     export(path, name, sources[0])
-    judges = {"evaluation": {"judges": {"oracle": {"type": "double", "model": "none"}}}}
+    judges = {"judges": {"oracle": {"type": "double", "path": "none"}}}
     recipe = make_recipe(pairs={"source": str(sources[0])}, **judges)
     pipeline.prepare(tmp_path / "again", recipe)
     pipeline.run(tmp_path / "again", until="pairs")
@@ -146,7 +146,7 @@ def test_a_judge_of_another_kind_is_independent_of_exported_pairs(path: Path, tm
     export(path, "binarized", tmp_path / "out")
     recipe = make_recipe(
         pairs={"source": str(tmp_path / "out")},
-        evaluation={"judges": {"oracle": {"type": "shapes-oracle", "model": "none"}}},
+        judges={"oracle": {"type": "shapes-oracle", "path": "none"}},
     )
     assert role_of("oracle", recipe, read_selectors(tmp_path / "out")) == "independent"
 
@@ -159,6 +159,6 @@ def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
     pipeline.run(tmp_path / "run", until="pairs")
     with Run.open(tmp_path / "run", writing=False) as run:
         assert find_selectors(run, recipe) is None
-    assert {role_of(judge, recipe, None) for judge in recipe.scores.scorers} == {"unknown"}
+    assert {role_of(judge, recipe, None) for judge in recipe.scorers} == {"unknown"}
     export(tmp_path / "run", "binarized", tmp_path / "out")
     assert read_selectors(tmp_path / "out") is None

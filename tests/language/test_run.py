@@ -31,8 +31,8 @@ def spending(path: Path) -> float:
 
 def with_retries(recipe: Recipe, retries: int) -> Recipe:
     """`recipe`, whose questions are asked again so often."""
-    assert recipe.questions.model is not None
-    model = recipe.questions.model.model_copy(update={"retries": retries})
+    assert recipe.questions.writer is not None
+    model = recipe.questions.writer.model_copy(update={"retries": retries})
     return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"model": model})})
 
 
@@ -134,7 +134,7 @@ def test_a_finished_run_costs_nothing_more(tmp_path: Path, asking: Asking) -> No
         finished = pipeline.status(tmp_path / "run")[1].finished
         assert finished is not None and finished.notes["requests"] == 2 * 15
         assert finished.notes["dropped"]["element isn't in the caption"] == 2 * 15
-        with pytest.raises(RunError, match="captions.model.temperature 1.0 -> 0.5"):
+        with pytest.raises(RunError, match="captions.writer.temperature 1.0 -> 0.5"):
             same = {"concurrency": 2, "timeout": 8.0, "max_cost": 2.0}
             write(tmp_path / "run", asking(server, 15, **same, temperature=0.5))
 

@@ -67,7 +67,7 @@ def one_of_each(request: pytest.FixtureRequest) -> str:
 def load(folders: dict[str, Path], name: str, **settings: Any) -> Any:
     kind, _, guidance = KINDS[name]
     common = {"type": kind, "model": str(folders[name]), "steps": 3, "guidance": guidance, "device": "cpu"}
-    return catalog.build("generators", common | SIZE | settings)
+    return catalog.build("models", common | SIZE | settings)
 
 
 def theirs(folders: dict[str, Path], name: str) -> Any:

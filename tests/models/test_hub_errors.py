@@ -70,7 +70,7 @@ def loaders(tiny_generator: Path) -> dict[str, Load]:
     def generator(model: str, *loras: str) -> Any:
         added = [{"path": path, "strength": 1.0} for path in loras]
         settings = {"type": "stable-diffusion", "model": model, "loras": added, "steps": 2, "device": "cpu"}
-        return catalog.build("generators", settings)
+        return catalog.build("models", settings)
 
     def scorer(**settings: str) -> Any:
         return catalog.build("scorers", {"device": "cpu", **settings})
@@ -214,7 +214,7 @@ def test_a_loras_file_on_the_hub_is_the_only_one_or_is_named(
     def build(**lora: str) -> Any:
         added = [{"strength": 1.0, **lora}]
         common = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "device": "cpu"}
-        return catalog.build("generators", {**common, "loras": added})
+        return catalog.build("models", {**common, "loras": added})
 
     local = build(path=str(models["o/style"]))
     assert build(path="o/style").identity == local.identity
@@ -233,7 +233,7 @@ def test_a_replaced_part_of_a_hub_model_leaves_its_configuration_and_not_its_wei
 ) -> None:
     file = Path(shutil.copy(models["o/sd"] / "vae" / "diffusion_pytorch_model.safetensors", tmp_path))
     settings = {"type": "stable-diffusion", "model": "o/sd", "vae": str(file), "steps": 2, "device": "cpu"}
-    assert catalog.build("generators", settings)
+    assert catalog.build("models", settings)
     asked = [path for path in server.asked if "/resolve/" in path and "/vae/" in path]
     assert asked and all(path.endswith("/vae/config.json") for path in asked)
 

@@ -40,7 +40,7 @@ def file(family: str, tmp_path: Path) -> Path:
 
 def build(family: str, model: Path, **settings: Any) -> Any:
     common = {"type": family, "model": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
-    return catalog.build("generators", common | settings)
+    return catalog.build("models", common | settings)
 
 
 def drawn(generator: Any) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_a_single_file_needs_its_configuration(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="weights alone, .* name a folder of such a pipeline as candidates.generator"):
+    with pytest.raises(ModelError, match="weights alone, .* name a folder of such a pipeline as model"):
         build(family, file)
 
 

@@ -60,7 +60,7 @@ def own(tiny_generator: Path, tmp_path: Path) -> Path:
 
 def build(model: Path, type: str = "stable-diffusion", **settings: Any) -> Any:
     common = {"type": type, "model": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
-    return catalog.build("generators", common | settings)
+    return catalog.build("models", common | settings)
 
 
 def drawn(generator: Any) -> np.ndarray:

@@ -29,7 +29,7 @@ def build(model: Path, refiner: Path | None, from_step: int = 2, kind: str = "st
     settings: dict[str, Any] = {"type": kind, "model": str(model), "steps": 4, "guidance": 3.0, "device": "cpu"}
     if refiner:
         settings["refiner"] = {"model": str(refiner), "revision": None, "from_step": from_step}
-    return catalog.build("generators", settings)
+    return catalog.build("models", settings)
 
 
 def pixels(images: Any) -> np.ndarray:

@@ -95,7 +95,7 @@ def test_what_cant_be_drawn_or_trained_is_told_before_anything_is_written(
 ) -> None:
     type_, spoil, says = REFUSED[name]
     folder = spoil(tiny_xl_generator if type_ == XL else tiny_generator, tmp_path / "model")
-    recipe = make_recipe(candidates={"generator": {"type": type_, "model": str(folder), "steps": 4, "device": "cpu"}})
+    recipe = make_recipe(model={"type": type_, "path": str(folder), "device": "cpu", "sampling": {"steps": 4}})
     run = tmp_path / "run"
     pipeline.prepare(run, recipe)
     with pytest.raises(ModelError, match=says) as caught:
@@ -116,7 +116,7 @@ def test_the_doctor_prints_the_line_and_loads_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = scheduled(tiny_xl_generator, tmp_path / "model", diffusers.EDMEulerScheduler())
-    recipe = make_recipe(candidates={"generator": {"type": XL, "model": str(folder), "steps": 4}})
+    recipe = make_recipe(model={"type": XL, "path": str(folder), "sampling": {"steps": 4}})
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(recipe))
     monkeypatch.setattr(catalog, "build", lambda *arguments: pytest.fail("something was loaded"))
@@ -136,8 +136,8 @@ def test_sound_models_pass(
 ) -> None:
     folders = {SD: tiny_generator, XL: tiny_xl_generator}
     folders |= {"stable-diffusion-3": tiny_sd3_generator, "flux": tiny_flux_generator}
-    generator = {"type": type_, "model": str(folders[type_]), "steps": 4}
-    recipe = make_recipe(candidates={"generator": generator, "beside": {"other": generator}})
+    generator = {"type": type_, "path": str(folders[type_]), "sampling": {"steps": 4}}
+    recipe = make_recipe(model=generator, candidates={"beside": {"other": generator}})
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
     assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
@@ -148,17 +148,17 @@ def test_a_model_drawn_beside_may_be_one_that_cant_be_trained(
 ) -> None:
     edm = scheduled(tiny_xl_generator, tmp_path / "edm", diffusers.EDMEulerScheduler())
     flow = scheduled(tiny_xl_generator, tmp_path / "flow", diffusers.FlowMatchEulerDiscreteScheduler())
-    first = {"type": SD, "model": str(tiny_generator), "steps": 4}
+    first = {"type": SD, "path": str(tiny_generator), "sampling": {"steps": 4}}
     for folder, count in ((edm, 0), (flow, 1)):
-        beside = {"other": {"type": XL, "model": str(folder), "steps": 4}}
-        assert len(faults(make_recipe(candidates={"generator": first, "beside": beside}))) == count
+        beside = {"other": {"type": XL, "path": str(folder), "sampling": {"steps": 4}}}
+        assert len(faults(make_recipe(model=first, candidates={"beside": beside}))) == count
 
 
 def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
     tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
 ) -> None:
     folder = scheduled(tiny_generator, tmp_path / "model", diffusers.DDIMScheduler(prediction_type="sample"))
-    recipe = make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})
+    recipe = make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     assert not list(pipeline.checks.generator_faults(recipe, ["captions"]))
 
@@ -178,10 +178,10 @@ def test_only_the_generators_that_the_stages_load_are_checked(
     stages: list[str], count: int, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
 ) -> None:
     first, other = (
-        {"type": SD, "model": str(edited(tiny_generator, tmp_path / name, {UNET: {"in_channels": channels}}))}
+        {"type": SD, "path": str(edited(tiny_generator, tmp_path / name, {UNET: {"in_channels": channels}}))}
         for name, channels in (("first", 9), ("other", 5))
     )
-    recipe = make_recipe(candidates={"generator": first, "beside": {"other": other}})
+    recipe = make_recipe(model=first, candidates={"beside": {"other": other}})
     told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, stages)]
     assert len(told) == count and all("in_channels 9" in line for line in told[:1])
 
@@ -190,11 +190,11 @@ def test_of_a_pair_set_only_the_aligned_generator_counts(
     tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
 ) -> None:
     flawed = edited(tiny_generator, tmp_path / "model", {UNET: {"in_channels": 9}})
-    sound, other = ({"type": SD, "model": str(folder), "steps": 4} for folder in (tiny_generator, flawed))
+    sound, other = ({"type": SD, "path": str(folder), "sampling": {"steps": 4}} for folder in (tiny_generator, flawed))
     pairs = {"source": str(tmp_path / "pairs")}
-    recipe = make_recipe(candidates={"generator": sound, "beside": {"other": other}}, pairs=pairs)
+    recipe = make_recipe(model=sound, candidates={"beside": {"other": other}}, pairs=pairs)
     assert not list(pipeline.checks.generator_faults(recipe))
-    recipe = make_recipe(candidates={"generator": other}, pairs=pairs)
+    recipe = make_recipe(model=other, pairs=pairs)
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     assert len(list(pipeline.checks.generator_faults(recipe))) == 1
 
@@ -217,14 +217,14 @@ UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
 def test_settings_that_the_type_lacks_are_told_at_once(
     type_: str, more: dict[str, Any], says: str, hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:
-    (fault,) = faults(make_recipe(candidates={"generator": {"type": type_, "model": "some/model", "steps": 4} | more}))
+    (fault,) = faults(make_recipe(model={"type": type_, "path": "some/model", "sampling": {"steps": 4}} | more))
     assert says in str(fault)
 
 
 def drawable(make_recipe: Callable[..., Any], **settings: Any) -> str:
     """What keeps from drawing with a Stable Diffusion of these settings; "" where nothing does."""
     generator = {"type": SD, "steps": 4, **settings}
-    recipe = make_recipe(candidates={"generator": generator})
+    recipe = make_recipe(model=generator)
     return "; ".join(str(fault) for fault in pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
 
 
@@ -277,14 +277,14 @@ def test_an_index_of_anything_is_one_line_or_left_to_the_loading(
     folder = edited(tiny_generator, tmp_path / "model", {})
     tree = json.loads((folder / INDEX).read_text())
     (folder / INDEX).write_text(json.dumps(index if isinstance(index, list) else tree | index))
-    for fault in faults(make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})):
+    for fault in faults(make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})):
         assert isinstance(fault, ModelError) and "\n" not in str(fault)
 
 
 def test_a_hub_model_that_isnt_at_hand_is_left_to_the_loading(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:
-    assert not faults(make_recipe(candidates={"generator": {"type": SD, "model": "some/model"}}))
+    assert not faults(make_recipe(model={"type": SD, "path": "some/model"}))
 
 
 def test_a_plug_in_that_no_class_is_known_of_is_made_by_the_run_and_not_by_the_doctor(

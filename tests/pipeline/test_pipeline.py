@@ -61,7 +61,7 @@ def test_a_generator_that_cant_be_trained_is_told_before_anything_is_made(
     tmp_path: Path, make_recipe: Any, kind: str
 ) -> None:
     path = tmp_path / "run"
-    pipeline.prepare(path, make_recipe(candidates={"generator": {"type": kind, "model": "none"}}))
+    pipeline.prepare(path, make_recipe(model={"type": kind, "path": "none"}))
     says = (
         f"type {kind} draws and is scored, but can't be trained: it has no .*network.*; `agfsync run ... --until pairs`"
     )
@@ -98,7 +98,7 @@ def test_generators_are_checked_for_the_stages_that_are_due(
 ) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(pipeline, "check_generators", lambda recipe, stages: asked.append(list(stages)))
-    pipeline.prepare(path, make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}}), update=True)
+    pipeline.prepare(path, make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}}), update=True)
     pipeline.run_stage(path, "scores")
     pipeline.run_stage(path, "pairs")
     pipeline.prepare(path, make_recipe(seed=1), update=True)
@@ -113,15 +113,15 @@ def test_the_recipe_in_the_run_is_whole_and_says_its_versions(path: Path, recipe
 
 
 def test_other_settings_are_told_with_both_values(path: Path, make_recipe: Any) -> None:
-    other = make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}})
-    says = r"other settings \(pairs.weights.red 1.0 -> 0.25\): --update .* from pairs,.* choose another --out"
+    other = make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}})
+    says = r"other settings \(pairs.choose.weights.red 1.0 -> 0.25\): --update .* from pairs,.* choose another --out"
     with pytest.raises(RunError, match=says):
         pipeline.prepare(path, other)
     assert set(states(path).values()) == {"done", "to do"}
 
 
 def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, loaded: list[str]) -> None:
-    pipeline.prepare(path, make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}}), update=True)
+    pipeline.prepare(path, make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}}), update=True)
     assert [name for name, state in states(path).items() if state == "out of date"] == ["pairs"]
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
@@ -138,7 +138,7 @@ def test_what_follows_from_something_out_of_date_is_out_of_date(path: Path, make
 def test_a_stage_of_another_order_runs_again_and_makes_nothing_anew(
     path: Path, make_recipe: Any, loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
+    beside = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, beside, update=True)
     pipeline.run(path, until="pairs")
     loaded.clear()
@@ -182,7 +182,7 @@ def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe
         before = list(run.read("candidates", Candidate))
     part = path / "candidates" / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
-    more = {"scorers": {name: {"type": "double", "model": "none"} for name in ("red", "vqa", "third")}}
+    more = {"scorers": {name: {"type": "double", "path": "none"} for name in ("red", "vqa", "third")}}
     pipeline.prepare(path, make_recipe(scores=more), update=True)
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
@@ -200,7 +200,7 @@ def test_a_part_that_is_damaged_while_a_stage_is_at_work_is_made_anew_too(
     part = path / "candidates" / "part-000000.parquet"
     data = part.read_bytes()
     part.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
-    more = {"scorers": {name: {"type": "double", "model": "none"} for name in ("red", "vqa", "third")}}
+    more = {"scorers": {name: {"type": "double", "path": "none"} for name in ("red", "vqa", "third")}}
     pipeline.prepare(path, make_recipe(scores=more), update=True)
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
@@ -396,9 +396,9 @@ def test_a_generator_beside_draws_more_and_without_one_the_digest_is_as_it_was(
     path: Path, recipe: Recipe, make_recipe: Any, loaded: list[str]
 ) -> None:
     (stage,) = (stage for stage in pipeline.STAGES if stage.name == "candidates")
-    source = generator_source(recipe.candidates.generator)
+    source = generator_source(recipe.model)
     assert stage.settings(recipe) == (0, {"per_caption": 4, "embedding_noise": 0.1}, source)
-    more = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
+    more = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, more, update=True)
     pipeline.run(path, until="pairs")
     assert loaded[0] == "other" and "generator" not in loaded
@@ -407,7 +407,7 @@ def test_a_generator_beside_draws_more_and_without_one_the_digest_is_as_it_was(
 
 def test_a_generator_beside_is_looked_for_at_the_start(tmp_path: Path, make_recipe: Any) -> None:
     with pytest.raises(RecipeError, match="no generator is called 'doubel': did you mean 'double'"):
-        pipeline.prepare(tmp_path, make_recipe(candidates={"beside": {"other": {"type": "doubel", "model": "other"}}}))
+        pipeline.prepare(tmp_path, make_recipe(candidates={"beside": {"other": {"type": "doubel", "path": "other"}}}))
 
 
 def counted(**changes: Any) -> Any:

@@ -67,9 +67,7 @@ def spread_of(kind: str) -> float:
 @cache
 def recipe_with(judges: tuple[str, ...]) -> tuple[Recipe, list[Selector]]:
     """A recipe with the demo's scorers and these judges, and what it selects by."""
-    recipe = check(
-        {"evaluation": {"judges": {each: {"type": "shapes-oracle", "model": "none"} for each in judges}}}, ""
-    )
+    recipe = check({"judges": {each: {"type": "shapes-oracle", "path": "none"} for each in judges}}, "")
     return recipe, list_weighted_scorers(recipe)
 
 

@@ -134,7 +134,7 @@ def test_missing_weights_are_one_line(name: str, key: str, folders: Path, tmp_pa
 @pytest.mark.parametrize("name", ["vqa", "clip"])
 def test_a_head_where_there_is_none_is_an_error(name: str, folders: Path) -> None:
     with pytest.raises(AgfsyncError, match=f"a {name} scorer has no head: leave out head"):
-        catalog.build("scorers", {"type": name, "model": str(folders / "clip"), "head": "embedded:aesthetic"})
+        catalog.build("scorers", {"type": name, "path": str(folders / "clip"), "head": "embedded:aesthetic"})
 
 
 def test_a_models_kind_is_checked(folders: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_server_is_asked_for_and_has_its_place() -> None:
     from agfsync import catalog
 
     with pytest.raises(RecipeError, match="a clip scorer has no server"):
-        catalog.build("scorers", {"type": "clip", "model": "embedded:clip", "server": {}})
+        catalog.build("scorers", {"type": "clip", "path": "embedded:clip", "server": {}})
 
 
 def test_where_the_server_is_doesnt_name_the_scores() -> None:

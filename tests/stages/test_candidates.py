@@ -68,9 +68,9 @@ def test_what_a_lora_leaves_out_is_told_once(
 
 def test_the_device_changes_no_key_and_the_guidance_does(asked: Context, make_recipe: Any, loaded: list[str]) -> None:
     candidates.run(asked)
-    generator = {"type": "double", "model": "none"}
+    generator = {"type": "double", "path": "none"}
     for change, times in (({"device": "cuda"}, 1), ({"guidance": 2.0}, 2)):
-        recipe = make_recipe(candidates={"generator": generator | change})
+        recipe = make_recipe(model=generator | change)
         candidates.run(dataclasses.replace(asked, recipe=recipe))
         assert len(loaded) == times
 
@@ -83,7 +83,7 @@ def test_seeds_depend_on_run_caption_and_index_alone() -> None:
     assert set(four).isdisjoint(candidates.seeds_of(caption, range(4), 8))
 
 
-BESIDE = {"beside": {"other": {"type": "double", "model": "other"}, "third": {"type": "double", "model": "third"}}}
+BESIDE = {"beside": {"other": {"type": "double", "path": "other"}, "third": {"type": "double", "path": "third"}}}
 
 
 def test_generators_beside_add_pictures_of_their_own_and_change_none(

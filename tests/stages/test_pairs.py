@@ -69,13 +69,15 @@ def test_each_caption_gives_a_pair_of_its_own_candidates(scored: Context) -> Non
 
 def test_a_scorer_of_no_weight_changes_no_unit(scored: Context, make_recipe: Any) -> None:
     def units(**weights: float) -> list[str]:
-        pairs.run(dataclasses.replace(scored, recipe=make_recipe(pairs={"weights": weights})))
+        pairs.run(dataclasses.replace(scored, recipe=make_recipe(pairs={"choose": {"weights": weights}})))
         return list(scored.run.selected("pairs"))
 
     assert units(red=1.0) == units(red=1.0, vqa=0.0) != units(red=1.0, vqa=0.5)
 
 
 def test_no_pair_at_all_is_told(scored: Context, make_recipe: Any) -> None:
-    strict = dataclasses.replace(scored, recipe=make_recipe(pairs={"minimum_margin": 1000}))
-    with pytest.raises(BudgetError, match=r"no caption gives a pair \(margin too small \d+.*pairs.minimum_margin"):
+    strict = dataclasses.replace(scored, recipe=make_recipe(pairs={"choose": {"minimum_margin": 1000}}))
+    with pytest.raises(
+        BudgetError, match=r"no caption gives a pair \(margin too small \d+.*pairs.choose.minimum_margin"
+    ):
         pairs.run(strict)

@@ -143,7 +143,7 @@ def marks(path: Path) -> list[str]:
 def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, given: Context) -> None:
     before = marks(path)
     source = {"source": given.recipe.pairs.source, "weights": {"red": 0.25}}
-    other = make_recipe(pairs=source, candidates={"generator": {"type": "double", "model": "another"}})
+    other = make_recipe(pairs=source, model={"type": "double", "path": "another"})
     pipeline.prepare(path, other, update=True)
     pipeline.run(path, until="pairs")
     assert marks(path) == before

@@ -9,8 +9,8 @@ from agfsync.errors import BudgetError
 from agfsync.records import Candidate, Question, Score
 from agfsync.stages import Context, candidates, captions, judging, questions, scores
 
-RED = {"type": "double", "model": "none"}
-VQA = {"type": "asking", "model": "none"}
+RED = {"type": "double", "path": "none"}
+VQA = {"type": "asking", "path": "none"}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_unscored_candidates_are_counted_and_past_the_budget_it_stops(drawn: Con
 
 
 def test_prompts_that_were_cut_are_counted_also_when_nothing_is_scored_anew(drawn: Context, make_recipe: Any) -> None:
-    short = changed(drawn, make_recipe(scores={"scorers": {"red": RED | {"model": "short"}, "vqa": VQA}}))
+    short = changed(drawn, make_recipe(scorers={"red": RED | {"path": "short"}, "vqa": VQA}))
     notes = scores.run(short)
     assert (notes["red"]["truncated"], notes["vqa"]["truncated"]) == (48, 0)
     assert scores.run(short) == notes
@@ -108,10 +108,10 @@ def test_clip_and_aesthetic_embed_a_picture_once(
     embed, seen = Backbone._embed_images, []
     monkeypatch.setattr(Backbone, "_embed_images", lambda self, images: seen.append(len(images)) or embed(self, images))
     both = {
-        "clip": {"type": "clip", "model": "embedded:clip"},
-        "aesthetic": {"type": "aesthetic", "model": "embedded:clip", "head": "embedded:aesthetic"},
+        "clip": {"type": "clip", "path": "embedded:clip"},
+        "aesthetic": {"type": "aesthetic", "path": "embedded:clip", "head": "embedded:aesthetic"},
     }
-    notes = scores.run(changed(drawn, make_recipe(scores={"scorers": both}, pairs={"weights": {"clip": 1.0}})))
+    notes = scores.run(changed(drawn, make_recipe(scorers=both, pairs={"choose": {"weights": {"clip": 1.0}}})))
     assert sum(seen) == 48
     assert (notes["clip"]["scored"], notes["aesthetic"]["scored"]) == (48, 48)
 
@@ -136,7 +136,7 @@ def test_pictures_that_do_not_fit_together_are_judged_apart_also_by_the_next_com
 
 def test_judges_behind_a_server_are_asked_from_one_process(make_recipe: Any) -> None:
     tables = judging.Tables("scores", "candidates", "scores")
-    asked = {"type": "vqa-openai", "model": "m", "server": {}}
-    both = make_recipe(scores={"scorers": {"red": RED | {"device": "cuda"}, "vqa": asked}}).scores.scorers
+    asked = {"type": "vqa-openai", "path": "m", "server": {}}
+    both = make_recipe(scorers={"red": RED | {"device": "cuda"}, "vqa": asked}).scores.scorers
     panels = [judging.Judging(tables, {name: settings}, 4) for name, settings in both.items()]
     assert [panel.device for panel in panels] == ["cuda", SERVER]

@@ -14,7 +14,7 @@ from agfsync.recipe import Recipe
 from agfsync.records import Score
 from agfsync.store import Run, ledger
 
-JUDGE = "scores.scorers.vqa.server"
+JUDGE = "scorers.vqa.server"
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def judged_by(make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def make(server: FakeServer, **caps: Any) -> Recipe:
         told = {"base_url": server.url, "concurrency": 2, "prices": {"input": 1, "output": 10}, **caps}
-        judge = {"type": "vqa-openai", "model": "fake", "server": told}
-        scorers = {"red": {"type": "double", "model": "none"}, "vqa": judge}
-        return make_recipe(captions={"count": 4, "held_out": 1}, scores={"scorers": scorers, "batch": 4})
+        judge = {"type": "vqa-openai", "path": "fake", "server": told}
+        scorers = {"red": {"type": "double", "path": "none"}, "vqa": judge}
+        return make_recipe(captions={"count": 4, "held_out": 1}, scorers=scorers, scores={"batch": 4})
 
     return make
 

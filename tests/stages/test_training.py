@@ -39,8 +39,8 @@ def paired_xl(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iter
 
 
 def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterator[Context]:
-    generator = {"type": kind, "model": str(model), "steps": 2, "device": "cpu"}
-    recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}})
+    generator = {"type": kind, "path": str(model), "device": "cpu", "sampling": {"steps": 2}}
+    recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}})
     with Run.create(tmp_path / "run", dump(recipe)) as run:
         context = Context(run, recipe, Silent(), "digest")
         for stage in (captions, questions, candidates, scores, pairs):
@@ -54,8 +54,8 @@ def lines(context: Context) -> list[dict[str, float]]:
 
 
 def with_training(context: Context, make_recipe: Any, **changes: Any) -> Context:
-    generator = context.recipe.candidates.generator.model_dump()
-    recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}} | changes)
+    generator = context.recipe.model.model_dump()
+    recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}} | changes)
     return replace(context, recipe=recipe, digest=f"{context.digest}+{json.dumps(changes)}")
 
 
@@ -85,7 +85,7 @@ def test_lora_makes_an_adapter_that_the_generator_takes(paired: Context, make_re
     model = context.run.path / "model"
     files = ["README.md", f"{context.recipe.name}-kohya.safetensors", "pytorch_lora_weights.safetensors"]
     assert sorted(path.name for path in model.iterdir()) == sorted(files)
-    generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
+    generator = catalog.build("models", context.recipe.model.model_dump() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1
     assert 0 < notes["trained_parameters"] < 10_000
 
@@ -114,7 +114,7 @@ def test_a_lora_of_an_sdxl_is_one_that_diffusers_takes(
     pipeline.load_lora_weights(model)
     assert pipeline.get_active_adapters() == ["default_0"]
     assert any(p.any() for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
-    generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
+    generator = catalog.build("models", context.recipe.model.model_dump() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1
 
 
@@ -132,7 +132,7 @@ def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
 
 
 def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> None:
-    generator = paired.recipe.candidates.generator
+    generator = paired.recipe.model
     added = generator.model_copy(update={"loras": (SamplingLora(path="some/lora"),)})
     candidates = paired.recipe.candidates.model_copy(update={"generator": added})
     training.run(replace(paired, recipe=paired.recipe.model_copy(update={"candidates": candidates})))
@@ -306,6 +306,6 @@ def test_images_that_do_not_fit_together_are_encoded_by_fewer(
 
 def test_the_card_names_networks_of_the_base_from_elsewhere_and_no_path(make_recipe: Any, tmp_path: Path) -> None:
     plain = training._settings(make_recipe())
-    generator = {"type": "double", "model": "none", "unet": "some/unet", "vae": {"model": str(tmp_path)}}
-    told = training._settings(make_recipe(candidates={"generator": generator}))
+    generator = {"type": "double", "path": "none", "unet": "some/unet", "vae": {"model": str(tmp_path)}}
+    told = training._settings(make_recipe(model=generator))
     assert told.items() - plain.items() == {("UNet of the base", "some/unet"), ("VAE of the base", tmp_path.name)}

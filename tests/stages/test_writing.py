@@ -14,8 +14,12 @@ MODEL = LanguageModel(model="fake")
 @pytest.mark.parametrize(
     ("stage", "settings", "says"),
     [
-        ("captions", Captions(writer="openai"), "captions: writer 'openai' asks a language model: give captions.model"),
-        ("captions", Captions(model=MODEL), "captions: writer 'shapes' asks no language model: leave captions.model"),
+        (
+            "captions",
+            Captions(writer="openai"),
+            "captions: writer 'openai' asks a language model: give captions.writer",
+        ),
+        ("captions", Captions(model=MODEL), "captions: writer 'shapes' asks no language model: leave captions.writer"),
         ("questions", Questions(verify=True), "questions.verify: writer 'shapes' can't verify questions"),
         ("questions", Questions(writer="opnai"), "no question is called 'opnai': did you mean 'openai'"),
     ],

@@ -101,15 +101,11 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
         "name": "attacked",
         "captions": {"writer": "double", "count": size.captions, "held_out": size.held_out},
         "questions": {"writer": "double", "rounds": 2},
-        "candidates": {
-            "generator": {"type": "stable-diffusion", "model": str(generator), "steps": 2, "device": "cpu"},
-            "per_caption": size.per_caption,
-        },
-        "scores": {
-            "scorers": {"red": {"type": "double", "model": "none"}, "vqa": {"type": "asking", "model": "none"}},
-            "batch": 7,
-        },
-        "pairs": {"weights": {"red": 1.0, "vqa": 0.5}},
+        "model": {"type": "stable-diffusion", "path": str(generator), "device": "cpu", "sampling": {"steps": 2}},
+        "candidates": {"per_caption": size.per_caption},
+        "scorers": {"red": {"type": "double", "path": "none"}, "vqa": {"type": "asking", "path": "none"}},
+        "scores": {"batch": 7},
+        "pairs": {"choose": {"weights": {"red": 1.0, "vqa": 0.5}}},
         "training": {
             "steps": size.steps,
             "batch": 3,
@@ -118,7 +114,8 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
             "precision": "fp32",
             "method": {"beta": 500.0},
         },
-        "evaluation": {"judges": {"oracle": {"type": "double", "model": "none"}}, "resamples": 100, "batch": 4},
+        "judges": {"oracle": {"type": "double", "path": "none"}},
+        "evaluation": {"resamples": 100, "batch": 4},
     }
 
 

@@ -150,7 +150,7 @@ def verify(path: Path) -> int:
         DamagedError: some aren't what was written; they have been set aside.
     """
     with Run.open(path) as run_:
-        if recipe_of(run_).captions.model is None:
+        if recipe_of(run_).captions.writer.language_model is None:
             run_.made_in_order("captions")
         files = run_.files()
         found = run_.verify()

@@ -23,7 +23,7 @@ def looking(path: Path) -> Run:
 
 def set_aside(run_: Run, recipe: Recipe, progress: Progress) -> None:
     """See what is damaged, before anything else, as far as that costs little."""
-    if recipe.captions.model is None:
+    if recipe.captions.writer.language_model is None:
         run_.made_in_order("captions")  # What a language model wrote isn't thrown away: it would write other things.
     for damage in run_.verify(READ_AT_ONCE):
         progress.say(told_of(run_.path, damage))

@@ -126,7 +126,7 @@ def _fill(context: Context, desk: Desk, written: Written, category: str, places:
         fruitless, vain = (0, Counter()) if captions else (fruitless + 1, vain)
         if fruitless == DRY:
             trouble = trouble or "; ".join(desk.account.meter.spoilers)
-            raise _dry(context.recipe.captions.writer, category, written, places, trouble, vain)
+            raise _dry(context.recipe.captions.writer.type, category, written, places, trouble, vain)
 
 
 def _ask(desk: Desk, category: str, count: int, avoid: Sequence[str], seed: int) -> tuple[Sequence[str], str]:

@@ -76,7 +76,7 @@ class Judging:
     def device(self) -> str:
         """Theirs, which is one, for a panel looks through one model."""
         first = next(iter(self.panel.values()))
-        return first.device if first.server is None else SERVER
+        return first.device if first.asked_server is None else SERVER
 
     def reads(self, asked: Sequence[Asked]) -> tuple[str, Sequence[str]]:
         return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
@@ -158,7 +158,8 @@ def _panels(judges: Judges) -> list[Judges]:
     """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
     panels: dict[tuple[Any, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
-        key = (settings.model, settings.weights, settings.revision, settings.dtype, settings.device, settings.server)
+        weights = getattr(settings, "weights", None)
+        key = (settings.path, weights, settings.revision, settings.dtype, settings.device, settings.asked_server)
         panels.setdefault(key, {})[name] = settings
     return list(panels.values())
 

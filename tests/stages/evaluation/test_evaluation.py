@@ -67,10 +67,11 @@ class Asker(Brightness):
 
 def recipe(**changes: Any) -> Recipe:
     painted = {
-        "candidates": {"generator": {"type": "painter", "model": "somewhere/base"}},
-        "scores": {"scorers": {"bright": {"type": "bright", "model": "any"}}},
-        "pairs": {"weights": {"bright": 1.0}},
-        "evaluation": {"judges": {"oracle": {"type": "asker", "model": "any"}}, "resamples": 50, "batch": 2},
+        "model": {"type": "painter", "path": "somewhere/base"},
+        "scorers": {"bright": {"type": "bright", "path": "any"}},
+        "pairs": {"choose": {"weights": {"bright": 1.0}}},
+        "judges": {"oracle": {"type": "asker", "path": "any"}},
+        "evaluation": {"resamples": 50, "batch": 2},
     }
     return check(painted | changes, "test")
 
@@ -80,7 +81,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
     """A run that has trained: three held-out captions with questions, one without, one to train on."""
     models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker)
     monkeypatch.setitem(sys.modules, "ruled_models", models)
-    monkeypatch.setitem(catalog.CATALOG["generators"], "painter", "ruled_models:Painter")
+    monkeypatch.setitem(catalog.CATALOG["models"], "painter", "ruled_models:Painter")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "bright", "ruled_models:Brightness")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "asker", "ruled_models:Asker")
     for told in (DREW, BUILT, JUDGED):
@@ -152,8 +153,8 @@ def test_after_another_training_only_the_aligned_model_draws(context: Context) -
 def test_a_new_judge_judges_the_pictures_that_are_there(context: Context) -> None:
     evaluation.run(context)
     DREW.clear()
-    judges = {"oracle": {"type": "asker", "model": "any"}, "second": {"type": "bright", "model": "any"}}
-    notes = evaluation.run(changed(context, evaluation={"judges": judges, "resamples": 50}))
+    judges = {"oracle": {"type": "asker", "path": "any"}, "second": {"type": "bright", "path": "any"}}
+    notes = evaluation.run(changed(context, judges=judges, evaluation={"resamples": 50}))
     assert DREW == []
     assert set(notes["judges"]) == {"bright", "oracle", "second"}
 
@@ -190,7 +191,7 @@ def test_without_an_aligned_model_it_says_what_to_do(context: Context) -> None:
 
 
 def test_a_judge_that_says_nothing_stops_the_run(context: Context) -> None:
-    blind = {"judges": {"oracle": {"type": "bright", "model": "blind"}}}
+    blind = {"judges": {"oracle": {"type": "bright", "path": "blind"}}}
     with pytest.raises(BudgetError, match="evaluation: oracle: 6 of 6 pictures .* too dark to see"):
         evaluation.run(changed(context, evaluation=blind))
     notes = evaluation.run(changed(context, evaluation=blind, failure_budget=1.0))

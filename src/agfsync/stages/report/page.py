@@ -173,7 +173,7 @@ def _agreement(evidence: Evidence, lead: str | None) -> dict[str, float]:
 def _histograms(evidence: Evidence) -> list[Panel]:
     """Each scorer's values of all candidates, of the winners and of the losers."""
     panels = []
-    for scorer in evidence.recipe.scores.scorers:
+    for scorer in evidence.recipe.candidate_scorers:
         every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
         both = [
             (paired[p.winner_key][scorer], paired[p.loser_key][scorer])
