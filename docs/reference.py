@@ -106,7 +106,8 @@ def describe_section(path: str, model: type[BaseModel], seen: dict[type, str]) -
         seen: the sections that have been described, each with its path.
     """
     seen[model] = path
-    yield f"\n({anchor(path)})=\n{'##' if path.removesuffix('.NAME').count('.') == 0 else '###'} {f'`{path}`' if path else 'The recipe'}\n"
+    level = "##" if path.removesuffix(".NAME").count(".") == 0 else "###"
+    yield f"\n({anchor(path)})=\n{level} {f'`{path}`' if path else 'The recipe'}\n"
     yield clean(inspect.getdoc(model) or "") + "\n"
     yield from describe_fields(model, set(model.model_fields), path, seen)
 
