@@ -60,8 +60,8 @@ Each stage writes its records as Parquet parts into a folder of its name, which
 `datasets.load_dataset("parquet", data_files="runs/mine/pairs/*.parquet")` reads. Hugging Face `datasets` opens the
 images as pictures. [The run folder](../concepts.md#the-run-folder) has what else lies there.
 """
-PROTOCOLS = ("scorers", "models", "language", "training", "formats")
-"""Packages whose `__init__` holds the protocols that a plug-in follows, and the types they speak of."""
+PROTOCOLS = ("scorers", "models", "language", "stages.choosing", "training", "formats")
+"""Modules that hold the protocols that a plug-in follows, and the types they speak of."""
 
 
 PATHS = {
