@@ -6,6 +6,7 @@
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -233,20 +234,11 @@ def format_default(field: FieldInfo) -> str:
 
 
 def describe_commands() -> str:
-    """Return the Markdown of the command line, by typer's own generator."""
-    program = [
-        sys.executable,
-        "-m",
-        "typer",
-        "agfsync.cli",
-        "utils",
-        "docs",
-        "--name",
-        "agfsync",
-        "--title",
-        "Command line",
-    ]
-    return subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    """Return the Markdown of the command line, by typer's own generator, without its list of shortened sentences."""
+    generate = ["utils", "docs", "--name", "agfsync", "--title", "Command line"]
+    program = [sys.executable, "-m", "typer", "agfsync.cli", *generate]
+    text = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    return re.sub(r"\*\*Commands\*\*:\n.*?(?=^## )", "", text, count=1, flags=re.M | re.S)
 
 
 def describe_api() -> Iterator[str]:
