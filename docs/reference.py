@@ -35,6 +35,7 @@ commands
 api
 plugins
 tables
+examples
 ```
 """
 RECIPE = """# Recipe keys
@@ -61,6 +62,10 @@ Each stage writes its records as Parquet parts into a folder of its name, which
 `datasets.load_dataset("parquet", data_files="runs/mine/pairs/*.parquet")` reads. Hugging Face `datasets` opens the
 images as pictures. [The run folder](../concepts.md#the-run-folder) has what else lies there.
 """
+EXAMPLES = """# Examples
+
+Each of these scripts is in `examples/`, and the test suite runs it on the embedded world.
+"""
 PROTOCOLS = ("scorers", "models", "language", "stages.choosing", "training", "formats")
 """Modules that hold the protocols that a plug-in follows, and the types they speak of."""
 
@@ -86,6 +91,7 @@ def write_pages(folder: Path) -> None:
         "api": API + "\n".join(describe_api()),
         "plugins": "\n".join(describe_plugins()),
         "tables": TABLES + "\n".join(describe_tables()),
+        "examples": EXAMPLES + "\n".join(describe_examples()),
     }
     for name, text in pages.items():
         path = folder / f"{name}.md"
@@ -269,6 +275,13 @@ def describe_tables() -> Iterator[str]:
             columns = [f"| `{field.name}` | `{field.type}` |" for field in record.schema]
             yield f"\n## {name}\n\n{clean(inspect.getdoc(record) or '')}\n\n| column | type |\n|---|---|"
             yield "\n".join(columns)
+
+
+def describe_examples() -> Iterator[str]:
+    """Yield a section for each script of examples/."""
+    for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py")):
+        include = f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```"
+        yield f"\n## `{path.name}`\n\n{include}\n"
 
 
 def document(module: str, name: str, found: Any) -> str:
