@@ -2,8 +2,8 @@
 
     python benchmarks/verdicts.py [--runs 500]
 
-`tests/plugins/made_up_evaluations.py` describes the simulated judges. Each rate is of `runs` evaluations, or half as many
-with 400 captions. At a rate of 2.5 % and 500 runs the standard error is 0.7 %.
+`tests/plugins/made_up_evaluations.py` describes the simulated judges. Each rate is of `runs` evaluations, or of half as
+many with 400 captions. At a rate of 2.5 % and 500 runs the standard error is 0.7 %.
 """
 
 import argparse
