@@ -41,7 +41,7 @@ def main(run: Path) -> None:
     weights = []
     for file in sorted((run / "model").rglob("*.safetensors")):
         with safe_open(file, "np") as tensors:
-            weights += [(name, sha256(tensors.get_tensor(name).tobytes()).hexdigest()) for name in tensors.keys()]
+            weights += [(name, sha256(tensors.get_tensor(name).tobytes()).hexdigest()) for name in tensors.keys()]  # noqa: SIM118
     print("weights", len(weights), digest(weights))
 
 

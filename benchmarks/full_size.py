@@ -104,9 +104,7 @@ def line(what: str, count: int, took: float, work: float | None, speed: float, u
 
 def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
     """Measure drawing a caption's candidates, in one batch with guidance."""
-    generator = catalog.build(
-        "generators", {"type": KIND[name], "path": folder, "steps": options.steps, "dtype": "bf16"}
-    )
+    generator = catalog.build("models", {"type": KIND[name], "path": folder, "steps": options.steps, "dtype": "bf16"})
     work = 2 * options.steps * FORWARD[name] + DECODE[name]
     prompts, seeds = ["a large red circle"] * options.batch, list(range(options.batch))
     took = seconds(lambda: generator.draw(prompts, seeds, 0.1), options.repeats)
@@ -153,7 +151,7 @@ def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed
 
 def ask(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
     """Measure nine questions about each of `--batch` pictures."""
-    scorer = Vqa(model=folder, dtype="bf16")
+    scorer = Vqa(path=folder, dtype="bf16")
     images = [Image.new("RGB", (512, 512), (n, 2 * n, 3 * n)) for n in range(options.batch)]
     questions = [["Is the large red circle in the centre?"] * QUESTIONS] * options.batch
     took = seconds(lambda: scorer.p_yes(images, questions), options.repeats)

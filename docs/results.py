@@ -58,7 +58,7 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
 
 def read(path: Path) -> Found:
     """Return a run's recipe, its finished stages, and its judges' results."""
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
         finished = {stage: ended for stage in stages if (ended := run.finished(stage))}

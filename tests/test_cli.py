@@ -16,7 +16,7 @@ import yaml
 
 from agfsync import cli, pipeline
 from agfsync.recipe import dump, shipped
-from agfsync.store.finished import Finished
+from agfsync.store.manifest import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
 
@@ -76,7 +76,7 @@ def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFix
     assert cli.main(["status", out]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-8:]] == list(cli.VERBS)
-    assert lines[-4].startswith("pairs       done         12 units, ")
+    assert lines[-4].startswith("pairs       done         12 rows, ")
     assert lines[-1] == "report      to do"
 
 
@@ -85,7 +85,7 @@ def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
 ) -> None:
     figures = {"prompts": 40, "base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
     figures |= {"win_rate": 0.55, "win_low": 0.44, "win_high": 0.655, "ties": 0.58}
-    finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, "2025-01-01T00:00:00+00:00")
+    finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, {}, "2025-01-01T00:00:00+00:00")
     states: list[Literal["done", "out of date"]] = ["done", "out of date"]
     for state in states:
         standing = pipeline.Standing("evaluation", state, 5, finished)

@@ -55,7 +55,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "huggingface": "agfsync.formats.huggingface:HuggingFace",
         "hpdv2": "agfsync.formats.hpdv2:HPDv2",
         "hpdv1": "agfsync.formats.hpdv1:HPDv1",
-        "imagereward": "agfsync.formats.imagereward:ImageReward",
+        "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",
@@ -134,7 +134,7 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
     maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
     known = take_known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}", optional)
-    places = _places(known)
+    places = _places(known) if kind in MODELS else {}
     with model_errors(f"can't load the model {settings.get('path')}") if kind in MODELS else nullcontext():
         return maker(**known | places)
 
@@ -172,7 +172,7 @@ def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Col
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(settings)
     for name, value in settings.items():
-        if name not in parameters and name not in optional and value not in (None, "", (), {}):
+        if name not in parameters and name not in optional and value not in (None, "", ()):
             raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
     return {name: value for name, value in settings.items() if name in parameters}
 

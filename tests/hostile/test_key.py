@@ -48,7 +48,7 @@ def asking(make_recipe: Any) -> Callable[..., Recipe]:
 
     def make(server: FakeServer, **changes: Any) -> Recipe:
         told = {"base_url": server.url, "timeout": 0.5, "concurrency": 4, "retries": 4} | changes
-        writer = {"writer": "openai", "model": {"model": "fake", **told}}
+        writer = {"writer": {"type": "openai", "path": "fake", **told}}
         judge = {"type": "vqa-openai", "path": "fake", "server": told}
         return make_recipe(
             captions={**writer, "count": 14, "held_out": 2},
@@ -88,11 +88,11 @@ def test_no_file_line_or_log_of_a_run_holds_the_key(tmp_path: Path, asking: Call
     with FakeServer() as server:
         server.answer = replies(server)
         assert run(tmp_path, asking(server)) == 0
-    with Run.open(tmp_path / "run") as opened:
+    with Run.open(tmp_path / "run", writing=True) as opened:
         report.run(Context(opened, pipeline.recipe_of(opened), Silent()))
     names = {path.name for path in (tmp_path / "run").rglob("*")}
     assert {"spending.json", "recipe.yaml", "report.html", "run.db", "part-000000.parquet"} <= names
-    with Run.open(tmp_path / "run", writing=False) as opened:
+    with Run.open(tmp_path / "run") as opened:
         rows = [row["text"] for stage in ("captions", "questions") for row in opened.rows(stage, ["text"])]
     assert any("[key] [key]" in text for text in rows)
     everything = told()

@@ -116,12 +116,12 @@ def test_a_generators_file_its_loras_and_its_refiner(
     (tmp_path / "lora" / f"pytorch_lora_weights.{ending}").write_bytes(evil)
     for type_, model in (("stable-diffusion", tiny_generator), ("stable-diffusion-xl", tiny_xl_generator)):
         common = {"type": type_, "device": "cpu"}
-        refused(lambda common=common: catalog.build("models", common | {"model": str(file)}), marker)
+        refused(lambda common=common: catalog.build("models", common | {"path": str(file)}), marker)
         for path in (file, tmp_path / "lora"):
             loras = [{"path": str(path), "strength": 1.0}]
-            whole = common | {"model": str(model), "loras": loras}
+            whole = common | {"path": str(model), "loras": loras}
             refused(lambda whole=whole: catalog.build("models", whole), marker)
-    refiner = {"model": str(file), "revision": None, "from_step": 1}
+    refiner = {"path": str(file), "revision": None, "from_step": 1}
     xl = {"type": "stable-diffusion-xl", "path": str(tiny_xl_generator), "device": "cpu", "refiner": refiner}
     refused(lambda: catalog.build("models", xl), marker)
 

@@ -39,7 +39,7 @@ def file(family: str, tmp_path: Path) -> Path:
 
 
 def build(family: str, model: Path, **settings: Any) -> Any:
-    common = {"type": family, "model": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
+    common = {"type": family, "path": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
     return catalog.build("models", common | settings)
 
 
@@ -147,7 +147,7 @@ def test_an_adapter_that_fits_in_part_is_refused(tiny_generator: Path, tmp_path:
 def test_a_lora_that_isnt_there_is_said_before_anything_is_loaded() -> None:
     lora = {"path": "./nowhere", "strength": 1.0}
     with pytest.raises(ModelError, match="no model at './nowhere'"):
-        catalog.check("generators", {"type": "stable-diffusion", "model": "some/base", "loras": [lora]})
+        catalog.build("models", {"type": "stable-diffusion", "path": "some/base", "loras": [lora]})
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(family: str, folder: Path) -> None:

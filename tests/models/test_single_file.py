@@ -47,7 +47,7 @@ def singles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
 
 
 def build(type: str, model: Path, config: Path | None = None, **settings: Any) -> Any:
-    common = {"type": type, "model": str(model), "steps": 3, "guidance": 3.0, "device": "cpu"}
+    common = {"type": type, "path": str(model), "steps": 3, "guidance": 3.0, "device": "cpu"}
     return catalog.build("models", common | ({"config": str(config)} if config else {}) | settings)
 
 

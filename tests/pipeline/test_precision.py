@@ -40,7 +40,7 @@ def test_every_place_takes_what_is_fastest_for_it(make_recipe: Any, fastest: Any
     chosen = choose_dtypes(all_auto(make_recipe))
 
     assert chosen.model.dtype == chosen.candidates.beside["other"].dtype == "fp16"
-    assert {each.dtype for each in (chosen.scorers | chosen.scorers).values()} == {"fp16"}
+    assert {each.dtype for each in chosen.scorers.values()} == {"fp16"}
     assert chosen.training.precision == "bf16"
     assert len(chosen_dtypes(all_auto(make_recipe), chosen)) == 6
 
@@ -63,7 +63,7 @@ def test_a_run_goes_on_with_what_it_began_with(make_recipe: Any, fastest: Any, t
 
     pipeline.prepare(path, recipe)
 
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         kept = pipeline.recipe_of(run)
         assert "# auto: drawing and judging in bf16, training in bf16 (" in run.recipe_yaml
     assert (kept.model.dtype, kept.training.precision) == ("bf16", "bf16")

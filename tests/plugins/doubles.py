@@ -103,7 +103,7 @@ class Generator:
         if path == "missing":
             raise ModelError("no model at 'missing'")
         LOADED.append(path)
-        self.identity = "generator" if path in ("none", "slow") else model
+        self.identity = "generator" if path in ("none", "slow") else path
         self.pause = SLOW if path == "slow" else PAUSE
         self.deadly = path.removeprefix("deadly:") if path.startswith("deadly:") else None
 

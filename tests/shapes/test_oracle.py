@@ -92,7 +92,7 @@ def asked(*texts: str) -> tuple[Question, ...]:
 
 
 def judge(*texts: str) -> Measurement | Unscored:
-    return Oracle(model="none").score([Item("", asked(*texts), draw(Scene((STAR,), "cream")))])[0]
+    return Oracle(path="none").score([Item("", asked(*texts), draw(Scene((STAR,), "cream")))])[0]
 
 
 def test_the_value_is_the_share_of_right_answers() -> None:

@@ -103,7 +103,11 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
         "questions": {"writer": "double", "rounds": 2},
         "model": {"type": "stable-diffusion", "path": str(generator), "device": "cpu", "sampling": {"steps": 2}},
         "candidates": {"per_caption": size.per_caption},
-        "scorers": {"red": {"type": "double", "path": "none"}, "vqa": {"type": "asking", "path": "none"}},
+        "scorers": {
+            "red": {"type": "double", "path": "none"},
+            "vqa": {"type": "asking", "path": "none"},
+            "oracle": {"type": "double", "path": "none"},
+        },
         "scores": {"batch": 7},
         "pairs": {"choose": {"weights": {"red": 1.0, "vqa": 0.5}}},
         "training": {
@@ -114,7 +118,6 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
             "precision": "fp32",
             "method": {"beta": 500.0},
         },
-        "judges": {"oracle": {"type": "double", "path": "none"}},
         "evaluation": {"resamples": 100, "batch": 4},
     }
 
@@ -149,7 +152,7 @@ def _difference(name: str, expected: Any, found: Any) -> str:
 def _findings(run: Path) -> Findings:
     from agfsync.store import Run
 
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         tables = {table: _digest(opened, table) for table in TABLES}
         notes = {name: _notes(opened, name) for name in ("captions", "questions", "pairs", "evaluation")}
         entered = {receipt.path for receipt in opened._manifest.parts()}

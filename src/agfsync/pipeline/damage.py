@@ -15,9 +15,9 @@ READ_AT_ONCE = 256 << 20
 def looking(path: Path) -> Run:
     """The run at `path`, only to look; where its database is damaged, it is opened to be mended."""
     try:
-        return Run.open(path, writing=False)
+        return Run.open(path)
     except DamagedError:
-        Run.open(path).close()
+        Run.open(path, writing=True).close()
         raise
 
 

@@ -38,7 +38,7 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
     recipe = pin_revisions(choose_dtypes(recipe, before), before)
     if recipe == before:
         return
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         again = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
         if again is not None and not update:
             raise _differs(path, before, recipe, again)

@@ -135,7 +135,7 @@ def _class_of(maker: Any) -> type | None:
 def _files(settings: ModelSettings) -> ModelFiles | None:
     """Where a generator's configuration lies; None: it is the known model's that a single file is like."""
     if settings.path.endswith(".safetensors"):
-        return ModelFiles.of(settings.config) if settings.config else None
+        return ModelFiles.of(settings.configuration) if settings.configuration else None
     return ModelFiles.of(settings.path, settings.revision)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agfsync.formats.sources import fingerprint
+from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.records import digest
 from agfsync.stages import MODEL, VERSIONS, differences, generator_source, scorer_source
@@ -145,7 +145,7 @@ def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, ...]]:
         "pairs": (pairs.source, (pairs.split,)),
     }
     wanted = stages or tuple(named)
-    return [(stage, fingerprint(path), *of) for stage, (path, of) in named.items() if path and stage in wanted]
+    return [(stage, fingerprint_source(path), *of) for stage, (path, of) in named.items() if path and stage in wanted]
 
 
 def _judges(settings: Mapping[str, ScorerSettings]) -> list[str]:

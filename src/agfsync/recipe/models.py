@@ -29,8 +29,8 @@ def named_models(recipe: Recipe) -> Iterator[NamedModel]:
     drawing = {"model": recipe.model} | {f"candidates.beside.{name}": m for name, m in recipe.candidates.beside.items()}
     for place, model in drawing.items():
         yield NamedModel(place, "models", model.type, model.path, model.revision)
-        if model.config:
-            yield NamedModel(f"{place}.config", "models", model.type, model.config, has_revision=False)
+        if model.configuration:
+            yield NamedModel(f"{place}.config", "models", model.type, model.configuration, has_revision=False)
         for name, part in model.parts.items():
             yield NamedModel(f"{place}.{name}", "models", model.type, part.path, part.revision)
         if model.refining:

@@ -80,7 +80,7 @@ class Questions(Section):
     """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
     said otherwise"""
     minimum: Positive = 1
-    """a caption with fewer valid questions is quarantined; the authors' code takes 5"""
+    """a caption with fewer valid questions is skipped; the authors' code takes 5"""
     maximum: Positive | None = None
     """a caption keeps its first so many valid questions; absent: all"""
     similarity: float = Field(default=1.0, gt=0, le=1)
@@ -262,7 +262,7 @@ class Recipe(Section):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     failure_budget: Share = 0.05
-    """share of a stage's items that may be quarantined before the run stops"""
+    """share of a stage's items that may be skipped before the run stops"""
     engine: Engine = Engine()
     model: ModelOfType = StableDiffusionSettings()
     scorers: dict[str, ScorerOfType] = SHAPES_SCORERS

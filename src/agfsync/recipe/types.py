@@ -83,9 +83,6 @@ class ModelSettings(Section):
     type: str = "stable-diffusion"
     path: str = "embedded:generator"
     """a folder, a hub id, a .safetensors file, or embedded:NAME"""
-    config: str | None = None
-    """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
-    known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
     revision: str | None = None
     variant: str | None = None
     """of the weights, such as fp16. Default: those without a variant, or the only one there is"""
@@ -101,7 +98,12 @@ class ModelSettings(Section):
     def parts(self) -> dict[str, PartSettings]:
         """The networks that come from another place, by their name in the pipeline."""
         named = {name: getattr(self, name, None) for name in ("vae", "unet", "transformer")}
-        return {name: part for name, part in named.items() if part is not None}
+        return {name: part for name, part in named.items() if isinstance(part, PartSettings)}
+
+    @property
+    def configuration(self) -> str | None:
+        """The place of a single file's configuration, of a type that loads one."""
+        return getattr(self, "config", None)
 
     @property
     def refining(self) -> RefinerSettings | None:
@@ -122,6 +124,9 @@ class ModelSettings(Section):
 class StableDiffusionSettings(ModelSettings):
     """The model type `stable-diffusion`."""
 
+    config: str | None = None
+    """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
+    known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
     unet: Part = None
     """replaces the model's own"""
     clip_skip: Positive | None = None

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agfsync.chat.client import Client
-from agfsync.chat.completions import Reply, explain, first_word
+from agfsync.chat.completions import Reply, explain_reply, read_first_word
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
-from agfsync.chat.side_by_side import side_by_side
+from agfsync.chat.threads import map_in_threads
 from agfsync.errors import BudgetError, ModelError, NoReplyError
 from agfsync.files.images import encode
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
@@ -69,7 +69,7 @@ class VqaOpenAI:
         pictures = [_data_url(item) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
         asked = [(picture, question.text) for item, picture in both for question in item.questions]
-        said = side_by_side(lambda each: self._ask(*each), asked, self._at_once)
+        said = map_in_threads(lambda each: self._ask(*each), asked, self._at_once)
         results: list[Measurement | Unscored] = []
         try:
             for item in items:
@@ -91,17 +91,17 @@ class VqaOpenAI:
             return Unscored(str(fault))
         found = p_yes(reply)
         if found is None:
-            return Unscored(f"the model's reply is neither yes nor no: {explain(reply, self._client.limit)}")
+            return Unscored(f"the model's reply is neither yes nor no: {explain_reply(reply, self._client.limit)}")
         return found
 
 
 def p_yes(reply: Reply) -> float | None:
     """Return the P(yes), 0..1, that `reply` gives; None where it is neither yes nor no."""
     words = {"yes": 1.0, "no": 0.0}
-    word = first_word(reply.answer)
+    word = read_first_word(reply.answer)
     likelihoods = dict.fromkeys(words, -math.inf)
     for token, log_probability in reply.first.items():
-        if (spelt := first_word(token)) in likelihoods:
+        if (spelt := read_first_word(token)) in likelihoods:
             likelihoods[spelt] = max(likelihoods[spelt], log_probability)
     yes, no = map(math.exp, likelihoods.values())
     # Where the model said neither, small probabilities of both say nothing; where it said one, that one has some.

@@ -62,7 +62,7 @@ class ToDraw:
 
 
 def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
-    """The captions of `split` that have questions: those that were quarantined have none to be judged by."""
+    """The captions of `split` that have questions: those that were skipped have none to be judged by."""
     questions = by("caption_key", context.run.rows("questions"))
     for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
         if asked and caption.split == split:
@@ -72,7 +72,7 @@ def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
 def generator_source(settings: ModelSettings) -> str:
     """What names a generator with all that shapes its pictures, without loading it. Its device doesn't."""
     refiner = (settings.refining.path,) if settings.refining else ()
-    models = (settings.path, settings.config, *(part.path for part in settings.parts.values()), *refiner)
+    models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
     return digest(differences(settings, "device"), catalog.fingerprint(*models))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import Desk, Outcome, Unit, Work, carry_out
+from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, report_skipped
 from agfsync.engine.memory import release
 from agfsync.files.images import encoded
 from agfsync.models import Generator
@@ -90,6 +90,7 @@ def run(context: Context) -> Mapping[str, Any]:
     for drawing in drawings:
         _draw(context, drawing, captions)
         release()
+    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(captions) * len(drawings))
     context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
     drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
     named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}

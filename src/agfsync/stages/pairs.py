@@ -103,6 +103,9 @@ def _notes(context: Context, captions: int) -> dict[str, Any]:
     for row in context.run.rows(STAGE, ["margin"]):
         margin.add(row["margin"])
     dropped = context.run.dropped(STAGE)
+    if context.recipe.pairs.source:
+        for each in context.run.skipped("candidates"):
+            dropped[each.reason] += each.count
     if not margin.count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"
         see = "pairs.source" if context.recipe.pairs.source else "pairs.choose"

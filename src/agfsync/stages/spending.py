@@ -36,12 +36,12 @@ class Account:
             self.said += 1
         if self.meter.spent != self.noted:
             self.noted = self.meter.spent
-            ledger.note(self.run, self.name, self.noted.plain())
+            ledger.note(self.run, self.name, self.noted.to_dict())
 
     def told(self) -> Mapping[str, float | str]:
         """Return what was spent in this run folder, and noticed by this process, for a stage's notes."""
         remarks = "; ".join(self.meter.remarks)
-        return (self.noted.plain() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
+        return (self.noted.to_dict() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
 
 
 def opened(
@@ -54,7 +54,7 @@ def opened(
     Raises:
         StoreError: the disk fails, or the file isn't what was written.
     """
-    spent = Spending.of(ledger.spent(run, name))
+    spent = Spending.from_dict(ledger.spent(run, name))
     if server is None:
         return Account(run, name, Meter(), spent, say)
     prices = server.prices.input, server.prices.output

@@ -9,7 +9,7 @@ from agfsync import catalog
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.errors import RecipeError
-from agfsync.formats.sources import Prompts
+from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
 from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages import Context
@@ -26,7 +26,7 @@ class Desk:
 
 @contextmanager
 def at_work(
-    context: Context, stage: str, settings: Captions | Questions, instead: Prompts | None = None
+    context: Context, stage: str, settings: Captions | Questions, instead: SourceCaptions | None = None
 ) -> Iterator[Desk]:
     """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
 

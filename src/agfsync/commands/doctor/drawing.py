@@ -63,7 +63,7 @@ def source_of(settings: ModelSettings) -> Source:
     """Where a generator's configuration lies."""
     place = catalog.find_place(settings.path)
     if place.endswith(".safetensors"):
-        return Source(catalog.find_place(settings.config or settings.path), otherwise=settings.type)
+        return Source(catalog.find_place(settings.configuration or settings.path), otherwise=settings.type)
     return Source(place, settings.revision)
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from agfsync.chat.connection import address_fault, open_client
-from agfsync.chat.endpoint import BASE_URL, Endpoint
+from agfsync.chat.endpoint import BASE_URL, Endpoint, find_address_fault, open_client
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.findings import Findings, Need
 from agfsync.commands.doctor.page import size, span
@@ -16,7 +15,7 @@ from agfsync.errors import ModelError
 from agfsync.models import hub
 from agfsync.models.pretrained import torch_device
 from agfsync.pipeline import STAGES
-from agfsync.recipe import LanguageModel, Recipe
+from agfsync.recipe import Recipe
 from agfsync.stages.spending import ACCOUNT
 
 LONG = 2 * 86400.0
@@ -53,10 +52,8 @@ def servers(recipe: Recipe, findings: Findings) -> None:
             open_client(endpoint).close()
         except ModelError as fault:
             findings.add(f"{where}: {fault}", blocks=True)
-        if not (address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
-            findings.add(
-                f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True
-            )
+        if not (find_address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
+            findings.add(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True)
 
 
 def _endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
@@ -148,4 +145,3 @@ def money(recipe: Recipe, needs: Sequence[Need], findings: Findings) -> None:
             )
     if unpriced:
         findings.add(f"the cost isn't known: give {' and '.join(unpriced)}", blocks=False)
-
