@@ -16,9 +16,6 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "s
 NO_MODULES = {"agfsync.selected_by"} | {f"agfsync.{kind}" for kind in catalog.CATALOG}
 """A key of exported files, and groups of entry points."""
 
-NOT_YET = {"generators.md", "scorers.md", "servers.md"}
-"""Pages whose recipes are still to be changed."""
-
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_names_exists(page: Path) -> None:
@@ -30,7 +27,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert not missing, f"{page.name} names what isn't there: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_YET], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
     for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S):
         tree = yaml.safe_load(dedent(block))
