@@ -55,14 +55,14 @@ def test_its_test_passes(packages: Path) -> None:
     run_python(packages, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(packages / "test_colourfulness.py"))
 
 
-def test_a_recipe_finds_it_by_its_type(packages: Path) -> None:
+def test_a_recipe_makes_it_by_its_type(packages: Path) -> None:
     command = re.search(r"^agfsync run shapes (.*)$", PAGE, re.M)
     assert command is not None
     words = shlex.split(command[1])
     program = (
         "import sys; from agfsync.recipe import resolve; from agfsync import catalog\n"
         "settings = resolve('shapes', sys.argv[1:]).scorers['colour']\n"
-        "print(catalog.find('scorers', settings.type))"
+        "print(catalog.build('scorers', settings.model_dump() | {'dtype': 'fp32'}))"
     )
     assert "Colourfulness" in run_python(packages, "-c", program, words[words.index("--set") + 1])
 
