@@ -168,7 +168,7 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
     assert cli.main(["inspect", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "captions    1",
-        "left out: of the split 'test' 2 (test.csv)",
+        "left out: of the split 'test': 'train' is taken 2 (test.csv)",
         "left out: no text under 'prompt' 1 (train.csv: line 3)",
         "  a: captions 1",
     ]
@@ -185,7 +185,7 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
         (["status", "/nowhere"], "no run at /nowhere"),
         (["run", "nosuch"], "no recipe 'nosuch'"),
         (["run", "{file}", "--until", "drawing"], "no stage is called 'drawing'"),
-        (["run", "{file}", "--set", "pairs.wieghts.red=1"], "unknown key 'pairs.wieghts': did you mean 'weights'?"),
+        (["run", "{file}", "--set", "pairs.choose.wieghts.red=1"], "unknown key 'pairs.choose.wieghts': did you mean 'weights'?"),
         (["run", "{file}", "--set", "captions.writer=nobody"], "no caption is called 'nobody'"),
         (["run", "{file}", "--set", "model.path=./nowhere"], "no model at './nowhere'"),
         (["run", "{file}", "--set", "model.path=embedded:nothing"], "no embedded model"),
