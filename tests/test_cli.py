@@ -169,7 +169,7 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
         "  a: captions 1",
     ]
     assert cli.main(["inspect", str(tmp_path), "--split", "test", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["left_out"]["of the split 'train'"] == 2
+    assert json.loads(capsys.readouterr().out)["left_out"]["of the split 'train': 'test' is taken"] == 2
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
     },
     "methods": {
-        "none": "agfsync.training.objective:Nothing",
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
         "hinge": "agfsync.training.methods.hinge:DiffusionHinge",
+        "none": "agfsync.training.objective:Nothing",
     },
     "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
     # In this order a file is held against them: what is more special comes first.

@@ -60,7 +60,8 @@ def process_units(
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
-                check_budget(stage, run.skipped(stage), pending.total, budget, unit)
+                own = [each for each in run.skipped(stage) if each.stage == stage]
+                check_budget(stage, own, pending.total, budget, unit)
                 task.advance(len(chunk))
             task.add_done(pending.take_found())
         finally:

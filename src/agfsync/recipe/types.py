@@ -339,7 +339,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
-    "methods": {"none": MethodSettings, "dpo": MarginSettings, "ipo": MarginSettings, "hinge": MarginSettings},
+    "methods": {"dpo": MarginSettings, "ipo": MarginSettings, "hinge": MarginSettings, "none": MethodSettings},
     "choices": {"best-worst": BestWorstSettings},
 }
 BASES: dict[str, type[Section]] = {
