@@ -42,7 +42,7 @@ def states(path: Path) -> dict[str, str]:
 def marks(path: Path) -> list[str]:
     """What names what each stage has made."""
     with Run.open(path) as run:
-        return [ended.mark for name in pipeline.NAMES if (ended := run.finished(name))]
+        return [ended.mark for name in pipeline.NAMES if (ended := run.find_finished(name))]
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
@@ -216,7 +216,7 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
         assert all("to be seen" in question.text for question in run.read("questions", Question))
-        assert not before.issuperset(run.selected("scores"))
+        assert not before.issuperset(run.list_selected("scores"))
     assert states(path)["pairs"] == "done"
 
 
@@ -273,7 +273,7 @@ def test_verify_reads_every_byte(path: Path) -> None:
 
 def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
     with Run.open(path, writing=True) as run:
-        earlier = run.seconds("candidates", until=run.newest_part())
+        earlier = run.sum_seconds("candidates", until=run.find_newest_part())
         run.reopen("candidates")
     pipeline.run(path, until="pairs")
     finished = next(s.finished for s in pipeline.status(path) if s.name == "candidates")
@@ -361,7 +361,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     pipeline.prepare(path, make_recipe(captions={"source": str(file)}))
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
-        before = run.newest_part()
+        before = run.find_newest_part()
     moved = tmp_path / "moved.txt"
     moved.write_bytes(file.read_bytes())
     pipeline.prepare(path, make_recipe(captions={"source": str(moved)}))
@@ -371,7 +371,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
     with Run.open(path) as run:
-        assert run.newest_part() > before
+        assert run.find_newest_part() > before
     moved.unlink()
     with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):
         pipeline.run(path, until="pairs")

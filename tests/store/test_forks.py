@@ -45,8 +45,8 @@ def check_whole(path: Path) -> None:
     with Run.open(path) as run:
         assert run.verify() == []
         assert [c.image for c in run.read("candidates", Candidate)] == [b"a" * 99, b"b" * 99]
-        assert [each.where for each in run.skipped("candidates")] == ["row 3"]
-        finished = run.finished("training")
+        assert [each.where for each in run.list_skipped("candidates")] == ["row 3"]
+        finished = run.find_finished("training")
         assert finished is not None and finished.digest == "digest"
 
 

@@ -182,7 +182,7 @@ def _digest(opened: Any, table: str) -> list[Any]:
 
 
 def _notes(opened: Any, stage: str) -> Any:
-    return json.loads(json.dumps(opened.finished(stage).notes))
+    return json.loads(json.dumps(opened.find_finished(stage).notes))
 
 
 def _twice(run: Path) -> list[str]:

@@ -60,7 +60,7 @@ def process_units(
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
-                check_budget(stage, run.skipped(stage), pending.total, budget, unit)
+                check_budget(stage, run.list_skipped(stage), pending.total, budget, unit)
                 task.advance(len(chunk))
             task.add_done(pending.take_found())
         finally:
@@ -90,7 +90,7 @@ class PendingUnits(Generic[_P]):
         """Return how many are left, counted up to `most`."""
         while len(self._ready) < most and (batch := next(self._batches, None)):
             self._unseen -= len(batch)
-            done = self._run.done(self._table, [unit.key for unit in batch])
+            done = self._run.find_done(self._table, [unit.key for unit in batch])
             self._ready += [unit for unit in batch if unit.key not in done]
             self._found += len(done)
         return min(len(self._ready), most)

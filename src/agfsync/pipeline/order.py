@@ -103,14 +103,14 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 def digest_of(stage: Stage, run_: Run, recipe: Recipe) -> str:
     """What names a stage's settings and inputs. A stage before it counts by what it made, not by how it was set."""
-    ended = [run_.finished(name) for name in stage.after]
+    ended = [run_.find_finished(name) for name in stage.after]
     marks = [None if finished is None else finished.mark for finished in ended]
     return digest(stage.name, VERSIONS[stage.name], stage.settings(recipe), marks)
 
 
 def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
     """Whether the stage has ended under the settings and inputs that it has now."""
-    finished = run_.finished(stage.name)
+    finished = run_.find_finished(stage.name)
     return finished is not None and finished.digest == digest_of(stage, run_, recipe)
 
 

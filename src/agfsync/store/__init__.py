@@ -203,9 +203,11 @@ class Run:
         `by_rows`, regenerating a unit may give other rows.
         """
         rows = self._regenerated_rows(stage) if by_rows else []
-        mark = digest_of_lists("mark", self.selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
-        skipped = sum(each.count for each in self.skipped(stage))
-        length, files = self.length(stage), checksum_files(self.path, made)
+        mark = (
+            digest_of_lists("mark", self.list_selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
+        )
+        skipped = sum(each.count for each in self.list_skipped(stage))
+        length, files = self.count_rows(stage), checksum_files(self.path, made)
         self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, now()))
 
     def _regenerated_rows(self, stage: str) -> list[Iterator[str]]:
@@ -222,20 +224,20 @@ class Run:
 
     # Reading
 
-    def done(self, stage: str, units: Iterable[str]) -> set[str]:
+    def find_done(self, stage: str, units: Iterable[str]) -> set[str]:
         """Return those of `units` that the stage has made."""
         return {unit for unit, place in self._manifest.places_of(stage, units) if place is not None}
 
-    def under_way(self, stage: str) -> int:
+    def count_made(self, stage: str) -> int:
         """Return the number of units that the stage has made, in all of its tables, under any settings."""
         (count,) = self._manifest.one(f"SELECT count(*) FROM units WHERE {OF_STAGE}", stage)
         return int(count)
 
-    def made(self, stage: str) -> list[str]:
+    def list_made(self, stage: str) -> list[str]:
         """Return the keys of all units that the stage has made, under any settings, in the order of commits."""
         return [key for (key,) in self._manifest.all("SELECT key FROM units WHERE stage = ? ORDER BY rowid", stage)]
 
-    def selected(self, stage: str) -> Iterator[str]:
+    def list_selected(self, stage: str) -> Iterator[str]:
         """Return the keys of the units of the stage's table, in order."""
         return (place.unit for place in self._manifest.places(stage))
 
@@ -244,16 +246,16 @@ class Run:
         (units,) = self._manifest.one(f"SELECT count(*) FROM units {SELECTED}", stage)
         return int(units)
 
-    def length(self, stage: str) -> int:
+    def count_rows(self, stage: str) -> int:
         """Return the number of rows of the stage's table."""
         (rows,) = self._manifest.one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
         return int(rows)
 
-    def skipped(self, stage: str) -> list[Skipped]:
+    def list_skipped(self, stage: str) -> list[Skipped]:
         """Return what could not be done of all of the stage's tables, in the order of entering."""
-        return self._manifest.skipped(OF_STAGE, stage)
+        return self._manifest.list_skipped(OF_STAGE, stage)
 
-    def dropped(self, stage: str) -> Counter[str]:
+    def count_dropped(self, stage: str) -> Counter[str]:
         """Return what the units of the stage's table left out, counted by reason."""
         total: Counter[str] = Counter()
         query = f"SELECT dropped, count(*) FROM units {SELECTED} GROUP BY dropped ORDER BY min(place)"
@@ -261,16 +263,16 @@ class Run:
             total.update({reason: count * units for reason, count in json.loads(reasons).items()})
         return total
 
-    def finished(self, stage: str) -> Finished | None:
+    def find_finished(self, stage: str) -> Finished | None:
         """Return how the stage ended, or None if it hasn't."""
-        return self._manifest.finished(stage)
+        return self._manifest.find_finished(stage)
 
-    def newest_part(self) -> int:
+    def find_newest_part(self) -> int:
         """Return the number of the last part, 0 if there is none."""
         (newest,) = self._manifest.one("SELECT coalesce(max(id), 0) FROM parts")
         return int(newest)
 
-    def seconds(self, stage: str, until: int) -> float:
+    def sum_seconds(self, stage: str, until: int) -> float:
         """Return the time that the parts of the stage's tables took, of those numbered up to `until`."""
         used = f"id <= ?2 AND id IN (SELECT part FROM units WHERE {OF_STAGE} AND place IS NOT NULL)"
         (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
@@ -307,7 +309,7 @@ class Run:
         found = find_damage(self.path, self._manifest, files, most)
         return [self._tables.quarantine(each) for each in found]
 
-    def files(self) -> int:
+    def count_files(self) -> int:
         """Return the number of parts and files that `verify` checks."""
         return sum(1 for _ in self.recorded_files())
 
@@ -325,5 +327,5 @@ class Run:
         return [name for (name,) in self._manifest.all("SELECT name FROM stages")]
 
     def _files(self, stage: str) -> Mapping[str, FileChecksum]:
-        finished = self.finished(stage)
+        finished = self.find_finished(stage)
         return {} if finished is None else finished.files

@@ -237,7 +237,7 @@ class Manifest:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", astuple(item))
 
-    def skipped(self, tables: str, *values: str) -> list[Skipped]:
+    def list_skipped(self, tables: str, *values: str) -> list[Skipped]:
         """Return what can't be done of the tables that the condition `tables` finds, in the order of entering."""
         return [Skipped(*row) for row in self.all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)]
 
@@ -249,7 +249,7 @@ class Manifest:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def finished(self, stage: str) -> Finished | None:
+    def find_finished(self, stage: str) -> Finished | None:
         """Return how `stage` ended, or None if it hasn't."""
         found = self.all("SELECT * FROM stages WHERE name = ?", stage)
         if not found:
