@@ -91,6 +91,12 @@ def test_units_that_fail_are_skipped_up_to_the_budget(run: Run, capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
+def test_what_another_table_of_the_stage_skips_does_not_count(run: Run) -> None:
+    run.skip("captions_scores", "all", "too dark", count=100)
+    go(run, lambda numbers: [caption(number) for number in numbers])
+    assert len(keys(run)) == 10
+
+
 def test_past_the_budget_the_stage_stops_and_says_why(run: Run) -> None:
     def work(numbers: Sequence[int]) -> list[Outcome]:
         return [Skip("odd") if number < 2 else caption(number) for number in numbers]

@@ -237,6 +237,7 @@ def test_a_table_beside_the_stages_own_is_the_stages(run: Run) -> None:
     assert run.sum_seconds("evaluation", until=run.find_newest_part()) == 3.0
     run.skip("evaluation_images", "odd", "why")
     assert [each.key for each in run.list_skipped("evaluation")] == ["odd"]
+    assert run.list_skipped("evaluation", own=True) == []
     run.reopen("evaluation")
     assert run.list_skipped("evaluation_images") == []
     run.finish("evaluation", "digest", 0.0, {})
@@ -270,6 +271,19 @@ def test_one_writes_and_any_number_read_in_the_same_process_too(run: Run) -> Non
     with Run.open(run.path) as reading, Run.open(run.path, writing=True) as again:
         commit(again, d=captions("4"))
         assert set(reading.list_made("captions")) == set("abcd")
+
+
+def test_what_is_open_for_reading_is_never_written(run: Run) -> None:
+    commit(run, a=captions("1"))
+    with Run.open(run.path) as reading:
+        for write in (
+            lambda: reading.skip("captions", "b", "odd"),
+            lambda: reading.select("captions", ["a"]),
+            lambda: reading.reopen("captions"),
+        ):
+            with pytest.raises(RunError, match=f"{run.path} is open for reading only: open it with writing=True"):
+                write()
+    assert run.list_skipped("captions") == [] and list(run.list_selected("captions")) == []
 
 
 def test_the_lock_names_who_holds_it(run: Run) -> None:

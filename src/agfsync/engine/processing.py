@@ -60,7 +60,7 @@ def process_units(
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
-                check_budget(stage, run.list_skipped(stage), pending.total, budget, unit)
+                check_budget(stage, run.list_skipped(stage, own=True), pending.total, budget, unit)
                 task.advance(len(chunk))
             task.add_done(pending.take_found())
         finally:

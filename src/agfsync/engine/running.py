@@ -72,7 +72,7 @@ def run_job(
                 fit.lower(result.fit)
                 dispatcher.lower(result.fit)
             if result.skips:
-                check_budget(table, run.list_skipped(table), len(units), budget, unit)
+                check_budget(table, run.list_skipped(table, own=True), len(units), budget, unit)
             if result.stopped is not None:
                 _quarantine_what_was_read(run, job, dispatcher.last_units, result.stopped)
                 raise result.stopped

@@ -58,7 +58,7 @@ class Run:
             raise RunError(f"{path} holds other things than a run: choose another --out")
         with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls._opened(path, writing=True, new=True)
+        run = cls._open(path, writing=True, new=True)
         write_atomic(path / RECIPE, recipe_yaml.encode())
         return run
 
@@ -71,10 +71,10 @@ class Run:
         """
         if not (path / RECIPE).is_file():
             raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
-        return cls._opened(path, writing=writing, new=False)
+        return cls._open(path, writing=writing, new=False)
 
     @classmethod
-    def _opened(cls, path: Path, *, writing: bool, new: bool) -> Self:
+    def _open(cls, path: Path, *, writing: bool, new: bool) -> Self:
         lock = lock_folder(path) if writing else None
         try:
             database = path / DATABASE
@@ -251,9 +251,9 @@ class Run:
         (rows,) = self._manifest.one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
         return int(rows)
 
-    def list_skipped(self, stage: str) -> list[Skipped]:
-        """Return what could not be done of all of the stage's tables, in the order of entering."""
-        return self._manifest.list_skipped(OF_STAGE, stage)
+    def list_skipped(self, stage: str, *, own: bool = False) -> list[Skipped]:
+        """Return what could not be done of the stage's tables, or of its `own` one, in the order of entering."""
+        return self._manifest.list_skipped("stage = ?1" if own else OF_STAGE, stage)
 
     def count_dropped(self, stage: str) -> Counter[str]:
         """Return what the units of the stage's table left out, counted by reason."""

@@ -86,7 +86,7 @@ class Manifest:
     """
 
     def __init__(self, path: Path, *, writing: bool) -> None:
-        self._path = path
+        self._path, self._writing = path, writing
         self._seal = Seal(path)
         self._touched = False
         sealed = self._seal.check(mend=writing)
@@ -133,7 +133,13 @@ class Manifest:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Execute all that is inside, or none of it."""
+        """Execute all that is inside, or none of it.
+
+        Raises:
+            RunError: the run is open for reading only, and so isn't locked.
+        """
+        if not self._writing:
+            raise RunError(f"{self._path.parent} is open for reading only: open it with writing=True")
         if not self._touched:
             self._seal.remove()
             self._touched = True
