@@ -122,7 +122,7 @@ def test_workers_that_are_killed_again_and_again_make_what_one_process_makes(
     here, there = (pipeline.status(tmp_path / name) for name in ("here", "there"))
     assert [s.finished and s.finished.mark for s in here] == [s.finished and s.finished.mark for s in there]
     with Run.open(tmp_path / "there", writing=True) as run:  # opening it sweeps out what was never entered
-        parts = {receipt.path for receipt in run._manifest.parts()}
+        parts = {receipt.path for receipt in run._manifest.list_parts()}
     assert {
         path.relative_to(tmp_path / "there").as_posix() for path in (tmp_path / "there").glob("*/*.parquet*")
     } == parts

@@ -227,7 +227,7 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
         return [doubles.QuestionDraft(f"Is {word} to be seen?", "yes", word, "object") for word in caption.split()]
 
     with Run.open(path) as run:
-        before = {key for (key,) in run._manifest.all("SELECT key FROM units WHERE stage = 'scores'")}
+        before = {key for (key,) in run._manifest.fetch_all("SELECT key FROM units WHERE stage = 'scores'")}
     (path / "questions" / "part-000000.parquet").unlink()
     monkeypatch.setattr(doubles.Writer, "questions", other)
     pipeline.run(path, until="pairs")

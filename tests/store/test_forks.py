@@ -148,7 +148,7 @@ def test_others_may_read_and_fork_meanwhile_and_none_may_write(
     Run.open(base, writing=True).close()
 
 
-@pytest.mark.parametrize("step", ["_link", "_copy", "write_atomic"])
+@pytest.mark.parametrize("step", ["_link_file", "_copy_file", "write_atomic"])
 def test_a_crash_leaves_nothing_that_passes_for_a_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -155,7 +155,7 @@ def _findings(run: Path) -> Findings:
     with Run.open(run) as opened:
         tables = {table: _digest(opened, table) for table in TABLES}
         notes = {name: _notes(opened, name) for name in ("captions", "questions", "pairs", "evaluation")}
-        entered = {receipt.path for receipt in opened._manifest.parts()}
+        entered = {receipt.path for receipt in opened._manifest.list_parts()}
         damaged = [str(each) for each in opened.verify()]
     on_disk = {path.relative_to(run).as_posix() for path in run.glob("*/*.parquet")}
     lines = [json.loads(line) for line in (run / "training" / "metrics.jsonl").read_text().splitlines()]

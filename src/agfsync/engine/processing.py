@@ -68,12 +68,7 @@ def process_units(
 
 
 class PendingUnits(Generic[_P]):
-    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts all units.
-
-    >>> pending = PendingUnits(run, "captions", [Unit("a", 1), Unit("b", 2)])  # doctest: +SKIP
-    >>> pending.take(1)  # doctest: +SKIP
-    [Unit(key='a', payload=1)]
-    """
+    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts them all."""
 
     def __init__(self, run: Run, table: str, units: Reiterable[Unit[_P]]) -> None:
         self._run, self._table = run, table
@@ -156,8 +151,8 @@ def check_budget(stage: str, skipped: Sequence[Skipped], total: int, budget: flo
     """
     if sum(each.count for each in skipped) > budget * total:
         raise BudgetError(
-            f"{_describe(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a larger --set"
-            f" failure_budget"
+            f"{_describe_skipped(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a"
+            f" larger --set failure_budget"
         )
 
 
@@ -166,10 +161,10 @@ def report_skipped(
 ) -> None:
     """Say in one line how many of `total` units are skipped, and why; nothing if none is."""
     if skipped:
-        progress.say(_describe(stage, skipped, total, unit))
+        progress.say(_describe_skipped(stage, skipped, total, unit))
 
 
-def _describe(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
+def _describe_skipped(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
     reasons: Counter[str] = Counter()
     for each in skipped:
         reasons[each.reason] += each.count
