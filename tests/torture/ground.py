@@ -126,8 +126,8 @@ def small_parts() -> None:
     """Lets a part be committed long before it is as large as on a real run."""
     from agfsync import engine
 
-    assert engine.process.__kwdefaults__ is not None
-    engine.process.__kwdefaults__["part_bytes"] = PART_BYTES
+    assert engine.process_units.__kwdefaults__ is not None
+    engine.process_units.__kwdefaults__["part_bytes"] = PART_BYTES
 
 
 def findings(run: Path) -> Findings:
