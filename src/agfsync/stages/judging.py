@@ -271,7 +271,7 @@ def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
             reasons[row["scorer"]][row["reason"]] += 1
         else:
             means[row["scorer"]].add(row["value"])
-    left_out = context.run.dropped(tables.scores)
+    left_out = context.run.count_dropped(tables.scores)
     return {
         name: {
             "scored": mean.count,

@@ -96,7 +96,7 @@ def _draw(context: Context, captions: Sequence[Caption]) -> None:
         *_draw_with(context, "base", generator_source(context.recipe.model), captions),
         *_draw_with(context, "aligned", _aligned_source(context), captions),
     ]
-    report_skipped(context.progress, STAGE, context.run.skipped(IMAGES), 2 * len(captions), "pictures")
+    report_skipped(context.progress, STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
@@ -135,7 +135,7 @@ def _settings(context: Context, model: str) -> dict[str, Any]:
 
 
 def _aligned_source(context: Context) -> str:
-    training = context.run.finished("training")
+    training = context.run.find_finished("training")
     if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / 'model'}: type `agfsync training {context.run.path}`")
     return digest(generator_source(context.recipe.model), training.mark)

@@ -37,7 +37,7 @@ def read_sets(context: Context) -> list[ReadSet]:
         for name, settings in recipe.evaluation.sets.items()
     ]
     units = {digest(CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
-    done = context.run.done(CAPTIONS, units)
+    done = context.run.find_done(CAPTIONS, units)
     if missing := {key: [caption] for key, caption in units.items() if key not in done}:
         context.run.commit(CAPTIONS, missing, Caption.schema)
     context.run.select(CAPTIONS, units)

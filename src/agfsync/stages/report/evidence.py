@@ -70,7 +70,7 @@ class Evidence:
 
 def gather(run: Run, recipe: Recipe) -> Evidence:
     """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
-    finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.finished(stage))}
+    finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.find_finished(stage))}
     pairs = _read(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,
@@ -156,10 +156,10 @@ def _left_out(run: Run, stage: str) -> Counter[str]:
     """What a stage's tables left out, by reason."""
     tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
     counted: Counter[str] = Counter()
-    for each in run.skipped(stage):
+    for each in run.list_skipped(stage):
         counted[each.reason] += each.count
     for table in tables:
-        counted.update(run.dropped(table))
+        counted.update(run.count_dropped(table))
     return counted
 
 
