@@ -150,14 +150,14 @@ def test_what_cant_be_sent_names_the_variable(endpoint: Make, monkeypatch: pytes
 
 def test_the_doctor_tells_it_too(monkeypatch: pytest.MonkeyPatch, make_recipe: Any) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:port/v1")
-    vqa = {"type": "vqa-openai", "model": "m", "server": {}}
-    recipe = make_recipe(scores={"scorers": {"vqa": vqa}}, pairs={"weights": {"vqa": 1.0}})
+    vqa = {"type": "vqa-openai", "path": "m", "server": {}}
+    recipe = make_recipe(scorers={"vqa": vqa}, pairs={"choose": {"weights": {"vqa": 1.0}}})
     found = Findings()
     servers(recipe, found)
     (line,) = found.all
-    assert line.blocks and line.says.startswith("scores.scorers.vqa.server: OPENAI_BASE_URL is no server's address")
+    assert line.blocks and line.says.startswith("scorers.vqa.server: OPENAI_BASE_URL is no server's address")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     monkeypatch.setenv("ALL_PROXY", "socks4://localhost:1080")
     found = Findings()
     servers(recipe, found)
-    assert found.all[0].says.startswith("scores.scorers.vqa.server: localhost:1 can't be asked: ALL_PROXY names a kind")
+    assert found.all[0].says.startswith("scorers.vqa.server: localhost:1 can't be asked: ALL_PROXY names a kind")

@@ -25,10 +25,10 @@ def test_a_request_that_got_no_reply_takes_nothing_and_its_room_is_free_again() 
 
 
 def test_no_request_is_made_that_might_pass_the_cap() -> None:
-    meter = Meter((1.0, 10.0), max_cost=2.5, section="captions.model")
+    meter = Meter((1.0, 10.0), max_cost=2.5, section="captions.writer")
     with meter.request(WORST) as count:
         count(TokenCount(600_000, 0))
-    with pytest.raises(BudgetError, match=r"has cost 0\.6 of captions\.model\.max_cost = 2\.5"), meter.request(WORST):
+    with pytest.raises(BudgetError, match=r"has cost 0\.6 of captions\.writer\.max_cost = 2\.5"), meter.request(WORST):
         pass
 
 
@@ -91,12 +91,10 @@ def test_from_many_threads_every_token_is_counted_and_the_cap_holds() -> None:
 
 
 def test_the_cap_on_tokens_counts_both_ways_and_holds_as_the_one_on_cost_does() -> None:
-    meter = Meter(max_tokens=1000, spent=Spending(1, 200, 100, 0.0), section="questions.model")
+    meter = Meter(max_tokens=1000, spent=Spending(1, 200, 100, 0.0), section="questions.writer")
     with meter.request(TokenCount(300, 300)) as count:
         count(TokenCount(250, 50))
-    says = (
-        r"taken 600 tokens of questions\.model\.max_tokens_total = 1000, .*--set questions\.model\.max_tokens_total to"
-    )
+    says = r"taken 600 tokens of questions\.writer\.max_tokens_total = 1000, .*--set questions\.writer\.max_tokens_total to"
     with pytest.raises(BudgetError, match=says), meter.request(TokenCount(300, 101)):
         pass
     with meter.request(TokenCount(300, 100)) as count:

@@ -98,7 +98,7 @@ def test_the_questions_writer_gives_the_good_ones_or_none(monkeypatch: pytest.Mo
 
 
 def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Make, tmp_path: Path) -> None:
-    """One malformed reply a caption: each caption keeps right questions, or is quarantined with why."""
+    """One malformed reply a caption: each caption keeps right questions, or is skipped with why."""
     replies = list(malformed("questions").values())
     file = tmp_path / "captions.txt"
     file.write_text("".join(f"{CAPTION} on day {number}\n" for number in range(len(replies))))
@@ -108,10 +108,17 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         return replies[int(re.findall(r"\d+", told)[0])]
 
     with FakeServer(answer=answer) as server:
-        model = {"model": "fake", "base_url": server.url, "retries": 0, "concurrency": 4, "structured": False}
+        model = {
+            "type": "openai",
+            "path": "fake",
+            "base_url": server.url,
+            "retries": 0,
+            "concurrency": 4,
+            "structured": False,
+        }
         recipe = make_recipe(
             captions={"source": str(file), "count": len(replies), "held_out": 0},
-            questions={"writer": "openai", "model": model, "rounds": 1},
+            questions={"writer": model, "rounds": 1},
             failure_budget=1.0,
         )
         context = dataclasses.replace(context, recipe=recipe)
@@ -119,7 +126,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         notes = questions.run(context)
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     there = list(context.run.read("questions", Question))
-    failures = context.run.failures("questions")
+    failures = {each.key: each.reason for each in context.run.skipped("questions")}
     assert len({question.caption_key for question in there}) + len(failures) == len(texts) == len(replies)
     for question in there:
         _check(question, texts[question.caption_key])
@@ -129,7 +136,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
     assert dropped["repeated"] and dropped["called invalid by its writer"]
     print(
         f"\n{len(replies)} captions with a malformed reply each: {len(texts) - len(failures)} kept questions,"
-        f" {dict(reasons)} quarantined; questions dropped: {dict(dropped)}"
+        f" {dict(reasons)} skipped; questions dropped: {dict(dropped)}"
     )
 
 
@@ -149,11 +156,11 @@ def test_a_run_keeps_no_malformed_caption(context: Context, make_recipe: Make) -
         return json.dumps({"descriptions": [f"caption number {number} of {number * 7919 % 10007} herons"]})
 
     with FakeServer(answer=answer) as server:
-        model = {"model": "fake", "base_url": server.url, "retries": 0, "concurrency": 1}
+        model = {"type": "openai", "path": "fake", "base_url": server.url, "retries": 0, "concurrency": 1}
         # Some of the malformed ones bring captions too.
         count = len(some) + 20
         wanted = {"count": count, "held_out": 0, "similarity": 1.0}
-        recipe = make_recipe(captions={"writer": "openai", "model": model, **wanted})
+        recipe = make_recipe(captions={"writer": model, **wanted})
         notes = captions.run(dataclasses.replace(context, recipe=recipe))
     assert next(replies, None) is None
     texts = [caption.text for caption in context.run.read("captions", Caption)]

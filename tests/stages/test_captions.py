@@ -123,7 +123,9 @@ def test_rows_of_a_file_that_are_no_prompts_count_against_the_budget(
     file = tmp_path / "prompts.csv"
     file.write_text("prompt,category\na cat,animals\n,animals\na dog,animals\n,\nA cat,animals\n")
     settings = {"source": str(file), "count": 1, "held_out": 1}
-    with pytest.raises(BudgetError, match="captions: 1 of 4 rows failed, .*; most often: no text under 'prompt'"):
+    with pytest.raises(
+        BudgetError, match=r"captions: 1 of 4 rows skipped: no text under 'prompt' \(.*prompts.csv: line 3\); failure"
+    ):
         captions.run(changed(context, make_recipe(captions=settings)))
     notes = captions.run(changed(context, make_recipe(captions=settings, failure_budget=0.3)))
     assert notes["left_out"] == {"no text under 'prompt'": 1, "empty row": 1, "repeated": 1}

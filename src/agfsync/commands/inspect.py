@@ -129,7 +129,7 @@ def _judge(judged: Judgements[str], categories: dict[str, str], found: Preferenc
 
 def _run(path: Path) -> Contents:
     contents = Contents("a run of agfsync")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         categories: dict[str, str] = {}
         for caption in run.read("captions", Caption):
             categories[caption.key] = caption.category

@@ -95,9 +95,9 @@ class LeftOutTally:
         if left.where and len(places) < _PLACES_SHOWN and left.where not in places:
             places.append(left.where)
 
-    def lines(self) -> Iterator[str]:
-        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"."""
-        for reason, count in self.counts.most_common():
+    def lines(self, *, failed: bool = True) -> Iterator[str]:
+        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"; `failed` ones too, or not."""
+        for reason, count in (self.counts if failed else self.counts - self.failed).most_common():
             yield f"{reason} {count}{format_places(self.places.get(reason, []), count)}"
 
 

@@ -37,7 +37,7 @@ class VqaOpenAI:
     gives none, or where the answer begins among them can't be told, P(yes) is 1 or 0 by the word that the model says. A
     picture with a question that got neither is unscored.
 
-    `model` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
+    `path` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
     (`revision`, `dtype`, `device`) is the server's affair. `meter` counts what the requests cost, and holds their cap.
     """
 
@@ -46,7 +46,7 @@ class VqaOpenAI:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         server: Mapping[str, Any] | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
@@ -55,7 +55,7 @@ class VqaOpenAI:
     ) -> None:
         if server is None:
             raise ModelError("a vqa-openai scorer needs a server: give server.base_url, or server: {} for OpenAI's")
-        endpoint = Endpoint(model=model, temperature=0.0, structured=False, **server)
+        endpoint = Endpoint(model=path, temperature=0.0, structured=False, **server)
         self._at_once = endpoint.concurrency
         self._client = Client(endpoint, meter or Meter())
 

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from agfsync.engine import over_budget
 from agfsync.engine.progress import Task
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats.sources import SourceCaptions
@@ -25,7 +24,7 @@ from agfsync.records import Caption, digest, seed_of
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.places import Places, shares
-from agfsync.stages.preferences import captions_given
+from agfsync.stages.preferences import captions_given, skip_left_out
 from agfsync.stages.writing import Desk, at_work
 from agfsync.stages.written import Written, caption_of
 
@@ -62,12 +61,9 @@ def run(context: Context) -> Mapping[str, Any]:
 
 def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     """Read the file of prompts, and report what of it isn't used."""
-    settings, budget = context.recipe.captions, context.recipe.failure_budget
+    settings = context.recipe.captions
     prompts = SourceCaptions(str(settings.source), taken, settings.split)
-    for line in prompts.left_out.lines():
-        context.progress.say(f"{STAGE}: {prompts.path}: left out: {line}")
-    if prompts.left_out.failed.total() > budget * prompts.rows:
-        raise over_budget(STAGE, prompts.left_out.failed, prompts.rows, budget, "rows")
+    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 
@@ -126,7 +122,7 @@ def _fill(context: Context, desk: Desk, written: Written, category: str, places:
         fruitless, vain = (0, Counter()) if captions else (fruitless + 1, vain)
         if fruitless == DRY:
             trouble = trouble or "; ".join(desk.account.meter.spoilers)
-            raise _dry(context.recipe.captions.writer, category, written, places, trouble, vain)
+            raise _dry(context.recipe.captions.writer.type, category, written, places, trouble, vain)
 
 
 def _ask(desk: Desk, category: str, count: int, avoid: Sequence[str], seed: int) -> tuple[Sequence[str], str]:

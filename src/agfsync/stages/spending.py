@@ -72,12 +72,12 @@ def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) 
         name: opened(
             context.run.path,
             f"{stage}.{name}",
-            settings.server,
-            f"{_section(context, name)}.server",
+            settings.asked_server,
+            f"scorers.{name}.server",
             context.progress.say,
         )
         for name, settings in judges.items()
-        if settings.server is not None
+        if settings.asked_server is not None
     }
     try:
         yield accounts
@@ -99,7 +99,3 @@ def spent_by_judges(run: Path, stage: str) -> Mapping[str, float]:
         if name.startswith(f"{stage}."):
             total.update(spending)
     return dict(total)
-
-
-def _section(context: Context, judge: str) -> str:
-    return f"scores.scorers.{judge}" if judge in context.recipe.scores.scorers else f"evaluation.judges.{judge}"

@@ -93,7 +93,7 @@ def _found(prompts: SourceCaptions) -> list[int]:
 
 def _sampled(recipe: Recipe) -> float:
     """Questions that a caption keeps: the Shapes world's writer is asked for some, of a language model nobody knows."""
-    if (recipe.captions.writer, recipe.questions.writer, recipe.captions.source) != (SHAPES, SHAPES, None):
+    if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (SHAPES, SHAPES, None):
         return QUESTIONS_KEPT
     writer: Any = catalog.find("captions", SHAPES)()
     asker: Any = catalog.find("questions", SHAPES)()
