@@ -52,7 +52,7 @@ class Meter:
         max_cost: cap on the cost, earlier runs included; None for no cap.
         max_tokens: cap on the tokens sent and received, earlier runs included; None for no cap.
         spent: the spending of earlier runs.
-        section: the recipe's section, such as "captions.model", whose `max_cost` and `max_tokens_total` are the caps.
+        section: the recipe's section, such as "captions.writer", whose `max_cost` and `max_tokens_total` are the caps.
     """
 
     def __init__(
