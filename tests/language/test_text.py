@@ -75,7 +75,7 @@ def test_the_case_as_it_was_met() -> None:
 
 
 def essence(text: str) -> str:
-    """What is left without spacing and punctuation, by Unicode's categories alone."""
+    """Return the text without spacing and punctuation, by Unicode's categories alone."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return "".join(each for each in folded if not each.isspace() and not unicodedata.category(each).startswith("P"))
 
