@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agfsync.files.images import BrokenPicture
+from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, NoPreference, Preference, pairing
 from agfsync.formats.pairing import OVERRULED, REPEATED, Judgements, RepeatRule
 
@@ -44,7 +44,7 @@ def test_both_pictures_of_a_pair_are_whole_or_the_reason_is_given(
     assert pairing.read_pictures(Preference("p", tmp_path / "a.png", jpeg)) == (picture("red"), jpeg)
     broken = {tmp_path / "b.png": "missing image: No such file", b"": "missing image", jpeg[:-400]: "broken image"}
     for loser, says in broken.items():
-        with pytest.raises(BrokenPicture, match=says):
+        with pytest.raises(BrokenImageError, match=says):
             pairing.read_pictures(Preference("p", jpeg, loser))
 
 
@@ -63,8 +63,8 @@ def test_both_pictures_of_a_pair_are_whole_or_the_reason_is_given(
         (b"../../../blobs/b1", "missing image: it is a link that was copied as a file"),
     ],
 )
-def test_what_is_no_picture_that_is_read_is_reported_by_its_kind(data: bytes, says: str) -> None:
-    with pytest.raises(BrokenPicture, match=f"^{says}"):
+def test_what_is_no_picture_that_is_read_is_told_by_its_kind(data: bytes, says: str) -> None:
+    with pytest.raises(BrokenImageError, match=f"^{says}"):
         pairing.read_pictures(Preference("p", data, data))
 
 

@@ -22,8 +22,9 @@ from agfsync.language.captions import Descriptions, LanguageModelCaptions
 from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
-from agfsync.stages import Context, captions, questions
+from agfsync.stages import captions, questions
 from agfsync.stages.checking import LONGEST_CAPTION, LONGEST_QUESTION, sift, sift_captions
+from agfsync.stages.context import Context
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agfsync.engine.progress import progress
+from agfsync.engine.progress import make_progress
 from agfsync.errors import ModelError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
@@ -58,7 +58,7 @@ def card(
 @contextmanager
 def _watch(name: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Shows a model's training, of which `done` steps lie behind it."""
-    with progress().stage(name, total, unit="steps", done=done) as task:
+    with make_progress().stage(name, total, unit="steps", done=done) as task:
         seen = done
 
         def tell(step: int, figures: dict[str, float]) -> None:

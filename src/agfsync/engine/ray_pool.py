@@ -8,19 +8,19 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from agfsync.engine.hand import Delivery, Hand, Plan
+from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.errors import WorkerError
 from agfsync.recipe import Engine
 
 STORE_BYTES = 100 << 20
-"""Of Ray's own memory, where we start it: what goes to and fro is captions and receipts."""
+"""Memory of Ray's object store, where we start it: only captions and part entries are exchanged."""
 
 ANSWER_SECONDS = 10.0
-"""in which a cluster's address must answer"""
+"""seconds in which a cluster's address must answer"""
 
 
-class RayCrew:
-    """Actors with a hand each, and as many accelerators for each as the recipe says.
+class RayPool:
+    """Actors with a `JobWorker` each, and as many accelerators for each as the recipe says.
 
     Raises:
         WorkerError: there is no cluster at the address that is given.
@@ -33,42 +33,42 @@ class RayCrew:
         asked = engine.workers if isinstance(engine.workers, int) else None
         self.size = asked or (max(1, int(there / self._each)) if self._each else 1)
 
-    def hire(self, plan: Plan) -> "RayWorker":
-        # The crew sees to who dies and what is done again: to Ray, a dead actor is dead.
-        kind = ray.remote(num_cpus=1, num_gpus=self._each, max_restarts=0, max_task_retries=0)(Hand)
-        return RayWorker(kind.remote(plan))
+    def start_worker(self, plan: WorkerPlan) -> "RayHandle":
+        # The dispatcher restarts workers and retries their tasks: to Ray, a dead actor is dead.
+        kind = ray.remote(num_cpus=1, num_gpus=self._each, max_restarts=0, max_task_retries=0)(JobWorker)
+        return RayHandle(kind.remote(plan))
 
-    def death(self, failure: BaseException) -> str | None:
+    def describe_death(self, failure: BaseException) -> str | None:
         died = isinstance(failure, exceptions.RayError) and not isinstance(failure, exceptions.RayTaskError)
         return str(failure).splitlines()[0].rstrip(".") if died else None
 
-    def lacks(self) -> str:
+    def describe_shortage(self) -> str:
         there = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
         held = ", ".join(f"{count:g} {name}" for name, count in there.items())
         return f"Ray has {held}, and each worker asks for 1 CPU, {self._each:g} GPU"
 
 
-class RayWorker:
+class RayHandle:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    def submit(self, method: str, *arguments: Any) -> Future[Delivery]:
-        future: Future[Delivery] = getattr(self._actor, method).remote(*arguments).future()
+    def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
+        future: Future[TaskResult] = getattr(self._actor, method).remote(*arguments).future()
         return future
 
     def stop(self) -> None:
         ray.kill(self._actor)
 
 
-def _knock(address: str) -> None:
-    """See that somebody answers at HOST:PORT: Ray itself would try for a quarter of an hour."""
+def _check_address(address: str) -> None:
+    """Check that somebody answers at HOST:PORT: Ray itself would try for a quarter of an hour."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def _connect(address: str) -> None:
-    """Once in this process, and until it ends."""
+    """Connect once in this process, until it ends."""
     if ray.is_initialized():
         return
     # What is printed elsewhere would run through the progress bar, and so would a notice of each worker's death.
@@ -76,7 +76,7 @@ def _connect(address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     own = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
     try:
-        _knock(address)
+        _check_address(address)
         ray.init(address=address, **own, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as failure:
         says = (str(failure).splitlines() or [type(failure).__name__])[0]

@@ -10,7 +10,7 @@ from agfsync.recipe import Engine
 
 pytest.importorskip("ray", reason="Ray isn't installed: pip install 'agfsync[ray]'")
 
-from agfsync.engine import on_ray
+from agfsync.engine import ray_pool
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ from agfsync.engine import on_ray
 def test_there_are_as_many_workers_as_accelerators_or_as_the_recipe_says(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], gpus: float, size: int, each: float
 ) -> None:
-    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(on_ray.ray, "cluster_resources", lambda: {"CPU": 16.0} | ({"GPU": gpus} if gpus else {}))
-    crew = on_ray.RayCrew(Engine(type="ray", **settings))
-    assert crew.size == size
-    assert crew.lacks() == f"Ray has 16 CPU, {gpus:g} GPU, and each worker asks for 1 CPU, {each:g} GPU"
+    monkeypatch.setattr(ray_pool.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_pool.ray, "cluster_resources", lambda: {"CPU": 16.0} | ({"GPU": gpus} if gpus else {}))
+    pool = ray_pool.RayPool(Engine(type="ray", **settings))
+    assert pool.size == size
+    assert pool.describe_shortage() == f"Ray has 16 CPU, {gpus:g} GPU, and each worker asks for 1 CPU, {each:g} GPU"
 
 
 @pytest.mark.parametrize("by", ["address", "environment"])
@@ -43,4 +43,4 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
     address = f"127.0.0.1:{port}"
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:1" if by == "address" else address)
     with pytest.raises(WorkerError, match=rf"no Ray cluster at {address} \(.*refused\): give the address of one"):
-        on_ray.RayCrew(Engine(type="ray", address=address if by == "address" else None))
+        ray_pool.RayPool(Engine(type="ray", address=address if by == "address" else None))

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from agfsync.engine.fitting import MEMORY, Fit, fitted
-from agfsync.engine.progress import Silent
+from agfsync.engine.batch_fitting import MEMORY, BatchFit, load_batch_fit
+from agfsync.engine.progress import SilentProgress
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -22,7 +22,7 @@ class Model:
         return [-thing for thing in things]
 
 
-class Told(Silent):
+class Told(SilentProgress):
     def __init__(self) -> None:
         self.said = list[str]()
 
@@ -32,7 +32,7 @@ class Told(Silent):
 
 def test_a_batch_is_halved_until_it_fits_and_stays_so() -> None:
     model, sizes = Model(3), list[int]()
-    fit = Fit(8, sizes.append)
+    fit = BatchFit(8, sizes.append)
     assert fit.over(range(10), model) == [-thing for thing in range(10)]
     assert model.tried == [8, 4, 2, 2, 2, 2, 2]
     assert fit.over(range(3), model) == [0, -1, -2]
@@ -42,14 +42,14 @@ def test_a_batch_is_halved_until_it_fits_and_stays_so() -> None:
 
 def test_what_fits_is_never_split() -> None:
     model = Model(8)
-    assert Fit(8).over(range(10), model) == [-thing for thing in range(10)]
+    assert BatchFit(8).over(range(10), model) == [-thing for thing in range(10)]
     assert model.tried == [8, 2]
 
 
 def test_a_single_thing_that_does_not_fit_is_told_and_nothing_is_remembered() -> None:
     model, sizes = Model(0), list[int]()
     with pytest.raises(RuntimeError, match="out of memory"):
-        Fit(4, sizes.append).over(range(4), model)
+        BatchFit(4, sizes.append).over(range(4), model)
     assert model.tried == [4, 2, 1] and sizes == []
 
 
@@ -58,7 +58,7 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory() -> None:
         raise ValueError("odd")
 
     with pytest.raises(ValueError, match="odd"):
-        Fit(4).over(range(4), broken)
+        BatchFit(4).over(range(4), broken)
 
 
 def test_the_batch_that_failed_is_let_go_of_before_a_smaller_one_is_tried() -> None:
@@ -81,24 +81,24 @@ def test_the_batch_that_failed_is_let_go_of_before_a_smaller_one_is_tried() -> N
             raise RuntimeError(NO_ROOM)
         return list(batch.things)
 
-    assert Fit(8).over(range(8), work) == list(range(8))
+    assert BatchFit(8).over(range(8), work) == list(range(8))
 
 
 def test_the_size_is_known_to_the_next_command_and_told_once(tmp_path: Path) -> None:
     told, model = Told(), Model(3)
-    fitted(tmp_path, "scores: clip", "source", 16, told).over(range(16), model)
+    load_batch_fit(tmp_path, "scores: clip", "source", 16, told).over(range(16), model)
     assert told.said == [
         "scores: clip: out of memory: 2 pictures at a time instead of 16; memory.json remembers it",
     ]
-    assert fitted(tmp_path, "scores: clip", "source", 16, told).size == 2
+    assert load_batch_fit(tmp_path, "scores: clip", "source", 16, told).size == 2
     for other in (("scores: vqa", "source", 16), ("scores: clip", "bf16", 16), ("scores: clip", "source", 8)):
-        assert fitted(tmp_path, *other, told).size == other[2]
+        assert load_batch_fit(tmp_path, *other, told).size == other[2]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', "\x00"])
 def test_a_file_that_is_not_what_was_written_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / MEMORY).write_text(text)
-    fit = fitted(tmp_path, "scores", "source", 4, Silent())
+    fit = load_batch_fit(tmp_path, "scores", "source", 4, SilentProgress())
     assert fit.size == 4
     fit.over(range(4), Model(1))
-    assert fitted(tmp_path, "scores", "source", 4, Silent()).size == 1
+    assert load_batch_fit(tmp_path, "scores", "source", 4, SilentProgress()).size == 1

@@ -1,24 +1,24 @@
 import pyarrow as pa
 import pytest
 
-from agfsync.store import shelf
-from agfsync.store.shelf import Key, Shelf
+from agfsync.store import tables
+from agfsync.store.tables import CacheKey, PartCache
 
 
 class Disk:
     """Says what was loaded."""
 
     def __init__(self) -> None:
-        self.shelf, self.loads = Shelf(), list[int]()
+        self.cache, self.loads = PartCache(), list[int]()
 
     def read(self, *numbers: int, to_the_end: bool = False) -> list[int]:
         """What it takes to read these parts, one after the other."""
         self.loads.clear()
         for number in numbers:
-            key: Key = (number, None)
-            self.shelf.get(key, lambda number=number: self.loads.append(number) or pa.table({"n": [number] * 100}))  # type: ignore[misc]
+            key: CacheKey = (number, None)
+            self.cache.get(key, lambda number=number: self.loads.append(number) or pa.table({"n": [number] * 100}))  # type: ignore[misc]
             if to_the_end:
-                self.shelf.ended(key)
+                self.cache.mark_finished(key)
         return list(self.loads)
 
 
@@ -41,7 +41,7 @@ def test_what_was_asked_for_again_since_is_kept() -> None:
 
 
 def test_columns_of_a_part_are_a_table_of_their_own() -> None:
-    disk = Shelf()
+    disk = PartCache()
     whole, some = pa.table({"a": [1], "b": [2]}), pa.table({"a": [1]})
     assert disk.get((1, None), lambda: whole) is whole
     assert disk.get((1, ("a",)), lambda: some) is some
@@ -51,20 +51,20 @@ def test_columns_of_a_part_are_a_table_of_their_own() -> None:
 def test_the_ones_that_were_asked_for_longest_ago_go_first(
     monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(shelf, "MOST", most)
-    monkeypatch.setattr(shelf, "MOST_BYTES", most_bytes)
+    monkeypatch.setattr(tables, "CACHED_PARTS", most)
+    monkeypatch.setattr(tables, "CACHED_BYTES", most_bytes)
     disk = Disk()
     assert disk.read(1, 2, 1, 3) == [1, 2, 3]
     assert disk.read(1, 3, 2) == [2]
 
 
 def test_one_is_kept_however_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelf, "MOST_BYTES", 1)
+    monkeypatch.setattr(tables, "CACHED_BYTES", 1)
     assert Disk().read(1, 1, 2, 2, 1) == [1, 2, 1]
 
 
 def test_what_is_cleared_is_loaded_anew() -> None:
     disk = Disk()
     disk.read(1)
-    disk.shelf.clear()
+    disk.cache.clear()
     assert disk.read(1) == [1]

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agfsync.engine import processes
+from agfsync.engine import local_pool
 from agfsync.recipe import Engine
 
 
@@ -21,22 +21,22 @@ def test_each_accelerator_that_torch_sees_is_named(
     monkeypatch: pytest.MonkeyPatch, device: str, count: int, visible: str | None, names: list[str]
 ) -> None:
     torch = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: count))
-    monkeypatch.setattr(processes, "import_module", lambda _: torch)
-    monkeypatch.delenv(processes.VISIBLE, raising=False)
+    monkeypatch.setattr(local_pool, "import_module", lambda _: torch)
+    monkeypatch.delenv(local_pool.VISIBLE, raising=False)
     if visible is not None:
-        monkeypatch.setenv(processes.VISIBLE, visible)
-    assert processes.accelerators(device) == names
+        monkeypatch.setenv(local_pool.VISIBLE, visible)
+    assert local_pool.list_accelerators(device) == names
 
 
 def test_workers_take_the_accelerators_in_turn_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     hired: list[dict[str, str]] = []
-    monkeypatch.setattr(processes, "ProcessWorker", lambda plan, environment: hired.append(environment))
-    monkeypatch.setattr(processes, "count_cores", lambda: 12)
+    monkeypatch.setattr(local_pool, "ProcessHandle", lambda plan, environment: hired.append(environment))
+    monkeypatch.setattr(local_pool, "count_cores", lambda: 12)
     for devices in (["4", "6"], []):
-        crew = processes.Processes(3, devices)
+        pool = local_pool.LocalPool(3, devices)
         for _ in range(3):
-            crew.hire(None)  # type: ignore[arg-type]
-    assert hired == [{processes.VISIBLE: name} for name in ("4", "6", "4")] + [{"OMP_NUM_THREADS": "4"}] * 3
+            pool.start_worker(None)  # type: ignore[arg-type]
+    assert hired == [{local_pool.VISIBLE: name} for name in ("4", "6", "4")] + [{"OMP_NUM_THREADS": "4"}] * 3
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_workers_take_the_accelerators_in_turn_or_share_the_cores(monkeypatch: p
 def test_cores_are_workers_where_there_is_no_accelerator(
     monkeypatch: pytest.MonkeyPatch, workers: object, accelerators: int, cores: int, expected: int
 ) -> None:
-    monkeypatch.setattr(processes, "count_cores", lambda: cores)
+    monkeypatch.setattr(local_pool, "count_cores", lambda: cores)
 
-    assert processes.wanted_workers(Engine.model_validate({"workers": workers}), accelerators) == expected
+    assert local_pool.count_wanted_workers(Engine.model_validate({"workers": workers}), accelerators) == expected
 
 
 def test_cores_of_a_cluster_are_not_counted() -> None:

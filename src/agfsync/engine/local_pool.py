@@ -11,7 +11,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
-from agfsync.engine.hand import Delivery, Hand, Plan
+from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.recipe import Engine
 
 SPAWN = get_context("spawn")
@@ -21,8 +21,8 @@ MOST_CPU_WORKERS = 8
 """Workers of `engine.workers: cores`, each of which holds a model."""
 
 
-def accelerators(device: str) -> list[str]:
-    """How CUDA names those that models on `device` may run on: the machine's; none where `device` is one place."""
+def list_accelerators(device: str) -> list[str]:
+    """Return CUDA's names of the accelerators for models on `device`: none if `device` is a single one."""
     if device not in ("auto", "cuda"):
         return []
     # By name: what every command imports is free of torch.
@@ -35,19 +35,19 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def wanted_workers(engine: Engine, accelerators_there: int) -> int:
+def count_wanted_workers(engine: Engine, accelerators_there: int) -> int:
     """Return how many workers `engine` asks for on this machine; 0: the work is done in this process."""
     if engine.workers == "cores":
         return accelerators_there or min(count_cores(), MOST_CPU_WORKERS)
     return engine.workers or accelerators_there
 
 
-class Died(Exception):
-    """A worker's process is gone; says how."""
+class WorkerDiedError(Exception):
+    """A worker's process is gone; the message says how."""
 
 
-class Processes:
-    """`size` of them, each seeing one of `devices` in turn; without any, each with its share of the machine's cores."""
+class LocalPool:
+    """`size` processes, each of which sees one of `devices` in turn; without any, each has its share of the cores."""
 
     def __init__(self, size: int, devices: list[str]) -> None:
         self.size = size
@@ -55,20 +55,20 @@ class Processes:
         each = [{VISIBLE: name} for name in devices] or [{"OMP_NUM_THREADS": threads}]
         self._environments = cycle(each)
 
-    def hire(self, plan: Plan) -> "ProcessWorker":
-        return ProcessWorker(plan, next(self._environments))
+    def start_worker(self, plan: WorkerPlan) -> "ProcessHandle":
+        return ProcessHandle(plan, next(self._environments))
 
-    def death(self, failure: BaseException) -> str | None:
-        return str(failure) if isinstance(failure, Died) else None
+    def describe_death(self, failure: BaseException) -> str | None:
+        return str(failure) if isinstance(failure, WorkerDiedError) else None
 
-    def lacks(self) -> str:
+    def describe_shortage(self) -> str:
         return "loading a model takes its time"
 
 
-class ProcessWorker:
-    """A process that answers one call after the other. It ends with this one."""
+class ProcessHandle:
+    """A process that answers one call after the other. It ends with this process."""
 
-    def __init__(self, plan: Plan, environment: Mapping[str, str]) -> None:
+    def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self._ours, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_serve, args=(theirs, plan, dict(environment)), daemon=True)
@@ -76,7 +76,7 @@ class ProcessWorker:
         theirs.close()
         self._caller = ThreadPoolExecutor(1)
 
-    def submit(self, method: str, *arguments: Any) -> Future[Delivery]:
+    def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
         return self._caller.submit(self._call, method, arguments)
 
     def stop(self) -> None:
@@ -85,32 +85,32 @@ class ProcessWorker:
         self._process.join()
         self._ours.close()
 
-    def _call(self, method: str, arguments: tuple[Any, ...]) -> Delivery:
+    def _call(self, method: str, arguments: tuple[Any, ...]) -> TaskResult:
         try:
             self._ours.send((method, arguments))
-            delivery: Delivery = self._ours.recv()
+            result: TaskResult = self._ours.recv()
         except (EOFError, ConnectionError) as failure:
             self._process.join()
-            raise Died(f"its process ended with {_ending(self._process.exitcode)}") from failure
-        return delivery
+            raise WorkerDiedError(f"its process ended with {_describe_exit(self._process.exitcode)}") from failure
+        return result
 
 
-def _ending(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def _serve(calls: Connection, plan: Plan, environment: Mapping[str, str]) -> None:
-    """The process: Ctrl-C is for the one that leads, and without that one it ends."""
+def _serve(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
+    """Serve calls: Ctrl-C is for the leading process, and without that one this process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    hand = Hand(plan)
+    worker = JobWorker(plan)
     while True:
         try:
             method, arguments = calls.recv()
         except EOFError:
             return
-        calls.send(getattr(hand, method)(*arguments))
+        calls.send(getattr(worker, method)(*arguments))
 
 
 def _end_with_parent() -> None:
