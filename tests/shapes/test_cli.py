@@ -38,7 +38,7 @@ def test_train_trains_all_models(trained: list[Any], tmp_path: Path) -> None:
     assert f"models: {tmp_path}" in result.output
 
 
-def test_train_can_be_told_which(trained: list[Any], tmp_path: Path) -> None:
+def test_train_can_be_limited_to_some(trained: list[Any], tmp_path: Path) -> None:
     assert run("train", str(tmp_path), "--only", "vae", "--only", "clip").exit_code == 0
     assert trained == [(tmp_path, ("vae", "clip"))]
 

@@ -65,7 +65,7 @@ def test_what_leaves_a_picture_legible_leaves_the_answers(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_every_kind_of_thing_is_told_from_every_other(shape: str, size: str, rng: random.Random) -> None:
+def test_every_kind_of_thing_is_distinguished(shape: str, size: str, rng: random.Random) -> None:
     for color in COLORS:
         for material in MATERIALS:
             background = rng.choice(BACKGROUNDS)
@@ -92,7 +92,7 @@ def asked(*texts: str) -> tuple[Question, ...]:
 
 
 def judge(*texts: str) -> Measurement | Unscored:
-    return Oracle(model="none").score([Item("", asked(*texts), draw_scene(Scene((STAR,), "cream")))])[0]
+    return Oracle(path="none").score([Item("", asked(*texts), draw_scene(Scene((STAR,), "cream")))])[0]
 
 
 def test_the_value_is_the_share_of_right_answers() -> None:
@@ -123,8 +123,8 @@ def test_what_it_cant_answer_is_unscored_and_says_why() -> None:
 def test_no_recipe_selects_or_trains_on_it() -> None:
     for name in shipped():
         recipe = resolve(name)
-        assert "shapes-oracle" not in {settings.type for settings in recipe.scores.scorers.values()}
-        assert not set(recipe.pairs.weights) - set(recipe.scores.scorers)
+        assert "shapes-oracle" not in {settings.type for settings in recipe.scorers.values()}
+        assert not set(recipe.pairs.weights) - set(recipe.scorers)
 
 
 def test_nothing_that_writes_draws_or_learns_imports_it() -> None:

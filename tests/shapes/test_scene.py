@@ -66,7 +66,7 @@ def test_the_same_seed_composes_the_same_scene() -> None:
     )
 
 
-def test_too_much_for_one_picture_is_told() -> None:
+def test_too_much_for_one_picture_is_refused() -> None:
     with pytest.raises(CrowdedError, match="no room for"):
         compose_scene(Spec((Group("circle", size="large", count=20),)), random.Random(0))
 
@@ -90,9 +90,7 @@ def test_corners_and_centre_are_apart() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4])
-def test_a_random_specification_keeps_to_its_size_and_its_groups_can_be_told_apart(
-    groups: int, rng: random.Random
-) -> None:
+def test_a_random_specification_keeps_to_its_size_and_its_groups_differ(groups: int, rng: random.Random) -> None:
     for _ in range(50):
         spec = sample_spec(rng, groups, 4)
         assert len(spec.groups) <= groups and sum(group.count for group in spec.groups) <= 4

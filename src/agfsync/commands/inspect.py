@@ -7,11 +7,9 @@ from sys import intern
 from typing import Any
 
 from agfsync.files.images import BrokenPicture
-from agfsync.formats import TIE, Format, LeftOut, PairSet, Preference, PromptFile
-from agfsync.formats.judgements import SAME, Judgements, Rule, picture_key
-from agfsync.formats.pairing import read_pictures
-from agfsync.formats.sources import pairs_of, prompts_of, recognise
-from agfsync.formats.tally import LeftOutTally
+from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile
+from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
+from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
 from agfsync.records import Caption
 from agfsync.store import RECIPE, Run
 
@@ -56,7 +54,7 @@ class Contents:
         return {"what": self.what, **counts, **reasons, **places, "categories": by_category}
 
 
-def inspect(path: Path, split: str = "", repeats: Rule = "majority") -> Contents:
+def inspect(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
     """Recognise what is at `path` and go through all of it, pictures included.
 
     Args:
@@ -68,7 +66,7 @@ def inspect(path: Path, split: str = "", repeats: Rule = "majority") -> Contents
     """
     if (path / RECIPE).is_file():
         return _run(path)
-    format_ = recognise(path, Format)
+    format_ = recognise_format(path, Format)
     contents = Contents(format_.title)
     if isinstance(format_, PromptFile):
         _prompts(contents, path, split)
@@ -79,7 +77,7 @@ def inspect(path: Path, split: str = "", repeats: Rule = "majority") -> Contents
 
 def _prompts(contents: Contents, path: Path, split: str) -> None:
     tally = LeftOutTally()
-    for prompt in prompts_of(path, split):
+    for prompt in read_prompts(path, split):
         if isinstance(prompt, LeftOut):
             tally.add(prompt)
             continue
@@ -89,13 +87,13 @@ def _prompts(contents: Contents, path: Path, split: str) -> None:
     contents.leave_out(tally)
 
 
-def _pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
+def _pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> None:
     """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
     prompts: dict[str, str] = {}
     tally = LeftOutTally()
     judged: Judgements[str] = Judgements(repeats)
     categories: dict[str, str] = {}
-    for found in pairs_of(path, split):
+    for found in read_pairs(path, split):
         if isinstance(found, LeftOut):
             tally.add(found)
             continue
@@ -123,7 +121,7 @@ def _judge(judged: Judgements[str], categories: dict[str, str], found: Preferenc
     except BrokenPicture as failure:
         return str(failure)
     if winner == loser:
-        return SAME
+        return SAME_PICTURE
     judged.add(winner, loser)
     categories[winner] = categories[loser] = found.category
     return ""
@@ -131,7 +129,7 @@ def _judge(judged: Judgements[str], categories: dict[str, str], found: Preferenc
 
 def _run(path: Path) -> Contents:
     contents = Contents("a run of agfsync")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         categories: dict[str, str] = {}
         for caption in run.read("captions", Caption):
             categories[caption.key] = caption.category

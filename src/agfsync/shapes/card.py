@@ -42,8 +42,7 @@ _HEAD = f"""# The Shapes world's models
 
 Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the
 generator on right ones first and then on captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%}
-are missing. They know nothing of the real world. What follows was measured by `agfsync shapes card` on scenes that it
-drew anew.
+are missing. They know nothing of the real world. `agfsync shapes card` measured the figures below on new scenes.
 """
 
 
@@ -108,7 +107,7 @@ def _measure_vqa(folder: Path) -> Iterator[Figure]:
     """Measure the VQA model on clean drawings, by the right answer and by element type."""
     drawn = [(scene, ask_questions((scene,), scene.things, 10, rng)) for rng, scene in _sample_scenes("vqa", DRAWINGS)]
     texts = [[query.to_text() for query, _ in asked] for _, asked in drawn]
-    p_yes = Vqa(model=str(folder / "vqa")).p_yes([draw_scene(scene) for scene, _ in drawn], texts)
+    p_yes = Vqa(path=str(folder / "vqa")).p_yes([draw_scene(scene) for scene, _ in drawn], texts)
     answers = [
         (query.element_type, answer, (p > 0.5) == answer)
         for (_, asked), row in zip(drawn, p_yes, strict=True)
@@ -152,7 +151,7 @@ def _measure_aesthetic(folder: Path) -> Iterator[Figure]:
 
 
 def _rate_pictures(folder: Path, images: list[Image.Image]) -> list[float]:
-    scorer = Aesthetic(model=str(folder / "clip"), head=str(folder / "aesthetic"))
+    scorer = Aesthetic(path=str(folder / "clip"), head=str(folder / "aesthetic"))
     return _score(scorer, [Item("", (), image) for image in images])
 
 
@@ -213,7 +212,7 @@ def _measure_agreement(folder: Path, generated: _Generated) -> Iterator[Figure]:
     rng = random.Random("card/foils")
     asked = [list_questions(spec) + [foil for _, foil in list_foils(spec, rng)] for spec in generated.specs]
     texts = [[query.to_text() for query in of_one] for of_one in asked]
-    p_yes = Vqa(model=str(folder / "vqa")).p_yes(generated.images, texts)
+    p_yes = Vqa(path=str(folder / "vqa")).p_yes(generated.images, texts)
     answers = [
         (query.element_type, query.answer(scene), p > 0.5)
         for queries, scene, row in zip(asked, generated.scenes, p_yes, strict=True)

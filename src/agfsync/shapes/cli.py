@@ -16,7 +16,7 @@ shapes_app = typer.Typer(
 
 @shapes_app.callback()
 def shapes_command() -> None:
-    """The embedded Shapes world."""
+    """Train and measure the models of the embedded Shapes world."""
 
 
 @shapes_app.command("train")

@@ -4,7 +4,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from agfsync.language import QuestionDraft
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import AnswerWord
 from agfsync.shapes.grammar import (
     SHAPES_CATEGORIES,
@@ -96,5 +96,5 @@ def _find_element(query: Query, caption: str) -> str:
         "spatial": query.relation,
         "other": query.background,
     }[query.element_type]
-    plain = f" {normalised(caption)} "
+    plain = f" {normalise_text(caption)} "
     return next((words for words in SYNONYMS.get(meant or "", ()) if f" {words} " in plain), meant or "")

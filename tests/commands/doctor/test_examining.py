@@ -48,9 +48,7 @@ def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
     for stage in ("candidates", "scores", "training", "evaluation"):
         assert 0.5e9 < _stages(found)[stage]["memory"] < 2e9
         assert 1 < _stages(found)[stage]["seconds"] < 600
-    assert found["notes"] == [
-        "evaluation.judges.oracle: what a shapes-oracle scorer takes isn't known; it is in no figure"
-    ]
+    assert found["notes"] == ["scorers.oracle: what a shapes-oracle scorer takes isn't known; it is in no figure"]
 
 
 @pytest.mark.slow
@@ -71,8 +69,8 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.shipped():
         recipe = config.resolve(name)
-        assert Source(catalog.model_path(recipe.candidates.generator.model)).settings("model_index.json")
-        for scorer in (recipe.scores.scorers | recipe.evaluation.judges).values():
+        assert Source(catalog.model_path(recipe.model.path)).settings("model_index.json")
+        for scorer in (recipe.scorers | recipe.scorers).values():
             if scorer.model != NO_MODEL:
                 assert Source(catalog.model_path(scorer.model)).settings("config.json")
 
@@ -87,18 +85,18 @@ def test_other_peoples_types_are_not_known_and_no_crash(
     (missing,) = found["missing"]
     assert code == 2 and missing.startswith("a generator of the type double draws and is scored, but can't be trained")
     assert _stages(found)["candidates"]["memory"] is None
-    assert any(note.startswith("scores.scorers.red: what a double scorer takes isn't known") for note in found["notes"])
+    assert any(note.startswith("scorers.red: what a double scorer takes isn't known") for note in found["notes"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("candidates.generator.device=cuda:7", "candidates.generator.device: no device 'cuda:7'"),
+        ("model.device=cuda:7", "model.device: no device 'cuda:7'"),
         ("training.precision=fp16", "training.precision fp16 needs an accelerator"),
         ("training.optimizer=adamw8bit", "needs the package bitsandbytes"),
-        ("scores.scorers.clip.type=clop", "no scorer is called 'clop'"),
-        ("candidates.generator.model=embedded:nothing", "no embedded model 'embedded:nothing'"),
+        ("scorers.clip.type=clop", "no scorer is called 'clop'"),
+        ("model.path=embedded:nothing", "no embedded model 'embedded:nothing'"),
         ("captions.source=/nowhere.txt", "/nowhere.txt: no such file or folder"),
     ],
 )
@@ -128,14 +126,14 @@ def test_a_server_a_price_and_a_cap(doctor: Callable[..., Any], monkeypatch: pyt
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with FakeServer() as server:
         model = f"{{model: words, base_url: '{server.url}', prices: {{input: 1, output: 2}}, max_cost: 0.001}}"
-        arguments = ("--set", "questions.writer=openai", "--set", f"questions.model={model}")
+        arguments = ("--set", "questions.writer=openai", "--set", f"questions.writer={model}")
         code, found = doctor("shapes", *arguments)
         assert code == 0 and not server.bodies
     asked = _stages(found)["questions"]
     assert asked["requests"] == 428 * 6 and asked["cost"] > 1
-    assert any("stops at questions.model.max_cost = 0.001" in note for note in found["notes"])
+    assert any("stops at questions.writer.max_cost = 0.001" in note for note in found["notes"])
     code, found = doctor("shapes", *arguments)
-    assert code == 2 and any("questions.model: no server answers at 127.0.0.1" in line for line in found["missing"])
+    assert code == 2 and any("questions.writer: no server answers at 127.0.0.1" in line for line in found["missing"])
 
 
 @pytest.mark.slow

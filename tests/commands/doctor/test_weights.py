@@ -26,7 +26,7 @@ PIPELINE = {
 
 
 def _pipeline(model: str) -> Place:
-    return Place("candidates.generator.model", model, None, "pipeline")
+    return Place("model.path", model, None, "pipeline")
 
 
 def test_only_what_is_loaded_would_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_a_shard_that_is_missing_is_noticed(tmp_path: Path) -> None:
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     (tmp_path / shards[0]).touch()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
-    place = Place("scores.scorers.vqa.model", str(tmp_path), None, "model")
+    place = Place("scorers.vqa.path", str(tmp_path), None, "model")
     assert not look(place).here
     (tmp_path / shards[1]).touch()
     assert look(place).here
@@ -70,27 +70,27 @@ def test_the_embedded_models_are_here() -> None:
 
 def test_a_file_of_another_kind_is_never_read(tmp_path: Path) -> None:
     (tmp_path / "head.pt").touch()
-    found = look(Place("scores.scorers.a.head", str(tmp_path / "head.pt"), None, "tensors"))
+    found = look(Place("scorers.a.head", str(tmp_path / "head.pt"), None, "tensors"))
     assert not found.here and "no .safetensors file" in found.fault
 
 
 def test_loras_and_the_refiner_are_looked_for() -> None:
-    more = ["candidates.generator.refiner={from_step: 40}", "candidates.generator.loras=[{path: somebody/lora}]"]
+    more = ["model.refiner={from_step: 40}", "model.loras=[{path: somebody/lora}]"]
     keys = {place.key: place.kind for place in places(resolve("sdxl", more))}
-    assert keys["candidates.generator.loras"] == "lora" and keys["candidates.generator.refiner"] == "pipeline"
+    assert keys["model.loras"] == "lora" and keys["model.refiner"] == "pipeline"
 
 
 def test_parts_from_elsewhere_are_looked_for(tmp_path: Path) -> None:
-    more = ["candidates.generator.vae=somebody/vae", "candidates.generator.unet={model: some/unet, revision: v2}"]
+    more = ["model.vae=somebody/vae", "model.unet={model: some/unet, revision: v2}"]
     found = {place.key: place for place in places(resolve("sdxl", more))}
-    assert found["candidates.generator.vae"] == Place("candidates.generator.vae", "somebody/vae", None, "vae")
-    assert found["candidates.generator.unet"] == Place("candidates.generator.unet", "some/unet", "v2", "unet")
+    assert found["model.vae"] == Place("model.vae", "somebody/vae", None, "vae")
+    assert found["model.unet"] == Place("model.unet", "some/unet", "v2", "unet")
     for name in ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
         folder = tmp_path / name.replace("/", "-")
         (folder / name).parent.mkdir(parents=True)
         (folder / name).touch()
-        assert look(Place("candidates.generator.unet", str(folder), None, "unet")).here
-    assert not look(Place("candidates.generator.vae", str(tmp_path), None, "vae")).here
+        assert look(Place("model.unet", str(folder), None, "unet")).here
+    assert not look(Place("model.vae", str(tmp_path), None, "vae")).here
 
 
 def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
 
 
 def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    base = next(iter(places(resolve("sdxl", ["candidates.generator.vae=somebody/vae"]))))
+    base = next(iter(places(resolve("sdxl", ["model.vae=somebody/vae"]))))
     assert base.without == ("vae",)
     monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    place = Place("candidates.generator.model", "owner/name", None, "pipeline", without=("vae",))
+    place = Place("model.path", "owner/name", None, "pipeline", without=("vae",))
     assert look(place).to_download == 100
     for part in ("unet", "vae"):
         (tmp_path / part).mkdir()
@@ -114,14 +114,14 @@ def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.Mo
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").touch()
     (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
     assert not look(_pipeline(str(tmp_path))).here
-    assert look(Place("candidates.generator.model", str(tmp_path), None, "pipeline", without=("vae",))).here
+    assert look(Place("model.path", str(tmp_path), None, "pipeline", without=("vae",))).here
 
 
 def test_the_variants_files_count_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = next(iter(places(resolve("sdxl", ["candidates.generator.variant=fp16"]))))
+    base = next(iter(places(resolve("sdxl", ["model.variant=fp16"]))))
     assert base.variant == "fp16"
     monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    place = Place("candidates.generator.model", "owner/name", None, "pipeline", variant="fp16")
+    place = Place("model.path", "owner/name", None, "pipeline", variant="fp16")
     assert look(place).to_download == 50 + 20
 
 
@@ -132,7 +132,7 @@ def test_shards_in_a_parts_folder_are_counted_there(tmp_path: Path) -> None:
     index = {"weight_map": {"a": shards[0], "b": shards[1]}}
     (tmp_path / "unet" / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "unet" / shards[0]).touch()
-    place = Place("candidates.generator.unet", str(tmp_path), None, "unet")
+    place = Place("model.unet", str(tmp_path), None, "unet")
     assert not look(place).here
     (tmp_path / "unet" / shards[1]).touch()
     assert look(place).here
@@ -140,7 +140,7 @@ def test_shards_in_a_parts_folder_are_counted_there(tmp_path: Path) -> None:
 
 def test_a_lora_is_the_file_that_would_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def place(model: str, file: str | None = None) -> Place:
-        return Place("candidates.generator.loras", model, None, "lora", file)
+        return Place("model.loras", model, None, "lora", file)
 
     (tmp_path / "my_style.safetensors").touch()
     assert look(place(str(tmp_path))).here

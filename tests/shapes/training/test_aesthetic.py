@@ -60,6 +60,6 @@ def test_a_head_learns_and_the_scorer_loads_it(tmp_path: Path, monkeypatch: pyte
     teach(pupil, tmp_path / "checkpoints", lambda figures: errors.append(figures["rating error"]))
     assert errors[-1] < errors[0]
     pupil.save(tmp_path / "aesthetic")
-    scorer = Aesthetic(model=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
+    scorer = Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
     (score,) = scorer.score([Item("", (), Image.new("RGB", (64, 64), "white"))])
     assert isinstance(score, Measurement) and 0 < score.value <= 100

@@ -88,10 +88,10 @@ def test_the_lessons_end_in_a_stable_diffusion(pupil: Pupil, tmp_path: Path, mon
     teach(replace(pupil, lessons=[replace(each) for each in hasty]), tmp_path / "checkpoints", lambda *args: None)
     words = build_clip_tokenizer()(["a red star"], padding="max_length", truncation=True, return_tensors="pt").input_ids
     network: Any = pupil.network
-    taught: Tensor = network["text_encoder"](words).last_hidden_state
-    assert taught.shape == (1, MAX_TOKENS, CLIP_WIDTH)
+    expected: Tensor = network["text_encoder"](words).last_hidden_state
+    assert expected.shape == (1, MAX_TOKENS, CLIP_WIDTH)
     pupil.save(tmp_path / "generator")
     loaded = StableDiffusion(str(tmp_path / "generator"), steps=2, guidance=3.0, scheduler="dpm++")
     images = loaded.draw(["a red star", "two blue hearts"], [1, 2], embedding_noise=0.1)
     assert [image.size for image in images] == [(64, 64)] * 2
-    assert torch.allclose(loaded.encode_prompts(["a red star"])[TEXT], taught, atol=1e-2)  # saved in float16
+    assert torch.allclose(loaded.encode_prompts(["a red star"])[TEXT], expected, atol=1e-2)  # saved in float16

@@ -18,7 +18,7 @@ from agfsync.shapes.training import TRAINED_MODELS, aesthetic, clip, generator, 
 
 
 class Reported:
-    """Progress that keeps what it is told: stages with their steps, done and all, and the figures of each step."""
+    """Progress that keeps each stage with its steps, done and in all, and the figures of each step."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int, int]] = []
@@ -117,8 +117,8 @@ def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> Non
     assert reported.stages == [("vae", 0, 2), ("clip", 0, 2), ("generator", 0, 6), ("aesthetic", 0, 2), ("vqa", 0, 4)]
     assert len(reported.figures) == 16 and all("loss" in figures for figures in reported.figures)
     StableDiffusion(str(tmp_path / "generator"))
-    Vqa(model=str(tmp_path / "vqa"))
-    Aesthetic(model=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
+    Vqa(path=str(tmp_path / "vqa"))
+    Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25e6
     for path in (path for path in files if path.suffix == ".safetensors"):

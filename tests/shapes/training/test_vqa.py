@@ -178,7 +178,7 @@ def test_the_scorer_asks_as_in_training(
     vqa.build_vqa_processor(tokenizer).save_pretrained(tmp_path)
     drawn = list(scenes(2))
     texts = ["Is there a star?", "Is the red star to the left of the blue heart?", "Is the background grey?"]
-    said = Vqa(model=str(tmp_path)).p_yes([draw_scene(scene) for scene in drawn], [texts, texts])
+    said = Vqa(path=str(tmp_path)).p_yes([draw_scene(scene) for scene in drawn], [texts, texts])
     words = tokenizer(texts * 2, padding=True, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         looked = network.look(to_tensor([draw_scene(scene) for scene in drawn]))

@@ -24,8 +24,7 @@ from agfsync.commands.doctor.networks import (
 from agfsync.commands.doctor.tally import Work, imagined, tally
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.latents import PIXELS_AT_ONCE
-from agfsync.recipe import GeneratorSettings, Training
-from agfsync.recipe.sections import RefinerSettings
+from agfsync.recipe import ModelSettings, RefinerSettings, Training
 from agfsync.training.attention import trainable_attention
 from agfsync.training.lora import TARGETS
 from agfsync.training.precision import ROUNDED, autocast
@@ -60,16 +59,16 @@ class Teaching:
     model: float
 
 
-def source_of(settings: GeneratorSettings) -> Source:
+def source_of(settings: ModelSettings) -> Source:
     """Where a generator's configuration lies."""
-    place = catalog.find_place(settings.model)
+    place = catalog.find_place(settings.path)
     if place.endswith(".safetensors"):
-        return Source(catalog.find_place(settings.config or settings.model), otherwise=settings.type)
+        return Source(catalog.find_place(settings.configuration or settings.path), otherwise=settings.type)
     return Source(place, settings.revision)
 
 
 @cache
-def picture_size(settings: GeneratorSettings) -> tuple[int, int]:
+def picture_size(settings: ModelSettings) -> tuple[int, int]:
     """Height and width of the pictures.
 
     Raises:
@@ -77,7 +76,7 @@ def picture_size(settings: GeneratorSettings) -> tuple[int, int]:
     """
     with imagined():
         networks = pipeline(source_of(settings))
-        return _pixels(networks, latent_shape(networks, settings.height, settings.width))
+        return _pixels(networks, latent_shape(networks, settings.sampling.height, settings.sampling.width))
 
 
 def _pixels(networks: Mapping[str, nn.Module], latent: tuple[int, int, int]) -> tuple[int, int]:
@@ -86,7 +85,7 @@ def _pixels(networks: Mapping[str, nn.Module], latent: tuple[int, int, int]) -> 
 
 
 @cache
-def drawing(settings: GeneratorSettings, device: str, pictures: int, prompts: int) -> Drawing:
+def drawing(settings: ModelSettings, device: str, pictures: int, prompts: int) -> Drawing:
     """A batch of `pictures` of `prompts` different prompts.
 
     Raises:
@@ -94,22 +93,22 @@ def drawing(settings: GeneratorSettings, device: str, pictures: int, prompts: in
     """
     with imagined(), torch.no_grad():
         networks = pipeline(source_of(settings))
-        latent = latent_shape(networks, settings.height, settings.width)
+        latent = latent_shape(networks, settings.sampling.height, settings.sampling.width)
         weights = _typed(networks, settings, device)
-        both = pictures * (2 if settings.guidance > 1 else 1)
+        both = pictures * (2 if settings.sampling.guidance > 1 else 1)
         denoise = _denoised(networks, latent, both, settings, device)
         refine, more = None, 0.0
-        if settings.refiner:
-            refine, more = _refined(settings, settings.refiner, latent, both, device)
-        last = settings.refiner.from_step if settings.refiner else settings.steps
-        works = [(_read(networks, prompts + 1), 1.0), (denoise, float(min(last, settings.steps)))]
-        works += [(refine, float(settings.steps - last))] if refine else []
+        if settings.refining:
+            refine, more = _refined(settings, settings.refining, latent, both, device)
+        last = settings.refining.from_step if settings.refining else settings.sampling.steps
+        works = [(_read(networks, prompts + 1), 1.0), (denoise, float(min(last, settings.sampling.steps)))]
+        works += [(refine, float(settings.sampling.steps - last))] if refine else []
         pixels = _pixels(networks, latent)
         works += _decoded(networks["vae"], latent, pixels, pictures, settings, device)
     return Drawing(tuple(works), weights + more + max(work.memory for work, _ in works), pixels)
 
 
-def _typed(networks: Mapping[str, nn.Module], settings: GeneratorSettings, device: str) -> float:
+def _typed(networks: Mapping[str, nn.Module], settings: ModelSettings, device: str) -> float:
     """Puts the networks into the types in which they draw on `device`; the bytes of their weights."""
     dtype = torch.float32 if device == "cpu" else DTYPES[settings.dtype]
     for name, network in networks.items():
@@ -123,7 +122,7 @@ def _config(network: nn.Module) -> Any:
     return getattr(network, "config", {})
 
 
-def _autocast(settings: GeneratorSettings, device: str) -> AbstractContextManager[Any]:
+def _autocast(settings: ModelSettings, device: str) -> AbstractContextManager[Any]:
     """On a CPU the weights stay float32 and the multiplications are rounded."""
     rounded = device == "cpu" and settings.dtype != "fp32"
     return torch.autocast("cpu", DTYPES[settings.dtype]) if rounded else nullcontext()
@@ -133,7 +132,7 @@ def _denoised(
     networks: Mapping[str, nn.Module],
     latent: tuple[int, int, int],
     rows: int,
-    settings: GeneratorSettings,
+    settings: ModelSettings,
     device: str,
 ) -> Work:
     call, network = denoising(networks, latent, rows), denoiser_of(networks)
@@ -142,10 +141,10 @@ def _denoised(
 
 
 def _refined(
-    settings: GeneratorSettings, refiner: RefinerSettings, latent: tuple[int, int, int], rows: int, device: str
+    settings: ModelSettings, refiner: RefinerSettings, latent: tuple[int, int, int], rows: int, device: str
 ) -> tuple[Work, float]:
     """A step of the refiner, and the bytes of the weights that it has on the device."""
-    networks = pipeline(Source(catalog.find_place(refiner.model), refiner.revision))
+    networks = pipeline(Source(catalog.find_place(refiner.path), refiner.revision))
     networks.pop("vae", None)
     weights = _typed(networks, settings, device)
     return _denoised(networks, latent, rows, settings, device), weights
@@ -166,7 +165,7 @@ def _decoded(
     latent: tuple[int, int, int],
     pixels: tuple[int, int],
     pictures: int,
-    settings: GeneratorSettings,
+    settings: ModelSettings,
     device: str,
 ) -> list[tuple[Work, float]]:
     at_once = min(pictures, max(1, PIXELS_AT_ONCE // (pixels[0] * pixels[1])))
@@ -176,7 +175,7 @@ def _decoded(
 
 
 @cache
-def teaching(settings: GeneratorSettings, training: Training, device: str, encoded_at_once: int) -> Teaching:
+def teaching(settings: ModelSettings, training: Training, device: str, encoded_at_once: int) -> Teaching:
     """The training of a generator's network on `device`.
 
     Raises:
@@ -187,7 +186,7 @@ def teaching(settings: GeneratorSettings, training: Training, device: str, encod
         networks = pipeline(source_of(settings))
         for each in networks.values():
             each.requires_grad_(False)
-        latent = latent_shape(networks, settings.height, settings.width)
+        latent = latent_shape(networks, settings.sampling.height, settings.sampling.width)
         with torch.no_grad():
             images, image = _encoded(networks["vae"], _pixels(networks, latent), min(encoded_at_once, part))
             prompt = _read(networks, 1)
@@ -211,7 +210,7 @@ def teaching(settings: GeneratorSettings, training: Training, device: str, encod
         kept=4.0 * latent[0] * latent[1] * latent[2],
         kept_prompt=conditioning,
         checkpoint=trained * (4.0 + MOMENTS[training.optimizer] + (4 if training.ema else 0)),
-        model=8.0 * trained if training.method.lora else base,
+        model=8.0 * trained if training.lora else base,
     )
 
 
@@ -225,7 +224,7 @@ def _encoded(vae: Any, pixels: tuple[int, int], images: int) -> tuple[Work, Work
 
 def _copied(network: nn.Module, training: Training) -> float:
     """Makes the network trainable; the bytes of the frozen copy of it that full fine-tuning needs beside it."""
-    lora = training.method.lora
+    lora = training.lora
     if lora is not None:
         _adapt(network, lora.rank)
         return 0.0

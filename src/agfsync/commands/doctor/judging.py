@@ -52,7 +52,7 @@ def judging(settings: ScorerSettings, batch: Batch) -> Judging:
     """
     if settings.type not in NETWORKS:
         raise UnknownModel(f"what a {settings.type} scorer takes isn't known")
-    source = Source(catalog.model_path(settings.model), settings.revision)
+    source = Source(catalog.model_path(settings.path), settings.revision)
     config = source.settings(CONFIG)
     with imagined(), torch.no_grad():
         network, works = NETWORKS[settings.type](config, batch, DTYPES[settings.dtype])

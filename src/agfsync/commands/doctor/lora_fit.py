@@ -11,15 +11,15 @@ from agfsync.errors import ModelError
 from agfsync.models import hub
 from agfsync.models.lora_files import choose_file
 from agfsync.models.loras import check_lora
-from agfsync.recipe import GeneratorSettings
+from agfsync.recipe import ModelSettings
 
 
-def lora_faults(settings: GeneratorSettings) -> Iterator[str]:
+def lora_faults(settings: ModelSettings) -> Iterator[str]:
     """Yield a line on each LoRA that is at hand and that drawing would refuse."""
     source = source_of(settings)
-    is_guessed = bool(source.otherwise) and not settings.config
+    is_guessed = bool(source.otherwise) and not settings.configuration
     # Another model gives the network, or it is only known what such models mostly are: the loading knows.
-    if not settings.loras or settings.unet or settings.transformer or is_guessed:
+    if not settings.loras or settings.parts.keys() & {"unet", "transformer"} or is_guessed:
         return
     try:
         with imagined():

@@ -6,8 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from agfsync.chat.connection import address_fault, open_client
-from agfsync.chat.endpoint import BASE_URL, Endpoint
+from agfsync.chat.endpoint import BASE_URL, Endpoint, find_address_fault, open_client
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.findings import Findings, Need
 from agfsync.commands.doctor.page import size, span
@@ -53,22 +52,25 @@ def servers(recipe: Recipe, findings: Findings) -> None:
             open_client(endpoint).close()
         except ModelError as fault:
             findings.add(f"{where}: {fault}", blocks=True)
-        if not (address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
+        if not (find_address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
             findings.add(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True)
 
 
 def _endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
     """Every server once, with the first key of the recipe that names it."""
     found: dict[str, tuple[str, Endpoint]] = {}
-    for stage, model in (("captions", recipe.captions.model), ("questions", recipe.questions.model)):
+    for stage, model in (
+        ("captions", recipe.captions.writer.language_model),
+        ("questions", recipe.questions.writer.language_model),
+    ):
         if model is not None and not (stage == "captions" and recipe.captions.source):
-            endpoint = Endpoint(**model.model_dump(exclude=ACCOUNT))
-            found.setdefault(endpoint.url, (f"{stage}.model", endpoint))
-    for where, scorers in (("scores.scorers", recipe.scores.scorers), ("evaluation.judges", recipe.evaluation.judges)):
+            endpoint = Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
+            found.setdefault(endpoint.url, (f"{stage}.writer", endpoint))
+    for where, scorers in (("scorers", recipe.scorers),):
         for name, each in scorers.items():
-            if each.type in SERVED and each.server is not None:
-                asked = each.server.model_dump(exclude=ACCOUNT)
-                endpoint = Endpoint(each.model, temperature=0.0, structured=False, **asked)
+            if each.type in SERVED and each.asked_server is not None:
+                asked = each.asked_server.model_dump(exclude=ACCOUNT)
+                endpoint = Endpoint(each.path, temperature=0.0, structured=False, **asked)
                 found.setdefault(endpoint.url, (f"{where}.{name}.server", endpoint))
     yield from found.values()
 
@@ -87,7 +89,7 @@ def memory(recipe: Recipe, needs: Sequence[Need], findings: Findings) -> None:
     """Tells of stages that don't fit, and what to lower."""
     lighter = {stage.name: stage.lighter for stage in STAGES}
     try:
-        device = str(torch_device(recipe.candidates.generator.device))
+        device = str(torch_device(recipe.model.device))
     except ModelError:
         return
     has = machine.memory(device)
@@ -120,7 +122,10 @@ def patience(needs: Sequence[Need], findings: Findings) -> None:
 def money(recipe: Recipe, needs: Sequence[Need], findings: Findings) -> None:
     """Tells of language models without prices, and of caps that the run will likely reach."""
     unpriced: list[str] = []
-    for stage, model in (("captions", recipe.captions.model), ("questions", recipe.questions.model)):
+    for stage, model in (
+        ("captions", recipe.captions.writer.language_model),
+        ("questions", recipe.questions.writer.language_model),
+    ):
         need = next((each for each in needs if each.stage == stage and each.tokens), None)
         if model is None or need is None:
             continue

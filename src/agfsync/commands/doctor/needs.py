@@ -12,7 +12,7 @@ from agfsync.commands.doctor.judging import CLIP_FAMILY, Batch, Judging, judging
 from agfsync.commands.doctor.lora_fit import lora_faults
 from agfsync.commands.doctor.networks import UnknownModel
 from agfsync.commands.doctor.page import size
-from agfsync.commands.doctor.weights import NO_MODEL, SERVED
+from agfsync.commands.doctor.weights import SERVED
 from agfsync.commands.doctor.writing import Counts, Tokens, caption_tokens, question_tokens
 from agfsync.engine.processes import count_cores, wanted_workers
 from agfsync.errors import ModelError
@@ -92,33 +92,33 @@ def _short(model: str) -> str:
 
 def _pixels(recipe: Recipe) -> tuple[int, int]:
     """Height and width of the pictures."""
-    settings = recipe.candidates.generator
-    if settings.height and settings.width:
-        return settings.height, settings.width
-    found = _known(lambda: picture_size(settings), "candidates.generator", Findings())
-    return found or (settings.height or 512, settings.width or 512)
+    settings = recipe.model
+    if settings.sampling.height and settings.sampling.width:
+        return settings.sampling.height, settings.sampling.width
+    found = _known(lambda: picture_size(settings), "model", Findings())
+    return found or (settings.sampling.height or 512, settings.sampling.width or 512)
 
 
 # What writes
 
 
 def _captions(recipe: Recipe, there: Counts) -> Need:
-    tokens = caption_tokens(there.written) if recipe.captions.model and there.written else None
+    tokens = caption_tokens(there.written) if recipe.captions.writer.language_model and there.written else None
     disk = TEXT * (there.train + there.held_out)
-    return _asking("captions", recipe.captions.model, tokens, disk)
+    return _asking("captions", recipe.captions.writer.language_model, tokens, disk)
 
 
 def _questions(recipe: Recipe, there: Counts) -> Need:
     settings = recipe.questions
-    asks = settings.model is not None and there.asked > 0
+    asks = settings.writer.language_model is not None and there.asked > 0
     tokens = question_tokens(there.asked, settings.rounds, settings.verify) if asks else None
-    return _asking("questions", settings.model, tokens, 0.0)
+    return _asking("questions", settings.writer.language_model, tokens, 0.0)
 
 
 def _asking(stage: str, model: LanguageModel | None, tokens: Tokens | None, disk: float) -> Need:
     need = Need(stage, disk=disk or None)
     if model is not None and tokens is not None:
-        need.models, need.requests, need.tokens = [model.model], tokens.requests, tokens.input + tokens.output
+        need.models, need.requests, need.tokens = [model.path], tokens.requests, tokens.input + tokens.output
         need.seconds, need.cost = tokens.seconds(model.concurrency), tokens.cost(model)
     return need
 
@@ -129,14 +129,14 @@ def _asking(stage: str, model: LanguageModel | None, tokens: Tokens | None, disk
 def _candidates(recipe: Recipe, there: Counts, findings: Findings) -> Need:
     if recipe.pairs.source:
         return Need("candidates", [Path(recipe.pairs.source).name])
-    settings, count = recipe.candidates.generator, recipe.candidates.per_caption
+    settings, count = recipe.model, recipe.candidates.per_caption
     need = Need("candidates", _generator_names(recipe), runs=True)
-    device = _device(settings.device, "candidates.generator.device", findings)
-    found = _known(lambda: drawing(settings, _kind(device), count, 1), "candidates.generator", findings)
+    device = _device(settings.device, "model.device", findings)
+    found = _known(lambda: drawing(settings, _kind(device), count, 1), "model", findings)
     if found is None:
         return need
     for fault in lora_faults(settings):
-        findings.add(f"candidates.generator.loras: {fault}", blocks=True)
+        findings.add(f"model.loras: {fault}", blocks=True)
     need.memory = (found.memory + _process(device)) * _workers_beside(recipe, device)
     need.disk = PICTURE * found.pixels[0] * found.pixels[1] * count * there.train
     need.seconds = _drawn(found, device, there.train, count)
@@ -144,9 +144,9 @@ def _candidates(recipe: Recipe, there: Counts, findings: Findings) -> Need:
 
 
 def _generator_names(recipe: Recipe) -> list[str]:
-    settings = recipe.candidates.generator
-    names = [settings.model, *(lora.path for lora in settings.loras)]
-    return [_short(each) for each in [*names, *([settings.refiner.model] if settings.refiner else [])]]
+    settings = recipe.model
+    names = [settings.path, *(lora.path for lora in settings.loras)]
+    return [_short(each) for each in [*names, *([settings.refining.path] if settings.refining else [])]]
 
 
 def _workers_beside(recipe: Recipe, device: str | None) -> int:
@@ -164,15 +164,13 @@ def _drawn(found: Drawing, device: str | None, batches: float, pictures: int) ->
 
 
 def _training(recipe: Recipe, there: Counts, findings: Findings) -> Need:
-    settings, training = recipe.candidates.generator, recipe.training
-    method = f"{training.method.type}, LoRA" if training.method.lora else training.method.type
-    need = Need("training", [_short(settings.model), method], runs=True)
-    device = _device(settings.device, "candidates.generator.device", findings)
+    settings, training = recipe.model, recipe.training
+    method = f"{training.method.type}, LoRA" if training.lora else training.method.type
+    need = Need("training", [_short(settings.path), method], runs=True)
+    device = _device(settings.device, "model.device", findings)
     if device == "cpu" and training.precision == "fp16":
         findings.add("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32", blocks=True)
-    found = _known(
-        lambda: teaching(settings, training, _kind(device), ENCODED_AT_ONCE), "candidates.generator", findings
-    )
+    found = _known(lambda: teaching(settings, training, _kind(device), ENCODED_AT_ONCE), "model", findings)
     if found is None:
         return need
     encoded = 2 * there.pairs * found.kept + there.pairs * found.kept_prompt
@@ -207,28 +205,28 @@ def _host(encoded: float, device: str | None, findings: Findings) -> None:
 
 
 def _scores(recipe: Recipe, there: Counts, findings: Findings) -> Need:
-    scorers = recipe.scores.scorers
+    scorers = recipe.candidate_scorers
     if recipe.pairs.source:
         return Need("scores")
     pictures = there.train * recipe.candidates.per_caption
     batch = max(1, min(recipe.scores.batch, pictures))
     shown = Batch(batch, batch / recipe.candidates.per_caption, there.questions)
-    need = _judged(recipe, "scores", scorers, "scores.scorers", shown, pictures, findings)
+    need = _judged(recipe, "scores", scorers, "scorers", shown, pictures, findings)
     need.disk = SCORE * pictures * len(scorers)
     return need
 
 
 def _evaluation(recipe: Recipe, there: Counts, findings: Findings) -> Need:
     """Base and aligned draw each held-out caption, and every judge sees all of it."""
-    settings, pictures = recipe.candidates.generator, 2 * there.held_out
-    judges = recipe.scores.scorers | recipe.evaluation.judges
+    settings, pictures = recipe.model, 2 * there.held_out
+    judges = recipe.evaluation_scorers
     batch = max(1, min(recipe.scores.batch, pictures))
-    where = "evaluation.judges"
+    where = "scorers"
     need = _judged(recipe, "evaluation", judges, where, Batch(batch, batch, there.questions), pictures, findings)
-    need.models = [_short(settings.model), *need.models]
-    device = _device(settings.device, "candidates.generator.device", findings)
+    need.models = [_short(settings.path), *need.models]
+    device = _device(settings.device, "model.device", findings)
     at_once = max(1, min(recipe.evaluation.batch, there.held_out))
-    found = _known(lambda: drawing(settings, _kind(device), at_once, at_once), "candidates.generator", findings)
+    found = _known(lambda: drawing(settings, _kind(device), at_once, at_once), "model", findings)
     need.runs = True
     if found is None:
         need.memory = need.seconds = None
@@ -250,7 +248,7 @@ def _judged(
     findings: Findings,
 ) -> Need:
     """All judges on all pictures, a panel at a time; one that isn't known is told of and adds nothing."""
-    need = Need(stage, [_short(m) for m in dict.fromkeys(each.model for each in judges.values()) if m != NO_MODEL])
+    need = Need(stage, [_short(m) for m in dict.fromkeys(each.path for each in judges.values()) if m])
     totals = [_panel(recipe, panel, where, batch, pictures, findings) for panel in _panels(judges)]
     known = [total for total in totals if total is not None]
     need.runs = True
@@ -276,7 +274,7 @@ def _panel(
     """Memory and seconds of judges with one model; those that look through the same CLIP share what it sees."""
     name, first = next(iter(panel.items()))
     if first.type in SERVED:
-        server = first.server
+        server = first.asked_server
         seconds = pictures * batch.questions * SERVED_SECONDS / (server.concurrency if server else 1)
         return machine.PROCESS, seconds
     device = _device(first.device, f"{where}.{name}.device", findings)
@@ -306,6 +304,6 @@ def _panels(judges: Mapping[str, ScorerSettings]) -> list[dict[str, ScorerSettin
     """The judges of one model together, as the stages have them in memory."""
     panels: dict[tuple[str | None, ...], dict[str, ScorerSettings]] = {}
     for name, each in judges.items():
-        key = (each.model, each.weights, each.revision, each.dtype, each.device)
+        key = (*each.files, each.revision, each.dtype, each.device)
         panels.setdefault(key, {})[name] = each
     return list(panels.values())

@@ -53,27 +53,26 @@ class Weights:
 
 def places(recipe: Recipe) -> Iterator[Place]:
     """Every model that the recipe loads, each once."""
-    generator = recipe.candidates.generator
-    key = "candidates.generator"
+    generator = recipe.model
+    key = "model"
     known: dict[tuple[str, str | None, Kind, str | None], Place] = {}
     found = [
-        *_scorers("scores.scorers", recipe.scores.scorers),
-        *_scorers("evaluation.judges", recipe.evaluation.judges),
+        *_scorers("scorers", recipe.scorers),
     ]
     parts: dict[Kind, PartSettings | None] = {
-        "vae": generator.vae,
-        "unet": generator.unet,
-        "transformer": generator.transformer,
+        "vae": generator.parts.get("vae"),
+        "unet": generator.parts.get("unet"),
+        "transformer": generator.parts.get("transformer"),
     }
-    if generator.type in catalog.CATALOG["generators"]:
-        kind: Kind = "tensors" if generator.model.endswith(SAFE) else "pipeline"
+    if generator.type in catalog.CATALOG["models"]:
+        kind: Kind = "tensors" if generator.path.endswith(SAFE) else "pipeline"
         without = tuple(name for name, part in parts.items() if part)
-        model = Place(f"{key}.model", generator.model, generator.revision, kind, None, without, generator.variant)
+        model = Place(f"{key}.model", generator.path, generator.revision, kind, None, without, generator.variant)
         found = [model, *found]
     found += [Place(f"{key}.loras", lora.path, None, "lora", lora.file) for lora in generator.loras]
-    found += [Place(f"{key}.{name}", part.model, part.revision, name) for name, part in parts.items() if part]
-    if generator.refiner:
-        found.append(Place(f"{key}.refiner", generator.refiner.model, generator.refiner.revision, "pipeline"))
+    found += [Place(f"{key}.{name}", part.path, part.revision, name) for name, part in parts.items() if part]
+    if generator.refining:
+        found.append(Place(f"{key}.refiner", generator.refining.path, generator.refining.revision, "pipeline"))
     for place in found:
         known.setdefault((place.model, place.revision, place.kind, place.file), place)
     yield from known.values()
@@ -81,11 +80,11 @@ def places(recipe: Recipe) -> Iterator[Place]:
 
 def _scorers(key: str, scorers: dict[str, ScorerSettings]) -> Iterator[Place]:
     for name, each in scorers.items():
-        if each.type not in catalog.CATALOG["scorers"] or each.type in SERVED or each.model == NO_MODEL:
+        if each.type not in catalog.CATALOG["scorers"] or each.type in SERVED or each.path == "":
             continue
-        if each.weights is None:
-            yield Place(f"{key}.{name}.model", each.model, each.revision, "model")
-        for what, place in (("head", each.head), ("weights", each.weights)):
+        if getattr(each, "weights", None) is None:
+            yield Place(f"{key}.{name}.model", each.path, each.revision, "model")
+        for what, place in zip(("head", "weights"), each.files[1:], strict=True):
             if place is not None:
                 yield Place(f"{key}.{name}.{what}", place, None, "tensors")
 

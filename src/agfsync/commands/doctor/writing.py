@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agfsync import catalog
-from agfsync.formats.sources import Prompts, captions_of_pairs
+from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language import captions, questions
-from agfsync.language.categories import CATEGORIES
+from agfsync.language.categories import CAPTION_CATEGORIES
 from agfsync.recipe import LanguageModel, Recipe
 from agfsync.records import Caption
 from agfsync.stages.checking import sift
@@ -67,11 +67,11 @@ def counts(recipe: Recipe) -> Counts:
     Raises:
         FormatError: one can't be read.
     """
-    given = len(captions_of_pairs(recipe.pairs.source, recipe.pairs.split)) if recipe.pairs.source else None
+    given = len(read_pair_prompts(recipe.pairs.source, recipe.pairs.split)) if recipe.pairs.source else None
     train = recipe.captions.count if given is None else given
     held_out = recipe.captions.held_out
     drawn = recipe.captions.count if given is None else 0
-    prompts = Prompts(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
+    prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     found = _found(prompts) if prompts else []
     share = sum(1 for each in found if each) / len(found) if found else 0.0
     kept = [each for each in found if each]
@@ -85,15 +85,15 @@ def counts(recipe: Recipe) -> Counts:
     )
 
 
-def _found(prompts: Prompts) -> list[int]:
+def _found(prompts: SourceCaptions) -> list[int]:
     """How many questions a file has on each of its captions."""
     texts = [t for category in prompts.categories for t in prompts.captions(category, prompts.rooms[category], (), 0)]
-    return [len(prompts.asked(text)[0]) for text in texts]
+    return [len(prompts.questions_on(text)[0]) for text in texts]
 
 
 def _sampled(recipe: Recipe) -> float:
     """Questions that a caption keeps: the Shapes world's writer is asked for some, of a language model nobody knows."""
-    if (recipe.captions.writer, recipe.questions.writer, recipe.captions.source) != (SHAPES, SHAPES, None):
+    if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (SHAPES, SHAPES, None):
         return QUESTIONS_KEPT
     writer: Any = catalog.find("captions", SHAPES)()
     asker: Any = catalog.find("questions", SHAPES)()
@@ -104,14 +104,16 @@ def _sampled(recipe: Recipe) -> float:
 
 def caption_tokens(written: int) -> Tokens:
     """Of captions in the twelve categories, ten a request; some will be repeated, which isn't reckoned."""
-    each = written / len(CATEGORIES)
-    requests = len(CATEGORIES) * max(1.0, -(-each // captions.ASK))
-    count = max(captions.LEAST, min(captions.ASK, each))
-    exemplars = [text for about in CATEGORIES.values() for text in about.exemplars]
+    each = written / len(CAPTION_CATEGORIES)
+    requests = len(CAPTION_CATEGORIES) * max(1.0, -(-each // captions.CAPTIONS_PER_REQUEST))
+    count = max(captions.FEWEST_CAPTIONS, min(captions.CAPTIONS_PER_REQUEST, each))
+    exemplars = [text for about in CAPTION_CATEGORIES.values() for text in about.exemplars]
     length = sum(map(len, exemplars)) / len(exemplars)
-    about = sum(len(each.about) for each in CATEGORIES.values()) / len(CATEGORIES)
-    instructions = captions.INSTRUCTIONS.format(lengths="; ".join(f"3 {each}" for each in captions.LENGTHS))
-    shown = min(captions.SHOWN, each / 2) + 5
+    about = sum(len(each.about) for each in CAPTION_CATEGORIES.values()) / len(CAPTION_CATEGORIES)
+    instructions = captions.CAPTION_INSTRUCTIONS.format(
+        lengths="; ".join(f"3 {each}" for each in captions.CAPTION_LENGTHS)
+    )
+    shown = min(captions.CAPTIONS_SHOWN, each / 2) + 5
     sent = len(instructions) + _schema(captions.Descriptions) + about + shown * (length + 4) + 90
     return Tokens(requests, requests * sent / CHARACTERS, requests * (count * (length + 4) + 20) / CHARACTERS)
 
@@ -128,12 +130,12 @@ def question_tokens(asked: int, rounds: int, verify: bool) -> Tokens:
         element_type="object",
         flag="1",
     )
-    sent = len(questions.INSTRUCTIONS) + _schema(questions.Round) + caption + 15
-    replied = questions.LEAST * (len(sample.model_dump_json()) + 12)
+    sent = len(questions.QUESTION_INSTRUCTIONS) + _schema(questions.Round) + caption + 15
+    replied = questions.QUESTIONS_PER_ROUND * (len(sample.model_dump_json()) + 12)
     tokens = Tokens(asked * rounds, asked * rounds * sent / CHARACTERS, asked * rounds * (replied + 18) / CHARACTERS)
     if not verify:
         return tokens
-    read = len(questions.VERIFYING) + _schema(questions.Verdicts) + caption + QUESTIONS_KEPT * 70
+    read = len(questions.VERIFY_INSTRUCTIONS) + _schema(questions.Verdicts) + caption + QUESTIONS_KEPT * 70
     said = QUESTIONS_KEPT * len('{"number": 1, "answer": "yes"}, ') + 16
     return Tokens(
         tokens.requests + asked,
