@@ -235,7 +235,7 @@ for _stage in STAGES:
     help="The embedded Shapes world: train its models, print their card.",
 )
 def shapes(context: typer.Context, debug: Debug = False) -> None:
-    from agfsync.shapes.cli import app as shapes_app
+    from agfsync.shapes.cli import shapes_app
 
     shapes_app(args=context.args, prog_name="agfsync shapes", standalone_mode=False)
 
