@@ -74,7 +74,7 @@ ARCHITECTURE = Architecture(
     latent_statistics=("shift_factor",),
     adapter_targets=(*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
-FAMILY = Family(
+_FAMILY = Family(
     ARCHITECTURE,
     check=_check,
     predict=_predict,
@@ -82,5 +82,5 @@ FAMILY = Family(
     even_sigmas=True,
     training_times="uniform",
 )
-Flux = partial(FlowMatching, FAMILY)
+Flux = partial(FlowMatching, _FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""

@@ -58,7 +58,7 @@ ARCHITECTURE = Architecture(
     latent_statistics=("shift_factor",),
     adapter_targets=JOINT_ATTENTION,
 )
-FAMILY = Family(
+_FAMILY = Family(
     ARCHITECTURE,
     check=_check,
     predict=_predict,
@@ -66,5 +66,5 @@ FAMILY = Family(
     even_sigmas=False,
     training_times="logit-normal",
 )
-StableDiffusion3 = partial(FlowMatching, FAMILY)
+StableDiffusion3 = partial(FlowMatching, _FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""
