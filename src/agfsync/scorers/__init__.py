@@ -35,6 +35,11 @@ class Unscored:
 
     reason: str
 
+    @property
+    def value(self) -> None:
+        """None, as there is no value."""
+        return None
+
 
 class CapReached(BudgetError):
     """A judge's model may cost no more; `results` are those of the first items, which it had judged before."""
