@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import cycle
 from multiprocessing import connection, get_context, parent_process
@@ -72,7 +74,8 @@ class ProcessHandle:
         self.environment = environment
         self._ours, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_serve_calls, args=(theirs, plan, dict(environment)), daemon=True)
-        self._process.start()
+        with _hidden_main():
+            self._process.start()
         theirs.close()
         self._caller = ThreadPoolExecutor(1)
 
@@ -97,6 +100,24 @@ class ProcessHandle:
 
 def _describe_exit(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep a process that is started within from running the program's main module again.
+
+    A script that calls `agfsync.run` without an `if __name__ == "__main__"` would start itself in every worker. What a
+    worker needs is pickled by the names of importable modules.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    try:
+        for name in hidden:
+            setattr(main, name, None)
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
