@@ -10,7 +10,7 @@ import pytest
 
 from agfsync.engine.progress import SilentProgress
 from agfsync.recipe import Recipe, check, dump
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 sys.path.insert(0, str(Path(__file__).parent / "tests" / "plugins"))

@@ -97,7 +97,7 @@ def test_what_fails_leaves_nothing_behind(path: Path, tmp_path: Path, monkeypatc
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pick_a_pic, "_row", fail)
+    monkeypatch.setattr(pick_a_pic, "_make_row", fail)
     with pytest.raises(ZeroDivisionError):
         export(path, "pick-a-pic", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()

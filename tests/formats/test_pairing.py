@@ -36,7 +36,9 @@ def test_a_picture_may_be_a_text_in_base64_or_a_data_url(
     assert pairing.parse_picture("iVBORw0KGgo/a", tmp_path) == tmp_path / "iVBORw0KGgo" / "a"
 
 
-def test_both_pictures_of_a_pair_are_whole_or_it_is_told_why(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+def test_both_pictures_of_a_pair_are_whole_or_the_reason_is_given(
+    tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
     (tmp_path / "a.png").write_bytes(picture("red"))
     jpeg = picture("blue", "JPEG")
     assert pairing.read_pictures(Preference("p", tmp_path / "a.png", jpeg)) == (picture("red"), jpeg)

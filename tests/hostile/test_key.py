@@ -13,7 +13,8 @@ from fake_language import FakeServer, Reply, good
 from agfsync import cli, pipeline
 from agfsync.engine.progress import SilentProgress
 from agfsync.recipe import Recipe, dump
-from agfsync.stages import Context, report
+from agfsync.stages import report
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,8 @@ from agfsync.formats.pick_a_pic import PickAPic
 from agfsync.records import IMAGE, Candidate, huggingface_metadata
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.batch import Picture, opened, score
-from agfsync.stages import Context, candidates, captions
+from agfsync.stages import candidates, captions
+from agfsync.stages.context import Context
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,7 +19,7 @@ from agfsync.recipe import Server
 from agfsync.recipe.types import VqaOpenAISettings
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
-from agfsync.stages import scorer_source
+from agfsync.stages.context import scorer_source
 from agfsync.stages.spending import ACCOUNT
 
 Answers = Callable[[Mapping[str, Any]], Reply]

@@ -10,7 +10,8 @@ from agfsync.engine.progress import LogProgress
 from agfsync.files.images import decode_image
 from agfsync.recipe.types import StableDiffusionSettings, StableDiffusionXLSettings
 from agfsync.records import Candidate, Caption, Pair, digest, seed_of
-from agfsync.stages import Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
+from agfsync.stages import candidates, captions, pairs, questions, scores
+from agfsync.stages.context import Context, generator_source, to_draw
 from agfsync.store import Run
 
 

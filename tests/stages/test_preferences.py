@@ -16,7 +16,8 @@ from agfsync.errors import BudgetError
 from agfsync.files.images import decode_image, encode_png
 from agfsync.formats.pairing import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
-from agfsync.stages import Context, candidates, captions, pairs, questions, scores
+from agfsync.stages import candidates, captions, pairs, questions, scores
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 PAIRS = (("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
@@ -100,7 +101,7 @@ def test_broken_pictures_are_counted_up_to_the_budget_and_named(
     lenient = make_recipe(pairs={"source": str(folder)}, failure_budget=0.5)
     notes = run_all(dataclasses.replace(given, recipe=lenient, progress=LogProgress()))
     assert notes["pairs"]["dropped"] == {"broken image: UnidentifiedImageError": 1} and notes["pairs"]["pairs"] == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "broken image" in line]
     (line,) = said
     assert line.startswith("candidates: 1 of 3 pairs skipped: broken image: UnidentifiedImageError (")
     assert line.endswith("1.png)")

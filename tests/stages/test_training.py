@@ -19,7 +19,8 @@ from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.recipe import dump
 from agfsync.recipe.types import SamplingLora
-from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
+from agfsync.stages import candidates, captions, pairs, questions, scores, training
+from agfsync.stages.context import EARLIER, Context
 from agfsync.store import Run
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}

@@ -5,7 +5,8 @@ import pytest
 from agfsync.chat.meter import TokenCount
 from agfsync.errors import RecipeError
 from agfsync.recipe import Captions, LanguageModel, Questions
-from agfsync.stages import Context, writing
+from agfsync.stages import writing
+from agfsync.stages.context import Context
 from agfsync.store.spending import SPENDING, read_spending
 
 MODEL = LanguageModel(type="openai", path="fake")

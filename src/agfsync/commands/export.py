@@ -13,7 +13,7 @@ from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.formats.sources import find_formats
 from agfsync.recipe import Captions, Questions, Recipe, load
 from agfsync.records import Candidate, Caption, Pair, Question
-from agfsync.stages import GENERATORS
+from agfsync.stages.context import GENERATORS
 from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
 from agfsync.store.manifest import Finished

@@ -4,9 +4,19 @@
 into memory, wherever the recipe's `engine` says.
 """
 
-from agfsync.engine.jobs import SERVER, BatchFunction, Job, JobContext, Outcome, Sifted, Skip, Unit
-from agfsync.engine.processing import PartWriter, check_budget, process_units, report_skipped
-from agfsync.engine.running import run_job
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agfsync.engine.jobs import SERVER, BatchFunction, Job, JobContext, Outcome, Sifted, Skip, Unit
+    from agfsync.engine.processing import PartWriter, check_budget, process_units, report_skipped
+    from agfsync.engine.running import run_job
+
+_PLACES = {
+    **dict.fromkeys(("SERVER", "BatchFunction", "Job", "JobContext", "Outcome", "Sifted", "Skip", "Unit"), "jobs"),
+    **dict.fromkeys(("PartWriter", "check_budget", "process_units", "report_skipped"), "processing"),
+    "run_job": "running",
+}
 
 __all__ = [
     "SERVER",
@@ -23,3 +33,10 @@ __all__ = [
     "report_skipped",
     "run_job",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when they are used: the command line reads `launcher` and `progress` alone, and --help answers at once.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"agfsync.engine.{_PLACES[name]}"), name)

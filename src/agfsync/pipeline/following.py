@@ -11,10 +11,10 @@ from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import RunError
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import looking
-from agfsync.pipeline.order import STAGES
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
 from agfsync.recipe import Recipe, dump, load
+from agfsync.stages import STAGES
 from agfsync.store import RECIPE, Run
 
 

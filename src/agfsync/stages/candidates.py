@@ -19,7 +19,8 @@ from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.recipe import ModelSettings, Recipe
 from agfsync.records import Candidate, Caption, digest, seed_of
-from agfsync.stages import GENERATORS, VERSIONS, Context, generator_source, to_draw
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import GENERATORS, Context, generator_source, to_draw
 from agfsync.stages.preferences import take_in
 from agfsync.store.streams import Reiterable, Stream, join_in_order
 

@@ -21,8 +21,9 @@ from agfsync.language import CaptionWriter
 from agfsync.language.text import count_words, normalise_text
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, digest, seed_of
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_captions
+from agfsync.stages.context import Context
 from agfsync.stages.places import Places, shares
 from agfsync.stages.preferences import captions_given, skip_left_out
 from agfsync.stages.writing import Desk, at_work

@@ -25,7 +25,8 @@ from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
-from agfsync.stages import VERSIONS, Context, scorer_source
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import Context, scorer_source
 from agfsync.stages.spending import REMARKS, Account, built_of, judging
 from agfsync.statistics import Mean
 from agfsync.store import Run

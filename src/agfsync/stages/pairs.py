@@ -8,8 +8,9 @@ from agfsync import catalog
 from agfsync.engine import Outcome, Sifted, Unit, process_units
 from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
-from agfsync.stages import VERSIONS, Context, differences
+from agfsync.stages import VERSIONS
 from agfsync.stages.choosing import Choice, Values
+from agfsync.stages.context import Context, differences
 from agfsync.stages.preferences import PREFERENCES, preferred
 from agfsync.statistics import Mean
 from agfsync.store.streams import Stream, group_by_column, join_in_order

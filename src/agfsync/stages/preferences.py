@@ -17,7 +17,8 @@ from agfsync.formats.pairing import SAME_PICTURE, Judgements, picture_key, read_
 from agfsync.formats.sources import read_pair_prompts, read_pairs, resolve_snapshot
 from agfsync.formats.writing import read_selectors
 from agfsync.records import Candidate, Caption, Pair, digest
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
 from agfsync.store.manifest import Skipped

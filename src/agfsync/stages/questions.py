@@ -19,8 +19,9 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift
+from agfsync.stages.context import Context
 from agfsync.stages.writing import Desk, at_work
 from agfsync.store.streams import Reiterable, Stream
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agfsync.stages import Context, to_draw
+from agfsync.stages.context import Context, to_draw
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
 from agfsync.store.streams import Reiterable, Stream, group_by_column, join_in_order

@@ -9,7 +9,7 @@ from typing import Any
 
 from agfsync.chat.meter import Meter, Spending
 from agfsync.recipe import ScorerSettings, Server
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.store.spending import note_spending, read_spending
 
 ACCOUNT = {"prices", "max_cost", "max_tokens_total"}

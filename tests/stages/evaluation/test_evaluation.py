@@ -16,7 +16,8 @@ from agfsync.recipe import PartSettings, Recipe, check
 from agfsync.recipe.types import StableDiffusionSettings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.stages import Context, evaluation
+from agfsync.stages import evaluation
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 DREW: list[tuple[str, int]] = []

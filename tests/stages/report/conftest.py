@@ -17,7 +17,7 @@ from agfsync import recipe as config
 from agfsync.engine.progress import SilentProgress
 from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Score
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.stages.evaluation.comparing import compare, summarise
 from agfsync.store import Run
 

@@ -17,7 +17,8 @@ from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
 from agfsync.models import EXCHANGED, LORA_FILE, Generator
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
-from agfsync.stages import MODEL, VERSIONS, Context, generator_source, to_draw
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import MODEL, Context, generator_source, to_draw
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges

@@ -11,13 +11,13 @@ from typing import TypeVar
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
+from agfsync.stages import NAMES
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
 R = TypeVar("R", bound=Record)
 
-STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
 
 Values = Mapping[str, Mapping[str, float]]
 """Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
@@ -70,7 +70,7 @@ class Evidence:
 
 def gather(run: Run, recipe: Recipe) -> Evidence:
     """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
-    finished = {stage: ended for stage in STAGES if (ended := run.find_finished(stage))}
+    finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.find_finished(stage))}
     pairs = _read(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,
