@@ -237,7 +237,7 @@ def test_a_refusal_of_any_shape_is_asked_again_remembered_and_remarked_once(
 
 
 def _listed(plain: Any, sent: dict[str, Any], key: str, status: int, body: Any) -> tuple[int, dict[str, str], Any]:
-    """What the fake server replies, whose bodies are objects, with a list in the place of one."""
+    """Return the fake server's reply, whose bodies are objects, with a list instead."""
     if "seed" not in sent:
         return plain(sent, key)  # type: ignore[no-any-return]
     with_it = plain.__self__

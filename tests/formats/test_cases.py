@@ -1,4 +1,4 @@
-"""Inputs made after public reports about other tools, where they lie beside the checkout."""
+"""Inputs modelled on public reports about other tools, if they lie next to the checkout."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Hundreds of replies that went wrong, thrown at the parser, writers and stages: none makes a wrong record."""
+"""Tests of the parser, the writers and the stages with hundreds of malformed replies: none makes a wrong record."""
 
 import dataclasses
 import json
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.slow
 
 SHAPES: Mapping[str, type[BaseModel]] = {"captions": Descriptions, "questions": Round}
 GOOD_CAPTIONS = {*CAPTIONS["descriptions"], "x"}
-"""And what one of the replies has as a caption that nobody can tell from one."""
+"""The good captions, and a text of a malformed reply that could be one."""
 GOOD_QUESTIONS = {each["question"] for each in QUESTIONS["questions"]}
 PLAIN = {"x", "True", "False", "0", "-1", "1.5", "inf", "-inf", "nan"}
-"""What some have in the place of a question: one that makes no sense, but is a text."""
+"""Texts that some replies have instead of a question."""
 Make = Callable[..., Any]
 
 
@@ -105,8 +105,8 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
     file.write_text("".join(f"{CAPTION} on day {number}\n" for number in range(len(replies))))
 
     def answer(body: Mapping[str, Any]) -> str:
-        told: str = json.loads(body["messages"][-1]["content"])["caption"]
-        return replies[int(re.findall(r"\d+", told)[0])]
+        asked: str = json.loads(body["messages"][-1]["content"])["caption"]
+        return replies[int(re.findall(r"\d+", asked)[0])]
 
     with FakeServer(answer=answer) as server:
         model = {
@@ -198,7 +198,7 @@ def test_a_server_that_speaks_no_completion_is_no_crash(body: bytes, monkeypatch
 
 
 def _check(question: Question, caption: str) -> None:
-    """It is a question that the caption answers, and a row that a table can hold."""
+    """Check that the caption answers a question, and that a table can hold it."""
     assert question.text in GOOD_QUESTIONS | PLAIN, question.text
     assert question.answer == "yes" and question.element_type in get_args(ElementType)
     assert any(word in caption for word in normalise_text(question.element).split())

@@ -36,6 +36,7 @@ class HPDv2:
     title = "HPDv2"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a file, or a folder with a file, of this version."""
         return any(
             (row.keys() >= _COLUMNS and isinstance(row["human_preference"], list)) or row.keys() >= _RANKED_COLUMNS
             for row in _peek_files(path, _FILES)
@@ -52,6 +53,7 @@ class HPDv1:
     title = "HPD (version 1)"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a file, or a folder with a file, of this version."""
         rows = _peek_files(path, _FILES_1)
         return any(row.keys() >= _COLUMNS and isinstance(row["human_preference"], int) for row in rows)
 

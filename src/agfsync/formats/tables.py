@@ -32,9 +32,11 @@ class TextLines:
     title = "plain text, a prompt a line"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a file that ends in .txt."""
         return path.is_file() and path.suffix.lower() == ".txt"
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt]:
+        """Yield a prompt for each line that isn't empty."""
         with format_errors(path), open_text(path) as file:
             yield from (Prompt(prompt) for line in file if (prompt := one_line(line)))
 
@@ -45,6 +47,7 @@ class JsonLines:
     title = "JSON lines"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for JSON lines with a prompt, or a folder with a file of them for each split."""
         if path.is_dir():
             return is_split_folder(path, _LINES_ENDINGS, _has_prompt_lines)
         if not path.is_file() or path.suffix.lower() not in (*_LINES_ENDINGS, ".json"):
@@ -53,6 +56,7 @@ class JsonLines:
         return _has_prompt_lines(path) and (path.suffix.lower() != ".json" or _has_two_lines(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the prompts of the lines."""
         return parse_prompts(read_split(path, text_files(path, _LINES_ENDINGS), split, _read_lines))
 
 
@@ -62,12 +66,14 @@ class JsonList:
     title = "a JSON list of prompts"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a JSON list whose items are texts or have a prompt."""
         # Some programs write a list under the ending of JSON lines.
         if not path.is_file() or path.suffix.lower() not in (".json", *_LINES_ENDINGS):
             return False
         return find_column(peek_row(read_json_list(path, PROMPT_COLUMNS[0]))) is not None
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the prompts of the items."""
         return parse_prompts(read_json_list(path, PROMPT_COLUMNS[0]))
 
 
@@ -77,11 +83,13 @@ class CsvTable:
     title = "a CSV or TSV table"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a table with a prompt in its header, or a folder with one for each split."""
         if path.is_dir():
             return is_split_folder(path, _CSV_ENDINGS, _has_prompt_header)
         return path.suffix.lower() in _CSV_ENDINGS and _has_prompt_header(path)
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the prompts of the rows."""
         return parse_prompts(read_split(path, text_files(path, _CSV_ENDINGS), split, read_table))
 
 
@@ -91,9 +99,11 @@ class ParquetTable:
     title = "a Parquet or Arrow table of prompts"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a table with a column of prompts."""
         return any(find_column(names) is not None for names in column_names(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the prompts of the rows, reading no other columns."""
         wanted = {*PROMPT_COLUMNS, *OTHER_COLUMNS}
         # Other columns, such as pictures, are never read.
         there = [names for names in column_names(path) if find_column(names) is not None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agfsync.formats import Selector
-from agfsync.recipe import Recipe
+from agfsync.recipe import HELD_OUT, Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
 from agfsync.stages import NAMES
 from agfsync.stages.selection import find_selectors
@@ -77,14 +77,26 @@ def gather(run: Run, recipe: Recipe) -> Evidence:
         recipe_yaml=run.recipe_yaml,
         finished=finished,
         left_out={stage: left for stage in finished if (left := _left_out(run, stage))},
-        captions={c.key: c for c in _read(run, finished, "captions", Caption)},
+        captions={c.key: c for c in [*_read_sources(run, finished), *_read(run, finished, "captions", Caption)]},
         scores=_scores(run, finished, pairs),
         pairs=pairs,
         steps=_steps(run),
-        comparisons=_read(run, finished, "evaluation", Comparison),
+        comparisons=_read_first_set(run, finished),
         drawn=_drawn(run) if "evaluation" in finished else {},
         selectors=find_selectors(run, recipe),
     )
+
+
+def _read_first_set(run: Run, finished: Mapping[str, Finished]) -> list[Comparison]:
+    if "evaluation" not in finished:
+        return []
+    name = finished["evaluation"].notes.get("set", HELD_OUT)
+    return [comparison for comparison in run.read("evaluation", Comparison) if comparison.set == name]
+
+
+def _read_sources(run: Run, finished: Mapping[str, Finished]) -> list[Caption]:
+    """Return the captions of evaluation sets that come from files."""
+    return list(run.read("evaluation_captions", Caption)) if "evaluation" in finished else []
 
 
 def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
