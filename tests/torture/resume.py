@@ -28,7 +28,8 @@ def attack(folder: Path, captions: int, *, at_half: bool = True) -> list[Row]:
 def _describe(measured: dict[str, float]) -> str:
     return (
         f"first new work after {measured['work']:.1f} s, {_mib(measured['peak'])}; with half of the scores done after"
-        f" {measured['halfway']:.1f} s; on to the pairs {_mib(measured['rest'])}; nothing to do: {measured['idle']:.1f} s"
+        f" {measured['halfway']:.1f} s; on to the pairs {_mib(measured['rest'])}; nothing to do:"
+        f" {measured['idle']:.1f} s"
     )
 
 
