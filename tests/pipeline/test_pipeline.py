@@ -122,16 +122,16 @@ def test_a_fork_goes_on_by_itself_and_draws_nothing_again(
     path: Path, tmp_path: Path, make_recipe: Any, loaded: list[str]
 ) -> None:
     loaded.clear()
-    before = marks(path)
+    before, files = marks(path), pipeline.verify(path)
     recipes = [make_recipe(pairs={"choose": {"weights": {"red": red, "vqa": 0.5}}}) for red in (1.0, 0.25, 0.5)]
     for number, recipe in enumerate(recipes):
         arm = fork_run(path, tmp_path / f"arm-{number}").path
         assert marks(arm) == before
         pipeline.prepare(arm, recipe, update=True)
         pipeline.run(arm, until="pairs")
-        assert pipeline.verify(arm) >= 5 and marks(arm)[:4] == before[:4]
+        assert pipeline.verify(arm) >= files and marks(arm)[:4] == before[:4]
     assert loaded == [] and marks(path) == before
-    assert pipeline.verify(path) == 5
+    assert pipeline.verify(path) == files
 
 
 def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, loaded: list[str]) -> None:

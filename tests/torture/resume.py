@@ -19,14 +19,18 @@ PROGRAM = "import sys; from tests.torture.resume import {0}; {0}(sys.argv[1:])"
 def attack(folder: Path, captions: int, *, at_half: bool = True) -> list[Row]:
     """Measure at the whole size, and `at_half` of it: memory that doesn't grow with the run is the same at both."""
     whole = _measured(folder / f"resume-{captions}", captions)
-    half = _measured(folder / f"resume-{captions // 2}", captions // 2) if at_half else whole
-    told = (
-        f"first new work after {whole['work']:.1f} s, {_mib(whole['peak'])} (at half of the size {half['work']:.1f} s,"
-        f" {_mib(half['peak'])}); with half of the scores done after {whole['halfway']:.1f} s;"
-        f" on to the pairs {_mib(whole['rest'])} (at half of the size {_mib(half['rest'])});"
-        f" nothing to do: {whole['idle']:.1f} s"
-    )
+    told = _describe(whole)
+    if at_half:
+        told += f"; at half of the size: {_describe(_measured(folder / f'resume-{captions // 2}', captions // 2))}"
     return [Row("resume with the candidates finished", PER_CAPTION * captions, 0, told)]
+
+
+def _describe(measured: dict[str, float]) -> str:
+    return (
+        f"first new work after {measured['work']:.1f} s, {_mib(measured['peak'])}; with half of the scores done after"
+        f" {measured['halfway']:.1f} s; on to the pairs {_mib(measured['rest'])}; nothing to do:"
+        f" {measured['idle']:.1f} s"
+    )
 
 
 def _mib(kib: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_language import FakeServer
 
-from agfsync import catalog, cli
+from agfsync import catalog, cli, pipeline
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.networks import Source
@@ -44,7 +44,7 @@ def _stages(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
     code, found = doctor("shapes")
     assert (code, found["can_begin"], found["missing"], found["download"]) == (0, True, [], 0)
-    assert list(_stages(found)) == list(cli.VERBS)
+    assert list(_stages(found)) == list(pipeline.NAMES)
     for stage in ("candidates", "scores", "training", "evaluation"):
         assert 0.5e9 < _stages(found)[stage]["memory"] < 2e9
         assert 1 < _stages(found)[stage]["seconds"] < 600
