@@ -168,7 +168,7 @@ def test_captions_cut_at_the_limit_say_so(type_run: Type, model: str, fault: str
 
 def test_questions_cut_at_the_limit_say_so_and_another_model_goes_on(type_run: Type) -> None:
     code, lines, run = type_run("captions", "babble", reply_tokens=20)
-    assert code == cli.USAGE and "questions: 2 of 2 captions failed" in lines[-1]
+    assert code == cli.USAGE and "questions: 2 of 2 captions skipped" in lines[-1]
     assert "it was cut at questions.writer.reply_tokens = 20 (finish_reason length): raise that" in lines[-1]
     with Run.open(run) as opened:
         assert len(list(opened.read("captions", Caption))) == 2
@@ -195,7 +195,7 @@ def test_answers_count_by_their_word_where_probabilities_are_left_out_in_silence
 
 def test_answers_cut_among_thoughts_say_so(type_run: Type) -> None:
     code, lines, _ = type_run(judge="thinks", reply_tokens=8)
-    assert code == cli.USAGE and "scores: vqa: 4 of 4 pictures failed" in lines[-1]
+    assert code == cli.USAGE and "scores: 4 of 4 pictures skipped: no vqa score" in lines[-1]
     says = (
         "neither yes nor no: it was cut at scorers.vqa.server.reply_tokens = 8 (finish_reason length) with all"
         " its text in content, as thoughts: raise that, or turn the model's thinking off"
