@@ -12,14 +12,18 @@ from statistics import median
 
 import torch
 
-from agfsync.shapes.training.generator import WIDTH, build_unet
+from agfsync.shapes.training.clip import CLIP_WIDTH
+from agfsync.shapes.training.generator import build_unet
 from agfsync.shapes.training.tokenizers import MAX_TOKENS
-from agfsync.shapes.training.vae import CHANNELS, SIDE
+from agfsync.shapes.training.vae import LATENT_CHANNELS, LATENT_SIDE
 from agfsync.training.attention import trainable_attention
 
 
 def seconds_of_a_step(network: torch.nn.Module, batch: int, kernel: AbstractContextManager[None]) -> float:
-    noisy_BCHW, text_BTD = torch.randn(batch, CHANNELS, SIDE, SIDE), torch.randn(batch, MAX_TOKENS, WIDTH)
+    noisy_BCHW, text_BTD = (
+        torch.randn(batch, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE),
+        torch.randn(batch, MAX_TOKENS, CLIP_WIDTH),
+    )
     started = time.perf_counter()
     with kernel, torch.autocast("cpu", torch.bfloat16):
         network(noisy_BCHW, torch.randint(1000, (batch,)), text_BTD).sample.float().square().mean().backward()

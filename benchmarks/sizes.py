@@ -14,7 +14,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Proces
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from agfsync.commands.doctor.published import PUBLISHED, SD1, SDXL, Files
-from agfsync.shapes.training.tokenizers import clip_tokenizer, word_tokenizer
+from agfsync.shapes.training.tokenizers import build_clip_tokenizer, build_word_tokenizer
 
 TOKENS = 77
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -37,8 +37,8 @@ def save_sdxl(folder: Path) -> None:
 
 
 def save_blip2(folder: Path, language: str = "xxl") -> None:
-    """Save BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
-    tokenizer = word_tokenizer()
+    """BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
+    tokenizer = build_word_tokenizer()
     settings = PUBLISHED[f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
     config = Blip2Config.from_dict({**settings, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")})
     images = BlipImageProcessorPil(size={"height": 224, "width": 224}, do_convert_rgb=True)
@@ -66,6 +66,6 @@ def _network(library: str, kind: str, settings: Any) -> Any:
 
 
 def _tokenizer() -> Any:
-    tokenizer = clip_tokenizer()
+    tokenizer = build_clip_tokenizer()
     tokenizer.model_max_length = TOKENS
     return tokenizer

@@ -21,10 +21,11 @@ from transformers import AutoProcessor, Blip2ForConditionalGeneration
 from agfsync.catalog import model_path
 from agfsync.models.pretrained import torch_device
 from agfsync.scorers.vqa import Vqa
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.training.pictures import any_scene
-from agfsync.shapes.training.tokenizers import word_tokenizer
-from agfsync.shapes.training.vqa import ask, build, processor
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.training.asking import ask_questions
+from agfsync.shapes.training.pictures import sample_scene
+from agfsync.shapes.training.tokenizers import build_word_tokenizer
+from agfsync.shapes.training.vqa import build_vqa, build_vqa_processor
 
 Asked = list[tuple[bytes, list[str]]]
 
@@ -34,11 +35,11 @@ def drawings(images: int, questions: int) -> Asked:
     rng = random.Random(0)
     asked: Asked = []
     while len(asked) < images:
-        scene = any_scene(rng)
-        texts = [query.text() for query, _ in ask(scene, 2 * questions, rng)][:questions]
+        scene = sample_scene(rng)
+        texts = [query.to_text() for query, _ in ask_questions((scene,), scene.things, 2 * questions, rng)][:questions]
         if len(texts) == questions:
             file = io.BytesIO()
-            draw(scene).save(file, "PNG")
+            draw_scene(scene).save(file, "PNG")
             asked.append((file.getvalue(), texts))
     return asked
 
@@ -89,9 +90,9 @@ def main() -> None:
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if settings.model == "random":
-            tokenizer = word_tokenizer()
-            build(tokenizer).save_pretrained(folder)
-            processor(tokenizer).save_pretrained(folder)
+            tokenizer = build_word_tokenizer()
+            build_vqa(tokenizer).save_pretrained(folder)
+            build_vqa_processor(tokenizer).save_pretrained(folder)
         compare(folder if settings.model == "random" else model_path(settings.model), settings)
 
 

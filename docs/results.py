@@ -61,7 +61,7 @@ def read(path: Path) -> Found:
     with Run.open(path) as run:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
-        finished = {stage: ended for stage in stages if (ended := run.finished(stage))}
+        finished = {stage: ended for stage in stages if (ended := run.find_finished(stage))}
         judged = standings(finished["evaluation"].notes["judges"], recipe, find_selectors(run, recipe))
         return recipe, finished, judged
 

@@ -235,7 +235,7 @@ for _stage in STAGES:
     help="The embedded Shapes world: train its models, print their card.",
 )
 def shapes(context: typer.Context, debug: Debug = False) -> None:
-    from agfsync.shapes.cli import app as shapes_app
+    from agfsync.shapes.cli import shapes_app
 
     shapes_app(args=context.args, prog_name="agfsync shapes", standalone_mode=False)
 
@@ -364,8 +364,12 @@ def _show(path: Path) -> None:
         typer.echo(_row(standing))
     evaluation = standings.get("evaluation")
     if evaluation and evaluation.state == "done" and evaluation.finished:
-        for judge, figures in evaluation.finished.notes["judges"].items():
+        notes = evaluation.finished.notes
+        for judge, figures in notes["judges"].items():
             typer.echo(_finding(judge, figures))
+        for name, of_set in notes.get("sets", {}).items():
+            for judge, figures in of_set["judges"].items():
+                typer.echo(f"{name}: {_finding(judge, figures)}")
         typer.echo(f"verdict: {read_headline(path)}")
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")

@@ -154,7 +154,7 @@ def test_and_so_they_do_where_the_memory_of_one_is_too_small(
     one, two = paired("one", make(lora)), paired("two", make(lora | {"type": "narrow"}))
     pipeline.run_stage(one, "training")
     _, error = finish(launch("training", two))
-    assert error.count("a step doesn't fit into memory: from step 1 on it is done in 4 parts") == 1
+    assert error.count("a step doesn't fit into memory: from step 1 on it has 4 parts") == 1
     assert max(differences(one, two)) <= 1e-4
 
 

@@ -82,7 +82,7 @@ def test_whoever_dies_and_whenever_everything_is_done_once(
 
     go(pool(dies), captions())
     assert keys(run) == [f"k{number}" for number in range(40)]
-    assert run.skipped("captions") == []
+    assert run.list_skipped("captions") == []
 
 
 def test_a_part_whose_worker_died_after_writing_it_is_none(
@@ -115,7 +115,7 @@ def test_a_part_whose_worker_died_after_writing_it_is_none(
 def test_a_unit_that_kills_its_workers_is_skipped_alone(run: Run, go: Any, pool: Any, captions: Any) -> None:
     team = pool(lambda units: any(unit.payload == 17 for unit in units or ()))
     go(team, captions(), budget=0.1)
-    (skipped,) = run.skipped("captions")
+    (skipped,) = run.list_skipped("captions")
     assert skipped.key == "u17"
     assert skipped.reason.startswith("3 workers died of it (the last: lightning")
     assert keys(run) == [f"k{number}" for number in range(40) if number != 17]
@@ -141,7 +141,7 @@ def test_an_error_in_a_worker_is_raised_here_and_what_was_complete_is_kept(
     with pytest.raises(ValueError, match="odd") as raised:
         go(pool(nobody), captions(odd))
     assert "in a worker" in raised.value.__notes__[0]
-    assert {"u0", "u17"} <= set(run.made("captions")) and not run.done("captions", ["u18", "u20"])
+    assert {"u0", "u17"} <= set(run.list_made("captions")) and not run.find_done("captions", ["u18", "u20"])
 
 
 def test_a_model_that_can_not_be_loaded_is_told(go: Any, pool: Any, captions: Any) -> None:
@@ -170,8 +170,8 @@ def test_failures_and_what_was_left_out_are_kept(run: Run, go: Any, pool: Any, c
         return Sifted([] if number % 10 == 2 else [Caption(f"k{number}", "text", "animals", "train")], {"long": 1})
 
     go(pool(nobody), captions(outcome), budget=0.1)
-    assert run.skipped("captions") == [Skipped("captions", f"u{n}", "odd", "row 3") for n in (1, 11, 21, 31)]
-    assert len(keys(run)) == 32 and run.dropped("captions") == {"long": 36}
+    assert run.list_skipped("captions") == [Skipped("captions", f"u{n}", "odd", "row 3") for n in (1, 11, 21, 31)]
+    assert len(keys(run)) == 32 and run.count_dropped("captions") == {"long": 36}
 
 
 def test_a_batch_that_does_not_fit_is_lowered_for_all_and_told_once(
@@ -195,7 +195,7 @@ def test_what_a_worker_found_damaged_is_set_aside(run: Run, go: Any, pool: Any, 
 
     with pytest.raises(StoreError, match="it was quarantined"):
         go(pool(nobody), captions(damaged))
-    assert set(run.made("questions")) == set()
+    assert set(run.list_made("questions")) == set()
 
 
 def test_a_part_that_is_not_here_is_told(run: Run, go: Any, pool: Any, captions: Any) -> None:
@@ -217,7 +217,7 @@ def test_a_part_that_is_not_here_is_told(run: Run, go: Any, pool: Any, captions:
     team.start_worker = elsewhere
     with pytest.raises(StoreError, match="here it is missing: every machine needs the run folder at this place"):
         go(team, captions())
-    assert set(run.made("captions")) == set()
+    assert set(run.list_made("captions")) == set()
 
 
 def test_workers_that_are_long_in_coming_are_told_of_once(

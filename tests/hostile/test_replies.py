@@ -127,7 +127,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         notes = questions.run(context)
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     there = list(context.run.read("questions", Question))
-    failures = {each.key: each.reason for each in context.run.skipped("questions")}
+    failures = {each.key: each.reason for each in context.run.list_skipped("questions")}
     assert len({question.caption_key for question in there}) + len(failures) == len(texts) == len(replies)
     for question in there:
         _check(question, texts[question.caption_key])

@@ -16,6 +16,7 @@ from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import EARLIER, generator_source
 from agfsync.store import Run
+from agfsync.store.forks import fork
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def states(path: Path) -> dict[str, str]:
 def marks(path: Path) -> list[str]:
     """What names what each stage has made."""
     with Run.open(path) as run:
-        return [ended.mark for name in pipeline.NAMES if (ended := run.finished(name))]
+        return [ended.mark for name in pipeline.NAMES if (ended := run.find_finished(name))]
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
@@ -115,6 +116,22 @@ def test_other_settings_are_told_with_both_values(path: Path, make_recipe: Any) 
     with pytest.raises(RunError, match=says):
         pipeline.prepare(path, other)
     assert set(states(path).values()) == {"done", "to do"}
+
+
+def test_a_fork_goes_on_by_itself_and_draws_nothing_again(
+    path: Path, tmp_path: Path, make_recipe: Any, loaded: list[str]
+) -> None:
+    loaded.clear()
+    before = marks(path)
+    recipes = [make_recipe(pairs={"choose": {"weights": {"red": red, "vqa": 0.5}}}) for red in (1.0, 0.25, 0.5)]
+    for number, recipe in enumerate(recipes):
+        arm = fork(path, tmp_path / f"arm-{number}").path
+        assert marks(arm) == before
+        pipeline.prepare(arm, recipe, update=True)
+        pipeline.run(arm, until="pairs")
+        assert pipeline.verify(arm) >= 5 and marks(arm)[:4] == before[:4]
+    assert loaded == [] and marks(path) == before
+    assert pipeline.verify(path) == 5
 
 
 def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, loaded: list[str]) -> None:
@@ -208,13 +225,13 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
         return [doubles.QuestionDraft(f"Is {word} to be seen?", "yes", word, "object") for word in caption.split()]
 
     with Run.open(path) as run:
-        before = {key for (key,) in run._manifest.all("SELECT key FROM units WHERE stage = 'scores'")}
+        before = {key for (key,) in run._manifest.fetch_all("SELECT key FROM units WHERE stage = 'scores'")}
     (path / "questions" / "part-000000.parquet").unlink()
     monkeypatch.setattr(doubles.Writer, "questions", other)
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
         assert all("to be seen" in question.text for question in run.read("questions", Question))
-        assert not before.issuperset(run.selected("scores"))
+        assert not before.issuperset(run.list_selected("scores"))
     assert states(path)["pairs"] == "done"
 
 
@@ -271,7 +288,7 @@ def test_verify_reads_every_byte(path: Path) -> None:
 
 def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
     with Run.open(path, writing=True) as run:
-        earlier = run.seconds("candidates", until=run.newest_part())
+        earlier = run.sum_seconds("candidates", until=run.find_newest_part())
         run.reopen("candidates")
     pipeline.run(path, until="pairs")
     finished = next(s.finished for s in pipeline.status(path) if s.name == "candidates")
@@ -359,7 +376,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     pipeline.prepare(path, make_recipe(captions={"source": str(file)}))
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
-        before = run.newest_part()
+        before = run.find_newest_part()
     moved = tmp_path / "moved.txt"
     moved.write_bytes(file.read_bytes())
     pipeline.prepare(path, make_recipe(captions={"source": str(moved)}))
@@ -369,7 +386,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
     with Run.open(path) as run:
-        assert run.newest_part() > before
+        assert run.find_newest_part() > before
     moved.unlink()
     with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):
         pipeline.run(path, until="pairs")

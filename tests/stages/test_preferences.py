@@ -86,7 +86,7 @@ def test_what_makes_no_pair_is_counted(given: Context) -> None:
     (folder / "loser" / "2.png").write_bytes((folder / "winner" / "2.png").read_bytes())
     notes = run_all(given)
     wanted = {"a loser without a winner of its name": 1, "winner and loser are the same picture": 1}
-    assert notes["candidates"]["left_out"] == notes["pairs"]["dropped"] == given.run.dropped("pairs") == wanted
+    assert notes["candidates"]["left_out"] == notes["pairs"]["dropped"] == given.run.count_dropped("pairs") == wanted
 
 
 def test_broken_pictures_are_counted_up_to_the_budget_and_named(
@@ -107,7 +107,7 @@ def test_broken_pictures_are_counted_up_to_the_budget_and_named(
     assert line.endswith("1.png)")
     for stage in ("candidates", "pairs"):
         given.run.finish(stage, "digest", 0.0, {})
-    finished = [given.run.finished(stage) for stage in ("candidates", "pairs")]
+    finished = [given.run.find_finished(stage) for stage in ("candidates", "pairs")]
     assert [(each.rows, each.skipped) for each in finished if each] == [(5, 1), (2, 0)]
 
 
@@ -123,8 +123,8 @@ def test_a_pair_set_without_a_pair_is_told(given: Context, make_recipe: Any) -> 
 
 def test_what_was_taken_in_is_not_written_again(given: Context) -> None:
     run_all(given)
-    parts = given.run.newest_part()
-    assert run_all(given) is not None and given.run.newest_part() == parts
+    parts = given.run.find_newest_part()
+    assert run_all(given) is not None and given.run.find_newest_part() == parts
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_pair_set_that_changes_is_taken_in_anew(path: Path, pair_set: Callable
 def marks(path: Path) -> list[str]:
     """What names what the candidates and the pairs made."""
     with Run.open(path) as run:
-        return [ended.mark for name in ("candidates", "pairs") if (ended := run.finished(name))]
+        return [ended.mark for name in ("candidates", "pairs") if (ended := run.find_finished(name))]
 
 
 def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, given: Context) -> None:
@@ -201,7 +201,7 @@ def test_several_judgements_are_one_pair_by_their_majority(
     folder = table("train", *RATED)
     notes, pairs_ = sizes(context, make_recipe, folder)
     assert pairs_ == [(RED, BLUE)] and (notes["pairs"], notes["judgements"]) == (1, 4)
-    assert notes["left_out"] == context.run.dropped("pairs") == {REPEATED: 2, OVERRULED: 1}
+    assert notes["left_out"] == context.run.count_dropped("pairs") == {REPEATED: 2, OVERRULED: 1}
     found = inspect(folder)
     assert (found.pairs, found.judgements, found.left_out) == (1, 4, notes["left_out"])
 

@@ -62,7 +62,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
         spent = read_spending(tmp_path / "run").get("scores.vqa", {})
         assert 0 < spent["requests"] == len(server.bodies)
         with Run.open(tmp_path / "run") as run:
-            keys = run.made("scores")
+            keys = run.list_made("scores")
             there = [each for each in run.read("scores", Score, keys) if each.scorer == "vqa"]
         assert 0 < len(there) < 16 and all(each.value is not None for each in there)
         answers = sum(len(each.answers) for each in there)
@@ -72,7 +72,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
         score(tmp_path / "run", judged_by(server))
     with Run.open(tmp_path / "run") as run:
         all_ = [each for each in run.read("scores", Score) if each.scorer == "vqa"]
-        assert run.made("scores")[: len(keys)] == keys
+        assert run.list_made("scores")[: len(keys)] == keys
     assert len(all_) == 16
     assert len(server.bodies) - before == sum(len(each.answers) for each in all_) - answers
     spending = json.loads((tmp_path / "run" / "spending.json").read_text())

@@ -34,7 +34,7 @@ def export(path: Path, name: str, out: Path) -> Mapping[str, int]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
     with Run.open(path) as run:
-        finished = run.finished("pairs")
+        finished = run.find_finished("pairs")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")
         out = out.resolve()
@@ -101,7 +101,7 @@ def _model(recipe: Recipe) -> str:
 
 def _models(run: Run) -> dict[str, str]:
     """The name of each generator's model by what its pictures say of it; none where one has drawn them all."""
-    drawn = run.finished("candidates")
+    drawn = run.find_finished("candidates")
     named: Mapping[str, str] = drawn.notes.get(GENERATORS, {}) if drawn else {}
     return {generator: public_name(model) for generator, model in named.items()}
 

@@ -137,7 +137,7 @@ def _run(path: Path) -> Contents:
         for what in ("questions", "pairs"):
             for row in run.rows(what, ["caption_key"]):
                 contents.add(what, categories.get(row["caption_key"], ""))
-        contents.questions_left_out = run.dropped("questions")
-        contents.left_out = run.dropped("pairs")
+        contents.questions_left_out = run.count_dropped("questions")
+        contents.left_out = run.count_dropped("pairs")
         contents.ties = contents.left_out.pop(TIE, 0)
     return contents

@@ -71,21 +71,23 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     rank, count, address, port = (environ.get(name, "").strip() for name in LAUNCH_VARIABLES)
     if not (rank and count and address and port):
         return SINGLE_PROCESS
-    size = _whole("WORLD_SIZE", count, 1, 1 << 20)
+    size = _parse_number("WORLD_SIZE", count, 1, 1 << 20)
     launch = Launch(
-        _whole("RANK", rank, 0, size - 1),
+        _parse_number("RANK", rank, 0, size - 1),
         size,
         address,
-        _whole("MASTER_PORT", port, 1, 65535),
+        _parse_number("MASTER_PORT", port, 1, 65535),
         environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
     if environ.get("LOCAL_RANK"):
-        _whole("LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1)  # accelerate takes the accelerator of this number
-    join_seconds(environ)
+        _parse_number(
+            "LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1
+        )  # accelerate takes the accelerator of this number
+    read_join_timeout(environ)
     return launch
 
 
-def _whole(name: str, value: str, least: int, most: int) -> int:
+def _parse_number(name: str, value: str, least: int, most: int) -> int:
     number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
     if number is None or not least <= number <= most:
         raise PeerError(
@@ -105,7 +107,7 @@ def process_rank() -> int:
     return read_launch(os.environ).rank
 
 
-def join_seconds(environ: Mapping[str, str] = os.environ) -> float:
+def read_join_timeout(environ: Mapping[str, str] = os.environ) -> float:
     """Return the number of seconds for which the processes wait for each other.
 
     Raises:
@@ -122,13 +124,13 @@ def join_seconds(environ: Mapping[str, str] = os.environ) -> float:
 
 
 def shared_store(seconds: float | None = None) -> Any:
-    """Return the store that all processes share; the first call connects, within `seconds` (default: `join_seconds`).
+    """Return the store that all processes share; the first call connects, within `seconds` or the join timeout.
 
     Raises:
         PeerError: the first process or its launcher isn't there, or its port is taken.
     """
     if not _FOUND:
-        _FOUND.append(_connect(join_seconds() if seconds is None else seconds))
+        _FOUND.append(_connect(read_join_timeout() if seconds is None else seconds))
     return _FOUND[0]
 
 
@@ -151,7 +153,7 @@ def await_helpers(say: Callable[[str], None]) -> None:
     if missing:
         say(
             f"waiting for {len(missing)} of {launch.count} processes to come to {launch.place}, for up to "
-            f"{join_seconds():g} s ({JOIN_TIMEOUT}); to train in one process, unset {', '.join(LAUNCH_VARIABLES)}"
+            f"{read_join_timeout():g} s ({JOIN_TIMEOUT}); to train in one process, unset {', '.join(LAUNCH_VARIABLES)}"
         )
     _await_all(keys)
 
@@ -162,7 +164,7 @@ def join_first(say: Callable[[str], None]) -> None:
     Raises:
         PeerError: it isn't there in time.
     """
-    launch, seconds = read_launch(os.environ), join_seconds()
+    launch, seconds = read_launch(os.environ), read_join_timeout()
     try:
         shared_store(min(_QUIET_SECONDS, seconds))
     except PeerError:
@@ -230,11 +232,11 @@ def lead_helpers() -> Iterator[None]:
         # Without a store they know it already; a launcher that keeps one answers at once.
         with suppress(PeerError, RuntimeError, TimeoutError):
             shared = shared_store(0.0)
-            _in_steps(lambda: shared.set(_END, ""), ATTEMPT_SECONDS)
+            _run_interruptibly(lambda: shared.set(_END, ""), ATTEMPT_SECONDS)
 
 
 def _await_all(keys: Mapping[str, int]) -> None:
-    seconds = join_seconds()
+    seconds = read_join_timeout()
     missing = _find_missing(keys, seconds, shared_store())
     if missing:
         launch = read_launch(os.environ)
@@ -262,7 +264,7 @@ def _find_missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[
 
     with _peer_errors():
         try:
-            return _in_steps(look, seconds + ATTEMPT_SECONDS)
+            return _run_interruptibly(look, seconds + ATTEMPT_SECONDS)
         except TimeoutError:
             return list(keys.values())
 
@@ -288,8 +290,8 @@ def _connect(seconds: float) -> Any:
     hosts = launch.rank == 0 and not launch.launcher_hosts
     reasons: list[str] = []
     try:
-        return _in_steps(
-            lambda: _host(launch) if hosts else _reach(launch, seconds, reasons), seconds + ATTEMPT_SECONDS
+        return _run_interruptibly(
+            lambda: _host_store(launch) if hosts else _reach_store(launch, seconds, reasons), seconds + ATTEMPT_SECONDS
         )
     except (TimeoutError, ConnectionError) as failure:
         whom = "the launcher" if launch.launcher_hosts else "the first process (RANK=0)"
@@ -302,7 +304,7 @@ def _connect(seconds: float) -> Any:
         raise PeerError(f"the launched processes can't meet at {launch.place}: {_shorten(failure)}") from failure
 
 
-def _host(launch: Launch) -> Any:
+def _host_store(launch: Launch) -> Any:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     # It listens on all interfaces; this process itself needs no name server to find it.
@@ -311,7 +313,7 @@ def _host(launch: Launch) -> Any:
     )
 
 
-def _reach(launch: Launch, seconds: float, reasons: list[str]) -> Any:
+def _reach_store(launch: Launch, seconds: float, reasons: list[str]) -> Any:
     """Connect once somebody listens there: until then torch would fill the terminal with warnings."""
     until = time.monotonic() + seconds
     while True:
@@ -328,7 +330,7 @@ def _reach(launch: Launch, seconds: float, reasons: list[str]) -> Any:
     return TCPStore(launch.address, launch.port, launch.count, False, _REPLY_TIMEOUT)
 
 
-def _in_steps(work: Callable[[], _T], seconds: float) -> _T:
+def _run_interruptibly(work: Callable[[], _T], seconds: float) -> _T:
     """Return what `work` returns; it has a thread of its own, so that a signal ends the wait at once.
 
     Raises:

@@ -71,7 +71,7 @@ class ProcessHandle:
     def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self._ours, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_serve, args=(theirs, plan, dict(environment)), daemon=True)
+        self._process = SPAWN.Process(target=_serve_calls, args=(theirs, plan, dict(environment)), daemon=True)
         self._process.start()
         theirs.close()
         self._caller = ThreadPoolExecutor(1)
@@ -99,7 +99,7 @@ def _describe_exit(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def _serve(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
+def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
     """Serve calls: Ctrl-C is for the leading process, and without that one this process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)

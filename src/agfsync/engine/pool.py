@@ -111,13 +111,13 @@ class Dispatcher:
                     self.progress.say(f"{self.table}: {message}")
                 patience = None
                 for future in finished:
-                    yield from self._collect(future)
+                    yield from self._collect_result(future)
         finally:
             for worker, task in [*self._busy.values(), *((worker, None) for worker in self._idle)]:
                 worker.stop()
                 self._remove_part(task)
 
-    def lower(self, fit: int) -> None:
+    def lower_batch(self, fit: int) -> None:
         """Give workers that start from now on batches of `fit`."""
         self.plan = replace(self.plan, fit=fit)
 
@@ -125,7 +125,7 @@ class Dispatcher:
         worker = self._pool.start_worker(self.plan)
         self._busy[worker.submit("open")] = (worker, None)
 
-    def _assign(self, worker: WorkerHandle) -> None:
+    def _assign_task(self, worker: WorkerHandle) -> None:
         task = self._next_task()
         if task is None:
             self._idle.append(worker)
@@ -152,7 +152,7 @@ class Dispatcher:
         at_once = self.plan.at_once
         return max(int(min(self._task_size, fair)) // at_once, 1) * at_once
 
-    def _collect(self, future: Future[TaskResult]) -> Iterator[TaskResult]:
+    def _collect_result(self, future: Future[TaskResult]) -> Iterator[TaskResult]:
         worker, task = self._busy.pop(future)
         failure = future.exception()
         if failure is not None:
@@ -160,7 +160,7 @@ class Dispatcher:
             if reason is None:
                 self._idle.append(worker)
                 raise failure
-            yield from self._replace(worker, task, reason)
+            yield from self._replace_worker(worker, task, reason)
             return
         result = future.result()
         self.last_units = task.units if task else ()
@@ -173,9 +173,9 @@ class Dispatcher:
         self._idle.append(worker)
         yield result
         self._idle.remove(worker)
-        self._assign(worker)
+        self._assign_task(worker)
 
-    def _replace(self, worker: WorkerHandle, task: PartTask | None, reason: str) -> Iterator[TaskResult]:
+    def _replace_worker(self, worker: WorkerHandle, task: PartTask | None, reason: str) -> Iterator[TaskResult]:
         """Start another worker in the dead one's place."""
         worker.stop()
         self._remove_part(task)
@@ -187,13 +187,13 @@ class Dispatcher:
                     f" (the last: {reason}): see that there is memory for engine.workers of them, or try engine local"
                 )
         else:
-            yield from self._retry(task.units, task.killed + 1, reason)
+            yield from self._retry_units(task.units, task.killed + 1, reason)
         while self._idle and self._has_tasks():
-            self._assign(self._idle.pop())
+            self._assign_task(self._idle.pop())
         if self._has_tasks():
             self._start_worker()
 
-    def _retry(self, units: Sequence[Unit[Any]], killed: int, reason: str) -> Iterator[TaskResult]:
+    def _retry_units(self, units: Sequence[Unit[Any]], killed: int, reason: str) -> Iterator[TaskResult]:
         """Do a dead worker's units again: first as they are, for most workers die of something else; then by halves.
 
         So a unit that kills its workers is alone in the end, and known.

@@ -60,8 +60,7 @@ def process_units(
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
-                own = [each for each in run.skipped(stage) if each.stage == stage]
-                check_budget(stage, own, pending.total, budget, unit)
+                check_budget(stage, run.list_skipped(stage, own=True), pending.total, budget, unit)
                 task.advance(len(chunk))
             task.add_done(pending.take_found())
         finally:
@@ -69,12 +68,7 @@ def process_units(
 
 
 class PendingUnits(Generic[_P]):
-    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts all units.
-
-    >>> pending = PendingUnits(run, "captions", [Unit("a", 1), Unit("b", 2)])  # doctest: +SKIP
-    >>> pending.take(1)  # doctest: +SKIP
-    [Unit(key='a', payload=1)]
-    """
+    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts them all."""
 
     def __init__(self, run: Run, table: str, units: Reiterable[Unit[_P]]) -> None:
         self._run, self._table = run, table
@@ -91,7 +85,7 @@ class PendingUnits(Generic[_P]):
         """Return how many are left, counted up to `most`."""
         while len(self._ready) < most and (batch := next(self._batches, None)):
             self._unseen -= len(batch)
-            done = self._run.done(self._table, [unit.key for unit in batch])
+            done = self._run.find_done(self._table, [unit.key for unit in batch])
             self._ready += [unit for unit in batch if unit.key not in done]
             self._found += len(done)
         return min(len(self._ready), most)
@@ -157,8 +151,8 @@ def check_budget(stage: str, skipped: Sequence[Skipped], total: int, budget: flo
     """
     if sum(each.count for each in skipped) > budget * total:
         raise BudgetError(
-            f"{_describe(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a larger --set"
-            f" failure_budget"
+            f"{_describe_skipped(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a"
+            f" larger --set failure_budget"
         )
 
 
@@ -167,10 +161,10 @@ def report_skipped(
 ) -> None:
     """Say in one line how many of `total` units are skipped, and why; nothing if none is."""
     if skipped:
-        progress.say(_describe(stage, skipped, total, unit))
+        progress.say(_describe_skipped(stage, skipped, total, unit))
 
 
-def _describe(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
+def _describe_skipped(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
     reasons: Counter[str] = Counter()
     for each in skipped:
         reasons[each.reason] += each.count

@@ -125,7 +125,7 @@ class TerminalProgress:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[ProgressTask]:
-        with Bars(*_columns(self._console.width), console=self._console) as bars:
+        with Bars(*_make_columns(self._console.width), console=self._console) as bars:
             row = bars.add_task(name, total=total, completed=done, unit=unit, before=done, figures="")
             yield _Bar(bars, row, done)
             bars.refresh()
@@ -147,7 +147,7 @@ class _Bar:
         self._bars.update(self._row, advance=count, before=self._before)
 
 
-class _Pace(ProgressColumn):
+class _RateColumn(ProgressColumn):
     """The rate of this run, and the time left; the time taken once the stage has ended."""
 
     def render(self, task: Row) -> Text:
@@ -159,12 +159,12 @@ class _Pace(ProgressColumn):
         return Text(f"{format_rate(rate)}/s {time_}", style="cyan")
 
 
-def _columns(width: int) -> list[ProgressColumn]:
+def _make_columns(width: int) -> list[ProgressColumn]:
     name = TextColumn("{task.description}", markup=False)
     if width < NARROW:
-        return [name, TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Pace()]
+        return [name, TextColumn("{task.completed:.0f}/{task.total:.0f}"), _RateColumn()]
     count = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}")
-    return [name, BarColumn(bar_width=None), count, _Pace(), TextColumn("{task.fields[figures]}", style="dim")]
+    return [name, BarColumn(bar_width=None), count, _RateColumn(), TextColumn("{task.fields[figures]}", style="dim")]
 
 
 def format_rate(rate: float) -> str:

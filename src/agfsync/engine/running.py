@@ -65,14 +65,14 @@ def run_job(
         closing(dispatcher.results()) as results,
     ):
         for result in results:
-            _enter(run, table, result, dispatcher.size)
+            _enter_result(run, table, result, dispatcher.size)
             task.add_done(pending.take_found())
             task.advance(len(result.units) + len(result.skips))
             if result.fit is not None and result.fit < fit.size:
                 fit.lower(result.fit)
-                dispatcher.lower(result.fit)
+                dispatcher.lower_batch(result.fit)
             if result.skips:
-                check_budget(table, run.skipped(table), len(units), budget, unit)
+                check_budget(table, run.list_skipped(table, own=True), len(units), budget, unit)
             if result.stopped is not None:
                 _quarantine_what_was_read(run, job, dispatcher.last_units, result.stopped)
                 raise result.stopped
@@ -99,7 +99,7 @@ def _open_here(job: Job[_P], context: JobContext) -> Callable[[Sequence[_P]], It
     return lambda payloads: work()(payloads)
 
 
-def _enter(run: Run, table: str, result: TaskResult, workers: int) -> None:
+def _enter_result(run: Run, table: str, result: TaskResult, workers: int) -> None:
     """Enter a result's units with their part, all of it or nothing, and those that are skipped.
 
     Raises:

@@ -83,11 +83,11 @@ class JobWorker:
         except Exception as failure:
             stopped = _make_sendable(failure)
         try:
-            return self._write(path, outcomes, time.monotonic() - begun, stopped)
+            return self._write_part(path, outcomes, time.monotonic() - begun, stopped)
         except Exception as failure:
             return TaskResult(stopped=_make_sendable(failure))
 
-    def _write(
+    def _write_part(
         self, path: str, outcomes: Mapping[str, Outcome], seconds: float, stopped: Exception | None
     ) -> TaskResult:
         made = {

@@ -74,7 +74,7 @@ def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
     with store_errors(folder / "lock"):
         file = _open_lock(folder / "lock", shared)
         name = f"{os.getpid()} on {socket.gethostname()}"
-        if _take(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        if _try_lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if file.writable():
                 file.truncate(0)
                 file.write(name)
@@ -97,7 +97,7 @@ def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
         return path.open()  # of a folder that may only be read
 
 
-def _take(file: io.TextIOWrapper, kind: int) -> bool:
+def _try_lock(file: io.TextIOWrapper, kind: int) -> bool:
     """Return False if somebody else has it; network file systems say so in either way."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

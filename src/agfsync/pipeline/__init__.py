@@ -139,7 +139,7 @@ def read_headline(path: Path) -> str:
     """Return what the evaluation of the run at `path` says in one line, as the report does."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
     with Run.open(path) as run_:
-        recipe, evaluation = recipe_of(run_), run_.finished("evaluation")
+        recipe, evaluation = recipe_of(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
         judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
     found: str = verdict.verdict(judged).headline
@@ -155,7 +155,7 @@ def verify(path: Path) -> int:
     with Run.open(path, writing=True) as run_:
         if recipe_of(run_).captions.writer.language_model is None:
             run_.declare_ordered("captions")
-        files = run_.files()
+        files = run_.count_files()
         found = run_.verify()
         if found:
             lines = "; ".join(told_of(path, damage) for damage in found)
@@ -173,7 +173,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
         return
     made_by = digest_stage(stage, run_, recipe)
     run_.reopen(stage.name)
-    before, begun = run_.newest_part(), time.monotonic()
+    before, begun = run_.find_newest_part(), time.monotonic()
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:
@@ -181,7 +181,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
         if plain is None:
             raise
         raise plain from failure
-    earlier = run_.seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
+    earlier = run_.sum_seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
     told = {name: note for name, note in notes.items() if name != EARLIER}
     run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told, stage.makes, by_rows=stage.by_rows)
 
@@ -198,10 +198,10 @@ def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
 
 def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> Standing:
     """`follows` says whether all that the stage is made from is done."""
-    finished = run_.finished(stage.name)
+    finished = run_.find_finished(stage.name)
     if finished is not None:
         current = follows and is_current(stage, run_, recipe)
         return Standing(stage.name, "done" if current else "out of date", finished.rows, finished)
-    made = run_.under_way(stage.name)
+    made = run_.count_made(stage.name)
     begun = made or (run_.path / stage.name).is_dir()
     return Standing(stage.name, "under way" if begun else "to do", made, None)

@@ -38,14 +38,14 @@ def plan(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
 
 def digest_stage(stage: Stage, run_: Run, recipe: Recipe) -> str:
     """Return the digest of a stage's settings and inputs. A stage before it counts by its result, not its settings."""
-    ended = [run_.finished(name) for name in stage.after]
+    ended = [run_.find_finished(name) for name in stage.after]
     marks = [None if finished is None else finished.mark for finished in ended]
     return digest(stage.name, stage.version, stage.settings(recipe), marks)
 
 
 def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
     """Return True if the stage has ended under the settings and inputs that it has now."""
-    finished = run_.finished(stage.name)
+    finished = run_.find_finished(stage.name)
     return finished is not None and finished.digest == digest_stage(stage, run_, recipe)
 
 

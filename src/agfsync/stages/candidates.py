@@ -91,7 +91,7 @@ def run(context: Context) -> Mapping[str, Any]:
     for drawing in drawings:
         _draw(context, drawing, captions)
         release_memory()
-    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(captions) * len(drawings))
+    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(captions) * len(drawings))
     context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
     drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
     named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}

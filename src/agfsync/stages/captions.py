@@ -98,7 +98,7 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
     source = digest(STAGE, VERSIONS[STAGE], writer.identity, context.recipe.seed, *shaping)
     written = Written(source, similarity, set(taken))
-    mine = [unit for unit in context.run.made(STAGE) if unit.startswith(f"{source}/")]
+    mine = [unit for unit in context.run.list_made(STAGE) if unit.startswith(f"{source}/")]
     for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
         if normalise_text(each.text) not in taken:
             written.add(unit, each)
@@ -171,5 +171,5 @@ def _notes(context: Context) -> dict[str, Any]:
         "held_out": splits["held-out"],
         "categories": dict(Counter(row["category"] for row in rows)),
         "words": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
-        "dropped": dict(context.run.dropped(STAGE)),
+        "dropped": dict(context.run.count_dropped(STAGE)),
     }

@@ -53,6 +53,12 @@ class ToJudge:
     unit: str
     prompt: str
     questions: tuple[Question, ...]
+    by: tuple[str, ...] | None = None
+    """the judges that are asked; None: all"""
+
+    def is_for(self, judge: str) -> bool:
+        """Return True if `judge` is asked."""
+        return self.by is None or judge in self.by
 
 
 Key = Callable[[ToJudge], str]
@@ -154,7 +160,8 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable
         for panel in _panels(judges):
             _judge_by(context, tables, panel, keys, pictures, accounts)
             release_memory()
-    context.run.select(tables.scores, (key(picture) for picture in pictures for key in keys.values()))
+    asked = (key(picture) for picture in pictures for name, key in keys.items() if picture.is_for(name))
+    context.run.select(tables.scores, asked)
     notes = _notes(context, tables, judges)
     for name, account in accounts.items():
         if account.meter.remarks:
@@ -187,14 +194,14 @@ def _judge_by(
     def units() -> Iterator[Unit[Asked]]:
         for some in iterate_batches(pictures, batch):
             for name in panel:
-                for picture in some:
+                for picture in (each for each in some if each.is_for(name)):
                     key = keys[name](picture)
                     yield Unit(key, Asked(name, key, picture))
 
     run_job(
         context.run,
         tables.scores,
-        Stream(len(pictures) * len(panel), units),
+        Stream(sum(each.is_for(name) for each in pictures for name in panel), units),
         Judging(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
         engine=context.recipe.engine,
         at_once=batch * len(panel),
@@ -264,7 +271,7 @@ def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
             reasons[row["scorer"]][row["reason"]] += 1
         else:
             means[row["scorer"]].add(row["value"])
-    left_out = context.run.dropped(tables.scores)
+    left_out = context.run.count_dropped(tables.scores)
     return {
         name: {
             "scored": mean.count,

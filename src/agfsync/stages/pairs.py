@@ -103,9 +103,9 @@ def _notes(context: Context, captions: int) -> dict[str, Any]:
     margin = Mean()
     for row in context.run.rows(STAGE, ["margin"]):
         margin.add(row["margin"])
-    dropped = context.run.dropped(STAGE)
+    dropped = context.run.count_dropped(STAGE)
     if context.recipe.pairs.source:
-        for each in context.run.skipped("candidates"):
+        for each in context.run.list_skipped("candidates"):
             dropped[each.reason] += each.count
     if not margin.count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"

@@ -42,7 +42,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
     found = read_pair_prompts(source, context.recipe.pairs.split)
     captions = [caption_of(text, category, "train") for text, category in found.items()]
     units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
-    done = context.run.done(CAPTIONS, units)
+    done = context.run.find_done(CAPTIONS, units)
     if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
         context.run.commit(CAPTIONS, missing, Caption.schema)
     return units
@@ -94,7 +94,7 @@ def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTall
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:
     """Yield the pair that each unit of the pair set is; what was left out of it is in a unit that is no pair."""
-    left_out = context.run.dropped(PREFERENCES)
+    left_out = context.run.count_dropped(PREFERENCES)
     for key, rows in context.run.rows_by_unit(PREFERENCES):
         yield key, Sifted([Pair.of(row) for row in rows], {} if rows else left_out)
 
@@ -164,7 +164,7 @@ class _Intake:
             self.tally.add(LeftOut(reason, count=count, failed=False))
 
     def _is_there(self, table: str, key: str) -> bool:
-        return bool(self._run.done(table, [key]))
+        return bool(self._run.find_done(table, [key]))
 
     def commit(self) -> None:
         self._candidates.commit()

@@ -172,7 +172,7 @@ def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequ
         spoilers: what was noticed about the writer's server that can be why they are few.
     """
     minimum = context.recipe.questions.minimum
-    skipped = {each.key for each in context.run.skipped(STAGE)}
+    skipped = {each.key for each in context.run.list_skipped(STAGE)}
     made = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
     for unit, (key, rows) in zip(
         made, context.run.rows_by_unit(STAGE, ["key"], (unit.key for unit in made)), strict=True
@@ -181,10 +181,10 @@ def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequ
             reason = f"fewer valid questions than questions.minimum ({minimum})"
             context.run.skip(STAGE, key, reason, _name(unit.payload.caption))
     try:
-        check_budget(STAGE, context.run.skipped(STAGE), len(units), context.recipe.failure_budget)
+        check_budget(STAGE, context.run.list_skipped(STAGE), len(units), context.recipe.failure_budget)
     except BudgetError as failure:
         raise BudgetError("; ".join([str(failure), *spoilers])) from None
-    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(units))
+    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(units))
 
 
 def _name(caption: Caption) -> str:
@@ -198,6 +198,6 @@ def _notes(context: Context) -> dict[str, Any]:
         "questions": types.total(),
         "per_caption": types.total() / captions if captions else 0.0,
         "types": dict(types.most_common()),
-        "dropped": dict(context.run.dropped(STAGE)),
-        "skipped": len(context.run.skipped(STAGE)),
+        "dropped": dict(context.run.count_dropped(STAGE)),
+        "skipped": len(context.run.list_skipped(STAGE)),
     }

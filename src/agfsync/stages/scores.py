@@ -26,7 +26,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _candidates(context: Context) -> Stream[ToJudge]:
-    return Stream(context.run.length("candidates"), lambda: _drawn(context))
+    return Stream(context.run.count_rows("candidates"), lambda: _drawn(context))
 
 
 def _drawn(context: Context) -> Iterator[ToJudge]:

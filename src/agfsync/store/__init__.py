@@ -21,7 +21,7 @@ from agfsync.files.atomic import lock_folder, store_errors, write_atomic
 from agfsync.records import Record, digest, digest_of_lists
 from agfsync.store import parts
 from agfsync.store.integrity import Damage, checksum_files, find_damage, remove_leftovers
-from agfsync.store.manifest import SELECTED, Finished, Manifest, Skipped, now
+from agfsync.store.manifest import SELECTED, Finished, Manifest, Skipped, current_time
 from agfsync.store.parts import FileChecksum
 from agfsync.store.tables import TableReader
 
@@ -58,7 +58,7 @@ class Run:
             raise RunError(f"{path} holds other things than a run: choose another --out")
         with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls._opened(path, writing=True, new=True)
+        run = cls._open(path, writing=True, new=True)
         write_atomic(path / RECIPE, recipe_yaml.encode())
         return run
 
@@ -71,10 +71,10 @@ class Run:
         """
         if not (path / RECIPE).is_file():
             raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
-        return cls._opened(path, writing=writing, new=False)
+        return cls._open(path, writing=writing, new=False)
 
     @classmethod
-    def _opened(cls, path: Path, *, writing: bool, new: bool) -> Self:
+    def _open(cls, path: Path, *, writing: bool, new: bool) -> Self:
         lock = lock_folder(path) if writing else None
         try:
             database = path / DATABASE
@@ -162,7 +162,7 @@ class Run:
 
     def _next_part(self, stage: str) -> str:
         """Return the path of the stage's next part in the run folder."""
-        (last,) = self._manifest.one("SELECT max(path) FROM parts WHERE stage = ?", stage)
+        (last,) = self._manifest.fetch_one("SELECT max(path) FROM parts WHERE stage = ?", stage)
         number = 0 if last is None else int(Path(last).stem.split("-")[1]) + 1
         return f"{stage}/part-{number:06}.parquet"
 
@@ -203,14 +203,16 @@ class Run:
         `by_rows`, regenerating a unit may give other rows.
         """
         rows = self._regenerated_rows(stage) if by_rows else []
-        mark = digest_of_lists("mark", self.selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
-        skipped = sum(each.count for each in self.skipped(stage))
-        length, files = self.length(stage), checksum_files(self.path, made)
-        self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, now()))
+        mark = (
+            digest_of_lists("mark", self.list_selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
+        )
+        skipped = sum(each.count for each in self.list_skipped(stage))
+        length, files = self.count_rows(stage), checksum_files(self.path, made)
+        self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, current_time()))
 
     def _regenerated_rows(self, stage: str) -> list[Iterator[str]]:
         """Return the keys of the rows of a stage that lost a part: its units may have other rows since."""
-        if not self._manifest.all("SELECT 1 FROM quarantined WHERE stage = ? LIMIT 1", stage):
+        if not self._manifest.fetch_all("SELECT 1 FROM quarantined WHERE stage = ? LIMIT 1", stage):
             return []
         return [(row["key"] for row in self.rows(stage, ["key"]))]
 
@@ -222,58 +224,60 @@ class Run:
 
     # Reading
 
-    def done(self, stage: str, units: Iterable[str]) -> set[str]:
+    def find_done(self, stage: str, units: Iterable[str]) -> set[str]:
         """Return those of `units` that the stage has made."""
-        return {unit for unit, place in self._manifest.places_of(stage, units) if place is not None}
+        return {unit for unit, place in self._manifest.find_places(stage, units) if place is not None}
 
-    def under_way(self, stage: str) -> int:
+    def count_made(self, stage: str) -> int:
         """Return the number of units that the stage has made, in all of its tables, under any settings."""
-        (count,) = self._manifest.one(f"SELECT count(*) FROM units WHERE {OF_STAGE}", stage)
+        (count,) = self._manifest.fetch_one(f"SELECT count(*) FROM units WHERE {OF_STAGE}", stage)
         return int(count)
 
-    def made(self, stage: str) -> list[str]:
+    def list_made(self, stage: str) -> list[str]:
         """Return the keys of all units that the stage has made, under any settings, in the order of commits."""
-        return [key for (key,) in self._manifest.all("SELECT key FROM units WHERE stage = ? ORDER BY rowid", stage)]
+        return [
+            key for (key,) in self._manifest.fetch_all("SELECT key FROM units WHERE stage = ? ORDER BY rowid", stage)
+        ]
 
-    def selected(self, stage: str) -> Iterator[str]:
+    def list_selected(self, stage: str) -> Iterator[str]:
         """Return the keys of the units of the stage's table, in order."""
-        return (place.unit for place in self._manifest.places(stage))
+        return (place.unit for place in self._manifest.list_places(stage))
 
     def count(self, stage: str) -> int:
         """Return the number of units of the stage's table."""
-        (units,) = self._manifest.one(f"SELECT count(*) FROM units {SELECTED}", stage)
+        (units,) = self._manifest.fetch_one(f"SELECT count(*) FROM units {SELECTED}", stage)
         return int(units)
 
-    def length(self, stage: str) -> int:
+    def count_rows(self, stage: str) -> int:
         """Return the number of rows of the stage's table."""
-        (rows,) = self._manifest.one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
+        (rows,) = self._manifest.fetch_one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
         return int(rows)
 
-    def skipped(self, stage: str) -> list[Skipped]:
-        """Return what could not be done of all of the stage's tables, in the order of entering."""
-        return self._manifest.skipped(OF_STAGE, stage)
+    def list_skipped(self, stage: str, *, own: bool = False) -> list[Skipped]:
+        """Return what could not be done of the stage's tables, or of its `own` one, in the order of entering."""
+        return self._manifest.list_skipped("stage = ?1" if own else OF_STAGE, stage)
 
-    def dropped(self, stage: str) -> Counter[str]:
+    def count_dropped(self, stage: str) -> Counter[str]:
         """Return what the units of the stage's table left out, counted by reason."""
         total: Counter[str] = Counter()
         query = f"SELECT dropped, count(*) FROM units {SELECTED} GROUP BY dropped ORDER BY min(place)"
-        for reasons, units in self._manifest.all(query, stage):
+        for reasons, units in self._manifest.fetch_all(query, stage):
             total.update({reason: count * units for reason, count in json.loads(reasons).items()})
         return total
 
-    def finished(self, stage: str) -> Finished | None:
+    def find_finished(self, stage: str) -> Finished | None:
         """Return how the stage ended, or None if it hasn't."""
-        return self._manifest.finished(stage)
+        return self._manifest.find_finished(stage)
 
-    def newest_part(self) -> int:
+    def find_newest_part(self) -> int:
         """Return the number of the last part, 0 if there is none."""
-        (newest,) = self._manifest.one("SELECT coalesce(max(id), 0) FROM parts")
+        (newest,) = self._manifest.fetch_one("SELECT coalesce(max(id), 0) FROM parts")
         return int(newest)
 
-    def seconds(self, stage: str, until: int) -> float:
+    def sum_seconds(self, stage: str, until: int) -> float:
         """Return the time that the parts of the stage's tables took, of those numbered up to `until`."""
         used = f"id <= ?2 AND id IN (SELECT part FROM units WHERE {OF_STAGE} AND place IS NOT NULL)"
-        (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
+        (total,) = self._manifest.fetch_one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
         return float(total)
 
     def read(self, stage: str, kind: type[_R], units: Iterable[str] | None = None) -> Iterator[_R]:
@@ -303,27 +307,27 @@ class Run:
         With `most`, only the smallest are read, up to so many bytes together. A run that is open for writing
         quarantines what is damaged, so that it is regenerated.
         """
-        files = {path: (name, kept) for name in self._stages() for path, kept in self._files(name).items()}
+        files = {path: (name, kept) for name in self._stage_names() for path, kept in self._stage_files(name).items()}
         found = find_damage(self.path, self._manifest, files, most)
         return [self._tables.quarantine(each) for each in found]
 
-    def files(self) -> int:
+    def count_files(self) -> int:
         """Return the number of parts and files that `verify` checks."""
         return sum(1 for _ in self.recorded_files())
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
         """Yield the path in the run folder and the size of each part, and of each file of a finished stage."""
-        yield from ((receipt.path, receipt.size) for receipt in self._manifest.parts())
-        for name in self._stages():
-            yield from ((path, kept.size) for path, kept in self._files(name).items())
+        yield from ((receipt.path, receipt.size) for receipt in self._manifest.list_parts())
+        for name in self._stage_names():
+            yield from ((path, kept.size) for path, kept in self._stage_files(name).items())
 
     def copy_manifest(self, path: Path) -> None:
         """Copy the manifest to `path`, also while it is written to."""
         self._manifest.copy_to(path)
 
-    def _stages(self) -> list[str]:
-        return [name for (name,) in self._manifest.all("SELECT name FROM stages")]
+    def _stage_names(self) -> list[str]:
+        return [name for (name,) in self._manifest.fetch_all("SELECT name FROM stages")]
 
-    def _files(self, stage: str) -> Mapping[str, FileChecksum]:
-        finished = self.finished(stage)
+    def _stage_files(self, stage: str) -> Mapping[str, FileChecksum]:
+        finished = self.find_finished(stage)
         return {} if finished is None else finished.files

@@ -60,19 +60,26 @@ def fork(base: Path, to: Path) -> Fork:
     if to.exists() or to.is_symlink():
         raise RunError(f"{to} exists already: choose another folder for the fork")
     Run.open(base).close()
+    with closing(lock_folder(base, shared=True)), Run.open(base) as run:
+        linked, copied, copied_bytes = _build_fork(run, to)
+    return Fork(to, linked, copied, copied_bytes)
+
+
+def _build_fork(run: Run, to: Path) -> tuple[int, int, int]:
+    """Build the fork next to `to`, and rename it once it is whole; return the counts of `Fork`."""
+    linked = copied = copied_bytes = 0
     beside = to.with_name(to.name + UNFINISHED)
     with store_errors(beside):
         beside.mkdir(parents=True, exist_ok=True)
-    with closing(lock_folder(base, shared=True)), Run.open(base) as run, closing(lock_folder(beside)):
-        _clear(beside)
-        linked = copied = copied_bytes = 0
-        for name, size in _shared(run):
-            if _link(base / name, beside / name, size):
+    with closing(lock_folder(beside)):
+        _clear_folder(beside)
+        for name, size in _list_shared(run):
+            if _link_file(run.path / name, beside / name, size):
                 linked += 1
             else:
                 copied, copied_bytes = copied + 1, copied_bytes + size
-        for path in _own(run):
-            _copy(path, beside / path.relative_to(base))
+        for path in _list_own(run):
+            _copy_file(path, beside / path.relative_to(run.path))
         run.copy_manifest(beside / DATABASE)
         with store_errors(beside):
             for path in (beside, *beside.rglob("*")):
@@ -82,17 +89,17 @@ def fork(base: Path, to: Path) -> Fork:
         with store_errors(to):
             beside.rename(to)
             flush_to_disk(to.parent)
-    return Fork(to, linked, copied, copied_bytes)
+    return linked, copied, copied_bytes
 
 
-def _shared(run: Run) -> Iterator[tuple[str, int]]:
+def _list_shared(run: Run) -> Iterator[tuple[str, int]]:
     """Yield the paths and sizes of the files that both may have."""
     for name, size in run.recorded_files():
         if Path(name).suffix not in IN_PLACE:
             yield name, size
 
 
-def _own(run: Run) -> Iterator[Path]:
+def _list_own(run: Run) -> Iterator[Path]:
     """Yield the files of which each needs its own: those that are written in place, and small accounts of the run."""
     yield from run.path.glob("*.json")
     folders = {folder for name, _ in run.recorded_files() for folder in Path(name).parents} - {Path()}
@@ -100,7 +107,7 @@ def _own(run: Run) -> Iterator[Path]:
         yield from (path for path in (run.path / folder).iterdir() if path.suffix in IN_PLACE)
 
 
-def _link(source: Path, target: Path, size: int) -> bool:
+def _link_file(source: Path, target: Path, size: int) -> bool:
     """Give the file `source` the name `target` too; False if it could only be copied.
 
     Raises:
@@ -119,18 +126,18 @@ def _link(source: Path, target: Path, size: int) -> bool:
                 raise
         else:
             return True
-    _copy(source, target)
+    _copy_file(source, target)
     return False
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_file(source: Path, target: Path) -> None:
     with store_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         flush_to_disk(target)
 
 
-def _clear(beside: Path) -> None:
+def _clear_folder(beside: Path) -> None:
     """Remove what a fork that was killed left behind."""
     with store_errors(beside):
         for path in beside.iterdir():

@@ -72,7 +72,7 @@ def remove_leftovers(run: Path, manifest: Manifest) -> None:
 
     A stage would overwrite them; but others read the folder too, and would find things twice in it.
     """
-    entered = {entry.path for entry in manifest.parts()}
+    entered = {entry.path for entry in manifest.list_parts()}
     with store_errors(run):
         for path in [*run.glob("*/part-*.parquet"), *run.glob("*/part-*.parquet.tmp"), *run.glob("*.tmp")]:
             if path.relative_to(run).as_posix() not in entered:
@@ -84,7 +84,7 @@ def _list_all(
 ) -> Iterator[tuple[Damage, FileChecksum]]:
     """Yield everything that was written, each as the damage that it might have."""
     query = "SELECT id, stage, path, bytes, sha256, (SELECT count(*) FROM units WHERE part = parts.id) FROM parts"
-    for part, stage, path, size, sha256, units in manifest.all(query):
+    for part, stage, path, size, sha256, units in manifest.fetch_all(query):
         yield Damage(path, "", stage, part, units), FileChecksum(size, sha256)
     for path, (stage, expected) in files.items():
         yield Damage(path, "", stage), expected

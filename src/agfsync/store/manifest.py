@@ -86,7 +86,7 @@ class Manifest:
     """
 
     def __init__(self, path: Path, *, writing: bool) -> None:
-        self._path = path
+        self._path, self._writing = path, writing
         self._seal = Seal(path)
         self._touched = False
         sealed = self._seal.check(mend=writing)
@@ -120,7 +120,7 @@ class Manifest:
         return cls(path, writing=writing)._of_this_format()
 
     def _format(self) -> int:
-        return int(self.one("PRAGMA user_version")[0])
+        return int(self.fetch_one("PRAGMA user_version")[0])
 
     def _of_this_format(self) -> Self:
         if (found := self._format()) != RUN_FORMAT:
@@ -133,7 +133,13 @@ class Manifest:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Execute all that is inside, or none of it."""
+        """Execute all that is inside, or none of it.
+
+        Raises:
+            RunError: the run is open for reading only, and so isn't locked.
+        """
+        if not self._writing:
+            raise RunError(f"{self._path.parent} is open for reading only: open it with writing=True")
         if not self._touched:
             self._seal.remove()
             self._touched = True
@@ -151,39 +157,39 @@ class Manifest:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    def fetch_all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return every row that `query` finds."""
         with store_errors(self._path):
             return self._db.execute(query, values).fetchall()
 
-    def one(self, query: str, *values: Any) -> tuple[Any, ...]:
+    def fetch_one(self, query: str, *values: Any) -> tuple[Any, ...]:
         """Return the one row that `query` finds."""
-        return self.all(query, *values)[0]
+        return self.fetch_all(query, *values)[0]
 
-    def part(self, number: int) -> PartEntry:
+    def find_part(self, number: int) -> PartEntry:
         """Return the entry of a part."""
-        return next(self.parts("WHERE id = ?", number))
+        return next(self.list_parts("WHERE id = ?", number))
 
-    def parts(self, where: str = "", *values: Any) -> Iterator[PartEntry]:
+    def list_parts(self, where: str = "", *values: Any) -> Iterator[PartEntry]:
         """Yield the entries of the parts that `where` finds."""
         query = f"SELECT path, rows, bytes, sha256, hollow FROM parts {where}"
-        for path, rows, size, sha256, hollow in self.all(query, *values):
+        for path, rows, size, sha256, hollow in self.fetch_all(query, *values):
             yield PartEntry(path, rows, size, sha256, Hollow.parse(hollow))
 
-    def places(self, stage: str) -> Iterator[UnitPlace]:
+    def list_places(self, stage: str) -> Iterator[UnitPlace]:
         """Yield the places of the units of the stage's table, in order; a few at a time, however many there are."""
         query = "SELECT place, key, part, first, rows FROM units WHERE stage = ? AND place > ? ORDER BY place LIMIT ?"
         last = -1
-        while found := self.all(query, stage, last, ROWS_AT_ONCE):
+        while found := self.fetch_all(query, stage, last, ROWS_AT_ONCE):
             last = found[-1][0]
             yield from (UnitPlace(*row) for _, *row in found)
 
-    def places_of(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, UnitPlace | None]]:
+    def find_places(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, UnitPlace | None]]:
         """Yield each of `units` with its place, or None if it isn't made, in order; a few at a time."""
         for some in iterate_batches(units, KEYS_AT_ONCE):
             marks = ",".join("?" * len(some))
             query = f"SELECT key, part, first, rows FROM units WHERE stage = ? AND key IN ({marks})"
-            there = {row[0]: UnitPlace(*row) for row in self.all(query, stage, *some)}
+            there = {row[0]: UnitPlace(*row) for row in self.fetch_all(query, stage, *some)}
             yield from ((key, there.get(key)) for key in some)
 
     def select(self, stage: str, units: Iterable[str]) -> None:
@@ -219,14 +225,14 @@ class Manifest:
         with store_errors(self._path), self._path.open("rb") as file:
             while file.read(1 << 20):
                 pass
-        (found,) = self.one("PRAGMA integrity_check(1)")
+        (found,) = self.fetch_one("PRAGMA integrity_check(1)")
         if found != "ok":
             self._db.close()
             raise StoreError(f"{self._path} is damaged ({found}): put a copy of it back; {self._seal.describe_copy()}")
 
     def add_part(self, db: sqlite3.Connection, stage: str, part: PartEntry, seconds: float) -> int:
         """Enter a part inside a transaction and return its number."""
-        row = (stage, part.path, part.rows, part.size, part.sha256, str(part.hollow), seconds, now())
+        row = (stage, part.path, part.rows, part.size, part.sha256, str(part.hollow), seconds, current_time())
         columns = "stage, path, rows, bytes, sha256, hollow, seconds, written"
         number = db.execute(f"INSERT INTO parts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
         assert number is not None
@@ -237,9 +243,11 @@ class Manifest:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", astuple(item))
 
-    def skipped(self, tables: str, *values: str) -> list[Skipped]:
+    def list_skipped(self, tables: str, *values: str) -> list[Skipped]:
         """Return what can't be done of the tables that the condition `tables` finds, in the order of entering."""
-        return [Skipped(*row) for row in self.all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)]
+        return [
+            Skipped(*row) for row in self.fetch_all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)
+        ]
 
     def finish(self, stage: str, end: Finished) -> None:
         """Enter the end of `stage`, in the place of an earlier one."""
@@ -249,9 +257,9 @@ class Manifest:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def finished(self, stage: str) -> Finished | None:
+    def find_finished(self, stage: str) -> Finished | None:
         """Return how `stage` ended, or None if it hasn't."""
-        found = self.all("SELECT * FROM stages WHERE name = ?", stage)
+        found = self.fetch_all("SELECT * FROM stages WHERE name = ?", stage)
         if not found:
             return None
         _, digest, mark, seconds, rows, skipped, notes, files, ended = found[0]
@@ -270,6 +278,6 @@ class Manifest:
         Seal(path).put()
 
 
-def now() -> str:
+def current_time() -> str:
     """Return the time, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -42,7 +42,7 @@ class Seal:
             raise DamagedError(f"{self.path} isn't what was written: the next `agfsync run` puts its copy in its place")
         with store_errors(self.path):
             self.path.replace(self._beside(".corrupt"))
-            _copy(copy, self.path)
+            _copy_file(copy, self.path)
         raise StoreError(
             f"{self.path} isn't what was written: its copy was put in its place; type the same command again"
         )
@@ -50,7 +50,7 @@ class Seal:
     def put(self) -> None:
         """Seal the file. The copy comes first: a checksum says that there is one."""
         with store_errors(self.path):
-            _copy(self.path, self._beside(COPY))
+            _copy_file(self.path, self._beside(COPY))
         write_atomic(self._beside(SUM), compute_sha256(self.path).encode())
 
     def remove(self) -> None:
@@ -84,7 +84,7 @@ def compute_sha256(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_file(source: Path, target: Path) -> None:
     beside = target.with_name(target.name + ".tmp")
     try:
         shutil.copyfile(source, beside)

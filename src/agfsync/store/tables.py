@@ -12,7 +12,7 @@ from agfsync.errors import DamagedError, StoreError
 from agfsync.files.atomic import store_errors
 from agfsync.store import parts
 from agfsync.store.integrity import CORRUPT, LOG, Damage
-from agfsync.store.manifest import Manifest, now
+from agfsync.store.manifest import Manifest, current_time
 from agfsync.store.streams import iterate_batches
 
 UNITS_AT_ONCE = 64
@@ -43,7 +43,7 @@ class TableReader:
         Raises:
             StoreError: a part is missing or isn't what was written, or a unit isn't there.
         """
-        for places in iterate_batches(self._places(stage, units), UNITS_AT_ONCE):
+        for places in iterate_batches(self._find_places(stage, units), UNITS_AT_ONCE):
             # Two models' images of a caption, or two judges' scores of an image, lie in parts of their own.
             span_of = {place.unit: span for span in parts.group_spans(places) for place in span}
             rows: dict[str, list[dict[str, Any]]] = {}
@@ -61,16 +61,18 @@ class TableReader:
         if not self._writing or path.suffix == LOG:
             return damage
         self._cache.clear()
-        _rename(path, CORRUPT)
+        _rename_away(path, CORRUPT)
         later = self._find_later(damage)
         for _, name in later:
-            _rename(self._path / name, AFTER_CORRUPT)
+            _rename_away(self._path / name, AFTER_CORRUPT)
         with self._manifest.transaction() as db:
             for part in [damage.part, *(number for number, _ in later)]:
                 db.execute("DELETE FROM units WHERE part = ?", (part,))
                 db.execute("DELETE FROM parts WHERE id = ?", (part,))
             db.execute("DELETE FROM stages WHERE name = ?", (stage_of_table(damage.stage),))
-            db.execute("INSERT INTO quarantined VALUES (?, ?, ?, ?)", (damage.stage, damage.path, damage.fault, now()))
+            db.execute(
+                "INSERT INTO quarantined VALUES (?, ?, ?, ?)", (damage.stage, damage.path, damage.fault, current_time())
+            )
         return damage
 
     def _find_later(self, damage: Damage) -> list[tuple[int, str]]:
@@ -78,7 +80,7 @@ class TableReader:
         if damage.part is None or damage.stage not in self.ordered:
             return []
         query = "SELECT id, path FROM parts WHERE stage = ? AND id > ?"
-        return [(number, name) for number, name in self._manifest.all(query, damage.stage, damage.part)]
+        return [(number, name) for number, name in self._manifest.fetch_all(query, damage.stage, damage.part)]
 
     def _read_span(
         self, stage: str, span: Sequence[parts.UnitPlace], columns: Sequence[str] | None
@@ -88,32 +90,32 @@ class TableReader:
             return {place.unit: [] for place in span}
         end = span[-1].first + span[-1].rows
         key = (part, None if columns is None else tuple(columns))
-        table = self._cache.get(key, partial(self._load, stage, part, columns))
+        table = self._cache.get(key, partial(self._load_part, stage, part, columns))
         if end == table.num_rows:
             self._cache.mark_finished(key)
         rows = table.slice(first, end - first).to_pylist()
         return {place.unit: rows[place.first - first : place.first - first + place.rows] for place in span}
 
-    def _places(self, stage: str, units: Iterable[str] | None) -> Iterator[parts.UnitPlace]:
+    def _find_places(self, stage: str, units: Iterable[str] | None) -> Iterator[parts.UnitPlace]:
         if units is None:
-            yield from self._manifest.places(stage)
+            yield from self._manifest.list_places(stage)
             return
-        for unit, place in self._manifest.places_of(stage, units):
+        for unit, place in self._manifest.find_places(stage, units):
             if place is None:
                 again = f"type `agfsync {stage_of_table(stage)} {self._path}`"
                 raise StoreError(f"{self._path}: {stage} has no unit '{unit}': {again}")
             yield place
 
-    def _load(self, stage: str, part: int, columns: Sequence[str] | None) -> pa.Table:
-        entry = self._manifest.part(part)
+    def _load_part(self, stage: str, part: int, columns: Sequence[str] | None) -> pa.Table:
+        entry = self._manifest.find_part(part)
         try:
             return parts.read_part(self._path / entry.path, columns, entry)
         except parts.DamagedPartError as fault:
-            (units,) = self._manifest.one("SELECT count(*) FROM units WHERE part = ?", part)
+            (units,) = self._manifest.fetch_one("SELECT count(*) FROM units WHERE part = ?", part)
             damage = self.quarantine(Damage(entry.path, str(fault), stage, part, units))
-            raise self._describe(damage) from fault
+            raise self._describe_damage(damage) from fault
 
-    def _describe(self, damage: Damage) -> StoreError:
+    def _describe_damage(self, damage: Damage) -> StoreError:
         where = f"{self._path / damage.path} {damage.fault}"
         if not self._writing:
             return StoreError(f"{where}: the next `agfsync run` regenerates it")
@@ -164,7 +166,7 @@ def stage_of_table(table: str) -> str:
     return table.partition("_")[0]
 
 
-def _rename(path: Path, ending: str) -> None:
+def _rename_away(path: Path, ending: str) -> None:
     with store_errors(path):
         if path.exists():
             path.replace(path.with_name(path.name + ending))

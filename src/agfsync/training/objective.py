@@ -28,8 +28,9 @@ class TrainingPlan:
     batch: int
     learning_rate: float
     seed: int
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"

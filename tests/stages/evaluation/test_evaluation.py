@@ -203,3 +203,41 @@ def test_no_held_out_caption_is_an_empty_evaluation(context: Context) -> None:
     context.run.select("questions", ["c0"])
     notes = evaluation.run(context)
     assert (notes["captions"], notes["judges"], BUILT) == (0, {}, [])
+
+
+def test_a_set_of_a_file_is_drawn_and_judged_by_its_own_scorers(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a kite\na lighthouse\ncaption 0\n")
+    sets = {"held-out": {}, "mine": {"source": str(tmp_path / "prompts.txt"), "by": ["bright"]}}
+    notes = evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
+    assert (notes["set"], notes["captions"], set(notes["judges"])) == ("held-out", 3, {"bright", "oracle"})
+    mine = notes["sets"]["mine"]["judges"]
+    # "caption 0" is trained on.
+    assert {name: figures["prompts"] for name, figures in mine.items()} == {"bright": 2}
+    assert mine["bright"]["difference"] == pytest.approx(100 / 2.55)
+    rows = list(context.run.read("evaluation", Comparison))
+    assert {(row.set, row.judge) for row in rows} == {
+        ("held-out", "bright"),
+        ("held-out", "oracle"),
+        ("mine", "bright"),
+    }
+    assert len(list(context.run.read("evaluation_scores", Score))) == 2 * 3 * 2 + 2 * 2
+    assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a kite", "a lighthouse"]
+
+
+def test_another_set_draws_no_held_out_picture_again(context: Context, tmp_path: Path) -> None:
+    evaluation.run(context)
+    DREW.clear()
+    (tmp_path / "prompts.txt").write_text("a kite\n")
+    sets = {"held-out": {}, "mine": {"source": str(tmp_path / "prompts.txt")}}
+    evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
+    assert [model for model, _ in DREW] == ["base", "aligned"]
+
+
+def test_a_set_may_be_a_part_of_a_file_spread_over_its_categories(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,category\n" + "".join(f"{c}{n},{c}\n" for n in range(4) for c in "ab")
+    )
+    sets = {"mine": {"source": str(tmp_path / "prompts.csv"), "count": 2, "by": ["bright"]}}
+    notes = evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
+    assert (notes["set"], notes["captions"]) == ("mine", 2) and "sets" not in notes
+    assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a0", "b0"]

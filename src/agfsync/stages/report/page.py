@@ -119,6 +119,10 @@ def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
         "judges": forest([_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
+        "other_sets": [
+            (name, standings(of_set["judges"], evidence.recipe, evidence.selectors))
+            for name, of_set in summary.get("sets", {}).items()
+        ],
         "agreement": _agreement(evidence, lead),
         "lead": lead,
         "categories": _by_part(summary.get("categories", {}), [s.judge for s in judged]),
