@@ -144,7 +144,7 @@ def test_the_candidates_of_a_run_hold_none_of_them_and_the_run_counts_why(
     assert {c.image for c in kept.values()} == {good, other}
     assert (notes["pairs"], sum(notes["left_out"].values())) == (1, len(bad))
     strict = dataclasses.replace(context, recipe=make_recipe(pairs={"source": str(tmp_path / "set")}))
-    with pytest.raises(BudgetError, match=rf"candidates: {len(bad)} of {len(bad) + 1} pairs failed, .* image: "):
+    with pytest.raises(BudgetError, match=rf"candidates: {len(bad)} of {len(bad) + 1} pairs skipped: .* image: "):
         candidates.run(strict)
 
 
