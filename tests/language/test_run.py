@@ -80,7 +80,7 @@ def test_the_cap_holds_and_a_higher_one_goes_on(tmp_path: Path, asking: Asking) 
     with FakeServer(faults=0.3, seed=2) as server:
         cap = 0.012
         with pytest.raises(
-            BudgetError, match=r"of captions\.model\.max_cost = 0\.012, .* goes on; what is done is kept"
+            BudgetError, match=r"of captions\.writer\.max_cost = 0\.012, .* goes on; what is done is kept"
         ):
             write(tmp_path / "run", asking(server, max_cost=cap))
         assert 0 < spending(tmp_path / "run") <= cap
@@ -98,7 +98,7 @@ def test_the_cap_holds_and_a_higher_one_goes_on(tmp_path: Path, asking: Asking) 
 @pytest.mark.slow
 def test_the_cap_of_the_questions_keeps_what_is_done(tmp_path: Path, asking: Asking) -> None:
     with FakeServer() as server:
-        with pytest.raises(BudgetError, match=r"questions\.model\.max_cost"):
+        with pytest.raises(BudgetError, match=r"questions\.writer\.max_cost"):
             write(tmp_path / "run", asking(server, max_cost=0.1, timeout=9.0))
         assert json.loads((tmp_path / "run" / "spending.json").read_text())["questions"]["cost"] <= 0.1
         with Run.open(tmp_path / "run") as run:

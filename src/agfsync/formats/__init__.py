@@ -1,4 +1,4 @@
-"""Third-party files: prompts and pairs read, pairs written. One file for each format.
+"""Third-party files: prompts and pairs read, pairs written. One file for each format or family.
 
 A format is a class without state. It recognises the files that it can read, and then reads prompts (`PromptFile`),
 reads pairs (`PairSet`) or writes pairs (`PairWriter`); it may do several of these.
