@@ -185,7 +185,10 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
         (["status", "/nowhere"], "no run at /nowhere"),
         (["run", "nosuch"], "no recipe 'nosuch'"),
         (["run", "{file}", "--until", "drawing"], "no stage is called 'drawing'"),
-        (["run", "{file}", "--set", "pairs.choose.wieghts.red=1"], "unknown key 'pairs.choose.wieghts': did you mean 'weights'?"),
+        (
+            ["run", "{file}", "--set", "pairs.choose.wieghts.red=1"],
+            "unknown key 'pairs.choose.wieghts': did you mean 'weights'?",
+        ),
         (["run", "{file}", "--set", "captions.writer=nobody"], "no caption is called 'nobody'"),
         (["run", "{file}", "--set", "model.path=./nowhere"], "no model at './nowhere'"),
         (["run", "{file}", "--set", "model.path=embedded:nothing"], "no embedded model"),

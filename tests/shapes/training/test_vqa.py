@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.queries import Kind, Query

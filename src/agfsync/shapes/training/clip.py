@@ -22,7 +22,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import describe, garble, write
 from agfsync.shapes.scene import SIDE, Spec

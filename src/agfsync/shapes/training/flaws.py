@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from agfsync.models.tensors import to_images, to_tensor
+from agfsync.models.latents import to_images, to_tensor
 from agfsync.shapes.drawing import BACKGROUND_PALETTE, PALETTE, Mask, Rgb, coverage, paint, window_of
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, LATTICE, MATERIALS, SHAPES, SIDE, SIZES, Scene, Thing
 from agfsync.shapes.training.pictures import any_captioned_scene, any_scene

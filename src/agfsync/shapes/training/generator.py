@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.grammar import CATEGORIES, garble, write
 from agfsync.shapes.scene import Spec

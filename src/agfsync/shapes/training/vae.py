@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
 from agfsync.shapes.training.pictures import any_scene

@@ -30,7 +30,7 @@ from transformers import (
     T5Config,
 )
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.records import ElementType
 from agfsync.shapes.drawing import draw
 from agfsync.shapes.queries import Kind, Query
