@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from agfsync.files.images import cut
+from agfsync.files.images import measure_cut
 from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size, vae_dtype_in_range
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.loading import silence_libraries
@@ -45,7 +45,7 @@ def _picture_conditioning(images: Sequence[Image.Image], size: Size) -> Conditio
     So a small or cropped image teaches to draw such images, and doesn't spoil whole ones.
     """
     height, width = size
-    rows = [[image.height, image.width, *cut(image, width, height), *size] for image in images]
+    rows = [[image.height, image.width, *measure_cut(image, width, height), *size] for image in images]
     return {TIME_IDS: torch.tensor(rows, dtype=torch.float32)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from agfsync import catalog
 from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language import captions, questions
-from agfsync.language.categories import CAPTION_CATEGORIES
+from agfsync.language.captions import CAPTION_CATEGORIES
 from agfsync.recipe import LanguageModel, Recipe
 from agfsync.records import Caption
 from agfsync.stages.checking import sift
