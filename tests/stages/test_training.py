@@ -84,7 +84,7 @@ def test_lora_makes_an_adapter_that_the_generator_takes(paired: Context, make_re
     context = with_training(paired, make_recipe, method={"beta": 500.0}, lora={"rank": 2})
     notes = training.run(context)
     model = context.run.path / "model"
-    files = ["README.md", f"{context.recipe.name}-kohya.safetensors", "pytorch_lora_weights.safetensors"]
+    files = ["README.md", "model.json", f"{context.recipe.name}-kohya.safetensors", "pytorch_lora_weights.safetensors"]
     assert sorted(path.name for path in model.iterdir()) == sorted(files)
     generator = catalog.build("models", context.recipe.model.arguments() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1

@@ -36,6 +36,11 @@ class Unscored:
 
     reason: str
 
+    @property
+    def value(self) -> None:
+        """None, as there is no value."""
+        return None
+
 
 class CapReached(BudgetError):
     """A scorer's spending cap is reached; `results` are those of the first items, scored before that."""

