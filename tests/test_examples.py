@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import agfsync
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "examples" / "own_scorer"
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -38,7 +36,6 @@ def packages(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(agfsync, "run"), reason="the Python API is not there yet")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_runs_in_an_empty_folder(script: Path, packages: Path, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()

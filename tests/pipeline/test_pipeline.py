@@ -16,7 +16,7 @@ from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import EARLIER, generator_source
 from agfsync.store import Run
-from agfsync.store.forks import fork
+from agfsync.store.forks import fork_run
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_fork_goes_on_by_itself_and_draws_nothing_again(
     before = marks(path)
     recipes = [make_recipe(pairs={"choose": {"weights": {"red": red, "vqa": 0.5}}}) for red in (1.0, 0.25, 0.5)]
     for number, recipe in enumerate(recipes):
-        arm = fork(path, tmp_path / f"arm-{number}").path
+        arm = fork_run(path, tmp_path / f"arm-{number}").path
         assert marks(arm) == before
         pipeline.prepare(arm, recipe, update=True)
         pipeline.run(arm, until="pairs")

@@ -151,7 +151,7 @@ def test_flow_models_are_drawn_scored_paired_and_trained(
         pipeline.run(path)
     assert {standing.state for standing in pipeline.status(path)} == {"done"}
     files = {file.name for file in (path / "model").iterdir()}
-    assert ({"README.md", LORA_FILE} == files) if recipe.endswith("-lora") else ("transformer" in files)
+    assert ({"README.md", "model.json", LORA_FILE} == files) if recipe.endswith("-lora") else ("transformer" in files)
     with Run.open(path) as run:
         candidates, scores = list(run.read("candidates", Candidate)), list(run.read("scores", Score))
         pairs = list(run.read("pairs", Pair))

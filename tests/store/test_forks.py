@@ -9,7 +9,7 @@ import pytest
 from agfsync.errors import RunError, StoreError
 from agfsync.records import Candidate, Caption
 from agfsync.store import Run, forks
-from agfsync.store.forks import fork
+from agfsync.store.forks import fork_run
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def check_whole(path: Path) -> None:
 
 def test_a_fork_holds_the_same_and_shares_what_nobody_writes_into(base: Path, tmp_path: Path) -> None:
     before = contents(base)
-    made = fork(base, tmp_path / "arms" / "one")
+    made = fork_run(base, tmp_path / "arms" / "one")
     shared = [name for name in before if name.endswith((".parquet", ".safetensors"))]
     assert (made.linked, made.copied, len(shared)) == (5, 0, 5)
     assert str(made) == f"{made.path}: shares 5 files with its base"
@@ -69,7 +69,7 @@ def test_a_fork_holds_the_same_and_shares_what_nobody_writes_into(base: Path, tm
 
 def test_neither_reaches_the_other(base: Path, tmp_path: Path) -> None:
     """Not by what it makes, nor by what it loses and makes anew, nor by its end."""
-    paths = [fork(base, tmp_path / name).path for name in ("one", "two")]
+    paths = [fork_run(base, tmp_path / name).path for name in ("one", "two")]
     before = contents(base)
     with Run.open(paths[0], writing=True) as arm:
         arm.commit("candidates", {"d": [Candidate("d", "d", 0, 0, "g", b"d")]}, Candidate.schema)
@@ -90,7 +90,7 @@ def test_neither_reaches_the_other(base: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_part_of_a_fork_is_set_aside_there_alone(base: Path, tmp_path: Path) -> None:
     """What damages the shared bytes themselves is seen in each run, and each makes them anew for itself."""
-    arm = fork(base, tmp_path / "arm").path
+    arm = fork_run(base, tmp_path / "arm").path
     part = "candidates/part-000000.parquet"
     whole = (base / part).read_bytes()
     (base / part).write_bytes(whole[:-1])
@@ -108,7 +108,7 @@ def test_on_another_disk_it_is_copied_and_says_so(base: Path, tmp_path: Path, mo
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", link)
-    made = fork(base, tmp_path / "arm")
+    made = fork_run(base, tmp_path / "arm")
     assert (made.linked, made.copied) == (0, 5)
     assert "5 files (0.0 MB) were copied, since its disk can't share them" in str(made)
     assert not any(same_file(base, made.path, name) for name in contents(base))
@@ -117,15 +117,15 @@ def test_on_another_disk_it_is_copied_and_says_so(base: Path, tmp_path: Path, mo
 
 def test_what_can_not_be_forked_is_told(base: Path, tmp_path: Path) -> None:
     with Run.open(base, writing=True), pytest.raises(RunError, match=f"{base} is in use by this process itself"):
-        fork(base, tmp_path / "arm")
+        fork_run(base, tmp_path / "arm")
     for taken in (base, tmp_path):
         with pytest.raises(RunError, match=f"{taken} exists already: choose another folder"):
-            fork(base, taken)
+            fork_run(base, taken)
     with pytest.raises(RunError, match="no run at"):
-        fork(tmp_path / "nothing", tmp_path / "arm")
+        fork_run(tmp_path / "nothing", tmp_path / "arm")
     (base / "captions" / "part-000001.parquet").unlink()
     with pytest.raises(StoreError, match=r"part-000001.parquet is missing: type `agfsync run`"):
-        fork(base, tmp_path / "arm")
+        fork_run(base, tmp_path / "arm")
     assert not (tmp_path / "arm").exists()
 
 
@@ -139,12 +139,12 @@ def test_others_may_read_and_fork_meanwhile_and_none_may_write(
         if not seen:
             seen.append("")
             check_whole(base)
-            check_whole(fork(base, tmp_path / "two").path)
+            check_whole(fork_run(base, tmp_path / "two").path)
             with pytest.raises(RunError, match="in use by this process itself"):
                 Run.open(base, writing=True)
 
     monkeypatch.setattr(os, "link", look)
-    check_whole(fork(base, tmp_path / "one").path)
+    check_whole(fork_run(base, tmp_path / "one").path)
     Run.open(base, writing=True).close()
 
 
@@ -158,7 +158,7 @@ def test_a_crash_leaves_nothing_that_passes_for_a_run(
     with monkeypatch.context() as patched:
         patched.setattr(forks, step, die)
         with pytest.raises(KeyboardInterrupt):
-            fork(base, tmp_path / "arm")
+            fork_run(base, tmp_path / "arm")
     assert not list(tmp_path.glob("arm*/recipe.yaml")) and not (tmp_path / "arm").exists()
-    check_whole(fork(base, tmp_path / "arm").path)
+    check_whole(fork_run(base, tmp_path / "arm").path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arm", "base"]

@@ -22,7 +22,7 @@ AT_ONCE = 4
 """Pairs whose pictures are in memory."""
 
 
-def export(path: Path, name: str, out: Path) -> Mapping[str, int]:
+def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
     """Write the pairs of the run at `path` into the new folder `out`; how many `pairs` and dropped `ties`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Recipes read, checked, overridden and written, and what is told of one that isn't right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.resources import files
@@ -114,11 +114,31 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
+def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return `recipe` with `changes`: dotted keys and their values.
+
+    Raises:
+        RecipeError: a key or value is wrong; says which and where.
+    """
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
+    for key, value in changes.items():
+        _set_value(tree, key, value, key)
+    return check(tree, where=recipe.name)
+
+
 def _override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
+    if not equals or not all(path.split(".")):
         raise RecipeError(f"--set {override}: write it as stage.key=value, such as training.steps=200")
+    try:
+        value = yaml.safe_load(text)
+    except YAML_FAULTS as failure:
+        raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from failure
+    _set_value(tree, path, value, f"--set {override}")
+
+
+def _set_value(tree: dict[str, Any], path: str, value: Any, what: str) -> None:
+    *parents, last = path.split(".")
     default: Any = Recipe()
     for name in parents:
         default = default.get(name) if isinstance(default, dict) else getattr(default, name, None)
@@ -128,11 +148,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
             tree[name] = {"type": tree[name]}  # short for a section of that type
         tree = tree[name]
         if not isinstance(tree, dict):
-            raise RecipeError(f"--set {override}: '{name}' is a value, not a section")
-    try:
-        tree[last] = yaml.safe_load(text)
-    except YAML_FAULTS as failure:
-        raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from failure
+            raise RecipeError(f"{what}: '{name}' is a value, not a section")
+    tree[last] = value
 
 
 def _untouched(default: Any) -> Any:

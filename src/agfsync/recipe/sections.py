@@ -1,6 +1,6 @@
 """The sections of a recipe in stage order; the only place with their defaults."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -281,6 +281,33 @@ class Recipe(Section):
     @classmethod
     def _engine_by_name(cls, engine: Any) -> Any:
         return {"type": engine} if isinstance(engine, str) else engine
+
+    @classmethod
+    def load(cls, source: str, overrides: Sequence[str] = ()) -> "Recipe":
+        """Return the shipped recipe or the recipe file `source`, with `overrides` as on the command line.
+
+        >>> Recipe.load("shapes", ["training.steps=7"]).training.steps
+        7
+
+        Raises:
+            RecipeError: there is no such recipe, or a key or value is wrong; the message says which and where.
+        """
+        from agfsync.recipe.reading import resolve
+
+        return resolve(source, overrides)
+
+    def with_(self, changes: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe with `changes`: dotted keys and their values.
+
+        >>> Recipe().with_({"training.steps": 7, "scorers.mine": {"type": "clip", "path": "a/b"}}).training.steps
+        7
+
+        Raises:
+            RecipeError: a key or value is wrong; the message says which and where.
+        """
+        from agfsync.recipe.reading import change
+
+        return change(self, changes)
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":

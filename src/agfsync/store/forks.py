@@ -48,7 +48,7 @@ class Fork:
         )
 
 
-def fork(base: Path, to: Path) -> Fork:
+def fork_run(base: Path, to: Path) -> Fork:
     """Make the run folder `to` out of the run at `base`, with all that is made there, so that nothing is drawn again.
 
     Others may read `base` meanwhile, or fork it too. Until the fork is whole there is no run at `to`.
