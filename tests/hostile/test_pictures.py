@@ -24,7 +24,7 @@ from agfsync.formats.pairing import read_pictures
 from agfsync.formats.pick_a_pic import PickAPic
 from agfsync.records import IMAGE, Candidate, huggingface_metadata
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.batch import Picture, opened, score
+from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
 from agfsync.stages import candidates, captions
 from agfsync.stages.context import Context
 
@@ -87,12 +87,12 @@ def test_a_scorer_is_shown_none_of_them_and_the_good_ones_keep_their_place(
     class Width:
         asks_questions = False
 
-        def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        def score_pictures(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
             return [Measurement(item.image.width) for item in items]
 
     files = [file for each in bad.values() for file in (each, good)]
-    pictures = [Picture(f"s{n}", f"c{n}", "", (), image) for n, image in enumerate(opened(files))]
-    scores = [each.score for each in score(Width(), "width", pictures)]
+    pictures = [PictureToScore(f"s{n}", f"c{n}", "", (), image) for n, image in enumerate(open_pictures(files))]
+    scores = [each.score for each in score_pictures(Width(), "width", pictures)]
     assert [each.value for each in scores[1::2]] == [16.0] * len(bad)
     assert all(each.value is None and each.reason for each in scores[0::2])
 

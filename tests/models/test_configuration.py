@@ -24,7 +24,7 @@ from PIL import Image
 from agfsync.commands.doctor.published import PUBLISHED
 from agfsync.errors import ModelError
 from agfsync.models.architecture import size_in_latents
-from agfsync.models.configuration import REFINER, check_files, check_parts, limit_tokens, read_parts
+from agfsync.models.configuration import REFINER_TYPE, check_files, check_parts, limit_tokens, read_parts
 
 SD, XL = PIPELINES
 VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"
@@ -312,7 +312,7 @@ def test_published_models_are_understood() -> None:
     types = {
         "StableDiffusionPipeline": SD,
         "StableDiffusionXLPipeline": XL,
-        "StableDiffusionXLImg2ImgPipeline": REFINER,
+        "StableDiffusionXLImg2ImgPipeline": REFINER_TYPE,
     }
     there = {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
     there |= {name: ["transformers", "CLIPTokenizer"] for name in ("tokenizer", "tokenizer_2")}

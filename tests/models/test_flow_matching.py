@@ -22,10 +22,9 @@ from torch import Tensor
 from agfsync import catalog
 from agfsync.errors import ModelError, RecipeError
 from agfsync.models import Generator
-from agfsync.models.architecture import TEXT
-from agfsync.models.dtypes import DTYPES
-from agfsync.models.flow_matching import POOLED
-from agfsync.models.precision import Precision
+from agfsync.models.architecture import TEXT_STATES
+from agfsync.models.dtypes import DTYPES, Precision
+from agfsync.models.flow_matching import POOLED_PROJECTIONS
 from agfsync.training import Denoiser
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.trainable import missing_of, missing_of_class
@@ -221,8 +220,8 @@ def test_the_very_call_that_users_of_diffusers_make(
     generator, pipeline = load(folders, name), theirs(folders, name)
     told = generator.encode_prompts(PROMPTS)
     assert {key: t.shape for key, t in told.items()} == {
-        TEXT: (3, TOKENS[name], 32),
-        POOLED: (3, 16 if KINDS[name][0] == "flux" else 24),
+        TEXT_STATES: (3, TOKENS[name], 32),
+        POOLED_PROJECTIONS: (3, 16 if KINDS[name][0] == "flux" else 24),
     }
     flux = KINDS[name][0] == "flux"
     start = torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(1))
@@ -250,7 +249,7 @@ def test_embedding_noise_comes_first_and_leaves_the_latents_and_no_prompt_alone(
     assert torch.equal(noisy, noisy_too)
     source = torch.Generator().manual_seed(7)
     first = len(noisy) - 2
-    for key in (TEXT, POOLED):
+    for key in (TEXT_STATES, POOLED_PROJECTIONS):
         assert torch.equal(told[key][:first], clean[key][:first])
         expected = 0.1 * torch.randn(clean[key].shape[1:], generator=source)
         torch.testing.assert_close(told[key][first] - clean[key][first], expected)
@@ -440,8 +439,8 @@ def test_a_lora_reaches_the_text_encoder_too(folders: dict[str, Path], one_of_ea
     adapted.save_lora_weights(tmp_path, text_encoder_lora_layers=weights)
     fused = load(folders, one_of_each, loras=[_lora(tmp_path, 1.0)])
     _, pooled = encode(adapted, PROMPTS, one_of_each)
-    torch.testing.assert_close(fused.encode_prompts(PROMPTS)[POOLED], pooled)
-    assert not torch.allclose(load(folders, one_of_each).encode_prompts(PROMPTS)[POOLED], pooled)
+    torch.testing.assert_close(fused.encode_prompts(PROMPTS)[POOLED_PROJECTIONS], pooled)
+    assert not torch.allclose(load(folders, one_of_each).encode_prompts(PROMPTS)[POOLED_PROJECTIONS], pooled)
 
 
 def test_a_lora_of_another_model_is_said_in_a_line(folders: dict[str, Path], tmp_path: Path) -> None:

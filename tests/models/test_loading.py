@@ -98,7 +98,7 @@ def test_loading_is_silent(
     config = {"_class_name": old, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     capfd.readouterr()
-    loading.load_pipeline(stable_diffusion.ARCHITECTURE, loading.PipelineSource(str(folder)), torch.float32)
+    loading.load_pipeline(stable_diffusion.SD_ARCHITECTURE, loading.PipelineSource(str(folder)), torch.float32)
     assert capfd.readouterr() == ("", "") and not recwarn.list
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from agfsync.models.lora_deltas import decompose, kind_of, magnitude_axis, scaled_delta, tucker
+from agfsync.models.lora_deltas import _kind_of, decompose, magnitude_axis, scaled_delta, tucker
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -174,6 +174,6 @@ def test_parts_of_a_kind_are_none() -> None:
         ["hada_t1"],
         [],
     ):
-        assert kind_of(frozenset(names)) is None
+        assert _kind_of(frozenset(names)) is None
     with pytest.raises(ValueError, match="no kind of LoRA has the tensors lora_up"):
         scaled_delta({"lora_up": torch.ones(1, 1)}, None)

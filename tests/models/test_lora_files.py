@@ -11,7 +11,7 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import LORA_FILE
 from agfsync.models.lora_files import (
-    METADATA,
+    _METADATA,
     PEFT_CONFIG,
     PEFT_FILE,
     choose_file,
@@ -117,7 +117,7 @@ def test_pefts_own_folder_has_the_strength_in_its_configuration(tmp_path: Path) 
 
 def test_diffusers_keeps_pefts_configuration_in_the_header(tmp_path: Path) -> None:
     header = {
-        METADATA: json.dumps({"unet.r": 2, "unet.lora_alpha": 8, "text_encoder.r": 2, "text_encoder.lora_alpha": 1})
+        _METADATA: json.dumps({"unet.r": 2, "unet.lora_alpha": 8, "text_encoder.r": 2, "text_encoder.lora_alpha": 1})
     }
     save_file(lora("unet.to_q") | lora("text_encoder.q_proj"), tmp_path / LORA_FILE, metadata=header)
     assert {c.name: c.alpha for c in read_changes(lora_file(str(tmp_path)))} == {

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from single_file import write_single_file
 from torch import nn
 
-from agfsync.models.lora_names import Target, targets
+from agfsync.models.lora_names import Target, find_targets
 
 
 def joined(network: nn.Module, target: Target) -> torch.Tensor:
@@ -22,7 +22,7 @@ def joined(network: nn.Module, target: Target) -> torch.Tensor:
 @pytest.mark.parametrize("make", [tiny_diffusion.pipeline, tiny_diffusion.xl_pipeline])
 def test_every_weight_of_a_single_files_unet_has_its_module(make: Any, tmp_path: Any) -> None:
     pipeline = make()
-    known = targets(pipeline.components)
+    known = find_targets(pipeline.components)
     prefix, count = "model.diffusion_model.", 0
     for name, tensor in load_file(write_single_file(pipeline, tmp_path / "single.safetensors")).items():
         if name.startswith(prefix) and name.endswith(".weight"):
@@ -36,7 +36,7 @@ def test_every_weight_of_a_single_files_unet_has_its_module(make: Any, tmp_path:
 
 def test_stable_diffusion_3_by_its_original_names_is_the_model_that_diffusers_reads() -> None:
     transformer = tiny_diffusion.sd3_pipeline().transformer
-    known = targets({"transformer": transformer})
+    known = find_targets({"transformer": transformer})
     original = {"pos_embed": transformer.pos_embed.pos_embed}
     for name, target in known.items():
         if name.startswith("model.diffusion_model.") and target.part == "transformer":
@@ -53,7 +53,7 @@ def test_stable_diffusion_3_by_its_original_names_is_the_model_that_diffusers_re
 
 def test_fluxs_original_names_cover_its_weights() -> None:
     transformer = tiny_diffusion.flux_pipeline().transformer
-    known = targets({"transformer": transformer})
+    known = find_targets({"transformer": transformer})
     originals = ("img_in", "txt_in", "time_in", "vector_in", "guidance_in", "double_blocks", "single_blocks", "final")
     covered = [
         path
@@ -70,7 +70,7 @@ def test_fluxs_original_names_cover_its_weights() -> None:
 
 
 def test_text_encoders_are_known_by_kohyas_and_by_pefts_names() -> None:
-    known = targets(tiny_diffusion.xl_pipeline().components)
+    known = find_targets(tiny_diffusion.xl_pipeline().components)
     path = "encoder.layers.1.mlp.fc1"
     for name in ("lora_te_text_model_", "lora_te1_text_model_", "text_encoder.text_model.", "text_encoder."):
         spelt = path.replace(".", "_") if name.startswith("lora") else path

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError
-from agfsync.models.lora_names import targets
+from agfsync.models.lora_names import find_targets
 from agfsync.models.loras import fuse_loras
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "loras"
@@ -136,7 +136,7 @@ def test_text_encoders_are_changed_by_up_times_down(kind: str, parts: Any, tmp_p
     fuse_loras(made, [lora(tmp_path)])
     found = changed(before, made)
     assert len(found) == len(modules)
-    known = targets(made.components)
+    known = find_targets(made.components)
     for name in modules:
         target = known[name]
         expected = tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"] * 1.5
@@ -151,7 +151,7 @@ def test_fluxs_fused_projections_are_changed_row_by_row(tmp_path: Path) -> None:
     made = pipeline("flux")
     before = weights(made)
     fuse_loras(made, [lora(tmp_path)])
-    found, known = changed(before, made), targets(made.components)
+    found, known = changed(before, made), find_targets(made.components)
     assert len(found) == 3 + 1 + 4 + 1
     for name in modules | single:
         rows = torch.cat([found[f"transformer.{path}.weight"] for path in known[name].paths])

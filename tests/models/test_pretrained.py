@@ -30,9 +30,9 @@ def test_a_model_comes_ready_to_use(folder: Path) -> None:
 def test_a_path_without_a_folder_is_not_looked_up_on_the_network(tmp_path: Path) -> None:
     for model in (str(tmp_path / "none"), "./none", "a/b/c"):
         with pytest.raises(ModelError, match="no such folder"):
-            pretrained.source(model, None)
-    assert pretrained.source("owner/name", "abc") == {"revision": "abc"}
-    assert pretrained.source(str(tmp_path), None) == {"local_files_only": True}
+            pretrained.loading_arguments(model, None)
+    assert pretrained.loading_arguments("owner/name", "abc") == {"revision": "abc"}
+    assert pretrained.loading_arguments(str(tmp_path), None) == {"local_files_only": True}
 
 
 def test_weights_of_another_model_are_an_error(folder: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_lack_of_memory_is_no_fault_of_the_models() -> None:
 
 
 def test_the_fingerprint_follows_the_content(folder: Path) -> None:
-    before = pretrained.fingerprint(str(folder), None)
+    before = pretrained.fingerprint_model(str(folder), None)
     moved = folder.rename(folder.parent / "elsewhere") / ".." / "elsewhere"
-    assert before.partition("@")[2] == pretrained.fingerprint(str(moved), None).partition("@")[2]
+    assert before.partition("@")[2] == pretrained.fingerprint_model(str(moved), None).partition("@")[2]
     (moved / "config.json").write_text("{}")
-    assert before.partition("@")[2] != pretrained.fingerprint(str(moved), None).partition("@")[2]
+    assert before.partition("@")[2] != pretrained.fingerprint_model(str(moved), None).partition("@")[2]
 
 
 def test_an_explicit_device_is_taken_as_it_is() -> None:

@@ -10,8 +10,8 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 
 from agfsync import catalog
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT
-from agfsync.models.xl import POOLED, TIME_IDS
+from agfsync.models.architecture import TEXT_STATES
+from agfsync.models.refiner import POOLED_TEXT, TIME_IDS
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares"]
 
@@ -70,8 +70,8 @@ def test_takes_over_at_its_step_with_the_noise_that_the_base_saw(
     generator.draw(PROMPTS, [1, 2], 0.1)
     assert [name for name, _ in calls] == ["base"] * 3 + ["refiner"]
     base, finish = calls[0][1], calls[-1][1]
-    torch.testing.assert_close(finish[TEXT][2:], base[TEXT][2:, :, 16:])
-    torch.testing.assert_close(finish[POOLED][2:], base[POOLED][2:])
+    torch.testing.assert_close(finish[TEXT_STATES][2:], base[TEXT_STATES][2:, :, 16:])
+    torch.testing.assert_close(finish[POOLED_TEXT][2:], base[POOLED_TEXT][2:])
     assert finish[TIME_IDS].tolist() == [[16.0, 16.0, 0.0, 0.0, 2.5]] * 2 + [[16.0, 16.0, 0.0, 0.0, 6.0]] * 2
 
 

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.schedules import END, DiffusionSchedule, FlowSchedule, NoiseSchedule, mean_shift
+from agfsync.models.schedules import CLEAN_END, DiffusionSchedule, FlowSchedule, NoiseSchedule, mean_shift
 from agfsync.training.noising import squared_error
 
 SHAPE = torch.Size([3, 4, 8, 8])
@@ -173,7 +173,7 @@ def test_the_grid_of_a_diffusion_is_ddims(spacing: str) -> None:
     scheduler = DDIMScheduler.from_config(SD.config, timestep_spacing=spacing)
     grid = DiffusionSchedule.of(scheduler).grid(7)
     scheduler.set_timesteps(7)
-    assert grid.tolist() == [*scheduler.timesteps.tolist(), END]
+    assert grid.tolist() == [*scheduler.timesteps.tolist(), CLEAN_END]
 
 
 @pytest.mark.parametrize("by_size", [False, True])

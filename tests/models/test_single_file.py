@@ -17,12 +17,12 @@ from agfsync.errors import ModelError
 from agfsync.models import refiner, stable_diffusion, stable_diffusion_xl
 from agfsync.models.architecture import Architecture
 from agfsync.models.loading import PipelineSource, load_pipeline
-from agfsync.models.single_file import prediction
+from agfsync.models.single_file import read_prediction
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares"]
 KINDS: Mapping[str, tuple[str, Architecture]] = {
-    "stable-diffusion": ("pipeline", stable_diffusion.ARCHITECTURE),
-    "stable-diffusion-xl": ("xl_pipeline", stable_diffusion_xl.ARCHITECTURE),
+    "stable-diffusion": ("pipeline", stable_diffusion.SD_ARCHITECTURE),
+    "stable-diffusion-xl": ("xl_pipeline", stable_diffusion_xl.XL_ARCHITECTURE),
 }
 Tensors = dict[str, torch.Tensor]
 
@@ -206,7 +206,7 @@ def test_a_refiners_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "refiner.safetensors"
     save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, path)
     source = PipelineSource(str(path), config=str(tmp_path / "refiner"))
-    loaded = load_pipeline(refiner.ARCHITECTURE, source, torch.float32)
+    loaded = load_pipeline(refiner.REFINER_ARCHITECTURE, source, torch.float32)
     for name in ("unet", "vae", "text_encoder_2"):
         theirs, ours = getattr(pipeline, name).state_dict(), getattr(loaded, name).state_dict()
         assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
@@ -246,13 +246,13 @@ def test_a_file_says_what_it_predicts(
 ) -> None:
     path = tmp_path / "marked.safetensors"
     save_file({"weight": torch.ones(1), **dict.fromkeys(marks, MARK)}, path, metadata=header)
-    assert prediction(str(path)) == expected
+    assert read_prediction(str(path)) == expected
 
 
 def test_another_prediction_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"modelspec.prediction_type": "x0"})
     with pytest.raises(ModelError, match="says that its network predicts 'x0': v and epsilon are understood"):
-        prediction(str(tmp_path / "x.safetensors"))
+        read_prediction(str(tmp_path / "x.safetensors"))
 
 
 @pytest.mark.parametrize("type", KINDS)

@@ -12,10 +12,10 @@ from PIL import Image
 
 from agfsync.errors import ModelError
 from agfsync.models import Generator
-from agfsync.models.architecture import TEXT
+from agfsync.models.architecture import TEXT_STATES
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.models.stable_diffusion_xl import ARCHITECTURE, StableDiffusionXL
-from agfsync.models.xl import POOLED, TIME_IDS
+from agfsync.models.refiner import POOLED_TEXT, TIME_IDS
+from agfsync.models.stable_diffusion_xl import XL_ARCHITECTURE, StableDiffusionXL
 from agfsync.training import Denoiser
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
@@ -60,13 +60,13 @@ def test_conditioning_is_both_encoders_the_pooled_one_and_the_sizes(
         text, no_text, pooled, no_pooled = pipeline.encode_prompt(PROMPTS)
     conditioning = generator.encode_prompts([*PROMPTS, ""])
     assert {name: tensor.shape for name, tensor in conditioning.items()} == {
-        TEXT: (4, 12, 24),
-        POOLED: (4, 12),
+        TEXT_STATES: (4, 12, 24),
+        POOLED_TEXT: (4, 12),
         TIME_IDS: (4, 6),
     }
-    torch.testing.assert_close(conditioning[TEXT], torch.cat([text, no_text[:1]]))
-    torch.testing.assert_close(conditioning[POOLED], torch.cat([pooled, no_pooled[:1]]))
-    assert not conditioning[TEXT][3].any() and not conditioning[POOLED][3].any()
+    torch.testing.assert_close(conditioning[TEXT_STATES], torch.cat([text, no_text[:1]]))
+    torch.testing.assert_close(conditioning[POOLED_TEXT], torch.cat([pooled, no_pooled[:1]]))
+    assert not conditioning[TEXT_STATES][3].any() and not conditioning[POOLED_TEXT][3].any()
     assert conditioning[TIME_IDS].tolist() == [[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]] * 4
 
 
@@ -99,9 +99,9 @@ def test_one_sigma_for_every_embedding_and_no_noise_on_sizes_or_no_prompt(
     (noisy, clean), (noisy_too, noised) = seen[0], seen[3]
     assert torch.equal(noisy, noisy_too)
     assert torch.equal(clean[TIME_IDS], noised[TIME_IDS])
-    assert not noised[TEXT][:2].any() and not noised[POOLED][:2].any()
+    assert not noised[TEXT_STATES][:2].any() and not noised[POOLED_TEXT][:2].any()
     source = torch.Generator().manual_seed(7)
-    for name, shape in ((TEXT, (12, 24)), (POOLED, (12,))):
+    for name, shape in ((TEXT_STATES, (12, 24)), (POOLED_TEXT, (12,))):
         expected = 0.1 * torch.randn(shape, generator=source)
         torch.testing.assert_close(noised[name][2] - clean[name][2], expected)
 
@@ -123,7 +123,7 @@ def test_saved_and_loaded_it_is_the_same(generator: LatentDiffusion, tiny_xl_gen
 )
 def test_the_vae_runs_where_it_has_the_range(dtype: torch.dtype, upcast: bool, expected: torch.dtype) -> None:
     vae = SimpleNamespace(config=SimpleNamespace(force_upcast=upcast))
-    assert ARCHITECTURE.vae_dtype(vae, dtype) == expected
+    assert XL_ARCHITECTURE.vae_dtype(vae, dtype) == expected
 
 
 def test_another_kind_of_pipeline_is_said_in_a_line(tiny_generator: Path) -> None:

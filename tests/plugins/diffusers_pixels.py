@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from agfsync import catalog
-from agfsync.models.loading import quietly
+from agfsync.models.loading import silence_libraries
 
 PROMPT, SEED, STEPS, GUIDANCE = "a red circle left of a blue star", 5, 4, 3.0
 PIPELINES = {"stable-diffusion": "StableDiffusionPipeline", "stable-diffusion-xl": "StableDiffusionXLPipeline"}
@@ -54,7 +54,7 @@ def by_diffusers(type_: str, folder: Path, **settings: Any) -> np.ndarray:
 
 def theirs(type_: str, folder: Path) -> Any:
     """Load a folder with the pipeline of diffusers."""
-    with quietly():
+    with silence_libraries():
         pipeline = getattr(diffusers, PIPELINES[type_]).from_pretrained(folder, **SILENT[type_])
     pipeline.set_progress_bar_config(disable=True)
     if type_ == "stable-diffusion" and not hasattr(pipeline.text_encoder, "text_model"):
@@ -74,7 +74,7 @@ def drawn_by(pipeline: Any, type_: str, steps: int = STEPS, **settings: Any) -> 
     channels = pipeline.vae.config.latent_channels
     latents = torch.randn(1, channels, size[0] // scale, size[1] // scale, generator=source)
     common = {"height": size[0], "width": size[1], "guidance_scale": GUIDANCE} | settings
-    with quietly():
+    with silence_libraries():
         drawn = pipeline(PROMPT, latents=latents, generator=[source], num_inference_steps=steps, **common)
     return np.asarray(drawn.images[0], int)
 
@@ -88,10 +88,10 @@ SILENT: Mapping[str, Mapping[str, Any]] = {
 def _embeddings(pipeline: Any, type_: str) -> list[tuple[int, ...]]:
     """The shapes of the conditioning that takes noise in a drawing of ours, before the latents take theirs."""
     if type_ == "stable-diffusion":
-        with quietly():
+        with silence_libraries():
             text, _ = pipeline.encode_prompt([PROMPT], "cpu", 1, False)
         return [tuple(text.shape[1:])]
-    with quietly():
+    with silence_libraries():
         text, _, pooled, _ = pipeline.encode_prompt([PROMPT], device="cpu", do_classifier_free_guidance=False)
     return [tuple(text.shape[1:]), tuple(pooled.shape[1:])]
 
@@ -104,5 +104,5 @@ def by_ours(type_: str, folder: Path, **settings: Any) -> np.ndarray:
 
 def ours(type_: str, folder: Path, **settings: Any) -> Any:
     """Load a generator as a recipe would."""
-    common = {"type": type_, "path": str(folder), "device": "cpu", "sampling": {"steps": STEPS, "guidance": GUIDANCE}}
+    common = {"type": type_, "path": str(folder), "device": "cpu", "steps": STEPS, "guidance": GUIDANCE}
     return catalog.build("models", common | settings)

@@ -9,7 +9,7 @@ import torch
 
 from agfsync.scorers import Item, Unscored
 from agfsync.scorers.aesthetic import Aesthetic
-from agfsync.scorers.backbone import Backbone, backbone, likeness
+from agfsync.scorers.backbone import Backbone, measure_likeness, share_backbone
 from agfsync.scorers.clip import Clip
 from agfsync.scorers.pickscore import PickScore
 
@@ -32,7 +32,7 @@ def test_scorers_of_one_model_see_a_picture_once(folders: Path, items: list[Item
         Aesthetic(path=model, head=str(folders / "aesthetic"), device="cpu"),
         PickScore(path=model, device="cpu"),
     )
-    apart = likeness(Backbone(model, device="cpu"), items)
+    apart = measure_likeness(Backbone(model, device="cpu"), items)
     seen.clear()
     results = [scorer.score(items[:4]) for scorer in scorers]
     results += [scorer.score(items[2:]) for scorer in scorers]
@@ -43,12 +43,12 @@ def test_scorers_of_one_model_see_a_picture_once(folders: Path, items: list[Item
 
 def test_other_weights_dtypes_and_revisions_are_other_models(folders: Path) -> None:
     model = str(folders / "clip")
-    first = backbone(model, None, "fp32", "cpu")
-    assert backbone(model, None, "fp32", "cpu") is first
+    first = share_backbone(model, None, "fp32", "cpu")
+    assert share_backbone(model, None, "fp32", "cpu") is first
     others = [
-        backbone(model, None, "bf16", "cpu"),
-        backbone(model, "main", "fp32", "cpu"),
-        backbone(model, None, "fp32", "cpu", str(folders / "hps.safetensors")),
+        share_backbone(model, None, "bf16", "cpu"),
+        share_backbone(model, "main", "fp32", "cpu"),
+        share_backbone(model, None, "fp32", "cpu", str(folders / "hps.safetensors")),
     ]
     assert len({id(each) for each in (first, *others)}) == 4
 
@@ -80,8 +80,8 @@ def test_a_prompt_is_embedded_once(folders: Path, items: list[Item], monkeypatch
     embedded: list[str] = []
     embed = model._embed_texts
     monkeypatch.setattr(model, "_embed_texts", lambda prompts: embedded.extend(prompts) or embed(prompts))
-    likeness(model, [items[0], items[0], items[1]])
-    likeness(model, [items[1], items[2]])
+    measure_likeness(model, [items[0], items[0], items[1]])
+    measure_likeness(model, [items[1], items[2]])
     assert embedded == [items[0].prompt, items[1].prompt, items[2].prompt]
 
 
@@ -94,4 +94,4 @@ def test_the_width_is_that_of_the_embeddings(folders: Path, items: list[Item]) -
 def test_what_is_no_number_is_unscored(folders: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     model = Backbone(str(folders / "clip"), device="cpu")
     monkeypatch.setattr(model, "images", lambda images: torch.full((len(images), 8), math.nan))
-    assert likeness(model, items[:1]) == [Unscored("the model's embedding is not a number")]
+    assert measure_likeness(model, items[:1]) == [Unscored("the model's embedding is not a number")]

@@ -8,7 +8,7 @@ from agfsync.errors import ModelError
 from agfsync.files.images import encode_png
 from agfsync.records import Question
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
-from agfsync.scorers.batch import Picture, opened, score, score_key
+from agfsync.scorers.batch import PictureToScore, open_pictures, score_key, score_pictures
 
 QUESTION = Question("q", "c", "Is it red?", "yes", "red", "color")
 
@@ -21,17 +21,17 @@ class Width:
     def __init__(self, *words: Measurement | Unscored) -> None:
         self.words = words
 
-    def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+    def score_pictures(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
         return self.words or [Measurement(item.image.width) for item in items]
 
 
-def picture(name: str, width: int) -> Picture:
-    return Picture(f"score-{name}", name, "a prompt", (QUESTION,), Image.new("RGB", (width, 1)))
+def picture(name: str, width: int) -> PictureToScore:
+    return PictureToScore(f"score-{name}", name, "a prompt", (QUESTION,), Image.new("RGB", (width, 1)))
 
 
 def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored() -> None:
-    broken = Picture("score-b", "b", "a prompt", (), Unscored("broken image: as it were"))
-    scores = [each.score for each in score(Width(), "wide", [picture("a", 3), broken, picture("c", 5)])]
+    broken = PictureToScore("score-b", "b", "a prompt", (), Unscored("broken image: as it were"))
+    scores = [each.score for each in score_pictures(Width(), "wide", [picture("a", 3), broken, picture("c", 5)])]
     assert [(each.key, each.candidate_key, each.scorer, each.value) for each in scores] == [
         ("score-a", "a", "wide", 3.0),
         ("score-b", "b", "wide", None),
@@ -41,7 +41,7 @@ def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored()
 
 
 def test_files_are_opened_in_order_and_broken_ones_say_why() -> None:
-    first, second, third = opened(
+    first, second, third = open_pictures(
         [encode_png(Image.new("RGB", (3, 1))), b"no picture", encode_png(Image.new("RGB", (5, 1)))]
     )
     assert isinstance(first, Image.Image) and isinstance(third, Image.Image)
@@ -50,42 +50,44 @@ def test_files_are_opened_in_order_and_broken_ones_say_why() -> None:
 
 
 def test_a_scorer_of_broken_pictures_alone_is_not_asked() -> None:
-    (only,) = score(Width(Measurement(1)), "wide", [Picture("s", "b", "a prompt", (), Unscored("broken image"))])
+    (only,) = score_pictures(
+        Width(Measurement(1)), "wide", [PictureToScore("s", "b", "a prompt", (), Unscored("broken image"))]
+    )
     assert only.score.value is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 100.5])
 def test_a_value_off_the_scale_is_no_value(value: float) -> None:
-    (only,) = score(Width(Measurement(value)), "wide", [picture("a", 1)])
+    (only,) = score_pictures(Width(Measurement(value)), "wide", [picture("a", 1)])
     assert only.score.value is None
     assert only.score.reason == f"value {value} isn't on 0..100"
 
 
 def test_unscored_keeps_its_reason() -> None:
-    (only,) = score(Width(Unscored("too odd")), "wide", [picture("a", 1)])
+    (only,) = score_pictures(Width(Unscored("too odd")), "wide", [picture("a", 1)])
     assert (only.score.value, only.score.reason) == (None, "too odd")
 
 
 def test_a_prompt_that_was_cut_is_told() -> None:
     words = Measurement(1, truncated=True), Measurement(1), Unscored("too odd")
-    judged = score(Width(*words), "wide", [picture(name, 1) for name in "abc"])
+    judged = score_pictures(Width(*words), "wide", [picture(name, 1) for name in "abc"])
     assert [each.truncated for each in judged] == [True, False, False]
 
 
 def test_a_scorer_that_miscounts_is_told() -> None:
     with pytest.raises(ModelError, match="'wide' gave 1 results for 2 pictures"):
-        list(score(Width(Measurement(1)), "wide", [picture("a", 1), picture("b", 1)]))
+        list(score_pictures(Width(Measurement(1)), "wide", [picture("a", 1), picture("b", 1)]))
 
 
 def test_what_was_judged_before_a_cap_is_given_before_the_cap_is_told() -> None:
     class Poor:
         asks_questions = False
 
-        def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        def score_pictures(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
             raise CapReached("it has cost enough", [Measurement(1), Unscored("too odd")])
 
-    broken = Picture("score-b", "b", "a prompt", (), Unscored("broken image"))
-    words = score(Poor(), "poor", [picture("a", 1), broken, picture("c", 1), picture("d", 1)])
+    broken = PictureToScore("score-b", "b", "a prompt", (), Unscored("broken image"))
+    words = score_pictures(Poor(), "poor", [picture("a", 1), broken, picture("c", 1), picture("d", 1)])
     assert [next(words).score.reason for _ in range(3)] == [None, "broken image", "too odd"]
     with pytest.raises(CapReached, match="it has cost enough"):
         next(words)

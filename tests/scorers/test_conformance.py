@@ -13,7 +13,7 @@ from agfsync.errors import AgfsyncError, ModelError
 from agfsync.files.images import encode_png
 from agfsync.recipe import Server
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
-from agfsync.scorers.batch import Picture, opened, score
+from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
 from agfsync.stages.spending import ACCOUNT
 
 MODELS: dict[str, dict[str, str]] = {
@@ -72,10 +72,10 @@ def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, bu
     scorer = build(name)
     files = [encode_png(items[0].image), encode_png(items[1].image)[:-40], encode_png(items[2].image)]
     pictures = [
-        Picture(f"s{n}", f"c{n}", item.prompt, item.questions, image)
-        for n, (item, image) in enumerate(zip(items, opened(files), strict=False))
+        PictureToScore(f"s{n}", f"c{n}", item.prompt, item.questions, image)
+        for n, (item, image) in enumerate(zip(items, open_pictures(files), strict=False))
     ]
-    first, middle, last = (judged.score for judged in score(scorer, name, pictures))
+    first, middle, last = (judged.score for judged in score_pictures(scorer, name, pictures))
     assert (middle.value, middle.reason) == (None, "broken image: it is damaged")
     assert [first.value, last.value] == pytest.approx(_values(scorer, [items[0], items[2]]), abs=1e-3)
 

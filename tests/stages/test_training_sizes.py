@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.engine.progress import SilentProgress
+from agfsync.models.refiner import TIME_IDS
 from agfsync.models.schedules import DiffusionSchedule
 from agfsync.models.stable_diffusion_xl import StableDiffusionXL
-from agfsync.models.xl import TIME_IDS
 from agfsync.recipe import dump
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import candidates, captions, pairs, questions, training

@@ -19,9 +19,9 @@ from tiny_diffusion import pipeline
 from torch import Tensor, nn
 
 from agfsync import catalog
+from agfsync.models.latents import to_tensor
 from agfsync.models.schedules import LossSpace
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.models.tensors import to_tensor
 from agfsync.records import seed_of
 from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs

@@ -1,4 +1,4 @@
-"""What tells one family of latent diffusion models from another.
+"""The description of a family of latent diffusion models, and the sizes of its images.
 
 Legend: U distinct prompts, T tokens, D embedding width, H W the picture's height and width in pixels.
 """
@@ -13,29 +13,29 @@ from torch import Tensor
 
 from agfsync.errors import ModelError
 
-TEXT = "encoder_hidden_states_BTD"
+TEXT_STATES = "encoder_hidden_states_BTD"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Diffusers' names of an attention's projections, which a LoRA adapts."""
 Conditioning = Mapping[str, Tensor]
-"""What a prompt says to the network: named tensors, one row a prompt."""
+"""The network's inputs besides latents and time: named tensors, one row a prompt or image."""
 Size = tuple[int, int]
 """Height and width."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
-    """What a picture's height and width can be, in pixels."""
+class PictureSides:
+    """The allowed heights and widths of an image, in pixels."""
 
     multiple_of: int
     default: int | Size | None
-    """that which the network was made for, of a square or as height and width; None: it doesn't say"""
+    """the size that the network was made for, of a square or as height and width; None: unknown"""
     most: int | None = None
 
 
-def unet_sides(pipeline: Any) -> Sides:
+def unet_sides(pipeline: Any) -> PictureSides:
     """Return the sides of a UNet, which takes any size that the VAE does."""
     scale, size = pipeline.vae_scale_factor, size_in_latents(pipeline.unet.config.sample_size)
-    return Sides(scale, size and (size[0] * scale, size[1] * scale))
+    return PictureSides(scale, size and (size[0] * scale, size[1] * scale))
 
 
 def size_in_latents(sample_size: Any) -> Size | None:
@@ -57,26 +57,26 @@ class Architecture:
     name: str
     pipeline: Any
     embeddings: Sequence[str]
-    """those of the conditioning that are c in Eq. 1: they take its noise, and the network's dtype"""
+    """the conditioning tensors that are c in Eq. 1: they take its noise, and the network's dtype"""
     encode: Callable[..., Conditioning]
     """(pipeline, prompts, size in pixels[, clip_skip]) -> float32 conditioning, a row a prompt"""
     arguments: Callable[[Conditioning], dict[str, Any]]
-    """conditioning -> what the network calls it"""
+    """conditioning -> the network's keyword arguments"""
     vae_dtype: Callable[[Any, torch.dtype], torch.dtype]
     """(VAE, the networks' dtype) -> the VAE's, in which it doesn't overflow"""
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """what its pipeline has beside the networks, and how it is left out"""
+    """parts of its pipeline that are left out, with the arguments that do so"""
     marker: str | None = None
     """how the names of its text encoders' weights begin in a single file; None: single files aren't read"""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """how the names of each part's weights begin in a single file; one of several"""
-    sides: Callable[[Any], Sides] = unet_sides
+    sides: Callable[[Any], PictureSides] = unet_sides
     """of its pictures, given the pipeline"""
     picture_conditioning: Callable[[Sequence[Image.Image], Size], Conditioning] = lambda images, size: {}
-    """(pictures, size that they are fitted to) -> what the network is told of each in training, float32, a row a
-    picture, in place of what a prompt's conditioning has by that name"""
+    """(images, size that they are fitted to) -> conditioning of each image in training, float32, a row an image; it
+    replaces the prompt's tensors of the same name"""
     refiner: Callable[..., Any] | None = None
-    """what makes the model that can take its last steps"""
+    """makes the model that can take its last steps"""
     latent_statistics: Sequence[str] = ()
     """keys of the VAE's configuration that its pipeline in diffusers applies to latents, besides scaling_factor"""
     adapter_targets: Sequence[str] = ATTENTION
@@ -85,11 +85,11 @@ class Architecture:
     """its pipeline in diffusers counts the scheduler's steps from 0, and doesn't look up the first by its timestep"""
 
     def cast(self, conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Any]:
-        """`conditioning` as the network takes it, its embeddings in `dtype`."""
+        """Return the network's keyword arguments for `conditioning`, its embeddings in `dtype`."""
         return self.arguments({n: t.to(dtype) if n in self.embeddings else t for n, t in conditioning.items()})
 
 
-def picture_size(sides: Sides, height: int | None, width: int | None) -> Size:
+def choose_picture_size(sides: PictureSides, height: int | None, width: int | None) -> Size:
     """Return the picture's height and width, by default those which the network was made for.
 
     Raises:
@@ -107,12 +107,12 @@ def picture_size(sides: Sides, height: int | None, width: int | None) -> Size:
 
 
 def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """fp32 in fp16's place, which SDXL's own VAE overflows; one that is mended for fp16 says so. bf16 has the range."""
+    """Return fp32 in place of fp16 for a VAE that overflows it, such as SDXL's own; bf16 has the range."""
     return torch.float32 if dtype == torch.float16 and vae.config.force_upcast else dtype
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
-    """Each prompt's tokens, cut or filled up to what the encoder takes: int64 (U, T)."""
+    """Return each prompt's tokens, cut or padded to the encoder's length: int64 (U, T)."""
     tokens = tokenizer(
         list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )

@@ -1,7 +1,7 @@
-"""What of a pipeline's configuration is understood: the one list, asked before anything is drawn.
+"""Checks of a pipeline's configuration before anything is drawn: the one list of supported keys.
 
-A key is either applied, mostly by diffusers' own networks, or refused in one line. Refused is what would need inputs
-that a text alone doesn't give, or what the pipeline of diffusers itself can't draw with.
+A key is either applied, mostly by diffusers' own networks, or refused in one line: if it needs inputs besides text, or
+if diffusers' own pipeline can't draw with it.
 
 Legend: C latent channels.
 """
@@ -13,40 +13,41 @@ from typing import Any
 
 from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import size_in_latents
-from agfsync.models.schedulers import make_scheduler, why_untrainable
+from agfsync.models.files import CONFIG, INDEX
+from agfsync.models.sampling import make_scheduler, why_untrainable
 
-INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 VAES = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
-"""that give one picture for its latents, always the same"""
+"""VAEs that decode latents deterministically"""
 UNETS = ("UNet2DConditionModel",)
 ENCODER_PROJECTIONS = (None, "text_proj")
-"""of `encoder_hid_dim_type`: those that need nothing but the text"""
+"""values of `encoder_hid_dim_type` that need only text"""
 TEXT_EMBEDDINGS = {"stable-diffusion": (None, "text"), "stable-diffusion-xl": ("text_time",)}
 """of `addition_embed_type`, by the generator's type"""
-SIZES = 6
-"""numbers that SDXL is told of a picture's size; its refiner is told five"""
+_SIZES = 6
+"""numbers of an image's size that SDXL takes; its refiner takes five"""
 CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
 """of `class_embed_type`; diffusers makes nothing of other values"""
 LEARNED = ("learned", "learned_range")
 """of a scheduler's `variance_type`: the network predicts a variance as well"""
 FLOWS = {"stable-diffusion-3": 1, "flux": 4}
-"""types that predict a flow, with how many latents one token of their network holds"""
+"""types that predict a flow, with the number of latents in one token of their network"""
 CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
-"""how the names of parts begin that have a configuration file"""
+"""beginnings of the names of parts that have a configuration file"""
 PIPELINES = {
     "stable-diffusion": "StableDiffusionPipeline",
     "stable-diffusion-xl": "StableDiffusionXLPipeline",
     "stable-diffusion-3": "StableDiffusion3Pipeline",
     "flux": "FluxPipeline",
 }
-REFINER = "the refiner of stable-diffusion-xl"
+REFINER_TYPE = "the refiner of stable-diffusion-xl"
 REFINED = ("stable-diffusion-xl",)
 """types that may have a refiner"""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PipelinePart:
     """A part of a pipeline: its class, and its configuration with the defaults of the class."""
 
     kind: str
@@ -57,14 +58,14 @@ class Part:
         return self.config.get(key)
 
 
-Parts = Mapping[str, Part]
-"""by their names in the pipeline; what it was saved without isn't there"""
+PipelineParts = Mapping[str, PipelinePart]
+"""by their names in the pipeline; parts that it was saved without are left out"""
 
 
-def parts_of(pipeline: Any) -> Parts:
+def parts_of(pipeline: Any) -> PipelineParts:
     """Return the parts of a loaded pipeline."""
     found = {name: part for name, part in pipeline.components.items() if part is not None}
-    return {name: Part(type(part).__name__, _config_of(part)) for name, part in found.items()}
+    return {name: PipelinePart(type(part).__name__, _config_of(part)) for name, part in found.items()}
 
 
 def _config_of(part: Any) -> Mapping[str, Any]:
@@ -74,21 +75,21 @@ def _config_of(part: Any) -> Mapping[str, Any]:
     return dict(config) if isinstance(config, Mapping) else dict(config.to_dict())
 
 
-def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> Parts:
-    """Return the parts that configuration files tell of; none where some of these can't be had.
+def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> PipelineParts:
+    """Return the parts that configuration files describe; none if some of the files can't be had.
 
     `read` gives a file by its name, None where it can't be had.
     """
     index = read(INDEX) or {}
     listed = {name: each for name, each in index.items() if isinstance(each, list) and len(each) == 2}
-    parts: dict[str, Part] = {}
+    parts: dict[str, PipelinePart] = {}
     for name, (library, kind) in listed.items():
         if not kind:
             continue
         config = read(SCHEDULER if name == "scheduler" else f"{name}/{CONFIG}")
         if config is None and name.startswith(CONFIGURED):
             return {}
-        parts[name] = Part(str(kind), {**_defaults(library, kind), **(config or {})})
+        parts[name] = PipelinePart(str(kind), {**_defaults(library, kind), **(config or {})})
     return parts
 
 
@@ -127,8 +128,8 @@ def check_choices(type_: str, scheduler: str = "model", refiner: str | None = No
         raise ModelError(f"a generator of the type {type_} has no refiner: leave out {refiner}")
 
 
-def check_parts(type_: str, parts: Parts, clip_skip: int | None = None) -> None:
-    """See that a pipeline's configuration holds nothing but what is understood for a generator of the type `type_`.
+def check_parts(type_: str, parts: PipelineParts, clip_skip: int | None = None) -> None:
+    """See that every key of a pipeline's configuration is supported for a model of the type `type_`.
 
     Raises:
         ModelError: it does; names the part, the key and its value.
@@ -172,7 +173,7 @@ def check_files(
     return untrainable(parts, make_scheduler(saved, scheduler, steps, *channels(parts)))
 
 
-def untrainable(parts: Parts, scheduler: Any) -> str | None:
+def untrainable(parts: PipelineParts, scheduler: Any) -> str | None:
     """Return why a model can't be trained with its `scheduler`, None if it can."""
     entering, leaving = channels(parts)
     if entering != leaving:
@@ -182,13 +183,13 @@ def untrainable(parts: Parts, scheduler: Any) -> str | None:
     return why_untrainable(scheduler)
 
 
-def channels(parts: Parts) -> tuple[int, int]:
+def channels(parts: PipelineParts) -> tuple[int, int]:
     """Return the channels that a UNet takes and predicts."""
     return int(parts["unet"].get("in_channels")), int(parts["unet"].get("out_channels"))
 
 
 def limit_tokens(pipeline: Any) -> None:
-    """Hold each tokenizer to as many tokens as its encoder has places for, where its `model_max_length` says nothing.
+    """Limit each tokenizer to its encoder's number of positions, if its `model_max_length` is larger.
 
     A tokenizer saved without that key has 1e30.
     """
@@ -199,7 +200,7 @@ def limit_tokens(pipeline: Any) -> None:
 
 
 def _readers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
-    """Each encoder with its tokenizer, as the pipelines of diffusers pair them."""
+    """Yield each tokenizer with its encoder, as the pipelines of diffusers pair them."""
     both = [
         [each for name in (kind, f"{kind}_2") if (each := getattr(pipeline, name, None)) is not None]
         for kind in ("tokenizer", "text_encoder")
@@ -207,14 +208,14 @@ def _readers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
     yield from zip(*both, strict=False)
 
 
-def _faults(type_: str, parts: Parts, clip_skip: int | None) -> Iterator[str]:
-    """What isn't understood, the most telling first."""
+def _faults(type_: str, parts: PipelineParts, clip_skip: int | None) -> Iterator[str]:
+    """Yield the unsupported settings, the most important first."""
     if type_ in FLOWS:
         yield from _absent(parts, "vae", "transformer", "scheduler")
         yield from _vae(parts["vae"])
         yield from _flow(parts, FLOWS[type_])
         return
-    is_refiner, is_xl = type_ == REFINER, type_ != "stable-diffusion"
+    is_refiner, is_xl = type_ == REFINER_TYPE, type_ != "stable-diffusion"
     second = "text_encoder_2" if is_xl else "text_encoder"
     yield from _absent(parts, "vae", "unet", "scheduler", second)
     yield from _tokenizers(parts, is_xl)
@@ -222,20 +223,20 @@ def _faults(type_: str, parts: Parts, clip_skip: int | None) -> Iterator[str]:
     yield from _unet(parts, TEXT_EMBEDDINGS.get(type_, ("text_time",)))
     yield from _text(parts, is_xl)
     if is_xl:
-        yield from _sizes(parts, SIZES - is_refiner)
+        yield from _sizes(parts, _SIZES - is_refiner)
     if is_refiner and parts["unet"].get("time_cond_proj_dim") is not None:
-        yield "its UNet has time_cond_proj_dim: a refiner isn't told the guidance"
+        yield "its UNet has time_cond_proj_dim: a refiner takes no guidance"
     yield from _skipped(parts, clip_skip, is_xl)
 
 
-def _absent(parts: Parts, *names: str) -> Iterator[str]:
+def _absent(parts: PipelineParts, *names: str) -> Iterator[str]:
     for name in names:
         if name not in parts:
             yield f"it has no {name}"
 
 
-def _tokenizers(parts: Parts, is_xl: bool) -> Iterator[str]:
-    """SDXL's first encoder may be absent, with its tokenizer or without."""
+def _tokenizers(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
+    """Yield absent tokenizers; SDXL's first encoder may be absent, with its tokenizer or without."""
     if not is_xl:
         yield from _absent(parts, "tokenizer")
     elif "text_encoder" in parts:
@@ -244,7 +245,7 @@ def _tokenizers(parts: Parts, is_xl: bool) -> Iterator[str]:
         yield "it has no tokenizer_2"
 
 
-def _vae(vae: Part) -> Iterator[str]:
+def _vae(vae: PipelinePart) -> Iterator[str]:
     if vae.kind not in VAES:
         yield f"its VAE is a {vae.kind}: only {', '.join(VAES)} are understood"
     for key in ("in_channels", "out_channels"):
@@ -255,7 +256,7 @@ def _vae(vae: Part) -> Iterator[str]:
         yield f"its VAE has scaling_factor {scale}: a number above 0 is needed"
 
 
-def _unet(parts: Parts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
+def _unet(parts: PipelineParts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
     unet, scheduler = parts["unet"], parts["scheduler"]
     if unet.kind not in UNETS:
         yield f"its UNet is a {unet.kind}: only {', '.join(UNETS)} is understood"
@@ -270,18 +271,18 @@ def _unet(parts: Parts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
     if leaving != (2 * latent if varied else latent):
         yield f"its UNet has out_channels {leaving} and the VAE {latent} latent channels"
     if (kind := unet.get("class_embed_type")) in CLASS_EMBEDDINGS:
-        yield f"its UNet has class_embed_type {kind}: it needs a class beside the text"
+        yield f"its UNet has class_embed_type {kind}: it needs a class besides the text"
     elif kind is None and unet.get("num_class_embeds") is not None:
-        yield f"its UNet has num_class_embeds {unet.get('num_class_embeds')}: it needs a class beside the text"
+        yield f"its UNet has num_class_embeds {unet.get('num_class_embeds')}: it needs a class besides the text"
     if (kind := unet.get("addition_embed_type")) not in embeddings:
         wanted = " or ".join(map(str, embeddings))
         yield f"its UNet has addition_embed_type {kind}: {wanted} is understood, others need more than a text"
     if (kind := unet.get("encoder_hid_dim_type")) not in ENCODER_PROJECTIONS:
-        yield f"its UNet has encoder_hid_dim_type {kind}: it needs an image beside the text"
+        yield f"its UNet has encoder_hid_dim_type {kind}: it needs an image besides the text"
 
 
-def _text(parts: Parts, is_xl: bool) -> Iterator[str]:
-    """The encoders' widths, end to end, are what the UNet attends to."""
+def _text(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
+    """Yield faults of the text encoders, whose widths must add up to the UNet's."""
     if not is_xl and parts["text_encoder"].kind.endswith("WithProjection"):
         yield f"its text_encoder is a {parts['text_encoder'].kind}: one without a projection is needed"
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
@@ -294,18 +295,18 @@ def _text(parts: Parts, is_xl: bool) -> Iterator[str]:
         yield f"its UNet has {key} {wanted} and the text encoders' hidden_size is {' + '.join(map(str, widths))}"
 
 
-def _sizes(parts: Parts, count: int) -> Iterator[str]:
-    """The pooled embedding, and so many numbers of the picture's size, are what the UNet is told besides the text."""
+def _sizes(parts: PipelineParts, count: int) -> Iterator[str]:
+    """Yield a fault if the UNet takes other inputs than the pooled embedding and `count` numbers of the size."""
     unet, pooled = parts["unet"], parts["text_encoder_2"].get("projection_dim")
     each, wanted = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
     if not isinstance(each, int) or pooled + count * each != wanted:
         yield (
-            f"its UNet has projection_class_embeddings_input_dim {wanted}, and is told projection_dim {pooled} of "
+            f"its UNet has projection_class_embeddings_input_dim {wanted}, and takes projection_dim {pooled} of "
             f"text_encoder_2 and {count} times addition_time_embed_dim {each}"
         )
 
 
-def _skipped(parts: Parts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
+def _skipped(parts: PipelineParts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
     for name in ("text_encoder", "text_encoder_2"):
         layers = parts[name].get("num_hidden_layers") if name in parts else None
         # SDXL reads the last layer but one as it is.
@@ -314,7 +315,7 @@ def _skipped(parts: Parts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
             yield f"clip_skip {clip_skip} leaves nothing of its {name}, which has {layers} layers: {most} at most"
 
 
-def _flow(parts: Parts, patch: int) -> Iterator[str]:
+def _flow(parts: PipelineParts, patch: int) -> Iterator[str]:
     latent, entering = parts["vae"].get("latent_channels"), parts["transformer"].get("in_channels")
     if entering != latent * patch:
         yield (

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,16 +17,34 @@ from agfsync.errors import StoreError
 from agfsync.files.atomic import write_atomic
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AUTO = "auto"
+_AUTO = "auto"
 FASTER = 1.25
 """How many times faster bf16 must be on a CPU to be preferred to fp32, which is more exact."""
 AMPERE = (8, 0)
 """The first CUDA compute capability with bf16 multiplication in hardware."""
 
 
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The device and dtype of a model's networks: on a CPU they keep float32 weights and run under autocast."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the networks run."""
+        on_cpu = self.device.type == "cpu" and self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if on_cpu else None, enabled=on_cpu)
+
+
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the torch dtype of `name`: "fp32", "bf16", "fp16", or "auto", the fastest for drawing on `device`."""
-    return DTYPES[fastest_dtype(device) if name == AUTO else name]
+    return DTYPES[fastest_dtype(device) if name == _AUTO else name]
 
 
 def fastest_dtype(device: torch.device, *, training: bool = False) -> str:

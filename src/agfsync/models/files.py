@@ -18,6 +18,8 @@ WEIGHTS = re.compile(
 """The names of a part's weights in diffusers and transformers; `.fp16` and the like is their variant."""
 STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 """The beginnings of these names, by the library of the part."""
+INDEX, CONFIG = "model_index.json", "config.json"
+"""The configuration of a pipeline, and that of a network."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 

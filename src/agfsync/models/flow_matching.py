@@ -15,26 +15,32 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.errors import model_errors
-from agfsync.models.architecture import ATTENTION, TEXT, Architecture, Conditioning, picture_size
+from agfsync.models.architecture import ATTENTION, TEXT_STATES, Architecture, Conditioning, choose_picture_size
 from agfsync.models.configuration import check_choices, check_parts, parts_of
-from agfsync.models.dtypes import torch_dtype
+from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, load_pipeline, save_pipeline, weights_of
+from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_pipeline, save_pipeline
 from agfsync.models.loras import Lora, fuse_loras
-from agfsync.models.precision import Precision
 from agfsync.models.pretrained import torch_device
-from agfsync.models.sampling import draw_noise, embedding_noise_of, encoded, flow, guided, noised
+from agfsync.models.sampling import (
+    add_embedding_noise,
+    denoise_flow,
+    draw_embedding_noise,
+    draw_noise,
+    encode_with_negative,
+    guide,
+)
 from agfsync.models.schedules import FlowSchedule, TimeSampling
 from agfsync.records import digest
 
-POOLED = "pooled_projections_BE"
+POOLED_PROJECTIONS = "pooled_projections_BE"
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 """The projections of picture and text, as diffusers' training scripts adapt them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What tells one family of these from another, beside its `architecture`."""
+    """The differences between families of flow-matching models, besides their `architecture`."""
 
     architecture: Architecture
     check: Callable[[Any, float, str], None]
@@ -42,14 +48,14 @@ class Family:
     predict: Callable[[Any, Tensor, Tensor, dict[str, Any], float], Tensor]
     """(transformer, noisy latents (B, C, H, W), timesteps (B,), conditioning, guidance) -> velocity (B, C, H, W)"""
     distilled: bool
-    """guidance is told to the network, and asks for no second prediction"""
+    """the network takes the guidance as an input, and needs no second prediction"""
     even_sigmas: bool
     """before they are shifted, the steps' sigmas are even from 1 to 1 / steps; else they are the scheduler's own"""
     training_times: TimeSampling
 
 
 class FlowMatching:
-    """A text-to-image model with its sampling settings, and what its alignment needs of it.
+    """A text-to-image model with its sampling settings, which can be trained.
 
     `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
     `revision`) take the place of its own; `loras` are added to its weights; `adapter` is a folder with a LoRA of its
@@ -94,7 +100,7 @@ class FlowMatching:
             check_parts(architecture.name, parts_of(self._pipeline))
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)
-        self._size = picture_size(sides, height, width)
+        self._size = choose_picture_size(sides, height, width)
         self._steps, tokens = steps, prod(side // sides.multiple_of for side in self._size)
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
@@ -109,17 +115,17 @@ class FlowMatching:
             self._pipeline.to(self.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
-        self.identity = digest(*weights_of(architecture, origin, adapter, loras), *sampling)
+        self.identity = digest(*describe_weights(architecture, origin, adapter, loras), *sampling)
 
     @property
     def network(self) -> nn.Module:
-        """The transformer, which alignment trains."""
+        """The transformer, which is trained."""
         transformer: nn.Module = self._pipeline.transformer
         return transformer
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
-        """One picture for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
+        """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
         """
@@ -128,13 +134,13 @@ class FlowMatching:
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        with_prompt, without = encoded(self.encode_prompts, prompts, self._negative_prompt)
-        noise = embedding_noise_of(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
+        with_prompt, without = encode_with_negative(self.encode_prompts, prompts, self._negative_prompt)
+        noise = draw_embedding_noise(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
         scale = 1.0 if self._family.distilled else self._guidance
-        predict = guided(self._predict, noised(with_prompt, noise), without, scale)
+        predict = guide(self._predict, add_embedding_noise(with_prompt, noise), without, scale)
         start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
         self.schedule.set_timesteps(self._scheduler, self._steps, self.device)
-        return self._latents.decode(flow(self._scheduler, predict, start_BCHW, sources))
+        return self._latents.decode(denoise_flow(self._scheduler, predict, start_BCHW, sources))
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
@@ -145,7 +151,7 @@ class FlowMatching:
             return self._latents.encode(images)
 
     def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """Return nothing: these networks aren't told of a picture's own size."""
+        """Return nothing: these networks take no input about an image's own size."""
         return self._family.architecture.picture_conditioning(images, self._size)
 
     @torch.no_grad()
@@ -171,7 +177,7 @@ class FlowMatching:
         kind.save_lora_weights(folder, transformer_lora_layers=dict(weights), safe_serialization=True)
 
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """In float32, as is everything but the network's own work."""
+        """Return the velocity in float32, as is everything but the network's own work."""
         timesteps_B = timestep.expand(len(noisy_BCHW))
         with self._precision.autocast():
             return self._velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
@@ -184,6 +190,6 @@ class FlowMatching:
         return self._family.predict(network, noisy_BCHW.to(dtype), timesteps_B, arguments, self._guidance)
 
 
-def arguments(conditioning: Conditioning) -> dict[str, Any]:
-    """What the transformer calls it."""
-    return {"encoder_hidden_states": conditioning[TEXT], "pooled_projections": conditioning[POOLED]}
+def transformer_arguments(conditioning: Conditioning) -> dict[str, Any]:
+    """Return the transformer's keyword arguments."""
+    return {"encoder_hidden_states": conditioning[TEXT_STATES], "pooled_projections": conditioning[POOLED_PROJECTIONS]}

@@ -13,12 +13,18 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT, Architecture, Conditioning, Sides, Size, vae_dtype_in_range
-from agfsync.models.flow_matching import JOINT_ATTENTION, POOLED, Family, FlowMatching, arguments
-from agfsync.models.loading import quietly
-from agfsync.models.single_file import UNET, VAE
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.flow_matching import (
+    JOINT_ATTENTION,
+    POOLED_PROJECTIONS,
+    Family,
+    FlowMatching,
+    transformer_arguments,
+)
+from agfsync.models.loading import silence_libraries
+from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
-PATCH = 2
+_PATCH = 2
 TIMESTEPS = 1000
 """The network's timesteps are in 0..1."""
 TOKENS, TOKENS_OF_SCHNELL = 512, 256
@@ -26,16 +32,16 @@ TOKENS, TOKENS_OF_SCHNELL = 512, 256
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Text (U, T, D), T5's, and pooled (U, E), CLIP's, by the pipeline's own hand."""
+    """Return T5's text states (U, T, D) and CLIP's pooled embeddings (U, E), by the pipeline's own method."""
     tokens = TOKENS if pipeline.transformer.config.guidance_embeds else TOKENS_OF_SCHNELL
-    with quietly():
+    with silence_libraries():
         text_UTD, pooled_UE, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=tokens)
-    return {TEXT: text_UTD.float(), POOLED: pooled_UE.float()}
+    return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
-def _sides(pipeline: Any) -> Sides:
+def _sides(pipeline: Any) -> PictureSides:
     scale = pipeline.vae_scale_factor
-    return Sides(scale * PATCH, pipeline.default_sample_size * scale)
+    return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
 
 
 def _check(config: Any, guidance: float, negative_prompt: str) -> None:
@@ -45,37 +51,39 @@ def _check(config: Any, guidance: float, negative_prompt: str) -> None:
         raise ModelError(f"this flux (schnell) takes no guidance: set guidance to 1, not {guidance:g}")
 
 
-def _predict(network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, told: dict[str, Any], guidance: float) -> Tensor:
-    """Packs the latents into tokens and unpacks what comes; each token has its place, and the text's have none."""
+def _predict(
+    network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
+) -> Tensor:
+    """Pack the latents into tokens with their positions, and unpack the prediction; text tokens have position 0."""
     batch, _, height, width = noisy_BCHW.shape
-    rows, columns = height // PATCH, width // PATCH
+    rows, columns = height // _PATCH, width // _PATCH
     axes = [torch.arange(count, device=noisy_BCHW.device) for count in (1, rows, columns)]
     predicted_BNP = network(
-        pixel_unshuffle(noisy_BCHW, PATCH).flatten(2).transpose(1, 2),
+        pixel_unshuffle(noisy_BCHW, _PATCH).flatten(2).transpose(1, 2),
         timestep=timesteps_B / TIMESTEPS,
         guidance=timesteps_B.new_full((batch,), guidance) if network.config.guidance_embeds else None,
         img_ids=torch.cartesian_prod(*axes),
-        txt_ids=axes[0].new_zeros(told["encoder_hidden_states"].shape[1], len(axes)),
-        **told,
+        txt_ids=axes[0].new_zeros(arguments["encoder_hidden_states"].shape[1], len(axes)),
+        **arguments,
     ).sample
-    return pixel_shuffle(predicted_BNP.transpose(1, 2).unflatten(2, (rows, columns)), PATCH)
+    return pixel_shuffle(predicted_BNP.transpose(1, 2).unflatten(2, (rows, columns)), _PATCH)
 
 
-ARCHITECTURE = Architecture(
+FLUX_ARCHITECTURE = Architecture(
     name="flux",
     pipeline=FluxPipeline,
     # As with SDXL, one sigma for all that is an embedding.
-    embeddings=(TEXT, POOLED),
+    embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
     encode=_encode,
-    arguments=arguments,
+    arguments=transformer_arguments,
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
-    prefixes={"transformer": UNET, "vae": VAE},
+    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
     latent_statistics=("shift_factor",),
     adapter_targets=(*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
 _FAMILY = Family(
-    ARCHITECTURE,
+    FLUX_ARCHITECTURE,
     check=_check,
     predict=_predict,
     distilled=True,

@@ -1,4 +1,4 @@
-"""Whether a network's files hold all of its weights, by the files' headers alone: nothing of the weights is read."""
+"""A check that a network's files hold all of its weights, by the files' headers alone."""
 
 from collections import defaultdict
 from collections.abc import Mapping

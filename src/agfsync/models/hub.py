@@ -14,7 +14,7 @@ from typing import Any
 
 from agfsync.models.hub_errors import describe_answer, describe_offline
 
-PATIENCE = 4.0
+HUB_PATIENCE = 4.0
 """seconds that the hub has for an answer"""
 MAIN, SAFE = "main", ".safetensors"
 
@@ -92,7 +92,9 @@ def _asked(model: str, revision: str | None) -> HubAnswer:
     if constants.HF_HUB_OFFLINE or _SILENT:
         return HubAnswer(fault=NO_NETWORK)
     try:
-        info = _in_time(lambda: HfApi().model_info(model, revision=revision, timeout=PATIENCE - 1, files_metadata=True))
+        info = _in_time(
+            lambda: HfApi().model_info(model, revision=revision, timeout=HUB_PATIENCE - 1, files_metadata=True)
+        )
     except GatedRepoError:
         return HubAnswer(fault="it is gated: accept its terms on the hub and set HF_TOKEN")
     except RevisionNotFoundError:
@@ -126,7 +128,7 @@ def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(_in_time(lambda: hf_hub_download(model, name, revision=revision, etag_timeout=PATIENCE - 1)))
+        return Path(_in_time(lambda: hf_hub_download(model, name, revision=revision, etag_timeout=HUB_PATIENCE - 1)))
     except Exception:
         _SILENT.append(model)
         return None
@@ -165,6 +167,6 @@ def _in_time(work: Any) -> Any:
 
     Thread(target=run, daemon=True).start()
     try:
-        return future.result(timeout=PATIENCE)
+        return future.result(timeout=HUB_PATIENCE)
     except Late as failure:
         raise TimeoutError from failure

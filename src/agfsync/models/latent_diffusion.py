@@ -1,4 +1,4 @@
-"""A UNet on a VAE's latents, guided by text: what every family of Stable Diffusion has in common.
+"""A UNet on a VAE's latents, guided by text: Stable Diffusion 1, 2 and XL.
 
 Legend: B images in the batch, U distinct prompts, C H W latent channels, height, width.
 """
@@ -14,31 +14,30 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError, model_errors
-from agfsync.models.architecture import Architecture, Conditioning, picture_size
+from agfsync.models.architecture import Architecture, Conditioning, choose_picture_size
 from agfsync.models.configuration import channels, check_choices, check_parts, limit_tokens, parts_of, untrainable
-from agfsync.models.dtypes import torch_dtype
+from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, load_pipeline, save_pipeline, weights_of
+from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_pipeline, save_pipeline
 from agfsync.models.loras import Lora, fuse_loras
-from agfsync.models.precision import Precision
 from agfsync.models.pretrained import torch_device
 from agfsync.models.sampling import (
-    Guided,
+    GuidedPredict,
+    add_embedding_noise,
     denoise,
+    draw_embedding_noise,
     draw_noise,
-    embedding_noise_of,
-    encoded,
-    guided,
-    in_turn,
-    noised,
+    encode_with_negative,
+    guide,
+    make_scheduler,
+    switch_models,
 )
-from agfsync.models.schedulers import make_scheduler
 from agfsync.models.schedules import DiffusionSchedule
 from agfsync.records import digest
 
 
 class LatentDiffusion:
-    """A text-to-image model with its sampling settings, and what its alignment needs of it.
+    """A text-to-image model with its sampling settings, which can be trained.
 
     `path` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
     `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`path`, `revision`) take the place of its own.
@@ -93,25 +92,25 @@ class LatentDiffusion:
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *channels(parts_of(self._pipeline))
             )
-            self._size = picture_size(architecture.sides(self._pipeline), height, width)
+            self._size = choose_picture_size(architecture.sides(self._pipeline), height, width)
             self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
             self._guidance_1D = self._embedded_guidance()
         predicts = self._pipeline.scheduler.config.get("prediction_type", "epsilon")
         self._drawn_with = f"{type(self._scheduler).__name__}, prediction_type {predicts}"
         self._refiner = self._made_refiner(refiner, self._count_steps()) if refiner else None
-        weights = weights_of(architecture, origin, adapter, loras)
+        weights = describe_weights(architecture, origin, adapter, loras)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, clip_skip, dtype)
         self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity)
 
     @property
     def network(self) -> nn.Module:
-        """The UNet, which alignment trains."""
+        """The UNet, which is trained."""
         unet: nn.Module = self._pipeline.unet
         return unet
 
     @cached_property
     def schedule(self) -> DiffusionSchedule:
-        """The diffusion that the UNet was trained on.
+        """The noise schedule that the UNet was trained with.
 
         Raises:
             ModelError: its scheduler or its prediction can't be trained with.
@@ -122,22 +121,22 @@ class LatentDiffusion:
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
-        """One picture for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
+        """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
         """
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with model_errors(f"the model {self._model} can't draw"):
-            with_prompt, without = encoded(
+            with_prompt, without = encode_with_negative(
                 self.encode_prompts, prompts, self._negative_prompt, self._encode_negative if self._clip_skip else None
             )
-            noise = embedding_noise_of(sources, with_prompt, self._architecture.embeddings, embedding_noise)
+            noise = draw_embedding_noise(sources, with_prompt, self._architecture.embeddings, embedding_noise)
             # A copy for each drawing: schedulers keep what they have seen.
             scheduler = deepcopy(self._scheduler)
             scheduler.set_timesteps(self._steps, device=self.device)
-            # A network that is told the guidance has it built in (LCM).
+            # A network that takes the guidance as an input needs no second prediction (LCM).
             scale = self._guidance if self._guidance_1D is None else 1.0
-            predict = guided(self._predict, noised(with_prompt, noise), without, scale)
+            predict = guide(self._predict, add_embedding_noise(with_prompt, noise), without, scale)
             if self._refiner:
                 predict = self._finished_by(self._refiner, predict, prompts, noise, scheduler.timesteps)
             start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
@@ -145,7 +144,7 @@ class LatentDiffusion:
             return self._latents.decode(latents_BCHW, self._drawn_with)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Pictures of other sizes are fitted.
+        """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
 
         The mean and not a sample, because it is the same for every run and seed, and because sampling would put noise
         between winner and loser that the preference says nothing about.
@@ -154,26 +153,26 @@ class LatentDiffusion:
             return self._latents.encode(images)
 
     def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """What the network is told of pictures as `encode_images` fits them, float32, a row a picture: such as sizes.
+        """Return conditioning of the images as `encode_images` fits them, such as sizes: float32, a row each.
 
-        It stands in place of what a prompt's conditioning has by that name, which is of a picture that is drawn.
+        It replaces the tensors of the same name in a prompt's conditioning, which describe an image to be drawn.
         """
         return self._architecture.picture_conditioning(images, self._size)
 
     def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
-        """RGB pictures of scaled latents (B, C, H, W), the way back from `encode_images`.
+        """Return RGB images of scaled latents (B, C, H, W), the inverse of `encode_images`.
 
         Raises:
-            ModelError: some come out as no numbers, which would be black pictures.
+            ModelError: some pixels aren't numbers, which would give black images.
         """
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode(latents_BCHW)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return what the prompts say to the network, for pictures of this generator's size: float32, a row a prompt.
+        """Return the prompts' conditioning for images of this model's size: float32, a row a prompt.
 
-        No layer is skipped for the empty prompt, which stands for none.
+        No layer is skipped for the empty prompt, which stands for no prompt.
         """
         with model_errors(f"the model {self._model} can't read prompts"):
             said = self._architecture.encode(self._pipeline, prompts, self._size, self._clip_skip)
@@ -187,16 +186,16 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def _encode_negative(self, prompt: str) -> Conditioning:
-        """One row."""
+        """Return the conditioning of one prompt without skipped layers: one row."""
         return self._architecture.encode(self._pipeline, [prompt], self._size)
 
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Return what `network`, this UNet or a copy of it, predicts for noisy latents: (B, C, H, W)."""
         dtype = self._precision.weights
-        told = self._architecture.cast(conditioning, dtype)
+        arguments = self._architecture.cast(conditioning, dtype)
         if self._guidance_1D is not None:
-            told["timestep_cond"] = self._guidance_1D.to(dtype).expand(len(noisy_BCHW), -1)
-        predicted: Tensor = network(noisy_BCHW.to(dtype), times_B, **told).sample
+            arguments["timestep_cond"] = self._guidance_1D.to(dtype).expand(len(noisy_BCHW), -1)
+        predicted: Tensor = network(noisy_BCHW.to(dtype), times_B, **arguments).sample
         return predicted
 
     def save(self, folder: Path) -> None:
@@ -204,17 +203,17 @@ class LatentDiffusion:
         save_pipeline(self._pipeline, folder)
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
-        """Writes a LoRA of the UNet, `weights` by peft's names, as diffusers and others read it."""
+        """Write a LoRA of the UNet, `weights` by peft's names, as diffusers and others read it."""
         kind = self._architecture.pipeline
         kind.save_lora_weights(folder, unet_lora_layers=dict(weights), safe_serialization=True)
 
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """In float32, as is everything but the network's own work."""
+        """Return the prediction in float32, as is everything but the network's own work."""
         with self._precision.autocast():
             return self.predict(self.network, noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning).float()
 
     def _embedded_guidance(self) -> Tensor | None:
-        """The guidance scale as a network with `time_cond_proj_dim` is told it, (1, D); None: it isn't told."""
+        """Return the embedding of the guidance scale (1, D) for a network that takes one (LCM), else None."""
         width = self._pipeline.unet.config.time_cond_proj_dim
         if width is None:
             return None
@@ -223,7 +222,7 @@ class LatentDiffusion:
         return embedding.to(self.device)
 
     def _count_steps(self) -> int:
-        """Return how often the network is asked for a picture: of some schedulers twice a step."""
+        """Return the number of predictions of an image: some schedulers need two a step."""
         scheduler = deepcopy(self._scheduler)
         scheduler.set_timesteps(self._steps)
         return len(scheduler.timesteps)
@@ -231,12 +230,12 @@ class LatentDiffusion:
     def _finished_by(
         self,
         refiner: Any,
-        predict: Guided,
+        predict: GuidedPredict,
         prompts: Sequence[str],
         noise: Mapping[str, Tensor],
         timesteps: Tensor,
-    ) -> Guided:
-        """`predict`, and from its step on the refiner."""
+    ) -> GuidedPredict:
+        """Return `predict` for the first steps and the refiner from its step on."""
         with_prompt, without = refiner.conditioning(prompts, self._negative_prompt, self._size, noise)
 
         def refined(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
@@ -244,8 +243,8 @@ class LatentDiffusion:
                 predicted: Tensor = refiner.predict(noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning)
                 return predicted.float()
 
-        finish = guided(refined, with_prompt, without, self._guidance)
-        return in_turn(predict, finish, timesteps, refiner.from_step)
+        finish = guide(refined, with_prompt, without, self._guidance)
+        return switch_models(predict, finish, timesteps, refiner.from_step)
 
     def _made_refiner(self, settings: Mapping[str, Any], steps: int) -> Any:
         make = self._architecture.refiner

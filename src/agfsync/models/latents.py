@@ -6,6 +6,7 @@ Legend: B images in the batch, C H W latent channels, height, width.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,11 +14,22 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.files.images import fit_to_size
 from agfsync.models.architecture import Size
-from agfsync.models.precision import Precision
-from agfsync.models.tensors import to_images, to_tensor
+from agfsync.models.dtypes import Precision
 
 PIXELS_AT_ONCE = 2 * 1024 * 1024
 """that the VAE works on: it takes more memory than the network, and is no faster for more"""
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """Return RGB images of one size as float32 (B, 3, H, W) in -1..1."""
+    stacked_BHWC = np.stack([np.asarray(image.convert("RGB"), np.uint8) for image in images])
+    return torch.from_numpy(stacked_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
+    """Return RGB images of (B, 3, H, W) in -1..1; values outside are clamped."""
+    scaled = ((pixels_BCHW.float().clamp(-1, 1) + 1) * 127.5).round()
+    return [Image.fromarray(pixels_HWC) for pixels_HWC in scaled.permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()]
 
 
 class LatentSpace:

@@ -18,31 +18,31 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, LORA_FILE, hub
 from agfsync.models.architecture import Architecture
-from agfsync.models.files import variants
+from agfsync.models.files import CONFIG, variants
 from agfsync.models.hub_errors import loading_errors
 from agfsync.models.lora_files import lora_file, read_changes
-from agfsync.models.lora_names import targets
+from agfsync.models.lora_names import find_targets
 from agfsync.models.loras import Lora, find_misfits
-from agfsync.models.parts import CONFIG, PartSource, load_own_part, load_part, part_fingerprint
-from agfsync.models.pretrained import find_file, fingerprint, quiet, source
+from agfsync.models.parts import PartSource, load_own_part, load_part, part_fingerprint
+from agfsync.models.pretrained import find_file, fingerprint_model, loading_arguments, silence_transformers
 from agfsync.models.single_file import (
     check_left_over,
     fill_network,
     load_file_tensors,
-    part_of,
-    prediction,
+    read_prediction,
+    select_tensors,
 )
 
 LIBRARIES = ("diffusers", "transformers")
 LEFT_OUT = ("image_encoder", "feature_extractor")
 """Parts that pipelines have for image prompts, which are never given here."""
 CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
-"""Files of a pipeline beside its weights."""
+"""Files of a pipeline other than its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineSource:
-    """Where a pipeline's weights come from.
+    """The places of a pipeline's weights.
 
     `model` is a folder, a hub id at `revision`, or a single file, this with the configuration and the tokenizers of
     `config`. `variant` is that of a folder's or hub id's weights, such as "fp16". `parts` come from elsewhere.
@@ -73,13 +73,13 @@ def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: tor
         ModelError: there is none, it is of another kind, or it isn't whole.
     """
     model = origin.model
-    with loading_errors(model), quietly():
+    with loading_errors(model), silence_libraries():
         is_file = Path(model).is_file()
         tensors = _file_tensors(architecture, origin) if is_file else {}
         folder = _configuration(origin, tensors) if is_file else _folder(architecture, origin)
         index = _index(architecture, folder, (origin.config or model) if is_file else model)
         networks = _networks(architecture, origin, folder, index, tensors, dtype)
-        # diffusers wants to be told again of what a pipeline was saved without, such as Stable Diffusion 3's T5.
+        # diffusers needs an explicit None for each part that a pipeline was saved without, such as SD 3's T5.
         absent = {name: None for name, part in index.items() if part == [None, None] or name in LEFT_OUT}
         given = {**absent, **architecture.extras, **networks}
         pipeline = architecture.pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
@@ -92,8 +92,8 @@ def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: tor
 
 
 def _folder(architecture: Architecture, origin: PipelineSource) -> Path:
-    """The folder of the pipeline, fetched from the hub where need be."""
-    model, where, kind = origin.model, source(origin.model, origin.revision), architecture.pipeline
+    """Return the folder of the pipeline, fetched from the hub if need be."""
+    model, where, kind = origin.model, loading_arguments(origin.model, origin.revision), architecture.pipeline
     # The class is looked at first: nothing of another kind of model is fetched.
     index = kind.load_config(model, **where)
     _check_class(architecture, model, index)
@@ -130,7 +130,7 @@ def _fetch_replaced(origin: PipelineSource, index: Mapping[str, Any]) -> None:
 
 
 def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Path:
-    """The folder with the configuration of a single file's pipeline."""
+    """Return the folder with the configuration of a single file's pipeline."""
     if origin.config and Path(origin.config).is_dir():
         return Path(origin.config)
     try:
@@ -144,7 +144,7 @@ def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Pat
 
 
 def _index(architecture: Architecture, folder: Path, model: str) -> dict[str, Any]:
-    """A pipeline's parts, each its library and class."""
+    """Return the library and class of each part of a pipeline."""
     index: dict[str, Any] = architecture.pipeline.load_config(str(folder), local_files_only=True)
     _check_class(architecture, model, index)
     return index
@@ -164,7 +164,7 @@ def _networks(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Each network of the pipeline, by the name of its part."""
+    """Return each network of the pipeline, by the name of its part."""
     kinds = _kinds(architecture, index)
     for name in origin.parts.keys() - kinds.keys():
         raise ModelError(f"{origin.model} has no {name} that another could take the place of: leave out {name}")
@@ -178,7 +178,7 @@ def _networks(
         if name in origin.parts:
             networks[name] = load_own_part(name, kind, origin.parts[name], folder / name, prefixes, dtype)
         elif tensors:
-            own = part_of(tensors, prefixes)
+            own = select_tensors(tensors, prefixes)
             if not own:
                 raise ModelError(_lacks(origin.model, name, prefixes))
             networks[name] = fill_network(kind, folder / name, own, prefixes, dtype, label)
@@ -188,7 +188,7 @@ def _networks(
 
 
 def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
-    """A part that has no weights of the variant has others; but some part has them."""
+    """See that some part has weights of the variant; the others may have them without one."""
     if origin.variant is None:
         return
     if Path(origin.model).is_file():
@@ -206,7 +206,7 @@ def _lacks(model: str, name: str, prefixes: Sequence[str]) -> str:
 
 
 def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
-    """The classes of a pipeline's networks, by the names of the parts; those that are left out aren't among them."""
+    """Return the classes of the networks that are loaded, by the names of their parts."""
     kinds = {}
     for name, part in index.items():
         if name in LEFT_OUT or name in architecture.extras or not isinstance(part, list) or part[0] not in LIBRARIES:
@@ -218,7 +218,7 @@ def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, An
 
 
 def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[str, Tensor]:
-    """The tensors of a single file, which is one of this kind of model."""
+    """Return the tensors of a single file of this architecture."""
     model, marker = origin.model, architecture.marker
     if marker is None:
         raise ModelError(f"{model} is a single file: the type {architecture.name} takes a folder or a hub id")
@@ -229,11 +229,11 @@ def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[st
 
 
 def _said(origin: PipelineSource) -> dict[str, Any]:
-    """The scheduler's settings that the file with the network, or the pipeline that it was taken from, says."""
-    settings = prediction(origin.model) if Path(origin.model).is_file() else {}
+    """Return the scheduler settings in the header of the file that gives the network."""
+    settings = read_prediction(origin.model) if Path(origin.model).is_file() else {}
     part = next((origin.parts[name] for name in ("unet", "transformer") if name in origin.parts), None)
     if part is not None and Path(part.model).is_file():
-        settings |= prediction(part.model)
+        settings |= read_prediction(part.model)
     return settings
 
 
@@ -251,13 +251,15 @@ def _set_prediction(pipeline: Any, settings: Mapping[str, Any]) -> None:
     pipeline.register_modules(scheduler=kind.from_config({**config, **more, **settings}))
 
 
-def weights_of(
+def describe_weights(
     architecture: Architecture, origin: PipelineSource, adapter: Path | None = None, loras: Sequence[Lora] = ()
 ) -> tuple[Any, ...]:
-    """What names the weights of a generator on every machine: all that they were loaded from, by its content."""
+    """Return the identity of a model's weights on every machine: all their sources, by content."""
     model, revision = origin.model, origin.revision
-    base = (fingerprint(model, revision, "model_index.json"), adapter and fingerprint(str(adapter), None))
-    added = [(fingerprint(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras]
+    base = (fingerprint_model(model, revision, "model_index.json"), adapter and fingerprint_model(str(adapter), None))
+    added = [
+        (fingerprint_model(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras
+    ]
     parts = {name: part_fingerprint(name, part) for name, part in sorted(origin.parts.items())}
     # Named where they are set alone: pictures of before keep their names.
     later = {name: value for name, value in (("variant", origin.variant), ("parts", parts)) if value}
@@ -272,21 +274,21 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
             # How it was last called isn't part of it: a training that was resumed may not have called it at all.
             fast.no_truncation()
             fast.no_padding()
-    with quietly():
+    with silence_libraries():
         pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def add_adapter(pipeline: Any, folder: Path) -> None:
-    """Puts the LoRA in `folder` on the pipeline's network.
+    """Add the LoRA in `folder` to the pipeline's network.
 
     Raises:
         ModelError: there is none, or it fits another.
     """
-    with loading_errors(str(folder)), quietly():
+    with loading_errors(str(folder)), silence_libraries():
         if not (folder / LORA_FILE).is_file():
             raise ModelError(f"no adapter at {folder}: there is no {LORA_FILE}")
         changes = read_changes(folder / LORA_FILE)
-        misfits = find_misfits(pipeline.components, targets(pipeline.components), changes)
+        misfits = find_misfits(pipeline.components, find_targets(pipeline.components), changes)
         if misfits:
             some = ", ".join(f"{name} ({reason})" for name, reason in list(misfits.items())[:3])
             raise ModelError(
@@ -297,14 +299,14 @@ def add_adapter(pipeline: Any, folder: Path) -> None:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """Keep the bars, notes and warnings of diffusers, transformers and the hub's client off the terminal."""
     bars, verbosity, of_hub = logging.is_progress_bar_enabled(), logging.get_verbosity(), hub_logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     hub_logging.set_verbosity(logging.ERROR)
     try:
-        with quiet():
+        with silence_transformers():
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -1,4 +1,4 @@
-"""What a LoRA of each published kind adds to one weight: pure arithmetic, float32.
+"""The change that a LoRA of each published kind makes to one weight: pure arithmetic, float32.
 
 Kinds, by the names that LyCORIS gives their tensors (kohya's and peft's spellings are translated in `lora_files`):
 
@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-Parts = Mapping[str, Tensor]
+LoraTensors = Mapping[str, Tensor]
 """The tensors of one changed weight, by the names above."""
-Delta = Callable[[Parts], tuple[Tensor, int | None]]
+Delta = Callable[[LoraTensors], tuple[Tensor, int | None]]
 """The unscaled difference, of as many elements as the weight, and the rank; no rank where nothing is scaled."""
 
 
@@ -29,7 +29,7 @@ def tucker(core: Tensor, outputs_RO: Tensor, inputs_RI: Tensor) -> Tensor:
     return torch.einsum("ij...,io,jn->on...", core, outputs_RO, inputs_RI)
 
 
-def lora_delta(parts: Parts) -> tuple[Tensor, int]:
+def lora_delta(parts: LoraTensors) -> tuple[Tensor, int]:
     """Return LoRA's up down, R being the rows of `lora_down`."""
     up, down = parts["lora_up"].flatten(1), parts["lora_down"]
     if "lora_mid" in parts:
@@ -37,7 +37,7 @@ def lora_delta(parts: Parts) -> tuple[Tensor, int]:
     return up @ down.flatten(1), len(down)
 
 
-def loha_delta(parts: Parts) -> tuple[Tensor, int]:
+def loha_delta(parts: LoraTensors) -> tuple[Tensor, int]:
     """Return LoHa's Hadamard product of two low-rank matrices."""
     factors = [
         tucker(parts[f"hada_t{n}"], parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"])
@@ -48,7 +48,7 @@ def loha_delta(parts: Parts) -> tuple[Tensor, int]:
     return factors[0] * factors[1], len(parts["hada_w1_b"])
 
 
-def lokr_delta(parts: Parts) -> tuple[Tensor, int | None]:
+def lokr_delta(parts: LoraTensors) -> tuple[Tensor, int | None]:
     """Return LoKr's Kronecker product; it has no rank, and so no scale, where neither factor is decomposed."""
     left, left_rank = _lokr_factor(parts, "lokr_w1")
     right, right_rank = _lokr_factor(parts, "lokr_w2")
@@ -57,7 +57,7 @@ def lokr_delta(parts: Parts) -> tuple[Tensor, int | None]:
     return torch.kron(left.contiguous(), right.contiguous()), right_rank or left_rank
 
 
-def _lokr_factor(parts: Parts, name: str) -> tuple[Tensor, int | None]:
+def _lokr_factor(parts: LoraTensors, name: str) -> tuple[Tensor, int | None]:
     if name in parts:
         return parts[name], None
     first, second = parts[f"{name}_a"], parts[f"{name}_b"]
@@ -65,7 +65,7 @@ def _lokr_factor(parts: Parts, name: str) -> tuple[Tensor, int | None]:
     return (first @ second.flatten(1) if core is None else tucker(core, first, second)), len(second)
 
 
-def full_delta(parts: Parts) -> tuple[Tensor, None]:
+def full_delta(parts: LoraTensors) -> tuple[Tensor, None]:
     """Return the difference as it was stored."""
     return parts["diff"], None
 
@@ -74,7 +74,7 @@ HADA = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
 LOKR = [
     (*a, *b) for a in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b")) for b in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
 ]
-KINDS: list[tuple[frozenset[str], frozenset[str], Delta]] = [
+_KINDS: list[tuple[frozenset[str], frozenset[str], Delta]] = [
     (frozenset({"lora_up", "lora_down"}), frozenset({"lora_mid"}), lora_delta),
     (HADA, frozenset(), loha_delta),
     (HADA | {"hada_t1", "hada_t2"}, frozenset(), loha_delta),
@@ -84,13 +84,13 @@ KINDS: list[tuple[frozenset[str], frozenset[str], Delta]] = [
 """The tensors that a kind needs, those that it may have, and its arithmetic."""
 
 
-def kind_of(names: frozenset[str]) -> Delta | None:
+def _kind_of(names: frozenset[str]) -> Delta | None:
     """Return the arithmetic for tensors of these names; None where they are those of no kind, or of a part of one."""
-    fitting = (delta for needed, optional, delta in KINDS if needed <= names <= needed | optional)
+    fitting = (delta for needed, optional, delta in _KINDS if needed <= names <= needed | optional)
     return next(fitting, None)
 
 
-def scaled_delta(parts: Parts, alpha: float | None, rank: int | None = None, by_root: bool = False) -> Tensor:
+def scaled_delta(parts: LoraTensors, alpha: float | None, rank: int | None = None, by_root: bool = False) -> Tensor:
     """Return the difference times alpha / rank, as it is without `alpha`.
 
     The rank is that of the tensors unless it is given; `by_root` divides by its root (rsLoRA, arXiv:2312.03732).
@@ -99,7 +99,7 @@ def scaled_delta(parts: Parts, alpha: float | None, rank: int | None = None, by_
         ValueError: the tensors are those of no kind.
         RuntimeError: their shapes don't fit each other.
     """
-    delta = kind_of(frozenset(parts))
+    delta = _kind_of(frozenset(parts))
     if delta is None:
         raise ValueError(f"no kind of LoRA has the tensors {', '.join(sorted(parts))}")
     unscaled, own = delta({name: tensor.float() for name, tensor in parts.items()})

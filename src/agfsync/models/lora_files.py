@@ -14,13 +14,13 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import LORA_FILE, hub
 from agfsync.models.hub_errors import loading_errors
-from agfsync.models.pretrained import find_file, source
+from agfsync.models.pretrained import find_file, loading_arguments
 from agfsync.models.single_file import check_suffix
 
-SUFFIX = ".safetensors"
+_SUFFIX = ".safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """How peft itself saves an adapter: the strength is in the second file only."""
-METADATA = "lora_adapter_metadata"
+_METADATA = "lora_adapter_metadata"
 """Under this key of a file's header diffusers keeps peft's configuration, each key behind the part's name."""
 BIASES = ("diff_b", "lora_up_bias")
 """Parts that change a bias."""
@@ -51,7 +51,7 @@ PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)_lora\.")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a file changes of the module that it calls `name`.
+    """A file's change of the module that it calls `name`.
 
     `parts` are tensors by `lora_deltas`' names, `bias` what is added to the module's bias, `magnitude` DoRA's. The
     product of `parts` is scaled by `alpha` / `rank`: without `alpha` by 1, without `rank` by that of the tensors.
@@ -84,7 +84,7 @@ def lora_file(path: str, name: str | None = None) -> Path:
         check_suffix(Path(name))
     if place.is_dir():
         return place / choose_file(path, [each.name for each in place.iterdir() if each.is_file()], name)
-    source(path, None)
+    loading_arguments(path, None)
     wanted = name or LORA_FILE
     try:
         return find_file(path, wanted, None)
@@ -101,11 +101,11 @@ def choose_file(path: str, names: Collection[str], name: str | None = None) -> s
     Raises:
         ModelError: there is none, or there are several.
     """
-    there = sorted(each for each in names if each.casefold().endswith(SUFFIX) and not each.startswith("."))
+    there = sorted(each for each in names if each.casefold().endswith(_SUFFIX) and not each.startswith("."))
     listed = ", ".join(there[:LISTED]) + (f" and {len(there) - LISTED} more" if len(there) > LISTED else "")
     if name:
         if name not in there:
-            raise ModelError(f"the LoRA {path} has no file {name}: it has {listed or f'no {SUFFIX} file'}")
+            raise ModelError(f"the LoRA {path} has no file {name}: it has {listed or f'no {_SUFFIX} file'}")
         return name
     for usual in (LORA_FILE, PEFT_FILE):
         if usual in there:
@@ -113,7 +113,7 @@ def choose_file(path: str, names: Collection[str], name: str | None = None) -> s
     # Files in folders of a hub id are often a training's checkpoints.
     there = [each for each in there if "/" not in each] or there
     if not there:
-        raise ModelError(f"no LoRA at {path}: it has no {SUFFIX} file, and nothing else is read")
+        raise ModelError(f"no LoRA at {path}: it has no {_SUFFIX} file, and nothing else is read")
     if len(there) > 1:
         raise ModelError(f"there are {len(there)} LoRAs at {path}: choose one by `file`: {listed}")
     return there[0]
@@ -137,10 +137,10 @@ def read_changes(file: Path) -> list[Change]:
 
 
 def _peft_config(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    beside = file.parent / PEFT_CONFIG
-    text = header.get(METADATA)
-    if text is None and file.name == PEFT_FILE and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
+    configuration_file = file.parent / PEFT_CONFIG
+    text = header.get(_METADATA)
+    if text is None and file.name == PEFT_FILE and configuration_file.is_file():
+        text = configuration_file.read_text(encoding="utf-8")
     config = json.loads(text) if text else {}
     return config if isinstance(config, dict) else {}
 
@@ -155,7 +155,7 @@ def group_changes(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
 
 
 def _spelling(key: str) -> tuple[str, str]:
-    """The changed module's name and the part that a key is of; "" for one that isn't understood."""
+    """Return the changed module's name and the part of the change in a key; "" for an unknown key."""
     plain = PROCESSOR.sub(lambda found: f".{found[1]}{'.0' if found[1] == 'to_out' else ''}.lora.", key)
     for pattern, part in SPELLINGS:
         if found := pattern.match(plain):
@@ -185,7 +185,7 @@ def _change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[str, T
 
 
 def _peft_scale(name: str, config: Mapping[str, Any]) -> tuple[float | None, int | None, bool]:
-    """Alpha, rank and whether its root divides, as peft's configuration has them for a module."""
+    """Return alpha, rank and True if the rank's root divides, by peft's configuration for a module."""
     part = name.partition(".")[0]
     own = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
     settings = own or config
@@ -198,7 +198,7 @@ def _peft_scale(name: str, config: Mapping[str, Any]) -> tuple[float | None, int
 
 
 def _of_pattern(patterns: Any, path: str, default: Any) -> Any:
-    """As peft: the first pattern that the path's end matches."""
+    """Return the value of the first pattern that matches the end of the path, as peft does."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", path):
             return value

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-DENOISERS = ("unet", "transformer")
+_DENOISERS = ("unet", "transformer")
 DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-"""Prefixes of a denoiser's path, beside its name in the pipeline: none, ComfyUI's, the original's, peft's."""
+"""Prefixes of a denoiser's path, besides its name in the pipeline: none, ComfyUI's, the original's, peft's."""
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
 """Prefixes of a denoiser's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
 
@@ -31,13 +31,13 @@ class Target:
     swapped: bool = False
 
 
-def targets(parts: Mapping[str, Any]) -> dict[str, Target]:
+def find_targets(parts: Mapping[str, Any]) -> dict[str, Target]:
     """Return what each known name stands for in a pipeline's `parts`, as `pipeline.components` has them."""
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     found: dict[str, Target] = {}
     for part, network in networks.items():
         paths = [path for path, module in network.named_modules() if getattr(module, "weight", None) is not None]
-        if part in DENOISERS:
+        if part in _DENOISERS:
             found |= _denoiser(part, paths)
         elif part.startswith("text_encoder"):
             found |= _text_encoder(part, paths)
@@ -57,7 +57,7 @@ def _denoiser(part: str, paths: list[str]) -> dict[str, Target]:
 
 
 def _text_encoder(part: str, paths: list[str]) -> dict[str, Target]:
-    """Transformers 5 has dropped a level of CLIP's path, `text_model`, that files still name."""
+    """Yield a text encoder's paths with `text_model`, a level that transformers 5 dropped and files still name."""
     number = part.removeprefix("text_encoder").removeprefix("_") or "1"
     flat = [f"lora_te{number}_", *(["lora_te_"] if number == "1" else [])]
     found: dict[str, Target] = {}
@@ -77,7 +77,7 @@ def _flat(path: str) -> str:
 
 
 def _originals(part: str, paths: list[str]) -> dict[str, Target]:
-    """The original's paths, for the architectures that have one."""
+    """Yield the original's paths, for the architectures that have one."""
     if part == "unet":
         return {name: Target(part, (path,)) for name, path in _original_unet(paths)}
     named: dict[str, list[str]] = {}
@@ -94,7 +94,7 @@ def _originals(part: str, paths: list[str]) -> dict[str, Target]:
     }
 
 
-UNET = {
+_UNET = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "label_emb.0.0": "add_embedding.linear_1",
@@ -117,8 +117,8 @@ RESNET = {
 
 
 def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
-    """CompVis' names: blocks counted through, each with its resnet, attention and change of size."""
-    blocks = {theirs: ours for ours, theirs in UNET.items()}
+    """Yield CompVis' names: numbered blocks, each with its resnet, attention and change of size."""
+    blocks = {theirs: ours for ours, theirs in _UNET.items()}
     for side, count, original in (("down_blocks", 1, "input_blocks"), ("up_blocks", 0, "output_blocks")):
         for block in range(_length(paths, side)):
             here = f"{side}.{block}"
@@ -141,7 +141,7 @@ def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _length(paths: list[str], under: str) -> int:
-    """How many numbered modules are under a path."""
+    """Return the number of numbered modules under a path."""
     steps = under.count(".") + 1
     return max((int(path.split(".")[steps]) + 1 for path in paths if path.startswith(f"{under}.")), default=0)
 
@@ -187,7 +187,7 @@ FLUX_SINGLE = {
 
 
 def _flux(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Black Forest Labs' names."""
+    """Yield Black Forest Labs' names."""
     yield from ((name, [theirs]) for name, theirs in FLUX.items())
     for kind, ours, names in (
         ("double_blocks", "transformer_blocks", FLUX_DOUBLE),
@@ -225,7 +225,7 @@ SD3_BLOCK = {
 
 
 def _sd3(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Stability's names."""
+    """Yield Stability's names."""
     yield from ((name, [theirs]) for name, theirs in SD3.items())
     for block in range(_length(paths, "transformer_blocks")):
         for name, theirs in SD3_BLOCK.items():

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError
-from agfsync.models.lora_deltas import decompose, kind_of, magnitude_axis, scaled_delta
+from agfsync.models.lora_deltas import _kind_of, decompose, magnitude_axis, scaled_delta
 from agfsync.models.lora_files import Change, lora_file, read_changes
-from agfsync.models.lora_names import Target, targets
+from agfsync.models.lora_names import Target, find_targets
 
 Lora = Mapping[str, Any]
 """A LoRA to draw with: `path`, a file, folder or hub id; `strength`; and maybe `file` (of several) and `partial`."""
-NAMED = 3
+_NAMED = 3
 """Modules in one message."""
 
 
@@ -28,7 +28,7 @@ def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
             is `partial`, only some of the modules that it names.
     """
     remarks = []
-    known = targets(pipeline.components) if loras else {}
+    known = find_targets(pipeline.components) if loras else {}
     for lora in loras:
         changes = read_changes(lora_file(lora["path"], lora.get("file")))
         left_out = find_misfits(pipeline.components, known, changes)
@@ -46,7 +46,7 @@ def check_lora(parts: Mapping[str, Any], lora: Lora, file: Path) -> list[str]:
         ModelError: it can't be drawn with, as `fuse_loras` would say.
     """
     changes = read_changes(file)
-    return remark_misfits(lora, len(changes), find_misfits(parts, targets(parts), changes))
+    return remark_misfits(lora, len(changes), find_misfits(parts, find_targets(parts), changes))
 
 
 def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes: Sequence[Change]) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> 
         return f"{change.unknown[0].rpartition('.')[2]} is of no kind that is read"
     if target is None:
         return "no such module"
-    if kind_of(frozenset(change.parts)) is None and (change.parts or change.magnitude is not None or not change.bias):
+    if _kind_of(frozenset(change.parts)) is None and (change.parts or change.magnitude is not None or not change.bias):
         return "tensors missing"
     try:
         weight, bias = _joined(parts, target, shapes_only=True)
@@ -83,14 +83,16 @@ def remark_misfits(lora: Lora, count: int, left_out: Mapping[str, str]) -> list[
     if not left_out:
         return []
     path, fitting = lora["path"], count - len(left_out)
-    some = ", ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:NAMED])
-    some += ", ..." if len(left_out) > NAMED else ""
+    some = ", ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:_NAMED])
+    some += ", ..." if len(left_out) > _NAMED else ""
     if not fitting:
         raise ModelError(f"the LoRA {path} is made for another model: it changes nothing of this one; it has {some}")
-    told = f"of the LoRA {path} {fitting} of {count} modules fit this model"
+    report = f"of the LoRA {path} {fitting} of {count} modules fit this model"
     if not lora.get("partial"):
-        raise ModelError(f"{told}, and not {some}: take another, or set its `partial: true` to draw with those that do")
-    return [f"{told} and are drawn with; left out: {some}"]
+        raise ModelError(
+            f"{report}, and not {some}: take another, or set its `partial: true` to draw with those that do"
+        )
+    return [f"{report} and are drawn with; left out: {some}"]
 
 
 def _fuse(parts: Mapping[str, Any], target: Target, change: Change, strength: float) -> None:
@@ -112,7 +114,7 @@ def _modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
 
 
 def _joined(parts: Mapping[str, Any], target: Target, shapes_only: bool = False) -> tuple[Tensor, Tensor | None]:
-    """The modules' weights and biases, row after row, as the file knows them; on "meta" where only shapes matter."""
+    """Return the modules' weights and biases, row after row, in the file's layout; on "meta" if only shapes matter."""
     modules = _modules(parts, target)
     weights = [module.weight for module in modules]
     biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]

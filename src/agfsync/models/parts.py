@@ -16,12 +16,11 @@ from huggingface_hub import snapshot_download
 
 from agfsync.errors import ModelError
 from agfsync.models import hub
-from agfsync.models.files import choose_variant, variants
+from agfsync.models.files import CONFIG, choose_variant, variants
 from agfsync.models.hub_errors import loading_errors
-from agfsync.models.pretrained import check_weights, fingerprint, source
-from agfsync.models.single_file import fill_network, load_file_tensors, part_of
+from agfsync.models.pretrained import check_weights, fingerprint_model, loading_arguments
+from agfsync.models.single_file import fill_network, load_file_tensors, select_tensors
 
-CONFIG = "config.json"
 ALIKE = (
     "latent_channels",
     "in_channels",
@@ -36,7 +35,7 @@ ALIKE = (
 
 @dataclass(frozen=True, slots=True)
 class PartSource:
-    """Where a part lies: a folder, a hub id (at `revision`), or a single .safetensors file."""
+    """The place of a part: a folder, a hub id (at `revision`), or a single .safetensors file."""
 
     model: str
     revision: str | None = None
@@ -84,7 +83,7 @@ def load_own_part(
     label = f"{origin.model} ({name})"
     if Path(origin.model).is_file():
         tensors = load_file_tensors(origin.model)
-        return fill_network(kind, base, part_of(tensors, prefixes) or tensors, prefixes, dtype, label)
+        return fill_network(kind, base, select_tensors(tensors, prefixes) or tensors, prefixes, dtype, label)
     with loading_errors(label):
         folder = part_folder(name, origin)
         settings = kind.load_config(str(folder), local_files_only=True)
@@ -111,7 +110,7 @@ def part_folder(name: str, origin: PartSource) -> Path:
     Raises:
         ModelError: there is no such folder or model, or no such part in it.
     """
-    source(origin.model, origin.revision)
+    loading_arguments(origin.model, origin.revision)
     if Path(origin.model).is_dir():
         places = [Path(origin.model) / name, Path(origin.model)]
         found = next((place for place in places if (place / CONFIG).is_file()), None)
@@ -142,6 +141,6 @@ def part_fingerprint(name: str, origin: PartSource) -> str:
     """Return what names the weights of the part `name` of `origin` on every machine, as `pretrained.fingerprint`."""
     if Path(origin.model).exists():
         place = Path(origin.model)
-        return fingerprint(str(place if place.is_file() else part_folder(name, origin)), None)
+        return fingerprint_model(str(place if place.is_file() else part_folder(name, origin)), None)
     commit = hub.cached_commit(origin.model, origin.revision) or origin.revision or hub.MAIN
     return f"{origin.model}@{commit[:12]}"

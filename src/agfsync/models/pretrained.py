@@ -21,9 +21,9 @@ from transformers.utils.hub import extract_commit_hash
 
 from agfsync.errors import ModelError
 from agfsync.models.dtypes import torch_dtype
+from agfsync.models.files import CONFIG
 from agfsync.models.hub_errors import loading_errors
 
-CONFIG = "config.json"
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that decide what a model does: its configuration, weights and vocabulary."""
 UNUSED = re.compile(
@@ -39,13 +39,13 @@ OF_ANOTHER_PART = re.compile(
 HEAD = re.compile(r"^(predictor|mlp\.layers|layers\.\d+)\.")
 """A scorer's head, which may lie in one file with its CLIP."""
 COMPILED = "_orig_mod."
-"""How the names of a compiled model's weights begin."""
-NAMED = 3
+"""The beginning of the names of a compiled model's weights."""
+_NAMED = 3
 """weights that an error names"""
 
 
 def torch_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the accelerator where there is one.
+    """Return the device called `name`; `auto` is the accelerator if there is one.
 
     Raises:
         ModelError: this machine, or this torch, has no such device.
@@ -64,19 +64,19 @@ def torch_device(name: str) -> torch.device:
 
 
 def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: str) -> Any:
-    """The model of the transformers class `kind`, in evaluation mode on its device.
+    """Load the model of the transformers class `kind`, in evaluation mode on its device.
 
     Raises:
         ModelError: there is no such model, or its files don't fill every weight of a `kind`.
     """
-    with loading_errors(model), quiet():
+    with loading_errors(model), silence_transformers():
         loaded, report = kind.from_pretrained(
             model,
             dtype=torch_dtype(dtype, torch_device(device)),
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and told below
+            ignore_mismatched_sizes=True,  # they are in the report
             output_loading_info=True,
-            **source(model, revision),
+            **loading_arguments(model, revision),
         )
     return _whole(loaded, report, model).to(torch_device(device)).eval()
 
@@ -84,14 +84,14 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
 def fill_model(
     kind: Any, config: Any, tensors: Mapping[str, Tensor], name: str, dtype: str, device: str, **settings: Any
 ) -> Any:
-    """A model of the transformers class `kind` made of `tensors`, as `load_model` gives one.
+    """Return a model of the transformers class `kind` made of `tensors`, as `load_model` gives one.
 
-    `name` says whose the tensors are; `settings` go to the class beside the `config`.
+    `name` stands for the tensors in messages; the class takes `settings` in addition to `config`.
 
     Raises:
         ModelError: the tensors don't fill every weight of a `kind` of this `config`.
     """
-    with loading_errors(name), quiet():
+    with loading_errors(name), silence_transformers():
         made, report = kind.from_pretrained(
             None,
             config=config,
@@ -105,15 +105,15 @@ def fill_model(
 
 
 def load_config(model: str, revision: str | None) -> Any:
-    """The configuration of `model`, of whatever kind it is."""
-    with loading_errors(model), quiet():
+    """Load the configuration of `model`, of whatever kind it is."""
+    with loading_errors(model), silence_transformers():
         if not Path(model).is_dir():
             find_file(model, CONFIG, revision)  # Transformers goes on without, and then lacks the `model_type`.
-        return AutoConfig.from_pretrained(model, trust_remote_code=False, **source(model, revision))
+        return AutoConfig.from_pretrained(model, trust_remote_code=False, **loading_arguments(model, revision))
 
 
 def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a folder or hub id with one, on the CPU.
+    """Load the tensors of a safetensors file, or of a folder or hub id with one, on the CPU.
 
     Raises:
         ModelError: there is none; pickled weights don't count.
@@ -127,27 +127,27 @@ def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
 
 
 def load_tokenizer(model: str, revision: str | None) -> Any:
-    """The tokenizer beside `model`."""
-    with loading_errors(model), quiet():
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **source(model, revision))
+    """Load the tokenizer of `model`."""
+    with loading_errors(model), silence_transformers():
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **loading_arguments(model, revision))
 
 
 def load_image_processor(model: str, revision: str | None) -> Any:
-    """The image processor beside `model`, on Pillow: torchvision resizes differently, and isn't everywhere."""
-    with loading_errors(model), quiet():
+    """Load the image processor of `model` on Pillow: torchvision resizes differently, and isn't everywhere."""
+    with loading_errors(model), silence_transformers():
         return AutoImageProcessor.from_pretrained(
-            model, backend="pil", trust_remote_code=False, **source(model, revision)
+            model, backend="pil", trust_remote_code=False, **loading_arguments(model, revision)
         )
 
 
 def find_file(model: str, name: str, revision: str | None) -> Path:
-    """Where the file `name` of `model` lies on this machine, fetched from the hub where need be."""
-    where = source(model, revision)
+    """Return the path of the file `name` of `model` on this machine, fetched from the hub if need be."""
+    where = loading_arguments(model, revision)
     if Path(model).is_dir():
         if not (path := Path(model) / name).is_file():
             raise ModelError(f"can't load the model {model}: the folder has no file {name}")
         return path
-    with loading_errors(model), quiet():
+    with loading_errors(model), silence_transformers():
         try:
             return Path(hf_hub_download(model, name, **where))
         except HfHubHTTPError:
@@ -158,18 +158,18 @@ def find_file(model: str, name: str, revision: str | None) -> Path:
 
 
 def load_settings(place: str) -> dict[str, Any]:
-    """What `config.json` in a folder or of a hub id says; nothing where there is none, or `place` is a file."""
+    """Load `config.json` of a folder or hub id; empty if there is none, or if `place` is a file."""
     if Path(place).is_file():
         return {}
-    with loading_errors(place), quiet():
+    with loading_errors(place), silence_transformers():
         found = _config_file(place)
         settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
     return settings if isinstance(settings, dict) else {}
 
 
 def _config_file(place: str) -> Path | None:
-    """A model's config.json; None where it has none, and where neither hub nor cache can tell."""
-    where = source(place, None)
+    """Return the path of a model's config.json; None if it has none, or neither hub nor cache can tell."""
+    where = loading_arguments(place, None)
     if Path(place).is_dir():
         return path if (path := Path(place) / CONFIG).is_file() else None
     try:
@@ -181,7 +181,7 @@ def _config_file(place: str) -> Path | None:
 
 
 def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
-    """`model`, of which the loading's `report` leaves nothing unfilled or unused."""
+    """Return `model` if the loading's `report` lists no weight as missing or unused."""
     mismatched = [key for key, *_ in report["mismatched_keys"]]
     unexpected = [key for key in report["unexpected_keys"] if not HEAD.search(key)]
     check_weights(model, name, report["missing_keys"], mismatched, unexpected)
@@ -223,7 +223,7 @@ def describe_misfit(
 ) -> str:
     """Return the message that the weights of `name` don't fit a network of the class `kind`, by their keys."""
     faults = [
-        f"{len(keys)} {what} ({', '.join(sorted(keys)[:NAMED])}{', ...' if len(keys) > NAMED else ''})"
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:_NAMED])}{', ...' if len(keys) > _NAMED else ''})"
         for keys, what in (
             (set(missing), "of its weights are missing"),
             (set(mismatched), "have another shape"),
@@ -236,8 +236,8 @@ def describe_misfit(
     return f"{name} has no weights that fit a {kind}: {'; '.join(faults)}{hint if is_compiled else ''}"
 
 
-def fingerprint(model: str, revision: str | None, index: str = "config.json") -> str:
-    """What names a model's behaviour on every machine: a folder's or file's name and content, or a hub id's commit.
+def fingerprint_model(model: str, revision: str | None, index: str = "config.json") -> str:
+    """Return a model's identity on every machine: a folder's or file's name and content, or a hub id's commit.
 
     The commit is that of the file `index`, which every model of its kind has.
     """
@@ -255,8 +255,8 @@ def fingerprint(model: str, revision: str | None, index: str = "config.json") ->
     return f"{folder.name}@{content.hexdigest()}"
 
 
-def source(model: str, revision: str | None) -> dict[str, Any]:
-    """How `from_pretrained` is told where to look: a folder is never looked up on the network.
+def loading_arguments(model: str, revision: str | None) -> dict[str, Any]:
+    """Return the arguments that tell `from_pretrained` where to look: a folder never on the network.
 
     Raises:
         ModelError: `model` is written as a path and there is no such folder.
@@ -268,7 +268,7 @@ def source(model: str, revision: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Keep transformers' bars and tables, and the libraries' warnings, off the terminal."""
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

@@ -23,7 +23,7 @@ LossSpace = Literal["model", "epsilon"]
 TimeSampling = Literal["uniform", "logit-normal"]
 """The distribution of a flow's training times."""
 TRAINABLE_PREDICTIONS = ("epsilon", "v_prediction")
-END = -1
+CLEAN_END = -1
 """The time after a diffusion schedule's last step, in `grid`."""
 
 
@@ -156,7 +156,7 @@ class DiffusionSchedule:
             len(self.alphas_cumprod_N), timestep_spacing=self.spacing, steps_offset=self.offset, clip_sample=False
         )
         sampler.set_timesteps(steps)
-        return torch.cat([sampler.timesteps, torch.tensor([END])])
+        return torch.cat([sampler.timesteps, torch.tensor([CLEAN_END])])
 
     def transition(
         self, predicted_BCHW: Tensor, noisy_BCHW: Tensor, times_B: Tensor, next_times_B: Tensor, eta: float

@@ -22,10 +22,10 @@ from agfsync.errors import ModelError
 from agfsync.models.hub_errors import loading_errors
 from agfsync.models.pretrained import check_weights
 
-SUFFIX = ".safetensors"
-UNET = ("model.diffusion_model.",)
-VAE = ("first_stage_model.", "vae.")
-"""How the names of a part's weights begin in a file of a whole pipeline."""
+_SUFFIX = ".safetensors"
+UNET_PREFIXES = ("model.diffusion_model.",)
+VAE_PREFIXES = ("first_stage_model.", "vae.")
+"""Beginnings of the names of a part's weights in a file of a whole pipeline."""
 TEXT_MODEL = "text_model."
 LEFT_OVER = re.compile(
     r"^model_ema\."  # a second copy of the UNet
@@ -38,7 +38,7 @@ LEFT_OVER = re.compile(
 """Tensors of a single file that belong to no part of a pipeline."""
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 SAID = ("modelspec.prediction_type", "modelspec.predict_key")
-"""Where a file's header says what the network predicts: kohya's sd-scripts and Stability's ModelSpec; ComfyUI."""
+"""Keys of a header for the kind of prediction: of kohya's sd-scripts and Stability's ModelSpec; of ComfyUI."""
 
 
 def check_suffix(path: Path) -> Path:
@@ -47,8 +47,8 @@ def check_suffix(path: Path) -> Path:
     Raises:
         ModelError: it isn't.
     """
-    if path.suffix.casefold() != SUFFIX:
-        raise ModelError(f"{path} is no {SUFFIX} file: other kinds can run code when they are read, and never are")
+    if path.suffix.casefold() != _SUFFIX:
+        raise ModelError(f"{path} is no {_SUFFIX} file: other kinds can run code when they are read, and never are")
     return path
 
 
@@ -63,7 +63,7 @@ def load_file_tensors(path: str) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def part_of(tensors: Mapping[str, Tensor], prefixes: Collection[str]) -> dict[str, Tensor]:
+def select_tensors(tensors: Mapping[str, Tensor], prefixes: Collection[str]) -> dict[str, Tensor]:
     """Return the tensors whose names begin with one of `prefixes`."""
     return {name: tensor for name, tensor in tensors.items() if name.startswith(tuple(prefixes))}
 
@@ -82,7 +82,7 @@ def check_left_over(model: str, names: Collection[str], of_parts: Collection[str
         )
 
 
-def prediction(path: str) -> dict[str, Any]:
+def read_prediction(path: str) -> dict[str, Any]:
     """Return the scheduler's settings that a single file says its network was trained with; empty where it says none.
 
     The tensors `v_pred` and `ztsnr`, whatever they hold, are marks that ComfyUI and AUTOMATIC1111 go by; the header's
@@ -129,7 +129,7 @@ def fill_network(
 
 
 def _empty(kind: Any, folder: Path) -> Any:
-    """The network on the device "meta"."""
+    """Return the network on the device "meta"."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
             return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
@@ -139,7 +139,7 @@ def _empty(kind: Any, folder: Path) -> Any:
 def _renamed(
     network: Any, tensors: Mapping[str, Tensor], prefixes: Collection[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors by the network's names, and the names in the file of those that the conversion drops."""
+    """Return the tensors by the network's names, and the names of those that the conversion drops."""
     own = network.state_dict().keys()
     if 2 * len(own & tensors.keys()) >= len(own):
         named = dict(tensors)
@@ -154,9 +154,9 @@ def _renamed(
 def _accounted(
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """What `convert` makes of the tensors, and the names of those of which it takes nothing.
+    """Return the converted tensors, and the names of those that `convert` ignores.
 
-    Which it takes is seen by a second conversion, of tensors that hold their own number and take no memory.
+    A second conversion, of tensors that hold their own number and take no memory, shows which those are.
     """
     numbers = {
         name: torch.tensor(float(number)).expand([*tensor.shape[:1], *[1] * (tensor.dim() - 1)])
@@ -168,7 +168,7 @@ def _accounted(
 
 
 def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """diffusers' own, of a UNet, VAE or transformer."""
+    """Return diffusers' own conversion of a UNet, VAE or transformer."""
     classes = [base.__name__ for base in type(network).__mro__]
     name = next((name for name in classes if name in SINGLE_FILE_LOADABLE_CLASSES), None)
     if name is None:
@@ -186,7 +186,7 @@ def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[di
 
 
 def _encoder_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Of a CLIP's text tower, by transformers' names or open_clip's."""
+    """Return the conversion of a CLIP's text tower, from transformers' names or open_clip's."""
     flat = not hasattr(network, "text_model")
 
     def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ def _encoder_conversion(network: Any, prefixes: Collection[str]) -> Callable[[di
 
 
 def _plain(key: str, prefix: str) -> str:
-    """The key without the file's prefix; one that isn't of the text model keeps it, as it has no place."""
+    """Return the key without the file's prefix; a key outside the text model keeps it, and has no place."""
     plain = key.removeprefix(prefix)
     known = plain.startswith((TEXT_MODEL, "text_projection", "logit_scale"))
     return plain if known else key

@@ -8,28 +8,28 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from agfsync.models.architecture import TEXT, Architecture, Conditioning, Size
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.models.loading import quietly
-from agfsync.models.single_file import UNET, VAE
+from agfsync.models.loading import silence_libraries
+from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
-    """The text encoder's last hidden states, or those `clip_skip` layers before, (U, T, D).
+    """Return the text encoder's last hidden states, or those `clip_skip` layers before, (U, T, D).
 
     Never under autocast: it is little work.
     """
     if clip_skip:
-        return {TEXT: _skipped(pipeline, prompts, clip_skip).float()}
-    with quietly():
+        return {TEXT_STATES: _skipped(pipeline, prompts, clip_skip).float()}
+    with silence_libraries():
         text_UTD, _ = pipeline.encode_prompt(
             list(prompts), pipeline.text_encoder.device, 1, do_classifier_free_guidance=False
         )
-    return {TEXT: text_UTD.float()}
+    return {TEXT_STATES: text_UTD.float()}
 
 
 def _skipped(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
-    """As the pipeline of diffusers does, which asks transformers 5's encoder for a `text_model` that it lost."""
+    """Encode as diffusers' pipeline does, which fails with transformers 5: its encoder has no `text_model`."""
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
     tokens = tokenizer(
         list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
@@ -42,18 +42,18 @@ def _skipped(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
 
 
 def _arguments(conditioning: Conditioning) -> dict[str, Any]:
-    return {"encoder_hidden_states": conditioning[TEXT]}
+    return {"encoder_hidden_states": conditioning[TEXT_STATES]}
 
 
 def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """Its VAE keeps to fp16's range."""
+    """Return `dtype`: its VAE keeps to fp16's range."""
     return dtype
 
 
-ARCHITECTURE = Architecture(
+SD_ARCHITECTURE = Architecture(
     name="stable-diffusion",
     pipeline=StableDiffusionPipeline,
-    embeddings=(TEXT,),
+    embeddings=(TEXT_STATES,),
     encode=_encode,
     arguments=_arguments,
     vae_dtype=_vae_dtype,
@@ -61,10 +61,10 @@ ARCHITECTURE = Architecture(
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     marker="cond_stage_model.",
     prefixes={
-        "unet": UNET,
-        "vae": VAE,
+        "unet": UNET_PREFIXES,
+        "vae": VAE_PREFIXES,
         "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),  # 1.x; 2.x
     },
 )
-StableDiffusion = partial(LatentDiffusion, ARCHITECTURE)
+StableDiffusion = partial(LatentDiffusion, SD_ARCHITECTURE)
 """Takes the model and the keywords of `LatentDiffusion`."""

@@ -8,29 +8,35 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT, Architecture, Conditioning, Sides, Size, vae_dtype_in_range
-from agfsync.models.flow_matching import JOINT_ATTENTION, POOLED, Family, FlowMatching, arguments
-from agfsync.models.loading import quietly
-from agfsync.models.single_file import UNET, VAE
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.flow_matching import (
+    JOINT_ATTENTION,
+    POOLED_PROJECTIONS,
+    Family,
+    FlowMatching,
+    transformer_arguments,
+)
+from agfsync.models.loading import silence_libraries
+from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Text (U, T, D) and pooled (U, E), by the pipeline's own hand.
+    """Return text (U, T, D) and pooled (U, E) embeddings, by the pipeline's own method.
 
     The text is both CLIPs' last hidden states but one, side by side and filled up with zeros to the width of T5's,
     which follow; zeros stand for a T5 that the model was saved without. Pooled are both CLIPs' projected embeddings.
     """
     texts = list(prompts)
-    with quietly():
+    with silence_libraries():
         text_UTD, _, pooled_UE, _ = pipeline.encode_prompt(texts, None, None, do_classifier_free_guidance=False)
-    return {TEXT: text_UTD.float(), POOLED: pooled_UE.float()}
+    return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
-def _sides(pipeline: Any) -> Sides:
-    """A token is a patch of latents, and there are embeddings for so many places."""
+def _sides(pipeline: Any) -> PictureSides:
+    """Return the sizes: a token is a patch of latents, and there are embeddings for so many positions."""
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
     token = scale * config.patch_size
-    return Sides(token, config.sample_size * scale, config.pos_embed_max_size * token)
+    return PictureSides(token, config.sample_size * scale, config.pos_embed_max_size * token)
 
 
 def _check(config: Any, guidance: float, negative_prompt: str) -> None:
@@ -40,26 +46,28 @@ def _check(config: Any, guidance: float, negative_prompt: str) -> None:
         )
 
 
-def _predict(network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, told: dict[str, Any], guidance: float) -> Tensor:
-    predicted: Tensor = network(noisy_BCHW, timestep=timesteps_B, **told).sample
+def _predict(
+    network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
+) -> Tensor:
+    predicted: Tensor = network(noisy_BCHW, timestep=timesteps_B, **arguments).sample
     return predicted
 
 
-ARCHITECTURE = Architecture(
+SD3_ARCHITECTURE = Architecture(
     name="stable-diffusion-3",
     pipeline=StableDiffusion3Pipeline,
     # As with SDXL, one sigma for all that is an embedding.
-    embeddings=(TEXT, POOLED),
+    embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
     encode=_encode,
-    arguments=arguments,
+    arguments=transformer_arguments,
     vae_dtype=vae_dtype_in_range,
     sides=_sides,
-    prefixes={"transformer": UNET, "vae": VAE},
+    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
     latent_statistics=("shift_factor",),
     adapter_targets=JOINT_ATTENTION,
 )
 _FAMILY = Family(
-    ARCHITECTURE,
+    SD3_ARCHITECTURE,
     check=_check,
     predict=_predict,
     distilled=False,

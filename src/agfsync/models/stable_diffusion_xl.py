@@ -12,58 +12,57 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from agfsync.files.images import measure_cut
-from agfsync.models.architecture import TEXT, Architecture, Conditioning, Size, vae_dtype_in_range
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size, vae_dtype_in_range
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.models.loading import quietly
-from agfsync.models.refiner import Refiner
-from agfsync.models.single_file import UNET, VAE
-from agfsync.models.xl import POOLED, TIME_IDS, arguments, numbers, silenced
+from agfsync.models.loading import silence_libraries
+from agfsync.models.refiner import POOLED_TEXT, TIME_IDS, Refiner, time_ids_of, xl_arguments, zero_empty_prompts
+from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 UNCROPPED = (0, 0)
 
 
 def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
-    """Text (U, T, D), pooled (U, E), and time ids (U, 6), by the pipeline's own hand.
+    """Return text (U, T, D), pooled (U, E), and time ids (U, 6), by the pipeline's own method.
 
     The text is both encoders' last hidden states but one (but `clip_skip` more), end to end, or the second's alone
-    where the model has no first; pooled is the second's projected embedding. The time ids are what the model was told
-    of each picture in training: the size it had before it was scaled, the crop's top and left, and the size it has
+    where the model has no first; pooled is the second's projected embedding. The time ids are inputs of each
+    image in training: the size it had before it was scaled, the crop's top and left, and the size it has
     (SDXL, section 2.2). Pictures that it drew itself were never scaled nor cropped.
     """
     device = pipeline.text_encoder_2.device
-    with quietly():
+    with silence_libraries():
         text_UTD, _, pooled_UE, _ = pipeline.encode_prompt(
             list(prompts), device=device, do_classifier_free_guidance=False, clip_skip=clip_skip
         )
-    text_UTD, pooled_UE = silenced(pipeline, prompts, text_UTD.float(), pooled_UE.float())
-    time_ids = numbers([*size, *UNCROPPED, *size], device, len(prompts))
-    return {TEXT: text_UTD, POOLED: pooled_UE, TIME_IDS: time_ids}
+    text_UTD, pooled_UE = zero_empty_prompts(pipeline, prompts, text_UTD.float(), pooled_UE.float())
+    time_ids = time_ids_of([*size, *UNCROPPED, *size], device, len(prompts))
+    return {TEXT_STATES: text_UTD, POOLED_TEXT: pooled_UE, TIME_IDS: time_ids}
 
 
 def _picture_conditioning(images: Sequence[Image.Image], size: Size) -> Conditioning:
-    """Each picture's time ids (B, 6), on the CPU: the size that it came in, what fitting cuts off, and `size`.
+    """Return each image's time ids (B, 6), on the CPU: its original size, the crop's top and left, and `size`.
 
-    So a small or cut picture teaches to draw such a one, and doesn't spoil those that are asked for whole.
+    So a small or cropped image teaches to draw such images, and doesn't spoil whole ones.
     """
     height, width = size
     rows = [[image.height, image.width, *measure_cut(image, width, height), *size] for image in images]
     return {TIME_IDS: torch.tensor(rows, dtype=torch.float32)}
 
 
-ARCHITECTURE = Architecture(
+XL_ARCHITECTURE = Architecture(
     name="stable-diffusion-xl",
     pipeline=StableDiffusionXLPipeline,
     # The pooled embedding is as much a part of c as the others: one sigma for all. (The paper's scripts added noise of
     # unit variance to it, whatever sigma.) Sizes are no embedding, and take none.
-    embeddings=(TEXT, POOLED),
+    embeddings=(TEXT_STATES, POOLED_TEXT),
     encode=_encode,
-    arguments=arguments,
+    arguments=xl_arguments,
     vae_dtype=vae_dtype_in_range,
     extras={"add_watermarker": False},
     marker="conditioner.embedders.",
     prefixes={
-        "unet": UNET,
-        "vae": VAE,
+        "unet": UNET_PREFIXES,
+        "vae": VAE_PREFIXES,
         "text_encoder": ("conditioner.embedders.0.transformer.",),
         "text_encoder_2": ("conditioner.embedders.1.model.",),
     },
@@ -72,5 +71,5 @@ ARCHITECTURE = Architecture(
     latent_statistics=("latents_mean", "latents_std"),
     indexed=True,
 )
-StableDiffusionXL = partial(LatentDiffusion, ARCHITECTURE)
+StableDiffusionXL = partial(LatentDiffusion, XL_ARCHITECTURE)
 """Takes the model and the keywords of `LatentDiffusion`."""

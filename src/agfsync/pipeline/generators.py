@@ -1,4 +1,4 @@
-"""Whether a recipe's generators can be drawn with and trained, told before anything is written or drawn.
+"""Checks before a run that a recipe's models can be drawn with and trained.
 
 The configuration of a model and the headers of its weights are read, in a folder, in the hub's cache, or fetched; its
 weights aren't. `agfsync run` and `agfsync doctor` ask the same.
@@ -12,19 +12,18 @@ from agfsync import catalog
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED
-from agfsync.models.files import ModelFiles
+from agfsync.models.files import INDEX, ModelFiles
 from agfsync.recipe import ModelSettings, PartSettings
 
 DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
 """types whose models are pipelines of diffusers"""
-INDEX = "model_index.json"
 FAR = "`agfsync run ... --until pairs` goes as far as it can"
 
 
 def check_drawing(settings: ModelSettings) -> str | None:
     """See that a generator can be drawn with; return why its model can't be trained, or None.
 
-    What can't be told without loading it is left to the loading.
+    Faults that only loading can show are left to the loading.
 
     Raises:
         ModelError: it can't be drawn with. RecipeError: its type has no such setting.
@@ -36,12 +35,12 @@ def check_drawing(settings: ModelSettings) -> str | None:
     if files is None or files.read(INDEX) is None:
         return None
     from agfsync.errors import model_errors
-    from agfsync.models.configuration import REFINER, check_files
+    from agfsync.models.configuration import REFINER_TYPE, check_files
 
     with model_errors(f"the model {settings.path} can't be drawn with"):
         if settings.refining is not None:
             refiner = ModelFiles.of(settings.refining.path, settings.refining.revision)
-            check_files(REFINER, refiner.read, steps=settings.sampling.steps)
+            check_files(REFINER_TYPE, refiner.read, steps=settings.sampling.steps)
         reason = check_files(
             settings.type,
             partial(_read, settings, files),
@@ -95,14 +94,14 @@ def _class_of(maker: Any) -> type | None:
 
 
 def _files(settings: ModelSettings) -> ModelFiles | None:
-    """Where a generator's configuration lies; None: it is the known model's that a single file is like."""
+    """Return the files with a model's configuration; None for a single file without one."""
     if settings.path.endswith(".safetensors"):
         return ModelFiles.of(settings.configuration) if settings.configuration else None
     return ModelFiles.of(settings.path, settings.revision)
 
 
 def _read(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
-    """A configuration file, of an exchanged part that of the model that gives it, where that has one."""
+    """Read a configuration file; of an exchanged part, that of the model that gives it, if it has one."""
     if name == INDEX:
         return _index(settings, files)
     part, _, _ = name.partition("/")
@@ -111,7 +110,7 @@ def _read(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str,
 
 
 def _index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
-    """The pipeline's index, in which each exchanged part is of the class of the model that gives it."""
+    """Return the pipeline's index, in which each exchanged part has the class of the model that gives it."""
     index = files.read(INDEX)
     if index is None:
         return None
@@ -124,7 +123,7 @@ def _index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | No
 
 
 def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | None:
-    """The configuration of the model that gives the part `name`, looked for as the loading does; None: it has none."""
+    """Return the configuration of the model that gives the part `name`, found as the loading does, or None."""
     if part is None:
         return None
     given = ModelFiles.of(part.path, part.revision)
@@ -132,7 +131,7 @@ def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | N
 
 
 def _is_listed(part: Any) -> bool:
-    """True if a pipeline's index says that it has this part."""
+    """Return True if a pipeline's index lists this part."""
     return isinstance(part, list) and len(part) == 2 and part[1] is not None
 
 

@@ -1,5 +1,6 @@
-"""What turns (prompt, questions, image) into a number on 0..100."""
+"""Scorers: (prompt, questions, image) -> a number on 0..100, one file a scorer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,7 @@ from agfsync.records import Answer, Question
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What there is to judge: an RGB image beside its prompt and the prompt's questions."""
+    """An image to score: RGB, with its prompt and the prompt's questions."""
 
     prompt: str
     questions: tuple[Question, ...]
@@ -21,12 +22,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A value on 0..100, with the answers it rests on where the scorer asks questions."""
+    """A value on 0..100, with the answers that it is made of if the scorer asks questions."""
 
     value: float
     answers: tuple[Answer, ...] = ()
     truncated: bool = False
-    """Whether the scorer saw the beginning of the prompt only."""
+    """True if the scorer saw only the beginning of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Unscored:
 
 
 class CapReached(BudgetError):
-    """A judge's model may cost no more; `results` are those of the first items, which it had judged before."""
+    """A scorer's spending cap is reached; `results` are those of the first items, scored before that."""
 
     def __init__(self, message: str, results: Sequence[Measurement | Unscored]) -> None:
         super().__init__(message)
@@ -50,18 +51,32 @@ class CapReached(BudgetError):
 
 
 class Scorer(Protocol):
-    """A judge of pictures. One result for each item, in order; an item that can't be judged is `Unscored`, never 0.
+    """A scorer of images. An item that can't be scored is `Unscored`, never 0.
 
-    One that asks a model behind a server is made with a `Meter` as `meter`, which counts what that costs.
+    A scorer behind a server is made with a `Meter` as `meter`, which counts its cost.
     """
 
     asks_questions: bool
-    """Whether the value depends on the items' questions."""
+    """True if the value depends on the items' questions."""
 
     def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
-        """One result for each item.
+        """Return one result for each item, in order.
 
         Raises:
-            CapReached: the model behind it may cost no more.
+            CapReached: its spending cap is reached.
         """
         ...
+
+
+def measure_answers(questions: Sequence[Question], p_yes: Sequence[float]) -> Measurement | Unscored:
+    """Return 100 x the share of `questions` answered as the caption does: yes where P(yes) is above one half.
+
+    `p_yes` lies on 0..1, one for each question, in order.
+    """
+    if not questions:
+        return Unscored("no questions")
+    if not all(map(math.isfinite, p_yes)):
+        return Unscored("the model's answer is not a number")
+    answers = tuple(Answer(q.key, "yes" if p > 0.5 else "no", p) for q, p in zip(questions, p_yes, strict=True))
+    correct = sum(question.answer == answer.answer for question, answer in zip(questions, answers, strict=True))
+    return Measurement(100 * correct / len(questions), answers)

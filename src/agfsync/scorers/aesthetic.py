@@ -1,4 +1,4 @@
-"""How good a picture is to look at, whatever its prompt (Eq. 4): a small network on a CLIP's image embedding."""
+"""The aesthetic score (Eq. 4): a small network on a CLIP's image embedding, whatever the prompt."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 
 from agfsync.errors import ModelError
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.backbone import backbone
+from agfsync.scorers.backbone import share_backbone
 from agfsync.scorers.heads import Head
 
 
@@ -31,7 +31,7 @@ class Aesthetic:
     ) -> None:
         if head is None:
             raise ModelError("an aesthetic scorer needs a head: name a file, a folder, a hub id or embedded:aesthetic")
-        self._backbone = backbone(path, revision, dtype, device)
+        self._backbone = share_backbone(path, revision, dtype, device)
         self._head = Head.load(head)
         if self._head.embedding_dim != self._backbone.width:
             raise ModelError(
@@ -41,7 +41,7 @@ class Aesthetic:
 
     @torch.inference_mode()
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """One result for each item, its prompt and questions left aside."""
+        """Return one result for each item; its prompt and questions aren't used."""
         if not items:
             return []
         ratings: list[float] = self._head(self._backbone.images([item.image for item in items])).tolist()

@@ -56,19 +56,19 @@ class Backbone:
         self._texts: dict[str, tuple[Tensor, bool]] = {}
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Embeddings BE of the pictures; those of the last call are remembered, for the next scorer's sake."""
+        """Return embeddings BE of the images; those of the last call are kept for the next scorer."""
         new = {id(image): image for image in images if id(image) not in self._images}
         if new:
             embedded = zip(new.values(), self._embed_images(list(new.values())), strict=True)
             self._images |= dict(zip(new, embedded, strict=True))
-        # A picture is known by its id, which is its own as long as it is kept here beside its embedding.
+        # A picture is known by its id, which is its own as long as it is kept here with its embedding.
         self._images = {id(image): self._images[id(image)] for image in images}
         return torch.stack([self._images[id(image)][1] for image in images])
 
     def texts(self, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
-        """Embeddings PE of the prompts, and for each whether it was longer than `limit` and lost its end.
+        """Return embeddings PE of the prompts, and True for each that was longer than `limit` and lost its end.
 
-        Those of the last call are remembered: the pictures of a prompt come together.
+        Those of the last call are kept: the images of a prompt come together.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
@@ -101,10 +101,10 @@ _OPEN: WeakValueDictionary[tuple[str | None, ...], Backbone] = WeakValueDictiona
 """Those in use; one that no scorer holds any longer is gone."""
 
 
-def backbone(
+def share_backbone(
     path: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto", weights: str | None = None
 ) -> Backbone:
-    """The `Backbone` of these settings: the one that another scorer has loaded, if any has.
+    """Return the `Backbone` of these settings: the one that another scorer has loaded, if any has.
 
     Raises:
         ModelError: there is no such model, or it is none of `FAMILIES`.
@@ -116,8 +116,8 @@ def backbone(
     return found
 
 
-def likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | Unscored]:
-    """For each item 100 x the cosine of its picture's and its prompt's embedding (Eq. 3 with gamma = 100).
+def measure_likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | Unscored]:
+    """Return for each item 100 x the cosine of its image's and its prompt's embedding (Eq. 3 with gamma = 100).
 
     A cosine below 0 counts as 0, as in CLIPScore, so that the value keeps to 0..100.
     """
@@ -130,7 +130,7 @@ def likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | Unscored
 
 
 def _width(config: Any) -> int:
-    """The embeddings' width: CLIP projects into a space of its own, SigLIP stays in that of its vision tower."""
+    """Return the embeddings' width: CLIP projects into a space of its own, SigLIP stays in its vision tower's."""
     width: int = config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
     return width
 

@@ -1,4 +1,4 @@
-"""From picture files to scores: what the scores and the evaluation have in common."""
+"""Scoring of image files, for the stages scores and evaluation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A candidate's image, or why there is none, with what it is judged by. `key` is that of its score."""
+class PictureToScore:
+    """A candidate's image, or the reason for none, with its prompt and questions. `key` is its score's."""
 
     key: str
     candidate_key: str
@@ -25,31 +25,31 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A picture's score; `truncated` is whether the scorer saw the beginning of the prompt only."""
+class ScoredPicture:
+    """An image's score; `truncated` is True if the scorer saw only the beginning of the prompt."""
 
     score: Score
     truncated: bool
 
 
 def score_key(source: str, asks_questions: bool, candidate_key: str, questions: Sequence[Question]) -> str:
-    """The key of a scorer's word on a candidate; `source` names the scorer with its settings."""
+    """Return the key of a candidate's score; `source` names the scorer with its settings."""
     asked = [question.key for question in questions] if asks_questions else []
     return digest("score", source, candidate_key, asked)
 
 
-def opened(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
-    """The RGB image in each file (PNG, WebP or JPEG), in order, or why there is none."""
+def open_pictures(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
+    """Return the RGB image in each file (PNG, WebP or JPEG), in order, or the reason for none."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(_opened, files))
 
 
-def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> Iterator[Judged]:
-    """One score for each picture, in order, under the scorer's `name` in the recipe; one without an image is unscored.
+def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]) -> Iterator[ScoredPicture]:
+    """Yield one score for each image, in order, under the scorer's `name`; one without an image is unscored.
 
     Raises:
         ModelError: the scorer gave another number of results than it was given pictures.
-        CapReached: the scorer's model may cost no more, after the scores that it gave before.
+        CapReached: the scorer's spending cap is reached, after the scores before that.
     """
     whole = [Item(p.prompt, p.questions, p.image) for p in pictures if isinstance(p.image, Image.Image)]
     results, reached = _results(scorer, whole)
@@ -61,11 +61,11 @@ def score(scorer: Scorer, name: str, pictures: Sequence[Picture]) -> Iterator[Ju
         if word is None:
             assert reached is not None
             raise reached
-        yield Judged(_record(name, picture, word), isinstance(word, Measurement) and word.truncated)
+        yield ScoredPicture(_record(name, picture, word), isinstance(word, Measurement) and word.truncated)
 
 
 def _results(scorer: Scorer, items: Sequence[Item]) -> tuple[Sequence[Measurement | Unscored], CapReached | None]:
-    """What the scorer gave, and what kept it from giving the rest."""
+    """Return the scorer's results, and the exception that kept it from the rest, if any."""
     try:
         return (scorer.score(items) if items else ()), None
     except CapReached as reached:
@@ -79,7 +79,7 @@ def _opened(file: bytes) -> Image.Image | Unscored:
         return Unscored(str(fault))
 
 
-def _record(name: str, picture: Picture, word: Measurement | Unscored) -> Score:
+def _record(name: str, picture: PictureToScore, word: Measurement | Unscored) -> Score:
     key, candidate = picture.key, picture.candidate_key
     if isinstance(word, Unscored):
         return Score(key, candidate, name, None, word.reason)

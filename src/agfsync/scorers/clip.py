@@ -1,9 +1,9 @@
-"""How well a picture fits its prompt by a CLIP's or a SigLIP's embeddings (Eq. 3)."""
+"""The fit of image and prompt by a CLIP's or a SigLIP's embeddings (Eq. 3)."""
 
 from collections.abc import Sequence
 
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.backbone import backbone, likeness
+from agfsync.scorers.backbone import measure_likeness, share_backbone
 
 
 class Clip:
@@ -25,8 +25,8 @@ class Clip:
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._backbone = backbone(path, revision, dtype, device, weights)
+        self._backbone = share_backbone(path, revision, dtype, device, weights)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """One result for each item, its questions left aside."""
-        return likeness(self._backbone, items)
+        """Return one result for each item; its questions aren't used."""
+        return measure_likeness(self._backbone, items)

@@ -50,7 +50,7 @@ class Head(nn.Module):
         self._activate = nn.functional.relu if activation == "relu" else nn.Identity()
 
     def forward(self, embeddings_BE: Tensor) -> Tensor:
-        """What the head says of the embeddings, B; not clamped, so that training sees every error."""
+        """Return the head's output for the embeddings, B; not clamped, so that training sees every error."""
         *hidden, last = self.layers
         for layer in hidden:
             embeddings_BE = (
@@ -60,14 +60,14 @@ class Head(nn.Module):
         return ratings
 
     def save(self, folder: Path) -> None:
-        """Writes the head to `folder`, in the dtype it has."""
+        """Write the head to `folder`, in its dtype."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         save_model(self, str(folder / "model.safetensors"))
 
     @classmethod
     def load(cls, place: Path | str) -> Self:
-        """The head at a file, in a folder or of a hub id, in any of the layouts above, in fp32 and evaluation mode.
+        """Load the head of a file, folder or hub id, in any of the layouts above, in fp32 and evaluation mode.
 
         Raises:
             ModelError: there is none, or its tensors don't fit each other or the folder's `config.json`.
@@ -84,7 +84,7 @@ class Head(nn.Module):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], name: str, activation: Activation | None = None) -> Self:
-        """The head that `tensors` hold among others; `activation` where their numbers shouldn't tell it."""
+        """Return the head among `tensors`; `activation` replaces the one that their numbering implies."""
         layers = _by_number(tensors)
         weights = [layer["weight"] for layer in layers.values() if "weight" in layer]
         if not weights or any(set(layer) != {"weight", "bias"} for layer in layers.values()):
@@ -100,7 +100,7 @@ class Head(nn.Module):
 
 
 def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The head's linear layers, first to last, each its weight and bias."""
+    """Return the weight and bias of the head's linear layers, first to last."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if layer := LAYER.match(name):
@@ -111,7 +111,7 @@ def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def _layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
-    """Linear layers with a dropout after each hidden one but the last, which is where LAION's predictor has them."""
+    """Return linear layers with a dropout after each hidden one but the last, as in LAION's predictor."""
     widths = [embedding_dim, *hidden]
     layers: list[nn.Module] = []
     for n, (width, next_width) in enumerate(zip(widths, hidden, strict=False), start=1):

@@ -10,13 +10,13 @@ from dataclasses import replace
 from PIL import Image
 
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.backbone import backbone, likeness
+from agfsync.scorers.backbone import measure_likeness, share_backbone
 
 
 class Hpsv2:
     """100 x the cosine of the picture's and the prompt's embeddings, at least 0: the published score in percent.
 
-    The two versions' values can't be compared, and nothing in the weights tells which they are. Each has a name in the
+    The two versions' values can't be compared, and nothing in the weights distinguishes them. Each has a name in the
     catalog, hpsv2 and hpsv2.1, which is part of what names the scores.
 
     `path` is a folder or hub id of the whole model in transformers' layout; or of the CLIP-H that it was tuned from,
@@ -35,15 +35,15 @@ class Hpsv2:
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._backbone = backbone(path, revision, dtype, device, weights)
+        self._backbone = share_backbone(path, revision, dtype, device, weights)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """One result for each item, its questions left aside."""
-        return likeness(self._backbone, [replace(item, image=_square(item.image)) for item in items])
+        """Return one result for each item; its questions aren't used."""
+        return measure_likeness(self._backbone, [replace(item, image=_square(item.image)) for item in items])
 
 
 def _square(image: Image.Image) -> Image.Image:
-    """The whole picture on a black square, which is what HPSv2 was shown where CLIP would crop."""
+    """Return the whole image on a black square, as HPSv2 was trained, where CLIP would crop."""
     if image.width == image.height:
         return image
     side = max(image.size)

@@ -41,7 +41,7 @@ TOKENS = 35
 NORM_EPS = 1e-6
 """Of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
 VISION, TEXT = "vision_model.", "text_encoder."
-NAMES: Mapping[str, str] = {
+_NAMES: Mapping[str, str] = {
     r"^blip\.": "",
     r"^visual_encoder\.": VISION,
     rf"^{VISION}cls_token$": f"{VISION}embeddings.class_embedding",
@@ -99,7 +99,7 @@ class ImageReward:
 
     @torch.inference_mode()
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """One result for each item, its questions left aside."""
+        """Return one result for each item; its questions aren't used."""
         if not items:
             return []
         features_BLD = self._seen([item.image for item in items])
@@ -113,7 +113,7 @@ class ImageReward:
         return features
 
     def _read(self, prompts: list[str], features_BLD: Tensor) -> tuple[Tensor, list[bool]]:
-        """The first token of each prompt beside its picture, BD in fp32 on the CPU; whether the prompt was cut."""
+        """Return the first token's state of each prompt with its image, BD in fp32 on the CPU; True for cut prompts."""
         lengths = [len(ids) for ids in self._tokenizer(prompts, verbose=False)["input_ids"]]
         tokens_BT = self._tokenizer(prompts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
             features_BLD.device
@@ -127,10 +127,10 @@ class ImageReward:
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by transformers' names; those that have them keep them."""
+    """Return the tensors by transformers' names; those that have them keep them."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        for pattern, replacement in NAMES.items():
+        for pattern, replacement in _NAMES.items():
             name = re.sub(pattern, replacement, name)
         renamed[name] = tensor
     return renamed
@@ -141,7 +141,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
-    """The towers' configurations: of vision with the picture size that the `positions`, 1 x (1 + patches) x D, are for.
+    """Return the towers' configurations, vision's with the image size of the `positions`, 1 x (1 + patches) x D.
 
     Its authors' pictures measure 224, those of the BLIPs that lend a configuration mostly 384.
     """

@@ -32,7 +32,7 @@ from torch import Tensor
 MARK = "visual.conv1.weight"
 """A tensor that only open_clip's layout has."""
 
-NAMES: Mapping[str, str] = {
+_NAMES: Mapping[str, str] = {
     r"^visual\.conv1\.": "vision_model.embeddings.patch_embedding.",
     r"^visual\.class_embedding$": "vision_model.embeddings.class_embedding",
     r"^visual\.positional_embedding$": "vision_model.embeddings.position_embedding.weight",
@@ -56,7 +56,7 @@ FUSED = re.compile(r"\.attn\.in_proj_(weight|bias)$")
 
 
 def in_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by transformers' names, whichever of the two layouts theirs is."""
+    """Return the tensors by transformers' names, from either layout."""
     prefix = next((name.removesuffix(MARK) for name in tensors if name.endswith(MARK)), None)
     if prefix is None:
         return dict(tensors)
@@ -77,6 +77,6 @@ def _converted(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _renamed(name: str) -> str:
-    for pattern, replacement in NAMES.items():
+    for pattern, replacement in _NAMES.items():
         name = re.sub(pattern, replacement, name)
     return name

@@ -19,8 +19,7 @@ from transformers import Blip2ForConditionalGeneration, BlipForQuestionAnswering
 
 from agfsync.errors import ModelError
 from agfsync.models import pretrained
-from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.answers import judged
+from agfsync.scorers import Item, Measurement, Unscored, measure_answers
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
@@ -35,7 +34,7 @@ class Vqa:
     """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
 
     The hard answer is the likelier of yes and no as the first token of the model's reply, which is what greedy decoding
-    says wherever it says yes or no at all. P(yes), kept beside it, is the softmax over these two, each by its likeliest
+    says wherever it says yes or no at all. P(yes), kept with it, is the softmax over these two, each by its likeliest
     spelling; so the answer is yes exactly where P(yes) is above one half.
 
     `path` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is
@@ -60,14 +59,14 @@ class Vqa:
         self._yes, self._no = self._tokens_of(YES), self._tokens_of(NO)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """One result for each item: a value with every answer, or `Unscored` where there is nothing to ask."""
+        """Return one result for each item: a value with every answer, or `Unscored` if it has no questions."""
         texts = [[question.text for question in item.questions] for item in items]
         p_yes = self.p_yes([item.image for item in items], texts)
-        return [judged(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
+        return [measure_answers(item.questions, p) for item, p in zip(items, p_yes, strict=True)]
 
     @torch.inference_mode()
     def p_yes(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """P(yes) in 0..1 of each image's questions, in order."""
+        """Return P(yes) in 0..1 of each image's questions, in order."""
         asked = [image for image, texts in zip(images, questions, strict=True) if texts]
         if not asked:
             return [[] for _ in images]
@@ -81,7 +80,7 @@ class Vqa:
         return self._reader.encode(pixels_BCHW)
 
     def _ask(self, features_BLD: Tensor, owners: list[int], questions: list[str]) -> list[float]:
-        """P(yes) of question q on image `owners[q]`. Asked by length, so that little is padding; answered in order."""
+        """Return P(yes) of question q on image `owners[q]`, asked in batches of like length, in order."""
         prompts = [fill_template(self._template, question) for question in questions]
         ids = self._tokenizer(prompts, truncation=True, max_length=LONGEST_QUESTION)["input_ids"]
         p_yes = torch.empty(len(ids))
@@ -95,12 +94,12 @@ class Vqa:
         return [float(p) for p in p_yes]
 
     def _probability(self, logits_QV: Tensor) -> Tensor:
-        """P(yes) against no, by the likeliest spelling of each; fp32 on the CPU."""
+        """Return P(yes) against no, by the likeliest spelling of each; fp32 on the CPU."""
         logits_QV = logits_QV.float()
         return (logits_QV[:, self._yes].amax(1) - logits_QV[:, self._no].amax(1)).sigmoid().cpu()
 
     def _tokens_of(self, spellings: Sequence[str]) -> list[int]:
-        """The tokens that are one of `spellings` in full."""
+        """Return the tokens that are one of `spellings` in full."""
         encoded = (self._tokenizer.encode(text, add_special_tokens=False) for text in spellings)
         tokens = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id})
         if not tokens:
@@ -114,7 +113,7 @@ def fill_template(template: str, question: str) -> str:
 
 
 def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
-    """Indices in batches of like length, of equal length where there may be no padding."""
+    """Yield indices in batches of like length, of equal length where there may be no padding."""
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = groupby(by_length, lengths.__getitem__) if padding == "none" else [(0, by_length)]
     for _, group in groups:
@@ -124,7 +123,7 @@ def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
 
 
 def _padded(ids: Sequence[Sequence[int]], padding: Padding) -> tuple[Tensor, Tensor]:
-    """Tokens QT and their mask QT, 1 where there is a token; the padding's value is never seen."""
+    """Return tokens QT and their mask QT, 1 where there is a token; the padding's value is never used."""
     rows = [torch.tensor(tokens) for tokens in ids]
     side = "left" if padding == "left" else "right"
     ids_QT = pad_sequence(rows, batch_first=True, padding_side=side)
@@ -139,11 +138,11 @@ class _Reader(Protocol):
     """The side on which shorter questions are filled up."""
 
     def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        """Features of the images, BLD: all that the language side ever sees of them."""
+        """Return features of the images, BLD: the language model's only input from them."""
         ...
 
     def first_logits(self, features_QLD: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> Tensor:
-        """Logits of the reply's first token, QV, for each question beside its image's features."""
+        """Return logits of the reply's first token, QV, for each question with its image's features."""
         ...
 
 

@@ -13,8 +13,7 @@ from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
 from agfsync.errors import BudgetError, ModelError, NoReplyError
 from agfsync.files.images import encode_png
-from agfsync.scorers import CapReached, Item, Measurement, Unscored
-from agfsync.scorers.answers import judged
+from agfsync.scorers import CapReached, Item, Measurement, Unscored, measure_answers
 
 INSTRUCTIONS = (
     "You are shown a picture and asked a question about it. Only what can be seen in the picture counts. "
@@ -34,7 +33,7 @@ class VqaOpenAI:
     A picture is sent inline as PNG, lossless, with one question a request; the picture comes first, so that a server
     can keep it for the next. P(yes) comes from the probabilities of the answer's first word, behind any thoughts, yes
     against no, each by its likeliest spelling and one that isn't among them counting as impossible. Where the server
-    gives none, or where the answer begins among them can't be told, P(yes) is 1 or 0 by the word that the model says. A
+    gives none, or where the answer begins among them is unclear, P(yes) is 1 or 0 by the word that the model says. A
     picture with a question that got neither is unscored.
 
     `path` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
@@ -60,7 +59,7 @@ class VqaOpenAI:
         self._client = Client(endpoint, meter or Meter())
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """One result for each item: a value with every answer, or `Unscored`.
+        """Return one result for each item: a value with every answer, or `Unscored`.
 
         Raises:
             ModelError: there is no server or no such model, or it doesn't take the key.
@@ -79,7 +78,7 @@ class VqaOpenAI:
         return results
 
     def _ask(self, picture: str, question: str) -> float | Unscored:
-        """P(yes) of one question, or why there is none."""
+        """Return P(yes) of one question, or the reason for none."""
         seen = {"type": "image_url", "image_url": {"url": picture}}
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": INSTRUCTIONS},
@@ -118,4 +117,4 @@ def _data_url(item: Item) -> str:
 
 def _result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
     unanswered = next((each for each in said if isinstance(each, Unscored)), None)
-    return unanswered or judged(item.questions, [each for each in said if not isinstance(each, Unscored)])
+    return unanswered or measure_answers(item.questions, [each for each in said if not isinstance(each, Unscored)])

@@ -24,7 +24,7 @@ from agfsync.engine.batch_fitting import release_memory
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
-from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
+from agfsync.scorers.batch import PictureToScore, ScoredPicture, open_pictures, score_key, score_pictures
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import Context, scorer_source
 from agfsync.stages.spending import REMARKS, Account, built_of, judging
@@ -140,7 +140,7 @@ class Judging:
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
             shown = [_picture(each, images[each.picture.key]) for each in mine]
-            for each, said in zip(mine, score(scorer, name, shown) if shown else [], strict=True):
+            for each, said in zip(mine, score_pictures(scorer, name, shown) if shown else [], strict=True):
                 outcomes[each.key] = _outcome(said)
         return asked
 
@@ -225,15 +225,15 @@ def _images(run: Run, tables: Tables, pictures: Sequence[ToJudge]) -> dict[str, 
     """The pictures' images by their keys: opened once, so that every judge is shown the same ones."""
     holders = list(dict.fromkeys(each.unit for each in pictures))
     files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
-    return dict(zip((p.key for p in pictures), opened([files[p.key] for p in pictures]), strict=True))
+    return dict(zip((p.key for p in pictures), open_pictures([files[p.key] for p in pictures]), strict=True))
 
 
-def _picture(asked: Asked, image: Image.Image | Unscored) -> Picture:
+def _picture(asked: Asked, image: Image.Image | Unscored) -> PictureToScore:
     of = asked.picture
-    return Picture(asked.key, of.key, of.prompt, of.questions, image)
+    return PictureToScore(asked.key, of.key, of.prompt, of.questions, image)
 
 
-def _outcome(judged: Judged) -> Outcome:
+def _outcome(judged: ScoredPicture) -> Outcome:
     """The score; what of the prompt was left out is counted with it, and so known after a resume too."""
     return Sifted([judged.score], {_truncated(judged.score.scorer): 1} if judged.truncated else {})
 

@@ -13,10 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from agfsync.models.architecture import Conditioning as Conditioning
 from agfsync.models.schedules import NoiseSchedule
-
-Conditioning = Mapping[str, Tensor]
-"""What a prompt, or a picture itself, says to the denoiser: named tensors, one row for each."""
 
 
 class TrainableModel(Protocol):

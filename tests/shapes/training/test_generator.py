@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from agfsync.models.stable_diffusion import TEXT, StableDiffusion
+from agfsync.models.stable_diffusion import TEXT_STATES, StableDiffusion
 from agfsync.shapes.grammar import SHAPES_CATEGORIES, invent_spec, parse_caption
 from agfsync.shapes.training import clip, generator, vae
 from agfsync.shapes.training.clip import CLIP_WIDTH
@@ -94,4 +94,4 @@ def test_the_lessons_end_in_a_stable_diffusion(pupil: Pupil, tmp_path: Path, mon
     loaded = StableDiffusion(str(tmp_path / "generator"), steps=2, guidance=3.0, scheduler="dpm++")
     images = loaded.draw(["a red star", "two blue hearts"], [1, 2], embedding_noise=0.1)
     assert [image.size for image in images] == [(64, 64)] * 2
-    assert torch.allclose(loaded.encode_prompts(["a red star"])[TEXT], expected, atol=1e-2)  # saved in float16
+    assert torch.allclose(loaded.encode_prompts(["a red star"])[TEXT_STATES], expected, atol=1e-2)  # saved in float16

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.queries import Query, ThingKind

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.scorers.heads import Head
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.scene import MAX_THINGS

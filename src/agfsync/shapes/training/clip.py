@@ -24,7 +24,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.grammar import describe_scene, garble_spec, write_caption
 from agfsync.shapes.scene import SIDE, Spec

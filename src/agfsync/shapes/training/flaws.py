@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from scipy import ndimage
 
-from agfsync.models.tensors import to_images, to_tensor
+from agfsync.models.latents import to_images, to_tensor
 from agfsync.shapes.drawing import (
     PALETTE,
     FloatArray,

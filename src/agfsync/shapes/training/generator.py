@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from agfsync.models.latents import to_tensor
 from agfsync.models.pretrained import load_model
-from agfsync.models.tensors import to_tensor
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.grammar import SHAPES_CATEGORIES, garble_spec, write_caption
 from agfsync.shapes.scene import Spec

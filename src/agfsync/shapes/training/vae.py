@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
 from agfsync.shapes.training.pictures import sample_scene

@@ -31,7 +31,7 @@ from transformers import (
     T5Config,
 )
 
-from agfsync.models.tensors import to_tensor
+from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIDE, SIZES, Scene, scatter_things
 from agfsync.shapes.training.asking import ask_questions

@@ -24,7 +24,7 @@ from diffusers_pixels import (
 )
 
 from agfsync.errors import ModelError
-from agfsync.models.schedulers import SCHEDULERS, make_scheduler, why_untrainable
+from agfsync.models.sampling import SCHEDULERS, make_scheduler, why_untrainable
 
 CONFIG = "scheduler/scheduler_config.json"
 CLASSES = sorted(

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from agfsync.models.tensors import to_images, to_tensor
+from agfsync.models.latents import to_images, to_tensor
 
 
 def test_there_and_back() -> None:
