@@ -1,8 +1,8 @@
-"""A training step of the embedded generator's network on the CPU: torch's choice of attention kernel or the plain one.
+"""Time a training step of the embedded model's network on the CPU with torch's attention kernel and with the plain one.
 
     python benchmarks/attention.py [--batch 48] [--rounds 5]
 
-Both ways run in this one process, in turn, each once to warm up and then timed; the last line is their ratio.
+Both ways run in one process, alternately, each once to warm up and then timed. The last line is their ratio.
 """
 
 import argparse

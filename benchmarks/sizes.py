@@ -1,7 +1,7 @@
-"""Models of the published sizes with random weights: as fast and as large as the real ones, and worth nothing else.
+"""Models of the published sizes with random weights: as fast and as large as the real ones, and useless otherwise.
 
-Their configurations are those that the doctor knows. Only the vocabularies' tokenizers are this project's own, which
-costs and saves nothing: a prompt is as many tokens long as the model takes.
+Their configurations are the doctor's. Only the tokenizers are this project's own, which does not change the times: a
+prompt is padded to the number of tokens that the model takes.
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def save_sd15(folder: Path) -> None:
-    """Stable Diffusion 1.5: a UNet of 860 M weights."""
+    """Save Stable Diffusion 1.5, with a UNet of 860 M weights."""
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
     nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipeline = StableDiffusionPipeline(**_networks(SD1), tokenizer=_tokenizer(), scheduler=scheduler, **nothing)
@@ -29,7 +29,7 @@ def save_sd15(folder: Path) -> None:
 
 
 def save_sdxl(folder: Path) -> None:
-    """SDXL's base: a UNet of 2.6 G weights."""
+    """Save SDXL's base, with a UNet of 2.6 G weights."""
     tokenizers = {"tokenizer": _tokenizer(), "tokenizer_2": _tokenizer()}
     scheduler = EulerDiscreteScheduler(**NOISE)
     pipeline = StableDiffusionXLPipeline(**_networks(SDXL), **tokenizers, scheduler=scheduler, add_watermarker=False)
@@ -37,7 +37,7 @@ def save_sdxl(folder: Path) -> None:
 
 
 def save_blip2(folder: Path, language: str = "xxl") -> None:
-    """BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
+    """Save BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
     tokenizer = build_word_tokenizer()
     settings = PUBLISHED[f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
     config = Blip2Config.from_dict({**settings, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")})
@@ -52,7 +52,7 @@ def save_blip2(folder: Path, language: str = "xxl") -> None:
 
 
 def _networks(files: Files) -> dict[str, Any]:
-    """A pipeline's networks, by their parts in it."""
+    """Return a pipeline's networks by their names in it."""
     index = files["model_index.json"]
     parts = {part: named for part, named in index.items() if not part.startswith("_")}
     return {part: _network(*named, files[f"{part}/config.json"]) for part, named in parts.items()}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Outcome, Sifted, Skip, Unit, missing, process, report_skipped
-from agfsync.engine.progress import Log, Silent
+from agfsync.engine import Outcome, Sifted, Skip, Unit, process_units, processing, report_skipped
+from agfsync.engine.progress import LogProgress, SilentProgress
 from agfsync.errors import BudgetError
 from agfsync.records import Caption
 from agfsync.store import Run
@@ -25,8 +25,8 @@ def caption(number: int) -> list[Caption]:
 
 
 def go(run: Run, work: Any, budget: float = 0.0, **options: Any) -> None:
-    common = {"batch": 3, "schema": Caption.schema, "progress": Silent()}
-    process(run, "captions", UNITS, work, budget=budget, **common | options)
+    common = {"batch": 3, "schema": Caption.schema, "progress": SilentProgress()}
+    process_units(run, "captions", UNITS, work, budget=budget, **common | options)
 
 
 def keys(run: Run) -> list[str]:
@@ -50,9 +50,9 @@ def test_everything_is_done_once_and_in_order(run: Run) -> None:
 def test_what_was_done_before_is_told_though_it_comes_last(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(missing, "LOOKED_UP", 2)
+    monkeypatch.setattr(processing, "LOOKED_UP", 2)
     run.commit("captions", {unit.key: caption(unit.payload) for unit in UNITS[6:]}, Caption.schema)
-    go(run, lambda numbers: [caption(number) for number in numbers], progress=Log())
+    go(run, lambda numbers: [caption(number) for number in numbers], progress=LogProgress())
     assert capsys.readouterr().err.startswith("captions: 10 of 10 captions, ")
 
 
@@ -83,11 +83,11 @@ def test_units_that_fail_are_skipped_up_to_the_budget(run: Run, capsys: pytest.C
     run.finish("captions", "digest", 0.0, {})
     finished = run.finished("captions")
     assert finished is not None and (finished.rows, finished.skipped) == (7, 3)
-    report_skipped(Log(), "captions", skipped, 10)
+    report_skipped(LogProgress(), "captions", skipped, 10)
     assert capsys.readouterr().err == "captions: 3 of 10 captions skipped: odd (row 1)\n"
-    report_skipped(Log(), "captions", [Skipped("captions", "k", "even", count=4), *skipped], 20, "rows")
+    report_skipped(LogProgress(), "captions", [Skipped("captions", "k", "even", count=4), *skipped], 20, "rows")
     assert capsys.readouterr().err == "captions: 7 of 20 rows skipped: even, and 1 other reason\n"
-    report_skipped(Log(), "captions", [], 10)
+    report_skipped(LogProgress(), "captions", [], 10)
     assert capsys.readouterr().err == ""
 
 

@@ -82,7 +82,7 @@ def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(tmp_path: Path, 
     assert inspect(snapshot).pairs == inspect(root).pairs == pairs
 
 
-def test_the_row_that_is_left_out_is_told_by_its_number() -> None:
+def test_the_row_that_is_left_out_is_reported_by_its_number() -> None:
     found = inspect(CASES / "P3-empty-caption")
     assert found.left_out == {NOT_TEXT: 1} and found.left_out_at[NOT_TEXT][0].endswith("row 2")
     found = inspect(CASES / "T2-encodings" / "null.parquet")

@@ -9,7 +9,7 @@ import pytest
 from fake_language import FAULTS, FakeServer
 
 from agfsync import cli, pipeline
-from agfsync.engine.progress import Log
+from agfsync.engine.progress import LogProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.language.text import normalise_text
 from agfsync.recipe import Recipe, dump
@@ -20,8 +20,8 @@ Asking = Callable[..., Recipe]
 
 
 def write(path: Path, recipe: Recipe) -> None:
-    pipeline.prepare(path, recipe, progress=Log())
-    pipeline.run(path, until="questions", progress=Log())
+    pipeline.prepare(path, recipe, progress=LogProgress())
+    pipeline.run(path, until="questions", progress=LogProgress())
 
 
 def spending(path: Path) -> float:

@@ -112,7 +112,7 @@ def test_around_words_punctuation_makes_no_difference(words: list[str]) -> None:
     )
 
 
-def test_near_duplicates_are_told_apart_in_every_script() -> None:
+def test_near_duplicates_are_recognised_in_every_script() -> None:
     near = KeptCaptions(0.7)
     for text in ("ปูสีแดง", "दिन में लाल तारा", "🚀🌙", "C++", "50%"):
         assert not near.is_near(text)

@@ -9,7 +9,8 @@ import pytest
 from agfsync.errors import BudgetError
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption
-from agfsync.stages import Context, captions
+from agfsync.stages import captions
+from agfsync.stages.context import Context
 
 
 def made(context: Context) -> list[Caption]:

@@ -7,7 +7,8 @@ import pytest
 from agfsync.errors import BudgetError
 from agfsync.language import QuestionDraft
 from agfsync.records import Caption, Question
-from agfsync.stages import Context, ToDraw, captions, questions, to_draw
+from agfsync.stages import captions, questions
+from agfsync.stages.context import Context, ToDraw, to_draw
 
 
 def drawn(context: Context) -> list[ToDraw]:

@@ -7,7 +7,8 @@ import pytest
 from agfsync.engine import SERVER
 from agfsync.errors import BudgetError
 from agfsync.records import Candidate, Question, Score
-from agfsync.stages import Context, candidates, captions, judging, questions, scores
+from agfsync.stages import candidates, captions, judging, questions, scores
+from agfsync.stages.context import Context
 
 RED = {"type": "double", "path": "none"}
 VQA = {"type": "asking", "path": "none"}

@@ -37,14 +37,14 @@ def test_what_is_committed_is_read_in_the_order_of_the_selection(run: Run) -> No
     assert keys(run) == ["4", "3", "1", "2"]
     assert keys(run, "c", "d") == ["3", "4"]
     assert set(run.made("captions")) == {"a", "b", "c", "d"}
-    assert list(run.grouped("captions", ["key"], ["b", "c"])) == [("b", []), ("c", [{"key": "3"}])]
+    assert list(run.rows_by_unit("captions", ["key"], ["b", "c"])) == [("b", []), ("c", [{"key": "3"}])]
 
 
 def test_units_of_several_parts_may_take_turns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is read once, however often the table goes to and fro."""
     loads: list[str] = []
-    decode = parts.decode
-    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    read = parts.read_part
+    monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
     for part in "abc":
         commit(run, **{f"{part}{n}": captions(*(f"{part}{n}-{row}" for row in range(n % 3))) for n in range(100)})
     order = [f"{part}{n}" for n in range(100) for part in "cab"]
@@ -60,8 +60,8 @@ def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
 ) -> None:
     """A caption's pictures are judged in several batches, and each asks for their unit."""
     loads: list[str] = []
-    decode = parts.decode
-    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    read = parts.read_part
+    monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
     commit(run, a=captions("1"), b=captions("2"))
     commit(run, c=captions("3"), d=captions("4"))
     asked = [["a"], ["a", "b"], ["b"], ["b"], ["b", "c"], ["c", "d"], ["d"], ["d"]]
@@ -73,7 +73,7 @@ def test_a_selection_may_be_read_from_the_run_while_it_is_made(run: Run) -> None
     commit(run, a=captions("1"), b=captions("2"))
     run.select("captions", ["a", "b"])
     run.select("captions", sorted((key for key in run.selected("captions")), reverse=True))
-    run.select("captions", (unit for unit, _ in run.grouped("captions")))
+    run.select("captions", (unit for unit, _ in run.rows_by_unit("captions")))
     assert list(run.selected("captions")) == ["b", "a"]
 
 
@@ -97,8 +97,8 @@ def test_a_part_found_damaged_while_a_selection_is_read_from_it_is_set_aside(run
     run.select("captions", ["a"])
     (part,) = (run.path / "captions").iterdir()
     part.write_bytes(part.read_bytes()[:-9] + b"\0" * 9)
-    with pytest.raises(DamagedError, match="it was set aside"):
-        run.select("questions", (unit for unit, _ in run.grouped("captions")))
+    with pytest.raises(DamagedError, match="it was quarantined"):
+        run.select("questions", (unit for unit, _ in run.rows_by_unit("captions")))
     assert run.made("captions") == []
 
 
@@ -208,7 +208,7 @@ def test_a_corrupt_part_is_set_aside_and_its_units_are_forgotten(run: Run, colum
         data[at] ^= 0xFF
     part.write_bytes(data)
     with pytest.raises(
-        StoreError, match=r"part-000001.parquet isn't what was written: it was set aside; type the same"
+        StoreError, match=r"part-000001.parquet isn't what was written: it was quarantined; type the same"
     ):
         list(run.rows("captions", columns, ["b"]))
     assert set(run.made("captions")) == {"a"}
@@ -241,7 +241,7 @@ def test_a_table_beside_the_stages_own_is_the_stages(run: Run) -> None:
     assert run.skipped("evaluation_images") == []
     run.finish("evaluation", "digest", 0.0, {})
     (run.path / "evaluation_images" / "part-000000.parquet").unlink()
-    with pytest.raises(StoreError, match="set aside"):
+    with pytest.raises(StoreError, match="quarantined"):
         list(run.rows("evaluation_images"))
     assert run.finished("evaluation") is None
     with pytest.raises(StoreError, match="type `agfsync evaluation "):
@@ -342,15 +342,15 @@ def test_any_bit_of_what_is_read_is_held_against_what_was_written(run: Run, colu
     for place in range(len(data)):
         part.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
         if place in unread:
-            assert parts.decode(part, columns, receipt).column("key").to_pylist() == ["k0", "k1", "k2"]
+            assert parts.read_part(part, columns, receipt).column("key").to_pylist() == ["k0", "k1", "k2"]
         else:
-            with pytest.raises(parts.BadPart):
-                parts.decode(part, columns, receipt)
+            with pytest.raises(parts.DamagedPartError):
+                parts.read_part(part, columns, receipt)
 
 
 def test_a_long_table_is_read_in_order_and_in_steps(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agfsync.store.manifest.AT_ONCE", 3)
-    monkeypatch.setattr("agfsync.store.manifest.ASKED_AT_ONCE", 2)
+    monkeypatch.setattr("agfsync.store.manifest.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("agfsync.store.manifest.KEYS_AT_ONCE", 2)
     names = [f"u{n}" for n in range(10)]
     commit(run, **{name: captions(name) for name in names})
     run.select("captions", names[::-1])
@@ -372,9 +372,9 @@ def test_images_are_read_by_hugging_face_datasets(run: Run, tmp_path: Path) -> N
 
 def test_spans_join_neighbours_of_one_part() -> None:
     places = [
-        parts.Place("a", 1, 0, 2),
-        parts.Place("b", 1, 2, 1),
-        parts.Place("c", 2, 0, 1),
-        parts.Place("d", None, 0, 0),
+        parts.UnitPlace("a", 1, 0, 2),
+        parts.UnitPlace("b", 1, 2, 1),
+        parts.UnitPlace("c", 2, 0, 1),
+        parts.UnitPlace("d", None, 0, 0),
     ]
-    assert [[place.unit for place in span] for span in parts.spans(places)] == [["d"], ["a", "b"], ["c"]]
+    assert [[place.unit for place in span] for span in parts.group_spans(places)] == [["d"], ["a", "b"], ["c"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from agfsync.files.images import BrokenPicture
+from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile
 from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
 from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
@@ -118,7 +118,7 @@ def _judge(judged: Judgements[str], categories: dict[str, str], found: Preferenc
     """Enter a preference and the category of its pictures, or return why it is none."""
     try:
         winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
-    except BrokenPicture as failure:
+    except BrokenImageError as failure:
         return str(failure)
     if winner == loser:
         return SAME_PICTURE

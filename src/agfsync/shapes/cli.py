@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agfsync.engine.progress import progress
+from agfsync.engine.progress import make_progress
 from agfsync.errors import ModelError
 
 shapes_app = typer.Typer(
@@ -32,7 +32,7 @@ def train_command(
     for name in only or ():
         if name not in TRAINED_MODELS:
             raise typer.BadParameter(f"no model is called '{name}': there are {', '.join(TRAINED_MODELS)}")
-    train_models(out, progress(), tuple(only or TRAINED_MODELS))
+    train_models(out, make_progress(), tuple(only or TRAINED_MODELS))
     typer.echo(f"models: {out}")
 
 

@@ -9,18 +9,29 @@ from typing import Any
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine import SERVER, Desk, Outcome, Sifted, Unit, Work, carry_out, check_budget, report_skipped
-from agfsync.engine.memory import release
+from agfsync.engine import (
+    SERVER,
+    BatchFunction,
+    JobContext,
+    Outcome,
+    Sifted,
+    Unit,
+    check_budget,
+    report_skipped,
+    run_job,
+)
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
-from agfsync.stages import VERSIONS, Context, scorer_source
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import Context, scorer_source
 from agfsync.stages.spending import REMARKS, Account, built_of, judging
 from agfsync.statistics import Mean
 from agfsync.store import Run
 from agfsync.store.manifest import Skipped
-from agfsync.store.streams import Many, Stream, some_of
+from agfsync.store.streams import Reiterable, Stream, iterate_batches
 
 Judges = Mapping[str, ScorerSettings]
 
@@ -82,7 +93,7 @@ class Judging:
     def reads(self, asked: Sequence[Asked]) -> tuple[str, Sequence[str]]:
         return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
 
-    def open(self, desk: Desk) -> Work[Asked]:
+    def open(self, desk: JobContext) -> BatchFunction[Asked]:
         @cache
         def scorer(name: str) -> Scorer:
             """Loaded when there is something to judge."""
@@ -128,7 +139,7 @@ class Judging:
         return asked
 
 
-def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJudge]) -> dict[str, Any]:
+def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ToJudge]) -> dict[str, Any]:
     """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
 
     Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
@@ -142,7 +153,7 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJud
     with judging(context, tables.stage, judges) as accounts:
         for panel in _panels(judges):
             _judge_by(context, tables, panel, keys, pictures, accounts)
-            release()
+            release_memory()
     context.run.select(tables.scores, (key(picture) for picture in pictures for key in keys.values()))
     notes = _notes(context, tables, judges)
     for name, account in accounts.items():
@@ -167,20 +178,20 @@ def _judge_by(
     tables: Tables,
     panel: Judges,
     keys: Mapping[str, Key],
-    pictures: Many[ToJudge],
+    pictures: Reiterable[ToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
     """The scores of a panel's judges."""
     batch = context.recipe.scores.batch
 
     def units() -> Iterator[Unit[Asked]]:
-        for some in some_of(pictures, batch):
+        for some in iterate_batches(pictures, batch):
             for name in panel:
                 for picture in some:
                     key = keys[name](picture)
                     yield Unit(key, Asked(name, key, picture))
 
-    carry_out(
+    run_job(
         context.run,
         tables.scores,
         Stream(len(pictures) * len(panel), units),

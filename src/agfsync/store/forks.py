@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agfsync.errors import RunError, StoreError
-from agfsync.files.atomic import flush, guarded, lock, write_atomic
+from agfsync.files.atomic import flush_to_disk, lock_folder, store_errors, write_atomic
 from agfsync.store import DATABASE, RECIPE, Run
 from agfsync.store.integrity import FOR_READERS, LOG
-from agfsync.store.parts import BadPart, check_size
+from agfsync.store.parts import DamagedPartError, check_size
 
 UNFINISHED = ".fork"
 """The ending of a fork's folder while it is built."""
@@ -61,9 +61,9 @@ def fork(base: Path, to: Path) -> Fork:
         raise RunError(f"{to} exists already: choose another folder for the fork")
     Run.open(base).close()
     beside = to.with_name(to.name + UNFINISHED)
-    with guarded(beside):
+    with store_errors(beside):
         beside.mkdir(parents=True, exist_ok=True)
-    with closing(lock(base, shared=True)), Run.open(base) as run, closing(lock(beside)):
+    with closing(lock_folder(base, shared=True)), Run.open(base) as run, closing(lock_folder(beside)):
         _clear(beside)
         linked = copied = copied_bytes = 0
         for name, size in _shared(run):
@@ -74,14 +74,14 @@ def fork(base: Path, to: Path) -> Fork:
         for path in _own(run):
             _copy(path, beside / path.relative_to(base))
         run.copy_manifest(beside / DATABASE)
-        with guarded(beside):
+        with store_errors(beside):
             for path in (beside, *beside.rglob("*")):
                 if path.is_dir():
-                    flush(path)
+                    flush_to_disk(path)
         write_atomic(beside / RECIPE, run.recipe_yaml.encode())  # last: without it the folder is no run
-        with guarded(to):
+        with store_errors(to):
             beside.rename(to)
-            flush(to.parent)
+            flush_to_disk(to.parent)
     return Fork(to, linked, copied, copied_bytes)
 
 
@@ -108,9 +108,9 @@ def _link(source: Path, target: Path, size: int) -> bool:
     """
     try:
         check_size(source, size)
-    except BadPart as fault:
-        raise StoreError(f"{source} {fault}: type `agfsync run` on its run first, which makes it anew") from fault
-    with guarded(target):
+    except DamagedPartError as fault:
+        raise StoreError(f"{source} {fault}: type `agfsync run` on its run first, which regenerates it") from fault
+    with store_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
@@ -124,15 +124,15 @@ def _link(source: Path, target: Path, size: int) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with guarded(target):
+    with store_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        flush(target)
+        flush_to_disk(target)
 
 
 def _clear(beside: Path) -> None:
     """Remove what a fork that was killed left behind."""
-    with guarded(beside):
+    with store_errors(beside):
         for path in beside.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

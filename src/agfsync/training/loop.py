@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agfsync.engine.memory import release
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
 from agfsync.training.attention import trainable_attention
 from agfsync.training.checkpoints import Checkpoints
@@ -182,7 +182,7 @@ def _backward_that_fits(
         state.parts = min(2 * parts * processes.count, size)
         # The failure holds the frames in which the tensors are.
         lacking = None
-        release()
+        release_memory()
 
 
 def _count_parts(training: _Training, state: TrainingState) -> int:

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from agfsync.errors import RecipeError
+from agfsync.models.schedules import LossSpace
 from agfsync.training import Reference, TrainableModel
 
-LossSpace = Literal["model", "epsilon"]
 Metrics = Mapping[str, Tensor]
 """Name -> a scalar of a batch: the mean over its rows."""
 
@@ -107,3 +108,16 @@ class Method(Protocol):
     def objective(self, data: Any, plan: TrainingPlan) -> Objective:
         """Return what the loop minimises on `data`, such as `EncodedPairs` for a method that needs pairs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The method `none`: the run ends at the pairs."""
+
+    needs: ClassVar = "pairs"
+    trains: ClassVar = "nothing"
+    uses_reference: ClassVar = False
+    curves: ClassVar[Sequence[str]] = ()
+
+    def objective(self, data: Any, plan: TrainingPlan) -> Objective:
+        raise RecipeError("training.method none trains nothing: name a method")

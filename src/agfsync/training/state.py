@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from agfsync.engine.packages import need
+from agfsync.engine.packages import require_package
 
 Parameters = Mapping[str, nn.Parameter]
 
@@ -82,7 +82,7 @@ def make_optimizer(
     """
     if name == "adamw":
         return torch.optim.AdamW(parameters.values(), weight_decay=weight_decay, betas=betas, fused=True)
-    need("bitsandbytes", "training.optimizer adamw8bit")
+    require_package("bitsandbytes", "training.optimizer adamw8bit")
     from bitsandbytes.optim import AdamW8bit
 
     optimizer: torch.optim.Optimizer = AdamW8bit(list(parameters.values()), weight_decay=weight_decay, betas=betas)

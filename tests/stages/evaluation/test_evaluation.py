@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.recipe import PartSettings, Recipe, check
 from agfsync.recipe.types import StableDiffusionSettings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.stages import Context, evaluation
+from agfsync.stages import evaluation
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 DREW: list[tuple[str, int]] = []
@@ -92,7 +93,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
         commit(run, "captions", {c.key: [c] for c in captions}, Caption)
         commit(run, "questions", questions, Question)
         train(run, "first")
-        yield Context(run, recipe(), Silent())
+        yield Context(run, recipe(), SilentProgress())
 
 
 def commit(run: Run, table: str, units: Mapping[str, Any], kind: Any) -> None:
@@ -106,7 +107,7 @@ def train(run: Run, digest: str) -> None:
 
 
 def changed(context: Context, **changes: Any) -> Context:
-    return Context(context.run, recipe(**changes), Silent())
+    return Context(context.run, recipe(**changes), SilentProgress())
 
 
 def test_both_models_draw_every_held_out_caption_from_the_same_seed(context: Context) -> None:
@@ -168,7 +169,7 @@ def test_the_aligned_model_is_a_folder_of_its_own(context: Context) -> None:
 def test_what_was_saved_has_its_own_parts(context: Context) -> None:
     """A UNet that the base takes from elsewhere isn't put onto the aligned model."""
     given = StableDiffusionSettings(path="somewhere/base", variant="fp16", unet=PartSettings(path="a/b"))
-    other = Context(context.run, context.recipe.model_copy(update={"model": given}), Silent())
+    other = Context(context.run, context.recipe.model_copy(update={"model": given}), SilentProgress())
     assert evaluation._settings(other, "base") == given.arguments()
     aligned = evaluation._settings(other, "aligned")
     assert [aligned[key] for key in ("variant", "vae", "unet", "revision")] == [None] * 4

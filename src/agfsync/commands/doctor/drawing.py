@@ -22,11 +22,11 @@ from agfsync.commands.doctor.networks import (
     typed,
 )
 from agfsync.commands.doctor.tally import Work, imagined, tally
+from agfsync.models.architecture import ATTENTION
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.latents import PIXELS_AT_ONCE
 from agfsync.recipe import ModelSettings, RefinerSettings, Training
 from agfsync.training.attention import trainable_attention
-from agfsync.training.lora import TARGETS
 from agfsync.training.precision import ROUNDED, autocast
 from agfsync.training.reference import MULTIPLIED
 
@@ -250,7 +250,7 @@ class Adapted(nn.Module):
 
 def _adapt(network: nn.Module, rank: int) -> None:
     for name, layer in list(network.named_modules()):
-        if any(name.endswith(f".{target}") for target in TARGETS):
+        if any(name.endswith(f".{target}") for target in ATTENTION):
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, Adapted(layer, rank))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from agfsync.commands.doctor.tally import Work
-from agfsync.files.images import decode, encode
+from agfsync.files.images import decode_image, encode_png
 
 SHARE = 0.8
 """of the rate at which a large square matrix is multiplied: what a network's multiplications are taken to reach"""
@@ -60,9 +60,9 @@ def picture_seconds(height: int, width: int) -> tuple[float, float]:
     noise = np.random.default_rng(0).integers(0, 32, (height, width, 3))
     slope = np.linspace(0, 200, width)[None, :, None]
     image = Image.fromarray((noise + slope).astype(np.uint8))
-    data = encode(image)
-    writing = _best(lambda: encode(image))
-    reading = _best(lambda: np.asarray(decode(data).resize((224, 224)), dtype=np.float32) / 255)
+    data = encode_png(image)
+    writing = _best(lambda: encode_png(image))
+    reading = _best(lambda: np.asarray(decode_image(data).resize((224, 224)), dtype=np.float32) / 255)
     return writing, reading
 
 

@@ -14,7 +14,7 @@ from agfsync.commands.doctor.networks import UnknownModel
 from agfsync.commands.doctor.page import size
 from agfsync.commands.doctor.weights import SERVED
 from agfsync.commands.doctor.writing import Counts, Tokens, caption_tokens, question_tokens
-from agfsync.engine.processes import count_cores, wanted_workers
+from agfsync.engine.local_pool import count_cores, count_wanted_workers
 from agfsync.errors import ModelError
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LanguageModel, Recipe, ScorerSettings
@@ -151,7 +151,7 @@ def _generator_names(recipe: Recipe) -> list[str]:
 
 def _workers_beside(recipe: Recipe, device: str | None) -> int:
     """Return how many workers share a CPU's memory; accelerators have theirs each."""
-    return max(1, wanted_workers(recipe.engine, 0)) if device == "cpu" else 1
+    return max(1, count_wanted_workers(recipe.engine, 0)) if device == "cpu" else 1
 
 
 def _drawn(found: Drawing, device: str | None, batches: float, pictures: int) -> float | None:

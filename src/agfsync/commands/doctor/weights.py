@@ -10,9 +10,8 @@ from typing import Literal
 from agfsync import catalog
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED, hub
-from agfsync.models.headers import STEMS
+from agfsync.models.files import STEMS, choose_variant, variants
 from agfsync.models.lora_files import choose_file
-from agfsync.models.parts import choose_variant, variants
 from agfsync.recipe import PartSettings, Recipe, ScorerSettings
 
 Kind = Literal["pipeline", "model", "tensors", "lora", "vae", "unet", "transformer"]

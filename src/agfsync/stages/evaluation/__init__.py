@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, process
-from agfsync.engine.memory import release
+from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_units, report_skipped, run_job
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import RunError
-from agfsync.files.images import encoded
+from agfsync.files.images import encode_pngs
 from agfsync.models import EXCHANGED, LORA_FILE, Generator
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
-from agfsync.stages import MODEL, VERSIONS, Context, generator_source, to_draw
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import MODEL, Context, generator_source, to_draw
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
@@ -44,7 +45,7 @@ class Drawing:
     def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
         return IMAGES, ()
 
-    def open(self, desk: Desk) -> Work[Caption]:
+    def open(self, desk: JobContext) -> BatchFunction[Caption]:
         desk.say(f"{STAGE}: loading the {self.model} model")
         generator: Generator = catalog.build("models", self.settings)
         for remark in getattr(generator, "remarks", ()):
@@ -54,7 +55,7 @@ class Drawing:
     def _drawn(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
         seeds = [seed_of(self.seed, STAGE, caption.key) for caption in captions]
         # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
-        files = encoded(generator.draw([caption.text for caption in captions], seeds, 0.0))
+        files = encode_pngs(generator.draw([caption.text for caption in captions], seeds, 0.0))
         keys = [
             digest("evaluation image", self.model, self.source, c.key, s) for c, s in zip(captions, seeds, strict=True)
         ]
@@ -88,6 +89,7 @@ def _draw(context: Context, captions: Sequence[Caption]) -> None:
         *_draw_with(context, "base", generator_source(context.recipe.model), captions),
         *_draw_with(context, "aligned", _aligned_source(context), captions),
     ]
+    report_skipped(context.progress, STAGE, context.run.skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
@@ -95,7 +97,7 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
     """One model's pictures; the keys of its units. The unit names the model by `source`, not by its part in the run."""
     recipe = context.recipe
     units = [Unit(digest(STAGE, VERSIONS[STAGE], model, source, recipe.seed, c.key), c) for c in captions]
-    carry_out(
+    run_job(
         context.run,
         IMAGES,
         units,
@@ -108,7 +110,7 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
         unit="pictures",
         title=f"{STAGE}: {model} model draws",
     )
-    release()
+    release_memory()
     return [unit.key for unit in units]
 
 
@@ -137,7 +139,7 @@ def _drawn(context: Context, captions: Sequence[Caption], questions: Questions) 
     by_key = {caption.key: caption for caption in captions}
     found: list[ToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
-    for unit, rows in context.run.grouped(IMAGES, ["key", "caption_key", "generator"]):
+    for unit, rows in context.run.rows_by_unit(IMAGES, ["key", "caption_key", "generator"]):
         for row in rows:
             caption = by_key[row["caption_key"]]
             found.append(ToJudge(row["key"], unit, caption.text, tuple(questions[caption.key])))
@@ -153,5 +155,5 @@ def _keep(context: Context, captions: Sequence[Caption], rows: Sequence[Comparis
     units = [Unit(digest(STAGE, key, [row.key for row in of]), of) for key, of in by_caption.items()]
     work: Callable[[Sequence[list[Comparison]]], Sequence[Outcome]] = list
     common = {"schema": Comparison.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process(context.run, STAGE, units, work, batch=len(units) or 1, title=f"{STAGE}: comparing", **common)
+    process_units(context.run, STAGE, units, work, batch=len(units) or 1, title=f"{STAGE}: comparing", **common)
     context.run.select(STAGE, [unit.key for unit in units])

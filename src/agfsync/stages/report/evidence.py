@@ -11,13 +11,13 @@ from typing import TypeVar
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
+from agfsync.stages import NAMES
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
 R = TypeVar("R", bound=Record)
 
-STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
 
 Values = Mapping[str, Mapping[str, float]]
 """Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
@@ -70,7 +70,7 @@ class Evidence:
 
 def gather(run: Run, recipe: Recipe) -> Evidence:
     """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
-    finished = {stage: ended for stage in STAGES if (ended := run.finished(stage))}
+    finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.finished(stage))}
     pairs = _read(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,
@@ -90,7 +90,7 @@ def gather(run: Run, recipe: Recipe) -> Evidence:
 def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
     """The image files of the candidates `keys` of a stage's table; only the units that hold them are read."""
     wanted = set(keys)
-    units = [unit for unit, rows in run.grouped(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
+    units = [unit for unit, rows in run.rows_by_unit(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
 
 

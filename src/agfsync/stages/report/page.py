@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
-from agfsync.stages.report.evidence import STAGES, Evidence
+from agfsync.stages import NAMES
+from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, Tone, compact, curves, forest, histogram
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.verdict import (
@@ -238,7 +239,7 @@ def _remark(steps: Sequence[Mapping[str, float]]) -> str:
 def _stages(evidence: Evidence) -> list[StageLine]:
     total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
     lines = []
-    for name in STAGES:
+    for name in NAMES[:-1]:
         ended = evidence.finished.get(name)
         if ended is None:
             lines.append(StageLine(name))
