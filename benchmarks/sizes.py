@@ -37,7 +37,7 @@ def save_sdxl(folder: Path) -> None:
 
 
 def save_blip2(folder: Path, language: str = "xxl") -> None:
-    """BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
+    """Save BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
     tokenizer = build_word_tokenizer()
     settings = PUBLISHED[f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
     config = Blip2Config.from_dict({**settings, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")})
