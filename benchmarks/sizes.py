@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipe
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from agfsync.commands.doctor.published import PUBLISHED, SD1, SDXL, Files
+from agfsync.commands.doctor.networks import load_published
 from agfsync.shapes.training.tokenizers import clip_tokenizer, word_tokenizer
 
 TOKENS = 77
@@ -24,7 +24,12 @@ def save_sd15(folder: Path) -> None:
     """Stable Diffusion 1.5: a UNet of 860 M weights."""
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
     nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = StableDiffusionPipeline(**_networks(SD1), tokenizer=_tokenizer(), scheduler=scheduler, **nothing)
+    pipeline = StableDiffusionPipeline(
+        **_networks("stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        tokenizer=_tokenizer(),
+        scheduler=scheduler,
+        **nothing,
+    )
     pipeline.to(torch.bfloat16).save_pretrained(folder)
 
 
@@ -32,14 +37,19 @@ def save_sdxl(folder: Path) -> None:
     """SDXL's base: a UNet of 2.6 G weights."""
     tokenizers = {"tokenizer": _tokenizer(), "tokenizer_2": _tokenizer()}
     scheduler = EulerDiscreteScheduler(**NOISE)
-    pipeline = StableDiffusionXLPipeline(**_networks(SDXL), **tokenizers, scheduler=scheduler, add_watermarker=False)
+    pipeline = StableDiffusionXLPipeline(
+        **_networks("stabilityai/stable-diffusion-xl-base-1.0"),
+        **tokenizers,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
     pipeline.to(torch.bfloat16).save_pretrained(folder)
 
 
 def save_blip2(folder: Path, language: str = "xxl") -> None:
     """BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
     tokenizer = word_tokenizer()
-    settings = PUBLISHED[f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
+    settings = load_published()["models"][f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
     config = Blip2Config.from_dict({**settings, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")})
     images = BlipImageProcessorPil(size={"height": 224, "width": 224}, do_convert_rgb=True)
     before = torch.get_default_dtype()
@@ -51,9 +61,10 @@ def save_blip2(folder: Path, language: str = "xxl") -> None:
     Blip2Processor(images, tokenizer, num_query_tokens=config.num_query_tokens).save_pretrained(folder)
 
 
-def _networks(files: Files) -> dict[str, Any]:
-    """A pipeline's networks, by their parts in it."""
-    index = files["model_index.json"]
+def _networks(model: str) -> dict[str, Any]:
+    """Build a pipeline's networks, by their parts in it."""
+    files = load_published()["models"][model]
+    index: Any = files["model_index.json"]
     parts = {part: named for part, named in index.items() if not part.startswith("_")}
     return {part: _network(*named, files[f"{part}/config.json"]) for part, named in parts.items()}
 

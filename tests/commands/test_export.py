@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from agfsync import pipeline
-from agfsync.commands.export import export
+from agfsync.commands.export import export_pairs
 from agfsync.errors import FormatError, RecipeError, RunError
 from agfsync.files.images import decode
 from agfsync.formats import pick_a_pic
@@ -32,7 +32,7 @@ def test_every_pair_of_the_run_is_in_it_with_its_pictures(path: Path, tmp_path: 
     with Run.open(path, writing=False) as run:
         pairs = list(run.read("pairs", Pair))
         images = {c.key: c.image for c in run.read("candidates", Candidate)}
-    assert export(path, name, tmp_path / "out") == {"pairs": len(pairs), "ties": 0}
+    assert export_pairs(path, name, tmp_path / "out") == {"pairs": len(pairs), "ties": 0}
     rows = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
     for pair, row in zip(pairs, rows, strict=True):
         if name == "pick-a-pic":
@@ -49,7 +49,7 @@ def test_the_empty_folder_that_one_stands_in_is_filled(
 ) -> None:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
-    export(path, "binarized", Path("."))
+    export_pairs(path, "binarized", Path("."))
     assert (tmp_path / "out" / "data" / "train-00000.parquet").exists()
 
 
@@ -61,23 +61,23 @@ def test_each_picture_of_several_generators_has_its_own_ones_name(path: Path, tm
         drew = {c.key: {"generator": "none", "other": "other"}[c.generator] for c in run.read("candidates", Candidate)}
         models = [(drew[pair.winner_key], drew[pair.loser_key]) for pair in run.read("pairs", Pair)]
     assert set(models) > {("none", "other"), ("other", "none")}
-    export(path, "binarized", tmp_path / "out")
+    export_pairs(path, "binarized", tmp_path / "out")
     rows = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
     assert [(row["chosen_model"], row["rejected_model"]) for row in rows] == models
-    export(path, "huggingface", tmp_path / "card")
+    export_pairs(path, "huggingface", tmp_path / "card")
     assert "none, other" in (tmp_path / "card" / "README.md").read_text()
 
 
 def test_the_card_says_what_made_it_and_no_folder_of_this_machine(
     path: Path, tmp_path: Path, make_recipe: Any, pair_set: Callable[..., Path]
 ) -> None:
-    export(path, "huggingface", tmp_path / "out")
+    export_pairs(path, "huggingface", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "the weighted sum of the scores red 1, vqa 0.5" in card and "| captions | 17 |" in card
     given = make_recipe(pairs={"source": str(pair_set(("a cat", "red", "blue")))})
     pipeline.prepare(path, given, update=True)
     pipeline.run(path, until="pairs")
-    export(path, "huggingface", tmp_path / "again")
+    export_pairs(path, "huggingface", tmp_path / "again")
     card = (tmp_path / "again" / "README.md").read_text()
     assert "the pair set pair_set" in card and str(tmp_path) not in card
     assert [each.prompt for each in HuggingFace().pairs(tmp_path / "again")] == ["a cat"]
@@ -86,10 +86,10 @@ def test_the_card_says_what_made_it_and_no_folder_of_this_machine(
 def test_a_folder_that_holds_something_is_left_alone_and_an_empty_one_filled(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    export(path, "binarized", out)
+    export_pairs(path, "binarized", out)
     before = sorted(out.rglob("*"))
     with pytest.raises(FormatError, match="out holds something already: choose another --out"):
-        export(path, "binarized", out)
+        export_pairs(path, "binarized", out)
     assert sorted(out.rglob("*")) == before
 
 
@@ -99,7 +99,7 @@ def test_what_fails_leaves_nothing_behind(path: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(pick_a_pic, "_row", fail)
     with pytest.raises(ZeroDivisionError):
-        export(path, "pick-a-pic", tmp_path / "out")
+        export_pairs(path, "pick-a-pic", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
@@ -108,17 +108,17 @@ def test_pairs_whose_pictures_are_gone_are_told(path: Path, tmp_path: Path, make
     for stage in ("captions", "candidates"):
         pipeline.run(path, until=stage)
         with pytest.raises(RunError, match="its captions or pictures were made anew since its pairs"):
-            export(path, "binarized", tmp_path / "out")
+            export_pairs(path, "binarized", tmp_path / "out")
 
 
 def test_what_cant_be_written_is_told(path: Path, tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(FormatError, match="tifa can be read and not written: there are pick-a-pic, binarized, hugg"):
-        export(path, "tifa", tmp_path / "out")
+        export_pairs(path, "tifa", tmp_path / "out")
     with pytest.raises(RecipeError, match="no format is called 'pickapic': did you mean 'pick-a-pic'"):
-        export(path, "pickapic", tmp_path / "out")
+        export_pairs(path, "pickapic", tmp_path / "out")
     pipeline.prepare(tmp_path / "new", recipe)
     with pytest.raises(RunError, match="new has no pairs yet"):
-        export(tmp_path / "new", "binarized", tmp_path / "out")
+        export_pairs(tmp_path / "new", "binarized", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["pick-a-pic", "binarized", "huggingface"])
@@ -127,7 +127,7 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
 ) -> None:
     """And so does a run on what that run exports."""
     sources = [tmp_path / "first", tmp_path / "second"]
-    export(path, name, sources[0])
+    export_pairs(path, name, sources[0])
     judges = {"evaluation": {"judges": {"oracle": {"type": "double", "model": "none"}}}}
     recipe = make_recipe(pairs={"source": str(sources[0])}, **judges)
     pipeline.prepare(tmp_path / "again", recipe)
@@ -138,12 +138,12 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
     assert {judge: role_of(judge, recipe, found) for judge in ("red", "vqa")} == dict.fromkeys(
         ("red", "vqa"), "selected on"
     )
-    export(tmp_path / "again", name, sources[1])
+    export_pairs(tmp_path / "again", name, sources[1])
     assert read_selectors(sources[1]) == found
 
 
 def test_a_judge_of_another_kind_is_independent_of_exported_pairs(path: Path, tmp_path: Path, make_recipe: Any) -> None:
-    export(path, "binarized", tmp_path / "out")
+    export_pairs(path, "binarized", tmp_path / "out")
     recipe = make_recipe(
         pairs={"source": str(tmp_path / "out")},
         evaluation={"judges": {"oracle": {"type": "shapes-oracle", "model": "none"}}},
@@ -160,5 +160,5 @@ def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
     with Run.open(tmp_path / "run", writing=False) as run:
         assert find_selectors(run, recipe) is None
     assert {role_of(judge, recipe, None) for judge in recipe.scores.scorers} == {"unknown"}
-    export(tmp_path / "run", "binarized", tmp_path / "out")
+    export_pairs(tmp_path / "run", "binarized", tmp_path / "out")
     assert read_selectors(tmp_path / "out") is None

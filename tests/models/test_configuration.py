@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agfsync.commands.doctor.published import PUBLISHED
+from agfsync.commands.doctor.networks import load_published
 from agfsync.errors import ModelError
 from agfsync.models.architecture import size_in_latents
 from agfsync.models.configuration import REFINER, check_files, check_parts, limit_tokens, read_parts
@@ -317,7 +317,7 @@ def test_published_models_are_understood() -> None:
     there = {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
     there |= {name: ["transformers", "CLIPTokenizer"] for name in ("tokenizer", "tokenizer_2")}
     tried = []
-    for name, files in PUBLISHED.items():
+    for name, files in load_published()["models"].items():
         if INDEX in files:
             index = {**files[INDEX], **there}
             parts = read_parts({**files, INDEX: index, "scheduler/scheduler_config.json": {}}.get)

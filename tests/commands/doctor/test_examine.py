@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from fake_language import FakeServer
 
-from agfsync import catalog, cli
+from agfsync import cli
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.networks import Source
-from agfsync.commands.doctor.weights import NO_MODEL
+from agfsync.commands.doctor.networks import read_config
 from agfsync.recipe import dump
+from agfsync.recipe.models import NO_MODEL
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def doctor(
     def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
         code = cli.main(["doctor", *arguments, "--json"])
         assert {path for path in tmp_path.rglob("*") if "hub" not in path.parts} <= there
-        return code, json.loads(capsys.readouterr().out)
+        found = json.loads(capsys.readouterr().out)
+        assert len(set(found["missing"])) == len(found["missing"]), "each line once"
+        return code, found
 
     return examine
 
@@ -57,7 +59,7 @@ def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
 def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
     doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agfsync.commands.doctor.missing._reached", lambda url: False)
+    monkeypatch.setattr("agfsync.commands.doctor.missing._is_reached", lambda url: False)
     code, found = doctor("sd15-lora")
     assert code == 2 and not found["can_begin"]
     stages = _stages(found)
@@ -68,13 +70,31 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
     assert sum("can't be looked at: no network" in line for line in found["missing"]) == 6
 
 
+@pytest.mark.slow
+def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_generator: Path) -> None:
+    """Those that draw beside the one that is aligned, and what takes the place of a generator's own UNet."""
+    judge = "scores.scorers={vqa: {type: vqa-openai, model: m, server: {base_url: 'http://localhost:1'}}}"
+    common = ("shapes", "--set", judge, "--set", "pairs.weights={vqa: 1}", "--set", "evaluation.judges={}")
+    _, alone = doctor(*common)
+    _, two = doctor(*common, "--set", f"candidates.beside={{other: {{model: '{tiny_generator}', dtype: fp32}}}}")
+    _, exchanged = doctor(*common, "--set", f"candidates.generator.unet={tiny_generator}")
+    alone, two, exchanged = map(_stages, (alone, two, exchanged))
+    assert two["candidates"]["models"] == ["generator", tiny_generator.name]
+    for what in ("disk", "seconds"):
+        assert two["candidates"][what] > alone["candidates"][what]
+    assert two["scores"]["requests"] == 2 * alone["scores"]["requests"]
+    assert two["training"] == alone["training"]
+    for stage in ("candidates", "training"):
+        assert exchanged[stage]["seconds"] < alone[stage]["seconds"]
+
+
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.shipped():
         recipe = config.resolve(name)
-        assert Source(catalog.model_path(recipe.candidates.generator.model)).settings("model_index.json")
+        assert read_config(recipe.candidates.generator.model, name="model_index.json")
         for scorer in (recipe.scores.scorers | recipe.evaluation.judges).values():
             if scorer.model != NO_MODEL:
-                assert Source(catalog.model_path(scorer.model)).settings("config.json")
+                assert read_config(scorer.model)
 
 
 @pytest.mark.slow
