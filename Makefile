@@ -5,14 +5,15 @@ INSTALLED := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test quick torture check format clean
+.PHONY: help demo test quick torture check docs format clean
 
 help:
 	@echo "make demo    the whole loop on the embedded Shapes world, ending in runs/shapes/report.html"
 	@echo "make test    every test"
 	@echo "make quick   the tests that take under a second each"
 	@echo "make torture attacks on the run folder, about an hour on two idle cores"
-	@echo "make check   lint, format, types and import rules"
+	@echo "make check   lint, format, types, import rules, names and the documentation site"
+	@echo "make docs    the documentation site, site/index.html"
 	@echo "make format  put the code into the project's format"
 
 demo: $(INSTALLED)
@@ -33,13 +34,19 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words --check
+	$(MAKE) --no-print-directory docs
+
+# A warning, such as a broken link, is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs site
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site docs/reference
 
 # torch first and alone: it is the one package whose build the machine decides.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,21 +19,26 @@ QUICK: Mapping[str, Any] = {
     "name": "quick",
     "captions": {"writer": "double", "count": 12, "held_out": 5},
     "questions": {"writer": "double", "rounds": 2},
-    "candidates": {"generator": {"type": "double", "model": "none"}, "per_caption": 4},
-    "scores": {
-        "scorers": {"red": {"type": "double", "model": "none"}, "vqa": {"type": "asking", "model": "none"}},
-        "batch": 7,
-    },
-    "pairs": {"weights": {"red": 1.0, "vqa": 0.5}},
+    "model": {"type": "double", "path": "none"},
+    "candidates": {"per_caption": 4},
+    "scorers": {"red": {"type": "double", "path": "none"}, "vqa": {"type": "asking", "path": "none"}},
+    "scores": {"batch": 7},
+    "pairs": {"choose": {"weights": {"red": 1.0, "vqa": 0.5}}},
     "training": {"precision": "fp32"},
 }
 
 
-def quick(**changes: Any) -> Recipe:
-    """The quick recipe; `changes` replace values, or keys of its sections."""
+def quick(judges: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> Recipe:
+    """Return the quick recipe; `changes` replace values, the model and the scorers, or keys of other sections.
+
+    All scorers judge the candidates; `judges` are scorers of the evaluation alone.
+    """
     tree = dict(QUICK)
     for name, change in changes.items():
-        tree[name] = {**tree.get(name, {}), **change} if isinstance(change, dict) else change
+        merges = isinstance(change, dict) and name not in ("model", "scorers")
+        tree[name] = {**tree.get(name, {}), **change} if merges else change
+    tree["scores"] = {"by": list(tree["scorers"]), **tree["scores"]}
+    tree["scorers"] = {**tree["scorers"], **judges}
     return check(tree, "quick")
 
 

@@ -105,7 +105,7 @@ def line(what: str, count: int, took: float, work: float | None, speed: float, u
 def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
     """A caption's candidates, in one batch, with guidance."""
     generator = catalog.build(
-        "generators", {"type": KIND[name], "model": folder, "steps": options.steps, "dtype": "bf16"}
+        "generators", {"type": KIND[name], "path": folder, "steps": options.steps, "dtype": "bf16"}
     )
     work = 2 * options.steps * FORWARD[name] + DECODE[name]
     prompts, seeds = ["a large red circle"] * options.batch, list(range(options.batch))
@@ -115,7 +115,7 @@ def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> N
 
 def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed: float) -> None:
     """DPO steps on `--pairs` pairs, whose latents are random."""
-    denoiser = catalog.build("generators", {"type": KIND[name], "model": folder})
+    denoiser = catalog.build("models", {"type": KIND[name], "path": folder})
     reference: Any
     if lora:
         add_adapters(denoiser.network, 16, 16.0, 0)
@@ -153,7 +153,7 @@ def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed
 
 def ask(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
     """Nine questions on each of `--batch` pictures."""
-    scorer = Vqa(model=folder, dtype="bf16")
+    scorer = Vqa(path=folder, dtype="bf16")
     images = [Image.new("RGB", (512, 512), (n, 2 * n, 3 * n)) for n in range(options.batch)]
     questions = [["Is the large red circle in the centre?"] * QUESTIONS] * options.batch
     took = seconds(lambda: scorer.p_yes(images, questions), options.repeats)

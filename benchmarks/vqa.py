@@ -98,7 +98,7 @@ def main() -> None:
 def compare(folder: str, settings: argparse.Namespace) -> None:
     """Runs both ways and prints their figures."""
     asked = drawings(settings.images, settings.questions)
-    scorer = Vqa(model=folder)
+    scorer = Vqa(path=folder)
     model = Blip2ForConditionalGeneration.from_pretrained(folder, use_safetensors=True).to(torch_device("auto")).eval()
     template = getattr(model.config, "question_template", "Question: {question} Short answer:")
     reader = AutoProcessor.from_pretrained(folder, backend="pil")

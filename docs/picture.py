@@ -20,7 +20,7 @@ INK, PAPER, SOFT, EDGE = (34, 34, 34), (255, 255, 255), (110, 110, 110), (220, 2
 
 
 def main(path: Path, out: Path) -> None:
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         evidence = gather(run, recipe_of(run))
         oracle = {c.caption_key: c for c in evidence.comparisons if c.judge == "oracle" and not c.element_type}
         differing = [key for key in evidence.captions if key in oracle and oracle[key].base != oracle[key].aligned]

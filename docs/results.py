@@ -20,15 +20,16 @@ from agfsync.store import Finished, Run
 
 HEAD = """# The Shapes world: results
 
-Written by `python docs/results.py` from the run folders of `agfsync run {name} --set seed=SEED`, on {processor}; the
-recipe with every key is [recipe.yaml](recipe.yaml) (seed {seed}'s). Base and aligned model draw each held-out caption
-from the same seed; values are on 0..100. The interval is the plain 95 % one of the mean difference, and p is corrected
-by Holm over the independent judges, and over the others; a tie counts one half in the win rate:
-[evaluation.md](../evaluation.md) says how. Nothing trains or selects on the oracle. What there was to choose (learning
-rate, guidance, steps, numbers of captions, embedding noise, the aesthetic score's weight) was chosen on the captions of
-run seeds of 100 and up. beta is 500 so that the loss ends below an untrained model's (ln 2); of it an audit of an
-earlier recipe had seen seed 0's captions too, and nobody those of the other seeds. Another processor gives other
-figures: for one seed of that recipe the oracle's gain was 4.9, 5.4 and 5.7 on three.
+`python docs/results.py` wrote this page from the run folders of `agfsync run {name} --set seed=SEED`, on {processor};
+[recipe.yaml](recipe.yaml) has every key (of seed {seed}). Base and aligned model draw each held-out caption from the
+same seed; values are on 0..100. The interval is the uncorrected 95 % interval of the mean difference. p is corrected by
+Holm over the independent judges, and separately over the others. A tie counts one half in the win rate.
+[Evaluation](../evaluation.md) explains each. Nothing trains or selects on the oracle.
+
+The learning rate, guidance, steps, numbers of captions, embedding noise and the aesthetic score's weight were chosen on
+the captions of run seeds of 100 and up. beta is 500 so that the loss ends below an untrained model's (ln 2); an audit
+of an earlier recipe had used seed 0's captions for it, and nobody those of the other seeds. Another processor gives
+other figures: for one seed of that recipe the oracle's gain was 4.9, 5.4 and 5.7 on three processors.
 
 | seed | judge | role | captions | base | aligned | difference | 95 % interval | p | win rate | 95 % interval | ties |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
@@ -57,7 +58,7 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
 
 def read(path: Path) -> Found:
     """Return a run's recipe, how its stages ended, and what its judges found."""
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
         finished = {stage: ended for stage in stages if (ended := run.finished(stage))}

@@ -30,12 +30,10 @@ def test_every_entry_names_something_that_is_there() -> None:
 def test_an_unknown_name_is_told_with_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=hint):
         catalog.find("methods", name)
-    with pytest.raises(RecipeError, match=hint):
-        catalog.check("methods", {"type": name})
 
 
 def test_the_catalog_imports_nothing_that_it_lists() -> None:
-    lists = "from agfsync import catalog; catalog.names('scorers'); catalog.check('methods', {'type': 'dpo'})"
+    lists = "from agfsync import catalog; catalog.names('scorers'); catalog.check_place('embedded:clip')"
     heavy = "import sys; sys.exit(bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", f"{lists}; {heavy}"]).returncode == 0
 
@@ -66,7 +64,7 @@ def test_a_model_that_is_missing_is_told_before_anything_is_loaded() -> None:
     with pytest.raises(ModelError, match="no embedded model 'embedded:llama': there are embedded:aesthetic, "):
         catalog.model_path("embedded:llama")
     with pytest.raises(ModelError, match="no model at './nowhere': give a folder that exists, a hub id or embedded:"):
-        catalog.check("generators", {"type": "stable-diffusion", "model": "./nowhere"})
+        catalog.check_place("./nowhere")
 
 
 def test_the_fingerprint_follows_what_the_embedded_models_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,21 +78,23 @@ def test_the_fingerprint_follows_what_the_embedded_models_hold(tmp_path: Path, m
     assert before != catalog.fingerprint("embedded:tiny")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("generators", "stable-diffusion"), ("scorers", "clip")])
+@pytest.mark.parametrize(("kind", "name"), [("models", "stable-diffusion"), ("scorers", "clip")])
 def test_whatever_a_library_raises_while_a_model_is_made_is_a_line(
     monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
-    def maker(model: str) -> None:
+    def maker(path: str) -> None:
         raise KeyError("time_embed.0.weight")
 
     monkeypatch.setattr(catalog, "find", lambda *_: maker)
     with pytest.raises(ModelError, match="^can't load the model some/model: KeyError: 'time_embed.0.weight'$"):
-        catalog.build(kind, {"type": name, "model": "some/model"})
+        catalog.build(kind, {"type": name, "path": "some/model"})
 
 
-@pytest.mark.parametrize("part", ["vae", "unet", "transformer"])
-def test_a_parts_place_is_found_and_must_be_there(part: str, tmp_path: Path) -> None:
-    settings = {"type": "flux", "model": "some/model", part: {"model": "./nowhere", "revision": None}}
+@pytest.mark.parametrize("part", ["vae", "unet", "transformer", "refiner"])
+def test_a_parts_place_is_found_and_must_be_there(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "find", lambda *_: lambda **settings: settings)
+    settings = {"type": "flux", "path": "some/model", part: {"path": "./nowhere", "revision": None}}
     with pytest.raises(ModelError, match="no model at './nowhere'"):
-        catalog.check("generators", settings)
-    catalog.check("generators", settings | {part: {"model": str(tmp_path), "revision": None}})
+        catalog.build("models", settings)
+    built = catalog.build("models", settings | {part: {"path": str(tmp_path), "revision": None}})
+    assert built[part] == {"path": str(tmp_path), "revision": None}

@@ -16,7 +16,7 @@ import yaml
 
 from agfsync import cli, pipeline
 from agfsync.recipe import dump, shipped
-from agfsync.store.finished import Finished
+from agfsync.store.manifest import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
 
@@ -76,7 +76,7 @@ def test_a_run_then_its_status_then_a_verb(file: Path, capsys: pytest.CaptureFix
     assert cli.main(["status", out]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-8:]] == list(cli.VERBS)
-    assert lines[-4].startswith("pairs       done         12 units, ")
+    assert lines[-4].startswith("pairs       done         12 rows, ")
     assert lines[-1] == "report      to do"
 
 
@@ -85,7 +85,7 @@ def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
 ) -> None:
     figures = {"prompts": 40, "base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
     figures |= {"win_rate": 0.55, "win_low": 0.44, "win_high": 0.655, "ties": 0.58}
-    finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, "2025-01-01T00:00:00+00:00")
+    finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, {}, "2025-01-01T00:00:00+00:00")
     states: list[Literal["done", "out of date"]] = ["done", "out of date"]
     for state in states:
         standing = pipeline.Standing("evaluation", state, 5, finished)
@@ -168,7 +168,7 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
     assert cli.main(["inspect", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "captions    1",
-        "left out: of the split 'test' 2 (test.csv)",
+        "left out: of the split 'test': 'train' is taken 2 (test.csv)",
         "left out: no text under 'prompt' 1 (train.csv: line 3)",
         "  a: captions 1",
     ]
@@ -185,12 +185,15 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
         (["status", "/nowhere"], "no run at /nowhere"),
         (["run", "nosuch"], "no recipe 'nosuch'"),
         (["run", "{file}", "--until", "drawing"], "no stage is called 'drawing'"),
-        (["run", "{file}", "--set", "pairs.wieghts.red=1"], "unknown key 'pairs.wieghts': did you mean 'weights'?"),
+        (
+            ["run", "{file}", "--set", "pairs.choose.wieghts.red=1"],
+            "unknown key 'pairs.choose.wieghts': did you mean 'weights'?",
+        ),
         (["run", "{file}", "--set", "captions.writer=nobody"], "no caption is called 'nobody'"),
-        (["run", "{file}", "--set", "candidates.generator.model=./nowhere"], "no model at './nowhere'"),
-        (["run", "{file}", "--set", "candidates.generator.model=embedded:nothing"], "no embedded model"),
-        (["run", "{file}", "--set", "scores.scorers.red.type=barrow"], "no scorer is called 'barrow'"),
-        (["run", "{file}", "--set", "scores.scorers.red.model=~/nowhere/to/be/found"], "no model at '~/nowhere"),
+        (["run", "{file}", "--set", "model.path=./nowhere"], "no model at './nowhere'"),
+        (["run", "{file}", "--set", "model.path=embedded:nothing"], "no embedded model"),
+        (["run", "{file}", "--set", "scorers.red.type=barrow"], "no scorer is called 'barrow'"),
+        (["run", "{file}", "--set", "scorers.red.path=~/nowhere/to/be/found"], "no model at '~/nowhere"),
         (["run", "{file}", "--set", "captions.source=/nowhere.txt"], "/nowhere.txt: no such file or folder"),
         (
             ["run", "{file}", "--set", "pairs.source={file}"],
@@ -222,9 +225,9 @@ def test_what_the_user_can_mend_is_one_line(
 def test_a_run_of_other_settings_needs_update(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", str(file), "--out", str(file.parent / "run"), "--until", "pairs"]
     assert cli.main(command) == 0
-    other = [*command, "--set", "pairs.weights.red=0.25"]
+    other = [*command, "--set", "pairs.choose.weights.red=0.25"]
     assert cli.main(other) == 2
-    assert "pairs.weights.red 1.0 -> 0.25" in capsys.readouterr().err
+    assert "pairs.choose.weights.red 1.0 -> 0.25" in capsys.readouterr().err
     assert cli.main([*other, "--update"]) == 0
     assert "goes on with the new settings, from pairs" in capsys.readouterr().err
 

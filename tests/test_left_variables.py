@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def trainable(make_recipe: Any, tiny_generator: Path) -> Recipe:
     """The quick recipe with a generator that can be trained."""
-    generator = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "dtype": "fp32"}
-    recipe: Recipe = make_recipe(candidates={"generator": generator, "per_caption": 2})
+    generator = {"type": "stable-diffusion", "path": str(tiny_generator), "dtype": "fp32", "sampling": {"steps": 2}}
+    recipe: Recipe = make_recipe(model=generator, candidates={"per_caption": 2})
     return recipe
 
 

@@ -3,7 +3,7 @@
 A scorer, method, generator or format is one file, one line here and one test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -25,7 +25,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes": "agfsync.shapes.language:ShapesWriter",
         "openai": "agfsync.language.questions:LanguageModelQuestions",
     },
-    "generators": {
+    "models": {
         "stable-diffusion": "agfsync.models.stable_diffusion:StableDiffusion",
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
         "stable-diffusion-3": "agfsync.models.stable_diffusion_3:StableDiffusion3",
@@ -47,6 +47,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
         "hinge": "agfsync.training.methods.hinge:DiffusionHinge",
     },
+    "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
     # In this order a file is held against them: what is more special comes first.
     "formats": {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",
@@ -54,7 +55,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "huggingface": "agfsync.formats.huggingface:HuggingFace",
         "hpdv2": "agfsync.formats.hpdv2:HPDv2",
         "hpdv1": "agfsync.formats.hpdv1:HPDv1",
-        "imagereward": "agfsync.formats.imagereward:ImageReward",
+        "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",
@@ -72,7 +73,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("generators", "scorers")
+MODELS = ("models", "scorers")
 """Kinds whose making loads a model: whatever a library raises meanwhile is told in one line."""
 
 
@@ -122,31 +123,29 @@ def find_place(model: str) -> str:
     return str(path) if path.exists() else model
 
 
-def build(kind: str, settings: Mapping[str, Any]) -> Any:
-    """What `settings` describe: their `type` among `kind`, made with the rest of them, its model found.
+def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()) -> Any:
+    """Return the object that `settings` describe: their `type` among `kind`, made with the rest, its paths found.
 
-    Settings that are None or empty and that the type doesn't know are left out.
+    A setting that the type doesn't take is left out if it is empty or `optional`.
 
     Raises:
         RecipeError: no such type, or it has no such setting. ModelError: no such model.
     """
     maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
-    known = known_settings(maker, rest, f"{settings['type']} {kind.removesuffix('s')}")
-    places = _places(known)
-    with model_errors(f"can't load the model {settings['model']}") if kind in MODELS else nullcontext():
+    known = take_known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}", optional)
+    places = _places(known) if kind in MODELS else {}
+    with model_errors(f"can't load the model {settings.get('path')}") if kind in MODELS else nullcontext():
         return maker(**known | places)
 
 
-def check(kind: str, settings: Mapping[str, Any]) -> None:
-    """See that there is what `build` would make of `settings`, without importing or loading it.
+def check_place(path: str) -> None:
+    """See that a model's `path` is there if it is written as a path or as an embedded model; nothing is loaded.
 
     Raises:
-        RecipeError: no such type. ModelError: no such model.
+        ModelError: it isn't.
     """
-    if settings["type"] not in names(kind):
-        raise _unknown(kind, settings["type"])
-    _places(settings)
+    _existing(path)
 
 
 def fingerprint(*models: str | None) -> str:
@@ -163,8 +162,8 @@ def fingerprint(*models: str | None) -> str:
     return state.hexdigest()
 
 
-def known_settings(maker: Any, settings: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return those of `settings` that `maker` takes; others may be None or empty. `what` names it in the error.
+def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Collection[str] = ()) -> dict[str, Any]:
+    """Return those of `settings` that `maker` takes; others may be empty or `optional`. `what` names it in the error.
 
     Raises:
         RecipeError: it has no such setting.
@@ -173,7 +172,7 @@ def known_settings(maker: Any, settings: Mapping[str, Any], what: str) -> dict[s
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(settings)
     for name, value in settings.items():
-        if name not in parameters and value not in (None, "", ()):
+        if name not in parameters and name not in optional and value not in (None, "", ()):
             raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
     return {name: value for name, value in settings.items() if name in parameters}
 
@@ -185,14 +184,14 @@ def _unknown(kind: str, name: str) -> RecipeError:
 
 
 def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the models that `settings` name lie."""
-    named = ("model", "config", "head", "weights")
-    places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name) is not None}
+    """Return the places of the models that `settings` name."""
+    named = ("path", "config", "head", "weights")
+    places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name)}
     if settings.get("loras"):
         places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]
     for name in ("refiner", "vae", "unet", "transformer"):
         if isinstance(settings.get(name), Mapping):
-            places[name] = {**settings[name], "model": _existing(settings[name]["model"])}
+            places[name] = {**settings[name], "path": _existing(settings[name]["path"])}
         elif settings.get(name):
             places[name] = _existing(settings[name])
     return places

@@ -204,7 +204,7 @@ def show_recipe(
 
 def _told(path: Path, contents: Mapping[str, Any]) -> str:
     """Return what is there, a count a line."""
-    from agfsync.formats.tally import format_places
+    from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
     counted = ["captions", "questions", "pairs", "ties"]
@@ -388,8 +388,8 @@ def _row(standing: "Standing") -> str:
     finished = standing.finished
     if finished is None:
         return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
-    parts = [f"{finished.units} units" if finished.units else "", clock(finished.seconds)]
-    parts += [f"{finished.failures} quarantined"] if finished.failures else []
+    parts = [f"{finished.rows} rows" if finished.rows else "", clock(finished.seconds)]
+    parts += [f"{finished.skipped} skipped"] if finished.skipped else []
     return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
 
 

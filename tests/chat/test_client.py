@@ -296,7 +296,7 @@ def test_what_came_under_status_200_is_said(endpoint: Make, raw: bytes, says: st
 def test_a_failure_under_status_200_is_repeated_within_the_budget(
     endpoint: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agfsync.chat.client.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("agfsync.chat.client._FIRST_WAIT", 0.01)
     busy: Reply = (200, {"error": {"message": "busy", "code": 429}})
     with FakeServer(answer=in_turn(busy, busy, GOOD)) as server:
         assert ask(endpoint(server, retries=2)) == ["a cat"]

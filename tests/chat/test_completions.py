@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agfsync.chat.completions import Reply, explain, first_word, read_completion
+from agfsync.chat.completions import Reply, explain_reply, read_completion, read_first_word
 from agfsync.scorers.vqa_openai import p_yes
 
 RIGHT, WRONG = 0.8, 0.97
@@ -30,7 +30,7 @@ def read(message: Mapping[str, Any], logprobs: Any = None, finish: str | None = 
 
 def entry(token: str, yes: float | None = None, spelling: str = "plain") -> dict[str, Any]:
     """A token's log-probabilities: yes and no have 0.9 of them together, or with None next to nothing."""
-    said = first_word(token)
+    said = read_first_word(token)
     if yes is None:
         shares = {token: 0.96, "Yes": 0.02, " no": 0.02}
     elif said == "yes":
@@ -124,7 +124,8 @@ def shapes() -> Iterator[Shape]:
         before, after = ([entry(each, None, spelling)] if each and thought else [] for each in (opening, closing))
         worth = {token: RIGHT if word else 1 - RIGHT for token in tokens if word is not None}
         mine = [
-            entry(each, worth.get(each) if first_word(each) in ("yes", "no") else None, spelling) for each in tokens
+            entry(each, worth.get(each) if read_first_word(each) in ("yes", "no") else None, spelling)
+            for each in tokens
         ]
         whole = [*before, *ahead, *after, *mine]
         seen = whole if thought and not aside else mine
@@ -220,7 +221,7 @@ def test_whatever_a_server_sends_is_read_as_a_share_or_not_at_all(message: Any, 
         reply = read_completion(sent, 256)
         found = p_yes(reply)
         assert found is None or 0 <= found <= 1
-        assert explain(reply, LIMIT) and all(count >= 0 for count in reply.tokens or ())
+        assert explain_reply(reply, LIMIT) and all(count >= 0 for count in reply.tokens or ())
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_a_content_is_a_text_or_parts_of_it(content: Any, text: str) -> None:
     ],
 )
 def test_what_came_instead_of_an_answer_is_said(message: dict[str, Any], finish: str | None, says: str) -> None:
-    assert explain(read(message, None, finish), LIMIT) == says
+    assert explain_reply(read(message, None, finish), LIMIT) == says
 
 
 def test_a_reply_that_has_all_the_tokens_it_may_have_was_cut_where_no_reason_is_given() -> None:
@@ -303,7 +304,7 @@ def test_thoughts_that_only_the_total_counts_are_paid_too() -> None:
 
 def test_another_form_names_what_it_has() -> None:
     reply = read_completion({"model": "m", "message": {"content": "yes"}, "done": True}, 256)
-    assert explain(reply, LIMIT).startswith("it is no completion: an object with model, message, done")
+    assert explain_reply(reply, LIMIT).startswith("it is no completion: an object with model, message, done")
 
 
 @pytest.mark.parametrize(

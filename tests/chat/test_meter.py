@@ -3,16 +3,16 @@ import time
 
 import pytest
 
-from agfsync.chat.meter import Meter, Spending, Tokens
+from agfsync.chat.meter import Meter, Spending, TokenCount
 from agfsync.errors import BudgetError
 
-WORST = Tokens(1_000_000, 100_000)
+WORST = TokenCount(1_000_000, 100_000)
 
 
 def test_what_replies_take_is_counted_on_top_of_earlier_runs() -> None:
     meter = Meter((1.0, 10.0), spent=Spending(2, 10, 20, 3.0))
     with meter.request(WORST) as count:
-        count(Tokens(500_000, 50_000))
+        count(TokenCount(500_000, 50_000))
     assert meter.spent == Spending(3, 500_010, 50_020, 4.0)
 
 
@@ -25,10 +25,10 @@ def test_a_request_that_got_no_reply_takes_nothing_and_its_room_is_free_again() 
 
 
 def test_no_request_is_made_that_might_pass_the_cap() -> None:
-    meter = Meter((1.0, 10.0), max_cost=2.5, section="captions.model")
+    meter = Meter((1.0, 10.0), max_cost=2.5, section="captions.writer")
     with meter.request(WORST) as count:
-        count(Tokens(600_000, 0))
-    with pytest.raises(BudgetError, match=r"has cost 0\.6 of captions\.model\.max_cost = 2\.5"), meter.request(WORST):
+        count(TokenCount(600_000, 0))
+    with pytest.raises(BudgetError, match=r"has cost 0\.6 of captions\.writer\.max_cost = 2\.5"), meter.request(WORST):
         pass
 
 
@@ -40,7 +40,7 @@ def test_a_request_waits_for_those_under_way_before_the_cap_counts_as_reached() 
             begun.set()
             may_end.wait(5)
             order.append("first")
-            count(Tokens(1000, 0))
+            count(TokenCount(1000, 0))
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -56,11 +56,11 @@ def test_near_the_cap_requests_are_let_through_in_the_order_in_which_they_came()
     meter, order = Meter(max_tokens=1000), list[int]()
 
     def ask(number: int) -> None:
-        with meter.request(Tokens(600, 0)) as count:
+        with meter.request(TokenCount(600, 0)) as count:
             order.append(number)
-            count(Tokens(1, 0))
+            count(TokenCount(1, 0))
 
-    with meter.request(Tokens(600, 0)):
+    with meter.request(TokenCount(600, 0)):
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
         for number, thread in enumerate(threads):
             thread.start()
@@ -76,8 +76,8 @@ def test_from_many_threads_every_token_is_counted_and_the_cap_holds() -> None:
 
     def ask() -> None:
         try:
-            with meter.request(Tokens(300, 33)) as count:
-                count(Tokens(200, 33))
+            with meter.request(TokenCount(300, 33)) as count:
+                count(TokenCount(200, 33))
         except BudgetError:
             refused.append(1)
 
@@ -91,16 +91,14 @@ def test_from_many_threads_every_token_is_counted_and_the_cap_holds() -> None:
 
 
 def test_the_cap_on_tokens_counts_both_ways_and_holds_as_the_one_on_cost_does() -> None:
-    meter = Meter(max_tokens=1000, spent=Spending(1, 200, 100, 0.0), section="questions.model")
-    with meter.request(Tokens(300, 300)) as count:
-        count(Tokens(250, 50))
-    says = (
-        r"taken 600 tokens of questions\.model\.max_tokens_total = 1000, .*--set questions\.model\.max_tokens_total to"
-    )
-    with pytest.raises(BudgetError, match=says), meter.request(Tokens(300, 101)):
+    meter = Meter(max_tokens=1000, spent=Spending(1, 200, 100, 0.0), section="questions.writer")
+    with meter.request(TokenCount(300, 300)) as count:
+        count(TokenCount(250, 50))
+    says = r"taken 600 tokens of questions\.writer\.max_tokens_total = 1000, .*--set questions\.writer\.max_tokens_total to"
+    with pytest.raises(BudgetError, match=says), meter.request(TokenCount(300, 101)):
         pass
-    with meter.request(Tokens(300, 100)) as count:
-        count(Tokens(300, 100))
+    with meter.request(TokenCount(300, 100)) as count:
+        count(TokenCount(300, 100))
     assert meter.spent.tokens == 1000
 
 
@@ -109,8 +107,8 @@ def test_from_many_threads_no_request_passes_the_cap_on_tokens() -> None:
 
     def ask() -> None:
         try:
-            with meter.request(Tokens(300, 33)) as count:
-                count(Tokens(200, 33))
+            with meter.request(TokenCount(300, 33)) as count:
+                count(TokenCount(200, 33))
         except BudgetError:
             refused.append(1)
 
@@ -126,4 +124,4 @@ def test_from_many_threads_no_request_passes_the_cap_on_tokens() -> None:
 
 def test_what_was_spent_is_read_as_it_was_written() -> None:
     spent = Spending(2, 30, 4, 0.5)
-    assert Spending.of(spent.plain()) == spent and Spending.of({}) == Spending()
+    assert Spending.from_dict(spent.to_dict()) == spent and Spending.from_dict({}) == Spending()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agfsync.chat.refusals import SUBSTITUTES, adapt, read_refusal, refused_argument
+from agfsync.chat.refusals import _SUBSTITUTES, adapt_arguments, find_refused_argument, read_refusal
 
 SENT = {
     "model": "m",
@@ -56,7 +56,7 @@ SAYINGS = (
 def test_an_argument_that_is_refused_is_understood_in_every_shape() -> None:
     tried = 0
     for name, saying in itertools.product(SENT, SAYINGS):
-        if name not in SUBSTITUTES:
+        if name not in _SUBSTITUTES:
             continue
         for shape, body in wrapped(saying.format(name), name).items():
             for status in (400, 422, 500, 501, 200):
@@ -64,7 +64,7 @@ def test_an_argument_that_is_refused_is_understood_in_every_shape() -> None:
                     continue
                 refusal = read_refusal(body, status)
                 assert refusal is not None, (shape, status)
-                assert refused_argument(refusal, SENT) == (name, None), (shape, status, refusal)
+                assert find_refused_argument(refusal, SENT) == (name, None), (shape, status, refusal)
                 tried += 1
     assert tried > 2_000
     print(f"\nrefusals of an argument: {tried} tried, 0 misunderstood")
@@ -133,7 +133,7 @@ def test_a_completion_is_no_refusal(body: Any) -> None:
 )
 def test_a_limit_is_kept_to_and_a_guess_made_only_where_nothing_else_is_said(message: str, found: Any) -> None:
     refusal = read_refusal({"error": {"message": message}}, 400)
-    assert refusal is not None and refused_argument(refusal, SENT) == found
+    assert refusal is not None and find_refused_argument(refusal, SENT) == found
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_a_limit_is_kept_to_and_a_guess_made_only_where_nothing_else_is_said(mes
 )
 def test_what_is_about_something_else_is_no_refused_argument(status: int, body: Any) -> None:
     refusal = read_refusal(body, status)
-    assert refusal is not None and refused_argument(refusal, SENT) is None
+    assert refusal is not None and find_refused_argument(refusal, SENT) is None
 
 
 def test_what_was_refused_is_left_out_renamed_or_lowered() -> None:
-    assert adapt(SENT, {"top_logprobs": 5})["top_logprobs"] == 5
-    assert {"logprobs", "top_logprobs"}.isdisjoint(adapt(SENT, {"logprobs": None}))
-    renamed = adapt(SENT, {"max_tokens": None})
+    assert adapt_arguments(SENT, {"top_logprobs": 5})["top_logprobs"] == 5
+    assert {"logprobs", "top_logprobs"}.isdisjoint(adapt_arguments(SENT, {"logprobs": None}))
+    renamed = adapt_arguments(SENT, {"max_tokens": None})
     assert renamed["max_completion_tokens"] == 256 and "max_tokens" not in renamed
-    assert not {"max_tokens", "max_completion_tokens"} & adapt(SENT, dict.fromkeys(SUBSTITUTES)).keys()
+    assert not {"max_tokens", "max_completion_tokens"} & adapt_arguments(SENT, dict.fromkeys(_SUBSTITUTES)).keys()
     assert SENT["seed"] == 1
 
 
@@ -184,4 +184,4 @@ def test_any_body_is_read(body: Any, status: int) -> None:
         assert refusal is not None and refusal.words
     if refusal is not None:
         assert len(refusal.words) <= 300
-        refused_argument(refusal, SENT)
+        find_refused_argument(refusal, SENT)

@@ -93,18 +93,18 @@ def type_run(url: str, folder: Path, tmp_path: Path, make_recipe: Any, capsys: p
     """Type `agfsync run` with models of these names: its code, its lines, and the run folder."""
 
     def model(name: str, **more: Any) -> dict[str, Any]:
-        return {"model": str(folder / name), "base_url": url, "retries": 1, "concurrency": 2, **more}
+        return {"type": "openai", "path": str(folder / name), "base_url": url, "retries": 1, "concurrency": 2, **more}
 
     def run(captions: str = "", questions: str = "", judge: str = "", **more: Any) -> tuple[int, list[str], Path]:
         sections: dict[str, Any] = {"captions": {"count": 2, "held_out": 0}}
         if captions:
-            sections["captions"] |= {"writer": "openai", "model": model(captions, **more)}
+            sections["captions"] |= {"writer": model(captions, **more)}
         if questions:
-            sections["questions"] = {"writer": "openai", "model": model(questions, **more), "rounds": 1}
+            sections["questions"] = {"writer": model(questions, **more), "rounds": 1}
         if judge:
             server = {"base_url": url, "retries": 0, "concurrency": 2, **more}
-            vqa = {"type": "vqa-openai", "model": str(folder / judge), "server": server}
-            sections["scores"] = {"scorers": {"red": {"type": "double", "model": "none"}, "vqa": vqa}}
+            vqa = {"type": "vqa-openai", "path": str(folder / judge), "server": server}
+            sections["scorers"] = {"red": {"type": "double", "path": "none"}, "vqa": vqa}
             sections["candidates"] = {"per_caption": 2}
         file = tmp_path / "served.yaml"
         file.write_text(dump(make_recipe(**sections)))
@@ -124,7 +124,7 @@ def spent(run: Path, name: str) -> tuple[int, int, int]:
 def test_captions_and_questions_are_written_and_their_tokens_counted(type_run: Type) -> None:
     code, lines, run = type_run("captions", "questions")
     assert code == 0, lines
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         assert sorted(each.text for each in opened.read("captions", Caption)) == sorted(CAPTIONS)
         assert [each.text for each in opened.read("questions", Question)] == [ASKED["question"]] * 2
     # Five tokens and the end of a reply to each of two categories; two and the end to each caption.
@@ -140,7 +140,7 @@ def test_a_server_that_leaves_the_schema_out_in_silence_is_noticed_once(type_run
     assert code == 0
     noticed = [line for line in lines if "takes response_format and doesn't hold" in line]
     assert len(noticed) == 1 and noticed[0].startswith("captions: 127.0.0.1:")
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         finished = opened.finished("captions")
     assert finished is not None and "takes response_format" in finished.notes["server"]
 
@@ -159,7 +159,7 @@ def test_prose_is_cited_and_the_schema_that_was_left_out_named(type_run: Type) -
 def test_captions_cut_at_the_limit_say_so(type_run: Type, model: str, fault: str) -> None:
     code, lines, run = type_run(model, reply_tokens=20)
     assert code == cli.USAGE
-    cut = f"{fault} in the reply: it was cut at captions.model.reply_tokens = 20 (finish_reason length): raise that"
+    cut = f"{fault} in the reply: it was cut at captions.writer.reply_tokens = 20 (finish_reason length): raise that"
     assert "is stuck at 0 of the 1 captions" in lines[-1] and cut in lines[-1]
     assert "ran dry" not in lines[-1] and "ask for fewer" not in lines[-1]
     requests, _, received = spent(run, "captions")
@@ -169,8 +169,8 @@ def test_captions_cut_at_the_limit_say_so(type_run: Type, model: str, fault: str
 def test_questions_cut_at_the_limit_say_so_and_another_model_goes_on(type_run: Type) -> None:
     code, lines, run = type_run("captions", "babble", reply_tokens=20)
     assert code == cli.USAGE and "questions: 2 of 2 captions failed" in lines[-1]
-    assert "it was cut at questions.model.reply_tokens = 20 (finish_reason length): raise that" in lines[-1]
-    with Run.open(run, writing=False) as opened:
+    assert "it was cut at questions.writer.reply_tokens = 20 (finish_reason length): raise that" in lines[-1]
+    with Run.open(run) as opened:
         assert len(list(opened.read("captions", Caption))) == 2
     assert spent(run, "questions")[2] == 4 * 20
     code, lines, run = type_run("captions", "questions", reply_tokens=40)
@@ -179,9 +179,9 @@ def test_questions_cut_at_the_limit_say_so_and_another_model_goes_on(type_run: T
 
 
 def test_answers_count_by_their_word_where_probabilities_are_left_out_in_silence(url: str, folder: Path) -> None:
-    meter = Meter(section="scores.scorers.vqa.server")
+    meter = Meter(section="scorers.vqa.server")
     server = Server(base_url=url, retries=0).model_dump(exclude=ACCOUNT)
-    scorer = VqaOpenAI(model=str(folder / "sees"), server=server, meter=meter)
+    scorer = VqaOpenAI(path=str(folder / "sees"), server=server, meter=meter)
     questions = tuple(
         Question(str(n), "c", f"Is there a {n}?", answer, "star", "object") for n, answer in enumerate(("yes", "no"))
     )
@@ -197,7 +197,7 @@ def test_answers_cut_among_thoughts_say_so(type_run: Type) -> None:
     code, lines, _ = type_run(judge="thinks", reply_tokens=8)
     assert code == cli.USAGE and "scores: vqa: 4 of 4 pictures failed" in lines[-1]
     says = (
-        "neither yes nor no: it was cut at scores.scorers.vqa.server.reply_tokens = 8 (finish_reason length) with all"
+        "neither yes nor no: it was cut at scorers.vqa.server.reply_tokens = 8 (finish_reason length) with all"
         " its text in content, as thoughts: raise that, or turn the model's thinking off"
     )
     assert says in lines[-1]

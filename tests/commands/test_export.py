@@ -11,7 +11,7 @@ from agfsync.errors import FormatError, RecipeError, RunError
 from agfsync.files.images import decode
 from agfsync.formats import pick_a_pic
 from agfsync.formats.huggingface import HuggingFace
-from agfsync.formats.selection import read_selectors
+from agfsync.formats.writing import read_selectors
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Pair
 from agfsync.stages.report.verdict import role_of
@@ -29,7 +29,7 @@ def path(tmp_path: Path, recipe: Recipe) -> Path:
 
 @pytest.mark.parametrize("name", ["pick-a-pic", "binarized", "huggingface"])
 def test_every_pair_of_the_run_is_in_it_with_its_pictures(path: Path, tmp_path: Path, name: str) -> None:
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         pairs = list(run.read("pairs", Pair))
         images = {c.key: c.image for c in run.read("candidates", Candidate)}
     assert export_pairs(path, name, tmp_path / "out") == {"pairs": len(pairs), "ties": 0}
@@ -54,10 +54,10 @@ def test_the_empty_folder_that_one_stands_in_is_filled(
 
 
 def test_each_picture_of_several_generators_has_its_own_ones_name(path: Path, tmp_path: Path, make_recipe: Any) -> None:
-    more = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
+    more = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, more, update=True)
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         drew = {c.key: {"generator": "none", "other": "other"}[c.generator] for c in run.read("candidates", Candidate)}
         models = [(drew[pair.winner_key], drew[pair.loser_key]) for pair in run.read("pairs", Pair)]
     assert set(models) > {("none", "other"), ("other", "none")}
@@ -128,11 +128,10 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
     """And so does a run on what that run exports."""
     sources = [tmp_path / "first", tmp_path / "second"]
     export_pairs(path, name, sources[0])
-    judges = {"evaluation": {"judges": {"oracle": {"type": "double", "model": "none"}}}}
-    recipe = make_recipe(pairs={"source": str(sources[0])}, **judges)
+    recipe = make_recipe(pairs={"source": str(sources[0])}, judges={"oracle": {"type": "double", "path": "none"}})
     pipeline.prepare(tmp_path / "again", recipe)
     pipeline.run(tmp_path / "again", until="pairs")
-    with Run.open(tmp_path / "again", writing=False) as run:
+    with Run.open(tmp_path / "again") as run:
         found = find_selectors(run, recipe)
     assert found is not None and [(each.name, each.weight) for each in found] == [("red", 1.0), ("vqa", 0.5)]
     assert {judge: role_of(judge, recipe, found) for judge in ("red", "vqa")} == dict.fromkeys(
@@ -146,7 +145,7 @@ def test_a_judge_of_another_kind_is_independent_of_exported_pairs(path: Path, tm
     export_pairs(path, "binarized", tmp_path / "out")
     recipe = make_recipe(
         pairs={"source": str(tmp_path / "out")},
-        evaluation={"judges": {"oracle": {"type": "shapes-oracle", "model": "none"}}},
+        judges={"oracle": {"type": "shapes-oracle"}},
     )
     assert role_of("oracle", recipe, read_selectors(tmp_path / "out")) == "independent"
 
@@ -157,8 +156,8 @@ def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
     recipe = make_recipe(pairs={"source": str(pair_set(("a cat", "red", "blue")))})
     pipeline.prepare(tmp_path / "run", recipe)
     pipeline.run(tmp_path / "run", until="pairs")
-    with Run.open(tmp_path / "run", writing=False) as run:
+    with Run.open(tmp_path / "run") as run:
         assert find_selectors(run, recipe) is None
-    assert {role_of(judge, recipe, None) for judge in recipe.scores.scorers} == {"unknown"}
+    assert {role_of(judge, recipe, None) for judge in recipe.scorers} == {"unknown"}
     export_pairs(tmp_path / "run", "binarized", tmp_path / "out")
     assert read_selectors(tmp_path / "out") is None

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Failure, Sifted, Unit, carry_out, carrying_out
+from agfsync.engine import Sifted, Skip, Unit, carry_out, carrying_out
 from agfsync.engine.crew import DEATHS
 from agfsync.engine.progress import Silent
 from agfsync.errors import BudgetError, ModelError, StoreError, WorkerError
 from agfsync.recipe import Engine
 from agfsync.records import Caption, Question
 from agfsync.store import Run
+from agfsync.store.manifest import Skipped
 from agfsync.store.streams import Stream
 
 UNITS = [Unit(f"u{number}", number) for number in range(40)]
@@ -81,7 +82,7 @@ def test_whoever_dies_and_whenever_everything_is_done_once(
 
     go(crew(dies), captions())
     assert keys(run) == [f"k{number}" for number in range(40)]
-    assert run.failures("captions") == {}
+    assert run.skipped("captions") == []
 
 
 def test_a_part_whose_worker_died_after_writing_it_is_none(
@@ -111,11 +112,12 @@ def test_a_part_whose_worker_died_after_writing_it_is_none(
     assert len(dead) == 5 and not any((run.path / path).exists() for path in dead)
 
 
-def test_a_unit_that_kills_its_workers_is_quarantined_alone(run: Run, go: Any, crew: Any, captions: Any) -> None:
+def test_a_unit_that_kills_its_workers_is_skipped_alone(run: Run, go: Any, crew: Any, captions: Any) -> None:
     team = crew(lambda units: any(unit.payload == 17 for unit in units or ()))
     go(team, captions(), budget=0.1)
-    assert list(run.failures("captions")) == ["u17"]
-    assert run.failures("captions")["u17"].startswith("3 workers died of it (the last: lightning")
+    (skipped,) = run.skipped("captions")
+    assert skipped.key == "u17"
+    assert skipped.reason.startswith("3 workers died of it (the last: lightning")
     assert keys(run) == [f"k{number}" for number in range(40) if number != 17]
     with pytest.raises(BudgetError, match="captions: 1 of 40 captions failed.*3 workers died of it"):
         go(team, captions())
@@ -164,11 +166,11 @@ def test_an_error_that_others_can_not_read_comes_as_its_text(go: Any, crew: Any,
 def test_failures_and_what_was_left_out_are_kept(run: Run, go: Any, crew: Any, captions: Any) -> None:
     def outcome(number: int) -> Any:
         if number % 10 == 1:
-            return Failure("odd")
+            return Skip("odd", "row 3")
         return Sifted([] if number % 10 == 2 else [Caption(f"k{number}", "text", "animals", "train")], {"long": 1})
 
     go(crew(nobody), captions(outcome), budget=0.1)
-    assert run.failures("captions") == dict.fromkeys(("u1", "u11", "u21", "u31"), "odd")
+    assert run.skipped("captions") == [Skipped("captions", f"u{n}", "odd", "row 3") for n in (1, 11, 21, 31)]
     assert len(keys(run)) == 32 and run.dropped("captions") == {"long": 36}
 
 

@@ -38,14 +38,15 @@ def make(tiny_generator: Path) -> Make:
     """A recipe with a tiny Stable Diffusion; the arguments are the training's."""
 
     def recipe(method: Mapping[str, Any] | None = None, **changes: Any) -> Recipe:
-        generator = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "device": "cpu"}
+        generator = {"type": "stable-diffusion", "path": str(tiny_generator), "device": "cpu", "sampling": {"steps": 2}}
         return check(
             {
                 "captions": {"writer": "double", "count": 12, "held_out": 2},
                 "questions": {"writer": "double", "rounds": 2},
-                "candidates": {"generator": generator, "per_caption": 3},
-                "scores": {"scorers": {"red": {"type": "double", "model": "none"}}},
-                "pairs": {"weights": {"red": 1.0}},
+                "model": generator,
+                "candidates": {"per_caption": 3},
+                "scorers": {"red": {"type": "double", "path": "none"}},
+                "pairs": {"choose": {"weights": {"red": 1.0}}},
                 "training": SETTINGS | {"method": {"beta": 500.0} | dict(method or {})} | changes,
                 "evaluation": {"resamples": 50},
             },

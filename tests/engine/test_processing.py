@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Failure, Outcome, Sifted, Unit, missing, process
+from agfsync.engine import Outcome, Sifted, Skip, Unit, missing, process, report_skipped
 from agfsync.engine.progress import Log, Silent
 from agfsync.errors import BudgetError
 from agfsync.records import Caption
 from agfsync.store import Run
+from agfsync.store.manifest import Skipped
 
 UNITS = [Unit(f"u{number}", number) for number in range(10)]
 
@@ -71,20 +72,30 @@ def test_what_is_complete_is_kept_when_the_work_is_stopped(run: Run) -> None:
     assert set(run.made("captions")) == {f"u{number}" for number in range(6)}
 
 
-def test_failures_are_quarantined_up_to_the_budget(run: Run) -> None:
+def test_units_that_fail_are_skipped_up_to_the_budget(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     def work(numbers: Sequence[int]) -> list[Outcome]:
-        return [Failure("odd") if number % 4 == 1 else caption(number) for number in numbers]
+        return [Skip("odd", f"row {number}") if number % 4 == 1 else caption(number) for number in numbers]
 
     go(run, work, budget=0.3)
-    assert run.failures("captions") == {"u1": "odd", "u5": "odd", "u9": "odd"}
+    skipped = run.skipped("captions")
+    assert skipped == [Skipped("captions", f"u{n}", "odd", f"row {n}") for n in (1, 5, 9)]
     assert len(keys(run)) == 7
+    run.finish("captions", "digest", 0.0, {})
+    finished = run.finished("captions")
+    assert finished is not None and (finished.rows, finished.skipped) == (7, 3)
+    report_skipped(Log(), "captions", skipped, 10)
+    assert capsys.readouterr().err == "captions: 3 of 10 captions skipped: odd (row 1)\n"
+    report_skipped(Log(), "captions", [Skipped("captions", "k", "even", count=4), *skipped], 20, "rows")
+    assert capsys.readouterr().err == "captions: 7 of 20 rows skipped: even, and 1 other reason\n"
+    report_skipped(Log(), "captions", [], 10)
+    assert capsys.readouterr().err == ""
 
 
 def test_past_the_budget_the_stage_stops_and_says_why(run: Run) -> None:
     def work(numbers: Sequence[int]) -> list[Outcome]:
-        return [Failure("odd") if number < 2 else caption(number) for number in numbers]
+        return [Skip("odd") if number < 2 else caption(number) for number in numbers]
 
-    with pytest.raises(BudgetError, match=r"captions: 2 of 10 captions failed, failure_budget is 0.1; most often: odd"):
+    with pytest.raises(BudgetError, match=r"captions: 2 of 10 captions skipped: odd; failure_budget is 0.1"):
         go(run, work, budget=0.1)
     assert set(run.made("captions")) == {"u2"}
 

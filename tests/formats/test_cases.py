@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agfsync.commands.inspect import inspect_path
-from agfsync.formats.sources import Prompts
+from agfsync.formats.sources import SourceCaptions
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 NOT_TEXT = "no text under 'caption'"
@@ -64,7 +64,7 @@ def test_pairs_are_read_and_the_rest_is_counted(name: str) -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_prompts_are_read(name: str) -> None:
     assert inspect_path(CASES / name).captions == PROMPTS[name]
-    assert Prompts(str(CASES / name)).rows >= PROMPTS[name]
+    assert SourceCaptions(str(CASES / name)).rows >= PROMPTS[name]
 
 
 @pytest.mark.parametrize(("name", "pairs"), [("P6-hub-cache", 1), ("P6b-hub-cache-parquet", 2)])

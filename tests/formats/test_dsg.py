@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from agfsync.formats import Asked
+from agfsync.formats import SourceQuestion
 from agfsync.formats.dsg import DSG
 
 HEADER = (
@@ -22,9 +22,9 @@ def test_each_proposition_is_a_question_answered_with_yes(tmp_path: Path) -> Non
     cube, art = DSG().prompts(file)
     assert (cube.text, cube.category, art.category) == ("A red cube on ice", "whoops", "vrd")
     assert cube.questions == (
-        Asked("Is there a cube?", "yes", "cube", "object"),
-        Asked("Is the cube red?", "yes", "cube", "color"),
-        Asked("Is the cube on ice?", "yes", "cube", "spatial"),
-        Asked("Is the cube cold?", "yes", "cube", "attribute"),
+        SourceQuestion("Is there a cube?", "yes", "cube", "object"),
+        SourceQuestion("Is the cube red?", "yes", "cube", "color"),
+        SourceQuestion("Is the cube on ice?", "yes", "cube", "spatial"),
+        SourceQuestion("Is the cube cold?", "yes", "cube", "attribute"),
     )
-    assert art.questions == (Asked("Is this art?", "yes", "art", "other"),)
+    assert art.questions == (SourceQuestion("Is this art?", "yes", "art", "other"),)

@@ -1,4 +1,4 @@
-"""What holds of every format in the catalog."""
+"""Tests of every format in the catalog."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agfsync import catalog
-from agfsync.formats import Format, PairSet, PairWriter, PromptFile
+from agfsync.formats import Format, LeftOut, LeftOutTally, PairSet, PairWriter, PromptFile
 
 NAMES = catalog.names("formats")
 
@@ -35,3 +35,14 @@ def test_it_recognises_nothing_that_is_not_its_own(name: str, tmp_path: Path) ->
     format_ = catalog.find("formats", name)()
     found = [path.name for path in (*tmp_path.iterdir(), tmp_path / "nowhere") if format_.recognises(path)]
     assert found == []
+
+
+def test_reasons_are_counted_with_the_first_places_of_each() -> None:
+    tally = LeftOutTally()
+    for row in (2, 3, 3, 5, 8):
+        tally.add(LeftOut("no text", f"row {row}"))
+    tally.add(LeftOut("of the split 'test'", "test.csv", 7, failed=False))
+    assert list(tally.lines()) == ["of the split 'test' 7 (test.csv)", "no text 5 (row 2, row 3, row 5, ...)"]
+    assert tally.counts.total() == 12 and tally.failed == {"no text": 5}
+    tally.add(LeftOut("no place", failed=False))
+    assert list(tally.lines())[-1] == "no place 1"

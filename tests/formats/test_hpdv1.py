@@ -7,7 +7,7 @@ import pytest
 from agfsync.formats import LeftOut, PairSet, Preference
 from agfsync.formats.hpdv1 import HPDv1
 from agfsync.formats.hpdv2 import HPDv2
-from agfsync.formats.sources import recognise
+from agfsync.formats.sources import recognise_format
 
 ROW = {"prompt": "a cat", "file_path": ["0.jpg", "1.jpg", "2.jpg"], "human_preference": 2, "user_hash": "x"}
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_preferred_picture_wins_over_each_of_the_others(folder: Path) -> None:
     file = folder / "preference_train.json"
-    assert isinstance(recognise(file, PairSet), HPDv1) and not HPDv2().recognises(file)
+    assert isinstance(recognise_format(file, PairSet), HPDv1) and not HPDv2().recognises(file)
     (folder / "preference_images").mkdir()
     (folder / "preference_images" / "2.jpg").write_bytes(b"")
     best, beside = folder / "preference_images" / "2.jpg", folder / "preference_train"

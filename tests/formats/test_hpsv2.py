@@ -12,9 +12,13 @@ def test_a_style_is_a_category_in_the_folder_and_by_itself(tmp_path: Path) -> No
     (tmp_path / "photo.json").write_text(json.dumps(["a  cat", ""]))
     (tmp_path / "anime.json").write_text(json.dumps(["a girl"]))
     assert HPSv2().recognises(tmp_path) and HPSv2().recognises(tmp_path / "photo.json")
-    photos = [Prompt("a cat", "photo"), LeftOut("no text under 'text'", "item 2")]
-    assert list(HPSv2().prompts(tmp_path)) == [Prompt("a girl", "anime"), *photos]
-    assert list(HPSv2().prompts(tmp_path / "photo.json")) == photos
+    cat, lacks = Prompt("a cat", "photo"), "no text under 'text'"
+    assert list(HPSv2().prompts(tmp_path)) == [
+        Prompt("a girl", "anime"),
+        cat,
+        LeftOut(lacks, "photo.json: item 2"),
+    ]
+    assert list(HPSv2().prompts(tmp_path / "photo.json")) == [cat, LeftOut(lacks, "item 2")]
 
 
 def test_another_list_or_name_is_none(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from agfsync.errors import FormatError
 from agfsync.formats import NoPreference, Preference
-from agfsync.formats.imagereward import ImageReward
+from agfsync.formats.imagereward import ImageRewardDB
 
 
 def rows(*of: tuple[str, Any, int]) -> list[dict[str, Any]]:
@@ -23,8 +23,8 @@ def test_rows_with_pictures_in_parquet_are_ranked_prompt_by_prompt(
     red, blue, green = ({"bytes": picture(color), "path": None} for color in ("red", "blue", "green"))
     found = rows(("1", red, 2), ("1", blue, 1), ("1", green, 1), ("2", red, 1))
     pq.write_table(pa.Table.from_pylist(found), tmp_path / "train.parquet")
-    assert ImageReward().recognises(tmp_path)
-    assert list(ImageReward().pairs(tmp_path)) == [
+    assert ImageRewardDB().recognises(tmp_path)
+    assert list(ImageRewardDB().pairs(tmp_path)) == [
         Preference("a cat", picture("blue"), picture("red"), "Animals"),
         Preference("a cat", picture("green"), picture("red"), "Animals"),
         NoPreference("a cat", "tie", "Animals"),
@@ -36,7 +36,7 @@ def test_rows_of_a_prompt_that_lie_apart_are_told(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows(("1", "a.webp", 1), ("2", "b.webp", 1), ("1", "c.webp", 2))))
     with pytest.raises(FormatError, match="rows of prompt_id 1 don't lie together: sort them by prompt_id"):
-        list(ImageReward().pairs(file))
+        list(ImageRewardDB().pairs(file))
 
 
 def test_groups_and_pairs_of_names(tmp_path: Path) -> None:
@@ -45,10 +45,10 @@ def test_groups_and_pairs_of_names(tmp_path: Path) -> None:
     pair |= {"img_better": "c.webp", "img_worse": "d.webp"}
     (tmp_path / "groups.json").write_text(json.dumps([group]))
     (tmp_path / "pairs.json").write_text(json.dumps([pair]))
-    assert all(ImageReward().recognises(tmp_path / name) for name in ("groups.json", "pairs.json"))
-    assert list(ImageReward().pairs(tmp_path / "groups.json")) == [
+    assert all(ImageRewardDB().recognises(tmp_path / name) for name in ("groups.json", "pairs.json"))
+    assert list(ImageRewardDB().pairs(tmp_path / "groups.json")) == [
         Preference("a cat", tmp_path / "b.webp", tmp_path / "a.webp")
     ]
-    assert list(ImageReward().pairs(tmp_path / "pairs.json")) == [
+    assert list(ImageRewardDB().pairs(tmp_path / "pairs.json")) == [
         Preference("a dog", tmp_path / "c.webp", tmp_path / "d.webp", "Animals")
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from agfsync.formats import LeftOut, Prompt, PromptFile
 from agfsync.formats.json_list import JsonList
-from agfsync.formats.sources import recognise
+from agfsync.formats.sources import recognise_format
 
 
 def put(path: Path, items: Any) -> Path:
@@ -18,7 +18,7 @@ def put(path: Path, items: Any) -> Path:
 @pytest.mark.parametrize("items", [["a cat", "a dog"], [{"prompt": "a cat"}, {"prompt": "a dog"}]])
 def test_texts_and_objects_are_prompts(tmp_path: Path, name: str, items: list[Any]) -> None:
     file = put(tmp_path / name, items)
-    assert isinstance(recognise(file, PromptFile), JsonList)
+    assert isinstance(recognise_format(file, PromptFile), JsonList)
     assert list(JsonList().prompts(file)) == [Prompt("a cat"), Prompt("a dog")]
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from agfsync.errors import FormatError
 from agfsync.formats import Format, PairSet, PromptFile
-from agfsync.formats.near_misses import why_unknown
-from agfsync.formats.sources import recognise
+from agfsync.formats.near_misses import explain_unknown
+from agfsync.formats.sources import recognise_format
 
 
 def tar() -> bytes:
@@ -86,14 +86,14 @@ def test_the_likeliest_reason_is_told(tmp_path: Path, name: str, data: bytes, sa
     if not says:
         return
     with pytest.raises(FormatError) as failure:
-        recognise(path, Format)
+        recognise_format(path, Format)
     assert f"in no known format: {says}" in str(failure.value) and "; known are pick-a-pic" in str(failure.value)
 
 
 def test_of_a_folder_too(tmp_path: Path) -> None:
     def reason() -> str:
         with pytest.raises(FormatError) as failure:
-            recognise(tmp_path, Format)
+            recognise_format(tmp_path, Format)
         return str(failure.value).partition("in no known format: ")[2].partition("; known are")[0]
 
     assert reason() == "it is empty"
@@ -112,15 +112,15 @@ def test_of_a_folder_too(tmp_path: Path) -> None:
 def test_what_holds_the_other_kind_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat")
     with pytest.raises(FormatError, match="holds pairs in no known format: it is plain text, .*, for captions.source"):
-        recognise(tmp_path / "a.txt", PairSet)
+        recognise_format(tmp_path / "a.txt", PairSet)
     (tmp_path / "b.json").write_text(json.dumps([{"prompt": "a", "image_path": [], "rank": []}]))
     (tmp_path / "c").symlink_to(tmp_path / "nowhere")
     with pytest.raises(FormatError, match="c: a link to nothing"):
-        recognise(tmp_path / "c", PromptFile)
+        recognise_format(tmp_path / "c", PromptFile)
 
 
 @given(name=st.sampled_from(sorted(FILES)), data=st.binary(max_size=200))
 def test_any_bytes_have_a_reason_and_no_crash(name: str, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(data)
-    assert "\n" not in why_unknown(path)
+    assert "\n" not in explain_unknown(path)

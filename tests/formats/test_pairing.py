@@ -1,19 +1,25 @@
 from base64 import b64encode, urlsafe_b64encode
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agfsync.files.images import BrokenPicture
-from agfsync.formats import NoPreference, Preference, pairing
+from agfsync.formats import TIE, NoPreference, Preference, pairing
+from agfsync.formats.pairing import OVERRULED, REPEATED, Judgements, RepeatRule
 
 
 def test_a_columns_picture_is_bytes_or_a_name_or_both(tmp_path: Path) -> None:
-    assert pairing.embedded(b"bytes", tmp_path) == b"bytes"
-    assert pairing.embedded({"bytes": b"bytes", "path": "a.png"}, tmp_path) == b"bytes"
-    assert pairing.embedded({"bytes": None, "path": "a.png"}, tmp_path) == tmp_path / "a.png"
-    assert pairing.embedded("a.png", tmp_path) == tmp_path / "a.png"
-    assert pairing.embedded({"bytes": None, "path": None}, tmp_path) == pairing.embedded(None, tmp_path) == b""
+    assert pairing.parse_picture(b"bytes", tmp_path) == b"bytes"
+    assert pairing.parse_picture({"bytes": b"bytes", "path": "a.png"}, tmp_path) == b"bytes"
+    assert pairing.parse_picture({"bytes": None, "path": "a.png"}, tmp_path) == tmp_path / "a.png"
+    assert pairing.parse_picture("a.png", tmp_path) == tmp_path / "a.png"
+    assert (
+        pairing.parse_picture({"bytes": None, "path": None}, tmp_path) == pairing.parse_picture(None, tmp_path) == b""
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -24,10 +30,10 @@ def test_a_picture_may_be_a_text_in_base64_or_a_data_url(
     plain, safe = b64encode(file).decode(), urlsafe_b64encode(file).decode().rstrip("=")
     broken = "\n".join(plain[start : start + 76] for start in range(0, len(plain), 76))
     for text in (plain, safe, broken, f"data:image/{kind.lower()};base64,{plain}", f"data:;base64,{broken}"):
-        assert pairing.embedded(text, tmp_path) == file
-    assert pairing.embedded("data:image/png;base64,!!!", tmp_path) == b""
+        assert pairing.parse_picture(text, tmp_path) == file
+    assert pairing.parse_picture("data:image/png;base64,!!!", tmp_path) == b""
     # A name that looks like base64 is a name.
-    assert pairing.embedded("iVBORw0KGgo/a", tmp_path) == tmp_path / "iVBORw0KGgo" / "a"
+    assert pairing.parse_picture("iVBORw0KGgo/a", tmp_path) == tmp_path / "iVBORw0KGgo" / "a"
 
 
 def test_both_pictures_of_a_pair_are_whole_or_it_is_told_why(tmp_path: Path, picture: Callable[..., bytes]) -> None:
@@ -61,9 +67,44 @@ def test_what_is_no_picture_that_is_read_is_told_by_its_kind(data: bytes, says: 
 
 
 def test_of_ranked_pictures_every_two_are_a_pair_or_a_tie() -> None:
-    found = list(pairing.by_rank("p", [b"a", b"b", b"c"], [2, 1, 2], "art"))
+    found = list(pairing.pair_by_rank("p", [b"a", b"b", b"c"], [2, 1, 2], "art"))
     assert found == [
         Preference("p", b"b", b"a", "art"),
         NoPreference("p", "tie", "art"),
         Preference("p", b"b", b"c", "art"),
     ]
+
+
+def judged(rule: RepeatRule, *votes: str) -> Judgements[str]:
+    found: Judgements[str] = Judgements(rule)
+    for winner, loser in votes:
+        found.add(winner, loser)
+    return found
+
+
+def test_the_majority_makes_one_pair_and_the_other_judgements_are_counted() -> None:
+    found = judged("majority", "ba", "ab", "ab", "ab", "cd")
+    assert list(found.pairs()) == [("a", "b", 0), ("c", "d", 0)]
+    assert found.left_out() == {REPEATED: 2, OVERRULED: 1} and len(found) == 5
+
+
+def test_as_many_judgements_either_way_are_a_tie() -> None:
+    found = judged("majority", "ab", "ba", "ba", "ab")
+    assert list(found.pairs()) == [] and found.left_out() == {TIE: 1, REPEATED: 3}
+
+
+def test_by_the_other_rule_each_judgement_is_a_pair() -> None:
+    found = judged("all", "ab", "ba", "ab")
+    assert list(found.pairs()) == [("a", "b", 0), ("a", "b", 1), ("b", "a", 0)] and found.left_out() == {}
+
+
+@pytest.mark.parametrize("rule", ["majority", "all"])
+@given(votes=st.lists(st.permutations("abc").map(lambda letters: "".join(letters[:2])), max_size=30))
+def test_pairs_and_what_is_left_out_are_all_judgements(rule: RepeatRule, votes: list[str]) -> None:
+    found = judged(rule, *votes)
+    pairs = list(found.pairs())
+    assert len(pairs) + found.left_out().total() == len(found) == len(votes)
+    assert len(set(pairs)) == len(pairs)
+    if rule == "majority":
+        given_ = Counter(votes)
+        assert {winner + loser for winner, loser, _ in pairs} == {v for v in given_ if given_[v] > given_[v[::-1]]}

@@ -3,12 +3,13 @@ from typing import Any
 
 import pytest
 
-from agfsync.formats import Asked, LeftOut, Prompt, rows
+from agfsync.formats import LeftOut, Prompt, SourceQuestion, rows
 from agfsync.formats.reading import Row
+from agfsync.formats.rows import collect_questions, parse_origin, parse_question
 
 
 def read(*found: dict[str, Any]) -> list[Any]:
-    return list(rows.prompts(Row(values, Path("file"), f"row {n}") for n, values in enumerate(found, 1)))
+    return list(rows.parse_prompts(Row(values, Path("file"), f"row {n}") for n, values in enumerate(found, 1)))
 
 
 @pytest.mark.parametrize("name", ["prompt", "Prompts", "caption", "TEXT"])
@@ -47,8 +48,8 @@ def test_neighbouring_rows_with_questions_on_one_prompt_are_that_prompt() -> Non
         common | {"question": "Is it a dog?", "answer": "No"},
     )
     assert found.questions == (
-        Asked("Is there a cat?", "yes", "cat", "animal"),
-        Asked("Is it a dog?", "no", "cat", "animal"),
+        SourceQuestion("Is there a cat?", "yes", "cat", "animal"),
+        SourceQuestion("Is it a dog?", "no", "cat", "animal"),
     )
     assert found.left_out == {"answer is neither yes nor no": 1}
 
@@ -56,16 +57,55 @@ def test_neighbouring_rows_with_questions_on_one_prompt_are_that_prompt() -> Non
 def test_a_row_may_hold_a_list_of_questions() -> None:
     good = {"question": "Is there a cat?", "answer": "yes", "element": "cat", "element_type": "animal", "flag": 1}
     (found,) = read({"text": "a cat", "questions": [good, good | {"flag": 0}, "Is it nice?"]})
-    assert found.questions == (Asked("Is there a cat?", "yes", "cat", "animal"),)
+    assert found.questions == (SourceQuestion("Is there a cat?", "yes", "cat", "animal"),)
     assert found.left_out == {"called invalid by its writer": 1, "no answer given": 1}
 
 
 def test_a_table_of_questions_holds_no_prompts() -> None:
-    assert rows.column(["key", "caption_key", "text"]) is None
+    assert rows.find_column(["key", "caption_key", "text"]) is None
 
 
 def test_columns_of_questions_may_be_in_any_case() -> None:
     (found,) = read(
         {"Prompt": "a cat", "Question": "Is there a cat?", "Answer": "yes", "Element": "cat", "Element_Type": "animal"}
     )
-    assert found.questions == (Asked("Is there a cat?", "yes", "cat", "animal"),)
+    assert found.questions == (SourceQuestion("Is there a cat?", "yes", "cat", "animal"),)
+
+
+def test_a_yes_or_no_question_with_a_clear_answer_can_be_asked() -> None:
+    asked = parse_question("Is it  red?", "Yes.", " car ", "Color", ["yes", "No"])
+    assert asked == SourceQuestion("Is it red?", "yes", "car", "color")
+    assert parse_question("Is it blue?", "no") == SourceQuestion("Is it blue?", "no", "", "other")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (("", "yes"), "empty"),
+        ((None, "yes"), "empty"),
+        (("What is it?", "car", "car", "object", ["car", "bus"]), "not a yes/no question"),
+        (("Is it?", "yes", "it", "object", ["yes", "no", "maybe"]), "not a yes/no question"),
+        (("Is it?", None), "no answer given"),
+        (("Is it?", "perhaps"), "answer is neither yes nor no"),
+    ],
+)
+def test_one_that_cant_be_asked_says_why(fields: tuple[Any, ...], reason: str) -> None:
+    assert parse_question(*fields) == reason
+
+
+def test_a_type_that_is_none_of_the_thirteen_is_other() -> None:
+    found = parse_question("Is there a cat?", "yes", "cat", "animal/human")
+    assert isinstance(found, SourceQuestion) and found.element_type == "other"
+
+
+def test_each_question_is_kept_once_and_the_others_are_counted() -> None:
+    one, again = SourceQuestion("Is it?", "yes", "it", "object"), SourceQuestion("is it?", "yes", "it", "object")
+    assert collect_questions([one, "empty", again, "empty"]) == ((one,), {"empty": 2, "repeated": 1})
+
+
+@pytest.mark.parametrize(
+    ("identifier", "named"),
+    [("coco_301091", "coco"), ("drawbench_5", "drawbench"), ("concept-art-12", "concept-art"), ("7", "7")],
+)
+def test_an_id_says_where_a_prompt_is_from(identifier: str, named: str) -> None:
+    assert parse_origin(identifier) == named

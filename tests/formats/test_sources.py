@@ -9,9 +9,9 @@ from agfsync.commands.inspect import inspect_path
 from agfsync.errors import FormatError
 from agfsync.formats import PairSet, Preference, PromptFile, sources
 from agfsync.formats.csv_table import CsvTable
-from agfsync.formats.sources import Prompts, captions_of_pairs, fingerprint, pairs_of, recognise
+from agfsync.formats.sources import SourceCaptions, fingerprint_source, read_pair_prompts, read_pairs, recognise_format
 from agfsync.language import CaptionWriter
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 
 
 @pytest.fixture
@@ -24,75 +24,75 @@ def file(tmp_path: Path) -> Path:
 def test_the_most_special_format_that_does_what_is_wanted_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"tag": "counting", "include": [], "prompt": "two cats"}\n')
-    assert recognise(path, PromptFile).title == "GenEval"
+    assert recognise_format(path, PromptFile).title == "GenEval"
     path.write_text('{"prompt": "two cats"}\n')
-    assert recognise(path, PromptFile).title == "JSON lines"
+    assert recognise_format(path, PromptFile).title == "JSON lines"
 
 
 def test_what_is_missing_or_of_no_format_is_told_with_what_there_is(tmp_path: Path, file: Path) -> None:
     with pytest.raises(FormatError, match="nowhere: no such file or folder"):
-        recognise(tmp_path / "nowhere", PromptFile)
+        recognise_format(tmp_path / "nowhere", PromptFile)
     with pytest.raises(
         FormatError,
         match="holds pairs in no known format: it is a CSV or TSV table, for captions.source; known are pick-a-pic, ",
     ):
-        recognise(file, PairSet)
+        recognise_format(file, PairSet)
     says = (
         "holds captions in no known format: name one of its files, such as prompts.csv; known are huggingface, tifa, "
     )
     with pytest.raises(FormatError, match=says):
-        recognise(tmp_path, PromptFile)
+        recognise_format(tmp_path, PromptFile)
 
 
 def test_a_prompt_file_writes_what_it_holds_each_once_and_in_its_order(file: Path) -> None:
-    prompts: Prompts = Prompts(str(file))
+    prompts: SourceCaptions = SourceCaptions(str(file))
     writer: CaptionWriter = prompts
     assert list(writer.categories) == ["animals", "food"] and prompts.rooms == {"animals": 2, "food": 2}
     assert prompts.left_out.counts == {"repeated": 1}
     assert writer.captions("animals", 1, [], 0) == ["a cat"]
     assert writer.captions("animals", 5, ["a cat"], 0) == ["a dog"]
-    others = Prompts(str(file), {"a cat"})
+    others = SourceCaptions(str(file), {"a cat"})
     assert others.rooms == {"animals": 1, "food": 2} and others.left_out.counts == {"in the pair set as well": 2}
 
 
 def test_its_identity_is_what_it_holds_wherever_it_lies(file: Path) -> None:
-    before = Prompts(str(file)).identity
+    before = SourceCaptions(str(file)).identity
     elsewhere = file.rename(file.with_name("other.csv"))
-    assert Prompts(str(elsewhere)).identity == before
+    assert SourceCaptions(str(elsewhere)).identity == before
     elsewhere.write_text("prompt,category\na cat,animals\n")
-    assert Prompts(str(elsewhere)).identity != before
+    assert SourceCaptions(str(elsewhere)).identity != before
 
 
 def test_its_questions_are_found_by_the_caption(tmp_path: Path, file: Path) -> None:
-    assert Prompts(str(file)).asked("a cat") == ((), {})
+    assert SourceCaptions(str(file)).questions_on("a cat") == ((), {})
     path = tmp_path / "asked.csv"
     path.write_text("prompt,question,answer\na cat,Is there a cat?,yes\na cat,What is it?,cat\na dog,,\n")
-    prompts = Prompts(str(path))
-    questions, left_out = prompts.asked("A cat")
+    prompts = SourceCaptions(str(path))
+    questions, left_out = prompts.questions_on("A cat")
     assert [each.text for each in questions] == ["Is there a cat?"]
     assert left_out == {"answer is neither yes nor no": 1}
-    assert prompts.asked("a dog") == prompts.asked("a horse") == ((), {})
+    assert prompts.questions_on("a dog") == prompts.questions_on("a horse") == ((), {})
 
 
 def test_a_pair_sets_captions_are_those_that_somebody_prefers_a_picture_of(pair_set: Callable[..., Path]) -> None:
     folder = pair_set(("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
     (folder / "loser" / "1.png").unlink()
-    assert captions_of_pairs(str(folder)) == {"a cat": "things"}
+    assert read_pair_prompts(str(folder)) == {"a cat": "things"}
 
 
 @pytest.mark.parametrize("small", [1 << 20, 0])
 def test_the_fingerprint_follows_what_is_there(file: Path, monkeypatch: pytest.MonkeyPatch, small: int) -> None:
-    monkeypatch.setattr(sources, "SMALL", small)
-    seen = {fingerprint(str(file)), fingerprint(str(file.parent)), fingerprint("/nowhere")}
-    assert fingerprint(str(file)) in seen and len(seen) == 3
+    monkeypatch.setattr(sources, "_SMALL", small)
+    seen = {fingerprint_source(str(file)), fingerprint_source(str(file.parent)), fingerprint_source("/nowhere")}
+    assert fingerprint_source(str(file)) in seen and len(seen) == 3
     file.write_text("prompt\na horse\n")
-    assert not {fingerprint(str(file)), fingerprint(str(file.parent))} & seen
+    assert not {fingerprint_source(str(file)), fingerprint_source(str(file.parent))} & seen
 
 
 def test_a_small_file_that_is_only_touched_is_the_same(file: Path) -> None:
-    before = fingerprint(str(file))
+    before = fingerprint_source(str(file))
     os.utime(file, (0, 0))
-    assert fingerprint(str(file)) == before
+    assert fingerprint_source(str(file)) == before
 
 
 def test_a_format_of_another_package_is_asked_before_those_that_take_any_table(
@@ -107,7 +107,7 @@ def test_a_format_of_another_package_is_asked_before_those_that_take_any_table(
     original, ours = catalog.find, catalog.names("formats")
     monkeypatch.setattr(catalog, "names", lambda kind: [*ours, "mine"])
     monkeypatch.setattr(catalog, "find", find)
-    assert recognise(file, PromptFile).title == "mine"
+    assert recognise_format(file, PromptFile).title == "mine"
 
 
 @pytest.fixture
@@ -126,11 +126,11 @@ def cache(tmp_path: Path, pair_set: Callable[..., Path]) -> Path:
 
 def test_a_repository_in_the_hubs_cache_is_read_by_its_name_or_its_snapshots(cache: Path) -> None:
     for path in (cache.parent, cache, cache / "snapshots" / "0123abc"):
-        (found,) = pairs_of(path)
+        (found,) = read_pairs(path)
         assert isinstance(found, Preference) and found.prompt == "a cat" and inspect_path(path).pairs == 1
     (cache / "snapshots" / "other").mkdir()
     with pytest.raises(FormatError, match="has 2 snapshots and no refs/main: name one of them"):
-        recognise(cache, PairSet)
+        recognise_format(cache, PairSet)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0123abc\n")
     assert inspect_path(cache).pairs == 1
@@ -138,23 +138,23 @@ def test_a_repository_in_the_hubs_cache_is_read_by_its_name_or_its_snapshots(cac
 
 def test_the_fingerprint_follows_links_and_passes_over_hidden_files(cache: Path) -> None:
     snapshot = cache / "snapshots" / "0123abc"
-    before = fingerprint(str(snapshot))
+    before = fingerprint_source(str(snapshot))
     (snapshot / ".DS_Store").write_bytes(b"x")
     (snapshot / "nothing.png").symlink_to(cache / "nowhere")
-    assert fingerprint(str(snapshot)) == before
+    assert fingerprint_source(str(snapshot)) == before
     (cache / "blobs" / "0").write_bytes(b"other")
-    assert fingerprint(str(snapshot)) != before
+    assert fingerprint_source(str(snapshot)) != before
 
 
 def test_a_split_is_of_a_folder(file: Path) -> None:
     with pytest.raises(FormatError, match="prompts.csv: is one file, and has no split 'test'"):
-        Prompts(str(file), split="test")
-    assert Prompts(str(file), split="all").rooms == {"animals": 2, "food": 2}
+        SourceCaptions(str(file), split="test")
+    assert SourceCaptions(str(file), split="all").rooms == {"animals": 2, "food": 2}
 
 
 def test_what_of_a_file_is_no_caption_is_counted(file: Path) -> None:
     file.write_text("prompt,category\na cat,animals\n,animals\na  cat,food\na dog,animals\na horse,food\n")
-    prompts = Prompts(str(file), {normalised("a horse")})
+    prompts = SourceCaptions(str(file), {normalise_text("a horse")})
     assert prompts.left_out.counts == {"no text under 'prompt'": 1, "repeated": 1, "in the pair set as well": 1}
     assert (prompts.left_out.failed.total(), prompts.rows, prompts.rooms) == (1, 5, {"animals": 2})
     assert next(iter(prompts.left_out.lines())) == "no text under 'prompt' 1 (line 3)"

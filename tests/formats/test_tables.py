@@ -11,7 +11,7 @@ from agfsync.formats import LeftOut, Prompt, PromptFile
 from agfsync.formats.csv_table import CsvTable
 from agfsync.formats.json_lines import JsonLines
 from agfsync.formats.parquet_table import ParquetTable
-from agfsync.formats.sources import prompts_of, recognise
+from agfsync.formats.sources import read_prompts, recognise_format
 from agfsync.formats.text_lines import TextLines
 from agfsync.records import Caption, Question
 
@@ -38,14 +38,14 @@ def test_endings_may_be_upper_case_and_the_encoding_is_told_by_its_mark(
         ".json": '["a cat", "ein Bär"]',
     }
     (tmp_path / name).write_text(texts[Path(name).suffix.lower()], encoding=encoding)
-    found = list(prompts_of(tmp_path / name))
+    found = list(read_prompts(tmp_path / name))
     assert found == [Prompt("a cat"), Prompt("ein Bär")]
 
 
 def test_semicolons_blank_rows_and_rows_of_another_width(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("prompt;category\na, b;animals\n;\n;animals\nc;d;e\n\ntwo;\n")
-    found = list(prompts_of(file))
+    found = list(read_prompts(file))
     assert [each for each in found if isinstance(each, Prompt)] == [Prompt("a, b", "animals"), Prompt("two")]
     assert [each for each in found if isinstance(each, LeftOut)] == [
         LeftOut("empty row", "line 3", failed=False),
@@ -59,8 +59,8 @@ def test_texts_may_be_lines_of_json_and_lines_may_be_called_json(tmp_path: Path)
     (tmp_path / "b.json").write_text('{"prompt": "a cat"}\n{"prompt": "two dogs"}\nnothing\n')
     wanted = [Prompt("a cat"), Prompt("two dogs")]
     assert list(JsonLines().prompts(tmp_path / "a.jsonl")) == wanted
-    assert isinstance(recognise(tmp_path / "b.json", PromptFile), JsonLines)
-    assert [each for each in prompts_of(tmp_path / "b.json") if isinstance(each, Prompt)] == wanted
+    assert isinstance(recognise_format(tmp_path / "b.json", PromptFile), JsonLines)
+    assert [each for each in read_prompts(tmp_path / "b.json") if isinstance(each, Prompt)] == wanted
     (tmp_path / "c.json").write_text('{"prompt": "a cat"}')
     assert not JsonLines().recognises(tmp_path / "c.json")
 
@@ -68,7 +68,7 @@ def test_texts_may_be_lines_of_json_and_lines_may_be_called_json(tmp_path: Path)
 def test_a_null_in_parquet_is_counted_with_its_row_and_the_index_is_no_category(tmp_path: Path) -> None:
     columns = {"Prompt": ["a cat", None, "two dogs"], "": [1, 2, 3], "__index_level_0__": [7, 8, 9]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    found = list(prompts_of(tmp_path / "a.parquet"))
+    found = list(read_prompts(tmp_path / "a.parquet"))
     assert found == [LeftOut("no text under 'Prompt'", "row 2"), Prompt("a cat"), Prompt("two dogs")]
 
 
@@ -110,12 +110,13 @@ def test_a_folder_with_a_file_a_split_is_read_like_any_data_set(tmp_path: Path, 
             file.write_text("\n".join(json.dumps({"prompt": each}) for each in texts))
         else:
             file.write_text("\n".join(["category\tprompt", *(f"x\t{each}" for each in texts)]))
-    recognise(tmp_path, PromptFile)
-    other, failed, *found = sorted(prompts_of(tmp_path), key=lambda each: isinstance(each, Prompt))
-    assert isinstance(other, LeftOut) and (other.reason, other.count, other.failed) == ("of the split 'test'", 3, False)
+    recognise_format(tmp_path, PromptFile)
+    other, failed, *found = sorted(read_prompts(tmp_path), key=lambda each: isinstance(each, Prompt))
+    assert isinstance(other, LeftOut) and other.reason == "of the split 'test': 'train' is taken"
+    assert (other.count, other.failed) == (3, False)
     assert isinstance(failed, LeftOut) and failed.where.startswith(f"{name}: line ")
     assert [each.text for each in found if isinstance(each, Prompt)] == ["train 1", "train 2"]
-    assert "test 1" in [each.text for each in prompts_of(tmp_path, "test") if isinstance(each, Prompt)]
+    assert "test 1" in [each.text for each in read_prompts(tmp_path, "test") if isinstance(each, Prompt)]
 
 
 def test_a_folder_whose_files_are_of_no_split_is_no_table(tmp_path: Path) -> None:

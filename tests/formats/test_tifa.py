@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agfsync.formats import Asked, LeftOut
+from agfsync.formats import LeftOut, SourceQuestion
 from agfsync.formats.tifa import Tifa
 
 INPUTS = [{"id": "coco_1", "caption": "a cat", "coco_val_id": "7"}, {"id": "drawbench_2", "caption": "two dogs"}]
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_questions_bring_their_captions_and_a_folder_brings_both(folder: Path, name: str) -> None:
     cat, dogs = Tifa().prompts(folder / name)
     assert (cat.text, cat.category, dogs.text, dogs.category) == ("a cat", "coco", "two dogs", "drawbench")
-    assert cat.questions == (Asked("is there a cat?", "yes", "cat", "other"),)
+    assert cat.questions == (SourceQuestion("is there a cat?", "yes", "cat", "other"),)
     assert cat.left_out == {"not a yes/no question": 1}
     assert [each.answer for each in dogs.questions] == ["no"]
 

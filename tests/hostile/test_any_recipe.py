@@ -18,10 +18,10 @@ pytestmark = pytest.mark.slow
 PATHS = st.sampled_from(
     [
         *("seed", "name", "captions", "captions.count", "captions.source"),
-        *("pairs.weights.vqa", "pairs.weights", "pairs.source", "scores.scorers"),
-        *("scores.scorers.vqa.server", "questions.model.model", "captions.model.base_url"),
-        *("training.ema", "training.trackers", "candidates.generator.loras"),
-        *("candidates.generator.negative_prompt", "__class__", "model_dump"),
+        *("pairs.choose.weights.vqa", "pairs.choose.weights", "pairs.source", "scorers"),
+        *("scorers.vqa.server", "questions.writer.path", "captions.writer.base_url"),
+        *("training.ema", "training.trackers", "model.loras"),
+        *("model.sampling.negative_prompt", "__class__", "model_dump"),
     ]
 )
 
@@ -80,7 +80,7 @@ def test_any_mapping_is_a_recipe_that_survives_being_written_or_a_line(tree: dic
 @example(override="captions.source=~nobody-of-that-name/x")
 @example(override="seed=" + "[" * 5000)
 @example(override="seed=!!int ''")
-@example(override="captions.model.base_url=http://me:secret@host/v1")
+@example(override="captions.writer.base_url=http://me:secret@host/v1")
 def test_any_override_gives_a_recipe_or_a_line(override: str) -> None:
     reads(lambda: resolve("shapes", [override]))
 

@@ -48,13 +48,13 @@ def asking(make_recipe: Any) -> Callable[..., Recipe]:
 
     def make(server: FakeServer, **changes: Any) -> Recipe:
         told = {"base_url": server.url, "timeout": 0.5, "concurrency": 4, "retries": 4} | changes
-        writer = {"writer": "openai", "model": {"model": "fake", **told}}
-        judge = {"type": "vqa-openai", "model": "fake", "server": told}
+        writer = {"writer": {"type": "openai", "path": "fake", **told}}
+        judge = {"type": "vqa-openai", "path": "fake", "server": told}
         return make_recipe(
             captions={**writer, "count": 14, "held_out": 2},
             questions={**writer, "rounds": 1},
             candidates={"per_caption": 2},
-            scores={"scorers": {"red": {"type": "double", "model": "none"}, "vqa": judge}},
+            scorers={"red": {"type": "double", "path": "none"}, "vqa": judge},
             failure_budget=1.0,
         )
 
@@ -88,11 +88,11 @@ def test_no_file_line_or_log_of_a_run_holds_the_key(tmp_path: Path, asking: Call
     with FakeServer() as server:
         server.answer = replies(server)
         assert run(tmp_path, asking(server)) == 0
-    with Run.open(tmp_path / "run") as opened:
+    with Run.open(tmp_path / "run", writing=True) as opened:
         report.run(Context(opened, pipeline.recipe_of(opened), Silent()))
     names = {path.name for path in (tmp_path / "run").rglob("*")}
     assert {"spending.json", "recipe.yaml", "report.html", "run.db", "part-000000.parquet"} <= names
-    with Run.open(tmp_path / "run", writing=False) as opened:
+    with Run.open(tmp_path / "run") as opened:
         rows = [row["text"] for stage in ("captions", "questions") for row in opened.rows(stage, ["text"])]
     assert any("[key] [key]" in text for text in rows)
     everything = told()
@@ -131,7 +131,7 @@ def test_no_error_carries_the_key_in_what_it_is_made_of(
 
 
 def test_a_key_in_a_recipe_is_refused_without_saying_it(tmp_path: Path, told: Told) -> None:
-    for place in ("captions.model.base_url", "questions.model.base_url", "scores.scorers.vqa.server.base_url"):
+    for place in ("captions.writer.base_url", "questions.writer.base_url", "scorers.vqa.server.base_url"):
         for url in (f"http://me:{KEY}@host/v1", f"http://host/v1?key={KEY}"):
             arguments = ["run", "shapes", "--out", str(tmp_path / "run"), "--set", f"{place}={url}"]
             assert cli.main(arguments) == cli.USAGE

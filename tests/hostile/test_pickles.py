@@ -102,8 +102,8 @@ def test_a_generators_folder(
     source = tiny_generator if type_ == "stable-diffusion" else tiny_xl_generator
     shutil.copytree(source, tmp_path / "model")
     poisoned(tmp_path / "model", evil)
-    settings = {"type": type_, "model": str(tmp_path / "model"), "device": "cpu"}
-    refused(lambda: catalog.build("generators", settings), marker)
+    settings = {"type": type_, "path": str(tmp_path / "model"), "device": "cpu"}
+    refused(lambda: catalog.build("models", settings), marker)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -116,14 +116,14 @@ def test_a_generators_file_its_loras_and_its_refiner(
     (tmp_path / "lora" / f"pytorch_lora_weights.{ending}").write_bytes(evil)
     for type_, model in (("stable-diffusion", tiny_generator), ("stable-diffusion-xl", tiny_xl_generator)):
         common = {"type": type_, "device": "cpu"}
-        refused(lambda common=common: catalog.build("generators", common | {"model": str(file)}), marker)
+        refused(lambda common=common: catalog.build("models", common | {"path": str(file)}), marker)
         for path in (file, tmp_path / "lora"):
             loras = [{"path": str(path), "strength": 1.0}]
-            whole = common | {"model": str(model), "loras": loras}
-            refused(lambda whole=whole: catalog.build("generators", whole), marker)
-    refiner = {"model": str(file), "revision": None, "from_step": 1}
-    xl = {"type": "stable-diffusion-xl", "model": str(tiny_xl_generator), "device": "cpu", "refiner": refiner}
-    refused(lambda: catalog.build("generators", xl), marker)
+            whole = common | {"path": str(model), "loras": loras}
+            refused(lambda whole=whole: catalog.build("models", whole), marker)
+    refiner = {"path": str(file), "revision": None, "from_step": 1}
+    xl = {"type": "stable-diffusion-xl", "path": str(tiny_xl_generator), "device": "cpu", "refiner": refiner}
+    refused(lambda: catalog.build("models", xl), marker)
 
 
 SCORERS = [name for name in catalog.CATALOG["scorers"] if name not in ("vqa-openai", "shapes-oracle")]
@@ -132,7 +132,7 @@ SCORERS = [name for name in catalog.CATALOG["scorers"] if name not in ("vqa-open
 @pytest.mark.parametrize("type_", SCORERS)
 def test_a_scorers_folder(evil: bytes, marker: Path, type_: str, clip: Path) -> None:
     poisoned(clip, evil)
-    settings = {"type": type_, "model": str(clip), "device": "cpu"}
+    settings = {"type": type_, "path": str(clip), "device": "cpu"}
     if type_ == "aesthetic":
         settings["head"] = str(clip)
     refused(lambda: catalog.build("scorers", settings), marker)
@@ -147,10 +147,10 @@ def test_a_scorers_head_and_weights(evil: bytes, marker: Path, ending: str, clip
     (folder / f"model.{ending}").write_bytes(evil)
     (folder / "pytorch_model.bin").write_bytes(evil)
     for place in (str(file), str(folder)):
-        head = {"type": "aesthetic", "model": "embedded:clip", "head": place, "device": "cpu"}
+        head = {"type": "aesthetic", "path": "embedded:clip", "head": place, "device": "cpu"}
         refused(lambda head=head: catalog.build("scorers", head), marker)
         for type_ in ("clip", "pickscore", "hpsv2", "hpsv2.1", "imagereward"):
-            whole = {"type": type_, "model": "embedded:clip", "weights": place, "device": "cpu"}
+            whole = {"type": type_, "path": "embedded:clip", "weights": place, "device": "cpu"}
             refused(lambda whole=whole: catalog.build("scorers", whole), marker)
 
 
@@ -161,15 +161,15 @@ def test_code_beside_a_model_is_not_run(marker: Path, clip: Path, tiny_generator
     settings |= {"model_type": "of its own", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel"), "modeling.Model")}
     (clip / "config.json").write_text(json.dumps(settings))
     for type_ in ("clip", "vqa"):
-        refused(lambda type_=type_: catalog.build("scorers", {"type": type_, "model": str(clip)}), marker)
+        refused(lambda type_=type_: catalog.build("scorers", {"type": type_, "path": str(clip)}), marker)
     for name in ("_class_name", "unet"):
         folder = shutil.copytree(tiny_generator, tmp_path / name)
         index = json.loads((folder / "model_index.json").read_text()) | {name: ["modeling", "Model"]}
         (folder / "model_index.json").write_text(json.dumps(index))
         for place in (folder, folder / "unet"):
             (place / "modeling.py").write_text(code)
-        model = {"type": "stable-diffusion", "model": str(folder), "device": "cpu"}
-        refused(lambda model=model: catalog.build("generators", model), marker)
+        model = {"type": "stable-diffusion", "path": str(folder), "device": "cpu"}
+        refused(lambda model=model: catalog.build("models", model), marker)
 
 
 def test_a_checkpoint_of_the_training_counts_as_none(evil: bytes, marker: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.errors import NoReplyError
 from agfsync.language.captions import Descriptions, LanguageModelCaptions
 from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
 from agfsync.stages import Context, captions, questions
 from agfsync.stages.checking import LONGEST_CAPTION, LONGEST_QUESTION, sift, sift_captions
@@ -94,7 +94,7 @@ def test_the_questions_writer_gives_the_good_ones_or_none() -> None:
 
 
 def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Make, tmp_path: Path) -> None:
-    """One malformed reply a caption: each caption keeps right questions, or is quarantined with why."""
+    """One malformed reply a caption: each caption keeps right questions, or is skipped with why."""
     replies = list(malformed("questions").values())
     file = tmp_path / "captions.txt"
     file.write_text("".join(f"{CAPTION} on day {number}\n" for number in range(len(replies))))
@@ -104,10 +104,17 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         return replies[int(re.findall(r"\d+", told)[0])]
 
     with FakeServer(answer=answer) as server:
-        model = {"model": "fake", "base_url": server.url, "retries": 0, "concurrency": 4, "structured": False}
+        model = {
+            "type": "openai",
+            "path": "fake",
+            "base_url": server.url,
+            "retries": 0,
+            "concurrency": 4,
+            "structured": False,
+        }
         recipe = make_recipe(
             captions={"source": str(file), "count": len(replies), "held_out": 0},
-            questions={"writer": "openai", "model": model, "rounds": 1},
+            questions={"writer": model, "rounds": 1},
             failure_budget=1.0,
         )
         context = dataclasses.replace(context, recipe=recipe)
@@ -115,7 +122,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         notes = questions.run(context)
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     there = list(context.run.read("questions", Question))
-    failures = context.run.failures("questions")
+    failures = {each.key: each.reason for each in context.run.skipped("questions")}
     assert len({question.caption_key for question in there}) + len(failures) == len(texts) == len(replies)
     for question in there:
         _check(question, texts[question.caption_key])
@@ -125,7 +132,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
     assert dropped["repeated"] and dropped["called invalid by its writer"]
     print(
         f"\n{len(replies)} captions with a malformed reply each: {len(texts) - len(failures)} kept questions,"
-        f" {dict(reasons)} quarantined; questions dropped: {dict(dropped)}"
+        f" {dict(reasons)} skipped; questions dropped: {dict(dropped)}"
     )
 
 
@@ -145,11 +152,11 @@ def test_a_run_keeps_no_malformed_caption(context: Context, make_recipe: Make) -
         return json.dumps({"descriptions": [f"caption number {number} of {number * 7919 % 10007} herons"]})
 
     with FakeServer(answer=answer) as server:
-        model = {"model": "fake", "base_url": server.url, "retries": 0, "concurrency": 1}
+        model = {"type": "openai", "path": "fake", "base_url": server.url, "retries": 0, "concurrency": 1}
         # Some of the malformed ones bring captions too.
         count = len(some) + 20
         wanted = {"count": count, "held_out": 0, "similarity": 1.0}
-        recipe = make_recipe(captions={"writer": "openai", "model": model, **wanted})
+        recipe = make_recipe(captions={"writer": model, **wanted})
         notes = captions.run(dataclasses.replace(context, recipe=recipe))
     assert next(replies, None) is None
     texts = [caption.text for caption in context.run.read("captions", Caption)]
@@ -189,7 +196,7 @@ def _check(question: Question, caption: str) -> None:
     """It is a question that the caption answers, and a row that a table can hold."""
     assert question.text in GOOD_QUESTIONS | PLAIN, question.text
     assert question.answer == "yes" and question.element_type in get_args(ElementType)
-    assert any(word in caption for word in normalised(question.element).split())
+    assert any(word in caption for word in normalise_text(question.element).split())
     assert len(question.text) <= LONGEST_QUESTION < LONGEST_CAPTION
     for text in (question.text, question.element):
         assert text == one_line(text) and text.encode()

@@ -31,8 +31,15 @@ def asking(make_recipe: Any) -> Callable[..., Recipe]:
 
     def make(server: FakeServer, count: int = 36, **changes: Any) -> Recipe:
         prices = dict(zip(("input", "output"), server.prices, strict=True))
-        model = {"model": "fake", "base_url": server.url, "timeout": 0.5, "prices": prices, "reply_tokens": 600}
-        stage = {"writer": "openai", "model": model | changes}
+        model = {
+            "type": "openai",
+            "path": "fake",
+            "base_url": server.url,
+            "timeout": 0.5,
+            "prices": prices,
+            "reply_tokens": 600,
+        }
+        stage = {"writer": model | changes}
         return make_recipe(
             captions={**stage, "count": count - 12, "held_out": 12},
             questions={**stage, "rounds": 2},

@@ -9,8 +9,8 @@ from agfsync.chat.client import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.language.captions import LanguageModelCaptions
-from agfsync.language.categories import CATEGORIES
-from agfsync.language.text import normalised
+from agfsync.language.categories import CAPTION_CATEGORIES
+from agfsync.language.text import normalise_text
 
 Make = Callable[..., Endpoint]
 
@@ -20,10 +20,12 @@ def sent(server: FakeServer) -> list[dict[str, object]]:
 
 
 def test_the_categories_are_the_papers_with_five_exemplars_each_as_long_as_the_authors() -> None:
-    assert len(CATEGORIES) == 12 and all(len(set(c.exemplars)) == 5 and c.about for c in CATEGORIES.values())
-    texts = [normalised(text) for category in CATEGORIES.values() for text in category.exemplars]
+    assert len(CAPTION_CATEGORIES) == 12 and all(
+        len(set(c.exemplars)) == 5 and c.about for c in CAPTION_CATEGORIES.values()
+    )
+    texts = [normalise_text(text) for category in CAPTION_CATEGORIES.values() for text in category.exemplars]
     assert len(set(texts)) == 60
-    lengths = [len(text.split()) for category in CATEGORIES.values() for text in category.exemplars]
+    lengths = [len(text.split()) for category in CAPTION_CATEGORIES.values() for text in category.exemplars]
     assert 22 <= min(lengths) < max(lengths) <= 34 and 25.5 <= fmean(lengths) <= 27
 
 
@@ -33,12 +35,12 @@ def test_a_request_says_the_category_the_exemplars_and_what_there_is_as_data(end
         avoid = [f"caption {n}" for n in range(30)]
         assert len(writer.captions("Plants", 10, avoid, seed=1)) == 10
     (data,) = sent(server)
-    assert (data["category"], data["about"], data["count"]) == ("Plants", CATEGORIES["Plants"].about, 10)
-    assert sorted(data["exemplars"]) == sorted(CATEGORIES["Plants"].exemplars)  # type: ignore[call-overload]
+    assert (data["category"], data["about"], data["count"]) == ("Plants", CAPTION_CATEGORIES["Plants"].about, 10)
+    assert sorted(data["exemplars"]) == sorted(CAPTION_CATEGORIES["Plants"].exemplars)  # type: ignore[call-overload]
     assert data["taken"] == avoid[-12:]
     instructions = server.bodies[0]["messages"][0]["content"]
     assert "the more elements it names, and the more precisely, the better" in instructions
-    assert "caption 29" not in instructions and CATEGORIES["Plants"].exemplars[0] not in instructions
+    assert "caption 29" not in instructions and CAPTION_CATEGORIES["Plants"].exemplars[0] not in instructions
 
 
 def test_every_length_is_asked_for_as_often(endpoint: Make) -> None:

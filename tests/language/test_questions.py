@@ -8,7 +8,7 @@ from fake_language import FakeServer
 from agfsync.chat.client import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.language import QuestionDraft, Verifier
-from agfsync.language.questions import TYPES, LanguageModelQuestions
+from agfsync.language.questions import _TYPES, LanguageModelQuestions
 from agfsync.records import Caption
 from agfsync.stages.checking import sift
 
@@ -33,7 +33,7 @@ def test_the_schema_names_the_thirteen_types_and_requires_every_field(endpoint: 
     with FakeServer() as server:
         writer(endpoint(server)).questions("A fox", seed=1)
     asked = server.bodies[0]["response_format"]["json_schema"]["schema"]["$defs"]["Draft"]
-    assert asked["properties"]["element_type"]["enum"] == list(TYPES) and len(TYPES) == 13
+    assert asked["properties"]["element_type"]["enum"] == list(_TYPES) and len(_TYPES) == 13
     assert sorted(asked["required"]) == sorted(asked["properties"]) and asked["additionalProperties"] is False
 
 

@@ -11,7 +11,7 @@ from fake_language import FAULTS, FakeServer
 from agfsync import cli, pipeline
 from agfsync.engine.progress import Log
 from agfsync.errors import BudgetError, RunError
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.recipe import Recipe, dump
 from agfsync.records import Caption, Question
 from agfsync.store import Run
@@ -31,26 +31,25 @@ def spending(path: Path) -> float:
 
 def with_retries(recipe: Recipe, retries: int) -> Recipe:
     """`recipe`, whose questions are asked again so often."""
-    assert recipe.questions.model is not None
-    model = recipe.questions.model.model_copy(update={"retries": retries})
-    return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"model": model})})
+    model = recipe.questions.writer.model_copy(update={"retries": retries})
+    return recipe.model_copy(update={"questions": recipe.questions.model_copy(update={"writer": model})})
 
 
-def check_whole(path: Path, quarantined: bool = False) -> None:
-    """Every caption is there or quarantined with its reason, nothing twice."""
-    with Run.open(path, writing=False) as run:
+def check_whole(path: Path, skipped: bool = False) -> None:
+    """Every caption is there or skipped with its reason, nothing twice."""
+    with Run.open(path) as run:
         captions = list(run.read("captions", Caption))
         questions = list(run.read("questions", Question))
-        failures = run.failures("questions")
-    assert len({normalised(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
+        failures = {each.key: each.reason for each in run.skipped("questions")}
+    assert len({normalise_text(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
     asked = {question.caption_key for question in questions}
     assert asked <= {caption.key for caption in captions}
     assert len(asked) + len(failures) == 36 and all(failures.values())
-    assert bool(failures) is quarantined
+    assert bool(failures) is skipped
     assert (
         len(questions)
         == len({q.key for q in questions})
-        == len({(q.caption_key, normalised(q.text)) for q in questions})
+        == len({(q.caption_key, normalise_text(q.text)) for q in questions})
     )
 
 
@@ -69,7 +68,7 @@ def test_a_run_ends_though_three_replies_in_ten_are_faulty(
         write(tmp_path / "run", with_retries(asking(server), retries))
     assert all(server.kinds[kind] for kind in FAULTS)
     assert server.most_at_once <= 8
-    check_whole(tmp_path / "run", quarantined=not retries)
+    check_whole(tmp_path / "run", skipped=not retries)
     # A busy machine may reply too late: the server has then billed what the client can't count.
     assert 0.9 * server.billed <= spending(tmp_path / "run") <= server.billed * (1 + 1e-9)
     told = [*capfd.readouterr(), caplog.text, *(p.read_bytes().decode("latin-1") for p in files(tmp_path))]
@@ -85,11 +84,11 @@ def test_the_cap_holds_and_a_higher_one_goes_on(tmp_path: Path, asking: Asking) 
         ):
             write(tmp_path / "run", asking(server, max_cost=cap))
         assert 0 < spending(tmp_path / "run") <= cap
-        with Run.open(tmp_path / "run", writing=False) as run:
+        with Run.open(tmp_path / "run") as run:
             before = run.made("captions")
         assert 0 < len(before) < 36
         write(tmp_path / "run", asking(server, max_cost=1.0))
-    with Run.open(tmp_path / "run", writing=False) as run:
+    with Run.open(tmp_path / "run") as run:
         assert run.made("captions")[: len(before)] == before
     check_whole(tmp_path / "run")
     # A busy machine may reply too late: the server has then billed what the client can't count.
@@ -102,7 +101,7 @@ def test_the_cap_of_the_questions_keeps_what_is_done(tmp_path: Path, asking: Ask
         with pytest.raises(BudgetError, match=r"questions\.model\.max_cost"):
             write(tmp_path / "run", asking(server, max_cost=0.1, timeout=9.0))
         assert json.loads((tmp_path / "run" / "spending.json").read_text())["questions"]["cost"] <= 0.1
-        with Run.open(tmp_path / "run", writing=False) as run:
+        with Run.open(tmp_path / "run") as run:
             before = set(run.made("questions"))
         asked = len(server.bodies)
         assert 0 < len(before) < 36
@@ -134,7 +133,7 @@ def test_a_finished_run_costs_nothing_more(tmp_path: Path, asking: Asking) -> No
         finished = pipeline.status(tmp_path / "run")[1].finished
         assert finished is not None and finished.notes["requests"] == 2 * 15
         assert finished.notes["dropped"]["element isn't in the caption"] == 2 * 15
-        with pytest.raises(RunError, match="captions.model.temperature 1.0 -> 0.5"):
+        with pytest.raises(RunError, match="captions.writer.temperature 1.0 -> 0.5"):
             same = {"concurrency": 2, "timeout": 8.0, "max_cost": 2.0}
             write(tmp_path / "run", asking(server, 15, **same, temperature=0.5))
 

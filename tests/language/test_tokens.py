@@ -1,4 +1,4 @@
-"""Tokens against those that the very prompts have when they are sent."""
+"""TokenCount against those that the very prompts have when they are sent."""
 
 import json
 from math import isnan

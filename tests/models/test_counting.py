@@ -14,7 +14,7 @@ from transformers import Blip2ForConditionalGeneration, CLIPModel
 from agfsync.commands.doctor.machine import SHARE, Speed
 from agfsync.commands.doctor.networks import Pipeline, read_config
 from agfsync.models.counting import DATALESS, OperationTotals, build_network, count_bytes, count_operations
-from agfsync.recipe import GeneratorSettings
+from agfsync.recipe import ModelSettings
 
 TERA = 1e12
 SD15, XL = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0"
@@ -110,7 +110,7 @@ def test_the_published_diffusion_models_take_what_is_known_of_them(
         with torch.no_grad():
             return _count_flops(count_operations(run)) / TERA
 
-    pipeline = Pipeline.build(GeneratorSettings(model=model))
+    pipeline = Pipeline.build(ModelSettings(path=model))
     assert sum(p.numel() for p in pipeline.denoiser.parameters()) == parameters
     assert count(pipeline.prepare_denoising(1)) == pytest.approx(denoise, rel=0.005)
     assert count(lambda: pipeline.vae.decode(torch.empty(1, *pipeline.latent))) == pytest.approx(decode, rel=0.005)

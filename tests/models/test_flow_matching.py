@@ -66,8 +66,8 @@ def one_of_each(request: pytest.FixtureRequest) -> str:
 
 def load(folders: dict[str, Path], name: str, **settings: Any) -> Any:
     kind, _, guidance = KINDS[name]
-    common = {"type": kind, "model": str(folders[name]), "steps": 3, "guidance": guidance, "device": "cpu"}
-    return catalog.build("generators", common | SIZE | settings)
+    common = {"type": kind, "path": str(folders[name]), "steps": 3, "guidance": guidance, "device": "cpu"}
+    return catalog.build("models", common | SIZE | settings)
 
 
 def theirs(folders: dict[str, Path], name: str) -> Any:
@@ -259,8 +259,8 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(folders: dict[str, P
         ("sd3", {"height": 18}, "height must be a multiple of 4, got 18"),
         ("sd3", {"height": 68}, "height can be 64 at most, got 68"),
         ("dev", {"width": 18}, "width must be a multiple of 4, got 18"),
-        ("sd3", {"config": "some/config"}, "a stable-diffusion-3 generator has no config"),
-        ("dev", {"refiner": {"model": "some/refiner", "from_step": 2}}, "a flux generator has no refiner"),
+        ("sd3", {"config": "some/config"}, "a stable-diffusion-3 model has no config"),
+        ("dev", {"refiner": {"path": "some/refiner", "from_step": 2}}, "a flux model has no refiner"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_in_a_line(

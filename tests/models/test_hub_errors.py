@@ -69,8 +69,8 @@ def _point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def loaders(tiny_generator: Path) -> dict[str, Load]:
     def generator(model: str, *loras: str) -> Any:
         added = [{"path": path, "strength": 1.0} for path in loras]
-        settings = {"type": "stable-diffusion", "model": model, "loras": added, "steps": 2, "device": "cpu"}
-        return catalog.build("generators", settings)
+        settings = {"type": "stable-diffusion", "path": model, "loras": added, "steps": 2, "device": "cpu"}
+        return catalog.build("models", settings)
 
     def scorer(**settings: str) -> Any:
         return catalog.build("scorers", {"device": "cpu", **settings})
@@ -78,7 +78,7 @@ def loaders(tiny_generator: Path) -> dict[str, Load]:
     return {
         "generator": lambda: generator("o/sd"),
         "lora": lambda: generator(str(tiny_generator), "o/lora"),
-        "clip": lambda: scorer(type="clip", model="o/clip"),
+        "clip": lambda: scorer(type="clip", path="o/clip"),
         "head": lambda: Head.load("o/head"),
     }
 
@@ -213,8 +213,8 @@ def test_a_loras_file_on_the_hub_is_the_only_one_or_is_named(
 ) -> None:
     def build(**lora: str) -> Any:
         added = [{"strength": 1.0, **lora}]
-        common = {"type": "stable-diffusion", "model": str(tiny_generator), "steps": 2, "device": "cpu"}
-        return catalog.build("generators", {**common, "loras": added})
+        common = {"type": "stable-diffusion", "path": str(tiny_generator), "steps": 2, "device": "cpu"}
+        return catalog.build("models", {**common, "loras": added})
 
     local = build(path=str(models["o/style"]))
     assert build(path="o/style").identity == local.identity
@@ -232,8 +232,8 @@ def test_a_replaced_part_of_a_hub_model_leaves_its_configuration_and_not_its_wei
     server: LocalHub, models: dict[str, Path], tmp_path: Path
 ) -> None:
     file = Path(shutil.copy(models["o/sd"] / "vae" / "diffusion_pytorch_model.safetensors", tmp_path))
-    settings = {"type": "stable-diffusion", "model": "o/sd", "vae": str(file), "steps": 2, "device": "cpu"}
-    assert catalog.build("generators", settings)
+    settings = {"type": "stable-diffusion", "path": "o/sd", "vae": str(file), "steps": 2, "device": "cpu"}
+    assert catalog.build("models", settings)
     asked = [path for path in server.asked if "/resolve/" in path and "/vae/" in path]
     assert asked and all(path.endswith("/vae/config.json") for path in asked)
 

@@ -39,8 +39,8 @@ def file(family: str, tmp_path: Path) -> Path:
 
 
 def build(family: str, model: Path, **settings: Any) -> Any:
-    common = {"type": family, "model": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
-    return catalog.build("generators", common | settings)
+    common = {"type": family, "path": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
+    return catalog.build("models", common | settings)
 
 
 def drawn(generator: Any) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_a_single_file_needs_its_configuration(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="weights alone, .* name a folder of such a pipeline as candidates.generator"):
+    with pytest.raises(ModelError, match="weights alone, .* name a folder of such a pipeline as model"):
         build(family, file)
 
 
@@ -147,7 +147,7 @@ def test_an_adapter_that_fits_in_part_is_refused(tiny_generator: Path, tmp_path:
 def test_a_lora_that_isnt_there_is_said_before_anything_is_loaded() -> None:
     lora = {"path": "./nowhere", "strength": 1.0}
     with pytest.raises(ModelError, match="no model at './nowhere'"):
-        catalog.check("generators", {"type": "stable-diffusion", "model": "some/base", "loras": [lora]})
+        catalog.build("models", {"type": "stable-diffusion", "path": "some/base", "loras": [lora]})
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(family: str, folder: Path) -> None:

@@ -59,8 +59,8 @@ def own(tiny_generator: Path, tmp_path: Path) -> Path:
 
 
 def build(model: Path, type: str = "stable-diffusion", **settings: Any) -> Any:
-    common = {"type": type, "model": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
-    return catalog.build("generators", common | settings)
+    common = {"type": type, "path": str(model), "steps": 2, "guidance": 3.0, "device": "cpu"}
+    return catalog.build("models", common | settings)
 
 
 def drawn(generator: Any) -> np.ndarray:
@@ -192,7 +192,7 @@ def test_the_variant_is_the_wanted_the_nameless_or_the_only_one(
 def test_of_several_variants_one_must_be_named() -> None:
     names = ["model.fp16.safetensors", "model.non_ema.safetensors"]
     assert variants(names) == {"fp16", "non_ema"}
-    with pytest.raises(ModelError, match=r"generator\.variant to one of fp16, non_ema"):
+    with pytest.raises(ModelError, match=r"model\.variant to one of fp16, non_ema"):
         choose_variant(names, None, "it")
 
 
@@ -240,7 +240,7 @@ def test_a_unet_is_put_onto_a_base(tiny_generator: Path, tuned: Path, tmp_path: 
         "root": str(tuned / "unet"),
         "pipeline": str(expected),
         "file": str(weights(tuned / "unet")),
-        "settings": {"model": str(tuned), "revision": None},
+        "settings": {"path": str(tuned), "revision": None},
     }[shape]
     base, put = build(tiny_generator), build(tiny_generator, unet=given)
     assert np.array_equal(drawn(put), drawn(build(expected)))
@@ -303,7 +303,7 @@ def test_what_is_put_there_is_whole_too(tiny_generator: Path, tuned: Path) -> No
         ("unet", "xl_pipeline/vae", "is a AutoencoderKL: a UNet2DConditionModel is needed|another kind of model"),
         ("vae", "sd3_pipeline", "its latent_channels is 16, and that of the model's own is 4"),
         ("unet", "sd3_pipeline", r"holds no unet: there is no config\.json"),
-        ("transformer", "sd3_pipeline", "a stable-diffusion generator has no transformer: leave out transformer"),
+        ("transformer", "sd3_pipeline", "a stable-diffusion model has no transformer: leave out transformer"),
     ],
 )
 def test_what_doesnt_fit_is_refused(
@@ -316,9 +316,9 @@ def test_what_doesnt_fit_is_refused(
 
 
 def test_a_part_that_isnt_there_is_said_before_anything_is_loaded() -> None:
-    for value in ("./nowhere", {"model": "./nowhere", "revision": None}):
+    for value in ("./nowhere", {"path": "./nowhere", "revision": None}):
         with pytest.raises(ModelError, match=r"no model at './nowhere'"):
-            catalog.check("generators", {"type": "stable-diffusion", "model": "some/base", "vae": value})
+            catalog.build("models", {"type": "stable-diffusion", "path": "some/base", "vae": value})
 
 
 @pytest.fixture
@@ -333,9 +333,9 @@ def hub_unet(tuned: Path, hub_cache: Callable[..., str], monkeypatch: pytest.Mon
 
 def test_a_part_comes_from_the_hub_and_its_commit_names_it(tiny_generator: Path, tuned: Path, hub_unet: Any) -> None:
     (model,) = hub_unet
-    put = build(tiny_generator, unet={"model": model, "revision": None})
+    put = build(tiny_generator, unet={"path": model, "revision": None})
     assert np.array_equal(drawn(put), drawn(build(tiny_generator, unet=str(tuned))))
-    assert PartSource.of({"model": model, "revision": None}) == PartSource.of(model)
+    assert PartSource.of({"path": model, "revision": None}) == PartSource.of(model)
     assert put.identity != build(tiny_generator, unet=str(tuned)).identity
 
 

@@ -26,10 +26,10 @@ def refiner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(model: Path, refiner: Path | None, from_step: int = 2, kind: str = "stable-diffusion-xl") -> Any:
-    settings: dict[str, Any] = {"type": kind, "model": str(model), "steps": 4, "guidance": 3.0, "device": "cpu"}
+    settings: dict[str, Any] = {"type": kind, "path": str(model), "steps": 4, "guidance": 3.0, "device": "cpu"}
     if refiner:
-        settings["refiner"] = {"model": str(refiner), "revision": None, "from_step": from_step}
-    return catalog.build("generators", settings)
+        settings["refiner"] = {"path": str(refiner), "revision": None, "from_step": from_step}
+    return catalog.build("models", settings)
 
 
 def pixels(images: Any) -> np.ndarray:

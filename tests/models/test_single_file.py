@@ -47,8 +47,8 @@ def singles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
 
 
 def build(type: str, model: Path, config: Path | None = None, **settings: Any) -> Any:
-    common = {"type": type, "model": str(model), "steps": 3, "guidance": 3.0, "device": "cpu"}
-    return catalog.build("generators", common | ({"config": str(config)} if config else {}) | settings)
+    common = {"type": type, "path": str(model), "steps": 3, "guidance": 3.0, "device": "cpu"}
+    return catalog.build("models", common | ({"config": str(config)} if config else {}) | settings)
 
 
 def drawn(generator: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ PIPELINE = {
 
 
 def _pipeline(model: str) -> WeightQuery:
-    return WeightQuery(model, role="generator")
+    return WeightQuery(model, role="model")
 
 
 def test_only_what_is_loaded_would_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
 
 def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    query = WeightQuery("owner/name", role="generator", without=("vae",))
+    query = WeightQuery("owner/name", role="model", without=("vae",))
     assert find_weights(query).to_download == 100
     for part in ("unet", "vae"):
         (tmp_path / part).mkdir()
@@ -84,12 +84,12 @@ def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.Mo
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").touch()
     (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
     assert not find_weights(_pipeline(str(tmp_path))).here
-    assert find_weights(WeightQuery(str(tmp_path), role="generator", without=("vae",))).here
+    assert find_weights(WeightQuery(str(tmp_path), role="model", without=("vae",))).here
 
 
 def test_the_variants_files_count_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    query = WeightQuery("owner/name", role="generator", variant="fp16")
+    query = WeightQuery("owner/name", role="model", variant="fp16")
     assert find_weights(query).to_download == 50 + 20
 
 

@@ -11,7 +11,7 @@ from diffusers_pixels import edited, replaced
 from safetensors.torch import load_file, save_file
 
 from agfsync import catalog, cli, pipeline
-from agfsync.errors import ModelError
+from agfsync.errors import ModelError, RecipeError
 from agfsync.pipeline.checks import faults
 from agfsync.recipe import dump
 from agfsync.records import Caption
@@ -95,14 +95,14 @@ def test_what_cant_be_drawn_or_trained_is_told_before_anything_is_written(
 ) -> None:
     type_, spoil, says = REFUSED[name]
     folder = spoil(tiny_xl_generator if type_ == XL else tiny_generator, tmp_path / "model")
-    recipe = make_recipe(candidates={"generator": {"type": type_, "model": str(folder), "steps": 4, "device": "cpu"}})
+    recipe = make_recipe(model={"type": type_, "path": str(folder), "device": "cpu", "sampling": {"steps": 4}})
     run = tmp_path / "run"
     pipeline.prepare(run, recipe)
     with pytest.raises(ModelError, match=says) as caught:
         pipeline.run(run)
     assert "\n" not in str(caught.value)
     assert all(standing.state == "to do" for standing in pipeline.status(run))
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         assert not list(opened.read("captions", Caption))
     assert not list(run.rglob("*.parquet"))
     assert [str(fault) for fault in faults(recipe)] == [str(caught.value)], "the doctor's line"
@@ -116,7 +116,7 @@ def test_the_doctor_prints_the_line_and_loads_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = scheduled(tiny_xl_generator, tmp_path / "model", diffusers.EDMEulerScheduler())
-    recipe = make_recipe(candidates={"generator": {"type": XL, "model": str(folder), "steps": 4}})
+    recipe = make_recipe(model={"type": XL, "path": str(folder), "sampling": {"steps": 4}})
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(recipe))
     monkeypatch.setattr(catalog, "build", lambda *arguments: pytest.fail("something was loaded"))
@@ -136,8 +136,8 @@ def test_sound_models_pass(
 ) -> None:
     folders = {SD: tiny_generator, XL: tiny_xl_generator}
     folders |= {"stable-diffusion-3": tiny_sd3_generator, "flux": tiny_flux_generator}
-    generator = {"type": type_, "model": str(folders[type_]), "steps": 4}
-    recipe = make_recipe(candidates={"generator": generator, "beside": {"other": generator}})
+    generator = {"type": type_, "path": str(folders[type_]), "sampling": {"steps": 4}}
+    recipe = make_recipe(model=generator, candidates={"beside": {"other": generator}})
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
     assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
@@ -148,17 +148,17 @@ def test_a_model_drawn_beside_may_be_one_that_cant_be_trained(
 ) -> None:
     edm = scheduled(tiny_xl_generator, tmp_path / "edm", diffusers.EDMEulerScheduler())
     flow = scheduled(tiny_xl_generator, tmp_path / "flow", diffusers.FlowMatchEulerDiscreteScheduler())
-    first = {"type": SD, "model": str(tiny_generator), "steps": 4}
+    first = {"type": SD, "path": str(tiny_generator), "sampling": {"steps": 4}}
     for folder, count in ((edm, 0), (flow, 1)):
-        beside = {"other": {"type": XL, "model": str(folder), "steps": 4}}
-        assert len(faults(make_recipe(candidates={"generator": first, "beside": beside}))) == count
+        beside = {"other": {"type": XL, "path": str(folder), "sampling": {"steps": 4}}}
+        assert len(faults(make_recipe(model=first, candidates={"beside": beside}))) == count
 
 
 def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
     tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
 ) -> None:
     folder = scheduled(tiny_generator, tmp_path / "model", diffusers.DDIMScheduler(prediction_type="sample"))
-    recipe = make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})
+    recipe = make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     assert not list(pipeline.checks.generator_faults(recipe, ["captions"]))
 
@@ -178,10 +178,10 @@ def test_only_the_generators_that_the_stages_load_are_checked(
     stages: list[str], count: int, tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
 ) -> None:
     first, other = (
-        {"type": SD, "model": str(edited(tiny_generator, tmp_path / name, {UNET: {"in_channels": channels}}))}
+        {"type": SD, "path": str(edited(tiny_generator, tmp_path / name, {UNET: {"in_channels": channels}}))}
         for name, channels in (("first", 9), ("other", 5))
     )
-    recipe = make_recipe(candidates={"generator": first, "beside": {"other": other}})
+    recipe = make_recipe(model=first, candidates={"beside": {"other": other}})
     told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, stages)]
     assert len(told) == count and all("in_channels 9" in line for line in told[:1])
 
@@ -190,41 +190,48 @@ def test_of_a_pair_set_only_the_aligned_generator_counts(
     tiny_generator: Path, tmp_path: Path, make_recipe: Callable[..., Any]
 ) -> None:
     flawed = edited(tiny_generator, tmp_path / "model", {UNET: {"in_channels": 9}})
-    sound, other = ({"type": SD, "model": str(folder), "steps": 4} for folder in (tiny_generator, flawed))
+    sound, other = ({"type": SD, "path": str(folder), "sampling": {"steps": 4}} for folder in (tiny_generator, flawed))
     pairs = {"source": str(tmp_path / "pairs")}
-    recipe = make_recipe(candidates={"generator": sound, "beside": {"other": other}}, pairs=pairs)
+    recipe = make_recipe(model=sound, candidates={"beside": {"other": other}}, pairs=pairs)
     assert not list(pipeline.checks.generator_faults(recipe))
-    recipe = make_recipe(candidates={"generator": other}, pairs=pairs)
+    recipe = make_recipe(model=other, pairs=pairs)
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     assert len(list(pipeline.checks.generator_faults(recipe))) == 1
 
 
-ANOTHER = {"model": "other/model"}
+ANOTHER = {"path": "other/model"}
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
-    ("flux", {"clip_skip": 1}, "a flux generator has no clip_skip"),
-    ("flux", {"unet": ANOTHER}, "a flux generator has no unet"),
-    ("flux", {"config": "other/model"}, "a flux generator has no config"),
-    ("flux", {"refiner": ANOTHER | {"from_step": 2}}, "a flux generator has no refiner"),
-    ("flux", {"scheduler": "ddim"}, "set its scheduler to model, not ddim"),
-    ("stable-diffusion-3", {"clip_skip": 1}, "a stable-diffusion-3 generator has no clip_skip"),
-    (SD, {"transformer": ANOTHER}, "a stable-diffusion generator has no transformer"),
-    (SD, {"refiner": ANOTHER | {"from_step": 2}}, "type stable-diffusion has no refiner: leave out other/model"),
-    (XL, {"transformer": ANOTHER}, "a stable-diffusion-xl generator has no transformer"),
+    ("flux", {"clip_skip": 1}, "unknown key 'model.clip_skip'"),
+    ("flux", {"unet": ANOTHER}, "unknown key 'model.unet'"),
+    ("flux", {"config": "other/model"}, "unknown key 'model.config'"),
+    ("flux", {"refiner": ANOTHER | {"from_step": 2}}, "unknown key 'model.refiner'"),
+    ("stable-diffusion-3", {"clip_skip": 1}, "unknown key 'model.clip_skip'"),
+    (SD, {"transformer": ANOTHER}, "unknown key 'model.transformer'"),
+    (SD, {"refiner": ANOTHER | {"from_step": 2}}, "unknown key 'model.refiner'"),
+    (XL, {"transformer": ANOTHER}, "unknown key 'model.transformer'"),
 ]
 
 
 @pytest.mark.parametrize(("type_", "more", "says"), UNKNOWN)
-def test_settings_that_the_type_lacks_are_told_at_once(
-    type_: str, more: dict[str, Any], says: str, hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
+def test_settings_that_the_type_lacks_are_refused_with_the_recipe(
+    type_: str, more: dict[str, Any], says: str, make_recipe: Callable[..., Any]
 ) -> None:
-    (fault,) = faults(make_recipe(candidates={"generator": {"type": type_, "model": "some/model", "steps": 4} | more}))
-    assert says in str(fault)
+    with pytest.raises(RecipeError, match=says):
+        make_recipe(model={"type": type_, "path": "some/model"} | more)
+
+
+def test_a_scheduler_that_the_type_lacks_is_told_at_once(
+    hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
+) -> None:
+    flux = {"type": "flux", "path": "some/model", "sampling": {"steps": 4, "scheduler": "ddim"}}
+    (fault,) = faults(make_recipe(model=flux))
+    assert "set its scheduler to model, not ddim" in str(fault)
 
 
 def drawable(make_recipe: Callable[..., Any], **settings: Any) -> str:
     """What keeps from drawing with a Stable Diffusion of these settings; "" where nothing does."""
-    generator = {"type": SD, "steps": 4, **settings}
-    recipe = make_recipe(candidates={"generator": generator})
+    generator = {"type": SD, "sampling": {"steps": 4}, **settings}
+    recipe = make_recipe(model=generator)
     return "; ".join(str(fault) for fault in pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
 
 
@@ -244,8 +251,8 @@ def test_an_exchanged_part_counts_by_its_own_class(
             return f"~/{link.name}"
         return str(model / "vae" if shape == "part" else model)
 
-    assert not drawable(make_recipe, model=str(flawed), vae={"model": place(tiny_generator)})
-    says = drawable(make_recipe, model=str(tiny_generator), vae={"model": place(flawed)})
+    assert not drawable(make_recipe, path=str(flawed), vae={"path": place(tiny_generator)})
+    says = drawable(make_recipe, path=str(tiny_generator), vae={"path": place(flawed)})
     assert "its VAE is a AutoencoderKLTemporalDecoder" in says
 
 
@@ -255,8 +262,8 @@ def test_the_configuration_of_a_single_file_may_lie_at_home(
     edited(tiny_generator, tmp_path / "flawed", {UNET: {"in_channels": 9}})
     monkeypatch.setenv("HOME", str(tmp_path))
     file = str(tmp_path / "any.safetensors")
-    assert "in_channels 9" in drawable(make_recipe, model=file, config="~/flawed")
-    assert not drawable(make_recipe, model=file, config="embedded:generator")
+    assert "in_channels 9" in drawable(make_recipe, path=file, config="~/flawed")
+    assert not drawable(make_recipe, path=file, config="embedded:generator")
 
 
 def test_parts_that_arent_loaded_are_not_read(
@@ -267,7 +274,7 @@ def test_parts_that_arent_loaded_are_not_read(
     (folder / "safety_checker").mkdir(exist_ok=True)
     (folder / "safety_checker" / "config.json").write_text((folder / VAE).read_text())
     (folder / "safety_checker" / Path(WEIGHTS["vae"]).name).write_bytes(b"none")
-    assert not drawable(make_recipe, model=str(folder))
+    assert not drawable(make_recipe, path=str(folder))
 
 
 @pytest.mark.parametrize("index", [[], {"unet": [None, 5], "vae": ["x"]}, {"unet": ["mine", "Net"], "vae": 3}])
@@ -277,14 +284,14 @@ def test_an_index_of_anything_is_one_line_or_left_to_the_loading(
     folder = edited(tiny_generator, tmp_path / "model", {})
     tree = json.loads((folder / INDEX).read_text())
     (folder / INDEX).write_text(json.dumps(index if isinstance(index, list) else tree | index))
-    for fault in faults(make_recipe(candidates={"generator": {"type": SD, "model": str(folder), "steps": 4}})):
+    for fault in faults(make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})):
         assert isinstance(fault, ModelError) and "\n" not in str(fault)
 
 
 def test_a_hub_model_that_isnt_at_hand_is_left_to_the_loading(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:
-    assert not faults(make_recipe(candidates={"generator": {"type": SD, "model": "some/model"}}))
+    assert not faults(make_recipe(model={"type": SD, "path": "some/model"}))
 
 
 def test_a_plug_in_that_no_class_is_known_of_is_made_by_the_run_and_not_by_the_doctor(
@@ -292,7 +299,7 @@ def test_a_plug_in_that_no_class_is_known_of_is_made_by_the_run_and_not_by_the_d
 ) -> None:
     import doubles
 
-    monkeypatch.setattr(catalog, "find", lambda kind, name: lambda model, **settings: doubles.Generator(model))
+    monkeypatch.setattr(catalog, "find", lambda kind, name: lambda path, **settings: doubles.Generator(path))
     recipe = make_recipe()
     assert not list(pipeline.checks.generator_faults(recipe)) and not loaded
     (fault,) = pipeline.checks.generator_faults(recipe, may_load=True)

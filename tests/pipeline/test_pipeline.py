@@ -11,7 +11,6 @@ import yaml
 from agfsync import pipeline
 from agfsync.engine.progress import Log, Silent
 from agfsync.errors import DamagedError, FormatError, ModelError, OutOfMemoryError, RecipeError, RunError, StoreError
-from agfsync.pipeline import order
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import EARLIER, VERSIONS, generator_source
@@ -42,13 +41,13 @@ def states(path: Path) -> dict[str, str]:
 
 def marks(path: Path) -> list[str]:
     """What names what each stage has made."""
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         return [ended.mark for name in pipeline.NAMES if (ended := run.finished(name))]
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
-    sections = [name for name in Recipe.model_fields if name not in ("name", "seed", "failure_budget", "engine")]
-    assert list(pipeline.NAMES) == sections == list(VERSIONS)
+    shared = ("name", "seed", "failure_budget", "engine", "model", "scorers")
+    assert list(pipeline.NAMES) == [name for name in Recipe.model_fields if name not in shared] == list(VERSIONS)
     assert all(pipeline.NAMES.index(before) < index for index, s in enumerate(pipeline.STAGES) for before in s.after)
 
 
@@ -61,7 +60,7 @@ def test_a_generator_that_cant_be_trained_is_told_before_anything_is_made(
     tmp_path: Path, make_recipe: Any, kind: str
 ) -> None:
     path = tmp_path / "run"
-    pipeline.prepare(path, make_recipe(candidates={"generator": {"type": kind, "model": "none"}}))
+    pipeline.prepare(path, make_recipe(model={"type": kind, "path": "none"}))
     says = (
         f"type {kind} draws and is scored, but can't be trained: it has no .*network.*; `agfsync run ... --until pairs`"
     )
@@ -98,7 +97,7 @@ def test_generators_are_checked_for_the_stages_that_are_due(
 ) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(pipeline, "check_generators", lambda recipe, stages: asked.append(list(stages)))
-    pipeline.prepare(path, make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}}), update=True)
+    pipeline.prepare(path, make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}}), update=True)
     pipeline.run_stage(path, "scores")
     pipeline.run_stage(path, "pairs")
     pipeline.prepare(path, make_recipe(seed=1), update=True)
@@ -113,15 +112,15 @@ def test_the_recipe_in_the_run_is_whole_and_says_its_versions(path: Path, recipe
 
 
 def test_other_settings_are_told_with_both_values(path: Path, make_recipe: Any) -> None:
-    other = make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}})
-    says = r"other settings \(pairs.weights.red 1.0 -> 0.25\): --update .* from pairs,.* choose another --out"
+    other = make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}})
+    says = r"other settings \(pairs.choose.weights.red 1.0 -> 0.25\): --update .* from pairs,.* choose another --out"
     with pytest.raises(RunError, match=says):
         pipeline.prepare(path, other)
     assert set(states(path).values()) == {"done", "to do"}
 
 
 def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, loaded: list[str]) -> None:
-    pipeline.prepare(path, make_recipe(pairs={"weights": {"red": 0.25, "vqa": 0.5}}), update=True)
+    pipeline.prepare(path, make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}}), update=True)
     assert [name for name, state in states(path).items() if state == "out of date"] == ["pairs"]
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
@@ -133,22 +132,6 @@ def test_what_follows_from_something_out_of_date_is_out_of_date(path: Path, make
     pipeline.run(path, until="questions")
     pipeline.prepare(path, make_recipe(seed=2), update=True)
     assert [states(path)[name] for name in pipeline.NAMES[:5]] == ["out of date"] * 5
-
-
-def test_a_stage_of_another_order_runs_again_and_makes_nothing_anew(
-    path: Path, make_recipe: Any, loaded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beside = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
-    pipeline.prepare(path, beside, update=True)
-    pipeline.run(path, until="pairs")
-    loaded.clear()
-    for name in ("BY_CAPTION", "BY_PICTURE"):
-        monkeypatch.setattr(order, name, "otherwise")
-    assert [states(path)[name] for name in ("questions", "candidates", "scores")] == ["done", *["out of date"] * 2]
-    before = marks(path)
-    pipeline.run(path, until="pairs")
-    assert states(path)["scores"] == "done"
-    assert loaded == [] and marks(path) == before
 
 
 def test_settings_that_change_no_result_are_taken_up_without_asking(path: Path, make_recipe: Any) -> None:
@@ -178,17 +161,17 @@ def test_a_verb_runs_its_stage_and_names_the_one_it_lacks(tmp_path: Path, recipe
 
 
 def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe: Any) -> None:
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = list(run.read("candidates", Candidate))
     part = path / "candidates" / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
-    more = {"scorers": {name: {"type": "double", "model": "none"} for name in ("red", "vqa", "third")}}
-    pipeline.prepare(path, make_recipe(scores=more), update=True)
+    more = {name: {"type": "double", "path": "none"} for name in ("red", "vqa", "third")}
+    pipeline.prepare(path, make_recipe(scorers=more), update=True)
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
     (line,) = (line for line in progress.lines if "part-000000" in line)
     assert line == f"{part}, with 12 units isn't what was written: it was set aside, to be made anew"
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert list(run.read("candidates", Candidate)) == before
         assert len(list(run.read("pairs", Pair))) > 0
 
@@ -200,8 +183,8 @@ def test_a_part_that_is_damaged_while_a_stage_is_at_work_is_made_anew_too(
     part = path / "candidates" / "part-000000.parquet"
     data = part.read_bytes()
     part.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
-    more = {"scorers": {name: {"type": "double", "model": "none"} for name in ("red", "vqa", "third")}}
-    pipeline.prepare(path, make_recipe(scores=more), update=True)
+    more = {name: {"type": "double", "path": "none"} for name in ("red", "vqa", "third")}
+    pipeline.prepare(path, make_recipe(scorers=more), update=True)
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
     assert any("it was set aside" in line for line in progress.lines)
@@ -209,12 +192,12 @@ def test_a_part_that_is_damaged_while_a_stage_is_at_work_is_made_anew_too(
 
 
 def test_captions_are_made_anew_with_all_that_were_written_after_them(path: Path) -> None:
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = list(run.read("captions", Caption))
     first, *others = sorted((path / "captions").iterdir())
     first.unlink()
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert list(run.read("captions", Caption)) == before
     assert len(list((path / "captions").glob("*.after-corrupt"))) == len(others) > 0
     assert set(states(path).values()) == {"done", "to do"}
@@ -226,12 +209,12 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
     def other(self: Any, caption: str, seed: int) -> list[Any]:
         return [doubles.QuestionDraft(f"Is {word} to be seen?", "yes", word, "object") for word in caption.split()]
 
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = {key for (key,) in run._manifest.all("SELECT key FROM units WHERE stage = 'scores'")}
     (path / "questions" / "part-000000.parquet").unlink()
     monkeypatch.setattr(doubles.Writer, "questions", other)
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert all("to be seen" in question.text for question in run.read("questions", Question))
         assert not before.issuperset(run.selected("scores"))
     assert states(path)["pairs"] == "done"
@@ -239,7 +222,7 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
 
 def test_a_finished_run_changes_no_byte_and_asks_for_no_lock(path: Path, recipe: Recipe) -> None:
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file()}
-    with Run.open(path):  # as another process has it
+    with Run.open(path, writing=True):  # as another process has it
         pipeline.prepare(path, recipe)
         pipeline.run(path, until="pairs")
     after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file()}
@@ -287,7 +270,7 @@ def test_verify_reads_every_byte(path: Path) -> None:
 
 
 def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         earlier = run.seconds("candidates", until=run.newest_part())
         run.reopen("candidates")
     pipeline.run(path, until="pairs")
@@ -299,7 +282,7 @@ def test_what_an_interrupted_stage_says_it_took_is_added_and_no_note(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agfsync.stages.pairs.run", lambda _: {EARLIER: 100.0, "pairs": 3})
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         run.reopen("pairs")
     pipeline.run(path, until="pairs")
     finished = next(s.finished for s in pipeline.status(path) if s.name == "pairs")
@@ -308,7 +291,7 @@ def test_what_an_interrupted_stage_says_it_took_is_added_and_no_note(
 
 def test_a_stage_that_has_begun_is_under_way(path: Path) -> None:
     (path / "training").mkdir()
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         run.commit("evaluation_images", {"a": []}, Candidate.schema)
     assert [states(path)[name] for name in ("training", "evaluation", "report")] == ["under way", "under way", "to do"]
 
@@ -357,7 +340,7 @@ def test_a_batch_that_does_not_fit_is_lowered_once_and_the_next_command_knows(
     pipeline.run(tmp_path / "run", until="candidates", progress=Log())
     lowered = "candidates: out of memory: 2 pictures at a time instead of 4; memory.json remembers it"
     assert [line for line in capsys.readouterr().err.splitlines() if "memory" in line] == [lowered]
-    with Run.open(tmp_path / "run") as run, run._manifest.transaction() as db:
+    with Run.open(tmp_path / "run", writing=True) as run, run._manifest.transaction() as db:
         db.execute("DELETE FROM units WHERE stage = 'candidates' AND place > 5")
         db.execute("DELETE FROM stages WHERE name = 'candidates'")
     drawn: list[int] = []
@@ -375,7 +358,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     file.write_text("".join(f"a cat {number}\n" for number in range(17)))
     pipeline.prepare(path, make_recipe(captions={"source": str(file)}))
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         before = run.newest_part()
     moved = tmp_path / "moved.txt"
     moved.write_bytes(file.read_bytes())
@@ -385,7 +368,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     assert states(path)["captions"] == "out of date"
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         assert run.newest_part() > before
     moved.unlink()
     with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):
@@ -396,18 +379,26 @@ def test_a_generator_beside_draws_more_and_without_one_the_digest_is_as_it_was(
     path: Path, recipe: Recipe, make_recipe: Any, loaded: list[str]
 ) -> None:
     (stage,) = (stage for stage in pipeline.STAGES if stage.name == "candidates")
-    source = generator_source(recipe.candidates.generator)
-    assert stage.settings(recipe) == (0, {"per_caption": 4, "embedding_noise": 0.1}, source)
-    more = make_recipe(candidates={"beside": {"other": {"type": "double", "model": "other"}}})
+    source = generator_source(recipe.model)
+    assert stage.settings(recipe) == (0, {"per_caption": 4}, source)
+    more = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, more, update=True)
     pipeline.run(path, until="pairs")
     assert loaded[0] == "other" and "generator" not in loaded
     assert set(states(path).values()) == {"done", "to do"}
 
 
-def test_a_generator_beside_is_looked_for_at_the_start(tmp_path: Path, make_recipe: Any) -> None:
-    with pytest.raises(RecipeError, match="no generator is called 'doubel': did you mean 'double'"):
-        pipeline.prepare(tmp_path, make_recipe(candidates={"beside": {"other": {"type": "doubel", "model": "other"}}}))
+def test_a_model_beside_is_checked_with_the_recipe(make_recipe: Any) -> None:
+    with pytest.raises(
+        RecipeError, match="candidates.beside.other: no model is called 'doubel': did you mean 'double'"
+    ):
+        make_recipe(candidates={"beside": {"other": {"type": "doubel", "path": "other"}}})
+
+
+def test_a_model_beside_is_looked_for_at_the_start(tmp_path: Path, make_recipe: Any) -> None:
+    beside = {"other": {"type": "double", "path": "./nowhere"}}
+    with pytest.raises(ModelError, match="no model at './nowhere'"):
+        pipeline.prepare(tmp_path, make_recipe(candidates={"beside": beside}))
 
 
 def counted(**changes: Any) -> Any:

@@ -27,8 +27,8 @@ def fastest(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def all_auto(make_recipe: Any) -> Recipe:
     recipe: Recipe = make_recipe(
-        candidates={"beside": {"other": {"type": "double", "model": "none"}}},
-        evaluation={"judges": {"judge": {"type": "double", "model": "none"}}},
+        candidates={"beside": {"other": {"type": "double", "path": "none"}}},
+        judges={"judge": {"type": "double", "path": "none"}},
         training={"precision": "auto"},
     )
     return recipe
@@ -39,19 +39,19 @@ def test_every_place_takes_what_is_fastest_for_it(make_recipe: Any, fastest: Any
 
     chosen = choose_dtypes(all_auto(make_recipe))
 
-    assert chosen.candidates.generator.dtype == chosen.candidates.beside["other"].dtype == "fp16"
-    assert {each.dtype for each in (chosen.scores.scorers | chosen.evaluation.judges).values()} == {"fp16"}
+    assert chosen.model.dtype == chosen.candidates.beside["other"].dtype == "fp16"
+    assert {each.dtype for each in chosen.scorers.values()} == {"fp16"}
     assert chosen.training.precision == "bf16"
     assert len(chosen_dtypes(all_auto(make_recipe), chosen)) == 6
 
 
 def test_what_the_recipe_says_stays(make_recipe: Any, fastest: Any) -> None:
     fastest("fp16", "fp16")
-    recipe = make_recipe(candidates={"generator": {"type": "double", "model": "none", "dtype": "bf16"}})
+    recipe = make_recipe(model={"type": "double", "path": "none", "dtype": "bf16"})
 
     chosen = choose_dtypes(recipe)
 
-    assert (chosen.candidates.generator.dtype, chosen.training.precision) == ("bf16", "fp32")
+    assert (chosen.model.dtype, chosen.training.precision) == ("bf16", "fp32")
     assert "training.precision" not in chosen_dtypes(recipe, chosen)
 
 
@@ -63,15 +63,13 @@ def test_a_run_goes_on_with_what_it_began_with(make_recipe: Any, fastest: Any, t
 
     pipeline.prepare(path, recipe)
 
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         kept = pipeline.recipe_of(run)
         assert "# auto: drawing and judging in bf16, training in bf16 (" in run.recipe_yaml
-    assert (kept.candidates.generator.dtype, kept.training.precision) == ("bf16", "bf16")
+    assert (kept.model.dtype, kept.training.precision) == ("bf16", "bf16")
 
 
 def test_the_default_of_every_recipe_is_auto() -> None:
     recipe = config.resolve("shapes")
 
-    assert (
-        recipe.candidates.generator.dtype == recipe.scores.scorers["vqa"].dtype == recipe.training.precision == "auto"
-    )
+    assert recipe.model.dtype == recipe.scorers["vqa"].dtype == recipe.training.precision == "auto"

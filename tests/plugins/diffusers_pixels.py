@@ -104,5 +104,5 @@ def by_ours(type_: str, folder: Path, **settings: Any) -> np.ndarray:
 
 def ours(type_: str, folder: Path, **settings: Any) -> Any:
     """Load a generator as a recipe would."""
-    common = {"type": type_, "model": str(folder), "steps": STEPS, "guidance": GUIDANCE, "device": "cpu"}
-    return catalog.build("generators", common | settings)
+    common = {"type": type_, "path": str(folder), "device": "cpu", "sampling": {"steps": STEPS, "guidance": GUIDANCE}}
+    return catalog.build("models", common | settings)

@@ -99,13 +99,13 @@ def _at_work() -> None:
 class Generator:
     """Pictures of one colour that the seed gives. Of `deadly:TEXT` it is killed by a prompt with that text."""
 
-    def __init__(self, model: str, **settings: Any) -> None:
-        if model == "missing":
+    def __init__(self, path: str, **settings: Any) -> None:
+        if path == "missing":
             raise ModelError("no model at 'missing'")
-        LOADED.append(model)
-        self.identity = "generator" if model in ("none", "slow") else model
-        self.pause = SLOW if model == "slow" else PAUSE
-        self.deadly = model.removeprefix("deadly:") if model.startswith("deadly:") else None
+        LOADED.append(path)
+        self.identity = "generator" if path in ("none", "slow") else path
+        self.pause = SLOW if path == "slow" else PAUSE
+        self.deadly = path.removeprefix("deadly:") if path.startswith("deadly:") else None
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         _at_work()
@@ -124,9 +124,9 @@ class Brightness:
 
     asks_questions = False
 
-    def __init__(self, *, model: str, **settings: Any) -> None:
-        LOADED.append(model)
-        self.picky, self.short, self.slow = model == "picky", model == "short", model == "slow"
+    def __init__(self, *, path: str, **settings: Any) -> None:
+        LOADED.append(path)
+        self.picky, self.short, self.slow = path == "picky", path == "short", path == "slow"
 
     def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
         _at_work()

@@ -1,34 +1,24 @@
 """Every model that a recipe names is yielded with its place, and none twice."""
 
-from agfsync.recipe import resolve
-from agfsync.recipe.models import named_models
+from agfsync.recipe import named_models, resolve
 
 
 def test_every_model_is_yielded_with_its_place() -> None:
     more = [
-        "candidates.generator.refiner={from_step: 40}",
-        "candidates.generator.loras=[{path: somebody/lora}]",
-        "candidates.generator.unet={model: some/unet, revision: v2}",
-        "candidates.beside={other: {type: stable-diffusion, model: some/other, vae: some/vae}}",
-        "evaluation.judges={gpt: {type: vqa-openai, model: gpt-4o, server: {}}, oracle: {type: mine, model: none}}",
+        "model.refiner={from_step: 40}",
+        "model.loras=[{path: somebody/lora}]",
+        "model.unet={path: some/unet, revision: v2}",
+        "candidates.beside={other: {type: stable-diffusion, path: some/other, vae: some/vae}}",
+        "scorers.gpt={type: vqa-openai, path: gpt-4o, server: {}}",
     ]
-    found = {each.place: each for each in named_models(resolve("sdxl", more))}
-    assert len(found) == len(list(named_models(resolve("sdxl", more))))
-    assert {place: each.role for place, each in found.items()} == {
-        "candidates.generator": "generator",
-        "candidates.generator.unet": "unet",
-        "candidates.generator.loras": "lora",
-        "candidates.generator.refiner": "refiner",
-        "candidates.beside.other": "generator",
-        "candidates.beside.other.vae": "vae",
-        "scores.scorers.vqa": "scorer",
-        "scores.scorers.clip": "scorer",
-        "scores.scorers.aesthetic": "scorer",
-        "scores.scorers.aesthetic.head": "head",
-        "evaluation.judges.gpt": "scorer",
-    }
-    assert (found["candidates.generator.unet"].model, found["candidates.generator.unet"].revision) == (
-        "some/unet",
-        "v2",
-    )
-    assert [place for place, each in found.items() if each.is_served] == ["evaluation.judges.gpt"]
+    found = [each for each in named_models(resolve("sdxl", more)) if not each.place.startswith("scorers.")]
+    assert [(each.place, each.role, each.path, each.revision) for each in found[1:]] == [
+        ("model.unet", "unet", "some/unet", "v2"),
+        ("model.refiner", "refiner", "stabilityai/stable-diffusion-xl-refiner-1.0", None),
+        ("model.loras.0", "lora", "somebody/lora", None),
+        ("candidates.beside.other", "model", "some/other", None),
+        ("candidates.beside.other.vae", "vae", "some/vae", None),
+    ]
+    scorers = [each for each in named_models(resolve("sdxl", more)) if each.place.startswith("scorers.")]
+    assert {each.role for each in scorers} == {"scorer", "head", "weights"}
+    assert "scorers.gpt" not in [each.place for each in scorers]

@@ -23,27 +23,35 @@ def test_what_a_recipe_leaves_out_has_its_default(file: Path) -> None:
 
 
 def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
-    recipe = config.resolve(str(file), ["pairs.weights.vqa=0.5", "training.method.lora.rank=4", "training.steps=9"])
+    recipe = config.resolve(str(file), ["pairs.choose.weights.vqa=0.5", "training.lora.rank=4", "training.steps=9"])
     assert recipe.pairs.weights == {"vqa": 0.5, "clip": 0.55, "aesthetic": 0.10}
-    assert recipe.training.method.lora == config.LoraSettings(rank=4)
+    assert recipe.training.lora == config.LoraSettings(rank=4)
     assert (recipe.training.steps, recipe.training.learning_rate) == (9, 3e-5)
 
 
 def test_an_override_brings_what_hangs_on_it(file: Path) -> None:
-    asking = config.resolve(str(file), ["captions.model.model=a", "questions.model.model=a", "questions.minimum=3"])
+    asking = config.resolve(
+        str(file),
+        [
+            "captions.writer=openai",
+            "captions.writer.path=a",
+            "questions.writer={type: openai, path: a}",
+            "questions.minimum=3",
+        ],
+    )
     assert (asking.captions.similarity, asking.questions.rounds, asking.questions.minimum) == (0.7, 6, 3)
 
 
 def test_an_override_gives_what_the_recipe_lacks(file: Path) -> None:
-    file.write_text("captions: {writer: openai, model: {temperature: 0.5}}")
-    model = config.resolve(str(file), ["captions.model.model=a"]).captions.model
-    assert model is not None and (model.model, model.temperature) == ("a", 0.5)
+    file.write_text("captions: {writer: {type: openai, temperature: 0.5}}")
+    model = config.resolve(str(file), ["captions.writer.path=a"]).captions.writer.language_model
+    assert model is not None and (model.path, model.temperature) == ("a", 0.5)
 
 
 def test_an_override_of_one_scorer_leaves_the_others(file: Path) -> None:
-    scorers = config.resolve(str(file), ["scores.scorers.vqa.dtype=bf16"]).scores.scorers
+    scorers = config.resolve(str(file), ["scorers.vqa.dtype=bf16"]).scorers
     assert {name: each.dtype for name, each in scorers.items()} == {"vqa": "bf16", "clip": "auto", "aesthetic": "auto"}
-    assert scorers["vqa"].model == "embedded:vqa"
+    assert scorers["vqa"].path == "embedded:vqa"
 
 
 def test_an_engine_may_be_given_by_its_name_and_by_its_settings(file: Path) -> None:
@@ -56,13 +64,13 @@ def test_an_engine_may_be_given_by_its_name_and_by_its_settings(file: Path) -> N
 
 
 def test_a_part_of_the_generator_may_be_given_by_its_place_and_by_its_settings(file: Path) -> None:
-    short = config.resolve(str(file), ["candidates.generator.vae=some/vae"]).candidates.generator
-    long = config.resolve(str(file), ["candidates.generator.vae={model: some/vae}"]).candidates.generator
-    assert short == long and short.vae == config.PartSettings(model="some/vae") and short.unet is None
-    pinned = config.resolve(str(file), ["candidates.generator.unet={model: some/unet, revision: v1}"])
-    assert pinned.candidates.generator.unet == config.PartSettings(model="some/unet", revision="v1")
-    with pytest.raises(RecipeError, match="unknown key 'candidates.generator.vae.place'"):
-        config.resolve(str(file), ["candidates.generator.vae={model: some/vae, place: here}"])
+    short = config.resolve(str(file), ["model.vae=some/vae"]).model
+    long = config.resolve(str(file), ["model.vae={path: some/vae}"]).model
+    assert short == long and short.vae == config.PartSettings(path="some/vae")
+    pinned = config.resolve(str(file), ["model.unet={path: some/unet, revision: v1}"])
+    assert pinned.model.parts == {"unet": config.PartSettings(path="some/unet", revision="v1")}
+    with pytest.raises(RecipeError, match="unknown key 'model.vae.place'"):
+        config.resolve(str(file), ["model.vae={path: some/vae, place: here}"])
 
 
 @pytest.mark.parametrize("name", config.shipped())
@@ -75,9 +83,12 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
     [
         ("traning: {}", "unknown key 'traning': did you mean 'training'?"),
         ("training: {stesp: 3}", "unknown key 'training.stesp': did you mean 'steps'?"),
-        ("training: {method: {lora: {rnak: 3}}}", "unknown key 'training.method.lora.rnak': did you mean 'rank'?"),
-        ("scores: {scorers: {a: {type: vqa, model: b, haed: c}}}", "unknown key 'scores.scorers.a.haed'"),
-        ("candidates: {beside: {a: {model: b, stesp: 3}}}", "candidates.beside.a.stesp': did you mean 'steps'?"),
+        ("training: {lora: {rnak: 3}}", "unknown key 'training.lora.rnak': did you mean 'rank'?"),
+        ("scorers: {a: {type: aesthetic, path: b, haed: c}}", "unknown key 'scorers.a.haed': did you mean 'head'?"),
+        (
+            "candidates: {beside: {a: {path: b, sampling: {stesp: 3}}}}",
+            "candidates.beside.a.sampling.stesp': did you mean 'steps'?",
+        ),
         ("engine: rya", "engine.type: input should be 'local' or 'ray', got 'rya'"),
         ("engine: {type: ray, worker: 3}", "unknown key 'engine.worker': did you mean 'workers'?"),
         ("engine: {accelerators: 1.5}", "engine.accelerators: more than one accelerator is a whole number of them"),
@@ -85,12 +96,19 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
         ("training: {beta: .nan}", "unknown key 'training.beta'"),
         ("training: {method: {beta: .nan}}", "training.method.beta"),
         ("name: a/b", "name: "),
-        ("pairs: {weights: {looks: 1.0}}", "pairs.weights.looks weighs no scorer"),
-        ("pairs: {weights: {clip: 0.0}}", "pairs.weights are all 0"),
-        ("evaluation: {judges: {clip: {type: clip, model: other}}}", "evaluation.judges.clip has a scorer's name"),
-        ("captions: {model: {}}", "captions.model.model: name a language model here, or in the environment's"),
-        ("captions: {model: {model: a, max_cost: 3}}", "max_cost needs prices"),
-        ("captions: {model: {model: a, api_key: b}}", "unknown key 'captions.model.api_key': there are base_url, "),
+        ("pairs: {choose: {weights: {looks: 1.0}}}", "pairs.choose.weights names no scorer 'looks'"),
+        ("scores: {by: [looks]}", "scores.by names no scorer 'looks': scorers has vqa, clip, aesthetic"),
+        ("evaluation: {sets: {held-out: {by: [looks]}}}", "evaluation.sets.held-out.by names no scorer 'looks'"),
+        ("evaluation: {sets: {tifa: {}}}", "evaluation.sets.tifa has no source"),
+        ("scorers: {a: {path: b}}", "scorers.a: give it a type: there are vqa, "),
+        ("scorers: {a: {type: vqaa, path: b}}", "scorers.a: no scorer is called 'vqaa': did you mean 'vqa'?"),
+        ("pairs: {choose: {weights: {clip: 0.0}}}", "pairs.choose.weights: the weights are all 0"),
+        ("captions: {writer: openai}", "captions.writer.path: name a language model here, or in the environment's"),
+        ("captions: {writer: {type: openai, path: a, max_cost: 3}}", "max_cost needs prices"),
+        (
+            "captions: {writer: {type: openai, path: a, api_key: b}}",
+            "unknown key 'captions.writer.api_key': there are type, base_url, ",
+        ),
         ("- captions", "a recipe is a mapping of stages, this is a list"),
         ("name: [unclosed", "not YAML"),
     ],
@@ -131,11 +149,12 @@ def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_sa
     plain = config.resolve(str(file))
     assert (plain.captions.similarity, plain.captions.words) == (1.0, None)
     assert (plain.questions.rounds, plain.questions.similarity) == (1, 1.0)
-    file.write_text("captions: {model: {model: a}}\nquestions: {model: {model: a}}")
+    file.write_text("captions: {writer: {type: openai, path: a}}\nquestions: {writer: {type: openai, path: a}}")
     asking = config.resolve(str(file))
     assert (asking.captions.similarity, asking.captions.words) == (0.7, (4, 60))
     assert (asking.questions.rounds, asking.questions.similarity) == (6, 0.8)
-    file.write_text("captions: {model: {model: a}, similarity: 0.9}\nquestions: {model: {model: a}, rounds: 2}")
+    writer = "writer: {type: openai, path: a}"
+    file.write_text(f"captions: {{{writer}, similarity: 0.9}}\nquestions: {{{writer}, rounds: 2}}")
     said = config.resolve(str(file))
     assert (said.captions.similarity, said.questions.rounds) == (0.9, 2)
 
@@ -146,8 +165,8 @@ def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_sa
         ("captions.words=[60,4]", "the fewest words come first, then the most"),
         ("captions.words=[0,4]", "greater than or equal to 1"),
         ("questions.maximum=0", "greater than or equal to 1"),
-        ("scores.scorers.vqa.template=Is it?", "a template has one {} where the question goes"),
-        ("scores.scorers.vqa.template='{} {}'", "a template has one {} where the question goes"),
+        ("scorers.vqa.template=Is it?", "a template has one {} where the question goes"),
+        ("scorers.vqa.template='{} {}'", "a template has one {} where the question goes"),
     ],
 )
 def test_what_cannot_be_asked_for_is_told(file: Path, given: str, line: str) -> None:
@@ -162,17 +181,18 @@ def test_a_caption_cannot_have_more_questions_than_it_may_keep(file: Path) -> No
 
 def test_the_language_model_of_the_environment_is_written_down(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_MODEL", "llama")
-    file.write_text("captions: {model: {}}")
+    file.write_text("captions: {writer: openai}")
     recipe = config.resolve(str(file))
     monkeypatch.delenv("OPENAI_MODEL")
     assert config.check(yaml.safe_load(config.dump(recipe)), "dump") == recipe
-    assert recipe.captions.model is not None and recipe.captions.model.model == "llama"
+    model = recipe.captions.writer.language_model
+    assert model is not None and model.path == "llama"
 
 
 @pytest.mark.parametrize("url", ["https://me:sk-secret@host/v1", "https://host/v1?key=sk-secret"])
 def test_credentials_in_an_address_are_refused_and_not_said(file: Path, url: str) -> None:
-    file.write_text(f"captions: {{model: {{model: a, base_url: '{url}'}}}}")
-    with pytest.raises(RecipeError, match=r"captions.model.base_url: leave credentials out of an address") as raised:
+    file.write_text(f"captions: {{writer: {{type: openai, path: a, base_url: '{url}'}}}}")
+    with pytest.raises(RecipeError, match=r"captions.writer.base_url: leave credentials out of an address") as raised:
         config.resolve(str(file))
     assert "sk-secret" not in str(raised.value)
 

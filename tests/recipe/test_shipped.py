@@ -28,20 +28,27 @@ PAPER = {
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_recipes_have_its_settings(name: str) -> None:
     recipe = config.resolve(name)
-    candidates, training, generator = recipe.candidates, recipe.training, recipe.candidates.generator
-    assert (training.learning_rate, training.batch, generator.height) == PAPER[name]
-    assert (generator.width, generator.steps, generator.dtype) == (generator.height, 50, "fp16")
+    candidates, training, generator = recipe.candidates, recipe.training, recipe.model
+    assert (training.learning_rate, training.batch, generator.sampling.height) == PAPER[name]
+    assert (generator.sampling.width, generator.sampling.steps, generator.dtype) == (
+        generator.sampling.height,
+        50,
+        "fp16",
+    )
     assert (candidates.per_caption, candidates.embedding_noise) == (8, 0.1)
-    assert (training.steps, training.schedule, training.method.type, training.method.lora) == (
+    assert (training.steps, training.schedule, training.method.type, training.lora) == (
         1000,
         "cosine",
         "dpo",
         None,
     )
-    assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10} and recipe.pairs.minimum_margin == 0
+    assert (
+        recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
+        and recipe.pairs.choose.minimum_margin == 0
+    )
     assert (recipe.captions.count, recipe.questions.rounds, recipe.questions.minimum) == (45_834, 6, 5)
-    assert recipe.scores.scorers["vqa"].template == "Question: {} Choices:['yes','no'] Answer:"
-    assert {name: each.model for name, each in recipe.scores.scorers.items()} == {
+    assert recipe.scorers["vqa"].template == "Question: {} Choices:['yes','no'] Answer:"
+    assert {name: recipe.scorers[name].path for name in recipe.pairs.weights} == {
         "vqa": "Salesforce/blip2-flan-t5-xxl",
         "clip": "openai/clip-vit-base-patch16",
         "aesthetic": "openai/clip-vit-large-patch14",
@@ -51,16 +58,18 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
 @pytest.mark.parametrize("name", config.shipped())
 def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
     recipe = config.resolve(name)
-    roles = {judge: role_of(judge, recipe, list_weighted_scorers(recipe)) for judge in recipe.evaluation.judges}
+    roles = {
+        judge: role_of(judge, recipe, list_weighted_scorers(recipe))
+        for judge in recipe.scorers.keys() - recipe.pairs.weights
+    }
     assert roles and set(roles.values()) == {"independent"}
 
 
 def test_sd14_is_sd15_but_for_the_model() -> None:
     one, two = config.resolve("sd14"), config.resolve("sd15")
-    assert one.candidates.generator.model != two.candidates.generator.model
-    same = two.candidates.generator.model_copy(update={"model": one.candidates.generator.model})
-    candidates = two.candidates.model_copy(update={"generator": same})
-    assert one == two.model_copy(update={"name": "sd14", "candidates": candidates})
+    assert one.model.path != two.model.path
+    same = two.model.model_copy(update={"path": one.model.path})
+    assert one == two.model_copy(update={"name": "sd14", "model": same})
 
 
 def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
@@ -69,31 +78,31 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
     few = {
         "captions.count": 4,
         "captions.held_out": 2,
-        "captions.model.base_url": url,
-        "questions.model.base_url": url,
+        "captions.writer.base_url": url,
+        "questions.writer.base_url": url,
         "questions.minimum": 1,  # the fake writer asks once for each word
         "candidates.per_caption": 3,
-        "candidates.generator.model": model,
-        "candidates.generator.steps": 2,
-        "candidates.generator.height": 16,
-        "candidates.generator.width": 16,
-        "scores.scorers.aesthetic.head": "embedded:aesthetic",
+        "model.path": model,
+        "model.sampling.steps": 2,
+        "model.sampling.height": 16,
+        "model.sampling.width": 16,
+        "scorers.aesthetic.head": "embedded:aesthetic",
         "training.steps": 2,
         "training.batch": 2,
         "training.accumulate": 2,
-        "evaluation.judges.pickscore.model": "embedded:clip",
-        "evaluation.judges.pickscore.weights": "null",
+        "scorers.pickscore.path": "embedded:clip",
+        "scorers.pickscore.weights": "null",
         "evaluation.resamples": 100,
-        **{f"scores.scorers.{scorer}.model": embedded for scorer, embedded in scorers.items()},
+        **{f"scorers.{scorer}.path": embedded for scorer, embedded in scorers.items()},
         **{
             f"{place}.device": "cpu"
             for place in (
-                "candidates.generator",
-                "evaluation.judges.pickscore",
-                *(f"scores.scorers.{s}" for s in scorers),
+                "model",
+                "scorers.pickscore",
+                *(f"scorers.{s}" for s in scorers),
             )
         },
-        **{f"candidates.generator.{key}": value for key, value in changes.items()},
+        **{f"model.{key}": value for key, value in changes.items()},
     }
     return config.resolve(name, [f"{key}={value}" for key, value in few.items()])
 
@@ -138,7 +147,7 @@ def test_what_cant_be_trained_is_drawn_scored_and_paired(
         pipeline.run(path, until="pairs")
         with pytest.raises(ModelError, match="--until pairs"):
             pipeline.run(path)
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         candidates, scores = list(run.read("candidates", Candidate)), list(run.read("scores", Score))
         pairs = list(run.read("pairs", Pair))
     assert len(candidates) == 4 * 3 and len({candidate.generator for candidate in candidates}) == 1

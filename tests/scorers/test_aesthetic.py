@@ -30,12 +30,12 @@ def test_what_is_no_number_is_unscored(folders: Path, items: list[Item], tmp_pat
 def test_a_head_of_another_clip_is_refused(folders: Path, tmp_path: Path) -> None:
     Head(embedding_dim=5, hidden=(2,)).save(tmp_path)
     with pytest.raises(ModelError, match=r"width 5, .* makes 8"):
-        Aesthetic(model=str(folders / "clip"), head=str(tmp_path), device="cpu")
+        Aesthetic(path=str(folders / "clip"), head=str(tmp_path), device="cpu")
 
 
 def test_no_head_is_an_error(folders: Path) -> None:
     with pytest.raises(ModelError, match="needs a head"):
-        Aesthetic(model=str(folders / "clip"), head=None)
+        Aesthetic(path=str(folders / "clip"), head=None)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_laions_file_alone_is_a_head(
 ) -> None:
     tensors = {name: torch.full(shape, 0.5) for name, shape in state.items()}
     save_file(tensors, tmp_path / "head.safetensors")
-    scorer = Aesthetic(model=str(folders / "clip"), head=str(tmp_path / "head.safetensors"), device="cpu")
+    scorer = Aesthetic(path=str(folders / "clip"), head=str(tmp_path / "head.safetensors"), device="cpu")
     sums = Backbone(str(folders / "clip"), device="cpu").images([item.image for item in items]).sum(1)
     values = [result.value for result in scorer.score(items) if isinstance(result, Measurement)]
     assert values == pytest.approx([10 * max(0.5 * float(each) + 0.5, 0) for each in sums], abs=1e-3)
@@ -59,4 +59,4 @@ def _constant(rating: float, folders: Path, folder: Path) -> Aesthetic:
         torch.nn.init.zeros_(weight)
     torch.nn.init.constant_(head.layers[-1].bias, rating)
     head.save(folder)
-    return Aesthetic(model=str(folders / "clip"), head=str(folder), device="cpu")
+    return Aesthetic(path=str(folders / "clip"), head=str(folder), device="cpu")

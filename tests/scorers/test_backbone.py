@@ -28,9 +28,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_scorers_of_one_model_see_a_picture_once(folders: Path, items: list[Item], seen: list[int]) -> None:
     model = str(folders / "clip")
     scorers = (
-        Clip(model=model, device="cpu"),
-        Aesthetic(model=model, head=str(folders / "aesthetic"), device="cpu"),
-        PickScore(model=model, device="cpu"),
+        Clip(path=model, device="cpu"),
+        Aesthetic(path=model, head=str(folders / "aesthetic"), device="cpu"),
+        PickScore(path=model, device="cpu"),
     )
     apart = likeness(Backbone(model, device="cpu"), items)
     seen.clear()
@@ -54,7 +54,7 @@ def test_other_weights_dtypes_and_revisions_are_other_models(folders: Path) -> N
 
 
 def test_a_model_that_nobody_uses_is_let_go(folders: Path) -> None:
-    scorer = Clip(model=str(folders / "clip"), dtype="fp16", device="cpu")
+    scorer = Clip(path=str(folders / "clip"), dtype="fp16", device="cpu")
     key = (str(folders / "clip"), None, "fp16", "cpu", None)
     from agfsync.scorers.backbone import _OPEN
 

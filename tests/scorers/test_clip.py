@@ -18,7 +18,7 @@ def test_it_is_the_cosine_times_100(kind: str, folders: Path, items: list[Item])
     model = AutoModel.from_pretrained(folders / kind).eval()
     processor = AutoProcessor.from_pretrained(folders / kind, backend="pil")
     values = []
-    for item, result in zip(items, Clip(model=str(folders / kind), device="cpu").score(items), strict=True):
+    for item, result in zip(items, Clip(path=str(folders / kind), device="cpu").score(items), strict=True):
         words = processor.tokenizer(
             [item.prompt], padding=PADDING[kind], truncation=True, max_length=12, return_tensors="pt"
         )
@@ -46,7 +46,7 @@ def test_a_long_prompt_is_cut_at_the_models_tokens_and_told(
 ) -> None:
     long = [Item(f"{start} {end}", (), item.image) for item in items[:2] for end in ("two left", "circle")]
     exact = Item(start, (), items[0].image)
-    results = Clip(model=str(folders / kind), device="cpu").score([*long, exact, *long])
+    results = Clip(path=str(folders / kind), device="cpu").score([*long, exact, *long])
     values = [result for result in results if isinstance(result, Measurement)]
     assert values[0].value == values[1].value == pytest.approx(values[4].value, abs=1e-3)
     assert [result.truncated for result in values] == [True] * 4 + [False] + [True] * 4

@@ -17,13 +17,13 @@ from agfsync.scorers.batch import Picture, opened, score
 from agfsync.stages.spending import ACCOUNT
 
 MODELS: dict[str, dict[str, str]] = {
-    "vqa": {"model": "t5"},
-    "clip": {"model": "clip"},
-    "aesthetic": {"model": "clip", "head": "aesthetic"},
-    "pickscore": {"model": "clip"},
-    "hpsv2": {"model": "clip", "weights": "hps.safetensors"},
-    "hpsv2.1": {"model": "clip", "weights": "hps.safetensors"},
-    "imagereward": {"model": "matcher", "weights": "reward.safetensors"},
+    "vqa": {"path": "t5"},
+    "clip": {"path": "clip"},
+    "aesthetic": {"path": "clip", "head": "aesthetic"},
+    "pickscore": {"path": "clip"},
+    "hpsv2": {"path": "clip", "weights": "hps.safetensors"},
+    "hpsv2.1": {"path": "clip", "weights": "hps.safetensors"},
+    "imagereward": {"path": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
 NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
@@ -36,7 +36,7 @@ def build(folders: Path, onlooker: FakeServer) -> Build:
     def make(name: str) -> Scorer:
         settings: dict[str, Any] = {key: str(folders / place) for key, place in MODELS.get(name, {}).items()}
         if name not in MODELS:
-            settings = {"model": "fake", "server": Server(base_url=onlooker.url).model_dump(exclude=ACCOUNT)}
+            settings = {"path": "fake", "server": Server(base_url=onlooker.url).model_dump(exclude=ACCOUNT)}
         made: Scorer = catalog.build("scorers", settings | {"type": name, "revision": None, "device": "cpu"})
         return made
 
@@ -115,16 +115,16 @@ def test_a_missing_model_is_one_line(name: str, folders: Path, tmp_path: Path) -
     settings = {key: str(folders / place) for key, place in MODELS[name].items()}
     for model in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match=str(model)) as raised:
-            catalog.find("scorers", name)(**settings | {"model": str(model)})
+            catalog.find("scorers", name)(**settings | {"path": str(model)})
         assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [(name, key) for name, places in MODELS.items() for key in places if key != "model"]
+    ("name", "key"), [(name, key) for name, places in MODELS.items() for key in places if key != "path"]
 )
 def test_missing_weights_are_one_line(name: str, key: str, folders: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"a pickle")
-    settings = {"model": str(folders / MODELS[name]["model"]), "device": "cpu"}
+    settings = {"path": str(folders / MODELS[name]["path"]), "device": "cpu"}
     for place in (tmp_path / "nowhere", tmp_path, tmp_path / "weights.pt"):
         with pytest.raises(ModelError, match=str(place)) as raised:
             catalog.find("scorers", name)(**settings | {key: str(place)})
@@ -134,10 +134,10 @@ def test_missing_weights_are_one_line(name: str, key: str, folders: Path, tmp_pa
 @pytest.mark.parametrize("name", ["vqa", "clip"])
 def test_a_head_where_there_is_none_is_an_error(name: str, folders: Path) -> None:
     with pytest.raises(AgfsyncError, match=f"a {name} scorer has no head: leave out head"):
-        catalog.build("scorers", {"type": name, "model": str(folders / "clip"), "head": "embedded:aesthetic"})
+        catalog.build("scorers", {"type": name, "path": str(folders / "clip"), "head": "embedded:aesthetic"})
 
 
 def test_a_models_kind_is_checked(folders: Path) -> None:
     for name, wrong in (("clip", "t5"), ("vqa", "clip"), ("imagereward", "clip"), ("hpsv2", "blip")):
         with pytest.raises(ModelError, match=f"{wrong} is a .* model: "):
-            catalog.find("scorers", name)(model=str(folders / wrong), device="cpu")
+            catalog.find("scorers", name)(path=str(folders / wrong), device="cpu")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agfsync.recipe import ScorerSettings
+from agfsync.recipe.types import EmbeddingSettings
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.clip import Clip
 from agfsync.scorers.hpsv2 import Hpsv2
@@ -10,12 +10,12 @@ from agfsync.stages import scorer_source
 
 
 def _scorer(folders: Path) -> Hpsv2:
-    return Hpsv2(model=str(folders / "clip"), weights=str(folders / "hps.safetensors"), device="cpu")
+    return Hpsv2(path=str(folders / "clip"), weights=str(folders / "hps.safetensors"), device="cpu")
 
 
 def test_the_weights_are_those_of_the_head(folders: Path, items: list[Item]) -> None:
-    base = Clip(model=str(folders / "clip"), device="cpu").score(items)
-    assert Hpsv2(model=str(folders / "clip"), device="cpu").score(items) == base
+    base = Clip(path=str(folders / "clip"), device="cpu").score(items)
+    assert Hpsv2(path=str(folders / "clip"), device="cpu").score(items) == base
     assert _scorer(folders).score(items) != base
 
 
@@ -31,6 +31,6 @@ def test_an_oblong_picture_is_seen_whole_on_black(folders: Path) -> None:
 
 def test_the_versions_scores_are_told_apart() -> None:
     sources = {
-        scorer_source("hps", ScorerSettings(type=version, model="m", weights="w")) for version in ("hpsv2", "hpsv2.1")
+        scorer_source("hps", EmbeddingSettings(type=version, path="m", weights="w")) for version in ("hpsv2", "hpsv2.1")
     }
     assert len(sources) == 2

@@ -20,7 +20,7 @@ SIDE = 32
 
 @pytest.fixture
 def scorer(folders: Path) -> ImageReward:
-    return ImageReward(model=str(folders / "matcher"), weights=str(folders / "reward.safetensors"), device="cpu")
+    return ImageReward(path=str(folders / "matcher"), weights=str(folders / "reward.safetensors"), device="cpu")
 
 
 def _matcher(folders: Path) -> BlipForImageTextRetrieval:
@@ -85,11 +85,11 @@ def test_a_folder_of_its_own_may_hold_it_all(
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file(load_file(folders / "reward.safetensors"), tmp_path / "model.safetensors")
-    assert ImageReward(model=str(tmp_path), device="cpu").score(items) == scorer.score(items)
+    assert ImageReward(path=str(tmp_path), device="cpu").score(items) == scorer.score(items)
 
 
 def test_a_blip_without_the_reward_is_an_error(folders: Path) -> None:
     with pytest.raises(ModelError, match="it holds no head"):
-        ImageReward(model=str(folders / "matcher"), device="cpu")
+        ImageReward(path=str(folders / "matcher"), device="cpu")
     with pytest.raises(ModelError, match="no BLIP with a vision tower"):
-        ImageReward(model=str(folders / "matcher"), weights=str(folders / "aesthetic"), device="cpu")
+        ImageReward(path=str(folders / "matcher"), weights=str(folders / "aesthetic"), device="cpu")

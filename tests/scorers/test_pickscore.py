@@ -9,9 +9,9 @@ from agfsync.scorers.pickscore import PickScore
 
 def test_weights_apart_from_their_processor_are_the_same_scorer(folders: Path, items: list[Item]) -> None:
     model = str(folders / "clip")
-    whole = PickScore(model=model, device="cpu").score(items)
-    apart = PickScore(model=model, weights=f"{model}/model.safetensors", device="cpu").score(items)
-    assert whole == apart == Clip(model=model, device="cpu").score(items)
+    whole = PickScore(path=model, device="cpu").score(items)
+    apart = PickScore(path=model, weights=f"{model}/model.safetensors", device="cpu").score(items)
+    assert whole == apart == Clip(path=model, device="cpu").score(items)
 
 
 def test_it_is_the_logit_where_the_scale_is_100(folders: Path, items: list[Item]) -> None:
@@ -22,7 +22,7 @@ def test_it_is_the_logit_where_the_scale_is_100(folders: Path, items: list[Item]
     model = CLIPModel.from_pretrained(folders / "clip").eval()
     model.logit_scale.data.fill_(math.log(100))
     processor = CLIPProcessor.from_pretrained(folders / "clip", backend="pil")
-    for item, result in zip(items, PickScore(model=str(folders / "clip"), device="cpu").score(items), strict=True):
+    for item, result in zip(items, PickScore(path=str(folders / "clip"), device="cpu").score(items), strict=True):
         inputs = processor(text=[item.prompt], images=item.image, return_tensors="pt")
         assert isinstance(result, Measurement)
         assert result.value == pytest.approx(max(float(model(**inputs).logits_per_image.detach()), 0), abs=1e-3)

@@ -52,7 +52,7 @@ def _generated(folder: Path, kind: str, items: list[Item]) -> list[tuple[str, fl
 
 
 def test_every_answer_agrees_with_generate(kind: str, folders: Path, items: list[Item]) -> None:
-    results = Vqa(model=str(folders / kind), device="cpu").score(items)
+    results = Vqa(path=str(folders / kind), device="cpu").score(items)
     answers = [answer for result in results if isinstance(result, Measurement) for answer in result.answers]
     plain = _generated(folders / kind, kind, items)
     assert [answer.answer for answer in answers] == [word for word, _ in plain]
@@ -61,7 +61,7 @@ def test_every_answer_agrees_with_generate(kind: str, folders: Path, items: list
 
 
 def test_the_value_is_the_share_of_answers_as_expected(folders: Path, items: list[Item]) -> None:
-    for item, result in zip(items, Vqa(model=str(folders / "t5"), device="cpu").score(items), strict=True):
+    for item, result in zip(items, Vqa(path=str(folders / "t5"), device="cpu").score(items), strict=True):
         assert isinstance(result, Measurement)
         assert [answer.question_key for answer in result.answers] == [question.key for question in item.questions]
         right = [a.answer == q.answer for a, q in zip(result.answers, item.questions, strict=True)]
@@ -72,7 +72,7 @@ def test_the_value_is_the_share_of_answers_as_expected(folders: Path, items: lis
 def test_chunks_and_padding_leave_the_answers_alone(
     kind: str, folders: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = Vqa(model=str(folders / kind), device="cpu")
+    scorer = Vqa(path=str(folders / kind), device="cpu")
     images = [item.image for item in items]
     questions = [[question.text for question in item.questions] for item in items]
     whole = scorer.p_yes(images, questions)
@@ -83,7 +83,7 @@ def test_chunks_and_padding_leave_the_answers_alone(
 
 
 def test_an_image_is_encoded_once_for_all_its_questions(folders: Path, items: list[Item]) -> None:
-    scorer = Vqa(model=str(folders / "t5"), device="cpu")
+    scorer = Vqa(path=str(folders / "t5"), device="cpu")
     seen: list[int] = []
     encode = scorer._reader.encode
     scorer._reader.encode = lambda pixels: seen.append(len(pixels)) or encode(pixels)
@@ -95,14 +95,14 @@ def test_an_image_is_encoded_once_for_all_its_questions(folders: Path, items: li
 def test_half_precision_answers_nearly_the_same(dtype: str, folders: Path, items: list[Item]) -> None:
     questions = [[question.text for question in item.questions] for item in items]
     images = [item.image for item in items]
-    full = Vqa(model=str(folders / "t5"), device="cpu").p_yes(images, questions)
-    half = Vqa(model=str(folders / "t5"), dtype=dtype, device="cpu").p_yes(images, questions)
+    full = Vqa(path=str(folders / "t5"), device="cpu").p_yes(images, questions)
+    half = Vqa(path=str(folders / "t5"), dtype=dtype, device="cpu").p_yes(images, questions)
     for a, b in zip(full, half, strict=True):
         assert a == pytest.approx(b, abs=0.1)
 
 
 def test_a_model_that_says_no_number_leaves_the_item_unscored(folders: Path, items: list[Item]) -> None:
-    scorer = Vqa(model=str(folders / "t5"), device="cpu")
+    scorer = Vqa(path=str(folders / "t5"), device="cpu")
     scorer._reader.first_logits = lambda rows, ids, mask: torch.full((len(ids), 32), math.nan)
     assert scorer.score(items[:1]) == [Unscored("the model's answer is not a number")]
 
@@ -113,8 +113,8 @@ def test_the_template_is_the_models_own(folders: Path, items: list[Item], tmp_pa
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"question_template": "{question}"}))
     questions = [[question.text for question in item.questions] for item in items]
-    bare = Vqa(model=str(folder), device="cpu")
-    templated = Vqa(model=str(folders / "t5"), device="cpu")
+    bare = Vqa(path=str(folder), device="cpu")
+    templated = Vqa(path=str(folders / "t5"), device="cpu")
     by_hand = [[f"Question: {text} Short answer:" for text in texts] for texts in questions]
     images = [item.image for item in items]
     for a, b in zip(bare.p_yes(images, by_hand), templated.p_yes(images, questions), strict=True):
@@ -127,13 +127,13 @@ def test_a_template_of_ones_own_takes_its_place(folders: Path, items: list[Item]
     texts = [[question.text for question in item.questions] for item in items]
     put = [[template.replace("{question}", text).replace("{}", text) for text in some] for some in texts]
     images = [item.image for item in items]
-    by_hand = Vqa(model=str(folders / kind), template="{}", device="cpu").p_yes(images, put)
-    own = Vqa(model=str(folders / kind), template=template, device="cpu").p_yes(images, texts)
+    by_hand = Vqa(path=str(folders / kind), template="{}", device="cpu").p_yes(images, put)
+    own = Vqa(path=str(folders / kind), template=template, device="cpu").p_yes(images, texts)
     for a, b in zip(by_hand, own, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
-    assert own != Vqa(model=str(folders / kind), device="cpu").p_yes(images, texts)
+    assert own != Vqa(path=str(folders / kind), device="cpu").p_yes(images, texts)
 
 
 def test_another_kind_of_model_is_refused(folders: Path) -> None:
     with pytest.raises(ModelError, match="is a clip model: a vqa scorer takes blip-2"):
-        Vqa(model=str(folders / "clip"))
+        Vqa(path=str(folders / "clip"))

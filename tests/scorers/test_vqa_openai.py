@@ -15,7 +15,8 @@ from agfsync.chat.completions import Reply as Said
 from agfsync.chat.meter import Meter
 from agfsync.errors import ModelError, RecipeError
 from agfsync.files.images import decode
-from agfsync.recipe import ScorerSettings, Server
+from agfsync.recipe import Server
+from agfsync.recipe.types import VqaOpenAISettings
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
 from agfsync.stages import scorer_source
@@ -36,7 +37,7 @@ def asking(answer: Answers, **changes: Any) -> Iterator[tuple[VqaOpenAI, FakeSer
     settings = {name: changes.pop(name) for name in ("timeout", "retries", "concurrency") if name in changes}
     with FakeServer(answer=answer, **changes) as server:
         told = Server(base_url=server.url, **settings).model_dump(exclude=ACCOUNT)
-        yield VqaOpenAI(model="fake", server=told), server
+        yield VqaOpenAI(path="fake", server=told), server
 
 
 def p(scorer: VqaOpenAI, items: list[Item]) -> list[list[float]]:
@@ -57,7 +58,7 @@ def test_a_picture_is_sent_inline_and_whole_before_its_question(items: list[Item
 
 
 def test_probabilities_and_answers_come_in_the_order_of_the_questions(items: list[Item], onlooker: FakeServer) -> None:
-    scorer = VqaOpenAI(model="fake", server=Server(base_url=onlooker.url).model_dump(exclude=ACCOUNT))
+    scorer = VqaOpenAI(path="fake", server=Server(base_url=onlooker.url).model_dump(exclude=ACCOUNT))
     results = [each for each in scorer.score(items) if isinstance(each, Measurement)]
     assert [[a.question_key for a in r.answers] for r in results] == [[q.key for q in i.questions] for i in items]
     assert len({a.p_yes for r in results for a in r.answers}) > 40
@@ -147,7 +148,7 @@ def test_a_cap_leaves_the_pictures_that_were_judged_before_it(items: list[Item])
     meter = Meter(max_tokens=150_000)
     with FakeServer(answer=lambda body: "yes") as server:
         scorer = VqaOpenAI(
-            model="fake", server=Server(base_url=server.url, concurrency=1).model_dump(exclude=ACCOUNT), meter=meter
+            path="fake", server=Server(base_url=server.url, concurrency=1).model_dump(exclude=ACCOUNT), meter=meter
         )
         plain = server.reply
 
@@ -179,16 +180,16 @@ def test_a_wrong_key_or_model_ends_it(items: list[Item]) -> None:
 
 def test_a_server_is_asked_for_and_has_its_place() -> None:
     with pytest.raises(ModelError, match="needs a server"):
-        VqaOpenAI(model="fake")
+        VqaOpenAI(path="fake")
     from agfsync import catalog
 
     with pytest.raises(RecipeError, match="a clip scorer has no server"):
-        catalog.build("scorers", {"type": "clip", "model": "embedded:clip", "server": {}})
+        catalog.build("scorers", {"type": "clip", "path": "embedded:clip", "server": {}})
 
 
 def test_where_the_server_is_doesnt_name_the_scores() -> None:
     here, there = (
-        ScorerSettings(type="vqa-openai", model="m", server=Server(base_url=url)) for url in ("http://a", "http://b")
+        VqaOpenAISettings(type="vqa-openai", path="m", server=Server(base_url=url)) for url in ("http://a", "http://b")
     )
     assert scorer_source("vqa", here) == scorer_source("vqa", there)
-    assert scorer_source("vqa", here) != scorer_source("vqa", here.model_copy(update={"model": "n"}))
+    assert scorer_source("vqa", here) != scorer_source("vqa", here.model_copy(update={"path": "n"}))

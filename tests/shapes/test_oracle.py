@@ -92,7 +92,7 @@ def asked(*texts: str) -> tuple[Question, ...]:
 
 
 def judge(*texts: str) -> Measurement | Unscored:
-    return Oracle(model="none").score([Item("", asked(*texts), draw(Scene((STAR,), "cream")))])[0]
+    return Oracle(path="none").score([Item("", asked(*texts), draw(Scene((STAR,), "cream")))])[0]
 
 
 def test_the_value_is_the_share_of_right_answers() -> None:
@@ -123,8 +123,8 @@ def test_what_it_cant_answer_is_unscored_and_says_why() -> None:
 def test_no_recipe_selects_or_trains_on_it() -> None:
     for name in shipped():
         recipe = resolve(name)
-        assert "shapes-oracle" not in {settings.type for settings in recipe.scores.scorers.values()}
-        assert not set(recipe.pairs.weights) - set(recipe.scores.scorers)
+        assert "shapes-oracle" not in {settings.type for settings in recipe.scorers.values()}
+        assert not set(recipe.pairs.weights) - set(recipe.scorers)
 
 
 def test_nothing_that_writes_draws_or_learns_imports_it() -> None:

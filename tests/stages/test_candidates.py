@@ -8,30 +8,28 @@ import pytest
 from agfsync import catalog
 from agfsync.engine.progress import Log
 from agfsync.files.images import decode
-from agfsync.recipe import GeneratorSettings
+from agfsync.recipe.types import StableDiffusionSettings, StableDiffusionXLSettings
 from agfsync.records import Candidate, Caption, Pair, digest, seed_of
-from agfsync.stages import LATER, Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
+from agfsync.stages import Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
 from agfsync.store import Run
 
 
-def test_later_keys_name_pictures_where_they_are_set_alone() -> None:
-    plain = GeneratorSettings(model="some/model")
-    told = plain.model_dump(mode="json", exclude={"device", *LATER})
-    assert generator_source(plain) == digest(told, catalog.fingerprint("some/model"))
-    others = [
-        GeneratorSettings(model="some/model", **{key: value})
-        for key in LATER
-        for value in (("fp16", "bf16") if key == "variant" else ("a/b", {"model": "a/b", "revision": "v1"}))
+def test_a_model_is_named_by_what_differs_from_the_defaults() -> None:
+    plain = StableDiffusionSettings(path="some/model", device="cuda")
+    assert generator_source(plain) == digest({"path": "some/model"}, catalog.fingerprint("some/model"))
+    parts: list[dict[str, Any]] = [
+        {key: value} for key in ("vae", "unet") for value in ("a/b", {"path": "a/b", "revision": "v1"})
     ]
+    changes = [{"variant": "fp16"}, {"variant": "bf16"}, {"sampling": {"steps": 3}}, *parts]
+    others = [StableDiffusionSettings.model_validate({"path": "some/model", **change}) for change in changes]
     assert len({generator_source(each) for each in (plain, *others)}) == len(others) + 1
 
 
-def test_every_embedded_model_that_a_generator_takes_names_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_embedded_model_that_a_model_takes_names_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "fingerprint", lambda *models: "+".join(str(model) for model in models if model))
-    parts = {"vae": "v", "unet": "u", "transformer": "t", "refiner": {"model": "r", "from_step": 1}}
-    settings = GeneratorSettings.model_validate({"model": "m", "config": "c", **parts})
-    told = settings.model_dump(mode="json", exclude={"device", "variant"})
-    assert generator_source(settings) == digest(told, "m+c+v+u+t+r")
+    parts = {"vae": {"path": "v"}, "unet": {"path": "u"}, "refiner": {"path": "r", "from_step": 1}}
+    told = {"path": "m", "config": "c", **parts}
+    assert generator_source(StableDiffusionXLSettings.model_validate(told)) == digest(told, "m+c+v+u+r")
 
 
 @pytest.fixture
@@ -68,9 +66,9 @@ def test_what_a_lora_leaves_out_is_told_once(
 
 def test_the_device_changes_no_key_and_the_guidance_does(asked: Context, make_recipe: Any, loaded: list[str]) -> None:
     candidates.run(asked)
-    generator = {"type": "double", "model": "none"}
-    for change, times in (({"device": "cuda"}, 1), ({"guidance": 2.0}, 2)):
-        recipe = make_recipe(candidates={"generator": generator | change})
+    generator = {"type": "double", "path": "none"}
+    for change, times in (({"device": "cuda"}, 1), ({"sampling": {"guidance": 2.0}}, 2)):
+        recipe = make_recipe(model=generator | change)
         candidates.run(dataclasses.replace(asked, recipe=recipe))
         assert len(loaded) == times
 
@@ -83,7 +81,7 @@ def test_seeds_depend_on_run_caption_and_index_alone() -> None:
     assert set(four).isdisjoint(candidates.seeds_of(caption, range(4), 8))
 
 
-BESIDE = {"beside": {"other": {"type": "double", "model": "other"}, "third": {"type": "double", "model": "third"}}}
+BESIDE = {"beside": {"other": {"type": "double", "path": "other"}, "third": {"type": "double", "path": "third"}}}
 
 
 def test_generators_beside_add_pictures_of_their_own_and_change_none(

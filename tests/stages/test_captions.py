@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agfsync.errors import BudgetError
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import Caption
 from agfsync.stages import Context, captions
 
@@ -24,7 +24,7 @@ def test_each_category_gets_its_number_and_no_two_captions_are_the_same(context:
     notes = captions.run(context)
     found = made(context)
     assert [sum(c.split == split for c in found) for split in ("train", "held-out")] == [12, 5]
-    assert len({normalised(caption.text) for caption in found}) == len({caption.key for caption in found}) == 17
+    assert len({normalise_text(caption.text) for caption in found}) == len({caption.key for caption in found}) == 17
     assert (notes["train"], notes["held_out"]) == (12, 5)
     assert notes["categories"] == {"animals": 6, "food": 6, "plants": 5}
     assert notes["dropped"]["repeated"] > 0
@@ -123,7 +123,9 @@ def test_rows_of_a_file_that_are_no_prompts_count_against_the_budget(
     file = tmp_path / "prompts.csv"
     file.write_text("prompt,category\na cat,animals\n,animals\na dog,animals\n,\nA cat,animals\n")
     settings = {"source": str(file), "count": 1, "held_out": 1}
-    with pytest.raises(BudgetError, match="captions: 1 of 4 rows failed, .*; most often: no text under 'prompt'"):
+    with pytest.raises(
+        BudgetError, match=r"captions: 1 of 4 rows skipped: no text under 'prompt' \(.*prompts.csv: line 3\); failure"
+    ):
         captions.run(changed(context, make_recipe(captions=settings)))
     notes = captions.run(changed(context, make_recipe(captions=settings, failure_budget=0.3)))
     assert notes["left_out"] == {"no text under 'prompt'": 1, "empty row": 1, "repeated": 1}

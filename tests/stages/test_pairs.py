@@ -1,4 +1,5 @@
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -6,7 +7,8 @@ import pytest
 from agfsync.errors import BudgetError
 from agfsync.records import Candidate, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
-from agfsync.stages.pairs import Choice, Scored, choose, weighted_sum
+from agfsync.stages.choosing import BestWorst, ChosenPair, weighted_sum
+from agfsync.stages.pairs import Scored
 
 PAPER = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
 
@@ -19,13 +21,12 @@ def test_the_weighted_sum_is_that_of_equation_5() -> None:
 
 def test_the_winner_is_the_best_and_the_loser_the_worst() -> None:
     values = {"a": {"s": 40.0}, "b": {"s": 90.0}, "c": {"s": 10.0}}
-    assert choose(values, {"s": 0.5}, 0.0) == Choice("b", "c", 45.0, 5.0)
+    assert BestWorst({"s": 0.5}).choose(values) == ([ChosenPair("b", "c", 45.0, 5.0)], Counter())
 
 
 def test_of_equals_the_first_is_taken() -> None:
     values = {"a": {"s": 1.0}, "b": {"s": 2.0}, "c": {"s": 2.0}, "d": {"s": 1.0}}
-    choice = choose(values, {"s": 1.0}, 0.0)
-    assert isinstance(choice, Choice)
+    (choice,), _ = BestWorst({"s": 1.0}).choose(values)
     assert (choice.winner, choice.loser, choice.margin) == ("b", "a", 1.0)
 
 
@@ -39,12 +40,13 @@ def test_of_equals_the_first_is_taken() -> None:
     ],
 )
 def test_where_there_is_no_pair_it_says_why(values: dict[str, float | None], minimum: float, reason: str) -> None:
-    assert choose({key: {"s": value} for key, value in values.items()}, {"s": 1.0}, minimum) == reason
+    chosen, left_out = BestWorst({"s": 1.0}, minimum).choose({key: {"s": value} for key, value in values.items()})
+    assert chosen == [] and left_out[reason] == 1
 
 
 def test_an_unscored_candidate_takes_no_part_and_is_counted() -> None:
     values = {"a": {"s": 1.0}, "b": {"s": None}, "c": {"s": 3.0}}
-    sifted = pairs.pair(Scored("caption", values, []), {"s": 1.0}, 0.0)
+    sifted = pairs.pair(Scored("caption", values, []), BestWorst({"s": 1.0}))
     (made,) = sifted.records
     assert isinstance(made, Pair)
     assert (made.winner_key, made.loser_key, made.margin) == ("c", "a", 2.0)
@@ -67,15 +69,17 @@ def test_each_caption_gives_a_pair_of_its_own_candidates(scored: Context) -> Non
     assert all(of[p.winner_key] == of[p.loser_key] == p.caption_key and p.margin > 0 for p in made)
 
 
-def test_a_scorer_of_no_weight_changes_no_unit(scored: Context, make_recipe: Any) -> None:
-    def units(**weights: float) -> list[str]:
-        pairs.run(dataclasses.replace(scored, recipe=make_recipe(pairs={"weights": weights})))
-        return list(scored.run.selected("pairs"))
+def test_a_scorer_of_no_weight_changes_no_pair(scored: Context, make_recipe: Any) -> None:
+    def made(**weights: float) -> list[Pair]:
+        pairs.run(dataclasses.replace(scored, recipe=make_recipe(pairs={"choose": {"weights": weights}})))
+        return list(scored.run.read("pairs", Pair))
 
-    assert units(red=1.0) == units(red=1.0, vqa=0.0) != units(red=1.0, vqa=0.5)
+    assert made(red=1.0) == made(red=1.0, vqa=0.0) != made(red=1.0, vqa=0.5)
 
 
 def test_no_pair_at_all_is_told(scored: Context, make_recipe: Any) -> None:
-    strict = dataclasses.replace(scored, recipe=make_recipe(pairs={"minimum_margin": 1000}))
-    with pytest.raises(BudgetError, match=r"no caption gives a pair \(margin too small \d+.*pairs.minimum_margin"):
+    strict = dataclasses.replace(
+        scored, recipe=make_recipe(pairs={"choose": {"weights": {"red": 1.0}, "minimum_margin": 1000}})
+    )
+    with pytest.raises(BudgetError, match=r"no caption gives a pair \(margin too small \d+.*see pairs.choose"):
         pairs.run(strict)

@@ -13,7 +13,7 @@ from agfsync import pipeline
 from agfsync.commands.inspect import inspect_path
 from agfsync.errors import BudgetError
 from agfsync.files.images import decode, encode
-from agfsync.formats.judgements import OVERRULED, REPEATED
+from agfsync.formats.pairing import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import Context, candidates, captions, pairs, questions, scores
 from agfsync.store import Run
@@ -91,7 +91,7 @@ def test_broken_pictures_are_counted_up_to_the_budget(given: Context, make_recip
     folder = Path(str(given.recipe.pairs.source))
     (folder / "loser" / "1.png").write_bytes(b"nothing")
     with pytest.raises(
-        BudgetError, match="candidates: 1 of 3 pairs failed, failure_budget is 0.05; most often: broken"
+        BudgetError, match=r"candidates: 1 of 3 pairs skipped: broken image: .* \(.*1.png\); failure_budget is 0.05"
     ):
         run_all(given)
     lenient = make_recipe(pairs={"source": str(folder)}, failure_budget=0.5)
@@ -129,21 +129,21 @@ def test_a_pair_set_that_changes_is_taken_in_anew(path: Path, pair_set: Callable
     states = {s.name: s.state for s in pipeline.status(path)}
     assert all(states[name] == "out of date" for name in ("captions", "candidates", "pairs"))
     pipeline.run(path, until="pairs")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         pictures = {c.key: c for c in run.read("candidates", Candidate)}
         assert colour(pictures[next(iter(run.read("pairs", Pair))).winner_key]) == (0, 0, 255)
 
 
 def marks(path: Path) -> list[str]:
     """What names what the candidates and the pairs made."""
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         return [ended.mark for name in ("candidates", "pairs") if (ended := run.finished(name))]
 
 
 def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, given: Context) -> None:
     before = marks(path)
-    source = {"source": given.recipe.pairs.source, "weights": {"red": 0.25}}
-    other = make_recipe(pairs=source, candidates={"generator": {"type": "double", "model": "another"}})
+    source = {"source": given.recipe.pairs.source, "choose": {"weights": {"red": 0.25}}}
+    other = make_recipe(pairs=source, model={"type": "double", "path": "another"})
     pipeline.prepare(path, other, update=True)
     pipeline.run(path, until="pairs")
     assert marks(path) == before
@@ -234,7 +234,7 @@ def test_a_row_without_a_caption_is_counted_against_the_budget(
     context: Context, make_recipe: Any, table: Callable[..., Path], blank: str | None
 ) -> None:
     folder = table("train", ("a cat", "red", "blue"), (blank, "red", "blue"), ("a dog", "blue", "red"))
-    with pytest.raises(BudgetError, match="candidates: 1 of 3 pairs failed, .*; most often: no text under 'caption'"):
+    with pytest.raises(BudgetError, match=r"candidates: 1 of 3 pairs skipped: no text under 'caption' \(.*: row 2\)"):
         sizes(context, make_recipe, folder)
     notes, pairs_ = sizes(context, make_recipe, folder, failure_budget=0.4)
     assert len(pairs_) == 2 and notes["left_out"] == {"no text under 'caption'": 1}

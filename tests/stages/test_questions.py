@@ -25,17 +25,18 @@ def test_every_caption_gets_its_questions(context: Context) -> None:
     assert {q.caption_key for q in train[0].questions} == {train[0].key}
 
 
-def test_a_caption_with_too_few_is_quarantined_and_not_drawn(context: Context, make_recipe: Any) -> None:
+def test_a_caption_with_too_few_is_skipped_and_not_drawn(context: Context, make_recipe: Any) -> None:
     captions.run(context)
     odd = [Caption("odd", "animals number 7777", "animals", "train"), Caption("k", "food number 1", "food", "train")]
     context.run.commit("captions", {"odd": odd[:1], "even": odd[1:]}, Caption.schema)
     context.run.select("captions", ["odd", "even"])
     with pytest.raises(
-        BudgetError, match=r"1 of 2 captions failed.*fewer valid questions than questions.minimum \(1\)"
+        BudgetError,
+        match=r"1 of 2 captions skipped: fewer valid questions than questions.minimum \(1\) \('animals number 7777'\)",
     ):
         questions.run(context)
     notes = questions.run(dataclasses.replace(context, recipe=make_recipe(failure_budget=0.5)))
-    assert notes["quarantined"] == 1
+    assert notes["skipped"] == 1
     assert [each.caption for each in to_draw(context, "train")] == odd[1:]
 
 
@@ -89,7 +90,7 @@ def test_a_files_questions_are_asked_as_they_are_and_the_writer_where_it_has_non
         ("a cat", "Is it a dog?", "no"),
         ("bread", "Is there bread?", "yes"),
     }
-    assert notes["dropped"]["answer is neither yes nor no"] == 1 and notes["quarantined"] == 0
+    assert notes["dropped"]["answer is neither yes nor no"] == 1 and notes["skipped"] == 0
 
 
 def test_a_files_questions_are_asked_of_no_writer(context: Context, make_recipe: Any, tmp_path: Path) -> None:
@@ -116,14 +117,14 @@ def test_a_file_without_questions_leaves_them_to_the_writer(context: Context, ma
     }
 
 
-def test_a_round_without_a_reply_is_counted_and_a_caption_without_any_is_quarantined(
+def test_a_round_without_a_reply_is_counted_and_a_caption_without_any_is_skipped(
     context: Context, make_recipe: Any
 ) -> None:
     captions.run(context)
     mute = make_recipe(questions={"writer": "mute", "rounds": 2}, failure_budget=1.0)
     notes = questions.run(dataclasses.replace(context, recipe=mute))
-    reasons = context.run.failures("questions")
-    assert 0 < notes["quarantined"] == len(reasons) < 17 and set(reasons.values()) == {"the server is asleep"}
+    reasons = {each.key: each.reason for each in context.run.skipped("questions")}
+    assert 0 < notes["skipped"] == len(reasons) < 17 and set(reasons.values()) == {"the server is asleep"}
     assert notes["dropped"]["round without a reply"] + 2 * len(reasons) <= 2 * 17
     assert len(drawn(context)) == 17 - len(reasons)
 

@@ -9,8 +9,8 @@ from agfsync.errors import BudgetError
 from agfsync.records import Candidate, Question, Score
 from agfsync.stages import Context, candidates, captions, judging, questions, scores
 
-RED = {"type": "double", "model": "none"}
-VQA = {"type": "asking", "model": "none"}
+RED = {"type": "double", "path": "none"}
+VQA = {"type": "asking", "path": "none"}
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_every_scorer_judges_every_candidate(drawn: Context) -> None:
 def test_only_what_is_new_is_scored(drawn: Context, make_recipe: Any, loaded: list[str]) -> None:
     scores.run(drawn)
     assert loaded == ["none", "none"]
-    more = {"scorers": {"red": RED | {"device": "cuda"}, "vqa": VQA, "new": RED | {"model": "other"}}}
-    notes = scores.run(changed(drawn, make_recipe(scores=more)))
+    more = {"red": RED | {"device": "cuda"}, "vqa": VQA, "new": RED | {"path": "other"}}
+    notes = scores.run(changed(drawn, make_recipe(scorers=more)))
     assert loaded == ["none", "none", "other"]
     assert set(notes) == {"red", "vqa", "new"}
 
@@ -55,17 +55,19 @@ def test_other_questions_are_scored_anew_by_who_asks(drawn: Context, loaded: lis
 
 
 def test_unscored_candidates_are_counted_and_past_the_budget_it_stops(drawn: Context, make_recipe: Any) -> None:
-    picky = {"scorers": {"red": RED | {"model": "picky"}, "vqa": VQA}}
-    notes = scores.run(changed(drawn, make_recipe(scores=picky, failure_budget=0.9)))
+    picky = {"red": RED | {"path": "picky"}, "vqa": VQA}
+    notes = scores.run(changed(drawn, make_recipe(scorers=picky, failure_budget=0.9)))
     unscored = notes["red"]["unscored"]["too dark"]
     assert 0 < unscored < 48
     assert notes["red"]["scored"] == 48 - unscored
-    with pytest.raises(BudgetError, match=rf"scores: red: {unscored} of 48 pictures failed.*too dark"):
-        scores.run(changed(drawn, make_recipe(scores=picky, failure_budget=0.0)))
+    with pytest.raises(
+        BudgetError, match=rf"scores: {unscored} of 48 pictures skipped: no red score: too dark \(picture .*\)"
+    ):
+        scores.run(changed(drawn, make_recipe(scorers=picky, failure_budget=0.0)))
 
 
 def test_prompts_that_were_cut_are_counted_also_when_nothing_is_scored_anew(drawn: Context, make_recipe: Any) -> None:
-    short = changed(drawn, make_recipe(scores={"scorers": {"red": RED | {"model": "short"}, "vqa": VQA}}))
+    short = changed(drawn, make_recipe(scorers={"red": RED | {"path": "short"}, "vqa": VQA}))
     notes = scores.run(short)
     assert (notes["red"]["truncated"], notes["vqa"]["truncated"]) == (48, 0)
     assert scores.run(short) == notes
@@ -90,13 +92,13 @@ def test_judges_of_one_model_see_each_batch_in_turn(
     assert [len(images) for _, images in shown[::2]] == [7] * 6 + [6]
 
     shown.clear()
-    apart = {"scorers": {"red": RED | {"weights": "a"}, "vqa": VQA | {"weights": "b"}}}
-    scores.run(changed(drawn, make_recipe(scores=apart)))
+    apart = {"red": RED | {"weights": "a"}, "vqa": VQA | {"weights": "b"}}
+    scores.run(changed(drawn, make_recipe(scorers=apart)))
     assert [name for name, _ in shown] == ["Brightness"] * 7 + ["Asking"] * 7
 
     shown.clear()
-    one_more = {"scorers": {"new": RED | {"head": "other"}, "red": RED, "vqa": VQA}}
-    scores.run(changed(drawn, make_recipe(scores=one_more)))
+    one_more = {"new": RED | {"head": "other"}, "red": RED, "vqa": VQA}
+    scores.run(changed(drawn, make_recipe(scorers=one_more)))
     assert [(name, len(images)) for name, images in shown] == [("Brightness", 7)] * 6 + [("Brightness", 6)]
 
 
@@ -108,10 +110,10 @@ def test_clip_and_aesthetic_embed_a_picture_once(
     embed, seen = Backbone._embed_images, []
     monkeypatch.setattr(Backbone, "_embed_images", lambda self, images: seen.append(len(images)) or embed(self, images))
     both = {
-        "clip": {"type": "clip", "model": "embedded:clip"},
-        "aesthetic": {"type": "aesthetic", "model": "embedded:clip", "head": "embedded:aesthetic"},
+        "clip": {"type": "clip", "path": "embedded:clip"},
+        "aesthetic": {"type": "aesthetic", "path": "embedded:clip", "head": "embedded:aesthetic"},
     }
-    notes = scores.run(changed(drawn, make_recipe(scores={"scorers": both}, pairs={"weights": {"clip": 1.0}})))
+    notes = scores.run(changed(drawn, make_recipe(scorers=both, pairs={"choose": {"weights": {"clip": 1.0}}})))
     assert sum(seen) == 48
     assert (notes["clip"]["scored"], notes["aesthetic"]["scored"]) == (48, 48)
 
@@ -136,7 +138,7 @@ def test_pictures_that_do_not_fit_together_are_judged_apart_also_by_the_next_com
 
 def test_judges_behind_a_server_are_asked_from_one_process(make_recipe: Any) -> None:
     tables = judging.Tables("scores", "candidates", "scores")
-    asked = {"type": "vqa-openai", "model": "m", "server": {}}
-    both = make_recipe(scores={"scorers": {"red": RED | {"device": "cuda"}, "vqa": asked}}).scores.scorers
+    asked = {"type": "vqa-openai", "path": "m", "server": {}}
+    both = make_recipe(scorers={"red": RED | {"device": "cuda"}, "vqa": asked}).scorers
     panels = [judging.Judging(tables, {name: settings}, 4) for name, settings in both.items()]
     assert [panel.device for panel in panels] == ["cuda", SERVER]

@@ -14,7 +14,7 @@ from agfsync.recipe import Recipe
 from agfsync.records import Score
 from agfsync.store import Run, ledger
 
-JUDGE = "scores.scorers.vqa.server"
+JUDGE = "scorers.vqa.server"
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def judged_by(make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def make(server: FakeServer, **caps: Any) -> Recipe:
         told = {"base_url": server.url, "concurrency": 2, "prices": {"input": 1, "output": 10}, **caps}
-        judge = {"type": "vqa-openai", "model": "fake", "server": told}
-        scorers = {"red": {"type": "double", "model": "none"}, "vqa": judge}
-        return make_recipe(captions={"count": 4, "held_out": 1}, scores={"scorers": scorers, "batch": 4})
+        judge = {"type": "vqa-openai", "path": "fake", "server": told}
+        scorers = {"red": {"type": "double", "path": "none"}, "vqa": judge}
+        return make_recipe(captions={"count": 4, "held_out": 1}, scorers=scorers, scores={"batch": 4})
 
     return make
 
@@ -60,7 +60,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
         assert "\n" not in str(stopped.value)
         spent = ledger.spent(tmp_path / "run", "scores.vqa")
         assert 0 < spent["requests"] == len(server.bodies)
-        with Run.open(tmp_path / "run", writing=False) as run:
+        with Run.open(tmp_path / "run") as run:
             keys = run.made("scores")
             there = [each for each in run.read("scores", Score, keys) if each.scorer == "vqa"]
         assert 0 < len(there) < 16 and all(each.value is not None for each in there)
@@ -69,7 +69,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
         assert len(server.bodies) - answers < 2 * max(len(each.answers) for each in there) + 2
         before = len(server.bodies)
         score(tmp_path / "run", judged_by(server))
-    with Run.open(tmp_path / "run", writing=False) as run:
+    with Run.open(tmp_path / "run") as run:
         all_ = [each for each in run.read("scores", Score) if each.scorer == "vqa"]
         assert run.made("scores")[: len(keys)] == keys
     assert len(all_) == 16

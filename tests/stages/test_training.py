@@ -18,7 +18,7 @@ from agfsync.engine.progress import Silent
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.recipe import dump
-from agfsync.recipe.sections import SamplingLora
+from agfsync.recipe.types import SamplingLora
 from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
 from agfsync.store import Run
 
@@ -39,8 +39,8 @@ def paired_xl(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iter
 
 
 def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterator[Context]:
-    generator = {"type": kind, "model": str(model), "steps": 2, "device": "cpu"}
-    recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}})
+    generator = {"type": kind, "path": str(model), "device": "cpu", "sampling": {"steps": 2}}
+    recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}})
     with Run.create(tmp_path / "run", dump(recipe)) as run:
         context = Context(run, recipe, Silent(), "digest")
         for stage in (captions, questions, candidates, scores, pairs):
@@ -54,8 +54,8 @@ def lines(context: Context) -> list[dict[str, float]]:
 
 
 def with_training(context: Context, make_recipe: Any, **changes: Any) -> Context:
-    generator = context.recipe.candidates.generator.model_dump()
-    recipe = make_recipe(candidates={"generator": generator}, training=SHORT | {"method": {"beta": 500.0}} | changes)
+    generator = context.recipe.model.model_dump()
+    recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}} | changes)
     return replace(context, recipe=recipe, digest=f"{context.digest}+{json.dumps(changes)}")
 
 
@@ -80,12 +80,12 @@ def test_logs_every_step(paired: Context) -> None:
 
 
 def test_lora_makes_an_adapter_that_the_generator_takes(paired: Context, make_recipe: Any) -> None:
-    context = with_training(paired, make_recipe, method={"beta": 500.0, "lora": {"rank": 2}})
+    context = with_training(paired, make_recipe, method={"beta": 500.0}, lora={"rank": 2})
     notes = training.run(context)
     model = context.run.path / "model"
     files = ["README.md", f"{context.recipe.name}-kohya.safetensors", "pytorch_lora_weights.safetensors"]
     assert sorted(path.name for path in model.iterdir()) == sorted(files)
-    generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
+    generator = catalog.build("models", context.recipe.model.arguments() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1
     assert 0 < notes["trained_parameters"] < 10_000
 
@@ -107,24 +107,24 @@ def test_an_sdxl_whose_unet_alone_has_moved(paired_xl: Context, tiny_xl_generato
 def test_a_lora_of_an_sdxl_is_one_that_diffusers_takes(
     paired_xl: Context, make_recipe: Any, tiny_xl_generator: Path
 ) -> None:
-    context = with_training(paired_xl, make_recipe, method={"beta": 500.0, "lora": {"rank": 2}})
+    context = with_training(paired_xl, make_recipe, method={"beta": 500.0}, lora={"rank": 2})
     training.run(context)
     model = context.run.path / "model"
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_xl_generator, use_safetensors=True)
     pipeline.load_lora_weights(model)
     assert pipeline.get_active_adapters() == ["default_0"]
     assert any(p.any() for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
-    generator = catalog.build("generators", context.recipe.candidates.generator.model_dump() | {"adapter": model})
+    generator = catalog.build("models", context.recipe.model.arguments() | {"adapter": model})
     assert len(generator.draw(["a"], [1], 0.0)) == 1
 
 
-@pytest.mark.parametrize("method", [{"beta": 500.0}, {"beta": 500.0, "lora": {"rank": 2}}])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
 def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
-    paired_xl: Context, make_recipe: Any, method: dict[str, Any]
+    paired_xl: Context, make_recipe: Any, lora: dict[str, Any] | None
 ) -> None:
     logs = []
     for checkpointing in (False, True):
-        training.run(with_training(paired_xl, make_recipe, method=method, gradient_checkpointing=checkpointing))
+        training.run(with_training(paired_xl, make_recipe, lora=lora, gradient_checkpointing=checkpointing))
         logs.append(lines(paired_xl))
     assert len(logs[0]) == len(logs[1]) == 4 and logs[0][-1]["gradient_norm"] > 0
     for plain, checkpointed in zip(*logs, strict=True):
@@ -132,10 +132,9 @@ def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
 
 
 def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> None:
-    generator = paired.recipe.candidates.generator
+    generator = paired.recipe.model
     added = generator.model_copy(update={"loras": (SamplingLora(path="some/lora"),)})
-    candidates = paired.recipe.candidates.model_copy(update={"generator": added})
-    training.run(replace(paired, recipe=paired.recipe.model_copy(update={"candidates": candidates})))
+    training.run(replace(paired, recipe=paired.recipe.model_copy(update={"model": added})))
     assert (paired.run.path / "model" / UNET).is_file()
 
 
@@ -145,7 +144,7 @@ def test_the_model_card_tells_what_it_is_and_names_no_folder(paired: Context, ma
     pairs = len(list(paired.run.rows("pairs")))
     assert f"of {pairs:,} pairs" in card and "| beta | 500.0 |" in card and "report.html" in card
     assert "from_pretrained" in card and "load_lora_weights" not in card
-    training.run(with_training(paired, make_recipe, method={"type": "ipo", "beta": 500.0, "lora": {"rank": 2}}))
+    training.run(with_training(paired, make_recipe, method={"type": "ipo", "beta": 500.0}, lora={"rank": 2}))
     adapted = (paired.run.path / "model" / "README.md").read_text()
     assert "trained by `ipo`" in adapted and "rank 2, alpha 2" in adapted and "load_lora_weights" in adapted
     assert str(paired.run.path.parent) not in card + adapted
@@ -153,7 +152,7 @@ def test_the_model_card_tells_what_it_is_and_names_no_folder(paired: Context, ma
 
 def test_another_layout_of_the_same_strength(paired: Context, make_recipe: Any, tiny_generator: Path) -> None:
     """Each file by its own path through diffusers, with an alpha that isn't the rank."""
-    training.run(with_training(paired, make_recipe, method={"beta": 500.0, "lora": {"rank": 2, "alpha": 8.0}}))
+    training.run(with_training(paired, make_recipe, method={"beta": 500.0}, lora={"rank": 2, "alpha": 8.0}))
     model, outputs = paired.run.path / "model", []
     source = torch.Generator().manual_seed(0)
     noisy, text = torch.randn(2, 4, 8, 8, generator=source), torch.randn(2, 12, 16, generator=source)
@@ -305,7 +304,7 @@ def test_images_that_do_not_fit_together_are_encoded_by_fewer(
 
 
 def test_the_card_names_networks_of_the_base_from_elsewhere_and_no_path(make_recipe: Any, tmp_path: Path) -> None:
-    plain = training._settings(make_recipe())
-    generator = {"type": "double", "model": "none", "unet": "some/unet", "vae": {"model": str(tmp_path)}}
-    told = training._settings(make_recipe(candidates={"generator": generator}))
+    plain = training._settings(make_recipe(model={}))
+    generator = {"unet": "some/unet", "vae": {"path": str(tmp_path)}}
+    told = training._settings(make_recipe(model=generator))
     assert told.items() - plain.items() == {("UNet of the base", "some/unet"), ("VAE of the base", tmp_path.name)}

@@ -36,10 +36,15 @@ BETA = 50.0
 @pytest.fixture
 def given(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iterator[Context]:
     """A run of the pair set, up to the pairs."""
-    generator = {"type": "stable-diffusion-xl", "model": str(tiny_xl_generator), "steps": 2, "device": "cpu"}
+    generator = {
+        "type": "stable-diffusion-xl",
+        "path": str(tiny_xl_generator),
+        "device": "cpu",
+        "sampling": {"steps": 2},
+    }
     settings = {"steps": 2, "batch": 4, "learning_rate": 1e-3, "precision": "fp32", "method": {"beta": BETA}}
     source = {"source": str(_pair_set(tmp_path / "set"))}
-    recipe = make_recipe(candidates={"generator": generator}, training=settings, pairs=source)
+    recipe = make_recipe(model=generator, training=settings, pairs=source)
     with Run.create(tmp_path / "run", dump(recipe)) as run:
         context = Context(run, recipe, Silent(), "digest")
         for stage in (captions, questions, candidates, pairs):

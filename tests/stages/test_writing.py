@@ -2,22 +2,19 @@ from typing import Any
 
 import pytest
 
-from agfsync.chat.meter import Tokens
+from agfsync.chat.meter import TokenCount
 from agfsync.errors import RecipeError
 from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages import Context, writing
 from agfsync.store import ledger
 
-MODEL = LanguageModel(model="fake")
+MODEL = LanguageModel(type="openai", path="fake")
 
 
 @pytest.mark.parametrize(
     ("stage", "settings", "says"),
     [
-        ("captions", Captions(writer="openai"), "captions: writer 'openai' asks a language model: give captions.model"),
-        ("captions", Captions(model=MODEL), "captions: writer 'shapes' asks no language model: leave captions.model"),
         ("questions", Questions(verify=True), "questions.verify: writer 'shapes' can't verify questions"),
-        ("questions", Questions(writer="opnai"), "no question is called 'opnai': did you mean 'openai'"),
     ],
 )
 def test_a_writer_that_does_not_fit_its_settings_is_told(stage: str, settings: Any, says: str) -> None:
@@ -27,18 +24,18 @@ def test_a_writer_that_does_not_fit_its_settings_is_told(stage: str, settings: A
 
 def test_what_names_a_writer_follows_what_shapes_its_texts_and_nothing_else() -> None:
     def source(**changes: Any) -> str:
-        return writing.writer_source("captions", Captions(writer="openai", model=MODEL.model_copy(update=changes)))
+        return writing.writer_source("captions", Captions(writer=MODEL.model_copy(update=changes)))
 
     assert source() == source(timeout=3.0, retries=1, concurrency=2, base_url="http://other/v1")
-    assert len({source(), source(model="b"), source(temperature=0.2)}) == 3
+    assert len({source(), source(path="b"), source(temperature=0.2)}) == 3
 
 
 def test_what_was_spent_is_entered_however_the_work_ends(context: Context) -> None:
-    settings = Captions(writer="openai", model=MODEL)
+    settings = Captions(writer=MODEL)
     for cost in (7, 14):
         with pytest.raises(KeyboardInterrupt), writing.at_work(context, "captions", settings) as desk:
-            with desk.account.meter.request(Tokens(10, 10)) as count:
-                count(Tokens(4, 3))
+            with desk.account.meter.request(TokenCount(10, 10)) as count:
+                count(TokenCount(4, 3))
             raise KeyboardInterrupt
         entered = ledger.spent(context.run.path, "captions")
         assert entered["input_tokens"] + entered["output_tokens"] == cost

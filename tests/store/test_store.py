@@ -8,7 +8,7 @@ from PIL import Image
 from agfsync.errors import DamagedError, RunError, StoreError
 from agfsync.records import Candidate, Caption
 from agfsync.store import Run, parts
-from agfsync.store.manifest import Manifest
+from agfsync.store.manifest import Manifest, Skipped
 
 
 def captions(*names: str) -> list[Caption]:
@@ -112,10 +112,7 @@ def test_reasons_are_counted(run: Run) -> None:
     run.commit("captions", {"d": []}, Caption.schema, dropped={"d": {"odd": 2, "empty": 1}})
     run.commit("captions", {"e": []}, Caption.schema, dropped={"e": {"odd": 2, "empty": 1}})
     run.select("captions", "abcde")
-    for unit, reason in {"x": "asleep", "y": "asleep", "z": "broken"}.items():
-        run.quarantine("captions", unit, reason)
     assert run.dropped("captions") == {"odd": 4, "empty": 2}
-    assert run.failed("captions") == {"asleep": 2, "broken": 1}
 
 
 def test_another_selection_keeps_what_was_made(run: Run) -> None:
@@ -132,14 +129,21 @@ def test_a_unit_without_rows_makes_no_file(run: Run) -> None:
     assert not (run.path / "captions").exists()
 
 
-def test_failures_are_left_out_and_forgotten_when_the_stage_reopens(run: Run) -> None:
-    commit(run, a=captions("1"))
-    run.quarantine("captions", "a", "too odd")
-    run.select("captions", ["a"])
-    assert list(run.selected("captions")) == []
-    assert run.failures("captions") == {"a": "too odd"}
+def test_what_is_skipped_is_left_out_and_forgotten_when_the_stage_reopens(run: Run) -> None:
+    commit(run, a=captions("1"), b=captions("2"))
+    run.skip("captions", "a", "too odd", "row 7 of prompts.csv")
+    run.skip("captions", "rest", "empty", count=4)
+    run.select("captions", ["a", "b"])
+    assert list(run.selected("captions")) == ["b"]
+    assert run.skipped("captions") == [
+        Skipped("captions", "a", "too odd", "row 7 of prompts.csv"),
+        Skipped("captions", "rest", "empty", "", 4),
+    ]
+    run.finish("captions", "digest", 0.0, {})
+    finished = run.finished("captions")
+    assert finished is not None and (finished.rows, finished.skipped) == (1, 5)
     run.reopen("captions")
-    assert run.failures("captions") == {}
+    assert run.skipped("captions") == []
 
 
 def test_finished_tells_how_a_stage_ended(run: Run) -> None:
@@ -148,7 +152,7 @@ def test_finished_tells_how_a_stage_ended(run: Run) -> None:
     run.finish("captions", "digest", 1.5, {"train": 1})
     finished = run.finished("captions")
     assert finished is not None
-    assert (finished.digest, finished.seconds, finished.units, finished.notes) == ("digest", 1.5, 1, {"train": 1})
+    assert (finished.digest, finished.seconds, finished.rows, finished.notes) == ("digest", 1.5, 1, {"train": 1})
     run.reopen("captions")
     assert run.finished("captions") is None
 
@@ -188,9 +192,9 @@ def test_death_between_rename_and_manifest_never_happened(run: Run, monkeypatch:
 
 def test_an_error_inside_a_transaction_undoes_it(run: Run) -> None:
     with pytest.raises(ZeroDivisionError), run._manifest.transaction() as db:
-        db.execute("INSERT INTO failures VALUES ('captions', 'a', 'odd')")
+        db.execute("INSERT INTO skipped VALUES ('captions', 'a', 'odd', '', 1)")
         raise ZeroDivisionError
-    assert run.failures("captions") == {}
+    assert run.skipped("captions") == []
 
 
 @pytest.mark.parametrize("columns", [None, ["text"]])
@@ -231,9 +235,10 @@ def test_a_table_beside_the_stages_own_is_the_stages(run: Run) -> None:
     run.select("evaluation", ["b"])
     assert (run.under_way("evaluation"), run.under_way("evaluation_images")) == (2, 1)
     assert run.seconds("evaluation", until=run.newest_part()) == 3.0
-    run.quarantine("evaluation_images", "odd", "why")
+    run.skip("evaluation_images", "odd", "why")
+    assert [each.key for each in run.skipped("evaluation")] == ["odd"]
     run.reopen("evaluation")
-    assert run.failures("evaluation_images") == {}
+    assert run.skipped("evaluation_images") == []
     run.finish("evaluation", "digest", 0.0, {})
     (run.path / "evaluation_images" / "part-000000.parquet").unlink()
     with pytest.raises(StoreError, match="set aside"):
@@ -246,17 +251,31 @@ def test_a_table_beside_the_stages_own_is_the_stages(run: Run) -> None:
 def test_who_only_looks_sets_nothing_aside(run: Run) -> None:
     commit(run, a=captions("1"))
     (run.path / "captions" / "part-000000.parquet").unlink()
-    with Run.open(run.path, writing=False) as looking, pytest.raises(StoreError, match="next `agfsync run`"):
+    with Run.open(run.path) as looking, pytest.raises(StoreError, match="next `agfsync run`"):
         keys(looking, "a")
     assert set(run.made("captions")) == {"a"}
 
 
-def test_one_process_writes_and_others_look(run: Run) -> None:
-    with pytest.raises(RunError, match="in use by process"):
-        Run.open(run.path)
+def test_one_writes_and_any_number_read_in_the_same_process_too(run: Run) -> None:
+    with pytest.raises(RunError, match="is in use by this process itself: close it there first, or open it to read"):
+        Run.open(run.path, writing=True)
     commit(run, a=captions("1"))
-    with Run.open(run.path, writing=False) as looking:
-        assert set(looking.made("captions")) == {"a"}
+    with Run.open(run.path) as reading, Run.open(run.path) as another:
+        commit(run, b=captions("2"))
+        assert set(reading.made("captions")) == set(another.made("captions")) == {"a", "b"}
+        with pytest.raises(RunError, match="itself"):
+            Run.open(run.path, writing=True)
+    commit(run, c=captions("3"))
+    run.close()
+    with Run.open(run.path) as reading, Run.open(run.path, writing=True) as again:
+        commit(again, d=captions("4"))
+        assert set(reading.made("captions")) == set("abcd")
+
+
+def test_the_lock_names_who_holds_it(run: Run) -> None:
+    (run.path / "lock").write_text("4711 on another")
+    with pytest.raises(RunError, match=f"{run.path} is in use by process 4711 on another: wait for it, or stop it"):
+        Run.open(run.path, writing=True)
 
 
 def test_a_run_needs_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -264,7 +283,7 @@ def test_a_run_needs_a_folder_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds other things"):
         Run.create(tmp_path, "")
     with pytest.raises(RunError, match="no run at"):
-        Run.open(tmp_path)
+        Run.open(tmp_path, writing=True)
 
 
 def test_creation_that_was_interrupted_goes_on(tmp_path: Path) -> None:
@@ -280,17 +299,19 @@ def test_a_run_without_its_manifest_is_told(tmp_path: Path) -> None:
     Run.create(tmp_path, "").close()
     (tmp_path / "run.db").unlink()
     with pytest.raises(RunError, match=r"run\.db is missing"):
-        Run.open(tmp_path)
+        Run.open(tmp_path, writing=True)
 
 
 def test_a_manifest_of_another_format_or_none_is_told(tmp_path: Path) -> None:
     with Run.create(tmp_path, "") as run, run._manifest.transaction() as db:
         db.execute("PRAGMA user_version=99")
-    with pytest.raises(RunError, match="format 99"):
+    with pytest.raises(
+        RunError, match=f"{tmp_path} is a run of format 99, this agfsync reads format 2: choose another --out"
+    ):
         Run.open(tmp_path)
     (tmp_path / "run.db").write_bytes(b"not a database, but long enough to look at" * 99)
     with pytest.raises(StoreError, match=r"run\.db"):
-        Run.open(tmp_path)
+        Run.open(tmp_path, writing=True)
 
 
 def test_what_a_killed_process_left_is_swept_out(run: Run) -> None:
@@ -299,10 +320,10 @@ def test_what_a_killed_process_left_is_swept_out(run: Run) -> None:
     for path in [*left, run.path / "recipe.yaml.tmp"]:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-    with Run.open(run.path, writing=False):
+    with Run.open(run.path):
         assert left[0].exists()
     run.close()
-    with Run.open(run.path) as again:
+    with Run.open(run.path, writing=True) as again:
         assert not any(path.exists() for path in [*left, again.path / "recipe.yaml.tmp"])
         assert keys(again, "a") == ["1"]
 
@@ -316,7 +337,7 @@ def test_any_bit_of_what_is_read_is_held_against_what_was_written(run: Run, colu
     run.commit("candidates", {"a": pictures(3)}, Candidate.schema)
     part = run.path / "candidates" / "part-000000.parquet"
     receipt, data = run._manifest.part(1), part.read_bytes()
-    assert receipt.hollow is not None and receipt.hollow.end - receipt.hollow.first > 20
+    assert receipt.hollow.end - receipt.hollow.first > 20
     unread = range(receipt.hollow.first, receipt.hollow.end) if columns == ["key"] else range(0)
     for place in range(len(data)):
         part.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
@@ -325,25 +346,6 @@ def test_any_bit_of_what_is_read_is_held_against_what_was_written(run: Run, colu
         else:
             with pytest.raises(parts.BadPart):
                 parts.decode(part, columns, receipt)
-
-
-def test_a_run_of_an_earlier_version_is_read_and_goes_on(run: Run) -> None:
-    run.commit("candidates", {"a": pictures(3)}, Candidate.schema)
-    with run._manifest.transaction() as db:
-        db.execute("ALTER TABLE parts DROP COLUMN hollow")
-        db.execute("DROP TABLE aside")
-        db.execute("DROP INDEX units_by_place")
-    run.close()
-    for ending in (".sum", ".copy"):
-        (run.path / f"run.db{ending}").unlink()
-    with Run.open(run.path, writing=False) as looking:
-        assert [row["key"] for row in looking.rows("candidates", ["key"], ["a"])] == ["k0", "k1", "k2"]
-    with Run.open(run.path) as again:
-        assert [c.key for c in again.read("candidates", Candidate, ["a"])] == ["k0", "k1", "k2"]
-        again.commit("candidates", {"b": pictures(1)}, Candidate.schema)
-        again.select("candidates", ["b", "a"])
-        again.finish("candidates", "digest", 0.0, {}, by_rows=True)
-        assert [row["key"] for row in again.rows("candidates", ["key"])] == ["k0", "k0", "k1", "k2"]
 
 
 def test_a_long_table_is_read_in_order_and_in_steps(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,5 +114,5 @@ def _row(kind: str, results: Sequence[tuple[Flip, dict[str, Any]]]) -> Row:
 def _reopen(run: Path) -> None:
     from agfsync.store import Run
 
-    with Run.open(run) as opened:
+    with Run.open(run, writing=True) as opened:
         opened.reopen("training")

@@ -101,15 +101,15 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
         "name": "attacked",
         "captions": {"writer": "double", "count": size.captions, "held_out": size.held_out},
         "questions": {"writer": "double", "rounds": 2},
-        "candidates": {
-            "generator": {"type": "stable-diffusion", "model": str(generator), "steps": 2, "device": "cpu"},
-            "per_caption": size.per_caption,
+        "model": {"type": "stable-diffusion", "path": str(generator), "device": "cpu", "sampling": {"steps": 2}},
+        "candidates": {"per_caption": size.per_caption},
+        "scorers": {
+            "red": {"type": "double", "path": "none"},
+            "vqa": {"type": "asking", "path": "none"},
+            "oracle": {"type": "double", "path": "none"},
         },
-        "scores": {
-            "scorers": {"red": {"type": "double", "model": "none"}, "vqa": {"type": "asking", "model": "none"}},
-            "batch": 7,
-        },
-        "pairs": {"weights": {"red": 1.0, "vqa": 0.5}},
+        "scores": {"batch": 7},
+        "pairs": {"choose": {"weights": {"red": 1.0, "vqa": 0.5}}},
         "training": {
             "steps": size.steps,
             "batch": 3,
@@ -118,7 +118,7 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
             "precision": "fp32",
             "method": {"beta": 500.0},
         },
-        "evaluation": {"judges": {"oracle": {"type": "double", "model": "none"}}, "resamples": 100, "batch": 4},
+        "evaluation": {"resamples": 100, "batch": 4},
     }
 
 
@@ -152,7 +152,7 @@ def _difference(name: str, expected: Any, found: Any) -> str:
 def _findings(run: Path) -> Findings:
     from agfsync.store import Run
 
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         tables = {table: _digest(opened, table) for table in TABLES}
         notes = {name: _notes(opened, name) for name in ("captions", "questions", "pairs", "evaluation")}
         entered = {receipt.path for receipt in opened._manifest.parts()}

@@ -9,7 +9,7 @@ from tests.torture.rows import Row
 
 HOLD = """
 import sys; from pathlib import Path; from agfsync.store import Run
-run = Run.open(Path(sys.argv[1])); print("held", flush=True); sys.stdin.read()
+run = Run.open(Path(sys.argv[1]), writing=True); print("held", flush=True); sys.stdin.read()
 """
 TIMES = 3
 
@@ -27,7 +27,7 @@ def attack(folder: Path) -> list[Row]:
             "two processes on one run folder",
             2 * TIMES + 1,
             len(faults),
-            "the second is told; a dead one's lock is free",
+            "the second gets a message; a dead one's lock is free",
             tuple(faults),
         )
     ]
@@ -35,7 +35,7 @@ def attack(folder: Path) -> list[Row]:
 
 def _second_is_told(path: Path) -> list[str]:
     with _holder(path) as holder:
-        told = _typed("from agfsync.store import Run; Run.open(Path(sys.argv[1]))", path)
+        told = _typed("from agfsync.store import Run; Run.open(Path(sys.argv[1]), writing=True)", path)
         holder.kill()
     return [] if f"{path} is in use by process {holder.pid} on " in told else [f"the second was told: {told[-300:]}"]
 
@@ -43,7 +43,7 @@ def _second_is_told(path: Path) -> list[str]:
 def _dead_is_replaced(path: Path) -> list[str]:
     """The one before was killed with SIGKILL, and its number still stands in the file."""
     assert (path / "lock").read_text()
-    told = _typed("from agfsync.store import Run; Run.open(Path(sys.argv[1])).close()", path)
+    told = _typed("from agfsync.store import Run; Run.open(Path(sys.argv[1]), writing=True).close()", path)
     return [f"a dead holder's lock isn't free: {told[-300:]}"] if told else []
 
 

@@ -65,9 +65,10 @@ def _recipe(prompts: Path, captions: int) -> dict[str, Any]:
         "name": "resumed",
         "captions": {"source": str(prompts), "count": captions, "held_out": 4},
         "questions": {"writer": "double", "rounds": 1},
-        "candidates": {"generator": {"type": "double", "model": "none"}, "per_caption": PER_CAPTION},
-        "scores": {"scorers": {"red": {"type": "double", "model": "none"}}},
-        "pairs": {"weights": {"red": 1.0}},
+        "model": {"type": "double", "path": "none"},
+        "candidates": {"per_caption": PER_CAPTION},
+        "scorers": {"red": {"type": "double", "path": "none"}},
+        "pairs": {"choose": {"weights": {"red": 1.0}}},
     }
 
 

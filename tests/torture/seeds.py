@@ -57,7 +57,7 @@ def _drawn(run: Path, captions: int, way: Callable[[], None], settings: Sequence
     from agfsync.records import Candidate, Pair
     from agfsync.store import Run
 
-    with Run.open(run, writing=False) as opened:
+    with Run.open(run) as opened:
         pictures = {c.key: decode(c.image).convert("RGB").tobytes().hex() for c in opened.read("candidates", Candidate)}
         pairs = {pair.caption_key: [pair.winner_key, pair.loser_key] for pair in opened.read("pairs", Pair)}
     return {"pictures": pictures, "pairs": pairs}

@@ -1,4 +1,4 @@
-"""Asks a model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp, transformers."""
+"""Ask a model behind an OpenAI-compatible server: OpenAI, Gemini's endpoint, vLLM, Ollama, llama.cpp, transformers."""
 
 import json
 import random
@@ -9,39 +9,40 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from agfsync.chat.completions import Reply, explain, read_completion
-from agfsync.chat.connection import open_client, proxy_in_use
-from agfsync.chat.endpoint import BASE_URL, KEY, Endpoint, without_key
-from agfsync.chat.meter import Meter, Tokens
-from agfsync.chat.refusals import Refusal, adapt, read_refusal, refused_argument
-from agfsync.chat.replies import S, UnreadableError, keeps_shape, parse_reply
+from pydantic import BaseModel
+
+from agfsync.chat.completions import Reply, explain_reply, read_completion
+from agfsync.chat.endpoint import BASE_URL, KEY, Endpoint, find_proxy, hide_key, open_client
+from agfsync.chat.meter import Meter, TokenCount
+from agfsync.chat.refusals import Refusal, adapt_arguments, find_refused_argument, read_refusal
+from agfsync.chat.replies import Shape, UnreadableError, keeps_shape, parse_reply
 from agfsync.errors import AgfsyncError, ModelError, NoReplyError
 
 if TYPE_CHECKING:
     import openai
 
-UNLIKE = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
-"""What reading a reply raises that is unlike a chat completion."""
-KEY_REFUSED = re.compile(
+_NO_COMPLETION = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+"""Errors of reading a body that is unlike a chat completion."""
+_KEY_REFUSED = re.compile(
     r"(?:invalid|incorrect|not valid|missing|expired|no|wrong)\W+(?:\w+\W+){0,3}api[ _-]?key"
     r"|api[ _-]?key\W+(?:\w+\W+){0,4}(?:invalid|incorrect|not valid|missing|expired|required)",
     re.IGNORECASE,
 )
-NO_CREDIT = re.compile(r"insufficient[ _](?:credit|quota|balance|fund)|(?:out of|no|more) credits", re.IGNORECASE)
-FLAGGED = re.compile(r"moderat|flagged|content (?:policy|filter)|safety", re.IGNORECASE)
-"""Words of a 403 that is about what was asked, and not about who asked."""
+_NO_CREDIT = re.compile(r"insufficient[ _](?:credit|quota|balance|fund)|(?:out of|no|more) credits", re.IGNORECASE)
+_FLAGGED = re.compile(r"moderat|flagged|content (?:policy|filter)|safety", re.IGNORECASE)
+"""Words of a 403 that is about the question, and not about the key."""
 
-FRAME = 200
-"""tokens that a server may put around the messages"""
-PICTURE = re.compile(r'data:image/[^"]*')
-LARGE_PICTURE, USUAL_PICTURE = 50_000, 1000
-"""tokens that a picture sent inline may take at most, and takes where the server doesn't tell; its bytes say nothing"""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
-"""seconds before a request is repeated whose failure came under status 200: as the openai package waits"""
+_FRAME_TOKENS = 200
+"""TokenCount that a server may put around the messages."""
+_INLINE_PICTURE = re.compile(r'data:image/[^"]*')
+_MOST_PICTURE_TOKENS, _USUAL_PICTURE_TOKENS = 50_000, 1000
+"""TokenCount of an inline picture, at most and usually: its bytes don't tell."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
+"""Seconds before a request that failed under status 200 is repeated, as the openai package waits for others."""
 
 
 class _RefusedError(Exception):
-    """A server answered, and with no completion."""
+    """A server's answer that is no completion."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.words)
@@ -49,7 +50,7 @@ class _RefusedError(Exception):
 
 
 class Client:
-    """Asks one model, from any number of threads. What it notices about the server is remarked on to the meter."""
+    """A client of one model, for any number of threads. Remarks about the server go to the meter."""
 
     def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
         self._endpoint = endpoint
@@ -59,45 +60,55 @@ class Client:
 
     @property
     def limit(self) -> str:
-        """What sets the most tokens of a reply, for messages."""
+        """The setting of the most tokens of a reply, for messages."""
         return f"{self._meter.section}.reply_tokens = {self._endpoint.reply_tokens}"
 
-    def ask(self, instructions: str, data: Mapping[str, Any], shape: type[S], seed: int) -> S:
-        """What the model replies to `instructions` on `data`, which is sent as JSON: it is no part of them.
+    def ask(self, instructions: str, data: Mapping[str, Any], shape: type[Shape], seed: int) -> Shape:
+        """Return the model's reply to `instructions` on `data`, which is sent as JSON and isn't part of them.
 
-        One budget of repeats covers all that may go wrong: refused for now, failed or hung requests, which the client
-        repeats by itself and when the server says (Retry-After), and replies that can't be read.
+        One number of retries covers everything: requests that fail, hang or are refused for now, which the openai
+        package repeats when the server says (Retry-After), and replies that can't be read.
 
         Raises:
-            NoReplyError: the budget is used up. BudgetError: the request might pass the meter's cap.
-            ModelError: no server, no such model, or a key that it doesn't take.
+            NoReplyError: no retry is left.
+            BudgetError: the request might pass a cap of the meter.
+            ModelError: there is no server, no such model, or the key is refused.
         """
+        arguments = self._settings() | {
+            "messages": [
+                {"role": "system", "content": instructions},
+                {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
+            ],
+            "response_format": _response_format(shape),
+        }
         left = self._endpoint.retries
         while True:
-            reply, taken, sent = self._reply(self._arguments(instructions, data, shape, seed + left), left)
+            # Servers hold seeds in 32 bits.
+            reply, taken, sent = self._request(arguments | {"seed": (seed + left) % 2**31}, left)
             ignored = "response_format" in sent and not keeps_shape(reply.text, reply.cut, shape)
             try:
                 found = parse_reply(reply.text, shape)
-                if not (reply.cut and _is_empty(found)):
-                    self._notice(reply.cut, ignored, spoils=_is_empty(found))
-                    return _cleared(found)
+                empty = not getattr(found, next(iter(shape.model_fields)))
+                if not (reply.cut and empty):
+                    self._remark_faults(reply.cut, ignored, spoils=empty)
+                    return _hide_key_in(found)
                 fault = "no whole item in the reply"
             except UnreadableError as failure:
                 fault = str(failure)
-            self._notice(reply.cut, ignored, spoils=True)
+            self._remark_faults(reply.cut, ignored, spoils=True)
             left -= taken + 1
             if left < 0:
-                fault += f": {explain(reply, self.limit)}" + ("; response_format was ignored" if ignored else "")
+                fault += f": {explain_reply(reply, self.limit)}" + ("; response_format was ignored" if ignored else "")
                 raise NoReplyError(f"no reply of {self._endpoint.model} could be read: {fault}")
 
     def reply(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> Reply:
-        """What the model replies to `messages`; `more` are a chat completion's arguments beside the endpoint's.
+        """Return the model's reply to `messages`; `more` are further arguments of a chat completion.
 
         Raises:
-            NoReplyError, BudgetError, ModelError: as `ask`; but any text is a reply.
+            NoReplyError, BudgetError, ModelError: as in `ask`; but any text is a reply.
         """
         arguments = self._settings() | {"messages": list(messages)} | more
-        reply, _, sent = self._reply(arguments, self._endpoint.retries)
+        reply, _, sent = self._request(arguments, self._endpoint.retries)
         if "logprobs" in sent and reply.unplaced:
             self._meter.remark(
                 f"{self._endpoint.server} gives log-probabilities that can't be placed at the beginning of some answers"
@@ -109,7 +120,11 @@ class Client:
             )
         return reply
 
-    def _notice(self, cut: bool, ignored: bool, spoils: bool) -> None:
+    def _settings(self) -> dict[str, Any]:
+        endpoint = self._endpoint
+        return {"model": endpoint.model, "temperature": endpoint.temperature, "max_tokens": endpoint.reply_tokens}
+
+    def _remark_faults(self, cut: bool, ignored: bool, spoils: bool) -> None:
         if cut:
             self._meter.remark(f"replies were cut at {self.limit} (finish_reason length): raise that", spoils=spoils)
         if ignored:
@@ -119,93 +134,71 @@ class Client:
                 spoils=spoils,
             )
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "model": self._endpoint.model,
-            "temperature": self._endpoint.temperature,
-            "max_tokens": self._endpoint.reply_tokens,
-        }
-
-    def _arguments(self, instructions: str, data: Mapping[str, Any], shape: type[S], seed: int) -> dict[str, Any]:
-        messages = [
-            {"role": "system", "content": instructions},
-            {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
-        ]
-        schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
-        return self._settings() | {
-            "messages": messages,
-            # Servers hold seeds in 32 bits.
-            "seed": seed % 2**31,
-            "response_format": {"type": "json_schema", "json_schema": schema},
-        }
-
-    def _reply(self, arguments: Mapping[str, Any], retries: int) -> tuple[Reply, int, Mapping[str, Any]]:
-        """The model's reply, how often the request for it was repeated, and the arguments that the server took."""
+    def _request(self, arguments: Mapping[str, Any], retries: int) -> tuple[Reply, int, Mapping[str, Any]]:
+        """Return the reply, the number of retries that it took, and the arguments that the server accepted."""
         import openai
 
         refused: dict[str, int | None] = {}
         repeated = 0
         while True:
-            sent = adapt(arguments, self._refused | refused)
+            sent = adapt_arguments(arguments, self._refused | refused)
             try:
                 reply, taken = self._send(sent, retries - repeated)
             except _RefusedError as failure:
                 refusal = failure.refusal
-                if found := refused_argument(refusal, sent):
+                if found := find_refused_argument(refusal, sent):
                     refused[found[0]] = found[1]
                 elif refusal.inside and refusal.is_transient and repeated < retries:
-                    time.sleep(_wait(repeated))
+                    longest = min(_FIRST_WAIT * 2.0**repeated, _LONGEST_WAIT)
+                    time.sleep(longest * (1 - random.random() / 2))
                     repeated += 1
                 else:
-                    raise self._refusal(refusal) from None
+                    raise self._explain_refusal(refusal) from None
                 continue
             except (UnicodeError, OSError) as failure:
                 raise ModelError(f"{self._endpoint.server} can't be asked ({type(failure).__name__})") from None
             except openai.APIError as failure:
-                # The chain would carry the request with its key, and what the server says of it, into a traceback.
-                raise self._fault(failure) from None
-            self._remember(refused)
+                # A chained exception would carry the request with its key into the traceback.
+                raise self._explain_failure(failure) from None
+            # Only now that the server has accepted the rest is it certain that it refused these.
+            for name, value in refused.items():
+                self._refused[name] = value
+                mend = f"asked with {value}" if value is not None else "asked without it"
+                self._meter.remark(f"{self._endpoint.server} refuses {name}: {mend}")
             return reply, repeated + taken, sent
-
-    def _remember(self, refused: Mapping[str, int | None]) -> None:
-        """Keep what the server has refused; only now, that it took the rest, is it certain that it was this."""
-        for name, value in refused.items():
-            self._refused[name] = value
-            mend = f"asked with {value}" if value is not None else "asked without it"
-            self._meter.remark(f"{self._endpoint.server} refuses {name}: {mend}")
 
     def _send(self, arguments: dict[str, Any], retries: int) -> tuple[Reply, int]:
         import openai
 
-        most, likely = _sent(arguments)
-        with self._meter.request(Tokens(most, self._endpoint.reply_tokens)) as count:
-            asked = self._openai.with_options(max_retries=retries).chat.completions.with_raw_response
+        most, likely = _estimate_tokens(arguments)
+        with self._meter.request(TokenCount(most, self._endpoint.reply_tokens)) as count:
+            completions = self._openai.with_options(max_retries=retries).chat.completions.with_raw_response
             try:
-                raw = asked.create(**arguments)
+                raw = completions.create(**arguments)
             except openai.APIStatusError as failure:
                 self._answered = True
-                raise _RefusedError(_refusal(failure)) from None
+                raise _RefusedError(_read_error(failure)) from None
             self._answered = True
-            reply = _read(raw.text, self._endpoint.reply_tokens)
-            said = len("".join([reply.text, *reply.aside.values()]).encode(errors="replace")) // 4
-            count(Tokens(*(reply.tokens or (likely, said))))
+            reply = _read_body(raw.text, self._endpoint.reply_tokens)
+            received = len("".join([reply.text, *reply.aside.values()]).encode(errors="replace")) // 4
+            count(TokenCount(*(reply.tokens or (likely, received))))
         return reply, raw.retries_taken
 
     @cached_property
     def _openai(self) -> "openai.OpenAI":
         return open_client(self._endpoint)
 
-    def _refusal(self, refusal: Refusal) -> AgfsyncError:
-        """What to tell of `refusal`: what concerns every request ends the run, the rest only this one."""
+    def _explain_refusal(self, refusal: Refusal) -> AgfsyncError:
+        """Return the error for `refusal`: a ModelError, which ends the run, if it concerns every request."""
         model, server = self._endpoint.model, self._endpoint.server
-        words = without_key(refusal.words)
+        words = hide_key(refusal.words)
         status = f" ({refusal.status})" if refusal.status else ""
         says = f" (it says: {words})"
-        if refusal.status == 401 or (refusal.status in (400, None) and KEY_REFUSED.search(words)):
+        if refusal.status == 401 or (refusal.status in (400, None) and _KEY_REFUSED.search(words)):
             return ModelError(f"{server} refuses the key in {KEY} for '{model}'{status}: mend it{says}")
-        if refusal.status == 402 or refusal.code == "insufficient_quota" or NO_CREDIT.search(words):
+        if refusal.status == 402 or refusal.code == "insufficient_quota" or _NO_CREDIT.search(words):
             return ModelError(f"{server} says that your quota is used up: top it up, then type the same command{says}")
-        if refusal.status == 403 and not FLAGGED.search(words):
+        if refusal.status == 403 and not _FLAGGED.search(words):
             return ModelError(f"{server} refuses the key in {KEY} for '{model}'{status}: mend it, or get access{says}")
         if refusal.status == 404:
             ending = "" if self._endpoint.url.rstrip("/").endswith("/v1") else ", which mostly ends in /v1"
@@ -215,16 +208,16 @@ class Client:
         answered = f"answered {refusal.status}" if refusal.status else "answered with no completion"
         return NoReplyError(f"{server} {answered}: {words}")
 
-    def _fault(self, failure: "openai.APIError") -> AgfsyncError:
-        """What to tell of a request that got no answer."""
+    def _explain_failure(self, failure: "openai.APIError") -> AgfsyncError:
+        """Return the error for a request without an answer."""
         import openai
 
-        server, url = self._endpoint.server, self._endpoint.url
+        server = self._endpoint.server
         if isinstance(failure, openai.APITimeoutError):
             return NoReplyError(f"{server} didn't reply within {self._endpoint.timeout:g} s")
-        cause = without_key(str(failure.__cause__ or failure.__class__.__name__))
+        cause = hide_key(str(failure.__cause__ or failure.__class__.__name__))
         if isinstance(failure, openai.APIConnectionError) and not self._answered:
-            proxy = proxy_in_use(url)
+            proxy = find_proxy(self._endpoint.url)
             through = f", or {proxy}, through whose proxy it is asked," if proxy else ""
             return ModelError(
                 f"no language model answers at {server}: start it, or mend {BASE_URL} or base_url{through} ({cause})"
@@ -232,58 +225,54 @@ class Client:
         return NoReplyError(f"the connection to {server} broke ({cause})")
 
 
-def _wait(repeated: int) -> float:
-    """Seconds to wait before a request is repeated, half of them by chance."""
-    longest = min(FIRST_WAIT * 2.0**repeated, LONGEST_WAIT)
-    return longest * (1 - random.random() / 2)
+def _response_format(shape: type[BaseModel]) -> dict[str, Any]:
+    schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
+    return {"type": "json_schema", "json_schema": schema}
 
 
-def _is_empty(found: S) -> bool:
-    return not getattr(found, next(iter(type(found).model_fields)))
+def _hide_key_in(found: Shape) -> Shape:
+    """Return `found` without the key, which a reply may have spelt with JSON's escapes."""
+    text = json.dumps(found.model_dump())
+    hidden = hide_key(text)
+    return found if hidden == text else type(found).model_validate_json(hidden)
 
 
-def _cleared(found: S) -> S:
-    """`found` without the key, which a reply may have spelt with JSON's escapes."""
-    said = json.dumps(found.model_dump())
-    cleared = without_key(said)
-    return found if cleared == said else type(found).model_validate_json(cleared)
-
-
-def _refusal(failure: "openai.APIStatusError") -> Refusal:
-    """What a server says under an error's status: the openai package reads one shape of it alone."""
+def _read_error(failure: "openai.APIStatusError") -> Refusal:
+    """Return the refusal in an error's body, of which the openai package reads one shape only."""
     try:
-        found = read_refusal(_parsed(failure.response.text), failure.status_code)
-    except UNLIKE:
+        found = read_refusal(_parse_body(failure.response.text), failure.status_code)
+    except _NO_COMPLETION:
         found = None
     return found or Refusal(failure.status_code, "nothing")
 
 
-def _parsed(text: str) -> Any:
+def _parse_body(text: str) -> Any:
     try:
         return json.loads(text)
-    except UNLIKE:
+    except _NO_COMPLETION:
         return text
 
 
-def _read(text: str, limit: int) -> Reply:
-    """The completion in a body, without the key.
+def _read_body(text: str, limit: int) -> Reply:
+    """Return the completion in a body, without the key.
 
     Raises:
         _RefusedError: it is none.
     """
-    body = _parsed(text)
+    body = _parse_body(text)
     try:
         refusal, reply = read_refusal(body), read_completion(body, limit)
-    except UNLIKE:
+    except _NO_COMPLETION:
         return Reply("", came="it can't be read")
     if refusal is not None:
         raise _RefusedError(refusal)
-    aside = {name: without_key(said) for name, said in reply.aside.items()}
-    return replace(reply, text=without_key(reply.text), aside=aside)
+    aside = {name: hide_key(said) for name, said in reply.aside.items()}
+    return replace(reply, text=hide_key(reply.text), aside=aside)
 
 
-def _sent(arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """How many tokens a request has at most, and likely."""
-    text, pictures = PICTURE.subn("", json.dumps(arguments))
+def _estimate_tokens(arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the number of tokens of a request, at most and probably."""
+    text, pictures = _INLINE_PICTURE.subn("", json.dumps(arguments))
     # A token is at least a byte.
-    return len(text) + FRAME + pictures * LARGE_PICTURE, len(text) // 4 + pictures * USUAL_PICTURE
+    most = len(text) + _FRAME_TOKENS + pictures * _MOST_PICTURE_TOKENS
+    return most, len(text) // 4 + pictures * _USUAL_PICTURE_TOKENS

@@ -1,4 +1,4 @@
-"""Read a chat completion's body: its text, why it ended, its tokens, and log-probabilities where the answer begins."""
+"""Read the body of a chat completion: text, end, tokens, and log-probabilities where the answer begins."""
 
 import math
 import re
@@ -7,43 +7,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agfsync.chat.thoughts import CLOSING_TAG, OPENING_TAG, find_answer
+from agfsync.chat.replies import CLOSING_TAG, OPENING_TAG, find_answer
 
-CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length")
-"""Why a reply ended, as servers say it, where it reached the most tokens that it may have."""
-REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details")
-"""Where servers put thoughts beside the content."""
-SHOWN = 60
-"""characters of a reply in a message"""
+_CUT_REASONS = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length")
+"""Finish reasons of replies that reached the most tokens that they may have."""
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details")
+"""Fields for thoughts next to the content."""
+_SHOWN = 60
+"""Characters of a reply in a message."""
 
-WORD = re.compile(r"(?:<[^<>]{1,40}>|[\W_ĠĊ])*+([^\W\d_]+)")
-"""The first word behind punctuation and tags; some servers leave in what their vocabulary writes for spaces."""
-SPECIAL = re.compile(rb"<[^<>]{1,40}>|\[[^\[\]]{1,40}\]")
-"""A token that marks a place rather than says something, such as an end of a turn."""
-SPACES = tuple(each.encode() for each in "Ġ▁Ċ")
-"""What vocabularies write for spaces and line breaks."""
-BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_FIRST_WORD = re.compile(r"(?:<[^<>]{1,40}>|[\W_ĠĊ])*+([^\W\d_]+)")
+"""The first word after punctuation and tags; some servers leave in their vocabulary's marks for spaces."""
+_MARK = re.compile(rb"<[^<>]{1,40}>|\[[^\[\]]{1,40}\]")
+"""A token that marks a place, such as the end of a turn."""
+_SPACES = tuple(each.encode() for each in "Ġ▁Ċ")
+"""The marks of vocabularies for spaces and line breaks."""
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said: its text, empty where it has none."""
+    """A model's reply; its text is empty if it has none."""
 
     text: str
     first: Mapping[str, float] = field(default_factory=dict)
-    """log-probabilities of the spellings of the answer's first word; empty where none are given or can be placed"""
+    """log-probabilities of the spellings of the answer's first word; empty if none are given or can be placed"""
     finish: str = ""
-    """why it ended, as the server says it"""
+    """finish reason, as the server gives it"""
     cut: bool = False
-    """True if it has as many tokens as it may have, and would have gone on"""
+    """True if it reached the most tokens that it may have, and would have gone on"""
     aside: Mapping[str, str] = field(default_factory=dict)
-    """texts that lie elsewhere than in the content, by the field's name"""
+    """texts in other fields than the content, by the field's name"""
     unplaced: bool = False
-    """True if log-probabilities are given and where the answer begins among them can't be told"""
+    """True if log-probabilities are given, and it is unclear which are those of the answer's beginning"""
     came: str = ""
-    """what came where that was no completion"""
+    """description of a body that is no completion"""
     tokens: tuple[int, int] | None = None
-    """those sent and received, as the server says; None where it doesn't"""
+    """tokens sent and received, as the server counts them; None if it doesn't"""
 
     @property
     def answer(self) -> str:
@@ -52,88 +52,74 @@ class Reply:
 
 
 def read_completion(body: Any, limit: int) -> Reply:
-    """Return what a completion's `body`, parsed from JSON, says; an empty reply where it isn't one.
+    """Return the reply in a completion's `body`, any JSON value; an empty reply if it isn't a completion.
 
     Args:
-        body: any JSON value.
-        limit: the most tokens that the reply may have: one that has them, and gives no reason to end, was cut.
+        limit: most tokens of the reply: one that has as many, and no finish reason, was cut.
     """
+    tokens = _read_usage(body)
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        return Reply("", came=_outline(body), tokens=_usage(body))
+        names = ", ".join(str(key)[:20] for key in list(body)[:6]) if isinstance(body, dict) else ""
+        return Reply("", came=f"it is no completion: an object with {names}" if names else "it is empty", tokens=tokens)
     message = choice.get("message")
-    message = message if isinstance(message, dict) else {"content": choice.get("text")}
-    text, aside = _texts(message)
-    given = _logprobs(choice.get("logprobs"))
-    place = _locate(given, text, next((aside[name] for name in REASONING if name in aside), ""))
+    text, aside = _read_message(message if isinstance(message, dict) else {"content": choice.get("text")})
+    given = _read_logprobs(choice.get("logprobs"))
+    place = _locate_answer(given, text, next((aside[name] for name in _REASONING_FIELDS if name in aside), ""))
     first = given[place].alternatives if place is not None else {}
-    reason = choice.get("finish_reason") or choice.get("finishReason") or ""
-    finish, tokens = str(reason)[:40].casefold(), _usage(body)
-    return Reply(
-        text,
-        first,
-        finish,
-        finish in CUT or (not finish and tokens is not None and tokens[1] >= limit),
-        aside,
-        bool(given and text.strip()) and not first,
-        tokens=tokens,
-    )
+    finish = str(choice.get("finish_reason") or choice.get("finishReason") or "")[:40].casefold()
+    cut = finish in _CUT_REASONS or (not finish and tokens is not None and tokens[1] >= limit)
+    return Reply(text, first, finish, cut, aside, bool(given and text.strip()) and not first, tokens=tokens)
 
 
-def first_word(text: str) -> str:
-    """Return the first word of `text` in lower case and its plainest spelling; empty where there is none.
+def read_first_word(text: str) -> str:
+    """Return the first word of `text` in lower case and its plainest spelling; empty if there is none.
 
-    >>> first_word("**Yes**, there is."), first_word("▁ＮＯ")
+    >>> read_first_word("**Yes**, there is."), read_first_word("▁ＮＯ")
     ('yes', 'no')
     """
-    found = WORD.match(text)
+    found = _FIRST_WORD.match(text)
     return unicodedata.normalize("NFKC", found[1]).casefold() if found else ""
 
 
-def explain(reply: Reply, limit: str) -> str:
-    """Say what came in the place of an answer that can be read, and which setting helps.
+def explain_reply(reply: Reply, limit: str) -> str:
+    """Return a description of a reply that can't be read as an answer, and the setting that helps.
 
     Args:
-        limit: what sets the most tokens of a reply, such as "captions.model.reply_tokens = 64".
+        limit: setting of the most tokens of a reply, such as "captions.model.reply_tokens = 64".
     """
     ended = f"finish_reason {reply.finish}" if reply.finish else "no finish_reason"
     cut = f"it was cut at {limit} ({ended})"
     quiet = "turn the model's thinking off"
     if reply.answer:
-        begins = f'it begins "{_shortened(reply.answer)}"'
+        begins = f'it begins "{_shorten(reply.answer)}"'
         return f"{cut}: raise that; {begins}" if reply.cut else f"{begins} ({ended})"
-    where = next((name for name in REASONING if name in reply.aside), "")
+    where = next((name for name in _REASONING_FIELDS if name in reply.aside), "")
     thinks = where or ("content, as thoughts" if reply.text.strip() else "")
     if reply.cut:
         return f"{cut}{f' with all its text in {thinks}' if thinks else ''}: raise that, or {quiet}"
     if "refusal" in reply.aside:
-        return f'the model refused: "{_shortened(reply.aside["refusal"])}"'
+        return f'the model refused: "{_shorten(reply.aside["refusal"])}"'
     if "tool_calls" in reply.aside:
-        return f"the model called a tool ({_shortened(reply.aside['tool_calls'])}) and gave no answer ({ended})"
+        return f"the model called a tool ({_shorten(reply.aside['tool_calls'])}) and gave no answer ({ended})"
     if where:
-        shown = _shortened(reply.aside[where])
+        shown = _shorten(reply.aside[where])
         return (
             f'its text lies in {where} ("{shown}"), its content is empty ({ended}): {quiet}, start the server without'
             f" its reasoning parser, or raise {limit}"
         )
     if thinks:
-        return f'it holds thoughts alone ("{_shortened(reply.text)}", {ended}): {quiet}, or raise {limit}'
+        return f'it holds thoughts alone ("{_shorten(reply.text)}", {ended}): {quiet}, or raise {limit}'
     return f"{reply.came or 'it is empty'} ({ended})"
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     plain = " ".join(text.split())
-    return plain if len(plain) <= SHOWN else f"{plain[:SHOWN]} ..."
+    return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]} ..."
 
 
-def _outline(body: Any) -> str:
-    if isinstance(body, dict) and body:
-        return f"it is no completion: an object with {', '.join(str(key)[:20] for key in list(body)[:6])}"
-    return "it is empty"
-
-
-def _usage(body: Any) -> tuple[int, int] | None:
+def _read_usage(body: Any) -> tuple[int, int] | None:
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         return None
@@ -143,7 +129,7 @@ def _usage(body: Any) -> tuple[int, int] | None:
     )
     if sent is None or received is None:
         return None
-    # Some count the thoughts, which are paid too, in the total only.
+    # Some servers count thoughts, which are paid too, in the total only.
     return sent, max(received, (total or 0) - sent)
 
 
@@ -151,35 +137,36 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _texts(message: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return a message's content, and its texts that lie elsewhere by the name of their field."""
-    said: list[str] = []
+def _read_message(message: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return the content of a message, and its texts in other fields by the field's name."""
+    content: list[str] = []
     aside: dict[str, str] = {}
-    for kind, text in _parts(message.get("content")):
-        if kind == "content":
-            said.append(text)
+    for place, text in _read_parts(message.get("content")):
+        if place == "content":
+            content.append(text)
         else:
-            aside[kind] = aside.get(kind, "") + text
-    for name in (*REASONING, "refusal"):
-        if found := "".join(text for _, text in _parts(message.get(name))):
+            aside[place] = aside.get(place, "") + text
+    for name in (*_REASONING_FIELDS, "refusal"):
+        if found := "".join(text for _, text in _read_parts(message.get(name))):
             aside[name] = found
-    calls = message.get("tool_calls") or message.get("function_call")
-    if calls:
-        aside["tool_calls"] = ", ".join(_names(calls if isinstance(calls, list) else [calls])) or "unnamed"
-    return "".join(said), aside
+    if calls := message.get("tool_calls") or message.get("function_call"):
+        called = [call for call in (calls if isinstance(calls, list) else [calls]) if isinstance(call, dict)]
+        functions = [each for each in (call.get("function", call) for call in called) if isinstance(each, dict)]
+        names = [each["name"] for each in functions if isinstance(each.get("name"), str)]
+        aside["tool_calls"] = ", ".join(names) or "unnamed"
+    return "".join(content), aside
 
 
-def _parts(content: Any) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a content, be it a text or a list of typed parts, each with where it belongs."""
+def _read_parts(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a content, a text or a list of typed parts, each with the field that it belongs to."""
     if isinstance(content, str):
         yield "content", content
     elif isinstance(content, list):
         for part in content:
-            yield from _parts(part)
+            yield from _read_parts(part)
     elif isinstance(content, dict):
         kind = str(content.get("type") or "").casefold()
         values = (content.get(name) for name in ("text", "value", "content", "parts", "refusal", "thinking", "summary"))
-        inside = next((value for value in values if value), None)
         place = "content"
         if "refusal" in kind or (not kind and "refusal" in content):
             place = "refusal"
@@ -187,49 +174,37 @@ def _parts(content: Any) -> Iterator[tuple[str, str]]:
             place = "reasoning"
         elif "tool" in kind or "function" in kind:
             return
-        for where, text in _parts(inside):
+        for where, text in _read_parts(next((value for value in values if value), None)):
             yield where if place == "content" else place, text
-
-
-def _names(calls: Sequence[Any]) -> Iterator[str]:
-    for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("name"), str):
-            yield function["name"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token of the reply, and the log-probabilities of what could have stood there, itself included."""
+    """A token of the reply, and the log-probabilities of all tokens that are listed for its place."""
 
     data: bytes
     alternatives: Mapping[str, float]
 
 
-def _logprobs(given: Any) -> list[_Token]:
-    """Return the tokens that a server gives log-probabilities of; empty where it gives none that can be read."""
+def _read_logprobs(given: Any) -> list[_Token]:
+    """Return the tokens that a server gives log-probabilities of; empty if it gives none that can be read."""
     if isinstance(given, dict) and isinstance(given.get("tokens"), list):
-        given = _columns(given)
+        # The older form: a list each of tokens, log-probabilities and alternatives.
+        tokens = given["tokens"]
+        columns = (given.get("token_logprobs"), given.get("top_logprobs"))
+        own, top = (column if isinstance(column, list) else [] for column in columns)
+        padding = [None] * len(tokens)
+        rows = zip(tokens, [*own, *padding], [*top, *padding], strict=False)
+        given = [{"token": token, "logprob": value, "top_logprobs": likeliest} for token, value, likeliest in rows]
     elif isinstance(given, dict):
         given = given.get("content")
-    if not isinstance(given, list):
-        return []
-    return [_token(each) for each in given]
+    return [_read_token(each) for each in given] if isinstance(given, list) else []
 
 
-def _columns(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the older form, which has a list each of tokens, log-probabilities and alternatives."""
-    columns = [given.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
-    tokens, own, top = (column if isinstance(column, list) else [] for column in columns)
-    return [
-        {"token": token, "logprob": own[n] if n < len(own) else None, "top_logprobs": top[n] if n < len(top) else None}
-        for n, token in enumerate(tokens)
-    ]
-
-
-def _token(entry: Any) -> _Token:
+def _read_token(entry: Any) -> _Token:
     if not isinstance(entry, dict):
         return _Token(b"", {})
+    data = _token_bytes(entry)
     top = entry.get("top_logprobs")
     if isinstance(top, dict):
         top = [{"token": token, "logprob": value} for token, value in top.items()]
@@ -240,53 +215,55 @@ def _token(entry: Any) -> _Token:
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             continue
         if value > 1e-3:
-            return _Token(_bytes(entry), {})  # No log-probabilities, whatever they are.
-        spelling = _bytes(each).decode(errors="replace")
+            return _Token(data, {})  # Whatever these are, they aren't log-probabilities.
+        spelling = _token_bytes(each).decode(errors="replace")
         found[spelling] = max(found.get(spelling, -math.inf), float(value))
-    mine = _bytes(entry).decode(errors="replace").strip()
-    if likeliest and not any(_bytes(each).decode(errors="replace").strip() == mine for each in likeliest):
-        # A greedy reply's own token is its likeliest: these belong to another place.
-        return _Token(_bytes(entry), {})
-    return _Token(_bytes(entry), found)
+    if likeliest and all(_spelling(each) != _spelling(entry) for each in likeliest):
+        return _Token(data, {})  # A greedy reply's own token is its likeliest: these belong to another place.
+    return _Token(data, found)
 
 
-def _bytes(entry: Mapping[str, Any]) -> bytes:
+def _spelling(entry: Mapping[str, Any]) -> str:
+    return _token_bytes(entry).decode(errors="replace").strip()
+
+
+def _token_bytes(entry: Mapping[str, Any]) -> bytes:
     """Return a token's bytes: as given, else those of its spelling."""
     given, token = entry.get("bytes"), entry.get("token")
     if isinstance(given, list) and given and all(_is_count(byte) and byte < 256 for byte in given):
         return bytes(given)
     token = token if isinstance(token, str) else ""
-    if byte := BYTE.fullmatch(token):
+    if byte := _BYTE_TOKEN.fullmatch(token):
         return bytes([int(byte[1], 16)])
-    return _encoded(token)
+    return _encode(token)
 
 
-def _locate(tokens: Sequence[_Token], text: str, thoughts: str) -> int | None:
-    """Return the place among `tokens` of the answer's first word; None where it can't be told for sure.
+def _locate_answer(tokens: Sequence[_Token], text: str, thoughts: str) -> int | None:
+    """Return the place among `tokens` of the answer's first word; None if it isn't certain.
 
-    The tokens may be those of `text`, or begin with those of thoughts that are no part of it, and with marks that are
-    no part of any text. All are compared without spaces, which vocabularies put where they like.
+    The tokens may be those of `text`, or begin with those of thoughts in another field, and with marks that are part
+    of no text. All are compared without spaces, which vocabularies put where they like.
     """
     start, end = find_answer(text)
-    word = WORD.match(text[start:end])
+    word = _FIRST_WORD.match(text[start:end])
     if not tokens or word is None:
         return None
     begin = start + word.start(1)
-    squeezed = [_squeezed(token.data) for token in tokens]
-    stream, apart = b"".join(squeezed), _squeezed(_encoded(thoughts))
-    head, rest = _squeezed(_encoded(text[:begin])), _squeezed(_encoded(text[begin:]))
-    if apart and apart.startswith(_unmarked(stream)):
-        return None  # The thoughts' own tokens, even where they read like the answer.
+    squeezed = [_squeeze(token.data) for token in tokens]
+    stream, apart = b"".join(squeezed), _squeeze(_encode(thoughts))
+    head, rest = _squeeze(_encode(text[:begin])), _squeeze(_encode(text[begin:]))
+    if apart and apart.startswith(_MARK.sub(b"", stream)):
+        return None  # The tokens of the thoughts, even if they read like the answer.
     place = stream.rfind(rest)
-    if place >= 0 and _only_marks(stream[place + len(rest) :]) and _leads_up(stream[:place], head, apart):
-        return _holder(squeezed, place)
+    if place >= 0 and _is_marks(stream[place + len(rest) :]) and _leads_up(stream[:place], head, apart):
+        return _token_at(squeezed, place)
     if len(stream) > len(head) and (head + rest).startswith(stream):
-        return _holder(squeezed, len(head))  # A list that ends sooner than the reply.
+        return _token_at(squeezed, len(head))  # The list ends sooner than the reply.
     return None
 
 
-def _holder(squeezed: Sequence[bytes], place: int) -> int | None:
-    """Return which token holds the byte at `place` of all; None where a word before it shares the token."""
+def _token_at(squeezed: Sequence[bytes], place: int) -> int | None:
+    """Return the number of the token with the byte at `place` of all; None if it also has a word before that."""
     ahead = 0
     for number, token in enumerate(squeezed):
         if place < ahead + len(token):
@@ -296,32 +273,29 @@ def _holder(squeezed: Sequence[bytes], place: int) -> int | None:
 
 
 def _leads_up(prefix: bytes, head: bytes, thoughts: bytes) -> bool:
-    """True if `prefix`, what stands before the answer, is `head`, or that after thoughts that are known to be such."""
+    """Return True if `prefix`, the bytes before the answer, is `head`, or thoughts that end and then `head`."""
     if not prefix.endswith(head):
         return False
     extra = prefix[: len(prefix) - len(head)]
-    ends = [match.end() for match in CLOSING_TAG.finditer(extra.decode(errors="replace"))]
+    said = extra.decode(errors="replace")
+    ends = [match.end() for match in CLOSING_TAG.finditer(said)]
     if ends:
-        return _only_marks(_encoded(extra.decode(errors="replace")[ends[-1] :]))
-    return _only_marks(extra) or (bool(thoughts) and _unmarked(extra) == _unmarked(thoughts))
+        return _is_marks(_encode(said[ends[-1] :]))
+    return _is_marks(extra) or (bool(thoughts) and _MARK.sub(b"", extra) == _MARK.sub(b"", thoughts))
 
 
-def _only_marks(data: bytes) -> bool:
-    """True if `data` are marks such as an end of the turn, none of which belongs to a thought."""
+def _is_marks(data: bytes) -> bool:
+    """Return True if `data` are marks such as the end of a turn, none of which belongs to a thought."""
     said = data.decode(errors="replace")
-    return not _unmarked(data) and not CLOSING_TAG.search(said) and not OPENING_TAG.search(said)
+    return not _MARK.sub(b"", data) and not CLOSING_TAG.search(said) and not OPENING_TAG.search(said)
 
 
-def _unmarked(data: bytes) -> bytes:
-    return SPECIAL.sub(b"", data)
-
-
-def _encoded(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode(errors="replace")
 
 
-def _squeezed(data: bytes) -> bytes:
-    """`data` without spaces, in whichever way they are written."""
-    for space in SPACES:
+def _squeeze(data: bytes) -> bytes:
+    """Return `data` without spaces, however they are written."""
+    for space in _SPACES:
         data = data.replace(space, b"")
     return b"".join(data.split())

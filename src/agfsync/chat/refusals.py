@@ -1,4 +1,4 @@
-"""Read what servers say where they give no completion, whatever its shape, and tell what of a request they refuse."""
+"""Read refusals of servers, in whatever shape, and find the argument of the request that they refuse."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SUBSTITUTES: Mapping[str, str | None] = {
+_SUBSTITUTES: Mapping[str, str | None] = {
     "response_format": None,
     "top_logprobs": None,
     "logprobs": None,
@@ -15,11 +15,11 @@ SUBSTITUTES: Mapping[str, str | None] = {
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": None,
 }
-"""What a server may refuse, each with what is sent instead: schemas and probabilities aren't everywhere, some models
-have one temperature, and OpenAI's newer ones have another name for the limit."""
-UNNAMED = ("response_format", "top_logprobs", "logprobs")
-"""What a server is taken to refuse that doesn't say what, the likeliest first."""
-ALIASES: Mapping[str, str] = {
+"""Arguments that a server may refuse, with the one that is sent instead: schemas and probabilities aren't supported
+everywhere, some models have one temperature, and OpenAI's newer models have another name for the limit."""
+_LIKELY_REFUSED = ("response_format", "top_logprobs", "logprobs")
+"""Arguments assumed to be refused by a server that names none, the likeliest first."""
+_ALIASES: Mapping[str, str] = {
     "response_format": (
         r"response[_ ]?format|response[_ ]?(?:json[_ ]?)?schema|json[_ ]?schema|structured[_ ]outputs?|guided[_ ]\w+"
         r"|response[_ ]?mime[_ ]?type|grammars?"
@@ -31,30 +31,30 @@ ALIASES: Mapping[str, str] = {
     "max_tokens": r"max[_ ]?tokens",
     "max_completion_tokens": r"max[_ ]?(?:completion|output|new)[_ ]?tokens",
 }
-"""How servers spell an argument in what they say."""
+"""Spellings of an argument in the messages of servers."""
 
-MALFORMED = (400, 422, 501)
-"""Statuses that say that a request isn't taken as it is."""
-UNTAKEN = re.compile(
+_MALFORMED = (400, 422, 501)
+"""Statuses that mean that the request is at fault."""
+_UNSUPPORTED = re.compile(
     r"unsupported|n[o']t (?:\w+ ){0,3}(?:support|allow|permit|accept|implement|enabl|available)|unknown|unrecogni[sz]ed"
     r"|unexpected|extra (?:inputs|fields?|forbidden)|invalid|cannot find field|no such|does(?: not|n't) (?:take|know)",
     re.IGNORECASE,
 )
-"""Words that say so under any other status."""
-ELSEWHERE = re.compile(r"(?:messages?|model|prompt|inputs?|images?|contents?)\b", re.IGNORECASE)
-"""What else a server may find fault with."""
-TOO_LONG = re.compile(
+"""Words that mean so under any other status."""
+_OTHER_ARGUMENTS = re.compile(r"(?:messages?|model|prompt|inputs?|images?|contents?)\b", re.IGNORECASE)
+"""Other arguments that a server may find fault with."""
+_LIMIT_PASSED = re.compile(
     r"context (?:length|window|size)|(?:maximum|max|model's) context|too (?:large|long|many)|exceed|at most|less than"
     r"|reduce the|greater than|maximum (?:allowed|value|number)",
     re.IGNORECASE,
 )
-"""Words for a limit that was passed, which no other name mends."""
-LIMIT = re.compile(
+"""Words for a limit that was passed, which another argument doesn't mend."""
+_LIMIT = re.compile(
     r"(?:at most|max(?:imum)?(?: (?:allowed|value|is|of))*|less than or equal to|between 0 and|<=|not exceed|up to)"
     r"\D{0,12}(\d{1,3})\b",
     re.IGNORECASE,
 )
-OWN_STATUS: Mapping[str, int] = {
+_STATUS_WORDS: Mapping[str, int] = {
     "invalid_request_error": 400,
     "invalid_argument": 400,
     "bad_request": 400,
@@ -80,92 +80,92 @@ OWN_STATUS: Mapping[str, int] = {
     "overloaded_error": 503,
     "unavailable": 503,
 }
-"""Statuses by the words that stand for them inside of bodies."""
+"""Statuses by the words for them in bodies."""
 
-SAYING = (
+_MESSAGE_FIELDS = (
     *("message", "msg", "detail", "details", "error", "errors", "error_description", "error_message", "description"),
     *("title", "reason", "metadata", "raw", "fieldViolations"),
 )
-"""Where an object says what went wrong."""
-NAMING = ("param", "parameter", "field", "loc", "argument")
-"""Where it says by what."""
-TITLE, TAG = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL), re.compile(r"<[^<>]*>")
-LONGEST, DEEPEST = 300, 8
+"""Fields of an object with the message."""
+_ARGUMENT_FIELDS = ("param", "parameter", "field", "loc", "argument")
+"""Fields of an object with the argument at fault."""
+_TITLE, _TAG = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL), re.compile(r"<[^<>]*>")
+_LONGEST, _DEEPEST = 300, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a server says in the place of a completion."""
+    """The answer of a server that gives no completion."""
 
     status: int | None
-    """the status of HTTP, or where that is 200 the one that the body gives; None where it gives none"""
+    """HTTP status, or under status 200 the one in the body; None if there is none"""
     words: str
     code: str = ""
     params: tuple[str, ...] = ()
-    """what the server says that it is about"""
+    """arguments at fault, as the server names them"""
     inside: bool = False
-    """True if it came under status 200"""
+    """True under HTTP status 200"""
 
     @property
     def is_transient(self) -> bool:
-        """True if the same request may fare better later."""
+        """True if the same request may succeed later."""
         return self.status is None or self.status in (408, 409, 425, 429) or self.status >= 500
 
 
 def read_refusal(body: Any, status: int = 200) -> Refusal | None:
-    """Return what `body`, any JSON value or a text, says in the place of a completion; None if it is one.
+    """Return the refusal in `body`, any JSON value or a text; None if it is a completion.
 
-    An object without a message, which is no completion either, is left to whoever reads completions.
+    None also for an object under status 200 that has no message: `read_completion` describes it.
     """
     inside = status < 400
     if inside and isinstance(body, dict):
-        body = _fault_in(body)
+        body = _find_error(body)
         if body is None:
             return None
-    words = list(dict.fromkeys(" ".join(each.split()) for each in _said(body, DEEPEST)))
+    words = list(dict.fromkeys(" ".join(each.split()) for each in _messages(body, _DEEPEST)))
     said = ": ".join(each for each in words if each)
     if inside and not said and isinstance(body, dict):
         return None
-    codes = [str(each) for each in _found(body, ("code", "status", "type"), DEEPEST)]
+    codes = [str(each) for each in _find_values(body, ("code", "status", "type"), _DEEPEST)]
     given = next((code for code in codes if not code.isdecimal()), "")
     return Refusal(
-        _status(codes) if inside else status,
-        (said or _outline(body))[:LONGEST],
-        given[:LONGEST],
-        tuple(str(each)[:LONGEST] for each in _found(body, NAMING, DEEPEST)),
+        _read_status(codes) if inside else status,
+        (said or _outline(body))[:_LONGEST],
+        given[:_LONGEST],
+        tuple(str(each)[:_LONGEST] for each in _find_values(body, _ARGUMENT_FIELDS, _DEEPEST)),
         inside,
     )
 
 
-def refused_argument(refusal: Refusal, sent: Mapping[str, Any]) -> tuple[str, int | None] | None:
-    """Return which argument of a request a server refuses, and the value that it would take; None if it is none.
+def find_refused_argument(refusal: Refusal, sent: Mapping[str, Any]) -> tuple[str, int | None] | None:
+    """Return the argument of a request that a server refuses, and the value that it would take; None if it is none.
 
-    Many servers name it. One that doesn't is taken to refuse the likeliest.
+    Many servers name it. One that doesn't is assumed to refuse the likeliest.
     """
-    mine = [name for name in SUBSTITUTES if name in sent]
+    mine = [name for name in _SUBSTITUTES if name in sent]
     if refusal.status in (401, 402, 408, 429):
         return None
-    named = _named(refusal, mine)
-    if named in ("logprobs", "top_logprobs") and (fewer := _fewer(refusal.words, sent.get("top_logprobs"))):
+    named = _find_named(refusal, mine)
+    if named in ("logprobs", "top_logprobs") and (fewer := _read_lower_limit(refusal.words, sent.get("top_logprobs"))):
         return "top_logprobs", fewer
-    passed = TOO_LONG.search(refusal.words)
+    passed = _LIMIT_PASSED.search(refusal.words)
     if named is not None and not (passed and named in ("max_tokens", "max_completion_tokens")):
-        certain = refusal.status in MALFORMED or UNTAKEN.search(f"{refusal.words} {refusal.code}")
+        certain = refusal.status in _MALFORMED or _UNSUPPORTED.search(f"{refusal.words} {refusal.code}")
         return (named, None) if certain else None
-    if named or passed or refusal.status not in (400, 422) or any(map(ELSEWHERE.match, refusal.params)):
+    if named or passed or refusal.status not in (400, 422) or any(map(_OTHER_ARGUMENTS.match, refusal.params)):
         return None
-    guess = next((name for name in UNNAMED if name in mine), None)
+    guess = next((name for name in _LIKELY_REFUSED if name in mine), None)
     return None if guess is None else (guess, None)
 
 
-def adapt(arguments: Mapping[str, Any], refused: Mapping[str, int | None]) -> dict[str, Any]:
-    """Return `arguments` without what a server has refused: under another name or with another value if there is one.
+def adapt_arguments(arguments: Mapping[str, Any], refused: Mapping[str, int | None]) -> dict[str, Any]:
+    """Return `arguments` without those that a server has refused, under another name or with another value if possible.
 
-    >>> adapt({"max_tokens": 9, "seed": 1}, {"max_tokens": None, "seed": None})
+    >>> adapt_arguments({"max_tokens": 9, "seed": 1}, {"max_tokens": None, "seed": None})
     {'max_completion_tokens': 9}
     """
     adapted = dict(arguments)
-    for name, other in SUBSTITUTES.items():
+    for name, other in _SUBSTITUTES.items():
         if name not in refused or name not in adapted:
             continue
         value = adapted.pop(name)
@@ -178,58 +178,58 @@ def adapt(arguments: Mapping[str, Any], refused: Mapping[str, int | None]) -> di
     return adapted
 
 
-def _fault_in(body: Mapping[str, Any]) -> Any:
-    """Return the part of an object of status 200 that says what went wrong; None if it is a completion."""
+def _find_error(body: Mapping[str, Any]) -> Any:
+    """Return the part of an object under status 200 that describes an error; None if it is a completion."""
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        return {name: value for name, value in body.items() if name != "choices"} if choices != [] else _error_of(body)
+        return {name: value for name, value in body.items() if name != "choices"} if choices != [] else _get_error(body)
     message = choice.get("message")
     said = message.get("content") if isinstance(message, dict) else None
-    if error := _error_of(choice) or _error_of(body):
+    if error := _get_error(choice) or _get_error(body):
         return error if not said or choice.get("finish_reason") == "error" else None
     return None
 
 
-def _error_of(part: Mapping[str, Any]) -> Any:
+def _get_error(part: Mapping[str, Any]) -> Any:
     return {"error": part["error"]} if part.get("error") else None
 
 
-def _said(value: Any, deep: int) -> Iterator[str]:
-    """Yield the messages in an error's body, in order, also where one is JSON or HTML inside of a text."""
+def _messages(value: Any, deep: int) -> Iterator[str]:
+    """Yield the messages in an error's body, in order, also from JSON or HTML in a text."""
     if deep == 0:
         return
     if isinstance(value, str):
-        yield from _said_by(value.strip(), deep)
+        yield from _text_messages(value.strip(), deep)
     elif isinstance(value, list):
         for each in value[:20]:
-            yield from _said(each, deep - 1)
+            yield from _messages(each, deep - 1)
     elif isinstance(value, dict):
         place = value.get("loc")
         if isinstance(place, list) and isinstance(value.get("msg"), str):
             yield f"{'.'.join(map(str, place))}: {value['msg']}"
             return
-        for name in SAYING:
+        for name in _MESSAGE_FIELDS:
             if value.get(name):
-                yield from _said(value[name], deep - 1)
+                yield from _messages(value[name], deep - 1)
 
 
-def _said_by(text: str, deep: int) -> Iterator[str]:
+def _text_messages(text: str, deep: int) -> Iterator[str]:
     if text.startswith(("{", "[")):
         try:
-            yield from _said(json.loads(text), deep - 1)
+            yield from _messages(json.loads(text), deep - 1)
             return
         except (ValueError, RecursionError):
             pass
-    if text.startswith("<") and (TITLE.search(text) or TAG.match(text)):
-        title = TITLE.search(text)
-        yield f'a page, "{" ".join((title[1] if title else TAG.sub(" ", text[:5000])).split())}"'
+    if text.startswith("<") and (_TITLE.search(text) or _TAG.match(text)):
+        title = _TITLE.search(text)
+        yield f'a page, "{" ".join((title[1] if title else _TAG.sub(" ", text[:5000])).split())}"'
     elif text:
         yield text
 
 
-def _found(value: Any, names: tuple[str, ...], deep: int) -> Iterator[str | int]:
-    """Yield what stands under any of `names`, at any depth."""
+def _find_values(value: Any, names: tuple[str, ...], deep: int) -> Iterator[str | int]:
+    """Yield the values under any of `names`, at any depth."""
     if deep == 0:
         return
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
@@ -239,39 +239,39 @@ def _found(value: Any, names: tuple[str, ...], deep: int) -> Iterator[str | int]
             return
     if isinstance(value, list):
         for each in value[:20]:
-            yield from _found(each, names, deep - 1)
+            yield from _find_values(each, names, deep - 1)
     elif isinstance(value, dict):
         for name in names:
             given = value.get(name)
             for each in given if isinstance(given, list) else [given]:
                 if isinstance(each, str | int) and not isinstance(each, bool):
                     yield each
-        for name in SAYING:
-            yield from _found(value.get(name), names, deep - 1)
+        for name in _MESSAGE_FIELDS:
+            yield from _find_values(value.get(name), names, deep - 1)
 
 
-def _status(codes: list[str]) -> int | None:
+def _read_status(codes: list[str]) -> int | None:
     numbers = [int(code) for code in codes if code.isascii() and code.isdecimal() and len(code) == 3]
-    known = [OWN_STATUS[code.casefold()] for code in codes if code.casefold() in OWN_STATUS]
+    known = [_STATUS_WORDS[code.casefold()] for code in codes if code.casefold() in _STATUS_WORDS]
     return next((number for number in [*numbers, *known] if number >= 400), None)
 
 
-def _named(refusal: Refusal, mine: list[str]) -> str | None:
+def _find_named(refusal: Refusal, mine: list[str]) -> str | None:
     said = [*refusal.params, refusal.words]
-    return next((name for text in said for name in mine if _speaks_of(text, name)), None)
+    return next((name for text in said for name in mine if _mentions(text, name)), None)
 
 
-def _speaks_of(text: str, name: str) -> bool:
-    return re.search(rf"(?<![A-Za-z0-9_])(?:{ALIASES[name]})(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None
+def _mentions(text: str, name: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9_])(?:{_ALIASES[name]})(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None
 
 
-def _fewer(words: str, asked: Any) -> int | None:
-    """Return how many log-probabilities a place the server gives, where it says so and they are fewer than `asked`."""
+def _read_lower_limit(words: str, asked: Any) -> int | None:
+    """Return the most log-probabilities of a token that a server gives, if it says so and it is below `asked`."""
     if not isinstance(asked, int):
         return None
-    return next((int(found[1]) for found in LIMIT.finditer(words) if 1 <= int(found[1]) < asked), None)
+    return next((int(found[1]) for found in _LIMIT.finditer(words) if 1 <= int(found[1]) < asked), None)
 
 
 def _outline(body: Any) -> str:
-    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)[:LONGEST]
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)[:_LONGEST]
     return text.strip() or "nothing"

@@ -10,13 +10,13 @@ from agfsync import __version__, catalog
 from agfsync.errors import FormatError, RunError
 from agfsync.files.atomic import guarded
 from agfsync.formats import Dataset, PairWriter, WrittenPair
-from agfsync.formats.sources import formats
+from agfsync.formats.sources import find_formats
 from agfsync.recipe import Captions, Questions, Recipe, load
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import GENERATORS
 from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
-from agfsync.store.finished import Finished
+from agfsync.store.manifest import Finished
 
 _AT_ONCE = 4
 """pairs whose images are in memory"""
@@ -33,7 +33,7 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
     writer = _find_writer(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         finished = run.finished("pairs")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")
@@ -54,7 +54,7 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
 def _find_writer(name: str) -> PairWriter:
     writer = catalog.find("formats", name)()
     if not isinstance(writer, PairWriter):
-        raise FormatError(f"{name} can be read and not written: there are {', '.join(formats(PairWriter))}")
+        raise FormatError(f"{name} can be read and not written: there are {', '.join(find_formats(PairWriter))}")
     return writer
 
 
@@ -72,7 +72,7 @@ def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
 
 def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in recipe.pairs.weights.items() if weight)
-    given, models = recipe.pairs.source, [each.model for each in recipe.candidates.generators]
+    given, models = recipe.pairs.source, [each.path for each in recipe.drawing_models]
     return {
         "captions": public_name(recipe.captions.source or _name_writer(recipe.captions)),
         "questions": _name_asker(recipe),
@@ -85,7 +85,8 @@ def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
 
 def _name_writer(settings: Captions | Questions) -> str:
     """Return a writer's name, or that of the language model that it asks."""
-    return settings.model.model if settings.model else settings.writer
+    model = settings.writer.language_model
+    return model.path if model else settings.writer.type
 
 
 def _name_asker(recipe: Recipe) -> str:
@@ -95,7 +96,7 @@ def _name_asker(recipe: Recipe) -> str:
 
 def _name_model(recipe: Recipe) -> str:
     """Return who drew the images; a pair set does not always say, so there it is the set."""
-    return public_name(recipe.pairs.source or recipe.candidates.generator.model)
+    return public_name(recipe.pairs.source or recipe.model.path)
 
 
 def _name_models(run: Run) -> dict[str, str]:

@@ -7,11 +7,9 @@ from sys import intern
 from typing import Any
 
 from agfsync.files.images import BrokenPicture
-from agfsync.formats import TIE, Format, LeftOut, PairSet, Preference, PromptFile
-from agfsync.formats.judgements import SAME, Judgements, Rule, picture_key
-from agfsync.formats.pairing import read_pictures
-from agfsync.formats.sources import pairs_of, prompts_of, recognise
-from agfsync.formats.tally import LeftOutTally
+from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile
+from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
+from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
 from agfsync.records import Caption
 from agfsync.store import RECIPE, Run
 
@@ -57,7 +55,7 @@ class Contents:
         return {"what": self.what, **counts, **reasons, **places, "categories": by_category}
 
 
-def inspect_path(path: Path, split: str = "", repeats: Rule = "majority") -> Contents:
+def inspect_path(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
     """Recognise what is at `path` and go through all of it, pictures included.
 
     Args:
@@ -69,7 +67,7 @@ def inspect_path(path: Path, split: str = "", repeats: Rule = "majority") -> Con
     """
     if (path / RECIPE).is_file():
         return _count_run(path)
-    format_ = recognise(path, Format)
+    format_ = recognise_format(path, Format)
     contents = Contents(format_.title)
     if isinstance(format_, PromptFile):
         _count_prompts(contents, path, split)
@@ -80,7 +78,7 @@ def inspect_path(path: Path, split: str = "", repeats: Rule = "majority") -> Con
 
 def _count_prompts(contents: Contents, path: Path, split: str) -> None:
     tally = LeftOutTally()
-    for prompt in prompts_of(path, split):
+    for prompt in read_prompts(path, split):
         if isinstance(prompt, LeftOut):
             tally.add(prompt)
             continue
@@ -90,13 +88,13 @@ def _count_prompts(contents: Contents, path: Path, split: str) -> None:
     contents.leave_out(tally)
 
 
-def _count_pairs(contents: Contents, path: Path, split: str, repeats: Rule) -> None:
+def _count_pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> None:
     """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
     prompts: dict[str, str] = {}
     tally = LeftOutTally()
     judged: Judgements[str] = Judgements(repeats)
     categories: dict[str, str] = {}
-    for found in pairs_of(path, split):
+    for found in read_pairs(path, split):
         if isinstance(found, LeftOut):
             tally.add(found)
             continue
@@ -124,7 +122,7 @@ def _add_preference(judged: Judgements[str], categories: dict[str, str], found: 
     except BrokenPicture as failure:
         return str(failure)
     if winner == loser:
-        return SAME
+        return SAME_PICTURE
     judged.add(winner, loser)
     categories[winner] = categories[loser] = found.category
     return ""
@@ -132,7 +130,7 @@ def _add_preference(judged: Judgements[str], categories: dict[str, str], found: 
 
 def _count_run(path: Path) -> Contents:
     contents = Contents("a run of agfsync")
-    with Run.open(path, writing=False) as run:
+    with Run.open(path) as run:
         categories: dict[str, str] = {}
         for caption in run.read("captions", Caption):
             categories[caption.key] = caption.category

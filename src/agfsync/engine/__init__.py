@@ -6,21 +6,21 @@ the memory that there is, wherever the recipe's `engine` says.
 
 from agfsync.engine.carrying_out import carry_out
 from agfsync.engine.part import Part
-from agfsync.engine.processing import check_budget, over_budget, process
-from agfsync.engine.work import SERVER, Desk, Failure, Job, Outcome, Sifted, Unit, Work
+from agfsync.engine.processing import check_budget, process, report_skipped
+from agfsync.engine.work import SERVER, Desk, Job, Outcome, Sifted, Skip, Unit, Work
 
 __all__ = [
     "SERVER",
     "Desk",
-    "Failure",
     "Job",
     "Outcome",
     "Part",
     "Sifted",
+    "Skip",
     "Unit",
     "Work",
     "carry_out",
     "check_budget",
-    "over_budget",
     "process",
+    "report_skipped",
 ]

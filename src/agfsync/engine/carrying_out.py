@@ -1,6 +1,5 @@
 """Does a job's units where the recipe says: in this process, in others of this machine, or on a Ray cluster."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import cache
@@ -16,7 +15,7 @@ from agfsync.engine.hand import Delivery, Plan
 from agfsync.engine.missing import Missing
 from agfsync.engine.packages import need
 from agfsync.engine.processes import Processes, accelerators, wanted_workers
-from agfsync.engine.processing import over_budget, process
+from agfsync.engine.processing import check_budget, process
 from agfsync.engine.progress import Progress
 from agfsync.engine.work import SERVER, Desk, Job, Outcome, Unit
 from agfsync.errors import StoreError
@@ -45,7 +44,7 @@ def carry_out(
     """Do those of the `units` that aren't done, `at_once` at a time; the job's model is loaded if there are any.
 
     Raises:
-        ModelError: the model can't be loaded. BudgetError: more than the share `budget` of the units failed.
+        ModelError: the model can't be loaded. BudgetError: more than the share `budget` of the units is skipped.
         WorkerError: there are no workers to be had, or they die at once.
     """
     missing = Missing(run, table, units)
@@ -62,7 +61,6 @@ def carry_out(
     plan = Plan(run.path.absolute(), schema, job, at_once, fit.size, Path.cwd())
     shift = Shift(run, table, missing, plan, crew, progress)
     progress.say(f"{title}: loading in {shift.size} worker{'s' if shift.size > 1 else ''}")
-    failed: Counter[str] = Counter()
     with (
         progress.stage(title, len(units), unit, missing.found()) as task,
         closing(shift.deliveries()) as deliveries,
@@ -70,13 +68,12 @@ def carry_out(
         for delivery in deliveries:
             _enter(run, table, delivery, shift.size)
             task.found(missing.found())
-            task.advance(len(delivery.units) + len(delivery.failures))
+            task.advance(len(delivery.units) + len(delivery.skips))
             if delivery.fit is not None and delivery.fit < fit.size:
                 fit.lower(delivery.fit)
                 shift.lower(delivery.fit)
-            failed.update(delivery.failures.values())
-            if failed.total() > budget * len(units):
-                raise over_budget(table, failed, len(units), budget, unit)
+            if delivery.skips:
+                check_budget(table, run.skipped(table), len(units), budget, unit)
             if delivery.stopped is not None:
                 _look_at_what_was_read(run, job, shift.at_hand, delivery.stopped)
                 raise delivery.stopped
@@ -104,7 +101,7 @@ def _here(job: Job[P], desk: Desk) -> Callable[[Sequence[P]], Iterable[Outcome]]
 
 
 def _enter(run: Run, table: str, delivery: Delivery, workers: int) -> None:
-    """Its units with their part, all of it or nothing; and who failed.
+    """Its units with their part, all of it or nothing; and those that are skipped.
 
     Raises:
         StoreError: the part isn't here.
@@ -121,8 +118,8 @@ def _enter(run: Run, table: str, delivery: Delivery, workers: int) -> None:
         # Workers take their time side by side: of the stage's, each takes a share.
         seconds = delivery.seconds / workers
         run.enter(table, delivery.units, delivery.part, dropped=delivery.dropped, seconds=seconds)
-    for key, reason in delivery.failures.items():
-        run.quarantine(table, key, reason)
+    for key, skip in delivery.skips.items():
+        run.skip(table, key, skip.reason, skip.where)
 
 
 def _look_at_what_was_read(run: Run, job: Job[P], units: Sequence[Unit[P]], stopped: Exception) -> None:

@@ -17,14 +17,14 @@ from agfsync.engine.hand import Delivery, Plan
 from agfsync.engine.missing import Missing
 from agfsync.engine.part import PART_BYTES
 from agfsync.engine.progress import Progress
-from agfsync.engine.work import Unit
+from agfsync.engine.work import Skip, Unit
 from agfsync.errors import WorkerError
 from agfsync.store import Run
 
 TASK_SECONDS = 20.0
 """What a task is to take, about: what the death of a worker can cost."""
 DEATHS = 3
-"""Workers that a unit may kill, alone in their hands, before it is quarantined."""
+"""Workers that a unit may kill, alone in their hands, before it is skipped."""
 FALSE_STARTS = 5
 """Deaths in a row of each worker while it loads its model, after which there is no use in going on."""
 PATIENCE = 120.0
@@ -193,7 +193,7 @@ class Shift:
         So a unit that kills whoever does it is alone in the end, and known.
         """
         if len(units) == 1 and killed >= DEATHS:
-            yield Delivery(failures={units[0].key: f"{DEATHS} workers died of it (the last: {reason})"})
+            yield Delivery(skips={units[0].key: Skip(f"{DEATHS} workers died of it (the last: {reason})")})
         elif len(units) == 1:
             self._suspects.append((units, killed))
         elif killed > 1:

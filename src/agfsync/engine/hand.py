@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.engine.fitting import Fit
-from agfsync.engine.work import Desk, Failure, Job, Outcome, Sifted, Unit
+from agfsync.engine.work import Desk, Job, Outcome, Sifted, Skip, Unit
 from agfsync.errors import AgfsyncError
 from agfsync.records import Record
 from agfsync.store import Run, parts
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a task has come to: the receipt of its part, the rows of each unit in it, and the units that failed.
+    """What a task has come to: the receipt of its part, the rows of each unit in it, and the units that are skipped.
 
     `stopped` is the error that ended the task early; what was complete by then is delivered all the same.
     """
@@ -47,7 +47,7 @@ class Delivery:
     part: Receipt | None = None
     units: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    failures: Mapping[str, str] = field(default_factory=dict)
+    skips: Mapping[str, Skip] = field(default_factory=dict)
     seconds: float = 0.0
     fit: int | None = None
     stopped: Exception | None = None
@@ -65,7 +65,7 @@ class Hand:
         try:
             if self._plan.folder.is_dir():
                 os.chdir(self._plan.folder)
-            self._run = Run.open(self._plan.run, writing=False)
+            self._run = Run.open(self._plan.run)
             self._work: Callable[[Sequence[Any]], Iterable[Outcome]] = self._plan.job.open(
                 Desk(self._run, self._fit, lambda _: None)
             )
@@ -91,13 +91,13 @@ class Hand:
     def _delivered(
         self, path: str, outcomes: Mapping[str, Outcome], seconds: float, stopped: Exception | None
     ) -> Delivery:
-        made = {key: _records(outcome) for key, outcome in outcomes.items() if not isinstance(outcome, Failure)}
+        made = {key: _records(outcome) for key, outcome in outcomes.items() if not isinstance(outcome, Skip)}
         rows = [record.row() for records in made.values() for record in records]
         return Delivery(
             part=parts.write(self._plan.run, path, rows, self._plan.schema) if rows else None,
             units={key: len(records) for key, records in made.items()},
             dropped={key: outcome.dropped for key, outcome in outcomes.items() if isinstance(outcome, Sifted)},
-            failures={key: outcome.reason for key, outcome in outcomes.items() if isinstance(outcome, Failure)},
+            skips={key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Skip)},
             seconds=seconds,
             fit=self._fit.size,
             stopped=stopped,

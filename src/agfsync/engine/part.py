@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from agfsync.engine.work import Failure, Outcome, Sifted
+from agfsync.engine.work import Outcome, Sifted, Skip
 from agfsync.records import Record
 from agfsync.store import Run
 
@@ -30,8 +30,8 @@ class Part:
     begun: float = field(default_factory=time.monotonic)
 
     def add(self, key: str, outcome: Outcome) -> None:
-        if isinstance(outcome, Failure):
-            self.run.quarantine(self.stage, key, outcome.reason)
+        if isinstance(outcome, Skip):
+            self.run.skip(self.stage, key, outcome.reason, outcome.where)
             return
         records = outcome.records if isinstance(outcome, Sifted) else outcome
         if isinstance(outcome, Sifted):

@@ -21,10 +21,11 @@ class Unit(Generic[P]):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A unit that can't be done, because of `reason`."""
+class Skip:
+    """A unit that can't be done, because of `reason`; `where` names the file or row that is to blame."""
 
     reason: str
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Sifted:
     dropped: Mapping[str, int]
 
 
-Outcome = Sequence[Record] | Sifted | Failure
+Outcome = Sequence[Record] | Sifted | Skip
 Work = Callable[[Sequence[P]], Iterable[Outcome]]
 """One outcome for each payload, in order."""
 

@@ -61,32 +61,46 @@ def write_atomic(path: Path, data: bytes) -> None:
         flush(path.parent)
 
 
-def lock(folder: Path) -> io.TextIOWrapper:
-    """The lock of `folder`, held until it is closed or the process ends, however it ends.
+def lock(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
+    """Take the lock of `folder` and return it, held until it is closed or the process ends, however it ends.
 
     The system holds it, not the text in the file, which only tells the others by whom: that a process of this number
-    is alive, or that one was killed, changes nothing.
+    is alive, or that one was killed, changes nothing. `shared` ones exclude the others, not each other. The package
+    filelock does as much but for the text, which it empties whenever somebody tries to take the lock.
 
     Raises:
-        RunError: another process holds it.
+        RunError: somebody else holds it; the message says who.
     """
     with guarded(folder / "lock"):
-        file = (folder / "lock").open("a+")
-        if _take(file):
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        file = _open_lock(folder / "lock", shared)
+        name = f"{os.getpid()} on {socket.gethostname()}"
+        if _take(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+            if file.writable():
+                file.truncate(0)
+                file.write(name)
+                file.flush()
             return file
         file.seek(0)
         holder = file.read().strip() or "unknown"
     file.close()
+    if holder == name:
+        raise RunError(f"{folder} is in use by this process itself: close it there first, or open it to read")
     raise RunError(f"{folder} is in use by process {holder}: wait for it, or stop it")
 
 
-def _take(file: io.TextIOWrapper) -> bool:
-    """Whether nobody else has it; network file systems say so in either way."""
+def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.open("a+")
+    except OSError as failure:
+        if not shared or failure.errno not in FORBIDDEN:
+            raise
+        return path.open()  # of a folder that may only be read
+
+
+def _take(file: io.TextIOWrapper, kind: int) -> bool:
+    """Return False if somebody else has it; network file systems say so in either way."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True

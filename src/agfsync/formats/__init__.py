@@ -1,9 +1,10 @@
-"""The files of others: prompts and pairs read, pairs written. One file a format.
+"""Third-party files: prompts and pairs read, pairs written. One file for each format.
 
-A format is a class without state. It recognises what it can read, and then reads it as prompts (`PromptFile`), reads it
-as pairs (`PairSet`) or writes pairs (`PairWriter`); it may do several of these.
+A format is a class without state. It recognises the files that it can read, and then reads prompts (`PromptFile`),
+reads pairs (`PairSet`) or writes pairs (`PairWriter`); it may do several of these.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,17 @@ from agfsync.records import AnswerWord, Caption, ElementType, Question
 UNCATEGORISED = "uncategorised"
 """The category of a prompt whose file gives it none."""
 TIE = "tie"
-"""Why a pair that nobody prefers either picture of is left out."""
+"""The reason why a pair with no preferred picture is left out."""
 
-Picture = bytes | Path
-"""A picture's file: what it holds, or where it lies, for a reader that needs no pictures need read none."""
+PictureFile = bytes | Path
+"""A picture's encoded file, or its path, so that a reader that needs no pictures reads none."""
+
+_PLACES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A yes/no question on a prompt, and what a faithful picture answers."""
+class SourceQuestion:
+    """A yes/no question on a prompt, with the answer that a faithful picture gives."""
 
     text: str
     answer: AnswerWord
@@ -32,28 +35,28 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt with the questions that its file has on it; `left_out` counts, by reason, those that can't be used."""
+    """A prompt with its file's questions on it; `left_out` counts the unusable ones by reason."""
 
     text: str
     category: str = UNCATEGORISED
-    questions: tuple[Asked, ...] = ()
+    questions: tuple[SourceQuestion, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Of two pictures of one prompt, the one that is preferred and the other; `where` it stands, for messages."""
+    """The preferred one of two pictures of a prompt, and the other; `where` is their place, for messages."""
 
     prompt: str
-    winner: Picture
-    loser: Picture
+    winner: PictureFile
+    loser: PictureFile
     category: str = UNCATEGORISED
     where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NoPreference:
-    """Two pictures of one prompt that make no pair, because of `reason`; `where` they stand, for messages."""
+    """Two pictures of a prompt that make no pair, for `reason`; `where` is their place, for messages."""
 
     prompt: str
     reason: str = TIE
@@ -63,9 +66,9 @@ class NoPreference:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something in a source that isn't read: `count` rows or files, and `where` the first of them is.
+    """Part of a source that isn't read: `count` rows or files, the first of them at `where`.
 
-    `failed` says that it was meant to be read, so that it counts against the failure budget.
+    With `failed` it should have been read, and counts against the failure budget.
     """
 
     reason: str
@@ -74,15 +77,48 @@ class LeftOut:
     failed: bool = True
 
 
+@dataclass(slots=True)
+class LeftOutTally:
+    """Counts by reason: `counts` of everything left out, `failed` of what counts against the failure budget."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """the first places of each reason, such as "row 2\""""
+
+    def add(self, left: LeftOut) -> None:
+        """Count `left`."""
+        self.counts[left.reason] += left.count
+        if left.failed:
+            self.failed[left.reason] += left.count
+        places = self.places[left.reason]
+        if left.where and len(places) < _PLACES_SHOWN and left.where not in places:
+            places.append(left.where)
+
+    def lines(self, *, failed: bool = True) -> Iterator[str]:
+        """Yield a line for each reason, such as "no text under 'caption' 1 (row 2)"; `failed` ones too, or not."""
+        for reason, count in (self.counts if failed else self.counts - self.failed).most_common():
+            yield f"{reason} {count}{format_places(self.places.get(reason, []), count)}"
+
+
+def format_places(shown: list[str], count: int) -> str:
+    """Return the `shown` places of `count` in brackets; empty if there are none.
+
+    >>> format_places(["row 2", "row 3", "row 5"], 7)
+    ' (row 2, row 3, row 5, ...)'
+    """
+    return f" ({', '.join(shown)}{', ...' if _PLACES_SHOWN == len(shown) < count else ''})" if shown else ""
+
+
 PairItem = Preference | NoPreference | LeftOut
-"""What a pair set yields."""
+"""An item of a pair set."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenPair:
-    """A run's pair as others read it: pictures as encoded files, and the names of the models that drew them.
+    """A pair of a run for export: pictures as encoded files, and the names of the models that drew them.
 
-    `margin` is above 0 unless the pair is a tie. `of_prompt` is how many pairs the run has of this prompt.
+    `margin` is above 0 unless the pair is a tie. `of_prompt` is the number of pairs that the run has of this prompt.
     """
 
     key: str
@@ -100,15 +136,13 @@ class WrittenPair:
 
     @property
     def margin(self) -> float:
+        """The winner's score minus the loser's."""
         return self.winner_score - self.loser_score
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A scorer that took part in choosing pairs: its name and weight there, and what tells it from others.
-
-    `identity` is the digest of its type and models, `model` the name of the one that it reads pictures with.
-    """
+    """A scorer that chose pairs: its name, its weight, the digest of its type and models, and its main model."""
 
     name: str
     weight: float
@@ -118,10 +152,10 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A run as a writer sees it. `pairs` can be gone through once: their pictures are read as they are asked for.
+    """A run for export. `pairs` can be iterated once: pictures are read as they are needed.
 
-    `created` is the time at which the pairs were made (ISO 8601); `made_with` says what with, for people to read.
-    `selected_by` are the scorers that chose the pairs, for programs; None where that isn't known.
+    `created` is the time at which the pairs were made (ISO 8601); `made_with` names the models, for people.
+    `selected_by` are the scorers that chose the pairs, for programs; None if they aren't known.
     """
 
     name: str
@@ -135,12 +169,12 @@ class Dataset:
 
 @runtime_checkable
 class Format(Protocol):
-    """What every format has: what it is called in a sentence, and how it is recognised."""
+    """A format: `title` names it in a sentence."""
 
     title: str
 
     def recognises(self, path: Path) -> bool:
-        """Whether the file or folder at `path` looks like one of this format; reads no more than its beginning."""
+        """Return True if the file or folder at `path` looks like this format; read no more than its beginning."""
         ...
 
 
@@ -152,7 +186,7 @@ class PromptFile(Format, Protocol):
         """Yield the prompts in the order of the file, repeated ones included, and everything that isn't read.
 
         Args:
-            split: of a folder with several; empty: its train split (see `splits`).
+            split: one of a folder with several; empty: its train split (see `paths.take_split`).
 
         Raises:
             FormatError: the file isn't what the format says, and where; or it has no such split.
@@ -168,7 +202,7 @@ class PairSet(Format, Protocol):
         """Yield every pair of pictures, ties included, and everything that isn't read; the pictures aren't checked.
 
         Args:
-            split: of a folder with several; empty: its train split (see `splits`).
+            split: one of a folder with several; empty: its train split (see `paths.take_split`).
 
         Raises:
             FormatError: the file isn't what the format says, and where; or it has no such split.
@@ -178,11 +212,12 @@ class PairSet(Format, Protocol):
 
 @runtime_checkable
 class PairWriter(Format, Protocol):
-    """A format that a run's pairs can be written in."""
+    """A format for the pairs of a run."""
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Fill the empty `folder`; how many `pairs` it holds now, and how many `ties` were dropped.
+        """Fill the empty `folder`; memory holds a few pictures at a time.
 
-        Memory holds a few pictures at a time, however many pairs there are.
+        Returns:
+            How many `pairs` the folder holds, and how many `ties` were dropped.
         """
         ...

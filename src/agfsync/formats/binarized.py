@@ -1,4 +1,4 @@
-"""Binarized preferences, as in open-image-preferences-v1-binarized: a chosen and a rejected picture a prompt."""
+"""Binarized preferences, as in open-image-preferences-v1-binarized: a chosen and a rejected picture in each row."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import Dataset, PairItem, Preference, WrittenPair
-from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
-from agfsync.formats.pairing import embedded
-from agfsync.formats.reading import Row, label, read_rows, text
-from agfsync.formats.selection import name_selectors
-from agfsync.formats.writing import write_pairs
+from agfsync.formats.columns import ROWS_WITH_PICTURES, column_rows, has_columns
+from agfsync.formats.pairing import parse_picture
+from agfsync.formats.reading import Row, get_category, read_rows, require_text
+from agfsync.formats.writing import name_selectors, write_pairs
 from agfsync.records import IMAGE
 
-SCHEMA = pa.schema(
+BINARIZED_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("prompt", pa.string()),
@@ -27,27 +26,29 @@ SCHEMA = pa.schema(
         ("sub_category", pa.string()),
     ]
 )
-
-BINARIZED_COLUMNS = ("prompt", "chosen", "rejected")
+_NEEDED = ("prompt", "chosen", "rejected")
 
 
 class Binarized:
+    """Parquet files of binarized preferences, in a folder or alone."""
+
     title = "binarized preferences"
 
     def recognises(self, path: Path) -> bool:
-        return has_columns(path, BINARIZED_COLUMNS)
+        return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        rows = column_rows(path, (*BINARIZED_COLUMNS, "category"), split, BINARIZED_COLUMNS, WITH_PICTURES)
-        return read_rows(rows, lambda found: [_pair(found, path)])
+        rows = column_rows(path, (*_NEEDED, "category"), split, _NEEDED, ROWS_WITH_PICTURES)
+        return read_rows(rows, lambda row: [_read_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Ties are dropped: the format has no word for them."""
-        return write_pairs(dataset.pairs, folder / "data", name_selectors(SCHEMA, dataset.selected_by), row)
+        """Write the pairs without ties, which the format can't express."""
+        schema = name_selectors(BINARIZED_SCHEMA, dataset.selected_by)
+        return write_pairs(dataset.pairs, folder / "data", schema, make_binarized_row)
 
 
-def row(pair: WrittenPair, number: int) -> dict[str, Any]:
-    """A pair as a row; what only the prompts of the published set have (evolution, sub-category) stays empty."""
+def make_binarized_row(pair: WrittenPair, number: int) -> dict[str, Any]:
+    """Return a pair as a row; columns for prompts of the published set (evolution, sub-category) stay empty."""
     return {
         "id": pair.key,
         "prompt": pair.prompt,
@@ -59,6 +60,6 @@ def row(pair: WrittenPair, number: int) -> dict[str, Any]:
     }
 
 
-def _pair(found: Row, path: Path) -> Preference:
-    chosen, rejected = (embedded(found.get(name), found.file.parent, path) for name in ("chosen", "rejected"))
-    return Preference(text(found, "prompt"), chosen, rejected, label(found, "category"), found.where)
+def _read_pair(row: Row, path: Path) -> Preference:
+    chosen, rejected = (parse_picture(row.get(name), row.file.parent, path) for name in ("chosen", "rejected"))
+    return Preference(require_text(row, "prompt"), chosen, rejected, get_category(row, "category"), row.where)

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agfsync.formats import Asked, LeftOut, Prompt
-from agfsync.formats.asking import origin, question, sift
-from agfsync.formats.reading import group_rows, header, table, text
+from agfsync.formats import LeftOut, Prompt, SourceQuestion
+from agfsync.formats.reading import group_rows, read_header, read_table, require_text
+from agfsync.formats.rows import collect_questions, parse_origin, parse_question
 from agfsync.records import ElementType
 
-COLUMNS = {"item_id", "text", "proposition_id", "category_broad", "tuple", "question_natural_language"}
-TYPES: Mapping[str, ElementType] = {
+_COLUMNS = {"item_id", "text", "proposition_id", "category_broad", "tuple", "question_natural_language"}
+_DETAILED_TYPES: Mapping[str, ElementType] = {
     "whole": "object",
     "part": "object",
     "color": "color",
@@ -21,33 +21,38 @@ TYPES: Mapping[str, ElementType] = {
     "spatial": "spatial",
     "action": "activity",
 }
-"""By the category in detail; what it doesn't tell, the broad one does."""
-BROAD: Mapping[str, ElementType] = {"entity": "object", "attribute": "attribute"}
-ELEMENT = re.compile(r"\(([^,)]*)")
+"""Types by the detailed category, which counts before the broad one."""
+_BROAD_TYPES: Mapping[str, ElementType] = {"entity": "object", "attribute": "attribute"}
+_ELEMENT = re.compile(r"\(([^,)]*)")
 
 
 class DSG:
+    """The CSV file of DSG-1k."""
+
     title = "DSG-1k"
 
     def recognises(self, path: Path) -> bool:
-        return path.is_file() and path.suffix.lower() == ".csv" and header(path) >= COLUMNS
+        return path.is_file() and path.suffix.lower() == ".csv" and read_header(path) >= _COLUMNS
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """A proposition that depends on another is a question like any; the category is where DSG has the prompt from.
+        """Yield the prompts; the category is the data set that DSG has a prompt from.
 
-        Rows of a prompt lie together, as they do in the published file.
+        A proposition that depends on another is a question like any other. The rows of a prompt lie together, as in
+        the published file.
         """
-        for group in group_rows(table(path), lambda row: (text(row, "item_id"), text(row, "text"))):
+        for group in group_rows(
+            read_table(path), lambda row: (require_text(row, "item_id"), require_text(row, "text"))
+        ):
             if isinstance(group, LeftOut):
                 yield group
             else:
                 (identifier, prompt), rows = group
-                yield Prompt(prompt, origin(identifier), *sift(_question(row) for row in rows))
+                yield Prompt(prompt, parse_origin(identifier), *collect_questions(map(_parse_proposition, rows)))
 
 
-def _question(row: Mapping[str, str]) -> Asked | str:
-    """A proposition is what the prompt states, so the answer is yes."""
-    found = ELEMENT.search(row["tuple"])
+def _parse_proposition(row: Mapping[str, str]) -> SourceQuestion | str:
+    """Return a proposition as a question; the answer is yes, since the prompt states it."""
+    element = _ELEMENT.search(row["tuple"])
     detail, broad = row.get("category_detailed", "").strip().casefold(), row["category_broad"].strip().casefold()
-    kind = TYPES.get(detail) or BROAD.get(broad, "other")
-    return question(row["question_natural_language"], "yes", found[1] if found else "", kind)
+    kind = _DETAILED_TYPES.get(detail) or _BROAD_TYPES.get(broad, "other")
+    return parse_question(row["question_natural_language"], "yes", element[1] if element else "", kind)

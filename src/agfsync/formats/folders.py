@@ -1,9 +1,9 @@
 """Two folders of pictures, winners and losers, paired by their names.
 
 FOLDER/winner/cat.png  FOLDER/loser/cat.png   and the prompt in FOLDER/winner/cat.txt, or .caption, or in a row of
-                                              FOLDER/metadata.csv or .jsonl (file_name, text; category if you like)
+                                              FOLDER/metadata.csv or .jsonl (file_name, text, and perhaps category)
 
-There may be several such folders below FOLDER, and folders below those of winners and losers.
+FOLDER may have several such pairs of folders in its subfolders, and those of winners and losers may have subfolders.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,18 +12,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agfsync.formats import UNCATEGORISED, LeftOut, NoPreference, PairItem, Preference
-from agfsync.formats.captioned import (
+from agfsync.formats.image_folder import (
     CAPTION_ENDINGS,
-    METADATA,
-    Listed,
-    is_picture,
-    list_prompts,
-    plain_name,
-    read_caption,
-    stem_of,
+    METADATA_FILES,
+    MetadataRow,
+    index_metadata,
+    is_picture_name,
+    plain_path,
+    read_caption_file,
+    strip_ending,
 )
-from agfsync.formats.splits import split_of, take_split
-from agfsync.formats.walking import is_hidden, walk_files
+from agfsync.formats.paths import is_hidden, split_of, take_split, walk_files
 
 SIDE_NAMES = (
     ("winner", "loser"),
@@ -37,96 +36,120 @@ SIDE_NAMES = (
     ("preferred", "dispreferred"),
     ("positive", "negative"),
 )
-"""What the two folders are called, in whatever case; those of one line belong together, else any two."""
-DEEPEST = 3
-"""Folders between FOLDER and that of the winners."""
-NO_PROMPT = "no prompt: neither a .txt or .caption beside the picture nor a row in metadata.csv or metadata.jsonl"
+"""Names of the two folders, in any case; the names of one line are preferred to any other two."""
+NO_PROMPT = "no prompt: neither a .txt or .caption next to the picture nor a row in metadata.csv or metadata.jsonl"
 AMBIGUOUS = "several pictures of one name: which belong together can't be told"
 
-
-@dataclass(slots=True)
-class _Named:
-    """The pictures of one name below the winners and the losers of one folder, and the texts beside them."""
-
-    pictures: tuple[list[Path], list[Path]] = field(default_factory=lambda: ([], []))
-    captions: list[Path] = field(default_factory=list)
-    """the winners' first"""
+_DEEPEST = 3
+"""Folders between FOLDER and that of the winners."""
 
 
 class Folders:
+    """A folder with pairs of such folders in it."""
+
     title = "folders of winners and losers"
 
     def recognises(self, path: Path) -> bool:
-        return path.is_dir() and next(_sets(path), None) is not None
+        return path.is_dir() and next(_find_sides(path), None) is not None
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        sides = {side: (folder, number) for folder, both in _sets(path) for number, side in enumerate(both)}
-        named: dict[tuple[Path, str], _Named] = {}
-        listed: dict[str, Listed] = {}
+        """Yield the pairs of equal names, and the pictures, captions and rows that belong to none."""
+        sides = {side: (folder, number) for folder, both in _find_sides(path) for number, side in enumerate(both)}
+        groups: dict[tuple[Path, str], _Group] = {}
+        metadata: dict[str, MetadataRow] = {}
         for file in walk_files(path):
             side = next((parent for parent in file.parents if parent in sides), None)
-            caption = file.suffix.lower() in CAPTION_ENDINGS
-            if file.name.lower() in METADATA:
-                yield from list_prompts(file, path, listed)
-            elif side is None or not (caption or is_picture(file)):
-                yield _unused(file, path)
+            is_caption = file.suffix.lower() in CAPTION_ENDINGS
+            if file.name.lower() in METADATA_FILES:
+                yield from index_metadata(file, path, metadata)
+            elif side is None or not (is_caption or is_picture_name(file)):
+                reason = "a picture of neither side" if is_picture_name(file) else "neither picture nor prompt"
+                yield LeftOut(reason, plain_path(file.relative_to(path)), failed=False)
             else:
                 folder, number = sides[side]
-                name = plain_name(stem_of(PurePosixPath(file.relative_to(side).as_posix())))
-                of = named.setdefault((folder, name), _Named())
-                if not caption:
-                    of.pictures[number].append(file)
-                elif number:
-                    of.captions.append(file)
-                else:
-                    of.captions.insert(0, file)
-        yield from _of_split(path, named, listed, split)
-        yield from (
-            LeftOut("a row on a picture that isn't there", each.where) for each in listed.values() if not each.used
-        )
+                name = plain_path(strip_ending(PurePosixPath(file.relative_to(side).as_posix())))
+                group = groups.setdefault((folder, name), _Group(path, folder, name))
+                (group.captions if is_caption else group.pictures)[number].append(file)
+        for group in groups.values():
+            group.find_rows(metadata)
+        yield from _pair_split(path, [groups[key] for key in sorted(groups)], split)
+        unused = (row for row in metadata.values() if not row.used)
+        yield from (LeftOut("a row on a picture that isn't there", row.where) for row in unused)
 
 
-def _of_split(
-    root: Path, named: dict[tuple[Path, str], _Named], listed: dict[str, Listed], split: str
-) -> Iterator[PairItem]:
-    """Yield the pairs of the split that is taken, and count the pictures of others."""
-    splits = ((split_of((*key[0].relative_to(root).parts, *key[1].split("/")[:-1], "")), key) for key in sorted(named))
-    taken, others = take_split(root, splits, split)
-    for name, keys in others.items():
-        pictures = sum(len(named[key].pictures[0]) + len(named[key].pictures[1]) for key in keys)
-        for key in keys:
-            _prompts(root, key, named[key], listed)
+@dataclass(slots=True)
+class _Group:
+    """The files of one name in a folder of winners and a folder of losers, winners first."""
+
+    root: Path
+    folder: Path
+    name: str
+    pictures: tuple[list[Path], list[Path]] = field(default_factory=lambda: ([], []))
+    captions: tuple[list[Path], list[Path]] = field(default_factory=lambda: ([], []))
+    rows: dict[Path, MetadataRow] = field(default_factory=dict)
+
+    def place(self, file: Path) -> str:
+        """Return the path of `file` in the source, for messages."""
+        return plain_path(file.relative_to(self.root))
+
+    def find_rows(self, metadata: dict[str, MetadataRow]) -> None:
+        """Find the pictures' rows: by the picture's path, else by its name in the folder, with or without ending."""
+        folder = PurePosixPath(plain_path(self.folder.relative_to(self.root)))
+        for picture in (*self.pictures[0], *self.pictures[1]):
+            path = PurePosixPath(self.place(picture))
+            for name in (path, strip_ending(path), folder / f"{self.name}{picture.suffix}", folder / self.name):
+                if (row := metadata.get(plain_path(name))) is not None:
+                    row.used = True
+                    self.rows.setdefault(picture, row)
+
+    def prompt(self, picture: Path) -> tuple[str, str]:
+        """Return a picture's prompt and category: from its row, else another row of the group, else a caption file."""
+        if row := self.rows.get(picture) or next(iter(self.rows.values()), None):
+            return row.prompt, row.category
+        # Reversed, .txt comes before .caption.
+        files = [*reversed(self.captions[0]), *self.captions[1]]
+        # Two pictures of one name may each have a caption file by their whole name.
+        files.sort(key=lambda file: file.stem != picture.name)
+        return next((text for file in files if (text := read_caption_file(file))), ""), UNCATEGORISED
+
+    def pairs(self) -> Iterator[PairItem]:
+        """Yield the pairs, and the pictures and captions that belong to none."""
+        pairs, winners, losers = _match(*self.pictures)
+        for winner, loser in pairs:
+            text, category = self.prompt(winner)
+            where = self.place(winner)
+            yield Preference(text, winner, loser, category, where) if text else LeftOut(NO_PROMPT, where)
+        for lonely, side, other in ((winners, "winner", "loser"), (losers, "loser", "winner")):
+            for picture in lonely:
+                reason = AMBIGUOUS if winners and losers else f"a {side} without a {other} of its name"
+                text, category = self.prompt(picture)
+                yield NoPreference(text, reason, category, self.place(picture))
+        if not any(self.pictures):
+            for caption in (*self.captions[0], *self.captions[1]):
+                yield LeftOut("a caption without a picture", self.place(caption), failed=False)
+
+
+def _pair_split(root: Path, groups: list[_Group], split: str) -> Iterator[PairItem]:
+    """Yield the pairs of `split`, and count the pictures of others."""
+
+    def split_name(group: _Group) -> str:
+        return split_of((*group.folder.relative_to(root).parts, *group.name.split("/")[:-1], ""))
+
+    taken, others = take_split(root, ((split_name(group), group) for group in groups), split)
+    for name, rest in others.items():
+        pictures = sum(len(each) for group in rest for each in group.pictures)
         yield LeftOut(f"pictures of the split '{name}'" if name else "pictures of no split", "", pictures, failed=False)
-    for key in taken:
-        yield from _pairs(root, named[key], _prompts(root, key, named[key], listed))
-
-
-def _pairs(root: Path, of: _Named, prompt: Callable[[Path], tuple[str, str]]) -> Iterator[PairItem]:
-    pairs, winners, losers = _match(*of.pictures)
-    for winner, loser in pairs:
-        text, category = prompt(winner)
-        where = plain_name(winner.relative_to(root))
-        yield Preference(text, winner, loser, category, where) if text else LeftOut(NO_PROMPT, where)
-    for lonely, side, other in ((winners, "winner", "loser"), (losers, "loser", "winner")):
-        for picture in lonely:
-            text, category = prompt(picture)
-            reason = AMBIGUOUS if winners and losers else f"a {side} without a {other} of its name"
-            yield NoPreference(text, reason, category, plain_name(picture.relative_to(root)))
-    if not any(of.pictures):
-        yield from (
-            LeftOut("a caption without a picture", plain_name(each.relative_to(root)), failed=False)
-            for each in of.captions
-        )
+    for group in taken:
+        yield from group.pairs()
 
 
 def _match(winners: list[Path], losers: list[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
-    """Pair pictures of one name: those of the same ending first; return the pairs, and the others of either side."""
+    """Return pairs of pictures of one name, those of equal endings first, and the pictures left on either side."""
     pairs: list[tuple[Path, Path]] = []
-    by: tuple[Callable[[Path], Any], ...] = (lambda p: p.name, lambda p: p.suffix.lower(), lambda p: None)
-    for same in by:
+    keys: tuple[Callable[[Path], Any], ...] = (lambda p: p.name, lambda p: p.suffix.lower(), lambda p: None)
+    for key in keys:
         for winner in list(winners):
-            these = [each for each in winners if same(each) == same(winner)]
-            those = [each for each in losers if same(each) == same(winner)]
+            these, those = ([each for each in side if key(each) == key(winner)] for side in (winners, losers))
             if len(these) == len(those) == 1:
                 pairs.append((winner, those[0]))
                 winners = [each for each in winners if each != winner]
@@ -134,39 +157,8 @@ def _match(winners: list[Path], losers: list[Path]) -> tuple[list[tuple[Path, Pa
     return pairs, winners, losers
 
 
-def _prompts(
-    root: Path, key: tuple[Path, str], of: _Named, listed: dict[str, Listed]
-) -> Callable[[Path], tuple[str, str]]:
-    """Return what gives a picture's prompt and category: by its row, else by its name's, else by the text beside."""
-    folder = PurePosixPath(plain_name(key[0].relative_to(root)))
-    rows: dict[str, Listed] = {}
-    for picture in (*of.pictures[0], *of.pictures[1]):
-        whole = PurePosixPath(plain_name(picture.relative_to(root)))
-        for name in (whole, stem_of(whole), folder / f"{key[1]}{picture.suffix}", folder / key[1]):
-            if (row := listed.get(plain_name(name))) is not None:
-                row.used = True
-                rows.setdefault(plain_name(whole), row)
-
-    def beside(picture: Path) -> str:
-        # Of two pictures of one name, each may have a text by its whole name.
-        own = [file for file in of.captions if file.stem == picture.name]
-        return next((text for file in (*own, *of.captions) if (text := read_caption(file))), "")
-
-    def prompt(picture: Path) -> tuple[str, str]:
-        own = rows.get(plain_name(picture.relative_to(root)))
-        row = own or next(iter(rows.values()), None)
-        return (row.prompt, row.category) if row else (beside(picture), UNCATEGORISED)
-
-    return prompt
-
-
-def _unused(file: Path, root: Path) -> LeftOut:
-    what = "a picture of neither side" if is_picture(file) else "neither picture nor prompt"
-    return LeftOut(what, plain_name(file.relative_to(root)), failed=False)
-
-
-def _sets(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path, Path]]]:
-    """Yield each folder with one of winners and one of losers in it, and these two."""
+def _find_sides(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path, Path]]]:
+    """Yield each folder that has one of winners and one of losers in it, with these two."""
     try:
         inside = sorted(each for each in folder.iterdir() if not is_hidden(each.name) and each.is_dir())
     except OSError:
@@ -177,7 +169,7 @@ def _sets(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path, Path
     both = next(fitting, (winners[0], losers[0]) if winners and losers else None)
     if both is not None:
         yield folder, both
-    if depth < DEEPEST:
+    if depth < _DEEPEST:
         for each in inside:
             if both is None or each not in both:
-                yield from _sets(each, depth + 1)
+                yield from _find_sides(each, depth + 1)

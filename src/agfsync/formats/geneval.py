@@ -1,24 +1,23 @@
-"""GenEval's prompts, with what each of them tests as the category."""
+"""GenEval: prompts in JSON lines, each with the skill that it tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from agfsync.formats import LeftOut, Prompt
-from agfsync.formats.reading import Row, first_row, json_lines, label, read_rows, text
+from agfsync.formats.reading import get_category, peek_row, read_json_lines, read_rows, require_text
 
 
 class GenEval:
+    """GenEval's `evaluation_metadata.jsonl`."""
+
     title = "GenEval"
 
     def recognises(self, path: Path) -> bool:
-        if not path.is_file() or path.suffix.lower() != ".jsonl":
-            return False
-        return first_row(json_lines(path)).keys() >= {"tag", "include", "prompt"}
+        is_lines = path.is_file() and path.suffix.lower() == ".jsonl"
+        return is_lines and peek_row(read_json_lines(path)).keys() >= {"tag", "include", "prompt"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Without questions: what a prompt includes is for an object detector to find."""
-        return read_rows(json_lines(path), _read)
-
-
-def _read(row: Row) -> list[Prompt]:
-    return [Prompt(text(row, "prompt"), label(row, "tag"))]
+        """Yield the prompts without questions: an object detector checks what a picture must include."""
+        return read_rows(
+            read_json_lines(path), lambda row: [Prompt(require_text(row, "prompt"), get_category(row, "tag"))]
+        )

@@ -1,32 +1,32 @@
-"""The HPSv2 benchmark: a list of prompts a style."""
+"""The HPSv2 benchmark: a JSON list of prompts for each style."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from agfsync.formats import LeftOut, Prompt
-from agfsync.formats.reading import Row, first, json_items, json_rows, read_rows, text
-from agfsync.formats.splits import take_split
+from agfsync.formats.paths import read_split
+from agfsync.formats.reading import peek_row, read_json_list, read_rows, require_text
 
-STYLES = ("anime", "concept-art", "paintings", "photo")
+_STYLES = ("anime", "concept-art", "paintings", "photo")
 
 
 class HPSv2:
+    """The JSON file of a style, or the folder with several."""
+
     title = "the HPSv2 benchmark"
 
     def recognises(self, path: Path) -> bool:
-        return any(first(json_items(file, str)) is not None for file in _files(path))
+        # Lists of texts alone have no other name.
+        return any(peek_row(read_json_list(file, "text")).keys() == {"text"} for file in _style_files(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Of each style that is there; the style is the category."""
-        taken, _ = take_split(path, (("", file) for file in _files(path)), split)
-        for file in taken:
-            yield from read_rows(json_rows(file, "text"), _read)
+        """Yield the prompts of each style; the style is the category."""
+        rows = read_split(
+            path, (("", file) for file in _style_files(path)), split, lambda file: read_json_list(file, "text")
+        )
+        return read_rows(rows, lambda row: [Prompt(require_text(row, "text"), row.file.stem)])
 
 
-def _read(row: Row) -> list[Prompt]:
-    return [Prompt(text(row, "text"), row.file.stem)]
-
-
-def _files(path: Path) -> list[Path]:
-    there = [path / f"{style}.json" for style in STYLES] if path.is_dir() else [path]
-    return [file for file in there if file.is_file() and file.stem in STYLES and file.suffix.lower() == ".json"]
+def _style_files(path: Path) -> list[Path]:
+    there = [path / f"{style}.json" for style in _STYLES] if path.is_dir() else [path]
+    return [file for file in there if file.is_file() and file.stem in _STYLES and file.suffix.lower() == ".json"]

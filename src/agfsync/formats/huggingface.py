@@ -1,23 +1,29 @@
 """A Hugging Face dataset folder: pairs, captions and questions as its three subsets, and a dataset card."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import yaml
 
-from agfsync.formats import Asked, Dataset, LeftOut, PairItem, Prompt, WrittenPair, binarized
-from agfsync.formats.asking import question, sift
-from agfsync.formats.card import Statistics, card
+from agfsync.formats import Dataset, LeftOut, PairItem, Prompt, SourceQuestion, WrittenPair
+from agfsync.formats.binarized import Binarized, make_binarized_row
 from agfsync.formats.columns import column_names, column_rows
-from agfsync.formats.reading import Row, label, read_rows, text
-from agfsync.formats.selection import name_selectors
-from agfsync.formats.writing import Shards, write_pairs
+from agfsync.formats.reading import Row, get_category, read_rows, require_text
+from agfsync.formats.rows import collect_questions, parse_question
+from agfsync.formats.writing import ParquetShards, name_selectors, write_pairs
 from agfsync.records import IMAGE, Caption, Question
 
-SUBSETS = ("pairs", "captions", "questions")
-SCHEMA = pa.schema(
+SUBSETS = {
+    "pairs": "a prompt with its `chosen` and `rejected` picture, their scores and the `margin`",
+    "captions": "a prompt with its category; `split` is held-out where it is kept for evaluation",
+    "questions": "a yes/no question on the caption `caption_key`, and what a faithful picture answers",
+}
+"""The subsets, each with what a row of it is."""
+_PAIR_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("prompt", pa.string()),
@@ -31,50 +37,150 @@ SCHEMA = pa.schema(
         ("margin", pa.float64()),
     ]
 )
+_SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 class HuggingFace:
+    """A folder with the three subsets."""
+
     title = "a Hugging Face dataset of pairs, captions and questions"
 
     def recognises(self, path: Path) -> bool:
         return path.is_dir() and all(any(column_names(path / name)) for name in SUBSETS)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        return binarized.Binarized().pairs(path / "pairs", split)
+        return Binarized().pairs(path / "pairs", split)
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """Yield the captions, each with its questions."""
-        asked: dict[str, list[Asked | str]] = defaultdict(list)
+        asked: dict[str, list[SourceQuestion | str]] = defaultdict(list)
 
-        def ask(row: Row) -> list[Prompt]:
-            each = question(row.get("text"), row.get("answer"), row.get("element"), row.get("element_type"))
-            asked[text(row, "caption_key")].append(each)
+        def collect_question(row: Row) -> list[Prompt]:
+            question = parse_question(row.get("text"), row.get("answer"), row.get("element"), row.get("element_type"))
+            asked[require_text(row, "caption_key")].append(question)
             return []
 
-        def caption(row: Row) -> list[Prompt]:
-            return [Prompt(text(row, "text"), label(row, "category"), *sift(asked[text(row, "key")]))]
+        def read_caption(row: Row) -> list[Prompt]:
+            questions = collect_questions(asked[require_text(row, "key")])
+            return [Prompt(require_text(row, "text"), get_category(row, "category"), *questions)]
 
-        yield from read_rows(column_rows(path / "questions", Question.schema.names, split), ask)
-        yield from read_rows(column_rows(path / "captions", Caption.schema.names, split), caption)
+        yield from read_rows(column_rows(path / "questions", Question.schema.names, split), collect_question)
+        yield from read_rows(column_rows(path / "captions", Caption.schema.names, split), read_caption)
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Ties are dropped here too: chosen and rejected would lie."""
-        statistics = Statistics()
-        captions = (statistics.counted(caption) for caption in dataset.captions)
-        questions = (statistics.asked(question) for question in dataset.questions)
-        _write(captions, folder / "captions", Caption.schema)
-        _write(questions, folder / "questions", Question.schema)
-        counts = write_pairs(dataset.pairs, folder / "pairs", name_selectors(SCHEMA, dataset.selected_by), _row)
-        (folder / "README.md").write_text(card(dataset, statistics, counts["pairs"]), encoding="utf-8")
+        """Write the subsets and the card; pairs without ties, which have no chosen picture."""
+        statistics = DatasetStatistics()
+        _write_records(map(statistics.count_caption, dataset.captions), folder / "captions", Caption.schema)
+        _write_records(map(statistics.count_question, dataset.questions), folder / "questions", Question.schema)
+        schema = name_selectors(_PAIR_SCHEMA, dataset.selected_by)
+        counts = write_pairs(dataset.pairs, folder / "pairs", schema, _make_row)
+        (folder / "README.md").write_text(render_dataset_card(dataset, statistics, counts["pairs"]), encoding="utf-8")
         return counts
 
 
-def _write(records: Iterable[Caption | Question], folder: Path, schema: pa.Schema) -> None:
-    with Shards(folder, schema) as shards:
+def _write_records(records: Iterable[Caption | Question], folder: Path, schema: pa.Schema) -> None:
+    with ParquetShards(folder, schema) as shards:
         for record in records:
             shards.add(record.row())
 
 
-def _row(pair: WrittenPair, number: int) -> dict[str, Any]:
+def _make_row(pair: WrittenPair, number: int) -> dict[str, Any]:
     scores = {"chosen_score": pair.winner_score, "rejected_score": pair.loser_score, "margin": pair.margin}
-    return binarized.row(pair, number) | scores
+    return make_binarized_row(pair, number) | scores
+
+
+@dataclass(slots=True)
+class DatasetStatistics:
+    """Counts of captions and questions, as in the paper's Tables 3 and 11. Questions of a caption come together."""
+
+    categories: Counter[str] = field(default_factory=Counter)
+    element_types: Counter[str] = field(default_factory=Counter)
+    caption_words: int = 0
+    question_words: int = 0
+    elements: int = 0
+    """sum of each caption's number of different elements"""
+    _caption_key: str = ""
+    _caption_elements: set[str] = field(default_factory=set)
+
+    def count_caption(self, caption: Caption) -> Caption:
+        """Count `caption` and return it."""
+        self.categories[caption.category] += 1
+        self.caption_words += len(caption.text.split())
+        return caption
+
+    def count_question(self, question: Question) -> Question:
+        """Count `question` and return it."""
+        self.element_types[question.element_type] += 1
+        self.question_words += len(question.text.split())
+        if question.caption_key != self._caption_key:
+            self._caption_key, self._caption_elements = question.caption_key, set()
+        element = question.element.casefold()
+        self.elements += bool(element) and element not in self._caption_elements
+        self._caption_elements.add(element)
+        return question
+
+    def totals(self) -> dict[str, str]:
+        """Return the rows of the paper's Table 3, formatted."""
+        captions, questions = self.categories.total(), self.element_types.total()
+        return {
+            "captions": f"{captions:,}",
+            "questions": f"{questions:,}",
+            "questions per caption": _format_mean(questions, captions),
+            "words per caption": _format_mean(self.caption_words, captions),
+            "elements per caption": _format_mean(self.elements, captions),
+            "words per question": _format_mean(self.question_words, questions),
+        }
+
+
+def render_dataset_card(dataset: Dataset, statistics: DatasetStatistics, pairs: int) -> str:
+    """Return the README.md of a dataset folder that holds `pairs` pairs."""
+    parts = [
+        f"---\n{yaml.safe_dump(_card_metadata(dataset, pairs), sort_keys=False, allow_unicode=True)}---",
+        f"# {dataset.name}",
+        f"{pairs:,} pairs of a chosen and a rejected picture for one prompt, with all captions and questions of the run"
+        " that they come from. Written by agfsync.",
+        "## How it was made",
+        _markdown_table(("", ""), dataset.made_with),
+        "## What it holds",
+        _markdown_table(("", ""), statistics.totals() | {"pairs": f"{pairs:,}"}),
+        "### Questions by element type",
+        _markdown_table(("element type", "questions"), _format_counts(statistics.element_types)),
+        "### Captions by category",
+        _markdown_table(("category", "captions"), _format_counts(statistics.categories)),
+        "## Subsets",
+        _markdown_table(("subset", "a row"), SUBSETS),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _card_metadata(dataset: Dataset, pairs: int) -> dict[str, object]:
+    """Return the metadata for the hub, which without subsets takes all files for one table."""
+    configs: list[dict[str, object]] = [
+        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]} for name in SUBSETS
+    ]
+    configs[0]["default"] = True
+    return {
+        "pretty_name": dataset.name,
+        "task_categories": ["text-to-image"],
+        "tags": ["preference", "dpo", "ai-feedback", "agfsync"],
+        "size_categories": [next((name for limit, name in _SIZE_CATEGORIES if pairs < limit), "n>1M")],
+        "configs": configs,
+    }
+
+
+def _markdown_table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    return "\n".join(lines + [f"| {_escape_cell(name)} | {_escape_cell(value)} |" for name, value in rows.items()])
+
+
+def _escape_cell(text: str) -> str:
+    """Return a file's text such that it neither ends its cell nor becomes markup."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _format_counts(counts: Counter[str]) -> dict[str, str]:
+    return {name: f"{count:,}" for name, count in counts.most_common()}
+
+
+def _format_mean(total: int, count: int) -> str:
+    return f"{total / count:.2f}" if count else "none"

@@ -1,42 +1,125 @@
-"""A folder of pictures with a metadata file, as Hugging Face's image folders: its rows' texts are the prompts."""
+"""A folder of pictures with metadata files, as Hugging Face's image folders: the texts of their rows are prompts.
 
+Pictures, caption files and metadata are also read for `folders`.
+"""
+
+import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
-from agfsync.formats import LeftOut, Prompt, rows
-from agfsync.formats.captioned import FILE_NAMES, METADATA, metadata_rows, prompt_of
-from agfsync.formats.reading import Row, first_row, read_rows
-from agfsync.formats.splits import split_of, take_split
-from agfsync.formats.walking import walk_files
+from agfsync.errors import FormatError
+from agfsync.formats import LeftOut, Prompt
+from agfsync.formats.columns import column_names, column_rows
+from agfsync.formats.paths import read_split, split_of, split_relative_name, walk_files
+from agfsync.formats.reading import (
+    Rows,
+    UnusableRow,
+    format_errors,
+    open_text,
+    peek_row,
+    read_json_lines,
+    read_rows,
+    read_table,
+    require_text,
+)
+from agfsync.formats.rows import find_column, parse_prompt
+from agfsync.records import one_line
+
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+CAPTION_ENDINGS = {".txt", ".caption"}
+_PICTURE_ENDINGS = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"),
+    # These aren't read: their pictures are paired all the same, and left out with their kind as the reason.
+    *(".avif", ".bmp", ".dds", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm"),
+    *(".psd", ".svg", ".tga", ".tif", ".tiff"),
+}
+_FILE_COLUMNS = ("file_name", "filename", "image", "path")
 
 
 class ImageFolder:
+    """A folder with a metadata file, or one for each split."""
+
     title = "a folder of pictures with their texts"
 
     def recognises(self, path: Path) -> bool:
-        return path.is_dir() and any(_is_ours(file) for file in _metadata(path))
+        for file in _metadata_files(path) if path.is_dir() else ():
+            row = peek_row(_metadata_rows(file))
+            if find_column(row) is not None and find_column(row, _FILE_COLUMNS) is not None:
+                return True
+        return False
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield a prompt for each row; whether its picture is there doesn't matter."""
-        files = ((split_of(file.relative_to(path).parts), file) for file in _metadata(path))
-        taken, others = take_split(path, files, split)
-        for name, rest in others.items():
-            for file in rest:
-                count = sum(1 for _ in metadata_rows(file))
-                where = str(file.relative_to(path))
-                yield LeftOut(f"of the split '{name}'" if name else "of no split", where, count, failed=False)
-        for file in taken:
-            yield from read_rows(metadata_rows(file), _read)
+        """Yield a prompt for each row, whether or not its picture exists."""
+        files = ((split_of(file.relative_to(path).parts), file) for file in _metadata_files(path))
+        return read_rows(read_split(path, files, split, _metadata_rows), lambda row: [Prompt(*parse_prompt(row))])
 
 
-def _metadata(path: Path) -> Iterator[Path]:
-    return (file for file in walk_files(path) if file.name.lower() in METADATA)
+def _metadata_files(path: Path) -> Iterator[Path]:
+    return (file for file in walk_files(path) if file.name.lower() in METADATA_FILES)
 
 
-def _is_ours(file: Path) -> bool:
-    row = first_row(metadata_rows(file))
-    return rows.column(row) is not None and rows.column(row, FILE_NAMES) is not None
+def _metadata_rows(file: Path) -> Rows:
+    """Yield the rows of a metadata file.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    if file.suffix.lower() == ".jsonl":
+        return read_json_lines(file)
+    if file.suffix.lower() == ".csv":
+        return read_table(file)
+    return column_rows(file, sorted(column_names(file)[0]) if column_names(file) else [])
 
 
-def _read(row: Row) -> list[Prompt]:
-    return [Prompt(*prompt_of(row))]
+@dataclass(slots=True)
+class MetadataRow:
+    """A row of a metadata file; `used` if the picture that it names was found."""
+
+    prompt: str
+    category: str
+    where: str
+    used: bool = False
+
+
+def index_metadata(file: Path, root: Path, into: dict[str, MetadataRow]) -> Iterator[LeftOut]:
+    """Put the rows of a metadata file `into` a mapping by the paths of their pictures; yield unusable rows."""
+    folder = PurePosixPath(plain_path(file.parent.relative_to(root)))
+    name = plain_path(file.relative_to(root))
+    for row in _metadata_rows(file):
+        if isinstance(row, LeftOut):
+            yield LeftOut(row.reason, f"{name}: {row.where}", row.count, row.failed)
+            continue
+        try:
+            parts = split_relative_name(require_text(row, find_column(row, _FILE_COLUMNS) or _FILE_COLUMNS[0]))
+            found = MetadataRow(*parse_prompt(row), f"{name}: {row.where}")
+            if into.setdefault(plain_path(folder.joinpath(*parts)), found) is not found:
+                yield LeftOut("another row on a picture", found.where, failed=False)
+        except UnusableRow as failure:
+            yield LeftOut(str(failure), f"{name}: {row.where}")
+
+
+def plain_path(path: PurePosixPath | Path) -> str:
+    """Return a path with slashes and composed letters: systems spell the same name in two ways."""
+    return unicodedata.normalize("NFC", path.as_posix())
+
+
+def strip_ending(path: PurePosixPath) -> PurePosixPath:
+    """Return `path` without the endings of pictures and captions; other dots belong to the name."""
+    while path.suffix.lower() in _PICTURE_ENDINGS | CAPTION_ENDINGS:
+        path = path.with_suffix("")
+    return path
+
+
+def is_picture_name(path: Path) -> bool:
+    """Return True if the name of a file is that of a picture of any kind."""
+    return path.suffix.lower() in _PICTURE_ENDINGS
+
+
+def read_caption_file(file: Path) -> str:
+    """Return the text of a caption file on one line; empty if it can't be read."""
+    try:
+        with format_errors(file), open_text(file) as opened:
+            return one_line(opened.read())
+    except FormatError:
+        return ""

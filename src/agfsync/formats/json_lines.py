@@ -1,41 +1,46 @@
-"""JSON lines: an object a prompt, with its category and questions where it has them; or a text a prompt."""
+"""JSON lines: a prompt in each, as an object with its category and questions, or as a text."""
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from agfsync.errors import FormatError
-from agfsync.formats import LeftOut, Prompt, rows
-from agfsync.formats.reading import Row, first_row, json_lines
-from agfsync.formats.text_files import is_split_folder, text_rows
+from agfsync.formats import LeftOut, Prompt
+from agfsync.formats.paths import is_split_folder, read_split, text_files
+from agfsync.formats.reading import Row, Rows, peek_row, read_json_lines
+from agfsync.formats.rows import PROMPT_COLUMNS, find_column, parse_prompts
 
-LINES_ENDINGS = (".jsonl", ".ndjson")
+_ENDINGS = (".jsonl", ".ndjson")
 
 
 class JsonLines:
+    """A file of JSON lines, or a folder with one for each split."""
+
     title = "JSON lines"
 
     def recognises(self, path: Path) -> bool:
         if path.is_dir():
-            return is_split_folder(path, LINES_ENDINGS, _is_ours)
-        if not path.is_file() or path.suffix.lower() not in (*LINES_ENDINGS, ".json"):
+            return is_split_folder(path, _ENDINGS, _has_prompts)
+        if not path.is_file() or path.suffix.lower() not in (*_ENDINGS, ".json"):
             return False
-        # One object by itself under .json is no table, whatever its names.
-        return _is_ours(path) and (path.suffix.lower() != ".json" or _has_two(path))
+        # A single object under .json is no table, whatever its names.
+        return _has_prompts(path) and (path.suffix.lower() != ".json" or _has_two_rows(path))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        read = partial(json_lines, name=rows.TEXTS[0])
-        return rows.prompts(text_rows(path, split, LINES_ENDINGS, read))
+        return parse_prompts(read_split(path, text_files(path, _ENDINGS), split, _read))
 
 
-def _is_ours(path: Path) -> bool:
-    return rows.column(first_row(json_lines(path, rows.TEXTS[0]))) is not None
+def _read(path: Path) -> Rows:
+    return read_json_lines(path, PROMPT_COLUMNS[0])
 
 
-def _has_two(path: Path) -> bool:
+def _has_prompts(path: Path) -> bool:
+    return find_column(peek_row(_read(path))) is not None
+
+
+def _has_two_rows(path: Path) -> bool:
     try:
-        first = list(islice(json_lines(path), 2))
+        first = list(islice(read_json_lines(path), 2))
     except FormatError:
         return False
     return len(first) == 2 and all(isinstance(row, Row) for row in first)

@@ -1,25 +1,36 @@
-"""What pair sets have in common: their pictures, and how ranks make pairs. No format of its own."""
+"""Read the pictures of pair sets, and turn ranks and repeated judgements into pairs. No format of its own."""
 
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
 from agfsync.files.images import BrokenPicture, decode
-from agfsync.formats import TIE, NoPreference, Picture, Preference
-from agfsync.formats.walking import locate
+from agfsync.formats import TIE, NoPreference, PictureFile, Preference
+from agfsync.formats.paths import locate_picture
+from agfsync.records import digest
 
-DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
-BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
-"""How a picture in base64 begins: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
-FEWER = "a prompt with fewer than two pictures"
-SHORTEST = 64
-"""Characters from which on such a text is a picture and no name."""
+_K = TypeVar("_K", bound=Hashable)
 
-PICTURE_KINDS: Mapping[str, re.Pattern[bytes]] = {
+TOO_FEW_PICTURES = "a prompt with fewer than two pictures"
+SAME_PICTURE = "winner and loser are the same picture"
+REPEATED = "repeated judgement of the same two pictures"
+OVERRULED = "overruled by most judgements of the same two pictures"
+COPIED_LINK = re.compile(rb"(\.\.?[/\\])+[\w./\\-]+\s*")
+"""The content of a link that became a file of its own when its folder was copied."""
+
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
+"""The beginning of a picture in base64: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
+_SHORTEST_BASE64 = 64
+"""Characters below which such a text is a name."""
+_OTHER_KINDS: Mapping[str, re.Pattern[bytes]] = {
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
     "GIF": re.compile(rb"GIF8[79]a"),
     "TIFF": re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"),
@@ -34,30 +45,30 @@ PICTURE_KINDS: Mapping[str, re.Pattern[bytes]] = {
     "Git LFS pointer": re.compile(rb"version https://git-lfs"),
     "web page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
 }
-"""How files begin that aren't read as pictures, though people have them among theirs."""
-LINK = re.compile(rb"(\.\.?[/\\])+[\w./\\-]+\s*")
-"""What a link holds that became a file of its own when its folder was copied."""
+"""The beginnings of files that are often found among pictures, and that aren't read."""
+
+_AGAINST = 1 << 32
 
 
-def embedded(value: Any, *folders: Path) -> Picture:
+def parse_picture(value: Any, *folders: Path) -> PictureFile:
     """Return a column's picture: its bytes, its name, base64 or a data URL, or datasets' struct of bytes and name.
 
     Raises:
-        UnusableRow: a name outside of `folders`, see `locate`.
+        UnusableRow: the name is outside of `folders`, see `locate_picture`.
     """
     if isinstance(value, Mapping):
-        return embedded(value.get("bytes") or value.get("path") or value.get("url"), *folders)
+        return parse_picture(value.get("bytes") or value.get("path") or value.get("url"), *folders)
     if not isinstance(value, str):
         return value if isinstance(value, bytes) else b""
-    if url := DATA_URL.match(value):
-        return _decoded(value[url.end() :])
-    if len(value) >= SHORTEST and BASE64.fullmatch(value):
-        return _decoded(value)
-    return locate(value, *folders) if value.strip() else b""
+    if url := _DATA_URL.match(value):
+        return _decode_base64(value[url.end() :])
+    if len(value) >= _SHORTEST_BASE64 and _BASE64.fullmatch(value):
+        return _decode_base64(value)
+    return locate_picture(value, *folders) if value.strip() else b""
 
 
-def _decoded(text: str) -> bytes:
-    """Return the bytes that `text` is in base64, of either alphabet, padded or not; none where it is no base64."""
+def _decode_base64(text: str) -> bytes:
+    """Return the bytes of a text in base64, of either alphabet, padded or not; none if it isn't base64."""
     plain = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return b64decode(plain + "=" * (-len(plain) % 4), validate=True)
@@ -66,15 +77,15 @@ def _decoded(text: str) -> bytes:
 
 
 def read_pictures(found: Preference) -> tuple[bytes, bytes]:
-    """Return the files of a pair's winner and loser, both whole pictures.
+    """Return the files of a pair's winner and loser, both checked to be whole pictures.
 
     Raises:
-        BrokenPicture: one of them isn't there or isn't one.
+        BrokenPicture: one of them is missing or isn't a picture.
     """
-    return _read(found.winner), _read(found.loser)
+    return _read_picture(found.winner), _read_picture(found.loser)
 
 
-def _read(picture: Picture) -> bytes:
+def _read_picture(picture: PictureFile) -> bytes:
     if isinstance(picture, Path):
         try:
             picture = picture.read_bytes()
@@ -82,30 +93,30 @@ def _read(picture: Picture) -> bytes:
             raise BrokenPicture(f"missing image: {getattr(failure, 'strerror', None) or failure}") from failure
     if not picture:
         raise BrokenPicture("missing image: the file holds none")
-    if kind := kind_of(picture):
-        raise BrokenPicture(kind)
+    if reason := explain_kind(picture):
+        raise BrokenPicture(reason)
     decode(picture)
     return picture
 
 
-def kind_of(data: bytes) -> str:
-    """Return why a file that begins like `data` isn't read, if that is for the kind that it is; else nothing."""
-    kind = next((kind for kind, begins in PICTURE_KINDS.items() if begins.match(data[:4096])), "")
+def explain_kind(data: bytes) -> str:
+    """Return the reason why files of the kind of `data` aren't read as pictures; empty if the kind isn't known."""
+    kind = next((kind for kind, begins in _OTHER_KINDS.items() if begins.match(data[:4096])), "")
     if kind == "Git LFS pointer":
         return "missing image: it is a Git LFS pointer: fetch the file itself"
     if kind == "web page":
         return "broken image: it is a web page"
-    if len(data) < 512 and LINK.fullmatch(data):
+    if len(data) < 512 and COPIED_LINK.fullmatch(data):
         return "missing image: it is a link that was copied as a file: copy the folder with its links"
     return f"unfit image: {kind} isn't read: make it PNG, WebP or JPEG" if kind else ""
 
 
-def by_rank(
-    prompt: str, pictures: Sequence[Picture], ranks: Sequence[Any], category: str, where: str = ""
+def pair_by_rank(
+    prompt: str, pictures: Sequence[PictureFile], ranks: Sequence[Any], category: str, where: str = ""
 ) -> Iterator[Preference | NoPreference]:
     """Yield every two of a prompt's ranked pictures as a pair: the lower rank is better, equal ranks are a tie."""
     if len(pictures) < 2:
-        yield NoPreference(prompt, FEWER, category, where)
+        yield NoPreference(prompt, TOO_FEW_PICTURES, category, where)
     for (one, rank), (other, against) in combinations(zip(pictures, ranks, strict=True), 2):
         if not is_number(rank) or not is_number(against):
             yield NoPreference(prompt, "no rank", category, where)
@@ -116,5 +127,65 @@ def by_rank(
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """True if `value` can be compared: NaN is what some programs write for a label that isn't there."""
+    """Return True if `value` can be compared; NaN, which some programs write for a missing label, can't."""
     return isinstance(value, int | float) and value == value
+
+
+RepeatRule = Literal["majority", "all"]
+"""The rule for several judgements of the same two pictures: one pair by their majority, or a pair for each."""
+
+
+def picture_key(caption: str, image: bytes) -> str:
+    """Return the key of a caption's picture; equal files have the same key."""
+    return digest("pair set's picture", caption, blake2b(image, digest_size=16).hexdigest())
+
+
+@dataclass(slots=True)
+class Judgements(Generic[_K]):
+    """Judgements by the keys of the two pictures. Memory holds two keys and a number for each pair.
+
+    >>> judgements = Judgements("majority")
+    >>> for winner, loser in ("ab", "ab", "ba"):
+    ...     judgements.add(winner, loser)
+    >>> list(judgements.pairs())
+    [('a', 'b', 0)]
+    """
+
+    rule: RepeatRule
+    _votes: dict[tuple[_K, _K], int] = field(default_factory=dict)
+    """by the two pictures as they were first judged: votes for the first, plus `_AGAINST` times those for the other"""
+
+    def add(self, winner: _K, loser: _K) -> None:
+        """Add one judgement."""
+        if (loser, winner) in self._votes:
+            self._votes[loser, winner] += _AGAINST
+        else:
+            self._votes[winner, loser] = self._votes.get((winner, loser), 0) + 1
+
+    def __len__(self) -> int:
+        return sum(map(sum, map(_split_votes, self._votes.values())))
+
+    def pairs(self) -> Iterator[tuple[_K, _K, int]]:
+        """Yield winner and loser of each pair, and the number of equal pairs before it, above 0 by the rule "all"."""
+        for (one, other), both in self._votes.items():
+            votes, against = _split_votes(both)
+            if self.rule == "all":
+                yield from ((one, other, number) for number in range(votes))
+                yield from ((other, one, number) for number in range(against))
+            elif votes != against:
+                yield (one, other, 0) if votes > against else (other, one, 0)
+
+    def left_out(self) -> Counter[str]:
+        """Return the number of judgements that aren't pairs by themselves, by reason."""
+        counts: Counter[str] = Counter()
+        for votes, against in map(_split_votes, self._votes.values() if self.rule == "majority" else ()):
+            overruled = 0 if votes == against else min(votes, against)
+            counts[TIE] += votes == against
+            counts[OVERRULED] += overruled
+            counts[REPEATED] += votes + against - 1 - overruled
+        return +counts
+
+
+def _split_votes(both: int) -> tuple[int, int]:
+    against, votes = divmod(both, _AGAINST)
+    return votes, against

@@ -4,20 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agfsync.formats import LeftOut, Prompt
-from agfsync.formats.reading import Row, header, label, read_rows, table, text
+from agfsync.formats.reading import get_category, read_header, read_rows, read_table, require_text
 
 
 class PartiPrompts:
+    """The TSV file of PartiPrompts."""
+
     title = "PartiPrompts"
 
     def recognises(self, path: Path) -> bool:
-        if not path.is_file() or path.suffix.lower() != ".tsv":
-            return False
-        return header(path) >= {"Prompt", "Category", "Challenge"}
+        is_table = path.is_file() and path.suffix.lower() == ".tsv"
+        return is_table and read_header(path) >= {"Prompt", "Category", "Challenge"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        return read_rows(table(path), _read)
-
-
-def _read(row: Row) -> list[Prompt]:
-    return [Prompt(text(row, "Prompt"), label(row, "Category"))]
+        return read_rows(
+            read_table(path), lambda row: [Prompt(require_text(row, "Prompt"), get_category(row, "Category"))]
+        )

@@ -1,4 +1,4 @@
-"""Pick-a-Pic v2: what the published Diffusion-DPO trainers read."""
+"""Pick-a-Pic v2, the format that the published Diffusion-DPO trainers read."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -9,14 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import Dataset, NoPreference, PairItem, Preference, WrittenPair
-from agfsync.formats.columns import WITH_PICTURES, column_rows, has_columns
-from agfsync.formats.pairing import embedded, is_number
-from agfsync.formats.reading import Row, read_rows, text
-from agfsync.formats.selection import name_selectors
-from agfsync.formats.writing import write_pairs
+from agfsync.formats.columns import ROWS_WITH_PICTURES, column_rows, has_columns
+from agfsync.formats.pairing import is_number, parse_picture
+from agfsync.formats.reading import Row, read_rows, require_text
+from agfsync.formats.writing import name_selectors, write_pairs
 from agfsync.records import seed_of
 
-SCHEMA = pa.schema(
+PICK_A_PIC_SCHEMA = pa.schema(
     [
         ("are_different", pa.bool_()),
         ("best_image_uid", pa.string()),
@@ -38,39 +37,41 @@ SCHEMA = pa.schema(
         ("num_example_per_prompt", pa.int64()),
     ]
 )
-PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
+_NEEDED = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 
 
 class PickAPic:
+    """Parquet files of Pick-a-Pic, in a folder or alone."""
+
     title = "Pick-a-Pic v2"
 
     def recognises(self, path: Path) -> bool:
-        return has_columns(path, PICK_A_PIC_COLUMNS)
+        return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        rows = column_rows(path, (*PICK_A_PIC_COLUMNS, "has_label"), split, PICK_A_PIC_COLUMNS, WITH_PICTURES)
-        return read_rows(rows, lambda row: [_pair(row, path)])
+        rows = column_rows(path, (*_NEEDED, "has_label"), split, _NEEDED, ROWS_WITH_PICTURES)
+        return read_rows(rows, lambda row: [_read_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Ties are dropped: some trainers take a tie for a win of jpg_0. Which picture is which is drawn by lot."""
+        """Write the pairs without ties, which some trainers take for wins of jpg_0; the winner's place is random."""
         created = datetime.fromisoformat(dataset.created).replace(tzinfo=None)
-        rows = partial(_row, created=created)
-        return write_pairs(dataset.pairs, folder / "data", name_selectors(SCHEMA, dataset.selected_by), rows)
+        schema = name_selectors(PICK_A_PIC_SCHEMA, dataset.selected_by)
+        return write_pairs(dataset.pairs, folder / "data", schema, partial(_make_row, created=created))
 
 
-def _pair(row: Row, path: Path) -> Preference | NoPreference:
-    prompt, (zero, one) = text(row, "caption"), (row.get("label_0"), row.get("label_1"))
+def _read_pair(row: Row, path: Path) -> Preference | NoPreference:
+    prompt, (zero, one) = require_text(row, "caption"), (row.get("label_0"), row.get("label_1"))
     if row.get("has_label") is False or not is_number(zero) or not is_number(one):
         return NoPreference(prompt, "no label", where=row.where)
     if zero == one:
         return NoPreference(prompt, where=row.where)
-    pictures = [embedded(row.get(name), row.file.parent, path) for name in ("jpg_0", "jpg_1")]
+    pictures = [parse_picture(row.get(name), row.file.parent, path) for name in ("jpg_0", "jpg_1")]
     winner, loser = pictures if zero > one else reversed(pictures)
     return Preference(prompt, winner, loser, where=row.where)
 
 
-def _row(pair: WrittenPair, number: int, created: datetime) -> dict[str, Any]:
-    """The picture columns are called jpg but hold any encoded file, and so they do here: the run's own, lossless."""
+def _make_row(pair: WrittenPair, number: int, created: datetime) -> dict[str, Any]:
+    """Return a pair as a row; columns called jpg hold any encoded file, here the run's own, which is lossless."""
     pictures = [
         (pair.winner_key, pair.winner, pair.winner_model, 1.0),
         (pair.loser_key, pair.loser, pair.loser_model, 0.0),

@@ -1,61 +1,119 @@
-"""How rows of any table make prompts, by the names of its columns. No format of its own."""
+"""Turn rows into prompts with their questions, by the names of their columns. No format of its own."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
-from agfsync.formats import Asked, LeftOut, Prompt
-from agfsync.formats.asking import question, sift
-from agfsync.formats.reading import Row, group_rows, label, text
+from agfsync.formats import LeftOut, Prompt, SourceQuestion
+from agfsync.formats.reading import Row, get_category, group_rows, require_text
+from agfsync.records import AnswerWord, ElementType, one_line
 
-TEXTS = ("prompt", "prompts", "caption", "captions", "text")
-"""Columns that hold the prompt, the first that is there; in whatever case."""
-OTHERS = ("category", "question", "answer", "element", "element_type", "flag", "questions")
-OF_QUESTIONS = "caption_key"
+PROMPT_COLUMNS = ("prompt", "prompts", "caption", "captions", "text")
+"""Columns that hold the prompt, the most likely first, in any case."""
+OTHER_COLUMNS = ("category", "question", "answer", "element", "element_type", "flag", "questions")
+
+_QUESTION_COLUMN = "caption_key"
 """A column that only a table of questions has: its text is no prompt."""
+_ELEMENT_TYPES: Mapping[str, ElementType] = {name: name for name in get_args(ElementType)}
+_ANSWERS: Mapping[str, AnswerWord] = {"yes": "yes", "no": "no"}
+_NUMBER = re.compile(r"[-_ ]?\d+$")
 
 
-def column(names: Iterable[str], wanted: Iterable[str] = TEXTS) -> str | None:
-    """Return the first of `wanted` among the columns `names`, as it is spelt there; None where there is none."""
+def find_column(names: Iterable[str], wanted: Iterable[str] = PROMPT_COLUMNS) -> str | None:
+    """Return the first of `wanted` among the columns `names`, as it is spelt there; None if there is none."""
     spelt = {name.strip().casefold(): name for name in reversed(list(names)) if isinstance(name, str)}
-    return None if OF_QUESTIONS in spelt else next((spelt[name] for name in wanted if name in spelt), None)
+    return None if _QUESTION_COLUMN in spelt else next((spelt[name] for name in wanted if name in spelt), None)
 
 
-def prompts(rows: Iterable[Row | LeftOut]) -> Iterator[Prompt | LeftOut]:
-    """Yield the prompts in `rows`; neighbouring rows with questions on one prompt are that prompt.
+def parse_prompt(row: Row) -> tuple[str, str]:
+    """Return a row's prompt and category.
 
-    A row may hold one question (`question`, `answer`, `element`, `element_type`) or a list of such under `questions`.
+    Raises:
+        UnusableRow: it has no prompt.
     """
-    for group in group_rows(rows, _prompt):
+    return require_text(row, find_column(row) or PROMPT_COLUMNS[0]), get_category(row, find_column(row, ("category",)))
+
+
+def parse_prompts(rows: Iterable[Row | LeftOut]) -> Iterator[Prompt | LeftOut]:
+    """Yield the prompts in `rows`; neighbouring rows with questions on the same prompt make one prompt.
+
+    A row may hold one question (`question`, `answer`, `element`, `element_type`) or a list of them under `questions`.
+    """
+    for group in group_rows(rows, parse_prompt):
         if isinstance(group, LeftOut):
             yield group
             continue
         (prompt, category), same = group
-        questions, left_out = sift(each for row in same for each in _questions(row))
+        questions, left_out = collect_questions(each for row in same for each in _parse_row_questions(row))
         copies = 1 if questions or left_out else len(same)
         yield from (Prompt(prompt, category, questions, left_out) for _ in range(copies))
 
 
-def _prompt(row: Row) -> tuple[str, str]:
-    return text(row, column(row) or TEXTS[0]), label(row, column(row, ("category",)))
+def parse_question(
+    text: Any, answer: Any, element: Any = None, element_type: Any = None, choices: Iterable[Any] = _ANSWERS
+) -> SourceQuestion | str:
+    """Return the yes/no question in the fields of a file, or the reason why it can't be asked.
+
+    A type that isn't one of the thirteen is "other": TIFA's "animal/human" leaves open which of the two it is.
+    """
+    if not isinstance(text, str) or not one_line(text):
+        return "empty"
+    if {_plain(choice) for choice in choices} != set(_ANSWERS):
+        return "not a yes/no question"
+    if _plain(answer) not in _ANSWERS:
+        return "answer is neither yes nor no" if _plain(answer) else "no answer given"
+    kind = _ELEMENT_TYPES.get(_plain(element_type), "other")
+    return SourceQuestion(one_line(text), _ANSWERS[_plain(answer)], one_line(str(element or "")), kind)
 
 
-def _questions(row: Mapping[str, Any]) -> Iterator[Asked | str]:
+def collect_questions(found: Iterable[SourceQuestion | str]) -> tuple[tuple[SourceQuestion, ...], dict[str, int]]:
+    """Return the different questions in `found`, and the count of each reason why others can't be asked.
+
+    >>> collect_questions(["empty", "empty"])
+    ((), {'empty': 2})
+    """
+    kept: dict[str, SourceQuestion] = {}
+    left_out: Counter[str] = Counter()
+    for each in found:
+        if isinstance(each, str):
+            left_out[each] += 1
+        elif _plain(each.text) in kept:
+            left_out["repeated"] += 1
+        else:
+            kept[_plain(each.text)] = each
+    return tuple(kept.values()), dict(left_out)
+
+
+def parse_origin(identifier: str) -> str:
+    """Return the data set that a benchmark has a prompt from, by the prompt's id.
+
+    >>> parse_origin("coco_301091")
+    'coco'
+    """
+    return _NUMBER.sub("", identifier) or identifier
+
+
+def _parse_row_questions(row: Mapping[str, Any]) -> Iterator[SourceQuestion | str]:
     row = _plain_names(row)
     if row.get("question"):
-        yield _question(row)
+        yield _parse_object(row)
     listed = row.get("questions") or []
     for each in listed if isinstance(listed, list) else [listed]:
-        yield _question(each) if isinstance(each, Mapping) else question(each, None)
+        yield _parse_object(_plain_names(each)) if isinstance(each, Mapping) else parse_question(each, None)
 
 
-def _plain_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `row` with its columns' names in lower case, as a prompt's column is found too."""
-    return {name.strip().casefold(): value for name, value in row.items() if isinstance(name, str)}
-
-
-def _question(row: Mapping[str, Any]) -> Asked | str:
-    row = _plain_names(row)
+def _parse_object(row: Mapping[str, Any]) -> SourceQuestion | str:
     if str(row.get("flag", 1)) in ("0", "False"):
         return "called invalid by its writer"
     asked = row.get("question") or row.get("text")
-    return question(asked, row.get("answer"), row.get("element"), row.get("element_type"))
+    return parse_question(asked, row.get("answer"), row.get("element"), row.get("element_type"))
+
+
+def _plain_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `row` with the names of its columns in lower case, as `find_column` reads them."""
+    return {name.strip().casefold(): value for name, value in row.items() if isinstance(name, str)}
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else str(value).strip().rstrip(".").casefold()

@@ -1,4 +1,4 @@
-"""What `captions.source` and `pairs.source` point at: the format that recognises a path, and its captions for a run."""
+"""Open what `captions.source` and `pairs.source` point to: find its format, and read its prompts or pairs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,53 +8,70 @@ from typing import TypeVar
 from agfsync import catalog
 from agfsync.errors import FormatError
 from agfsync.files.atomic import guarded
-from agfsync.formats import Asked, Format, LeftOut, PairItem, PairSet, Preference, Prompt, PromptFile
-from agfsync.formats.near_misses import why_unknown
-from agfsync.formats.splits import ALL
-from agfsync.formats.tally import LeftOutTally
-from agfsync.formats.walking import walk_files
-from agfsync.language.text import normalised
+from agfsync.formats import (
+    Format,
+    LeftOut,
+    LeftOutTally,
+    PairItem,
+    PairSet,
+    Preference,
+    Prompt,
+    PromptFile,
+    SourceQuestion,
+)
+from agfsync.formats.near_misses import explain_unknown
+from agfsync.formats.paths import ALL_SPLITS, walk_files
+from agfsync.language.text import normalise_text
 from agfsync.records import digest, file_digest
 
-F = TypeVar("F", bound=Format)
+_F = TypeVar("_F", bound=Format)
 
-KINDS = {PromptFile: "captions", PairSet: "pairs"}
-SMALL = 64 << 20
-"""Bytes up to which a source is known by what it holds; a larger one by its files' sizes and times."""
+_SECTIONS = {PromptFile: "captions", PairSet: "pairs"}
+_SMALL = 64 << 20
+"""Bytes up to which a source's digest is that of its content; above, that of its files' sizes and times."""
 
 
-def recognise(path: Path, wanted: type[F]) -> F:
-    """Return the first format of the catalog that does what is `wanted` and recognises `path`.
+def find_formats(wanted: type[_F]) -> dict[str, _F]:
+    """Return the formats of the catalog that follow the protocol `wanted`, by name, in the order of trying them.
+
+    Those of other packages come first, since the last of ours take any table.
+    """
+    names = sorted(catalog.names("formats"), key=lambda name: name in catalog.CATALOG["formats"])
+    all_ = {name: catalog.find("formats", name)() for name in names}
+    return {name: format_ for name, format_ in all_.items() if isinstance(format_, wanted)}
+
+
+def recognise_format(path: Path, wanted: type[_F]) -> _F:
+    """Return the first format of the catalog that follows the protocol `wanted` and recognises `path`.
 
     Raises:
-        FormatError: there is nothing at `path`, or nothing that a format of that kind recognises; with what is likely
-            the reason.
+        FormatError: nothing is at `path`, or no such format recognises it; with the likely reason.
     """
     if not path.exists():
         raise FormatError(f"{path}: {'a link to nothing' if path.is_symlink() else 'no such file or folder'}")
-    path = snapshot_of(path)
-    able = formats(wanted)
+    path = resolve_snapshot(path)
+    able = find_formats(wanted)
     for format_ in able.values():
         if format_.recognises(path):
             return format_
-    kind = KINDS.get(wanted, "captions or pairs")
-    reason = _other_kind(path, wanted) or _one_of(path, able) or why_unknown(path)
-    told = f"{reason}; known" if reason else "there"
-    raise FormatError(f"{path}: holds {kind} in no known format: {told} are {', '.join(able)}")
+    section = _SECTIONS.get(wanted, "captions or pairs")
+    reason = _recognise_other_section(path, wanted) or _recognise_files(path, able) or explain_unknown(path)
+    lead = f"{reason}; known" if reason else "there"
+    raise FormatError(f"{path}: holds {section} in no known format: {lead} are {', '.join(able)}")
 
 
-def _other_kind(path: Path, wanted: type[F]) -> str:
-    """Return what to do where a file holds captions, and pairs are wanted, or the other way round."""
-    for kind, holds in KINDS.items():
-        if wanted in KINDS and kind is not wanted:
-            for format_ in formats(kind).values():
+def _recognise_other_section(path: Path, wanted: type[_F]) -> str:
+    """Return the right section if a file holds captions and pairs are wanted, or the reverse; else nothing."""
+    for kind, section in _SECTIONS.items():
+        if wanted in _SECTIONS and kind is not wanted:
+            for format_ in find_formats(kind).values():
                 if format_.recognises(path):
-                    return f"it is {format_.title}, for {holds}.source"
+                    return f"it is {format_.title}, for {section}.source"
     return ""
 
 
-def _one_of(path: Path, able: Mapping[str, Format]) -> str:
-    """Return which files in the folder at `path` are known by themselves."""
+def _recognise_files(path: Path, able: Mapping[str, Format]) -> str:
+    """Return the names of files in the folder at `path` that are recognised by themselves, in a sentence."""
     if not path.is_dir():
         return ""
     known = [
@@ -65,11 +82,11 @@ def _one_of(path: Path, able: Mapping[str, Format]) -> str:
     return f"name one of its files, such as {', '.join(known[:3])}" if known else ""
 
 
-def snapshot_of(path: Path) -> Path:
-    """Return the folder of files where `path` is a repository in the hub's cache, else `path` itself.
+def resolve_snapshot(path: Path) -> Path:
+    """Return the newest snapshot's folder if `path` is a repository in the hub's cache, else `path` itself.
 
     Raises:
-        FormatError: it has several snapshots, and none is the newest.
+        FormatError: it has several snapshots, and none is marked as the newest.
     """
     repositories = list(path.glob("datasets--*")) if path.is_dir() else []
     path = repositories[0] if len(repositories) == 1 else path
@@ -84,84 +101,69 @@ def snapshot_of(path: Path) -> Path:
     return there[0]
 
 
-def prompts_of(path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+def read_prompts(path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
     """Yield the prompts at `path`, and everything there that isn't read.
 
     Raises:
         FormatError: it holds none in a known format, or isn't what its format says, or has no such split.
     """
-    format_ = recognise(path, PromptFile)
-    return format_.prompts(snapshot_of(path), _checked(path, split))
+    format_ = recognise_format(path, PromptFile)
+    return format_.prompts(resolve_snapshot(path), _check_split(path, split))
 
 
-def pairs_of(path: Path, split: str = "") -> Iterator[PairItem]:
-    """Yield the pairs at `path`, and everything there that isn't read; see `prompts_of`."""
-    format_ = recognise(path, PairSet)
-    return format_.pairs(snapshot_of(path), _checked(path, split))
+def read_pairs(path: Path, split: str = "") -> Iterator[PairItem]:
+    """Yield the pairs at `path`, and everything there that isn't read; see `read_prompts`."""
+    format_ = recognise_format(path, PairSet)
+    return format_.pairs(resolve_snapshot(path), _check_split(path, split))
 
 
-def check_source(path: Path, wanted: type[Format], split: str) -> None:
-    """See that what is at `path` is known, has the split, and begins as its format says.
-
-    Raises:
-        FormatError: it doesn't.
-    """
-    found: Iterator[object] = (prompts_of if wanted is PromptFile else pairs_of)(path, split)
-    next(found, None)
-
-
-def _checked(path: Path, split: str) -> str:
-    if split not in ("", ALL) and not path.is_dir():
+def _check_split(path: Path, split: str) -> str:
+    if split not in ("", ALL_SPLITS) and not path.is_dir():
         raise FormatError(f"{path}: is one file, and has no split '{split}': name the folder of several, or no split")
     return split
 
 
-def formats(wanted: type[F]) -> dict[str, F]:
-    """The formats of the catalog that do what is `wanted`, by name, in the order in which a file is held against them.
+def check_source(path: Path, wanted: type[Format], split: str) -> None:
+    """Check that the source at `path` has a known format and the split, and begins as its format says.
 
-    Those of other packages come first: ours end with some that take any table.
+    Raises:
+        FormatError: it doesn't.
     """
-    names = sorted(catalog.names("formats"), key=lambda name: name in catalog.CATALOG["formats"])
-    all_ = {name: catalog.find("formats", name)() for name in names}
-    return {name: format_ for name, format_ in all_.items() if isinstance(format_, wanted)}
+    found: Iterator[object] = (read_prompts if wanted is PromptFile else read_pairs)(path, split)
+    next(found, None)
 
 
-def fingerprint(source: str) -> str:
-    """Return a digest of what the file or folder `source` holds, hidden files left out; a missing one has its own."""
+def fingerprint_source(source: str) -> str:
+    """Return a digest of the file or folder `source`, without hidden files; a missing one has a digest of its own."""
     path = Path(source)
     with guarded(path):
-        states = {str(file.relative_to(path)): file.stat() for file in _files(path) if file.exists()}
-        if sum(state.st_size for state in states.values()) <= SMALL:
+        files = list(walk_files(path)) if path.is_dir() else [path]
+        states = {str(file.relative_to(path)): file.stat() for file in files if file.exists()}
+        if sum(state.st_size for state in states.values()) <= _SMALL:
             return digest("source", {name: file_digest(path / name) for name in states if (path / name).is_file()})
     return digest("source", {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()})
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the file at `path`, or all in the folder there and below it; none where there is nothing."""
-    if path.is_dir():
-        return list(walk_files(path))
-    return [path] if path.exists() else []
-
-
-def captions_of_pairs(source: str, split: str = "") -> Mapping[str, str]:
-    """Return every prompt of which the pair set at `source` has a preference, with its category.
-
-    No picture is opened.
+def read_pair_prompts(source: str, split: str = "") -> Mapping[str, str]:
+    """Return every prompt with a preference in the pair set at `source`, with its category; no picture is opened.
 
     Raises:
         FormatError: it is no pair set.
     """
     found = dict[str, str]()
-    for each in pairs_of(Path(source), split):
+    for each in read_pairs(Path(source), split):
         if isinstance(each, Preference):
             found.setdefault(each.prompt, each.category)
     return found
 
 
-class Prompts:
-    """A prompt file in the place of a caption writer: it writes what it holds, in its order, without `avoid`.
+class SourceCaptions:
+    """A caption writer that gives the prompts of a file, in their order.
 
-    `left_out` counts what of the file isn't a caption; `rows` are all that were meant to be.
+    `left_out` counts the rows that give no caption; `rows` is the number of rows that should have.
+
+    Args:
+        avoid: normalised captions to leave out.
 
     Raises:
         FormatError: there is no prompt file at `source`, or it isn't what its format says.
@@ -174,19 +176,19 @@ class Prompts:
         self.left_out = LeftOutTally()
         self.rows = 0
         self._prompts: dict[str, Prompt] = {}
-        for prompt in prompts_of(self.path, split):
-            self._enter(prompt, avoid)
+        for prompt in read_prompts(self.path, split):
+            self._add(prompt, avoid)
         self.categories: Sequence[str] = list(dict.fromkeys(p.category for p in self._prompts.values()))
-        # By what it holds: the same prompts in a file that was moved or touched are the same captions.
+        # A digest of the content: the same prompts in a file that was moved or touched are the same captions.
         self.identity = digest("prompts", [(p.text, p.category) for p in self._prompts.values()])
 
-    def _enter(self, prompt: Prompt | LeftOut, avoid: Collection[str]) -> None:
+    def _add(self, prompt: Prompt | LeftOut, avoid: Collection[str]) -> None:
         if isinstance(prompt, LeftOut):
             self.left_out.add(prompt)
             self.rows += prompt.count if prompt.failed else 0
             return
         self.rows += 1
-        plain = normalised(prompt.text)
+        plain = normalise_text(prompt.text)
         if not plain:
             self.left_out.add(LeftOut("empty", failed=False))
         elif plain in avoid:
@@ -198,18 +200,18 @@ class Prompts:
 
     @property
     def rooms(self) -> dict[str, int]:
-        """How many captions each category has."""
-        return {category: len(self._of(category)) for category in self.categories}
+        """Number of captions in each category."""
+        return {category: len(self._texts(category)) for category in self.categories}
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
-        """The next `count` captions of `category` that aren't in `avoid`."""
+        """Return the next `count` captions of `category` that aren't in `avoid`."""
         written = set(avoid)
-        return [text for text in self._of(category) if text not in written][:count]
+        return [text for text in self._texts(category) if text not in written][:count]
 
-    def asked(self, caption: str) -> tuple[tuple[Asked, ...], Mapping[str, int]]:
-        """The file's questions on `caption`, and why others that it has can't be used, counted."""
-        prompt = self._prompts.get(normalised(caption))
+    def questions_on(self, caption: str) -> tuple[tuple[SourceQuestion, ...], Mapping[str, int]]:
+        """Return the file's questions on `caption`, and the count of each reason why others can't be asked."""
+        prompt = self._prompts.get(normalise_text(caption))
         return (prompt.questions, prompt.left_out) if prompt else ((), {})
 
-    def _of(self, category: str) -> list[str]:
+    def _texts(self, category: str) -> list[str]:
         return [prompt.text for prompt in self._prompts.values() if prompt.category == category]

@@ -1,4 +1,4 @@
-"""Plain text: a prompt a line."""
+"""Plain text: a prompt in each line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,8 @@ from agfsync.records import one_line
 
 
 class TextLines:
+    """A text file of prompts."""
+
     title = "plain text, a prompt a line"
 
     def recognises(self, path: Path) -> bool:

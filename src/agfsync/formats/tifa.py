@@ -1,53 +1,50 @@
 """TIFA v1.0: its captions (text_inputs), its questions (question_answers), or a folder with both."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from agfsync.formats import Asked, LeftOut, Prompt
-from agfsync.formats.asking import origin, question, sift
-from agfsync.formats.reading import Row, entries, first_row, json_rows, read_rows, text
-from agfsync.formats.splits import take_split
-from agfsync.formats.walking import is_hidden
+from agfsync.formats import LeftOut, Prompt, SourceQuestion
+from agfsync.formats.paths import is_hidden, take_split
+from agfsync.formats.reading import Row, peek_row, read_json_list, read_rows, require_list, require_text
+from agfsync.formats.rows import collect_questions, parse_origin, parse_question
 
-INPUTS, ANSWERS = "*text_inputs.json", "*question_answers.json"
+_INPUTS, _ANSWERS = "*text_inputs.json", "*question_answers.json"
 
 
 class Tifa:
+    """One of TIFA's JSON files, or the folder with both."""
+
     title = "TIFA"
 
     def recognises(self, path: Path) -> bool:
         if path.is_dir():
-            return _only(path, INPUTS) is not None
-        return path.suffix.lower() == ".json" and first_row(json_rows(path)).keys() >= {"id", "caption"}
+            return _find_one(path, _INPUTS) is not None
+        return path.suffix.lower() == ".json" and peek_row(read_json_list(path)).keys() >= {"id", "caption"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """By the id of a caption; its category is where TIFA has it from, such as coco or drawbench."""
+        """Yield the captions; the category is the data set that TIFA has one from, such as coco or drawbench."""
         take_split(path, [("", path)], split)
-        inputs, answers = (_only(path, INPUTS), _only(path, ANSWERS)) if path.is_dir() else (path, path)
+        files = [_find_one(path, _INPUTS), _find_one(path, _ANSWERS)] if path.is_dir() else [path]
         captions: dict[str, str] = {}
-        asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        questions: dict[str, list[SourceQuestion | str]] = defaultdict(list)
 
-        def enter(row: Row) -> list[Prompt]:
-            identifier, caption = text(row, "id"), text(row, "caption")
-            question_ = row | {"choices": entries(row, "choices")} if "question" in row else None
+        def collect(row: Row) -> list[Prompt]:
+            identifier, caption = require_text(row, "id"), require_text(row, "caption")
+            if "question" in row:
+                element, kind, choices = row.get("element"), row.get("element_type"), require_list(row, "choices")
+                questions[identifier].append(parse_question(row["question"], row.get("answer"), element, kind, choices))
             captions.setdefault(identifier, caption)
-            if question_ is not None:
-                asked[identifier].append(question_)
             return []
 
-        for file in dict.fromkeys(file for file in (inputs, answers) if file):
-            yield from read_rows(json_rows(file), enter)
+        for file in files:
+            if file is not None:
+                yield from read_rows(read_json_list(file), collect)
         for identifier, caption in captions.items():
-            yield Prompt(caption, origin(identifier), *sift(_question(row) for row in asked[identifier]))
+            yield Prompt(caption, parse_origin(identifier), *collect_questions(questions[identifier]))
 
 
-def _only(folder: Path, pattern: str) -> Path | None:
-    """The one file in `folder` that is called so; None where there is none, or several to choose from."""
+def _find_one(folder: Path, pattern: str) -> Path | None:
+    """Return the one file in `folder` that matches `pattern`; None if none does, or several do."""
     found = [file for file in folder.glob(pattern) if not is_hidden(file.name)]
     return found[0] if len(found) == 1 else None
-
-
-def _question(row: Mapping[str, Any]) -> Asked | str:
-    return question(row["question"], row.get("answer"), row.get("element"), row.get("element_type"), row["choices"])

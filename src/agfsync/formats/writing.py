@@ -1,6 +1,11 @@
-"""Parquet files that grow by rows and are begun anew when they are large. No format of its own."""
+"""Write pairs as Parquet files, with the scorers that chose them in their metadata. No format of its own.
 
-from collections.abc import Callable, Iterable, Mapping
+Readers that don't know the metadata see the same columns and rows.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,17 +13,21 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agfsync.formats import WrittenPair
+from agfsync.formats import Selector, WrittenPair
+from agfsync.formats.columns import table_files
 from agfsync.records import huggingface_metadata
 
-SHARD_BYTES = 500_000_000
-"""Of pictures in a file, about: what Hugging Face datasets make as well."""
-GROUP_BYTES, GROUP_ROWS = 16_000_000, 1000
-"""Of a row group, the piece that is in memory."""
+_SHARD_BYTES = 500_000_000
+"""Approximate bytes of pictures in a file, as in Hugging Face datasets."""
+_GROUP_BYTES, _GROUP_ROWS = 16_000_000, 1000
+"""Limits of a row group, which is in memory."""
+_SELECTORS_KEY = "agfsync.selected_by"
+_PICTURE_COLUMNS = {"chosen", "jpg_0"}
+"""Columns one of which is in every file of pairs that agfsync writes."""
 
 
-class Shards:
-    """`folder`/train-00000.parquet and on, which Hugging Face datasets read as the split "train"."""
+class ParquetShards:
+    """Files `folder`/train-00000.parquet and so on, which Hugging Face datasets read as the split "train"."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._folder, self._schema = folder, huggingface_metadata(schema)
@@ -33,17 +42,17 @@ class Shards:
     def __exit__(self, failure: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if failure is None and (self._waiting or not self._files):
             # A table without rows still has columns.
-            self._write()
-        self._end()
+            self._write_group()
+        self._close_file()
 
     def add(self, row: Mapping[str, Any], picture_bytes: int = 0) -> None:
-        """One more row, whose pictures are that large."""
+        """Append a row, whose pictures have `picture_bytes` together."""
         self._waiting.append(row)
         self._waiting_bytes += picture_bytes
-        if self._waiting_bytes >= GROUP_BYTES or len(self._waiting) >= GROUP_ROWS:
-            self._write()
+        if self._waiting_bytes >= _GROUP_BYTES or len(self._waiting) >= _GROUP_ROWS:
+            self._write_group()
 
-    def _write(self) -> None:
+    def _write_group(self) -> None:
         if self._writer is None:
             name = self._folder / f"train-{self._files:05}.parquet"
             self._writer = pq.ParquetWriter(name, self._schema, compression="zstd", use_dictionary=False)
@@ -51,23 +60,59 @@ class Shards:
         self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
         self._in_file += self._waiting_bytes
         self._waiting, self._waiting_bytes = [], 0
-        if self._in_file >= SHARD_BYTES:
-            self._end()
+        if self._in_file >= _SHARD_BYTES:
+            self._close_file()
 
-    def _end(self) -> None:
+    def _close_file(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._writer, self._in_file = None, 0
 
 
 def write_pairs(
-    pairs: Iterable[WrittenPair], folder: Path, schema: pa.Schema, row: Callable[[WrittenPair, int], Mapping[str, Any]]
+    pairs: Iterable[WrittenPair],
+    folder: Path,
+    schema: pa.Schema,
+    make_row: Callable[[WrittenPair, int], Mapping[str, Any]],
 ) -> dict[str, int]:
-    """Every pair that isn't a tie as what `row` makes of it and its number; how many `pairs` and dropped `ties`."""
+    """Write every pair that isn't a tie as a row, made of the pair and its number.
+
+    Returns:
+        How many `pairs` were written, and how many `ties` were dropped.
+    """
     counts = {"pairs": 0, "ties": 0}
-    with Shards(folder, schema) as shards:
+    with ParquetShards(folder, schema) as shards:
         for pair in pairs:
             if pair.margin > 0:
-                shards.add(row(pair, counts["pairs"]), len(pair.winner) + len(pair.loser))
+                shards.add(make_row(pair, counts["pairs"]), len(pair.winner) + len(pair.loser))
             counts["pairs" if pair.margin > 0 else "ties"] += 1
     return counts
+
+
+def name_selectors(schema: pa.Schema, selectors: Sequence[Selector] | None) -> pa.Schema:
+    """Return `schema` with metadata that names `selectors`; unchanged if they aren't known."""
+    if selectors is None:
+        return schema
+    text = json.dumps([asdict(each) for each in selectors])
+    return schema.with_metadata({**(schema.metadata or {}), _SELECTORS_KEY: text})
+
+
+def read_selectors(path: Path) -> list[Selector] | None:
+    """Return all scorers that the Parquet files of pairs at `path`, a file or folder, name.
+
+    None unless every file names its scorers: otherwise it isn't known what chose the pairs.
+    """
+    found: dict[tuple[str, str], Selector] = {}
+    known = False
+    for file in table_files(path):
+        try:
+            schema = pq.read_schema(file)
+            if _PICTURE_COLUMNS.isdisjoint(schema.names):
+                continue
+            entries = json.loads((schema.metadata or {})[_SELECTORS_KEY.encode()])
+            selectors = [Selector(**entry) for entry in (entries if isinstance(entries, list) else [entries])]
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+            return None
+        known = True
+        found |= {(each.name, each.identity): each for each in selectors}
+    return list(found.values()) if known else None

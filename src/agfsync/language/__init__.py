@@ -1,4 +1,4 @@
-"""What writes captions and questions."""
+"""Writers of captions and questions."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from agfsync.records import AnswerWord
 
 @dataclass(frozen=True, slots=True)
 class QuestionDraft:
-    """A question as a writer gave it, nothing of it checked yet. `valid` is the writer's own flag (1 = valid).
+    """A question as its writer gave it, unchecked. `valid` is the writer's own flag (1 = valid).
 
-    `expected` is the answer that the question must have to be kept: "no" for a foil, which asks about what the caption
-    rules out.
+    `expected` is the answer with which the question is kept: "no" for a foil, which asks for something that the
+    caption rules out.
     """
 
     text: str
@@ -24,56 +24,60 @@ class QuestionDraft:
 
 
 class Writer(Protocol):
-    """What every writer has.
+    """The common part of all writers.
 
-    A class with `needs_model = True` is made with an `Endpoint` and a `Meter`, any other one with nothing.
+    A class with `needs_model = True` is made with an `Endpoint` and a `Meter`, any other one without arguments.
     """
 
     identity: str
-    """What of this writer shapes what it writes; part of the keys."""
+    """Digest or name of everything that shapes this writer's texts; part of the keys."""
     concurrency: int
-    """How many calls it answers at a time, each from a thread of its own."""
+    """Number of simultaneous calls, each from a thread of its own."""
 
 
 class CaptionWriter(Writer, Protocol):
-    """Writes captions of a category."""
+    """A writer of captions."""
 
     @property
     def categories(self) -> Sequence[str]:
-        """The categories that it can write, in order."""
+        """Categories that it can write, in order."""
         ...
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> Sequence[str]:
-        """About `count` captions of `category`, none of which should be in `avoid`; fewer means it is running dry.
+        """Return about `count` captions of `category` that aren't in `avoid`; fewer if it has no more.
 
-        `avoid` are the category's captions that are there already, in the order of writing.
+        Args:
+            avoid: captions of the category that exist already, in the order of writing.
 
         Raises:
-            NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
+            NoReplyError: a language model gave no reply that can be read.
+            BudgetError: a cap is reached.
         """
         ...
 
 
 class QuestionWriter(Writer, Protocol):
-    """Breaks a caption into yes/no questions."""
+    """A writer of yes/no questions on a caption."""
 
     def questions(self, caption: str, seed: int) -> Sequence[QuestionDraft]:
-        """Atomic questions on `caption`, each answered by it.
+        """Return atomic questions that `caption` answers.
 
         Raises:
-            NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
+            NoReplyError: a language model gave no reply that can be read.
+            BudgetError: a cap is reached.
         """
         ...
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """A question writer that also reads a caption again to see what it answers."""
+    """A question writer that also checks what a caption answers."""
 
     def verify(self, caption: str, questions: Sequence[str], seed: int) -> Sequence[bool]:
-        """For each of `questions`, whether `caption` alone answers it with yes.
+        """Return, for each of `questions`, True if `caption` alone answers it with yes.
 
         Raises:
-            NoReplyError: a language model gave nothing that can be read. BudgetError: it may cost no more.
+            NoReplyError: a language model gave no reply that can be read.
+            BudgetError: a cap is reached.
         """
         ...

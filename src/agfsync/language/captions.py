@@ -1,4 +1,4 @@
-"""A language model writes captions: the paper's twelve categories and what it demands of a caption."""
+"""Captions by a language model, in the paper's twelve categories and by its demands on a caption."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -9,23 +9,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from agfsync.chat.client import Client
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
-from agfsync.chat.side_by_side import side_by_side
+from agfsync.chat.threads import map_in_threads
 from agfsync.errors import AgfsyncError, BudgetError, NoReplyError
-from agfsync.language.categories import CATEGORIES, Category
+from agfsync.language.categories import CAPTION_CATEGORIES, Category
 
-VERSION = 2
-"""Raise it with a change of the instructions or of the exemplars: captions are then written anew."""
-ASK = 10
-"""captions a request: more are cut off or grow alike"""
-LEAST = 5
-"""asked for where fewer are wanted: some will be there already, and the rest is left out"""
-SHOWN = 12
-"""captions of the category shown to the model so that it doesn't write them again, those written last"""
+CAPTIONS_VERSION = 2
+"""Raise it with a change of the instructions or of the exemplars, so that captions are written again."""
+CAPTIONS_PER_REQUEST = 10
+"""Captions in a request: more are cut off or become alike."""
+FEWEST_CAPTIONS = 5
+"""Captions requested where fewer are wanted: some exist already, and the rest is left out."""
+CAPTIONS_SHOWN = 12
+"""Captions of the category, those written last, shown to the model so that it doesn't repeat them."""
 
-LENGTHS = ("short, 12 to 20 words", "of middling length, 21 to 30 words", "long, 31 to 45 words")
-"""that on average come to the 26 words of the paper's captions"""
+CAPTION_LENGTHS = ("short, 12 to 20 words", "of middling length, 21 to 30 words", "long, 31 to 45 words")
+"""26 words on average, as the paper's captions have."""
 
-INSTRUCTIONS = """\
+CAPTION_INSTRUCTIONS = """\
 You write captions for pictures that a text-to-image model will draw.
 
 The message is a JSON object: "category" and "about" say what the captions are about, "exemplars" show how captions
@@ -44,53 +44,54 @@ Reply with a JSON object {{"descriptions": ["...", "..."]}} of exactly "count" c
 or remark."""
 
 
-def _texts(given: Any) -> Any:
-    """An item of a list that is no text is an empty one, which is dropped and counted: no reason to lose the others."""
+def _replace_other_items(given: Any) -> Any:
+    """Replace items of a list that are no texts by empty ones, which are dropped and counted, to keep the others."""
     return [item if isinstance(item, str) else "" for item in given] if isinstance(given, list) else given
 
 
 class Descriptions(BaseModel):
-    """The reply. Its schema is what a server with structured output is held to."""
+    """The reply, whose schema a server with structured output enforces."""
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
-    descriptions: Annotated[list[str], BeforeValidator(_texts)]
+    descriptions: Annotated[list[str], BeforeValidator(_replace_other_items)]
 
 
 class LanguageModelCaptions:
-    """Writes captions of the paper's twelve categories by a language model."""
+    """A language model that writes captions in the paper's twelve categories."""
 
     needs_model = True
-    categories: Sequence[str] = tuple(CATEGORIES)
+    categories: Sequence[str] = tuple(CAPTION_CATEGORIES)
 
     def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
         self._client = Client(endpoint, meter)
         self.concurrency = endpoint.concurrency
-        self.identity = f"captions/{VERSION} {endpoint.model} {endpoint.temperature:g}"
+        self.identity = f"captions/{CAPTIONS_VERSION} {endpoint.model} {endpoint.temperature:g}"
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
-        """About `count` captions, asked for ten a request; what some requests bring isn't lost where others fail.
+        """Return about `count` captions, ten from each request; those of some are kept if other requests fail.
 
         Raises:
-            NoReplyError: none of the requests brought any. BudgetError: nor might one be made.
+            NoReplyError: every request failed.
+            BudgetError: a cap is reached.
         """
-        taken = list(avoid)[-SHOWN:]
+        taken = list(avoid)[-CAPTIONS_SHOWN:]
 
         def ask(place: int) -> list[str] | AgfsyncError:
-            asked = max(LEAST, min(ASK, count - place))
+            asked = max(FEWEST_CAPTIONS, min(CAPTIONS_PER_REQUEST, count - place))
             try:
-                return self._ask(CATEGORIES[category], category, asked, taken, seed + place)
+                return self._request(CAPTION_CATEGORIES[category], category, asked, taken, seed + place)
             except (NoReplyError, BudgetError) as failure:
                 return failure
 
-        replies = list(side_by_side(ask, range(0, count, ASK), self.concurrency))
+        replies = list(map_in_threads(ask, range(0, count, CAPTIONS_PER_REQUEST), self.concurrency))
         written = [reply for reply in replies if not isinstance(reply, AgfsyncError)]
         failures = [reply for reply in replies if isinstance(reply, AgfsyncError)]
         if failures and not written:
             raise failures[0]
         return [text for texts in written for text in texts]
 
-    def _ask(self, about: Category, category: str, count: int, taken: Sequence[str], seed: int) -> list[str]:
+    def _request(self, about: Category, category: str, count: int, taken: Sequence[str], seed: int) -> list[str]:
         rng = random.Random(seed)
         data = {
             "category": category,
@@ -100,12 +101,14 @@ class LanguageModelCaptions:
             "count": count,
         }
         return self._client.ask(
-            INSTRUCTIONS.format(lengths=_lengths(count, rng)), data, Descriptions, seed
+            CAPTION_INSTRUCTIONS.format(lengths=_share_lengths(count, rng)), data, Descriptions, seed
         ).descriptions
 
 
-def _lengths(count: int, rng: random.Random) -> str:
-    """How many captions of each length: as many of one as of another, chance deciding who gets what is left over."""
-    bands = rng.sample(range(len(LENGTHS)), len(LENGTHS))
-    shares = {band: count // len(LENGTHS) + (place < count % len(LENGTHS)) for place, band in enumerate(bands)}
-    return "; ".join(f"{shares[band]} {LENGTHS[band]}" for band in sorted(shares) if shares[band])
+def _share_lengths(count: int, rng: random.Random) -> str:
+    """Return the number of captions of each length: equal shares, and the rest drawn by lot."""
+    bands = rng.sample(range(len(CAPTION_LENGTHS)), len(CAPTION_LENGTHS))
+    shares = {
+        band: count // len(CAPTION_LENGTHS) + (place < count % len(CAPTION_LENGTHS)) for place, band in enumerate(bands)
+    }
+    return "; ".join(f"{shares[band]} {CAPTION_LENGTHS[band]}" for band in sorted(shares) if shares[band])

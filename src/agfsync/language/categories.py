@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """What captions of a category are about, and how they may sound."""
+    """The subject of a category's captions, and examples of their style."""
 
     about: str
     exemplars: tuple[str, str, str, str, str]
 
 
-CATEGORIES: Mapping[str, Category] = {
+CAPTION_CATEGORIES: Mapping[str, Category] = {
     "Natural Landscapes": Category(
         "land, water and sky as weather, season and light shape them, with few traces of people",
         (

@@ -1,68 +1,167 @@
-"""When two captions are nearly the same: MinHash over their character n-grams."""
+"""Recognise captions and questions that nearly repeat others."""
 
+import re
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from agfsync.language.text import normalised
+from agfsync.language import QuestionDraft
+from agfsync.language.text import normalise_text
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH
 
-SHINGLE = 5
-"""characters: a bent word or another preposition changes few of them"""
-PERMUTATIONS = 128
-"""an estimate's standard error is at most 0.045"""
+_SHINGLE = 5
+"""Characters of an n-gram: another ending or preposition changes few of them."""
+_PERMUTATIONS = 128
+"""An estimate's standard error is at most 0.045."""
+
+_EMPTY_WORDS = frozenset(
+    normalise_text(
+        "a an any are be been being can contain contains contained could depict depicts depicted describe described do"
+        " does feature features featured has have having image include includes included is mention mentioned mentions"
+        " of photo photograph picture present scene see seen show showing shown shows some that the there these this"
+        " those visible was were which you"
+    ).split()
+)
+"""Words that put a question, and don't tell what is asked."""
+_EMPTY_PHRASE = re.compile(
+    r"\b(?:in|within|by) (?:the|this) (?:image|photo|photograph|picture|scene|caption|description|text)\b"
+)
+_REVERSING_WORDS = frozenset({"no", "not", "without", "never", "only"})
+"""Words that change the question, however alike the rest is."""
+_FREE_ORDER = 2
+"""Number of telling words up to which their order doesn't matter: a red fox, the fox is red."""
 
 
-class Neighbours:
-    """Captions, and whether a new one is nearly one of them.
+class KeptCaptions:
+    """Captions, by MinHash of their character n-grams.
 
     Args:
-        similarity: of the sets of n-grams (Jaccard, 0..1) from which on two captions are nearly the same. At 1 only
-            equal ones are, which the caller sees by itself.
+        similarity: Jaccard index of the sets of n-grams (0 to 1) from which on two captions are near. At 1 only equal
+            ones are, which the caller finds by itself.
     """
 
     def __init__(self, similarity: float) -> None:
         self._similarity = similarity
         self._sketches: dict[str, MinHash] = {}
-        self._index: MinHashLSH | None = _index(similarity) if similarity < 1 else None
+        self._index: MinHashLSH | None = _make_index(similarity) if similarity < 1 else None
 
-    def near(self, text: str) -> bool:
-        """Whether `text` is nearly one of those added."""
+    def is_near(self, text: str) -> bool:
+        """Return True if `text` is near to a caption that was added."""
         if self._index is None:
             return False
         sketch = _sketch(text)
-        # The index finds what is likely near: the sketches decide.
+        # The index finds probable ones, and the sketches decide.
         return any(self._sketches[key].jaccard(sketch) >= self._similarity for key in self._index.query(sketch))
 
     def add(self, text: str) -> None:
-        """Let later ones differ from `text`."""
-        plain = normalised(text)
+        """Add a caption."""
+        plain = normalise_text(text)
         if self._index is not None and plain not in self._sketches:
             self._sketches[plain] = _sketch(text)
             self._index.insert(plain, self._sketches[plain])
 
 
-def _index(similarity: float) -> "MinHashLSH":
+def _make_index(similarity: float) -> "MinHashLSH":
     from datasketch import MinHashLSH
 
-    return MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, params=_bands(similarity))
+    return MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS, params=_choose_bands(similarity))
 
 
 @cache
-def _bands(similarity: float) -> tuple[int, int]:
-    """Bands and their rows for an index at `similarity`: searching for the best takes longer than all the rest."""
+def _choose_bands(similarity: float) -> tuple[int, int]:
+    """Return the bands and rows of an index; searching for the best ones takes longer than all the rest."""
     from datasketch import MinHashLSH
 
-    index = MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
+    index = MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS)
     return index.b, index.r
 
 
 def _sketch(text: str) -> "MinHash":
     from datasketch import MinHash
 
-    plain = normalised(text)
-    sketch = MinHash(num_perm=PERMUTATIONS)
-    count = max(1, len(plain) - SHINGLE + 1)
-    sketch.update_batch([plain[start : start + SHINGLE].encode(errors="surrogatepass") for start in range(count)])
+    plain = normalise_text(text)
+    sketch = MinHash(num_perm=_PERMUTATIONS)
+    count = max(1, len(plain) - _SHINGLE + 1)
+    sketch.update_batch([plain[start : start + _SHINGLE].encode(errors="surrogatepass") for start in range(count)])
     return sketch
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """The telling words of a question, in order, and those of its element."""
+
+    words: tuple[str, ...]
+    element: frozenset[str]
+
+
+class KeptQuestions:
+    """Questions on one caption, by their telling words.
+
+    The authors' code drops questions whose embeddings have a cosine of 0.8 or more; but to an embedding "red" and
+    "blue" are nearly the same. Words are compared exactly: for the few questions of a caption MinHash saves nothing.
+
+    Args:
+        similarity: Jaccard index of the sets of telling words (0 to 1) from which on two questions are near. At 1 none
+            are.
+    """
+
+    def __init__(self, similarity: float) -> None:
+        self._similarity = similarity
+        self._kept: dict[tuple[str, str], list[_Meaning]] = {}
+
+    def is_near(self, draft: QuestionDraft) -> bool:
+        """Return True if a question of the same element type and answer was added that asks nearly the same.
+
+        Two questions that each have a word that the other lacks are never near: "Is the ball red?", "Is the ball
+        blue?".
+        """
+        if self._similarity == 1:
+            return False
+        meaning = _read_meaning(draft)
+        return any(self._are_near(meaning, other) for other in self._kept.get(_topic(draft), ()))
+
+    def add(self, draft: QuestionDraft) -> None:
+        """Add a question."""
+        self._kept.setdefault(_topic(draft), []).append(_read_meaning(draft))
+
+    def _are_near(self, one: _Meaning, other: _Meaning) -> bool:
+        if one.words == other.words:
+            return True
+        short, long = sorted((one.words, other.words), key=len)
+        more, all_ = set(long) - set(short), set(long) | set(short)
+        if one.element != other.element or not set(short) <= set(long) or more & _REVERSING_WORDS:
+            return False
+        return len(set(short)) >= self._similarity * len(all_) and _is_in_order(short, long)
+
+
+def telling_words(text: str) -> tuple[str, ...]:
+    """Return the words of a question that tell what is asked, in order, in the singular.
+
+    >>> telling_words("Does the picture show two foxes?")
+    ('two', 'fox')
+    """
+    plain = normalise_text(text)
+    words = _EMPTY_PHRASE.sub(" ", plain).split()
+    return tuple(_singular(word) for word in words if word not in _EMPTY_WORDS) or tuple(plain.split())
+
+
+def _is_in_order(short: tuple[str, ...], long: tuple[str, ...]) -> bool:
+    """Return True if `short` is `long` with words left out, or if there are too few words to be sure."""
+    rest = iter(long)
+    return len(long) <= _FREE_ORDER or all(word in rest for word in short)
+
+
+def _singular(word: str) -> str:
+    if word.endswith(("xes", "ches", "shes", "zes")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _read_meaning(draft: QuestionDraft) -> _Meaning:
+    return _Meaning(telling_words(draft.text), frozenset(telling_words(draft.element)))
+
+
+def _topic(draft: QuestionDraft) -> tuple[str, str]:
+    return normalise_text(draft.element_type), normalise_text(draft.answer)

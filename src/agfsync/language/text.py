@@ -1,55 +1,55 @@
-"""When two texts are the same, in any script."""
+"""Compare and count texts in any script."""
 
 import re
 import unicodedata
 
-SIGNS = frozenset("#%&@/\\\N{PER MILLE SIGN}\N{PER TEN THOUSAND SIGN}")
-"""Punctuation to Unicode, but a part of what is said: C#, 50%, R&D, 1/2."""
-UNSPACED = re.compile(
+_SIGNS = frozenset("#%&@/\\\N{PER MILLE SIGN}\N{PER TEN THOUSAND SIGN}")
+"""Punctuation by Unicode that carries meaning: C#, 50%, R&D, 1/2."""
+_UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana and Han."""
-NO_WORD = re.compile(r"\*+|[^\w\s]|_")
+_NO_WORD = re.compile(r"\*+|[^\w\s]|_")
 
 
-def normalised(text: str) -> str:
-    """Return `text` such that texts which differ in case, spacing or punctuation alone become the same.
+def normalise_text(text: str) -> str:
+    """Return `text` such that texts that differ only in case, spacing or punctuation become equal.
 
-    Letters, digits, marks and symbols stay, as NFKC and casefold have them; punctuation becomes a space, but for signs
-    and what stands between digits. A text of nothing else stays as it is.
+    Letters, digits, marks and symbols are kept, folded by NFKC and casefold; punctuation becomes a space, except for
+    signs and between digits. A text of nothing else is kept.
 
-    >>> normalised("  A red, STAR. "), normalised("C++ & C#!"), normalised("3.5 - 1"), normalised("?!")
+    >>> normalise_text("  A red, STAR. "), normalise_text("C++ & C#!"), normalise_text("3.5 - 1"), normalise_text("?!")
     ('a red star', 'c++ & c#', '3.5 - 1', '?!')
     """
-    folded = _folded(text)
-    return " ".join(NO_WORD.sub(_kept, folded).split()) or " ".join(folded.split())
+    folded = _fold(text)
+    return " ".join(_NO_WORD.sub(_keep_sign, folded).split()) or " ".join(folded.split())
 
 
 def has_words(text: str) -> bool:
     """Return True if `text` is more than spacing and punctuation."""
-    return bool(NO_WORD.sub(_kept, _folded(text)).strip())
+    return bool(_NO_WORD.sub(_keep_sign, _fold(text)).strip())
 
 
 def count_words(text: str) -> int:
-    """Return how many words `text` has; in scripts without spaces two letters count as one.
+    """Return the number of words in `text`; in scripts without spaces two letters count as one.
 
     >>> count_words("A red star, alone"), count_words("一颗红色的星星")
     (4, 4)
     """
-    unspaced = len(UNSPACED.findall(text))
-    return sum(map(has_words, UNSPACED.sub(" ", text).split())) + -(-unspaced // 2)
+    unspaced = len(_UNSPACED.findall(text))
+    return sum(map(has_words, _UNSPACED.sub(" ", text).split())) + -(-unspaced // 2)
 
 
-def _folded(text: str) -> str:
-    """Folding may bring forth what NFKC would compose."""
+def _fold(text: str) -> str:
+    # Twice, since casefold may give what NFKC would compose.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def _kept(found: re.Match[str]) -> str:
-    """Return what stays of a character, or of several asterisks: itself, or a space in its place."""
+def _keep_sign(found: re.Match[str]) -> str:
+    """Return a character, or several asterisks, if they carry meaning; else a space."""
     character, text = found[0], found.string
     category = unicodedata.category(character[0])
-    if not category.startswith("P") or character in SIGNS:
+    if not category.startswith("P") or character in _SIGNS:
         return character
     before, after = text[max(0, found.start() - 2) : found.start()], text[found.end() : found.end() + 2]
     if before[-1:].isdigit() and after[:1].isdigit():  # 3.5, 10:30
@@ -62,7 +62,7 @@ def _kept(found: re.Match[str]) -> str:
 
 
 def _is_minus(before: str, after: str) -> bool:
-    """Return True between two numbers, and in front of one."""
+    """Return True between two numbers, and before one."""
     if after[:1].isdigit():
         return not before or before[-1].isspace()
     return before[-2:-1].isdigit() and before[-1:].isspace() and after[:1].isspace() and after[1:2].isdigit()

@@ -9,7 +9,7 @@ from math import nan
 from typing import Any
 
 from agfsync.language import captions, questions
-from agfsync.language.categories import CATEGORIES
+from agfsync.language.categories import CAPTION_CATEGORIES
 
 CHARACTERS = 4.0
 """a token"""
@@ -42,14 +42,16 @@ class TokenEstimate:
 
 def estimate_caption_tokens(written: int) -> TokenEstimate:
     """Estimate captions in the twelve categories, ten a request; captions that are repeated are not counted."""
-    each = written / len(CATEGORIES)
-    requests = len(CATEGORIES) * max(1.0, -(-each // captions.ASK))
-    count = max(captions.LEAST, min(captions.ASK, each))
-    exemplars = [text for category in CATEGORIES.values() for text in category.exemplars]
+    each = written / len(CAPTION_CATEGORIES)
+    requests = len(CAPTION_CATEGORIES) * max(1.0, -(-each // captions.CAPTIONS_PER_REQUEST))
+    count = max(captions.FEWEST_CAPTIONS, min(captions.CAPTIONS_PER_REQUEST, each))
+    exemplars = [text for category in CAPTION_CATEGORIES.values() for text in category.exemplars]
     length = sum(map(len, exemplars)) / len(exemplars) + 4
-    about = sum(len(category.about) for category in CATEGORIES.values()) / len(CATEGORIES)
-    instructions = captions.INSTRUCTIONS.format(lengths="; ".join(f"3 {each}" for each in captions.LENGTHS))
-    shown = min(captions.SHOWN, each / 2) + 5
+    about = sum(len(category.about) for category in CAPTION_CATEGORIES.values()) / len(CAPTION_CATEGORIES)
+    instructions = captions.CAPTION_INSTRUCTIONS.format(
+        lengths="; ".join(f"3 {each}" for each in captions.CAPTION_LENGTHS)
+    )
+    shown = min(captions.CAPTIONS_SHOWN, each / 2) + 5
     sent = len(instructions) + _count_schema(captions.Descriptions) + about + shown * length + 90
     return TokenEstimate(requests, requests * sent / CHARACTERS, requests * (count * length + 20) / CHARACTERS)
 
@@ -64,10 +66,10 @@ def estimate_question_tokens(asked: int, rounds: int, verify: bool) -> TokenEsti
         element_type="object",
         flag="1",
     )
-    sent: float = rounds * (len(questions.INSTRUCTIONS) + _count_schema(questions.Round) + CAPTION + 15)
-    received: float = rounds * (questions.LEAST * (len(sample.model_dump_json()) + 12) + 18)
+    sent: float = rounds * (len(questions.QUESTION_INSTRUCTIONS) + _count_schema(questions.Round) + CAPTION + 15)
+    received: float = rounds * (questions.QUESTIONS_PER_ROUND * (len(sample.model_dump_json()) + 12) + 18)
     if verify:
-        sent += len(questions.VERIFYING) + _count_schema(questions.Verdicts) + CAPTION + QUESTIONS_KEPT * 70
+        sent += len(questions.VERIFY_INSTRUCTIONS) + _count_schema(questions.Verdicts) + CAPTION + QUESTIONS_KEPT * 70
         received += QUESTIONS_KEPT * len('{"number": 1, "answer": "yes"}, ') + 16
     return TokenEstimate(asked * (rounds + verify), asked * sent / CHARACTERS, asked * received / CHARACTERS)
 

@@ -50,7 +50,7 @@ class Family:
 class FlowMatching:
     """A text-to-image model with its sampling settings.
 
-    `model` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`model`,
+    `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
     `revision`) take the place of its own; `loras` are added to its weights. The picture is `height` x `width` pixels,
     by default the size that the network was made for. `scheduler` can only be "model", the one that the model was saved
     with. `dtype` is that of the networks: on a CPU they keep float32 weights and run under autocast.
@@ -62,7 +62,7 @@ class FlowMatching:
     def __init__(
         self,
         family: Family,
-        model: str,
+        path: str,
         *,
         revision: str | None = None,
         variant: str | None = None,
@@ -80,12 +80,12 @@ class FlowMatching:
     ) -> None:
         architecture = family.architecture
         check_choices(architecture.name, scheduler)
-        self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, model
+        self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, path
         place = torch_device(device)
         self._precision = Precision(place, torch_dtype(dtype, place))
-        origin = PipelineSource.of(model, revision=revision, variant=variant, vae=vae, transformer=transformer)
+        origin = PipelineSource.of(path, revision=revision, variant=variant, vae=vae, transformer=transformer)
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
-        with model_errors(f"the model {model} can't be drawn with"):
+        with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline))
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)
@@ -94,7 +94,7 @@ class FlowMatching:
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
         self.remarks = fuse_loras(self._pipeline, loras)
-        with model_errors(f"the model {model} can't be drawn with"):
+        with model_errors(f"the model {path} can't be drawn with"):
             self._pipeline.to(self._precision.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)

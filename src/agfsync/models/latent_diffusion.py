@@ -38,14 +38,14 @@ from agfsync.records import digest
 class LatentDiffusion:
     """A text-to-image model with its sampling settings, and what its alignment needs of it.
 
-    `model` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
-    `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`model`, `revision`) take the place of its own.
+    `path` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
+    `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`path`, `revision`) take the place of its own.
     `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
     `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
-    has one, is a model (`model`, `revision`) that takes over at step `from_step`.
+    has one, is a model (`path`, `revision`) that takes over at step `from_step`.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -54,7 +54,7 @@ class LatentDiffusion:
     def __init__(
         self,
         architecture: Architecture,
-        model: str,
+        path: str,
         *,
         revision: str | None = None,
         config: str | None = None,
@@ -76,14 +76,14 @@ class LatentDiffusion:
     ) -> None:
         self.device = torch_device(device)
         self._architecture, self._guidance = architecture, guidance
-        self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), model
-        origin = PipelineSource.of(model, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
+        self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), path
+        origin = PipelineSource.of(path, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         self._negative_prompt, self._steps, self._clip_skip = negative_prompt, steps, clip_skip
-        with model_errors(f"the model {model} can't be drawn with"):
+        with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
             self._pipeline.to(self.device)
             limit_tokens(self._pipeline)
@@ -260,10 +260,11 @@ class LatentDiffusion:
 
     def _made_refiner(self, settings: Mapping[str, Any], steps: int) -> Any:
         make = self._architecture.refiner
+        others = {name: value for name, value in settings.items() if name != "path"}
         if make is None:
-            check_choices(self._architecture.name, refiner=settings["model"])
+            check_choices(self._architecture.name, refiner=settings["path"])
             return None
         if settings["from_step"] >= steps:
             raise ModelError(f"the refiner can't begin at step {settings['from_step']}: the generator has {steps}")
-        with model_errors(f"the refiner {settings['model']} can't be drawn with"):
-            return make(**settings, dtype=self._precision.weights, device=self.device)
+        with model_errors(f"the refiner {settings['path']} can't be drawn with"):
+            return make(settings["path"], **others, dtype=self._precision.weights, device=self.device)

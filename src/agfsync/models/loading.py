@@ -137,7 +137,7 @@ def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Pat
     except OSError as failure:
         raise ModelError(
             f"{origin.model} holds weights alone, and their configuration and tokenizers can't be had from "
-            f"{origin.config or 'the hub'}: name a folder of such a pipeline as candidates.generator.config"
+            f"{origin.config or 'the hub'}: name a folder of such a pipeline as model.config"
         ) from failure
 
 
@@ -199,7 +199,7 @@ def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
 
 def _lacks(model: str, name: str, prefixes: Sequence[str]) -> str:
     there = " or ".join(f"{prefix}*" for prefix in prefixes)
-    remedy = f"name one as candidates.generator.{name}" if name in EXCHANGED else "take a file that has one"
+    remedy = f"name one as model.{name}" if name in EXCHANGED else "take a file that has one"
     return f"{model} holds no {name}, which would be {there}: {remedy}"
 
 

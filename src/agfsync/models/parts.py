@@ -48,7 +48,7 @@ class PartSource:
     @classmethod
     def of(cls, settings: str | Mapping[str, Any]) -> Self:
         """Return the source that a recipe's value names."""
-        return cls(settings) if isinstance(settings, str) else cls(**settings)
+        return cls(settings) if isinstance(settings, str) else cls(settings["path"], settings.get("revision"))
 
 
 def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, name: str) -> Any:
@@ -91,7 +91,7 @@ def choose_variant(names: Collection[str], wanted: str | None, where: str) -> st
         there = ", ".join(sorted(str(each) for each in found))
         raise ModelError(
             f"{where} has no weights {f'of the variant {wanted}' if wanted else 'without a variant'}: "
-            f"set candidates.generator.variant to one of {there}"
+            f"set model.variant to one of {there}"
         )
     return next(iter(found))
 

@@ -11,7 +11,7 @@ from agfsync.models.headers import SAFE, STEMS, weight_files
 from agfsync.models.lora_files import choose_file
 from agfsync.models.parts import choose_variant, variants
 
-_PIPELINES = ("generator", "refiner")
+_PIPELINES = ("model", "refiner")
 """roles of models that consist of several networks, each in a folder of its own"""
 
 
@@ -31,7 +31,7 @@ class WeightQuery:
     model: str
     revision: str | None = None
     role: str = "scorer"
-    """in the recipe, such as "generator", "unet" or "lora"; most are one network"""
+    """in the recipe, such as "model", "unet" or "lora"; most are one network"""
     without: Collection[str] = ()
     """parts of a pipeline that another model gives"""
     variant: str | None = None

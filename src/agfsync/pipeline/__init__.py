@@ -19,7 +19,7 @@ from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
 from agfsync.stages import EARLIER, Context
 from agfsync.store import Run
-from agfsync.store.finished import Finished
+from agfsync.store.manifest import Finished
 
 __all__ = [
     "NAMES",
@@ -44,7 +44,7 @@ TRAINING = "training"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a stage is. `units` counts what is made of a stage under way; training has none."""
+    """How far a stage is. `units` counts what is made of a stage under way, or the rows of one that has ended."""
 
     name: str
     state: Literal["done", "out of date", "under way", "to do"]
@@ -65,7 +65,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
     shown = progress or Silent()
     if is_up_to_date(path, until):
         return None
-    with Run.open(path) as run_:
+    with Run.open(path, writing=True) as run_:
         recipe, told = recipe_of(run_), set[str]()
         set_aside(run_, recipe, shown)
         check_generators(recipe, due_stages(run_, recipe, until))
@@ -97,7 +97,7 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         RunError: a stage before it isn't. ModelError: a generator can't be drawn with or trained.
         PeerError: it trains in several launched processes, and some don't come.
     """
-    with Run.open(path) as run_:
+    with Run.open(path, writing=True) as run_:
         recipe = recipe_of(run_)
         set_aside(run_, recipe, progress or Silent())
         is_due = not is_current(STAGES[NAMES.index(name)], run_, recipe)
@@ -117,13 +117,13 @@ def help_train(order: Order) -> None:
         AgfsyncError: as the first does; or the run isn't where the first process has it.
     """
     training = import_module("agfsync.stages.training")
-    with Run.open(Path(order["run"]), writing=False) as run_:
+    with Run.open(Path(order["run"])) as run_:
         training.help_train(Context(run_, recipe_of(run_), Silent(), order["digest"]))
 
 
 def status(path: Path) -> list[Standing]:
     """How far each stage of the run at `path` is, also while another process is at work on it."""
-    with Run.open(path, writing=False) as run_:
+    with Run.open(path) as run_:
         recipe = recipe_of(run_)
         standings: dict[str, Standing] = {}
         for stage in STAGES:
@@ -135,7 +135,7 @@ def status(path: Path) -> list[Standing]:
 def read_headline(path: Path) -> str:
     """Return what the evaluation of the run at `path` says in one line, as the report does."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
-    with Run.open(path, writing=False) as run_:
+    with Run.open(path) as run_:
         recipe, evaluation = recipe_of(run_), run_.finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
         judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
@@ -149,8 +149,8 @@ def verify(path: Path) -> int:
     Raises:
         DamagedError: some aren't what was written; they have been set aside.
     """
-    with Run.open(path) as run_:
-        if recipe_of(run_).captions.model is None:
+    with Run.open(path, writing=True) as run_:
+        if recipe_of(run_).captions.writer.language_model is None:
             run_.made_in_order("captions")
         files = run_.files()
         found = run_.verify()
@@ -207,7 +207,7 @@ def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> Standin
     finished = run_.finished(stage.name)
     if finished is not None:
         current = follows and is_current(stage, run_, recipe)
-        return Standing(stage.name, "done" if current else "out of date", finished.units, finished)
+        return Standing(stage.name, "done" if current else "out of date", finished.rows, finished)
     made = run_.under_way(stage.name)
     begun = made or (run_.path / stage.name).is_dir()
     return Standing(stage.name, "under way" if begun else "to do", made, None)

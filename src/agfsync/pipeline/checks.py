@@ -11,7 +11,7 @@ from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.pipeline.generators import check_drawing, check_trainable
 from agfsync.pipeline.order import NAMES
-from agfsync.recipe import GeneratorSettings, Recipe
+from agfsync.recipe import ModelSettings, Recipe, named_models
 from agfsync.stages.writing import writer_source
 
 
@@ -39,11 +39,11 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
             yield partial(check_source, Path(section.source), kind, section.split)
     yield partial(writer_source, "captions", recipe.captions)
     yield partial(writer_source, "questions", recipe.questions)
-    for generator in recipe.candidates.generators:
-        yield partial(catalog.check, "generators", generator.model_dump())
-    for settings in (recipe.scores.scorers | recipe.evaluation.judges).values():
-        yield partial(catalog.check, "scorers", settings.model_dump())
-    yield partial(catalog.check, "methods", {"type": recipe.training.method.type})
+    for named in named_models(recipe):
+        yield partial(catalog.check_place, named.path)
+    for settings in recipe.evaluation.sets.values():
+        if settings.source:
+            yield partial(check_source, Path(settings.source), PromptFile, settings.split)
     if recipe.training.optimizer == "adamw8bit":
         yield partial(need, "bitsandbytes", "training.optimizer adamw8bit")
     if recipe.engine.type == "ray":
@@ -61,17 +61,17 @@ def generator_faults(
     for settings in _loaded_generators(recipe, stages):
         try:
             reason = check_drawing(settings)
-            if "training" in stages and settings is recipe.candidates.generator:
+            if "training" in stages and settings is recipe.model:
                 check_trainable(settings, reason, may_load=may_load)
         except AgfsyncError as fault_:
             yield fault_
 
 
-def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[GeneratorSettings]:
+def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[ModelSettings]:
     """Return the generators that `stages` load: only the candidates' stage the ones beside, unless a pair set is it."""
     if "candidates" in stages and recipe.pairs.source is None:
-        return recipe.candidates.generators
-    return [recipe.candidates.generator] if {"training", "evaluation"} & set(stages) else []
+        return recipe.drawing_models
+    return [recipe.model] if {"training", "evaluation"} & set(stages) else []
 
 
 def check_generators(recipe: Recipe, stages: Collection[str]) -> None:

@@ -15,15 +15,15 @@ READ_AT_ONCE = 256 << 20
 def looking(path: Path) -> Run:
     """The run at `path`, only to look; where its database is damaged, it is opened to be mended."""
     try:
-        return Run.open(path, writing=False)
+        return Run.open(path)
     except DamagedError:
-        Run.open(path).close()
+        Run.open(path, writing=True).close()
         raise
 
 
 def set_aside(run_: Run, recipe: Recipe, progress: Progress) -> None:
     """See what is damaged, before anything else, as far as that costs little."""
-    if recipe.captions.model is None:
+    if recipe.captions.writer.language_model is None:
         run_.made_in_order("captions")  # What a language model wrote isn't thrown away: it would write other things.
     for damage in run_.verify(READ_AT_ONCE):
         progress.say(told_of(run_.path, damage))

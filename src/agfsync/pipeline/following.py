@@ -12,7 +12,7 @@ from agfsync.errors import RunError
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import looking
 from agfsync.pipeline.order import STAGES
-from agfsync.pipeline.pinning import pinned, unpinnable
+from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
 from agfsync.recipe import Recipe, dump, load
 from agfsync.store import RECIPE, Run
@@ -29,16 +29,16 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
         check_names(recipe)
         chosen = choose_dtypes(recipe)
         dtypes = chosen_dtypes(recipe, chosen)
-        Run.create(path, _documented(pinned(chosen), dtypes)).close()
+        Run.create(path, _documented(pin_revisions(chosen), dtypes)).close()
         if dtypes:
             (progress or Silent()).say(f"auto: {describe_dtypes(dtypes)}; recipe.yaml in the run folder keeps it")
         return
     with looking(path) as run:
         before = recipe_of(run)
-    recipe = pinned(choose_dtypes(recipe, before), before)
+    recipe = pin_revisions(choose_dtypes(recipe, before), before)
     if recipe == before:
         return
-    with Run.open(path) as run:
+    with Run.open(path, writing=True) as run:
         again = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
         if again is not None and not update:
             raise _differs(path, before, recipe, again)
@@ -80,7 +80,7 @@ def _documented(recipe: Recipe, dtypes: Mapping[str, str] = MappingProxyType({})
     """Return the recipe with every default, beneath the versions it is run with and the `dtypes` chosen for `auto`."""
     packages = ("torch", "diffusers", "transformers")
     versions = [f"agfsync {__version__}", *(f"{name} {_version(name)}" for name in packages)]
-    beside = "".join(f"# {model} was at {commit}\n" for model, commit in unpinnable(recipe).items())
+    beside = "".join(f"# {model} was at {commit}\n" for model, commit in list_unpinnable(recipe).items())
     chosen = f"# auto: {describe_dtypes(dtypes)}\n" if dtypes else ""
     return f"# {', '.join(versions)}\n{chosen}{beside}{dump(recipe)}"
 

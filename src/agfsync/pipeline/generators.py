@@ -15,7 +15,7 @@ from agfsync import catalog
 from agfsync.engine.memory import release
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED, hub
-from agfsync.recipe import GeneratorSettings, PartSettings
+from agfsync.recipe import ModelSettings, PartSettings
 
 DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
 """types whose models are pipelines of diffusers"""
@@ -59,7 +59,7 @@ class ModelFiles:
         return here / name if here is not None else None
 
 
-def check_drawing(settings: GeneratorSettings) -> str | None:
+def check_drawing(settings: ModelSettings) -> str | None:
     """See that a generator can be drawn with; return why its model can't be trained, or None.
 
     What can't be told without loading it is left to the loading.
@@ -76,33 +76,31 @@ def check_drawing(settings: GeneratorSettings) -> str | None:
     from agfsync.errors import model_errors
     from agfsync.models.configuration import REFINER, check_files
 
-    with model_errors(f"the model {settings.model} can't be drawn with"):
-        if settings.refiner is not None:
-            refiner = ModelFiles.of(settings.refiner.model, settings.refiner.revision)
-            check_files(REFINER, refiner.read, steps=settings.steps)
+    with model_errors(f"the model {settings.path} can't be drawn with"):
+        if settings.refining is not None:
+            refiner = ModelFiles.of(settings.refining.path, settings.refining.revision)
+            check_files(REFINER, refiner.read, steps=settings.sampling.steps)
         reason = check_files(
             settings.type,
             partial(_read, settings, files),
-            steps=settings.steps,
-            scheduler=settings.scheduler,
-            clip_skip=settings.clip_skip,
-            sized=bool(settings.height and settings.width),
+            steps=settings.sampling.steps,
+            scheduler=settings.sampling.scheduler,
+            clip_skip=getattr(settings, "clip_skip", None),
+            sized=bool(settings.sampling.height and settings.sampling.width),
         )
-        if not settings.model.endswith(".safetensors"):
+        if not settings.path.endswith(".safetensors"):
             _check_weights(settings, files)
     return reason
 
 
-def _check_settings(settings: GeneratorSettings) -> None:
-    """See that the generator's type has all that is set."""
+def _check_settings(settings: ModelSettings) -> None:
+    """See that the type can draw with the scheduler and refiner that are set."""
     from agfsync.models.configuration import check_choices
 
-    maker = catalog.find("generators", settings.type)
-    catalog.known_settings(maker, settings.model_dump(exclude={"type"}), f"{settings.type} generator")
-    check_choices(settings.type, settings.scheduler, settings.refiner.model if settings.refiner else None)
+    check_choices(settings.type, settings.sampling.scheduler, settings.refining.path if settings.refining else None)
 
 
-def check_trainable(settings: GeneratorSettings, reason: str | None, *, may_load: bool) -> None:
+def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bool) -> None:
     """See that a generator can be trained; `reason` is what `check_drawing` found against its model.
 
     One of another package whose class isn't known without making it is made, if it `may_load`.
@@ -112,18 +110,18 @@ def check_trainable(settings: GeneratorSettings, reason: str | None, *, may_load
     """
     from agfsync.training.trainable import missing_of, missing_of_class, untrainable_type
 
-    kind = _class_of(catalog.find("generators", settings.type))
+    kind = _class_of(catalog.find("models", settings.type))
     if kind is not None:
         missing = missing_of_class(kind)
     elif may_load:
-        missing = missing_of(catalog.build("generators", settings.model_dump()))
+        missing = missing_of(catalog.build("models", settings.arguments(), settings.defaults()))
         release()
     else:
         missing = []
     if missing:
         raise ModelError(f"{untrainable_type(settings.type, missing)}; {FAR}")
     if reason:
-        raise ModelError(f"the model {settings.model} can't be trained: {reason}; {FAR}")
+        raise ModelError(f"the model {settings.path} can't be trained: {reason}; {FAR}")
 
 
 def _class_of(maker: Any) -> type | None:
@@ -134,30 +132,30 @@ def _class_of(maker: Any) -> type | None:
     return made if isinstance(made, type) else None
 
 
-def _files(settings: GeneratorSettings) -> ModelFiles | None:
+def _files(settings: ModelSettings) -> ModelFiles | None:
     """Where a generator's configuration lies; None: it is the known model's that a single file is like."""
-    if settings.model.endswith(".safetensors"):
-        return ModelFiles.of(settings.config) if settings.config else None
-    return ModelFiles.of(settings.model, settings.revision)
+    if settings.path.endswith(".safetensors"):
+        return ModelFiles.of(settings.configuration) if settings.configuration else None
+    return ModelFiles.of(settings.path, settings.revision)
 
 
-def _read(settings: GeneratorSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
+def _read(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
     """A configuration file, of an exchanged part that of the model that gives it, where that has one."""
     if name == INDEX:
         return _index(settings, files)
     part, _, _ = name.partition("/")
-    found = _given_config(part, getattr(settings, part)) if part in EXCHANGED else None
+    found = _given_config(part, settings.parts.get(part)) if part in EXCHANGED else None
     return files.read(name) if found is None else found
 
 
-def _index(settings: GeneratorSettings, files: ModelFiles) -> Mapping[str, Any] | None:
+def _index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
     """The pipeline's index, in which each exchanged part is of the class of the model that gives it."""
     index = files.read(INDEX)
     if index is None:
         return None
     classes: dict[str, Any] = {}
     for name in EXCHANGED:
-        kind = (_given_config(name, getattr(settings, name)) or {}).get("_class_name")
+        kind = (_given_config(name, settings.parts.get(name)) or {}).get("_class_name")
         if kind is not None and _is_listed(index.get(name)):
             classes[name] = ["diffusers", kind]
     return {**index, **classes}
@@ -167,7 +165,7 @@ def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | N
     """The configuration of the model that gives the part `name`, looked for as the loading does; None: it has none."""
     if part is None:
         return None
-    given = ModelFiles.of(part.model, part.revision)
+    given = ModelFiles.of(part.path, part.revision)
     return given.read(f"{name}/config.json") or given.read("config.json")
 
 
@@ -176,13 +174,13 @@ def _is_listed(part: Any) -> bool:
     return isinstance(part, list) and len(part) == 2 and part[1] is not None
 
 
-def _check_weights(settings: GeneratorSettings, files: ModelFiles) -> None:
+def _check_weights(settings: ModelSettings, files: ModelFiles) -> None:
     from agfsync.models.headers import check_headers
 
     for name, part in (files.read(INDEX) or {}).items():
         folder = files.folder(name)
-        is_exchanged = name in EXCHANGED and getattr(settings, name) is not None
+        is_exchanged = name in settings.parts
         if name in UNLOADED or is_exchanged or folder is None or not _is_listed(part):
             continue
         if (config := files.read(f"{name}/config.json")) is not None:
-            check_headers(str(part[0]), str(part[1]), config, folder, f"{settings.model} ({name})", settings.variant)
+            check_headers(str(part[0]), str(part[1]), config, folder, f"{settings.path} ({name})", settings.variant)

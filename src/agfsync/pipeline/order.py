@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agfsync.formats.sources import fingerprint
+from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.records import digest
-from agfsync.stages import MODEL, VERSIONS, generator_source, scorer_source
+from agfsync.stages import MODEL, VERSIONS, differences, generator_source, scorer_source
 from agfsync.stages.writing import writer_source
 from agfsync.store import Run
 
@@ -31,10 +31,6 @@ class Stage:
     """whether a unit's rows may be others when it is made anew: what a language model writes"""
 
 
-STUDENTISED = "studentised"
-"""How the evaluation's summary is computed: one that was otherwise runs again, and draws and judges nothing anew."""
-BY_CAPTION, BY_PICTURE = "by caption", "by picture"
-"""Orders of tables that once had others: a stage of then runs again by these, and makes none of its units anew."""
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
 
@@ -44,7 +40,7 @@ STAGES = (
         (),
         lambda r: (
             r.seed,
-            _plain(r.captions, "model", "source", "split"),
+            _plain(r.captions, "writer", "source", "split"),
             writer_source("captions", r.captions),
             *_sources(r),
         ),
@@ -52,7 +48,7 @@ STAGES = (
     Stage(
         "questions",
         ("captions",),
-        lambda r: (r.seed, _plain(r.questions, "model"), writer_source("questions", r.questions), *_sources(r)),
+        lambda r: (r.seed, _plain(r.questions, "writer"), writer_source("questions", r.questions), *_sources(r)),
         by_rows=True,
     ),
     Stage(
@@ -64,7 +60,7 @@ STAGES = (
     Stage(
         "scores",
         ("questions", "candidates"),
-        lambda r: (_judges(r.scores.scorers), BY_PICTURE),
+        lambda r: _judges(r.candidate_scorers),
         "the scorers' dtype to bf16, or take smaller ones",
     ),
     Stage(
@@ -75,8 +71,8 @@ STAGES = (
     Stage(
         "training",
         ("pairs",),
-        lambda r: (r.seed, _plain(r.training, *UNSHAPING), generator_source(r.candidates.generator)),
-        "training.batch, or set training.gradient_checkpointing, or train a LoRA (training.method.lora.rank)",
+        lambda r: (r.training_seed, _plain(r.training, "seed", *UNSHAPING), generator_source(r.model)),
+        "training.batch, or set training.gradient_checkpointing, or train a LoRA (training.lora.rank)",
         (MODEL, "training/metrics.jsonl"),
     ),
     Stage(
@@ -84,10 +80,9 @@ STAGES = (
         ("questions", "training"),
         lambda r: (
             r.seed,
-            _plain(r.evaluation, "batch", "judges"),
-            generator_source(r.candidates.generator),
-            _judges(r.scores.scorers | r.evaluation.judges),
-            STUDENTISED,
+            _plain(r.evaluation, "batch"),
+            generator_source(r.model),
+            _judges(r.evaluation_scorers),
         ),
         "the generator's height and width, or its and the judges' dtype to bf16",
     ),
@@ -96,7 +91,7 @@ STAGES = (
         ("questions", "candidates", "scores", "pairs", "training", "evaluation"),
         lambda r: (
             *(r.name, _plain(r.report), r.pairs.weights, r.evaluation.resamples),
-            *(_sources(r, "pairs"), STUDENTISED),
+            _sources(r, "pairs"),
         ),
         "report.examples",
         ("report.html",),
@@ -129,14 +124,12 @@ def due_stages(run_: Run, recipe: Recipe, until: str | None = None) -> list[str]
 
 
 def _plain(section: Any, *without: str) -> dict[str, Any]:
-    plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without))
-    return plain
+    return differences(section, *without)
 
 
 def _drawing(recipe: Recipe) -> tuple[Any, ...]:
-    generators = [generator_source(settings) for settings in recipe.candidates.generators]
-    ordered = [BY_CAPTION] if recipe.candidates.beside else []
-    return (recipe.seed, _plain(recipe.candidates, "generator", "beside"), *generators, *ordered)
+    generators = [generator_source(settings) for settings in recipe.drawing_models]
+    return (recipe.seed, _plain(recipe.candidates, "beside"), *generators)
 
 
 def _pair_set(recipe: Recipe) -> list[tuple[str, ...]]:
@@ -152,7 +145,7 @@ def _sources(recipe: Recipe, *stages: str) -> list[tuple[str, ...]]:
         "pairs": (pairs.source, (pairs.split,)),
     }
     wanted = stages or tuple(named)
-    return [(stage, fingerprint(path), *of) for stage, (path, of) in named.items() if path and stage in wanted]
+    return [(stage, fingerprint_source(path), *of) for stage, (path, of) in named.items() if path and stage in wanted]
 
 
 def _judges(settings: Mapping[str, ScorerSettings]) -> list[str]:

@@ -45,13 +45,11 @@ def describe_dtypes(chosen: Mapping[str, str]) -> str:
 
 def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield each section with a number format: its place, itself, and its key."""
-    yield "candidates.generator", tree["candidates"]["generator"], "dtype"
+    yield "model", tree["model"], "dtype"
     for name, section in tree["candidates"]["beside"].items():
         yield f"candidates.beside.{name}", section, "dtype"
-    for name, section in tree["scores"]["scorers"].items():
-        yield f"scores.scorers.{name}", section, "dtype"
-    for name, section in tree["evaluation"]["judges"].items():
-        yield f"evaluation.judges.{name}", section, "dtype"
+    for name, section in tree["scorers"].items():
+        yield f"scorers.{name}", section, "dtype"
     yield "training", tree["training"], "precision"
 
 
@@ -59,7 +57,7 @@ def _fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fa
     # By name: a run with nothing to do is answered without torch.
     dtypes, pretrained = import_module("agfsync.models.dtypes"), import_module("agfsync.models.pretrained")
     training = place == "training"
-    device = (tree["candidates"]["generator"] if training else section)["device"]
+    device = (tree["model"] if training else section)["device"]
     try:
         name: str = dtypes.fastest_dtype(pretrained.torch_device(device), training=training)
     except ModelError:

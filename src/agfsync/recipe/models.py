@@ -1,86 +1,59 @@
-"""Every model that a recipe names, with its place in the recipe: for the doctor, the checks and the pinning."""
+"""Every model that a recipe names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from agfsync.recipe.sections import (
-    GeneratorSettings,
-    PartSettings,
-    Recipe,
-    RefinerSettings,
-    SamplingLora,
-    ScorerSettings,
-)
-
-ModelRole = Literal["generator", "config", "vae", "unet", "transformer", "refiner", "lora", "scorer", "head", "weights"]
-EXCHANGEABLE: tuple[Literal["vae", "unet", "transformer"], ...] = ("vae", "unet", "transformer")
-"""parts of a generator that another model may give"""
-SERVED = ("vqa-openai",)
-"""types of scorers whose model is a server's, under a name that may look like a hub id"""
-NO_MODEL = "none"
-"""what a recipe calls the model of a scorer that has none"""
+from agfsync.recipe.base import Section
+from agfsync.recipe.sections import Recipe
+from agfsync.recipe.types import ModelSettings, VqaOpenAISettings
 
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A model that a recipe names.
-
-    `place` is the key that names it, such as "candidates.generator.unet"; `type` is that of the generator or scorer
-    that it belongs to, which may be another package's.
-    """
+    """A model that a recipe names: `place` is its section's, such as "model.vae"; `path` is as the recipe has it."""
 
     place: str
-    model: str
-    revision: str | None
-    role: ModelRole
+    kind: str
+    """the catalog's: models or scorers"""
+    role: str
+    """model, config, vae, unet, transformer, refiner, lora; scorer, head, weights"""
     type: str
-    section: GeneratorSettings | PartSettings | RefinerSettings | SamplingLora | ScorerSettings
+    path: str
+    section: Section
+    """that names it"""
+    revision: str | None = None
+    has_revision: bool = True
+    """True if its section has a key for a revision"""
 
-    @property
-    def is_served(self) -> bool:
-        """True if a server has it, so that no weights are loaded here."""
-        return self.role == "scorer" and self.type in SERVED
 
-
-def name_generators(recipe: Recipe) -> list[tuple[str, GeneratorSettings]]:
-    """Return every generator with its place in the recipe, the one that is aligned first."""
+def drawing_models(recipe: Recipe) -> dict[str, ModelSettings]:
+    """Return the models that draw candidates by their places in the recipe, the one that is aligned first."""
     beside = recipe.candidates.beside.items()
-    return [("candidates.generator", recipe.candidates.generator)] + [
-        (f"candidates.beside.{name}", settings) for name, settings in beside
-    ]
+    return {"model": recipe.model} | {f"candidates.beside.{name}": model for name, model in beside}
 
 
 def named_models(recipe: Recipe) -> Iterator[NamedModel]:
-    """Yield every model that draws or judges: generators with what they are made of, scorers, judges.
+    """Yield every model, part, LoRA, refiner, scorer, head and replacement that `recipe` names, in its order.
 
-    Language models that write captions and questions are not among them: they are always a server's.
+    Models behind a server aren't among them.
     """
-    for place, settings in name_generators(recipe):
-        yield from _name_parts(place, settings)
-    yield from _name_scorers("scores.scorers", recipe.scores.scorers)
-    yield from _name_scorers("evaluation.judges", recipe.evaluation.judges)
-
-
-def _name_parts(place: str, settings: GeneratorSettings) -> Iterator[NamedModel]:
-    yield NamedModel(place, settings.model, settings.revision, "generator", settings.type, settings)
-    if settings.config is not None:
-        yield NamedModel(f"{place}.config", settings.config, None, "config", settings.type, settings)
-    for role in EXCHANGEABLE:
-        part: PartSettings | None = getattr(settings, role)
-        if part is not None:
-            yield NamedModel(f"{place}.{role}", part.model, part.revision, role, settings.type, part)
-    for lora in settings.loras:
-        yield NamedModel(f"{place}.loras", lora.path, None, "lora", settings.type, lora)
-    if (refiner := settings.refiner) is not None:
-        yield NamedModel(f"{place}.refiner", refiner.model, refiner.revision, "refiner", settings.type, refiner)
-
-
-def _name_scorers(place: str, scorers: Mapping[str, ScorerSettings]) -> Iterator[NamedModel]:
-    for name, settings in scorers.items():
-        if settings.model != NO_MODEL:
-            yield NamedModel(f"{place}.{name}", settings.model, settings.revision, "scorer", settings.type, settings)
-        if settings.head is not None:
-            yield NamedModel(f"{place}.{name}.head", settings.head, None, "head", settings.type, settings)
-        if settings.weights is not None:
-            yield NamedModel(f"{place}.{name}.weights", settings.weights, None, "weights", settings.type, settings)
+    for place, model in drawing_models(recipe).items():
+        type_ = model.type
+        yield NamedModel(place, "models", "model", type_, model.path, model, model.revision)
+        if path := model.configuration:
+            yield NamedModel(f"{place}.config", "models", "config", type_, path, model, has_revision=False)
+        for name, part in model.parts.items():
+            yield NamedModel(f"{place}.{name}", "models", name, type_, part.path, part, part.revision)
+        if refiner := model.refining:
+            yield NamedModel(f"{place}.refiner", "models", "refiner", type_, refiner.path, refiner, refiner.revision)
+        for number, lora in enumerate(model.loras):
+            yield NamedModel(f"{place}.loras.{number}", "models", "lora", type_, lora.path, lora, has_revision=False)
+    for name, scorer in recipe.scorers.items():
+        if isinstance(scorer, VqaOpenAISettings):
+            continue
+        place = f"scorers.{name}"
+        if scorer.path:
+            yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
+        for key in ("head", "weights"):
+            if path := getattr(scorer, key, None):
+                yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agfsync.errors import RecipeError
-from agfsync.recipe.sections import Recipe, Section
+from agfsync.recipe.base import Section
+from agfsync.recipe.sections import Recipe
 
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
 """What PyYAML raises on texts that it can't read: mostly its own, but on a month 13 or `!!int` of nothing, others."""
@@ -49,7 +50,7 @@ def summarize_shipped(name: str) -> str:
 
 
 def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at a path, or of a shipped name, with `overrides` such as `pairs.weights.vqa=0.5` applied.
+    """The recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
 
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
@@ -117,7 +118,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *parents, last = path.split(".")
     if not equals or not all([*parents, last]):
-        raise RecipeError(f"--set {override}: write it as stage.key=value, such as pairs.weights.vqa=0.5")
+        raise RecipeError(f"--set {override}: write it as stage.key=value, such as training.steps=200")
     default: Any = Recipe()
     for name in parents:
         default = default.get(name) if isinstance(default, dict) else getattr(default, name, None)
@@ -148,17 +149,24 @@ def _untouched(default: Any) -> Any:
 
 
 def _first_fault(failure: ValidationError) -> str:
-    fault = failure.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
+    return _describe_fault(failure.errors()[0], Recipe, ())
+
+
+def _describe_fault(fault: Any, section: type[BaseModel], parents: tuple[Any, ...]) -> str:
+    """Describe a fault of `section`, which lies at `parents` in the recipe, in one line."""
+    if fault["type"] == "nested":
+        context = fault["ctx"]
+        return _describe_fault(context["faults"][0], context["section"], (*parents, *fault["loc"]))
+    where = ".".join(str(part) for part in (*parents, *fault["loc"]))
     if fault["type"] == "extra_forbidden":
-        known = _known_keys([str(part) for part in fault["loc"][:-1]])
+        known = _known_keys(section, [str(part) for part in fault["loc"][:-1]])
         close = get_close_matches(str(fault["loc"][-1]), known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
         return f"unknown key '{where}': {hint}"
-    says = fault["msg"].removeprefix("Value error, ")
+    says: str = fault["msg"].removeprefix("Value error, ")
     if not where:
         return says
-    if fault["type"] == "secret":
+    if fault["type"] in ("secret", "plain"):
         return f"{where}: {says}"
     return f"{where}: {says[:1].lower()}{says[1:]}, got {_shown(fault['input'])}"
 
@@ -170,9 +178,8 @@ def _shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _known_keys(parents: list[str]) -> list[str]:
-    """The keys of the section at `parents`."""
-    section: type[BaseModel] = Recipe
+def _known_keys(section: type[BaseModel], parents: list[str]) -> list[str]:
+    """Return the keys of the section at `parents` within `section`."""
     for name in parents:
         field = section.model_fields.get(name)
         kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]

@@ -1,105 +1,48 @@
-"""The sections of a recipe: one model a stage, in stage order; the only place with defaults."""
+"""The sections of a recipe in stage order; the only place with their defaults."""
 
-import os
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Dtype = Literal["auto", "fp32", "bf16", "fp16"]
-"""auto: the fastest on the device, chosen when the run is made and written into its recipe.yaml."""
+from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
+from agfsync.recipe.types import (
+    AestheticSettings,
+    BestWorstSettings,
+    CaptionWriter,
+    ChoiceOfType,
+    EmbeddingSettings,
+    MarginSettings,
+    MethodOfType,
+    ModelOfType,
+    ModelSettings,
+    QuestionWriter,
+    ScorerOfType,
+    ScorerSettings,
+    StableDiffusionSettings,
+    VqaSettings,
+    WriterSettings,
+    asks_language_model,
+)
 
-
-def _whole(path: str) -> str:
-    try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError as failure:
-        raise ValueError("there is no such home folder") from failure
-
-
-Source = Annotated[str, AfterValidator(_whole)]
-"""A file or folder; kept whole, so that a run can be gone on with from anywhere."""
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys are errors, values are frozen and say what they are for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _asks_a_model(tree: Any) -> bool:
-    return isinstance(tree, dict) and tree.get("model") is not None
-
-
-class Prices(Section):
-    """Of a million tokens, in any currency."""
-
-    input: float = Field(default=0.0, ge=0)
-    output: float = Field(default=0.0, ge=0)
+HELD_OUT = "held-out"
+"""The evaluation set of the captions that the run keeps apart."""
+SHAPES_SCORERS: dict[str, ScorerSettings] = {
+    "vqa": VqaSettings(type="vqa", path="embedded:vqa"),
+    "clip": EmbeddingSettings(type="clip", path="embedded:clip"),
+    "aesthetic": AestheticSettings(type="aesthetic", path="embedded:clip", head="embedded:aesthetic"),
+}
 
 
-class Server(Section):
-    """An OpenAI-compatible server. Its key is never part of a recipe: the environment's OPENAI_API_KEY holds it."""
-
-    base_url: str | None = None
-    """default: the environment's OPENAI_BASE_URL, else OpenAI's own server"""
-    concurrency: Positive = 8
-    """requests at a time"""
-    timeout: float = Field(default=120.0, gt=0)
-    """seconds to wait for a reply"""
-    reply_tokens: Positive = 256
-    """the most tokens of one reply: a judge's answer is one word, but a model that thinks first needs more"""
-    retries: int = Field(default=6, ge=0)
-    """times that a request is repeated in all, be it refused for now, failed, or answered with what can't be read"""
-    prices: Prices = Prices()
-    max_cost: float | None = Field(default=None, gt=0)
-    """what a stage may cost by these prices in this run, all times that it was begun; then it stops"""
-    max_tokens_total: Positive | None = None
-    """how many tokens, sent and received, a stage may take in this run, all times that it was begun; then it stops"""
-
-    @field_validator("base_url")
-    @classmethod
-    def _no_credentials(cls, url: str | None) -> str | None:
-        if url and ("@" in url or "?" in url):
-            raise PydanticCustomError("secret", "leave credentials out of an address: OPENAI_API_KEY is their place")
-        return url
-
-    @model_validator(mode="after")
-    def _cap_can_be_held(self) -> Self:
-        if self.max_cost is not None and not (self.prices.input or self.prices.output):
-            raise ValueError("max_cost needs prices: give prices.input and prices.output, of a million tokens")
-        return self
-
-
-class LanguageModel(Server):
-    """A language model behind such a server, for the writer `openai`."""
-
-    model: str = Field(default_factory=lambda: os.environ.get("OPENAI_MODEL", ""), validate_default=True)
-    """the server's name for it; default: the environment's OPENAI_MODEL"""
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    structured: bool = True
-    """ask for JSON by its schema; a server that refuses that is asked without, whatever stands here"""
-    reply_tokens: Positive = 8192
-    """the most tokens of one reply; a model that thinks first needs more"""
-
-    @field_validator("model")
-    @classmethod
-    def _named(cls, model: str) -> str:
-        if not model:
-            raise ValueError("name a language model here, or in the environment's OPENAI_MODEL")
-        return model
+def _asks_a_model(kind: str, tree: Any) -> bool:
+    return isinstance(tree, dict) and asks_language_model(kind, tree.get("writer", "shapes"))
 
 
 class Captions(Section):
     """Stage 1: what is drawn."""
 
-    writer: str = "shapes"
-    model: LanguageModel | None = None
-    """of a writer that asks one"""
-    source: Source | None = None
+    writer: CaptionWriter = WriterSettings()
+    source: SourcePath | None = None
     """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
     split: str = ""
     """of a source that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
@@ -125,21 +68,19 @@ class Captions(Section):
     @model_validator(mode="before")
     @classmethod
     def _model_repeats_itself(cls, tree: Any) -> Any:
-        return {"similarity": 0.7, "words": [4, 60]} | tree if _asks_a_model(tree) else tree
+        return {"similarity": 0.7, "words": [4, 60]} | tree if _asks_a_model("captions", tree) else tree
 
 
 class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
-    writer: str = "shapes"
+    writer: QuestionWriter = WriterSettings()
     """asks where the captions' file has no question on a caption"""
-    model: LanguageModel | None = None
-    """of a writer that asks one"""
     rounds: Positive = 1
     """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
     said otherwise"""
     minimum: Positive = 1
-    """a caption with fewer valid questions is quarantined; the authors' code takes 5"""
+    """a caption with fewer valid questions is skipped; the authors' code takes 5"""
     maximum: Positive | None = None
     """a caption keeps its first so many valid questions; absent: all"""
     similarity: float = Field(default=1.0, gt=0, le=1)
@@ -151,7 +92,7 @@ class Questions(Section):
     @model_validator(mode="before")
     @classmethod
     def _rounds_of_the_paper(cls, tree: Any) -> Any:
-        return {"rounds": 6, "similarity": 0.8} | tree if _asks_a_model(tree) else tree
+        return {"rounds": 6, "similarity": 0.8} | tree if _asks_a_model("questions", tree) else tree
 
     @model_validator(mode="after")
     def _room_for_the_minimum(self) -> Self:
@@ -160,131 +101,22 @@ class Questions(Section):
         return self
 
 
-class SamplingLora(Section):
-    """A LoRA that pictures are drawn with, such as LCM's. It is no part of what is trained."""
-
-    path: str
-    """a .safetensors file, a folder with one in it, or a hub id"""
-    file: str | None = None
-    """which of a folder's or hub id's files; default: pytorch_lora_weights.safetensors, else the only one"""
-    strength: float = 1.0
-    partial: bool = False
-    """draw also where only some of its modules fit the model; the others are counted in a line"""
-
-
-class RefinerSettings(Section):
-    """A second model that takes the last steps of drawing (stable-diffusion-xl). It is no part of what is trained."""
-
-    model: str = "stabilityai/stable-diffusion-xl-refiner-1.0"
-    revision: str | None = None
-    from_step: Positive = 40
-    """the paper's, of 50"""
-
-
-class PartSettings(Section):
-    """A network of a pipeline, from elsewhere. In a recipe `vae: PLACE` is short for `vae: {model: PLACE}`."""
-
-    model: str
-    """a folder, a hub id, or a .safetensors file"""
-    revision: str | None = None
-
-
-def _part_by_place(tree: Any) -> Any:
-    return {"model": tree} if isinstance(tree, str) else tree
-
-
-Part = Annotated[PartSettings | None, BeforeValidator(_part_by_place)]
-
-
-class GeneratorSettings(Section):
-    """The diffusion model that is aligned, and how it samples."""
-
-    type: str = "stable-diffusion"
-    model: str = "embedded:generator"
-    """a folder, a hub id, a .safetensors file, or embedded:NAME"""
-    config: str | None = None
-    """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
-    known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
-    revision: str | None = None
-    variant: str | None = None
-    """of the weights, such as fp16. Default: those without a variant, or the only one there is"""
-    vae: Part = None
-    """in place of the model's own, or of that which a single file lacks"""
-    unet: Part = None
-    """in place of the model's own (stable-diffusion, stable-diffusion-xl)"""
-    transformer: Part = None
-    """in place of the model's own (stable-diffusion-3, flux)"""
-    loras: tuple[SamplingLora, ...] = ()
-    """added to the model's weights, for drawing only"""
-    steps: Positive = 50
-    guidance: float = Field(default=7.5, ge=0)
-    """classifier-free. With flux that which is built into the model, usually 3.5; schnell has none and takes 1"""
-    negative_prompt: str = ""
-    """what guidance leads away from"""
-    refiner: RefinerSettings | None = None
-    height: Positive | None = None
-    width: Positive | None = None
-    scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
-    """model: the one that the model was saved with"""
-    clip_skip: Positive | None = None
-    """layers of the text encoder that are left out, as diffusers counts them: 1 reads the last but one
-    (stable-diffusion) or the last but two (stable-diffusion-xl). What other programs call clip skip 2 is 1 here"""
-    dtype: Dtype = "auto"
-    device: str = "auto"
-
-
 class Candidates(Section):
-    """Stage 3: N pictures for each caption (Eq. 1)."""
+    """Stage 3: N images of each caption (Eq. 1)."""
 
-    generator: GeneratorSettings = GeneratorSettings()
-    beside: dict[str, GeneratorSettings] = {}
-    """other generators that draw every caption as well, under names of your own; they are no part of what is aligned"""
+    beside: dict[str, ModelOfType] = Field(default={})
+    """other models that also draw every caption, under names of your own; they are not aligned"""
     per_caption: int = Field(default=8, ge=2)
-    """pictures by each generator; drawn together, or where memory runs out in parts"""
+    """images by each model; drawn together, or where memory runs out in parts"""
     embedding_noise: float = Field(default=0.1, ge=0)
     """sigma of the noise on the text embedding"""
 
-    @property
-    def generators(self) -> tuple[GeneratorSettings, ...]:
-        """All that draw, the one that is aligned first."""
-        return (self.generator, *self.beside.values())
-
-
-class ScorerSettings(Section):
-    """A judge: its type in the catalog, its weights, and settings of its own."""
-
-    type: str
-    model: str
-    head: str | None = None
-    """a small network on top of the model's embedding (aesthetic): a folder, a hub id, embedded:NAME or a safetensors
-    file"""
-    weights: str | None = None
-    """what takes the place of the model's own weights (clip, pickscore, hpsv2, imagereward), given like a head"""
-    template: str | None = None
-    """how a question is put to a model (vqa), with {} in its place, such as "Question: {} Short answer:". Default: the
-    model's own, or that of its kind"""
-    revision: str | None = None
-    dtype: Dtype = "auto"
-    device: str = "auto"
-    server: Server | None = None
-    """of a judge behind one (vqa-openai), whose `model` is the server's name for it"""
-
-    @field_validator("template")
-    @classmethod
-    def _one_place(cls, template: str | None) -> str | None:
-        if template is not None and template.count("{}") + template.count("{question}") != 1:
-            raise ValueError("a template has one {} where the question goes")
-        return template
-
 
 class Scores(Section):
-    """Stage 4: every scorer on every candidate (Eq. 2 to 4)."""
+    """Stage 4: scores of every candidate (Eq. 2 to 4)."""
 
-    scorers: dict[str, ScorerSettings] = {
-        "vqa": ScorerSettings(type="vqa", model="embedded:vqa"),
-        "clip": ScorerSettings(type="clip", model="embedded:clip"),
-        "aesthetic": ScorerSettings(type="aesthetic", model="embedded:clip", head="embedded:aesthetic"),
-    }
+    by: tuple[str, ...] | None = None
+    """the scorers; default: those that pairs.choose reads"""
     batch: Positive = 64
     """candidates scored at a time; fewer where memory runs out"""
 
@@ -292,15 +124,19 @@ class Scores(Section):
 class Pairs(Section):
     """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
 
-    source: Source | None = None
+    source: SourcePath | None = None
     """a pair set: its pictures are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
     split: str = ""
     """of a pair set that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
     repeats: Literal["majority", "all"] = "majority"
     """several judgements of the same two pictures in a pair set: one pair, by their majority; or a pair of each"""
-    weights: dict[str, float] = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
-    minimum_margin: float = Field(default=0.0, ge=0)
-    """winner and loser must lie further apart than this, on the weighted sum's 0..100"""
+    choose: ChoiceOfType = BestWorstSettings()
+    """how pairs are made of scored candidates"""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The scorers that the choice reads, each with its weight."""
+        return self.choose.scorers
 
 
 class LoraSettings(Section):
@@ -309,20 +145,14 @@ class LoraSettings(Section):
     """default: the rank, so that every program reads the file with the same strength"""
 
 
-class Method(Section):
-    """The alignment method."""
-
-    type: str = "dpo"
-    """the loss on the margin: dpo (log-sigmoid), ipo (a square about one half), hinge"""
-    beta: float = Field(default=2000.0, gt=0)
-    lora: LoraSettings | None = None
-    """absent: the whole denoiser is trained"""
-
-
 class Training(Section):
     """Stage 6: alignment on the pairs (Eq. 8)."""
 
-    method: Method = Method()
+    method: MethodOfType = MarginSettings()
+    lora: LoraSettings | None = None
+    """absent: the whole denoiser is trained"""
+    seed: int | None = Field(default=None, ge=0)
+    """of the training's order, noise and first LoRA weights; default: the run's seed"""
     steps: Positive = 1000
     batch: Positive = 128
     """pairs a step, of all processes together"""
@@ -332,7 +162,7 @@ class Training(Section):
     """steps over which the learning rate rises to its full value"""
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    precision: Dtype = "auto"
+    precision: DtypeName = "auto"
     """in which numbers the networks multiply; the trained weights stay fp32. fp16 scales its loss, and needs an
     accelerator"""
     checkpoint_every: Positive = 50
@@ -363,11 +193,24 @@ class Training(Section):
         return self
 
 
-class Evaluation(Section):
-    """Stage 7: base against aligned on the held-out captions, same seeds."""
+class EvaluationSet(Section):
+    """Captions that base and aligned model are compared on, and the scorers that judge the images."""
 
-    judges: dict[str, ScorerSettings] = {}
-    """judges beside the scorers above, which nothing trains or selects on"""
+    source: SourcePath | None = None
+    """a file or folder of prompts; where it has questions on a prompt, they are asked. The set held-out has none: its
+    captions are those that captions.held_out keeps apart"""
+    split: str = ""
+    """of a source that is a folder with several"""
+    count: Positive | None = None
+    """prompts that are taken, spread evenly over the source's categories; default: all"""
+    by: tuple[str, ...] | None = None
+    """the scorers; default: all"""
+
+
+class Evaluation(Section):
+    """Stage 7: base against aligned model on each set of captions, from the same seeds."""
+
+    sets: dict[str, EvaluationSet] = Field(default={HELD_OUT: EvaluationSet()})
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64
@@ -419,8 +262,11 @@ class Recipe(Section):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     failure_budget: Share = 0.05
-    """share of a stage's items that may be quarantined before the run stops"""
+    """share of a stage's items that may be skipped before the run stops"""
     engine: Engine = Engine()
+    model: ModelOfType = StableDiffusionSettings()
+    scorers: dict[str, ScorerOfType] = SHAPES_SCORERS
+    """every scorer of the run, under names of your own"""
     captions: Captions = Captions()
     questions: Questions = Questions()
     candidates: Candidates = Candidates()
@@ -437,13 +283,48 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":
-        for name in self.pairs.weights:
-            if name not in self.scores.scorers:
-                there = ", ".join(self.scores.scorers)
-                raise ValueError(f"pairs.weights.{name} weighs no scorer: scores.scorers has {there}")
-        for name in self.evaluation.judges:
-            if name in self.scores.scorers:
-                raise ValueError(f"evaluation.judges.{name} has a scorer's name: call it otherwise")
-        if not any(self.pairs.weights.values()):
-            raise ValueError("pairs.weights are all 0: give at least one scorer a weight")
+        there = ", ".join(self.scorers)
+        for place, names in self._named_scorers():
+            for name in names:
+                if name not in self.scorers:
+                    raise ValueError(f"{place} names no scorer '{name}': scorers has {there}")
+        for name, settings in self.evaluation.sets.items():
+            if (settings.source is None) != (name == HELD_OUT):
+                told = (
+                    "has captions.held_out for captions: leave out its source" if settings.source else "has no source"
+                )
+                raise ValueError(f"evaluation.sets.{name} {told}")
         return self
+
+    def _named_scorers(self) -> Iterator[tuple[str, Iterable[str]]]:
+        if self.pairs.source is None:
+            yield "pairs.choose.weights", self.pairs.weights
+        yield "scores.by", self.scores.by or ()
+        for name, settings in self.evaluation.sets.items():
+            yield f"evaluation.sets.{name}.by", settings.by or ()
+
+    @property
+    def drawing_models(self) -> tuple[ModelSettings, ...]:
+        """The models that draw candidates, the one that is aligned first."""
+        return (self.model, *self.candidates.beside.values())
+
+    @property
+    def candidate_scorers(self) -> dict[str, ScorerSettings]:
+        """The scorers of the candidates, in the recipe's order."""
+        names = self.pairs.weights if self.scores.by is None else self.scores.by
+        return {name: settings for name, settings in self.scorers.items() if name in names}
+
+    def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
+        """Return the scorers of an evaluation set, in the recipe's order."""
+        names = self.evaluation.sets[name].by
+        return {each: settings for each, settings in self.scorers.items() if names is None or each in names}
+
+    @property
+    def evaluation_scorers(self) -> dict[str, ScorerSettings]:
+        """The scorers of all evaluation sets."""
+        used = {each for name in self.evaluation.sets for each in self.set_scorers(name)}
+        return {each: settings for each, settings in self.scorers.items() if each in used}
+
+    @property
+    def training_seed(self) -> int:
+        return self.seed if self.training.seed is None else self.training.seed

@@ -14,7 +14,7 @@ from agfsync.scorers.heads import Head
 class Aesthetic:
     """Ten times the head's rating of the picture's embedding of length 1, clamped to 0..100 (Eq. 4).
 
-    `model` is the CLIP that the head was trained on, and `head` a safetensors file, a folder or a hub id: LAION's V1 or
+    `path` is the CLIP that the head was trained on, and `head` a safetensors file, a folder or a hub id: LAION's V1 or
     V2, both of which rate on 0..10, or one of this project's own.
     """
 
@@ -23,7 +23,7 @@ class Aesthetic:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         head: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
@@ -31,11 +31,11 @@ class Aesthetic:
     ) -> None:
         if head is None:
             raise ModelError("an aesthetic scorer needs a head: name a file, a folder, a hub id or embedded:aesthetic")
-        self._backbone = backbone(model, revision, dtype, device)
+        self._backbone = backbone(path, revision, dtype, device)
         self._head = Head.load(head)
         if self._head.embedding_dim != self._backbone.width:
             raise ModelError(
-                f"the head {head} reads embeddings of width {self._head.embedding_dim}, {model} makes "
+                f"the head {head} reads embeddings of width {self._head.embedding_dim}, {path} makes "
                 f"{self._backbone.width}: take the CLIP that the head was trained on"
             )
 

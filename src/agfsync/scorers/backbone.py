@@ -31,23 +31,23 @@ class Backbone:
 
     def __init__(
         self,
-        model: str,
+        path: str,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
         weights: str | None = None,
     ) -> None:
-        config = pretrained.load_config(model, revision)
+        config = pretrained.load_config(path, revision)
         if config.model_type not in FAMILIES:
-            raise ModelError(f"{model} is a {config.model_type} model: take one of {', '.join(FAMILIES)}")
+            raise ModelError(f"{path} is a {config.model_type} model: take one of {', '.join(FAMILIES)}")
         kind = FAMILIES[config.model_type]
         if weights is None:
-            self._model = pretrained.load_model(kind, model, revision, dtype, device)
+            self._model = pretrained.load_model(kind, path, revision, dtype, device)
         else:
             tensors = open_clip.in_transformers_names(pretrained.load_tensors(weights))
             self._model = pretrained.fill_model(kind, config, tensors, weights, dtype, device)
-        self._processor = pretrained.load_image_processor(model, revision)
-        self._tokenizer = pretrained.load_tokenizer(model, revision)
+        self._processor = pretrained.load_image_processor(path, revision)
+        self._tokenizer = pretrained.load_tokenizer(path, revision)
         self._pads_in_full = config.model_type != "clip"
         self.limit: int = config.text_config.max_position_embeddings
         """Tokens of a prompt that the model sees, its start and end included."""
@@ -102,14 +102,14 @@ _OPEN: WeakValueDictionary[tuple[str | None, ...], Backbone] = WeakValueDictiona
 
 
 def backbone(
-    model: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto", weights: str | None = None
+    path: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto", weights: str | None = None
 ) -> Backbone:
     """The `Backbone` of these settings: the one that another scorer has loaded, if any has.
 
     Raises:
         ModelError: there is no such model, or it is none of `FAMILIES`.
     """
-    key = (model, revision, dtype, device, weights)
+    key = (path, revision, dtype, device, weights)
     found = _OPEN.get(key)
     if found is None:
         found = _OPEN[key] = Backbone(*key)

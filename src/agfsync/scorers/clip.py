@@ -9,7 +9,7 @@ from agfsync.scorers.backbone import backbone, likeness
 class Clip:
     """100 x the cosine of the picture's and the prompt's embeddings, at least 0.
 
-    `model` is a folder or hub id of a CLIP, SigLIP or SigLIP 2; `weights`, a safetensors file or a folder or hub id of
+    `path` is a folder or hub id of a CLIP, SigLIP or SigLIP 2; `weights`, a safetensors file or a folder or hub id of
     one, take the place of its own. A SigLIP's cosines are much smaller than a CLIP's: its
     sigmoid puts a scale and a bias on them, which leaves the order of pictures of one prompt as it is.
     """
@@ -19,13 +19,13 @@ class Clip:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         weights: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._backbone = backbone(model, revision, dtype, device, weights)
+        self._backbone = backbone(path, revision, dtype, device, weights)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """One result for each item, its questions left aside."""

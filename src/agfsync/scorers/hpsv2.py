@@ -19,7 +19,7 @@ class Hpsv2:
     The two versions' values can't be compared, and nothing in the weights tells which they are. Each has a name in the
     catalog, hpsv2 and hpsv2.1, which is part of what names the scores.
 
-    `model` is a folder or hub id of the whole model in transformers' layout; or of the CLIP-H that it was tuned from,
+    `path` is a folder or hub id of the whole model in transformers' layout; or of the CLIP-H that it was tuned from,
     laion/CLIP-ViT-H-14-laion2B-s32B-b79K, with `weights` HPSv2's, in either layout: a safetensors file, or a folder or
     hub id of one.
     """
@@ -29,13 +29,13 @@ class Hpsv2:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         weights: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._backbone = backbone(model, revision, dtype, device, weights)
+        self._backbone = backbone(path, revision, dtype, device, weights)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """One result for each item, its questions left aside."""

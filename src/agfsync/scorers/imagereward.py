@@ -63,7 +63,7 @@ class ImageReward:
     again. The head learned that one picture wins over another with a chance of the sigmoid of the difference of its
     outputs: with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
 
-    `model` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
+    `path` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
     tokenizer are taken, and its weights where they are ImageReward's. `weights` has them otherwise: a safetensors file,
     or a folder or hub id of one, by the published names or transformers'.
     """
@@ -73,16 +73,16 @@ class ImageReward:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         weights: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        config = pretrained.load_config(model, revision)
+        config = pretrained.load_config(path, revision)
         if config.model_type != "blip":
-            raise ModelError(f"{model} is a {config.model_type} model: an imagereward scorer takes blip")
-        name = weights or model
+            raise ModelError(f"{path} is a {config.model_type} model: an imagereward scorer takes blip")
+        name = weights or path
         tensors = _renamed(pretrained.load_tensors(name, None if weights else revision))
         if POSITIONS not in tensors:
             raise ModelError(f"{name} holds no BLIP with a vision tower: give ImageReward's as weights")
@@ -95,7 +95,7 @@ class ImageReward:
         side = seeing.image_size
         # Its authors scale the shorter side and crop, as CLIP does, where BLIP's own processor would squeeze.
         self._processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-        self._tokenizer = pretrained.load_tokenizer(model, revision)
+        self._tokenizer = pretrained.load_tokenizer(path, revision)
 
     @torch.inference_mode()
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:

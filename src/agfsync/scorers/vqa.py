@@ -38,7 +38,7 @@ class Vqa:
     says wherever it says yes or no at all. P(yes), kept beside it, is the softmax over these two, each by its likeliest
     spelling; so the answer is yes exactly where P(yes) is above one half.
 
-    `model` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is
+    `path` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is
     `template`, with {} in the question's place; by default its configuration's `question_template`, where it has one.
     """
 
@@ -47,16 +47,16 @@ class Vqa:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         template: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._reader = _reader(model, revision, dtype, device)
+        self._reader = _reader(path, revision, dtype, device)
         self._template = template or self._reader.template
-        self._processor = pretrained.load_image_processor(model, revision)
-        self._tokenizer = pretrained.load_tokenizer(model, revision)
+        self._processor = pretrained.load_image_processor(path, revision)
+        self._tokenizer = pretrained.load_tokenizer(path, revision)
         self._yes, self._no = self._tokens_of(YES), self._tokens_of(NO)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:

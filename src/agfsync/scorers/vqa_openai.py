@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agfsync.chat.client import Client
-from agfsync.chat.completions import Reply, explain, first_word
+from agfsync.chat.completions import Reply, explain_reply, read_first_word
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
-from agfsync.chat.side_by_side import side_by_side
+from agfsync.chat.threads import map_in_threads
 from agfsync.errors import BudgetError, ModelError, NoReplyError
 from agfsync.files.images import encode
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
@@ -37,7 +37,7 @@ class VqaOpenAI:
     gives none, or where the answer begins among them can't be told, P(yes) is 1 or 0 by the word that the model says. A
     picture with a question that got neither is unscored.
 
-    `model` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
+    `path` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
     (`revision`, `dtype`, `device`) is the server's affair. `meter` counts what the requests cost, and holds their cap.
     """
 
@@ -46,7 +46,7 @@ class VqaOpenAI:
     def __init__(
         self,
         *,
-        model: str,
+        path: str,
         server: Mapping[str, Any] | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
@@ -55,7 +55,7 @@ class VqaOpenAI:
     ) -> None:
         if server is None:
             raise ModelError("a vqa-openai scorer needs a server: give server.base_url, or server: {} for OpenAI's")
-        endpoint = Endpoint(model=model, temperature=0.0, structured=False, **server)
+        endpoint = Endpoint(model=path, temperature=0.0, structured=False, **server)
         self._at_once = endpoint.concurrency
         self._client = Client(endpoint, meter or Meter())
 
@@ -69,7 +69,7 @@ class VqaOpenAI:
         pictures = [_data_url(item) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
         asked = [(picture, question.text) for item, picture in both for question in item.questions]
-        said = side_by_side(lambda each: self._ask(*each), asked, self._at_once)
+        said = map_in_threads(lambda each: self._ask(*each), asked, self._at_once)
         results: list[Measurement | Unscored] = []
         try:
             for item in items:
@@ -91,17 +91,17 @@ class VqaOpenAI:
             return Unscored(str(fault))
         found = p_yes(reply)
         if found is None:
-            return Unscored(f"the model's reply is neither yes nor no: {explain(reply, self._client.limit)}")
+            return Unscored(f"the model's reply is neither yes nor no: {explain_reply(reply, self._client.limit)}")
         return found
 
 
 def p_yes(reply: Reply) -> float | None:
     """Return the P(yes), 0..1, that `reply` gives; None where it is neither yes nor no."""
     words = {"yes": 1.0, "no": 0.0}
-    word = first_word(reply.answer)
+    word = read_first_word(reply.answer)
     likelihoods = dict.fromkeys(words, -math.inf)
     for token, log_probability in reply.first.items():
-        if (spelt := first_word(token)) in likelihoods:
+        if (spelt := read_first_word(token)) in likelihoods:
             likelihoods[spelt] = max(likelihoods[spelt], log_probability)
     yes, no = map(math.exp, likelihoods.values())
     # Where the model said neither, small probabilities of both say nothing; where it said one, that one has some.

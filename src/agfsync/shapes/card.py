@@ -107,7 +107,7 @@ def _vae(folder: Path) -> list[Figure]:
 
 
 def _vqa(folder: Path) -> list[Figure]:
-    vqa = Vqa(model=str(folder / "vqa"))
+    vqa = Vqa(path=str(folder / "vqa"))
     right: Counter[tuple[str, bool]] = Counter()
     asked: Counter[tuple[str, bool]] = Counter()
     drawn = [(scene, ask((scene,), scene.things, 10, rng)) for rng, scene in _drawings("vqa", DRAWINGS)]
@@ -167,7 +167,7 @@ def _aesthetic(folder: Path) -> list[Figure]:
 
 def _rated(folder: Path, images: list[Image.Image]) -> list[float]:
     """Return the aesthetic score of each picture, 0..100."""
-    words = Aesthetic(model=str(folder / "clip"), head=str(folder / "aesthetic")).score(
+    words = Aesthetic(path=str(folder / "clip"), head=str(folder / "aesthetic")).score(
         [Item("", (), image) for image in images]
     )
     return [word.value for word in words if isinstance(word, Measurement)]
@@ -231,7 +231,7 @@ def _agreement(folder: Path, generated: _Generated, seen: list[Scene]) -> list[F
     """Return how often the VQA model and the oracle give the same answer, on what captions state and what they deny."""
     rng = random.Random("card/foils")
     asked = [questions(spec) + [foil for _, foil in foils(spec, rng)] for spec in generated.specs]
-    said = Vqa(model=str(folder / "vqa")).p_yes(generated.images, [[q.text() for q in of_one] for of_one in asked])
+    said = Vqa(path=str(folder / "vqa")).p_yes(generated.images, [[q.text() for q in of_one] for of_one in asked])
     pairs: Counter[tuple[str, bool, bool]] = Counter()
     for queries, scene, p_yes in zip(asked, seen, said, strict=True):
         for query, p in zip(queries, p_yes, strict=True):

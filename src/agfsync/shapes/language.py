@@ -4,7 +4,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from agfsync.language import QuestionDraft
-from agfsync.language.text import normalised
+from agfsync.language.text import normalise_text
 from agfsync.records import AnswerWord
 from agfsync.shapes import grammar
 from agfsync.shapes.queries import Query
@@ -83,5 +83,5 @@ def _element(query: Query, caption: str) -> str:
         "spatial": query.relation,
         "other": query.background,
     }[query.element_type]
-    plain = f" {normalised(caption)} "
+    plain = f" {normalise_text(caption)} "
     return next((words for words in SYNONYMS.get(meant or "", ()) if f" {words} " in plain), meant or "")

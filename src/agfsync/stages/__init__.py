@@ -7,11 +7,13 @@ however long they are.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
 
 from agfsync import catalog
 from agfsync.engine.progress import Progress
-from agfsync.models import EXCHANGED
-from agfsync.recipe import GeneratorSettings, Recipe, ScorerSettings
+from agfsync.recipe import ModelSettings, Recipe, ScorerSettings
 from agfsync.records import Caption, Question, Split, digest
 from agfsync.store import Run
 from agfsync.store.streams import by, matched
@@ -32,8 +34,6 @@ MODEL = "model"
 """The folder of the aligned model, or of its LoRA, in the run's."""
 GENERATORS = "generators"
 """The candidates' note of the models that drew them, by what the candidates say of it, where there are several."""
-LATER = ("variant", *EXCHANGED)
-"""Keys of a generator that name its pictures where they are set alone."""
 EARLIER = "earlier_seconds"
 """A stage's note of the time that an interrupted run of it took and that no part tells of."""
 
@@ -62,30 +62,32 @@ class ToDraw:
 
 
 def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
-    """The captions of `split` that have questions: those that were quarantined have none to be judged by."""
+    """The captions of `split` that have questions: those that were skipped have none to be judged by."""
     questions = by("caption_key", context.run.rows("questions"))
     for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
         if asked and caption.split == split:
             yield ToDraw(caption, tuple(Question.of(row) for row in asked))
 
 
-def generator_source(settings: GeneratorSettings) -> str:
+def generator_source(settings: ModelSettings) -> str:
     """What names a generator with all that shapes its pictures, without loading it. Its device doesn't."""
-    told = settings.model_dump(mode="json", exclude={"device"})
-    # Later keys than the others: pictures from before they were there keep their names.
-    told = {name: value for name, value in told.items() if name not in LATER or value is not None}
-    others = (settings.vae, settings.unet, settings.transformer, settings.refiner)
-    models = (settings.model, settings.config, *(other.model for other in others if other is not None))
-    return digest(told, catalog.fingerprint(*models))
+    refiner = (settings.refining.path,) if settings.refining else ()
+    models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
+    return digest(differences(settings, "device"), catalog.fingerprint(*models))
 
 
 def scorer_source(name: str, settings: ScorerSettings) -> str:
     """Return what names a scorer by all that shapes its scores, without loading it; device and address don't."""
-    models = catalog.fingerprint(settings.model, settings.head, settings.weights)
-    told = settings.model_dump(mode="json", exclude={"device", "server"})
-    for later in ("weights", "template"):
-        if told[later] is None:
-            del told[later]  # Later keys than the others: scores from before them keep their names.
-    if settings.server is not None:
-        told["reply_tokens"] = settings.server.reply_tokens
-    return digest(name, told, models)
+    server = settings.asked_server
+    tokens = server.reply_tokens if server is not None else None
+    shaping = differences(settings, "device", "server")
+    return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
+
+
+def differences(section: BaseModel, *without: str) -> dict[str, Any]:
+    """Return the values of `section` that differ from their defaults, as JSON has them.
+
+    A digest holds these alone, so that a new key with a default renames no finished work.
+    """
+    plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without), exclude_defaults=True)
+    return plain

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import Desk, Outcome, Unit, Work, carry_out
+from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, report_skipped
 from agfsync.engine.memory import release
 from agfsync.files.images import encoded
 from agfsync.models import Generator
-from agfsync.recipe import GeneratorSettings, Recipe
+from agfsync.recipe import ModelSettings, Recipe
 from agfsync.records import Candidate, Caption, digest, seed_of
 from agfsync.stages import GENERATORS, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.preferences import take_in
@@ -30,7 +30,7 @@ STAGE = "candidates"
 class Drawing:
     """A caption's pictures `indices` by one generator. `source` names it with all that shapes them."""
 
-    settings: GeneratorSettings
+    settings: ModelSettings
     source: str
     noise: float
     seed: int
@@ -54,8 +54,8 @@ class Drawing:
         return STAGE, ()
 
     def open(self, desk: Desk) -> Work[Caption]:
-        desk.say(f"{STAGE}: loading {self.settings.model}")
-        generator: Generator = catalog.build("generators", self.settings.model_dump())
+        desk.say(f"{STAGE}: loading {self.settings.path}")
+        generator: Generator = catalog.build("models", self.settings.arguments(), self.settings.defaults())
         for remark in getattr(generator, "remarks", ()):
             desk.say(f"{STAGE}: {remark}")
 
@@ -86,10 +86,11 @@ def run(context: Context) -> Mapping[str, Any]:
     captions = Stream(
         sum(1 for _ in to_draw(context, "train")), lambda: (each.caption for each in to_draw(context, "train"))
     )
-    drawings = [_drawing(recipe, place) for place in range(len(recipe.candidates.generators))]
+    drawings = [_drawing(recipe, place) for place in range(len(recipe.drawing_models))]
     for drawing in drawings:
         _draw(context, drawing, captions)
         release()
+    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(captions) * len(drawings))
     context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
     drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
     named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}
@@ -103,7 +104,7 @@ def seeds_of(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
 
 def _drawing(recipe: Recipe, place: int) -> Drawing:
     """What the generator at `place` draws of a caption."""
-    settings, count = recipe.candidates.generators[place], recipe.candidates.per_caption
+    settings, count = recipe.drawing_models[place], recipe.candidates.per_caption
     noise = recipe.candidates.embedding_noise
     source = digest(STAGE, VERSIONS[STAGE], generator_source(settings), noise)
     return Drawing(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
@@ -119,6 +120,6 @@ def _draw(context: Context, drawing: Drawing, captions: Many[Caption]) -> None:
 
 def _names(context: Context, drawings: Sequence[Drawing], captions: Iterable[Caption]) -> dict[str, str]:
     """Each generator's model, by what its pictures say of it."""
-    units = ((drawing.unit(caption), drawing.settings.model) for caption in captions for drawing in drawings)
+    units = ((drawing.unit(caption), drawing.settings.path) for caption in captions for drawing in drawings)
     drawn = matched(units, lambda each: each[0], context.run.grouped(STAGE, ["generator"]))
     return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

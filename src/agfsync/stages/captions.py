@@ -14,18 +14,17 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from agfsync.engine import over_budget
 from agfsync.engine.progress import Task
 from agfsync.errors import BudgetError, NoReplyError
-from agfsync.formats.sources import Prompts
+from agfsync.formats.sources import SourceCaptions
 from agfsync.language import CaptionWriter
-from agfsync.language.text import count_words, normalised
+from agfsync.language.text import count_words, normalise_text
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, digest, seed_of
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.places import Places, shares
-from agfsync.stages.preferences import captions_given
+from agfsync.stages.preferences import captions_given, skip_left_out
 from agfsync.stages.writing import Desk, at_work
 from agfsync.stages.written import Written, caption_of
 
@@ -46,7 +45,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     settings = context.recipe.captions
     given = captions_given(context)
-    taken = {normalised(each.text) for each in given.values()}
+    taken = {normalise_text(each.text) for each in given.values()}
     prompts = _read_prompts(context, taken) if settings.source else None
     with at_work(context, STAGE, settings, instead=prompts) as desk:
         asked = _asked(context.recipe)
@@ -60,14 +59,11 @@ def run(context: Context) -> Mapping[str, Any]:
     return {**_notes(context), **left_out, **desk.account.told()}
 
 
-def _read_prompts(context: Context, taken: Collection[str]) -> Prompts:
+def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     """Read the file of prompts, and report what of it isn't used."""
-    settings, budget = context.recipe.captions, context.recipe.failure_budget
-    prompts = Prompts(str(settings.source), taken, settings.split)
-    for line in prompts.left_out.lines():
-        context.progress.say(f"{STAGE}: {prompts.path}: left out: {line}")
-    if prompts.left_out.failed.total() > budget * prompts.rows:
-        raise over_budget(STAGE, prompts.left_out.failed, prompts.rows, budget, "rows")
+    settings = context.recipe.captions
+    prompts = SourceCaptions(str(settings.source), taken, settings.split)
+    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 
@@ -76,7 +72,7 @@ def _asked(recipe: Recipe) -> Places:
     return {"train": 0 if recipe.pairs.source else recipe.captions.count, "held-out": recipe.captions.held_out}
 
 
-def _rooms(writer: CaptionWriter, prompts: Prompts | None, asked: Places) -> Mapping[str, int]:
+def _rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:
     """How many captions each category has. Of a writer nobody knows: it tells when it has run dry.
 
     Raises:
@@ -103,7 +99,7 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     written = Written(source, similarity, set(taken))
     mine = [unit for unit in context.run.made(STAGE) if unit.startswith(f"{source}/")]
     for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
-        if normalised(each.text) not in taken:
+        if normalise_text(each.text) not in taken:
             written.add(unit, each)
     return written
 
@@ -126,7 +122,7 @@ def _fill(context: Context, desk: Desk, written: Written, category: str, places:
         fruitless, vain = (0, Counter()) if captions else (fruitless + 1, vain)
         if fruitless == DRY:
             trouble = trouble or "; ".join(desk.account.meter.spoilers)
-            raise _dry(context.recipe.captions.writer, category, written, places, trouble, vain)
+            raise _dry(context.recipe.captions.writer.type, category, written, places, trouble, vain)
 
 
 def _ask(desk: Desk, category: str, count: int, avoid: Sequence[str], seed: int) -> tuple[Sequence[str], str]:

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from agfsync.language import QuestionDraft
-from agfsync.language.paraphrases import KeptQuestions
-from agfsync.language.text import count_words, has_words, normalised
+from agfsync.language.duplicates import KeptQuestions
+from agfsync.language.text import count_words, has_words, normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line, question_key
 
 TYPES = get_args(ElementType)
 FILLERS = frozenset(
-    normalised("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
+    normalise_text("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
 )
 """words that nearly every caption has, so that they place no element in it"""
 LONGEST_CAPTION, LONGEST_QUESTION = 1000, 300
@@ -51,7 +51,7 @@ def sift(
     near = KeptQuestions(similarity)
     dropped: Counter[str] = Counter()
     for draft in map(_on_one_line, drafts):
-        plain = normalised(draft.text)
+        plain = normalise_text(draft.text)
         reason = "repeated" if plain in kept else fault(draft, caption)
         if reason is None and near.is_near(draft):
             reason = "nearly repeated"
@@ -79,9 +79,9 @@ def fault(draft: QuestionDraft, caption: Caption) -> str | None:
         return "empty"
     if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
         return "too long"
-    if normalised(draft.answer) != draft.expected:
+    if normalise_text(draft.answer) != draft.expected:
         return f"answer isn't {draft.expected}"
-    if normalised(draft.element_type) not in TYPES:
+    if normalise_text(draft.element_type) not in TYPES:
         return "unknown element type"
     if not _mentions(caption.text, draft.element):
         return "element isn't in the caption"
@@ -93,12 +93,12 @@ def _mentions(caption: str, element: str) -> bool:
 
     Some, not all, and at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
     """
-    words = normalised(element).split()
+    words = normalise_text(element).split()
     telling = [word for word in words if word not in FILLERS]
-    return any(word in normalised(caption) for word in telling or words)
+    return any(word in normalise_text(caption) for word in telling or words)
 
 
 def _question(caption: Caption, draft: QuestionDraft) -> Question:
-    kind: Any = normalised(draft.element_type)
+    kind: Any = normalise_text(draft.element_type)
     key = question_key(caption.key, draft.text, draft.expected)
     return Question(key, caption.key, draft.text, draft.expected, draft.element, kind)

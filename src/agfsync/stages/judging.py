@@ -2,14 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine import SERVER, Desk, Outcome, Sifted, Unit, Work, carry_out, over_budget
+from agfsync.engine import SERVER, Desk, Outcome, Sifted, Unit, Work, carry_out, check_budget, report_skipped
 from agfsync.engine.memory import release
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
@@ -19,6 +19,7 @@ from agfsync.stages import VERSIONS, Context, scorer_source
 from agfsync.stages.spending import REMARKS, Account, built_of, judging
 from agfsync.statistics import Mean
 from agfsync.store import Run
+from agfsync.store.manifest import Skipped
 from agfsync.store.streams import Many, Stream, some_of
 
 Judges = Mapping[str, ScorerSettings]
@@ -76,7 +77,7 @@ class Judging:
     def device(self) -> str:
         """Theirs, which is one, for a panel looks through one model."""
         first = next(iter(self.panel.values()))
-        return first.device if first.server is None else SERVER
+        return first.device if first.asked_server is None else SERVER
 
     def reads(self, asked: Sequence[Asked]) -> tuple[str, Sequence[str]]:
         return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
@@ -147,10 +148,7 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJud
     for name, account in accounts.items():
         if account.meter.remarks:
             notes[name][REMARKS] = "; ".join(account.meter.remarks)
-    for name, note in notes.items():
-        unscored, budget = Counter[str](note["unscored"]), context.recipe.failure_budget
-        if unscored.total() > budget * len(pictures):
-            raise over_budget(f"{tables.stage}: {name}", unscored, len(pictures), budget, "pictures")
+    _skip_unscored(context, tables, list(judges), len(pictures))
     return notes
 
 
@@ -158,7 +156,8 @@ def _panels(judges: Judges) -> list[Judges]:
     """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
     panels: dict[tuple[Any, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
-        key = (settings.model, settings.weights, settings.revision, settings.dtype, settings.device, settings.server)
+        weights = getattr(settings, "weights", None)
+        key = (settings.path, weights, settings.revision, settings.dtype, settings.device, settings.asked_server)
         panels.setdefault(key, {})[name] = settings
     return list(panels.values())
 
@@ -223,6 +222,27 @@ def _outcome(judged: Judged) -> Outcome:
 
 def _truncated(judge_: str) -> str:
     return f"{judge_} saw the beginning of the prompt only"
+
+
+def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pictures: int) -> None:
+    """Enter what has no score, an entry for each judge and reason, and report it.
+
+    Raises:
+        BudgetError: a judge left more unscored than `failure_budget` allows.
+    """
+    run, skipped = context.run, dict[str, dict[str, Skipped]]()
+    for row in run.rows(tables.scores, ["candidate_key", "scorer", "reason"]):
+        if (why := row["reason"]) is not None:
+            of_judge, where = skipped.setdefault(row["scorer"], {}), f"picture {row['candidate_key']}"
+            key, reason = digest("unscored", row["scorer"], why), f"no {row['scorer']} score: {why}"
+            before = of_judge.get(why, Skipped(tables.scores, key, reason, where, 0))
+            of_judge[why] = replace(before, count=before.count + 1)
+    every = [each for of_judge in skipped.values() for each in of_judge.values()]
+    for each in every:
+        run.skip(each.stage, each.key, each.reason, each.where, each.count)
+    for of_judge in skipped.values():
+        check_budget(tables.stage, list(of_judge.values()), pictures, context.recipe.failure_budget, "pictures")
+    report_skipped(context.progress, tables.stage, every, pictures * len(judges), "scores")
 
 
 def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:

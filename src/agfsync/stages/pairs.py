@@ -1,37 +1,21 @@
 """Stage 5: of each caption's candidates the best and the worst (Eq. 5 to 7), or those that a pair set prefers."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agfsync import catalog
 from agfsync.engine import Outcome, Sifted, Unit, process
 from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS, Context, differences
+from agfsync.stages.choosing import Choice, Values
 from agfsync.stages.preferences import PREFERENCES, preferred
 from agfsync.statistics import Mean
 from agfsync.store.streams import Stream, by, matched
 
 STAGE = "pairs"
 BATCH = 1000
-
-Values = Mapping[str, float | None]
-"""What each scorer said of a candidate, on 0..100; None where it said nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Winner and loser of a caption with their weighted sums."""
-
-    winner: str
-    loser: str
-    winner_score: float
-    loser_score: float
-
-    @property
-    def margin(self) -> float:
-        return self.winner_score - self.loser_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +35,16 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     if context.recipe.pairs.source:
         return _preferred(context)
-    weights = {name: weight for name, weight in context.recipe.pairs.weights.items() if weight}
-    minimum = context.recipe.pairs.minimum_margin
+    settings = context.recipe.pairs.choose
+    choice: Choice = catalog.build("choices", settings.model_dump())
 
     def work(captions: Sequence[Scored]) -> list[Outcome]:
-        return [pair(each, weights, minimum) for each in captions]
+        return [pair(each, choice) for each in captions]
 
-    source = (STAGE, VERSIONS[STAGE], weights, minimum)
+    source = (STAGE, VERSIONS[STAGE], settings.type, differences(settings))
 
     def units() -> Iterator[Unit[Scored]]:
-        for each in _scored(context, list(weights)):
+        for each in _scored(context, list(settings.scorers)):
             yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
 
     captions = sum(1 for _ in by("caption_key", context.run.rows("candidates", ["caption_key"])))
@@ -85,41 +69,18 @@ def _preferred(context: Context) -> Mapping[str, Any]:
     return _notes(context, len({row["caption_key"] for row in context.run.rows(STAGE, ["caption_key"])}))
 
 
-def weighted_sum(values: Values, weights: Mapping[str, float]) -> float | None:
-    """S = sum of w_i s_i (Eq. 5); None where a scorer that has a weight said nothing."""
-    total = 0.0
-    for name, weight in weights.items():
-        value = values.get(name)
-        if value is None:
-            return None
-        total += weight * value
-    return total
-
-
-def choose(values: Mapping[str, Values], weights: Mapping[str, float], minimum_margin: float) -> Choice | str:
-    """Winner = argmax S, loser = argmin S (Eq. 6, 7) among a caption's candidates, the first of equals; or why not.
-
-    A candidate without a weighted sum takes no part.
-    """
-    sums = {key: total for key, each in values.items() if (total := weighted_sum(each, weights)) is not None}
-    if len(sums) < 2:
-        return "fewer than two scored candidates"
-    winner, loser = max(sums, key=sums.__getitem__), min(sums, key=sums.__getitem__)
-    choice = Choice(winner, loser, sums[winner], sums[loser])
-    if choice.margin == 0:
-        return "tie"
-    return choice if choice.margin > minimum_margin else "margin too small"
-
-
-def pair(scored: Scored, weights: Mapping[str, float], minimum_margin: float) -> Sifted:
-    """The caption's pair, or none; with the candidates that took no part counted."""
-    left_out = Counter({"unscored candidate": sum(weighted_sum(v, weights) is None for v in scored.values.values())})
-    choice = choose(scored.values, weights, minimum_margin)
-    if isinstance(choice, str):
-        return Sifted([], +left_out + Counter([choice]))
-    key = digest("pair", choice.winner, choice.loser)
-    scores = (choice.winner_score, choice.loser_score, choice.margin)
-    return Sifted([Pair(key, scored.caption_key, choice.winner, choice.loser, *scores)], +left_out)
+def pair(scored: Scored, choice: Choice) -> Sifted:
+    """Return the caption's pairs, with what took no part counted."""
+    chosen, left_out = choice.choose(scored.values)
+    pairs = [
+        Pair(
+            digest("pair", each.winner, each.loser),
+            scored.caption_key,
+            *(each.winner, each.loser, each.winner_score, each.loser_score, each.margin),
+        )
+        for each in chosen
+    ]
+    return Sifted(pairs, left_out)
 
 
 def _scored(context: Context, scorers: Sequence[str]) -> Iterator[Scored]:
@@ -142,8 +103,11 @@ def _notes(context: Context, captions: int) -> dict[str, Any]:
     for row in context.run.rows(STAGE, ["margin"]):
         margin.add(row["margin"])
     dropped = context.run.dropped(STAGE)
+    if context.recipe.pairs.source:
+        for each in context.run.skipped("candidates"):
+            dropped[each.reason] += each.count
     if not margin.count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"
-        see = "pairs.source" if context.recipe.pairs.source else "pairs.weights and pairs.minimum_margin"
+        see = "pairs.source" if context.recipe.pairs.source else "pairs.choose"
         raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see {see}")
     return {"captions": captions, "pairs": margin.count, "mean_margin": margin.value, "dropped": dict(dropped)}

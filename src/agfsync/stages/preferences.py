@@ -9,19 +9,18 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from agfsync.engine import Part, Sifted, over_budget
+from agfsync.engine import Part, Sifted, check_budget, report_skipped
 from agfsync.engine.progress import Task
 from agfsync.files.images import BrokenPicture
-from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
-from agfsync.formats.judgements import SAME, Judgements, picture_key
-from agfsync.formats.pairing import read_pictures
-from agfsync.formats.selection import read_selectors
-from agfsync.formats.sources import captions_of_pairs, pairs_of, snapshot_of
-from agfsync.formats.tally import LeftOutTally
+from agfsync.formats import LeftOut, LeftOutTally, NoPreference, PairItem, Preference
+from agfsync.formats.pairing import SAME_PICTURE, Judgements, picture_key, read_pictures
+from agfsync.formats.sources import read_pair_prompts, read_pairs, resolve_snapshot
+from agfsync.formats.writing import read_selectors
 from agfsync.records import Candidate, Caption, Pair, digest
 from agfsync.stages import VERSIONS, Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
+from agfsync.store.manifest import Skipped
 
 CAPTIONS, CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
 PAIR_SET = "pair set"
@@ -39,7 +38,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
     if source is None:
         return {}
     context.progress.say(f"{CAPTIONS}: reading the prompts of {source}")
-    found = captions_of_pairs(source, context.recipe.pairs.split)
+    found = read_pair_prompts(source, context.recipe.pairs.split)
     captions = [caption_of(text, category, "train") for text, category in found.items()]
     units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
     done = context.run.done(CAPTIONS, units)
@@ -56,25 +55,40 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
         BudgetError: more of its pairs can't be used, or have a broken picture, than `failure_budget` allows.
     """
     captions = {c.text: c.key for c in context.run.read("captions", Caption) if c.split == "train"}
-    settings, budget = context.recipe.pairs, context.recipe.failure_budget
+    settings = context.recipe.pairs
     with context.progress.stage(CANDIDATES, len(captions)) as task:
         intake = _Intake(context, captions, task)
         try:
-            for found in pairs_of(source, settings.split):
+            for found in read_pairs(source, settings.split):
                 intake.add(found)
             intake.settle()
         finally:
             intake.commit()
     tally = intake.tally
-    for line in tally.lines():
-        context.progress.say(f"{CANDIDATES}: left out: {line}")
-    if tally.failed.total() > budget * intake.meant:
-        raise over_budget(CANDIDATES, tally.failed, intake.meant, budget, "pairs")
+    skip_left_out(context, CANDIDATES, source, tally, intake.meant, "pairs")
     intake.select()
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
     left_out = {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
-    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(snapshot_of(source)))}
+    return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(resolve_snapshot(source)))}
+
+
+def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTally, total: int, unit: str) -> None:
+    """Report what of the file or folder `source` isn't used, and enter what of its `total` units can't be.
+
+    Raises:
+        BudgetError: that is more than `failure_budget` allows.
+    """
+    for line in tally.lines(failed=False):
+        context.progress.say(f"{stage}: {source}: left out: {line}")
+    skipped: list[Skipped] = []
+    for reason, count in tally.failed.items():
+        places = tally.places.get(reason) or [""]
+        where = f"{source}: {places[0]}" if places[0] else str(source)
+        skipped.append(Skipped(stage, digest("left out", reason), reason, where, count))
+        context.run.skip(stage, skipped[-1].key, reason, where, count)
+    check_budget(stage, skipped, total, context.recipe.failure_budget, unit)
+    report_skipped(context.progress, stage, skipped, total, unit)
 
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:
@@ -118,7 +132,7 @@ class _Intake:
         except BrokenPicture as failure:
             return LeftOut(str(failure), found.where)
         if winner == loser:
-            return LeftOut(SAME, found.where, failed=False)
+            return LeftOut(SAME_PICTURE, found.where, failed=False)
         caption = self._captions.get(found.prompt)
         if caption is None:
             return LeftOut(CHANGED, found.where, failed=False)
@@ -156,8 +170,8 @@ class _Intake:
         self._preferences.commit()
 
     def select(self) -> None:
-        """Make the tables. One unit of the pairs' counts what was left out, if anything was."""
-        left_out = self.tally.counts
+        """Make the tables. One unit of the pairs' counts what was left out and isn't skipped, if anything was."""
+        left_out = self.tally.counts - self.tally.failed
         counts = digest("left out", dict(left_out))
         if left_out and not self._is_there(PREFERENCES, counts):
             self._preferences.add(counts, Sifted([], left_out))

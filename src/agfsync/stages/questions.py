@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
-from agfsync.chat.side_by_side import side_by_side
-from agfsync.engine import Failure, Outcome, Sifted, Unit, check_budget, process
+from agfsync.chat.threads import map_in_threads
+from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
-from agfsync.formats import Asked
-from agfsync.formats.sources import Prompts
+from agfsync.formats import SourceQuestion
+from agfsync.formats.sources import SourceCaptions
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
@@ -28,6 +29,10 @@ BATCH = 16
 """captions at a time, or four times as many as the writer takes, so that few threads wait for the last of a batch"""
 
 
+NAMED = 80
+"""characters of a caption that name it"""
+
+
 @dataclass(frozen=True, slots=True)
 class ToAsk:
     """A caption, the questions that its file has on it, and why others of the file can't be used, counted.
@@ -36,12 +41,12 @@ class ToAsk:
     """
 
     caption: Caption
-    found: Sequence[Asked]
+    found: Sequence[SourceQuestion]
     left_out: Mapping[str, int]
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Ask the writer `questions.rounds` times for each caption; one that keeps too few questions is quarantined.
+    """Ask the writer `questions.rounds` times for each caption; one that keeps too few questions is skipped.
 
     Raises:
         BudgetError: that befell more captions than `failure_budget` allows.
@@ -52,7 +57,7 @@ def run(context: Context) -> Mapping[str, Any]:
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
         batch = max(BATCH, 4 * desk.writer.concurrency)
         process(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
-    _quarantine(context, units, desk.account.meter.spoilers)
+    _skip_scant(context, units, desk.account.meter.spoilers)
     run_.select(STAGE, (unit.key for unit in units))
     return {**_notes(context), **desk.account.told()}
 
@@ -60,13 +65,13 @@ def run(context: Context) -> Mapping[str, Any]:
 def _units(context: Context, writer: QuestionWriter) -> Stream[Unit[ToAsk]]:
     """Every caption, but those that are trained on where their pairs are given."""
     recipe = context.recipe
-    prompts = Prompts(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
+    prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
 
     def units() -> Iterator[Unit[ToAsk]]:
         for caption in context.run.read("captions", Caption):
             if caption.split in asked:
-                task = ToAsk(caption, *(prompts.asked(caption.text) if prompts else ((), {})))
+                task = ToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
                 yield Unit(_key(writer, recipe, task), task)
 
     return Stream(sum(row["split"] in asked for row in context.run.rows("captions", ["split"])), units)
@@ -85,7 +90,7 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
 
 
 def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
-    for outcome in side_by_side(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
+    for outcome in map_in_threads(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
         desk.account.note()
         yield outcome
 
@@ -97,7 +102,7 @@ def _questions(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> Outcome:
     try:
         return _written(writer, recipe, task.caption)
     except NoReplyError as failure:
-        return Failure(str(failure))
+        return Skip(str(failure), _name(task.caption))
 
 
 def _found(task: ToAsk) -> Sifted:
@@ -159,22 +164,28 @@ def _confirmed(
     return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
 
 
-def _quarantine(context: Context, units: Many[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
+def _skip_scant(context: Context, units: Many[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again.
 
     Args:
         spoilers: what was noticed about the writer's server that can be why they are few.
     """
     minimum = context.recipe.questions.minimum
-    failed = context.run.failures(STAGE)
-    made = context.run.grouped(STAGE, ["key"], (unit.key for unit in units if unit.key not in failed))
-    for key, rows in made:
+    skipped = {each.key for each in context.run.skipped(STAGE)}
+    made = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
+    for unit, (key, rows) in zip(made, context.run.grouped(STAGE, ["key"], (unit.key for unit in made)), strict=True):
         if len(rows) < minimum:
-            context.run.quarantine(STAGE, key, f"fewer valid questions than questions.minimum ({minimum})")
+            reason = f"fewer valid questions than questions.minimum ({minimum})"
+            context.run.skip(STAGE, key, reason, _name(unit.payload.caption))
     try:
-        check_budget(context.run, STAGE, len(units), context.recipe.failure_budget)
+        check_budget(STAGE, context.run.skipped(STAGE), len(units), context.recipe.failure_budget)
     except BudgetError as failure:
         raise BudgetError("; ".join([str(failure), *spoilers])) from None
+    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(units))
+
+
+def _name(caption: Caption) -> str:
+    return f"'{shorten(caption.text, NAMED, placeholder=' ...')}'"
 
 
 def _notes(context: Context) -> dict[str, Any]:
@@ -185,5 +196,5 @@ def _notes(context: Context) -> dict[str, Any]:
         "per_caption": types.total() / captions if captions else 0.0,
         "types": dict(types.most_common()),
         "dropped": dict(context.run.dropped(STAGE)),
-        "quarantined": context.run.failed(STAGE).total(),
+        "skipped": len(context.run.skipped(STAGE)),
     }

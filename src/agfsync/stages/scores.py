@@ -21,7 +21,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     tables = Tables(stage=STAGE, pictures="candidates", scores=STAGE)
     candidates: Many[ToJudge] = () if context.recipe.pairs.source else _candidates(context)
-    notes = judge(context, tables, context.recipe.scores.scorers, candidates)
+    notes = judge(context, tables, context.recipe.candidate_scorers, candidates)
     return {**spent_by_judges(context.run.path, STAGE), **notes}
 
 

@@ -30,7 +30,7 @@ def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
 def list_weighted_scorers(recipe: Recipe) -> list[Selector]:
     """Return the scorers that the recipe gives a weight."""
     weights = {name: weight for name, weight in recipe.pairs.weights.items() if weight}
-    scorers = {name: recipe.scores.scorers[name] for name in weights}
+    scorers = {name: recipe.scorers[name] for name in weights}
     return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]
 
 
@@ -44,14 +44,13 @@ def digest_judge(settings: ScorerSettings) -> str:
 
     A model in a folder counts by the folder's name, which is what a pair set from another machine can tell.
     """
-    names = (settings.model, settings.head, settings.weights)
-    fingerprint = catalog.fingerprint(*names)
-    return digest("judge", settings.type, [name and public_name(name) for name in names], fingerprint)
+    names = [name and public_name(name) for name in settings.files]
+    return digest("judge", settings.type, names, catalog.fingerprint(*settings.files))
 
 
 def get_model_name(settings: ScorerSettings) -> str:
-    """Return the model that a scorer reads pictures with, without folders; empty where it has none ("none")."""
-    return "" if settings.model == "none" else public_name(settings.model)
+    """Return the model that a scorer reads images with, without folders; empty where it has none."""
+    return public_name(settings.path) if settings.path else ""
 
 
 def public_name(name: str) -> str:

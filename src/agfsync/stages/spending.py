@@ -36,12 +36,12 @@ class Account:
             self.said += 1
         if self.meter.spent != self.noted:
             self.noted = self.meter.spent
-            ledger.note(self.run, self.name, self.noted.plain())
+            ledger.note(self.run, self.name, self.noted.to_dict())
 
     def told(self) -> Mapping[str, float | str]:
         """Return what was spent in this run folder, and noticed by this process, for a stage's notes."""
         remarks = "; ".join(self.meter.remarks)
-        return (self.noted.plain() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
+        return (self.noted.to_dict() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
 
 
 def opened(
@@ -54,7 +54,7 @@ def opened(
     Raises:
         StoreError: the disk fails, or the file isn't what was written.
     """
-    spent = Spending.of(ledger.spent(run, name))
+    spent = Spending.from_dict(ledger.spent(run, name))
     if server is None:
         return Account(run, name, Meter(), spent, say)
     prices = server.prices.input, server.prices.output
@@ -72,12 +72,12 @@ def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) 
         name: opened(
             context.run.path,
             f"{stage}.{name}",
-            settings.server,
-            f"{_section(context, name)}.server",
+            settings.asked_server,
+            f"scorers.{name}.server",
             context.progress.say,
         )
         for name, settings in judges.items()
-        if settings.server is not None
+        if settings.asked_server is not None
     }
     try:
         yield accounts
@@ -99,7 +99,3 @@ def spent_by_judges(run: Path, stage: str) -> Mapping[str, float]:
         if name.startswith(f"{stage}."):
             total.update(spending)
     return dict(total)
-
-
-def _section(context: Context, judge: str) -> str:
-    return f"scores.scorers.{judge}" if judge in context.recipe.scores.scorers else f"evaluation.judges.{judge}"

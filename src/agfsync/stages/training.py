@@ -23,7 +23,7 @@ from agfsync.files.images import decode
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.pretrained import torch_device
-from agfsync.recipe import GeneratorSettings, LoraSettings, Recipe
+from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
 from agfsync.stages import EARLIER, MODEL, Context, generator_source
 from agfsync.store.streams import some_of
@@ -61,7 +61,7 @@ def run(context: Context) -> Mapping[str, Any]:
     settings = recipe.training
     if settings.batch < launched.count():
         raise RecipeError(f"training.batch {settings.batch} is too small for {launched.count()} processes: raise it")
-    context.progress.say(f"{STAGE}: loading {recipe.candidates.generator.model}")
+    context.progress.say(f"{STAGE}: loading {recipe.model.path}")
     denoiser = _denoiser(recipe)
     loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
     pairs = _encoded(context, denoiser, _cache(context))
@@ -97,7 +97,7 @@ def help_train(context: Context) -> None:
     """
     recipe = context.recipe
     # First: it chooses the accelerator that is this process's own.
-    with together(torch_device(recipe.candidates.generator.device)) as processes:
+    with together(torch_device(recipe.model.device)) as processes:
         pairs = EncodedPairs.load(_cache(context), context.digest)
         if pairs is None:
             raise RunError(f"{_cache(context)} isn't there: the run's folder must be on a disk that all share")
@@ -120,12 +120,14 @@ def _checkpoints(context: Context) -> Checkpoints:
 
 
 def _method(recipe: Recipe) -> Method:
-    method: Method = catalog.build("methods", recipe.training.method.model_dump(exclude={"lora"}))
+    method: Method = catalog.build("methods", recipe.training.method.model_dump())
     return method
 
 
 def _plan(recipe: Recipe) -> TrainingPlan:
-    return TrainingPlan(seed=recipe.seed, **recipe.training.model_dump(exclude={"method", "trackers"}))
+    return TrainingPlan(
+        seed=recipe.training_seed, **recipe.training.model_dump(exclude={"method", "lora", "seed", "trackers"})
+    )
 
 
 def _denoiser(recipe: Recipe) -> Denoiser:
@@ -134,11 +136,13 @@ def _denoiser(recipe: Recipe) -> Denoiser:
     And without the LoRAs and the refiner that it draws with: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
-    settings = recipe.candidates.generator
-    changed = {"dtype": "fp32", "loras": (), "refiner": None}
+    settings = recipe.model
+    changed: dict[str, Any] = {"dtype": "fp32", "loras": ()}
+    if settings.refining is not None:
+        changed["refiner"] = None
     if launched.count() > 1:
         changed["device"] = torch_device(settings.device).type
-    denoiser = catalog.build("generators", settings.model_dump() | changed)
+    denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())
     if missing := missing_of(denoiser):
         raise ModelError(untrainable_type(settings.type, missing))
     trained: Denoiser = denoiser
@@ -149,9 +153,9 @@ def _actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
     """Make the network ready to train, before a checkpoint is put in place: the reference is the base."""
     settings = recipe.training
     reference: Reference | None
-    lora = settings.method.lora
+    lora = settings.lora
     if lora is not None:
-        add_adapters(denoiser.network, lora.rank, _strength(lora), seed_of(recipe.seed, "lora"))
+        add_adapters(denoiser.network, lora.rank, _strength(lora), seed_of(recipe.training_seed, "lora"))
         reference = AdaptersOff(denoiser.network)
     else:
         reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
@@ -170,7 +174,7 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
         return kept
     pairs = list(context.run.read("pairs", Pair))
     if not pairs:
-        raise RunError(f"{context.run.path} has no pairs to train on: see pairs.weights and captions.count")
+        raise RunError(f"{context.run.path} has no pairs to train on: see pairs.choose and captions.count")
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
     keys, latents_ICHW, pictures = _images(context, denoiser, wanted)
@@ -191,7 +195,7 @@ def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dic
     """The candidates `wanted`: each one's row, their latents (I, C, H, W), and what is told of them; on the CPU."""
     settings, title = context.recipe.training, f"{STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
-    source = generator_source(context.recipe.candidates.generator)
+    source = generator_source(context.recipe.model)
     fit = fitted(context.run.path, title, source, at_once, context.progress)
     keys: list[str] = []
     latents: list[Tensor] = []
@@ -226,7 +230,7 @@ def _slices(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:
     """The pipeline, or the LoRA in both layouts; and the model card."""
-    lora = recipe.training.method.lora
+    lora = recipe.training.lora
     if lora is None:
         denoiser.save(folder)
     else:
@@ -244,37 +248,36 @@ def _kohya_file(recipe: Recipe) -> str:
 
 
 def _facts(recipe: Recipe, pairs: EncodedPairs) -> Facts:
-    settings, generator = recipe.training, recipe.candidates.generator
-    is_public = "/" in generator.model and not Path(generator.model).expanduser().exists()
+    settings, generator = recipe.training, recipe.model
+    is_public = "/" in generator.path and not Path(generator.path).expanduser().exists()
     return Facts(
         name=recipe.name,
-        base=generator.model if is_public else Path(generator.model).name,
+        base=generator.path if is_public else Path(generator.path).name,
         base_is_public=is_public,
         method=settings.method.type,
         pairs=len(pairs),
         prompts=len(pairs.prompt_P.unique()),
         weights={} if recipe.pairs.source else recipe.pairs.weights,
         settings=_settings(recipe),
-        lora_files=(LORA_FILE, _kohya_file(recipe)) if settings.method.lora else None,
+        lora_files=(LORA_FILE, _kohya_file(recipe)) if settings.lora else None,
     )
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What the training was set to, as plain values."""
     settings = recipe.training
-    method = settings.method.model_dump(exclude={"lora"}) | {"LoRA": _describe(settings.method.lora)}
-    rest = settings.model_dump(exclude={"method", "checkpoint_every", "trackers"}, exclude_none=True)
+    method = settings.method.model_dump() | {"LoRA": _describe(settings.lora)}
+    rest = settings.model_dump(exclude={"method", "lora", "seed", "checkpoint_every", "trackers"}, exclude_none=True)
     named = {("method" if name == "type" else name): value for name, value in method.items()}
-    return named | _parts(recipe.candidates.generator) | rest | {"seed": recipe.seed}
+    return named | _parts(recipe.model) | rest | {"seed": recipe.training_seed}
 
 
-def _parts(generator: GeneratorSettings) -> dict[str, str]:
+def _parts(generator: ModelSettings) -> dict[str, str]:
     """The networks that the base took from elsewhere, without which a LoRA of it isn't what it was; never a path."""
-    parts = {"VAE": generator.vae, "UNet": generator.unet}
+    names = {"vae": "VAE", "unet": "UNet", "transformer": "transformer"}
     return {
-        f"{name} of the base": Path(part.model).name if Path(part.model).expanduser().exists() else part.model
-        for name, part in parts.items()
-        if part is not None
+        f"{names[name]} of the base": Path(part.path).name if Path(part.path).expanduser().exists() else part.path
+        for name, part in generator.parts.items()
     }
 
 

@@ -9,7 +9,7 @@ from agfsync import catalog
 from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.errors import RecipeError
-from agfsync.formats.sources import Prompts
+from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
 from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages import Context
@@ -26,7 +26,7 @@ class Desk:
 
 @contextmanager
 def at_work(
-    context: Context, stage: str, settings: Captions | Questions, instead: Prompts | None = None
+    context: Context, stage: str, settings: Captions | Questions, instead: SourceCaptions | None = None
 ) -> Iterator[Desk]:
     """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
 
@@ -36,7 +36,7 @@ def at_work(
     Raises:
         RecipeError: see `build`. StoreError: the disk fails.
     """
-    account = opened(context.run.path, stage, settings.model, f"{stage}.model", context.progress.say)
+    account = opened(context.run.path, stage, settings.writer.language_model, f"{stage}.writer", context.progress.say)
     try:
         yield Desk(build(stage, settings, account.meter) if instead is None else instead, account)
     finally:
@@ -60,23 +60,16 @@ def build(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
     """The writer that `settings` name, made with its language model where it asks one; no server is spoken to.
 
     Raises:
-        RecipeError: no such writer, or it lacks a language model, or has one that it doesn't ask, or can't verify.
+        RecipeError: no such writer, or it can't verify.
     """
-    found = catalog.find(stage, settings.writer)
-    if getattr(found, "needs_model", False) != (settings.model is not None):
-        raise _unfit(stage, settings)
-    writer = found() if settings.model is None else found(_endpoint(settings.model), meter)
+    found = catalog.find(stage, settings.writer.type)
+    model = settings.writer.language_model
+    own = settings.writer.model_dump(exclude={"type"})
+    writer = found(**own) if model is None else found(_endpoint(model), meter)
     if isinstance(settings, Questions) and settings.verify and not isinstance(writer, Verifier):
-        raise RecipeError(f"questions.verify: writer '{settings.writer}' can't verify questions: leave verify out")
+        raise RecipeError(f"questions.verify: writer '{settings.writer.type}' can't verify questions: leave verify out")
     return writer
 
 
-def _unfit(stage: str, settings: Captions | Questions) -> RecipeError:
-    if settings.model is None:
-        mend = f"give {stage}.model, such as --set {stage}.model.model=NAME"
-        return RecipeError(f"{stage}: writer '{settings.writer}' asks a language model: {mend}")
-    return RecipeError(f"{stage}: writer '{settings.writer}' asks no language model: leave {stage}.model out")
-
-
 def _endpoint(model: LanguageModel) -> Endpoint:
-    return Endpoint(**model.model_dump(exclude=ACCOUNT))
+    return Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agfsync.language.duplicates import Neighbours
-from agfsync.language.text import normalised
+from agfsync.language.duplicates import KeptCaptions
+from agfsync.language.text import normalise_text
 from agfsync.records import Caption, Split, digest, one_line
 from agfsync.stages.places import Places
 
@@ -26,12 +26,12 @@ class Written:
     source: str
     similarity: float
     seen: set[str]
-    near: dict[str, Neighbours] = field(default_factory=dict)
+    near: dict[str, KeptCaptions] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     units: dict[str, list[tuple[str, Split]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, unit: str, caption: Caption) -> None:
-        self.seen.add(normalised(caption.text))
+        self.seen.add(normalise_text(caption.text))
         self.texts[caption.category].append(caption.text)
         self.units[caption.category].append((unit, caption.split))
         self._neighbours(caption.category).add(caption.text)
@@ -40,14 +40,14 @@ class Written:
         """The first `most` of `texts` that are new, and why others aren't, counted."""
         new: dict[str, str] = {}
         dropped: Counter[str] = Counter()
-        near = Neighbours(self.similarity)
+        near = KeptCaptions(self.similarity)
         for text in map(one_line, texts):  # what is kept: another control character makes no other caption
-            plain = normalised(text)
+            plain = normalise_text(text)
             if not plain:
                 dropped["empty"] += 1
             elif plain in self.seen or plain in new:
                 dropped["repeated"] += 1
-            elif near.near(text) or self._neighbours(category).near(text):
+            elif near.is_near(text) or self._neighbours(category).is_near(text):
                 dropped["nearly repeated"] += 1
             elif len(new) < most:
                 new[plain] = text
@@ -76,6 +76,6 @@ class Written:
     def _count(self, category: str, split: Split) -> int:
         return sum(each == split for _, each in self.units[category])
 
-    def _neighbours(self, category: str) -> Neighbours:
+    def _neighbours(self, category: str) -> KeptCaptions:
         """The captions of `category`, by which those that are nearly one of them are known."""
-        return self.near.setdefault(category, Neighbours(self.similarity))
+        return self.near.setdefault(category, KeptCaptions(self.similarity))

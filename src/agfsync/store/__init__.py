@@ -20,11 +20,10 @@ from agfsync.errors import RunError
 from agfsync.files import atomic as disk
 from agfsync.files.atomic import guarded, write_atomic
 from agfsync.records import Record, digest, digest_of_lists
-from agfsync.store import finished as ends
 from agfsync.store import parts
-from agfsync.store.finished import Finished
-from agfsync.store.integrity import Damage, Kept, damaged, keep, sweep
-from agfsync.store.manifest import SELECTED, Manifest, enter_part, now
+from agfsync.store.integrity import Damage, damaged, keep, sweep
+from agfsync.store.manifest import SELECTED, Finished, Manifest, Skipped, now
+from agfsync.store.parts import Kept
 from agfsync.store.tables import Tables
 
 R = TypeVar("R", bound=Record)
@@ -65,11 +64,11 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path, *, writing: bool = True) -> Self:
-        """The run at `path`; `writing=False` only looks, beside whoever is at work on it.
+    def open(cls, path: Path, *, writing: bool = False) -> Self:
+        """Open the run at `path` to read it, which locks nothing; with `writing`, locked against other writers.
 
         Raises:
-            RunError: there is no run, or another process writes to it.
+            RunError: there is no run, it is of another format, or somebody else writes to it.
         """
         if not (path / RECIPE).is_file():
             raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
@@ -80,7 +79,7 @@ class Run:
         lock = disk.lock(path) if writing else None
         try:
             database = path / DATABASE
-            manifest = Manifest(database) if new else Manifest.existing(database, writing=writing)
+            manifest = Manifest.create(database) if new else Manifest.open(database, writing=writing)
             if writing:
                 sweep(path, manifest)
         except BaseException:
@@ -150,7 +149,7 @@ class Run:
         Where none of them made a row there is no part.
         """
         with self._manifest.transaction() as db:
-            number = None if part is None else enter_part(db, stage, part, seconds)
+            number = None if part is None else self._manifest.add_part(db, stage, part, seconds)
             first = 0
             for unit, rows in units.items():
                 reasons = json.dumps(dict((dropped or {}).get(unit, {})))
@@ -158,7 +157,7 @@ class Run:
                     "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, ?, NULL)",
                     (stage, unit, number if rows else None, first, rows, reasons),
                 )
-                db.execute("DELETE FROM failures WHERE stage = ? AND unit = ?", (stage, unit))
+                db.execute("DELETE FROM skipped WHERE stage = ? AND key = ?", (stage, unit))
                 first += rows
 
     def _next_part(self, stage: str) -> str:
@@ -174,13 +173,15 @@ class Run:
         """
         return self._next_part(stage).replace(".parquet", f"-{uuid4().hex[:12]}.parquet")
 
-    def quarantine(self, stage: str, unit: str, reason: str) -> None:
-        """Note that `unit` can't be done, and why. It is tried again when its stage runs again."""
-        with self._manifest.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (stage, unit, reason))
+    def skip(self, stage: str, key: str, reason: str, where: str = "", count: int = 1) -> None:
+        """Enter that `key` of `stage` can't be done, and why; `where` names the file or row that is to blame.
+
+        A unit that is skipped isn't part of the stage's table. It is tried again when its stage runs again.
+        """
+        self._manifest.skip(Skipped(stage, key, reason, where, count))
 
     def select(self, stage: str, units: Iterable[str]) -> None:
-        """Let the stage's table consist of `units`, in this order, without those that aren't done or have failed.
+        """Let the stage's table consist of `units`, in this order, without those that aren't done or are skipped.
 
         They may be read out of the run's tables while they are given.
         """
@@ -201,24 +202,23 @@ class Run:
         `made` are the files and folders that it made beside its tables, by their paths in the run folder. `by_rows`
         says that a unit's rows aren't the same each time it is made.
         """
-        units = self.count(stage)
         rows = self._made_anew(stage) if by_rows else []
-        mark = digest_of_lists("mark", self.selected(stage), *rows) if units else digest("mark", digest_)
-        files = keep(self.path, made)
-        end = Finished(digest_, mark, seconds, units, self.failed(stage).total(), notes, now(), files)
-        ends.enter(self._manifest, stage, end)
+        mark = digest_of_lists("mark", self.selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
+        skipped = sum(each.count for each in self.skipped(stage))
+        length, files = self.length(stage), keep(self.path, made)
+        self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, now()))
 
     def _made_anew(self, stage: str) -> list[Iterator[str]]:
         """The keys of the rows of a stage that lost a part once: its units may have been made to other rows since."""
-        if not self._manifest.all("SELECT 1 FROM aside WHERE stage = ? LIMIT 1", stage):
+        if not self._manifest.all("SELECT 1 FROM quarantined WHERE stage = ? LIMIT 1", stage):
             return []
         return [(row["key"] for row in self.rows(stage, ["key"]))]
 
     def reopen(self, stage: str) -> None:
-        """Enter that `stage` isn't complete; its quarantined units get another try."""
+        """Enter that `stage` isn't complete; what it skipped gets another try."""
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM stages WHERE name = ?", (stage,))
-            db.execute(f"DELETE FROM failures WHERE {OF_STAGE}", (stage,))
+            db.execute(f"DELETE FROM skipped WHERE {OF_STAGE}", (stage,))
 
     # Looking
 
@@ -249,14 +249,9 @@ class Run:
         (rows,) = self._manifest.one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
         return int(rows)
 
-    def failures(self, stage: str) -> dict[str, str]:
-        """Quarantined units, each with its reason."""
-        return dict(self._manifest.all("SELECT unit, reason FROM failures WHERE stage = ? ORDER BY rowid", stage))
-
-    def failed(self, stage: str) -> Counter[str]:
-        """Why units are quarantined, counted."""
-        query = "SELECT reason, count(*) FROM failures WHERE stage = ? GROUP BY reason ORDER BY min(rowid)"
-        return Counter(dict(self._manifest.all(query, stage)))
+    def skipped(self, stage: str) -> list[Skipped]:
+        """Return what could not be done of all of the stage's tables, in the order of entering."""
+        return self._manifest.skipped(OF_STAGE, stage)
 
     def dropped(self, stage: str) -> Counter[str]:
         """What the units of the stage's table left out, counted by reason."""
@@ -268,7 +263,7 @@ class Run:
 
     def finished(self, stage: str) -> Finished | None:
         """How the stage ended, or None when it hasn't."""
-        return ends.entered(self._manifest, stage)
+        return self._manifest.finished(stage)
 
     def newest_part(self) -> int:
         """The number of the part committed last, 0 when there is none."""
@@ -314,8 +309,17 @@ class Run:
 
     def files(self) -> int:
         """How many parts and files `verify` goes through."""
-        (entered,) = self._manifest.one("SELECT count(*) FROM parts")
-        return int(entered) + sum(len(self._files(name)) for name in self._stages())
+        return sum(1 for _ in self.recorded_files())
+
+    def recorded_files(self) -> Iterator[tuple[str, int]]:
+        """Yield the path in the run folder and the size of each part, and of each file of a finished stage."""
+        yield from ((receipt.path, receipt.size) for receipt in self._manifest.parts())
+        for name in self._stages():
+            yield from ((path, kept.size) for path, kept in self._files(name).items())
+
+    def copy_manifest(self, path: Path) -> None:
+        """Copy the manifest to `path`, also while it is written to."""
+        self._manifest.copy_to(path)
 
     def _stages(self) -> list[str]:
         return [name for (name,) in self._manifest.all("SELECT name FROM stages")]

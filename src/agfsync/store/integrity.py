@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agfsync.files.atomic import guarded
 from agfsync.store.manifest import Manifest
-from agfsync.store.parts import BadPart, check_size
+from agfsync.store.parts import BadPart, Kept, check_size
 
 CORRUPT = ".corrupt"
 """The ending of what was set aside."""
@@ -18,17 +18,6 @@ LOG = ".jsonl"
 """The ending of a file to which a stage adds while it is at work: it can't be made anew without all that work."""
 FOR_READERS = ".md"
 """The ending of what people may edit: nothing of ours reads it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A file that a stage made beside its tables, as it was written."""
-
-    size: int
-    sha256: str
-
-    def plain(self) -> list[int | str]:
-        return [self.size, self.sha256]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,40 +4,40 @@ SQLite notices a page that makes no sense, and no other. So while nobody writes,
 and a copy of it: a flipped bit is found when it is opened next.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from agfsync.errors import RunError, StoreError
-from agfsync.files.atomic import guarded
+from agfsync.files.atomic import flush, guarded
 from agfsync.store.atrest import AtRest
-from agfsync.store.parts import Hollow, Place, Receipt
+from agfsync.store.parts import Hollow, Kept, Place, Receipt
 from agfsync.store.streams import some_of
 
-FORMAT = 1
+FORMAT = 2
 TABLES = """
-CREATE TABLE IF NOT EXISTS parts (
-    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL UNIQUE,
-    rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, seconds REAL NOT NULL, written TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS units (
+CREATE TABLE parts (
+    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, hollow TEXT NOT NULL, seconds REAL NOT NULL, written TEXT NOT NULL);
+CREATE TABLE units (
     stage TEXT NOT NULL, key TEXT NOT NULL, part INTEGER REFERENCES parts (id),
     first INTEGER NOT NULL, rows INTEGER NOT NULL, dropped TEXT NOT NULL, place INTEGER, PRIMARY KEY (stage, key));
-CREATE TABLE IF NOT EXISTS failures (
-    stage TEXT NOT NULL, unit TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (stage, unit));
-CREATE TABLE IF NOT EXISTS stages (
-    name TEXT PRIMARY KEY, digest TEXT NOT NULL, mark TEXT NOT NULL, seconds REAL NOT NULL, units INTEGER NOT NULL,
-    failures INTEGER NOT NULL, notes TEXT NOT NULL, ended TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS units_by_part ON units (part);
+CREATE TABLE skipped (
+    stage TEXT NOT NULL, key TEXT NOT NULL, reason TEXT NOT NULL, location TEXT NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (stage, key));
+CREATE TABLE stages (
+    name TEXT PRIMARY KEY, digest TEXT NOT NULL, mark TEXT NOT NULL, seconds REAL NOT NULL, rows INTEGER NOT NULL,
+    skipped INTEGER NOT NULL, notes TEXT NOT NULL, files TEXT NOT NULL, ended TEXT NOT NULL);
+CREATE TABLE quarantined (stage TEXT NOT NULL, path TEXT NOT NULL, fault TEXT NOT NULL, at TEXT NOT NULL);
+CREATE INDEX units_by_part ON units (part);
+CREATE INDEX units_by_place ON units (stage, place) WHERE place IS NOT NULL;
 """
 """`units.place` is the unit's place in its stage's table, null where it isn't part of it."""
-LATER = """
-CREATE TABLE IF NOT EXISTS aside (stage TEXT NOT NULL, path TEXT NOT NULL, fault TEXT NOT NULL, at TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS units_by_place ON units (stage, place) WHERE place IS NOT NULL;
-"""
-"""What runs of earlier versions don't have, beside `parts.hollow`: the parts that were set aside; places in order."""
 SELECTED = "WHERE stage = ? AND place IS NOT NULL"
 CACHE = 32 << 10
 """KiB of the database in memory, at most."""
@@ -47,13 +47,45 @@ ASKED_AT_ONCE = 500
 """Keys in one query."""
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that can't be done: `key` of the table `stage`, because of `reason`; `where` names its file or row.
+
+    `count` is above 1 where an entry stands for several items that fail alike, of which `where` names the first.
+    """
+
+    stage: str
+    key: str
+    reason: str
+    where: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a stage ended. `mark` names what it made, as later stages see it; `notes` are its own counts.
+
+    `rows` is the length of its table, `skipped` the number of items that could not be done; `files` are those that it
+    made in addition to its tables, by their path in the run folder.
+    """
+
+    digest: str
+    mark: str
+    seconds: float
+    rows: int
+    skipped: int
+    notes: Mapping[str, Any]
+    files: Mapping[str, Kept]
+    ended: str
+
+
 class Manifest:
-    """The database at `path`, made when it isn't there.
+    """The database at `path`.
 
     Raises (from every method): StoreError when the disk fails, or the database isn't what was written.
     """
 
-    def __init__(self, path: Path, *, writing: bool = True) -> None:
+    def __init__(self, path: Path, *, writing: bool) -> None:
         self._path = path
         self._rest = AtRest(path)
         self._touched = False
@@ -63,28 +95,41 @@ class Manifest:
             # A rollback journal rather than WAL: it is as safe on the network file systems that clusters have.
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{CACHE}")
-            (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found not in (0, FORMAT):
-                raise RunError(
-                    f"{path} is of format {found}, this agfsync reads {FORMAT}: use the agfsync that made it"
-                )
-            if found == 0:
-                self._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
-        if writing:
-            if not rested:
-                self._check()
-            self._bring_up()
+        if writing and not rested:
+            self._check()
 
     @classmethod
-    def existing(cls, path: Path, *, writing: bool = True) -> Self:
-        """The database at `path`, which must be there.
+    def create(cls, path: Path) -> Self:
+        """Create the database at `path`; one that an interrupted creation left is taken over."""
+        manifest = cls(path, writing=True)
+        if manifest._format() == 0:
+            with guarded(path):
+                manifest._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
+            manifest._touched = True
+        return manifest._of_this_format()
+
+    @classmethod
+    def open(cls, path: Path, *, writing: bool = False) -> Self:
+        """Open the database at `path`, which must be there.
 
         Raises:
-            RunError: it isn't.
+            RunError: it isn't, or is of another format.
         """
         if not path.is_file():
             raise RunError(f"{path} is missing: put it back, or choose another --out")
-        return cls(path, writing=writing)
+        return cls(path, writing=writing)._of_this_format()
+
+    def _format(self) -> int:
+        return int(self.one("PRAGMA user_version")[0])
+
+    def _of_this_format(self) -> Self:
+        if (found := self._format()) != FORMAT:
+            self._db.close()
+            raise RunError(
+                f"{self._path.parent} is a run of format {found}, this agfsync reads format {FORMAT}: choose another"
+                f" --out, or use the agfsync that made it"
+            )
+        return self
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -121,11 +166,9 @@ class Manifest:
 
     def parts(self, where: str = "", *values: Any) -> Iterator[Receipt]:
         """What was entered of the parts that `where` finds."""
-        hollow = "hollow" if self._has_hollow() else "NULL"
-        for path, rows, size, sha256, text in self.all(
-            f"SELECT path, rows, bytes, sha256, {hollow} FROM parts {where}", *values
-        ):
-            yield Receipt(path, rows, size, sha256, None if text is None else Hollow.parse(text))
+        query = f"SELECT path, rows, bytes, sha256, hollow FROM parts {where}"
+        for path, rows, size, sha256, hollow in self.all(query, *values):
+            yield Receipt(path, rows, size, sha256, Hollow.parse(hollow))
 
     def places(self, stage: str) -> Iterator[Place]:
         """Where the units of the stage's table lie, in order; a few at a time, however many there are."""
@@ -144,7 +187,7 @@ class Manifest:
             yield from ((key, there.get(key)) for key in some)
 
     def put_in_order(self, stage: str, units: Iterable[str]) -> None:
-        """Let the stage's table consist of `units`, in this order, without those that aren't made or have failed.
+        """Let the stage's table consist of `units`, in this order, without those that aren't made or are skipped.
 
         They may be read out of the run while they are given: until the last is there, nothing is changed.
         """
@@ -159,7 +202,7 @@ class Manifest:
             db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
             db.execute(
                 "UPDATE units SET place = listed.place FROM listed WHERE stage = ?1 AND key = listed.unit"
-                " AND NOT EXISTS (SELECT 1 FROM failures WHERE stage = ?1 AND failures.unit = listed.unit)",
+                " AND NOT EXISTS (SELECT 1 FROM skipped WHERE stage = ?1 AND skipped.key = listed.unit)",
                 (stage,),
             )
             db.execute("DROP TABLE temp.listed")
@@ -181,29 +224,50 @@ class Manifest:
             self._db.close()
             raise StoreError(f"{self._path} is damaged ({told}): put a copy of it back; {self._rest.told()}")
 
-    def _bring_up(self) -> None:
-        """Adds what an earlier version's database lacks."""
-        lacks = "aside" not in {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if lacks or not self._has_hollow():
-            with self.transaction() as db:
-                for statement in LATER.split(";"):
-                    db.execute(statement)
-                if not self._has_hollow():
-                    db.execute("ALTER TABLE parts ADD COLUMN hollow TEXT")
+    def add_part(self, db: sqlite3.Connection, stage: str, part: Receipt, seconds: float) -> int:
+        """Enter a part inside a transaction and return its number."""
+        row = (stage, part.path, part.rows, part.size, part.sha256, str(part.hollow), seconds, now())
+        columns = "stage, path, rows, bytes, sha256, hollow, seconds, written"
+        number = db.execute(f"INSERT INTO parts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
+        assert number is not None
+        return number
 
-    def _has_hollow(self) -> bool:
-        return "hollow" in {column[1] for column in self.all("PRAGMA table_info(parts)")}
+    def skip(self, item: Skipped) -> None:
+        """Enter what can't be done, in the place of an earlier entry of the same key."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", astuple(item))
 
+    def skipped(self, tables: str, *values: str) -> list[Skipped]:
+        """Return what can't be done of the tables that the condition `tables` finds, in the order of entering."""
+        return [Skipped(*row) for row in self.all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)]
 
-def enter_part(db: sqlite3.Connection, stage: str, part: Receipt, seconds: float) -> int:
-    """Enter a part inside a transaction; its number."""
-    row = (stage, part.path, part.rows, part.size, part.sha256, seconds, now(), str(part.hollow))
-    query = (
-        "INSERT INTO parts (stage, path, rows, bytes, sha256, seconds, written, hollow) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    )
-    number = db.execute(query, row).lastrowid
-    assert number is not None
-    return number
+    def finish(self, stage: str, end: Finished) -> None:
+        """Enter how `stage` ended, in the place of how it did before."""
+        files = {path: astuple(kept) for path, kept in end.files.items()}
+        notes = (json.dumps(end.notes), json.dumps(files))
+        row = (stage, end.digest, end.mark, end.seconds, end.rows, end.skipped, *notes, end.ended)
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def finished(self, stage: str) -> Finished | None:
+        """Return how `stage` ended, or None when it hasn't."""
+        found = self.all("SELECT * FROM stages WHERE name = ?", stage)
+        if not found:
+            return None
+        _, digest, mark, seconds, rows, skipped, notes, files, ended = found[0]
+        kept = {path: Kept(*each) for path, each in json.loads(files).items()}
+        return Finished(digest, mark, seconds, rows, skipped, json.loads(notes), kept, ended)
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the database to `path`, as it is between two transactions."""
+        with guarded(path):
+            copy = sqlite3.connect(path)
+            try:
+                self._db.backup(copy)
+            finally:
+                copy.close()
+            flush(path)
+        AtRest(path).begin()
 
 
 def now() -> str:

@@ -37,16 +37,21 @@ class Hollow:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the manifest holds of a part: its path in the run folder, its rows and bytes, and what those bytes are.
-
-    `hollow` is None of parts that an earlier version wrote.
-    """
+    """What the manifest holds of a part: its path in the run folder, its rows and bytes, and what those bytes are."""
 
     path: str
     rows: int
     size: int
     sha256: str
-    hollow: Hollow | None
+    hollow: Hollow
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a file was when it was written: its size in bytes and its sha256."""
+
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,6 @@ def encode(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
 def decode(path: Path, columns: Sequence[str] | None, receipt: Receipt) -> pa.Table:
     """The table at `path`, or some of its columns. What is read is held against the sha256 of when it was written.
 
-    Of a part without `hollow`, some columns are held against Parquet's page checksums only.
-
     Raises:
         BadPart: it isn't there, or isn't what was written.
         StoreError: the disk doesn't let it be read.
@@ -96,8 +99,6 @@ def decode(path: Path, columns: Sequence[str] | None, receipt: Receipt) -> pa.Ta
     with guarded(path):
         if whole:
             source = pa.py_buffer(_held(path.read_bytes(), receipt.sha256))
-        elif receipt.hollow is None:
-            source = pa.memory_map(str(path))
         else:
             source = _without_pictures(path, receipt.size, receipt.hollow)
     try:

@@ -63,7 +63,7 @@ class Tables:
                 db.execute("DELETE FROM units WHERE part = ?", (part,))
                 db.execute("DELETE FROM parts WHERE id = ?", (part,))
             db.execute("DELETE FROM stages WHERE name = ?", (owner(damage.stage),))
-            db.execute("INSERT INTO aside VALUES (?, ?, ?, ?)", (damage.stage, damage.path, damage.fault, now()))
+            db.execute("INSERT INTO quarantined VALUES (?, ?, ?, ?)", (damage.stage, damage.path, damage.fault, now()))
         return damage
 
     def _later(self, damage: Damage) -> list[tuple[int, str]]:

@@ -13,7 +13,6 @@ from agfsync import recipe as config
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.networks import read_config
 from agfsync.recipe import dump
-from agfsync.recipe.models import NO_MODEL
 
 
 @pytest.fixture
@@ -50,9 +49,7 @@ def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
     for stage in ("candidates", "scores", "training", "evaluation"):
         assert 0.5e9 < _stages(found)[stage]["memory"] < 2e9
         assert 1 < _stages(found)[stage]["seconds"] < 600
-    assert found["notes"] == [
-        "evaluation.judges.oracle: what a shapes-oracle scorer takes isn't known; it is in no figure"
-    ]
+    assert found["notes"] == ["scorers.oracle: what a shapes-oracle scorer takes isn't known; it is in no figure"]
 
 
 @pytest.mark.slow
@@ -72,12 +69,12 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
 
 @pytest.mark.slow
 def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_generator: Path) -> None:
-    """Those that draw beside the one that is aligned, and what takes the place of a generator's own UNet."""
-    judge = "scores.scorers={vqa: {type: vqa-openai, model: m, server: {base_url: 'http://localhost:1'}}}"
-    common = ("shapes", "--set", judge, "--set", "pairs.weights={vqa: 1}", "--set", "evaluation.judges={}")
+    """Those that draw beside the one that is aligned, and what takes the place of a model's own UNet."""
+    scorers = "scorers={vqa: {type: vqa-openai, path: m, server: {base_url: 'http://localhost:1'}}}"
+    common = ("shapes", "--set", scorers, "--set", "pairs.choose.weights={vqa: 1}", "--set", "evaluation.sets={}")
     _, alone = doctor(*common)
-    _, two = doctor(*common, "--set", f"candidates.beside={{other: {{model: '{tiny_generator}', dtype: fp32}}}}")
-    _, exchanged = doctor(*common, "--set", f"candidates.generator.unet={tiny_generator}")
+    _, two = doctor(*common, "--set", f"candidates.beside={{other: {{path: '{tiny_generator}', dtype: fp32}}}}")
+    _, exchanged = doctor(*common, "--set", f"model.unet={tiny_generator}")
     alone, two, exchanged = map(_stages, (alone, two, exchanged))
     assert two["candidates"]["models"] == ["generator", tiny_generator.name]
     for what in ("disk", "seconds"):
@@ -91,10 +88,10 @@ def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_gene
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.shipped():
         recipe = config.resolve(name)
-        assert read_config(recipe.candidates.generator.model, name="model_index.json")
-        for scorer in (recipe.scores.scorers | recipe.evaluation.judges).values():
-            if scorer.model != NO_MODEL:
-                assert read_config(scorer.model)
+        assert read_config(recipe.model.path, name="model_index.json")
+        for scorer in recipe.scorers.values():
+            if scorer.path:
+                assert read_config(scorer.path)
 
 
 @pytest.mark.slow
@@ -107,18 +104,17 @@ def test_other_peoples_types_are_not_known_and_no_crash(
     (missing,) = found["missing"]
     assert code == 2 and missing.startswith("a generator of the type double draws and is scored, but can't be trained")
     assert _stages(found)["candidates"]["memory"] is None
-    assert any(note.startswith("scores.scorers.red: what a double scorer takes isn't known") for note in found["notes"])
+    assert any(note.startswith("scorers.red: what a double scorer takes isn't known") for note in found["notes"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("candidates.generator.device=cuda:7", "candidates.generator.device: no device 'cuda:7'"),
+        ("model.device=cuda:7", "model.device: no device 'cuda:7'"),
         ("training.precision=fp16", "training.precision fp16 needs an accelerator"),
         ("training.optimizer=adamw8bit", "needs the package bitsandbytes"),
-        ("scores.scorers.clip.type=clop", "no scorer is called 'clop'"),
-        ("candidates.generator.model=embedded:nothing", "no embedded model 'embedded:nothing'"),
+        ("model.path=embedded:nothing", "no embedded model 'embedded:nothing'"),
         ("captions.source=/nowhere.txt", "/nowhere.txt: no such file or folder"),
     ],
 )
@@ -130,6 +126,11 @@ def test_what_is_missing_is_told(
     code, found = doctor("shapes", "--set", setting)
     assert code == 2
     assert [line for line in found["missing"] if says in line]
+
+
+def test_a_scorer_that_isnt_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "shapes", "--set", "scorers.clip.type=clop"]) == 2
+    assert "no scorer is called 'clop'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -147,15 +148,17 @@ def test_what_doesnt_fit_is_told(doctor: Callable[..., Any], monkeypatch: pytest
 def test_a_server_a_price_and_a_cap(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with FakeServer() as server:
-        model = f"{{model: words, base_url: '{server.url}', prices: {{input: 1, output: 2}}, max_cost: 0.001}}"
-        arguments = ("--set", "questions.writer=openai", "--set", f"questions.model={model}")
+        model = (
+            f"{{type: openai, path: words, base_url: '{server.url}', prices: {{input: 1, output: 2}}, max_cost: 0.001}}"
+        )
+        arguments = ("--set", f"questions.writer={model}")
         code, found = doctor("shapes", *arguments)
         assert code == 0 and not server.bodies
     asked = _stages(found)["questions"]
     assert asked["requests"] == 428 * 6 and asked["cost"] > 1
-    assert any("stops at questions.model.max_cost = 0.001" in note for note in found["notes"])
+    assert any("stops at questions.writer.max_cost = 0.001" in note for note in found["notes"])
     code, found = doctor("shapes", *arguments)
-    assert code == 2 and any("questions.model: no server answers at 127.0.0.1" in line for line in found["missing"])
+    assert code == 2 and any("questions.writer: no server answers at 127.0.0.1" in line for line in found["missing"])
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> Non
 def test_the_shapes_models_take_what_was_measured_of_them() -> None:
     """The process's peak in MB in bf16, on two cores: docs/doctor.md."""
     recipe = resolve("shapes")
-    generator = recipe.candidates.generator.model_copy(update={"dtype": "bf16"})
+    generator = recipe.model.model_copy(update={"dtype": "bf16"})
     for pictures, measured in ((8, 559), (64, 648)):
         reckoned = (estimate_drawing(generator, True, pictures, 1).memory + machine.PROCESS) / 1e6
         assert reckoned == pytest.approx(measured, rel=0.15)

@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from agfsync.catalog import find_place
 from agfsync.commands.doctor.missing import find_lora_faults, list_loaded
 from agfsync.models.weights import WeightQuery, find_weights
-from agfsync.recipe import GeneratorSettings, resolve
-from agfsync.recipe.sections import SamplingLora
+from agfsync.recipe import resolve
+from agfsync.recipe.types import SamplingLora, StableDiffusionSettings, TransformerSettings
 
 TO_Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
 def faults(model: Path, **lora: object) -> list[str]:
-    return list(find_lora_faults(GeneratorSettings(model=str(model), loras=(SamplingLora.model_validate(lora),))))
+    return list(find_lora_faults(StableDiffusionSettings(path=str(model), loras=(SamplingLora.model_validate(lora),))))
 
 
 def lora(*names: str) -> dict[str, torch.Tensor]:
@@ -36,9 +36,9 @@ def test_a_lora_that_fits_in_part_is_told(tiny_generator: Path, tmp_path: Path) 
 def test_a_network_that_isnt_the_models_own_is_left_to_the_loading(tiny_generator: Path, tmp_path: Path) -> None:
     save_file(lora(f"{TO_Q}x"), tmp_path / "lora.safetensors")
     one = (SamplingLora(path=str(tmp_path / "lora.safetensors")),)
-    assert len(list(find_lora_faults(GeneratorSettings(model=str(tiny_generator), loras=one)))) == 1
-    for part in ("unet", "transformer"):
-        settings = GeneratorSettings.model_validate({"model": str(tiny_generator), part: "a/b", "loras": one})
+    assert len(list(find_lora_faults(StableDiffusionSettings(path=str(tiny_generator), loras=one)))) == 1
+    for kind, part in ((StableDiffusionSettings, "unet"), (TransformerSettings, "transformer")):
+        settings = kind.model_validate({"path": str(tiny_generator), part: "a/b", "loras": one})
         assert list(find_lora_faults(settings)) == []
 
 
@@ -46,8 +46,8 @@ def test_a_single_file_without_a_configuration_is_left_to_the_loading(tiny_gener
     save_file(lora(f"{TO_Q}x"), tmp_path / "lora.safetensors")
     one = (SamplingLora(path=str(tmp_path / "lora.safetensors")),)
     file = str(tmp_path / "model.safetensors")
-    assert list(find_lora_faults(GeneratorSettings(model=file, loras=one))) == []
-    assert len(list(find_lora_faults(GeneratorSettings(model=file, config=str(tiny_generator), loras=one)))) == 1
+    assert list(find_lora_faults(StableDiffusionSettings(path=file, loras=one))) == []
+    assert len(list(find_lora_faults(StableDiffusionSettings(path=file, config=str(tiny_generator), loras=one)))) == 1
 
 
 def test_of_loras_and_models_that_arent_at_hand_nothing_is_told(
@@ -70,18 +70,19 @@ def test_the_embedded_models_are_here() -> None:
 
 def test_every_model_of_a_generator_is_looked_for() -> None:
     more = [
-        "candidates.generator.refiner={from_step: 40}",
-        "candidates.generator.loras=[{path: somebody/lora}]",
-        "candidates.generator.vae=somebody/vae",
-        "candidates.generator.unet={model: some/unet, revision: v2}",
-        "candidates.generator.variant=fp16",
-        "candidates.beside={other: {type: stable-diffusion, model: some/other}}",
+        "model.refiner={from_step: 40}",
+        "model.loras=[{path: somebody/lora}]",
+        "model.vae=somebody/vae",
+        "model.unet={path: some/unet, revision: v2}",
+        "model.variant=fp16",
+        "candidates.beside={other: {type: stable-diffusion, path: some/other}}",
+        "scorers.mine={type: clip, path: some/clip, weights: some/weights}",
     ]
     found = {place: query for query, place in list_loaded(resolve("sdxl", more)).items()}
-    base = found["candidates.generator"]
-    assert (base.role, base.without, base.variant) == ("generator", ("vae", "unet"), "fp16")
-    assert found["candidates.generator.refiner"].role == "refiner"
-    assert found["candidates.generator.loras"].role == "lora"
-    assert found["candidates.generator.vae"] == WeightQuery("somebody/vae", role="vae")
-    assert found["candidates.generator.unet"] == WeightQuery("some/unet", "v2", "unet")
-    assert found["candidates.beside.other"] == WeightQuery("some/other", role="generator")
+    base = found["model"]
+    assert (base.role, base.without, base.variant) == ("model", ("vae", "unet"), "fp16")
+    assert found["model.refiner"].role == "refiner" and found["model.loras.0"].role == "lora"
+    assert found["model.vae"] == WeightQuery("somebody/vae", role="vae")
+    assert found["model.unet"] == WeightQuery("some/unet", "v2", "unet")
+    assert found["candidates.beside.other"] == WeightQuery("some/other", role="model")
+    assert found["scorers.mine.weights"].model == "some/weights" and "scorers.mine" not in found

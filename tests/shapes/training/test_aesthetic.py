@@ -50,6 +50,6 @@ def test_what_is_taught_is_a_head_that_the_scorer_loads(tmp_path: Path, monkeypa
     model.save_pretrained(tmp_path / "clip")
     clip.processor(tokenizer).save_pretrained(tmp_path / "clip")
     head.half().save(tmp_path / "aesthetic")
-    scorer = Aesthetic(model=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
+    scorer = Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
     (word,) = scorer.score([Item("", (), Image.new("RGB", (64, 64), "white"))])
     assert isinstance(word, Measurement) and 0 < word.value <= 100

@@ -104,8 +104,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> None:
     train_all(tmp_path, silent)
     StableDiffusion(str(tmp_path / "generator"))
-    Vqa(model=str(tmp_path / "vqa"))
-    Aesthetic(model=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
+    Vqa(path=str(tmp_path / "vqa"))
+    Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25e6
     for path in (path for path in files if path.suffix == ".safetensors"):

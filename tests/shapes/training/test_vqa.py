@@ -155,7 +155,7 @@ def test_the_scorer_asks_as_it_was_taught(
     vqa.processor(tokenizer).save_pretrained(tmp_path)
     drawn = list(scenes(2))
     texts = ["Is there a star?", "Is the red star to the left of the blue heart?", "Is the background grey?"]
-    said = Vqa(model=str(tmp_path)).p_yes([draw(scene) for scene in drawn], [texts, texts])
+    said = Vqa(path=str(tmp_path)).p_yes([draw(scene) for scene in drawn], [texts, texts])
     words = tokenizer(texts * 2, padding=True, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         looked = pupil.look(to_tensor([draw(scene) for scene in drawn]))

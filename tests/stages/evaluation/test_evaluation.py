@@ -12,7 +12,8 @@ from PIL import Image
 from agfsync import catalog
 from agfsync.engine.progress import Silent
 from agfsync.errors import BudgetError, RunError
-from agfsync.recipe import GeneratorSettings, Recipe, check
+from agfsync.recipe import PartSettings, Recipe, check
+from agfsync.recipe.types import StableDiffusionSettings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.stages import Context, evaluation
@@ -31,7 +32,7 @@ class Painter:
 
     def __init__(self, **settings: Any) -> None:
         BUILT.append(settings)
-        self.aligned = "adapter" in settings or settings["model"].endswith("/model")
+        self.aligned = "adapter" in settings or settings["path"].endswith("/model")
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> list[Image.Image]:
         assert embedding_noise == 0
@@ -42,8 +43,8 @@ class Painter:
 class Brightness:
     asks_questions = False
 
-    def __init__(self, *, model: str, **_: Any) -> None:
-        self.blind = model == "blind"
+    def __init__(self, *, path: str, **_: Any) -> None:
+        self.blind = path == "blind"
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         JUDGED.extend(item.prompt for item in items)
@@ -67,10 +68,10 @@ class Asker(Brightness):
 
 def recipe(**changes: Any) -> Recipe:
     painted = {
-        "candidates": {"generator": {"type": "painter", "model": "somewhere/base"}},
-        "scores": {"scorers": {"bright": {"type": "bright", "model": "any"}}},
-        "pairs": {"weights": {"bright": 1.0}},
-        "evaluation": {"judges": {"oracle": {"type": "asker", "model": "any"}}, "resamples": 50, "batch": 2},
+        "model": {"type": "painter", "path": "somewhere/base"},
+        "scorers": {"bright": {"type": "bright", "path": "any"}, "oracle": {"type": "asker", "path": "any"}},
+        "pairs": {"choose": {"weights": {"bright": 1.0}}},
+        "evaluation": {"resamples": 50, "batch": 2},
     }
     return check(painted | changes, "test")
 
@@ -80,7 +81,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
     """A run that has trained: three held-out captions with questions, one without, one to train on."""
     models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker)
     monkeypatch.setitem(sys.modules, "ruled_models", models)
-    monkeypatch.setitem(catalog.CATALOG["generators"], "painter", "ruled_models:Painter")
+    monkeypatch.setitem(catalog.CATALOG["models"], "painter", "ruled_models:Painter")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "bright", "ruled_models:Brightness")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "asker", "ruled_models:Asker")
     for told in (DREW, BUILT, JUDGED):
@@ -152,33 +153,32 @@ def test_after_another_training_only_the_aligned_model_draws(context: Context) -
 def test_a_new_judge_judges_the_pictures_that_are_there(context: Context) -> None:
     evaluation.run(context)
     DREW.clear()
-    judges = {"oracle": {"type": "asker", "model": "any"}, "second": {"type": "bright", "model": "any"}}
-    notes = evaluation.run(changed(context, evaluation={"judges": judges, "resamples": 50}))
+    bright, asker = {"type": "bright", "path": "any"}, {"type": "asker", "path": "any"}
+    scorers = {"bright": bright, "oracle": asker, "second": bright}
+    notes = evaluation.run(changed(context, scorers=scorers, evaluation={"resamples": 50}))
     assert DREW == []
     assert set(notes["judges"]) == {"bright", "oracle", "second"}
 
 
 def test_the_aligned_model_is_a_folder_of_its_own(context: Context) -> None:
     evaluation.run(context)
-    assert [built["model"] for built in BUILT] == ["somewhere/base", str(context.run.path / "model")]
+    assert [built["path"] for built in BUILT] == ["somewhere/base", str(context.run.path / "model")]
 
 
 def test_what_was_saved_has_its_own_parts(context: Context) -> None:
     """A UNet that the base takes from elsewhere isn't put onto the aligned model."""
-    settings = evaluation._settings(context, "base") | {"variant": "fp16", "unet": {"model": "a/b", "revision": None}}
-    given = GeneratorSettings(**settings)
-    candidates = context.recipe.candidates.model_copy(update={"generator": given})
-    other = Context(context.run, context.recipe.model_copy(update={"candidates": candidates}), Silent())
-    assert evaluation._settings(other, "base") == given.model_dump()
+    given = StableDiffusionSettings(path="somewhere/base", variant="fp16", unet=PartSettings(path="a/b"))
+    other = Context(context.run, context.recipe.model_copy(update={"model": given}), Silent())
+    assert evaluation._settings(other, "base") == given.arguments()
     aligned = evaluation._settings(other, "aligned")
-    assert [aligned[key] for key in ("variant", "vae", "unet", "transformer", "revision")] == [None] * 5
-    assert aligned["model"] == str(context.run.path / "model")
+    assert [aligned[key] for key in ("variant", "vae", "unet", "revision")] == [None] * 4
+    assert aligned["path"] == str(context.run.path / "model")
 
 
 def test_or_a_lora_on_the_base(context: Context) -> None:
     (context.run.path / "model" / "pytorch_lora_weights.safetensors").write_bytes(b"lora")
     evaluation.run(context)
-    assert [built["model"] for built in BUILT] == ["somewhere/base", "somewhere/base"]
+    assert [built["path"] for built in BUILT] == ["somewhere/base", "somewhere/base"]
     assert BUILT[1]["adapter"] == context.run.path / "model"
     assert {model for model, _ in DREW} == {"base", "aligned"}
 
@@ -190,10 +190,10 @@ def test_without_an_aligned_model_it_says_what_to_do(context: Context) -> None:
 
 
 def test_a_judge_that_says_nothing_stops_the_run(context: Context) -> None:
-    blind = {"judges": {"oracle": {"type": "bright", "model": "blind"}}}
-    with pytest.raises(BudgetError, match="evaluation: oracle: 6 of 6 pictures .* too dark to see"):
-        evaluation.run(changed(context, evaluation=blind))
-    notes = evaluation.run(changed(context, evaluation=blind, failure_budget=1.0))
+    blind = {"bright": {"type": "bright", "path": "any"}, "oracle": {"type": "bright", "path": "blind"}}
+    with pytest.raises(BudgetError, match="evaluation: 6 of 6 pictures skipped: no oracle score: too dark to see"):
+        evaluation.run(changed(context, scorers=blind))
+    notes = evaluation.run(changed(context, scorers=blind, failure_budget=1.0))
     assert notes["unscored"] == {"bright": {}, "oracle": {"too dark to see": 6}}
     assert set(notes["judges"]) == {"bright"}
 

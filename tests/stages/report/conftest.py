@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from agfsync import recipe as config
 from agfsync.engine.progress import Silent
+from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Score
 from agfsync.stages import Context
 from agfsync.stages.evaluation.comparing import compare, summarise
@@ -55,10 +56,10 @@ class Builder:
 
     def __init__(self, path: Path, world: World) -> None:
         self.world, self.random = world, random.Random(7)
-        recipe = "name: demo\n" + (
-            "evaluation: {judges: {oracle: {type: shapes-oracle, model: none}}}\n" if world.oracle else ""
-        )
-        recipe += "candidates: {per_caption: 4, generator: {steps: 15, guidance: 3.0}}\n"
+        judges = {"oracle": {"type": "shapes-oracle"}} if world.oracle else {}
+        scorers = {name: settings.model_dump() for name, settings in SHAPES_SCORERS.items()}
+        recipe = "name: demo\n" + yaml.safe_dump({"scorers": scorers | judges}, sort_keys=False)
+        recipe += "candidates: {per_caption: 4}\nmodel: {sampling: {steps: 15, guidance: 3.0}}\n"
         recipe += "training: {steps: 150, batch: 24, learning_rate: 3.0e-5}\n"
         self.run = Run.create(path, recipe)
         self.recipe = config.check(dict(yaml.safe_load(recipe)), "made up")
@@ -89,7 +90,7 @@ class Builder:
                 "broken image: truncated PNG",
                 "the generator gave no picture",
             ):
-                self.run.quarantine("candidates", f"unit {self.random.random()}", reason)
+                self.run.skip("candidates", f"unit {self.random.random()}", reason)
 
     def make_scores(self) -> None:
         self.scored = {
@@ -97,6 +98,8 @@ class Builder:
             for key, drawn in self.drawn.items()
         }
         self._commit("scores", self.scored, Score)
+        for each in (score for scores in self.scored.values() for score in scores if score.reason):
+            self.run.skip("scores", each.key, f"no {each.scorer} score: {each.reason}", each.candidate_key)
 
     def make_pairs(self) -> dict[str, Any]:
         made: dict[str, list[Pair]] = {}

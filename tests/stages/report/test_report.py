@@ -95,7 +95,7 @@ def test_what_was_left_out_has_its_reasons(made_up: Any) -> None:
 
 
 def test_nothing_left_out_is_said(made_up: Any) -> None:
-    assert "nothing quarantined" in page_of(made_up(train=4, held_out=6, failures=False))
+    assert "nothing skipped" in page_of(made_up(train=4, held_out=6, failures=False))
 
 
 def test_a_training_under_way_shows_its_curves(made_up: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe, ScorerSettings, check
+from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.stages.report.verdict import (
     Role,
     Standing,
@@ -122,18 +123,20 @@ def test_no_alarm_where_no_selecting_score_rose() -> None:
 
 
 def test_caution_where_no_independent_judge_took_part() -> None:
-    assert "evaluation.judges" in caution([VQA_UP])
+    assert "scorers" in caution([VQA_UP])
     assert caution([ORACLE_UP, VQA_UP]) == ""
     assert caution([]) == ""
 
 
 def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
     judges = {
-        "oracle": {"type": "shapes-oracle", "model": "none"},
-        "again": {"type": "vqa", "model": "embedded:vqa", "dtype": "bf16"},
-        "cousin": {"type": "pickscore", "model": "embedded:vqa"},
+        "oracle": {"type": "shapes-oracle"},
+        "again": {"type": "vqa", "path": "embedded:vqa", "dtype": "bf16"},
+        "cousin": {"type": "pickscore", "path": "embedded:vqa"},
     }
-    recipe = check({"pairs": {"weights": {"vqa": 1.0, "clip": 0.0}}, "evaluation": {"judges": judges}}, "test")
+    recipe = check(
+        {"pairs": {"choose": {"weights": {"vqa": 1.0, "clip": 0.0}}}, "scorers": SHAPES_SCORERS | judges}, "test"
+    )
     roles = [role_of(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
     assert roles == ["selected on", "unweighted", "independent", "selected on", "shares a model"]
 
@@ -141,7 +144,7 @@ def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
 def test_a_pair_set_makes_every_judge_unknown_unless_it_names_its_selectors() -> None:
     recipe = Recipe.model_validate({"pairs": {"source": "pairs"}})
     assert {role_of(j, recipe, None) for j in ("vqa", "clip", "aesthetic")} == {"unknown"}
-    vqa = ScorerSettings(type="vqa", model="embedded:vqa")
+    vqa = ScorerSettings(type="vqa", path="embedded:vqa")
     elsewhere = [Selector("asker", 0.4, digest_judge(vqa), "embedded:vqa"), Selector("clip", 1.0, "0", "other")]
     roles = [role_of(j, recipe, elsewhere) for j in ("vqa", "clip", "aesthetic")]
     assert roles == ["selected on", "selected on", "independent"]
@@ -152,8 +155,8 @@ FIGURES |= {"win_rate": 0.5, "win_low": 0.4, "win_high": 0.6, "ties": 0.0}
 
 
 def test_independent_judges_stand_first_and_are_corrected_among_themselves() -> None:
-    oracle = ScorerSettings(type="shapes-oracle", model="none")
-    recipe = Recipe.model_validate({"evaluation": {"judges": dict.fromkeys(("o", "o2", "o3"), oracle)}})
+    oracle = ScorerSettings(type="shapes-oracle")
+    recipe = Recipe.model_validate({"scorers": SHAPES_SCORERS | dict.fromkeys(("o", "o2", "o3"), oracle)})
     summary = {"vqa": FIGURES, "o": FIGURES, "o2": FIGURES | {"p": 0.9}, "o3": FIGURES | {"prompts": 19, "p": 0.01}}
     found = standings(summary, recipe, list_weighted_scorers(recipe))
     assert [s.judge for s in found] == ["o", "o2", "o3", "vqa"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agfsync import catalog
-from agfsync.formats.sources import Prompts, captions_of_pairs
+from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language.tokens import QUESTIONS_KEPT
 from agfsync.recipe import Recipe
 from agfsync.records import Caption
@@ -35,9 +35,9 @@ def count_items(recipe: Recipe) -> Counts:
         FormatError: one cannot be read.
     """
     settings, pairs = recipe.captions, recipe.pairs
-    train = len(captions_of_pairs(pairs.source, pairs.split)) if pairs.source else settings.count
+    train = len(read_pair_prompts(pairs.source, pairs.split)) if pairs.source else settings.count
     needed = settings.held_out + (0 if pairs.source else settings.count)
-    given = _count_given_questions(Prompts(settings.source, split=settings.split)) if settings.source else []
+    given = _count_given_questions(SourceCaptions(settings.source, split=settings.split)) if settings.source else []
     kept = [each for each in given if each]
     share = len(kept) / len(given) if given else 0.0
     return Counts(
@@ -50,15 +50,15 @@ def count_items(recipe: Recipe) -> Counts:
     )
 
 
-def _count_given_questions(prompts: Prompts) -> list[int]:
+def _count_given_questions(prompts: SourceCaptions) -> list[int]:
     """Return how many questions a file has on each of its captions."""
     texts = [t for category in prompts.categories for t in prompts.captions(category, prompts.rooms[category], (), 0)]
-    return [len(prompts.asked(text)[0]) for text in texts]
+    return [len(prompts.questions_on(text)[0]) for text in texts]
 
 
 def _sample_questions(recipe: Recipe) -> float:
     """Return how many questions a caption keeps, by a sample of the Shapes world's writer where that is what writes."""
-    if (recipe.captions.writer, recipe.questions.writer, recipe.captions.source) != (SHAPES, SHAPES, None):
+    if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (SHAPES, SHAPES, None):
         return QUESTIONS_KEPT
     writer: Any = catalog.find("captions", SHAPES)()
     asker: Any = catalog.find("questions", SHAPES)()

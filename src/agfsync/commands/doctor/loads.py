@@ -21,7 +21,7 @@ from agfsync.models.counting import (
     make_dataless,
 )
 from agfsync.models.dtypes import DTYPES
-from agfsync.recipe import GeneratorSettings, ScorerSettings, Training
+from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.scorers.imagereward import TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
 from agfsync.stages.training import ENCODED_AT_ONCE
@@ -31,7 +31,7 @@ from agfsync.training.lora import adapters_off, add_adapters
 from agfsync.training.precision import ROUNDED, autocast
 from agfsync.training.reference import MULTIPLIED
 
-CPU = torch.device("cpu")
+_CPU = torch.device("cpu")
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""
 QUESTION_TOKENS, CHARACTERS = 17, 4
@@ -61,7 +61,7 @@ class Load:
 
 
 @cache
-def estimate_drawing(settings: GeneratorSettings, on_cpu: bool, images: int, prompts: int) -> Load:
+def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts: int) -> Load:
     """Estimate a batch of `images` of `prompts` different prompts.
 
     Raises:
@@ -69,8 +69,8 @@ def estimate_drawing(settings: GeneratorSettings, on_cpu: bool, images: int, pro
     """
     # On a CPU the weights stay float32 and the multiplications are rounded.
     dtype = torch.float32 if on_cpu else DTYPES[settings.dtype]
-    rounded = partial(autocast, CPU, settings.dtype if on_cpu else "fp32")
-    rows = images * (2 if settings.guidance > 1 else 1)
+    rounded = partial(autocast, _CPU, settings.dtype if on_cpu else "fp32")
+    rows = images * (2 if settings.sampling.guidance > 1 else 1)
 
     def choose_dtype(name: str, config: Config) -> torch.dtype:
         # Stable Diffusion 1 and 2 have the flag too, and no need of it.
@@ -78,18 +78,20 @@ def estimate_drawing(settings: GeneratorSettings, on_cpu: bool, images: int, pro
         return torch.float32 if is_xl_vae and dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
     pipeline = Pipeline.build(settings, choose_dtype)
-    latent, pixels, steps = pipeline.latent, pipeline.pixels, settings.steps
+    latent, pixels, steps = pipeline.latent, pipeline.pixels, settings.sampling.steps
     weights = pipeline.count_bytes()
     with torch.no_grad():
         works = [(count_operations(lambda: pipeline.read_prompts(prompts + 1)), 1.0)]
-        if settings.refiner:
-            steps = min(settings.refiner.from_step, steps)
-            origin = GeneratorSettings(model=settings.refiner.model, revision=settings.refiner.revision)
+        if settings.refining:
+            steps = min(settings.refining.from_step, steps)
+            origin = ModelSettings(path=settings.refining.path, revision=settings.refining.revision)
             refiner = Pipeline.build(origin, choose_dtype)
             del refiner.networks["vae"]
             weights += refiner.count_bytes()
             with rounded():
-                works.append((count_operations(refiner.prepare_denoising(rows, latent)), float(settings.steps - steps)))
+                works.append(
+                    (count_operations(refiner.prepare_denoising(rows, latent)), float(settings.sampling.steps - steps))
+                )
         with rounded():
             works.append((count_operations(pipeline.prepare_denoising(rows)), float(steps)))
             vae, at_once = pipeline.vae, min(images, pipeline.most_at_once)
@@ -98,7 +100,7 @@ def estimate_drawing(settings: GeneratorSettings, on_cpu: bool, images: int, pro
     return Load(works, weights + max(work.memory for work, _ in works), pixels)
 
 
-def estimate_training(settings: GeneratorSettings, training: Training, on_cpu: bool, pairs: int) -> Load:
+def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool, pairs: int) -> Load:
     """Estimate the whole training of a generator's denoiser.
 
     Raises:
@@ -118,13 +120,13 @@ def estimate_training(settings: GeneratorSettings, training: Training, on_cpu: b
 
     def take_step() -> None:
         """Predict by the reference and by the network, and go back through the latter."""
-        with torch.no_grad(), adapters_off(denoiser), autocast(CPU, training.precision):
+        with torch.no_grad(), adapters_off(denoiser), autocast(_CPU, training.precision):
             call()
-        with autocast(CPU, training.precision):
+        with autocast(_CPU, training.precision):
             predicted = call()
         predicted.float().square().mean().backward()
 
-    with trainable_attention(CPU if on_cpu else torch.device("cuda")):
+    with trainable_attention(_CPU if on_cpu else torch.device("cuda")):
         step = count_operations(take_step)
     base = pipeline.count_bytes()
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
@@ -140,7 +142,7 @@ def estimate_training(settings: GeneratorSettings, training: Training, on_cpu: b
         ],
         memory=base + max(step.memory + gradients + state + frozen, encode.memory),
         encoded=4.0 * pairs * (2 * torch.Size(pipeline.latent).numel() + pipeline.count_conditioning()),
-        kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.method.lora else base),
+        kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.lora else base),
     )
 
 
@@ -148,7 +150,7 @@ def _make_trainable(network: Any, training: Training) -> float:
     """Make the denoiser trainable; return the bytes of the frozen copy of it that full fine-tuning needs."""
     if training.gradient_checkpointing:
         network.enable_gradient_checkpointing()
-    if (lora := training.method.lora) is not None:
+    if (lora := training.lora) is not None:
         add_adapters(network, lora.rank, lora.rank, seed=0)
         make_dataless(network)
         return 0.0
@@ -175,7 +177,7 @@ def estimate_judging(settings: ScorerSettings, batch: ImageBatch) -> Load:
     """
     if settings.type not in JUDGES:
         raise UnknownModel(f"what a {settings.type} scorer takes isn't known")
-    config = read_config(settings.model, settings.revision)
+    config = read_config(settings.path, settings.revision)
     with torch.no_grad():
         networks, works = JUDGES[settings.type](config, batch, DTYPES[settings.dtype])
     return Load(works, sum(map(count_bytes, networks)) + max(work.memory for work, _ in works))

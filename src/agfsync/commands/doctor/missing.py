@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from agfsync import catalog
-from agfsync.chat.connection import address_fault, open_client
-from agfsync.chat.endpoint import BASE_URL, Endpoint
+from agfsync.chat.endpoint import BASE_URL, Endpoint, find_address_fault, open_client
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.networks import Pipeline
 from agfsync.commands.doctor.page import Examination, format_bytes, format_span
@@ -23,8 +22,8 @@ from agfsync.models.loras import check_lora
 from agfsync.models.pretrained import torch_device
 from agfsync.models.weights import WeightQuery, find_weights
 from agfsync.pipeline import STAGES
-from agfsync.recipe import GeneratorSettings, Recipe, ScorerSettings
-from agfsync.recipe.models import name_generators, named_models
+from agfsync.recipe import LanguageModel, ModelSettings, Recipe, named_models
+from agfsync.recipe.models import drawing_models
 from agfsync.stages.spending import ACCOUNT
 
 LONG = 2 * 86400.0
@@ -50,7 +49,7 @@ def report_weights(recipe: Recipe, found: Examination) -> float:
             says = " isn't in the cache and can't be looked at: no network; fetch it, or name a folder"
         revision = f" at {query.revision}" if query.revision else ""
         found.missing.append(f"{place}: {query.model}{revision}{says}")
-    for place, settings in name_generators(recipe):
+    for place, settings in drawing_models(recipe).items():
         found.missing += [f"{place}.loras: {fault}" for fault in find_lora_faults(settings)]
     return total
 
@@ -60,23 +59,20 @@ def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
     loaded: dict[WeightQuery, str] = {}
     for named in named_models(recipe):
         section = named.section.model_dump()
-        is_ours = (
-            named.type in catalog.CATALOG["scorers" if isinstance(named.section, ScorerSettings) else "generators"]
-        )
-        is_replaced = named.role == "scorer" and section["weights"] is not None
-        if is_ours and not (named.is_served or is_replaced or named.role == "config"):
+        is_replaced = named.role == "scorer" and section.get("weights") is not None
+        if named.type in catalog.CATALOG[named.kind] and named.role != "config" and not is_replaced:
             without = tuple(part for part in EXCHANGED if section.get(part))
             variant, file = section.get("variant"), section.get("file")
-            query = WeightQuery(named.model, named.revision, named.role, without, variant, file)
+            query = WeightQuery(named.path, named.revision, named.role, without, variant, file)
             loaded.setdefault(query, named.place)
     return loaded
 
 
-def find_lora_faults(settings: GeneratorSettings) -> Iterator[str]:
+def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
     """Yield a line on each LoRA on this machine that drawing would refuse, by names and shapes alone."""
     # Where another model gives the network, or only its like is known, the loading tells.
-    is_guessed = settings.model.endswith(SAFE) and not settings.config
-    if not settings.loras or is_guessed or settings.unet or settings.transformer:
+    is_guessed = settings.path.endswith(SAFE) and not settings.configuration
+    if not settings.loras or is_guessed or settings.parts.keys() & {"unet", "transformer"}:
         return
     try:
         networks = Pipeline.build(settings).networks
@@ -103,24 +99,29 @@ def report_servers(recipe: Recipe, found: Examination) -> None:
             open_client(endpoint).close()
         except ModelError as fault:
             found.missing.append(f"{where}: {fault}")
-        if not (address_fault(endpoint.url) or getproxies() or _is_reached(endpoint.url)):
+        if not (find_address_fault(endpoint.url) or getproxies() or _is_reached(endpoint.url)):
             found.missing.append(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}")
 
 
 def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
     """Yield every server once, with the first key of the recipe that names it."""
     found: dict[str, tuple[str, Endpoint]] = {}
-    for stage, model in (("captions", recipe.captions.model), ("questions", recipe.questions.model)):
-        if model is not None and not (stage == "captions" and recipe.captions.source):
-            endpoint = Endpoint(**model.model_dump(exclude=ACCOUNT))
-            found.setdefault(endpoint.url, (f"{stage}.model", endpoint))
-    for named in named_models(recipe):
-        settings = named.section
-        if named.is_served and isinstance(settings, ScorerSettings) and settings.server is not None:
-            asked = settings.server.model_dump(exclude=ACCOUNT)
-            endpoint = Endpoint(settings.model, temperature=0.0, structured=False, **asked)
-            found.setdefault(endpoint.url, (f"{named.place}.server", endpoint))
+    for stage, model in _list_language_models(recipe):
+        if not (stage == "captions" and recipe.captions.source):
+            endpoint = Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
+            found.setdefault(endpoint.url, (f"{stage}.writer", endpoint))
+    for name, scorer in recipe.scorers.items():
+        if (server := scorer.asked_server) is not None and scorer.type in catalog.CATALOG["scorers"]:
+            asked = server.model_dump(exclude=ACCOUNT)
+            endpoint = Endpoint(scorer.path, temperature=0.0, structured=False, **asked)
+            found.setdefault(endpoint.url, (f"scorers.{name}.server", endpoint))
     yield from found.values()
+
+
+def _list_language_models(recipe: Recipe) -> list[tuple[str, LanguageModel]]:
+    """Return the language models that write, with their stages."""
+    writers = (("captions", recipe.captions.writer), ("questions", recipe.questions.writer))
+    return [(stage, model) for stage, writer in writers if (model := writer.language_model) is not None]
 
 
 def _is_reached(url: str) -> bool:
@@ -139,7 +140,7 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
 
     lighter = {stage.name: stage.lighter for stage in STAGES}
     try:
-        device = str(torch_device(recipe.candidates.generator.device))
+        device = str(torch_device(recipe.model.device))
         has = machine.memory(device)
     except ModelError:
         has = inf
@@ -168,18 +169,18 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
 def report_money(recipe: Recipe, found: Examination) -> None:
     """Report language models without prices, and caps that the run will likely reach."""
     unpriced: list[str] = []
-    for stage, model in (("captions", recipe.captions.model), ("questions", recipe.questions.model)):
+    for stage, model in _list_language_models(recipe):
         need = next((each for each in found.needs if each.stage == stage and each.tokens), None)
-        if model is None or need is None:
+        if need is None:
             continue
         if isnan(need.cost):
-            unpriced.append(f"{stage}.model.prices")
+            unpriced.append(f"{stage}.writer.prices")
         for says, value, cap, name in (
             (f"cost about {need.cost:,.2f}", need.cost, model.max_cost, "max_cost"),
             (f"take about {need.tokens:,.0f} tokens", need.tokens, model.max_tokens_total, "max_tokens_total"),
         ):
             if cap is not None and value > cap:
-                limit = f"{stage}.model.{name} = {cap:g}" if name == "max_cost" else f"{stage}.model.{name} = {cap}"
+                limit = f"{stage}.writer.{name} = {cap:g}" if name == "max_cost" else f"{stage}.writer.{name} = {cap}"
                 found.notes.append(
                     f"{stage} will {says} and stops at {limit}: raise it, or go on later with a higher one"
                 )

@@ -21,8 +21,9 @@ from agfsync.errors import ModelError
 from agfsync.language.tokens import TokenEstimate, estimate_caption_tokens, estimate_question_tokens
 from agfsync.models.counting import UnknownModel
 from agfsync.models.pretrained import torch_device
-from agfsync.recipe import GeneratorSettings, LanguageModel, Recipe, ScorerSettings
-from agfsync.recipe.models import NO_MODEL, SERVED, name_generators
+from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
+from agfsync.recipe.models import drawing_models
+from agfsync.recipe.types import VqaOpenAISettings
 
 _PICTURE = 1.6
 """bytes of PNG a pixel, as photographs have; plain pictures have fewer"""
@@ -53,22 +54,22 @@ class Estimator:
         return [*before, self._training(), self._evaluation(), Need("report")]
 
     def _captions(self) -> Need:
-        model, written = self.recipe.captions.model, self.counts.written
+        model, written = self.recipe.captions.writer.language_model, self.counts.written
         need = Need("captions", disk=_TEXT * (self.counts.train + self.counts.held_out))
         return _add_tokens(need, model, estimate_caption_tokens(written)) if model and written else need
 
     def _questions(self) -> Need:
         settings, asked, need = self.recipe.questions, self.counts.asked, Need("questions")
-        if settings.model is None or not asked:
+        if (model := settings.writer.language_model) is None or not asked:
             return need
-        return _add_tokens(need, settings.model, estimate_question_tokens(asked, settings.rounds, settings.verify))
+        return _add_tokens(need, model, estimate_question_tokens(asked, settings.rounds, settings.verify))
 
     def _candidates(self) -> Need:
         """Every generator draws all captions, one model in memory at a time."""
         if self.recipe.pairs.source:
             return Need("candidates", [Path(self.recipe.pairs.source).name])
         count, captions = self.recipe.candidates.per_caption, self.counts.train
-        parts = [self._draw(place, each, captions, count) for place, each in name_generators(self.recipe)]
+        parts = [self._draw(place, each, captions, count) for place, each in drawing_models(self.recipe).items()]
         memory = [part.memory for part in parts]
         return Need(
             "candidates",
@@ -78,26 +79,26 @@ class Estimator:
             seconds=sum(part.seconds for part in parts),
         )
 
-    def _draw(self, place: str, settings: GeneratorSettings, batches: float, images: int, prompts: int = 1) -> Need:
+    def _draw(self, place: str, settings: ModelSettings, batches: float, images: int, prompts: int = 1) -> Need:
         """Estimate batches of images by one generator, and the writing of the images, for which there are all cores."""
         device = self._find_device(settings.device, place)
         load = self._try(partial(estimate_drawing, settings, device == "cpu", images, prompts), place)
-        models = [settings.model, *(lora.path for lora in settings.loras)]
+        models = [settings.path, *(lora.path for lora in settings.loras)]
         writing, _ = machine.picture_seconds(*load.pixels) if all(load.pixels) else (0.0, 0.0)
         # Workers share a CPU's memory; each accelerator has its own.
         workers = max(1, wanted_workers(self.recipe.engine, 0)) if device == "cpu" and prompts == 1 else 1
         return Need(
             place,
-            [_shorten(model) for model in models + ([settings.refiner.model] if settings.refiner else [])],
+            [_shorten(model) for model in models + ([settings.refining.path] if settings.refining else [])],
             memory=(load.memory + _count_process(device)) * workers,
             disk=_PICTURE * load.pixels[0] * load.pixels[1] * batches * images,
             seconds=batches * (load.estimate_seconds(device) + writing * images / min(images, count_cores())),
         )
 
     def _training(self) -> Need:
-        settings, training = self.recipe.candidates.generator, self.recipe.training
-        method = f"{training.method.type}, LoRA" if training.method.lora else training.method.type
-        device, place = self._find_device(settings.device, "candidates.generator"), "candidates.generator"
+        settings, training = self.recipe.model, self.recipe.training
+        method = f"{training.method.type}, LoRA" if training.lora else training.method.type
+        device, place = self._find_device(settings.device, "model"), "model"
         if device == "cpu" and training.precision == "fp16":
             says = "training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32"
             self.found.missing.append(says)
@@ -108,52 +109,53 @@ class Estimator:
             self.found.missing.append(f"{says} {format_bytes(has)}: lower captions.count")
         return Need(
             "training",
-            [_shorten(settings.model), method],
+            [_shorten(settings.path), method],
             memory=load.memory + _count_process(device) + (load.encoded if device == "cpu" else 0.0),
             disk=load.encoded + load.kept,
             seconds=load.estimate_seconds(device),
         )
 
     def _scores(self) -> Need:
-        candidates, scorers = self.recipe.candidates, self.recipe.scores.scorers
+        candidates, scorers = self.recipe.candidates, self.recipe.candidate_scorers
         if self.recipe.pairs.source:
             return Need("scores")
-        images = self.counts.train * candidates.per_caption * len(candidates.generators)
+        images = self.counts.train * candidates.per_caption * len(self.recipe.drawing_models)
         batch = max(1, min(self.recipe.scores.batch, images))
         shown = ImageBatch(batch, batch / candidates.per_caption, self.counts.questions)
-        need = self._judge("scores", scorers, "scores.scorers", shown, images)
+        need = self._judge("scores", scorers, shown, images)
         need.disk = _SCORE * images * len(scorers)
         return need
 
     def _evaluation(self) -> Need:
         """Base and aligned model draw each held-out caption, and every judge sees all of it."""
-        settings, captions = self.recipe.candidates.generator, self.counts.held_out
-        judges = self.recipe.scores.scorers | self.recipe.evaluation.judges
+        settings, captions = self.recipe.model, self.counts.held_out
+        judges = self.recipe.evaluation_scorers
         batch, at_once = max(1, min(self.recipe.scores.batch, 2 * captions)), self._count_at_once()
         shown = ImageBatch(batch, batch, self.counts.questions)
-        need = self._judge("evaluation", judges, "evaluation.judges", shown, 2 * captions)
-        drawn = self._draw("candidates.generator", settings, 2 * captions / at_once, at_once, prompts=at_once)
-        need.models = [_shorten(settings.model), *need.models]
+        need = self._judge("evaluation", judges, shown, 2 * captions)
+        drawn = self._draw("model", settings, 2 * captions / at_once, at_once, prompts=at_once)
+        need.models = [_shorten(settings.path), *need.models]
         need.memory = max(drawn.memory, need.memory)  # NaN only where the generator is unknown: it stands first
         need.seconds += drawn.seconds
         need.disk = drawn.disk + _SCORE * 2 * captions * len(judges)
         return need
 
-    def _judge(
-        self, stage: str, judges: Mapping[str, ScorerSettings], where: str, batch: ImageBatch, images: int
-    ) -> Need:
+    def _judge(self, stage: str, judges: Mapping[str, ScorerSettings], batch: ImageBatch, images: int) -> Need:
         """Estimate all judges on all images; those on the same CLIP share its embeddings."""
-        models = dict.fromkeys(each.model for each in judges.values() if each.model != NO_MODEL)
+        models = dict.fromkeys(each.path for each in judges.values() if each.path)
         different: dict[tuple[str | None, ...], str] = {}
         for name, each in judges.items():
             family = "clip" if each.type in CLIP_FAMILY else each.type
-            different.setdefault((family, each.model, each.weights, each.revision, each.dtype, each.device), name)
-        found = [self._look(f"{where}.{name}", judges[name], batch, images) for name in different.values()]
+            different.setdefault(
+                (family, each.path, getattr(each, "weights", None), each.revision, each.dtype, each.device), name
+            )
+        found = [self._look(f"scorers.{name}", judges[name], batch, images) for name in different.values()]
         known = [(memory, seconds) for memory, seconds in found if not isnan(memory)]
-        need = Need(stage, [_shorten(model) for model in models], memory=nan, seconds=nan)
-        if known:
-            need.memory, need.seconds = max(memory for memory, _ in known), sum(seconds for _, seconds in known)
-        if served := [each for each in judges.values() if each.type in SERVED]:
+        need = Need(stage, [_shorten(model) for model in models])
+        if found:
+            need.memory = max((memory for memory, _ in known), default=nan)
+            need.seconds = sum(seconds for _, seconds in known) if known else nan
+        if served := [each for each in judges.values() if isinstance(each, VqaOpenAISettings)]:
             height, width = self._find_pixels()
             need.requests = len(served) * images * batch.questions
             need.tokens = need.requests * (height * width / _PATCH**2 + SERVED_TOKENS)
@@ -161,7 +163,7 @@ class Estimator:
 
     def _look(self, place: str, settings: ScorerSettings, batch: ImageBatch, images: int) -> tuple[float, float]:
         """Estimate memory and seconds of one judge on all images; NaN where it is unknown."""
-        if settings.type in SERVED:
+        if isinstance(settings, VqaOpenAISettings):
             concurrency = settings.server.concurrency if settings.server else 1
             return machine.PROCESS, images * batch.questions * SERVED_SECONDS / concurrency
         device = self._find_device(settings.device, place)
@@ -178,10 +180,10 @@ class Estimator:
 
     def _find_pixels(self) -> tuple[int, int]:
         """Return height and width of the images, which the evaluation draws."""
-        settings, at_once = self.recipe.candidates.generator, self._count_at_once()
+        settings, at_once = self.recipe.model, self._count_at_once()
         on_cpu = self._find_device(settings.device) == "cpu"
         height, width = self._try(partial(estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
-        return settings.height or height or 512, settings.width or width or 512
+        return settings.sampling.height or height or 512, settings.sampling.width or width or 512
 
     def _find_device(self, name: str, place: str = "") -> str | None:
         """Return the device called `name`; None, which is reported at `place`, where it is not there."""
@@ -210,7 +212,7 @@ class Estimator:
 
 
 def _add_tokens(need: Need, model: LanguageModel, tokens: TokenEstimate) -> Need:
-    need.models, need.requests, need.tokens = [model.model], tokens.requests, tokens.input + tokens.output
+    need.models, need.requests, need.tokens = [model.path], tokens.requests, tokens.input + tokens.output
     need.seconds, need.cost = (
         tokens.estimate_seconds(model.concurrency),
         tokens.estimate_cost(model.prices.input, model.prices.output),

@@ -16,7 +16,7 @@ from agfsync.models.counting import DATALESS, UnknownModel, build_network, count
 from agfsync.models.headers import SAFE
 from agfsync.models.latents import PIXELS_AT_ONCE
 from agfsync.pipeline.generators import ModelFiles
-from agfsync.recipe import GeneratorSettings
+from agfsync.recipe import ModelSettings
 
 T5_TOKENS = 256
 """of a prompt, where a T5's pipeline does not say"""
@@ -59,7 +59,7 @@ class Pipeline:
 
     @classmethod
     def build(
-        cls, settings: GeneratorSettings, choose_dtype: Callable[[str, Config], torch.dtype] = lambda *_: torch.float32
+        cls, settings: ModelSettings, choose_dtype: Callable[[str, Config], torch.dtype] = lambda *_: torch.float32
     ) -> Self:
         """Build a generator's own networks, or those that take their place, in types chosen by name and configuration.
 
@@ -80,7 +80,9 @@ class Pipeline:
             raise UnknownModel("it has no network that draws by a known name")
         scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
         side = int(pipeline.denoiser.config.get("sample_size") or 1024 // scale)
-        height, width = (each // scale if each else side for each in (settings.height, settings.width))
+        height, width = (
+            each // scale if each else side for each in (settings.sampling.height, settings.sampling.width)
+        )
         pipeline.latent = (int(pipeline.vae.config.latent_channels), height, width)
         pipeline.pixels = (height * scale, width * scale)
         return pipeline
@@ -159,22 +161,22 @@ class Pipeline:
         return lambda: denoiser(**inputs).sample
 
 
-def _read_own(settings: GeneratorSettings, name: str) -> Config:
+def _read_own(settings: ModelSettings, name: str) -> Config:
     """Return a file of the generator's own configuration."""
-    if settings.model.endswith(SAFE):
-        return read_config(settings.config or settings.model, None, name, settings.type)
-    return read_config(settings.model, settings.revision, name)
+    if settings.path.endswith(SAFE):
+        return read_config(settings.configuration or settings.path, None, name, settings.type)
+    return read_config(settings.path, settings.revision, name)
 
 
-def _read_exchanged(settings: GeneratorSettings, name: str) -> Config | None:
+def _read_exchanged(settings: ModelSettings, name: str) -> Config | None:
     """Return the configuration of what takes the place of the part `name`; None: the part's own holds for it."""
-    part = getattr(settings, name)
-    if part is None or part.model.endswith(SAFE):
+    part = settings.parts.get(name)
+    if part is None or part.path.endswith(SAFE):
         return None
     try:
-        return read_config(part.model, part.revision, f"{name}/{CONFIG}")
+        return read_config(part.path, part.revision, f"{name}/{CONFIG}")
     except UnknownModel:
-        return read_config(part.model, part.revision)
+        return read_config(part.path, part.revision)
 
 
 def _count_tokens(encoder: Any) -> int:

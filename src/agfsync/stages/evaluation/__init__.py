@@ -15,9 +15,9 @@ from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, process
 from agfsync.engine.memory import release
 from agfsync.errors import RunError
 from agfsync.files.images import encoded
-from agfsync.models import LORA_FILE, Generator
+from agfsync.models import EXCHANGED, LORA_FILE, Generator
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
-from agfsync.stages import LATER, MODEL, VERSIONS, Context, generator_source, to_draw
+from agfsync.stages import MODEL, VERSIONS, Context, generator_source, to_draw
 from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
@@ -46,7 +46,7 @@ class Drawing:
 
     def open(self, desk: Desk) -> Work[Caption]:
         desk.say(f"{STAGE}: loading the {self.model} model")
-        generator: Generator = catalog.build("generators", self.settings)
+        generator: Generator = catalog.build("models", self.settings)
         for remark in getattr(generator, "remarks", ()):
             desk.say(f"{STAGE}: {remark}")
         return lambda captions: desk.fit.over(captions, partial(self._drawn, generator))
@@ -73,7 +73,7 @@ def run(context: Context) -> Mapping[str, Any]:
     captions, questions = [each.caption for each in asked], {each.key: each.questions for each in asked}
     _draw(context, captions)
     drawn, sides = _drawn(context, captions, questions)
-    judges = context.recipe.scores.scorers | context.recipe.evaluation.judges
+    judges = context.recipe.evaluation_scorers
     judged = judge(context, Tables(stage=STAGE, pictures=IMAGES, scores=SCORES), judges, drawn)
     rows = compare(captions, sides, context.run.read(SCORES, Score), questions)
     _keep(context, captions, rows)
@@ -85,7 +85,7 @@ def run(context: Context) -> Mapping[str, Any]:
 def _draw(context: Context, captions: Sequence[Caption]) -> None:
     """Both models' pictures of every caption, one model in memory at a time."""
     selected = [
-        *_draw_with(context, "base", generator_source(context.recipe.candidates.generator), captions),
+        *_draw_with(context, "base", generator_source(context.recipe.model), captions),
         *_draw_with(context, "aligned", _aligned_source(context), captions),
     ]
     context.run.select(IMAGES, selected)
@@ -114,22 +114,22 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
 
 def _settings(context: Context, model: str) -> dict[str, Any]:
     """What builds the base or the aligned generator: the latter is a LoRA on the base, or a whole model of its own."""
-    settings = context.recipe.candidates.generator.model_dump()
+    settings = context.recipe.model.arguments()
     folder = context.run.path / MODEL
     if model == "base":
         return settings
     if (folder / LORA_FILE).is_file():
         return settings | {"adapter": folder}
     # What was saved has every part in it, and no variant.
-    own = dict.fromkeys(("revision", *LATER))
-    return settings | own | {"model": str(folder)}
+    own = dict.fromkeys(("revision", "variant", *EXCHANGED))
+    return settings | {name: value for name, value in own.items() if name in settings} | {"path": str(folder)}
 
 
 def _aligned_source(context: Context) -> str:
     training = context.run.finished("training")
     if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / 'model'}: type `agfsync training {context.run.path}`")
-    return digest(generator_source(context.recipe.candidates.generator), training.mark)
+    return digest(generator_source(context.recipe.model), training.mark)
 
 
 def _drawn(context: Context, captions: Sequence[Caption], questions: Questions) -> tuple[list[ToJudge], Sides]:

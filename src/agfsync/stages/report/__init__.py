@@ -27,9 +27,13 @@ def run(context: Context) -> Mapping[str, Any]:
 def _lead(evidence: Evidence) -> str | None:
     """Return the judge that ranks the galleries: the first independent one that has judged anything, else the first."""
     seen = {c.judge for c in evidence.comparisons}
-    there = [judge for judge in evidence.recipe.evaluation.judges if judge in seen]
-    independent = [j for j in there if role_of(j, evidence.recipe, evidence.selectors) == "independent"]
-    return next(iter(independent or there), None)
+    return next((judge for judge in _order_judges(evidence) if judge in seen), None)
+
+
+def _order_judges(evidence: Evidence) -> list[str]:
+    """Return the scorers of the evaluation, the independent ones first."""
+    names = list(evidence.recipe.evaluation_scorers)
+    return sorted(names, key=lambda name: role_of(name, evidence.recipe, evidence.selectors) != "independent")
 
 
 def _galleries(run: Run, evidence: Evidence, lead: str | None) -> Galleries:
@@ -56,15 +60,14 @@ def _compared(run: Run, evidence: Evidence, captions: Sequence[str], lead: str |
     sides = {caption: evidence.drawn[caption] for caption in captions}
     found = judged(run, "evaluation_scores", [key for side in sides.values() for key in (side.base, side.aligned)])
     asked = questions(run, captions)
-    judges = [*evidence.recipe.evaluation.judges, *evidence.recipe.scores.scorers]
-    return [card(evidence, caption, sides[caption], found, asked, judges) for caption in captions]
+    return [card(evidence, caption, sides[caption], found, asked, _order_judges(evidence)) for caption in captions]
 
 
 def _paired(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> list[Card]:
     """Cards of training pairs: the loser and the winner."""
     found = judged(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
     asked = questions(run, [pair.caption_key for pair in pairs])
-    scorers = list(evidence.recipe.scores.scorers)
+    scorers = list(evidence.recipe.candidate_scorers)
     weighed = evidence.recipe.pairs.source is None
     return [
         card(

@@ -4,16 +4,16 @@ import json
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
-from agfsync.store.finished import Finished
+from agfsync.store.manifest import Finished
 
 R = TypeVar("R", bound=Record)
 
@@ -55,7 +55,7 @@ class Evidence:
     recipe_yaml: str
     finished: Mapping[str, Finished]
     left_out: Mapping[str, Counter[str]]
-    """stage -> reason -> how many: quarantined, dropped and unscored"""
+    """stage -> reason -> how many: skipped, unscored and dropped"""
     captions: Mapping[str, Caption]
     scores: Scores
     pairs: Sequence[Pair]
@@ -144,16 +144,11 @@ def _left_out(run: Run, stage: str) -> Counter[str]:
     """What a stage's tables left out, by reason."""
     tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
     counted: Counter[str] = Counter()
+    for each in run.skipped(stage):
+        counted[each.reason] += each.count
     for table in tables:
-        counted.update(run.failed(table))
         counted.update(run.dropped(table))
-        if table.endswith("scores"):
-            counted.update(_unscored(run.rows(table, ["scorer", "reason"])))
     return counted
-
-
-def _unscored(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    return (f"no {row['scorer']} score: {row['reason']}" for row in rows if row["reason"] is not None)
 
 
 def _steps(run: Run) -> list[dict[str, float]]:

@@ -54,7 +54,7 @@ class StageLine:
     """A line of "what was run"; `share` is its part of the whole time, in 0..100."""
 
     name: str
-    failures: int = 0
+    skipped: int = 0
     seconds: float | None = None
     share: float = 0.0
     notes: str = ""
@@ -173,7 +173,7 @@ def _agreement(evidence: Evidence, lead: str | None) -> dict[str, float]:
 def _histograms(evidence: Evidence) -> list[Panel]:
     """Each scorer's values of all candidates, of the winners and of the losers."""
     panels = []
-    for scorer in evidence.recipe.scores.scorers:
+    for scorer in evidence.recipe.candidate_scorers:
         every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
         both = [
             (paired[p.winner_key][scorer], paired[p.loser_key][scorer])
@@ -244,8 +244,8 @@ def _stages(evidence: Evidence) -> list[StageLine]:
             lines.append(StageLine(name))
             continue
         share = round(100 * ended.seconds / total, 1)
-        notes = _scalars(ended.notes) or (f"units {ended.units:,}" if ended.units else "")
-        lines.append(StageLine(name, ended.failures, ended.seconds, share, notes))
+        notes = _scalars(ended.notes) or (f"rows {ended.rows:,}" if ended.rows else "")
+        lines.append(StageLine(name, ended.skipped, ended.seconds, share, notes))
     return lines
 
 

@@ -111,14 +111,14 @@ def role_of(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) ->
     """
     if selectors is None:
         return "unknown"
-    settings = (recipe.scores.scorers | recipe.evaluation.judges).get(judge)
+    settings = recipe.scorers.get(judge)
     if judge in {each.name for each in selectors}:
         return "selected on"
     if settings and digest_judge(settings) in {each.identity for each in selectors}:
         return "selected on"
     if settings and get_model_name(settings) in {each.model for each in selectors if each.model}:
         return "shares a model"
-    return "unweighted" if judge in recipe.scores.scorers and not recipe.pairs.source else "independent"
+    return "unweighted" if judge in recipe.candidate_scorers and not recipe.pairs.source else "independent"
 
 
 def standings(
@@ -223,7 +223,7 @@ def caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] =
         return ""
     return (
         "No independent judge took part: every score here could be selected on in making the pairs, so a gain can’t "
-        "be told from reward hacking. Name one under evaluation.judges."
+        "be told from reward hacking. Name one under scorers that pairs.choose doesn't weigh."
     )
 
 

@@ -8,8 +8,7 @@ import pytest
 from fake_language import FakeServer
 
 from agfsync.chat.client import Client
-from agfsync.chat.connection import address_fault, proxy_fault, proxy_in_use, validate_endpoint
-from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.endpoint import Endpoint, check_endpoint, find_address_fault, find_proxy, find_proxy_fault
 from agfsync.chat.meter import Meter
 from agfsync.commands.doctor import Examination
 from agfsync.commands.doctor.missing import report_servers
@@ -80,7 +79,7 @@ def test_a_proxy_that_doesnt_answer_is_named(endpoint: Make, monkeypatch: pytest
 
 def test_a_proxy_for_other_addresses_is_none(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert proxy_in_use("https://api.example.org/v1") == "HTTPS_PROXY" and not proxy_in_use("http://127.0.0.1:8000/v1")
+    assert find_proxy("https://api.example.org/v1") == "HTTPS_PROXY" and not find_proxy("http://127.0.0.1:8000/v1")
     with FakeServer(answer=lambda _: GOOD) as server:
         assert ask(endpoint(server)) == ["a cat"]
 
@@ -116,12 +115,12 @@ def test_a_malformed_address_names_where_it_stands(
 
 @pytest.mark.parametrize("address", ["http://localhost:8000/v1", "https://[::1]:8000/v1", "https://bücher.example/v1"])
 def test_an_address_is_one(address: str) -> None:
-    assert address_fault(address) == ""
+    assert find_address_fault(address) == ""
 
 
 def test_proxies_that_are_some() -> None:
     for proxy in ("http://localhost:3128", "localhost:3128", f"https://me:{PASSWORD}@proxy.example:443"):
-        assert proxy_fault(proxy) == ""
+        assert find_proxy_fault(proxy) == ""
 
 
 @pytest.mark.parametrize(
@@ -146,19 +145,19 @@ def test_what_cant_be_sent_names_the_variable(endpoint: Make, monkeypatch: pytes
     with FakeServer(answer=lambda _: GOOD) as server:
         assert refused(endpoint(server)).startswith(f"{name} holds other characters")
         with pytest.raises(ModelError, match=name):
-            validate_endpoint(endpoint(server))
+            check_endpoint(endpoint(server))
 
 
 def test_the_doctor_tells_it_too(monkeypatch: pytest.MonkeyPatch, make_recipe: Any) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:port/v1")
-    vqa = {"type": "vqa-openai", "model": "m", "server": {}}
-    recipe = make_recipe(scores={"scorers": {"vqa": vqa}}, pairs={"weights": {"vqa": 1.0}})
+    vqa = {"type": "vqa-openai", "path": "m", "server": {}}
+    recipe = make_recipe(scorers={"vqa": vqa}, pairs={"choose": {"weights": {"vqa": 1.0}}})
     found = Examination("r", "cpu")
     report_servers(recipe, found)
     (line,) = found.missing
-    assert line.startswith("scores.scorers.vqa.server: OPENAI_BASE_URL is no server's address")
+    assert line.startswith("scorers.vqa.server: OPENAI_BASE_URL is no server's address")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     monkeypatch.setenv("ALL_PROXY", "socks4://localhost:1080")
     found = Examination("r", "cpu")
     report_servers(recipe, found)
-    assert found.missing[0].startswith("scores.scorers.vqa.server: localhost:1 can't be asked: ALL_PROXY names a kind")
+    assert found.missing[0].startswith("scorers.vqa.server: localhost:1 can't be asked: ALL_PROXY names a kind")

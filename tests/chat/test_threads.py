@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from agfsync.chat.side_by_side import side_by_side
+from agfsync.chat.threads import map_in_threads
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -11,7 +11,7 @@ def test_results_keep_the_order_of_the_items() -> None:
         time.sleep(0.01 * (5 - item))
         return item * item
 
-    assert list(side_by_side(work, range(5), 3)) == list(side_by_side(work, range(5), 1)) == [0, 1, 4, 9, 16]
+    assert list(map_in_threads(work, range(5), 3)) == list(map_in_threads(work, range(5), 1)) == [0, 1, 4, 9, 16]
 
 
 def test_no_more_are_at_work_than_told() -> None:
@@ -25,7 +25,7 @@ def test_no_more_are_at_work_than_told() -> None:
         with lock:
             now[0] -= 1
 
-    list(side_by_side(work, range(12), 3))
+    list(map_in_threads(work, range(12), 3))
     assert most == [3]
 
 
@@ -43,7 +43,7 @@ def test_an_error_comes_at_its_turn_begins_nothing_more_and_waits_for_what_was_b
 
     found: list[int] = []
     with pytest.raises(ValueError, match="1"):
-        for each in side_by_side(work, range(50), 3):
+        for each in map_in_threads(work, range(50), 3):
             found.append(each)
     assert found == [0]
     assert len(begun) < 10 and sorted(ended) == sorted(set(begun) - {1})

@@ -1,0 +1,244 @@
+"""Write the reference pages of the site, from the recipe's schema, the command line, the records and the public API.
+
+`docs/conf.py` calls `write_pages` at each build; nothing in docs/reference is written by hand, or committed.
+"""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+import agfsync
+from agfsync import catalog, records
+from agfsync.recipe import Recipe
+
+INDEX = """# Reference
+
+Generated from the source at each build of this site.
+
+```{toctree}
+recipe
+commands
+api
+plugins
+tables
+```
+"""
+RECIPE = """# Recipe keys
+
+A recipe is a YAML file; a key that it leaves out has the default below. `--set KEY=VALUE` sets a key for one run, such
+as `--set captions.count=64`. `agfsync recipes show NAME` prints a shipped recipe, and the `recipe.yaml` of a run folder
+has every key with its value.
+"""
+API = """# Python API
+
+`import agfsync` is quick: torch is imported when something needs it.
+"""
+PLUGINS = """# Plug-ins
+
+Another package adds to agfsync by an entry point of one of these groups; a recipe then names it as a `type` or as a
+`writer`. [A scorer in one file](../contributing.md) shows the whole of it. `agfsync.catalog` lists the built-in ones:
+
+| group | built in |
+|---|---|
+"""
+TABLES = """# Tables of a run
+
+Each stage writes its records as Parquet parts into a folder of its name, which
+`datasets.load_dataset("parquet", data_files="runs/mine/pairs/*.parquet")` reads. Hugging Face `datasets` opens the
+images as pictures. [The run folder](../concepts.md#the-run-folder) has what else lies there.
+"""
+PROTOCOLS = ("scorers", "models", "language", "training", "formats")
+"""Packages whose `__init__` holds the protocols that a plug-in follows, and the types they speak of."""
+
+
+def write_pages(folder: Path) -> None:
+    """Write every reference page into `folder`. Unchanged pages keep their time, so that Sphinx skips them."""
+    folder.mkdir(exist_ok=True)
+    pages = {
+        "index": INDEX,
+        "recipe": RECIPE + "\n".join(describe_section("", Recipe)),
+        "commands": describe_commands(),
+        "api": API + "\n".join(describe_api()),
+        "plugins": "\n".join(describe_plugins()),
+        "tables": TABLES + "\n".join(describe_tables()),
+    }
+    for name, text in pages.items():
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def describe_section(path: str, model: type[BaseModel], seen: dict[type, str] | None = None) -> Iterator[str]:
+    """Yield the Markdown of a section of the recipe and of the sections below it, each model once.
+
+    Args:
+        path: the keys that lead to it, such as "candidates.generator"; empty for the recipe itself.
+    """
+    seen = {} if seen is None else seen
+    seen[model] = path
+    yield f"\n({anchor(path)})=\n{'##' if path.count('.') == 0 else '###'} {f'`{path}`' if path else 'The recipe'}\n"
+    yield clean(inspect.getdoc(model) or "") + "\n"
+    documents = read_attribute_docstrings(model)
+    below: list[tuple[str, type[BaseModel]]] = []
+    for name, field in model.model_fields.items():
+        key = f"{path}.{name}" if path else name
+        sections = list(find_sections(field.annotation, key))
+        below += [(place, section) for place, section in sections if section not in seen]
+        for place, section in sections:
+            seen.setdefault(section, place)
+        links = ", ".join(f"[`{seen[section]}`](#{anchor(seen[section])})" for _, section in sections)
+        kind = f"see {links}" if links else format_type(field.annotation, field.metadata)
+        meaning = describe_field(field, documents.get(name), sections)
+        yield f"`{name}`\n: *{kind}{format_default(field)}*{f'<br>{chr(10)}  {meaning}' if meaning else ''}\n"
+    for place, section in below:
+        yield from describe_section(place, section, seen)
+
+
+def describe_field(field: FieldInfo, documented: str | None, sections: Sequence[tuple[str, type]]) -> str:
+    """Return a key's meaning: its own docstring, else the first sentence of the section that it holds."""
+    text = field.description or documented
+    if not text and len(sections) == 1:
+        text = (inspect.getdoc(sections[0][1]) or "").partition("\n\n")[0]
+    return clean(text or "", capital=False)
+
+
+def anchor(path: str) -> str:
+    """Return the link target of a section of the recipe."""
+    return f"recipe-{path.lower().replace('.', '-')}".rstrip("-")
+
+
+def clean(text: str, *, capital: bool = True) -> str:
+    """Return a docstring as one paragraph that ends with a full stop, and begins with a `capital` letter if wanted."""
+    line = " ".join(text.split()).replace("<", "&lt;")
+    first = line[:1].upper() if capital else line[:1]
+    return first + line[1:] + ("" if not line or line.endswith((".", ":", "?")) else ".")
+
+
+def read_attribute_docstrings(owner: type) -> dict[str, str]:
+    """Return the string below each annotated attribute of a class, its base classes' included."""
+    found: dict[str, str] = {}
+    for base in reversed(owner.__mro__):
+        if not base.__module__.startswith("agfsync"):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement, after in pairwise(definition.body):
+            match statement, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = text
+    return found
+
+
+def find_sections(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the recipe's sections in a field's type, each with its path; NAME stands for a key of the user's."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield path, annotation
+    origin = get_origin(annotation)
+    for argument in get_args(annotation):
+        if origin is not Literal:
+            yield from find_sections(argument, f"{path}.NAME" if origin in (dict, Mapping) else path)
+
+
+def format_type(annotation: Any, metadata: list[Any]) -> str:
+    """Return a field's type in words, with its bounds."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return format_type(arguments[0], [*metadata, *arguments[1:]])
+    if isinstance(annotation, FieldInfo):
+        return ""
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(format_type(each, metadata) for each in arguments if each is not NoneType)
+    if origin is tuple:
+        return "a list of " + format_type(arguments[0], []) if arguments[-1] is ... else f"{len(arguments)} values"
+    if origin in (dict, Mapping):
+        return f"a mapping of names to {format_type(arguments[1], [])}"
+    words = {bool: "true or false", int: "integer", float: "number", str: "text"}
+    return ", ".join([words.get(annotation, getattr(annotation, "__name__", str(annotation))), *bounds_of(metadata)])
+
+
+def bounds_of(metadata: list[Any]) -> Iterator[str]:
+    """Yield the bounds among a field's metadata in words."""
+    for each in metadata:
+        if isinstance(each, FieldInfo):
+            yield from bounds_of(each.metadata)
+        for name, words in {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}.items():
+            if getattr(each, name, None) is not None:
+                yield f"{words} {getattr(each, name)}"
+
+
+def format_default(field: FieldInfo) -> str:
+    """Return a field's default in words; a section's is that of its keys."""
+    if field.default is PydanticUndefined:
+        return "" if field.default_factory else "; required"
+    if field.default is None or isinstance(field.default, BaseModel):
+        return "" if field.default is not None else "; absent by default"
+    if isinstance(field.default, Mapping) and any(isinstance(value, BaseModel) for value in field.default.values()):
+        return f"; default: {', '.join(f'`{name}`' for name in field.default)}"
+    return f"; default `{field.default if isinstance(field.default, str) else json.dumps(field.default)}`"
+
+
+def describe_commands() -> str:
+    """Return the Markdown of the command line, by typer's own generator."""
+    program = [
+        sys.executable,
+        "-m",
+        "typer",
+        "agfsync.cli",
+        "utils",
+        "docs",
+        "--name",
+        "agfsync",
+        "--title",
+        "Command line",
+    ]
+    return subprocess.run(program, check=True, capture_output=True, text=True).stdout
+
+
+def describe_api() -> Iterator[str]:
+    """Yield the directives that document each name of `agfsync.__all__`."""
+    for name in getattr(agfsync, "__all__", ()):
+        if not name.startswith("_"):
+            yield document("agfsync", name, getattr(agfsync, name))
+
+
+def describe_plugins() -> Iterator[str]:
+    """Yield the Markdown of the groups of entry points and of the protocols behind them."""
+    rows = [
+        f"| `agfsync.{kind}` | {', '.join(f'`{name}`' for name in names)} |" for kind, names in catalog.CATALOG.items()
+    ]
+    yield PLUGINS + "\n".join(rows) + "\n"
+    for name in PROTOCOLS:
+        module = __import__(f"agfsync.{name}", fromlist=["*"])
+        yield f"\n## `agfsync.{name}`\n\n{clean(inspect.getdoc(module) or '')}\n"
+        for public, found in vars(module).items():
+            if inspect.isclass(found) and found.__module__ == module.__name__ and not public.startswith("_"):
+                yield document(module.__name__, public, found)
+
+
+def describe_tables() -> Iterator[str]:
+    """Yield a table of columns for each record that has an Arrow schema."""
+    for name, record in vars(records).items():
+        if isinstance(record, type) and issubclass(record, records.Record) and record is not records.Record:
+            columns = [f"| `{field.name}` | `{field.type}` |" for field in record.schema]
+            yield f"\n## {name}\n\n{clean(inspect.getdoc(record) or '')}\n\n| column | type |\n|---|---|"
+            yield "\n".join(columns)
+
+
+def document(module: str, name: str, found: Any) -> str:
+    """Return the autodoc directive of a public object."""
+    directive = "autoclass" if inspect.isclass(found) else "autofunction" if callable(found) else "autodata"
+    return f"```{{eval-rst}}\n.. {directive}:: {module}.{name}\n```\n"

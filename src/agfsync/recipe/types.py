@@ -1,0 +1,431 @@
+"""The settings that depend on a `type`: of models, scorers, writers, methods and choices.
+
+The project's own types have their classes here, so that a recipe is validated without importing torch. The settings of
+another package's type are the parameters of the class that the catalog finds.
+"""
+
+import inspect
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from agfsync import catalog
+from agfsync.errors import AgfsyncError
+from agfsync.recipe.base import DtypeName, Positive, Section
+
+
+class SamplingLora(Section):
+    """A LoRA that images are drawn with, such as LCM's. It is not part of what is trained."""
+
+    path: str
+    """a .safetensors file, a folder with one in it, or a hub id"""
+    file: str | None = None
+    """which of a folder's or hub id's files; default: pytorch_lora_weights.safetensors, else the only one"""
+    strength: float = 1.0
+    partial: bool = False
+    """draw also where only some of its modules fit the model; the others are counted in a line"""
+
+
+class RefinerSettings(Section):
+    """A second model that takes the last steps of drawing (stable-diffusion-xl). It is not part of what is trained."""
+
+    path: str = "stabilityai/stable-diffusion-xl-refiner-1.0"
+    revision: str | None = None
+    from_step: Positive = 40
+    """the paper's, of 50"""
+
+
+class PartSettings(Section):
+    """A network of a pipeline from another place. In a recipe `vae: PLACE` is short for `vae: {path: PLACE}`."""
+
+    path: str
+    """a folder, a hub id, or a .safetensors file"""
+    revision: str | None = None
+
+
+def _expand_part(tree: Any) -> Any:
+    return {"path": tree} if isinstance(tree, str) else tree
+
+
+Part = Annotated[PartSettings | None, BeforeValidator(_expand_part)]
+
+
+class Sampling(Section):
+    """How a model draws."""
+
+    steps: Positive = 50
+    guidance: float = Field(default=7.5, ge=0)
+    """classifier-free. With flux the one that is built into the model, usually 3.5; schnell has none and takes 1"""
+    negative_prompt: str = ""
+    """the prompt that guidance leads away from"""
+    height: Positive | None = None
+    width: Positive | None = None
+    scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
+    """model: the one that the model was saved with"""
+
+
+class ModelSettings(Section):
+    """The diffusion model that is aligned, and how it samples."""
+
+    type: str = "stable-diffusion"
+    path: str = "embedded:generator"
+    """a folder, a hub id, a .safetensors file, or embedded:NAME"""
+    revision: str | None = None
+    variant: str | None = None
+    """of the weights, such as fp16. Default: those without a variant, or the only one there is"""
+    vae: Part = None
+    """replaces the model's own, or the one that a single file lacks"""
+    loras: tuple[SamplingLora, ...] = ()
+    """added to the model's weights, for drawing only"""
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    sampling: Sampling = Sampling()
+
+    @property
+    def parts(self) -> dict[str, PartSettings]:
+        """The networks that come from another place, by their name in the pipeline."""
+        named = {name: getattr(self, name, None) for name in ("vae", "unet", "transformer")}
+        return {name: part for name, part in named.items() if isinstance(part, PartSettings)}
+
+    @property
+    def configuration(self) -> str | None:
+        """The place of a single file's configuration, of a type that loads one."""
+        return getattr(self, "config", None)
+
+    @property
+    def refining(self) -> RefinerSettings | None:
+        """The refiner, of a type that has one."""
+        return getattr(self, "refiner", None)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the class that the catalog finds: these settings, the sampling's among them."""
+        plain = self.model_dump()
+        return {**plain.pop("sampling"), **plain}
+
+    def defaults(self) -> set[str]:
+        """Return the names of the arguments that have their default, which a class need not take."""
+        changed: dict[str, Any] = self.model_dump(exclude_defaults=True)
+        return set(self.arguments()) - set(changed) - set(changed.get("sampling", {}))
+
+
+class StableDiffusionSettings(ModelSettings):
+    """The model type `stable-diffusion`."""
+
+    config: str | None = None
+    """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
+    known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
+    unet: Part = None
+    """replaces the model's own"""
+    clip_skip: Positive | None = None
+    """layers of the text encoder that are left out, as diffusers counts them: 1 reads the last but one
+    (stable-diffusion) or the last but two (stable-diffusion-xl). What other programs call clip skip 2 is 1 here"""
+
+
+class StableDiffusionXLSettings(StableDiffusionSettings):
+    """The model type `stable-diffusion-xl`."""
+
+    refiner: RefinerSettings | None = None
+
+
+class TransformerSettings(ModelSettings):
+    """The model types `stable-diffusion-3` and `flux`."""
+
+    transformer: Part = None
+    """replaces the model's own"""
+
+
+class ScorerSettings(Section):
+    """A scorer: its type in the catalog, its weights, and the settings of its type."""
+
+    type: str
+    path: str = ""
+    """a folder, a hub id or embedded:NAME; of a scorer behind a server, the server's name for the model"""
+    revision: str | None = None
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """The places of its weights: the model, a head on it, weights that replace the model's."""
+        return self.path or None, getattr(self, "head", None), getattr(self, "weights", None)
+
+    @property
+    def asked_server(self) -> "Server | None":
+        """The server that it asks, of a type that asks one."""
+        return getattr(self, "server", None)
+
+
+class VqaSettings(ScorerSettings):
+    """The scorer type `vqa`."""
+
+    path: str
+    template: str | None = None
+    """how a question is put to the model, with {} in its place, such as "Question: {} Short answer:". Default: the
+    model's own, or that of its kind"""
+
+    @field_validator("template")
+    @classmethod
+    def _has_one_place(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{}") + template.count("{question}") != 1:
+            raise ValueError("a template has one {} where the question goes")
+        return template
+
+
+class EmbeddingSettings(ScorerSettings):
+    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1` and `imagereward`."""
+
+    path: str
+    weights: str | None = None
+    """replaces the model's own weights: a folder, a hub id, embedded:NAME or a safetensors file"""
+
+
+class AestheticSettings(ScorerSettings):
+    """The scorer type `aesthetic`."""
+
+    path: str
+    head: str | None = None
+    """a small network on the model's embedding: a folder, a hub id, embedded:NAME or a safetensors file"""
+
+
+class Prices(Section):
+    """Prices of a million tokens, in any currency."""
+
+    input: float = Field(default=0.0, ge=0)
+    output: float = Field(default=0.0, ge=0)
+
+
+class Server(Section):
+    """An OpenAI-compatible server. Its key is never part of a recipe: the environment's OPENAI_API_KEY holds it."""
+
+    base_url: str | None = None
+    """default: the environment's OPENAI_BASE_URL, else OpenAI's own server"""
+    concurrency: Positive = 8
+    """requests at a time"""
+    timeout: float = Field(default=120.0, gt=0)
+    """seconds to wait for a reply"""
+    reply_tokens: Positive = 256
+    """the most tokens of one reply: a judge's answer is one word, but a model that thinks first needs more"""
+    retries: int = Field(default=6, ge=0)
+    """times that a request is repeated in all, be it refused for now, failed, or answered with what can't be read"""
+    prices: Prices = Prices()
+    max_cost: float | None = Field(default=None, gt=0)
+    """the most that a stage may cost by these prices in this run, all its starts together; then it stops"""
+    max_tokens_total: Positive | None = None
+    """the most tokens, sent and received, that a stage may take in this run, all its starts together; then it stops"""
+
+    @field_validator("base_url")
+    @classmethod
+    def _has_no_credentials(cls, url: str | None) -> str | None:
+        if url and ("@" in url or "?" in url):
+            raise PydanticCustomError("secret", "leave credentials out of an address: OPENAI_API_KEY is their place")
+        return url
+
+    @model_validator(mode="after")
+    def _cap_has_prices(self) -> Self:
+        if self.max_cost is not None and not (self.prices.input or self.prices.output):
+            raise ValueError("max_cost needs prices: give prices.input and prices.output, of a million tokens")
+        return self
+
+
+class VqaOpenAISettings(ScorerSettings):
+    """The scorer type `vqa-openai`."""
+
+    path: str
+    server: Server | None = None
+
+
+class WriterSettings(Section):
+    """A writer of captions or questions. In a recipe `writer: shapes` is short for `writer: {type: shapes}`."""
+
+    type: str = "shapes"
+
+    @property
+    def language_model(self) -> "LanguageModel | None":
+        """These settings, of a writer that asks a language model."""
+        return self if isinstance(self, LanguageModel) else None
+
+
+class LanguageModel(Server, WriterSettings):
+    """The writer type `openai`: a language model behind an OpenAI-compatible server."""
+
+    path: str = Field(default_factory=lambda: os.environ.get("OPENAI_MODEL", ""), validate_default=True)
+    """the server's name for the model; default: the environment's OPENAI_MODEL"""
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    structured: bool = True
+    """ask for JSON by its schema; a server that refuses a schema is asked without one in any case"""
+    reply_tokens: Positive = 8192
+    """the most tokens of one reply; a model that thinks first needs more"""
+
+    @field_validator("path")
+    @classmethod
+    def _has_a_name(cls, path: str) -> str:
+        if not path:
+            raise ValueError("name a language model here, or in the environment's OPENAI_MODEL")
+        return path
+
+
+class MethodSettings(Section):
+    """An alignment method: its type in the catalog and the settings of its type."""
+
+    type: str = "dpo"
+
+
+class MarginSettings(MethodSettings):
+    """The method types `dpo` (log-sigmoid of the margin), `ipo` (a square about one half) and `hinge`."""
+
+    beta: float = Field(default=2000.0, gt=0)
+
+
+class ChoiceSettings(Section):
+    """A rule that makes pairs of scored candidates: its type in the catalog and the settings of its type."""
+
+    type: str = "best-worst"
+
+    @property
+    def scorers(self) -> dict[str, float]:
+        """The scorers that the rule reads, each with its weight."""
+        return dict(getattr(self, "weights", {}))
+
+
+class BestWorstSettings(ChoiceSettings):
+    """The choice type `best-worst`: argmax and argmin of the weighted sum (Eq. 5 to 7)."""
+
+    weights: dict[str, float] = Field(default={"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10})
+    minimum_margin: float = Field(default=0.0, ge=0)
+    """winner and loser must lie further apart than this, on the weighted sum's 0..100"""
+
+    @field_validator("weights")
+    @classmethod
+    def _has_a_weight(cls, weights: dict[str, float]) -> dict[str, float]:
+        if not any(weights.values()):
+            raise ValueError("the weights are all 0: give at least one scorer a weight")
+        return weights
+
+
+SETTINGS: dict[str, dict[str, type[Section]]] = {
+    "models": {
+        "stable-diffusion": StableDiffusionSettings,
+        "stable-diffusion-xl": StableDiffusionXLSettings,
+        "stable-diffusion-3": TransformerSettings,
+        "flux": TransformerSettings,
+    },
+    "scorers": {
+        "vqa": VqaSettings,
+        "vqa-openai": VqaOpenAISettings,
+        "clip": EmbeddingSettings,
+        "aesthetic": AestheticSettings,
+        "pickscore": EmbeddingSettings,
+        "hpsv2": EmbeddingSettings,
+        "hpsv2.1": EmbeddingSettings,
+        "imagereward": EmbeddingSettings,
+        "shapes-oracle": ScorerSettings,
+    },
+    "captions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "questions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "methods": {"dpo": MarginSettings, "ipo": MarginSettings, "hinge": MarginSettings},
+    "choices": {"best-worst": BestWorstSettings},
+}
+BASES: dict[str, type[Section]] = {
+    "models": ModelSettings,
+    "scorers": ScorerSettings,
+    "captions": WriterSettings,
+    "questions": WriterSettings,
+    "methods": MethodSettings,
+    "choices": ChoiceSettings,
+}
+NOT_SETTINGS = {"self", "meter", "adapter"}
+"""Parameters that the pipeline gives, and no recipe."""
+
+
+@cache
+def find_settings(kind: str, type_: str) -> type[Section]:
+    """Return the settings class of a type in the catalog, such as ("scorers", "vqa").
+
+    Raises:
+        RecipeError: there is no such type.
+    """
+    if type_ in SETTINGS[kind]:
+        return SETTINGS[kind][type_]
+    maker = catalog.find(kind, type_)
+    if getattr(maker, "needs_model", False):
+        return LanguageModel
+    return _read_settings(type_, maker, BASES[kind])
+
+
+def _read_settings(type_: str, maker: Any, base: type[Section]) -> type[Section]:
+    """Return settings whose keys are the parameters of another package's class, with their types and defaults."""
+    hints = _get_hints(maker)
+    fields: dict[str, Any] = {}
+    parameters = inspect.signature(maker).parameters.values()
+    for parameter in parameters:
+        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if not is_named or parameter.name in NOT_SETTINGS | set(base.model_fields) | set(Sampling.model_fields):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    if takes_all:
+        base = type(f"Open{base.__name__}", (base,), {"model_config": ConfigDict(extra="allow")})
+    made: type[Section] = create_model(f"Settings of {type_}", __base__=base, **fields)
+    return made
+
+
+def _get_hints(maker: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(vars(maker).get("__init__", maker) if isinstance(maker, type) else maker)
+    except Exception:  # hints that name what only a type checker imports
+        return {}
+
+
+def _validate_as(kind: str) -> Callable[[Any], Any]:
+    """Return a validator that takes a section's settings by its `type`."""
+
+    def validate(tree: Any) -> Any:
+        if isinstance(tree, Section):
+            return tree
+        tree = {"type": tree} if isinstance(tree, str) else tree
+        if not isinstance(tree, dict):
+            raise PydanticCustomError("plain", "give a mapping, or the name of a type")
+        base = BASES[kind]
+        type_ = tree.get("type", base.model_fields["type"].default)
+        if not isinstance(type_, str):
+            there = ", ".join(catalog.names(kind))
+            raise PydanticCustomError("plain", "{says}", {"says": f"give it a type: there are {there}"})
+        try:
+            return find_settings(kind, type_).model_validate(tree)
+        except ValidationError as failure:
+            context = {"faults": failure.errors(), "section": find_settings(kind, type_)}
+            raise PydanticCustomError("nested", "in the settings of a type", context) from failure
+        except AgfsyncError as failure:
+            raise PydanticCustomError("plain", "{says}", {"says": str(failure)}) from failure
+
+    return validate
+
+
+ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
+ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
+CaptionWriter = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+QuestionWriter = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
+ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
+
+
+def asks_language_model(kind: str, writer: Any) -> bool:
+    """Return True if a writer of the kind "captions" or "questions", as a recipe has it, asks a language model."""
+    type_ = writer.get("type") if isinstance(writer, dict) else writer
+    if isinstance(writer, WriterSettings):
+        return writer.language_model is not None
+    return isinstance(type_, str) and type_ in catalog.names(kind) and issubclass(find_settings(kind, type_), Server)

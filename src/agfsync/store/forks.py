@@ -1,0 +1,140 @@
+"""Forks: a run folder that shares with another what is the same in both, and goes on by itself.
+
+Parts and the files of finished stages are hard-linked, which is safe because nothing of ours writes into a file that is
+done: a new one is written beside and renamed, and what is damaged loses its name and keeps its bytes. What is written
+in place, by us or by people, is copied.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from agfsync.errors import RunError, StoreError
+from agfsync.files.atomic import flush, guarded, lock, write_atomic
+from agfsync.store import DATABASE, RECIPE, Run
+from agfsync.store.integrity import FOR_READERS, LOG
+from agfsync.store.parts import BadPart, check_size
+
+UNFINISHED = ".fork"
+"""The ending of a fork's folder while it is built."""
+IN_PLACE = {LOG, FOR_READERS}
+"""Endings of files that are written in place, if only by people."""
+NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
+"""What the system says where a file can't have another name in that folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """What a fork shares with its base: the number of files that are `linked`, and of those that could only be copied.
+
+    `copied_bytes` is the room that these copies take.
+    """
+
+    path: Path
+    linked: int
+    copied: int
+    copied_bytes: int
+
+    def __str__(self) -> str:
+        if not self.copied:
+            return f"{self.path}: shares {self.linked} files with its base"
+        return (
+            f"{self.path}: {self.copied} files ({self.copied_bytes / 1e6:.1f} MB) were copied, since its disk can't"
+            f" share them with its base"
+        )
+
+
+def fork(base: Path, to: Path) -> Fork:
+    """Make the run folder `to` out of the run at `base`, with all that is made there, so that nothing is drawn again.
+
+    Others may read `base` meanwhile, or fork it too. Until the fork is whole there is no run at `to`.
+
+    Raises:
+        RunError: `to` exists, or `base` is no run, or a process is at work on it.
+        StoreError: the disk fails, or a file of `base` is missing.
+    """
+    if to.exists() or to.is_symlink():
+        raise RunError(f"{to} exists already: choose another folder for the fork")
+    Run.open(base).close()
+    beside = to.with_name(to.name + UNFINISHED)
+    with guarded(beside):
+        beside.mkdir(parents=True, exist_ok=True)
+    with closing(lock(base, shared=True)), Run.open(base) as run, closing(lock(beside)):
+        _clear(beside)
+        linked = copied = copied_bytes = 0
+        for name, size in _shared(run):
+            if _link(base / name, beside / name, size):
+                linked += 1
+            else:
+                copied, copied_bytes = copied + 1, copied_bytes + size
+        for path in _own(run):
+            _copy(path, beside / path.relative_to(base))
+        run.copy_manifest(beside / DATABASE)
+        with guarded(beside):
+            for path in (beside, *beside.rglob("*")):
+                if path.is_dir():
+                    flush(path)
+        write_atomic(beside / RECIPE, run.recipe_yaml.encode())  # last: without it the folder is no run
+        with guarded(to):
+            beside.rename(to)
+            flush(to.parent)
+    return Fork(to, linked, copied, copied_bytes)
+
+
+def _shared(run: Run) -> Iterator[tuple[str, int]]:
+    """Yield the paths and sizes of the files that both may have."""
+    for name, size in run.recorded_files():
+        if Path(name).suffix not in IN_PLACE:
+            yield name, size
+
+
+def _own(run: Run) -> Iterator[Path]:
+    """Yield the files of which each needs its own: those that are written in place, and small accounts of the run."""
+    yield from run.path.glob("*.json")
+    folders = {folder for name, _ in run.recorded_files() for folder in Path(name).parents} - {Path()}
+    for folder in sorted(folders):
+        yield from (path for path in (run.path / folder).iterdir() if path.suffix in IN_PLACE)
+
+
+def _link(source: Path, target: Path, size: int) -> bool:
+    """Give the file `source` the name `target` too; False if it could only be copied.
+
+    Raises:
+        StoreError: it is missing, or isn't as long as it was.
+    """
+    try:
+        check_size(source, size)
+    except BadPart as fault:
+        raise StoreError(f"{source} {fault}: type `agfsync run` on its run first, which makes it anew") from fault
+    with guarded(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError as failure:
+            if failure.errno not in NO_LINKS:
+                raise
+        else:
+            return True
+    _copy(source, target)
+    return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    with guarded(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        flush(target)
+
+
+def _clear(beside: Path) -> None:
+    """Remove what a fork that was killed left behind."""
+    with guarded(beside):
+        for path in beside.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
