@@ -245,7 +245,7 @@ def test_a_learned_variance_is_drawn_as_by_diffusers_and_not_trained(tmp_path: P
     reason = check_files(SD, reader(where), steps=4)
     assert reason and "predicts a variance as well" in reason
     with pytest.raises(ModelError, match="can't be trained: its network predicts a variance"):
-        _ = ours(SD, where).alphas_cumprod_N
+        _ = ours(SD, where).schedule
 
 
 @pytest.mark.parametrize("type_", PIPELINES)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
+from diffusers import DDIMScheduler, FluxPipeline, StableDiffusion3Pipeline
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
@@ -24,9 +24,10 @@ from agfsync.errors import ModelError, RecipeError
 from agfsync.models import Generator
 from agfsync.models.architecture import TEXT
 from agfsync.models.dtypes import DTYPES
-from agfsync.models.flow_matching import POOLED, shift
+from agfsync.models.flow_matching import POOLED
 from agfsync.models.precision import Precision
 from agfsync.training import Denoiser
+from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.trainable import missing_of, missing_of_class
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
@@ -92,11 +93,59 @@ def latents_of(generator: Any, monkeypatch: pytest.MonkeyPatch, *drawing: Any) -
     return seen[0]
 
 
-def test_is_a_generator_that_isnt_trained(folders: dict[str, Path], name: str) -> None:
+def test_is_a_generator_that_can_be_trained(folders: dict[str, Path], name: str) -> None:
     generator: Generator = load(folders, name)
-    assert not isinstance(generator, Denoiser)
-    assert {"network", "alphas_cumprod_N", "encode_images"} <= set(missing_of(generator))
-    assert missing_of(generator) == missing_of_class(type(generator))
+    assert isinstance(generator, Denoiser)
+    assert missing_of(generator) == missing_of_class(type(generator)) == []
+    assert generator.schedule.prediction_type == "velocity"
+
+
+def test_training_predicts_as_drawing_does(folders: dict[str, Path], name: str) -> None:
+    generator = load(folders, name)
+    source = torch.Generator().manual_seed(1)
+    noisy, times = torch.randn(2, 16, 8, 12, generator=source), torch.tensor([0.25, 0.5])
+    told = generator.encode_prompts(PROMPTS[:2])
+    with torch.no_grad():
+        together = generator.predict(generator.network, noisy, times, told)
+        for row in range(2):
+            alone = {key: each[row, None] for key, each in told.items()}
+            drawn = generator._predict(noisy[row, None], 1000 * times[row], alone)
+            torch.testing.assert_close(together[row, None], drawn, rtol=1e-4, atol=1e-5)
+
+
+def test_a_flow_is_shifted_in_training_as_in_drawing(folders: dict[str, Path]) -> None:
+    """4 x 6 tokens are fewer than the 256 that FLUX's shift begins at; SD3's shift is 3 whatever the size."""
+    sd3, dev, schnell = (load(folders, name).schedule for name in ("sd3", "dev", "schnell"))
+    assert sd3._shift() == 3.0 and schnell._shift() == 1.0
+    assert dev.tokens == 24 and dev._shift() == pytest.approx(np.exp(0.5 + (24 - 256) * 0.65 / 3840))
+    assert (sd3.sampling, dev.sampling) == ("logit-normal", "uniform")
+    assert load(folders, "sd3", training_times="uniform").schedule.sampling == "uniform"
+
+
+def test_what_was_trained_is_saved_and_drawn_with(folders: dict[str, Path], one_of_each: str, tmp_path: Path) -> None:
+    """Whole, and as a LoRA on the base: by this package and by diffusers."""
+    base, trained = load(folders, one_of_each), load(folders, one_of_each)
+    add_adapters(trained.network, 2, 4, 0, trained.adapter_targets)
+    source = torch.Generator().manual_seed(9)
+    for key, parameter in trained.network.named_parameters():
+        if "lora_B" in key:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=source))
+    trained.save_adapter(adapter_weights(trained.network, 2, 4), tmp_path / "lora")
+    expected = trained.draw(PROMPTS[:1], [1], 0.0)
+    assert distance(expected, base.draw(PROMPTS[:1], [1], 0.0)) > 1
+    adapted = load(folders, one_of_each, adapter=tmp_path / "lora")
+    assert distance(adapted.draw(PROMPTS[:1], [1], 0.0), expected) <= 1 and adapted.identity != base.identity
+    pipeline = theirs(folders, one_of_each)
+    pipeline.load_lora_weights(tmp_path / "lora")
+    base._pipeline.transformer = pipeline.transformer
+    assert distance(base.draw(PROMPTS[:1], [1], 0.0), expected) <= 1
+    whole = load(folders, one_of_each)
+    with torch.no_grad():
+        for parameter in whole.network.parameters():
+            parameter.add_(0.01)
+    whole.save(tmp_path / "whole")
+    again = load({one_of_each: tmp_path / "whole"}, one_of_each)
+    assert distance(again.draw(PROMPTS[:1], [1], 0.0), whole.draw(PROMPTS[:1], [1], 0.0)) == 0
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -170,7 +219,7 @@ def test_the_very_call_that_users_of_diffusers_make(
     folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator, pipeline = load(folders, name), theirs(folders, name)
-    told = generator._encode(PROMPTS)
+    told = generator.encode_prompts(PROMPTS)
     assert {key: t.shape for key, t in told.items()} == {
         TEXT: (3, TOKENS[name], 32),
         POOLED: (3, 16 if KINDS[name][0] == "flux" else 24),
@@ -213,8 +262,8 @@ def test_text_is_encoded_once_for_a_prompt(
 ) -> None:
     generator = load(folders, one_of_each)
     asked: list[list[str]] = []
-    encode = generator._encode
-    monkeypatch.setattr(generator, "_encode", lambda prompts: asked.append(list(prompts)) or encode(prompts))
+    encode = generator.encode_prompts
+    monkeypatch.setattr(generator, "encode_prompts", lambda prompts: asked.append(list(prompts)) or encode(prompts))
     generator.draw([PROMPTS[1]] * 3 + [PROMPTS[0]], [1, 2, 3, 4], 0.1)
     assert asked == [[PROMPTS[1], PROMPTS[0], ""]]
 
@@ -276,12 +325,6 @@ def test_the_size_is_the_networks_unless_said_otherwise(folders: dict[str, Path]
     assert load(folders, "dev", height=None, width=None)._size == (256, 256)
 
 
-def test_sigmas_are_shifted_by_the_pictures_size_as_the_paper_of_the_model_has_it() -> None:
-    config = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config
-    assert [shift(config, tokens) for tokens in (256, 4096)] == pytest.approx([0.5, 1.15])
-    assert shift(FlowMatchEulerDiscreteScheduler(shift=3.0).config, 4096) is None
-
-
 def test_a_scheduler_that_draws_noise_takes_it_from_the_pictures_seeds(folders: dict[str, Path]) -> None:
     generator = load(folders, "sd3")
     generator._scheduler.register_to_config(stochastic_sampling=True)
@@ -291,7 +334,7 @@ def test_a_scheduler_that_draws_noise_takes_it_from_the_pictures_seeds(folders: 
 
 def test_latents_and_pictures_are_shifted_as_the_vae_says(folders: dict[str, Path]) -> None:
     generator = load(folders, "sd3")
-    latents = generator._latents.encode([Image.new("RGB", (24, 16), "red")])
+    latents = generator.encode_images([Image.new("RGB", (24, 16), "red")])
     pixels = torch.full((1, 3, 16, 24), -1.0)
     pixels[:, 0] = 1
     with torch.no_grad():
@@ -397,8 +440,8 @@ def test_a_lora_reaches_the_text_encoder_too(folders: dict[str, Path], one_of_ea
     adapted.save_lora_weights(tmp_path, text_encoder_lora_layers=weights)
     fused = load(folders, one_of_each, loras=[_lora(tmp_path, 1.0)])
     _, pooled = encode(adapted, PROMPTS, one_of_each)
-    torch.testing.assert_close(fused._encode(PROMPTS)[POOLED], pooled)
-    assert not torch.allclose(load(folders, one_of_each)._encode(PROMPTS)[POOLED], pooled)
+    torch.testing.assert_close(fused.encode_prompts(PROMPTS)[POOLED], pooled)
+    assert not torch.allclose(load(folders, one_of_each).encode_prompts(PROMPTS)[POOLED], pooled)
 
 
 def test_a_lora_of_another_model_is_said_in_a_line(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from agfsync.errors import ModelError
-from agfsync.models.headers import check_headers, weight_files
+from agfsync.models.files import weight_files
+from agfsync.models.headers import check_headers
 from agfsync.models.parts import load_part
 
 FILE = "diffusion_pytorch_model.safetensors"

@@ -194,14 +194,14 @@ def test_a_file_is_looked_for_in_the_cache_at_the_revision_that_was_asked_for(
     request = huggingface_hub.get_session().build_request("HEAD", address)
     refusal = {"status_code": 503, "reason_phrase": "Service Unavailable", "headers": {}}
     answers.note(SimpleNamespace(request=request, **refusal))
-    assert hub_errors.missing_file("o/clip", answers) is None
-    assert hub_errors.missing_file("o/clip (vae)", answers) is None
+    assert hub_errors.find_missing_file("o/clip", answers) is None
+    assert hub_errors.find_missing_file("o/clip (vae)", answers) is None
     (refs / revision).unlink()
-    assert "503 Service Unavailable for config.json" in str(hub_errors.missing_file("o/clip", answers))
+    assert "503 Service Unavailable for config.json" in str(hub_errors.find_missing_file("o/clip", answers))
 
 
 def test_a_lack_of_memory_passes_whatever_the_hub_answered(hub_cache: object) -> None:
-    with pytest.raises(MemoryError), hub_errors.hub_explained("o/clip"):
+    with pytest.raises(MemoryError), hub_errors.loading_errors("o/clip"):
         try:
             raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
         except ConnectionError:

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from agfsync import catalog
 from agfsync.errors import ModelError
 from agfsync.models import flux, hub, loading, refiner, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from agfsync.models.files import choose_variant, variants
 from agfsync.models.loading import PipelineSource, load_pipeline
-from agfsync.models.parts import PartSource, choose_variant, load_part, variants
+from agfsync.models.parts import PartSource, load_part
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares"]
 ARCHITECTURES: Mapping[str, ModuleType] = {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from agfsync.errors import ModelError
-from agfsync.models import pretrained
+from agfsync.models import hub_errors, pretrained
 
 SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -114,7 +114,7 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_models() -> None:
-    with pytest.raises(torch.OutOfMemoryError), pretrained.explained("model"):
+    with pytest.raises(torch.OutOfMemoryError), hub_errors.loading_errors("model"):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

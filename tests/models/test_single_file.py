@@ -279,7 +279,7 @@ def test_pictures_are_drawn_by_what_the_file_predicts(
     headed = changed(file, tmp_path / "h.safetensors", dict, {"modelspec.prediction_type": "v"})
     for path in (marked, headed):
         generator = build(type, path, plain)
-        assert generator.prediction_type == "v_prediction"
+        assert generator.schedule.prediction_type == "v_prediction"
         assert np.array_equal(drawn(generator), expected)
     back = changed(file, tmp_path / "e.safetensors", dict, {"modelspec.prediction_type": "epsilon"})
     assert np.array_equal(drawn(build(type, back, said)), noise)
@@ -306,12 +306,12 @@ def test_a_terminal_ratio_of_zero_is_honoured(
         index.write_text(index.read_text().replace("DDPMScheduler", name))
     path = changed(file, tmp_path / "z.safetensors", lambda tensors: tensors | {"v_pred": MARK, "ztsnr": MARK})
     generator = build("stable-diffusion", path, plain)
-    assert generator.prediction_type == "v_prediction"
-    assert float(generator.alphas_cumprod_N[-1]) < 1e-6
+    assert generator.schedule.prediction_type == "v_prediction"
+    assert float(generator.schedule.alphas_cumprod_N[-1]) < 1e-6
     assert np.array_equal(drawn(generator), drawn(build("stable-diffusion", said)))
 
 
 def test_a_unet_of_its_own_says_what_it_predicts(singles: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
     file, folder = singles("stable-diffusion")
     marked = changed(file, tmp_path / "v.safetensors", lambda tensors: tensors | {"v_pred": MARK})
-    assert build("stable-diffusion", folder, unet=str(marked)).prediction_type == "v_prediction"
+    assert build("stable-diffusion", folder, unet=str(marked)).schedule.prediction_type == "v_prediction"

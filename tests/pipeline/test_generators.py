@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from agfsync import catalog, cli, pipeline
 from agfsync.errors import ModelError, RecipeError
+from agfsync.models import hub
 from agfsync.pipeline.checks import faults
 from agfsync.recipe import dump
 from agfsync.records import Caption
@@ -140,7 +141,7 @@ def test_sound_models_pass(
     recipe = make_recipe(model=generator, candidates={"beside": {"other": generator}})
     assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
     told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
-    assert bool(told) == (type_ not in folders or type_ in ("stable-diffusion-3", "flux"))
+    assert not told
 
 
 def test_a_model_drawn_beside_may_be_one_that_cant_be_trained(
@@ -292,6 +293,48 @@ def test_a_hub_model_that_isnt_at_hand_is_left_to_the_loading(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:
     assert not faults(make_recipe(model={"type": SD, "path": "some/model"}))
+
+
+SCORED = {"clip": {"type": "clip", "path": "some/model"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"model": {"type": SD, "path": "some/model"}}, "model"),
+        ({"model": {"type": "flux", "path": "some/model", "sampling": {"guidance": 3.5}}}, "model"),
+        ({"scorers": SCORED, "pairs": {"weights": {"clip": 1.0}}}, "scorers.clip"),
+    ],
+)
+def test_a_hub_model_that_cant_be_had_is_refused_before_the_captions(
+    changes: dict[str, Any],
+    place: str,
+    hub_cache: Callable[..., str],
+    make_recipe: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    pipeline.prepare(run, make_recipe(**changes))
+    with pytest.raises(ModelError, match=rf"can't load the model some/model \({place}\): .*offline mode.*cache"):
+        pipeline.run(run, until="pairs")
+    assert all(standing.state == "to do" for standing in pipeline.status(run))
+    answer = hub.HubAnswer(fault="the hub has no such model, or it is private: set HF_TOKEN")
+    monkeypatch.setattr(hub, "ask", lambda *arguments: answer)
+    with pytest.raises(ModelError, match="the hub has no such model"):
+        pipeline.run(run, until="pairs")
+    pipeline.run(run, until="questions")
+
+
+def test_a_hub_model_in_the_cache_or_on_the_hub_passes(
+    hub_cache: Callable[..., str], make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(scorers=SCORED, pairs={"weights": {"clip": 1.0}})
+    monkeypatch.setattr(hub, "ask", lambda *arguments: hub.HubAnswer("a" * 40, {"model.safetensors": 1}))
+    pipeline.checks.check_generators(recipe, ["scores"])
+    monkeypatch.setattr(hub, "ask", lambda *arguments: hub.HubAnswer(fault="it is gated"))
+    hub_cache("some/model", "config.json")
+    pipeline.checks.check_generators(recipe, ["scores"])
 
 
 def test_a_plug_in_that_no_class_is_known_of_is_made_by_the_run_and_not_by_the_doctor(

@@ -55,14 +55,11 @@ def test_a_run_goes_up_to_where_it_is_told(path: Path) -> None:
     assert states(path) == dict.fromkeys(pipeline.NAMES[:5], "done") | dict.fromkeys(pipeline.NAMES[5:], "to do")
 
 
-@pytest.mark.parametrize("kind", ["stable-diffusion-3", "flux", "double"])
-def test_a_generator_that_cant_be_trained_is_told_before_anything_is_made(
-    tmp_path: Path, make_recipe: Any, kind: str
-) -> None:
+def test_a_generator_that_cant_be_trained_is_told_before_anything_is_made(tmp_path: Path, make_recipe: Any) -> None:
     path = tmp_path / "run"
-    pipeline.prepare(path, make_recipe(model={"type": kind, "path": "none"}))
+    pipeline.prepare(path, make_recipe(model={"type": "double", "path": "none"}))
     says = (
-        f"type {kind} draws and is scored, but can't be trained: it has no .*network.*; `agfsync run ... --until pairs`"
+        "type double draws and is scored, but can't be trained: it has no .*network.*; `agfsync run ... --until pairs`"
     )
     for until in (None, "training", "report"):
         with pytest.raises(ModelError, match=says):

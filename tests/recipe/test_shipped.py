@@ -9,7 +9,6 @@ from fake_language import FakeServer
 
 from agfsync import pipeline
 from agfsync import recipe as config
-from agfsync.errors import ModelError
 from agfsync.models import LORA_FILE
 from agfsync.records import Candidate, Pair, Score
 from agfsync.stages.report.verdict import role_of
@@ -134,19 +133,25 @@ def test_a_run_ends_in_a_model_and_a_report(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["stable-diffusion-3", "flux"])
-def test_what_cant_be_trained_is_drawn_scored_and_paired(
-    kind: str, tiny_sd3_generator: Path, tiny_flux_generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "recipe"), [("stable-diffusion-3", "sd15"), ("flux", "sdxl-lora")])
+def test_flow_models_are_drawn_scored_paired_and_trained(
+    kind: str,
+    recipe: str,
+    tiny_sd3_generator: Path,
+    tiny_flux_generator: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = tiny_flux_generator if kind == "flux" else tiny_sd3_generator
     path = tmp_path / "run"
     with FakeServer() as server:
-        pipeline.prepare(path, tiny("sd15", folder, server.url, type=kind))
-        pipeline.run(path, until="pairs")
-        with pytest.raises(ModelError, match="--until pairs"):
-            pipeline.run(path)
+        pipeline.prepare(path, tiny(recipe, folder, server.url, **{"type": kind, "sampling.scheduler": "model"}))
+        pipeline.run(path)
+    assert {standing.state for standing in pipeline.status(path)} == {"done"}
+    files = {file.name for file in (path / "model").iterdir()}
+    assert ({"README.md", LORA_FILE} == files) if recipe.endswith("-lora") else ("transformer" in files)
     with Run.open(path) as run:
         candidates, scores = list(run.read("candidates", Candidate)), list(run.read("scores", Score))
         pairs = list(run.read("pairs", Pair))

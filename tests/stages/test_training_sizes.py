@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.engine.progress import Silent
+from agfsync.models.schedules import DiffusionSchedule
 from agfsync.models.stable_diffusion_xl import StableDiffusionXL
 from agfsync.models.xl import TIME_IDS
 from agfsync.recipe import dump
@@ -23,13 +24,13 @@ from agfsync.store import Run
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.methods.dpo import DiffusionDPO
 from agfsync.training.methods.pairs import pair_errors
-from agfsync.training.noising import draw_noise
+from agfsync.training.noising import draw_pair_noise
 from agfsync.training.reference import FrozenCopy
 
 SIZES = {0: ((16, 16), (48, 32)), 1: ((24, 84), (20, 20)), 2: ((16, 24), (16, 16)), 3: ((8, 8), (96, 24))}
 """Width and height of each pair's winner and loser; the generator's own are 16 x 16."""
 NAMES = ("circle", "star", "ring", "squares")
-NOISE = draw_noise(5, 0, torch.Size([len(SIZES), 4, 8, 8]), 1000)
+NOISE = draw_pair_noise(5, 0, torch.Size([len(SIZES), 4, 8, 8]), DiffusionSchedule(torch.ones(1000)))
 BETA = 50.0
 
 
@@ -143,7 +144,7 @@ def _error(pipe: Any, network: nn.Module, path: Path, number: int, row: int) -> 
     pixels = pipe.image_processor.preprocess(square)
     latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
     text, _, pooled, _ = pipe.encode_prompt(f"a {NAMES[number]}", do_classifier_free_guidance=False)
-    noise, timestep = NOISE.noise_PCHW[row, None], NOISE.timesteps_P[row, None]
+    noise, timestep = NOISE.noise_PCHW[row, None], NOISE.times_P[row, None]
     alpha = pipe.scheduler.alphas_cumprod[timestep]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     added = {"text_embeds": pooled, "time_ids": torch.tensor([_naive_ids(width, height)], dtype=torch.float32)}

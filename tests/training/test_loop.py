@@ -20,7 +20,7 @@ from agfsync.training.loop import learning_rate, train
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
 from agfsync.training.methods.pairs import PairErrors, PairObjective, pair_errors
-from agfsync.training.noising import draw_noise
+from agfsync.training.noising import draw_pair_noise
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 
@@ -163,7 +163,7 @@ def test_learning_rate() -> None:
 
 def test_winner_and_loser_share_noise_and_timestep(denoiser: StableDiffusion, pairs: EncodedPairs) -> None:
     same = replace(pairs, loser_P=pairs.winner_P)
-    noise = draw_noise(0, 0, torch.Size([3, 4, 8, 8]), 1000)
+    noise = draw_pair_noise(0, 0, torch.Size([3, 4, 8, 8]), denoiser.schedule)
     batch = same.batch(torch.tensor([0, 1, 2]), denoiser.device)
     errors = pair_errors(denoiser, FrozenCopy(deepcopy(denoiser.network), "fp32"), batch, noise)
     torch.testing.assert_close(errors.winner_P, errors.loser_P)

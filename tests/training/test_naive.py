@@ -19,21 +19,25 @@ from tiny_diffusion import pipeline
 from torch import Tensor, nn
 
 from agfsync import catalog
+from agfsync.models.schedules import LossSpace
 from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.models.tensors import to_tensor
+from agfsync.records import seed_of
 from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.pairs import PairMethod, pair_errors
-from agfsync.training.noising import PairNoise, draw_noise
-from agfsync.training.objective import LossSpace
+from agfsync.training.noising import PairNoise
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 
 BETA, GAMMA = 50.0, 5.0
 PAIRS = 4
 PROMPTS = ["a red circle", "two green squares", "a large yellow ring", "a red circle"]
 # From a signal-to-noise ratio of about 40, far above gamma, to one of 0.006.
-NOISE = PairNoise(draw_noise(5, 0, torch.Size([PAIRS, 4, 8, 8]), 1000).noise_PCHW, torch.tensor([735, 25, 120, 980]))
+NOISE = PairNoise(
+    torch.randn(PAIRS, 4, 8, 8, generator=torch.Generator().manual_seed(seed_of(5, "noise", 0))),
+    torch.tensor([735, 25, 120, 980]),
+)
 Nudge = Callable[[nn.Module], None]
 
 
@@ -86,11 +90,11 @@ class Naive:
     def log_ratio(self, picture: Image.Image, row: int) -> Tensor:
         """-(m - m^ref) / 2, times the weight of the timestep."""
         change = self.error(self.trained, picture, row) - self.error(self.base, picture, row).detach()
-        return -change / 2 * self.weight(NOISE.timesteps_P[row])
+        return -change / 2 * self.weight(NOISE.times_P[row])
 
     def error(self, network: nn.Module, picture: Image.Image, row: int) -> Tensor:
         pipe, scheduler = self.pipe, self.pipe.scheduler
-        noise, timestep = NOISE.noise_PCHW[row, None], NOISE.timesteps_P[row, None]
+        noise, timestep = NOISE.noise_PCHW[row, None], NOISE.times_P[row, None]
         with torch.no_grad():
             posterior = pipe.vae.encode(to_tensor([picture])).latent_dist
             latents = posterior.mode() * pipe.vae.config.scaling_factor

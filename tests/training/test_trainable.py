@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agfsync.errors import ModelError
+from agfsync.models.flow_matching import FlowMatching
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.training import Denoiser
 from agfsync.training.trainable import NEEDED, missing_of, missing_of_class, untrainable_type
@@ -19,7 +20,7 @@ class Whole:
     def __init__(self) -> None:
         self.network = None
 
-    alphas_cumprod_N = prediction_type = None
+    adapter_targets = schedule = None
 
     def encode_images(self) -> None: ...
     def picture_conditioning(self) -> None: ...
@@ -33,8 +34,8 @@ class Half(Whole):
     encode_images = None
 
     @property
-    def prediction_type(self) -> str:  # type: ignore[override]
-        return str(SimpleNamespace().prediction_type)
+    def schedule(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace().schedule
 
 
 class Delegating:
@@ -43,12 +44,18 @@ class Delegating:
 
 
 def test_needed_is_the_protocol() -> None:
-    assert set(NEEDED) >= {"device", "network", "alphas_cumprod_N", "save_adapter"} and len(NEEDED) == 10
-    assert all(name in vars(Denoiser) for name in NEEDED)
+    assert set(NEEDED) >= {"device", "network", "schedule", "save_adapter"} and len(NEEDED) == 10
+    assert all(hasattr(Denoiser, name) for name in NEEDED)
 
 
 def test_a_class_that_has_all_lacks_nothing() -> None:
-    assert missing_of_class(Whole) == missing_of_class(Half) == missing_of_class(LatentDiffusion) == []
+    assert (
+        missing_of_class(Whole)
+        == missing_of_class(Half)
+        == missing_of_class(LatentDiffusion)
+        == missing_of_class(FlowMatching)
+        == []
+    )
 
 
 def test_a_class_that_lacks_some_is_told_which() -> None:
@@ -65,7 +72,7 @@ def test_an_attribute_that_fails_is_told_with_its_cause() -> None:
     half = Half()
     half.device = "cpu"
     (told,) = missing_of(half)
-    assert told.startswith("prediction_type (") and "has no attribute 'prediction_type'" in told
+    assert told.startswith("schedule (") and "has no attribute 'schedule'" in told
 
 
 def test_the_true_reason_is_not_hidden() -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from agfsync.errors import ModelError
 
 TEXT = "encoder_hidden_states_BTD"
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""Diffusers' names of an attention's projections, which a LoRA adapts."""
 Conditioning = Mapping[str, Tensor]
 """What a prompt says to the network: named tensors, one row a prompt."""
 Size = tuple[int, int]
@@ -77,6 +79,8 @@ class Architecture:
     """what makes the model that can take its last steps"""
     latent_statistics: Sequence[str] = ()
     """keys of the VAE's configuration that its pipeline in diffusers applies to latents, besides scaling_factor"""
+    adapter_targets: Sequence[str] = ATTENTION
+    """the ends of the names of the layers that a LoRA of its network adapts"""
     indexed: bool = False
     """its pipeline in diffusers counts the scheduler's steps from 0, and doesn't look up the first by its timestep"""
 

@@ -1,35 +1,35 @@
 """A transformer on a VAE's latents that predicts a flow's velocity: what Stable Diffusion 3 and FLUX have in common.
 
-They draw, and aren't trained: the loss of Diffusion-DPO (Eq. 8) is that of a noise prediction.
-
-Legend: B images in the batch, U distinct prompts, T tokens, D embedding width, E width of the pooled embedding,
-C H W latent channels, height, width.
+Legend: B images in the batch, C H W latent channels, height, width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from agfsync.errors import model_errors
-from agfsync.models.architecture import TEXT, Architecture, Conditioning, picture_size
+from agfsync.models.architecture import ATTENTION, TEXT, Architecture, Conditioning, picture_size
 from agfsync.models.configuration import check_choices, check_parts, parts_of
 from agfsync.models.dtypes import torch_dtype
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, load_pipeline, weights_of
+from agfsync.models.loading import PipelineSource, add_adapter, load_pipeline, save_pipeline, weights_of
 from agfsync.models.loras import Lora, fuse_loras
 from agfsync.models.precision import Precision
 from agfsync.models.pretrained import torch_device
 from agfsync.models.sampling import draw_noise, embedding_noise_of, encoded, flow, guided, noised
+from agfsync.models.schedules import FlowSchedule, TimeSampling
 from agfsync.records import digest
 
 POOLED = "pooled_projections_BE"
+JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""The projections of picture and text, as diffusers' training scripts adapt them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,18 @@ class Family:
     """guidance is told to the network, and asks for no second prediction"""
     even_sigmas: bool
     """before they are shifted, the steps' sigmas are even from 1 to 1 / steps; else they are the scheduler's own"""
+    training_times: TimeSampling
 
 
 class FlowMatching:
-    """A text-to-image model with its sampling settings.
+    """A text-to-image model with its sampling settings, and what its alignment needs of it.
 
     `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
-    `revision`) take the place of its own; `loras` are added to its weights. The picture is `height` x `width` pixels,
-    by default the size that the network was made for. `scheduler` can only be "model", the one that the model was saved
-    with. `dtype` is that of the networks: on a CPU they keep float32 weights and run under autocast.
+    `revision`) take the place of its own; `loras` are added to its weights; `adapter` is a folder with a LoRA of its
+    network. The picture is `height` x `width` pixels, by default the size that the network was made for. `scheduler`
+    can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
+    float32 weights and run under autocast. `training_times` is the distribution of the training times (see
+    `FlowSchedule`), by default that of diffusers' training script for the family.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting makes no sense for it.
@@ -77,12 +80,14 @@ class FlowMatching:
         scheduler: str = "model",
         dtype: str = "fp32",
         device: str = "auto",
+        adapter: Path | None = None,
+        training_times: TimeSampling | None = None,
     ) -> None:
         architecture = family.architecture
         check_choices(architecture.name, scheduler)
         self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, path
-        place = torch_device(device)
-        self._precision = Precision(place, torch_dtype(dtype, place))
+        self.device = torch_device(device)
+        self._precision = Precision(self.device, torch_dtype(dtype, self.device))
         origin = PipelineSource.of(path, revision=revision, variant=variant, vae=vae, transformer=transformer)
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         with model_errors(f"the model {path} can't be drawn with"):
@@ -90,15 +95,27 @@ class FlowMatching:
         family.check(self._pipeline.transformer.config, guidance, negative_prompt)
         sides = architecture.sides(self._pipeline)
         self._size = picture_size(sides, height, width)
-        self._steps, self._tokens = steps, prod(side // sides.multiple_of for side in self._size)
+        self._steps, tokens = steps, prod(side // sides.multiple_of for side in self._size)
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
+        self.schedule = FlowSchedule(
+            self._scheduler, tokens, training_times or family.training_times, family.even_sigmas
+        )
+        self.adapter_targets = architecture.adapter_targets
         self.remarks = fuse_loras(self._pipeline, loras)
+        if adapter is not None:
+            add_adapter(self._pipeline, adapter)
         with model_errors(f"the model {path} can't be drawn with"):
-            self._pipeline.to(self._precision.device)
+            self._pipeline.to(self.device)
         self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
-        self.identity = digest(*weights_of(architecture, origin, loras=loras), *sampling)
+        self.identity = digest(*weights_of(architecture, origin, adapter, loras), *sampling)
+
+    @property
+    def network(self) -> nn.Module:
+        """The transformer, which alignment trains."""
+        transformer: nn.Module = self._pipeline.transformer
+        return transformer
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
@@ -111,44 +128,62 @@ class FlowMatching:
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        with_prompt, without = encoded(self._encode, prompts, self._negative_prompt)
+        with_prompt, without = encoded(self.encode_prompts, prompts, self._negative_prompt)
         noise = embedding_noise_of(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
         scale = 1.0 if self._family.distilled else self._guidance
         predict = guided(self._predict, noised(with_prompt, noise), without, scale)
-        start_BCHW = draw_noise(sources, self._latents.shape).to(self._precision.device)
-        self._set_timesteps()
+        start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
+        self.schedule.set_timesteps(self._scheduler, self._steps, self.device)
         return self._latents.decode(flow(self._scheduler, predict, start_BCHW, sources))
 
-    def _encode(self, prompts: Sequence[str]) -> Conditioning:
-        return self._family.architecture.encode(self._pipeline, prompts, self._size)
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
+
+        The mean and not a sample, for the reasons that `LatentDiffusion.encode_images` gives.
+        """
+        with model_errors(f"the VAE of {self._model} can't encode pictures"):
+            return self._latents.encode(images)
+
+    def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
+        """Return nothing: these networks aren't told of a picture's own size."""
+        return self._family.architecture.picture_conditioning(images, self._size)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the prompts' conditioning: text and pooled embeddings, float32, a row a prompt."""
+        with model_errors(f"the model {self._model} can't read prompts"):
+            return self._family.architecture.encode(self._pipeline, prompts, self._size)
+
+    def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the velocity that `network`, this transformer or a copy of it, predicts: (B, C, H, W).
+
+        A network with guidance built in is given the guidance that the model draws with.
+        """
+        return self._velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
+
+    def save(self, folder: Path) -> None:
+        """Write the whole pipeline, with the transformer as it now is, as safetensors."""
+        save_pipeline(self._pipeline, folder)
+
+    def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Write a LoRA of the transformer, `weights` by peft's names, as diffusers and others read it."""
+        kind = self._family.architecture.pipeline
+        kind.save_lora_weights(folder, transformer_lora_layers=dict(weights), safe_serialization=True)
 
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """In float32, as is everything but the network's own work."""
-        dtype, timesteps_B = self._precision.weights, timestep.expand(len(noisy_BCHW))
-        told = self._family.architecture.cast(conditioning, dtype)
+        timesteps_B = timestep.expand(len(noisy_BCHW))
         with self._precision.autocast():
-            return self._family.predict(
-                self._pipeline.transformer, noisy_BCHW.to(dtype), timesteps_B, told, self._guidance
-            ).float()
+            return self._velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
 
-    def _set_timesteps(self) -> None:
-        sigmas = np.linspace(1, 1 / self._steps, self._steps) if self._family.even_sigmas else None
-        mu = shift(self._scheduler.config, self._tokens)
-        self._scheduler.set_timesteps(self._steps, device=self._precision.device, sigmas=sigmas, mu=mu)
-        self._scheduler.set_begin_index(0)
+    def _velocity(
+        self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        dtype = self._precision.weights
+        arguments = self._family.architecture.cast(conditioning, dtype)
+        return self._family.predict(network, noisy_BCHW.to(dtype), timesteps_B, arguments, self._guidance)
 
 
 def arguments(conditioning: Conditioning) -> dict[str, Any]:
     """What the transformer calls it."""
     return {"encoder_hidden_states": conditioning[TEXT], "pooled_projections": conditioning[POOLED]}
-
-
-def shift(config: Any, tokens: int) -> float | None:
-    """mu, by which the sigmas are shifted towards noise for a picture of so many tokens; None if they aren't by size.
-
-    It is on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`) (FLUX.1).
-    """
-    if not config.use_dynamic_shifting:
-        return None
-    rise = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    return float(config.base_shift + rise * (tokens - config.base_image_seq_len))

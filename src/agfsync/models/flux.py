@@ -14,7 +14,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from agfsync.errors import ModelError
 from agfsync.models.architecture import TEXT, Architecture, Conditioning, Sides, Size, vae_dtype_in_range
-from agfsync.models.flow_matching import POOLED, Family, FlowMatching, arguments
+from agfsync.models.flow_matching import JOINT_ATTENTION, POOLED, Family, FlowMatching, arguments
 from agfsync.models.loading import quietly
 from agfsync.models.single_file import UNET, VAE
 
@@ -72,6 +72,15 @@ ARCHITECTURE = Architecture(
     sides=_sides,
     prefixes={"transformer": UNET, "vae": VAE},
     latent_statistics=("shift_factor",),
+    adapter_targets=(*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
-Flux = partial(FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=True, even_sigmas=True))
+FAMILY = Family(
+    ARCHITECTURE,
+    check=_check,
+    predict=_predict,
+    distilled=True,
+    even_sigmas=True,
+    training_times="uniform",
+)
+Flux = partial(FlowMatching, FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""

@@ -1,6 +1,5 @@
 """Whether a network's files hold all of its weights, by the files' headers alone: nothing of the weights is read."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +10,10 @@ from safetensors import SafetensorError, safe_open
 
 from agfsync.errors import ModelError
 from agfsync.models.configuration import find_class
+from agfsync.models.files import weight_files
 from agfsync.models.pretrained import COMPILED, describe_misfit
 
-SAFE = ".safetensors"
-STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
-"""how the files of a part's weights are called, by its library"""
-OF_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """layers of a VAE's attention, by the names that diffusers had for them once and still reads"""
 
 
@@ -31,7 +28,7 @@ def check_headers(
     Raises:
         ModelError: some are missing; names `label` and the first of them. Or a file's header can't be read.
     """
-    files = weight_files(folder, library, variant) or weight_files(folder, library)
+    files = weight_files(folder, library, variant)
     if not files:
         return
     groups = _weights(find_class(library, kind), config)
@@ -41,21 +38,6 @@ def check_headers(
     if missing:
         compiled = [name for name in names if COMPILED in name]
         raise ModelError(describe_misfit(label, kind, missing, unexpected=compiled))
-
-
-def weight_files(folder: Path, library: str, variant: str | None = None) -> list[Path]:
-    """Return the files in `folder` that `library` loads a part from: one, or its shards; none where it isn't clear."""
-    ending = f".{variant}" if variant else ""
-    if (stem := STEMS.get(library)) is None:
-        return []
-    one, index = folder / f"{stem}{ending}{SAFE}", folder / f"{stem}{SAFE}.index{ending}.json"
-    if one.is_file():
-        return [one]
-    try:
-        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return []
-    return [folder / name for name in named] if all((folder / name).is_file() for name in named) else []
 
 
 def _names(file: Path, label: str) -> list[str]:
@@ -93,5 +75,5 @@ def _plain(name: str) -> str:
     """Return a weight's name without what versions of the libraries differ in."""
     parts = name.removeprefix("text_model.").split(".")
     if "attentions" in parts:
-        parts = [OF_OLD.get(part, part) for part in parts]
+        parts = [_OLD_NAMES.get(part, part) for part in parts]
     return ".".join(parts)

@@ -1,4 +1,4 @@
-"""What is known of a hub model without loading it: what of it lies in the local cache, and what the hub says in time.
+"""Questions about a hub model without loading it, to the local cache and to the hub.
 
 Nothing here waits longer than `PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that didn't answer isn't asked again.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from agfsync.models.hub_errors import told_answer
+from agfsync.models.hub_errors import describe_answer, describe_offline
 
 PATIENCE = 4.0
 """seconds that the hub has for an answer"""
@@ -20,8 +20,8 @@ MAIN, SAFE = "main", ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the hub says of a model: its commit and its files' sizes in bytes; or why it says nothing."""
+class HubAnswer:
+    """The hub's answer about a model: its commit and its files' sizes in bytes; or the reason for no answer."""
 
     commit: str | None = None
     files: Mapping[str, int] = field(default_factory=dict)
@@ -32,13 +32,17 @@ NO_NETWORK = "no network"
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether `model` can only be a hub id: no embedded model, and nothing of that name on this machine."""
+    """Return True if `model` can only be a hub id: no embedded model, and nothing of that name on this machine.
+
+    >>> is_hub_id("openai/clip-vit-base-patch16"), is_hub_id("./folder"), is_hub_id("embedded:clip")
+    (True, False, False)
+    """
     written_as_path = model.startswith((".", "/", "~")) or model.count("/") != 1
     return not (written_as_path or ":" in model or Path(model).exists())
 
 
 def cached_commit(model: str, revision: str | None = None) -> str | None:
-    """The commit that loading `model` at `revision` without a network would take, if the cache has any of it."""
+    """Return the commit that `model` would be loaded at without a network, None if the cache has nothing of it."""
     folder, name = _folder(model), revision or MAIN
     if (folder / "snapshots" / name).is_dir():
         return name
@@ -50,13 +54,13 @@ def cached_commit(model: str, revision: str | None = None) -> str | None:
 
 
 def snapshot(model: str, revision: str | None = None) -> Path | None:
-    """The folder with what the cache holds of `model`, which may be a part of it."""
+    """Return the folder of the cache with the files of `model`, which may be some of them; None without any."""
     commit = cached_commit(model, revision)
     return None if commit is None else _folder(model) / "snapshots" / commit
 
 
 def commit_of(model: str) -> str | None:
-    """The commit of `model` that has weights to load: the cache's, else the hub's; None where neither can be had.
+    """Return the commit of `model` that has weights to load: the cache's, else the hub's; None without either.
 
     One without safetensors doesn't count: transformers may find converted ones for the branch, and not for a commit.
     """
@@ -67,33 +71,41 @@ def commit_of(model: str) -> str | None:
     return answer.commit if any(name.endswith(SAFE) for name in answer.files) else None
 
 
-def ask(model: str, revision: str | None = None) -> Answer:
-    """What the hub says of `model`."""
+def ask(model: str, revision: str | None = None) -> HubAnswer:
+    """Return what the hub says of `model`."""
     return _asked(model, revision)
 
 
+def why_absent(model: str, revision: str | None = None) -> str:
+    """Return the reason why a hub model can't be had; "" if the cache has some of it or the hub lists its files."""
+    if cached_commit(model, revision) is not None:
+        return ""
+    fault = ask(model, revision).fault
+    return describe_offline() if fault == NO_NETWORK else fault
+
+
 @cache
-def _asked(model: str, revision: str | None) -> Answer:
+def _asked(model: str, revision: str | None) -> HubAnswer:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.HF_HUB_OFFLINE or _SILENT:
-        return Answer(fault=NO_NETWORK)
+        return HubAnswer(fault=NO_NETWORK)
     try:
         info = _in_time(lambda: HfApi().model_info(model, revision=revision, timeout=PATIENCE - 1, files_metadata=True))
     except GatedRepoError:
-        return Answer(fault="it is gated: accept its terms on the hub and set HF_TOKEN")
+        return HubAnswer(fault="it is gated: accept its terms on the hub and set HF_TOKEN")
     except RevisionNotFoundError:
-        return Answer(fault=f"it has no revision {revision}")
+        return HubAnswer(fault=f"it has no revision {revision}")
     except RepositoryNotFoundError:
-        return Answer(fault="the hub has no such model, or it is private: set HF_TOKEN")
+        return HubAnswer(fault="the hub has no such model, or it is private: set HF_TOKEN")
     except HfHubHTTPError as failure:
-        return Answer(fault=told_answer(failure.response))
+        return HubAnswer(fault=describe_answer(failure.response))
     except Exception:
-        # Whatever else befalls a request: no connection, no answer in time, an answer that is none.
+        # No connection, no answer in time, or an answer that isn't the hub's.
         _SILENT.append(model)
-        return Answer(fault=NO_NETWORK)
-    return Answer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
+        return HubAnswer(fault=NO_NETWORK)
+    return HubAnswer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
 
 def files(model: str, revision: str | None = None) -> list[str]:
@@ -105,7 +117,7 @@ def files(model: str, revision: str | None = None) -> list[str]:
 
 
 def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
-    """A small file of `model`, from the cache or, where the hub answers, from there; None where there is none."""
+    """Return a small file of `model` from the cache or, if the hub answers, from there; None if there is none."""
     found = snapshot(model, revision)
     if found is not None and (found / name).is_file():
         return found / name
@@ -121,7 +133,7 @@ def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
 
 
 def forget() -> None:
-    """Whatever the hub has said, or failed to say."""
+    """Forget the hub's answers, and that it gave none."""
     _asked.cache_clear()
     _SILENT.clear()
 
@@ -138,10 +150,10 @@ def _folder(model: str) -> Path:
 
 
 def _in_time(work: Any) -> Any:
-    """What `work` gives, in a thread of its own: a name that isn't resolved heeds no timeout.
+    """Return the result of `work`, called in a thread, since resolving a name heeds no timeout.
 
     Raises:
-        TimeoutError: not within `PATIENCE`. Or whatever `work` raises.
+        TimeoutError: it takes longer than `PATIENCE`. Or whatever `work` raises.
     """
     future: Future[Any] = Future()
 

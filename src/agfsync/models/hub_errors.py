@@ -1,8 +1,8 @@
-"""What the hub said, whatever the libraries made of it.
+"""The hub's reasons for a failed loading, in one line.
 
-Diffusers and transformers put exceptions of their own in place of the hub client's, and guess the cause: "no file named
-model_index.json" is said of any failure. Some answers they pass over in silence, and go on without the file. So the
-cause is read from the chain of exceptions, and where that has none from the answers themselves.
+Diffusers and transformers replace the hub client's exceptions by their own and guess the cause: they report any failure
+as "no file named model_index.json". They ignore some answers and go on without the file. So the cause is read from the
+chain of exceptions, and where that has none from the hub's answers themselves.
 """
 
 import os
@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from logging import ERROR
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from agfsync.errors import AgfsyncError, ModelError, lacks_memory
+from agfsync.errors import AgfsyncError, ModelError, lacks_memory, model_errors
 
 ENDPOINT, OFFLINE = "HF_ENDPOINT", ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-LONGEST = 200
-"""characters of the hub's own words"""
+_LONGEST_QUOTE = 200
+"""Characters of the hub's own words."""
 ADVICE = {
     "GatedRepo": "it is gated: accept its terms on the hub and set HF_TOKEN",
     "RevisionNotFound": "it has no such revision",
@@ -35,44 +34,42 @@ class Answers:
     last: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def note(self, response: Any) -> None:
+        """Keep an answer."""
         self.last[response.request.method, str(response.request.url)] = response
 
     def refused(self) -> list[Any]:
-        """Those that are neither the file nor its absence."""
+        """Return the answers that are neither the file nor its absence."""
         return [each for each in self.last.values() if each.status_code in (401, 403, 429) or each.status_code >= 500]
 
 
 @contextmanager
-def hub_explained(model: str) -> Iterator[None]:
-    """Within, what the hub has against loading `model` ends in a `ModelError` that says it; its client prints nothing.
+def loading_errors(model: str) -> Iterator[None]:
+    """Turn whatever the hub or a library raises while it loads `model` into a `ModelError`; the hub's client is silent.
+
+    A lack of memory stays as it is.
 
     Raises:
-        ModelError: the hub refused a file or can't be reached, also where the library went on without the file.
+        ModelError: the loading failed, or the hub refused a file that the library went on without.
     """
-    answers = Answers()
-    with _silent(), _noted(answers) if is_written_as_hub_id(model) else nullcontext():
+    from agfsync.models.hub import is_hub_id
+
+    answers, what = Answers(), f"can't load the model {model}"
+    with model_errors(what), _silence_hub_client(), _record(answers) if is_hub_id(model) else nullcontext():
         try:
             yield
         except AgfsyncError:
             raise
         except Exception as failure:
-            if lacks_memory(failure):
-                raise
-            fault = hub_fault(failure, answers)
+            fault = None if lacks_memory(failure) else find_hub_fault(failure, answers)
             if fault is None:
                 raise
-            raise ModelError(f"can't load the model {model}: {fault}") from failure
-        if missing := missing_file(model, answers):
-            raise ModelError(f"can't load the model {model}: {missing}")
-
-
-def is_written_as_hub_id(model: str) -> bool:
-    """True if `model` is no path, and names nothing on this machine."""
-    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()
+            raise ModelError(f"{what}: {fault}") from failure
+        if missing := find_missing_file(model, answers):
+            raise ModelError(f"{what}: {missing}")
 
 
 @contextmanager
-def _noted(answers: Answers) -> Iterator[None]:
+def _record(answers: Answers) -> Iterator[None]:
     from huggingface_hub import get_session
 
     session = get_session()
@@ -85,49 +82,49 @@ def _noted(answers: Answers) -> Iterator[None]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """The hub's client tells of each repeated request on the terminal."""
+def _silence_hub_client() -> Iterator[None]:
+    """Keep the hub's client from printing each repeated request."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity(ERROR)
     try:
         with warnings.catch_warnings():
-            # Diffusers gives the client an argument that it doesn't take any more.
+            # Diffusers still gives the client an argument that it no longer takes.
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
     finally:
         logging.set_verbosity(before)
 
 
-def hub_fault(failure: BaseException, answers: Answers | None = None) -> str | None:
-    """Return what the hub, or the way to it, had against a request that `failure` came of; None if there is no such.
+def find_hub_fault(failure: BaseException, answers: Answers | None = None) -> str | None:
+    """Return the hub's or the network's part in a `failure`, None if they have none.
 
-    One line: the address, with HF_ENDPOINT where that is set, the HTTP status, the hub's words, and what to do.
+    It is one line: the address, with HF_ENDPOINT where that is set, the HTTP status, the hub's words, and what to do.
     """
     from huggingface_hub import errors
 
     chain = list(_chain(failure))
     for each in chain:
         if isinstance(each, errors.HfHubHTTPError) and not _may_be_absent(each, failure):
-            return told_answer(each.response)
+            return describe_answer(each.response)
     if answers and (refused := answers.refused()):
-        return told_answer(refused[-1])
+        return describe_answer(refused[-1])
     for each in chain:
         if isinstance(each, errors.OfflineModeIsEnabled):
-            return _offline()
+            return describe_offline()
         if any(kind.__name__ == "TransportError" for kind in type(each).__mro__):
             words = _words(str(each) or type(each).__name__)
             return f"can't reach {_address()}: {words}: connect, or name a folder on this machine"
         if isinstance(each, errors.FileMetadataError):
             return f"what answers as {_address()} is no hub: {_words(str(each).partition('. ')[0])}"
     if any(isinstance(each, errors.LocalEntryNotFoundError) for each in chain):
-        return _offline()
+        return describe_offline()
     return None
 
 
-def missing_file(model: str, answers: Answers) -> str | None:
-    """Return what the hub said of a file of `model` that a library went on without, and that no cache holds."""
+def find_missing_file(model: str, answers: Answers) -> str | None:
+    """Return the hub's answer about a file of `model` that a library went on without and the cache lacks, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     # A part of a model is labelled with its name in brackets.
@@ -135,12 +132,12 @@ def missing_file(model: str, answers: Answers) -> str | None:
     for each in answers.refused():
         revision, name = _asked_for(each)
         if name and not isinstance(try_to_load_from_cache(repository, name, revision=revision), str):
-            return told_answer(each)
+            return describe_answer(each)
     return None
 
 
-def told_answer(response: Any) -> str:
-    """Return an answer in one line: address, status, the hub's words, what to do."""
+def describe_answer(response: Any) -> str:
+    """Return an answer of the hub in one line: address, status, the hub's words, what to do."""
     status, reason = response.status_code, f"{response.status_code} {response.reason_phrase}".strip()
     words = _words(response.headers.get("X-Error-Message", ""))
     said = f" ({words})" if words and words.casefold() not in reason.casefold() else ""
@@ -163,7 +160,7 @@ def _advice(status: int, code: str, name: str) -> str:
 
 
 def _chain(failure: BaseException) -> Iterator[BaseException]:
-    """The exception with those that it came of, each once."""
+    """Yield the exception and its causes, each once."""
     seen: set[int] = set()
     each: BaseException | None = failure
     while each is not None and id(each) not in seen:
@@ -173,7 +170,7 @@ def _chain(failure: BaseException) -> Iterator[BaseException]:
 
 
 def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
-    """True where an absence was met on the way, and `failure` is another: many files may be absent."""
+    """Return True if the answer is only an absence met on the way to another `failure`: many files may be absent."""
     from huggingface_hub import errors
 
     if not isinstance(answer, errors.RemoteEntryNotFoundError):
@@ -182,7 +179,7 @@ def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
 
 
 def _file(response: Any) -> str:
-    """The name of the file that was asked for; "" where it wasn't a file."""
+    """Return the name of the requested file; "" if the request wasn't for a file."""
     return _asked_for(response)[1]
 
 
@@ -196,7 +193,8 @@ def _asked_for(response: Any) -> tuple[str, str]:
     return unquote(revision), unquote(name)
 
 
-def _offline() -> str:
+def describe_offline() -> str:
+    """Return the reason why a file that the cache lacks can't be had, and what to do."""
     named = [name for name in OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]
     cause = f"{named[0]} is set" if named else "the hub isn't asked (offline mode)"
     return f"{cause}, and the cache on this machine doesn't hold it all: fetch it with a network, then try again"
@@ -211,4 +209,4 @@ def _address() -> str:
 
 def _words(text: str) -> str:
     line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+    return line if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]} ..."

@@ -1,10 +1,11 @@
 """A UNet on a VAE's latents, guided by text: what every family of Stable Diffusion has in common.
 
-Legend: B images in the batch, U distinct prompts, C H W latent channels, height, width, N diffusion timesteps.
+Legend: B images in the batch, U distinct prompts, C H W latent channels, height, width.
 """
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agfsync.models.architecture import Architecture, Conditioning, picture_size
 from agfsync.models.configuration import channels, check_choices, check_parts, limit_tokens, parts_of, untrainable
 from agfsync.models.dtypes import torch_dtype
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, load_pipeline, quietly, weights_of
+from agfsync.models.loading import PipelineSource, add_adapter, load_pipeline, save_pipeline, weights_of
 from agfsync.models.loras import Lora, fuse_loras
 from agfsync.models.precision import Precision
 from agfsync.models.pretrained import torch_device
@@ -32,6 +33,7 @@ from agfsync.models.sampling import (
     noised,
 )
 from agfsync.models.schedulers import make_scheduler
+from agfsync.models.schedules import DiffusionSchedule
 from agfsync.records import digest
 
 
@@ -76,6 +78,7 @@ class LatentDiffusion:
     ) -> None:
         self.device = torch_device(device)
         self._architecture, self._guidance = architecture, guidance
+        self.adapter_targets = architecture.adapter_targets
         self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), path
         origin = PipelineSource.of(path, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
@@ -93,7 +96,8 @@ class LatentDiffusion:
             self._size = picture_size(architecture.sides(self._pipeline), height, width)
             self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
             self._guidance_1D = self._embedded_guidance()
-        self._drawn_with = f"{type(self._scheduler).__name__}, prediction_type {self.prediction_type}"
+        predicts = self._pipeline.scheduler.config.get("prediction_type", "epsilon")
+        self._drawn_with = f"{type(self._scheduler).__name__}, prediction_type {predicts}"
         self._refiner = self._made_refiner(refiner, self._count_steps()) if refiner else None
         weights = weights_of(architecture, origin, adapter, loras)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, clip_skip, dtype)
@@ -105,22 +109,16 @@ class LatentDiffusion:
         unet: nn.Module = self._pipeline.unet
         return unet
 
-    @property
-    def alphas_cumprod_N(self) -> Tensor:
-        """The signal's share of the variance at each timestep of training, float32 in 0..1, falling.
+    @cached_property
+    def schedule(self) -> DiffusionSchedule:
+        """The diffusion that the UNet was trained on.
 
         Raises:
-            ModelError: the scheduler has none, or the network's prediction can't be trained.
+            ModelError: its scheduler or its prediction can't be trained with.
         """
         if reason := untrainable(parts_of(self._pipeline), self._scheduler):
             raise ModelError(f"the model {self._model} can't be trained: {reason}")
-        alphas: Tensor = self._scheduler.alphas_cumprod
-        return alphas.float().cpu()
-
-    @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon" or "v_prediction"."""
-        return str(self._pipeline.scheduler.config.get("prediction_type", "epsilon"))
+        return DiffusionSchedule.of(self._scheduler)
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
@@ -192,27 +190,18 @@ class LatentDiffusion:
         """One row."""
         return self._architecture.encode(self._pipeline, [prompt], self._size)
 
-    def predict(
-        self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
-    ) -> Tensor:
-        """What `network`, this UNet or a copy of it, predicts for noisy latents: (B, C, H, W)."""
+    def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return what `network`, this UNet or a copy of it, predicts for noisy latents: (B, C, H, W)."""
         dtype = self._precision.weights
         told = self._architecture.cast(conditioning, dtype)
         if self._guidance_1D is not None:
             told["timestep_cond"] = self._guidance_1D.to(dtype).expand(len(noisy_BCHW), -1)
-        predicted: Tensor = network(noisy_BCHW.to(dtype), timesteps_B, **told).sample
+        predicted: Tensor = network(noisy_BCHW.to(dtype), times_B, **told).sample
         return predicted
 
     def save(self, folder: Path) -> None:
-        """Writes the whole pipeline, with the UNet as it now is, as safetensors."""
-        for name in ("tokenizer", "tokenizer_2"):
-            fast = getattr(getattr(self._pipeline, name, None), "backend_tokenizer", None)
-            if fast is not None:
-                # How it was last called isn't part of it: a training that was resumed may not have called it at all.
-                fast.no_truncation()
-                fast.no_padding()
-        with quietly():
-            self._pipeline.save_pretrained(folder, safe_serialization=True)
+        """Write the whole pipeline, with the UNet as it now is, as safetensors."""
+        save_pipeline(self._pipeline, folder)
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Writes a LoRA of the UNet, `weights` by peft's names, as diffusers and others read it."""

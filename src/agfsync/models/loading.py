@@ -18,11 +18,13 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, LORA_FILE, hub
 from agfsync.models.architecture import Architecture
+from agfsync.models.files import variants
+from agfsync.models.hub_errors import loading_errors
 from agfsync.models.lora_files import lora_file, read_changes
 from agfsync.models.lora_names import targets
 from agfsync.models.loras import Lora, find_misfits
-from agfsync.models.parts import CONFIG, PartSource, load_own_part, load_part, part_fingerprint, variants
-from agfsync.models.pretrained import explained, find_file, fingerprint, quiet, source
+from agfsync.models.parts import CONFIG, PartSource, load_own_part, load_part, part_fingerprint
+from agfsync.models.pretrained import find_file, fingerprint, quiet, source
 from agfsync.models.single_file import (
     check_left_over,
     fill_network,
@@ -71,7 +73,7 @@ def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: tor
         ModelError: there is none, it is of another kind, or it isn't whole.
     """
     model = origin.model
-    with explained(model), quietly():
+    with loading_errors(model), quietly():
         is_file = Path(model).is_file()
         tensors = _file_tensors(architecture, origin) if is_file else {}
         folder = _configuration(origin, tensors) if is_file else _folder(architecture, origin)
@@ -262,13 +264,25 @@ def weights_of(
     return architecture.name, *base, origin.config, added, *([later] if later else [])
 
 
+def save_pipeline(pipeline: Any, folder: Path) -> None:
+    """Write a whole pipeline with its networks as they now are, as safetensors."""
+    for part in pipeline.components.values():
+        fast = getattr(part, "backend_tokenizer", None)
+        if fast is not None:
+            # How it was last called isn't part of it: a training that was resumed may not have called it at all.
+            fast.no_truncation()
+            fast.no_padding()
+    with quietly():
+        pipeline.save_pretrained(folder, safe_serialization=True)
+
+
 def add_adapter(pipeline: Any, folder: Path) -> None:
     """Puts the LoRA in `folder` on the pipeline's network.
 
     Raises:
         ModelError: there is none, or it fits another.
     """
-    with explained(str(folder)), quietly():
+    with loading_errors(str(folder)), quietly():
         if not (folder / LORA_FILE).is_file():
             raise ModelError(f"no adapter at {folder}: there is no {LORA_FILE}")
         changes = read_changes(folder / LORA_FILE)

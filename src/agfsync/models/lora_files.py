@@ -13,7 +13,8 @@ from torch import Tensor
 
 from agfsync.errors import ModelError
 from agfsync.models import LORA_FILE, hub
-from agfsync.models.pretrained import explained, find_file, source
+from agfsync.models.hub_errors import loading_errors
+from agfsync.models.pretrained import find_file, source
 from agfsync.models.single_file import check_suffix
 
 SUFFIX = ".safetensors"
@@ -124,7 +125,7 @@ def read_changes(file: Path) -> list[Change]:
     Raises:
         ModelError: it is no safetensors file, or some values are not finite.
     """
-    with explained(str(file)), safe_open(file, framework="pt") as opened:
+    with loading_errors(str(file)), safe_open(file, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         config = _peft_config(file, opened.metadata() or {})
     if not tensors:

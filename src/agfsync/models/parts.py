@@ -4,7 +4,6 @@ A part of its own (the keys `vae`, `unet` and `transformer`) is a folder or hub 
 subfolder that has the part's name, or a single file by the original names or diffusers'.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,11 @@ from huggingface_hub import snapshot_download
 
 from agfsync.errors import ModelError
 from agfsync.models import hub
-from agfsync.models.pretrained import check_weights, explained, fingerprint, source
+from agfsync.models.files import choose_variant, variants
+from agfsync.models.hub_errors import loading_errors
+from agfsync.models.pretrained import check_weights, fingerprint, source
 from agfsync.models.single_file import fill_network, load_file_tensors, part_of
 
-WEIGHTS = re.compile(
-    r"(?:model|diffusion_pytorch_model)(?:\.(?P<variant>[\w-]+?))?"
-    r"(?:-\d{5}-of-\d{5}(?:\.(?P<old_variant>[\w-]+))?)?\.safetensors"
-)
-"""How diffusers and transformers call a part's weights; `.fp16` and the like is their variant."""
 CONFIG = "config.json"
 ALIKE = (
     "latent_channels",
@@ -59,7 +55,7 @@ def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, 
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
-    with explained(name):
+    with loading_errors(name):
         network, report = kind.from_pretrained(
             folder,
             dtype=dtype,
@@ -72,34 +68,6 @@ def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, 
     mismatched = [key for key, *_ in report["mismatched_keys"]]
     check_weights(network, name, report["missing_keys"], mismatched, report["unexpected_keys"])
     return network
-
-
-def choose_variant(names: Collection[str], wanted: str | None, where: str) -> str | None:
-    """Return which variant to load of those that the files `names` hold; None is the one without a name.
-
-    That is the one that is `wanted`, where there is one; else the nameless one; else the only one there is.
-
-    Raises:
-        ModelError: there are several, and none of them is wanted.
-    """
-    found = variants(names)
-    if wanted in found or not found:
-        return wanted if wanted in found else None
-    if None in found:
-        return None
-    if len(found) > 1 or wanted:
-        there = ", ".join(sorted(str(each) for each in found))
-        raise ModelError(
-            f"{where} has no weights {f'of the variant {wanted}' if wanted else 'without a variant'}: "
-            f"set model.variant to one of {there}"
-        )
-    return next(iter(found))
-
-
-def variants(names: Collection[str]) -> set[str | None]:
-    """Return the variants of the weights among the files `names` of a folder; None is the one without a name."""
-    matches = [WEIGHTS.fullmatch(name) for name in names]
-    return {match["variant"] or match["old_variant"] for match in matches if match}
 
 
 def load_own_part(
@@ -117,7 +85,7 @@ def load_own_part(
     if Path(origin.model).is_file():
         tensors = load_file_tensors(origin.model)
         return fill_network(kind, base, part_of(tensors, prefixes) or tensors, prefixes, dtype, label)
-    with explained(label):
+    with loading_errors(label):
         folder = part_folder(name, origin)
         settings = kind.load_config(str(folder), local_files_only=True)
         found = getattr(diffusers, str(settings.get("_class_name")), None)

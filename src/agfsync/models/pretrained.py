@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 from transformers.utils.hub import extract_commit_hash
 
-from agfsync.errors import ModelError, model_errors
+from agfsync.errors import ModelError
 from agfsync.models.dtypes import torch_dtype
-from agfsync.models.hub_errors import hub_explained
+from agfsync.models.hub_errors import loading_errors
 
 CONFIG = "config.json"
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -69,7 +69,7 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
     Raises:
         ModelError: there is no such model, or its files don't fill every weight of a `kind`.
     """
-    with explained(model), quiet():
+    with loading_errors(model), quiet():
         loaded, report = kind.from_pretrained(
             model,
             dtype=torch_dtype(dtype, torch_device(device)),
@@ -91,7 +91,7 @@ def fill_model(
     Raises:
         ModelError: the tensors don't fill every weight of a `kind` of this `config`.
     """
-    with explained(name), quiet():
+    with loading_errors(name), quiet():
         made, report = kind.from_pretrained(
             None,
             config=config,
@@ -106,7 +106,7 @@ def fill_model(
 
 def load_config(model: str, revision: str | None) -> Any:
     """The configuration of `model`, of whatever kind it is."""
-    with explained(model), quiet():
+    with loading_errors(model), quiet():
         if not Path(model).is_dir():
             find_file(model, CONFIG, revision)  # Transformers goes on without, and then lacks the `model_type`.
         return AutoConfig.from_pretrained(model, trust_remote_code=False, **source(model, revision))
@@ -122,19 +122,19 @@ def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelError(f"{place} isn't a safetensors file: other kinds of weights can run code and aren't read")
     file = path if path.is_file() else find_file(place, "model.safetensors", revision)
-    with explained(place):
+    with loading_errors(place):
         return load_file(file)
 
 
 def load_tokenizer(model: str, revision: str | None) -> Any:
     """The tokenizer beside `model`."""
-    with explained(model), quiet():
+    with loading_errors(model), quiet():
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False, **source(model, revision))
 
 
 def load_image_processor(model: str, revision: str | None) -> Any:
     """The image processor beside `model`, on Pillow: torchvision resizes differently, and isn't everywhere."""
-    with explained(model), quiet():
+    with loading_errors(model), quiet():
         return AutoImageProcessor.from_pretrained(
             model, backend="pil", trust_remote_code=False, **source(model, revision)
         )
@@ -147,7 +147,7 @@ def find_file(model: str, name: str, revision: str | None) -> Path:
         if not (path := Path(model) / name).is_file():
             raise ModelError(f"can't load the model {model}: the folder has no file {name}")
         return path
-    with explained(model), quiet():
+    with loading_errors(model), quiet():
         try:
             return Path(hf_hub_download(model, name, **where))
         except HfHubHTTPError:
@@ -161,7 +161,7 @@ def load_settings(place: str) -> dict[str, Any]:
     """What `config.json` in a folder or of a hub id says; nothing where there is none, or `place` is a file."""
     if Path(place).is_file():
         return {}
-    with explained(place), quiet():
+    with loading_errors(place), quiet():
         found = _config_file(place)
         settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
     return settings if isinstance(settings, dict) else {}
@@ -265,13 +265,6 @@ def source(model: str, revision: str | None) -> dict[str, Any]:
     if not is_folder and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise ModelError(f"no model at {model}: there is no such folder")
     return {"local_files_only": True} if is_folder else {"revision": revision or "main"}
-
-
-@contextmanager
-def explained(model: str) -> Iterator[None]:
-    """Turn whatever the hub or a library raises in making `model` into a `ModelError`; lack of memory stays."""
-    with model_errors(f"can't load the model {model}"), hub_explained(model):
-        yield
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agfsync.errors import ModelError
-from agfsync.models.pretrained import check_weights, explained
+from agfsync.models.hub_errors import loading_errors
+from agfsync.models.pretrained import check_weights
 
 SUFFIX = ".safetensors"
 UNET = ("model.diffusion_model.",)
@@ -58,7 +59,7 @@ def load_file_tensors(path: str) -> dict[str, Tensor]:
         ModelError: it is no safetensors file, or a broken one.
     """
     check_suffix(Path(path))
-    with explained(path):
+    with loading_errors(path):
         return load_file(path)
 
 
@@ -90,7 +91,7 @@ def prediction(path: str) -> dict[str, Any]:
     Raises:
         ModelError: it says something else.
     """
-    with explained(path), safe_open(path, framework="pt") as file:
+    with loading_errors(path), safe_open(path, framework="pt") as file:
         names, header = set(file.keys()), file.metadata() or {}
     said = next((header[key] for key in SAID if header.get(key)), None)
     if said is not None and said.lower() not in PREDICTIONS:
@@ -111,7 +112,7 @@ def fill_network(
     Raises:
         ModelError: the tensors aren't those of such a network, each in its place and none left over.
     """
-    with explained(name):
+    with loading_errors(name):
         network = _empty(kind, folder)
         there = network.state_dict()
         named, unused = _renamed(network, tensors, prefixes)
@@ -123,7 +124,7 @@ def fill_network(
         mismatched = [key for key in named if key in there and key not in fitting]
         network.load_state_dict(fitting, strict=False, assign=True)
     check_weights(network, name, mismatched=mismatched, unexpected=[*(named.keys() - there.keys()), *unused])
-    with explained(name):
+    with loading_errors(name):
         return network.to(dtype).eval()
 
 

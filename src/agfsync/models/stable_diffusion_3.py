@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agfsync.errors import ModelError
 from agfsync.models.architecture import TEXT, Architecture, Conditioning, Sides, Size, vae_dtype_in_range
-from agfsync.models.flow_matching import POOLED, Family, FlowMatching, arguments
+from agfsync.models.flow_matching import JOINT_ATTENTION, POOLED, Family, FlowMatching, arguments
 from agfsync.models.loading import quietly
 from agfsync.models.single_file import UNET, VAE
 
@@ -56,8 +56,15 @@ ARCHITECTURE = Architecture(
     sides=_sides,
     prefixes={"transformer": UNET, "vae": VAE},
     latent_statistics=("shift_factor",),
+    adapter_targets=JOINT_ATTENTION,
 )
-StableDiffusion3 = partial(
-    FlowMatching, Family(ARCHITECTURE, check=_check, predict=_predict, distilled=False, even_sigmas=False)
+FAMILY = Family(
+    ARCHITECTURE,
+    check=_check,
+    predict=_predict,
+    distilled=False,
+    even_sigmas=False,
+    training_times="logit-normal",
 )
+StableDiffusion3 = partial(FlowMatching, FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED, hub
 from agfsync.models.configuration import CONFIG, INDEX
-from agfsync.models.headers import SAFE, STEMS, weight_files
+from agfsync.models.files import choose_weights, missing_shards
+from agfsync.models.hub import SAFE
 from agfsync.models.lora_files import choose_file
-from agfsync.models.parts import choose_variant, variants
 
 _PIPELINES = ("model", "refiner")
 """roles of models that consist of several networks, each in a folder of its own"""
@@ -77,8 +77,11 @@ def _find_fault(folder: Path, query: WeightQuery) -> str:
     parts = [folder / part for part in _list_parts(files, configured, query)]
     if (query.role in _PIPELINES and INDEX not in files) or not parts:
         return f"the folder is no pipeline: it has no {INDEX}, or no networks"
-    is_whole = all(_has_weights(part, query.variant) for part in parts)
-    return "" if is_whole else f"the folder doesn't hold all of its weights as {SAFE}"
+    for part in parts:
+        used = choose_weights([file.name for file in part.glob("*")], query.variant)
+        if not used or missing_shards(part, used):
+            return f"the folder doesn't hold all of its weights as {SAFE}"
+    return ""
 
 
 def _list_parts(files: Collection[str], folders: Iterable[str], query: WeightQuery) -> list[str]:
@@ -87,14 +90,6 @@ def _list_parts(files: Collection[str], folders: Iterable[str], query: WeightQue
         return sorted({name for name in folders if "/" not in name}.difference(UNLOADED, query.without))
     is_inside = query.role in EXCHANGED and any(name.startswith(f"{query.role}/") for name in files)
     return [query.role if is_inside else ""]
-
-
-def _has_weights(folder: Path, wanted: str | None) -> bool:
-    try:
-        variant = choose_variant([file.name for file in folder.glob("*")], wanted, str(folder))
-    except ModelError:
-        return False
-    return any(weight_files(folder, library, variant) for library in STEMS)
 
 
 def _choose_files(files: Mapping[str, int], query: WeightQuery) -> list[str]:
@@ -109,10 +104,5 @@ def _choose_files(files: Mapping[str, int], query: WeightQuery) -> list[str]:
     for part in _list_parts(files, [name.rpartition("/")[0] for name in files if "/" in name], query):
         prefix = f"{part}/" if part else ""
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-        try:
-            variant = choose_variant(names, query.variant, part)
-        except ModelError:
-            continue
-        found = [name for name in names if variants([name]) == {variant}]
-        chosen += [prefix + name for name in [name for name in found if "-of-" not in name][:1] or found]
+        chosen += [prefix + name for name in choose_weights(names, query.variant)]
     return chosen

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from agfsync import catalog
 from agfsync.engine.packages import need, need_trackers
-from agfsync.errors import AgfsyncError
+from agfsync.errors import AgfsyncError, ModelError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
+from agfsync.models import hub
 from agfsync.pipeline.generators import check_drawing, check_trainable
 from agfsync.pipeline.order import NAMES
-from agfsync.recipe import ModelSettings, Recipe, named_models
+from agfsync.recipe import ModelSettings, NamedModel, Recipe, named_models
 from agfsync.stages.writing import writer_source
 
 
@@ -74,11 +75,26 @@ def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[Mode
     return [recipe.model] if {"training", "evaluation"} & set(stages) else []
 
 
+def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bool:
+    """Return True if `stages` load this model of one of the project's own types, whose path is a model's."""
+    if named.type not in catalog.CATALOG[named.kind]:
+        return False
+    if named.kind == "scorers":
+        return bool({"scores", "evaluation"} & set(stages))
+    models = _loaded_generators(recipe, stages)
+    return bool(models) and (named.place.split(".")[0] == "model" or len(models) > 1)
+
+
 def check_generators(recipe: Recipe, stages: Collection[str]) -> None:
-    """See, before anything is written or drawn, that `stages` can draw and train.
+    """See, before anything is written or drawn, that `stages` can draw, score and train.
 
     Raises:
-        ModelError: they can't.
+        ModelError: they can't, or a hub model that they load isn't there or can't be had.
     """
+    for named in named_models(recipe):
+        if not _is_loaded(named, recipe, stages) or not hub.is_hub_id(named.path):
+            continue
+        if reason := hub.why_absent(named.path, named.revision):
+            raise ModelError(f"can't load the model {named.path} ({named.place}): {reason}")
     for fault_ in generator_faults(recipe, stages, may_load=True):
         raise fault_

@@ -4,59 +4,21 @@ The configuration of a model and the headers of its weights are read, in a folde
 weights aren't. `agfsync run` and `agfsync doctor` ask the same.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from agfsync import catalog
 from agfsync.engine.memory import release
 from agfsync.errors import ModelError
-from agfsync.models import EXCHANGED, UNLOADED, hub
+from agfsync.models import EXCHANGED, UNLOADED
+from agfsync.models.files import ModelFiles
 from agfsync.recipe import ModelSettings, PartSettings
 
 DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
 """types whose models are pipelines of diffusers"""
 INDEX = "model_index.json"
 FAR = "`agfsync run ... --until pairs` goes as far as it can"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A model's files: in a folder, or of a hub id at a revision."""
-
-    model: str
-    revision: str | None = None
-
-    @classmethod
-    def of(cls, model: str, revision: str | None = None) -> Self:
-        """Return the files of what a recipe names: a folder, a hub id or an embedded model.
-
-        Raises:
-            ModelError: the package has no such embedded model.
-        """
-        return cls(catalog.find_place(model), revision)
-
-    def read(self, name: str) -> Mapping[str, Any] | None:
-        """Return the JSON file `name`, None where it can't be had."""
-        path = Path(self.model) / name
-        if not Path(self.model).is_dir():
-            fetched = hub.fetch(self.model, name, self.revision) if hub.is_hub_id(self.model) else None
-            if fetched is None:
-                return None
-            path = fetched
-        try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return tree if isinstance(tree, dict) else None
-
-    def folder(self, name: str) -> Path | None:
-        """Return the folder of the part `name` on this machine."""
-        here = Path(self.model) if Path(self.model).is_dir() else hub.snapshot(self.model, self.revision)
-        return here / name if here is not None else None
 
 
 def check_drawing(settings: ModelSettings) -> str | None:

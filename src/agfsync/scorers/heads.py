@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from agfsync.errors import ModelError
 from agfsync.models import pretrained
+from agfsync.models.hub_errors import loading_errors
 
 Activation = Literal["none", "relu"]
 LAYER = re.compile(r"^(?:mlp\.)?layers\.(\d+)\.(weight|bias)$")
@@ -92,7 +93,7 @@ class Head(nn.Module):
             activation = "relu" if len(layers) > 1 and list(layers)[1] == 3 else "none"
         head = cls(weights[0].shape[1], [len(weight) for weight in weights[:-1]], activation)
         linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
-        with pretrained.explained(name):
+        with loading_errors(name):
             for layer, state in zip(linear, layers.values(), strict=True):
                 layer.load_state_dict(state)
         return head.float().eval()

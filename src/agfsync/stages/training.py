@@ -155,7 +155,8 @@ def _actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
     reference: Reference | None
     lora = settings.lora
     if lora is not None:
-        add_adapters(denoiser.network, lora.rank, _strength(lora), seed_of(recipe.training_seed, "lora"))
+        seed = seed_of(recipe.training_seed, "lora")
+        add_adapters(denoiser.network, lora.rank, _strength(lora), seed, denoiser.adapter_targets)
         reference = AdaptersOff(denoiser.network)
     else:
         reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
@@ -236,18 +237,24 @@ def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path)
     else:
         weights = adapter_weights(denoiser.network, lora.rank, _strength(lora))
         denoiser.save_adapter(weights, folder)
-        text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
-        metadata = model_spec(recipe.name, text_width, denoiser.prediction_type, lora.rank)
-        write_tensors(folder / _kohya_file(recipe), kohya_weights(weights), metadata)
-    (folder / "README.md").write_text(model_card(_facts(recipe, pairs)), encoding="utf-8")
+        if kohya := _kohya_file(recipe, denoiser):
+            text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
+            metadata = model_spec(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
+            write_tensors(folder / kohya, kohya_weights(weights), metadata)
+    (folder / "README.md").write_text(model_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
 
 
-def _kohya_file(recipe: Recipe) -> str:
-    """Named for the run: other programs keep the LoRAs of all models in one folder."""
-    return f"{recipe.name}-kohya.safetensors"
+def _kohya_file(recipe: Recipe, denoiser: Denoiser) -> str | None:
+    """Return the name of a UNet's LoRA in kohya's layout; None for transformers.
+
+    It is named after the run: other programs keep the LoRAs of all models in one folder. Programs read a transformer's
+    LoRA in the layout of diffusers; kohya's names its layers as the original checkpoints do.
+    """
+    is_flow = denoiser.schedule.prediction_type == "velocity"
+    return None if is_flow else f"{recipe.name}-kohya.safetensors"
 
 
-def _facts(recipe: Recipe, pairs: EncodedPairs) -> Facts:
+def _facts(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs) -> Facts:
     settings, generator = recipe.training, recipe.model
     is_public = "/" in generator.path and not Path(generator.path).expanduser().exists()
     return Facts(
@@ -259,7 +266,7 @@ def _facts(recipe: Recipe, pairs: EncodedPairs) -> Facts:
         prompts=len(pairs.prompt_P.unique()),
         weights={} if recipe.pairs.source else recipe.pairs.weights,
         settings=_settings(recipe),
-        lora_files=(LORA_FILE, _kohya_file(recipe)) if settings.lora else None,
+        lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What makes a model prefer the winners: losses, noising, batches, loop, checkpoints; one file a method.
 
 Legend of the shape suffixes: P pairs, B samples (winners, then losers: 2P), C H W latent channels, height, width,
-T tokens, D embedding width, N diffusion timesteps.
+T tokens, D embedding width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from agfsync.models.schedules import NoiseSchedule
 
 Conditioning = Mapping[str, Tensor]
 """What a prompt, or a picture itself, says to the denoiser: named tensors, one row for each."""
@@ -38,13 +40,13 @@ class Denoiser(TrainableModel, Protocol):
     """What alignment needs of a diffusion model: also its noise schedule, and the way into its latent space."""
 
     @property
-    def alphas_cumprod_N(self) -> Tensor:
-        """The signal's share of the variance at each timestep, in 0..1, falling."""
+    def adapter_targets(self) -> Sequence[str]:
+        """The ends of the names of the layers that a LoRA adapts."""
         ...
 
     @property
-    def prediction_type(self) -> str:
-        """What the network predicts: "epsilon" or "v_prediction"."""
+    def schedule(self) -> NoiseSchedule:
+        """The forward process that the network was made for."""
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -60,10 +62,8 @@ class Denoiser(TrainableModel, Protocol):
         """Conditioning tensors, one row a prompt."""
         ...
 
-    def predict(
-        self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
-    ) -> Tensor:
-        """What `network`, this generator's or a copy of it, predicts: (B, C, H, W)."""
+    def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return what `network`, this generator's or a copy of it, predicts at the schedule's times: (B, C, H, W)."""
         ...
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """LoRA: low-rank adapters on the attention layers, through peft."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,25 +9,25 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError
-
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-"""Diffusers' names of the attention's projections."""
+from agfsync.models.architecture import ATTENTION
 
 
-def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int) -> None:
-    """Freezes `network` and puts adapters of strength alpha / rank on its attention; they add nothing until trained.
+def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = ATTENTION) -> None:
+    """Freeze `network` and add adapters of strength alpha / rank to the layers whose names end in one of `targets`.
+
+    They add nothing until they are trained.
 
     Raises:
-        ModelError: it has no attention by diffusers' names.
+        ModelError: it has no such layers.
     """
     network.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, network)
         except ValueError as failure:
-            raise ModelError(f"no LoRA fits this model: it has no layers called {', '.join(TARGETS)}") from failure
+            raise ModelError(f"no LoRA fits this model: it has no layers called {', '.join(targets)}") from failure
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from agfsync.models.schedules import LossSpace
 from agfsync.training import Reference, TrainableModel
 
-LossSpace = Literal["model", "epsilon"]
 Metrics = Mapping[str, Tensor]
 """Name -> a scalar of a batch: the mean over its rows."""
 

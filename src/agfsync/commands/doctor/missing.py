@@ -16,7 +16,6 @@ from agfsync.commands.doctor.page import Examination, format_bytes, format_span
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, hub
 from agfsync.models.counting import UnknownModel
-from agfsync.models.headers import SAFE
 from agfsync.models.lora_files import choose_file
 from agfsync.models.loras import check_lora
 from agfsync.models.pretrained import torch_device
@@ -71,7 +70,7 @@ def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
 def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
     """Yield a line on each LoRA on this machine that drawing would refuse, by names and shapes alone."""
     # Where another model gives the network, or only its like is known, the loading tells.
-    is_guessed = settings.path.endswith(SAFE) and not settings.configuration
+    is_guessed = settings.path.endswith(hub.SAFE) and not settings.configuration
     if not settings.loras or is_guessed or settings.parts.keys() & {"unet", "transformer"}:
         return
     try:

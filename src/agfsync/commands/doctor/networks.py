@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from agfsync.models import EXCHANGED, UNLOADED
 from agfsync.models.configuration import CONFIG, INDEX, find_class
 from agfsync.models.counting import DATALESS, UnknownModel, build_network, count_bytes
-from agfsync.models.headers import SAFE
+from agfsync.models.files import ModelFiles
+from agfsync.models.hub import SAFE
 from agfsync.models.latents import PIXELS_AT_ONCE
-from agfsync.pipeline.generators import ModelFiles
 from agfsync.recipe import ModelSettings
 
 T5_TOKENS = 256

@@ -12,18 +12,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from agfsync.models.schedules import LossSpace
 from agfsync.training import Denoiser, Reference
 from agfsync.training.batches import EncodedPairs, LatentBatch, dropped_of_step, rows_of_step
-from agfsync.training.noising import (
-    PairNoise,
-    add_noise,
-    draw_noise,
-    epsilon_weight,
-    min_snr_weight,
-    squared_error,
-    target,
-)
-from agfsync.training.objective import Actor, LossSpace, Metrics, TrainingPlan
+from agfsync.training.noising import PairNoise, draw_pair_noise, squared_error
+from agfsync.training.objective import Actor, Metrics, TrainingPlan
 from agfsync.training.precision import autocast
 
 
@@ -102,7 +95,7 @@ class PairObjective:
         rows_P = rows_of_step(plan.seed, step, plan.batch, len(self.pairs))
         shape = torch.Size([plan.batch, *self.pairs.latents_ICHW.shape[1:]])
         model: Any = actor.model
-        noise = draw_noise(plan.seed, step, shape, len(model.alphas_cumprod_N))
+        noise = draw_pair_noise(plan.seed, step, shape, model.schedule)
         dropped_P = dropped_of_step(plan.seed, step, plan.batch, plan.caption_dropout)
         return [PairBatch(self.pairs, rows_P, noise, dropped_P).part(rows, _CPU)]
 
@@ -132,23 +125,23 @@ def pair_errors(
     min_snr_gamma: float | None = None,
     loss_space: LossSpace = "model",
 ) -> PairErrors:
-    """Return the four errors of each pair; winner and loser go in one batch, under one noise and timestep.
+    """Return the four errors of each pair; winner and loser go in one batch, under one noise and time.
 
-    With `loss_space` "epsilon" they are weighted by `epsilon_weight`, which makes them the noise's. With
-    `min_snr_gamma` they are weighted by `min_snr_weight`, which gives the same in either space.
+    They are errors of what the network predicts, weighted by `NoiseSchedule.weight`: of the noise (Diffusion-DPO), of
+    v, or of a flow's velocity: the last without a weight, as in Flow-DPO (Liu et al. 2025, arXiv:2501.13918) and in
+    Flow-GRPO's script `train_sd3_dpo.py`.
     """
-    noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(denoiser.device)
-    timesteps_B = noise.timesteps_P.repeat(2)
-    alphas_B = denoiser.alphas_cumprod_N[timesteps_B].to(denoiser.device)
-    timesteps_B = timesteps_B.to(denoiser.device)
-    noisy_BCHW = add_noise(batch.latents_BCHW, noise_BCHW, alphas_B)
-    target_BCHW = target(denoiser.prediction_type, batch.latents_BCHW, noise_BCHW, alphas_B)
-    weight_B = _weight(denoiser.prediction_type, alphas_B, min_snr_gamma, loss_space)
+    schedule, device = denoiser.schedule, denoiser.device
+    noise_BCHW = noise.noise_PCHW.repeat(2, 1, 1, 1).to(device)
+    times_B = noise.times_P.repeat(2).to(device)
+    noisy_BCHW = schedule.noisy(batch.latents_BCHW, noise_BCHW, times_B)
+    target_BCHW = schedule.target(batch.latents_BCHW, noise_BCHW, times_B)
+    weight_B = schedule.weight(times_B, min_snr_gamma, loss_space)
 
     def errors_of(network: nn.Module) -> Tensor:
         # A context of its own for each network: autocast keeps rounded weights for as long as the context lasts.
-        with autocast(denoiser.device, precision):
-            predicted_BCHW = denoiser.predict(network, noisy_BCHW, timesteps_B, batch.conditioning)
+        with autocast(device, precision):
+            predicted_BCHW = denoiser.predict(network, noisy_BCHW, times_B, batch.conditioning)
         return squared_error(predicted_BCHW, target_BCHW) * weight_B
 
     with reference() as frozen:
@@ -183,12 +176,3 @@ def pair_metrics(loss: Tensor, reward_margin_P: Tensor, errors: PairErrors) -> d
 def implicit_accuracy(reward_margin_P: Tensor) -> Tensor:
     """Return the share of margins above 0, ties counting one half."""
     return (torch.sign(reward_margin_P) + 1).mean() / 2
-
-
-def _weight(
-    prediction_type: str, alphas_B: Tensor, min_snr_gamma: float | None, loss_space: LossSpace
-) -> Tensor | float:
-    if min_snr_gamma is not None:
-        # min-SNR is a weight of x_0's error: that of the noise's, times `epsilon_weight`, is that of v's.
-        return min_snr_weight(prediction_type, alphas_B, min_snr_gamma)
-    return epsilon_weight(prediction_type, alphas_B) if loss_space == "epsilon" else 1.0

@@ -16,9 +16,8 @@ from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("{base}", use_safetensors=True)
 pipeline.load_lora_weights("PATH/TO/THIS/FOLDER", weight_name="{lora}")
-```
-
-`{kohya}` is the same LoRA, of the same strength, as ComfyUI, AUTOMATIC1111 and others read it."""
+```"""
+KOHYA = "`{kohya}` is the same LoRA, of the same strength, as ComfyUI, AUTOMATIC1111 and others read it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,8 @@ class Facts:
     weights: Mapping[str, float]
     """of the scorers that chose the pairs; none where the pairs were given"""
     settings: Mapping[str, Any]
-    lora_files: tuple[str, str] | None
-    """the PEFT and the kohya file; None: the whole pipeline"""
+    lora_files: tuple[str, str | None] | None
+    """the PEFT and the kohya file, where there is one; None: the whole pipeline"""
 
 
 def model_card(facts: Facts) -> str:
@@ -75,7 +74,8 @@ def _use(facts: Facts) -> str:
         return WHOLE
     lora, kohya = facts.lora_files
     base = facts.base if facts.base_is_public else f"PATH/TO/{facts.base}"
-    return ADAPTER.format(base=base, lora=lora, kohya=kohya)
+    use = ADAPTER.format(base=base, lora=lora)
+    return f"{use}\n\n{KOHYA.format(kohya=kohya)}" if kohya else use
 
 
 def _choice(facts: Facts) -> str:
