@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipe
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from agfsync.commands.doctor.networks import load_published
+from agfsync.models.published import load_published
 from agfsync.shapes.training.tokenizers import clip_tokenizer, word_tokenizer
 
 TOKENS = 77

@@ -21,10 +21,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agfsync.commands.doctor.networks import load_published
 from agfsync.errors import ModelError
 from agfsync.models.architecture import size_in_latents
 from agfsync.models.configuration import REFINER, check_files, check_parts, limit_tokens, read_parts
+from agfsync.models.published import load_published
 
 SD, XL = PIPELINES
 VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"

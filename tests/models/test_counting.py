@@ -12,15 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2ForConditionalGeneration, CLIPModel
 
 from agfsync.commands.doctor.machine import SHARE, Speed
-from agfsync.commands.doctor.networks import Pipeline, read_config
-from agfsync.models.counting import DATALESS, OperationTotals, build_network, count_bytes, count_operations
+from agfsync.commands.doctor.networks import Pipeline
+from agfsync.models.counting import DATALESS, Operations, build_network, count_bytes, count_operations
+from agfsync.models.published import read_config
 from agfsync.recipe import ModelSettings
 
 TERA = 1e12
 SD15, XL = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0"
 
 
-def _count_flops(work: OperationTotals) -> float:
+def _count_flops(work: Operations) -> float:
     return sum(work.flops.values())
 
 
@@ -75,7 +76,7 @@ def test_torchs_own_counters_say_the_same() -> None:
 
 @pytest.mark.slow
 def test_recomputed_activations_take_less_memory_and_more_work() -> None:
-    def works(recompute: bool) -> OperationTotals:
+    def works(recompute: bool) -> Operations:
         config = {
             "sample_size": 32, "block_out_channels": (32, 64), "layers_per_block": 2, "cross_attention_dim": 16,
             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "norm_num_groups": 8, "attention_head_dim": 8,
@@ -94,7 +95,7 @@ def test_recomputed_activations_take_less_memory_and_more_work() -> None:
 
 def test_time_is_the_multiplications_the_bytes_and_the_calls() -> None:
     speed = Speed({torch.float32: 1e9, torch.bfloat16: 2e9}.__getitem__, 1e8, 1e-3)
-    work = OperationTotals(flops={torch.bfloat16: 1e9}, moved=1e8, calls=2)
+    work = Operations(flops={torch.bfloat16: 1e9}, moved=1e8, calls=2)
     assert speed.seconds(work) == pytest.approx(1 / (2 * SHARE) + 1 + 2e-3)
 
 

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from agfsync.models.published import UnknownModel
+
 DATALESS = FakeTensorMode(allow_non_fake_inputs=True)
 """the mode in which every tensor that is made holds no data, inputs of networks included"""
 SLACK = 1.3
@@ -33,12 +35,8 @@ FLOPS: Mapping[Any, Callable[..., float]] = {
 }
 
 
-class UnknownModel(Exception):
-    """The configuration of a model cannot be had, or it is none that is known here; says so in few words."""
-
-
 @dataclass(slots=True)
-class OperationTotals:
+class Operations:
     """The operations of a network: FLOPs by type, bytes read and written, calls, and the most bytes held at a time."""
 
     flops: dict[torch.dtype, float] = field(default_factory=dict)
@@ -60,7 +58,7 @@ class _OperationCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.work = OperationTotals()
+        self.work = Operations()
         self._held: set[int] = set()
         self._live = 0.0
 
@@ -95,7 +93,7 @@ class _OperationCounter(TorchDispatchMode):
         self._live -= size
 
 
-def count_operations(run: Callable[[], Any]) -> OperationTotals:
+def count_operations(run: Callable[[], Any]) -> Operations:
     """Return what `run` takes, in addition to what it finds there.
 
     >>> rows, layer = torch.ones(10, 30), nn.Linear(30, 20, bias=False)

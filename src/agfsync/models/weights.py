@@ -78,7 +78,7 @@ def _find_fault(folder: Path, query: WeightQuery) -> str:
     if (query.role in _PIPELINES and INDEX not in files) or not parts:
         return f"the folder is no pipeline: it has no {INDEX}, or no networks"
     for part in parts:
-        used = choose_weights([file.name for file in part.glob("*")], query.variant)
+        used = choose_weights([file.name for file in part.glob("*") if file.is_file()], query.variant)
         if not used or missing_shards(part, used):
             return f"the folder doesn't hold all of its weights as {SAFE}"
     return ""

@@ -11,7 +11,7 @@ from fake_language import FakeServer
 from agfsync import cli
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.networks import read_config
+from agfsync.models.published import read_config
 from agfsync.recipe import dump
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from agfsync import pipeline
 from agfsync.commands.doctor import missing
-from agfsync.commands.doctor.counts import count_items
 from agfsync.commands.doctor.needs import Estimator
 from agfsync.commands.doctor.page import Examination, Need
 from agfsync.errors import FormatError
 from agfsync.models.pretrained import torch_device
+from agfsync.pipeline.counts import count_items
 from agfsync.recipe import Recipe
 
 __all__ = ["Examination", "Need", "examine"]

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.networks import Config, Pipeline, read_config
-from agfsync.models.counting import (
-    DATALESS,
-    OperationTotals,
-    UnknownModel,
-    build_network,
-    count_bytes,
-    count_operations,
-    make_dataless,
-)
+from agfsync.commands.doctor.networks import Pipeline
+from agfsync.models.counting import DATALESS, Operations, build_network, count_bytes, count_operations, make_dataless
 from agfsync.models.dtypes import DTYPES
+from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.scorers.imagereward import TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
@@ -37,8 +30,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 QUESTION_TOKENS, CHARACTERS = 17, 4
 """of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
 
-Works = list[tuple[OperationTotals, float]]
-"""each with how often it is done"""
+Works = list[tuple[Operations, float]]  # each with how often it is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +70,23 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
         return torch.float32 if is_xl_vae and dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
     pipeline = Pipeline.build(settings, choose_dtype)
-    latent, pixels, steps = pipeline.latent, pipeline.pixels, settings.sampling.steps
-    weights = pipeline.count_bytes()
+    vae, weights, steps = pipeline.vae, pipeline.count_bytes(), settings.sampling.steps
+    at_once = min(images, pipeline.most_at_once)
     with torch.no_grad():
         works = [(count_operations(lambda: pipeline.read_prompts(prompts + 1)), 1.0)]
-        if settings.refining:
-            steps = min(settings.refining.from_step, steps)
-            origin = ModelSettings(path=settings.refining.path, revision=settings.refining.revision)
-            refiner = Pipeline.build(origin, choose_dtype)
-            del refiner.networks["vae"]
-            weights += refiner.count_bytes()
-            with rounded():
-                works.append(
-                    (count_operations(refiner.prepare_denoising(rows, latent)), float(settings.sampling.steps - steps))
-                )
         with rounded():
+            if settings.refining:
+                origin = ModelSettings(path=settings.refining.path, revision=settings.refining.revision)
+                refiner, steps = Pipeline.build(origin, choose_dtype), min(settings.refining.from_step, steps)
+                del refiner.networks["vae"]
+                weights += refiner.count_bytes()
+                refine = count_operations(refiner.prepare_denoising(rows, pipeline.latent))
+                works.append((refine, float(settings.sampling.steps - steps)))
             works.append((count_operations(pipeline.prepare_denoising(rows)), float(steps)))
-            vae, at_once = pipeline.vae, min(images, pipeline.most_at_once)
-            decode = count_operations(lambda: vae.decode(torch.empty(at_once, *latent, dtype=vae.dtype)).sample)
+            latents = (at_once, *pipeline.latent)
+            decode = count_operations(lambda: vae.decode(torch.empty(latents, dtype=vae.dtype)).sample)
     works.append((decode, images / at_once))
-    return Load(works, weights + max(work.memory for work, _ in works), pixels)
+    return Load(works, weights + max(work.memory for work, _ in works), pipeline.pixels)
 
 
 def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool, pairs: int) -> Load:
@@ -132,7 +121,7 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
     # With several parts, the activations of one are kept in addition to the gradients of those before it.
     gradients = 4.0 * trained if training.accumulate > 1 else 0.0
-    update = OperationTotals(moved=trained * (20.0 + 2 * MOMENTS[training.optimizer]))
+    update = Operations(moved=trained * (20.0 + 2 * MOMENTS[training.optimizer]))
     return Load(
         works=[
             (encode, 2 * pairs / encoded),

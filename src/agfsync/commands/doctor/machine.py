@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from agfsync.files.images import decode, encode
-from agfsync.models.counting import OperationTotals
+from agfsync.models.counting import Operations
 
 SHARE = 0.8
 """of the rate at which a large square matrix is multiplied: what a network's multiplications are taken to reach"""
@@ -38,7 +38,7 @@ class Speed:
     bandwidth: float
     overhead: float
 
-    def seconds(self, work: OperationTotals) -> float:
+    def seconds(self, work: Operations) -> float:
         """Return the time of its multiplications at a share of the rate, of its bytes, and of the calls."""
         multiplying = sum(flops / (SHARE * self.rate(dtype)) for dtype, flops in work.flops.items())
         return multiplying + work.moved / self.bandwidth + self.overhead * work.calls

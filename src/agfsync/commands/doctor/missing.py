@@ -15,10 +15,10 @@ from agfsync.commands.doctor.networks import Pipeline
 from agfsync.commands.doctor.page import Examination, format_bytes, format_span
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, hub
-from agfsync.models.counting import UnknownModel
 from agfsync.models.lora_files import choose_file
 from agfsync.models.loras import check_lora
 from agfsync.models.pretrained import torch_device
+from agfsync.models.published import UnknownModel
 from agfsync.models.weights import WeightQuery, find_weights
 from agfsync.pipeline import STAGES
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, named_models
@@ -79,14 +79,15 @@ def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
         return
     for lora in settings.loras:
         place = hub.snapshot(lora.path) if hub.is_hub_id(lora.path) else Path(catalog.find_place(lora.path))
-        names = [each.relative_to(place).as_posix() for each in place.rglob("*")] if place else []
+        if place is None:
+            continue
+        names = [each.relative_to(place).as_posix() for each in place.rglob("*")]
         try:
-            file = place if place is None or place.is_file() else place / choose_file(lora.path, names, lora.file)
+            file = place if place.is_file() else place / choose_file(lora.path, names, lora.file)
         except ModelError:
             continue  # `find_weights` reports it
         try:
-            if file is not None:
-                check_lora(networks, lora.model_dump(), file)
+            check_lora(networks, lora.model_dump(), file)
         except ModelError as fault:
             yield str(fault)
 
@@ -128,9 +129,9 @@ def _is_reached(url: str) -> bool:
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         socket.create_connection((address.hostname or "", port), timeout=NEARBY).close()
+        return True
     except OSError:
         return False
-    return True
 
 
 def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
@@ -147,22 +148,17 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
         if need.memory > has:
             says = f"{need.stage} takes about {format_bytes(need.memory)} of memory, {device} has {format_bytes(has)}"
             found.missing.append(f"{says}: lower {lighter[need.stage]}")
+    wanted_by_run, cache = sum(need.disk for need in found.needs), Path(constants.HF_HUB_CACHE)
     for what, place, wanted, mend in (
-        (
-            "the run",
-            path,
-            sum(need.disk for need in found.needs),
-            "choose another --out, or lower captions.count",
-        ),
-        ("the weights to download", Path(constants.HF_HUB_CACHE), found.download, "set HF_HOME to a larger disk"),
+        ("the run", path, wanted_by_run, "choose another --out, or lower captions.count"),
+        ("the weights to download", cache, found.download, "set HF_HOME to a larger disk"),
     ):
         if wanted > (free := machine.room(place)):
             says = f"{what} takes about {format_bytes(wanted)}, {format_bytes(free)} are free at {place}: {mend}"
             found.missing.append(says)
     seconds = sum(need.seconds for need in found.needs if need.memory and not isnan(need.seconds))
     if torch_device("auto").type == "cpu" and seconds > LONG:
-        says = f"there is no accelerator: on this CPU the networks would run for {format_span(seconds)}"
-        found.notes.append(says)
+        found.notes.append(f"there is no accelerator: on this CPU the networks would run for {format_span(seconds)}")
 
 
 def report_money(recipe: Recipe, found: Examination) -> None:
@@ -179,9 +175,7 @@ def report_money(recipe: Recipe, found: Examination) -> None:
             (f"take about {need.tokens:,.0f} tokens", need.tokens, model.max_tokens_total, "max_tokens_total"),
         ):
             if cap is not None and value > cap:
-                limit = f"{stage}.writer.{name} = {cap:g}" if name == "max_cost" else f"{stage}.writer.{name} = {cap}"
-                found.notes.append(
-                    f"{stage} will {says} and stops at {limit}: raise it, or go on later with a higher one"
-                )
+                says = f"{stage} will {says} and stops at {stage}.writer.{name} = {cap}"
+                found.notes.append(f"{says}: raise it, or go on later with a higher one")
     if unpriced:
         found.notes.append(f"the cost isn't known: give {' and '.join(unpriced)}")

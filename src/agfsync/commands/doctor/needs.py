@@ -1,26 +1,19 @@
 """What each stage of a recipe needs on this machine."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import isnan, nan
 from pathlib import Path
 
-from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.counts import Counts
-from agfsync.commands.doctor.loads import (
-    CLIP_FAMILY,
-    ImageBatch,
-    Load,
-    estimate_drawing,
-    estimate_judging,
-    estimate_training,
-)
+from agfsync.commands.doctor import loads, machine
 from agfsync.commands.doctor.page import Examination, Need, format_bytes
 from agfsync.engine.processes import count_cores, wanted_workers
 from agfsync.errors import ModelError
 from agfsync.language.tokens import TokenEstimate, estimate_caption_tokens, estimate_question_tokens
-from agfsync.models.counting import UnknownModel
 from agfsync.models.pretrained import torch_device
+from agfsync.models.published import UnknownModel
+from agfsync.pipeline.counts import Counts
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.models import drawing_models
 from agfsync.recipe.types import VqaOpenAISettings
@@ -31,22 +24,20 @@ _TEXT = 2500.0
 """bytes of a caption with its questions"""
 _SCORE = 300.0
 """bytes of a score with its answers"""
-SERVED_SECONDS = 1.5
-"""for a server to look at a picture and answer"""
-SERVED_TOKENS = 65
-"""of a request to it, its answer included, in addition to the picture"""
+SERVED_SECONDS, SERVED_TOKENS = 1.5, 65
+"""for a server to look at a picture and answer; of the request and its answer, in addition to the picture"""
 _PATCH = 28
 """pixels a side of what a vision-language model makes a token of"""
-_UNKNOWN = Load([], nan)
+_UNKNOWN = loads.Load([], nan)
 
 
+@dataclass(frozen=True, slots=True)
 class Estimator:
-    """Estimates every stage of a recipe; what is unknown is reported."""
+    """Estimates every stage of a recipe; what is unknown is reported in `found`."""
 
-    def __init__(self, recipe: Recipe, counts: Counts, found: Examination) -> None:
-        self.recipe = recipe
-        self.counts = counts
-        self.found = found
+    recipe: Recipe
+    counts: Counts
+    found: Examination
 
     def estimate(self) -> list[Need]:
         """Return the needs of all stages, in order."""
@@ -69,7 +60,9 @@ class Estimator:
         if self.recipe.pairs.source:
             return Need("candidates", [Path(self.recipe.pairs.source).name])
         count, captions = self.recipe.candidates.per_caption, self.counts.train
-        parts = [self._draw(place, each, captions, count) for place, each in drawing_models(self.recipe).items()]
+        workers = max(1, wanted_workers(self.recipe.engine, 0))
+        models = drawing_models(self.recipe).items()
+        parts = [self._draw(place, each, captions, count, workers=workers) for place, each in models]
         memory = [part.memory for part in parts]
         return Need(
             "candidates",
@@ -79,18 +72,19 @@ class Estimator:
             seconds=sum(part.seconds for part in parts),
         )
 
-    def _draw(self, place: str, settings: ModelSettings, batches: float, images: int, prompts: int = 1) -> Need:
+    def _draw(
+        self, place: str, settings: ModelSettings, batches: float, images: int, *, prompts: int = 1, workers: int = 1
+    ) -> Need:
         """Estimate batches of images by one generator, and the writing of the images, for which there are all cores."""
         device = self._find_device(settings.device, place)
-        load = self._try(partial(estimate_drawing, settings, device == "cpu", images, prompts), place)
+        load = self._try(partial(loads.estimate_drawing, settings, device == "cpu", images, prompts), place)
         models = [settings.path, *(lora.path for lora in settings.loras)]
         writing, _ = machine.picture_seconds(*load.pixels) if all(load.pixels) else (0.0, 0.0)
-        # Workers share a CPU's memory; each accelerator has its own.
-        workers = max(1, wanted_workers(self.recipe.engine, 0)) if device == "cpu" and prompts == 1 else 1
         return Need(
             place,
             [_shorten(model) for model in models + ([settings.refining.path] if settings.refining else [])],
-            memory=(load.memory + _count_process(device)) * workers,
+            # Workers share a CPU's memory; each accelerator has its own.
+            memory=(load.memory + _count_process(device)) * (workers if device == "cpu" else 1),
             disk=_PICTURE * load.pixels[0] * load.pixels[1] * batches * images,
             seconds=batches * (load.estimate_seconds(device) + writing * images / min(images, count_cores())),
         )
@@ -98,11 +92,11 @@ class Estimator:
     def _training(self) -> Need:
         settings, training = self.recipe.model, self.recipe.training
         method = f"{training.method.type}, LoRA" if training.lora else training.method.type
-        device, place = self._find_device(settings.device, "model"), "model"
+        device = self._find_device(settings.device, "model")
         if device == "cpu" and training.precision == "fp16":
-            says = "training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32"
-            self.found.missing.append(says)
-        load = self._try(partial(estimate_training, settings, training, device == "cpu", self.counts.pairs), place)
+            self.found.missing.append("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32")
+        estimate = partial(loads.estimate_training, settings, training, device == "cpu", self.counts.pairs)
+        load = self._try(estimate, "model")
         has = machine.memory("cpu")
         if device != "cpu" and load.encoded + machine.PROCESS > has:
             says = f"training keeps {format_bytes(load.encoded)} of encoded pairs in the machine's memory, which has"
@@ -121,7 +115,7 @@ class Estimator:
             return Need("scores")
         images = self.counts.train * candidates.per_caption * len(self.recipe.drawing_models)
         batch = max(1, min(self.recipe.scores.batch, images))
-        shown = ImageBatch(batch, batch / candidates.per_caption, self.counts.questions)
+        shown = loads.ImageBatch(batch, batch / candidates.per_caption, self.counts.questions)
         need = self._judge("scores", scorers, shown, images)
         need.disk = _SCORE * images * len(scorers)
         return need
@@ -131,7 +125,7 @@ class Estimator:
         settings, captions = self.recipe.model, self.counts.held_out
         judges = self.recipe.evaluation_scorers
         batch, at_once = max(1, min(self.recipe.scores.batch, 2 * captions)), self._count_at_once()
-        shown = ImageBatch(batch, batch, self.counts.questions)
+        shown = loads.ImageBatch(batch, batch, self.counts.questions)
         need = self._judge("evaluation", judges, shown, 2 * captions)
         drawn = self._draw("model", settings, 2 * captions / at_once, at_once, prompts=at_once)
         need.models = [_shorten(settings.path), *need.models]
@@ -140,12 +134,12 @@ class Estimator:
         need.disk = drawn.disk + _SCORE * 2 * captions * len(judges)
         return need
 
-    def _judge(self, stage: str, judges: Mapping[str, ScorerSettings], batch: ImageBatch, images: int) -> Need:
+    def _judge(self, stage: str, judges: Mapping[str, ScorerSettings], batch: loads.ImageBatch, images: int) -> Need:
         """Estimate all judges on all images; those on the same CLIP share its embeddings."""
         models = dict.fromkeys(each.path for each in judges.values() if each.path)
         different: dict[tuple[str | None, ...], str] = {}
         for name, each in judges.items():
-            family = "clip" if each.type in CLIP_FAMILY else each.type
+            family = "clip" if each.type in loads.CLIP_FAMILY else each.type
             different.setdefault(
                 (family, each.path, getattr(each, "weights", None), each.revision, each.dtype, each.device), name
             )
@@ -161,7 +155,7 @@ class Estimator:
             need.tokens = need.requests * (height * width / _PATCH**2 + SERVED_TOKENS)
         return need
 
-    def _look(self, place: str, settings: ScorerSettings, batch: ImageBatch, images: int) -> tuple[float, float]:
+    def _look(self, place: str, settings: ScorerSettings, batch: loads.ImageBatch, images: int) -> tuple[float, float]:
         """Estimate memory and seconds of one judge on all images; NaN where it is unknown."""
         if isinstance(settings, VqaOpenAISettings):
             concurrency = settings.server.concurrency if settings.server else 1
@@ -169,7 +163,7 @@ class Estimator:
         device = self._find_device(settings.device, place)
         if device == "cpu" and settings.dtype == "fp16":
             self.found.notes.append(f"{place}.dtype fp16 is slow on a CPU: set it to fp32 or bf16")
-        load = self._try(partial(estimate_judging, settings, batch), place)
+        load = self._try(partial(loads.estimate_judging, settings, batch), place)
         _, reading = machine.picture_seconds(*self._find_pixels())
         seconds = images * (load.estimate_seconds(device) / batch.images + reading)
         return load.memory + _count_process(device), seconds
@@ -182,7 +176,7 @@ class Estimator:
         """Return height and width of the images, which the evaluation draws."""
         settings, at_once = self.recipe.model, self._count_at_once()
         on_cpu = self._find_device(settings.device) == "cpu"
-        height, width = self._try(partial(estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
+        height, width = self._try(partial(loads.estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
         return settings.sampling.height or height or 512, settings.sampling.width or width or 512
 
     def _find_device(self, name: str, place: str = "") -> str | None:
@@ -194,7 +188,7 @@ class Estimator:
                 self.found.missing.append(f"{place}.device: {fault}")
             return None
 
-    def _try(self, estimate: Callable[[], Load], place: str = "") -> Load:
+    def _try(self, estimate: Callable[[], loads.Load], place: str = "") -> loads.Load:
         """Return an estimate; `_UNKNOWN`, which is reported at `place`, where a model is unknown."""
         try:
             return estimate()

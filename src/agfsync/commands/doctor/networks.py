@@ -1,50 +1,22 @@
 """The networks of a generator, built from their configurations without data, and the inputs of the one that draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, Self
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from agfsync.models import EXCHANGED, UNLOADED
 from agfsync.models.configuration import CONFIG, INDEX, find_class
-from agfsync.models.counting import DATALESS, UnknownModel, build_network, count_bytes
-from agfsync.models.files import ModelFiles
+from agfsync.models.counting import DATALESS, build_network, count_bytes
 from agfsync.models.hub import SAFE
 from agfsync.models.latents import PIXELS_AT_ONCE
+from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings
 
 T5_TOKENS = 256
 """of a prompt, where a T5's pipeline does not say"""
-
-Config = Mapping[str, Any]
-
-
-@cache
-def load_published() -> Mapping[str, Mapping[str, Mapping[str, Config]]]:
-    """Return published configuration files by name: of `models` by hub id, and of `types` of generators."""
-    text = files("agfsync.models").joinpath("published.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
-
-
-def read_config(model: str, revision: str | None = None, name: str = CONFIG, type_: str = "") -> Config:
-    """Return the configuration file `name` of a model; `type_` is that of a generator that may be a single file.
-
-    Raises:
-        UnknownModel: it cannot be had. ModelError: there is no such embedded model.
-    """
-    if (found := ModelFiles.of(model, revision).read(name)) is not None:
-        return found
-    published = load_published()
-    known = published["models"].get(model) or (published["types"].get(type_, {}) if model.endswith(SAFE) else {})
-    if name not in known:
-        raise UnknownModel(f"{model}: its configuration isn't at hand")
-    return known[name]
 
 
 @dataclass(slots=True)

@@ -128,17 +128,14 @@ def _format_table(needs: Sequence[Need], width: int) -> list[str]:
     for name in shown:
         table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
     for need in [*needs, total]:
-        cells = [_format_cell(_COLUMNS[name][1], getattr(need, name)) for name in shown]
+        figures = [(_COLUMNS[name][1], getattr(need, name)) for name in shown]
+        cells = ["?" if isnan(value) else tell(value) if value else "" for tell, value in figures]
         if need is total and any(isnan(each.seconds) for each in needs):
             cells[shown.index("seconds")] = f"> {format_span(need.seconds)}"
         table.add_row(need.stage, *([", ".join(need.models)] if has_models else []), *cells)
     text = StringIO()
     Console(file=text, width=width, color_system=None, highlight=False, markup=False, emoji=False).print(table)
     return [line.rstrip() for line in text.getvalue().splitlines()]
-
-
-def _format_cell(tell: Callable[[float], str], value: float) -> str:
-    return "?" if isnan(value) else tell(value) if value else ""
 
 
 _COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import recipe as config
-from agfsync.commands.doctor.counts import count_items
 from agfsync.language.tokens import QUESTIONS_KEPT
+from agfsync.pipeline.counts import count_items
 
 
 def test_captions_and_questions_of_files_are_counted(tmp_path: Path) -> None:
