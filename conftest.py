@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.recipe import Recipe, check, dump
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 sys.path.insert(0, str(Path(__file__).parent / "tests" / "plugins"))
@@ -57,7 +57,7 @@ def recipe() -> Recipe:
 def context(tmp_path: Path, recipe: Recipe) -> Iterator[Context]:
     """A run of the quick recipe in which nothing is done yet."""
     with Run.create(tmp_path / "run", dump(recipe)) as run:
-        yield Context(run, recipe, Silent())
+        yield Context(run, recipe, SilentProgress())
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""A training step of the embedded generator's network on the CPU: torch's choice of attention kernel or the plain one.
+"""Time a training step of the embedded model's network on the CPU with torch's attention kernel and with the plain one.
 
     python benchmarks/attention.py [--batch 48] [--rounds 5]
 
-Both ways run in this one process, in turn, each once to warm up and then timed; the last line is their ratio.
+Both ways run in one process, alternately, each once to warm up and then timed. The last line is their ratio.
 """
 
 import argparse
@@ -12,14 +12,18 @@ from statistics import median
 
 import torch
 
-from agfsync.shapes.training.generator import WIDTH, build_unet
+from agfsync.shapes.training.clip import CLIP_WIDTH
+from agfsync.shapes.training.generator import build_unet
 from agfsync.shapes.training.tokenizers import MAX_TOKENS
-from agfsync.shapes.training.vae import CHANNELS, SIDE
+from agfsync.shapes.training.vae import LATENT_CHANNELS, LATENT_SIDE
 from agfsync.training.attention import trainable_attention
 
 
 def seconds_of_a_step(network: torch.nn.Module, batch: int, kernel: AbstractContextManager[None]) -> float:
-    noisy_BCHW, text_BTD = torch.randn(batch, CHANNELS, SIDE, SIDE), torch.randn(batch, MAX_TOKENS, WIDTH)
+    noisy_BCHW, text_BTD = (
+        torch.randn(batch, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE),
+        torch.randn(batch, MAX_TOKENS, CLIP_WIDTH),
+    )
     started = time.perf_counter()
     with kernel, torch.autocast("cpu", torch.bfloat16):
         network(noisy_BCHW, torch.randint(1000, (batch,)), text_BTD).sample.float().square().mean().backward()

@@ -1,10 +1,10 @@
-"""What the loop's heavy steps take at full size: images/s, pairs/s, questions/s and peak memory, beside their floor.
+"""Measure the heavy steps at full size: images/s, pairs/s, questions/s and peak memory, next to their upper bound.
 
     python benchmarks/full_size.py [sd15 sdxl blip2-xl blip2-xxl] [--steps 20] [--batch 8] [--pairs 4] [--repeats 3]
 
-Weights are random, which costs the same. All goes through the project's own classes, loaded as a run loads them. Each
-line is the median of `--repeats` after one to warm up. The floor is the work in TFLOP (multiply-adds counted as two) at
-the rate at which this very device multiplies two large bf16 matrices, measured in the same run.
+Weights are random, which takes the same time. The steps use the project's own classes, loaded as a run loads them. Each
+line is the median of `--repeats` after one to warm up. The bound is the work in TFLOP (a multiply-add counts as two) at
+the rate at which this device multiplies two large bf16 matrices, measured in the same run.
 """
 
 import argparse
@@ -42,12 +42,12 @@ FORWARD = {"sd15": 0.803, "sdxl": 6.76}
 """TFLOP of the UNet on one picture."""
 DECODE = {"sd15": 2.51, "sdxl": 10.5}
 QUESTION = {"blip2-xxl": 0.691}
-"""with its share of the picture's encoding, nine questions a picture"""
+"""TFLOP of one question, with its share of the picture's encoding at nine questions a picture."""
 QUESTIONS = 9
 
 
 class Forgetful:
-    """Checkpoints that keep nothing: writing them is not what is measured."""
+    """Checkpoints that keep nothing: the time to write them is not measured."""
 
     def last(self) -> int:
         return 0
@@ -64,7 +64,7 @@ def device() -> torch.device:
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """The median of `repeats`, after one to warm up."""
+    """Return the median time of `work` over `repeats`, after one to warm up."""
     taken: list[float] = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -76,14 +76,14 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
 
 
 def rate() -> float:
-    """TFLOP/s of a large bf16 matrix product here."""
+    """Return the TFLOP/s of a large bf16 matrix product on this device."""
     side = 8192 if torch.cuda.is_available() else 2048
     left, right = (torch.randn(side, side, device=device(), dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / seconds(lambda: left @ right, 20) / 1e12
 
 
 def peak() -> float:
-    """GB at the most: of the accelerator since the last model, on a CPU of the process since it began."""
+    """Return the peak memory in GB: of the accelerator since the last model, or of the process on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -97,16 +97,14 @@ def freed() -> None:
 
 
 def line(what: str, count: int, took: float, work: float | None, speed: float, unit: str) -> None:
-    """`count` units of `work` TFLOP in `took` seconds."""
-    floor = f"floor {speed / work:8.2f}, {count / took * work / speed:4.0%} of it" if work else "floor unknown"
+    """Print one line: `count` units of `work` TFLOP each in `took` seconds."""
+    floor = f"bound {speed / work:8.2f}, {count / took * work / speed:4.0%} of it" if work else "bound unknown"
     print(f"{what:<34} {count / took:8.3f} {unit}/s  {floor:<28} peak {peak():6.1f} GB", flush=True)
 
 
 def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
-    """A caption's candidates, in one batch, with guidance."""
-    generator = catalog.build(
-        "generators", {"type": KIND[name], "path": folder, "steps": options.steps, "dtype": "bf16"}
-    )
+    """Measure drawing a caption's candidates, in one batch with guidance."""
+    generator = catalog.build("models", {"type": KIND[name], "path": folder, "steps": options.steps, "dtype": "bf16"})
     work = 2 * options.steps * FORWARD[name] + DECODE[name]
     prompts, seeds = ["a large red circle"] * options.batch, list(range(options.batch))
     took = seconds(lambda: generator.draw(prompts, seeds, 0.1), options.repeats)
@@ -114,7 +112,7 @@ def draw(name: str, folder: str, options: argparse.Namespace, speed: float) -> N
 
 
 def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed: float) -> None:
-    """DPO steps on `--pairs` pairs, whose latents are random."""
+    """Measure DPO steps on `--pairs` pairs with random latents."""
     denoiser = catalog.build("models", {"type": KIND[name], "path": folder})
     reference: Any
     if lora:
@@ -144,15 +142,15 @@ def train(name: str, folder: str, lora: bool, options: argparse.Namespace, speed
         loop.train(
             Actor(denoiser, reference, plan.precision), objective, plan, forgetful, Path(log) / "metrics.jsonl", told
         )
-    # Winner and loser, each once through the reference and three times' worth through the network; a LoRA's backward
-    # pass makes no gradient of the frozen weights.
+    # Winner and loser: one forward pass each of the reference, and a forward and backward pass of the network, which is
+    # three times as much; a LoRA's backward pass computes no gradient of the frozen weights.
     work = 2 * FORWARD[name] * (1 + (2 if lora else 3))
     how = "LoRA" if lora else "full"
     line(f"{name} trains, {how}", options.pairs, median(taken[1:]), work, speed, "pairs")
 
 
 def ask(name: str, folder: str, options: argparse.Namespace, speed: float) -> None:
-    """Nine questions on each of `--batch` pictures."""
+    """Measure nine questions about each of `--batch` pictures."""
     scorer = Vqa(path=folder, dtype="bf16")
     images = [Image.new("RGB", (512, 512), (n, 2 * n, 3 * n)) for n in range(options.batch)]
     questions = [["Is the large red circle in the centre?"] * QUESTIONS] * options.batch
@@ -183,7 +181,7 @@ def main() -> None:
 
 
 def measure(model: str, folder: str, options: argparse.Namespace, speed: float) -> None:
-    """All of one model's lines."""
+    """Print all lines of one model."""
     if model not in KIND:
         ask(model, folder, options, speed)
         return

@@ -14,14 +14,14 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Proces
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from agfsync.models.published import load_published
-from agfsync.shapes.training.tokenizers import clip_tokenizer, word_tokenizer
+from agfsync.shapes.training.tokenizers import build_clip_tokenizer, build_word_tokenizer
 
 TOKENS = 77
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def save_sd15(folder: Path) -> None:
-    """Stable Diffusion 1.5: a UNet of 860 M weights."""
+    """Save Stable Diffusion 1.5, with a UNet of 860 M weights."""
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
     nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipeline = StableDiffusionPipeline(
@@ -34,7 +34,7 @@ def save_sd15(folder: Path) -> None:
 
 
 def save_sdxl(folder: Path) -> None:
-    """SDXL's base: a UNet of 2.6 G weights."""
+    """Save SDXL's base, with a UNet of 2.6 G weights."""
     tokenizers = {"tokenizer": _tokenizer(), "tokenizer_2": _tokenizer()}
     scheduler = EulerDiscreteScheduler(**NOISE)
     pipeline = StableDiffusionXLPipeline(
@@ -48,7 +48,7 @@ def save_sdxl(folder: Path) -> None:
 
 def save_blip2(folder: Path, language: str = "xxl") -> None:
     """BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
-    tokenizer = word_tokenizer()
+    tokenizer = build_word_tokenizer()
     settings = load_published()["models"][f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
     config = Blip2Config.from_dict({**settings, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")})
     images = BlipImageProcessorPil(size={"height": 224, "width": 224}, do_convert_rgb=True)
@@ -77,6 +77,6 @@ def _network(library: str, kind: str, settings: Any) -> Any:
 
 
 def _tokenizer() -> Any:
-    tokenizer = clip_tokenizer()
+    tokenizer = build_clip_tokenizer()
     tokenizer.model_max_length = TOKENS
     return tokenizer

@@ -1,10 +1,9 @@
-"""How often the report says what isn't so, on made-up evaluations through its own functions: the table of
-docs/evaluation.md.
+"""Measure how often the report's verdicts are wrong, on simulated evaluations: the tables of docs/evaluation.md.
 
     python benchmarks/verdicts.py [--runs 500]
 
-`tests/plugins/made_up_evaluations.py` describes the made-up judges. Each rate is of `runs` evaluations, of half as many
-with 400 captions; its standard error is 0.7 % at a rate of 2.5 % and 500 runs.
+`tests/plugins/made_up_evaluations.py` describes the simulated judges. Each rate is of `runs` evaluations, or of half as
+many with 400 captions. At a rate of 2.5 % and 500 runs the standard error is 0.7 %.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""VQA scoring against the common way: one `generate` for each image and question, its file opened anew each time.
+"""Compare VQA scoring with the common way: one `generate` for each image and question, which opens the file each time.
 
     python benchmarks/vqa.py [--model embedded:vqa | random | FOLDER | HUB-ID] [--images 24] [--questions 9]
 
-Both ways run in this one process, on the same drawings of the Shapes world and the same questions, each once to warm up
-and then timed. `random` is an untrained BLIP-2 of the embedded model's build.
+Both ways run in one process, on the same drawings of the Shapes world and the same questions, each once to warm up and
+then timed. `random` is an untrained BLIP-2 of the embedded model's architecture.
 """
 
 import argparse
@@ -21,39 +21,40 @@ from transformers import AutoProcessor, Blip2ForConditionalGeneration
 from agfsync.catalog import model_path
 from agfsync.models.pretrained import torch_device
 from agfsync.scorers.vqa import Vqa
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.training.pictures import any_scene
-from agfsync.shapes.training.tokenizers import word_tokenizer
-from agfsync.shapes.training.vqa import ask, build, processor
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.training.asking import ask_questions
+from agfsync.shapes.training.pictures import sample_scene
+from agfsync.shapes.training.tokenizers import build_word_tokenizer
+from agfsync.shapes.training.vqa import build_vqa, build_vqa_processor
 
 Asked = list[tuple[bytes, list[str]]]
 
 
 def drawings(images: int, questions: int) -> Asked:
-    """PNG files of random scenes, each with its questions."""
+    """Return PNG files of random scenes, each with its questions."""
     rng = random.Random(0)
     asked: Asked = []
     while len(asked) < images:
-        scene = any_scene(rng)
-        texts = [query.text() for query, _ in ask(scene, 2 * questions, rng)][:questions]
+        scene = sample_scene(rng)
+        texts = [query.to_text() for query, _ in ask_questions((scene,), scene.things, 2 * questions, rng)][:questions]
         if len(texts) == questions:
             file = io.BytesIO()
-            draw(scene).save(file, "PNG")
+            draw_scene(scene).save(file, "PNG")
             asked.append((file.getvalue(), texts))
     return asked
 
 
 def fast(scorer: Vqa, asked: Asked) -> list[str]:
-    """Each image opened and encoded once, its answers read off the first token's logits."""
+    """Return the answers from the first token's logits, with each image opened and encoded once."""
     pictures = [Image.open(io.BytesIO(file)) for file, _ in asked]
     p_yes = scorer.p_yes(pictures, [texts for _, texts in asked])
     return ["yes" if p > 0.5 else "no" for row in p_yes for p in row]
 
 
 def plain(model: Any, processor: Any, template: str, asked: Asked) -> list[str]:
-    """One `generate` for each image and question; the likelier of yes and no as its first token.
+    """Return the likelier of yes and no as the first token of one `generate` for each image and question.
 
-    That is what it says where it says either: an untrained model says other words.
+    A trained model generates that word; an untrained one generates others.
     """
     yes, no = (processor.tokenizer.encode(word, add_special_tokens=False)[0] for word in ("yes", "no"))
     said = []
@@ -74,7 +75,7 @@ def plain(model: Any, processor: Any, template: str, asked: Asked) -> list[str]:
 
 
 def timed(work: Callable[[], list[str]]) -> tuple[list[str], float]:
-    """What `work` says, and its seconds."""
+    """Return the result of `work` and its seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -89,14 +90,14 @@ def main() -> None:
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if settings.model == "random":
-            tokenizer = word_tokenizer()
-            build(tokenizer).save_pretrained(folder)
-            processor(tokenizer).save_pretrained(folder)
+            tokenizer = build_word_tokenizer()
+            build_vqa(tokenizer).save_pretrained(folder)
+            build_vqa_processor(tokenizer).save_pretrained(folder)
         compare(folder if settings.model == "random" else model_path(settings.model), settings)
 
 
 def compare(folder: str, settings: argparse.Namespace) -> None:
-    """Runs both ways and prints their figures."""
+    """Run both ways and print their figures."""
     asked = drawings(settings.images, settings.questions)
     scorer = Vqa(path=folder)
     model = Blip2ForConditionalGeneration.from_pretrained(folder, use_safetensors=True).to(torch_device("auto")).eval()

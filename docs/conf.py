@@ -28,6 +28,7 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
 # A name between backticks is a link where it is one of ours, and code everywhere.
+highlight_language = "none"
 default_role = "py:obj"
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"

@@ -1,7 +1,7 @@
-"""The README's picture: `python docs/picture.py RUN OUT.png` puts base over aligned model, same caption, same seed.
+"""Draw the README's picture: `python docs/picture.py RUN OUT.png` puts the base model's images above the aligned one's.
 
-The captions are the first held-out one of each category, in the order of the run, that the oracle scores differently on
-the two: losses as well as gains, so that nobody has chosen.
+Of each category it takes the first held-out caption, in the run's order, on which the oracle scores the two
+differently. So losses are shown as well as gains, and nobody selects.
 """
 
 import io

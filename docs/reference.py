@@ -6,6 +6,7 @@
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,7 @@ from pydantic_core import PydanticUndefined
 import agfsync
 from agfsync import catalog, records
 from agfsync.recipe import Recipe
+from agfsync.recipe.types import BASES, SETTINGS
 
 INDEX = """# Reference
 
@@ -33,6 +35,7 @@ commands
 api
 plugins
 tables
+examples
 ```
 """
 RECIPE = """# Recipe keys
@@ -59,8 +62,23 @@ Each stage writes its records as Parquet parts into a folder of its name, which
 `datasets.load_dataset("parquet", data_files="runs/mine/pairs/*.parquet")` reads. Hugging Face `datasets` opens the
 images as pictures. [The run folder](../concepts.md#the-run-folder) has what else lies there.
 """
-PROTOCOLS = ("scorers", "models", "language", "training", "formats")
-"""Packages whose `__init__` holds the protocols that a plug-in follows, and the types they speak of."""
+EXAMPLES = """# Examples
+
+Each of these scripts is in `examples/`, and the test suite runs it on the embedded world.
+"""
+PROTOCOLS = ("scorers", "models", "language", "stages.choosing", "training", "formats")
+"""Modules that hold the protocols that a plug-in follows, and the types they speak of."""
+
+
+PATHS = {
+    "models": "model",
+    "scorers": "scorers.NAME",
+    "captions": "captions.writer",
+    "questions": "questions.writer",
+    "methods": "training.method",
+    "choices": "pairs.choose",
+}
+"""The section of a recipe whose `type` each kind of the catalog is."""
 
 
 def write_pages(folder: Path) -> None:
@@ -68,11 +86,12 @@ def write_pages(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     pages = {
         "index": INDEX,
-        "recipe": RECIPE + "\n".join(describe_section("", Recipe)),
+        "recipe": describe_recipe(),
         "commands": describe_commands(),
         "api": API + "\n".join(describe_api()),
         "plugins": "\n".join(describe_plugins()),
         "tables": TABLES + "\n".join(describe_tables()),
+        "examples": EXAMPLES + "\n".join(describe_examples()),
     }
     for name, text in pages.items():
         path = folder / f"{name}.md"
@@ -80,37 +99,62 @@ def write_pages(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def describe_section(path: str, model: type[BaseModel], seen: dict[type, str] | None = None) -> Iterator[str]:
+def describe_recipe() -> str:
+    """Return the Markdown of every key of a recipe."""
+    seen: dict[type, str] = {}
+    return RECIPE + "\n".join([*describe_section("", Recipe, seen), *describe_types(seen)])
+
+
+def describe_section(path: str, model: type[BaseModel], seen: dict[type, str]) -> Iterator[str]:
     """Yield the Markdown of a section of the recipe and of the sections below it, each model once.
 
     Args:
-        path: the keys that lead to it, such as "candidates.generator"; empty for the recipe itself.
+        path: the keys that lead to it, such as "evaluation.sets.NAME"; empty for the recipe itself.
+        seen: the sections that have been described, each with its path.
     """
-    seen = {} if seen is None else seen
     seen[model] = path
-    yield f"\n({anchor(path)})=\n{'##' if path.count('.') == 0 else '###'} {f'`{path}`' if path else 'The recipe'}\n"
+    level = "##" if path.removesuffix(".NAME").count(".") == 0 else "###"
+    yield f"\n({anchor(path)})=\n{level} {f'`{path}`' if path else 'The recipe'}\n"
     yield clean(inspect.getdoc(model) or "") + "\n"
+    yield from describe_fields(model, set(model.model_fields), path, seen)
+
+
+def describe_fields(model: type[BaseModel], names: set[str], path: str, seen: dict[type, str]) -> Iterator[str]:
+    """Yield a definition for each of a section's keys that are among `names`, then the sections below it."""
     documents = read_attribute_docstrings(model)
-    below: list[tuple[str, type[BaseModel]]] = []
+    below = {}
     for name, field in model.model_fields.items():
-        key = f"{path}.{name}" if path else name
-        sections = list(find_sections(field.annotation, key))
-        below += [(place, section) for place, section in sections if section not in seen]
-        for place, section in sections:
-            seen.setdefault(section, place)
-        links = ", ".join(f"[`{seen[section]}`](#{anchor(seen[section])})" for _, section in sections)
+        for place, section in find_sections(field.annotation, f"{path}.{name}" if path else name):
+            if name in names and section not in seen:
+                seen[section] = below[section] = place
+    for name, field in model.model_fields.items():
+        if name not in names:
+            continue
+        sections = [section for _, section in find_sections(field.annotation, "")]
+        links = ", ".join(f"[`{seen[each]}`](#{anchor(seen[each])})" for each in sections if each in seen)
         kind = f"see {links}" if links else format_type(field.annotation, field.metadata)
         meaning = describe_field(field, documents.get(name), sections)
         yield f"`{name}`\n: *{kind}{format_default(field)}*{f'<br>{chr(10)}  {meaning}' if meaning else ''}\n"
-    for place, section in below:
+    for section, place in below.items():
         yield from describe_section(place, section, seen)
 
 
-def describe_field(field: FieldInfo, documented: str | None, sections: Sequence[tuple[str, type]]) -> str:
+def describe_types(seen: dict[type, str]) -> Iterator[str]:
+    """Yield the Markdown of the keys that a `type` adds to those of every model, scorer, writer, method or choice."""
+    for kind, types in SETTINGS.items():
+        yield f"\n({anchor(f'types-{kind}')})=\n## Types of `{PATHS[kind]}`\n"
+        for section in dict.fromkeys(types.values()):
+            names = ", ".join(f"`{name}`" for name, each in types.items() if each is section)
+            own = {name for name in section.model_fields if name not in BASES[kind].model_fields}
+            yield f"### {names}\n"
+            yield "\n".join(describe_fields(section, own, PATHS[kind], seen)) if own else "No keys of its own.\n"
+
+
+def describe_field(field: FieldInfo, documented: str | None, sections: Sequence[type]) -> str:
     """Return a key's meaning: its own docstring, else the first sentence of the section that it holds."""
     text = field.description or documented
     if not text and len(sections) == 1:
-        text = (inspect.getdoc(sections[0][1]) or "").partition("\n\n")[0]
+        text = (inspect.getdoc(sections[0]) or "").partition("\n\n")[0]
     return clean(text or "", capital=False)
 
 
@@ -159,7 +203,9 @@ def format_type(annotation: Any, metadata: list[Any]) -> str:
     if isinstance(annotation, FieldInfo):
         return ""
     if origin is Literal:
-        return " or ".join(f"`{value}`" for value in arguments)
+        return ("one of " if len(arguments) > 2 else "") + " or ".join(
+            ", ".join(f"`{each}`" for each in arguments).rsplit(", ", 1)
+        )
     if origin in (Union, UnionType):
         return " or ".join(format_type(each, metadata) for each in arguments if each is not NoneType)
     if origin is tuple:
@@ -188,24 +234,17 @@ def format_default(field: FieldInfo) -> str:
         return "" if field.default is not None else "; absent by default"
     if isinstance(field.default, Mapping) and any(isinstance(value, BaseModel) for value in field.default.values()):
         return f"; default: {', '.join(f'`{name}`' for name in field.default)}"
+    if field.default in ("", ()):
+        return "; empty by default"
     return f"; default `{field.default if isinstance(field.default, str) else json.dumps(field.default)}`"
 
 
 def describe_commands() -> str:
-    """Return the Markdown of the command line, by typer's own generator."""
-    program = [
-        sys.executable,
-        "-m",
-        "typer",
-        "agfsync.cli",
-        "utils",
-        "docs",
-        "--name",
-        "agfsync",
-        "--title",
-        "Command line",
-    ]
-    return subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    """Return the Markdown of the command line, by typer's own generator, without its list of shortened sentences."""
+    generate = ["utils", "docs", "--name", "agfsync", "--title", "Command line"]
+    program = [sys.executable, "-m", "typer", "agfsync.cli", *generate]
+    text = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    return re.sub(r"\*\*Commands\*\*:\n.*?(?=^## )", "", text, count=1, flags=re.M | re.S)
 
 
 def describe_api() -> Iterator[str]:
@@ -236,6 +275,13 @@ def describe_tables() -> Iterator[str]:
             columns = [f"| `{field.name}` | `{field.type}` |" for field in record.schema]
             yield f"\n## {name}\n\n{clean(inspect.getdoc(record) or '')}\n\n| column | type |\n|---|---|"
             yield "\n".join(columns)
+
+
+def describe_examples() -> Iterator[str]:
+    """Yield a section for each script of examples/."""
+    for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py")):
+        include = f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```"
+        yield f"\n## `{path.name}`\n\n{include}\n"
 
 
 def document(module: str, name: str, found: Any) -> str:

@@ -1,8 +1,8 @@
-"""What stands in docs/shapes: `python docs/results.py docs/shapes RUN...` writes down runs of one recipe.
+"""Write docs/shapes: `python docs/results.py docs/shapes RUN...` documents runs of one recipe.
 
-recipe.yaml is the first run's; results.md has every judge's figures for every run and the verdict of its report;
-evaluation-SEED.json all of a run's figures, by category and element type too. Run it on the machine of the runs: it
-names the processor.
+recipe.yaml is the first run's. results.md has every judge's figures for every run, and the verdict of its report.
+evaluation-SEED.json has all figures of a run, also by category and element type. Run it on the machine of the runs,
+whose processor it names.
 """
 
 import json
@@ -57,11 +57,11 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
 
 
 def read(path: Path) -> Found:
-    """Return a run's recipe, how its stages ended, and what its judges found."""
+    """Return a run's recipe, its finished stages, and its judges' results."""
     with Run.open(path) as run:
         recipe = recipe_of(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
-        finished = {stage: ended for stage in stages if (ended := run.finished(stage))}
+        finished = {stage: ended for stage in stages if (ended := run.find_finished(stage))}
         judged = standings(finished["evaluation"].notes["judges"], recipe, find_selectors(run, recipe))
         return recipe, finished, judged
 
@@ -78,11 +78,11 @@ def find_processor() -> str:
     """Return the name of this machine's processor, and its widest instruction set that matters here."""
     about = Path("/proc/cpuinfo")
     fields = [line.partition(":") for line in about.read_text().splitlines()] if about.is_file() else []
-    told = {name.strip(): value.strip() for name, _, value in fields}
-    flags = told.get("flags", "").split()
+    facts = {name.strip(): value.strip() for name, _, value in fields}
+    flags = facts.get("flags", "").split()
     sets = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
     widest = next((name for flag, name in sets.items() if flag in flags), "")
-    name = told.get("model name") or platform.processor() or platform.machine()
+    name = facts.get("model name") or platform.processor() or platform.machine()
     return f"{name} ({widest})" if widest else name
 
 

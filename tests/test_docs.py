@@ -1,15 +1,20 @@
-"""Paths and modules that the documentation names exist."""
+"""What the documentation names exists, and its recipes are valid."""
 
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+import yaml
+
+from agfsync import catalog
+from agfsync.recipe import Recipe, check
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "shapes").glob("*.md")]
-NO_MODULES = {"agfsync.captions", "agfsync.questions", "agfsync.methods", "agfsync.generators", "agfsync.selected_by"}
-"""Groups of entry points, and a key of exported files."""
+NO_MODULES = {"agfsync.selected_by"} | {f"agfsync.{kind}" for kind in catalog.CATALOG}
+"""A key of exported files, and groups of entry points."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -20,6 +25,14 @@ def test_what_a_page_names_exists(page: Path) -> None:
     missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
     missing += [name for name in sorted(modules) if name not in NO_MODULES and not exists(name)]
     assert not missing, f"{page.name} names what isn't there: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
+    for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S):
+        tree = yaml.safe_load(dedent(block))
+        if tree.keys() <= Recipe.model_fields.keys():
+            check(tree, where=page.name)
 
 
 def exists(name: str) -> bool:

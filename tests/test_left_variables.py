@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agfsync import cli, pipeline
-from agfsync.engine import launched
-from agfsync.engine.launched import ALONE, Launch, read_launch
+from agfsync.engine import launcher
+from agfsync.engine.launcher import SINGLE_PROCESS, Launch, read_launch
 from agfsync.errors import PeerError
 from agfsync.recipe import Recipe, dump
 
@@ -51,7 +51,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Any:
     def leave(**given: str) -> None:
         for name, value in (LEFT | given).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(launched, "_FOUND", [])
+        monkeypatch.setattr(launcher, "_FOUND", [])
 
     return leave
 
@@ -149,26 +149,26 @@ def test_a_launcher_that_is_gone_is_told_as_well(left: Any) -> None:
     left(MASTER_PORT=free_port(), TORCHELASTIC_USE_AGENT_STORE="True", AGFSYNC_JOIN_TIMEOUT="0.3")
     said: list[str] = []
     with pytest.raises(PeerError, match=r"no sign of the launcher at .* within 0\.3 s \(Connection refused\)"):
-        launched.gather(said.append)
+        launcher.await_helpers(said.append)
     assert len(said) == 1
-    with launched.leading():
+    with launcher.lead_helpers():
         pass
 
 
 def test_a_port_that_is_taken_or_answers_in_another_tongue_holds_nobody_up(
     left: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launched, "ATTEMPT", 0.3)
+    monkeypatch.setattr(launcher, "ATTEMPT_SECONDS", 0.3)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
         left(MASTER_PORT=port, AGFSYNC_JOIN_TIMEOUT="0.3")
         with pytest.raises(PeerError, match=rf"can't meet at 127\.0\.0\.1:{port}: .*in use"):
-            launched.gather(lambda _: None)
+            launcher.await_helpers(lambda _: None)
         left(RANK="1", MASTER_PORT=port, AGFSYNC_JOIN_TIMEOUT="0.3")
         with pytest.raises(PeerError, match="no sign of the first process"):
-            launched.join(lambda _: None)
+            launcher.join_first(lambda _: None)
 
 
 def test_nobody_waits_where_the_training_cannot_begin(
@@ -220,9 +220,9 @@ def test_a_place_is_read_from_all_four_variables_alone() -> None:
     assert read_launch(LEFT) == Launch(0, 2, "127.0.0.1", 29512)
     assert read_launch(LEFT | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).launcher_hosts
     for name in LEFT:
-        assert read_launch(LEFT | {name: ""}) == ALONE
+        assert read_launch(LEFT | {name: ""}) == SINGLE_PROCESS
     others = {"SLURM_PROCID": "3", "SLURM_NTASKS": "x", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
-    assert read_launch(others) == read_launch({}) == ALONE
+    assert read_launch(others) == read_launch({}) == SINGLE_PROCESS
 
 
 def test_a_store_that_is_gone_is_one_line(left: Any) -> None:
@@ -231,7 +231,11 @@ def test_a_store_that_is_gone_is_one_line(left: Any) -> None:
             raise RuntimeError("Connection reset by peer\nException raised from recvBytes at a.cpp")
 
     left(AGFSYNC_JOIN_TIMEOUT="1")
-    launched._FOUND.append(Gone())
-    for work in (lambda: launched.call({}), lambda: launched.meet(1), lambda: launched.gather(lambda _: None)):
+    launcher._FOUND.append(Gone())
+    for work in (
+        lambda: launcher.send_order({}),
+        lambda: launcher.meet_others(1),
+        lambda: launcher.await_helpers(lambda _: None),
+    ):
         with pytest.raises(PeerError, match="can't reach each other any more: Connection reset by peer$"):
             work()

@@ -30,7 +30,7 @@ RECORDS = [
     Score("k", "c", "vqa", 87.5, None, (Answer("q", "no", 0.125),)),
     Score("k", "c", "vqa", None, "no questions"),
     Pair("k", "c", "w", "l", 1.5, 0.25, 1.25),
-    Comparison("k", "c", "Counting", "oracle", "", 20.0, 60.0),
+    Comparison("k", "held-out", "c", "Counting", "oracle", "", 20.0, 60.0),
 ]
 
 

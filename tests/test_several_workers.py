@@ -122,7 +122,7 @@ def test_workers_that_are_killed_again_and_again_make_what_one_process_makes(
     here, there = (pipeline.status(tmp_path / name) for name in ("here", "there"))
     assert [s.finished and s.finished.mark for s in here] == [s.finished and s.finished.mark for s in there]
     with Run.open(tmp_path / "there", writing=True) as run:  # opening it sweeps out what was never entered
-        parts = {receipt.path for receipt in run._manifest.parts()}
+        parts = {receipt.path for receipt in run._manifest.list_parts()}
     assert {
         path.relative_to(tmp_path / "there").as_posix() for path in (tmp_path / "there").glob("*/*.parquet*")
     } == parts
@@ -138,7 +138,7 @@ def test_a_caption_that_kills_its_workers_is_skipped(tmp_path: Path, make_recipe
     pipeline.prepare(path, make_recipe(engine=engine, model=deadly, failure_budget=0.1), update=True)
     pipeline.run(path, until="candidates")
     with Run.open(path) as run:
-        (skipped,) = run.skipped("candidates")
+        (skipped,) = run.list_skipped("candidates")
         assert skipped.reason.startswith("3 workers died of it (the last: ")
         assert len(list(run.read("candidates", Candidate))) == 11 * 4
 
@@ -195,4 +195,4 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_is_there(
     assert err.splitlines()[-1] == "stopped; type the same command to go on"
     assert "Traceback" not in out + err
     with Run.open(path, writing=True) as run:
-        assert 0 < len(set(run.made("candidates"))) < 400
+        assert 0 < len(set(run.list_made("candidates"))) < 400

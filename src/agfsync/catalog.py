@@ -46,6 +46,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
         "hinge": "agfsync.training.methods.hinge:DiffusionHinge",
+        "none": "agfsync.training.objective:Nothing",
     },
     "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
     # In this order a file is held against them: what is more special comes first.
@@ -53,8 +54,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",
         "binarized": "agfsync.formats.binarized:Binarized",
         "huggingface": "agfsync.formats.huggingface:HuggingFace",
-        "hpdv2": "agfsync.formats.hpdv2:HPDv2",
-        "hpdv1": "agfsync.formats.hpdv1:HPDv1",
+        "hpdv2": "agfsync.formats.hpd:HPDv2",
+        "hpdv1": "agfsync.formats.hpd:HPDv1",
         "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
@@ -64,11 +65,11 @@ CATALOG: dict[str, dict[str, str]] = {
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
         "image-folder": "agfsync.formats.image_folder:ImageFolder",
-        "text": "agfsync.formats.text_lines:TextLines",
-        "jsonl": "agfsync.formats.json_lines:JsonLines",
-        "json": "agfsync.formats.json_list:JsonList",
-        "csv": "agfsync.formats.csv_table:CsvTable",
-        "parquet": "agfsync.formats.parquet_table:ParquetTable",
+        "text": "agfsync.formats.tables:TextLines",
+        "jsonl": "agfsync.formats.tables:JsonLines",
+        "json": "agfsync.formats.tables:JsonList",
+        "csv": "agfsync.formats.tables:CsvTable",
+        "parquet": "agfsync.formats.tables:ParquetTable",
     },
 }
 
@@ -162,6 +163,10 @@ def fingerprint(*models: str | None) -> str:
     return state.hexdigest()
 
 
+OF_EVERY_MODEL = ("dtype", "device")
+"""Settings that every model and scorer of a recipe has. A class that runs nothing on a device need not take them."""
+
+
 def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Collection[str] = ()) -> dict[str, Any]:
     """Return those of `settings` that `maker` takes; others may be empty or `optional`. `what` names it in the error.
 
@@ -172,7 +177,7 @@ def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Col
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(settings)
     for name, value in settings.items():
-        if name not in parameters and name not in optional and value not in (None, "", ()):
+        if name not in (*parameters, *optional, *OF_EVERY_MODEL) and value not in (None, "", ()):
             raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
     return {name: value for name, value in settings.items() if name in parameters}
 

@@ -1,6 +1,6 @@
 """The command line: one verb a stage, run, doctor, status, export, inspect and others; parses, calls, prints.
 
-What a verb needs, it imports itself.
+A command imports what it needs itself, so that --help answers at once.
 """
 
 import json
@@ -18,24 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from agfsync import __version__
-from agfsync.engine import launched
+from agfsync.engine import launcher
 from agfsync.errors import AgfsyncError, DivergedError, PeerError
-from agfsync.files.atomic import fault
+from agfsync.files.atomic import explain_disk_error
+from agfsync.stages import NAMES, STAGES, Stage
 
 if TYPE_CHECKING:
     from agfsync.pipeline import Standing
-
-VERBS = {
-    "captions": "Write the captions.",
-    "questions": "Write each caption's questions.",
-    "candidates": "Draw each caption's candidates.",
-    "scores": "Let every scorer judge every candidate.",
-    "pairs": "Choose each caption's winner and loser.",
-    "training": "Align the model on the pairs.",
-    "evaluation": "Compare base and aligned model on held-out captions.",
-    "report": "Write the report.",
-}
-"""The stages in order: pipeline's, which isn't imported until a verb needs it, so that --help answers at once."""
 
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
@@ -50,7 +39,7 @@ Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.",
 RecipeName = Annotated[str, typer.Argument(metavar="[RECIPE]", help="A file, or the name of a shipped recipe.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder; default: runs/NAME.", show_default=False)]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as pairs.weights.vqa=0.5; repeatable.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as training.steps=200; repeatable.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -82,16 +71,16 @@ def run(
 ) -> None:
     """Run all stages of a recipe; the same command goes on where it was stopped."""
     from agfsync import pipeline
-    from agfsync.engine.progress import progress
+    from agfsync.engine.progress import make_progress
     from agfsync.recipe import resolve
 
-    if until is not None and until not in VERBS:
-        raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(VERBS)}")
+    if until is not None and until not in NAMES:
+        raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(NAMES)}")
     resolved = resolve(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
-    shown = progress()
-    trains = until is None or list(VERBS).index(until) >= list(VERBS).index("training")
-    if trains and launched.rank() > 0:
+    shown = make_progress()
+    trains = until is None or NAMES.index(until) >= NAMES.index("training")
+    if trains and launcher.process_rank() > 0:
         _help(path, until, may_be_done=not update)
     else:
         with _leading(trains):
@@ -218,25 +207,25 @@ def _told(path: Path, contents: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verb(stage: str) -> Callable[[Path, bool], None]:
+def _verb(stage: Stage) -> Callable[[Path, bool], None]:
     def verb(path: Folder, debug: Debug = False) -> None:
         from agfsync import pipeline
-        from agfsync.engine.progress import progress
+        from agfsync.engine.progress import make_progress
 
-        trains, shown = stage == "training", progress()
-        if trains and launched.rank() > 0:
-            _help(path, stage)
+        trains, shown = stage.name == "training", make_progress()
+        if trains and launcher.process_rank() > 0:
+            _help(path, stage.name)
         else:
             with _leading(trains):
-                pipeline.run_stage(path, stage, progress=shown)
+                pipeline.run_stage(path, stage.name, progress=shown)
         _show(path)
 
-    verb.__doc__ = VERBS[stage]
+    verb.__doc__ = stage.help
     return verb
 
 
-for _stage in VERBS:
-    app.command(_stage)(_verb(_stage))
+for _stage in STAGES:
+    app.command(_stage.name)(_verb(_stage))
 
 
 @app.command(
@@ -246,7 +235,7 @@ for _stage in VERBS:
     help="The embedded Shapes world: train its models, print their card.",
 )
 def shapes(context: typer.Context, debug: Debug = False) -> None:
-    from agfsync.shapes.cli import app as shapes_app
+    from agfsync.shapes.cli import shapes_app
 
     shapes_app(args=context.args, prog_name="agfsync shapes", standalone_mode=False)
 
@@ -264,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as failure:
         if "--debug" in given:
             traceback.print_exception(failure)
-        return _failed(*_line(fault(failure, Path.cwd()) or failure))
+        return _failed(*_line(explain_disk_error(failure, Path.cwd()) or failure))
 
 
 @contextmanager
@@ -294,11 +283,11 @@ def _stoppable(*wanted: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def _leading(trains: bool) -> Iterator[None]:
-    """Within, this process is the first of those launched together, if what `trains` was launched in several."""
-    if not trains or launched.count() == 1:
+    """Within, this process is the first of those launcher together, if what `trains` was launcher in several."""
+    if not trains or launcher.count_processes() == 1:
         yield
         return
-    with _stoppable(signal.SIGTERM, signal.SIGINT), launched.leading():
+    with _stoppable(signal.SIGTERM, signal.SIGINT), launcher.lead_helpers():
         yield
 
 
@@ -322,20 +311,20 @@ def _help(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
 
 def _helped() -> int:
     """Help the first process until it ends, and return the exit code."""
-    who = f"process {launched.rank()}"
+    who = f"process {launcher.process_rank()}"
     try:
-        launched.join(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
+        launcher.join_first(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
     except PeerError as failure:
         return _failed(*_line(failure))
     try:
-        for order in launched.orders():
+        for order in launcher.receive_orders():
             from agfsync.pipeline import help_train
 
             help_train(order)
     except (DivergedError, PeerError):
         return UNEXPECTED  # The first tells of it.
     except Exception as failure:
-        line, code = _line(fault(failure, Path.cwd()) or failure)
+        line, code = _line(explain_disk_error(failure, Path.cwd()) or failure)
         return _failed(f"{who}: {line}", code)
     return 0
 
@@ -373,22 +362,26 @@ def _show(path: Path) -> None:
     standings = {standing.name: standing for standing in status(path)}
     for standing in standings.values():
         typer.echo(_row(standing))
-    evaluation = standings["evaluation"]
-    if evaluation.state == "done" and evaluation.finished:
-        for judge, figures in evaluation.finished.notes["judges"].items():
+    evaluation = standings.get("evaluation")
+    if evaluation and evaluation.state == "done" and evaluation.finished:
+        notes = evaluation.finished.notes
+        for judge, figures in notes["judges"].items():
             typer.echo(_finding(judge, figures))
+        for name, of_set in notes.get("sets", {}).items():
+            for judge, figures in of_set["judges"].items():
+                typer.echo(f"{name}: {_finding(judge, figures)}")
         typer.echo(f"verdict: {read_headline(path)}")
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
 
 
 def _row(standing: "Standing") -> str:
-    from agfsync.engine.progress import clock
+    from agfsync.engine.progress import format_duration
 
     finished = standing.finished
     if finished is None:
         return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
-    parts = [f"{finished.rows} rows" if finished.rows else "", clock(finished.seconds)]
+    parts = [f"{finished.rows} rows" if finished.rows else "", format_duration(finished.seconds)]
     parts += [f"{finished.skipped} skipped"] if finished.skipped else []
     return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
 

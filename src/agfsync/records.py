@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 
-Split = Literal["train", "held-out"]
+Split = str
+"""train, held-out, or the name of an evaluation set with a source of its own"""
 AnswerWord = Literal["yes", "no"]
 ElementType = Literal[
     "object",
@@ -249,12 +250,13 @@ class Pair(Record):
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Record):
-    """Base and aligned model on one held-out caption by one judge, same seed; values on 0..100.
+    """Base and aligned model on one caption of an evaluation set by one judge, same seed; values on 0..100.
 
     `element_type` is set where the row speaks of the caption's questions of one type, empty where of the whole image.
     """
 
     key: str
+    set: str
     caption_key: str
     category: str
     judge: str
@@ -265,6 +267,7 @@ class Comparison(Record):
     schema: ClassVar = pa.schema(
         [
             ("key", pa.string()),
+            ("set", pa.string()),
             ("caption_key", pa.string()),
             ("category", pa.string()),
             ("judge", pa.string()),

@@ -113,20 +113,20 @@ def test_a_server_that_hangs_is_given_up(endpoint: Make) -> None:
         (failed(429, code="insufficient_quota"), "your quota is used up"),
     ],
 )
-def test_what_concerns_every_request_is_told_at_once(endpoint: Make, reply: Reply, says: str) -> None:
+def test_what_concerns_every_request_is_reported_at_once(endpoint: Make, reply: Reply, says: str) -> None:
     with FakeServer(answer=in_turn(reply)) as server, pytest.raises(ModelError, match=says) as raised:
         ask(endpoint(server, retries=0))
     assert "\n" not in str(raised.value)
 
 
-def test_no_server_is_told(endpoint: Make) -> None:
+def test_a_missing_server_is_reported(endpoint: Make) -> None:
     with FakeServer() as server:
         gone = endpoint(server, retries=0)
     with pytest.raises(ModelError, match=r"no language model answers at 127\.0\.0\.1:\d+: start it, or mend"):
         ask(gone)
 
 
-def test_no_key_is_told_where_one_is_needed(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported_where_one_is_needed(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with FakeServer(answer=in_turn(GOOD)) as server:
         assert ask(endpoint(server)) == ["a cat"]
@@ -237,7 +237,7 @@ def test_a_refusal_of_any_shape_is_asked_again_remembered_and_remarked_once(
 
 
 def _listed(plain: Any, sent: dict[str, Any], key: str, status: int, body: Any) -> tuple[int, dict[str, str], Any]:
-    """What the fake server replies, whose bodies are objects, with a list in the place of one."""
+    """Return the fake server's reply, whose bodies are objects, with a list instead."""
     if "seed" not in sent:
         return plain(sent, key)  # type: ignore[no-any-return]
     with_it = plain.__self__

@@ -88,7 +88,7 @@ THINKING = {
     "reasoning": ("", "", "reasoning"),
     "dropped": ("", "", "dropped"),
 }
-"""Marks around thoughts, and the field beside the content that they go into, if any; "dropped" is told nowhere."""
+"""Marks around thoughts, and the field for them next to the content, if any; "dropped" thoughts are in none."""
 LOGPROBS = (
     "absent",
     "null",

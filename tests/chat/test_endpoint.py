@@ -1,4 +1,4 @@
-"""What keeps a client from being made ends in a line that names the variable, and cites none of what it holds."""
+"""Variables that prevent a client are reported in a line that names them, and never cites their values."""
 
 from collections.abc import Callable
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What servers say in the place of a completion, in the shapes that they say it in."""
+"""Refusals of servers, in all shapes."""
 
 import itertools
 import json

@@ -53,7 +53,7 @@ def test_a_string_is_left_as_it_is() -> None:
         ("{" * 100_000, "no JSON in the reply"),
     ],
 )
-def test_what_is_in_no_reply_is_told(reply: str, fault: str) -> None:
+def test_what_is_in_no_reply_is_reported(reply: str, fault: str) -> None:
     with pytest.raises(UnreadableError) as raised:
         parse_reply(reply, Descriptions)
     assert str(raised.value) == fault

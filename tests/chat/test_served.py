@@ -141,7 +141,7 @@ def test_a_server_that_leaves_the_schema_out_in_silence_is_noticed_once(type_run
     noticed = [line for line in lines if "takes response_format and doesn't hold" in line]
     assert len(noticed) == 1 and noticed[0].startswith("captions: 127.0.0.1:")
     with Run.open(run) as opened:
-        finished = opened.finished("captions")
+        finished = opened.find_finished("captions")
     assert finished is not None and "takes response_format" in finished.notes["server"]
 
 

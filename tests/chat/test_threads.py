@@ -14,7 +14,7 @@ def test_results_keep_the_order_of_the_items() -> None:
     assert list(map_in_threads(work, range(5), 3)) == list(map_in_threads(work, range(5), 1)) == [0, 1, 4, 9, 16]
 
 
-def test_no_more_are_at_work_than_told() -> None:
+def test_no_more_are_at_work_than_allowed() -> None:
     lock, now, most = threading.Lock(), [0], [0]
 
     def work(_: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from agfsync import pipeline
 from agfsync.commands.export import export_pairs
 from agfsync.errors import FormatError, RecipeError, RunError
-from agfsync.files.images import decode
+from agfsync.files.images import decode_image
 from agfsync.formats import pick_a_pic
 from agfsync.formats.huggingface import HuggingFace
 from agfsync.formats.writing import read_selectors
@@ -40,7 +40,7 @@ def test_every_pair_of_the_run_is_in_it_with_its_pictures(path: Path, tmp_path: 
             assert row[f"jpg_{place}"] == images[pair.winner_key]
             assert row[f"jpg_{1 - place}"] == images[pair.loser_key]
         else:
-            assert row["chosen"].tobytes() == decode(images[pair.winner_key]).tobytes()
+            assert row["chosen"].tobytes() == decode_image(images[pair.winner_key]).tobytes()
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -97,7 +97,7 @@ def test_what_fails_leaves_nothing_behind(path: Path, tmp_path: Path, monkeypatc
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pick_a_pic, "_row", fail)
+    monkeypatch.setattr(pick_a_pic, "_make_row", fail)
     with pytest.raises(ZeroDivisionError):
         export_pairs(path, "pick-a-pic", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()

@@ -1,4 +1,4 @@
-"""A run, a job that makes captions of numbers, and a crew whose workers die as a test says."""
+"""A run, a job that makes captions of numbers, and a pool whose workers die as a test says."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Desk, Outcome, Unit
-from agfsync.engine.hand import Delivery, Hand, Plan
+from agfsync.engine import JobContext, Outcome, Unit
+from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.records import Caption
 from agfsync.store import Run
 
@@ -28,7 +28,7 @@ class Captions:
     def reads(self, numbers: Sequence[int]) -> tuple[str, Sequence[str]]:
         return "questions", [f"q{number}" for number in numbers]
 
-    def open(self, desk: Desk) -> Callable[[Sequence[int]], Sequence[Outcome]]:
+    def open(self, desk: JobContext) -> Callable[[Sequence[int]], Sequence[Outcome]]:
         self.opening()
 
         def some(numbers: Sequence[int]) -> list[Outcome]:
@@ -42,18 +42,18 @@ class Captions:
 class Worker:
     """Works when it is called, in this process."""
 
-    def __init__(self, plan: Plan, crew: "Crew") -> None:
-        self.hand, self.crew, self.stopped = Hand(plan), crew, False
+    def __init__(self, plan: WorkerPlan, pool: "Pool") -> None:
+        self.inner, self.pool, self.stopped = JobWorker(plan), pool, False
 
-    def submit(self, method: str, *arguments: Any) -> Future[Delivery]:
-        future: Future[Delivery] = Future()
+    def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
+        future: Future[TaskResult] = Future()
         units = arguments[1] if arguments else None
         try:
-            self.crew.tasks.append(units)
-            if self.crew.dies(units):
-                raise self.crew.Died(f"lightning {len(self.crew.workers)}")
-            future.set_result(getattr(self.hand, method)(*arguments))
-        except self.crew.Died as failure:
+            self.pool.tasks.append(units)
+            if self.pool.dies(units):
+                raise self.pool.Died(f"lightning {len(self.pool.workers)}")
+            future.set_result(getattr(self.inner, method)(*arguments))
+        except self.pool.Died as failure:
             future.set_exception(failure)
         return future
 
@@ -61,7 +61,7 @@ class Worker:
         self.stopped = True
 
 
-class Crew:
+class Pool:
     """`dies` is asked before each task, and with None before each opening, whether the worker dies of it."""
 
     class Died(Exception):
@@ -72,14 +72,14 @@ class Crew:
         self.workers: list[Worker] = []
         self.tasks: list[Sequence[Unit[int]] | None] = []
 
-    def hire(self, plan: Plan) -> Worker:
+    def start_worker(self, plan: WorkerPlan) -> Worker:
         self.workers.append(Worker(plan, self))
         return self.workers[-1]
 
-    def death(self, failure: BaseException) -> str | None:
+    def describe_death(self, failure: BaseException) -> str | None:
         return str(failure) if isinstance(failure, self.Died) else None
 
-    def lacks(self) -> str:
+    def describe_shortage(self) -> str:
         return "nothing"
 
 
@@ -95,5 +95,5 @@ def captions() -> type[Captions]:
 
 
 @pytest.fixture
-def crew() -> type[Crew]:
-    return Crew
+def pool() -> type[Pool]:
+    return Pool

@@ -1,6 +1,6 @@
-"""`accelerate launch` with two real processes on the CPU, which speak through gloo.
+"""Training in two real processes on the CPU, which communicate through gloo; by `accelerate launch` and without.
 
-On a machine with several accelerators `--num_processes` is enough; elsewhere the launcher must be told `--multi_gpu`.
+On a machine with several accelerators `--num_processes` is enough; elsewhere the launcher needs `--multi_gpu`.
 """
 
 import json
@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import pytest
 from diffusers import StableDiffusionPipeline
+from launching import ForkedPair
 
 from agfsync import pipeline
 from agfsync.recipe import Recipe, check, dump
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SETTINGS = {"steps": 8, "batch": 7, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
 LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
 LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
@@ -31,6 +32,7 @@ SECONDS = 30
 """in which the others must have ended; the launcher kills what doesn't stop after as many"""
 
 Make = Callable[..., Recipe]
+Launched = subprocess.Popen[str] | ForkedPair
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +80,9 @@ def paired(base: Path, tmp_path: Path) -> Callable[[str, Recipe], Path]:
     return run
 
 
-def launch(*arguments: str | Path) -> "subprocess.Popen[str]":
+def accelerate_launch(*arguments: str | Path) -> "subprocess.Popen[str]":
     """`accelerate launch` of two processes that do this command, with a group of their own."""
-    source = os.pathsep.join([str(HERE / "plugins"), str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    source = os.pathsep.join([str(TESTS / "plugins"), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "agfsync", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
@@ -91,22 +93,30 @@ def launch(*arguments: str | Path) -> "subprocess.Popen[str]":
     )
 
 
-def launched(*arguments: str | Path) -> tuple[str, str]:
+@pytest.fixture
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ForkedPair]:
+    """Start two processes of a command, without a launcher."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda *arguments: ForkedPair(tmp_path, [str(each) for each in arguments])
+
+
+def finish(process: Launched) -> tuple[str, str]:
     """What a command that must succeed prints, on both streams."""
-    process = launch(*arguments)
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     return out, error
 
 
-def workers(launcher: int) -> dict[str, psutil.Process]:
+def workers(process: Launched) -> dict[str, psutil.Process]:
     """The launched processes by their numbers."""
-    children = psutil.Process(launcher).children(recursive=True)
+    if isinstance(process, ForkedPair):
+        return {rank: psutil.Process(number) for rank, number in process.workers().items()}
+    children = psutil.Process(process.pid).children(recursive=True)
     found = {child.environ().get("RANK"): child for child in children}
     return {rank: child for rank, child in found.items() if rank is not None}
 
 
-def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+def wait_for_step(process: Launched, run: Path, step: int) -> None:
     while len(lines(run)) < step:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -124,10 +134,12 @@ def differences(one: Path, other: Path, key: str = "loss") -> list[float]:
     return [abs(a[key] - b[key]) for a, b in zip(lines(one), lines(other), strict=True)]
 
 
-def test_two_processes_learn_what_one_does(paired: Callable[[str, Recipe], Path], make: Make) -> None:
+def test_two_processes_learn_what_one_does(
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
+) -> None:
     one, two = paired("one", make()), paired("two", make())
     pipeline.run_stage(one, "training")
-    out, _ = launched("training", two)
+    out, _ = finish(launch("training", two))
     assert max(differences(one, two)) <= 1e-4
     assert out.count("training") == 1, "only the first process tells"
     files = [sorted(path.relative_to(run).as_posix() for path in (run / "model").rglob("*")) for run in (one, two)]
@@ -135,26 +147,28 @@ def test_two_processes_learn_what_one_does(paired: Callable[[str, Recipe], Path]
     StableDiffusionPipeline.from_pretrained(two / "model", use_safetensors=True)
 
 
-def test_and_so_they_do_where_the_memory_of_one_is_too_small(paired: Callable[[str, Recipe], Path], make: Make) -> None:
+def test_and_so_they_do_where_the_memory_of_one_is_too_small(
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
+) -> None:
     lora = {"lora": {"rank": 2}}
     one, two = paired("one", make(lora)), paired("two", make(lora | {"type": "narrow"}))
     pipeline.run_stage(one, "training")
-    _, error = launched("training", two)
-    assert error.count("a step doesn't fit into memory: from step 1 on it is done in 4 parts") == 1
+    _, error = finish(launch("training", two))
+    assert error.count("a step doesn't fit into memory: from step 1 on it has 4 parts") == 1
     assert max(differences(one, two)) <= 1e-4
 
 
 def test_a_whole_run_is_done_by_the_first_and_trained_by_both(make: Make, tmp_path: Path) -> None:
     file, run = tmp_path / "recipe.yaml", tmp_path / "run"
     file.write_text(dump(make()))
-    out, error = launched("run", file, "--out", run)
+    out, error = finish(accelerate_launch("run", file, "--out", run))
     assert {standing.state for standing in pipeline.status(run)} == {"done"}
     assert error.count("training: by 2 processes") == 1
     assert [line.split()[0] for line in out.splitlines()].count("captions") == out.count("report: ") == 1
 
 
 def test_killed_in_the_middle_and_resumed_it_is_the_same_curve(
-    paired: Callable[[str, Recipe], Path], make: Make
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
 ) -> None:
     """Here even that of one process to the last bit, which does in two parts what the two do in one each."""
     recipe = make(steps=40, accumulate=2, ema=0.9, caption_dropout=0.3)
@@ -162,24 +176,28 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_curve(
     pipeline.run_stage(whole, "training")
     process = launch("training", cut)
     wait_for_step(process, cut, 3)
-    for worker in workers(process.pid).values():
+    for worker in workers(process).values():
         worker.kill()
     process.communicate(timeout=SECONDS)
     assert len(lines(cut)) < recipe.training.steps
-    launched("training", cut)
+    finish(launch("training", cut))
     assert lines(cut) == lines(whole)
     weights = [(run / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() for run in (whole, cut)]
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(("rank", "by_launcher"), [("0", False), ("1", False), ("1", True)])
 def test_where_one_process_is_killed_the_other_ends_too(
-    paired: Callable[[str, Recipe], Path], make: Make, rank: str
+    paired: Callable[[str, Recipe], Path],
+    make: Make,
+    launch: Callable[..., ForkedPair],
+    rank: str,
+    by_launcher: bool,
 ) -> None:
     run = paired("run", make(steps=2000))
-    process = launch("training", run)
+    process: Launched = accelerate_launch("training", run) if by_launcher else launch("training", run)
     wait_for_step(process, run, 2)
-    both = workers(process.pid)
+    both = workers(process)
     assert both.keys() == {"0", "1"}
     both[rank].kill()
     _, alive = psutil.wait_procs(both.values(), timeout=SECONDS / 3)
@@ -189,7 +207,7 @@ def test_where_one_process_is_killed_the_other_ends_too(
 
 
 def test_a_process_that_fails_says_why_and_the_first_how_to_go_on(
-    paired: Callable[[str, Recipe], Path], make: Make
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
 ) -> None:
     run = paired("run", make({"type": "failing"}, steps=2000))
     begun = time.monotonic()
@@ -203,14 +221,18 @@ def test_a_process_that_fails_says_why_and_the_first_how_to_go_on(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_says_so_in_one_line(
-    paired: Callable[[str, Recipe], Path], make: Make, number: signal.Signals
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair], number: signal.Signals
 ) -> None:
     run = paired("run", make(steps=2000))
-    process = launch("training", run)
+    process: Launched = accelerate_launch("training", run) if number == signal.SIGINT else launch("training", run)
     wait_for_step(process, run, 2)
-    both = workers(process.pid)
+    both = workers(process)
     # As a terminal does, or a machine that is taken away: to all of them.
-    os.killpg(process.pid, number)
+    if isinstance(process, ForkedPair):
+        for worker in both.values():
+            worker.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
     _, error = process.communicate(timeout=SECONDS)
     _, alive = psutil.wait_procs(both.values(), timeout=1)
     assert alive == []

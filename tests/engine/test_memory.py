@@ -1,6 +1,6 @@
 import pytest
 
-from agfsync.engine.memory import release
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import lacks_memory
 
 
@@ -23,4 +23,4 @@ def test_a_lack_of_memory_is_told_from_other_faults(failure: Exception, is_one: 
 
 
 def test_release_needs_no_accelerator() -> None:
-    release()
+    release_memory()

@@ -3,11 +3,18 @@ import io
 import pytest
 from rich.console import Console
 
-from agfsync.engine.progress import Log, Silent, Terminal, clock, pace, progress
+from agfsync.engine.progress import (
+    LogProgress,
+    SilentProgress,
+    TerminalProgress,
+    format_duration,
+    format_rate,
+    make_progress,
+)
 
 
 def test_a_log_gets_lines_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with Log(every=0.0).stage("candidates", 4, done=1) as task:
+    with LogProgress(every=0.0).stage("candidates", 4, done=1) as task:
         task.advance(1, loss=0.5)
         task.advance(2)
     first, last = capsys.readouterr().err.splitlines()
@@ -17,15 +24,15 @@ def test_a_log_gets_lines_with_rate_and_time_left(capsys: pytest.CaptureFixture[
 
 
 def test_what_was_done_before_counts_for_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    with Log().stage("candidates", 10_000, done=1) as task:
-        task.found(9000)
+    with LogProgress().stage("candidates", 10_000, done=1) as task:
+        task.add_done(9000)
         task.advance(2)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("candidates: 9003 of 10000 captions, ")
     shown = io.StringIO()
-    terminal = Terminal(Console(file=shown, width=100, force_terminal=True, color_system=None))
+    terminal = TerminalProgress(Console(file=shown, width=100, force_terminal=True, color_system=None))
     with terminal.stage("candidates", 10_000, done=1) as task:
-        task.found(9998)
+        task.add_done(9998)
     assert "9999/10000" in shown.getvalue() and "/s" not in shown.getvalue()
 
 
@@ -33,13 +40,13 @@ def test_what_was_done_before_counts_for_no_rate(capsys: pytest.CaptureFixture[s
 def test_a_stage_with_nothing_to_do_has_no_rate(
     capsys: pytest.CaptureFixture[str], total: int, done: int, found: int
 ) -> None:
-    with Log(every=0.0).stage("candidates", total, done=done) as task:
-        task.found(found)
+    with LogProgress(every=0.0).stage("candidates", total, done=done) as task:
+        task.add_done(found)
     assert capsys.readouterr().err == f"candidates: {total} of {total} captions\n"
 
 
 def test_a_log_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Log().stage("candidates", 1000) as task:
+    with LogProgress().stage("candidates", 1000) as task:
         for _ in range(1000):
             task.advance()
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -49,7 +56,7 @@ def test_a_log_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_terminal_gets_rate_and_time_at_any_width(width: int) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=width, force_terminal=True, color_system=None)
-    terminal = Terminal(console)
+    terminal = TerminalProgress(console)
     with terminal.stage("scores: aesthetic", 1024) as task:
         task.advance(1024, loss=0.25)
     terminal.say("[not markup]")
@@ -60,16 +67,16 @@ def test_a_terminal_gets_rate_and_time_at_any_width(width: int) -> None:
 
 
 def test_without_a_terminal_progress_is_a_log() -> None:
-    assert isinstance(progress(), Log)
+    assert isinstance(make_progress(), LogProgress)
 
 
 def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
-    with Silent().stage("candidates", 1) as task:
+    with SilentProgress().stage("candidates", 1) as task:
         task.advance()
-    Silent().say("nothing")
+    SilentProgress().say("nothing")
     assert capsys.readouterr() == ("", "")
 
 
 def test_figures_are_short() -> None:
-    assert [clock(each) for each in (6.6, 65, 7384)] == ["7s", "1:05", "2:03:04"]
-    assert [pace(each) for each in (0.01234, 4.567, 1234.5)] == ["0.0123", "4.57", "1234"]
+    assert [format_duration(each) for each in (6.6, 65, 7384)] == ["7s", "1:05", "2:03:04"]
+    assert [format_rate(each) for each in (0.01234, 4.567, 1234.5)] == ["0.0123", "4.57", "1234"]

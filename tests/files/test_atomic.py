@@ -33,8 +33,8 @@ def test_a_disk_that_fails_leaves_what_was_there(
 
 def test_libraries_that_wrap_the_disks_error_are_understood(tmp_path: Path) -> None:
     wrapped = RuntimeError("I/O error: No space left on device (os error 28)")
-    assert "the disk is full" in str(disk.fault(wrapped, tmp_path))
-    assert disk.fault(RuntimeError("something else"), tmp_path) is None
+    assert "the disk is full" in str(disk.explain_disk_error(wrapped, tmp_path))
+    assert disk.explain_disk_error(RuntimeError("something else"), tmp_path) is None
 
 
 def test_any_other_error_of_the_disk_names_the_path(tmp_path: Path) -> None:
@@ -43,17 +43,20 @@ def test_any_other_error_of_the_disk_names_the_path(tmp_path: Path) -> None:
 
 
 def test_a_database_that_the_disk_fails_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"run\.db: the disk fails, or is full"), disk.guarded(tmp_path / "run.db"):
+    with (
+        pytest.raises(StoreError, match=r"run\.db: the disk fails, or is full"),
+        disk.store_errors(tmp_path / "run.db"),
+    ):
         raise sqlite3.OperationalError("disk I/O error")
 
 
 def test_an_io_error_is_told_however_a_library_words_it(tmp_path: Path) -> None:
     for failure in (OSError(errno.EIO, os.strerror(errno.EIO)), RuntimeError("Input/output error (os error 5)")):
-        assert "the disk fails, or is full" in str(disk.fault(failure, tmp_path))
+        assert "the disk fails, or is full" in str(disk.explain_disk_error(failure, tmp_path))
 
 
 def test_a_lock_is_the_systems_and_not_the_number_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(f"{os.getppid()} on another")
-    with disk.lock(tmp_path), pytest.raises(RunError, match="in use by this process itself"):
-        disk.lock(tmp_path)
-    disk.lock(tmp_path).close()
+    with disk.lock_folder(tmp_path), pytest.raises(RunError, match="in use by this process itself"):
+        disk.lock_folder(tmp_path)
+    disk.lock_folder(tmp_path).close()

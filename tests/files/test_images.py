@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from agfsync.files import images as pictures
-from agfsync.files.images import BrokenPicture, cut, decode, encode, fitted
+from agfsync.files.images import BrokenImageError, decode_image, encode_png, fit_to_size, measure_cut
 
 PICTURE = Image.linear_gradient("L").convert("RGB")
 
@@ -16,34 +16,34 @@ def saved(kind: str) -> bytes:
 
 
 def test_what_is_encoded_comes_back_to_the_pixel() -> None:
-    assert decode(encode(PICTURE)).tobytes() == PICTURE.tobytes()
+    assert decode_image(encode_png(PICTURE)).tobytes() == PICTURE.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 def test_known_formats_are_opened(kind: str) -> None:
-    assert decode(saved(kind)).size == PICTURE.size
+    assert decode_image(saved(kind)).size == PICTURE.size
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"nothing", saved("GIF"), saved("TIFF"), saved("PNG")[:300], saved("JPEG")[:300]]
 )
 def test_anything_else_is_broken(data: bytes) -> None:
-    with pytest.raises(BrokenPicture, match="broken image"):
-        decode(data)
+    with pytest.raises(BrokenImageError, match="broken image"):
+        decode_image(data)
 
 
 def test_a_picture_too_large_to_be_meant_well_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode(PICTURE)
+    data = encode_png(PICTURE)
     monkeypatch.setattr(pictures, "MOST_PIXELS", 40_000)
-    with pytest.raises(BrokenPicture, match="256 x 256 is more than 40000 pixels"):
-        decode(data)
+    with pytest.raises(BrokenImageError, match="256 x 256 is more than 40000 pixels"):
+        decode_image(data)
 
 
 def test_a_picture_is_fitted_by_scaling_and_cutting_evenly() -> None:
     wide = Image.new("RGB", (30, 10), "red")
     wide.paste("blue", (9, 0, 21, 10))
-    assert fitted(wide, 30, 10) is wide
-    small = fitted(wide, 5, 5)
+    assert fit_to_size(wide, 30, 10) is wide
+    small = fit_to_size(wide, 5, 5)
     assert small.size == (5, 5) and small.getpixel((2, 2))[2] > 250
 
 
@@ -53,10 +53,10 @@ def test_what_is_cut_off_is_what_the_picture_no_longer_shows(size: tuple[int, in
     width, height = size
     picture = Image.new("RGB", size)
     picture.putdata([(2 * x, 2 * y, 0) for y in range(height) for x in range(width)])
-    top, left = cut(picture, 10, 5)
-    red, green, _ = fitted(picture, 10, 5).getpixel((0, 0))
+    top, left = measure_cut(picture, 10, 5)
+    red, green, _ = fit_to_size(picture, 10, 5).getpixel((0, 0))
     scale = max(10 / width, 5 / height)
     # The middle of the first pixel, half a pixel after what was cut off; a whole one of the source is 2 of colour.
     assert (red / 2 + 0.5) * scale == pytest.approx(left + 0.5, abs=0.55)
     assert (green / 2 + 0.5) * scale == pytest.approx(top + 0.5, abs=0.55)
-    assert cut(picture, width, height) == (0, 0)
+    assert measure_cut(picture, width, height) == (0, 0)

@@ -13,7 +13,7 @@ from malformed_pictures import chunk, passed_over, whole
 from PIL import Image
 from random_exif import INTO, TURNED, directory, faults, orientation, stored, turned_by
 
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.files.metadata import extract_essence, read_orientation
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -23,11 +23,11 @@ CASES = Path(__file__).parents[2] / "shared" / "cases"
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("kind", INTO)
 def test_a_picture_is_turned_by_the_tag(kind: str, value: int, order: str) -> None:
-    upright = np.asarray(decode(INTO[kind](b"")))
+    upright = np.asarray(decode_image(INTO[kind](b"")))
     assert np.abs(upright.astype(int) - np.asarray(stored())).mean() <= (8 if kind == "JPEG" else 0)
     for prefix in (b"", b"Exif\0\0"):
         block = prefix + directory([turned_by(value, order)], order)
-        assert np.array_equal(np.asarray(decode(INTO[kind](block))), TURNED[value](upright))
+        assert np.array_equal(np.asarray(decode_image(INTO[kind](block))), TURNED[value](upright))
 
 
 WRONG = {
@@ -49,7 +49,7 @@ WRONG = {
 @pytest.mark.parametrize("kind", INTO)
 def test_a_tag_of_another_type_or_range_turns_nothing(kind: str, name: str) -> None:
     block = directory([WRONG[name]], tail=struct.pack("<II", 6, 1))
-    assert decode(INTO[kind](block)).tobytes() == decode(INTO[kind](b"")).tobytes()
+    assert decode_image(INTO[kind](block)).tobytes() == decode_image(INTO[kind](b"")).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_bytes_of_any_kind_are_some_orientation(block: bytes) -> None:
 def test_what_nobody_reads_is_passed_over_whatever_it_is() -> None:
     for name, file in passed_over().items():
         plain = whole()["jpeg" if name.startswith("jpeg") else "png RGB"]
-        assert decode(file).tobytes() == decode(plain).tobytes(), name
+        assert decode_image(file).tobytes() == decode_image(plain).tobytes(), name
     assert len(passed_over()) >= 25
 
 
 def test_it_is_not_even_inflated() -> None:
     file = passed_over()["b'zTXt' that inflates to 100 MB"]
     tracemalloc.start()
-    decode(file)
+    decode_image(file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
@@ -106,8 +106,8 @@ def test_it_is_not_even_inflated() -> None:
 def test_but_its_checksum_is_verified() -> None:
     good = whole()["png RGB"]
     for kind in (b"zTXt", b"iCCP", b"eXIf", b"prVt"):
-        with pytest.raises(BrokenPicture, match="a checksum is wrong"):
-            decode(good[:33] + chunk(kind, b"name\0\0", spoil=1) + good[33:])
+        with pytest.raises(BrokenImageError, match="a checksum is wrong"):
+            decode_image(good[:33] + chunk(kind, b"name\0\0", spoil=1) + good[33:])
 
 
 def test_what_shapes_the_pixels_is_kept() -> None:
@@ -119,8 +119,8 @@ def test_what_shapes_the_pixels_is_kept() -> None:
     clear.putpalette(bytes(range(30)))
     file = io.BytesIO()
     clear.save(file, "PNG", transparency=3)
-    with pytest.raises(BrokenPicture, match="transparent"):
-        decode(file.getvalue())
+    with pytest.raises(BrokenImageError, match="transparent"):
+        decode_image(file.getvalue())
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg grey"])
@@ -128,10 +128,10 @@ def test_a_jpeg_ends_at_its_end_whatever_lies_before_and_after_it(name: str) -> 
     good = whole()[name]
     preview = b"\xff\xe1" + struct.pack(">H", 2 + 6 + len(good)) + b"Exif\0\0" + good  # which has an end of its own
     for tail in (b"", b"\xff\xda garbage", good[: len(good) // 2]):
-        assert decode(good[:2] + preview + good[2:] + tail).tobytes() == decode(good).tobytes()
+        assert decode_image(good[:2] + preview + good[2:] + tail).tobytes() == decode_image(good).tobytes()
     for cut in range(len(good) // 3, len(good) - 1, 37):
-        with pytest.raises(BrokenPicture):
-            decode(good[:2] + preview + good[2:cut])
+        with pytest.raises(BrokenImageError):
+            decode_image(good[:2] + preview + good[2:cut])
 
 
 def test_whatever_a_decoder_raises_is_a_broken_picture_but_not_a_lack_of_memory(
@@ -139,11 +139,11 @@ def test_whatever_a_decoder_raises_is_a_broken_picture_but_not_a_lack_of_memory(
 ) -> None:
     for failure in (AttributeError, ZeroDivisionError, KeyError, RecursionError, AssertionError, NotImplementedError):
         monkeypatch.setattr(Image.Image, "convert", _raising(failure))
-        with pytest.raises(BrokenPicture, match=f"broken image: {failure.__name__}"):
-            decode(whole()["jpeg"])
+        with pytest.raises(BrokenImageError, match=f"broken image: {failure.__name__}"):
+            decode_image(whole()["jpeg"])
     monkeypatch.setattr(Image.Image, "convert", _raising(MemoryError))
     with pytest.raises(MemoryError):
-        decode(whole()["jpeg"])
+        decode_image(whole()["jpeg"])
 
 
 def _raising(failure: type[Exception]) -> object:
@@ -157,15 +157,15 @@ def _raising(failure: type[Exception]) -> object:
 def test_the_cases_as_they_were_met() -> None:
     """Pillow#8363 and #7839."""
     for path in sorted(CASES.glob("I1-big-text/*/*.png")):
-        assert decode(path.read_bytes()).size == (24, 16)
-    turned = {path.stem: decode(path.read_bytes()).size for path in CASES.glob("I2-exif/winner/*.jpg")}
+        assert decode_image(path.read_bytes()).size == (24, 16)
+    turned = {path.stem: decode_image(path.read_bytes()).size for path in CASES.glob("I2-exif/winner/*.jpg")}
     upright = {"orient-rational", "orient-text", "orient-two"}
     assert len(turned) == 15
     assert {name: (24, 16) if name in upright else (16, 24) for name in turned} == turned
     unfit = {"cmyk", "empty", "half", "html", "sixteen", "webpalpha"}
     for path in CASES.glob("I3-kinds/winner/*.*"):
         if path.suffix != ".txt" and path.stem not in unfit:
-            decode(path.read_bytes())
+            decode_image(path.read_bytes())
         elif path.suffix != ".txt":
-            with pytest.raises(BrokenPicture):
-                decode(path.read_bytes())
+            with pytest.raises(BrokenImageError):
+                decode_image(path.read_bytes())

@@ -26,7 +26,5 @@ def test_a_flipped_bit_makes_it_no_file(tmp_path: Path) -> None:
     data = path.read_bytes()
     for place in range(0, len(data), 7):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        found = read_tensors(path)
-        # A bit in the name of the sum leaves a file without one, as earlier versions wrote it.
-        assert found is None or all(found.tensors[name].equal(tensor) for name, tensor in TENSORS.items())
+        assert read_tensors(path) is None
     assert read_metadata(path.with_name("none")) is None

@@ -1,4 +1,4 @@
-"""Pictures to pair, and the real files of public benchmarks where they lie beside the checkout."""
+"""Pictures to pair, and the real files of public benchmarks, if they lie next to the checkout."""
 
 import io
 from collections.abc import Callable

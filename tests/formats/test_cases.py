@@ -1,4 +1,4 @@
-"""Inputs made after public reports about other tools, where they lie beside the checkout."""
+"""Inputs modelled on public reports about other tools, if they lie next to the checkout."""
 
 import os
 import shutil
@@ -82,7 +82,7 @@ def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(tmp_path: Path, 
     assert inspect_path(snapshot).pairs == inspect_path(root).pairs == pairs
 
 
-def test_the_row_that_is_left_out_is_told_by_its_number() -> None:
+def test_the_row_that_is_left_out_is_reported_by_its_number() -> None:
     found = inspect_path(CASES / "P3-empty-caption")
     assert found.left_out == {NOT_TEXT: 1} and found.left_out_at[NOT_TEXT][0].endswith("row 2")
     found = inspect_path(CASES / "T2-encodings" / "null.parquet")

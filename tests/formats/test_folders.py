@@ -39,7 +39,9 @@ def left(folder: Path, split: str = "") -> list[tuple[str, str]]:
     return [(each.reason, each.where) for each in Folders().pairs(folder, split) if not isinstance(each, Preference)]
 
 
-def test_pictures_are_paired_by_name_and_what_has_no_partner_is_told(tmp_path: Path, put: Callable[..., Path]) -> None:
+def test_pictures_are_paired_by_name_and_what_has_no_partner_is_counted(
+    tmp_path: Path, put: Callable[..., Path]
+) -> None:
     put("winner/a.png", "winner/b.png", "winner/c.png", "loser/a.JPG", "loser/b.png", "loser/d.png")
     put("winner/a.txt", data="a cat\n")
     assert Folders().recognises(tmp_path) and not Folders().recognises(tmp_path / "winner")
@@ -60,7 +62,7 @@ def test_the_prompts_may_stand_in_a_table(tmp_path: Path, put: Callable[..., Pat
 
 @pytest.mark.parametrize("place", ["", "winner/", "loser/"])
 @pytest.mark.parametrize("column", ["text", "caption", "Prompt"])
-def test_metadata_may_be_json_lines_and_lie_beside_the_pictures(
+def test_metadata_may_be_json_lines_and_lie_next_to_the_pictures(
     tmp_path: Path, put: Callable[..., Path], place: str, column: str
 ) -> None:
     put("winner/a.png", "loser/a.webp", "winner/b/c.png", "loser/b/c.png")
@@ -77,7 +79,7 @@ def test_metadata_may_be_json_lines_and_lie_beside_the_pictures(
     ]
 
 
-def test_captions_lie_beside_winner_or_loser_under_either_ending(tmp_path: Path, put: Callable[..., Path]) -> None:
+def test_captions_lie_next_to_winner_or_loser_under_either_ending(tmp_path: Path, put: Callable[..., Path]) -> None:
     put("winner/a.png", "loser/a.png", "winner/b.png", "loser/b.png", "winner/c.d.png", "loser/c.d.png")
     put("winner/a.caption", data="a cat")
     put("loser/b.TXT", data="a dog\n".encode("utf-16"))

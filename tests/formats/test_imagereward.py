@@ -32,7 +32,7 @@ def test_rows_with_pictures_in_parquet_are_ranked_prompt_by_prompt(
     ]
 
 
-def test_rows_of_a_prompt_that_lie_apart_are_told(tmp_path: Path) -> None:
+def test_rows_of_a_prompt_that_lie_apart_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows(("1", "a.webp", 1), ("2", "b.webp", 1), ("1", "c.webp", 2))))
     with pytest.raises(FormatError, match="rows of prompt_id 1 don't lie together: sort them by prompt_id"):

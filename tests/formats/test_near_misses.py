@@ -80,7 +80,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(("name", "data", "says"), [(name, *each) for name, of in FILES.items() for each in of])
-def test_the_likeliest_reason_is_told(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+def test_the_likeliest_reason_is_reported(tmp_path: Path, name: str, data: bytes, says: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
     if not says:
@@ -109,7 +109,7 @@ def test_of_a_folder_too(tmp_path: Path) -> None:
     assert reason() == "name one of its files, such as c.txt"
 
 
-def test_what_holds_the_other_kind_is_told(tmp_path: Path) -> None:
+def test_what_holds_the_other_kind_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat")
     with pytest.raises(FormatError, match="holds pairs in no known format: it is plain text, .*, for captions.source"):
         recognise_format(tmp_path / "a.txt", PairSet)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agfsync.files.images import BrokenPicture
+from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, NoPreference, Preference, pairing
 from agfsync.formats.pairing import OVERRULED, REPEATED, Judgements, RepeatRule
 
@@ -36,13 +36,15 @@ def test_a_picture_may_be_a_text_in_base64_or_a_data_url(
     assert pairing.parse_picture("iVBORw0KGgo/a", tmp_path) == tmp_path / "iVBORw0KGgo" / "a"
 
 
-def test_both_pictures_of_a_pair_are_whole_or_it_is_told_why(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+def test_both_pictures_of_a_pair_are_whole_or_the_reason_is_given(
+    tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
     (tmp_path / "a.png").write_bytes(picture("red"))
     jpeg = picture("blue", "JPEG")
     assert pairing.read_pictures(Preference("p", tmp_path / "a.png", jpeg)) == (picture("red"), jpeg)
     broken = {tmp_path / "b.png": "missing image: No such file", b"": "missing image", jpeg[:-400]: "broken image"}
     for loser, says in broken.items():
-        with pytest.raises(BrokenPicture, match=says):
+        with pytest.raises(BrokenImageError, match=says):
             pairing.read_pictures(Preference("p", jpeg, loser))
 
 
@@ -62,7 +64,7 @@ def test_both_pictures_of_a_pair_are_whole_or_it_is_told_why(tmp_path: Path, pic
     ],
 )
 def test_what_is_no_picture_that_is_read_is_told_by_its_kind(data: bytes, says: str) -> None:
-    with pytest.raises(BrokenPicture, match=f"^{says}"):
+    with pytest.raises(BrokenImageError, match=f"^{says}"):
         pairing.read_pictures(Preference("p", data, data))
 
 

@@ -63,7 +63,7 @@ def test_a_link_may_lead_out_of_the_folder_and_a_name_may_not(tmp_path: Path) ->
     ("name", "says"),
     [("https://a.b/c.png", "on the web"), ("a\0b", "as no file can be"), ("\ud800", "as no file can be")],
 )
-def test_what_names_no_file_is_told(tmp_path: Path, name: str, says: str) -> None:
+def test_names_of_no_file_are_refused(tmp_path: Path, name: str, says: str) -> None:
     with pytest.raises(UnusableRow, match=says):
         locate_picture(name, tmp_path)
 
@@ -91,7 +91,7 @@ def test_what_names_no_file_is_told(tmp_path: Path, name: str, says: str) -> Non
         ("trains.parquet", ""),
     ],
 )
-def test_the_split_is_told_by_hugging_faces_names(path: str, split: str) -> None:
+def test_the_split_follows_hugging_faces_names(path: str, split: str) -> None:
     assert split_of(path.split("/")) == split
 
 
@@ -125,6 +125,6 @@ def test_the_train_split_is_taken_or_the_one_that_is_asked_for(there: list[str],
         (["validation_a", "validation_b"], "validation", "no split 'validation'"),
     ],
 )
-def test_a_split_that_is_not_there_or_not_clear_is_told(there: list[str], asked: str, says: str) -> None:
+def test_a_split_that_is_not_there_or_not_clear_is_reported(there: list[str], asked: str, says: str) -> None:
     with pytest.raises(FormatError, match=says):
         take_split(Path("x"), [(name, name) for name in there], asked)

@@ -37,7 +37,7 @@ def test_a_json_list_is_read_item_by_item_however_the_chunks_fall(
         ('[{"a": 1}]\n[{"a": 2}]', "goes on behind the end of its list"),
     ],
 )
-def test_what_is_no_json_list_is_told(file: Path, text: str, says: str) -> None:
+def test_what_is_no_json_list_is_reported(file: Path, text: str, says: str) -> None:
     file.write_text(text)
     with pytest.raises(FormatError, match=says):
         list(reading.read_json_items(file))
@@ -104,7 +104,7 @@ def test_a_field_is_as_long_as_it_is(file: Path) -> None:
         ("prompt\na cat\n", "utf-16-be", "UTF-16 .big-endian. without a byte order mark"),
     ],
 )
-def test_another_encoding_is_told_by_its_name(file: Path, text: str, encoding: str, likely: str) -> None:
+def test_another_encoding_is_named(file: Path, text: str, encoding: str, likely: str) -> None:
     file.write_bytes(text.encode(encoding))
     with pytest.raises(FormatError, match=f"(isn't UTF-8 text, but|is) likely .*{likely}.*: save it as UTF-8"):
         list(reading.read_table(file))
@@ -131,7 +131,7 @@ def test_a_row_that_is_none_is_counted_and_the_file_goes_on(file: Path, row: str
         (reading.read_table, b'a,b\nc,d\n"c,d\ne,f\n', "line 3: a quotation mark is opened and never closed"),
     ],
 )
-def test_what_makes_the_whole_file_unreadable_is_told(
+def test_what_makes_the_whole_file_unreadable_is_reported(
     file: Path, read: Callable[[Path], Any], data: bytes, says: str
 ) -> None:
     file.write_bytes(data)
@@ -139,7 +139,7 @@ def test_what_makes_the_whole_file_unreadable_is_told(
         list(read(file))
 
 
-def test_a_file_that_is_missing_or_damaged_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_damaged_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="can't be read: No such file"):
         list(reading.read_json_lines(tmp_path / "nowhere"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")

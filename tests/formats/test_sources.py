@@ -8,8 +8,8 @@ from agfsync import catalog
 from agfsync.commands.inspect import inspect_path
 from agfsync.errors import FormatError
 from agfsync.formats import PairSet, Preference, PromptFile, sources
-from agfsync.formats.csv_table import CsvTable
 from agfsync.formats.sources import SourceCaptions, fingerprint_source, read_pair_prompts, read_pairs, recognise_format
+from agfsync.formats.tables import CsvTable
 from agfsync.language import CaptionWriter
 from agfsync.language.text import normalise_text
 
@@ -29,7 +29,7 @@ def test_the_most_special_format_that_does_what_is_wanted_is_taken(tmp_path: Pat
     assert recognise_format(path, PromptFile).title == "JSON lines"
 
 
-def test_what_is_missing_or_of_no_format_is_told_with_what_there_is(tmp_path: Path, file: Path) -> None:
+def test_what_is_missing_or_of_no_format_is_reported_with_what_there_is(tmp_path: Path, file: Path) -> None:
     with pytest.raises(FormatError, match="nowhere: no such file or folder"):
         recognise_format(tmp_path / "nowhere", PromptFile)
     with pytest.raises(

@@ -1,18 +1,16 @@
-"""The plain tables: text, JSON lines, CSV, Parquet."""
+"""Tests of the plain files: text, JSON lines, JSON lists, CSV, Parquet."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from agfsync.formats import LeftOut, Prompt, PromptFile
-from agfsync.formats.csv_table import CsvTable
-from agfsync.formats.json_lines import JsonLines
-from agfsync.formats.parquet_table import ParquetTable
 from agfsync.formats.sources import read_prompts, recognise_format
-from agfsync.formats.text_lines import TextLines
+from agfsync.formats.tables import CsvTable, JsonLines, JsonList, ParquetTable, TextLines
 from agfsync.records import Caption, Question
 
 WANTED = [Prompt("a cat", "animals"), Prompt("two, dogs", "animals"), Prompt("bread", "food")]
@@ -27,7 +25,7 @@ def test_plain_text_has_a_prompt_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("name", ["A.TXT", "a.CSV", "a.Tsv", "A.JSONL", "a.JSON"])
-def test_endings_may_be_upper_case_and_the_encoding_is_told_by_its_mark(
+def test_endings_may_be_upper_case_and_the_encoding_is_that_of_the_mark(
     tmp_path: Path, encoding: str, name: str
 ) -> None:
     texts = {
@@ -122,3 +120,40 @@ def test_a_folder_with_a_file_a_split_is_read_like_any_data_set(tmp_path: Path, 
 def test_a_folder_whose_files_are_of_no_split_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt\na cat\n")
     assert not CsvTable().recognises(tmp_path)
+
+
+def put(path: Path, items: Any) -> Path:
+    path.write_text(json.dumps(items))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.JSON", "a.jsonl"])
+@pytest.mark.parametrize("items", [["a cat", "a dog"], [{"prompt": "a cat"}, {"prompt": "a dog"}]])
+def test_texts_and_objects_are_prompts(tmp_path: Path, name: str, items: list[Any]) -> None:
+    file = put(tmp_path / name, items)
+    assert isinstance(recognise_format(file, PromptFile), JsonList)
+    assert list(JsonList().prompts(file)) == [Prompt("a cat"), Prompt("a dog")]
+
+
+@pytest.mark.parametrize("column", ["prompt", "text", "caption", "Caption"])
+def test_objects_have_categories_and_questions_like_any_row(tmp_path: Path, column: str) -> None:
+    row = {column: "a cat", "category": "animals", "questions": [{"question": "Is it?", "answer": "yes"}]}
+    (found,) = JsonList().prompts(put(tmp_path / "a.json", [row]))
+    assert isinstance(found, Prompt) and (found.text, found.category, len(found.questions)) == ("a cat", "animals", 1)
+
+
+def test_items_that_are_no_prompt_are_counted(tmp_path: Path) -> None:
+    found = list(JsonList().prompts(put(tmp_path / "a.json", [None, "a cat", "", 3, {"prompt": " "}, {"id": 1}])))
+    assert found == [
+        LeftOut("it is no object of names and values", "item 1"),
+        LeftOut("no text under 'prompt'", "item 3"),
+        LeftOut("it is no object of names and values", "item 4"),
+        LeftOut("no text under 'prompt'", "item 5"),
+        LeftOut("no text under 'prompt'", "item 6"),
+        Prompt("a cat"),
+    ]
+
+
+@pytest.mark.parametrize("items", [[1, 2], [], {"prompt": "a cat"}, [["a cat"]], [{"loss": 1.0}]])
+def test_what_holds_no_prompts_is_none(tmp_path: Path, items: Any) -> None:
+    assert not JsonList().recognises(put(tmp_path / "a.json", items))

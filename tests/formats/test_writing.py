@@ -16,7 +16,7 @@ from agfsync.formats.writing import ParquetShards, name_selectors, read_selector
 SCHEMA = pa.schema([("number", pa.int64())])
 
 
-def test_rows_leave_memory_group_by_group_and_files_are_begun_anew(
+def test_rows_leave_memory_group_by_group_and_files_are_continued_in_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "_GROUP_BYTES", 20)

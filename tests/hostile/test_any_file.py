@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agfsync import catalog
 from agfsync.commands.inspect import inspect_path
 from agfsync.errors import AgfsyncError, FormatError
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.formats import LeftOut, NoPreference, PairSet, Preference, Prompt, PromptFile
 from agfsync.formats.pairing import read_pictures
 from agfsync.records import one_line
@@ -84,8 +84,8 @@ def check(found: Prompt | Preference | NoPreference | LeftOut) -> None:
     if isinstance(found, Preference):
         assert found.prompt and found.prompt == one_line(found.prompt)
         try:
-            assert all(decode(file) for file in read_pictures(found))
-        except BrokenPicture as reason:
+            assert all(decode_image(file) for file in read_pictures(found))
+        except BrokenImageError as reason:
             assert "\n" not in str(reason)
 
 

@@ -16,7 +16,7 @@ from malformed_pictures import malformed, odd_but_good, picture, saved, whole
 from PIL import Image, ImageOps
 
 from agfsync.errors import BudgetError
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.formats import Preference
 from agfsync.formats.binarized import Binarized
 from agfsync.formats.folders import Folders
@@ -25,7 +25,8 @@ from agfsync.formats.pick_a_pic import PickAPic
 from agfsync.records import IMAGE, Candidate, huggingface_metadata
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.batch import Picture, opened, score
-from agfsync.stages import Context, candidates, captions
+from agfsync.stages import candidates, captions
+from agfsync.stages.context import Context
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,14 +51,14 @@ def refused(files: Mapping[str, bytes], take: Callable[[bytes], Any]) -> Counter
         try:
             take(file)
             accepted.append(name)
-        except BrokenPicture as reason:
+        except BrokenImageError as reason:
             reasons[str(reason)] += 1
     assert not accepted
     return reasons
 
 
 def test_no_malformed_picture_is_accepted_and_each_says_why(bad: Mapping[str, bytes]) -> None:
-    reasons = refused(bad, decode)
+    reasons = refused(bad, decode_image)
     assert reasons.total() == len(bad) >= 200
     assert all("\n" not in reason and reason.startswith(("broken image: ", "unfit image: ")) for reason in reasons)
     for kind in ("animated", "16 bits", "CMYK", "transparent", "slender", "checksum", "pixels", "rows", "palette"):
@@ -67,15 +68,15 @@ def test_no_malformed_picture_is_accepted_and_each_says_why(bad: Mapping[str, by
 
 def test_good_pictures_that_look_odd_are_what_they_show() -> None:
     for name, file in (whole() | odd_but_good()).items():
-        shown = decode(file)
+        shown = decode_image(file)
         with Image.open(io.BytesIO(file)) as image:
             assert shown.mode == "RGB", name
             assert shown.tobytes() == ImageOps.exif_transpose(image).convert("RGB").tobytes(), name
 
 
 def test_a_picture_is_turned_as_its_exif_says() -> None:
-    upright = decode(odd_but_good()["turned 1 PNG"])
-    turned = decode(odd_but_good()["turned 6 PNG"])
+    upright = decode_image(odd_but_good()["turned 1 PNG"])
+    turned = decode_image(odd_but_good()["turned 6 PNG"])
     assert turned.size == upright.size[::-1]
     assert turned.tobytes() == upright.transpose(Image.Transpose.ROTATE_270).tobytes()
 
@@ -155,7 +156,7 @@ def test_what_a_run_keeps_is_read_by_datasets(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, huggingface_metadata(schema)), tmp_path / "train.parquet")
     read = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "c"))
     for file, row in zip(files, read["train"], strict=True):
-        assert row["image"].convert("RGB").tobytes() == decode(file).tobytes()
+        assert row["image"].convert("RGB").tobytes() == decode_image(file).tobytes()
 
 
 def test_the_files_are_made_and_not_copied() -> None:

@@ -1,4 +1,4 @@
-"""Hundreds of replies that went wrong, thrown at the parser, writers and stages: none makes a wrong record."""
+"""Tests of the parser, the writers and the stages with hundreds of malformed replies: none makes a wrong record."""
 
 import dataclasses
 import json
@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
+from unittest.mock import Mock
 
 import pytest
 from fake_language import SECRET, FakeServer, endpoint_at
@@ -20,17 +22,18 @@ from agfsync.language.captions import Descriptions, LanguageModelCaptions
 from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
-from agfsync.stages import Context, captions, questions
+from agfsync.stages import captions, questions
 from agfsync.stages.checking import LONGEST_CAPTION, LONGEST_QUESTION, sift, sift_captions
+from agfsync.stages.context import Context
 
 pytestmark = pytest.mark.slow
 
 SHAPES: Mapping[str, type[BaseModel]] = {"captions": Descriptions, "questions": Round}
 GOOD_CAPTIONS = {*CAPTIONS["descriptions"], "x"}
-"""And what one of the replies has as a caption that nobody can tell from one."""
+"""The good captions, and a text of a malformed reply that could be one."""
 GOOD_QUESTIONS = {each["question"] for each in QUESTIONS["questions"]}
 PLAIN = {"x", "True", "False", "0", "-1", "1.5", "inf", "-inf", "nan"}
-"""What some have in the place of a question: one that makes no sense, but is a text."""
+"""Texts that some replies have instead of a question."""
 Make = Callable[..., Any]
 
 
@@ -76,15 +79,17 @@ def test_another_requests_reply_is_none(of: str) -> None:
                 assert not drafts
 
 
-def test_the_captions_writer_gives_the_good_ones_or_none() -> None:
-    for name, texts in _asked(LanguageModelCaptions, "captions", lambda w: w.captions("Animals", 3, [], 0)):
+def test_the_captions_writer_gives_the_good_ones_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = _ask_each(monkeypatch, LanguageModelCaptions, "captions", lambda w: w.captions("Animals", 3, [], 0))
+    for name, texts in replies:
         assert {one_line(text) for text in sift_captions(texts)[0]} <= GOOD_CAPTIONS | {""}, name
 
 
-def test_the_questions_writer_gives_the_good_ones_or_none() -> None:
+def test_the_questions_writer_gives_the_good_ones_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     caption = Caption("key", CAPTION, "Animals", "train")
     kept: Counter[int] = Counter()
-    for name, drafts in _asked(LanguageModelQuestions, "questions", lambda w: w.questions(CAPTION, 0)):
+    replies = _ask_each(monkeypatch, LanguageModelQuestions, "questions", lambda w: w.questions(CAPTION, 0))
+    for name, drafts in replies:
         asked, dropped = sift(caption, drafts)
         assert len(asked) + dropped.total() == len(drafts), name
         kept[len(asked)] += 1
@@ -100,8 +105,8 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
     file.write_text("".join(f"{CAPTION} on day {number}\n" for number in range(len(replies))))
 
     def answer(body: Mapping[str, Any]) -> str:
-        told: str = json.loads(body["messages"][-1]["content"])["caption"]
-        return replies[int(re.findall(r"\d+", told)[0])]
+        asked: str = json.loads(body["messages"][-1]["content"])["caption"]
+        return replies[int(re.findall(r"\d+", asked)[0])]
 
     with FakeServer(answer=answer) as server:
         model = {
@@ -122,7 +127,7 @@ def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Ma
         notes = questions.run(context)
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     there = list(context.run.read("questions", Question))
-    failures = {each.key: each.reason for each in context.run.skipped("questions")}
+    failures = {each.key: each.reason for each in context.run.list_skipped("questions")}
     assert len({question.caption_key for question in there}) + len(failures) == len(texts) == len(replies)
     for question in there:
         _check(question, texts[question.caption_key])
@@ -193,7 +198,7 @@ def test_a_server_that_speaks_no_completion_is_no_crash(body: bytes, monkeypatch
 
 
 def _check(question: Question, caption: str) -> None:
-    """It is a question that the caption answers, and a row that a table can hold."""
+    """Check that the caption answers a question, and that a table can hold it."""
     assert question.text in GOOD_QUESTIONS | PLAIN, question.text
     assert question.answer == "yes" and question.element_type in get_args(ElementType)
     assert any(word in caption for word in normalise_text(question.element).split())
@@ -202,16 +207,30 @@ def _check(question: Question, caption: str) -> None:
         assert text == one_line(text) and text.encode()
 
 
-def _asked(kind: type[Any], of: str, ask: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
-    """What a writer gives of each malformed reply, by what is wrong with it; what it can't read, it says in a line."""
-    replies = malformed(of)
-    with FakeServer(answer=lambda body: replies[name]) as server:
-        writer = kind(endpoint_at(server, retries=0, concurrency=1), Meter())
-        for name in replies:
-            try:
-                given = ask(writer)
-            except NoReplyError as reason:
-                assert "\n" not in str(reason) and SECRET not in str(reason), name
-                continue
-            yield name, given
-    assert len(server.bodies) == len(replies)
+def _ask_each(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Any], of: str, ask: Callable[[Any], Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield a writer's result for each malformed reply, with the fault; one that it can't read gives a line instead.
+
+    No server takes part: a reply goes there as ASCII, and the runs above send each through one.
+    """
+    replies, sent = malformed(of), []
+
+    def create(**arguments: Any) -> SimpleNamespace:
+        sent.append(arguments)
+        choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": replies[name]}}
+        return SimpleNamespace(text=json.dumps({"choices": [choice]}), retries_taken=0)
+
+    openai = Mock()
+    openai.with_options.return_value.chat.completions.with_raw_response.create = create
+    monkeypatch.setattr("agfsync.chat.client.open_client", lambda endpoint: openai)
+    endpoint = endpoint_at(SimpleNamespace(url="http://127.0.0.1:9/v1"), retries=0, concurrency=1)
+    writer = kind(endpoint, Meter())
+    for name in replies:
+        try:
+            given = ask(writer)
+        except NoReplyError as reason:
+            assert "\n" not in str(reason) and SECRET not in str(reason), name
+            continue
+        yield name, given
+    assert len(sent) == len(replies)

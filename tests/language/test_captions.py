@@ -8,8 +8,7 @@ from fake_language import FakeServer
 from agfsync.chat.client import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.errors import BudgetError, NoReplyError
-from agfsync.language.captions import LanguageModelCaptions
-from agfsync.language.categories import CAPTION_CATEGORIES
+from agfsync.language.captions import CAPTION_CATEGORIES, LanguageModelCaptions
 from agfsync.language.text import normalise_text
 
 Make = Callable[..., Endpoint]

@@ -3,7 +3,7 @@ from itertools import combinations
 import pytest
 
 from agfsync.language import QuestionDraft
-from agfsync.language.categories import CAPTION_CATEGORIES
+from agfsync.language.captions import CAPTION_CATEGORIES
 from agfsync.language.duplicates import KeptCaptions, KeptQuestions, telling_words
 
 FIRST = "A tabby cat on a windowsill watches a blackbird through glass covered in raindrops, late in the afternoon"

@@ -9,7 +9,7 @@ import pytest
 from fake_language import FAULTS, FakeServer
 
 from agfsync import cli, pipeline
-from agfsync.engine.progress import Log
+from agfsync.engine.progress import LogProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.language.text import normalise_text
 from agfsync.recipe import Recipe, dump
@@ -20,8 +20,8 @@ Asking = Callable[..., Recipe]
 
 
 def write(path: Path, recipe: Recipe) -> None:
-    pipeline.prepare(path, recipe, progress=Log())
-    pipeline.run(path, until="questions", progress=Log())
+    pipeline.prepare(path, recipe, progress=LogProgress())
+    pipeline.run(path, until="questions", progress=LogProgress())
 
 
 def spending(path: Path) -> float:
@@ -40,7 +40,7 @@ def check_whole(path: Path, skipped: bool = False) -> None:
     with Run.open(path) as run:
         captions = list(run.read("captions", Caption))
         questions = list(run.read("questions", Question))
-        failures = {each.key: each.reason for each in run.skipped("questions")}
+        failures = {each.key: each.reason for each in run.list_skipped("questions")}
     assert len({normalise_text(c.text) for c in captions}) == len({c.key for c in captions}) == len(captions) == 36
     asked = {question.caption_key for question in questions}
     assert asked <= {caption.key for caption in captions}
@@ -85,11 +85,11 @@ def test_the_cap_holds_and_a_higher_one_goes_on(tmp_path: Path, asking: Asking) 
             write(tmp_path / "run", asking(server, max_cost=cap))
         assert 0 < spending(tmp_path / "run") <= cap
         with Run.open(tmp_path / "run") as run:
-            before = run.made("captions")
+            before = run.list_made("captions")
         assert 0 < len(before) < 36
         write(tmp_path / "run", asking(server, max_cost=1.0))
     with Run.open(tmp_path / "run") as run:
-        assert run.made("captions")[: len(before)] == before
+        assert run.list_made("captions")[: len(before)] == before
     check_whole(tmp_path / "run")
     # A busy machine may reply too late: the server has then billed what the client can't count.
     assert 0.9 * server.billed <= spending(tmp_path / "run") <= server.billed * (1 + 1e-9)
@@ -102,7 +102,7 @@ def test_the_cap_of_the_questions_keeps_what_is_done(tmp_path: Path, asking: Ask
             write(tmp_path / "run", asking(server, max_cost=0.1, timeout=9.0))
         assert json.loads((tmp_path / "run" / "spending.json").read_text())["questions"]["cost"] <= 0.1
         with Run.open(tmp_path / "run") as run:
-            before = set(run.made("questions"))
+            before = set(run.list_made("questions"))
         asked = len(server.bodies)
         assert 0 < len(before) < 36
         write(tmp_path / "run", asking(server, max_cost=1.0, timeout=9.0))

@@ -1,4 +1,3 @@
-import doctest
 import unicodedata
 from itertools import combinations
 from pathlib import Path
@@ -7,7 +6,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agfsync.language import text as module
 from agfsync.language.duplicates import KeptCaptions
 from agfsync.language.text import has_words, normalise_text
 
@@ -75,7 +73,7 @@ def test_the_case_as_it_was_met() -> None:
 
 
 def essence(text: str) -> str:
-    """What is left without spacing and punctuation, by Unicode's categories alone."""
+    """Return the text without spacing and punctuation, by Unicode's categories alone."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return "".join(each for each in folded if not each.isspace() and not unicodedata.category(each).startswith("P"))
 
@@ -112,14 +110,10 @@ def test_around_words_punctuation_makes_no_difference(words: list[str]) -> None:
     )
 
 
-def test_near_duplicates_are_told_apart_in_every_script() -> None:
+def test_near_duplicates_are_recognised_in_every_script() -> None:
     near = KeptCaptions(0.7)
     for text in ("ปูสีแดง", "दिन में लाल तारा", "🚀🌙", "C++", "50%"):
         assert not near.is_near(text)
         near.add(text)
     assert near.is_near("ปูสีแดง!") and near.is_near("दिन में, लाल तारा।")
     assert not any(map(near.is_near, ("ปีสีดำ", "🚀🌞", "C#", "C", "50", "दून में नीला वर्ग")))
-
-
-def test_the_example_is_so() -> None:
-    assert doctest.testmod(module).failed == 0

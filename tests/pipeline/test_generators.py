@@ -303,7 +303,7 @@ SCORED = {"clip": {"type": "clip", "path": "some/model"}}
     [
         ({"model": {"type": SD, "path": "some/model"}}, "model"),
         ({"model": {"type": "flux", "path": "some/model", "sampling": {"guidance": 3.5}}}, "model"),
-        ({"scorers": SCORED, "pairs": {"weights": {"clip": 1.0}}}, "scorers.clip"),
+        ({"scorers": SCORED, "pairs": {"choose": {"weights": {"clip": 1.0}}}}, "scorers.clip"),
     ],
 )
 def test_a_hub_model_that_cant_be_had_is_refused_before_the_captions(
@@ -329,7 +329,7 @@ def test_a_hub_model_that_cant_be_had_is_refused_before_the_captions(
 def test_a_hub_model_in_the_cache_or_on_the_hub_passes(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(scorers=SCORED, pairs={"weights": {"clip": 1.0}})
+    recipe = make_recipe(scorers=SCORED, pairs={"choose": {"weights": {"clip": 1.0}}})
     monkeypatch.setattr(hub, "ask", lambda *arguments: hub.HubAnswer("a" * 40, {"model.safetensors": 1}))
     pipeline.checks.check_generators(recipe, ["scores"])
     monkeypatch.setattr(hub, "ask", lambda *arguments: hub.HubAnswer(fault="it is gated"))

@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from agfsync import pipeline
-from agfsync.engine.progress import Log, Silent
+from agfsync.engine.progress import LogProgress, SilentProgress
 from agfsync.errors import DamagedError, FormatError, ModelError, OutOfMemoryError, RecipeError, RunError, StoreError
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Pair, Question
-from agfsync.stages import EARLIER, VERSIONS, generator_source
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import EARLIER, generator_source
 from agfsync.store import Run
+from agfsync.store.forks import fork
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def path(tmp_path: Path, recipe: Recipe) -> Path:
     return tmp_path / "run"
 
 
-class Told(Silent):
+class Told(SilentProgress):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ def states(path: Path) -> dict[str, str]:
 def marks(path: Path) -> list[str]:
     """What names what each stage has made."""
     with Run.open(path) as run:
-        return [ended.mark for name in pipeline.NAMES if (ended := run.finished(name))]
+        return [ended.mark for name in pipeline.NAMES if (ended := run.find_finished(name))]
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
@@ -116,6 +118,22 @@ def test_other_settings_are_told_with_both_values(path: Path, make_recipe: Any) 
     assert set(states(path).values()) == {"done", "to do"}
 
 
+def test_a_fork_goes_on_by_itself_and_draws_nothing_again(
+    path: Path, tmp_path: Path, make_recipe: Any, loaded: list[str]
+) -> None:
+    loaded.clear()
+    before = marks(path)
+    recipes = [make_recipe(pairs={"choose": {"weights": {"red": red, "vqa": 0.5}}}) for red in (1.0, 0.25, 0.5)]
+    for number, recipe in enumerate(recipes):
+        arm = fork(path, tmp_path / f"arm-{number}").path
+        assert marks(arm) == before
+        pipeline.prepare(arm, recipe, update=True)
+        pipeline.run(arm, until="pairs")
+        assert pipeline.verify(arm) >= 5 and marks(arm)[:4] == before[:4]
+    assert loaded == [] and marks(path) == before
+    assert pipeline.verify(path) == 5
+
+
 def test_other_weights_run_again_from_the_pairs(path: Path, make_recipe: Any, loaded: list[str]) -> None:
     pipeline.prepare(path, make_recipe(pairs={"choose": {"weights": {"red": 0.25, "vqa": 0.5}}}), update=True)
     assert [name for name, state in states(path).items() if state == "out of date"] == ["pairs"]
@@ -167,7 +185,7 @@ def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
     (line,) = (line for line in progress.lines if "part-000000" in line)
-    assert line == f"{part}, with 12 units isn't what was written: it was set aside, to be made anew"
+    assert line == f"{part}, with 12 units isn't what was written: it was quarantined, to be regenerated"
     with Run.open(path) as run:
         assert list(run.read("candidates", Candidate)) == before
         assert len(list(run.read("pairs", Pair))) > 0
@@ -184,7 +202,7 @@ def test_a_part_that_is_damaged_while_a_stage_is_at_work_is_made_anew_too(
     pipeline.prepare(path, make_recipe(scorers=more), update=True)
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
-    assert any("it was set aside" in line for line in progress.lines)
+    assert any("it was quarantined" in line for line in progress.lines)
     assert states(path)["pairs"] == "done" and part.read_bytes() == data
 
 
@@ -207,13 +225,13 @@ def test_questions_that_are_others_when_made_anew_are_scored_anew(path: Path, mo
         return [doubles.QuestionDraft(f"Is {word} to be seen?", "yes", word, "object") for word in caption.split()]
 
     with Run.open(path) as run:
-        before = {key for (key,) in run._manifest.all("SELECT key FROM units WHERE stage = 'scores'")}
+        before = {key for (key,) in run._manifest.fetch_all("SELECT key FROM units WHERE stage = 'scores'")}
     (path / "questions" / "part-000000.parquet").unlink()
     monkeypatch.setattr(doubles.Writer, "questions", other)
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
         assert all("to be seen" in question.text for question in run.read("questions", Question))
-        assert not before.issuperset(run.selected("scores"))
+        assert not before.issuperset(run.list_selected("scores"))
     assert states(path)["pairs"] == "done"
 
 
@@ -249,7 +267,7 @@ def test_files_that_a_stage_made_are_made_anew_and_a_log_is_only_told(
     progress = Told()
     pipeline.run(path, until="training", progress=progress)
     assert weights.read_bytes() == b"weights"
-    aside = f"{weights} isn't what was written: it was set aside, to be made anew"
+    aside = f"{weights} isn't what was written: it was quarantined, to be regenerated"
     told = f"{log} isn't what was written: put it back, or delete {log.parent} to make it anew"
     assert sorted(progress.lines) == sorted([aside, told])
 
@@ -261,14 +279,16 @@ def test_verify_reads_every_byte(path: Path) -> None:
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 4
     part.write_bytes(data)
-    with pytest.raises(DamagedError, match=f"1 of {files} files aren't what was written: .*part-000000.*was set aside"):
+    with pytest.raises(
+        DamagedError, match=f"1 of {files} files aren't what was written: .*part-000000.*was quarantined"
+    ):
         pipeline.verify(path)
     assert states(path)["scores"] == "to do" or states(path)["scores"] == "under way"
 
 
 def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
     with Run.open(path, writing=True) as run:
-        earlier = run.seconds("candidates", until=run.newest_part())
+        earlier = run.sum_seconds("candidates", until=run.find_newest_part())
         run.reopen("candidates")
     pipeline.run(path, until="pairs")
     finished = next(s.finished for s in pipeline.status(path) if s.name == "candidates")
@@ -334,7 +354,7 @@ def test_a_batch_that_does_not_fit_is_lowered_once_and_the_next_command_knows(
 ) -> None:
     monkeypatch.setattr("doubles.ROOM", 3)
     pipeline.prepare(tmp_path / "run", recipe)
-    pipeline.run(tmp_path / "run", until="candidates", progress=Log())
+    pipeline.run(tmp_path / "run", until="candidates", progress=LogProgress())
     lowered = "candidates: out of memory: 2 pictures at a time instead of 4; memory.json remembers it"
     assert [line for line in capsys.readouterr().err.splitlines() if "memory" in line] == [lowered]
     with Run.open(tmp_path / "run", writing=True) as run, run._manifest.transaction() as db:
@@ -343,7 +363,7 @@ def test_a_batch_that_does_not_fit_is_lowered_once_and_the_next_command_knows(
     drawn: list[int] = []
     draw = doubles.Generator.draw
     monkeypatch.setattr(doubles.Generator, "draw", lambda *args: drawn.append(len(args[2])) or draw(*args))
-    pipeline.run(tmp_path / "run", until="pairs", progress=Log())
+    pipeline.run(tmp_path / "run", until="pairs", progress=LogProgress())
     assert drawn == [2] * 12
     assert set(states(tmp_path / "run").values()) == {"done", "to do"}
 
@@ -356,7 +376,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     pipeline.prepare(path, make_recipe(captions={"source": str(file)}))
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
-        before = run.newest_part()
+        before = run.find_newest_part()
     moved = tmp_path / "moved.txt"
     moved.write_bytes(file.read_bytes())
     pipeline.prepare(path, make_recipe(captions={"source": str(moved)}))
@@ -366,7 +386,7 @@ def test_a_prompt_file_that_changes_runs_again_what_follows_and_one_that_is_gone
     pipeline.run(path, until="pairs")
     assert states(path)["pairs"] == "done"
     with Run.open(path) as run:
-        assert run.newest_part() > before
+        assert run.find_newest_part() > before
     moved.unlink()
     with pytest.raises(FormatError, match=r"moved\.txt: no such file or folder"):
         pipeline.run(path, until="pairs")

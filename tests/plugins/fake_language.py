@@ -1,4 +1,4 @@
-"""A server with the manners of OpenAI's, whose language model knows some words, and which fails when it is told to."""
+"""A fake of OpenAI's server, whose language model knows a few words, and which fails on demand."""
 
 import json
 import random
@@ -72,7 +72,7 @@ class FakeServer:
 
     @property
     def billed(self) -> float:
-        """What all that it has sent costs."""
+        """Cost of all its replies."""
         return (self.input_tokens * self.prices[0] + self.output_tokens * self.prices[1]) / 1e6
 
     def reply(self, body: dict[str, Any], key: str) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -130,7 +130,7 @@ def endpoint_at(server: FakeServer, **changes: Any) -> Endpoint:
 
 
 def good(body: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
-    """What a faultless model replies."""
+    """Return the reply of a faultless model."""
     data = json.loads(body["messages"][-1]["content"])
     if "count" in data:
         return {"descriptions": [caption(rng) for _ in range(data["count"])]}
@@ -151,7 +151,7 @@ def good(body: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
 
 
 def caption(rng: random.Random) -> str:
-    """Of 4 to 12 words."""
+    """Return a caption of 4 to 12 words."""
     one = f"{rng.choice(COLOURS)} {rng.choice(THINGS)} {rng.choice(DEEDS)} {rng.choice(PLACES)}"
     two = f"{rng.choice(COLOURS)} {rng.choice(THINGS)} {rng.choice(DEEDS)} {rng.choice(PLACES)}"
     return f"{one} while {two}" if rng.random() < 0.8 else one

@@ -90,7 +90,9 @@ def evaluate(
     for judge, gain in gains.items():
         own = np.where(draws.random(count) < alike, common, make(draws, count)) + gain * spread_of(kind)
         rows += [
-            Comparison(f"{judge} {n}", f"c{n}", f"category {n % categories}", judge, "", 50 - d / 2, 50 + d / 2)
+            Comparison(
+                f"{judge} {n}", "held-out", f"c{n}", f"category {n % categories}", judge, "", 50 - d / 2, 50 + d / 2
+            )
             for n, d in enumerate(own.tolist())
         ]
     summary = summarise(rows, resamples, int(draws.integers(2**31)))

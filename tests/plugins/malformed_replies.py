@@ -1,4 +1,4 @@
-"""Replies of a language model that went wrong, made out of a good one. What they hold of it may be used, no more."""
+"""Malformed replies of a language model, made from a good one; only its parts may be used."""
 
 import json
 import random
@@ -205,7 +205,7 @@ def _keys(good: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _noise(text: str) -> Iterator[tuple[str, str]]:
-    """Some of its structure is another: what its texts say can't be told from what they should."""
+    """Yield replies whose structure is damaged, so that their texts can't be told from the good ones."""
     structure = [place for place, character in enumerate(text) if character in '{}[]",:']
     for seed in range(20):
         rng = random.Random(seed)

@@ -129,16 +129,16 @@ INTO = {"JPEG": in_jpeg, "PNG": in_png, "WEBP": in_webp}
 
 def faults(count: int, seed: int = 0) -> Counter[str]:
     """What is wrong after `count` blocks, each in every kind of file: crashes, refusals, wrong turns."""
-    from agfsync.files.images import BrokenPicture, decode
+    from agfsync.files.images import BrokenImageError, decode_image
 
-    plain = {kind: np.asarray(decode(into(b""))) for kind, into in INTO.items()}
+    plain = {kind: np.asarray(decode_image(into(b""))) for kind, into in INTO.items()}
     rng, found = random.Random(seed), Counter[str]()
     for _ in range(count):
         block = random_block(rng)
         for kind, into in INTO.items():
             try:
-                shown = np.asarray(decode(into(block)))
-            except BrokenPicture as refusal:
+                shown = np.asarray(decode_image(into(block)))
+            except BrokenImageError as refusal:
                 found[f"{kind} refused: {refusal}"] += 1
             except Exception as crash:
                 found[f"{kind} crashed: {type(crash).__name__}"] += 1

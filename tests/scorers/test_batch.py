@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from agfsync.errors import ModelError
-from agfsync.files.images import encode
+from agfsync.files.images import encode_png
 from agfsync.records import Question
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.batch import Picture, opened, score, score_key
@@ -41,7 +41,9 @@ def test_scores_come_in_the_order_of_the_pictures_and_broken_ones_are_unscored()
 
 
 def test_files_are_opened_in_order_and_broken_ones_say_why() -> None:
-    first, second, third = opened([encode(Image.new("RGB", (3, 1))), b"no picture", encode(Image.new("RGB", (5, 1)))])
+    first, second, third = opened(
+        [encode_png(Image.new("RGB", (3, 1))), b"no picture", encode_png(Image.new("RGB", (5, 1)))]
+    )
     assert isinstance(first, Image.Image) and isinstance(third, Image.Image)
     assert (first.width, third.width) == (3, 5)
     assert second == Unscored("broken image: UnidentifiedImageError")

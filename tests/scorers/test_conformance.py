@@ -10,7 +10,7 @@ from fake_language import FakeServer
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError, ModelError
-from agfsync.files.images import encode
+from agfsync.files.images import encode_png
 from agfsync.recipe import Server
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
 from agfsync.scorers.batch import Picture, opened, score
@@ -70,7 +70,7 @@ def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, build: Buil
 @pytest.mark.parametrize("name", NAMES)
 def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, build: Build, items: list[Item]) -> None:
     scorer = build(name)
-    files = [encode(items[0].image), encode(items[1].image)[:-40], encode(items[2].image)]
+    files = [encode_png(items[0].image), encode_png(items[1].image)[:-40], encode_png(items[2].image)]
     pictures = [
         Picture(f"s{n}", f"c{n}", item.prompt, item.questions, image)
         for n, (item, image) in enumerate(zip(items, opened(files), strict=False))

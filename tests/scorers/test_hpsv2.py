@@ -6,7 +6,7 @@ from agfsync.recipe.types import EmbeddingSettings
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.clip import Clip
 from agfsync.scorers.hpsv2 import Hpsv2
-from agfsync.stages import scorer_source
+from agfsync.stages.context import scorer_source
 
 
 def _scorer(folders: Path) -> Hpsv2:

@@ -14,12 +14,12 @@ from PIL import Image
 from agfsync.chat.completions import Reply as Said
 from agfsync.chat.meter import Meter
 from agfsync.errors import ModelError, RecipeError
-from agfsync.files.images import decode
+from agfsync.files.images import decode_image
 from agfsync.recipe import Server
 from agfsync.recipe.types import VqaOpenAISettings
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
-from agfsync.stages import scorer_source
+from agfsync.stages.context import scorer_source
 from agfsync.stages.spending import ACCOUNT
 
 Answers = Callable[[Mapping[str, Any]], Reply]
@@ -52,7 +52,7 @@ def test_a_picture_is_sent_inline_and_whole_before_its_question(items: list[Item
     picture, question = body["messages"][-1]["content"]
     kind, _, data = picture["image_url"]["url"].partition(",")
     assert kind == "data:image/png;base64"
-    assert decode(base64.b64decode(data)).tobytes() == items[0].image.tobytes()
+    assert decode_image(base64.b64decode(data)).tobytes() == items[0].image.tobytes()
     assert question == {"type": "text", "text": items[0].questions[0].text}
     assert (body["model"], body["temperature"], body["logprobs"], body["top_logprobs"]) == ("fake", 0, True, 20)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agfsync.shapes.grammar import CATEGORIES
+from agfsync.shapes.grammar import SHAPES_CATEGORIES
 from agfsync.shapes.scene import Scene, Spec
-from agfsync.shapes.training.pictures import any_captioned_scene, any_scene
+from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene
 
 
-@pytest.fixture(params=CATEGORIES)
+@pytest.fixture(params=SHAPES_CATEGORIES)
 def category(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -24,10 +24,10 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 @pytest.fixture
 def scenes(rng: random.Random) -> Callable[[int], Iterator[Scene]]:
     """Scenes of one to four things."""
-    return lambda count: (any_scene(rng) for _ in range(count))
+    return lambda count: (sample_scene(rng) for _ in range(count))
 
 
 @pytest.fixture
 def captioned(rng: random.Random) -> Callable[[int], Iterator[tuple[Spec, Scene]]]:
     """Specifications of random categories with scenes that fulfil them."""
-    return lambda count: (any_captioned_scene(rng) for _ in range(count))
+    return lambda count: (sample_captioned_scene(rng) for _ in range(count))

@@ -4,12 +4,12 @@ import pytest
 
 from agfsync.records import Caption
 from agfsync.scorers import Item, Measurement
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.grammar import CATEGORIES, questions, read
-from agfsync.shapes.language import FOILS, ShapesWriter
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.grammar import SHAPES_CATEGORIES, list_questions, parse_caption
+from agfsync.shapes.language import FOIL_SHARE, ShapesWriter
 from agfsync.shapes.oracle import Oracle
 from agfsync.shapes.queries import parse_query
-from agfsync.shapes.scene import Scene, Thing, compose
+from agfsync.shapes.scene import Scene, Thing, compose_scene
 from agfsync.stages.checking import fault, sift
 
 WRITER = ShapesWriter()
@@ -36,26 +36,26 @@ def test_it_runs_dry_where_all_is_to_be_avoided() -> None:
 
 
 def test_every_category_is_the_grammars() -> None:
-    assert WRITER.categories == CATEGORIES
+    assert WRITER.categories == SHAPES_CATEGORIES
 
 
 def test_every_question_that_the_caption_answers_with_yes_is_asked(category: str) -> None:
     for caption in WRITER.captions(category, 30, (), 3):
         drafts = WRITER.questions(caption, 0)
         stated = [draft for draft in drafts if draft.expected == "yes"]
-        assert [parse_query(draft.text) for draft in stated] == questions(read(caption))
+        assert [parse_query(draft.text) for draft in stated] == list_questions(parse_caption(caption))
         assert all(draft.answer == draft.expected and draft.valid for draft in drafts)
         assert len({draft.text for draft in drafts}) == len(drafts)
 
 
 def test_a_third_of_the_questions_is_answered_no(category: str) -> None:
     drafts = [draft for caption in WRITER.captions(category, 60, (), 3) for draft in WRITER.questions(caption, 0)]
-    assert sum(draft.answer == "no" for draft in drafts) / len(drafts) == pytest.approx(FOILS, abs=0.06)
+    assert sum(draft.answer == "no" for draft in drafts) / len(drafts) == pytest.approx(FOIL_SHARE, abs=0.06)
 
 
 def test_every_question_is_answered_as_expected_by_any_scene_of_its_caption(category: str, rng: random.Random) -> None:
     for caption in WRITER.captions(category, 40, (), 9):
-        scene = compose(read(caption), rng)
+        scene = compose_scene(parse_caption(caption), rng)
         for draft in WRITER.questions(caption, 0):
             query = parse_query(draft.text)
             assert query is not None and query.answer(scene) == (draft.answer == "yes"), (caption, draft)
@@ -66,11 +66,11 @@ def test_the_oracle_scores_foils_by_their_own_answer(wrong: bool) -> None:
     """A picture as captioned gets 100; one in the other colour passes just what doesn't depend on it."""
     caption = "a large red star in the centre on a grey background"
     thing = Thing("star", "blue" if wrong else "red", "large", "solid", 32.0, 32.0, 10.6)
-    questions, _ = sift(Caption("c", caption, "Locations", "train"), WRITER.questions(caption, 0))
-    assert {question.answer for question in questions} == {"yes", "no"}
-    (word,) = Oracle().score([Item(caption, tuple(questions), draw(Scene((thing,), "grey")))])
-    assert isinstance(word, Measurement)
-    assert (word.value < 70) if wrong else (word.value == 100)
+    asked, _ = sift(Caption("c", caption, "Locations", "train"), WRITER.questions(caption, 0))
+    assert {question.answer for question in asked} == {"yes", "no"}
+    (score,) = Oracle().score([Item(caption, tuple(asked), draw_scene(Scene((thing,), "grey")))])
+    assert isinstance(score, Measurement)
+    assert (score.value < 70) if wrong else (score.value == 100)
 
 
 def test_the_element_is_the_captions_own_word() -> None:

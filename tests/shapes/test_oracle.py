@@ -13,9 +13,9 @@ from agfsync import shapes
 from agfsync.recipe import resolve, shipped
 from agfsync.records import Question
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.grammar import describe, garble, questions
-from agfsync.shapes.oracle import Oracle, see
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.grammar import describe_scene, garble_spec, list_questions
+from agfsync.shapes.oracle import Oracle, see_scene
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIZES, Scene, Thing
 
 STAR = Thing("star", "red", "small", "solid", 15.0, 15.0, 6.4)
@@ -30,10 +30,10 @@ def right(scenes: Iterator[Scene], rng: random.Random, change: Callable[[Image.I
     """Share of questions, half of them true of another scene, that the oracle answers as the scene itself would."""
     answers = []
     for scene in scenes:
-        seen = see(change(draw(scene)))
+        seen = see_scene(change(draw_scene(scene)))
         for rate in (0.0, 0.5):
-            asked = questions(garble(describe(scene, rng), rate, rng))
-            answers += [query.answer(seen) == query.answer(scene) for query in asked if query.clear(scene)]
+            asked = list_questions(garble_spec(describe_scene(scene, rng), rate, rng))
+            answers += [query.answer(seen) == query.answer(scene) for query in asked if query.is_clear(scene)]
     return sum(answers) / len(answers)
 
 
@@ -65,7 +65,7 @@ def test_what_leaves_a_picture_legible_leaves_the_answers(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_every_kind_of_thing_is_told_from_every_other(shape: str, size: str, rng: random.Random) -> None:
+def test_every_kind_of_thing_is_distinguished(shape: str, size: str, rng: random.Random) -> None:
     for color in COLORS:
         for material in MATERIALS:
             background = rng.choice(BACKGROUNDS)
@@ -73,18 +73,18 @@ def test_every_kind_of_thing_is_told_from_every_other(shape: str, size: str, rng
             thing = replace(
                 thing, radius=6.4 if size == "small" else 11.0, x=rng.uniform(14, 50), y=rng.uniform(14, 50)
             )
-            seen = see(draw(Scene((thing,), background)))
+            seen = see_scene(draw_scene(Scene((thing,), background)))
             assert things(seen) == things(Scene((thing,), background)) and seen.background == background
             assert abs(seen.things[0].x - thing.x) < 1.5 and abs(seen.things[0].y - thing.y) < 1.5
 
 
 def test_what_is_no_shape_is_no_thing() -> None:
-    assert see(Image.new("RGB", (64, 64), (250, 250, 248))) == Scene((), "white")
+    assert see_scene(Image.new("RGB", (64, 64), (250, 250, 248))) == Scene((), "white")
     bar = Image.new("RGB", (64, 64), (28, 30, 36))
     bar.paste((214, 40, 40), (10, 30, 54, 33))
-    assert see(bar) == Scene((), "black")
+    assert see_scene(bar) == Scene((), "black")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    assert len(see(Image.fromarray(noise)).things) == 0
+    assert len(see_scene(Image.fromarray(noise)).things) == 0
 
 
 def asked(*texts: str) -> tuple[Question, ...]:
@@ -92,7 +92,7 @@ def asked(*texts: str) -> tuple[Question, ...]:
 
 
 def judge(*texts: str) -> Measurement | Unscored:
-    return Oracle(path="none").score([Item("", asked(*texts), draw(Scene((STAR,), "cream")))])[0]
+    return Oracle(path="none").score([Item("", asked(*texts), draw_scene(Scene((STAR,), "cream")))])[0]
 
 
 def test_the_value_is_the_share_of_right_answers() -> None:
@@ -109,7 +109,7 @@ def test_the_value_is_the_share_of_right_answers() -> None:
 
 def test_a_no_that_is_expected_is_right() -> None:
     wanted = (replace(asked("Is the star blue?")[0], answer="no"),)
-    judged = Oracle().score([Item("", wanted, draw(Scene((STAR,), "cream")))])
+    judged = Oracle().score([Item("", wanted, draw_scene(Scene((STAR,), "cream")))])
     assert judged == [Measurement(100.0, judged[0].answers)]
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from agfsync.shapes.grammar import CATEGORIES, describe, garble, invent, questions
-from agfsync.shapes.queries import Kind, Query, parse_query
+from agfsync.shapes.grammar import SHAPES_CATEGORIES, describe_scene, garble_spec, invent_spec, list_questions
+from agfsync.shapes.queries import Query, ThingKind, parse_query
 from agfsync.shapes.scene import Scene, Thing
 
 STAR = Thing("star", "red", "small", "solid", 12.0, 12.0, 6.0)
@@ -13,11 +13,11 @@ HEART = Thing("heart", "blue", "large", "striped", 50.0, 14.0, 11.0)
 SCENE = Scene((STAR, HEART), "grey")
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", SHAPES_CATEGORIES)
 def test_a_question_says_what_its_query_asks(category: str, rng: random.Random) -> None:
     for _ in range(60):
-        for query in questions(garble(invent(category, rng), 0.5, rng, drop=0.2)):
-            assert parse_query(query.text()) == query, query.text()
+        for query in list_questions(garble_spec(invent_spec(category, rng), 0.5, rng, drop=0.2)):
+            assert parse_query(query.to_text()) == query, query.to_text()
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_a_question_of_another_world_is_none(text: str) -> None:
 
 
 def test_a_question_near_the_line_is_not_clear() -> None:
-    placed = Query("location", Kind("star"), location="top left")
-    beside = Query("spatial", Kind("star"), relation="left", other=Kind("heart"))
-    assert placed.clear(SCENE) and beside.clear(SCENE)
-    assert not placed.clear(Scene((replace(STAR, x=23.0), HEART), "grey"))
-    assert not beside.clear(Scene((replace(STAR, x=45.0, y=50.0), HEART), "grey"))
+    placed = Query("location", ThingKind("star"), location="top left")
+    beside = Query("spatial", ThingKind("star"), relation="left", other=ThingKind("heart"))
+    assert placed.is_clear(SCENE) and beside.is_clear(SCENE)
+    assert not placed.is_clear(Scene((replace(STAR, x=23.0), HEART), "grey"))
+    assert not beside.is_clear(Scene((replace(STAR, x=45.0, y=50.0), HEART), "grey"))
 
 
 def test_a_clear_answer_outlasts_a_small_move(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
@@ -85,13 +85,13 @@ def test_a_clear_answer_outlasts_a_small_move(scenes: Callable[[int], Iterator[S
 
     answers = []
     for scene in scenes(60):
-        asked = questions(garble(describe(scene, rng), 0.4, rng))
-        for query in (query for query in asked if query.clear(scene)):
+        asked = list_questions(garble_spec(describe_scene(scene, rng), 0.4, rng))
+        for query in (query for query in asked if query.is_clear(scene)):
             answers.append(query.answer(scene))
             assert query.answer(Scene(tuple(map(moved, scene.things)), scene.background)) == answers[-1]
     assert 0.3 < sum(answers) / len(answers) < 0.9
 
 
 def test_a_kind_that_says_nothing_fits_everything() -> None:
-    assert all(Kind().fits(thing) for thing in SCENE.things)
-    assert [Kind(color="red", size="small").fits(thing) for thing in SCENE.things] == [True, False]
+    assert all(ThingKind().fits(thing) for thing in SCENE.things)
+    assert [ThingKind(color="red", size="small").fits(thing) for thing in SCENE.things] == [True, False]

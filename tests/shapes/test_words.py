@@ -2,18 +2,18 @@ import random
 
 import pytest
 
-from agfsync.shapes.scene import COLORS, LOCATIONS, MATERIALS, RELATIONS, SHAPES, SIZES, Group
+from agfsync.shapes.scene import COLORS, LOCATIONS, MATERIALS, RELATIONS, SHAPES, SIZES, Group, ThingKind
 from agfsync.shapes.words import (
     MATERIAL_WORDS,
     PLACES,
     RELATION_WORDS,
     SIZE_WORDS,
-    noun_phrase,
+    add_article,
+    build_noun_phrase,
     parse_noun_phrase,
-    place_of,
-    relation_of,
-    varied_noun_phrase,
-    with_article,
+    parse_place,
+    parse_relation,
+    vary_noun_phrase,
 )
 
 
@@ -29,7 +29,7 @@ def test_a_noun_phrase_is_understood_however_it_is_worded(shape: str, count: int
     for _ in range(40):
         color, size, material = (rng.choice([*words, None]) for words in (COLORS, SIZES, MATERIALS))
         group = Group(shape, color, size, material, count)
-        phrase = varied_noun_phrase(group, rng)
+        phrase = vary_noun_phrase(group, rng)
         assert parse_noun_phrase(phrase) == group, phrase
         worded.add(phrase)
     assert len(worded) > 20
@@ -49,27 +49,27 @@ def test_other_wordings_are_understood(phrase: str, group: Group) -> None:
 
 
 def test_a_questions_noun_phrase_is_plain() -> None:
-    assert noun_phrase("star", "red", "small", "striped") == "a small striped red star"
-    assert noun_phrase(None, "orange") == "an orange object"
-    assert noun_phrase("cross", count=2, article=False) == "crosses"
+    assert build_noun_phrase(ThingKind("star", "red", "small", "striped")) == "a small striped red star"
+    assert build_noun_phrase(ThingKind(None, "orange")) == "an orange object"
+    assert build_noun_phrase(ThingKind("cross"), count=2, article=False) == "crosses"
 
 
 def test_articles_go_by_the_first_letter() -> None:
-    assert (with_article("orange star"), with_article("red star")) == ("an orange star", "a red star")
+    assert (add_article("orange star"), add_article("red star")) == ("an orange star", "a red star")
 
 
 @pytest.mark.parametrize("place", LOCATIONS)
 def test_places_are_understood(place: str) -> None:
-    assert place_of(PLACES[place]) == place
+    assert parse_place(PLACES[place]) == place
 
 
 def test_other_words_for_places_are_understood() -> None:
-    assert place_of("at the Upper Right corner") == "top right"
-    assert place_of("in the lower left") == "bottom left"
-    assert place_of("in the center") == place_of("in the middle") == "centre"
-    assert place_of("in the sky") == ""
+    assert parse_place("at the Upper Right corner") == "top right"
+    assert parse_place("in the lower left") == "bottom left"
+    assert parse_place("in the center") == parse_place("in the middle") == "centre"
+    assert parse_place("in the sky") == ""
 
 
 def test_relations_are_understood() -> None:
-    assert [relation_of(RELATION_WORDS[relation]) for relation in RELATIONS] == list(RELATIONS)
-    assert (relation_of("over"), relation_of("under"), relation_of("and")) == ("above", "below", "")
+    assert [parse_relation(RELATION_WORDS[relation]) for relation in RELATIONS] == list(RELATIONS)
+    assert (parse_relation("over"), parse_relation("under"), parse_relation("and")) == ("above", "below", "")

@@ -6,11 +6,12 @@ import doubles
 import pytest
 
 from agfsync import catalog
-from agfsync.engine.progress import Log
-from agfsync.files.images import decode
+from agfsync.engine.progress import LogProgress
+from agfsync.files.images import decode_image
 from agfsync.recipe.types import StableDiffusionSettings, StableDiffusionXLSettings
 from agfsync.records import Candidate, Caption, Pair, digest, seed_of
-from agfsync.stages import Context, candidates, captions, generator_source, pairs, questions, scores, to_draw
+from agfsync.stages import candidates, captions, pairs, questions, scores
+from agfsync.stages.context import Context, generator_source, to_draw
 from agfsync.store import Run
 
 
@@ -46,7 +47,7 @@ def test_each_train_caption_gets_its_pictures_from_their_own_seeds(asked: Contex
     assert notes == {"captions": 12, "candidates": 48}
     assert [(c.caption_key, c.index) for c in drawn] == [(key, index) for key in train for index in range(4)]
     assert all(c.seed == seed_of(0, c.caption_key, c.index) and c.generator == "generator" for c in drawn)
-    assert all(decode(c.image).getpixel((0, 0))[0] == c.seed % 8 * 32 for c in drawn)  # type: ignore[index]
+    assert all(decode_image(c.image).getpixel((0, 0))[0] == c.seed % 8 * 32 for c in drawn)  # type: ignore[index]
     assert len({c.key for c in drawn}) == len({c.seed for c in drawn}) == 48
 
 
@@ -60,7 +61,7 @@ def test_what_a_lora_leaves_out_is_told_once(
     asked: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doubles.Generator, "remarks", ["of the LoRA x 1 of 3 modules fit"], raising=False)
-    candidates.run(dataclasses.replace(asked, progress=Log()))
+    candidates.run(dataclasses.replace(asked, progress=LogProgress()))
     assert capsys.readouterr().err.count("candidates: of the LoRA x 1 of 3 modules fit\n") == 1
 
 

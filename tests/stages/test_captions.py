@@ -9,7 +9,8 @@ import pytest
 from agfsync.errors import BudgetError
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption
-from agfsync.stages import Context, captions
+from agfsync.stages import captions
+from agfsync.stages.context import Context
 
 
 def made(context: Context) -> list[Caption]:
@@ -51,7 +52,7 @@ def test_a_writer_that_runs_dry_is_told_and_what_it_wrote_is_kept(context: Conte
     says = r"writer 'dry' ran dry at 1 of the 6 captions of 'animals': ask for fewer .*; left out: repeated 3"
     with pytest.raises(BudgetError, match=says):
         captions.run(dry)
-    assert len(set(context.run.made("captions"))) == 1
+    assert len(set(context.run.list_made("captions"))) == 1
 
 
 @pytest.fixture

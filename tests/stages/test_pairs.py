@@ -6,8 +6,9 @@ import pytest
 
 from agfsync.errors import BudgetError
 from agfsync.records import Candidate, Pair
-from agfsync.stages import Context, candidates, captions, pairs, questions, scores
+from agfsync.stages import candidates, captions, pairs, questions, scores
 from agfsync.stages.choosing import BestWorst, ChosenPair, weighted_sum
+from agfsync.stages.context import Context
 from agfsync.stages.pairs import Scored
 
 PAPER = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}

@@ -11,11 +11,13 @@ from PIL import Image
 
 from agfsync import pipeline
 from agfsync.commands.inspect import inspect_path
+from agfsync.engine.progress import LogProgress
 from agfsync.errors import BudgetError
-from agfsync.files.images import decode, encode
+from agfsync.files.images import decode_image, encode_png
 from agfsync.formats.pairing import OVERRULED, REPEATED
 from agfsync.records import Candidate, Caption, Pair
-from agfsync.stages import Context, candidates, captions, pairs, questions, scores
+from agfsync.stages import candidates, captions, pairs, questions, scores
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 PAIRS = (("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
@@ -32,7 +34,7 @@ def run_all(context: Context) -> dict[str, Any]:
 
 
 def colour(candidate: Candidate) -> Any:
-    return decode(candidate.image).getpixel((0, 0))
+    return decode_image(candidate.image).getpixel((0, 0))
 
 
 def test_the_pair_sets_prompts_are_trained_on_and_the_writers_held_out(given: Context) -> None:
@@ -84,10 +86,12 @@ def test_what_makes_no_pair_is_counted(given: Context) -> None:
     (folder / "loser" / "2.png").write_bytes((folder / "winner" / "2.png").read_bytes())
     notes = run_all(given)
     wanted = {"a loser without a winner of its name": 1, "winner and loser are the same picture": 1}
-    assert notes["candidates"]["left_out"] == notes["pairs"]["dropped"] == given.run.dropped("pairs") == wanted
+    assert notes["candidates"]["left_out"] == notes["pairs"]["dropped"] == given.run.count_dropped("pairs") == wanted
 
 
-def test_broken_pictures_are_counted_up_to_the_budget(given: Context, make_recipe: Any) -> None:
+def test_broken_pictures_are_counted_up_to_the_budget_and_named(
+    given: Context, make_recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(str(given.recipe.pairs.source))
     (folder / "loser" / "1.png").write_bytes(b"nothing")
     with pytest.raises(
@@ -95,8 +99,16 @@ def test_broken_pictures_are_counted_up_to_the_budget(given: Context, make_recip
     ):
         run_all(given)
     lenient = make_recipe(pairs={"source": str(folder)}, failure_budget=0.5)
-    notes = run_all(dataclasses.replace(given, recipe=lenient))
+    notes = run_all(dataclasses.replace(given, recipe=lenient, progress=LogProgress()))
     assert notes["pairs"]["dropped"] == {"broken image: UnidentifiedImageError": 1} and notes["pairs"]["pairs"] == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "broken image" in line]
+    (line,) = said
+    assert line.startswith("candidates: 1 of 3 pairs skipped: broken image: UnidentifiedImageError (")
+    assert line.endswith("1.png)")
+    for stage in ("candidates", "pairs"):
+        given.run.finish(stage, "digest", 0.0, {})
+    finished = [given.run.find_finished(stage) for stage in ("candidates", "pairs")]
+    assert [(each.rows, each.skipped) for each in finished if each] == [(5, 1), (2, 0)]
 
 
 def test_a_pair_set_without_a_pair_is_told(given: Context, make_recipe: Any) -> None:
@@ -111,8 +123,8 @@ def test_a_pair_set_without_a_pair_is_told(given: Context, make_recipe: Any) -> 
 
 def test_what_was_taken_in_is_not_written_again(given: Context) -> None:
     run_all(given)
-    parts = given.run.newest_part()
-    assert run_all(given) is not None and given.run.newest_part() == parts
+    parts = given.run.find_newest_part()
+    assert run_all(given) is not None and given.run.find_newest_part() == parts
 
 
 @pytest.fixture
@@ -137,7 +149,7 @@ def test_a_pair_set_that_changes_is_taken_in_anew(path: Path, pair_set: Callable
 def marks(path: Path) -> list[str]:
     """What names what the candidates and the pairs made."""
     with Run.open(path) as run:
-        return [ended.mark for name in ("candidates", "pairs") if (ended := run.finished(name))]
+        return [ended.mark for name in ("candidates", "pairs") if (ended := run.find_finished(name))]
 
 
 def test_what_shapes_no_given_pair_changes_none(path: Path, make_recipe: Any, given: Context) -> None:
@@ -156,7 +168,7 @@ def table(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, *rows: tuple[str | None, str, str]) -> Path:
         folder = tmp_path / "pick"
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        files = {colour: encode(Image.new("RGB", (8, 8), colour)) for _, *colours in rows for colour in colours}
+        files = {colour: encode_png(Image.new("RGB", (8, 8), colour)) for _, *colours in rows for colour in colours}
         found = [
             {"caption": prompt, "jpg_0": files[one], "jpg_1": files[other], "label_0": 1.0, "label_1": 0.0}
             for prompt, one, other in rows
@@ -189,7 +201,7 @@ def test_several_judgements_are_one_pair_by_their_majority(
     folder = table("train", *RATED)
     notes, pairs_ = sizes(context, make_recipe, folder)
     assert pairs_ == [(RED, BLUE)] and (notes["pairs"], notes["judgements"]) == (1, 4)
-    assert notes["left_out"] == context.run.dropped("pairs") == {REPEATED: 2, OVERRULED: 1}
+    assert notes["left_out"] == context.run.count_dropped("pairs") == {REPEATED: 2, OVERRULED: 1}
     found = inspect_path(folder)
     assert (found.pairs, found.judgements, found.left_out) == (1, 4, notes["left_out"])
 

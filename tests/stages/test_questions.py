@@ -7,7 +7,8 @@ import pytest
 from agfsync.errors import BudgetError
 from agfsync.language import QuestionDraft
 from agfsync.records import Caption, Question
-from agfsync.stages import Context, ToDraw, captions, questions, to_draw
+from agfsync.stages import captions, questions
+from agfsync.stages.context import Context, ToDraw, to_draw
 
 
 def drawn(context: Context) -> list[ToDraw]:
@@ -43,12 +44,12 @@ def test_a_caption_with_too_few_is_skipped_and_not_drawn(context: Context, make_
 def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -> None:
     captions.run(context)
     questions.run(context)
-    done = set(context.run.made("questions"))
+    done = set(context.run.list_made("questions"))
     with pytest.raises(BudgetError):
         questions.run(dataclasses.replace(context, recipe=make_recipe(questions={"minimum": 4})))
     context.run.reopen("questions")
     assert questions.run(context)["questions"] == 3 * 17
-    assert set(context.run.made("questions")) == done
+    assert set(context.run.list_made("questions")) == done
 
 
 def test_a_caption_keeps_no_more_than_its_maximum_and_the_rest_is_counted(context: Context, make_recipe: Any) -> None:
@@ -123,7 +124,7 @@ def test_a_round_without_a_reply_is_counted_and_a_caption_without_any_is_skipped
     captions.run(context)
     mute = make_recipe(questions={"writer": "mute", "rounds": 2}, failure_budget=1.0)
     notes = questions.run(dataclasses.replace(context, recipe=mute))
-    reasons = {each.key: each.reason for each in context.run.skipped("questions")}
+    reasons = {each.key: each.reason for each in context.run.list_skipped("questions")}
     assert 0 < notes["skipped"] == len(reasons) < 17 and set(reasons.values()) == {"the server is asleep"}
     assert notes["dropped"]["round without a reply"] + 2 * len(reasons) <= 2 * 17
     assert len(drawn(context)) == 17 - len(reasons)

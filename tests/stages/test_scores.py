@@ -7,7 +7,8 @@ import pytest
 from agfsync.engine import SERVER
 from agfsync.errors import BudgetError
 from agfsync.records import Candidate, Question, Score
-from agfsync.stages import Context, candidates, captions, judging, questions, scores
+from agfsync.stages import candidates, captions, judging, questions, scores
+from agfsync.stages.context import Context
 
 RED = {"type": "double", "path": "none"}
 VQA = {"type": "asking", "path": "none"}
@@ -44,7 +45,7 @@ def test_only_what_is_new_is_scored(drawn: Context, make_recipe: Any, loaded: li
 
 def test_other_questions_are_scored_anew_by_who_asks(drawn: Context, loaded: list[str]) -> None:
     scores.run(drawn)
-    units = list(drawn.run.selected("questions"))
+    units = list(drawn.run.list_selected("questions"))
     first = next(drawn.run.read("questions", Question, units[:1]))
     fewer = {"fewer": [first]}
     drawn.run.commit("questions", fewer, Question.schema)

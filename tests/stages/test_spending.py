@@ -12,7 +12,8 @@ from agfsync import pipeline
 from agfsync.errors import BudgetError
 from agfsync.recipe import Recipe
 from agfsync.records import Score
-from agfsync.store import Run, ledger
+from agfsync.store import Run
+from agfsync.store.spending import SPENDING, read_spending
 
 JUDGE = "scorers.vqa.server"
 
@@ -58,10 +59,10 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
         with pytest.raises(BudgetError, match=says.replace("{}", JUDGE.replace(".", r"\."))) as stopped:
             score(tmp_path / "run", judged_by(server, **cap))
         assert "\n" not in str(stopped.value)
-        spent = ledger.spent(tmp_path / "run", "scores.vqa")
+        spent = read_spending(tmp_path / "run").get("scores.vqa", {})
         assert 0 < spent["requests"] == len(server.bodies)
         with Run.open(tmp_path / "run") as run:
-            keys = run.made("scores")
+            keys = run.list_made("scores")
             there = [each for each in run.read("scores", Score, keys) if each.scorer == "vqa"]
         assert 0 < len(there) < 16 and all(each.value is not None for each in there)
         answers = sum(len(each.answers) for each in there)
@@ -71,7 +72,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
         score(tmp_path / "run", judged_by(server))
     with Run.open(tmp_path / "run") as run:
         all_ = [each for each in run.read("scores", Score) if each.scorer == "vqa"]
-        assert run.made("scores")[: len(keys)] == keys
+        assert run.list_made("scores")[: len(keys)] == keys
     assert len(all_) == 16
     assert len(server.bodies) - before == sum(len(each.answers) for each in all_) - answers
     spending = json.loads((tmp_path / "run" / "spending.json").read_text())
@@ -93,4 +94,4 @@ def test_another_cap_changes_no_score(tmp_path: Path, judged_by: Callable[..., R
 @pytest.mark.slow
 def test_without_a_server_nothing_is_counted(tmp_path: Path, make_recipe: Any) -> None:
     score(tmp_path / "run", make_recipe(captions={"count": 4, "held_out": 1}))
-    assert not (tmp_path / "run" / ledger.SPENDING).exists()
+    assert not (tmp_path / "run" / SPENDING).exists()

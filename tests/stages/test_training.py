@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from agfsync import catalog
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.recipe import dump
 from agfsync.recipe.types import SamplingLora
-from agfsync.stages import EARLIER, Context, candidates, captions, pairs, questions, scores, training
+from agfsync.stages import candidates, captions, pairs, questions, scores, training
+from agfsync.stages.context import EARLIER, Context
 from agfsync.store import Run
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
@@ -42,7 +43,7 @@ def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterato
     generator = {"type": kind, "path": str(model), "device": "cpu", "sampling": {"steps": 2}}
     recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}})
     with Run.create(tmp_path / "run", dump(recipe)) as run:
-        context = Context(run, recipe, Silent(), "digest")
+        context = Context(run, recipe, SilentProgress(), "digest")
         for stage in (captions, questions, candidates, scores, pairs):
             stage.run(context)
         yield context
@@ -211,7 +212,7 @@ def test_killed_between_training_and_saving_it_only_saves(paired: Context, monke
     assert notes[EARLIER] == notes["step_seconds"] > 0
 
 
-class Stopping(Silent):
+class Stopping(SilentProgress):
     """Stops at the given step, counted from where the training goes on."""
 
     def __init__(self, steps: int) -> None:
@@ -253,7 +254,7 @@ def test_another_training_replaces_the_model(paired: Context, make_recipe: Any) 
 
 
 def test_fewer_pairs_a_step_than_processes_are_told_at_once(paired: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agfsync.engine.launched.count", lambda: 4)
+    monkeypatch.setattr("agfsync.engine.launcher.count_processes", lambda: 4)
     with pytest.raises(RecipeError, match="training.batch 3 is too small for 4 processes"):
         training.run(paired)
     assert not (paired.run.path / "training").exists()

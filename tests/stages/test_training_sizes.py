@@ -13,13 +13,14 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.models.schedules import DiffusionSchedule
 from agfsync.models.stable_diffusion_xl import StableDiffusionXL
 from agfsync.models.xl import TIME_IDS
 from agfsync.recipe import dump
 from agfsync.records import Candidate, Caption, Pair
-from agfsync.stages import Context, candidates, captions, pairs, questions, training
+from agfsync.stages import candidates, captions, pairs, questions, training
+from agfsync.stages.context import Context
 from agfsync.store import Run
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.methods.dpo import DiffusionDPO
@@ -47,7 +48,7 @@ def given(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iterator
     source = {"source": str(_pair_set(tmp_path / "set"))}
     recipe = make_recipe(model=generator, training=settings, pairs=source)
     with Run.create(tmp_path / "run", dump(recipe)) as run:
-        context = Context(run, recipe, Silent(), "digest")
+        context = Context(run, recipe, SilentProgress(), "digest")
         for stage in (captions, questions, candidates, pairs):
             stage.run(context)
         yield context

@@ -5,8 +5,9 @@ import pytest
 from agfsync.chat.meter import TokenCount
 from agfsync.errors import RecipeError
 from agfsync.recipe import Captions, LanguageModel, Questions
-from agfsync.stages import Context, writing
-from agfsync.store import ledger
+from agfsync.stages import writing
+from agfsync.stages.context import Context
+from agfsync.store.spending import SPENDING, read_spending
 
 MODEL = LanguageModel(type="openai", path="fake")
 
@@ -37,7 +38,7 @@ def test_what_was_spent_is_entered_however_the_work_ends(context: Context) -> No
             with desk.account.meter.request(TokenCount(10, 10)) as count:
                 count(TokenCount(4, 3))
             raise KeyboardInterrupt
-        entered = ledger.spent(context.run.path, "captions")
+        entered = read_spending(context.run.path).get("captions", {})
         assert entered["input_tokens"] + entered["output_tokens"] == cost
 
 
@@ -45,4 +46,4 @@ def test_a_writer_that_costs_nothing_enters_nothing(context: Context) -> None:
     with writing.at_work(context, "captions", Captions()) as desk:
         desk.account.note()
         assert desk.account.told() == {}
-    assert not (context.run.path / ledger.SPENDING).exists()
+    assert not (context.run.path / SPENDING).exists()

@@ -45,8 +45,8 @@ def check_whole(path: Path) -> None:
     with Run.open(path) as run:
         assert run.verify() == []
         assert [c.image for c in run.read("candidates", Candidate)] == [b"a" * 99, b"b" * 99]
-        assert [each.where for each in run.skipped("candidates")] == ["row 3"]
-        finished = run.finished("training")
+        assert [each.where for each in run.list_skipped("candidates")] == ["row 3"]
+        finished = run.find_finished("training")
         assert finished is not None and finished.digest == "digest"
 
 
@@ -148,7 +148,7 @@ def test_others_may_read_and_fork_meanwhile_and_none_may_write(
     Run.open(base, writing=True).close()
 
 
-@pytest.mark.parametrize("step", ["_link", "_copy", "write_atomic"])
+@pytest.mark.parametrize("step", ["_link_file", "_copy_file", "write_atomic"])
 def test_a_crash_leaves_nothing_that_passes_for_a_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -33,26 +33,26 @@ def test_what_is_committed_is_read_in_the_order_of_the_selection(run: Run) -> No
     commit(run, a=captions("1", "2"), b=[], c=captions("3"))
     commit(run, d=captions("4"))
     run.select("captions", ["d", "c", "missing", "b", "a"])
-    assert list(run.selected("captions")) == ["d", "c", "b", "a"]
+    assert list(run.list_selected("captions")) == ["d", "c", "b", "a"]
     assert keys(run) == ["4", "3", "1", "2"]
     assert keys(run, "c", "d") == ["3", "4"]
-    assert set(run.made("captions")) == {"a", "b", "c", "d"}
-    assert list(run.grouped("captions", ["key"], ["b", "c"])) == [("b", []), ("c", [{"key": "3"}])]
+    assert set(run.list_made("captions")) == {"a", "b", "c", "d"}
+    assert list(run.rows_by_unit("captions", ["key"], ["b", "c"])) == [("b", []), ("c", [{"key": "3"}])]
 
 
 def test_units_of_several_parts_may_take_turns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is read once, however often the table goes to and fro."""
     loads: list[str] = []
-    decode = parts.decode
-    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    read = parts.read_part
+    monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
     for part in "abc":
         commit(run, **{f"{part}{n}": captions(*(f"{part}{n}-{row}" for row in range(n % 3))) for n in range(100)})
     order = [f"{part}{n}" for n in range(100) for part in "cab"]
     run.select("captions", order)
-    assert list(run.selected("captions")) == order
+    assert list(run.list_selected("captions")) == order
     assert keys(run) == [f"{unit}-{row}" for unit in order for row in range(int(unit[1:]) % 3)]
     assert len(loads) == 3
-    assert (run.count("captions"), run.length("captions")) == (300, 3 * 99)
+    assert (run.count("captions"), run.count_rows("captions")) == (300, 3 * 99)
 
 
 def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
@@ -60,8 +60,8 @@ def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
 ) -> None:
     """A caption's pictures are judged in several batches, and each asks for their unit."""
     loads: list[str] = []
-    decode = parts.decode
-    monkeypatch.setattr(parts, "decode", lambda path, *rest: loads.append(path.name) or decode(path, *rest))
+    read = parts.read_part
+    monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
     commit(run, a=captions("1"), b=captions("2"))
     commit(run, c=captions("3"), d=captions("4"))
     asked = [["a"], ["a", "b"], ["b"], ["b"], ["b", "c"], ["c", "d"], ["d"], ["d"]]
@@ -72,9 +72,9 @@ def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
 def test_a_selection_may_be_read_from_the_run_while_it_is_made(run: Run) -> None:
     commit(run, a=captions("1"), b=captions("2"))
     run.select("captions", ["a", "b"])
-    run.select("captions", sorted((key for key in run.selected("captions")), reverse=True))
-    run.select("captions", (unit for unit, _ in run.grouped("captions")))
-    assert list(run.selected("captions")) == ["b", "a"]
+    run.select("captions", sorted((key for key in run.list_selected("captions")), reverse=True))
+    run.select("captions", (unit for unit, _ in run.rows_by_unit("captions")))
+    assert list(run.list_selected("captions")) == ["b", "a"]
 
 
 def test_a_selection_that_is_broken_off_changes_nothing(run: Run) -> None:
@@ -87,9 +87,9 @@ def test_a_selection_that_is_broken_off_changes_nothing(run: Run) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run.select("captions", broken())
-    assert list(run.selected("captions")) == ["a", "b"]
+    assert list(run.list_selected("captions")) == ["a", "b"]
     run.select("captions", ["b"])
-    assert list(run.selected("captions")) == ["b"]
+    assert list(run.list_selected("captions")) == ["b"]
 
 
 def test_a_part_found_damaged_while_a_selection_is_read_from_it_is_set_aside(run: Run) -> None:
@@ -97,14 +97,14 @@ def test_a_part_found_damaged_while_a_selection_is_read_from_it_is_set_aside(run
     run.select("captions", ["a"])
     (part,) = (run.path / "captions").iterdir()
     part.write_bytes(part.read_bytes()[:-9] + b"\0" * 9)
-    with pytest.raises(DamagedError, match="it was set aside"):
-        run.select("questions", (unit for unit, _ in run.grouped("captions")))
-    assert run.made("captions") == []
+    with pytest.raises(DamagedError, match="it was quarantined"):
+        run.select("questions", (unit for unit, _ in run.rows_by_unit("captions")))
+    assert run.list_made("captions") == []
 
 
 def test_done_says_which_of_those_asked_for(run: Run) -> None:
     commit(run, **{f"u{n}": [] for n in range(1200)})
-    assert run.done("captions", (f"u{n}" for n in range(1100, 1300))) == {f"u{n}" for n in range(1100, 1200)}
+    assert run.find_done("captions", (f"u{n}" for n in range(1100, 1300))) == {f"u{n}" for n in range(1100, 1200)}
 
 
 def test_reasons_are_counted(run: Run) -> None:
@@ -112,7 +112,7 @@ def test_reasons_are_counted(run: Run) -> None:
     run.commit("captions", {"d": []}, Caption.schema, dropped={"d": {"odd": 2, "empty": 1}})
     run.commit("captions", {"e": []}, Caption.schema, dropped={"e": {"odd": 2, "empty": 1}})
     run.select("captions", "abcde")
-    assert run.dropped("captions") == {"odd": 4, "empty": 2}
+    assert run.count_dropped("captions") == {"odd": 4, "empty": 2}
 
 
 def test_another_selection_keeps_what_was_made(run: Run) -> None:
@@ -120,12 +120,12 @@ def test_another_selection_keeps_what_was_made(run: Run) -> None:
     run.select("captions", ["a", "b"])
     run.select("captions", ["b"])
     assert keys(run) == ["2"]
-    assert set(run.made("captions")) == {"a", "b"}
+    assert set(run.list_made("captions")) == {"a", "b"}
 
 
 def test_a_unit_without_rows_makes_no_file(run: Run) -> None:
     commit(run, a=[])
-    assert set(run.made("captions")) == {"a"}
+    assert set(run.list_made("captions")) == {"a"}
     assert not (run.path / "captions").exists()
 
 
@@ -134,27 +134,27 @@ def test_what_is_skipped_is_left_out_and_forgotten_when_the_stage_reopens(run: R
     run.skip("captions", "a", "too odd", "row 7 of prompts.csv")
     run.skip("captions", "rest", "empty", count=4)
     run.select("captions", ["a", "b"])
-    assert list(run.selected("captions")) == ["b"]
-    assert run.skipped("captions") == [
+    assert list(run.list_selected("captions")) == ["b"]
+    assert run.list_skipped("captions") == [
         Skipped("captions", "a", "too odd", "row 7 of prompts.csv"),
         Skipped("captions", "rest", "empty", "", 4),
     ]
     run.finish("captions", "digest", 0.0, {})
-    finished = run.finished("captions")
+    finished = run.find_finished("captions")
     assert finished is not None and (finished.rows, finished.skipped) == (1, 5)
     run.reopen("captions")
-    assert run.skipped("captions") == []
+    assert run.list_skipped("captions") == []
 
 
 def test_finished_tells_how_a_stage_ended(run: Run) -> None:
     commit(run, a=captions("1"))
     run.select("captions", ["a"])
     run.finish("captions", "digest", 1.5, {"train": 1})
-    finished = run.finished("captions")
+    finished = run.find_finished("captions")
     assert finished is not None
     assert (finished.digest, finished.seconds, finished.rows, finished.notes) == ("digest", 1.5, 1, {"train": 1})
     run.reopen("captions")
-    assert run.finished("captions") is None
+    assert run.find_finished("captions") is None
 
 
 def test_the_mark_follows_what_was_made_and_not_the_settings(run: Run) -> None:
@@ -163,7 +163,7 @@ def test_the_mark_follows_what_was_made_and_not_the_settings(run: Run) -> None:
     for digest, units in (("x", ["a"]), ("y", ["a"]), ("y", ["a", "b"])):
         run.select("captions", units)
         run.finish("captions", digest, 0.0, {})
-        finished = run.finished("captions")
+        finished = run.find_finished("captions")
         assert finished is not None
         marks.append(finished.mark)
     assert marks[0] == marks[1] != marks[2]
@@ -173,7 +173,7 @@ def test_dropped_reasons_are_summed_over_the_selection(run: Run) -> None:
     units = {"a": captions("1"), "b": captions("2")}
     run.commit("captions", units, Caption.schema, dropped={"a": {"odd": 2}, "b": {"odd": 1, "long": 1}})
     run.select("captions", ["a"])
-    assert run.dropped("captions") == {"odd": 2}
+    assert run.count_dropped("captions") == {"odd": 2}
 
 
 def test_death_between_rename_and_manifest_never_happened(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_death_between_rename_and_manifest_never_happened(run: Run, monkeypatch:
         patched.setattr(Manifest, "transaction", die)
         with pytest.raises(KeyboardInterrupt):
             commit(run, a=captions("lost"))
-    assert set(run.made("captions")) == set()
+    assert set(run.list_made("captions")) == set()
     commit(run, a=captions("kept"))
     assert [p.name for p in (run.path / "captions").iterdir()] == ["part-000000.parquet"]
     assert keys(run, "a") == ["kept"]
@@ -194,7 +194,7 @@ def test_an_error_inside_a_transaction_undoes_it(run: Run) -> None:
     with pytest.raises(ZeroDivisionError), run._manifest.transaction() as db:
         db.execute("INSERT INTO skipped VALUES ('captions', 'a', 'odd', '', 1)")
         raise ZeroDivisionError
-    assert run.skipped("captions") == []
+    assert run.list_skipped("captions") == []
 
 
 @pytest.mark.parametrize("columns", [None, ["text"]])
@@ -208,11 +208,11 @@ def test_a_corrupt_part_is_set_aside_and_its_units_are_forgotten(run: Run, colum
         data[at] ^= 0xFF
     part.write_bytes(data)
     with pytest.raises(
-        StoreError, match=r"part-000001.parquet isn't what was written: it was set aside; type the same"
+        StoreError, match=r"part-000001.parquet isn't what was written: it was quarantined; type the same"
     ):
         list(run.rows("captions", columns, ["b"]))
-    assert set(run.made("captions")) == {"a"}
-    assert run.finished("captions") is None
+    assert set(run.list_made("captions")) == {"a"}
+    assert run.find_finished("captions") is None
     assert part.with_name(part.name + ".corrupt").exists()
 
 
@@ -233,17 +233,18 @@ def test_a_table_beside_the_stages_own_is_the_stages(run: Run) -> None:
     run.select("evaluation_images", ["a"])
     run.commit("evaluation", {"b": captions("2")}, Caption.schema, seconds=1.0)
     run.select("evaluation", ["b"])
-    assert (run.under_way("evaluation"), run.under_way("evaluation_images")) == (2, 1)
-    assert run.seconds("evaluation", until=run.newest_part()) == 3.0
+    assert (run.count_made("evaluation"), run.count_made("evaluation_images")) == (2, 1)
+    assert run.sum_seconds("evaluation", until=run.find_newest_part()) == 3.0
     run.skip("evaluation_images", "odd", "why")
-    assert [each.key for each in run.skipped("evaluation")] == ["odd"]
+    assert [each.key for each in run.list_skipped("evaluation")] == ["odd"]
+    assert run.list_skipped("evaluation", own=True) == []
     run.reopen("evaluation")
-    assert run.skipped("evaluation_images") == []
+    assert run.list_skipped("evaluation_images") == []
     run.finish("evaluation", "digest", 0.0, {})
     (run.path / "evaluation_images" / "part-000000.parquet").unlink()
-    with pytest.raises(StoreError, match="set aside"):
+    with pytest.raises(StoreError, match="quarantined"):
         list(run.rows("evaluation_images"))
-    assert run.finished("evaluation") is None
+    assert run.find_finished("evaluation") is None
     with pytest.raises(StoreError, match="type `agfsync evaluation "):
         list(run.rows("evaluation_images", units=["a"]))
 
@@ -253,7 +254,7 @@ def test_who_only_looks_sets_nothing_aside(run: Run) -> None:
     (run.path / "captions" / "part-000000.parquet").unlink()
     with Run.open(run.path) as looking, pytest.raises(StoreError, match="next `agfsync run`"):
         keys(looking, "a")
-    assert set(run.made("captions")) == {"a"}
+    assert set(run.list_made("captions")) == {"a"}
 
 
 def test_one_writes_and_any_number_read_in_the_same_process_too(run: Run) -> None:
@@ -262,14 +263,27 @@ def test_one_writes_and_any_number_read_in_the_same_process_too(run: Run) -> Non
     commit(run, a=captions("1"))
     with Run.open(run.path) as reading, Run.open(run.path) as another:
         commit(run, b=captions("2"))
-        assert set(reading.made("captions")) == set(another.made("captions")) == {"a", "b"}
+        assert set(reading.list_made("captions")) == set(another.list_made("captions")) == {"a", "b"}
         with pytest.raises(RunError, match="itself"):
             Run.open(run.path, writing=True)
     commit(run, c=captions("3"))
     run.close()
     with Run.open(run.path) as reading, Run.open(run.path, writing=True) as again:
         commit(again, d=captions("4"))
-        assert set(reading.made("captions")) == set("abcd")
+        assert set(reading.list_made("captions")) == set("abcd")
+
+
+def test_what_is_open_for_reading_is_never_written(run: Run) -> None:
+    commit(run, a=captions("1"))
+    with Run.open(run.path) as reading:
+        for write in (
+            lambda: reading.skip("captions", "b", "odd"),
+            lambda: reading.select("captions", ["a"]),
+            lambda: reading.reopen("captions"),
+        ):
+            with pytest.raises(RunError, match=f"{run.path} is open for reading only: open it with writing=True"):
+                write()
+    assert run.list_skipped("captions") == [] and list(run.list_selected("captions")) == []
 
 
 def test_the_lock_names_who_holds_it(run: Run) -> None:
@@ -336,21 +350,21 @@ def pictures(count: int) -> list[Candidate]:
 def test_any_bit_of_what_is_read_is_held_against_what_was_written(run: Run, columns: list[str] | None) -> None:
     run.commit("candidates", {"a": pictures(3)}, Candidate.schema)
     part = run.path / "candidates" / "part-000000.parquet"
-    receipt, data = run._manifest.part(1), part.read_bytes()
+    receipt, data = run._manifest.find_part(1), part.read_bytes()
     assert receipt.hollow.end - receipt.hollow.first > 20
     unread = range(receipt.hollow.first, receipt.hollow.end) if columns == ["key"] else range(0)
     for place in range(len(data)):
         part.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
         if place in unread:
-            assert parts.decode(part, columns, receipt).column("key").to_pylist() == ["k0", "k1", "k2"]
+            assert parts.read_part(part, columns, receipt).column("key").to_pylist() == ["k0", "k1", "k2"]
         else:
-            with pytest.raises(parts.BadPart):
-                parts.decode(part, columns, receipt)
+            with pytest.raises(parts.DamagedPartError):
+                parts.read_part(part, columns, receipt)
 
 
 def test_a_long_table_is_read_in_order_and_in_steps(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agfsync.store.manifest.AT_ONCE", 3)
-    monkeypatch.setattr("agfsync.store.manifest.ASKED_AT_ONCE", 2)
+    monkeypatch.setattr("agfsync.store.manifest.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("agfsync.store.manifest.KEYS_AT_ONCE", 2)
     names = [f"u{n}" for n in range(10)]
     commit(run, **{name: captions(name) for name in names})
     run.select("captions", names[::-1])
@@ -372,9 +386,9 @@ def test_images_are_read_by_hugging_face_datasets(run: Run, tmp_path: Path) -> N
 
 def test_spans_join_neighbours_of_one_part() -> None:
     places = [
-        parts.Place("a", 1, 0, 2),
-        parts.Place("b", 1, 2, 1),
-        parts.Place("c", 2, 0, 1),
-        parts.Place("d", None, 0, 0),
+        parts.UnitPlace("a", 1, 0, 2),
+        parts.UnitPlace("b", 1, 2, 1),
+        parts.UnitPlace("c", 2, 0, 1),
+        parts.UnitPlace("d", None, 0, 0),
     ]
-    assert [[place.unit for place in span] for span in parts.spans(places)] == [["d"], ["a", "b"], ["c"]]
+    assert [[place.unit for place in span] for span in parts.group_spans(places)] == [["d"], ["a", "b"], ["c"]]

@@ -80,13 +80,13 @@ class Session:
         return flips.attack(self._short, self.given.flips, self.given.seed)
 
     def holders(self) -> list[Row]:
-        return holders.attack(self.folder)
+        return holders.attack(self.folder, self.given.times)
 
     def again(self) -> list[Row]:
-        return again.attack(self._short)
+        return again.attack(self._short, self.given.times)
 
     def resume(self) -> list[Row]:
-        return resume.attack(self.folder, self.given.captions)
+        return resume.attack(self.folder, self.given.captions, at_half=not self.given.small)
 
     def seeds(self) -> list[Row]:
         assert self._odometer
@@ -102,8 +102,8 @@ ATTACKS: dict[str, Callable[[Session], list[Row]]] = {
     "resume": Session.resume,
     "seeds": Session.seeds,
 }
-FULL = {"share": 1.0, "kills": 300, "flips": 400, "captions": 45_750, "drawn": 48}
-SMALL = {"share": 0.006, "kills": 12, "flips": 10, "captions": 100, "drawn": 1}
+FULL = {"share": 1.0, "kills": 300, "flips": 400, "captions": 45_750, "drawn": 48, "times": 5}
+SMALL = {"share": 0.006, "kills": 12, "flips": 10, "captions": 100, "drawn": 1, "times": 1}
 
 SLOW = "seeds"
 """Left out of the smaller version: real models, for which the tests of the generators stand in."""
@@ -151,6 +151,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--flips", type=int, help="flips: how many bits")
     parser.add_argument("--captions", type=int, help="resume: of how many captions, 8 candidates each")
     parser.add_argument("--drawn", type=int, help="seeds: how many captions are drawn")
+    parser.add_argument("--times", type=int, help="holders, again: how often")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="attacks at a time")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown")

@@ -10,23 +10,22 @@ from pathlib import Path
 from tests.torture.ground import Ground
 from tests.torture.rows import Row
 
-TIMES = 5
 MODELS = {"torch", "transformers", "diffusers", "openai"}
 """What would have to be imported for a model to be called."""
 
 
-def attack(ground: Ground) -> list[Row]:
-    """In interpreters of their own, as it is typed."""
+def attack(ground: Ground, times: int) -> list[Row]:
+    """Type the command so many `times`, in interpreters of their own, and once more to see what it imports."""
     run = ground.undisturbed
     before, faults, seconds = _state(run), list[str](), list[float]()
-    for _ in range(TIMES):
+    for _ in range(times):
         begun = time.monotonic()
         faults += _typed([sys.executable, "-m", "agfsync", *ground.arguments(run)])
         seconds.append(time.monotonic() - begun)
     faults += _typed([sys.executable, "-c", _importing(ground.arguments(run))])
     faults += [f"{path} has changed" for path, state in _state(run).items() if before.get(path) != state]
-    told = f"best {min(seconds):.2f} s, worst {max(seconds):.2f} s of {TIMES}, with the interpreter's start"
-    return [Row("finished run typed again", TIMES + 1, len(faults), told, tuple(faults))]
+    told = f"best {min(seconds):.2f} s, worst {max(seconds):.2f} s of {times}, with the interpreter's start"
+    return [Row("finished run typed again", times + 1, len(faults), told, tuple(faults))]
 
 
 def _typed(arguments: list[str]) -> list[str]:

@@ -126,8 +126,8 @@ def small_parts() -> None:
     """Lets a part be committed long before it is as large as on a real run."""
     from agfsync import engine
 
-    assert engine.process.__kwdefaults__ is not None
-    engine.process.__kwdefaults__["part_bytes"] = PART_BYTES
+    assert engine.process_units.__kwdefaults__ is not None
+    engine.process_units.__kwdefaults__["part_bytes"] = PART_BYTES
 
 
 def findings(run: Path) -> Findings:
@@ -155,7 +155,7 @@ def _findings(run: Path) -> Findings:
     with Run.open(run) as opened:
         tables = {table: _digest(opened, table) for table in TABLES}
         notes = {name: _notes(opened, name) for name in ("captions", "questions", "pairs", "evaluation")}
-        entered = {receipt.path for receipt in opened._manifest.parts()}
+        entered = {receipt.path for receipt in opened._manifest.list_parts()}
         damaged = [str(each) for each in opened.verify()]
     on_disk = {path.relative_to(run).as_posix() for path in run.glob("*/*.parquet")}
     lines = [json.loads(line) for line in (run / "training" / "metrics.jsonl").read_text().splitlines()]
@@ -182,7 +182,7 @@ def _digest(opened: Any, table: str) -> list[Any]:
 
 
 def _notes(opened: Any, stage: str) -> Any:
-    return json.loads(json.dumps(opened.finished(stage).notes))
+    return json.loads(json.dumps(opened.find_finished(stage).notes))
 
 
 def _twice(run: Path) -> list[str]:

@@ -11,21 +11,20 @@ HOLD = """
 import sys; from pathlib import Path; from agfsync.store import Run
 run = Run.open(Path(sys.argv[1]), writing=True); print("held", flush=True); sys.stdin.read()
 """
-TIMES = 3
 
 
-def attack(folder: Path) -> list[Row]:
-    """With processes of their own."""
+def attack(folder: Path, times: int) -> list[Row]:
+    """Let processes of their own compete for a run, each way so many `times`."""
     path = folder / "held"
     _typed("from agfsync.store import Run; Run.create(Path(sys.argv[1]), 'name: held').close()", path)
     faults: list[str] = []
-    for _ in range(TIMES):
+    for _ in range(times):
         faults += _second_is_told(path) + _dead_is_replaced(path)
     faults += _number_reused(path)
     return [
         Row(
             "two processes on one run folder",
-            2 * TIMES + 1,
+            2 * times + 1,
             len(faults),
             "the second gets a message; a dead one's lock is free",
             tuple(faults),

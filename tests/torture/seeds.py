@@ -53,12 +53,14 @@ def _drawn(run: Path, captions: int, way: Callable[[], None], settings: Sequence
     ended = command([*arguments, *(word for each in few for word in ("--set", each))], way)
     if ended.code:
         raise RuntimeError(f"the demo's pairs failed: {ended.said[-500:]}")
-    from agfsync.files.images import decode
+    from agfsync.files.images import decode_image
     from agfsync.records import Candidate, Pair
     from agfsync.store import Run
 
     with Run.open(run) as opened:
-        pictures = {c.key: decode(c.image).convert("RGB").tobytes().hex() for c in opened.read("candidates", Candidate)}
+        pictures = {
+            c.key: decode_image(c.image).convert("RGB").tobytes().hex() for c in opened.read("candidates", Candidate)
+        }
         pairs = {pair.caption_key: [pair.winner_key, pair.loser_key] for pair in opened.read("pairs", Pair)}
     return {"pictures": pictures, "pairs": pairs}
 

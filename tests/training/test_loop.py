@@ -23,6 +23,7 @@ from agfsync.training.methods.pairs import PairErrors, PairObjective, pair_error
 from agfsync.training.noising import draw_pair_noise
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff, FrozenCopy
+from agfsync.training.state import make_optimizer
 
 PLAN = TrainingPlan(steps=6, batch=3, learning_rate=1e-3, seed=11, warmup=2, precision="fp32", checkpoint_every=2)
 METHOD = DiffusionDPO(beta=500.0)
@@ -159,6 +160,15 @@ def test_learning_rate() -> None:
     assert 0 < learning_rate(plan, 11) < 0.03
     constant = replace(plan, schedule="constant")
     assert [learning_rate(constant, step) for step in (0, 1, 11)] == [0.5, 1.0, 1.0]
+    linear = replace(plan, schedule="linear")
+    assert [learning_rate(linear, step) for step in (1, 2, 7, 11)] == pytest.approx([1.0, 1.0, 0.5, 0.1])
+    assert learning_rate(replace(linear, steps=102), 101) == 0.05
+
+
+def test_the_optimizer_has_the_plans_betas() -> None:
+    parameters = {"weight": torch.nn.Parameter(torch.zeros(1))}
+    assert make_optimizer("adamw", parameters, 0.0).defaults["betas"] == (0.9, 0.999)
+    assert make_optimizer("adamw", parameters, 0.0, (0.9, 0.99)).defaults["betas"] == (0.9, 0.99)
 
 
 def test_winner_and_loser_share_noise_and_timestep(denoiser: StableDiffusion, pairs: EncodedPairs) -> None:

@@ -64,7 +64,7 @@ def test_what_doesnt_fit_is_done_in_more_parts_to_the_same_bits(wide: Session, n
     assert torch.equal(narrow(Narrow(500.0), PLAN), expected)
     assert narrow.lines() == wide.lines()
     assert Narrow.failures == 2
-    assert narrow.said == ["a step doesn't fit into memory: from step 1 on it is done in 4 parts"]
+    assert narrow.said == ["a step doesn't fit into memory: from step 1 on it has 4 parts"]
     assert wide.said == []
 
 

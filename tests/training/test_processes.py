@@ -1,10 +1,10 @@
-"""What a process does with the others; several real ones are in tests/test_launched.py."""
+"""What a process does with the others; several real ones are in tests/test_launcher.py."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from agfsync.engine import launched
+from agfsync.engine import launcher
 from agfsync.errors import PeerError
 from agfsync.training import processes
 from agfsync.training.processes import ALONE, Processes, together
@@ -83,15 +83,15 @@ class Store(dict[str, bytes]):
 
 def test_orders_are_heard_in_order_until_the_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
-    monkeypatch.setattr(launched, "store", lambda *_: store)
-    for name, value in zip(launched.NAMES, ("1", "2", "localhost", "1"), strict=True):
+    monkeypatch.setattr(launcher, "shared_store", lambda *_: store)
+    for name, value in zip(launcher.LAUNCH_VARIABLES, ("1", "2", "localhost", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ZeroDivisionError), launched.leading():
-        launched.call({"run": "a"})
-        launched.call({"run": "b"})
+    with pytest.raises(ZeroDivisionError), launcher.lead_helpers():
+        launcher.send_order({"run": "a"})
+        launcher.send_order({"run": "b"})
         raise ZeroDivisionError
-    assert list(launched.orders()) == [{"run": "a"}, {"run": "b"}]
-    assert launched.rank() == 1 and "heard/2/1" in store
+    assert list(launcher.receive_orders()) == [{"run": "a"}, {"run": "b"}]
+    assert launcher.process_rank() == 1 and "heard/2/1" in store
 
 
 def test_who_loses_the_store_has_nothing_more_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +99,11 @@ def test_who_loses_the_store_has_nothing_more_to_do(monkeypatch: pytest.MonkeyPa
         def check(self, keys: list[str]) -> bool:
             raise torch.distributed.DistNetworkError("Connection reset by peer")
 
-    monkeypatch.setattr(launched, "store", Lost)
-    assert list(launched.orders()) == []
+    monkeypatch.setattr(launcher, "shared_store", Lost)
+    assert list(launcher.receive_orders()) == []
 
 
 def test_a_variable_of_some_other_program_makes_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert (launched.count(), launched.rank()) == (1, 0)
+    assert (launcher.count_processes(), launcher.process_rank()) == (1, 0)

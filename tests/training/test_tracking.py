@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from accelerate import tracking
 
-from agfsync.engine.packages import need_trackers
+from agfsync.engine.packages import require_trackers
 from agfsync.errors import RecipeError
 from agfsync.training.tracking import Session, tracked
 
@@ -68,7 +68,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         RecipeError, match="training.trackers wandb needs the package wandb: pip install wandb"
     ) as caught:
-        need_trackers(["wandb"])
+        require_trackers(["wandb"])
     assert "\n" not in str(caught.value)
 
 

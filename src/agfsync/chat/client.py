@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -225,6 +225,7 @@ class Client:
         return NoReplyError(f"the connection to {server} broke ({cause})")
 
 
+@cache
 def _response_format(shape: type[BaseModel]) -> dict[str, Any]:
     schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
     return {"type": "json_schema", "json_schema": schema}

@@ -87,7 +87,7 @@ def explain_reply(reply: Reply, limit: str) -> str:
     """Return a description of a reply that can't be read as an answer, and the setting that helps.
 
     Args:
-        limit: setting of the most tokens of a reply, such as "captions.model.reply_tokens = 64".
+        limit: setting of the most tokens of a reply, such as "captions.writer.reply_tokens = 64".
     """
     ended = f"finish_reason {reply.finish}" if reply.finish else "no finish_reason"
     cut = f"it was cut at {limit} ({ended})"

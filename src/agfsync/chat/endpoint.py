@@ -1,4 +1,4 @@
-"""Where a language model is, how it is asked, and the HTTP client for it.
+"""The address and settings of a language model, and the HTTP client for it.
 
 The API key comes from OPENAI_API_KEY, goes into the client, and is removed from everything that the server says.
 Messages name a variable that can't be used, and never cite its value, which may hold a password.

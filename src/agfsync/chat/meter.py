@@ -52,7 +52,13 @@ class Meter:
         max_cost: cap on the cost, earlier runs included; None for no cap.
         max_tokens: cap on the tokens sent and received, earlier runs included; None for no cap.
         spent: the spending of earlier runs.
-        section: the recipe's section, such as "captions.model", whose `max_cost` and `max_tokens_total` are the caps.
+        section: the recipe's section, such as "captions.writer", whose `max_cost` and `max_tokens_total` are the caps.
+
+    >>> meter = Meter(prices=(1.0, 10.0), max_cost=5.0)
+    >>> with meter.request(TokenCount(2000, 500)) as count:
+    ...     count(TokenCount(1500, 200))
+    >>> meter.spent.tokens
+    1700
     """
 
     def __init__(

@@ -55,30 +55,19 @@ _LIMIT = re.compile(
     re.IGNORECASE,
 )
 _STATUS_WORDS: Mapping[str, int] = {
-    "invalid_request_error": 400,
-    "invalid_argument": 400,
-    "bad_request": 400,
-    "badrequesterror": 400,
-    "unsupported_parameter": 400,
-    "unsupported_value": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "unauthenticated": 401,
-    "insufficient_quota": 402,
-    "insufficient_credits": 402,
-    "permission_denied": 403,
-    "permission_error": 403,
-    "not_found": 404,
-    "model_not_found": 404,
-    "notfounderror": 404,
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "resource_exhausted": 429,
-    "server_error": 500,
-    "internal_error": 500,
-    "internal": 500,
-    "overloaded_error": 503,
-    "unavailable": 503,
+    word: status
+    for status, words in {
+        400: "invalid_request_error invalid_argument bad_request badrequesterror unsupported_parameter"
+        " unsupported_value",
+        401: "authentication_error invalid_api_key unauthenticated",
+        402: "insufficient_quota insufficient_credits",
+        403: "permission_denied permission_error",
+        404: "not_found model_not_found notfounderror",
+        429: "rate_limit_exceeded rate_limit_error resource_exhausted",
+        500: "server_error internal_error internal",
+        503: "overloaded_error unavailable",
+    }.items()
+    for word in words.split()
 }
 """Statuses by the words for them in bodies."""
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +26,7 @@ CLOSING_TAG = re.compile(
 """Their end. A chat template may have written the beginning, which is then no part of the reply."""
 
 _BRACKET = re.compile(r"[{\[]")
+_COMMA_BRACKET = re.compile(r",\s*[}\]]")
 _TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
 """A comma before a closing bracket. Strings are matched first, so that their commas stay."""
 _BRACKETS_TRIED = 64
@@ -67,7 +69,9 @@ def parse_reply(reply: str, shape: type[Shape]) -> Shape:
     Raises:
         UnreadableError: there is no such value.
     """
-    text = _TRAILING_COMMA.sub(r"\1", reply[slice(*find_answer(reply))])
+    text = reply[slice(*find_answer(reply))]
+    if _COMMA_BRACKET.search(text):
+        text = _TRAILING_COMMA.sub(r"\1", text)
     fault = "no JSON in the reply"
     for value in _find_values(text):
         try:
@@ -100,7 +104,7 @@ def _find_values(text: str) -> Iterator[Any]:
     """Yield the JSON values in `text`, the longest first; one that reaches the end of `text` may have been cut."""
     found: list[tuple[int, Any]] = []
     end = 0
-    for bracket in list(_BRACKET.finditer(text))[:_BRACKETS_TRIED]:
+    for bracket in islice(_BRACKET.finditer(text), _BRACKETS_TRIED):
         start = bracket.start()
         if start < end:
             continue

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from agfsync import __version__, catalog
 from agfsync.errors import FormatError, RunError
-from agfsync.files.atomic import guarded
+from agfsync.files.atomic import store_errors
 from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.formats.sources import find_formats
 from agfsync.recipe import Captions, Questions, Recipe, load
 from agfsync.records import Candidate, Caption, Pair, Question
-from agfsync.stages import GENERATORS
+from agfsync.stages.context import GENERATORS
 from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
 from agfsync.store.manifest import Finished
@@ -34,12 +34,12 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
     with Run.open(path) as run:
-        finished = run.finished("pairs")
+        finished = run.find_finished("pairs")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")
         out = out.resolve()
         beside = out.with_name(out.name + ".partial")
-        with guarded(beside):
+        with store_errors(beside):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             try:
@@ -101,7 +101,7 @@ def _name_model(recipe: Recipe) -> str:
 
 def _name_models(run: Run) -> dict[str, str]:
     """Return each generator's model by what its images say of it; none where one generator drew them all."""
-    drawn = run.finished("candidates")
+    drawn = run.find_finished("candidates")
     named: Mapping[str, str] = drawn.notes.get(GENERATORS, {}) if drawn else {}
     return {generator: public_name(model) for generator, model in named.items()}
 
@@ -113,7 +113,10 @@ def _read_pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[Wri
     """
     wanted = {row[side] for row in run.rows("pairs", ["winner_key", "loser_key"]) for side in row}
     units = {
-        row["key"]: unit for unit, rows in run.grouped("candidates", ["key"]) for row in rows if row["key"] in wanted
+        row["key"]: unit
+        for unit, rows in run.rows_by_unit("candidates", ["key"])
+        for row in rows
+        if row["key"] in wanted
     }
     captions = {caption.key: caption for caption in run.read("captions", Caption)}
     of_caption = Counter(row["caption_key"] for row in run.rows("pairs", ["caption_key"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from agfsync.files.images import BrokenPicture
+from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile
 from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
 from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
@@ -119,7 +119,7 @@ def _add_preference(judged: Judgements[str], categories: dict[str, str], found: 
     """Enter a preference and the category of its pictures, or return why it is none."""
     try:
         winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
-    except BrokenPicture as failure:
+    except BrokenImageError as failure:
         return str(failure)
     if winner == loser:
         return SAME_PICTURE
@@ -138,7 +138,7 @@ def _count_run(path: Path) -> Contents:
         for what in ("questions", "pairs"):
             for row in run.rows(what, ["caption_key"]):
                 contents.add(what, categories.get(row["caption_key"], ""))
-        contents.questions_left_out = run.dropped("questions")
-        contents.left_out = run.dropped("pairs")
+        contents.questions_left_out = run.count_dropped("questions")
+        contents.left_out = run.count_dropped("pairs")
         contents.ties = contents.left_out.pop(TIE, 0)
     return contents

@@ -1,26 +1,42 @@
-"""Runs a stage's work: what isn't done yet, in batches, committed part by part.
+"""Runs a stage's work: units that aren't done yet, in batches, committed part by part.
 
-`process` does it by a function in this process. `carry_out` does a `Job`, which loads a model and fits its batches into
-the memory that there is, wherever the recipe's `engine` says.
+`process_units` applies a function in this process. `run_job` runs a `Job`, which loads a model and fits its batches
+into memory, wherever the recipe's `engine` says.
 """
 
-from agfsync.engine.carrying_out import carry_out
-from agfsync.engine.part import Part
-from agfsync.engine.processing import check_budget, process, report_skipped
-from agfsync.engine.work import SERVER, Desk, Job, Outcome, Sifted, Skip, Unit, Work
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agfsync.engine.jobs import SERVER, BatchFunction, Job, JobContext, Outcome, Sifted, Skip, Unit
+    from agfsync.engine.processing import PartWriter, check_budget, process_units, report_skipped
+    from agfsync.engine.running import run_job
+
+_PLACES = {
+    **dict.fromkeys(("SERVER", "BatchFunction", "Job", "JobContext", "Outcome", "Sifted", "Skip", "Unit"), "jobs"),
+    **dict.fromkeys(("PartWriter", "check_budget", "process_units", "report_skipped"), "processing"),
+    "run_job": "running",
+}
 
 __all__ = [
     "SERVER",
-    "Desk",
+    "BatchFunction",
     "Job",
+    "JobContext",
     "Outcome",
-    "Part",
+    "PartWriter",
     "Sifted",
     "Skip",
     "Unit",
-    "Work",
-    "carry_out",
     "check_budget",
-    "process",
+    "process_units",
     "report_skipped",
+    "run_job",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when they are used: the command line reads `launcher` and `progress` alone, and --help answers at once.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"agfsync.engine.{_PLACES[name]}"), name)

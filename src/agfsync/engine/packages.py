@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from agfsync.errors import RecipeError
 
 
-def need(package: str, setting: str) -> None:
-    """See that `package`, which `setting` needs, is there; without importing it.
+def require_package(package: str, setting: str) -> None:
+    """Check that `package`, which `setting` needs, is installed; without importing it.
 
     Raises:
         RecipeError: it isn't.
@@ -16,11 +16,11 @@ def need(package: str, setting: str) -> None:
         raise RecipeError(f"{setting} needs the package {package}: pip install {package}, or set it otherwise")
 
 
-def need_trackers(names: Sequence[str]) -> None:
-    """See that the packages of `training.trackers` are there; without importing them.
+def require_trackers(names: Sequence[str]) -> None:
+    """Check that the packages of `training.trackers` are installed; without importing them.
 
     Raises:
         RecipeError: one isn't.
     """
     for name in names:
-        need(name, f"training.trackers {name}")
+        require_package(name, f"training.trackers {name}")

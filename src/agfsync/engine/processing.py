@@ -1,28 +1,36 @@
-"""Does a stage's work in this process."""
+"""Runs a stage's work in this process: the units that aren't done, in batches, written part by part."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from agfsync.engine.missing import Missing
-from agfsync.engine.part import PART_BYTES, PART_SECONDS, Part
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
 from agfsync.engine.progress import Progress
-from agfsync.engine.work import Outcome, Unit
 from agfsync.errors import BudgetError
+from agfsync.records import Record
 from agfsync.store import Run
 from agfsync.store.manifest import Skipped
-from agfsync.store.streams import Many
+from agfsync.store.streams import Reiterable, iterate_batches
 
-P = TypeVar("P")
+_P = TypeVar("_P")
+
+PART_BYTES = 32 << 20
+PART_SECONDS = 60.0
+"""A part is committed when it has grown to this size or age: this much work is lost when the process is killed."""
+LOOKED_UP = 500
+"""Units that are looked up in the manifest at a time; no more are in memory than that and those asked for."""
 
 
-def process(
+def process_units(
     run: Run,
     stage: str,
-    units: Many[Unit[P]] | Missing[P],
-    work: Callable[[Sequence[P]], Iterable[Outcome]],
+    units: "Reiterable[Unit[_P]] | PendingUnits[_P]",
+    work: Callable[[Sequence[_P]], Iterable[Outcome]],
     *,
     batch: int,
     schema: pa.Schema,
@@ -33,56 +41,130 @@ def process(
     part_bytes: int = PART_BYTES,
     part_seconds: float = PART_SECONDS,
 ) -> None:
-    """Do the units that aren't done, `batch` at a time; `work` gives one outcome for each payload, in order.
+    """Do the units that aren't done, `batch` at a time; `work` returns one outcome for each payload, in order.
 
-    Whoever has looked already gives what is `Missing`.
-
-    Stopped in whatever way that Python notices, be it by an error in `work` after some outcomes, what is complete is
-    committed first. A unit that fails is skipped.
+    However it ends, as long as Python notices, what is complete is committed first; also where `work` raises after some
+    outcomes. A unit that can't be done is entered as skipped.
 
     Raises:
         BudgetError: more than the share `budget` of the units is skipped.
     """
-    missing = units if isinstance(units, Missing) else Missing(run, stage, units)
-    if not missing.ahead(1):
+    pending = units if isinstance(units, PendingUnits) else PendingUnits(run, stage, units)
+    if not pending.count_ahead(1):
         return
-    part = Part(run, stage, schema, part_bytes, part_seconds)
-    with progress.stage(title or stage, missing.total, unit, missing.found()) as task:
+    part = PartWriter(run, stage, schema, part_bytes, part_seconds)
+    with progress.stage(title or stage, pending.total, unit, pending.take_found()) as task:
         try:
-            while chunk := missing.take(batch):
-                task.found(missing.found())
+            while chunk := pending.take(batch):
+                task.add_done(pending.take_found())
                 outcomes = work([each.payload for each in chunk])
                 for each, outcome in zip(chunk, outcomes, strict=True):
                     part.add(each.key, outcome)
-                check_budget(stage, run.skipped(stage), missing.total, budget, unit)
+                check_budget(stage, run.list_skipped(stage, own=True), pending.total, budget, unit)
                 task.advance(len(chunk))
-            task.found(missing.found())
+            task.add_done(pending.take_found())
         finally:
             part.commit()
+
+
+class PendingUnits(Generic[_P]):
+    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts them all."""
+
+    def __init__(self, run: Run, table: str, units: Reiterable[Unit[_P]]) -> None:
+        self._run, self._table = run, table
+        self._batches = iterate_batches(units, LOOKED_UP)
+        self._ready = deque[Unit[_P]]()
+        self._unseen = self.total = len(units)
+        self._found = 0
+
+    def take(self, most: int) -> list[Unit[_P]]:
+        """Return and remove the next units: `most`, or what is left."""
+        return [self._ready.popleft() for _ in range(self.count_ahead(most))]
+
+    def count_ahead(self, most: int) -> int:
+        """Return how many are left, counted up to `most`."""
+        while len(self._ready) < most and (batch := next(self._batches, None)):
+            self._unseen -= len(batch)
+            done = self._run.find_done(self._table, [unit.key for unit in batch])
+            self._ready += [unit for unit in batch if unit.key not in done]
+            self._found += len(done)
+        return min(len(self._ready), most)
+
+    def count_batches(self, size: int, most: int) -> int:
+        """Return the number of batches of `size` that are left, counted up to `most`."""
+        return ceil(self.count_ahead(most * size) / size)
+
+    @property
+    def bound(self) -> int:
+        """The most units that can be left: what hasn't been looked up counts as missing."""
+        return len(self._ready) + self._unseen
+
+    def take_found(self) -> int:
+        """Return how many finished units were passed since the last call."""
+        found, self._found = self._found, 0
+        return found
+
+
+@dataclass
+class PartWriter:
+    """Outcomes on their way to one Parquet part, which is committed whenever it has grown to its limits."""
+
+    run: Run
+    stage: str
+    schema: pa.Schema
+    limit_bytes: int = PART_BYTES
+    limit_seconds: float = PART_SECONDS
+    outcomes: dict[str, Sequence[Record]] = field(default_factory=dict)
+    dropped: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    size: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    def add(self, key: str, outcome: Outcome) -> None:
+        """Add the outcome of the unit `key`; one that is skipped is entered at once."""
+        if isinstance(outcome, Skip):
+            self.run.skip(self.stage, key, outcome.reason, outcome.where)
+            return
+        records = outcome.records if isinstance(outcome, Sifted) else outcome
+        if isinstance(outcome, Sifted):
+            self.dropped[key] = outcome.dropped
+        self.outcomes[key] = records
+        # An estimate of the memory: what isn't an image takes as much as this, and less in the file.
+        self.size += sum(1000 + len(getattr(record, "image", b"")) for record in records)
+        if self.size >= self.limit_bytes or time.monotonic() - self.begun >= self.limit_seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what was added since the last commit."""
+        seconds = time.monotonic() - self.begun
+        outcomes, self.outcomes = self.outcomes, {}
+        dropped, self.dropped = self.dropped, {}
+        self.size, self.begun = 0, time.monotonic()
+        if outcomes:
+            self.run.commit(self.stage, outcomes, self.schema, dropped=dropped, seconds=seconds)
 
 
 def check_budget(stage: str, skipped: Sequence[Skipped], total: int, budget: float, unit: str = "captions") -> None:
     """Stop when more than the share `budget` of `total` units is skipped.
 
     Raises:
-        BudgetError: says how many, the reason met most often, and where it was met first.
+        BudgetError: says how many, the most frequent reason, and where it occurred first.
     """
     if sum(each.count for each in skipped) > budget * total:
         raise BudgetError(
-            f"{_describe(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a larger --set"
-            f" failure_budget"
+            f"{_describe_skipped(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a"
+            f" larger --set failure_budget"
         )
 
 
 def report_skipped(
     progress: Progress, stage: str, skipped: Sequence[Skipped], total: int, unit: str = "captions"
 ) -> None:
-    """Say in one line how many of `total` units are skipped, and why; nothing where none is."""
+    """Say in one line how many of `total` units are skipped, and why; nothing if none is."""
     if skipped:
-        progress.say(_describe(stage, skipped, total, unit))
+        progress.say(_describe_skipped(stage, skipped, total, unit))
 
 
-def _describe(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
+def _describe_skipped(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
     reasons: Counter[str] = Counter()
     for each in skipped:
         reasons[each.reason] += each.count

@@ -1,4 +1,4 @@
-"""How far a stage is: bars with rates and time left on a terminal, lines in a log."""
+"""Progress of a stage: bars with rates and time left on a terminal, lines in a log."""
 
 import sys
 import time
@@ -12,46 +12,48 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Row
 from rich.text import Text
 
-EVERY = 5.0
+LOG_SECONDS = 5.0
 """seconds between two lines of a log"""
 NARROW = 70
 """columns of a terminal below which there is no room for a bar"""
 
 
-class Task(Protocol):
-    """A stage at work."""
+class ProgressTask(Protocol):
+    """The progress of a running stage."""
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        """`count` more are done; `figures` are shown beside, such as loss=0.69."""
+        """Count `count` more units as done; `figures` are shown too, such as loss=0.69."""
         ...
 
-    def found(self, count: int) -> None:
-        """`count` more turn out to be done, from an earlier run."""
+    def add_done(self, count: int) -> None:
+        """Count `count` more units as done by an earlier run."""
         ...
 
 
 class Progress(Protocol):
-    """Whoever is told how far things are."""
+    """A receiver of progress and messages."""
 
-    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> AbstractContextManager[Task]:
-        """Begin `name`, which has `total` units, `done` of them from an earlier run."""
+    def stage(
+        self, name: str, total: int, unit: str = "captions", done: int = 0
+    ) -> AbstractContextManager[ProgressTask]:
+        """Begin the stage `name` of `total` units, of which `done` are done by an earlier run."""
         ...
 
     def say(self, text: str) -> None:
-        """Tell something in passing."""
+        """Show a message."""
         ...
 
 
-def progress() -> Progress:
-    """Bars where standard error is a terminal, lines where it is a log."""
-    return Terminal(Console(stderr=True)) if sys.stderr.isatty() else Log()
+def make_progress() -> Progress:
+    """Return bars where standard error is a terminal, lines where it is a log."""
+    return TerminalProgress(Console(stderr=True)) if sys.stderr.isatty() else LogProgress()
 
 
-class Silent:
-    """Tells nobody; for use as a library."""
+class SilentProgress:
+    """Shows nothing; for use as a library."""
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[Task]:
+    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[ProgressTask]:
         yield self
 
     def say(self, text: str) -> None:
@@ -60,18 +62,18 @@ class Silent:
     def advance(self, count: int = 1, **figures: float) -> None:
         """Nothing."""
 
-    def found(self, count: int) -> None:
+    def add_done(self, count: int) -> None:
         """Nothing."""
 
 
-class Log:
-    """Lines, at most one each `every` seconds and one at the end of a stage."""
+class LogProgress:
+    """Lines, at most one in `every` seconds, and one at the end of a stage."""
 
-    def __init__(self, every: float = EVERY) -> None:
+    def __init__(self, every: float = LOG_SECONDS) -> None:
         self._every = every
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[Task]:
+    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[ProgressTask]:
         task = _Lines(self, name, total, unit, done)
         yield task
         task.end()
@@ -85,7 +87,7 @@ class Log:
 
 
 class _Lines:
-    def __init__(self, log: Log, name: str, total: int, unit: str, done: int) -> None:
+    def __init__(self, log: LogProgress, name: str, total: int, unit: str, done: int) -> None:
         self._log, self._name, self._total, self._unit = log, name, total, unit
         self._before, self._done = done, done
         self._begun = self._said = time.monotonic()
@@ -95,14 +97,14 @@ class _Lines:
         self._done += count
         self._figures = figures
         if time.monotonic() - self._said >= self._log.every and self._done < self._total:
-            self._say(f", {clock((self._total - self._done) / self._rate())} left")
+            self._say(f", {format_duration((self._total - self._done) / self._rate())} left")
 
-    def found(self, count: int) -> None:
+    def add_done(self, count: int) -> None:
         self._before += count
         self._done += count
 
     def end(self) -> None:
-        self._say(f" in {clock(time.monotonic() - self._begun)}")
+        self._say(f" in {format_duration(time.monotonic() - self._begun)}")
 
     def _rate(self) -> float:
         return max(self._done - self._before, 1e-9) / max(time.monotonic() - self._begun, 1e-9)
@@ -111,19 +113,19 @@ class _Lines:
         self._said = time.monotonic()
         shown = "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
         # What did nothing, because there was nothing to do or all was done, has no rate.
-        rate = f", {pace(self._rate())}/s{ending}" if self._done > self._before else ""
+        rate = f", {format_rate(self._rate())}/s{ending}" if self._done > self._before else ""
         self._log.say(f"{self._name}: {self._done} of {self._total} {self._unit}{rate}{shown}")
 
 
-class Terminal:
-    """A bar for the stage at work; without the bar itself where the terminal is narrow."""
+class TerminalProgress:
+    """A bar for the running stage; the figures alone where the terminal is narrow."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[Task]:
-        with Bars(*_columns(self._console.width), console=self._console) as bars:
+    def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[ProgressTask]:
+        with Bars(*_make_columns(self._console.width), console=self._console) as bars:
             row = bars.add_task(name, total=total, completed=done, unit=unit, before=done, figures="")
             yield _Bar(bars, row, done)
             bars.refresh()
@@ -140,38 +142,46 @@ class _Bar:
         shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self._bars.update(self._row, advance=count, figures=shown)
 
-    def found(self, count: int) -> None:
+    def add_done(self, count: int) -> None:
         self._before += count
         self._bars.update(self._row, advance=count, before=self._before)
 
 
-class _Pace(ProgressColumn):
-    """Rate of this run, and time left; once the stage has ended, the time that it took."""
+class _RateColumn(ProgressColumn):
+    """The rate of this run, and the time left; the time taken once the stage has ended."""
 
     def render(self, task: Row) -> Text:
         elapsed = task.elapsed or 0.0
         rate = (task.completed - task.fields["before"]) / elapsed if elapsed else 0.0
         if not rate:
             return Text("")
-        time_ = clock(elapsed) if task.finished else f"{clock((task.remaining or 0) / rate)} left"
-        return Text(f"{pace(rate)}/s {time_}", style="cyan")
+        time_ = format_duration(elapsed) if task.finished else f"{format_duration((task.remaining or 0) / rate)} left"
+        return Text(f"{format_rate(rate)}/s {time_}", style="cyan")
 
 
-def _columns(width: int) -> list[ProgressColumn]:
+def _make_columns(width: int) -> list[ProgressColumn]:
     name = TextColumn("{task.description}", markup=False)
     if width < NARROW:
-        return [name, TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Pace()]
+        return [name, TextColumn("{task.completed:.0f}/{task.total:.0f}"), _RateColumn()]
     count = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}")
-    return [name, BarColumn(bar_width=None), count, _Pace(), TextColumn("{task.fields[figures]}", style="dim")]
+    return [name, BarColumn(bar_width=None), count, _RateColumn(), TextColumn("{task.fields[figures]}", style="dim")]
 
 
-def pace(rate: float) -> str:
-    """`rate` in three digits: 0.0123, 4.56 or 1234."""
+def format_rate(rate: float) -> str:
+    """Return `rate` in three digits.
+
+    >>> format_rate(0.01234), format_rate(4.56), format_rate(1234.4)
+    ('0.0123', '4.56', '1234')
+    """
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def clock(seconds: float) -> str:
-    """`seconds` as 7s, 1:05 or 2:03:04."""
+def format_duration(seconds: float) -> str:
+    """Return `seconds` as seconds, minutes or hours.
+
+    >>> format_duration(7), format_duration(65), format_duration(7384)
+    ('7s', '1:05', '2:03:04')
+    """
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     if hours:

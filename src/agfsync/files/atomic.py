@@ -12,43 +12,43 @@ from pathlib import Path
 
 from agfsync.errors import RunError, StoreError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-BROKEN = ("disk I/O error", "Input/output error")
-FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BROKEN = ("disk I/O error", "Input/output error")
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def fault(failure: BaseException, path: Path) -> StoreError | None:
-    """What to tell the user where `failure` is the disk's, else None. Libraries wrap the disk's errors in their own."""
+def explain_disk_error(failure: BaseException, path: Path) -> StoreError | None:
+    """Return the message for a `failure` of the disk, else None. Libraries wrap the disk's errors in their own."""
     number = failure.errno if isinstance(failure, OSError) else None
     where = failure.filename if isinstance(failure, OSError) and failure.filename else path
     text = str(failure)
-    if number in FULL or "No space left on device" in text or "disk is full" in text:
+    if number in _FULL or "No space left on device" in text or "disk is full" in text:
         return StoreError(f"{where}: the disk is full: make room, then type the same command again")
-    if any(sign in text for sign in BROKEN):
+    if any(sign in text for sign in _BROKEN):
         return StoreError(f"{where}: the disk fails, or is full: see to it, then type the same command again")
-    if number in FORBIDDEN or "readonly database" in text:
+    if number in _FORBIDDEN or "readonly database" in text:
         return StoreError(f"{where}: writing isn't allowed: change its permissions, or choose another --out")
     return None
 
 
 @contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with `path` or the database in it is a StoreError."""
+def store_errors(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong within with `path`, or the database at it, into a StoreError."""
     try:
         yield
     except (OSError, sqlite3.Error) as failure:
         plain = StoreError(f"{path}: {failure}: see to it, then type the same command again")
-        raise fault(failure, path) or plain from failure
+        raise explain_disk_error(failure, path) or plain from failure
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that the file is either whole or the one that was there before, also after a power cut.
+    """Write `data` to `path` so that the file is either whole or the one that was there before, also after a power cut.
 
     Raises:
         StoreError: the disk is full or doesn't allow it.
     """
     beside = path.with_name(path.name + ".tmp")
-    with guarded(path):
+    with store_errors(path):
         try:
             with beside.open("wb") as file:
                 file.write(data)
@@ -58,10 +58,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
-        flush(path.parent)
+        flush_to_disk(path.parent)
 
 
-def lock(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
+def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
     """Take the lock of `folder` and return it, held until it is closed or the process ends, however it ends.
 
     The system holds it, not the text in the file, which only tells the others by whom: that a process of this number
@@ -71,10 +71,10 @@ def lock(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
     Raises:
         RunError: somebody else holds it; the message says who.
     """
-    with guarded(folder / "lock"):
+    with store_errors(folder / "lock"):
         file = _open_lock(folder / "lock", shared)
         name = f"{os.getpid()} on {socket.gethostname()}"
-        if _take(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        if _try_lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if file.writable():
                 file.truncate(0)
                 file.write(name)
@@ -92,12 +92,12 @@ def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
     try:
         return path.open("a+")
     except OSError as failure:
-        if not shared or failure.errno not in FORBIDDEN:
+        if not shared or failure.errno not in _FORBIDDEN:
             raise
         return path.open()  # of a folder that may only be read
 
 
-def _take(file: io.TextIOWrapper, kind: int) -> bool:
+def _try_lock(file: io.TextIOWrapper, kind: int) -> bool:
     """Return False if somebody else has it; network file systems say so in either way."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -106,8 +106,8 @@ def _take(file: io.TextIOWrapper, kind: int) -> bool:
     return True
 
 
-def flush(path: Path) -> None:
-    """Brings a file, or a folder's list of names, onto the disk: without it a rename may be lost in a power cut."""
+def flush_to_disk(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk: without it a rename may be lost in a power cut."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,10 +1,10 @@
-"""Pictures to bytes and back, and only from formats that are safe to open.
+"""Images to bytes and back, and only from formats that are safe to open.
 
-Good is a file whose picture is beyond doubt: a whole PNG, WebP or JPEG of one still image, 8 bits a channel, opaque, in
-grey, palette or RGB, of a sane size. It is turned as its EXIF says, since that is how people have seen and judged it.
+A file is accepted if its image is beyond doubt: a whole PNG, WebP or JPEG of one still image, 8 bits a channel, opaque,
+in grey, palette or RGB, of a sane size. It is turned as its EXIF says, since people have seen and judged it that way.
 What a conversion would have to guess is refused with its reason: 16 bits, CMYK, transparent parts, several frames.
-What follows the end of a whole picture doesn't matter, nor do colour profiles, texts and the rest of the EXIF, which
-models don't read either.
+Data after the end of the image doesn't matter, nor do colour profiles, texts and the rest of the EXIF, which models
+don't read either.
 
 Every chunk of a PNG has a checksum, and all of them are verified. WebP and JPEG have none: only what is missing shows.
 """
@@ -19,13 +19,13 @@ from PIL import Image, ImageOps
 
 from agfsync.files.metadata import PNG, DamagedFileError, extract_essence, read_orientation
 
-FORMATS = ("PNG", "WEBP", "JPEG")
+_FORMATS = ("PNG", "WEBP", "JPEG")
 MOST_PIXELS = 1 << 25
-"""Of a picture: 100 MB as RGB, and a batch of them is in memory at a time."""
-MOST_SLENDER = 64
-"""Longer side by shorter: a scorer scales the shorter one to its 224 pixels or more, and the other with it."""
+"""The most pixels of an image: 100 MB as RGB, and a batch of them is in memory at a time."""
+_MOST_SLENDER = 64
+"""The longest side by the shortest: a scorer scales the shorter one to 224 pixels or more, and the other with it."""
 
-TURNS = {
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,100 +34,100 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF's orientation: what makes the stored rows and columns upright; Pillow counts degrees anticlockwise."""
+"""EXIF's orientation -> the transposition that makes the image upright; Pillow counts degrees anticlockwise."""
 
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Of a PNG's colour types."""
-PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of an interlaced PNG (Adam7): first column and row, steps between columns and rows."""
-
-
-class BrokenPicture(ValueError):
-    """Bytes that aren't a whole picture of a known format, or one that can't be shown as it was meant."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""A PNG's colour type -> its number of channels"""
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Passes of an interlaced PNG (Adam7): first column and row, steps between columns and rows"""
 
 
-def encode(image: Image.Image) -> bytes:
-    """`image` as PNG, lossless. Level 1: five times faster than the default, and little larger."""
+class BrokenImageError(ValueError):
+    """Bytes that aren't a whole image of a known format, or one that can't be shown as it was meant."""
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Return `image` as PNG, lossless. Level 1 is five times faster than the default, and little larger."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def encoded(images: Sequence[Image.Image]) -> list[bytes]:
-    """`encode` of each, several at a time."""
+def encode_pngs(images: Sequence[Image.Image]) -> list[bytes]:
+    """Return each of `images` as PNG, several encoded in parallel."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(encode, images))
+        return list(pool.map(encode_png, images))
 
 
-def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    """`image` at this size: as it is where it has it, else scaled until it fills it, and cut evenly at the edges."""
+def fit_to_size(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return `image` at this size: unchanged if it has it, else scaled until it fills it, and cropped evenly."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
-def cut(image: Image.Image, width: int, height: int) -> tuple[int, int]:
-    """What `fitted` cuts off on top and on the left, in pixels of the scaled picture."""
+def measure_cut(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """Return what `fit_to_size` crops at the top and on the left, in pixels of the scaled image."""
     scale = max(width / image.width, height / image.height)
     return round((image.height * scale - height) / 2), round((image.width * scale - width) / 2)
 
 
-def decode(data: bytes) -> Image.Image:
-    """The RGB picture that `data` holds as PNG, WebP or JPEG, upright.
+def decode_image(data: bytes) -> Image.Image:
+    """Return the RGB image that `data` holds as PNG, WebP or JPEG, upright.
 
     Raises:
-        BrokenPicture: it holds none, or a part of one, or one that isn't good: see above.
+        BrokenImageError: it holds none, or a part of one, or one that isn't accepted: see above.
     """
     try:
         essence = extract_essence(data)
-        with Image.open(io.BytesIO(essence.file), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(essence.file), formats=_FORMATS) as image:
             _check_size(*image.size)
             _check_kind(image, data)
             if data.startswith(PNG):
                 _check_rows(essence.file)
-            turn = TURNS.get(read_orientation(essence.exif or image.info.get("exif", b"")))
-            shown = _opaque(image)
+            turn = _TURNS.get(read_orientation(essence.exif or image.info.get("exif", b"")))
+            shown = _convert_opaque(image)
             return shown if turn is None else shown.transpose(turn)
-    except (BrokenPicture, MemoryError):
+    except (BrokenImageError, MemoryError):
         raise
     except DamagedFileError as failure:
-        raise BrokenPicture(f"broken image: {failure}") from failure
+        raise BrokenImageError(f"broken image: {failure}") from failure
     except Exception as failure:  # Decoders raise whatever they please.
         name = type(failure).__name__
-        raise BrokenPicture(f"broken image: {'it is damaged' if name == 'error' else name}") from failure
+        raise BrokenImageError(f"broken image: {'it is damaged' if name == 'error' else name}") from failure
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise BrokenPicture(f"broken image: {width} x {height} is more than {MOST_PIXELS} pixels")
-    if max(width, height) > MOST_SLENDER * min(width, height):
-        raise BrokenPicture(f"broken image: {width} x {height} is too slender for a picture")
+        raise BrokenImageError(f"broken image: {width} x {height} is more than {MOST_PIXELS} pixels")
+    if max(width, height) > _MOST_SLENDER * min(width, height):
+        raise BrokenImageError(f"broken image: {width} x {height} is too slender for a picture")
 
 
 def _check_kind(image: Image.Image, data: bytes) -> None:
     # A JPEG may hold several pictures too, such as a preview: everybody shows the first.
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-        raise BrokenPicture("unfit image: it is animated")
+        raise BrokenImageError("unfit image: it is animated")
     # Pillow turns 16 bits of colour into 8 on the way, but 16 bits of grey into white: the header tells.
     if image.mode.startswith(("I", "F")) or (data.startswith(PNG) and data[24] == 16):
-        raise BrokenPicture("unfit image: it has 16 bits a channel: make it 8")
+        raise BrokenImageError("unfit image: it has 16 bits a channel: make it 8")
     if image.mode == "CMYK":
-        raise BrokenPicture("unfit image: its colours are CMYK: make it RGB")
+        raise BrokenImageError("unfit image: its colours are CMYK: make it RGB")
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """`image` in RGB."""
+def _convert_opaque(image: Image.Image) -> Image.Image:
+    """Return `image` in RGB; refuse one that isn't opaque."""
     if image.mode == "P" and max(image.tobytes()) >= len(image.getpalette() or ()) // 3:
-        raise BrokenPicture("broken image: it has colours that aren't in its palette")
+        raise BrokenImageError("broken image: it has colours that aren't in its palette")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            raise BrokenPicture("unfit image: it has transparent parts: put it on a background")
+            raise BrokenImageError("unfit image: it has transparent parts: put it on a background")
     return image.convert("RGB")
 
 
 def _check_rows(png: bytes) -> None:
-    """Pillow takes a PNG whose rows or end are missing, and shows black for what isn't there."""
+    """Check that a PNG has all its rows: Pillow accepts one that lacks some, and shows black for them."""
     place, inflated, pixels = len(PNG), 0, zlib.decompressobj()
     header: tuple[int, ...] = ()
     while place < len(png):
@@ -137,15 +137,15 @@ def _check_rows(png: bytes) -> None:
             header = struct.unpack(">IIBBBBB", content)
         elif kind == b"IDAT":
             # One byte more than there may be tells enough: the rest could be gigabytes.
-            inflated += len(pixels.decompress(content, _size(*header) - inflated + 1))
-    if not pixels.eof or inflated != _size(*header):
-        raise BrokenPicture("broken image: it has not as many rows as it says")
+            inflated += len(pixels.decompress(content, _count_bytes(*header) - inflated + 1))
+    if not pixels.eof or inflated != _count_bytes(*header):
+        raise BrokenImageError("broken image: it has not as many rows as it says")
 
 
-def _size(width: int, height: int, depth: int, colour: int, _: int, __: int, interlaced: int) -> int:
-    """Bytes of a PNG's pixels, inflated: each row of each pass begins with the name of its filter."""
+def _count_bytes(width: int, height: int, depth: int, colour: int, _: int, __: int, interlaced: int) -> int:
+    """Return the bytes of a PNG's pixels, inflated: each row of each pass begins with the name of its filter."""
     size = 0
-    for left, top, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
         columns, rows = -((left - width) // across), -((top - height) // down)
-        size += rows * (1 + -(-columns * CHANNELS[colour] * depth // 8)) if columns > 0 else 0
+        size += rows * (1 + -(-columns * _CHANNELS[colour] * depth // 8)) if columns > 0 else 0
     return size

@@ -1,6 +1,6 @@
-"""What surrounds the pixels in a picture's file: passed over unread, but for the orientation.
+"""The metadata of image files: removed unread, but for the orientation.
 
-Texts, colour profiles, previews and EXIF blocks shape no pixel that a model sees, and decoders stumble over them:
+Texts, colour profiles, previews and EXIF blocks do not affect any pixel that a model sees, and decoders fail on them:
 Pillow refuses a text of more than a megabyte, and fails on EXIF blocks that lie about themselves. So a decoder is given
 the file without them. The orientation is read here, by its one tag, whatever rubbish the block holds in addition.
 """
@@ -11,31 +11,31 @@ import zlib
 from dataclasses import dataclass
 
 PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8"
-SHAPING = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
-"""Ancillary chunks of a PNG that shape what is shown: transparent colours and frames."""
-EXIF_MARK = b"Exif\0\0"
-ORIENTATION, SHORT = 0x0112, 3
+_JPEG = b"\xff\xd8"
+_SHAPING = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
+"""Ancillary chunks of a PNG that affect what is shown: transparent colours and frames"""
+_EXIF_MARK = b"Exif\0\0"
+_ORIENTATION, _SHORT = 0x0112, 3
 """The tag, and the one type that it may have."""
-MOST_ENTRIES = 1 << 12
+_MOST_ENTRIES = 1 << 12
 """of an EXIF directory that are looked through"""
-COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
+_COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 """A JPEG's application segments that say which colours its numbers are: how each begins, and its least bytes."""
-APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
+_APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
 """Markers of a JPEG's application segments and comments."""
-NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 """Within a JPEG's pixels, which escape their own 0xFF and hold restart markers."""
-SCAN, END, ALONE = 0xDA, 0xD9, (0x01, 0xD8)
+_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 """Markers: before the pixels, after them, and those that no segment follows."""
 
 
 class DamagedFileError(ValueError):
-    """A file that isn't whole, so that its picture isn't beyond doubt."""
+    """A file that isn't whole, so that its image isn't beyond doubt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Essence:
-    """A picture's file without what shapes no pixel, and the EXIF block that was in it, if any."""
+    """An image file without what affects no pixel, and its EXIF block, if any."""
 
     file: bytes
     exif: bytes = b""
@@ -49,7 +49,7 @@ def extract_essence(file: bytes) -> Essence:
     """
     if file.startswith(PNG):
         return _of_png(file)
-    if file.startswith(JPEG):
+    if file.startswith(_JPEG):
         return _of_jpeg(file)
     return Essence(file)
 
@@ -59,8 +59,8 @@ def read_orientation(exif: bytes) -> int:
 
     As browsers do, only one value of the type SHORT counts. Nothing else of the block is read (EXIF 3.0, 4.6.4).
     """
-    while exif.startswith(EXIF_MARK):
-        exif = exif[len(EXIF_MARK) :]
+    while exif.startswith(_EXIF_MARK):
+        exif = exif[len(_EXIF_MARK) :]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:
         return 1
@@ -68,10 +68,10 @@ def read_orientation(exif: bytes) -> int:
     if place + 2 > len(exif):
         return 1
     (count,) = struct.unpack_from(f"{order}H", exif, place)
-    for entry in range(place + 2, min(place + 2 + 12 * min(count, MOST_ENTRIES), len(exif) - 9), 12):
+    for entry in range(place + 2, min(place + 2 + 12 * min(count, _MOST_ENTRIES), len(exif) - 9), 12):
         tag, kind, values, value = struct.unpack_from(f"{order}HHIH", exif, entry)
-        if tag == ORIENTATION:
-            return value if (kind, values) == (SHORT, 1) and 1 <= value <= 8 else 1
+        if tag == _ORIENTATION:
+            return value if (kind, values) == (_SHORT, 1) and 1 <= value <= 8 else 1
     return 1
 
 
@@ -85,7 +85,7 @@ def _of_png(png: bytes) -> Essence:
         content = memoryview(png)[place + 8 : end - 4]
         if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack_from(">I", png, end - 4)[0]:
             raise DamagedFileError("a checksum is wrong")
-        if not kind[0] & 0x20 or kind in SHAPING:  # a capital letter first: no decoder may pass it over
+        if not kind[0] & 0x20 or kind in _SHAPING:  # a capital letter first: no decoder may pass it over
             kept.append(png[place:end])
         elif kind == b"eXIf":
             exif = exif or bytes(content)
@@ -95,27 +95,27 @@ def _of_png(png: bytes) -> Essence:
 
 def _of_jpeg(jpeg: bytes) -> Essence:
     """The first picture: what follows its end, such as a preview, is left out as well."""
-    place, kept, exif = 2, [JPEG], b""
+    place, kept, exif = 2, [_JPEG], b""
     # Between the segments there may be filling, which every decoder passes over.
-    while found := NEXT_MARKER.search(jpeg, place):
+    while found := _NEXT_MARKER.search(jpeg, place):
         begin, place = found.span()
         marker = jpeg[place - 1]
-        if marker in ALONE:
+        if marker in _ALONE:
             continue
         content = _content(jpeg, place)
         place += 2 + len(content)
-        if marker == SCAN:
+        if marker == _SCAN:
             kept.append(jpeg[begin : _end_of_scans(jpeg, place)])
             return Essence(b"".join(kept), exif)
-        if marker not in APPLICATION or _is_complete(marker, content):
+        if marker not in _APPLICATION or _is_complete(marker, content):
             kept.append(jpeg[begin:place])
-        elif marker == 0xE1 and content.startswith(EXIF_MARK):
+        elif marker == 0xE1 and content.startswith(_EXIF_MARK):
             exif = exif or content
     raise DamagedFileError("its end is missing")
 
 
 def _content(jpeg: bytes, place: int) -> bytes:
-    """Return what a segment holds whose length is told at `place`."""
+    """Return what a segment holds whose length stands at `place`."""
     size = int.from_bytes(jpeg[place : place + 2])
     content = jpeg[place + 2 : place + size]
     if size < 2 or len(content) != size - 2:
@@ -124,7 +124,7 @@ def _content(jpeg: bytes, place: int) -> bytes:
 
 
 def _is_complete(marker: int, content: bytes) -> bool:
-    begins, least = COMPLETE.get(marker, (b"", 0))
+    begins, least = _COMPLETE.get(marker, (b"", 0))
     return bool(begins) and content.startswith(begins) and len(content) >= least
 
 
@@ -134,8 +134,8 @@ def _end_of_scans(jpeg: bytes, place: int) -> int:
     Raises:
         DamagedFileError: nowhere.
     """
-    while found := NEXT_MARKER.search(jpeg, place):
-        if jpeg[found.end() - 1] == END:
+    while found := _NEXT_MARKER.search(jpeg, place):
+        if jpeg[found.end() - 1] == _END:
             return found.end()
         place = found.end() + 2 + len(_content(jpeg, found.end()))
     raise DamagedFileError("its end is missing")

@@ -11,61 +11,61 @@ from safetensors.torch import save_file
 from torch import Tensor, empty_strided, uint8
 
 from agfsync.errors import StoreError
-from agfsync.files.atomic import fault, flush
+from agfsync.files.atomic import explain_disk_error, flush_to_disk
 
-STRIDES, SUM = "strides", "sha256"
-"""What a file's metadata hold for ourselves: the layout of tensors that aren't contiguous, and the sum of all else."""
+_STRIDES, _SUM = "strides", "sha256"
+"""Our own metadata: the layout of tensors that aren't contiguous, and the checksum of all else"""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """What a file of tensors holds."""
+    """The contents of a file of tensors."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes beside `path`, flushes and renames, so that what is at `path` is always whole.
+    """Write a file next to `path`, flush and rename it, so that what is at `path` is always whole.
 
     Raises:
         StoreError: the disk is full or doesn't allow it; what was at `path` is still there.
     """
     beside = path.with_name(path.name + ".partial")
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    # By another layout sums are rounded in another order: what goes on from the file would take another turn.
+    # With another layout sums are rounded in another order: a training resumed from the file would differ.
     strides = {name: tensor.stride() for name, tensor in tensors.items() if not tensor.is_contiguous()}
-    told = {**metadata, **({STRIDES: json.dumps(strides)} if strides else {})}
+    head = {**metadata, **({_STRIDES: json.dumps(strides)} if strides else {})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(whole, beside, told | {SUM: _sum(whole, told)})
-        flush(beside)
+        save_file(whole, beside, head | {_SUM: _checksum(whole, head)})
+        flush_to_disk(beside)
         beside.replace(path)
-        flush(path.parent)
+        flush_to_disk(path.parent)
     except (OSError, SafetensorError) as failure:
         beside.unlink(missing_ok=True)
         plain = StoreError(f"{path} can't be written: {failure}: see to it, then type the same command again")
-        raise fault(failure, path) or plain from failure
+        raise explain_disk_error(failure, path) or plain from failure
 
 
 def read_tensors(path: Path) -> TensorFile | None:
-    """What `path` holds, on the CPU and in the layout that it had; None if it isn't there or isn't what was written."""
-    told = read_metadata(path)
-    if told is None:
+    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or not what was written."""
+    head = read_metadata(path)
+    if head is None:
         return None
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    metadata = {name: value for name, value in told.items() if name != SUM}
-    if SUM in told and told[SUM] != _sum(tensors, metadata):
+    metadata = {name: value for name, value in head.items() if name != _SUM}
+    if head.get(_SUM) != _checksum(tensors, metadata):
         return None
-    for name, stride in json.loads(metadata.pop(STRIDES, "{}")).items():
+    for name, stride in json.loads(metadata.pop(_STRIDES, "{}")).items():
         there = tensors[name]
         tensors[name] = empty_strided(there.shape, stride, dtype=there.dtype).copy_(there)
     return TensorFile(tensors, metadata)
 
 
 def read_metadata(path: Path) -> Mapping[str, str] | None:
-    """What is written on top of `path`, without reading its tensors; None if it isn't there or isn't whole."""
+    """Return the metadata of `path`, without reading its tensors; None if it is missing or not whole."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -73,8 +73,8 @@ def read_metadata(path: Path) -> Mapping[str, str] | None:
         return None
 
 
-def _sum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """The sha256 of all that a file holds."""
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the sha256 of all that a file holds."""
     state = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -35,9 +35,11 @@ class Binarized:
     title = "binarized preferences"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a table with a prompt and the columns chosen and rejected."""
         return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        """Yield the chosen picture of each row against the rejected one."""
         rows = column_rows(path, (*_NEEDED, "category"), split, _NEEDED, ROWS_WITH_PICTURES)
         return read_rows(rows, lambda row: [_read_pair(row, path)])
 

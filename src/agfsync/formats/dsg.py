@@ -32,6 +32,7 @@ class DSG:
     title = "DSG-1k"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a CSV with the columns of DSG-1k."""
         return path.is_file() and path.suffix.lower() == ".csv" and read_header(path) >= _COLUMNS
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:

@@ -50,6 +50,7 @@ class Folders:
     title = "folders of winners and losers"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a folder with a folder of winners and one of losers in it, or in a subfolder."""
         return path.is_dir() and next(_find_sides(path), None) is not None
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:

@@ -16,6 +16,7 @@ class HPSv2:
     title = "the HPSv2 benchmark"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a list of texts called like a style, or a folder with one."""
         # Lists of texts alone have no other name.
         return any(peek_row(read_json_list(file, "text")).keys() == {"text"} for file in _style_files(path))
 

@@ -46,9 +46,11 @@ class HuggingFace:
     title = "a Hugging Face dataset of pairs, captions and questions"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a folder with tables of all three subsets."""
         return path.is_dir() and all(any(column_names(path / name)) for name in SUBSETS)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        """Yield the pairs of the subset."""
         return Binarized().pairs(path / "pairs", split)
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:

@@ -43,6 +43,7 @@ class ImageFolder:
     title = "a folder of pictures with their texts"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a folder with a metadata file that names files and their texts."""
         for file in _metadata_files(path) if path.is_dir() else ():
             row = peek_row(_metadata_rows(file))
             if find_column(row) is not None and find_column(row, _FILE_COLUMNS) is not None:

@@ -36,6 +36,7 @@ class ImageRewardDB:
     title = "ImageRewardDB"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a file of one of the three kinds, or a folder of tables of rows."""
         if path.is_file() and path.suffix.lower() == ".json":
             return _find_kind(peek_row(read_json_list(path))) is not None
         return any(_find_kind(names) == "rows" for names in column_names(path))

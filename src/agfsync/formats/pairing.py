@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.formats import TIE, NoPreference, PictureFile, Preference
 from agfsync.formats.paths import locate_picture
 from agfsync.records import digest
@@ -90,12 +90,12 @@ def _read_picture(picture: PictureFile) -> bytes:
         try:
             picture = picture.read_bytes()
         except (OSError, ValueError) as failure:
-            raise BrokenPicture(f"missing image: {getattr(failure, 'strerror', None) or failure}") from failure
+            raise BrokenImageError(f"missing image: {getattr(failure, 'strerror', None) or failure}") from failure
     if not picture:
-        raise BrokenPicture("missing image: the file holds none")
+        raise BrokenImageError("missing image: the file holds none")
     if reason := explain_kind(picture):
-        raise BrokenPicture(reason)
-    decode(picture)
+        raise BrokenImageError(reason)
+    decode_image(picture)
     return picture
 
 

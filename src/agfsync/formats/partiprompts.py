@@ -13,10 +13,12 @@ class PartiPrompts:
     title = "PartiPrompts"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a TSV with the columns Prompt, Category and Challenge."""
         is_table = path.is_file() and path.suffix.lower() == ".tsv"
         return is_table and read_header(path) >= {"Prompt", "Category", "Challenge"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
+        """Yield the prompts with their categories."""
         return read_rows(
             read_table(path), lambda row: [Prompt(require_text(row, "Prompt"), get_category(row, "Category"))]
         )

@@ -159,6 +159,9 @@ def take_split(root: Path, files: Iterable[tuple[str, _T]], split: str) -> tuple
 
     Raises:
         FormatError: there is no such split, or there are several and none is called train.
+
+    >>> take_split(Path("set"), [("train", "a.csv"), ("test", "b.csv")], "")
+    (['a.csv'], {'test': ['b.csv']})
     """
     by_split: dict[str, list[_T]] = {}
     for name, file in files:

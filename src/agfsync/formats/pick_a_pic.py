@@ -46,9 +46,11 @@ class PickAPic:
     title = "Pick-a-Pic v2"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a table with a caption, two pictures and their labels."""
         return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
+        """Yield the pair of each row; equal labels are a tie."""
         rows = column_rows(path, (*_NEEDED, "has_label"), split, _NEEDED, ROWS_WITH_PICTURES)
         return read_rows(rows, lambda row: [_read_pair(row, path)])
 

@@ -21,7 +21,11 @@ _NUMBER = re.compile(r"[-_ ]?\d+$")
 
 
 def find_column(names: Iterable[str], wanted: Iterable[str] = PROMPT_COLUMNS) -> str | None:
-    """Return the first of `wanted` among the columns `names`, as it is spelt there; None if there is none."""
+    """Return the first of `wanted` among the columns `names`, spelt as in `names`; None if there is none.
+
+    >>> find_column(["id", "Caption"])
+    'Caption'
+    """
     spelt = {name.strip().casefold(): name for name in reversed(list(names)) if isinstance(name, str)}
     return None if _QUESTION_COLUMN in spelt else next((spelt[name] for name in wanted if name in spelt), None)
 
@@ -56,6 +60,9 @@ def parse_question(
     """Return the yes/no question in the fields of a file, or the reason why it can't be asked.
 
     A type that isn't one of the thirteen is "other": TIFA's "animal/human" leaves open which of the two it is.
+
+    >>> parse_question("How many cats are there?", "two")
+    'answer is neither yes nor no'
     """
     if not isinstance(text, str) or not one_line(text):
         return "empty"

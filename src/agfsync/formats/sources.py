@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from agfsync import catalog
 from agfsync.errors import FormatError
-from agfsync.files.atomic import guarded
+from agfsync.files.atomic import store_errors
 from agfsync.formats import (
     Format,
     LeftOut,
@@ -136,7 +136,7 @@ def check_source(path: Path, wanted: type[Format], split: str) -> None:
 def fingerprint_source(source: str) -> str:
     """Return a digest of the file or folder `source`, without hidden files; a missing one has a digest of its own."""
     path = Path(source)
-    with guarded(path):
+    with store_errors(path):
         files = list(walk_files(path)) if path.is_dir() else [path]
         states = {str(file.relative_to(path)): file.stat() for file in files if file.exists()}
         if sum(state.st_size for state in states.values()) <= _SMALL:

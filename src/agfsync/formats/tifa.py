@@ -18,6 +18,7 @@ class Tifa:
     title = "TIFA"
 
     def recognises(self, path: Path) -> bool:
+        """Return True for a JSON list of objects with an id and a caption, or a folder with text_inputs."""
         if path.is_dir():
             return _find_one(path, _INPUTS) is not None
         return path.suffix.lower() == ".json" and peek_row(read_json_list(path)).keys() >= {"id", "caption"}

@@ -1,9 +1,12 @@
 """Captions by a language model, in the paper's twelve categories and by its demands on a caption."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from agfsync.chat.client import Client
@@ -11,7 +14,6 @@ from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
 from agfsync.errors import AgfsyncError, BudgetError, NoReplyError
-from agfsync.language.categories import CAPTION_CATEGORIES, Category
 
 CAPTIONS_VERSION = 2
 """Raise it with a change of the instructions or of the exemplars, so that captions are written again."""
@@ -42,6 +44,20 @@ Let the lengths differ: {lengths}.
 
 Reply with a JSON object {{"descriptions": ["...", "..."]}} of exactly "count" captions, without greeting, numbering
 or remark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """The subject of a category's captions, and examples of their style."""
+
+    about: str
+    exemplars: Sequence[str]
+
+
+CAPTION_CATEGORIES: Mapping[str, Category] = {
+    name: Category(**fields)
+    for name, fields in yaml.safe_load(Path(__file__).with_name("categories.yaml").read_text(encoding="utf-8")).items()
+}
 
 
 def _replace_other_items(given: Any) -> Any:

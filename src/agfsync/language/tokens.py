@@ -9,7 +9,7 @@ from math import nan
 from typing import Any
 
 from agfsync.language import captions, questions
-from agfsync.language.categories import CAPTION_CATEGORIES
+from agfsync.language.captions import CAPTION_CATEGORIES
 
 CHARACTERS = 4.0
 """a token"""

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.files.images import fitted
+from agfsync.files.images import fit_to_size
 from agfsync.models.architecture import Size
 from agfsync.models.precision import Precision
 from agfsync.models.tensors import to_images, to_tensor
@@ -47,7 +47,7 @@ class LatentSpace:
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Return latents, float32 (B, C, H, W): the mean of the VAE's posterior. Pictures of other sizes are fitted."""
         height, width = self._size
-        pixels_BCHW = to_tensor([fitted(image, width, height) for image in images])
+        pixels_BCHW = to_tensor([fit_to_size(image, width, height) for image in images])
         with self._precision.autocast():
             means = [
                 _mean_of(self._vae.encode(some_BCHW.to(self._precision.device, self._vae.dtype))).float()

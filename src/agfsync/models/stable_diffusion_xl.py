@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from agfsync.files.images import cut
+from agfsync.files.images import measure_cut
 from agfsync.models.architecture import TEXT, Architecture, Conditioning, Size, vae_dtype_in_range
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.loading import quietly
@@ -46,7 +46,7 @@ def _picture_conditioning(images: Sequence[Image.Image], size: Size) -> Conditio
     So a small or cut picture teaches to draw such a one, and doesn't spoil those that are asked for whole.
     """
     height, width = size
-    rows = [[image.height, image.width, *cut(image, width, height), *size] for image in images]
+    rows = [[image.height, image.width, *measure_cut(image, width, height), *size] for image in images]
     return {TIME_IDS: torch.tensor(rows, dtype=torch.float32)}
 
 

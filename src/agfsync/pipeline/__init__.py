@@ -6,18 +6,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from agfsync.engine import launched
-from agfsync.engine.launched import Order
-from agfsync.engine.progress import Progress, Silent
+from agfsync.engine import launcher
+from agfsync.engine.launcher import Order
+from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
-from agfsync.files.atomic import fault
+from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, faults
 from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
 from agfsync.pipeline.following import prepare, recipe_of
-from agfsync.pipeline.order import NAMES, STAGES, Stage, digest_of, due_stages, is_current
+from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
-from agfsync.stages import EARLIER, Context
+from agfsync.stages import NAMES, STAGES, Stage
+from agfsync.stages.context import EARLIER, Context
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
@@ -29,6 +30,7 @@ __all__ = [
     "faults",
     "help_train",
     "is_up_to_date",
+    "plan",
     "prepare",
     "read_headline",
     "recipe_of",
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 TRAINING = "training"
-"""The stage that launched processes share."""
+"""The stage that launcher processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,19 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
     Raises:
         ModelError: the way there leads through a generator that can't be drawn with or trained.
-        PeerError: it trains in several launched processes, and some don't come.
+        PeerError: it trains in several launcher processes, and some don't come.
         AgfsyncError: something the user can mend.
     """
-    shown = progress or Silent()
+    shown = progress or SilentProgress()
     if is_up_to_date(path, until):
         return None
     with Run.open(path, writing=True) as run_:
         recipe, told = recipe_of(run_), set[str]()
         set_aside(run_, recipe, shown)
-        check_generators(recipe, due_stages(run_, recipe, until))
-        if _may_train(run_, recipe, until):
-            launched.gather(shown.say)
+        due = find_due(run_, recipe, until)
+        check_generators(recipe, due)
+        if TRAINING in due:
+            launcher.await_helpers(shown.say)
         while True:
             try:
                 return _bring_up_all(run_, recipe, until, shown)
@@ -84,10 +87,9 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
 def is_up_to_date(path: Path, until: str | None = None) -> bool:
     """True if the run at `path` has nothing to do up to the stage `until`; seen without changing a byte."""
-    stages = STAGES if until is None else STAGES[: NAMES.index(until) + 1]
     with looking(path) as run_:
         recipe = recipe_of(run_)
-        return all(is_current(stage, run_, recipe) for stage in stages) and not run_.verify(READ_AT_ONCE)
+        return not find_due(run_, recipe, until) and not run_.verify(READ_AT_ONCE)
 
 
 def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> None:
@@ -95,19 +97,20 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
 
     Raises:
         RunError: a stage before it isn't. ModelError: a generator can't be drawn with or trained.
-        PeerError: it trains in several launched processes, and some don't come.
+        PeerError: it trains in several launcher processes, and some don't come.
     """
     with Run.open(path, writing=True) as run_:
         recipe = recipe_of(run_)
-        set_aside(run_, recipe, progress or Silent())
-        is_due = not is_current(STAGES[NAMES.index(name)], run_, recipe)
-        check_generators(recipe, [name] if is_due else [])
-        for stage in STAGES[: NAMES.index(name)]:
-            if not is_current(stage, run_, recipe):
-                raise RunError(f"{name} needs {stage.name}: type `agfsync {stage.name} {path}` first")
-        if name == TRAINING and is_due:
-            launched.gather((progress or Silent()).say)
-        _bring_up(STAGES[NAMES.index(name)], run_, recipe, progress or Silent())
+        set_aside(run_, recipe, progress or SilentProgress())
+        *before, stage = plan(recipe, name)
+        due = [name] if not is_current(stage, run_, recipe) else []
+        check_generators(recipe, due)
+        for each in before:
+            if not is_current(each, run_, recipe):
+                raise RunError(f"{name} needs {each.name}: type `agfsync {each.name} {path}` first")
+        if TRAINING in due:
+            launcher.await_helpers((progress or SilentProgress()).say)
+        _bring_up(stage, run_, recipe, progress or SilentProgress())
 
 
 def help_train(order: Order) -> None:
@@ -118,7 +121,7 @@ def help_train(order: Order) -> None:
     """
     training = import_module("agfsync.stages.training")
     with Run.open(Path(order["run"])) as run_:
-        training.help_train(Context(run_, recipe_of(run_), Silent(), order["digest"]))
+        training.help_train(Context(run_, recipe_of(run_), SilentProgress(), order["digest"]))
 
 
 def status(path: Path) -> list[Standing]:
@@ -126,7 +129,7 @@ def status(path: Path) -> list[Standing]:
     with Run.open(path) as run_:
         recipe = recipe_of(run_)
         standings: dict[str, Standing] = {}
-        for stage in STAGES:
+        for stage in plan(recipe):
             follows = all(standings[name].state == "done" for name in stage.after)
             standings[stage.name] = _standing(stage, run_, recipe, follows)
         return list(standings.values())
@@ -136,7 +139,7 @@ def read_headline(path: Path) -> str:
     """Return what the evaluation of the run at `path` says in one line, as the report does."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
     with Run.open(path) as run_:
-        recipe, evaluation = recipe_of(run_), run_.finished("evaluation")
+        recipe, evaluation = recipe_of(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
         judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
     found: str = verdict.verdict(judged).headline
@@ -151,8 +154,8 @@ def verify(path: Path) -> int:
     """
     with Run.open(path, writing=True) as run_:
         if recipe_of(run_).captions.writer.language_model is None:
-            run_.made_in_order("captions")
-        files = run_.files()
+            run_.declare_ordered("captions")
+        files = run_.count_files()
         found = run_.verify()
         if found:
             lines = "; ".join(told_of(path, damage) for damage in found)
@@ -160,34 +163,25 @@ def verify(path: Path) -> int:
         return files
 
 
-def _may_train(run_: Run, recipe: Recipe, until: str | None) -> bool:
-    """True if the training, or a stage before it, is to be brought up to date on the way to `until`."""
-    last = NAMES.index(TRAINING)
-    wanted = until is None or NAMES.index(until) >= last
-    return wanted and not all(is_current(stage, run_, recipe) for stage in STAGES[: last + 1])
-
-
 def _bring_up_all(run_: Run, recipe: Recipe, until: str | None, progress: Progress) -> None:
-    for stage in STAGES:
+    for stage in plan(recipe, until):
         _bring_up(stage, run_, recipe, progress)
-        if stage.name == until:
-            return
 
 
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
     if is_current(stage, run_, recipe):
         return
-    made_by = digest_of(stage, run_, recipe)
+    made_by = digest_stage(stage, run_, recipe)
     run_.reopen(stage.name)
-    before, begun = run_.newest_part(), time.monotonic()
+    before, begun = run_.find_newest_part(), time.monotonic()
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:
-        plain = fault(failure, run_.path) or _out_of_memory(failure, stage)
+        plain = explain_disk_error(failure, run_.path) or _out_of_memory(failure, stage)
         if plain is None:
             raise
         raise plain from failure
-    earlier = run_.seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
+    earlier = run_.sum_seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
     told = {name: note for name, note in notes.items() if name != EARLIER}
     run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told, stage.makes, by_rows=stage.by_rows)
 
@@ -204,10 +198,10 @@ def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
 
 def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> Standing:
     """`follows` says whether all that the stage is made from is done."""
-    finished = run_.finished(stage.name)
+    finished = run_.find_finished(stage.name)
     if finished is not None:
         current = follows and is_current(stage, run_, recipe)
         return Standing(stage.name, "done" if current else "out of date", finished.rows, finished)
-    made = run_.under_way(stage.name)
+    made = run_.count_made(stage.name)
     begun = made or (run_.path / stage.name).is_dir()
     return Standing(stage.name, "under way" if begun else "to do", made, None)

@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from agfsync import catalog
-from agfsync.engine.packages import need, need_trackers
+from agfsync.engine.packages import require_package, require_trackers
 from agfsync.errors import AgfsyncError, ModelError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.models import hub
 from agfsync.pipeline.generators import check_drawing, check_trainable
-from agfsync.pipeline.order import NAMES
 from agfsync.recipe import ModelSettings, NamedModel, Recipe, named_models
+from agfsync.stages import NAMES
 from agfsync.stages.writing import writer_source
 
 
@@ -46,10 +46,10 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         if settings.source:
             yield partial(check_source, Path(settings.source), PromptFile, settings.split)
     if recipe.training.optimizer == "adamw8bit":
-        yield partial(need, "bitsandbytes", "training.optimizer adamw8bit")
+        yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
     if recipe.engine.type == "ray":
-        yield partial(need, "ray", "engine ray")
-    yield partial(need_trackers, recipe.training.trackers)
+        yield partial(require_package, "ray", "engine ray")
+    yield partial(require_trackers, recipe.training.trackers)
 
 
 def generator_faults(

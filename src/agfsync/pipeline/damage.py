@@ -24,7 +24,7 @@ def looking(path: Path) -> Run:
 def set_aside(run_: Run, recipe: Recipe, progress: Progress) -> None:
     """See what is damaged, before anything else, as far as that costs little."""
     if recipe.captions.writer.language_model is None:
-        run_.made_in_order("captions")  # What a language model wrote isn't thrown away: it would write other things.
+        run_.declare_ordered("captions")  # What a language model wrote isn't thrown away: it would write other things.
     for damage in run_.verify(READ_AT_ONCE):
         progress.say(told_of(run_.path, damage))
 
@@ -33,4 +33,4 @@ def told_of(path: Path, damage: Damage) -> str:
     """The line on what isn't what was written in the run folder `path`, once it has been set aside."""
     if damage.path.endswith(LOG):
         return f"{path}/{damage}: put it back, or delete {path / damage.stage} to make it anew"
-    return f"{path}/{damage}: it was set aside, to be made anew"
+    return f"{path}/{damage}: it was quarantined, to be regenerated"

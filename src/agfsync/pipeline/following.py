@@ -7,14 +7,14 @@ from types import MappingProxyType
 from typing import Any
 
 from agfsync import __version__
-from agfsync.engine.progress import Progress, Silent
+from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import RunError
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import looking
-from agfsync.pipeline.order import STAGES
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
 from agfsync.recipe import Recipe, dump, load
+from agfsync.stages import STAGES
 from agfsync.store import RECIPE, Run
 
 
@@ -31,7 +31,9 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
         dtypes = chosen_dtypes(recipe, chosen)
         Run.create(path, _documented(pin_revisions(chosen), dtypes)).close()
         if dtypes:
-            (progress or Silent()).say(f"auto: {describe_dtypes(dtypes)}; recipe.yaml in the run folder keeps it")
+            (progress or SilentProgress()).say(
+                f"auto: {describe_dtypes(dtypes)}; recipe.yaml in the run folder keeps it"
+            )
         return
     with looking(path) as run:
         before = recipe_of(run)
@@ -45,7 +47,7 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
         check_names(recipe)
         run.rewrite_recipe(_documented(recipe))
     if again is not None:
-        (progress or Silent()).say(f"{path} goes on with the new settings, from {again}")
+        (progress or SilentProgress()).say(f"{path} goes on with the new settings, from {again}")
 
 
 def recipe_of(run_: Run) -> Recipe:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine.memory import release
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED
 from agfsync.models.files import ModelFiles
@@ -77,7 +77,7 @@ def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bo
         missing = missing_of_class(kind)
     elif may_load:
         missing = missing_of(catalog.build("models", settings.arguments(), settings.defaults()))
-        release()
+        release_memory()
     else:
         missing = []
     if missing:

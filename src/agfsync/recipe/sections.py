@@ -210,7 +210,8 @@ class EvaluationSet(Section):
 class Evaluation(Section):
     """Stage 7: base against aligned model on each set of captions, from the same seeds."""
 
-    sets: dict[str, EvaluationSet] = Field(default={HELD_OUT: EvaluationSet()})
+    sets: dict[str, EvaluationSet] = Field(default={HELD_OUT: EvaluationSet()}, min_length=1)
+    """the first one is the verdict's"""
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64

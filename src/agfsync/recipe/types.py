@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import (
     BeforeValidator,
@@ -278,8 +278,12 @@ class LanguageModel(Server, WriterSettings):
 
 
 class MethodSettings(Section):
-    """An alignment method: its type in the catalog and the settings of its type."""
+    """An alignment method: its type in the catalog and the settings of its type. The type none trains nothing."""
 
+    needs: ClassVar[str] = "pairs"
+    """the table that it learns from: pairs, scores, captions or nothing"""
+    trains: ClassVar[str] = "model"
+    """model, reward or nothing"""
     type: str = "dpo"
 
 
@@ -335,7 +339,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
-    "methods": {"dpo": MarginSettings, "ipo": MarginSettings, "hinge": MarginSettings},
+    "methods": {"dpo": MarginSettings, "ipo": MarginSettings, "hinge": MarginSettings, "none": MethodSettings},
     "choices": {"best-worst": BestWorstSettings},
 }
 BASES: dict[str, type[Section]] = {
@@ -380,6 +384,9 @@ def _read_settings(type_: str, maker: Any, base: type[Section]) -> type[Section]
     if takes_all:
         base = type(f"Open{base.__name__}", (base,), {"model_config": ConfigDict(extra="allow")})
     made: type[Section] = create_model(f"Settings of {type_}", __base__=base, **fields)
+    for name in ("needs", "trains"):
+        if issubclass(made, MethodSettings) and hasattr(maker, name):
+            setattr(made, name, getattr(maker, name))
     return made
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from agfsync.errors import ModelError
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.records import Question, Score, digest
 from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
 
@@ -74,8 +74,8 @@ def _results(scorer: Scorer, items: Sequence[Item]) -> tuple[Sequence[Measuremen
 
 def _opened(file: bytes) -> Image.Image | Unscored:
     try:
-        return decode(file)
-    except BrokenPicture as fault:
+        return decode_image(file)
+    except BrokenImageError as fault:
         return Unscored(str(fault))
 
 

@@ -12,7 +12,7 @@ from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
 from agfsync.errors import BudgetError, ModelError, NoReplyError
-from agfsync.files.images import encode
+from agfsync.files.images import encode_png
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.answers import judged
 
@@ -113,7 +113,7 @@ def p_yes(reply: Reply) -> float | None:
 
 
 def _data_url(item: Item) -> str:
-    return f"data:image/png;base64,{base64.b64encode(encode(item.image)).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encode_png(item.image)).decode()}"
 
 
 def _result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:

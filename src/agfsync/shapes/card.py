@@ -2,9 +2,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,261 +13,231 @@ from PIL import Image
 
 from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.records import Question, seed_of
-from agfsync.scorers import Item, Measurement
+from agfsync.scorers import Item, Measurement, Scorer
 from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.backbone import Backbone
 from agfsync.scorers.vqa import Vqa
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.grammar import CATEGORIES, describe, foils, invent, questions, write
-from agfsync.shapes.oracle import Oracle, see
-from agfsync.shapes.queries import Query
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.grammar import (
+    SHAPES_CATEGORIES,
+    describe_scene,
+    invent_spec,
+    list_foils,
+    list_questions,
+    write_caption,
+)
+from agfsync.shapes.oracle import Oracle, see_scene
 from agfsync.shapes.scene import MAX_THINGS, Scene, Spec
-from agfsync.shapes.training.aesthetic import rating
+from agfsync.shapes.training.aesthetic import rate_degree
+from agfsync.shapes.training.asking import ask_questions
 from agfsync.shapes.training.generator import DROPPED, SWAPPED
-from agfsync.shapes.training.loop import fast_bf16
-from agfsync.shapes.training.pictures import any_captioned_scene, any_scene, scene_of
-from agfsync.shapes.training.spoiling import spoil
-from agfsync.shapes.training.vqa import ask
+from agfsync.shapes.training.lessons import has_fast_bf16
+from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene, spoil_picture
 
 DRAWINGS = 500
 CAPTIONS = 240
 STEPS, GUIDANCE = 15, 4.0
-"""How the demo's recipe samples."""
+"""The sampling of the demo's recipe."""
+_HEAD = f"""# The Shapes world's models
+
+Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the
+generator on right ones first and then on captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%}
+are missing. They know nothing of the real world. `agfsync shapes card` measured the figures below on new scenes.
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the card: what was measured, the value as text, what was asked of it."""
+class Figure(NamedTuple):
+    """One line of the card: what was measured, the value as text, the value that is wanted."""
 
     what: str
     value: str
     target: str = ""
 
 
-def measure(folder: Path) -> list[Figure]:
-    """Every figure of the models in `folder`."""
-    of_models = (_sizes, _vae, _vqa, _clip, _aesthetic)
-    figures = [*_oracle(), *(figure for figures in of_models for figure in figures(folder))]
-    generated = _generated(folder)
-    return [*figures, *_generator(generated), *_judges(folder, generated)]
+def measure_models(folder: Path) -> list[Figure]:
+    """Return every figure of the models in `folder`."""
+    of_models = (_measure_size, _measure_vae, _measure_vqa, _measure_clip, _measure_aesthetic)
+    figures = [*_measure_oracle(), *(figure for measure in of_models for figure in measure(folder))]
+    generated = _generate(folder)
+    return [*figures, *_measure_generator(generated), *_measure_judges(folder, generated)]
 
 
-def render(figures: list[Figure]) -> str:
-    """The card as Markdown."""
-    rows = [f"| {f.what} | {f.value} | {f.target} |" for f in figures]
+def render_card(figures: list[Figure]) -> str:
+    """Return the card as Markdown."""
+    rows = [f"| {figure.what} | {figure.value} | {figure.target} |" for figure in figures]
     return "\n".join([_HEAD, "| measured | value | asked for |", "|---|---|---|", *rows])
 
 
-_HEAD = f"""# The Shapes world's models
-
-Trained from scratch by `agfsync shapes train` on drawings of this project's own; the judges on right captions, the
-generator on right ones first and then on captions of which {SWAPPED:.0%} of the attributes are wrong and {DROPPED:.0%}
-are missing. They know nothing of the real world. What follows was measured by `agfsync shapes card` on scenes that it
-drew anew.
-"""
-
-
-def _sizes(folder: Path) -> list[Figure]:
+def _measure_size(folder: Path) -> Iterator[Figure]:
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return [Figure("size of all files", f"{total / 1e6:.1f} MB", "25 MB at most")]
+    yield Figure("size of all files", f"{total / 1e6:.1f} MB", "25 MB at most")
 
 
-def _drawings(name: str, count: int) -> Iterator[tuple[random.Random, Scene]]:
+def _sample_scenes(name: str, count: int) -> Iterator[tuple[random.Random, Scene]]:
     for n in range(count):
         rng = random.Random(f"card/{name}/{n}")
-        yield rng, any_scene(rng)
+        yield rng, sample_scene(rng)
 
 
-def _oracle() -> list[Figure]:
+def _measure_oracle() -> Iterator[Figure]:
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
-    for rng, scene in _drawings("oracle", DRAWINGS):
-        seen = see(draw(scene))
-        for query, answer in ask((scene,), scene.things, 10, rng):
+    for rng, scene in _sample_scenes("oracle", DRAWINGS):
+        seen = see_scene(draw_scene(scene))
+        for query, answer in ask_questions((scene,), scene.things, 10, rng):
             asked[query.element_type] += 1
             right[query.element_type] += query.answer(seen) == answer
     worst = min(asked, key=lambda kind: right[kind] / asked[kind])
-    return [
-        Figure("oracle: right answers on clean drawings", _share(right.total(), asked.total()), "99 % at least"),
-        Figure(f"oracle: worst element type ({worst})", _share(right[worst], asked[worst])),
-    ]
+    yield Figure("oracle: right answers on clean drawings", _share(right.total(), asked.total()), "99 % at least")
+    yield Figure(f"oracle: worst element type ({worst})", _share(right[worst], asked[worst]))
 
 
-def _vae(folder: Path) -> list[Figure]:
+def _measure_vae(folder: Path) -> Iterator[Figure]:
     vae = StableDiffusion(str(folder / "generator"))
-    scenes = [scene for _, scene in _drawings("vae", 200)]
-    images = [draw(scene) for scene in scenes]
+    scenes = [scene for _, scene in _sample_scenes("vae", 200)]
+    images = [draw_scene(scene) for scene in scenes]
     decoded = vae.decode_latents(vae.encode_images(images))
-    error = np.mean([(_array(a) - _array(b)) ** 2 for a, b in zip(images, decoded, strict=True)])
-    whole = sum(_content(see(image)) == _content(scene) for image, scene in zip(decoded, scenes, strict=True))
-    return [
-        Figure("VAE: mean squared error of a reconstruction, pixels in 0..1", f"{error:.5f}"),
-        Figure("VAE: reconstructions in which the oracle sees the very scene", _share(whole, len(scenes))),
+    error = np.mean([(_to_array(a) - _to_array(b)) ** 2 for a, b in zip(images, decoded, strict=True)])
+    whole = sum(_content(see_scene(image)) == _content(scene) for image, scene in zip(decoded, scenes, strict=True))
+    yield Figure("VAE: mean squared error of a reconstruction, pixels in 0..1", f"{error:.5f}")
+    yield Figure("VAE: reconstructions in which the oracle sees the very scene", _share(whole, len(scenes)))
+
+
+def _measure_vqa(folder: Path) -> Iterator[Figure]:
+    """Measure the VQA model on clean drawings, by the right answer and by element type."""
+    drawn = [(scene, ask_questions((scene,), scene.things, 10, rng)) for rng, scene in _sample_scenes("vqa", DRAWINGS)]
+    texts = [[query.to_text() for query, _ in asked] for _, asked in drawn]
+    p_yes = Vqa(path=str(folder / "vqa")).p_yes([draw_scene(scene) for scene, _ in drawn], texts)
+    answers = [
+        (query.element_type, answer, (p > 0.5) == answer)
+        for (_, asked), row in zip(drawn, p_yes, strict=True)
+        for (query, answer), p in zip(asked, row, strict=True)
     ]
+    by_answer = {word: [ok for _, answer, ok in answers if answer is (word == "yes")] for word in ("yes", "no")}
+    kinds = sorted({kind for kind, *_ in answers})
+    by_kind = [f"{kind} {np.mean([ok for k, _, ok in answers if k == kind]):.1%}" for kind in kinds]
+    what = "VQA: right answers on held-out drawings, {}-questions"
+    for word, ok in by_answer.items():
+        yield Figure(what.format(word), _share(sum(ok), len(ok)), "95 % at least")
+    yield Figure("VQA: by element type", ", ".join(by_kind))
 
 
-def _vqa(folder: Path) -> list[Figure]:
-    vqa = Vqa(path=str(folder / "vqa"))
-    right: Counter[tuple[str, bool]] = Counter()
-    asked: Counter[tuple[str, bool]] = Counter()
-    drawn = [(scene, ask((scene,), scene.things, 10, rng)) for rng, scene in _drawings("vqa", DRAWINGS)]
-    said = vqa.p_yes([draw(scene) for scene, _ in drawn], [[q.text() for q, _ in qa] for _, qa in drawn])
-    for (_, qa), p_yes in zip(drawn, said, strict=True):
-        for (query, answer), p in zip(qa, p_yes, strict=True):
-            asked[query.element_type, answer] += 1
-            right[query.element_type, answer] += (p > 0.5) == answer
-    lines = []
-    for answer, word in ((True, "yes"), (False, "no")):
-        counts = [sum(n for (_, a), n in counter.items() if a == answer) for counter in (right, asked)]
-        what = f"VQA: right answers on held-out drawings, {word}-questions"
-        lines.append(Figure(what, _share(*counts), "95 % at least"))
-    kinds = sorted({kind for kind, _ in asked})
-    by_kind = ", ".join(f"{k} {_rate(right, k) / _rate(asked, k):.1%}" for k in kinds)
-    return [*lines, Figure("VQA: by element type", by_kind)]
-
-
-def _rate(counts: Counter[tuple[str, bool]], kind: str) -> int:
-    return counts[kind, True] + counts[kind, False]
-
-
-def _clip(folder: Path) -> list[Figure]:
+def _measure_clip(folder: Path) -> Iterator[Figure]:
     clip = Backbone(str(folder / "clip"), None, "fp32", "cpu")
     rng = random.Random("card/clip")
-    scenes = [any_captioned_scene(rng)[1] for _ in range(100)]
-    texts, _ = clip.texts([write(describe(scene, rng), rng) for scene in scenes])
-    similarity = clip.images([draw(scene) for scene in scenes]) @ texts.T
+    scenes = [sample_captioned_scene(rng)[1] for _ in range(100)]
+    texts, _ = clip.texts([write_caption(describe_scene(scene, rng), rng) for scene in scenes])
+    similarity = clip.images([draw_scene(scene) for scene in scenes]) @ texts.T
     own = torch.arange(len(scenes))
-    return [
-        Figure("CLIP: picture finds its caption among 100", f"{(similarity.argmax(1) == own).float().mean():.1%}"),
-        Figure("CLIP: caption finds its picture among 100", f"{(similarity.argmax(0) == own).float().mean():.1%}"),
-    ]
+    yield Figure("CLIP: picture finds its caption among 100", f"{(similarity.argmax(1) == own).float().mean():.1%}")
+    yield Figure("CLIP: caption finds its picture among 100", f"{(similarity.argmax(0) == own).float().mean():.1%}")
 
 
-def _aesthetic(folder: Path) -> list[Figure]:
+def _measure_aesthetic(folder: Path) -> Iterator[Figure]:
     rng = random.Random("card/aesthetic")
-    degrees = [rng.choice((0.0, rng.uniform(0.3, 1))) for _ in range(800)]
-    counts = [1 + n % MAX_THINGS for n in range(len(degrees))]
-    images = [spoil(draw(scene_of(c, rng)), degree, rng) for c, degree in zip(counts, degrees, strict=True)]
-    said = _rated(folder, images)
-    whole = [value for value, degree in zip(said, degrees, strict=True) if degree == 0]
-    spoilt = [value for value, degree in zip(said, degrees, strict=True) if degree > 0]
-    better = np.mean([[a > b for b in spoilt] for a in whole])
-    error = np.mean([abs(value / 10 - rating(degree)) for value, degree in zip(said, degrees, strict=True)])
-    of_count = {
-        n: np.mean([v for v, c, d in zip(said, counts, degrees, strict=True) if c == n and d == 0])
-        for n in range(1, MAX_THINGS + 1)
-    }
-    means = ", ".join(f"{n}: {mean:.1f}" for n, mean in of_count.items())
-    return [
-        Figure("aesthetic: an untouched picture beats a spoilt one", f"{better:.1%}"),
-        Figure("aesthetic: mean absolute error, on 0..10", f"{error:.2f}"),
-        Figure("aesthetic: mean score of untouched pictures of 1 to 4 things", means, "within 1.5 points, 1 and 4"),
-    ]
+    degrees = np.array([rng.choice((0.0, rng.uniform(0.3, 1))) for _ in range(800)])
+    counts = np.array([1 + n % MAX_THINGS for n in range(len(degrees))])
+    pairs = zip(counts.tolist(), degrees.tolist(), strict=True)
+    images = [spoil_picture(draw_scene(sample_scene(rng, count)), degree, rng) for count, degree in pairs]
+    values = np.array(_rate_pictures(folder, images))
+    whole = degrees == 0
+    better = (values[whole][:, None] > values[~whole]).mean()
+    error = np.abs(values / 10 - np.array([rate_degree(degree) for degree in degrees])).mean()
+    means = [f"{n}: {values[whole & (counts == n)].mean():.1f}" for n in range(1, MAX_THINGS + 1)]
+    what = "aesthetic: mean score of untouched pictures of 1 to 4 things"
+    yield Figure("aesthetic: an untouched picture beats a spoilt one", f"{better:.1%}")
+    yield Figure("aesthetic: mean absolute error, on 0..10", f"{error:.2f}")
+    yield Figure(what, ", ".join(means), "within 1.5 points, 1 and 4")
 
 
-def _rated(folder: Path, images: list[Image.Image]) -> list[float]:
-    """Return the aesthetic score of each picture, 0..100."""
-    words = Aesthetic(path=str(folder / "clip"), head=str(folder / "aesthetic")).score(
-        [Item("", (), image) for image in images]
-    )
-    return [word.value for word in words if isinstance(word, Measurement)]
+def _rate_pictures(folder: Path, images: list[Image.Image]) -> list[float]:
+    scorer = Aesthetic(path=str(folder / "clip"), head=str(folder / "aesthetic"))
+    return _score(scorer, [Item("", (), image) for image in images])
 
 
-@dataclass(frozen=True, slots=True)
-class _Generated:
-    """Captions, in turn of every category, and the base generator's picture of each."""
+def _score(scorer: Scorer, items: Sequence[Item]) -> list[float]:
+    return [result.value for result in scorer.score(items) if isinstance(result, Measurement)]
+
+
+class _Generated(NamedTuple):
+    """Captions, in turn of every category, the base generator's picture of each, and what the oracle sees in it."""
 
     prompts: list[str]
     specs: list[Spec]
     images: list[Image.Image]
+    scenes: list[Scene]
+    oracle: list[float]
 
 
-def _generated(folder: Path) -> _Generated:
-    dtype = "bf16" if fast_bf16() else "fp32"
+def _generate(folder: Path) -> _Generated:
+    dtype = "bf16" if has_fast_bf16() else "fp32"
     model = StableDiffusion(str(folder / "generator"), steps=STEPS, guidance=GUIDANCE, scheduler="dpm++", dtype=dtype)
     rng = random.Random("card/generator")
-    specs = [invent(CATEGORIES[n % len(CATEGORIES)], rng) for n in range(CAPTIONS)]
-    prompts = [write(spec, rng) for spec in specs]
+    specs = [invent_spec(SHAPES_CATEGORIES[n % len(SHAPES_CATEGORIES)], rng) for n in range(CAPTIONS)]
+    prompts = [write_caption(spec, rng) for spec in specs]
     images: list[Image.Image] = []
     for start in range(0, CAPTIONS, 48):
         batch = prompts[start : start + 48]
         images += model.draw(batch, [seed_of("card", prompt) for prompt in batch], embedding_noise=0.0)
-    return _Generated(prompts, specs, images)
+    rows = zip(prompts, specs, images, strict=True)
+    oracle = _score(Oracle(), [Item(prompt, _list_stated(spec), image) for prompt, spec, image in rows])
+    return _Generated(prompts, specs, images, [see_scene(image) for image in images], oracle)
 
 
-def _oracle_scores(generated: _Generated) -> list[float]:
-    """Return the oracle's score of each picture on what its caption states, 0..100."""
-    triples = zip(generated.prompts, generated.specs, generated.images, strict=True)
-    words = Oracle().score([Item(prompt, _asked(spec), image) for prompt, spec, image in triples])
-    return [word.value for word in words if isinstance(word, Measurement)]
+def _list_stated(spec: Spec) -> tuple[Question, ...]:
+    texts = ((query.to_text(), query.element_type) for query in list_questions(spec))
+    return tuple(Question(text, "", text, "yes", "", element_type) for text, element_type in texts)
 
 
-def _generator(generated: _Generated) -> list[Figure]:
-    scores = _oracle_scores(generated)
-    return [
-        Figure("base generator: oracle score on held-out captions", f"{np.mean(scores):.1f} of 100", "45 to 85"),
-        Figure("base generator: pictures wholly right", f"{np.mean([score == 100 for score in scores]):.1%}"),
-    ]
+def _measure_generator(generated: _Generated) -> Iterator[Figure]:
+    scores = np.array(generated.oracle)
+    yield Figure("base generator: oracle score on held-out captions", f"{scores.mean():.1f} of 100", "45 to 85")
+    yield Figure("base generator: pictures wholly right", f"{(scores == 100).mean():.1%}")
 
 
-def _judges(folder: Path, generated: _Generated) -> list[Figure]:
-    """Return how the judges do on the base generator's pictures, which they weren't trained on."""
-    seen = [see(image) for image in generated.images]
+def _measure_judges(folder: Path, generated: _Generated) -> Iterator[Figure]:
+    """Measure the judges on the base generator's pictures, which they weren't trained on."""
     clip = Backbone(str(folder / "clip"), None, "fp32", "cpu")
     own = (clip.images(generated.images) * clip.texts(generated.prompts)[0]).sum(dim=1).tolist()
-    rated = _rated(folder, generated.images)
-    oracle, things = _oracle_scores(generated), [len(scene.things) for scene in seen]
-    correlations = [
-        Figure(
-            f"{name} on generated pictures: correlation with the oracle, and with the number of things",
-            f"{np.corrcoef(said, oracle)[0, 1]:+.2f}, {np.corrcoef(said, things)[0, 1]:+.2f}",
-        )
-        for name, said in (("CLIP", own), ("aesthetic", rated))
-    ]
-    return [*_agreement(folder, generated, seen), *correlations]
+    things = [len(scene.things) for scene in generated.scenes]
+    yield from _measure_agreement(folder, generated)
+    what = "{} on generated pictures: correlation with the oracle, and with the number of things"
+    for name, values in (("CLIP", own), ("aesthetic", _rate_pictures(folder, generated.images))):
+        correlations = [np.corrcoef(values, others)[0, 1] for others in (generated.oracle, things)]
+        yield Figure(what.format(name), ", ".join(f"{correlation:+.2f}" for correlation in correlations))
 
 
-def _agreement(folder: Path, generated: _Generated, seen: list[Scene]) -> list[Figure]:
-    """Return how often the VQA model and the oracle give the same answer, on what captions state and what they deny."""
+def _measure_agreement(folder: Path, generated: _Generated) -> Iterator[Figure]:
+    """Measure how often VQA model and oracle give the same answer, on what captions state and what they deny."""
     rng = random.Random("card/foils")
-    asked = [questions(spec) + [foil for _, foil in foils(spec, rng)] for spec in generated.specs]
-    said = Vqa(path=str(folder / "vqa")).p_yes(generated.images, [[q.text() for q in of_one] for of_one in asked])
-    pairs: Counter[tuple[str, bool, bool]] = Counter()
-    for queries, scene, p_yes in zip(asked, seen, said, strict=True):
-        for query, p in zip(queries, p_yes, strict=True):
-            pairs[query.element_type, query.answer(scene), p > 0.5] += 1
-
-    def count(kind: str | None, oracle: bool | None, vqa: bool | None) -> int:
-        """Count the answers like these; None stands for any."""
-        wanted = (kind, oracle, vqa)
-        return sum(n for key, n in pairs.items() if all(w in (None, k) for w, k in zip(wanted, key, strict=True)))
-
-    def agreed(kind: str | None) -> float:
-        return (count(kind, True, True) + count(kind, False, False)) / count(kind, None, None)
-
-    kinds = sorted({kind for kind, *_ in pairs})
-    what = "VQA: agreement with the oracle on generated pictures"
-    return [
-        Figure(what, f"{agreed(None):.1%} of {pairs.total()}", "93 % at least"),
-        Figure(f"{what}, by element type", ", ".join(f"{kind} {agreed(kind):.1%}" for kind in kinds)),
-        Figure("VQA: yes where the oracle says no", _share(count(None, False, True), count(None, False, None))),
-        Figure("VQA: no where the oracle says yes", _share(count(None, True, False), count(None, True, None))),
+    asked = [list_questions(spec) + [foil for _, foil in list_foils(spec, rng)] for spec in generated.specs]
+    texts = [[query.to_text() for query in of_one] for of_one in asked]
+    p_yes = Vqa(path=str(folder / "vqa")).p_yes(generated.images, texts)
+    answers = [
+        (query.element_type, query.answer(scene), p > 0.5)
+        for queries, scene, row in zip(asked, generated.scenes, p_yes, strict=True)
+        for query, p in zip(queries, row, strict=True)
     ]
 
+    def agree(rows: Iterable[tuple[str, bool, bool]]) -> str:
+        return f"{np.mean([oracle == vqa for _, oracle, vqa in rows]):.1%}"
 
-def _asked(spec: Spec) -> tuple[Question, ...]:
-    return tuple(_question(query) for query in questions(spec))
+    kinds = sorted({kind for kind, *_ in answers})
+    by_kind = [f"{kind} {agree(row for row in answers if row[0] == kind)}" for kind in kinds]
+    after_no = [vqa for _, oracle, vqa in answers if not oracle]
+    after_yes = [not vqa for _, oracle, vqa in answers if oracle]
+    what = "VQA: agreement with the oracle on generated pictures"
+    yield Figure(what, f"{agree(answers)} of {len(answers)}", "93 % at least")
+    yield Figure(f"{what}, by element type", ", ".join(by_kind))
+    yield Figure("VQA: yes where the oracle says no", _share(sum(after_no), len(after_no)))
+    yield Figure("VQA: no where the oracle says yes", _share(sum(after_yes), len(after_yes)))
 
 
-def _question(query: Query) -> Question:
-    return Question(query.text(), "", query.text(), "yes", "", query.element_type)
+def _content(scene: Scene) -> tuple[list[str], str]:
+    return sorted(str(thing.kind) for thing in scene.things), scene.background
 
 
-def _content(scene: Scene) -> tuple[list[tuple[str, str, str, str]], str]:
-    return sorted((t.shape, t.color, t.size, t.material) for t in scene.things), scene.background
-
-
-def _array(image: Image.Image) -> npt.NDArray[np.float64]:
+def _to_array(image: Image.Image) -> npt.NDArray[np.float64]:
     return np.asarray(image, np.float64) / 255
 
 

@@ -1,7 +1,18 @@
-"""Captions: a specification in words, and back.
+"""Captions of the Shapes world: a specification in words, and back.
 
-`write` words a specification in many ways; `read` understands every one of them, as a language model would understand a
-caption. `invent` makes up specifications by category; `garble` drops and swaps what a caption says, as web captions do.
+`write_caption` words a specification in many ways; `parse_caption` understands every one of them, as a language model
+would understand a caption. `invent_spec` makes up specifications by category; `garble_spec` drops and swaps what a
+caption says, as web captions do.
+
+>>> write_caption(Spec((Group("star", "red", count=2),), background="grey"), random.Random(1))
+'two red stars on a grey background'
+>>> spec = parse_caption("A tiny red star above two striped hearts on a grey background")
+>>> spec.groups[1], spec.relation
+(Group(shape='heart', color=None, size=None, material='striped', count=2, location=None), 'above')
+>>> [query.to_text() for query in list_questions(spec)][:4]
+['Is there a star?', 'Is the star red?', 'Is the red object a star?', 'Is the red star small?']
+>>> [(yes.to_text(), no.to_text()) for yes, no in list_foils(spec, random.Random(0))][-1]
+('Is the background grey?', 'Is the background black?')
 """
 
 import random
@@ -9,7 +20,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from agfsync.shapes.queries import Kind, Query
+from agfsync.shapes.queries import Query
 from agfsync.shapes.scene import (
     BACKGROUNDS,
     COLORS,
@@ -22,27 +33,20 @@ from agfsync.shapes.scene import (
     Group,
     Scene,
     Spec,
-    located,
-    related,
+    ThingKind,
+    is_at,
+    is_related,
 )
 from agfsync.shapes.words import (
     NOUN_PHRASE,
     NUMBERS,
     PLACE_PHRASE,
     parse_noun_phrase,
-    place_of,
-    relation_of,
-    varied_noun_phrase,
+    parse_place,
+    parse_relation,
+    vary_noun_phrase,
 )
 
-CATEGORIES: Final = (
-    "Single Objects",
-    "Attribute Binding",
-    "Counting",
-    "Spatial Relations",
-    "Locations",
-    "Complex Scenes",
-)
 _OPENINGS: Final = ("", "", "", "a picture of ", "a drawing of ", "an image showing ")
 _JOINS: Final = (" and ", " with ", " together with ")
 _RELATION_PHRASES: Final = {
@@ -62,44 +66,44 @@ _NEXT_TO: Final = {
 _GROUP: Final = rf"(?:an?|{'|'.join(NUMBERS.values())}) {NOUN_PHRASE}(?: {PLACE_PHRASE})?"
 
 
-def write(spec: Spec, rng: random.Random) -> str:
-    """A caption that says what `spec` says, its wording varied."""
-    phrases = [varied_noun_phrase(group, rng) + _place_words(group.location, rng) for group in spec.groups]
+def write_caption(spec: Spec, rng: random.Random) -> str:
+    """Return a caption that says what `spec` says, its wording varied."""
+    phrases = [vary_noun_phrase(group, rng) + _place_words(group.location, rng) for group in spec.groups]
     if spec.relation and len(phrases) > 1:
         joint = f"{phrases[0]} {rng.choice(_RELATION_PHRASES[spec.relation])} {phrases[1]}"
         phrases = [joint, *phrases[2:]]
-    body = rng.choice(_OPENINGS) + _listed(phrases, rng)
+    opening = rng.choice(_OPENINGS)
+    *most, last = phrases
+    body = opening + (", ".join(most) + rng.choice(_JOINS) + last if most else last)
     if spec.background is None:
         return body
     ground = f"{rng.choice(('on', 'against'))} a {spec.background} background"
     return f"{ground}, {body}" if rng.random() < 0.2 else f"{body} {ground}"
 
 
-def read(caption: str) -> Spec:
-    """What a caption says. Words that this grammar doesn't know are passed over."""
+def parse_caption(caption: str) -> Spec:
+    """Return what a caption says. Words that this grammar doesn't know are passed over."""
     text = caption.lower()
     ground = re.search(r"\b(\w+) background\b", text)
     background = ground.group(1) if ground and ground.group(1) in BACKGROUNDS else None
     found = list(re.finditer(_GROUP, text))
-    groups = tuple(_group(match.group()) for match in found)
+    groups = tuple(_read_group(match.group()) for match in found)
     between = text[found[0].end() : found[1].start()] if len(found) > 1 else ""
-    return Spec(groups, relation_of(between) or None, background)
+    return Spec(groups, parse_relation(between) or None, background)
 
 
-def questions(spec: Spec) -> list[Query]:
-    """Every atomic question that `spec` answers with yes, in the paper's element types."""
-    asked: list[Query] = []
-    for group in spec.groups:
-        asked += _about(group)
+def list_questions(spec: Spec) -> list[Query]:
+    """Return every atomic question that `spec` answers with yes, in the paper's element types."""
+    asked = [query for group in spec.groups for query in _about_group(group)]
     if spec.relation and len(spec.groups) > 1:
-        one, two = (Kind(group.shape, group.color) for group in spec.groups[:2])
+        one, two = (_named(group) for group in spec.groups[:2])
         asked.append(Query("spatial", one, relation=spec.relation, other=two))
     if spec.background:
         asked.append(Query("other", background=spec.background))
     return asked
 
 
-def foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
+def list_foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
     """Return questions that `spec` answers with no, each after the question on the same thing that it answers with yes.
 
     A foil is false in every scene that fulfils `spec` word by word: "a red star" is one star and no blue one. What
@@ -108,125 +112,24 @@ def foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
     """
     pairs: list[tuple[Query, Query]] = []
     for index, group in enumerate(spec.groups):
-        pairs += _denied(group, [other for i, other in enumerate(spec.groups) if i != index], rng)
-    if spec.relation and len(spec.groups) > 1:
-        one, two, *rest = spec.groups
-        alone = not _alike(one, two) and not any(_alike(each, other) for each in (one, two) for other in rest)
-        if alone and one.count == two.count == 1:
-            stated = Query(
-                "spatial", Kind(one.shape, one.color), relation=spec.relation, other=Kind(two.shape, two.color)
-            )
-            pairs.append((stated, replace(stated, relation=_OPPOSITES[spec.relation])))
-    if spec.background:
-        stated = Query("other", background=spec.background)
-        pairs.append((stated, replace(stated, background=_another(BACKGROUNDS, spec.background, rng))))
+        others = [*spec.groups[:index], *spec.groups[index + 1 :]]
+        foils = [(query, _deny(query, group, others, rng)) for query in _about_group(group)]
+        pairs += [(query, foil) for query, foil in foils if foil is not None]
+    for query in list_questions(spec):
+        if query.element_type == "spatial":
+            one, two, *rest = spec.groups
+            alone = not _are_alike(one, two) and not any(_are_alike(g, other) for g in (one, two) for other in rest)
+            if alone and one.count == two.count == 1:
+                pairs.append((query, replace(query, relation=_OPPOSITES[query.relation])))
+        elif query.element_type == "other":
+            pairs.append((query, replace(query, background=_another(BACKGROUNDS, query.background, rng))))
     return pairs
 
 
-def _denied(group: Group, others: list[Group], rng: random.Random) -> list[tuple[Query, Query]]:
-    """Return each question on `group` with one that `group` rules out and none of `others` makes true."""
-    named = Kind(group.shape, group.color)
-    pairs: list[tuple[Query, Query]] = []
-    if group.color:
-        colors = [c for c in COLORS if not any(_alike(replace(group, color=c), other) for other in (group, *others))]
-        shapes = [s for s in SHAPES if not any(_alike(replace(group, shape=s), other) for other in (group, *others))]
-        if colors:
-            pairs.append((Query("color", named), Query("color", Kind(group.shape, rng.choice(colors)))))
-        if shapes:
-            pairs.append((Query("shape", named), Query("shape", Kind(rng.choice(shapes), group.color))))
-    if any(_alike(group, other) for other in others):
-        return pairs
-    if group.size:
-        stated = Query("attribute", replace(named, size=group.size))
-        pairs.append((stated, Query("attribute", replace(named, size=_another(SIZES, group.size, rng)))))
-    if group.material:
-        stated = Query("material", replace(named, material=group.material))
-        pairs.append((stated, Query("material", replace(named, material=_another(MATERIALS, group.material, rng)))))
-    if group.count > 1:
-        stated = Query("counting", named, count=group.count)
-        wrong = rng.choice([n for n in (group.count - 1, group.count + 1) if n <= MAX_THINGS])
-        pairs.append((stated, replace(stated, count=wrong)))
-    if group.location:
-        place = rng.choice(_NEXT_TO[group.location])
-        pairs.append((Query("location", named, location=group.location), Query("location", named, location=place)))
-    return pairs
-
-
-def _alike(one: Group, other: Group) -> bool:
-    """Return True if a thing of one group may be one that the other names by shape and colour."""
-    same_color = one.color is None or other.color is None or one.color == other.color
-    return one.shape == other.shape and same_color
-
-
-def _another(choices: tuple[str, ...], than: str, rng: random.Random) -> str:
-    return rng.choice([choice for choice in choices if choice != than])
-
-
-def invent(category: str, rng: random.Random) -> Spec:
-    """A specification of `category`."""
-    maker = {
-        "Single Objects": _single,
-        "Attribute Binding": _binding,
-        "Counting": _counting,
-        "Spatial Relations": _spatial,
-        "Locations": _locations,
-        "Complex Scenes": _complex,
-    }[category]
-    return maker(rng)
-
-
-def describe(scene: Scene, rng: random.Random) -> Spec:
-    """A full specification of `scene`: alike things grouped, a place or a relation that holds mentioned."""
-    things = list(scene.things)
-    rng.shuffle(things)
-    kinds = list(dict.fromkeys((t.shape, t.color, t.size, t.material) for t in things))
-    groups = []
-    for shape, color, size, material in kinds:
-        alike = [t for t in things if (t.shape, t.color, t.size, t.material) == (shape, color, size, material)]
-        places = [place for place in LOCATIONS if len(alike) == 1 and located(alike[0], place, -3)]
-        groups.append(Group(shape, color, size, material, len(alike), rng.choice(places) if places else None))
-    relations = [r for r in RELATIONS if len(things) > 1 and related(things[0], things[-1], r, 8)]
-    ends = [next(i for i, k in enumerate(kinds) if k == (t.shape, t.color, t.size, t.material)) for t in things]
-    if not relations or ends[0] == ends[-1] or groups[ends[0]].count + groups[ends[-1]].count > 2:
-        return Spec(tuple(groups), None, scene.background)
-    order = [ends[0], ends[-1], *(i for i in range(len(groups)) if i not in (ends[0], ends[-1]))]
-    return Spec(tuple(groups[i] for i in order), rng.choice(relations), scene.background)
-
-
-def garble(spec: Spec, rate: float, rng: random.Random, drop: float = 0.0) -> Spec:
-    """`spec` with each of its attributes swapped for another of its sort with probability `rate`, dropped with `drop`.
-
-    A shape is never dropped; a count is swapped half as often, and never dropped.
-    """
-
-    def swap(value: str | None, choices: tuple[str, ...], may_drop: bool = True) -> str | None:
-        if value is None:
-            return None
-        luck = rng.random()
-        if luck < rate:
-            return rng.choice([choice for choice in choices if choice != value])
-        return None if may_drop and luck < rate + drop else value
-
-    def group(g: Group) -> Group:
-        count = rng.choice([n for n in (1, 2, 3) if n != g.count]) if rng.random() < rate / 2 else g.count
-        return Group(
-            swap(g.shape, SHAPES, may_drop=False) or g.shape,
-            swap(g.color, COLORS),
-            swap(g.size, SIZES),
-            swap(g.material, MATERIALS),
-            count,
-            swap(g.location, LOCATIONS),
-        )
-
-    return Spec(
-        tuple(group(g) for g in spec.groups), swap(spec.relation, RELATIONS), swap(spec.background, BACKGROUNDS)
-    )
-
-
-def _about(group: Group) -> list[Query]:
-    """The questions on one group: that it is there, then each thing that is said of it."""
-    named = Kind(group.shape, group.color)
-    asked = [Query("object", Kind(group.shape))]
+def _about_group(group: Group) -> list[Query]:
+    """Return the questions on one group: that it is there, then each thing that is said of it."""
+    named = _named(group)
+    asked = [Query("object", ThingKind(group.shape))]
     if group.color:
         asked += [Query("color", named), Query("shape", named)]
     if group.size:
@@ -240,10 +143,99 @@ def _about(group: Group) -> list[Query]:
     return asked
 
 
-def _group(text: str) -> Group:
+def _deny(query: Query, group: Group, others: list[Group], rng: random.Random) -> Query | None:
+    """Change a question on `group` so that `group` rules it out and none of `others` makes it true; None if none is."""
+    kind = query.kind
+    if query.element_type in ("color", "shape"):
+        recolor = query.element_type == "color"
+        changed = [replace(group, color=c) for c in COLORS] if recolor else [replace(group, shape=s) for s in SHAPES]
+        free = [new for new in changed if not any(_are_alike(new, other) for other in (group, *others))]
+        return replace(query, kind=_named(rng.choice(free))) if free else None
+    if query.element_type == "object" or any(_are_alike(group, other) for other in others):
+        return None
+    match query.element_type:
+        case "attribute":
+            return replace(query, kind=replace(kind, size=_another(SIZES, kind.size, rng)))
+        case "material":
+            return replace(query, kind=replace(kind, material=_another(MATERIALS, kind.material, rng)))
+        case "counting":
+            near = [n for n in (query.count - 1, query.count + 1) if n <= MAX_THINGS]
+            return replace(query, count=rng.choice(near))
+        case _:
+            return replace(query, location=rng.choice(_NEXT_TO[query.location]))
+
+
+def _named(group: Group) -> ThingKind:
+    """Return the kind by which a question names a group: its shape and colour."""
+    return ThingKind(group.shape, group.color)
+
+
+def _are_alike(one: Group, other: Group) -> bool:
+    """Return True if a thing of one group may be one that the other names by shape and colour."""
+    return one.shape == other.shape and (None in (one.color, other.color) or one.color == other.color)
+
+
+def _another(choices: tuple[str, ...], than: str | None, rng: random.Random) -> str:
+    return rng.choice([choice for choice in choices if choice != than])
+
+
+def invent_spec(category: str, rng: random.Random) -> Spec:
+    """Make up a specification of `category`, one of `SHAPES_CATEGORIES`."""
+    return _MAKERS[category](rng)
+
+
+def describe_scene(scene: Scene, rng: random.Random) -> Spec:
+    """Return a full specification of `scene`: things of a kind grouped, a place or a relation that holds mentioned."""
+    things = list(scene.things)
+    rng.shuffle(things)
+    kinds = list(dict.fromkeys(thing.kind for thing in things))
+    groups = []
+    for kind in kinds:
+        alike = [thing for thing in things if thing.kind == kind]
+        places = [place for place in LOCATIONS if len(alike) == 1 and is_at(alike[0], place, -3)]
+        one, place = alike[0], rng.choice(places) if places else None
+        groups.append(Group(one.shape, one.color, one.size, one.material, len(alike), place))
+    relations = [r for r in RELATIONS if len(things) > 1 and is_related(things[0], things[-1], r, 8)]
+    first, last = kinds.index(things[0].kind), kinds.index(things[-1].kind)
+    if not relations or first == last or groups[first].count + groups[last].count > 2:
+        return Spec(tuple(groups), None, scene.background)
+    order = [first, last, *(i for i in range(len(groups)) if i not in (first, last))]
+    return Spec(tuple(groups[i] for i in order), rng.choice(relations), scene.background)
+
+
+def garble_spec(spec: Spec, rate: float, rng: random.Random, drop: float = 0.0) -> Spec:
+    """Swap each attribute of `spec` for another of its sort with probability `rate`, or drop it with `drop`.
+
+    A shape is never dropped; a count is swapped half as often, and never dropped.
+    """
+
+    def swap(value: str | None, choices: tuple[str, ...], may_drop: bool = True) -> str | None:
+        if value is None:
+            return None
+        luck = rng.random()
+        if luck < rate:
+            return _another(choices, value, rng)
+        return None if may_drop and luck < rate + drop else value
+
+    def garble_group(group: Group) -> Group:
+        count = rng.choice([n for n in (1, 2, 3) if n != group.count]) if rng.random() < rate / 2 else group.count
+        return Group(
+            swap(group.shape, SHAPES, may_drop=False) or group.shape,
+            swap(group.color, COLORS),
+            swap(group.size, SIZES),
+            swap(group.material, MATERIALS),
+            count,
+            swap(group.location, LOCATIONS),
+        )
+
+    groups = tuple(garble_group(group) for group in spec.groups)
+    return Spec(groups, swap(spec.relation, RELATIONS), swap(spec.background, BACKGROUNDS))
+
+
+def _read_group(text: str) -> Group:
     place = re.search(rf" {PLACE_PHRASE}$", text)
     phrase = text[: place.start()] if place else text
-    return replace(parse_noun_phrase(phrase), location=place_of(place.group()) if place else None)
+    return replace(parse_noun_phrase(phrase), location=parse_place(place.group()) if place else None)
 
 
 def _place_words(location: str | None, rng: random.Random) -> str:
@@ -256,13 +248,8 @@ def _place_words(location: str | None, rng: random.Random) -> str:
     return rng.choice((f" in the {location} corner", f" at the {location}", f" in the {other} {horizontal} corner"))
 
 
-def _listed(phrases: list[str], rng: random.Random) -> str:
-    *most, last = phrases
-    return ", ".join(most) + rng.choice(_JOINS) + last if most else last
-
-
-def _some(rng: random.Random, *, unlike: Group | None = None, detail: float = 0.4, count: int = 1) -> Group:
-    """A group of other shape and colour than `unlike`; it mentions size and material with probability `detail` each."""
+def _make_group(rng: random.Random, *, unlike: Group | None = None, detail: float = 0.4, count: int = 1) -> Group:
+    """Make up a group of other shape and colour than `unlike`; size and material have probability `detail` each."""
     return Group(
         rng.choice([s for s in SHAPES if unlike is None or s != unlike.shape]),
         rng.choice([c for c in COLORS if unlike is None or c != unlike.color]),
@@ -272,45 +259,56 @@ def _some(rng: random.Random, *, unlike: Group | None = None, detail: float = 0.
     )
 
 
-def _ground(rng: random.Random, chance: float) -> str | None:
+def _make_background(rng: random.Random, chance: float) -> str | None:
     return rng.choice(BACKGROUNDS) if rng.random() < chance else None
 
 
-def _single(rng: random.Random) -> Spec:
-    return Spec((_some(rng, detail=0.7),), background=_ground(rng, 0.7))
+def _make_single(rng: random.Random) -> Spec:
+    return Spec((_make_group(rng, detail=0.7),), background=_make_background(rng, 0.7))
 
 
-def _binding(rng: random.Random) -> Spec:
-    one = _some(rng, detail=0.6)
-    return Spec((one, _some(rng, unlike=one, detail=0.6)), background=_ground(rng, 0.3))
+def _make_binding(rng: random.Random) -> Spec:
+    one = _make_group(rng, detail=0.6)
+    return Spec((one, _make_group(rng, unlike=one, detail=0.6)), background=_make_background(rng, 0.3))
 
 
-def _counting(rng: random.Random) -> Spec:
+def _make_counting(rng: random.Random) -> Spec:
     count = rng.choice([2, 2, 3, 3, 4])
-    one = _some(rng, count=count)
+    one = _make_group(rng, count=count)
     if count == MAX_THINGS or rng.random() < 0.5:
-        return Spec((one,), background=_ground(rng, 0.4))
+        return Spec((one,), background=_make_background(rng, 0.4))
     more = rng.choice([n for n in (1, 1, 2) if n + count <= MAX_THINGS])
-    return Spec((one, _some(rng, unlike=one, count=more)), background=_ground(rng, 0.2))
+    return Spec((one, _make_group(rng, unlike=one, count=more)), background=_make_background(rng, 0.2))
 
 
-def _spatial(rng: random.Random) -> Spec:
-    one = _some(rng, detail=0.25)
-    two = _some(rng, unlike=one, detail=0.25)
-    return Spec((one, two), rng.choice(RELATIONS), _ground(rng, 0.3))
+def _make_spatial(rng: random.Random) -> Spec:
+    one = _make_group(rng, detail=0.25)
+    two = _make_group(rng, unlike=one, detail=0.25)
+    return Spec((one, two), rng.choice(RELATIONS), _make_background(rng, 0.3))
 
 
-def _locations(rng: random.Random) -> Spec:
+def _make_locations(rng: random.Random) -> Spec:
     first, second = rng.sample(LOCATIONS, 2)
-    one = replace(_some(rng, detail=0.4), location=first)
+    one = replace(_make_group(rng), location=first)
     if rng.random() < 0.5:
-        return Spec((one,), background=_ground(rng, 0.5))
-    two = _some(rng, unlike=one, detail=0.3)
-    return Spec((one, replace(two, location=second)), background=_ground(rng, 0.3))
+        return Spec((one,), background=_make_background(rng, 0.5))
+    two = _make_group(rng, unlike=one, detail=0.3)
+    return Spec((one, replace(two, location=second)), background=_make_background(rng, 0.3))
 
 
-def _complex(rng: random.Random) -> Spec:
+def _make_complex(rng: random.Random) -> Spec:
     shapes, colors = rng.sample(SHAPES, 3), rng.sample(COLORS, 3)
-    groups = [replace(_some(rng), shape=s, color=c) for s, c in zip(shapes, colors, strict=True)]
+    groups = [replace(_make_group(rng), shape=s, color=c) for s, c in zip(shapes, colors, strict=True)]
     groups[2] = replace(groups[2], count=rng.choice([1, 1, 2]))
-    return Spec(tuple(groups), rng.choice((*RELATIONS, None)), _ground(rng, 0.6))
+    return Spec(tuple(groups), rng.choice((*RELATIONS, None)), _make_background(rng, 0.6))
+
+
+_MAKERS: Final = {
+    "Single Objects": _make_single,
+    "Attribute Binding": _make_binding,
+    "Counting": _make_counting,
+    "Spatial Relations": _make_spatial,
+    "Locations": _make_locations,
+    "Complex Scenes": _make_complex,
+}
+SHAPES_CATEGORIES: Final = tuple(_MAKERS)

@@ -1,4 +1,4 @@
-"""Writes captions by the grammar and questions by understanding them, behind a language model's protocols."""
+"""The Shapes world's writer of captions and questions, behind a language model's protocols."""
 
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -6,7 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from agfsync.language import QuestionDraft
 from agfsync.language.text import normalise_text
 from agfsync.records import AnswerWord
-from agfsync.shapes import grammar
+from agfsync.shapes.grammar import (
+    SHAPES_CATEGORIES,
+    invent_spec,
+    list_foils,
+    list_questions,
+    parse_caption,
+    write_caption,
+)
 from agfsync.shapes.queries import Query
 from agfsync.shapes.words import MATERIAL_WORDS, NUMBERS, SIZE_WORDS
 
@@ -22,26 +29,32 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "top left": ("top left", "upper left"),
     "top right": ("top right", "upper right"),
 }
-"""The ways in which a caption may word what the grammar has one word for."""
-FOILS = 1 / 3
+"""A caption's wordings of what the grammar has one word for."""
+FOIL_SHARE = 1 / 3
 """Share of the questions whose right answer is no, so that a judge that likes to say yes gains nothing by it."""
 
 
 class ShapesWriter:
-    """Writes captions and questions of the Shapes world."""
+    """Writes captions and questions of the Shapes world.
+
+    >>> writer = ShapesWriter()
+    >>> (caption,) = writer.captions("Counting", 1, (), seed=0)
+    >>> [(draft.text, draft.answer) for draft in writer.questions("two red stars", seed=0)][:3]
+    [('Is there a star?', 'yes'), ('Is the star red?', 'yes'), ('Is the star pink?', 'no')]
+    """
 
     identity = "shapes-grammar/2"
     concurrency = 1
-    categories: Sequence[str] = grammar.CATEGORIES
+    categories: Sequence[str] = SHAPES_CATEGORIES
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
-        """`count` captions of `category`, fewer only where nearly all that there are stand in `avoid` already."""
+        """Return `count` different captions of `category`; fewer where `avoid` holds nearly all that there are."""
         rng = random.Random(seed)
         written: dict[str, None] = {}
         for _ in range(20 * count):
             if len(written) == count:
                 break
-            caption = grammar.write(grammar.invent(category, rng), rng)
+            caption = write_caption(invent_spec(category, rng), rng)
             if caption not in avoid:
                 written[caption] = None
         return list(written)
@@ -49,28 +62,28 @@ class ShapesWriter:
     def questions(self, caption: str, seed: int) -> list[QuestionDraft]:
         """Return every atomic question that `caption` answers with yes, and foils: questions that it answers with no.
 
-        Foils make up `FOILS` of all, as far as the caption rules out enough. A grammar is sure of itself, whatever the
-        `seed`.
+        Foils make up `FOIL_SHARE` of all, as far as the caption rules out enough. `seed` changes nothing.
         """
-        spec = grammar.read(caption)
-        stated = grammar.questions(spec)
+        spec = parse_caption(caption)
+        stated = list_questions(spec)
         rng = random.Random(f"foils/{caption}")
-        denied = grammar.foils(spec, rng)
-        wanted = round(len(stated) * FOILS / (1 - FOILS))
-        chosen = sorted(rng.sample(range(len(denied)), min(wanted, len(denied))))
-        drafts = [_draft(query, query, "yes", caption) for query in stated]
+        foils = list_foils(spec, rng)
+        wanted = round(len(stated) * FOIL_SHARE / (1 - FOIL_SHARE))
+        chosen = sorted(rng.sample(range(len(foils)), min(wanted, len(foils))))
+        drafts = [_draft_question(query, query, "yes", caption) for query in stated]
         for place, n in enumerate(chosen):
             # Behind every second one, so that `questions.maximum` keeps the shares.
-            drafts.insert(3 * place + 2, _draft(denied[n][1], denied[n][0], "no", caption))
+            drafts.insert(3 * place + 2, _draft_question(foils[n][1], foils[n][0], "no", caption))
         return drafts
 
 
-def _draft(query: Query, stated: Query, answer: AnswerWord, caption: str) -> QuestionDraft:
-    return QuestionDraft(query.text(), answer, _element(stated, caption), query.element_type, expected=answer)
+def _draft_question(query: Query, stated: Query, answer: AnswerWord, caption: str) -> QuestionDraft:
+    element = _find_element(stated, caption)
+    return QuestionDraft(query.to_text(), answer, element, query.element_type, expected=answer)
 
 
-def _element(query: Query, caption: str) -> str:
-    """What of the caption the question is on, in the caption's own words: "big" where it asks whether it is large."""
+def _find_element(query: Query, caption: str) -> str:
+    """Return the question's subject in the caption's own words: "big" where it asks whether a thing is large."""
     kind = query.kind
     meant = {
         "object": kind.shape,

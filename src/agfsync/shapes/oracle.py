@@ -1,12 +1,20 @@
 """The oracle: code that looks at a picture and answers every question of the grammar. Nothing learns from it.
 
-It takes the background from the border, cuts out what differs from it, and compares each piece with every shape it
-knows at every size. What fits no shape well enough is no thing at all, and answers no question with yes.
+It takes the background from the border, cuts out what differs from it, and compares each piece with every shape at
+every size. A piece that fits no shape well enough is no thing and answers no question with yes.
+
+>>> from agfsync.shapes.drawing import draw_scene
+>>> star = Thing("star", "red", "large", "striped", 20.0, 32.0, 10.6)
+>>> seen = see_scene(draw_scene(Scene((star,), "cream")))
+>>> seen.background, seen.things[0].kind == star.kind
+('cream', True)
+>>> parse_query("Is the red star striped?").answer(seen)
+True
 """
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +23,9 @@ from scipy import ndimage
 
 from agfsync.records import Answer
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.shapes.drawing import BACKGROUND_PALETTE, PALETTE, coverage, tint
+from agfsync.shapes.drawing import BACKGROUND_PALETTE, PALETTE, FloatArray, cover_shape, tint_color
 from agfsync.shapes.queries import parse_query
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIDE, Scene, Thing
-
-Array = npt.NDArray[np.float32]
 
 _FOREGROUND: Final = 18.0
 """RGB distance from the background at which a pixel belongs to a thing."""
@@ -32,13 +38,13 @@ _BETWEEN_SIZES: Final = 8.7
 _WINDOW: Final = 32
 
 
-def see(image: Image.Image) -> Scene:
-    """What stands in a picture, of any size, as far as it can be made out."""
+def see_scene(image: Image.Image) -> Scene:
+    """Return the things and the background that a picture of any size shows, as far as they can be made out."""
     pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
-    background = _background(pixels)
+    background = _find_background(pixels)
     away = np.linalg.norm(pixels - np.array(BACKGROUND_PALETTE[background], np.float32), axis=-1)
     pieces, count = ndimage.label(away > _FOREGROUND)
-    things = [_thing(pixels, away, pieces == n + 1, background) for n in range(count)]
+    things = [_recognise_thing(pixels, away, pieces == n + 1, background) for n in range(count)]
     return Scene(tuple(thing for thing in things if thing is not None), background)
 
 
@@ -48,17 +54,17 @@ class Oracle:
     asks_questions = True
 
     def __init__(self, **_: object) -> None:
-        """Takes and needs no settings."""
+        """Accept the settings of any scorer and use none."""
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
-        """Share of right answers x 100 for each item; no value where a question isn't of this world."""
-        return [_judge(item) for item in items]
+        """Return the share of right answers x 100 for each item; no value where a question isn't of this world."""
+        return [_score_item(item) for item in items]
 
 
-def _judge(item: Item) -> Measurement | Unscored:
+def _score_item(item: Item) -> Measurement | Unscored:
     if not item.questions:
         return Unscored("no questions")
-    scene = see(item.image)
+    scene = see_scene(item.image)
     answers: list[Answer] = []
     for question in item.questions:
         query = parse_query(question.text)
@@ -70,19 +76,21 @@ def _judge(item: Item) -> Measurement | Unscored:
     return Measurement(100 * right / len(answers), tuple(answers))
 
 
-def _background(pixels: Array) -> str:
+def _find_background(pixels: FloatArray) -> str:
     sides = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     middle = np.median(np.concatenate([side.reshape(-1, 3) for side in sides]), axis=0)
     known = np.array([BACKGROUND_PALETTE[name] for name in BACKGROUNDS], np.float32)
     return BACKGROUNDS[int(np.linalg.norm(known - middle, axis=1).argmin())]
 
 
-def _thing(pixels: Array, away: Array, piece: npt.NDArray[np.bool_], background: str) -> Thing | None:
-    """The thing that a piece of the picture shows, or None if it is like none."""
+def _recognise_thing(
+    pixels: FloatArray, away: FloatArray, piece: npt.NDArray[np.bool_], background: str
+) -> Thing | None:
+    """Return the thing that a piece of the picture shows, or None if it is like none."""
     if piece.sum() < _SMALLEST:
         return None
-    color, material = _paint(pixels, piece)
-    soft = _coverage(away, piece, color, material, background)
+    color, material = _recognise_paint(pixels, piece)
+    soft = _measure_cover(away, piece, color, material, background)
     rows, columns = np.nonzero(soft > 0.3)
     if not len(rows):
         return None
@@ -90,24 +98,23 @@ def _thing(pixels: Array, away: Array, piece: npt.NDArray[np.bool_], background:
     left, top = round(x) - _WINDOW // 2, round(y) - _WINDOW // 2
     padded = np.pad(soft, _WINDOW)
     window = padded[top + _WINDOW : top + 2 * _WINDOW, left + _WINDOW : left + 2 * _WINDOW]
-    names, radii, templates, spots = _templates()
-    shared = np.minimum(templates, window).sum(axis=(1, 2))
-    overlap = shared / np.maximum(templates, window).sum(axis=(1, 2))
+    known, covers = _templates()
+    overlap = np.minimum(covers, window).sum(axis=(1, 2)) / np.maximum(covers, window).sum(axis=(1, 2))
     best = int(overlap.argmax())
     if overlap[best] < _FIT:
         return None
-    dx, dy = spots[best]
-    centre_x, centre_y = left + _WINDOW / 2 + dx, top + _WINDOW / 2 + dy
-    size = "small" if radii[best] < _BETWEEN_SIZES else "large"
-    return Thing(names[best], color, size, material, float(centre_x), float(centre_y), radii[best])
+    shape, radius, dx, dy = known[best]
+    size = "small" if radius < _BETWEEN_SIZES else "large"
+    centre_x, centre_y = float(left + _WINDOW / 2 + dx), float(top + _WINDOW / 2 + dy)
+    return Thing(shape, color, size, material, centre_x, centre_y, radius)
 
 
-def _paint(pixels: Array, piece: npt.NDArray[np.bool_]) -> tuple[str, str]:
-    """A piece's colour and material, from its pixels away from the rim."""
+def _recognise_paint(pixels: FloatArray, piece: npt.NDArray[np.bool_]) -> tuple[str, str]:
+    """Return a piece's colour and material, judged by its pixels away from the rim."""
     inner = ndimage.binary_erosion(piece)
     inside = pixels[inner if inner.sum() >= 8 else piece]
     full = np.array([PALETTE[name] for name in COLORS], np.float32)
-    light = np.array([tint(PALETTE[name]) for name in COLORS], np.float32)
+    light = np.array([tint_color(PALETTE[name]) for name in COLORS], np.float32)
     to_full = np.linalg.norm(inside[:, None] - full, axis=2)
     to_light = np.linalg.norm(inside[:, None] - light, axis=2)
     # a thing has one colour: the one whose full or light tone explains its pixels best
@@ -116,13 +123,16 @@ def _paint(pixels: Array, piece: npt.NDArray[np.bool_]) -> tuple[str, str]:
     return COLORS[color], "striped" if 0.2 < pale < 0.9 else "solid"
 
 
-def _coverage(away: Array, piece: npt.NDArray[np.bool_], color: str, material: str, background: str) -> Array:
-    """How much of each pixel a piece covers, 0..1: how far it is from the background towards the piece's own tone.
+def _measure_cover(
+    away: FloatArray, piece: npt.NDArray[np.bool_], color: str, material: str, background: str
+) -> FloatArray:
+    """Return the share of each pixel that a piece covers, 0..1: its way from the background to the piece's own tone.
 
     Stripes run along the rows, so a striped piece's tone is judged row by row: its pale rows are near some backgrounds.
     """
     ground = np.array(BACKGROUND_PALETTE[background], np.float32)
-    full, light = (float(np.linalg.norm(np.array(c) - ground)) for c in (PALETTE[color], tint(PALETTE[color])))
+    tones = (PALETTE[color], tint_color(PALETTE[color]))
+    full, light = (float(np.linalg.norm(np.array(tone) - ground)) for tone in tones)
     tone = np.full((SIDE, 1), full)
     if material == "striped":
         tone = np.where(piece, away, 0).max(axis=1, keepdims=True).clip(min(full, light), full)
@@ -130,23 +140,22 @@ def _coverage(away: Array, piece: npt.NDArray[np.bool_], color: str, material: s
     return np.where(grown, np.clip(away / tone, 0, 1), 0).astype(np.float32)
 
 
+class _Template(NamedTuple):
+    shape: str
+    radius: float
+    dx: float
+    dy: float
+
+
 @cache
-def _templates() -> tuple[list[str], list[float], Array, list[tuple[float, float]]]:
-    """Every shape at every radius, its bounding box amid the window: names, radii, masks, and the centres' offsets."""
-    names: list[str] = []
-    radii: list[float] = []
-    masks: list[Array] = []
-    spots: list[tuple[float, float]] = []
+def _templates() -> tuple[list[_Template], FloatArray]:
+    """Return every shape at every radius, its bounding box amid the window give or take half a pixel; (N, H, W)."""
+    known: list[_Template] = []
     for shape in SHAPES:
         for radius in _RADII:
-            mask = coverage(shape, radius, 0.0, 0.0, _WINDOW)
-            rows, columns = np.nonzero(mask > 0.3)
+            rows, columns = np.nonzero(cover_shape(shape, radius, 0.0, 0.0, _WINDOW) > 0.3)
             dx = _WINDOW / 2 - (columns.min() + columns.max() + 1) / 2
             dy = _WINDOW / 2 - (rows.min() + rows.max() + 1) / 2
-            for shift_x in (-0.5, 0.0, 0.5):
-                for shift_y in (-0.5, 0.0, 0.5):
-                    names.append(shape)
-                    radii.append(radius)
-                    masks.append(coverage(shape, radius, dx + shift_x, dy + shift_y, _WINDOW))
-                    spots.append((dx + shift_x, dy + shift_y))
-    return names, radii, np.stack(masks), spots
+            shifts = [(x, y) for x in (-0.5, 0.0, 0.5) for y in (-0.5, 0.0, 0.5)]
+            known += [_Template(shape, radius, dx + x, dy + y) for x, y in shifts]
+    return known, np.stack([cover_shape(*template, _WINDOW) for template in known])

@@ -1,7 +1,11 @@
 """Questions of the Shapes world as logic: what a question asks, its words, and its answer in a scene.
 
-A `Query` is asked of things seen, never of the caption, so the same code answers for a drawn scene (to teach the VQA
-model) and for what the oracle saw in a picture.
+A `Query` is asked of a scene, never of the caption, so the same code answers for a drawn scene (to teach the VQA model)
+and for what the oracle saw in a picture.
+
+>>> query = parse_query("Is the red star to the left of the blue heart?")
+>>> query.kind, query.relation, query.other.shape
+(ThingKind(shape='star', color='red', size=None, material=None), 'left', 'heart')
 """
 
 import re
@@ -10,7 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agfsync.records import ElementType
-from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIZES, Scene, Thing, located, related
+from agfsync.shapes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    ThingKind,
+    is_at,
+    is_related,
+)
 from agfsync.shapes.words import (
     NOUN_PHRASE,
     NUMBER_OF,
@@ -18,98 +33,92 @@ from agfsync.shapes.words import (
     PLACE_PHRASE,
     PLACES,
     RELATION_WORDS,
-    noun_phrase,
+    build_noun_phrase,
     parse_noun_phrase,
-    place_of,
-    relation_of,
+    parse_place,
+    parse_relation,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Which things are meant; what is None may be anything."""
-
-    shape: str | None = None
-    color: str | None = None
-    size: str | None = None
-    material: str | None = None
-
-    def fits(self, thing: Thing) -> bool:
-        """Whether `thing` is of this kind."""
-        wanted = ((self.shape, thing.shape), (self.color, thing.color), (self.size, thing.size))
-        return all(want in (None, has) for want, has in (*wanted, (self.material, thing.material)))
+_ANY: Final = ThingKind()
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A yes/no question. Which fields are set follows from its element type.
+    """A yes/no question. Its element type decides which fields are set.
 
     object: is there a `kind`; color, attribute (size), material, shape: is there a `kind`, asked of that property;
     counting: are there exactly `count` of `kind`; location: is one of `kind` at `location`; spatial: is one of `kind`
     at `relation` of one of `other`; other: is the background `background`.
+
+    >>> Query("counting", ThingKind("star", "red"), count=2).to_text()
+    'Are there exactly two red stars?'
     """
 
     element_type: ElementType
-    kind: Kind = Kind()
+    kind: ThingKind = _ANY
     count: int = 1
     location: str = ""
     relation: str = ""
-    other: Kind = Kind()
+    other: ThingKind = _ANY
     background: str = ""
 
     def answer(self, scene: Scene) -> bool:
-        """The answer in `scene`."""
-        fitting = [thing for thing in scene.things if self.kind.fits(thing)]
+        """Return True for yes in `scene`."""
+        fitting = self._fitting(scene)
         match self.element_type:
             case "other":
                 return scene.background == self.background
             case "counting":
                 return len(fitting) == self.count
             case "location":
-                return any(located(thing, self.location) for thing in fitting)
+                return any(is_at(thing, self.location) for thing in fitting)
             case "spatial":
-                others = [thing for thing in scene.things if self.other.fits(thing)]
-                return any(related(a, b, self.relation) for a in fitting for b in others if a is not b)
+                return any(is_related(a, b, self.relation) for a, b in self._pairs(scene))
             case _:
                 return bool(fitting)
 
-    def clear(self, scene: Scene, by: float = 3.0) -> bool:
+    def is_clear(self, scene: Scene, by: float = 3.0) -> bool:
         """Return True if the answer stays when every place moves by `by` pixels: no borderline case."""
-        fitting = [thing for thing in scene.things if self.kind.fits(thing)]
         if self.element_type == "location":
-            return all(located(t, self.location, -by) == located(t, self.location, by) for t in fitting)
+            fitting = self._fitting(scene)
+            return all(is_at(t, self.location, -by) == is_at(t, self.location, by) for t in fitting)
         if self.element_type == "spatial":
-            others = [thing for thing in scene.things if self.other.fits(thing)]
-            pairs = [(a, b) for a in fitting for b in others if a is not b]
-            return all(related(a, b, self.relation, 5 + by) == related(a, b, self.relation, 5 - by) for a, b in pairs)
+            relation, pairs = self.relation, self._pairs(scene)
+            return all(is_related(a, b, relation, 5 + by) == is_related(a, b, relation, 5 - by) for a, b in pairs)
         return True
 
-    def text(self) -> str:
-        """The question in words."""
+    def to_text(self) -> str:
+        """Return the question in words."""
         kind = self.kind
+        named = build_noun_phrase(ThingKind(kind.shape, kind.color), article=False)
         match self.element_type:
             case "object":
-                return f"Is there {noun_phrase(kind.shape, kind.color, kind.size, kind.material)}?"
+                return f"Is there {build_noun_phrase(kind)}?"
             case "color":
-                return f"Is the {noun_phrase(kind.shape, article=False)} {kind.color}?"
+                return f"Is the {build_noun_phrase(ThingKind(kind.shape), article=False)} {kind.color}?"
             case "attribute":
-                return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {kind.size}?"
+                return f"Is the {named} {kind.size}?"
             case "material":
-                return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {kind.material}?"
+                return f"Is the {named} {kind.material}?"
             case "shape":
                 return f"Is the {kind.color} object a {kind.shape}?"
             case "counting":
-                phrase = noun_phrase(kind.shape, kind.color, kind.size, kind.material, count=self.count, article=False)
-                verb = "Is" if self.count == 1 else "Are"
-                return f"{verb} there exactly {NUMBERS[self.count]} {phrase}?"
+                phrase = build_noun_phrase(kind, self.count, article=False)
+                return f"{'Is' if self.count == 1 else 'Are'} there exactly {NUMBERS[self.count]} {phrase}?"
             case "location":
-                return f"Is the {noun_phrase(kind.shape, kind.color, article=False)} {PLACES[self.location]}?"
+                return f"Is the {named} {PLACES[self.location]}?"
             case "spatial":
-                one = noun_phrase(kind.shape, kind.color, article=False)
-                two = noun_phrase(self.other.shape, self.other.color, article=False)
-                return f"Is the {one} {RELATION_WORDS[self.relation]} the {two}?"
+                other = build_noun_phrase(ThingKind(self.other.shape, self.other.color), article=False)
+                return f"Is the {named} {RELATION_WORDS[self.relation]} the {other}?"
             case _:
                 return f"Is the background {self.background}?"
+
+    def _fitting(self, scene: Scene) -> list[Thing]:
+        return [thing for thing in scene.things if self.kind.fits(thing)]
+
+    def _pairs(self, scene: Scene) -> list[tuple[Thing, Thing]]:
+        others = [thing for thing in scene.things if self.other.fits(thing)]
+        return [(a, b) for a in self._fitting(scene) for b in others if a is not b]
 
 
 def _one_of(name: str, words: Iterable[str]) -> str:
@@ -132,28 +141,27 @@ _FORMS: Final[tuple[tuple[ElementType, str], ...]] = (
 
 
 def parse_query(text: str) -> Query | None:
-    """The query that `text` puts in words, or None if it isn't a question of this world."""
+    """Return the query that `text` words, or None if it isn't a question of this world."""
     for element_type, form in _FORMS:
         found = re.fullmatch(form, text.strip())
         if found:
-            return _query(element_type, found.groupdict())
+            return _build_query(element_type, found.groupdict())
     return None
 
 
-def _query(element_type: ElementType, parts: dict[str, str]) -> Query:
-    kind = _kind(parts["phrase"]) if "phrase" in parts else Kind()
+def _build_query(element_type: ElementType, parts: dict[str, str]) -> Query:
     own = {name: parts[name] for name in ("shape", "color", "size", "material") if name in parts}
     return Query(
         element_type,
-        replace(kind, **own),
-        count=NUMBER_OF[parts["number"]] if "number" in parts else 1,
-        location=place_of(parts["place"]) if "place" in parts else "",
-        relation=relation_of(parts["relation"]) if "relation" in parts else "",
-        other=_kind(parts["other"]) if "other" in parts else Kind(),
+        replace(_parse_kind(parts.get("phrase", "")), **own),
+        count=NUMBER_OF[parts.get("number", "one")],
+        location=parse_place(parts.get("place", "")),
+        relation=parse_relation(parts.get("relation", "")),
+        other=_parse_kind(parts.get("other", "")),
         background=parts.get("background", ""),
     )
 
 
-def _kind(phrase: str) -> Kind:
+def _parse_kind(phrase: str) -> ThingKind:
     group = parse_noun_phrase(phrase)
-    return Kind(None if group.shape == "object" else group.shape, group.color, group.size, group.material)
+    return ThingKind(None if group.shape == "object" else group.shape, group.color, group.size, group.material)

@@ -1,12 +1,19 @@
 """Scenes of one to four things on a plain background, and specifications: what a caption says of a scene.
 
 Coordinates are pixels of the 64x64 picture, x to the right, y down. A `Spec` leaves open what its caption doesn't
-mention; `compose` makes up a scene that fulfils it, with everything left open at random.
+mention; `compose_scene` makes up a scene that fulfils it, with everything left open at random.
+
+>>> spec = Spec((Group("star", "red", count=2), Group("heart", location="centre")), background="grey")
+>>> scene = compose_scene(spec, random.Random(0))
+>>> [thing.shape for thing in scene.things], scene.background
+(['star', 'star', 'heart'], 'grey')
+>>> is_at(scene.things[2], "centre")
+True
 """
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 SIDE: Final = 64
@@ -31,8 +38,28 @@ _GAP: Final = 2.5
 
 
 @dataclass(frozen=True, slots=True)
+class ThingKind:
+    """A kind of thing; None stands for any.
+
+    >>> ThingKind("star", size="small").fits(Thing("star", "red", "small", "solid", 32.0, 32.0, 6.4))
+    True
+    """
+
+    shape: str | None = None
+    color: str | None = None
+    size: str | None = None
+    material: str | None = None
+
+    def fits(self, thing: "Thing") -> bool:
+        """Return True if `thing` is of this kind."""
+        wanted = (self.shape, self.color, self.size, self.material)
+        has = (thing.shape, thing.color, thing.size, thing.material)
+        return all(want in (None, own) for want, own in zip(wanted, has, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing in a scene: what it is, its centre and the radius of its circumscribed circle."""
+    """One thing in a scene: its attributes, its centre and the radius of its circumscribed circle."""
 
     shape: str
     color: str
@@ -41,6 +68,11 @@ class Thing:
     x: float
     y: float
     radius: float
+
+    @property
+    def kind(self) -> ThingKind:
+        """The thing without its place."""
+        return ThingKind(self.shape, self.color, self.size, self.material)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +85,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`count` alike things as a caption names them; what it doesn't mention is None."""
+    """`count` things of one kind as a caption names them; None stands for what the caption doesn't mention."""
 
     shape: str
     color: str | None = None
@@ -65,24 +97,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a caption says: its groups, how the first lies to the second, the background."""
+    """What a caption says: its groups, the relation of the first to the second, the background."""
 
     groups: tuple[Group, ...]
     relation: str | None = None
     background: str | None = None
 
 
-class Crowded(Exception):
-    """No room was found for the things of a specification."""
+class CrowdedError(Exception):
+    """The things of a specification don't fit into one picture."""
 
 
-def related(a: Thing, b: Thing, relation: str, margin: float = 5.0) -> bool:
-    """Whether `a` lies `relation` of `b`, by more than `margin` pixels between their centres."""
+def is_related(a: Thing, b: Thing, relation: str, margin: float = 5.0) -> bool:
+    """Return True if `a` lies `relation` of `b`, by more than `margin` pixels between their centres."""
     offset = {"left": b.x - a.x, "right": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}[relation]
     return offset > margin
 
 
-def located(thing: Thing, location: str, slack: float = 0.0) -> bool:
+def is_at(thing: Thing, location: str, slack: float = 0.0) -> bool:
     """Return True if `thing`'s centre is in a corner (outer 20 pixels) or the centre (inner 22), widened by `slack`.
 
     No two places overlap, and none ends where things stand (on every eighth pixel): half a pixel decides nothing.
@@ -95,22 +127,24 @@ def located(thing: Thing, location: str, slack: float = 0.0) -> bool:
     return max(x, y) <= 20 + slack
 
 
-def compose(spec: Spec, rng: random.Random) -> Scene:
-    """A scene that fulfils `spec`, clearly: what a caption places stands well inside its place.
+def compose_scene(spec: Spec, rng: random.Random) -> Scene:
+    """Make up a scene that clearly fulfils `spec`: a thing with a location stands well inside it.
 
     Raises:
-        Crowded: no room was found in many tries.
+        CrowdedError: no room was found in many tries.
     """
     for _ in range(60):
-        groups = [_complete(group, rng) for group in spec.groups]
-        placed = _place(groups, spec.relation, rng)
+        placed = _place_groups([_complete_group(group, rng) for group in spec.groups], spec.relation, rng)
         if placed is not None:
             return Scene(tuple(placed), spec.background or rng.choice(BACKGROUNDS))
-    raise Crowded(f"no room for {spec}")
+    raise CrowdedError(f"no room for {spec}")
 
 
-def random_spec(rng: random.Random, groups: int, things: int) -> Spec:
-    """A specification of up to `groups` unlike groups and `things` things that mentions everything but places."""
+def sample_spec(rng: random.Random, groups: int, things: int) -> Spec:
+    """Make up a specification of at most `groups` groups and `things` things that mentions everything but places.
+
+    No two groups have the same shape and colour.
+    """
     made: list[Group] = []
     room = things
     while len(made) < groups and room > 0:
@@ -124,70 +158,74 @@ def random_spec(rng: random.Random, groups: int, things: int) -> Spec:
     return Spec(tuple(made), background=rng.choice(BACKGROUNDS))
 
 
-def scatter(count: int, rng: random.Random) -> Scene:
-    """A scene of up to `count` things wherever there is room: denser than any caption asks for, good to learn from."""
+def scatter_things(count: int, rng: random.Random) -> Scene:
+    """Make up a scene of at most `count` things wherever there is room: denser than any caption asks for."""
     placed: list[Thing] = []
     for _ in range(count):
-        group = _complete(Group(rng.choice(SHAPES)), rng)
-        thing = _try_place(group, placed, [], None, rng)
+        thing = _place_thing(_complete_group(Group(rng.choice(SHAPES)), rng), placed, None, None, rng)
         if thing is not None:
             placed.append(thing)
     return Scene(tuple(placed), rng.choice(BACKGROUNDS))
 
 
-def _complete(group: Group, rng: random.Random) -> Group:
-    """`group` with what it leaves open chosen at random."""
-    return Group(
-        group.shape,
-        group.color or rng.choice(COLORS),
-        group.size or rng.choice(SIZES),
-        group.material or rng.choice(MATERIALS),
-        group.count,
-        group.location,
+def nearest_to_edge(radius: float) -> int:
+    """Return the smallest coordinate at which a thing of `radius` may stand."""
+    return math.ceil((radius + _EDGE) / LATTICE) * LATTICE
+
+
+def _complete_group(group: Group, rng: random.Random) -> Group:
+    """Choose at random what `group` leaves open."""
+    return replace(
+        group,
+        color=group.color or rng.choice(COLORS),
+        size=group.size or rng.choice(SIZES),
+        material=group.material or rng.choice(MATERIALS),
     )
 
 
-def _place(groups: list[Group], relation: str | None, rng: random.Random) -> list[Thing] | None:
-    """The groups' things at random places that fulfil locations and relation, or None if that didn't work out."""
+def _place_groups(groups: list[Group], relation: str | None, rng: random.Random) -> list[Thing] | None:
+    """Place the groups' things at random so that locations and relation hold, or return None if that fails.
+
+    The relation holds between the last thing of the first group and all of the second.
+    """
     placed: list[Thing] = []
-    anchors: list[Thing] = []
-    for group in groups:
+    first: Thing | None = None
+    for index, group in enumerate(groups):
         for _ in range(group.count):
-            thing = _try_place(group, placed, anchors, relation if len(anchors) == 1 else None, rng)
+            thing = _place_thing(group, placed, first, relation if index == 1 else None, rng)
             if thing is None:
                 return None
             placed.append(thing)
-        anchors.append(placed[-1])
+        first = first or placed[-1]
     return placed
 
 
-def _try_place(
-    group: Group, placed: list[Thing], anchors: list[Thing], relation: str | None, rng: random.Random
+def _place_thing(
+    group: Group, placed: list[Thing], first: Thing | None, relation: str | None, rng: random.Random
 ) -> Thing | None:
     assert group.color and group.size and group.material
+    radius = RADII[group.size]
+    edge = nearest_to_edge(radius)
+    spots = range(edge, SIDE - edge + 1, LATTICE)
     for _ in range(40):
-        radius = RADII[group.size]
-        first = math.ceil((radius + _EDGE) / LATTICE) * LATTICE
-        spots = range(first, SIDE - first + 1, LATTICE)
         x, y = float(rng.choice(spots)), float(rng.choice(spots))
         thing = Thing(group.shape, group.color, group.size, group.material, x, y, radius)
-        if group.location and not located(thing, group.location, slack=-3.0):
+        if group.location and not is_at(thing, group.location, slack=-3.0):
             continue
-        if relation and not _clearly_related(anchors[0], thing, relation):
+        if relation and first and not _is_clearly_related(first, thing, relation):
             continue
-        if all(_apart(thing, other) for other in placed):
+        if all(_are_apart(thing, other) for other in placed):
             return thing
     return None
 
 
-def _clearly_related(a: Thing, b: Thing, relation: str) -> bool:
-    along, across = (abs(a.x - b.x), abs(a.y - b.y))
+def _is_clearly_related(a: Thing, b: Thing, relation: str) -> bool:
+    along, across = abs(a.x - b.x), abs(a.y - b.y)
     if relation in ("above", "below"):
         along, across = across, along
-    return related(a, b, relation, margin=12.0) and along > across
+    return is_related(a, b, relation, margin=12.0) and along > across
 
 
-def _apart(a: Thing, b: Thing) -> bool:
+def _are_apart(a: Thing, b: Thing) -> bool:
     same_cell = (a.x // 16, a.y // 16) == (b.x // 16, b.y // 16)
-    far = ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) ** 0.5 > a.radius + b.radius + _GAP
-    return far and not same_cell
+    return not same_cell and ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) ** 0.5 > a.radius + b.radius + _GAP

@@ -1,10 +1,10 @@
-"""The words of the Shapes world, and its noun phrases: "three small striped red stars", both ways."""
+"""The words of the Shapes world and its noun phrases, such as "three small striped red stars", written and read."""
 
 import random
 import re
 from typing import Final
 
-from agfsync.shapes.scene import COLORS, SHAPES, Group
+from agfsync.shapes.scene import COLORS, SHAPES, Group, ThingKind
 
 NUMBERS: Final = {1: "one", 2: "two", 3: "three", 4: "four"}
 NUMBER_OF: Final = {word: number for number, word in NUMBERS.items()}
@@ -17,19 +17,19 @@ PLACES: Final = {
     "bottom right": "in the bottom right corner",
     "centre": "in the centre",
 }
-RELATION_WORDS: Final = {
-    "left": "to the left of",
-    "right": "to the right of",
-    "above": "above",
-    "below": "below",
-}
+RELATION_WORDS: Final = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 PLURALS: Final = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in (*SHAPES, "object")}
 
-_SINGULARS: Final = {plural: shape for shape, plural in PLURALS.items()} | {shape: shape for shape in PLURALS}
-_SIZE_OF: Final = {word: size for size, words in SIZE_WORDS.items() for word in words}
-_MATERIAL_OF: Final = {word: material for material, words in MATERIAL_WORDS.items() for word in words}
-_ADJECTIVE: Final = "|".join((*COLORS, *_SIZE_OF, *_MATERIAL_OF))
-_NOUN: Final = "|".join(sorted(_SINGULARS, key=len, reverse=True))
+_MEANINGS: Final = {
+    **{word: ("shape", shape) for shape, plural in PLURALS.items() for word in (shape, plural)},
+    **{color: ("color", color) for color in COLORS},
+    **{word: ("size", size) for size, words in SIZE_WORDS.items() for word in words},
+    **{word: ("material", material) for material, words in MATERIAL_WORDS.items() for word in words},
+    "stripes": ("material", "striped"),
+}
+_NOUNS: Final = sorted((word for word, (name, _) in _MEANINGS.items() if name == "shape"), key=len, reverse=True)
+_ADJECTIVE: Final = "|".join(word for word in _MEANINGS if word not in (*_NOUNS, "stripes"))
+_NOUN: Final = "|".join(_NOUNS)
 _STRIPES: Final = "with stripes"
 
 NOUN_PHRASE: Final = rf"(?:(?:{_ADJECTIVE}),? )*(?:{_NOUN})\b(?: {_STRIPES})?"
@@ -38,22 +38,20 @@ PLACE_PHRASE: Final = r"(?:in|at) the (?:(?:top|upper|bottom|lower) (?:left|righ
 """A regular expression of a place in the picture."""
 
 
-def noun_phrase(
-    shape: str | None,
-    color: str | None = None,
-    size: str | None = None,
-    material: str | None = None,
-    count: int = 1,
-    article: bool = True,
-) -> str:
-    """The plain noun phrase of a question: "a small striped red star"."""
-    noun = shape or "object"
-    words = [word for word in (size, material, color, PLURALS[noun] if count > 1 else noun) if word]
-    return with_article(" ".join(words)) if article else " ".join(words)
+def build_noun_phrase(kind: ThingKind, count: int = 1, article: bool = True) -> str:
+    """Return the plain noun phrase of a question.
+
+    >>> build_noun_phrase(ThingKind("star", "red", "small", "striped"))
+    'a small striped red star'
+    """
+    noun = kind.shape or "object"
+    words = [kind.size, kind.material, kind.color, PLURALS[noun] if count > 1 else noun]
+    phrase = " ".join(word for word in words if word)
+    return add_article(phrase) if article else phrase
 
 
-def varied_noun_phrase(group: Group, rng: random.Random) -> str:
-    """The noun phrase of a caption, its words and their order varied, with article or number."""
+def vary_noun_phrase(group: Group, rng: random.Random) -> str:
+    """Return a noun phrase of a caption, with article or number: its words and their order vary."""
     size = rng.choice(SIZE_WORDS[group.size]) if group.size else None
     material = rng.choice((group.material, _STRIPES)) if group.material == "striped" else group.material
     after = material == _STRIPES
@@ -62,35 +60,24 @@ def varied_noun_phrase(group: Group, rng: random.Random) -> str:
         middle.reverse()
     noun = PLURALS[group.shape] if group.count > 1 else group.shape
     phrase = " ".join([*([size] if size else []), *middle, noun, *([_STRIPES] if after else [])])
-    return f"{NUMBERS[group.count]} {phrase}" if group.count > 1 else with_article(phrase)
+    return f"{NUMBERS[group.count]} {phrase}" if group.count > 1 else add_article(phrase)
 
 
 def parse_noun_phrase(text: str) -> Group:
-    """The group that a noun phrase names; "object" leaves the shape open, which a group writes as "object"."""
+    """Return the group that a noun phrase names; its shape is "object" where the phrase leaves it open."""
     words = text.lower().replace(",", " ").split()
-    group: dict[str, str] = {}
-    count = 1
-    for word in words:
-        if word in _SINGULARS:
-            group["shape"] = _SINGULARS[word]
-        elif word in COLORS:
-            group["color"] = word
-        elif word in _SIZE_OF:
-            group["size"] = _SIZE_OF[word]
-        elif word in _MATERIAL_OF or word == "stripes":
-            group["material"] = _MATERIAL_OF.get(word, "striped")
-        elif word in NUMBER_OF:
-            count = NUMBER_OF[word]
-    return Group(group.pop("shape", "object"), count=count, **group)
+    said = {"shape": "object", **dict(_MEANINGS[word] for word in words if word in _MEANINGS)}
+    count = next((NUMBER_OF[word] for word in words if word in NUMBER_OF), 1)
+    return Group(said["shape"], said.get("color"), said.get("size"), said.get("material"), count)
 
 
-def with_article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it."""
+def add_article(phrase: str) -> str:
+    """Return the phrase with "a" or "an" before it."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def place_of(phrase: str) -> str:
-    """The location that a phrase such as "in the upper left corner" names; empty where it names none."""
+def parse_place(phrase: str) -> str:
+    """Return the location that a phrase such as "in the upper left corner" names, or "" if it names none."""
     plain = re.sub(r"\bupper\b", "top", re.sub(r"\blower\b", "bottom", phrase.lower()))
     if re.search(r"\b(centre|center|middle)\b", plain):
         return "centre"
@@ -98,7 +85,7 @@ def place_of(phrase: str) -> str:
     return found.group() if found else ""
 
 
-def relation_of(phrase: str) -> str:
-    """The relation that a phrase names; empty where it names none."""
+def parse_relation(phrase: str) -> str:
+    """Return the relation that a phrase names, or "" if it names none."""
     meanings = {"left": "left", "right": "right", "above": "above", "over": "above", "below": "below", "under": "below"}
     return next((meanings[word] for word in phrase.lower().split() if word in meanings), "")

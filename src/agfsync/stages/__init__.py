@@ -1,93 +1,77 @@
-"""The stages: each a function from tables of the run folder to a table, one file each. They never import each other.
+"""The stages of a run in order, each a function from tables of the run folder to a table. They never import each other.
 
-What several of them need is here, and in the files that call themselves no stage. A table is in the order of those that
-it is made from (captions; a caption's pictures; a picture's scores, by judge), so that they can be read side by side,
-however long they are.
+`agfsync.stages.NAME.run(context)` is a stage's function, and `shaping.NAME(recipe)` returns the part of the recipe that
+affects its result. A table is in the order of the tables that it is made from (captions; a caption's images; an image's
+scores, by scorer), so that they can be read in parallel, however long they are.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from agfsync import catalog
-from agfsync.engine.progress import Progress
-from agfsync.recipe import ModelSettings, Recipe, ScorerSettings
-from agfsync.records import Caption, Question, Split, digest
-from agfsync.store import Run
-from agfsync.store.streams import by, matched
-
-VERSIONS: Mapping[str, int] = {
-    "captions": 1,
-    "questions": 1,
-    "candidates": 1,
-    "scores": 1,
-    "pairs": 1,
-    "training": 1,
-    "evaluation": 1,
-    "report": 1,
-}
-"""Raise a stage's when it makes other rows of the same settings: it then runs again on runs that are done."""
-
-MODEL = "model"
-"""The folder of the aligned model, or of its LoRA, in the run's."""
-GENERATORS = "generators"
-"""The candidates' note of the models that drew them, by what the candidates say of it, where there are several."""
-EARLIER = "earlier_seconds"
-"""A stage's note of the time that an interrupted run of it took and that no part tells of."""
+if TYPE_CHECKING:
+    from agfsync.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What a stage works with. `digest` names the settings and inputs that it runs under."""
+class Stage:
+    """A row of the table of stages. A stage is up to date if its settings and inputs are those that it ended with."""
 
-    run: Run
-    recipe: Recipe
-    progress: Progress
-    digest: str = ""
+    name: str
+    help: str
+    """the command's help"""
+    after: tuple[str, ...] = ()
+    """the stages whose results it reads"""
+    lighter: str = "captions.count"
+    """the settings to lower if memory runs out even for the smallest batch"""
+    makes: tuple[str, ...] = ()
+    """files and folders that it writes in addition to its tables"""
+    by_rows: bool = False
+    """True if regenerating a unit may give different rows: a language model writes them"""
+    version: int = 1
+    """raised when the stage makes other rows of the same settings, which then runs it again on finished runs"""
 
-
-@dataclass(frozen=True, slots=True)
-class ToDraw:
-    """A caption with the questions that it is judged by, in the order in which they were asked for."""
-
-    caption: Caption
-    questions: tuple[Question, ...]
-
-    @property
-    def key(self) -> str:
-        """The caption's."""
-        return self.caption.key
-
-
-def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
-    """The captions of `split` that have questions: those that were skipped have none to be judged by."""
-    questions = by("caption_key", context.run.rows("questions"))
-    for caption, asked in matched(context.run.read("captions", Caption), lambda caption: caption.key, questions):
-        if asked and caption.split == split:
-            yield ToDraw(caption, tuple(Question.of(row) for row in asked))
+    def settings(self, recipe: "Recipe") -> Any:
+        """Return the part of `recipe` that affects the stage's result, without devices and batch sizes."""
+        return getattr(import_module("agfsync.stages.shaping"), self.name)(recipe)
 
 
-def generator_source(settings: ModelSettings) -> str:
-    """What names a generator with all that shapes its pictures, without loading it. Its device doesn't."""
-    refiner = (settings.refining.path,) if settings.refining else ()
-    models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
-    return digest(differences(settings, "device"), catalog.fingerprint(*models))
-
-
-def scorer_source(name: str, settings: ScorerSettings) -> str:
-    """Return what names a scorer by all that shapes its scores, without loading it; device and address don't."""
-    server = settings.asked_server
-    tokens = server.reply_tokens if server is not None else None
-    shaping = differences(settings, "device", "server")
-    return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
-
-
-def differences(section: BaseModel, *without: str) -> dict[str, Any]:
-    """Return the values of `section` that differ from their defaults, as JSON has them.
-
-    A digest holds these alone, so that a new key with a default renames no finished work.
-    """
-    plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without), exclude_defaults=True)
-    return plain
+STAGES = (
+    Stage("captions", "Write the captions."),
+    Stage("questions", "Write each caption's questions.", after=("captions",), by_rows=True),
+    Stage(
+        "candidates",
+        "Draw each caption's candidates.",
+        after=("captions", "questions"),
+        lighter="the model's height and width, or its dtype to bf16",
+    ),
+    Stage(
+        "scores",
+        "Let every scorer judge every candidate.",
+        after=("questions", "candidates"),
+        lighter="the scorers' dtype to bf16, or take smaller ones",
+    ),
+    Stage("pairs", "Choose each caption's winner and loser.", after=("candidates", "scores")),
+    Stage(
+        "training",
+        "Align the model.",
+        after=("pairs",),
+        lighter="training.batch, or set training.gradient_checkpointing, or train a LoRA (training.lora.rank)",
+        makes=("model", "training/metrics.jsonl"),
+    ),
+    Stage(
+        "evaluation",
+        "Compare the base and the aligned model.",
+        after=("questions", "training"),
+        lighter="the model's height and width, or its and the scorers' dtype to bf16",
+    ),
+    Stage(
+        "report",
+        "Write the report.",
+        after=("questions", "candidates", "scores", "pairs", "training", "evaluation"),
+        lighter="report.examples",
+        makes=("report.html",),
+    ),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+VERSIONS = {stage.name: stage.version for stage in STAGES}

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, report_skipped
-from agfsync.engine.memory import release
-from agfsync.files.images import encoded
+from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, report_skipped, run_job
+from agfsync.engine.batch_fitting import release_memory
+from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.recipe import ModelSettings, Recipe
 from agfsync.records import Candidate, Caption, digest, seed_of
-from agfsync.stages import GENERATORS, VERSIONS, Context, generator_source, to_draw
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import GENERATORS, Context, generator_source, to_draw
 from agfsync.stages.preferences import take_in
-from agfsync.store.streams import Many, Stream, matched
+from agfsync.store.streams import Reiterable, Stream, join_in_order
 
 STAGE = "candidates"
 
@@ -53,7 +54,7 @@ class Drawing:
     def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
         return STAGE, ()
 
-    def open(self, desk: Desk) -> Work[Caption]:
+    def open(self, desk: JobContext) -> BatchFunction[Caption]:
         desk.say(f"{STAGE}: loading {self.settings.path}")
         generator: Generator = catalog.build("models", self.settings.arguments(), self.settings.defaults())
         for remark in getattr(generator, "remarks", ()):
@@ -68,7 +69,7 @@ class Drawing:
 
     def _drawn(self, generator: Generator, caption: Caption, indices: Sequence[int]) -> list[Candidate]:
         seeds = seeds_of(caption, indices, self.seed)
-        files = encoded(generator.draw([caption.text] * len(seeds), seeds, self.noise))
+        files = encode_pngs(generator.draw([caption.text] * len(seeds), seeds, self.noise))
         keys = [digest("candidate", self.source, caption.key, seed) for seed in seeds]
         made = zip(keys, indices, seeds, files, strict=True)
         return [Candidate(key, caption.key, index, seed, generator.identity, file) for key, index, seed, file in made]
@@ -89,8 +90,8 @@ def run(context: Context) -> Mapping[str, Any]:
     drawings = [_drawing(recipe, place) for place in range(len(recipe.drawing_models))]
     for drawing in drawings:
         _draw(context, drawing, captions)
-        release()
-    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(captions) * len(drawings))
+        release_memory()
+    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(captions) * len(drawings))
     context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
     drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
     named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}
@@ -110,16 +111,16 @@ def _drawing(recipe: Recipe, place: int) -> Drawing:
     return Drawing(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
 
 
-def _draw(context: Context, drawing: Drawing, captions: Many[Caption]) -> None:
+def _draw(context: Context, drawing: Drawing, captions: Reiterable[Caption]) -> None:
     """One generator's pictures of every caption."""
     recipe = context.recipe
     units = Stream(len(captions), lambda: (Unit(drawing.unit(caption), caption) for caption in captions))
     common = {"schema": Candidate.schema, "progress": context.progress, "budget": recipe.failure_budget}
-    carry_out(context.run, STAGE, units, drawing, engine=recipe.engine, at_once=1, **common)
+    run_job(context.run, STAGE, units, drawing, engine=recipe.engine, at_once=1, **common)
 
 
 def _names(context: Context, drawings: Sequence[Drawing], captions: Iterable[Caption]) -> dict[str, str]:
     """Each generator's model, by what its pictures say of it."""
     units = ((drawing.unit(caption), drawing.settings.path) for caption in captions for drawing in drawings)
-    drawn = matched(units, lambda each: each[0], context.run.grouped(STAGE, ["generator"]))
+    drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(STAGE, ["generator"]))
     return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

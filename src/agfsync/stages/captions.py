@@ -14,15 +14,16 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from agfsync.engine.progress import Task
+from agfsync.engine.progress import ProgressTask
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import CaptionWriter
 from agfsync.language.text import count_words, normalise_text
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, digest, seed_of
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_captions
+from agfsync.stages.context import Context
 from agfsync.stages.places import Places, shares
 from agfsync.stages.preferences import captions_given, skip_left_out
 from agfsync.stages.writing import Desk, at_work
@@ -97,14 +98,14 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
     source = digest(STAGE, VERSIONS[STAGE], writer.identity, context.recipe.seed, *shaping)
     written = Written(source, similarity, set(taken))
-    mine = [unit for unit in context.run.made(STAGE) if unit.startswith(f"{source}/")]
+    mine = [unit for unit in context.run.list_made(STAGE) if unit.startswith(f"{source}/")]
     for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
         if normalise_text(each.text) not in taken:
             written.add(unit, each)
     return written
 
 
-def _fill(context: Context, desk: Desk, written: Written, category: str, places: Places, task: Task) -> None:
+def _fill(context: Context, desk: Desk, written: Written, category: str, places: Places, task: ProgressTask) -> None:
     fruitless, vain = 0, Counter[str]()
     while free := written.free(category, places):
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
@@ -170,5 +171,5 @@ def _notes(context: Context) -> dict[str, Any]:
         "held_out": splits["held-out"],
         "categories": dict(Counter(row["category"] for row in rows)),
         "words": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
-        "dropped": dict(context.run.dropped(STAGE)),
+        "dropped": dict(context.run.count_dropped(STAGE)),
     }

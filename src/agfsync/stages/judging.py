@@ -9,18 +9,29 @@ from typing import Any
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine import SERVER, Desk, Outcome, Sifted, Unit, Work, carry_out, check_budget, report_skipped
-from agfsync.engine.memory import release
+from agfsync.engine import (
+    SERVER,
+    BatchFunction,
+    JobContext,
+    Outcome,
+    Sifted,
+    Unit,
+    check_budget,
+    report_skipped,
+    run_job,
+)
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import Judged, Picture, opened, score, score_key
-from agfsync.stages import VERSIONS, Context, scorer_source
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import Context, scorer_source
 from agfsync.stages.spending import REMARKS, Account, built_of, judging
 from agfsync.statistics import Mean
 from agfsync.store import Run
 from agfsync.store.manifest import Skipped
-from agfsync.store.streams import Many, Stream, some_of
+from agfsync.store.streams import Reiterable, Stream, iterate_batches
 
 Judges = Mapping[str, ScorerSettings]
 
@@ -42,6 +53,12 @@ class ToJudge:
     unit: str
     prompt: str
     questions: tuple[Question, ...]
+    by: tuple[str, ...] | None = None
+    """the judges that are asked; None: all"""
+
+    def is_for(self, judge: str) -> bool:
+        """Return True if `judge` is asked."""
+        return self.by is None or judge in self.by
 
 
 Key = Callable[[ToJudge], str]
@@ -82,7 +99,7 @@ class Judging:
     def reads(self, asked: Sequence[Asked]) -> tuple[str, Sequence[str]]:
         return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
 
-    def open(self, desk: Desk) -> Work[Asked]:
+    def open(self, desk: JobContext) -> BatchFunction[Asked]:
         @cache
         def scorer(name: str) -> Scorer:
             """Loaded when there is something to judge."""
@@ -128,7 +145,7 @@ class Judging:
         return asked
 
 
-def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJudge]) -> dict[str, Any]:
+def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ToJudge]) -> dict[str, Any]:
     """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
 
     Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
@@ -142,8 +159,9 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Many[ToJud
     with judging(context, tables.stage, judges) as accounts:
         for panel in _panels(judges):
             _judge_by(context, tables, panel, keys, pictures, accounts)
-            release()
-    context.run.select(tables.scores, (key(picture) for picture in pictures for key in keys.values()))
+            release_memory()
+    asked = (key(picture) for picture in pictures for name, key in keys.items() if picture.is_for(name))
+    context.run.select(tables.scores, asked)
     notes = _notes(context, tables, judges)
     for name, account in accounts.items():
         if account.meter.remarks:
@@ -167,23 +185,23 @@ def _judge_by(
     tables: Tables,
     panel: Judges,
     keys: Mapping[str, Key],
-    pictures: Many[ToJudge],
+    pictures: Reiterable[ToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
     """The scores of a panel's judges."""
     batch = context.recipe.scores.batch
 
     def units() -> Iterator[Unit[Asked]]:
-        for some in some_of(pictures, batch):
+        for some in iterate_batches(pictures, batch):
             for name in panel:
-                for picture in some:
+                for picture in (each for each in some if each.is_for(name)):
                     key = keys[name](picture)
                     yield Unit(key, Asked(name, key, picture))
 
-    carry_out(
+    run_job(
         context.run,
         tables.scores,
-        Stream(len(pictures) * len(panel), units),
+        Stream(sum(each.is_for(name) for each in pictures for name in panel), units),
         Judging(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
         engine=context.recipe.engine,
         at_once=batch * len(panel),
@@ -253,7 +271,7 @@ def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
             reasons[row["scorer"]][row["reason"]] += 1
         else:
             means[row["scorer"]].add(row["value"])
-    left_out = context.run.dropped(tables.scores)
+    left_out = context.run.count_dropped(tables.scores)
     return {
         name: {
             "scored": mean.count,

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import Outcome, Sifted, Unit, process
+from agfsync.engine import Outcome, Sifted, Unit, process_units
 from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
-from agfsync.stages import VERSIONS, Context, differences
+from agfsync.stages import VERSIONS
 from agfsync.stages.choosing import Choice, Values
+from agfsync.stages.context import Context, differences
 from agfsync.stages.preferences import PREFERENCES, preferred
 from agfsync.statistics import Mean
-from agfsync.store.streams import Stream, by, matched
+from agfsync.store.streams import Stream, group_by_column, join_in_order
 
 STAGE = "pairs"
 BATCH = 1000
@@ -47,9 +48,9 @@ def run(context: Context) -> Mapping[str, Any]:
         for each in _scored(context, list(settings.scorers)):
             yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
 
-    captions = sum(1 for _ in by("caption_key", context.run.rows("candidates", ["caption_key"])))
+    captions = sum(1 for _ in group_by_column("caption_key", context.run.rows("candidates", ["caption_key"])))
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process(context.run, STAGE, Stream(captions, units), work, batch=BATCH, **common)
+    process_units(context.run, STAGE, Stream(captions, units), work, batch=BATCH, **common)
     context.run.select(STAGE, (unit.key for unit in units()))
     return _notes(context, captions)
 
@@ -62,7 +63,7 @@ def _preferred(context: Context) -> Mapping[str, Any]:
 
     work: Callable[[Sequence[Sifted]], Sequence[Outcome]] = list
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process(
+    process_units(
         context.run, STAGE, Stream(context.run.count(PREFERENCES), units), work, batch=BATCH, unit="pairs", **common
     )
     context.run.select(STAGE, (unit.key for unit in units()))
@@ -86,10 +87,10 @@ def pair(scored: Scored, choice: Choice) -> Sifted:
 def _scored(context: Context, scorers: Sequence[str]) -> Iterator[Scored]:
     """Every caption with its candidates, whichever generators drew them, and what the `scorers` said of these."""
     columns = ["key", "candidate_key", "scorer", "value"]
-    words = by("candidate_key", context.run.rows("scores", columns))
+    words = group_by_column("candidate_key", context.run.rows("scores", columns))
     candidates = context.run.rows("candidates", ["key", "caption_key"])
-    judged = ({**row, "words": said or ()} for row, said in matched(candidates, lambda row: row["key"], words))
-    for caption, rows in by("caption_key", judged):
+    judged = ({**row, "words": said or ()} for row, said in join_in_order(candidates, lambda row: row["key"], words))
+    for caption, rows in group_by_column("caption_key", judged):
         words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
         yield Scored(
             caption,
@@ -102,9 +103,9 @@ def _notes(context: Context, captions: int) -> dict[str, Any]:
     margin = Mean()
     for row in context.run.rows(STAGE, ["margin"]):
         margin.add(row["margin"])
-    dropped = context.run.dropped(STAGE)
+    dropped = context.run.count_dropped(STAGE)
     if context.recipe.pairs.source:
-        for each in context.run.skipped("candidates"):
+        for each in context.run.list_skipped("candidates"):
             dropped[each.reason] += each.count
     if not margin.count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"

@@ -14,13 +14,17 @@ def shares(asked: Places, rooms: Mapping[str, int]) -> dict[str, Places]:
     `rooms` says how many a category has, together at least as many as are asked for; where one has too few, the
     others take its part.
     """
-    held_out = _spread(asked["held-out"], rooms)
-    train = _spread(asked["train"], {category: room - held_out[category] for category, room in rooms.items()})
+    held_out = spread_evenly(asked["held-out"], rooms)
+    train = spread_evenly(asked["train"], {category: room - held_out[category] for category, room in rooms.items()})
     return {category: {"train": train[category], "held-out": held_out[category]} for category in rooms}
 
 
-def _spread(count: int, rooms: Mapping[str, int]) -> dict[str, int]:
-    """`count` spread evenly over `rooms`, which must hold as many, none of them beyond what it holds."""
+def spread_evenly(count: int, rooms: Mapping[str, int]) -> dict[str, int]:
+    """Return `count` spread evenly over `rooms`, which must hold as many, with no room above what it holds.
+
+    >>> spread_evenly(5, {"a": 1, "b": 9, "c": 9})
+    {'a': 1, 'b': 2, 'c': 2}
+    """
     given = dict.fromkeys(rooms, 0)
     while left := count - sum(given.values()):
         open_ = [name for name, room in rooms.items() if given[name] < room]

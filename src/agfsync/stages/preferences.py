@@ -9,15 +9,16 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from agfsync.engine import Part, Sifted, check_budget, report_skipped
-from agfsync.engine.progress import Task
-from agfsync.files.images import BrokenPicture
+from agfsync.engine import PartWriter, Sifted, check_budget, report_skipped
+from agfsync.engine.progress import ProgressTask
+from agfsync.files.images import BrokenImageError
 from agfsync.formats import LeftOut, LeftOutTally, NoPreference, PairItem, Preference
 from agfsync.formats.pairing import SAME_PICTURE, Judgements, picture_key, read_pictures
 from agfsync.formats.sources import read_pair_prompts, read_pairs, resolve_snapshot
 from agfsync.formats.writing import read_selectors
 from agfsync.records import Candidate, Caption, Pair, digest
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
 from agfsync.store.manifest import Skipped
@@ -41,7 +42,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
     found = read_pair_prompts(source, context.recipe.pairs.split)
     captions = [caption_of(text, category, "train") for text, category in found.items()]
     units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
-    done = context.run.done(CAPTIONS, units)
+    done = context.run.find_done(CAPTIONS, units)
     if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
         context.run.commit(CAPTIONS, missing, Caption.schema)
     return units
@@ -93,18 +94,18 @@ def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTall
 
 def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:
     """Yield the pair that each unit of the pair set is; what was left out of it is in a unit that is no pair."""
-    left_out = context.run.dropped(PREFERENCES)
-    for key, rows in context.run.grouped(PREFERENCES):
+    left_out = context.run.count_dropped(PREFERENCES)
+    for key, rows in context.run.rows_by_unit(PREFERENCES):
         yield key, Sifted([Pair.of(row) for row in rows], {} if rows else left_out)
 
 
 class _Intake:
     """Pictures and preferences on their way into the run; what is there already isn't written again."""
 
-    def __init__(self, context: Context, captions: Mapping[str, str], task: Task) -> None:
+    def __init__(self, context: Context, captions: Mapping[str, str], task: ProgressTask) -> None:
         self._run, self._captions, self._task = context.run, captions, task
-        self._candidates = Part(context.run, CANDIDATES, Candidate.schema)
-        self._preferences = Part(context.run, PREFERENCES, Pair.schema)
+        self._candidates = PartWriter(context.run, CANDIDATES, Candidate.schema)
+        self._preferences = PartWriter(context.run, PREFERENCES, Pair.schema)
         self._of_caption: Counter[str] = Counter()
         self.judged: Judgements[str] = Judgements(context.recipe.pairs.repeats)
         self.pictures: dict[str, str] = {}
@@ -129,7 +130,7 @@ class _Intake:
             return LeftOut(found.reason, found.where, failed=False)
         try:
             winner, loser = read_pictures(found)
-        except BrokenPicture as failure:
+        except BrokenImageError as failure:
             return LeftOut(str(failure), found.where)
         if winner == loser:
             return LeftOut(SAME_PICTURE, found.where, failed=False)
@@ -163,7 +164,7 @@ class _Intake:
             self.tally.add(LeftOut(reason, count=count, failed=False))
 
     def _is_there(self, table: str, key: str) -> bool:
-        return bool(self._run.done(table, [key]))
+        return bool(self._run.find_done(table, [key]))
 
     def commit(self) -> None:
         self._candidates.commit()

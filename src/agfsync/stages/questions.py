@@ -12,17 +12,18 @@ from textwrap import shorten
 from typing import Any
 
 from agfsync.chat.threads import map_in_threads
-from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process, report_skipped
+from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process_units, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import SourceQuestion
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
-from agfsync.stages import VERSIONS, Context
+from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift
+from agfsync.stages.context import Context
 from agfsync.stages.writing import Desk, at_work
-from agfsync.store.streams import Many, Stream
+from agfsync.store.streams import Reiterable, Stream
 
 STAGE = "questions"
 BATCH = 16
@@ -56,7 +57,7 @@ def run(context: Context) -> Mapping[str, Any]:
         units = _units(context, desk.writer)
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
         batch = max(BATCH, 4 * desk.writer.concurrency)
-        process(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
+        process_units(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
     _skip_scant(context, units, desk.account.meter.spoilers)
     run_.select(STAGE, (unit.key for unit in units))
     return {**_notes(context), **desk.account.told()}
@@ -164,24 +165,26 @@ def _confirmed(
     return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
 
 
-def _skip_scant(context: Context, units: Many[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
+def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again.
 
     Args:
         spoilers: what was noticed about the writer's server that can be why they are few.
     """
     minimum = context.recipe.questions.minimum
-    skipped = {each.key for each in context.run.skipped(STAGE)}
+    skipped = {each.key for each in context.run.list_skipped(STAGE)}
     made = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
-    for unit, (key, rows) in zip(made, context.run.grouped(STAGE, ["key"], (unit.key for unit in made)), strict=True):
+    for unit, (key, rows) in zip(
+        made, context.run.rows_by_unit(STAGE, ["key"], (unit.key for unit in made)), strict=True
+    ):
         if len(rows) < minimum:
             reason = f"fewer valid questions than questions.minimum ({minimum})"
             context.run.skip(STAGE, key, reason, _name(unit.payload.caption))
     try:
-        check_budget(STAGE, context.run.skipped(STAGE), len(units), context.recipe.failure_budget)
+        check_budget(STAGE, context.run.list_skipped(STAGE), len(units), context.recipe.failure_budget)
     except BudgetError as failure:
         raise BudgetError("; ".join([str(failure), *spoilers])) from None
-    report_skipped(context.progress, STAGE, context.run.skipped(STAGE), len(units))
+    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(units))
 
 
 def _name(caption: Caption) -> str:
@@ -195,6 +198,6 @@ def _notes(context: Context) -> dict[str, Any]:
         "questions": types.total(),
         "per_caption": types.total() / captions if captions else 0.0,
         "types": dict(types.most_common()),
-        "dropped": dict(context.run.dropped(STAGE)),
-        "skipped": len(context.run.skipped(STAGE)),
+        "dropped": dict(context.run.count_dropped(STAGE)),
+        "skipped": len(context.run.list_skipped(STAGE)),
     }

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agfsync.stages import Context, to_draw
+from agfsync.stages.context import Context, to_draw
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
-from agfsync.store.streams import Many, Stream, by, matched
+from agfsync.store.streams import Reiterable, Stream, group_by_column, join_in_order
 
 STAGE = "scores"
 
@@ -20,21 +20,23 @@ def run(context: Context) -> Mapping[str, Any]:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
     tables = Tables(stage=STAGE, pictures="candidates", scores=STAGE)
-    candidates: Many[ToJudge] = () if context.recipe.pairs.source else _candidates(context)
+    candidates: Reiterable[ToJudge] = () if context.recipe.pairs.source else _candidates(context)
     notes = judge(context, tables, context.recipe.candidate_scorers, candidates)
     return {**spent_by_judges(context.run.path, STAGE), **notes}
 
 
 def _candidates(context: Context) -> Stream[ToJudge]:
-    return Stream(context.run.length("candidates"), lambda: _drawn(context))
+    return Stream(context.run.count_rows("candidates"), lambda: _drawn(context))
 
 
 def _drawn(context: Context) -> Iterator[ToJudge]:
     rows = (
         {**row, "unit": unit}
-        for unit, rows in context.run.grouped("candidates", ["key", "caption_key"])
+        for unit, rows in context.run.rows_by_unit("candidates", ["key", "caption_key"])
         for row in rows
     )
-    for asked, drawn in matched(to_draw(context, "train"), lambda asked: asked.key, by("caption_key", rows)):
+    for asked, drawn in join_in_order(
+        to_draw(context, "train"), lambda asked: asked.key, group_by_column("caption_key", rows)
+    ):
         for row in drawn or ():
             yield ToJudge(row["key"], row["unit"], asked.caption.text, asked.questions)

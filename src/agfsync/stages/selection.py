@@ -22,7 +22,7 @@ def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     """
     if recipe.pairs.source is None:
         return list_weighted_scorers(recipe)
-    taken = run.finished("candidates")
+    taken = run.find_finished("candidates")
     noted: Sequence[Mapping[str, Any]] | None = taken.notes.get(SELECTED_BY) if taken else None
     return None if noted is None else [Selector(**each) for each in noted]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from agfsync.chat.meter import Meter, Spending
 from agfsync.recipe import ScorerSettings, Server
-from agfsync.stages import Context
-from agfsync.store import ledger
+from agfsync.stages.context import Context
+from agfsync.store.spending import note_spending, read_spending
 
 ACCOUNT = {"prices", "max_cost", "max_tokens_total"}
 """A server's settings that are the meter's, and no part of how the server is asked."""
@@ -36,7 +36,7 @@ class Account:
             self.said += 1
         if self.meter.spent != self.noted:
             self.noted = self.meter.spent
-            ledger.note(self.run, self.name, self.noted.to_dict())
+            note_spending(self.run, self.name, self.noted.to_dict())
 
     def told(self) -> Mapping[str, float | str]:
         """Return what was spent in this run folder, and noticed by this process, for a stage's notes."""
@@ -54,7 +54,7 @@ def opened(
     Raises:
         StoreError: the disk fails, or the file isn't what was written.
     """
-    spent = Spending.from_dict(ledger.spent(run, name))
+    spent = Spending.from_dict(read_spending(run).get(name, {}))
     if server is None:
         return Account(run, name, Meter(), spent, say)
     prices = server.prices.input, server.prices.output
@@ -95,7 +95,7 @@ def built_of(settings: ScorerSettings, account: Account | None) -> dict[str, Any
 def spent_by_judges(run: Path, stage: str) -> Mapping[str, float]:
     """What all judges of a stage have spent in this run folder, for its notes; empty where that is nothing."""
     total: Counter[str] = Counter()
-    for name, spending in ledger.all_(run).items():
+    for name, spending in read_spending(run).items():
         if name.startswith(f"{stage}."):
             total.update(spending)
     return dict(total)

@@ -15,18 +15,18 @@ from PIL import Image
 from torch import Tensor
 
 from agfsync import catalog
-from agfsync.engine import launched
-from agfsync.engine.fitting import fitted
+from agfsync.engine import launcher
+from agfsync.engine.batch_fitting import load_batch_fit
 from agfsync.errors import ModelError, RecipeError, RunError
-from agfsync.files.atomic import flush, guarded
-from agfsync.files.images import decode
+from agfsync.files.atomic import flush_to_disk, store_errors
+from agfsync.files.images import decode_image
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
-from agfsync.stages import EARLIER, MODEL, Context, generator_source
-from agfsync.store.streams import some_of
+from agfsync.stages.context import EARLIER, MODEL, Context, generator_source
+from agfsync.store.streams import iterate_batches
 from agfsync.training import Conditioning, Denoiser, Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
@@ -59,8 +59,10 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, folder = context.recipe, context.run.path / STAGE
     settings = recipe.training
-    if settings.batch < launched.count():
-        raise RecipeError(f"training.batch {settings.batch} is too small for {launched.count()} processes: raise it")
+    if settings.batch < launcher.count_processes():
+        raise RecipeError(
+            f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
+        )
     context.progress.say(f"{STAGE}: loading {recipe.model.path}")
     denoiser = _denoiser(recipe)
     loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
@@ -68,9 +70,9 @@ def run(context: Context) -> Mapping[str, Any]:
     method, checkpoints, plan = _method(recipe), _checkpoints(context), _plan(recipe)
     actor = _actor(recipe, denoiser, method)
     log, done = _log(context), checkpoints.last()
-    if done < plan.steps and launched.count() > 1:
-        context.progress.say(f"{STAGE}: by {launched.count()} processes")
-        launched.call({"run": str(context.run.path.resolve()), "digest": context.digest})
+    if done < plan.steps and launcher.count_processes() > 1:
+        context.progress.say(f"{STAGE}: by {launcher.count_processes()} processes")
+        launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
     session = Session(recipe.name, digest(context.digest), folder / "trackers", _settings(recipe))
     with (
         tracked(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
@@ -140,7 +142,7 @@ def _denoiser(recipe: Recipe) -> Denoiser:
     changed: dict[str, Any] = {"dtype": "fp32", "loras": ()}
     if settings.refining is not None:
         changed["refiner"] = None
-    if launched.count() > 1:
+    if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
     denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())
     if missing := missing_of(denoiser):
@@ -197,7 +199,7 @@ def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dic
     settings, title = context.recipe.training, f"{STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
     source = generator_source(context.recipe.model)
-    fit = fitted(context.run.path, title, source, at_once, context.progress)
+    fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)
     keys: list[str] = []
     latents: list[Tensor] = []
     told: list[Conditioning] = []
@@ -207,9 +209,9 @@ def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dic
 
     candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
     with context.progress.stage(title, len(wanted), "images") as task:
-        for rows in some_of(candidates, at_once):
+        for rows in iterate_batches(candidates, at_once):
             keys += [row["key"] for row in rows]
-            for some, conditioning in fit.batches([decode(row["image"]["bytes"]) for row in rows], encode):
+            for some, conditioning in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
                 latents.append(some)
                 told.append(conditioning)
                 task.advance(len(some))
@@ -295,16 +297,16 @@ def _describe(lora: LoraSettings | None) -> str:
 def _put(folder: Path, write: Callable[[Path], None]) -> None:
     """What `write` makes, at `folder`: whole, or what was there before."""
     beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
-    with guarded(folder):
+    with store_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)
         write(beside)
         for path in beside.rglob("*"):
-            flush(path)
+            flush_to_disk(path)
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
             folder.rename(before)
         beside.rename(folder)
-        flush(folder.parent)
+        flush_to_disk(folder.parent)
         shutil.rmtree(before, ignore_errors=True)
 
 

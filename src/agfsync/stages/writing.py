@@ -12,7 +12,7 @@ from agfsync.errors import RecipeError
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
 from agfsync.recipe import Captions, LanguageModel, Questions
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.stages.spending import ACCOUNT, Account, opened
 
 

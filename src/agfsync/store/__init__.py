@@ -3,7 +3,7 @@
 A part is written beside, flushed, renamed, and only then entered in the manifest, in one transaction. What is in the
 manifest is there; what isn't never happened, and the next part of that stage takes its place. A stage's table is the
 units that were selected for it: rows of other settings stay on disk, unselected, and are found again with the settings.
-A stage may have tables beside its own, called STAGE_WHAT.
+A stage may have more tables than its own, called STAGE_WHAT.
 """
 
 import io
@@ -17,25 +17,24 @@ from uuid import uuid4
 import pyarrow as pa
 
 from agfsync.errors import RunError
-from agfsync.files import atomic as disk
-from agfsync.files.atomic import guarded, write_atomic
+from agfsync.files.atomic import lock_folder, store_errors, write_atomic
 from agfsync.records import Record, digest, digest_of_lists
 from agfsync.store import parts
-from agfsync.store.integrity import Damage, damaged, keep, sweep
-from agfsync.store.manifest import SELECTED, Finished, Manifest, Skipped, now
-from agfsync.store.parts import Kept
-from agfsync.store.tables import Tables
+from agfsync.store.integrity import Damage, checksum_files, find_damage, remove_leftovers
+from agfsync.store.manifest import SELECTED, Finished, Manifest, Skipped, current_time
+from agfsync.store.parts import FileChecksum
+from agfsync.store.tables import TableReader
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("_R", bound=Record)
 
 RECIPE, DATABASE = "recipe.yaml", "run.db"
 OWN = {"lock", RECIPE, f"{RECIPE}.tmp", *(DATABASE + end for end in ("", "-journal", ".sum", ".copy"))}
 OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
-"""Of the stage's own table, or of one beside it."""
+"""The condition on a stage's own table and its others."""
 
 
 class Run:
-    """A run folder. One process at a time writes to it; any number may look.
+    """A run folder. One process at a time writes to it; any number may read.
 
     Raises (from every method): StoreError when the disk fails or a part isn't what was written.
     """
@@ -44,11 +43,11 @@ class Run:
         self.path = path
         self._manifest = manifest
         self._lock = lock
-        self._tables = Tables(path, manifest, writing=lock is not None)
+        self._tables = TableReader(path, manifest, writing=lock is not None)
 
     @classmethod
     def create(cls, path: Path, recipe_yaml: str) -> Self:
-        """A new run at `path`, opened for writing.
+        """Create a run at `path` and open it for writing.
 
         Raises:
             RunError: `path` is in use, is a run already, or holds other things.
@@ -57,9 +56,9 @@ class Run:
             raise RunError(f"{path} is a run already: choose another --out")
         if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - OWN):
             raise RunError(f"{path} holds other things than a run: choose another --out")
-        with guarded(path):
+        with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls._opened(path, writing=True, new=True)
+        run = cls._open(path, writing=True, new=True)
         write_atomic(path / RECIPE, recipe_yaml.encode())
         return run
 
@@ -72,16 +71,16 @@ class Run:
         """
         if not (path / RECIPE).is_file():
             raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
-        return cls._opened(path, writing=writing, new=False)
+        return cls._open(path, writing=writing, new=False)
 
     @classmethod
-    def _opened(cls, path: Path, *, writing: bool, new: bool) -> Self:
-        lock = disk.lock(path) if writing else None
+    def _open(cls, path: Path, *, writing: bool, new: bool) -> Self:
+        lock = lock_folder(path) if writing else None
         try:
             database = path / DATABASE
             manifest = Manifest.create(database) if new else Manifest.open(database, writing=writing)
             if writing:
-                sweep(path, manifest)
+                remove_leftovers(path, manifest)
         except BaseException:
             if lock is not None:
                 lock.close()
@@ -89,15 +88,16 @@ class Run:
         return cls(path, manifest, lock)
 
     def close(self) -> None:
+        """Close the manifest and release the lock."""
         try:
             self._manifest.close()
         finally:
             if self._lock is not None:
                 self._lock.close()
 
-    def made_in_order(self, stage: str) -> None:
-        """Says that each unit of the stage is made with regard to those before it, and would be the same again."""
-        self._tables.in_order.add(stage)
+    def declare_ordered(self, stage: str) -> None:
+        """Declare that each unit of the stage depends on those before it, and would be the same again."""
+        self._tables.ordered.add(stage)
 
     def __enter__(self) -> Self:
         return self
@@ -107,12 +107,12 @@ class Run:
 
     @property
     def recipe_yaml(self) -> str:
-        """The recipe that this run follows."""
-        with guarded(self.path / RECIPE):
+        """The text of the recipe that this run follows."""
+        with store_errors(self.path / RECIPE):
             return (self.path / RECIPE).read_text(encoding="utf-8")
 
     def rewrite_recipe(self, recipe_yaml: str) -> None:
-        """Follow another recipe from now on; nothing that was made is lost."""
+        """Follow another recipe from now on; no finished work is lost."""
         write_atomic(self.path / RECIPE, recipe_yaml.encode())
 
     # Writing
@@ -126,12 +126,12 @@ class Run:
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Write what units made (key -> rows) as one part and enter it in the manifest: all of it, or nothing.
+        """Write the rows of units (key -> rows) as one part and enter it in the manifest: all of it, or nothing.
 
-        `dropped` counts, for a unit, what it left out and why; `seconds` is the time that making the part took.
+        `dropped` counts by reason what a unit left out; `seconds` is the time that the part took.
         """
         rows = [record.row() for records in outcomes.values() for record in records]
-        part = parts.write(self.path, self._next_part(stage), rows, schema) if rows else None
+        part = parts.write_part(self.path, self._next_part(stage), rows, schema) if rows else None
         counts = {unit: len(records) for unit, records in outcomes.items()}
         self.enter(stage, counts, part, dropped=dropped, seconds=seconds)
 
@@ -139,14 +139,14 @@ class Run:
         self,
         stage: str,
         units: Mapping[str, int],
-        part: parts.Receipt | None,
+        part: parts.PartEntry | None,
         *,
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Enter in the manifest a part that was written: the rows of `units` (key -> how many), one after the other.
+        """Enter a part that was written in the manifest: the rows of `units` (key -> how many), one after the other.
 
-        Where none of them made a row there is no part.
+        There is no part if none of them made a row.
         """
         with self._manifest.transaction() as db:
             number = None if part is None else self._manifest.add_part(db, stage, part, seconds)
@@ -161,15 +161,15 @@ class Run:
                 first += rows
 
     def _next_part(self, stage: str) -> str:
-        """The path of the stage's next part in the run folder."""
-        (last,) = self._manifest.one("SELECT max(path) FROM parts WHERE stage = ?", stage)
+        """Return the path of the stage's next part in the run folder."""
+        (last,) = self._manifest.fetch_one("SELECT max(path) FROM parts WHERE stage = ?", stage)
         number = 0 if last is None else int(Path(last).stem.split("-")[1]) + 1
         return f"{stage}/part-{number:06}.parquet"
 
-    def part_elsewhere(self, stage: str) -> str:
-        """A path in the run folder for a part of `stage` that another process writes, and that no other part ever has.
+    def reserve_part(self, stage: str) -> str:
+        """Return a path in the run folder, that no other part ever has, for a part that another process writes.
 
-        Until it is entered it is none: what is left over is swept out when the run is opened.
+        Until it is entered it is no part: what is left over is removed when the run is opened for writing.
         """
         return self._next_part(stage).replace(".parquet", f"-{uuid4().hex[:12]}.parquet")
 
@@ -181,11 +181,11 @@ class Run:
         self._manifest.skip(Skipped(stage, key, reason, where, count))
 
     def select(self, stage: str, units: Iterable[str]) -> None:
-        """Let the stage's table consist of `units`, in this order, without those that aren't done or are skipped.
+        """Make the stage's table consist of `units`, in this order, without those that aren't done or are skipped.
 
-        They may be read out of the run's tables while they are given.
+        They may be read from the run's tables while they are given.
         """
-        self._manifest.put_in_order(stage, units)
+        self._manifest.select(stage, units)
 
     def finish(
         self,
@@ -197,133 +197,137 @@ class Run:
         *,
         by_rows: bool = False,
     ) -> None:
-        """Enter that `stage` is complete under the settings that `digest_` names, `seconds` after it was begun.
+        """Enter that `stage` is complete under the settings of `digest_`, `seconds` after it began.
 
-        `made` are the files and folders that it made beside its tables, by their paths in the run folder. `by_rows`
-        says that a unit's rows aren't the same each time it is made.
+        `made` are the files and folders that it made in addition to its tables, by their paths in the run folder. With
+        `by_rows`, regenerating a unit may give other rows.
         """
-        rows = self._made_anew(stage) if by_rows else []
-        mark = digest_of_lists("mark", self.selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
-        skipped = sum(each.count for each in self.skipped(stage))
-        length, files = self.length(stage), keep(self.path, made)
-        self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, now()))
+        rows = self._regenerated_rows(stage) if by_rows else []
+        mark = (
+            digest_of_lists("mark", self.list_selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
+        )
+        skipped = sum(each.count for each in self.list_skipped(stage))
+        length, files = self.count_rows(stage), checksum_files(self.path, made)
+        self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, current_time()))
 
-    def _made_anew(self, stage: str) -> list[Iterator[str]]:
-        """The keys of the rows of a stage that lost a part once: its units may have been made to other rows since."""
-        if not self._manifest.all("SELECT 1 FROM quarantined WHERE stage = ? LIMIT 1", stage):
+    def _regenerated_rows(self, stage: str) -> list[Iterator[str]]:
+        """Return the keys of the rows of a stage that lost a part: its units may have other rows since."""
+        if not self._manifest.fetch_all("SELECT 1 FROM quarantined WHERE stage = ? LIMIT 1", stage):
             return []
         return [(row["key"] for row in self.rows(stage, ["key"]))]
 
     def reopen(self, stage: str) -> None:
-        """Enter that `stage` isn't complete; what it skipped gets another try."""
+        """Enter that `stage` isn't complete; what it skipped is tried again."""
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM stages WHERE name = ?", (stage,))
             db.execute(f"DELETE FROM skipped WHERE {OF_STAGE}", (stage,))
 
-    # Looking
+    # Reading
 
-    def done(self, stage: str, units: Iterable[str]) -> set[str]:
-        """Which of `units` the stage has made."""
-        return {unit for unit, place in self._manifest.places_of(stage, units) if place is not None}
+    def find_done(self, stage: str, units: Iterable[str]) -> set[str]:
+        """Return those of `units` that the stage has made."""
+        return {unit for unit, place in self._manifest.find_places(stage, units) if place is not None}
 
-    def under_way(self, stage: str) -> int:
-        """How many units of the stage are made, in all of its tables, under these settings and any other."""
-        (count,) = self._manifest.one(f"SELECT count(*) FROM units WHERE {OF_STAGE}", stage)
+    def count_made(self, stage: str) -> int:
+        """Return the number of units that the stage has made, in all of its tables, under any settings."""
+        (count,) = self._manifest.fetch_one(f"SELECT count(*) FROM units WHERE {OF_STAGE}", stage)
         return int(count)
 
-    def made(self, stage: str) -> list[str]:
-        """The keys of all units that the stage has made, under these settings and any other, as they were committed."""
-        return [key for (key,) in self._manifest.all("SELECT key FROM units WHERE stage = ? ORDER BY rowid", stage)]
+    def list_made(self, stage: str) -> list[str]:
+        """Return the keys of all units that the stage has made, under any settings, in the order of commits."""
+        return [
+            key for (key,) in self._manifest.fetch_all("SELECT key FROM units WHERE stage = ? ORDER BY rowid", stage)
+        ]
 
-    def selected(self, stage: str) -> Iterator[str]:
-        """The keys of the units that the stage's table consists of, in order."""
-        return (place.unit for place in self._manifest.places(stage))
+    def list_selected(self, stage: str) -> Iterator[str]:
+        """Return the keys of the units of the stage's table, in order."""
+        return (place.unit for place in self._manifest.list_places(stage))
 
     def count(self, stage: str) -> int:
-        """How many units the stage's table consists of."""
-        (units,) = self._manifest.one(f"SELECT count(*) FROM units {SELECTED}", stage)
+        """Return the number of units of the stage's table."""
+        (units,) = self._manifest.fetch_one(f"SELECT count(*) FROM units {SELECTED}", stage)
         return int(units)
 
-    def length(self, stage: str) -> int:
-        """How many rows the stage's table has."""
-        (rows,) = self._manifest.one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
+    def count_rows(self, stage: str) -> int:
+        """Return the number of rows of the stage's table."""
+        (rows,) = self._manifest.fetch_one(f"SELECT coalesce(sum(rows), 0) FROM units {SELECTED}", stage)
         return int(rows)
 
-    def skipped(self, stage: str) -> list[Skipped]:
-        """Return what could not be done of all of the stage's tables, in the order of entering."""
-        return self._manifest.skipped(OF_STAGE, stage)
+    def list_skipped(self, stage: str, *, own: bool = False) -> list[Skipped]:
+        """Return what could not be done of the stage's tables, or of its `own` one, in the order of entering."""
+        return self._manifest.list_skipped("stage = ?1" if own else OF_STAGE, stage)
 
-    def dropped(self, stage: str) -> Counter[str]:
-        """What the units of the stage's table left out, counted by reason."""
+    def count_dropped(self, stage: str) -> Counter[str]:
+        """Return what the units of the stage's table left out, counted by reason."""
         total: Counter[str] = Counter()
         query = f"SELECT dropped, count(*) FROM units {SELECTED} GROUP BY dropped ORDER BY min(place)"
-        for reasons, units in self._manifest.all(query, stage):
+        for reasons, units in self._manifest.fetch_all(query, stage):
             total.update({reason: count * units for reason, count in json.loads(reasons).items()})
         return total
 
-    def finished(self, stage: str) -> Finished | None:
-        """How the stage ended, or None when it hasn't."""
-        return self._manifest.finished(stage)
+    def find_finished(self, stage: str) -> Finished | None:
+        """Return how the stage ended, or None if it hasn't."""
+        return self._manifest.find_finished(stage)
 
-    def newest_part(self) -> int:
-        """The number of the part committed last, 0 when there is none."""
-        (newest,) = self._manifest.one("SELECT coalesce(max(id), 0) FROM parts")
+    def find_newest_part(self) -> int:
+        """Return the number of the last part, 0 if there is none."""
+        (newest,) = self._manifest.fetch_one("SELECT coalesce(max(id), 0) FROM parts")
         return int(newest)
 
-    def seconds(self, stage: str, until: int) -> float:
-        """The time that making those parts of the stage's tables took that are numbered up to `until`."""
+    def sum_seconds(self, stage: str, until: int) -> float:
+        """Return the time that the parts of the stage's tables took, of those numbered up to `until`."""
         used = f"id <= ?2 AND id IN (SELECT part FROM units WHERE {OF_STAGE} AND place IS NOT NULL)"
-        (total,) = self._manifest.one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
+        (total,) = self._manifest.fetch_one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
         return float(total)
 
-    def read(self, stage: str, kind: type[R], units: Iterable[str] | None = None) -> Iterator[R]:
-        """The records of the stage's table, or of `units`, in order.
+    def read(self, stage: str, kind: type[_R], units: Iterable[str] | None = None) -> Iterator[_R]:
+        """Yield the records of the stage's table, or of `units`, in order.
 
         Raises:
-            StoreError: a part is missing or isn't what was written; it is set aside and its units are to be made anew.
+            StoreError: a part is missing or isn't what was written; it is quarantined, to be regenerated.
         """
         return (kind.of(row) for row in self.rows(stage, units=units))
 
     def rows(
         self, stage: str, columns: Sequence[str] | None = None, units: Iterable[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """`read`, as plain rows; of `columns` only, which spares reading images."""
-        for _, rows in self.grouped(stage, columns, units):
+        """Yield plain rows, otherwise as `read`; of `columns` only, which spares reading images."""
+        for _, rows in self.rows_by_unit(stage, columns, units):
             yield from rows
 
-    def grouped(
+    def rows_by_unit(
         self, stage: str, columns: Sequence[str] | None = None, units: Iterable[str] | None = None
     ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Each unit's key with its rows, in order."""
-        return self._tables.grouped(stage, columns, units)
+        """Yield each unit's key with its rows, in order."""
+        return self._tables.rows_by_unit(stage, columns, units)
 
     def verify(self, most: int | None = None) -> list[Damage]:
-        """What isn't what was written: of all parts and files the size is looked at, and all bytes are read.
+        """Return the parts and files that aren't what was written, by their sizes and checksums.
 
-        With `most`, those of the smallest only that have as many bytes together. Whoever has opened the run for writing
-        sets aside what is damaged, so that it is made anew.
+        With `most`, only the smallest are read, up to so many bytes together. A run that is open for writing
+        quarantines what is damaged, so that it is regenerated.
         """
-        files = {path: (name, kept) for name in self._stages() for path, kept in self._files(name).items()}
-        found = damaged(self.path, self._manifest, files, most)
-        return [self._tables.set_aside(each) for each in found]
+        files = {path: (name, kept) for name in self._stage_names() for path, kept in self._stage_files(name).items()}
+        found = find_damage(self.path, self._manifest, files, most)
+        return [self._tables.quarantine(each) for each in found]
 
-    def files(self) -> int:
-        """How many parts and files `verify` goes through."""
+    def count_files(self) -> int:
+        """Return the number of parts and files that `verify` checks."""
         return sum(1 for _ in self.recorded_files())
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
         """Yield the path in the run folder and the size of each part, and of each file of a finished stage."""
-        yield from ((receipt.path, receipt.size) for receipt in self._manifest.parts())
-        for name in self._stages():
-            yield from ((path, kept.size) for path, kept in self._files(name).items())
+        yield from ((receipt.path, receipt.size) for receipt in self._manifest.list_parts())
+        for name in self._stage_names():
+            yield from ((path, kept.size) for path, kept in self._stage_files(name).items())
 
     def copy_manifest(self, path: Path) -> None:
         """Copy the manifest to `path`, also while it is written to."""
         self._manifest.copy_to(path)
 
-    def _stages(self) -> list[str]:
-        return [name for (name,) in self._manifest.all("SELECT name FROM stages")]
+    def _stage_names(self) -> list[str]:
+        return [name for (name,) in self._manifest.fetch_all("SELECT name FROM stages")]
 
-    def _files(self, stage: str) -> Mapping[str, Kept]:
-        finished = self.finished(stage)
+    def _stage_files(self, stage: str) -> Mapping[str, FileChecksum]:
+        finished = self.find_finished(stage)
         return {} if finished is None else finished.files

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agfsync.errors import RunError, StoreError
-from agfsync.files.atomic import flush, guarded, lock, write_atomic
+from agfsync.files.atomic import flush_to_disk, lock_folder, store_errors, write_atomic
 from agfsync.store import DATABASE, RECIPE, Run
 from agfsync.store.integrity import FOR_READERS, LOG
-from agfsync.store.parts import BadPart, check_size
+from agfsync.store.parts import DamagedPartError, check_size
 
 UNFINISHED = ".fork"
 """The ending of a fork's folder while it is built."""
@@ -60,39 +60,46 @@ def fork(base: Path, to: Path) -> Fork:
     if to.exists() or to.is_symlink():
         raise RunError(f"{to} exists already: choose another folder for the fork")
     Run.open(base).close()
-    beside = to.with_name(to.name + UNFINISHED)
-    with guarded(beside):
-        beside.mkdir(parents=True, exist_ok=True)
-    with closing(lock(base, shared=True)), Run.open(base) as run, closing(lock(beside)):
-        _clear(beside)
-        linked = copied = copied_bytes = 0
-        for name, size in _shared(run):
-            if _link(base / name, beside / name, size):
-                linked += 1
-            else:
-                copied, copied_bytes = copied + 1, copied_bytes + size
-        for path in _own(run):
-            _copy(path, beside / path.relative_to(base))
-        run.copy_manifest(beside / DATABASE)
-        with guarded(beside):
-            for path in (beside, *beside.rglob("*")):
-                if path.is_dir():
-                    flush(path)
-        write_atomic(beside / RECIPE, run.recipe_yaml.encode())  # last: without it the folder is no run
-        with guarded(to):
-            beside.rename(to)
-            flush(to.parent)
+    with closing(lock_folder(base, shared=True)), Run.open(base) as run:
+        linked, copied, copied_bytes = _build_fork(run, to)
     return Fork(to, linked, copied, copied_bytes)
 
 
-def _shared(run: Run) -> Iterator[tuple[str, int]]:
+def _build_fork(run: Run, to: Path) -> tuple[int, int, int]:
+    """Build the fork next to `to`, and rename it once it is whole; return the counts of `Fork`."""
+    linked = copied = copied_bytes = 0
+    beside = to.with_name(to.name + UNFINISHED)
+    with store_errors(beside):
+        beside.mkdir(parents=True, exist_ok=True)
+    with closing(lock_folder(beside)):
+        _clear_folder(beside)
+        for name, size in _list_shared(run):
+            if _link_file(run.path / name, beside / name, size):
+                linked += 1
+            else:
+                copied, copied_bytes = copied + 1, copied_bytes + size
+        for path in _list_own(run):
+            _copy_file(path, beside / path.relative_to(run.path))
+        run.copy_manifest(beside / DATABASE)
+        with store_errors(beside):
+            for path in (beside, *beside.rglob("*")):
+                if path.is_dir():
+                    flush_to_disk(path)
+        write_atomic(beside / RECIPE, run.recipe_yaml.encode())  # last: without it the folder is no run
+        with store_errors(to):
+            beside.rename(to)
+            flush_to_disk(to.parent)
+    return linked, copied, copied_bytes
+
+
+def _list_shared(run: Run) -> Iterator[tuple[str, int]]:
     """Yield the paths and sizes of the files that both may have."""
     for name, size in run.recorded_files():
         if Path(name).suffix not in IN_PLACE:
             yield name, size
 
 
-def _own(run: Run) -> Iterator[Path]:
+def _list_own(run: Run) -> Iterator[Path]:
     """Yield the files of which each needs its own: those that are written in place, and small accounts of the run."""
     yield from run.path.glob("*.json")
     folders = {folder for name, _ in run.recorded_files() for folder in Path(name).parents} - {Path()}
@@ -100,7 +107,7 @@ def _own(run: Run) -> Iterator[Path]:
         yield from (path for path in (run.path / folder).iterdir() if path.suffix in IN_PLACE)
 
 
-def _link(source: Path, target: Path, size: int) -> bool:
+def _link_file(source: Path, target: Path, size: int) -> bool:
     """Give the file `source` the name `target` too; False if it could only be copied.
 
     Raises:
@@ -108,9 +115,9 @@ def _link(source: Path, target: Path, size: int) -> bool:
     """
     try:
         check_size(source, size)
-    except BadPart as fault:
-        raise StoreError(f"{source} {fault}: type `agfsync run` on its run first, which makes it anew") from fault
-    with guarded(target):
+    except DamagedPartError as fault:
+        raise StoreError(f"{source} {fault}: type `agfsync run` on its run first, which regenerates it") from fault
+    with store_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
@@ -119,20 +126,20 @@ def _link(source: Path, target: Path, size: int) -> bool:
                 raise
         else:
             return True
-    _copy(source, target)
+    _copy_file(source, target)
     return False
 
 
-def _copy(source: Path, target: Path) -> None:
-    with guarded(target):
+def _copy_file(source: Path, target: Path) -> None:
+    with store_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        flush(target)
+        flush_to_disk(target)
 
 
-def _clear(beside: Path) -> None:
+def _clear_folder(beside: Path) -> None:
     """Remove what a fork that was killed left behind."""
-    with guarded(beside):
+    with store_errors(beside):
         for path in beside.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -1,30 +1,30 @@
-"""What lies in a run folder held against what was written there; and what nobody entered swept out.
+"""Verifies what lies in a run folder against its checksums, and removes what was never entered.
 
-A stage reads nothing without holding it against its sha256 (`parts.decode`). This is for what no stage reads now.
+A stage reads nothing without verifying it (`parts.read_part`). This is for what no stage is reading now.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agfsync.files.atomic import guarded
+from agfsync.files.atomic import store_errors
 from agfsync.store.manifest import Manifest
-from agfsync.store.parts import BadPart, Kept, check_size
+from agfsync.store.parts import DamagedPartError, FileChecksum, check_size
+from agfsync.store.seal import compute_sha256
 
 CORRUPT = ".corrupt"
-"""The ending of what was set aside."""
+"""The ending of a quarantined file."""
 LOG = ".jsonl"
-"""The ending of a file to which a stage adds while it is at work: it can't be made anew without all that work."""
+"""The ending of a file to which a stage appends while it runs: to make it again is to do all that work again."""
 FOR_READERS = ".md"
-"""The ending of what people may edit: nothing of ours reads it."""
+"""The ending of files that people may edit: nothing of ours reads them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A file of the run folder, by its path in it, that isn't what was written, and of which stage or table it is.
+    """A file of the run folder, by its path in it, that isn't what was written, and its stage or table.
 
-    Of a part: its number in the manifest, and how many units it held.
+    A part has its number in the manifest, and the number of units that it held.
     """
 
     path: str
@@ -38,55 +38,53 @@ class Damage:
         return f"{self.path}{held} {self.fault}"
 
 
-def keep(run: Path, made: Iterable[str]) -> dict[str, Kept]:
-    """What the files and folders `made` of the run folder hold now, by their paths in it."""
-    kept: dict[str, Kept] = {}
+def checksum_files(run: Path, made: Iterable[str]) -> dict[str, FileChecksum]:
+    """Return the checksums of the files and folders `made` of the run folder, by their paths in it."""
+    sums: dict[str, FileChecksum] = {}
     for path in (run / name for name in made):
-        with guarded(path):
+        with store_errors(path):
             for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
                 if file.suffix != FOR_READERS:
-                    kept[file.relative_to(run).as_posix()] = Kept(file.stat().st_size, _sha256(file))
-    return kept
+                    sums[file.relative_to(run).as_posix()] = FileChecksum(file.stat().st_size, compute_sha256(file))
+    return sums
 
 
-def damaged(run: Path, manifest: Manifest, files: Mapping[str, tuple[str, Kept]], most: int | None) -> Iterator[Damage]:
-    """The parts in the manifest, and `files` (path -> its stage and what it held), that aren't what was written.
+def find_damage(
+    run: Path, manifest: Manifest, files: Mapping[str, tuple[str, FileChecksum]], most: int | None
+) -> Iterator[Damage]:
+    """Yield the parts in the manifest, and the `files` (path -> its stage and checksum), that aren't what was written.
 
-    With `most`, the bytes of the smallest only are read, up to so many together; of the others the size is looked at.
+    With `most`, only the smallest are read, up to so many bytes together; of the others the size is checked.
     """
-    for damage, kept in sorted(_entered(manifest, files), key=lambda each: each[1].size):
+    for damage, expected in sorted(_list_all(manifest, files), key=lambda each: each[1].size):
         if most is not None:
-            most -= kept.size
+            most -= expected.size
         try:
-            check_size(run / damage.path, kept.size)
-            with guarded(run / damage.path):
-                if (most is None or most >= 0) and _sha256(run / damage.path) != kept.sha256:
-                    raise BadPart("isn't what was written")
-        except BadPart as fault:
+            check_size(run / damage.path, expected.size)
+            if (most is None or most >= 0) and compute_sha256(run / damage.path) != expected.sha256:
+                raise DamagedPartError("isn't what was written")
+        except DamagedPartError as fault:
             yield Damage(damage.path, str(fault), damage.stage, damage.part, damage.units)
 
 
-def sweep(run: Path, manifest: Manifest) -> None:
-    """Remove what a process left that was killed: parts that were never entered, and files that were being written.
+def remove_leftovers(run: Path, manifest: Manifest) -> None:
+    """Remove what a killed process left: parts that were never entered, and files that were being written.
 
-    A stage would write over them; but others read the folder too, and would find things twice in it.
+    A stage would overwrite them; but others read the folder too, and would find things twice in it.
     """
-    entered = {receipt.path for receipt in manifest.parts()}
-    with guarded(run):
+    entered = {entry.path for entry in manifest.list_parts()}
+    with store_errors(run):
         for path in [*run.glob("*/part-*.parquet"), *run.glob("*/part-*.parquet.tmp"), *run.glob("*.tmp")]:
             if path.relative_to(run).as_posix() not in entered:
                 path.unlink(missing_ok=True)
 
 
-def _entered(manifest: Manifest, files: Mapping[str, tuple[str, Kept]]) -> Iterator[tuple[Damage, Kept]]:
-    """Everything that was written, as the damage that it might have."""
+def _list_all(
+    manifest: Manifest, files: Mapping[str, tuple[str, FileChecksum]]
+) -> Iterator[tuple[Damage, FileChecksum]]:
+    """Yield everything that was written, each as the damage that it might have."""
     query = "SELECT id, stage, path, bytes, sha256, (SELECT count(*) FROM units WHERE part = parts.id) FROM parts"
-    for part, stage, path, size, sha256, units in manifest.all(query):
-        yield Damage(path, "", stage, part, units), Kept(size, sha256)
-    for path, (stage, kept) in files.items():
-        yield Damage(path, "", stage), kept
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    for part, stage, path, size, sha256, units in manifest.fetch_all(query):
+        yield Damage(path, "", stage, part, units), FileChecksum(size, sha256)
+    for path, (stage, expected) in files.items():
+        yield Damage(path, "", stage), expected

@@ -1,7 +1,7 @@
 """The manifest of a run folder: the SQLite database that says what is there, and its transactions.
 
-SQLite notices a page that makes no sense, and no other. So while nobody writes, a sum of the database lies beside it,
-and a copy of it: a flipped bit is found when it is opened next.
+SQLite notices a page that makes no sense, and no other. So the database is sealed while nobody writes to it: a flipped
+bit is found when it is opened next.
 """
 
 import json
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from agfsync.errors import RunError, StoreError
-from agfsync.files.atomic import flush, guarded
-from agfsync.store.atrest import AtRest
-from agfsync.store.parts import Hollow, Kept, Place, Receipt
-from agfsync.store.streams import some_of
+from agfsync.files.atomic import flush_to_disk, store_errors
+from agfsync.store.parts import FileChecksum, Hollow, PartEntry, UnitPlace
+from agfsync.store.seal import Seal
+from agfsync.store.streams import iterate_batches
 
-FORMAT = 2
-TABLES = """
+RUN_FORMAT = 2
+_TABLES = """
 CREATE TABLE parts (
     id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
     bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, hollow TEXT NOT NULL, seconds REAL NOT NULL, written TEXT NOT NULL);
@@ -39,17 +39,17 @@ CREATE INDEX units_by_place ON units (stage, place) WHERE place IS NOT NULL;
 """
 """`units.place` is the unit's place in its stage's table, null where it isn't part of it."""
 SELECTED = "WHERE stage = ? AND place IS NOT NULL"
-CACHE = 32 << 10
-"""KiB of the database in memory, at most."""
-AT_ONCE = 10_000
+_CACHE_KIB = 32 << 10
+"""KiB of the database in memory, at most"""
+ROWS_AT_ONCE = 10_000
 """Rows fetched at a time, of a table that may be as long as the run."""
-ASKED_AT_ONCE = 500
+KEYS_AT_ONCE = 500
 """Keys in one query."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that can't be done: `key` of the table `stage`, because of `reason`; `where` names its file or row.
+    """Something that can't be done: `key` of the table `stage`, because of `reason`; `where` names the file or row.
 
     `count` is above 1 where an entry stands for several items that fail alike, of which `where` names the first.
     """
@@ -63,7 +63,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a stage ended. `mark` names what it made, as later stages see it; `notes` are its own counts.
+    """The end of a stage. `mark` is the digest of what it made, as later stages see it; `notes` are its own counts.
 
     `rows` is the length of its table, `skipped` the number of items that could not be done; `files` are those that it
     made in addition to its tables, by their path in the run folder.
@@ -75,7 +75,7 @@ class Finished:
     rows: int
     skipped: int
     notes: Mapping[str, Any]
-    files: Mapping[str, Kept]
+    files: Mapping[str, FileChecksum]
     ended: str
 
 
@@ -86,16 +86,16 @@ class Manifest:
     """
 
     def __init__(self, path: Path, *, writing: bool) -> None:
-        self._path = path
-        self._rest = AtRest(path)
+        self._path, self._writing = path, writing
+        self._seal = Seal(path)
         self._touched = False
-        rested = self._rest.check(mend=writing)
-        with guarded(path):
+        sealed = self._seal.check(mend=writing)
+        with store_errors(path):
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             # A rollback journal rather than WAL: it is as safe on the network file systems that clusters have.
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(f"PRAGMA cache_size=-{CACHE}")
-        if writing and not rested:
+            self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        if writing and not sealed:
             self._check()
 
     @classmethod
@@ -103,8 +103,8 @@ class Manifest:
         """Create the database at `path`; one that an interrupted creation left is taken over."""
         manifest = cls(path, writing=True)
         if manifest._format() == 0:
-            with guarded(path):
-                manifest._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
+            with store_errors(path):
+                manifest._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={RUN_FORMAT}; COMMIT;")
             manifest._touched = True
         return manifest._of_this_format()
 
@@ -120,29 +120,35 @@ class Manifest:
         return cls(path, writing=writing)._of_this_format()
 
     def _format(self) -> int:
-        return int(self.one("PRAGMA user_version")[0])
+        return int(self.fetch_one("PRAGMA user_version")[0])
 
     def _of_this_format(self) -> Self:
-        if (found := self._format()) != FORMAT:
+        if (found := self._format()) != RUN_FORMAT:
             self._db.close()
             raise RunError(
-                f"{self._path.parent} is a run of format {found}, this agfsync reads format {FORMAT}: choose another"
-                f" --out, or use the agfsync that made it"
+                f"{self._path.parent} is a run of format {found}, this agfsync reads format {RUN_FORMAT}: choose"
+                f" another --out, or use the agfsync that made it"
             )
         return self
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is executed inside happens, or none of it."""
+        """Execute all that is inside, or none of it.
+
+        Raises:
+            RunError: the run is open for reading only, and so isn't locked.
+        """
+        if not self._writing:
+            raise RunError(f"{self._path.parent} is open for reading only: open it with writing=True")
         if not self._touched:
-            self._rest.end()
+            self._seal.remove()
             self._touched = True
         with self._atomic("BEGIN IMMEDIATE") as db:
             yield db
 
     @contextmanager
     def _atomic(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with guarded(self._path):
+        with store_errors(self._path):
             self._db.execute(begin)
             try:
                 yield self._db
@@ -151,51 +157,51 @@ class Manifest:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Every row that `query` finds."""
-        with guarded(self._path):
+    def fetch_all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return every row that `query` finds."""
+        with store_errors(self._path):
             return self._db.execute(query, values).fetchall()
 
-    def one(self, query: str, *values: Any) -> tuple[Any, ...]:
-        """The one row that `query` finds."""
-        return self.all(query, *values)[0]
+    def fetch_one(self, query: str, *values: Any) -> tuple[Any, ...]:
+        """Return the one row that `query` finds."""
+        return self.fetch_all(query, *values)[0]
 
-    def part(self, number: int) -> Receipt:
-        """What was entered of a part."""
-        return next(self.parts("WHERE id = ?", number))
+    def find_part(self, number: int) -> PartEntry:
+        """Return the entry of a part."""
+        return next(self.list_parts("WHERE id = ?", number))
 
-    def parts(self, where: str = "", *values: Any) -> Iterator[Receipt]:
-        """What was entered of the parts that `where` finds."""
+    def list_parts(self, where: str = "", *values: Any) -> Iterator[PartEntry]:
+        """Yield the entries of the parts that `where` finds."""
         query = f"SELECT path, rows, bytes, sha256, hollow FROM parts {where}"
-        for path, rows, size, sha256, hollow in self.all(query, *values):
-            yield Receipt(path, rows, size, sha256, Hollow.parse(hollow))
+        for path, rows, size, sha256, hollow in self.fetch_all(query, *values):
+            yield PartEntry(path, rows, size, sha256, Hollow.parse(hollow))
 
-    def places(self, stage: str) -> Iterator[Place]:
-        """Where the units of the stage's table lie, in order; a few at a time, however many there are."""
+    def list_places(self, stage: str) -> Iterator[UnitPlace]:
+        """Yield the places of the units of the stage's table, in order; a few at a time, however many there are."""
         query = "SELECT place, key, part, first, rows FROM units WHERE stage = ? AND place > ? ORDER BY place LIMIT ?"
         last = -1
-        while found := self.all(query, stage, last, AT_ONCE):
+        while found := self.fetch_all(query, stage, last, ROWS_AT_ONCE):
             last = found[-1][0]
-            yield from (Place(*row) for _, *row in found)
+            yield from (UnitPlace(*row) for _, *row in found)
 
-    def places_of(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, Place | None]]:
-        """Where each of `units` lies, or None where it isn't made, in order; a few at a time."""
-        for some in some_of(units, ASKED_AT_ONCE):
+    def find_places(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, UnitPlace | None]]:
+        """Yield each of `units` with its place, or None if it isn't made, in order; a few at a time."""
+        for some in iterate_batches(units, KEYS_AT_ONCE):
             marks = ",".join("?" * len(some))
             query = f"SELECT key, part, first, rows FROM units WHERE stage = ? AND key IN ({marks})"
-            there = {row[0]: Place(*row) for row in self.all(query, stage, *some)}
+            there = {row[0]: UnitPlace(*row) for row in self.fetch_all(query, stage, *some)}
             yield from ((key, there.get(key)) for key in some)
 
-    def put_in_order(self, stage: str, units: Iterable[str]) -> None:
-        """Let the stage's table consist of `units`, in this order, without those that aren't made or are skipped.
+    def select(self, stage: str, units: Iterable[str]) -> None:
+        """Make the stage's table consist of `units`, in this order, without those that aren't made or are skipped.
 
-        They may be read out of the run while they are given: until the last is there, nothing is changed.
+        They may be read from the run while they are given: nothing changes before the last.
         """
-        # A table of this connection alone, in memory while it is small, else in the system's folder for such things.
+        # A table of this connection alone, in memory while it is small, else in the system's temporary folder.
         with self._atomic("BEGIN") as db:
             db.execute("DROP TABLE IF EXISTS temp.listed")
             db.execute("CREATE TEMP TABLE listed (unit TEXT PRIMARY KEY, place INTEGER NOT NULL)")
-        for some in some_of(enumerate(units), AT_ONCE):
+        for some in iterate_batches(enumerate(units), ROWS_AT_ONCE):
             with self._atomic("BEGIN") as db:
                 db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", some)
         with self.transaction() as db:
@@ -211,22 +217,22 @@ class Manifest:
         self._db.close()
         # A journal that the disk didn't let go is to be rolled back: the database isn't yet what it will be.
         if self._touched and not self._path.with_name(self._path.name + "-journal").exists():
-            self._rest.begin()
+            self._seal.put()
 
     def _check(self) -> None:
-        """Of a database without a sum, since whoever wrote to it was killed."""
-        # Read through once: page by page, here and there, a cold disk takes ten times as long over it.
-        with guarded(self._path), self._path.open("rb") as file:
+        """Check a database without a seal: whoever wrote to it was killed."""
+        # Read through first: page by page, a cold disk takes ten times as long.
+        with store_errors(self._path), self._path.open("rb") as file:
             while file.read(1 << 20):
                 pass
-        (told,) = self.one("PRAGMA integrity_check(1)")
-        if told != "ok":
+        (found,) = self.fetch_one("PRAGMA integrity_check(1)")
+        if found != "ok":
             self._db.close()
-            raise StoreError(f"{self._path} is damaged ({told}): put a copy of it back; {self._rest.told()}")
+            raise StoreError(f"{self._path} is damaged ({found}): put a copy of it back; {self._seal.describe_copy()}")
 
-    def add_part(self, db: sqlite3.Connection, stage: str, part: Receipt, seconds: float) -> int:
+    def add_part(self, db: sqlite3.Connection, stage: str, part: PartEntry, seconds: float) -> int:
         """Enter a part inside a transaction and return its number."""
-        row = (stage, part.path, part.rows, part.size, part.sha256, str(part.hollow), seconds, now())
+        row = (stage, part.path, part.rows, part.size, part.sha256, str(part.hollow), seconds, current_time())
         columns = "stage, path, rows, bytes, sha256, hollow, seconds, written"
         number = db.execute(f"INSERT INTO parts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
         assert number is not None
@@ -237,39 +243,41 @@ class Manifest:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", astuple(item))
 
-    def skipped(self, tables: str, *values: str) -> list[Skipped]:
+    def list_skipped(self, tables: str, *values: str) -> list[Skipped]:
         """Return what can't be done of the tables that the condition `tables` finds, in the order of entering."""
-        return [Skipped(*row) for row in self.all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)]
+        return [
+            Skipped(*row) for row in self.fetch_all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)
+        ]
 
     def finish(self, stage: str, end: Finished) -> None:
-        """Enter how `stage` ended, in the place of how it did before."""
+        """Enter the end of `stage`, in the place of an earlier one."""
         files = {path: astuple(kept) for path, kept in end.files.items()}
         notes = (json.dumps(end.notes), json.dumps(files))
         row = (stage, end.digest, end.mark, end.seconds, end.rows, end.skipped, *notes, end.ended)
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def finished(self, stage: str) -> Finished | None:
-        """Return how `stage` ended, or None when it hasn't."""
-        found = self.all("SELECT * FROM stages WHERE name = ?", stage)
+    def find_finished(self, stage: str) -> Finished | None:
+        """Return how `stage` ended, or None if it hasn't."""
+        found = self.fetch_all("SELECT * FROM stages WHERE name = ?", stage)
         if not found:
             return None
         _, digest, mark, seconds, rows, skipped, notes, files, ended = found[0]
-        kept = {path: Kept(*each) for path, each in json.loads(files).items()}
+        kept = {path: FileChecksum(*each) for path, each in json.loads(files).items()}
         return Finished(digest, mark, seconds, rows, skipped, json.loads(notes), kept, ended)
 
     def copy_to(self, path: Path) -> None:
         """Copy the database to `path`, as it is between two transactions."""
-        with guarded(path):
+        with store_errors(path):
             copy = sqlite3.connect(path)
             try:
                 self._db.backup(copy)
             finally:
                 copy.close()
-            flush(path)
-        AtRest(path).begin()
+            flush_to_disk(path)
+        Seal(path).put()
 
 
-def now() -> str:
-    """The time, to the second."""
+def current_time() -> str:
+    """Return the time, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Parquet parts: rows to bytes and back, with checksums held against all that is read."""
+"""Parquet parts: rows to bytes and back; whatever is read is verified against its checksum."""
 
 import hashlib
 import mmap
@@ -10,17 +10,17 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agfsync.files.atomic import guarded, write_atomic
+from agfsync.files.atomic import store_errors, write_atomic
 from agfsync.records import IMAGE, huggingface_metadata
 
 
-class BadPart(Exception):
-    """A part that is missing or isn't what was written; says which of them."""
+class DamagedPartError(Exception):
+    """A part that is missing or isn't what was written; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hollow:
-    """A part without its pictures: all bytes but those from `first` to `end`, and their sha256."""
+    """A part without its images: the sha256 of all bytes but those from `first` to `end`."""
 
     first: int
     end: int
@@ -28,6 +28,7 @@ class Hollow:
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """Return what `str` has written."""
         first, end, sha256 = text.split(":")
         return cls(int(first), int(end), sha256)
 
@@ -36,8 +37,8 @@ class Hollow:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the manifest holds of a part: its path in the run folder, its rows and bytes, and what those bytes are."""
+class PartEntry:
+    """A part in the manifest: its path in the run folder, its numbers of rows and bytes, and their checksums."""
 
     path: str
     rows: int
@@ -47,16 +48,16 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What a file was when it was written: its size in bytes and its sha256."""
+class FileChecksum:
+    """The size in bytes and the sha256 of a file when it was written."""
 
     size: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a unit's rows lie: in which part, from which row on; a unit without rows lies in none."""
+class UnitPlace:
+    """The place of a unit's rows: the part, and the first row in it; a unit without rows lies in no part."""
 
     unit: str
     part: int | None
@@ -64,79 +65,79 @@ class Place:
     rows: int
 
 
-def write(run: Path, path: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Receipt:
-    """Write `rows` as the part `path` of the run folder `run`. What isn't entered in the manifest never happened.
+def write_part(run: Path, path: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> PartEntry:
+    """Write `rows` as the part `path` of the run folder `run`; without an entry in the manifest it never happened.
 
     Raises:
         StoreError: the disk is full or doesn't allow it.
     """
-    data = encode(rows, schema)
-    with guarded(run / path):
+    data = encode_part(rows, schema)
+    with store_errors(run / path):
         (run / path).parent.mkdir(exist_ok=True)
     write_atomic(run / path, data)
-    return Receipt(path, len(rows), len(data), hashlib.sha256(data).hexdigest(), _hollow(data))
+    return PartEntry(path, len(rows), len(data), hashlib.sha256(data).hexdigest(), _skip_images(data))
 
 
-def encode(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
-    """`rows` as a Parquet file of one row group that Hugging Face datasets read, images as pictures."""
+def encode_part(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
+    """Return `rows` as a Parquet file of one row group, whose image column Hugging Face datasets can read."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=huggingface_metadata(schema))
-    # A dictionary would be built of the images as well, and thrown away; compression does as much for the keys.
+    # A dictionary would be built of the images too, and thrown away; compression does as much for the keys.
     layout = {"compression": "zstd", "use_dictionary": False, "row_group_size": len(rows), "write_page_checksum": True}
     pq.write_table(table, sink, **layout)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def decode(path: Path, columns: Sequence[str] | None, receipt: Receipt) -> pa.Table:
-    """The table at `path`, or some of its columns. What is read is held against the sha256 of when it was written.
+def read_part(path: Path, columns: Sequence[str] | None, entry: PartEntry) -> pa.Table:
+    """Return the table at `path`, or some of its columns, verified against the checksum of when it was written.
 
     Raises:
         BadPart: it isn't there, or isn't what was written.
         StoreError: the disk doesn't let it be read.
     """
-    check_size(path, receipt.size)
+    check_size(path, entry.size)
     whole = columns is None or "image" in columns
-    with guarded(path):
+    with store_errors(path):
         if whole:
-            source = pa.py_buffer(_held(path.read_bytes(), receipt.sha256))
+            source = pa.py_buffer(_verify(path.read_bytes(), entry.sha256))
         else:
-            source = _without_pictures(path, receipt.size, receipt.hollow)
+            source = _read_without_images(path, entry.size, entry.hollow)
     try:
         return pq.ParquetFile(source, page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as failure:
-        raise BadPart("isn't what was written") from failure
+        raise DamagedPartError("isn't what was written") from failure
 
 
 def check_size(path: Path, size: int) -> None:
-    """See that `path` is there, `size` bytes long.
+    """Check that `path` is there, `size` bytes long.
 
     Raises:
         BadPart: it isn't. StoreError: the disk doesn't let it be looked at.
     """
-    with guarded(path):
+    with store_errors(path):
         if not path.is_file():
-            raise BadPart("is missing")
+            raise DamagedPartError("is missing")
         if path.stat().st_size != size:
-            raise BadPart("isn't what was written")
+            raise DamagedPartError("isn't what was written")
 
 
-def spans(places: Iterable[Place]) -> list[list[Place]]:
-    """Neighbours together: units whose rows follow each other in one part; those without rows are some as well."""
-    spans: list[list[Place]] = []
+def group_spans(places: Iterable[UnitPlace]) -> list[list[UnitPlace]]:
+    """Return neighbours together: units whose rows follow each other in one part; those without rows are one group."""
+    group_spans: list[list[UnitPlace]] = []
     for place in sorted(places, key=lambda place: (place.part or 0, place.first)):
-        if spans and _follows(place, spans[-1][-1]):
-            spans[-1].append(place)
+        if group_spans and _follows(place, group_spans[-1][-1]):
+            group_spans[-1].append(place)
         else:
-            spans.append([place])
-    return spans
+            group_spans.append([place])
+    return group_spans
 
 
-def _follows(place: Place, before: Place) -> bool:
+def _follows(place: UnitPlace, before: UnitPlace) -> bool:
     return place.part == before.part and place.first == before.first + before.rows
 
 
-def _hollow(data: bytes) -> Hollow:
-    """The images' columns lie side by side, since a part is one row group; a part without images lacks nothing."""
+def _skip_images(data: bytes) -> Hollow:
+    """Return `data` without its images, whose columns are adjacent: a part is one row group."""
     footer = pq.read_metadata(pa.BufferReader(data))
     chunks = [footer.row_group(0).column(n) for n in range(footer.num_columns)]
     pictures = [chunk for chunk in chunks if chunk.path_in_schema in _LEAVES]
@@ -148,20 +149,20 @@ def _hollow(data: bytes) -> Hollow:
 _LEAVES = {f"image.{field.name}" for field in IMAGE}
 
 
-def _without_pictures(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
-    """The part with nothing where its pictures are: memory that nobody writes to takes no room."""
+def _read_without_images(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
+    """Return the part with nothing in the place of its images: memory that nobody writes to takes no room."""
     with path.open("rb") as file:
         head = file.read(hollow.first)
         file.seek(hollow.end)
         tail = file.read()
-    _held(head + tail, hollow.sha256)
+    _verify(head + tail, hollow.sha256)
     sparse = mmap.mmap(-1, size)
     sparse[: hollow.first], sparse[hollow.end :] = head, tail
     return pa.py_buffer(sparse)
 
 
-def _held(data: bytes, sha256: str) -> bytes:
-    """`data`, when it is what was written."""
+def _verify(data: bytes, sha256: str) -> bytes:
+    """Return `data` if it is what was written."""
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise BadPart("isn't what was written")
+        raise DamagedPartError("isn't what was written")
     return data

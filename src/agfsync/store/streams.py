@@ -1,56 +1,72 @@
-"""What is longer than memory: gone through piece by piece, again and again, beside others in the same order."""
+"""Sequences that are longer than memory: iterated piece by piece, repeatedly, next to others in the same order."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Generic, Protocol, TypeVar
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-V = TypeVar("V")
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_V = TypeVar("_V")
 
 
-class Many(Protocol[T_co]):
-    """Things that can be gone through any number of times; a list is some, and so is a `Stream`."""
+class Reiterable(Protocol[_T_co]):
+    """Things that can be iterated any number of times, such as a list or a `Stream`."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[T_co]: ...
+    def __iter__(self) -> Iterator[_T_co]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Stream(Generic[T]):
-    """`count` things that `begin` reads, or makes, anew each time, so that they are never all in memory."""
+class Stream(Generic[_T]):
+    """`count` things that `begin` reads or computes again each time, so that they are never all in memory.
+
+    >>> numbers = Stream(3, lambda: iter(range(3)))
+    >>> len(numbers), list(numbers), list(numbers)
+    (3, [0, 1, 2], [0, 1, 2])
+    """
 
     count: int
-    begin: Callable[[], Iterator[T]]
+    begin: Callable[[], Iterator[_T]]
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[_T]:
         return self.begin()
 
 
-def some_of(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    """`things`, `size` at a time, in order; fewer at the end."""
+def iterate_batches(things: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Yield `things` in order, `size` at a time; fewer at the end.
+
+    >>> list(iterate_batches("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
     rest = iter(things)
-    while some := list(islice(rest, size)):
-        yield some
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
-def by(column: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, list[Mapping[str, Any]]]]:
-    """Rows of one value of `column` that follow each other, with that value."""
+def group_by_column(column: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, list[Mapping[str, Any]]]]:
+    """Yield each value of `column` with the consecutive rows that have it.
+
+    >>> list(group_by_column("a", [{"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 2, "b": 4}]))
+    [(1, [{'a': 1, 'b': 2}, {'a': 1, 'b': 3}]), (2, [{'a': 2, 'b': 4}])]
+    """
     return ((value, list(same)) for value, same in groupby(rows, key=lambda row: row[column]))
 
 
-def matched(
-    things: Iterable[T], key: Callable[[T], Hashable], others: Iterable[tuple[Hashable, V]]
-) -> Iterator[tuple[T, V | None]]:
-    """Each of `things` with what `others` have under its key, or None; one of each is in memory.
+def join_in_order(
+    things: Iterable[_T], key: Callable[[_T], Hashable], others: Iterable[tuple[Hashable, _V]]
+) -> Iterator[tuple[_T, _V | None]]:
+    """Yield each of `things` with the value that `others` have under its key, or None; one of each is in memory.
+
+    >>> list(join_in_order("abc", str, [("a", 1), ("c", 3)]))
+    [('a', 1), ('b', None), ('c', 3)]
 
     Raises:
-        ValueError: `others` aren't in the order of `things`, or have what is under no key of them.
+        ValueError: `others` aren't in the order of `things`, or have a key that none of them has.
     """
     rest = iter(others)
     waiting = next(rest, None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agfsync.engine.memory import release
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
 from agfsync.training.attention import trainable_attention
 from agfsync.training.checkpoints import Checkpoints
@@ -68,7 +68,7 @@ def train(
     if plan.gradient_checkpointing:
         _enable_gradient_checkpointing(actor.network)
     scaler = loss_scaler(actor.device, plan.precision)
-    state = TrainingState.of(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema)
+    state = TrainingState.of(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
     training = _Training(actor, objective, plan, processes, say)
     done = checkpoints.restore(state)
     if not processes.agree(done):
@@ -92,12 +92,14 @@ def train(
 
 
 def learning_rate(plan: TrainingPlan, step: int) -> float:
-    """Return the rate of a step: a linear warm-up, then constant or half a cosine that reaches 0 after the last."""
+    """Return the rate of a step: a linear warm-up, then constant, half a cosine to 0, or a line to a twentieth."""
     if step < plan.warmup:
         return plan.learning_rate * (step + 1) / plan.warmup
     if plan.schedule == "constant":
         return plan.learning_rate
     progress = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
+    if plan.schedule == "linear":
+        return plan.learning_rate * max(0.05, 1 - progress)
     return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -180,7 +182,7 @@ def _backward_that_fits(
         state.parts = min(2 * parts * processes.count, size)
         # The failure holds the frames in which the tensors are.
         lacking = None
-        release()
+        release_memory()
 
 
 def _count_parts(training: _Training, state: TrainingState) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agfsync.files.atomic import guarded, write_atomic
+from agfsync.files.atomic import store_errors, write_atomic
 
 
 class MetricsLog:
@@ -17,7 +17,7 @@ class MetricsLog:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(_lines_until(path, step)).encode())
-        with guarded(path):
+        with store_errors(path):
             self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -30,19 +30,19 @@ class MetricsLog:
 
     def write(self, figures: Mapping[str, float]) -> None:
         """Adds a step's line, at once readable by others."""
-        with guarded(self._path):
+        with store_errors(self._path):
             self._file.write(json.dumps(figures) + "\n")
             self._file.flush()
 
     def flush(self) -> None:
         """Brings the lines onto the disk; before a checkpoint, which must not be ahead of them."""
-        with guarded(self._path):
+        with store_errors(self._path):
             os.fsync(self._file.fileno())
 
 
 def read_metrics(path: Path) -> Sequence[Mapping[str, float]]:
     """Each step's figures."""
-    with guarded(path):
+    with store_errors(path):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -50,6 +50,6 @@ def _lines_until(path: Path, step: int) -> list[str]:
     """The whole lines of the first `step` steps: what was written after the checkpoint is about to be written again."""
     if step == 0 or not path.exists():
         return []
-    with guarded(path):
+    with store_errors(path):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return lines[:step]

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from agfsync.errors import RecipeError
 from agfsync.models.schedules import LossSpace
 from agfsync.training import Reference, TrainableModel
 
@@ -27,8 +28,9 @@ class TrainingPlan:
     batch: int
     learning_rate: float
     seed: int
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -106,3 +108,16 @@ class Method(Protocol):
     def objective(self, data: Any, plan: TrainingPlan) -> Objective:
         """Return what the loop minimises on `data`, such as `EncodedPairs` for a method that needs pairs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The method `none`: the run ends at the pairs."""
+
+    needs: ClassVar = "pairs"
+    trains: ClassVar = "nothing"
+    uses_reference: ClassVar = False
+    curves: ClassVar[Sequence[str]] = ()
+
+    def objective(self, data: Any, plan: TrainingPlan) -> Objective:
+        raise RecipeError("training.method none trains nothing: name a method")

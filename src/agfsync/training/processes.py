@@ -16,7 +16,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from agfsync.engine import launched
+from agfsync.engine import launcher
 from agfsync.errors import ModelError, PeerError, lacks_memory
 
 CPU = torch.device("cpu")
@@ -88,16 +88,16 @@ def together(device: torch.device) -> Iterator[Processes]:
         ModelError: such devices can't work together.
         PeerError: another process is gone, from here on wherever the processes speak to each other.
     """
-    if launched.count() == 1:
+    if launcher.count_processes() == 1:
         yield ALONE
         return
     from accelerate import PartialState
 
-    launched.meet(next(MEETINGS))
-    place = {"rank": launched.rank(), "world_size": launched.count()}
+    launcher.meet_others(next(MEETINGS))
+    place = {"rank": launcher.process_rank(), "world_size": launcher.count_processes()}
     with _watched():
-        state = PartialState(cpu=device.type == "cpu", store=launched.store(), timeout=PATIENCE, **place)
-    if state.num_processes != launched.count():
+        state = PartialState(cpu=device.type == "cpu", store=launcher.shared_store(), timeout=PATIENCE, **place)
+    if state.num_processes != launcher.count_processes():
         raise ModelError(f"several processes can't train on {device.type} devices: launch one process")
     yield Processes(state.process_index, state.num_processes, state.device)
     # Only where all has gone well: else some of the others may still wait, and the process is about to end anyway.

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from agfsync.engine.packages import need
+from agfsync.engine.packages import require_package
 
 Parameters = Mapping[str, nn.Parameter]
 
@@ -54,7 +54,13 @@ class TrainingState:
 
     @classmethod
     def of(
-        cls, network: nn.Module, optimizer: str, weight_decay: float, scaler: torch.amp.GradScaler, ema: float | None
+        cls,
+        network: nn.Module,
+        optimizer: str,
+        weight_decay: float,
+        scaler: torch.amp.GradScaler,
+        ema: float | None,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> Self:
         """That of `network` before the first step.
 
@@ -63,19 +69,21 @@ class TrainingState:
         """
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         average = None if ema is None else Average(parameters, ema)
-        return cls(parameters, make_optimizer(optimizer, parameters, weight_decay), scaler, average)
+        return cls(parameters, make_optimizer(optimizer, parameters, weight_decay, betas), scaler, average)
 
 
-def make_optimizer(name: str, parameters: Parameters, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, parameters: Parameters, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
     """AdamW: torch's ("adamw"), or bitsandbytes' with moments of 8 bits ("adamw8bit", Dettmers et al. 2021).
 
     Raises:
         RecipeError: bitsandbytes isn't there.
     """
     if name == "adamw":
-        return torch.optim.AdamW(parameters.values(), weight_decay=weight_decay, fused=True)
-    need("bitsandbytes", "training.optimizer adamw8bit")
+        return torch.optim.AdamW(parameters.values(), weight_decay=weight_decay, betas=betas, fused=True)
+    require_package("bitsandbytes", "training.optimizer adamw8bit")
     from bitsandbytes.optim import AdamW8bit
 
-    optimizer: torch.optim.Optimizer = AdamW8bit(list(parameters.values()), weight_decay=weight_decay)
+    optimizer: torch.optim.Optimizer = AdamW8bit(list(parameters.values()), weight_decay=weight_decay, betas=betas)
     return optimizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agfsync.engine.packages import need_trackers
+from agfsync.engine.packages import require_trackers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def tracked(names: Sequence[str], session: Session, done: int) -> Iterator[Log]:
     Raises:
         RecipeError: a tracker's package isn't there.
     """
-    need_trackers(names)
+    require_trackers(names)
     with ExitStack() as stack:
         trackers = [_open(name, session, done) for name in names]
         for tracker in trackers:

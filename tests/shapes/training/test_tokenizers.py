@@ -4,10 +4,17 @@ import re
 import pytest
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-from agfsync.shapes.grammar import CATEGORIES, describe, garble, invent, questions, write
+from agfsync.shapes.grammar import (
+    SHAPES_CATEGORIES,
+    describe_scene,
+    garble_spec,
+    invent_spec,
+    list_questions,
+    write_caption,
+)
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, SHAPES
-from agfsync.shapes.training.pictures import any_captioned_scene
-from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer, word_tokenizer
+from agfsync.shapes.training.pictures import sample_captioned_scene
+from agfsync.shapes.training.tokenizers import MAX_TOKENS, build_clip_tokenizer, build_word_tokenizer
 from agfsync.shapes.words import PLURALS
 
 NOUNS = {*SHAPES, *(PLURALS[shape] for shape in SHAPES)}
@@ -16,22 +23,22 @@ WORDS = NOUNS | {*COLORS, *BACKGROUNDS, "two", "three", "four", "a", "an", "with
 
 @pytest.fixture(scope="module")
 def clip() -> CLIPTokenizer:
-    return clip_tokenizer()
+    return build_clip_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def words() -> PreTrainedTokenizerFast:
-    return word_tokenizer()
+    return build_word_tokenizer()
 
 
 def captions(rng: random.Random, count: int) -> list[str]:
-    specs = [invent(category, rng) for category in CATEGORIES for _ in range(count)]
-    return [write(garble(spec, rng.choice((0.0, 0.4)), rng), rng) for spec in specs]
+    specs = [invent_spec(category, rng) for category in SHAPES_CATEGORIES for _ in range(count)]
+    return [write_caption(garble_spec(spec, rng.choice((0.0, 0.4)), rng), rng) for spec in specs]
 
 
 def asked(rng: random.Random, count: int) -> list[str]:
-    specs = [invent(category, rng) for category in CATEGORIES for _ in range(count)]
-    return [query.text() for spec in specs for query in questions(garble(spec, 0.4, rng))]
+    specs = [invent_spec(category, rng) for category in SHAPES_CATEGORIES for _ in range(count)]
+    return [query.to_text() for spec in specs for query in list_questions(garble_spec(spec, 0.4, rng))]
 
 
 def test_every_word_is_one_token_of_clips(clip: CLIPTokenizer, rng: random.Random) -> None:
@@ -60,10 +67,10 @@ def test_captions_come_back_from_their_tokens(clip: CLIPTokenizer, rng: random.R
 
 def test_captions_fit_and_so_do_nearly_all_descriptions(clip: CLIPTokenizer, rng: random.Random) -> None:
     assert max(len(ids) for ids in clip(captions(rng, 200)).input_ids) < MAX_TOKENS
-    described = [write(describe(any_captioned_scene(rng)[1], rng), rng) for _ in range(400)]
+    described = [write_caption(describe_scene(sample_captioned_scene(rng)[1], rng), rng) for _ in range(400)]
     assert sum(len(ids) > MAX_TOKENS for ids in clip(described).input_ids) <= 4
 
 
 def test_they_are_made_the_same_each_time(clip: CLIPTokenizer, words: PreTrainedTokenizerFast) -> None:
-    assert clip_tokenizer().get_vocab() == clip.get_vocab()
-    assert word_tokenizer().get_vocab() == words.get_vocab()
+    assert build_clip_tokenizer().get_vocab() == clip.get_vocab()
+    assert build_word_tokenizer().get_vocab() == words.get_vocab()

@@ -1,8 +1,9 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,56 +14,63 @@ from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes import training
-from agfsync.shapes.training import MODELS, aesthetic, clip, generator, train_all, vae, vqa
-from agfsync.shapes.training.loop import Plan
+from agfsync.shapes.training import TRAINED_MODELS, aesthetic, clip, generator, train_models, vae, vqa
 
 
-@contextmanager
-def silent(name: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    yield lambda step, figures: None
+class Reported:
+    """Progress that keeps each stage with its steps, done and in all, and the figures of each step."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, int]] = []
+        self.figures: list[dict[str, float]] = []
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str = "", done: int = 0) -> Iterator[Any]:
+        self.stages.append((name, done, total))
+        yield SimpleNamespace(advance=lambda count, **figures: self.figures.append(figures))
 
 
 @pytest.fixture
-def taught(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that were taught, in order, none of them in earnest."""
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were trained, in order, none of them in earnest."""
     names: list[str] = []
 
-    def teach(name: str, folder: Path, checkpoints: Path, watch: training.Watch) -> None:
+    def train_model(name: str, folder: Path, checkpoints: Path, progress: Any) -> None:
         assert checkpoints.is_dir()
         names.append(name)
         (folder / name).mkdir()
 
-    monkeypatch.setattr(training, "_TEACH", {name: partial(teach, name) for name in MODELS})
+    monkeypatch.setattr(training, "_train_model", train_model)
     return names
 
 
-def test_all_are_taught_in_the_order_of_their_needs(taught: list[str], tmp_path: Path) -> None:
-    train_all(tmp_path, silent)
-    assert taught == list(MODELS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(MODELS)
+def test_all_are_trained_in_the_order_of_their_needs(trained: list[str], tmp_path: Path) -> None:
+    train_models(tmp_path, Reported())
+    assert trained == list(TRAINED_MODELS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(TRAINED_MODELS)
 
 
-def test_what_is_there_is_left_as_it_is(taught: list[str], tmp_path: Path) -> None:
+def test_what_is_there_is_left_as_it_is(trained: list[str], tmp_path: Path) -> None:
     for name in ("vae", "clip"):
         (tmp_path / name).mkdir()
-    train_all(tmp_path, silent)
-    assert taught == ["generator", "aesthetic", "vqa"]
-    train_all(tmp_path, silent)
-    assert len(taught) == 3
+    train_models(tmp_path, Reported())
+    assert trained == ["generator", "aesthetic", "vqa"]
+    train_models(tmp_path, Reported())
+    assert len(trained) == 3
 
 
-def test_checkpoints_stay_until_all_are_there(taught: list[str], tmp_path: Path) -> None:
-    train_all(tmp_path, silent, ("clip", "vae"))
-    assert sorted(taught) == ["clip", "vae"] and (tmp_path / ".checkpoints").is_dir()
-    train_all(tmp_path, silent)
+def test_checkpoints_stay_until_all_are_there(trained: list[str], tmp_path: Path) -> None:
+    train_models(tmp_path, Reported(), ("clip", "vae"))
+    assert sorted(trained) == ["clip", "vae"] and (tmp_path / ".checkpoints").is_dir()
+    train_models(tmp_path, Reported())
     assert not (tmp_path / ".checkpoints").exists()
 
 
 @pytest.mark.parametrize(("name", "need"), [("generator", "vae"), ("aesthetic", "clip"), ("vqa", "vae")])
-def test_a_model_without_the_one_it_needs_is_told(taught: list[str], tmp_path: Path, name: str, need: str) -> None:
+def test_a_model_without_the_one_it_needs_is_refused(trained: list[str], tmp_path: Path, name: str, need: str) -> None:
     with pytest.raises(ModelError, match=f"training '{name}' needs '{need}', which isn't in {tmp_path}"):
-        train_all(tmp_path, silent, (name,))
-    assert taught == []
+        train_models(tmp_path, Reported(), (name,))
+    assert trained == []
 
 
 def test_a_model_that_is_half_written_is_not_there(tmp_path: Path) -> None:
@@ -70,39 +78,44 @@ def test_a_model_that_is_half_written_is_not_there(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "config.json").write_text("{}")
 
-    def full(folder: Path) -> None:
+    def write_half(folder: Path) -> None:
+        write(folder)
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        training._save(tmp_path / "clip", write, full)
+        training._save_whole(tmp_path / "clip", write_half)
     assert not (tmp_path / "clip").exists()
-    training._save(tmp_path / "clip", write)
+    training._save_whole(tmp_path / "clip", write)
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model learns for two steps from a few pictures."""
-
-    def plan(of: Plan) -> Plan:
-        return Plan(of.name, steps=2, batch=2, learning_rate=1e-4)
-
-    monkeypatch.setattr(generator, "POOL", 100)
-    monkeypatch.setattr(aesthetic, "POOL", 100)
-    monkeypatch.setattr(vqa, "POOL", 50)
-    batch = vae._batch
-    monkeypatch.setattr(vae, "_batch", lambda rng, size: batch(rng, min(size, 8)))
-    for module in (vae, clip, aesthetic):
-        monkeypatch.setattr(module, "teach", partial(module.teach, plan=plan(module.PLAN)))
-    lessons = [replace(lesson, plan=plan(lesson.plan)) for lesson in generator.LESSONS]
-    monkeypatch.setattr(generator, "teach", partial(generator.teach, lessons=lessons))
-    monkeypatch.setattr(vqa, "teach", partial(vqa.teach, plan=plan(vqa.PLAN), seeing=plan(vqa.SEEING)))
+    plans = {
+        vae: ("VAE_PLAN",),
+        clip: ("CLIP_PLAN",),
+        aesthetic: ("AESTHETIC_PLAN",),
+        generator: ("NAMING_PLAN", "DRAWING_PLAN", "GARBLED_PLAN"),
+        vqa: ("SEEING_PLAN", "ANSWERING_PLAN"),
+    }
+    for module, names in plans.items():
+        for name in names:
+            monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2, learning_rate=1e-4))
+    monkeypatch.setattr(generator, "LATENT_POOL", 100)
+    monkeypatch.setattr(aesthetic, "RATED_POOL", 100)
+    monkeypatch.setattr(vqa, "FLAWED_POOL", 50)
+    draw_pictures = vae._draw_pictures
+    monkeypatch.setattr(vae, "_draw_pictures", lambda rng, size: draw_pictures(rng, min(size, 8)))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> None:
-    train_all(tmp_path, silent)
+    reported = Reported()
+    train_models(tmp_path, reported)
+    assert reported.stages == [("vae", 0, 2), ("clip", 0, 2), ("generator", 0, 6), ("aesthetic", 0, 2), ("vqa", 0, 4)]
+    assert len(reported.figures) == 16 and all("loss" in figures for figures in reported.figures)
     StableDiffusion(str(tmp_path / "generator"))
     Vqa(path=str(tmp_path / "vqa"))
     Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))

@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,25 +12,38 @@ from transformers import PreTrainedTokenizerFast
 
 from agfsync.models.tensors import to_tensor
 from agfsync.scorers.vqa import Vqa
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.queries import Kind, Query
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.queries import Query, ThingKind
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIZES, Scene, Thing
 from agfsync.shapes.training import vqa
-from agfsync.shapes.training.flaws import Flawed, flawed_drawing
-from agfsync.shapes.training.pictures import any_captioned_scene
-from agfsync.shapes.training.tokenizers import word_tokenizer
-from agfsync.shapes.training.vqa import CELLS, TYPES, UNSURE, WIDTH, _example, _Pupil, ask
+from agfsync.shapes.training.asking import ASKED_TYPES, ask_questions
+from agfsync.shapes.training.flaws import FlawedDrawing, draw_flawed
+from agfsync.shapes.training.pictures import sample_captioned_scene
+from agfsync.shapes.training.tokenizers import build_word_tokenizer
+from agfsync.shapes.training.vae import build_vae
+from agfsync.shapes.training.vqa import (
+    CELLS,
+    UNSURE,
+    VQA_WIDTH,
+    AnsweringLesson,
+    SeeingLesson,
+    VqaNetwork,
+    draw_crowded,
+    draw_example,
+    embed_places,
+    label_pictures,
+)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return word_tokenizer()
+    return build_word_tokenizer()
 
 
 @pytest.fixture(scope="module")
-def pupil(tokenizer: PreTrainedTokenizerFast) -> _Pupil:
+def network(tokenizer: PreTrainedTokenizerFast) -> VqaNetwork:
     torch.manual_seed(0)
-    return _Pupil(vqa.build(tokenizer)).eval()
+    return VqaNetwork(vqa.build_vqa(tokenizer)).eval()
 
 
 def test_half_of_what_is_asked_is_answered_yes_and_all_of_it_rightly(
@@ -37,10 +51,10 @@ def test_half_of_what_is_asked_is_answered_yes_and_all_of_it_rightly(
 ) -> None:
     kinds: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for scene in scenes(60):
-        asked = ask((scene,), scene.things, 10, rng)
+        asked = ask_questions((scene,), scene.things, 10, rng)
         assert 8 <= len(asked) <= 10 and 3 <= sum(answer for _, answer in asked) <= 5
         for query, answer in asked:
-            assert query.clear(scene, 1.0) and query.answer(scene) is answer
+            assert query.is_clear(scene, 1.0) and query.answer(scene) is answer
             kinds[answer][query.element_type] += 1
     assert (
         set(kinds[True])
@@ -50,15 +64,15 @@ def test_half_of_what_is_asked_is_answered_yes_and_all_of_it_rightly(
 
 
 def test_yes_and_no_do_not_stand_in_a_row(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
-    first = [ask((scene,), scene.things, 10, rng)[0][1] for scene in scenes(60)]
+    first = [ask_questions((scene,), scene.things, 10, rng)[0][1] for scene in scenes(60)]
     assert 15 < sum(first) < 45
 
 
 def test_rare_kinds_are_asked_as_often_as_common_ones(rng: random.Random) -> None:
     scene = Scene((Thing("star", "red", "small", "solid", 12.0, 12.0, 6.0),), "grey")
-    asked = [query for _ in range(100) for query, answer in ask((scene,), scene.things, 10, rng) if answer]
+    asked = [query for _ in range(100) for query, answer in ask_questions((scene,), scene.things, 10, rng) if answer]
     kinds = Counter(query.element_type for query in asked)
-    assert set(kinds) == set(TYPES) - {"spatial"} and min(kinds.values()) > 0.2 * max(kinds.values())
+    assert set(kinds) == set(ASKED_TYPES) - {"spatial"} and min(kinds.values()) > 0.2 * max(kinds.values())
 
 
 @pytest.mark.parametrize("kind", ["counting", "location", "spatial"])
@@ -66,8 +80,8 @@ def test_a_no_is_as_frequent_as_a_yes_and_mostly_on_things_that_are_there(kind: 
     answers: Counter[bool] = Counter()
     there = 0
     for _ in range(250):
-        scene = any_captioned_scene(rng)[1]
-        for query, answer in ask((scene,), scene.things, 10, rng):
+        scene = sample_captioned_scene(rng)[1]
+        for query, answer in ask_questions((scene,), scene.things, 10, rng):
             if query.element_type == kind:
                 answers[answer] += 1
                 there += not answer and any(query.kind.fits(thing) for thing in scene.things)
@@ -79,13 +93,13 @@ def test_only_what_every_reading_answers_alike_is_asked(rng: random.Random) -> N
     star = Thing("star", "red", "small", "solid", 16.0, 16.0, 6.0)
     heart = Thing("heart", "blue", "large", "solid", 48.0, 48.0, 10.0)
     readings = (Scene((star, heart), "grey"), Scene((heart,), "grey"))
-    asked = [pair for _ in range(40) for pair in ask(readings, (star, heart), 10, rng)]
+    asked = [pair for _ in range(40) for pair in ask_questions(readings, (star, heart), 10, rng)]
     assert asked and all(query.answer(scene) is answer for query, answer in asked for scene in readings)
-    assert not any(query == Query("object", Kind("star")) for query, _ in asked)
+    assert not any(query == Query("object", ThingKind("star")) for query, _ in asked)
 
 
 def test_on_an_empty_picture_only_the_background_is_answered_yes(rng: random.Random) -> None:
-    asked = [pair for _ in range(20) for pair in ask((Scene((), "black"),), (), 10, rng)]
+    asked = [pair for _ in range(20) for pair in ask_questions((Scene((), "black"),), (), 10, rng)]
     assert {query.element_type for query, answer in asked if answer} == {"other"}
     assert len({query.element_type for query, answer in asked if not answer}) == 9
 
@@ -93,8 +107,8 @@ def test_on_an_empty_picture_only_the_background_is_answered_yes(rng: random.Ran
 def test_an_unsure_cell_teaches_nothing() -> None:
     thing = Thing("heart", "blue", "large", "striped", 24.0, 60.0, 3.0)
     other = replace(thing, color="purple")
-    two = vqa._shown([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((other,), "black"))])
-    none = vqa._shown([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((), "black"))])
+    two = label_pictures([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((other,), "black"))])
+    none = label_pictures([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((), "black"))])
     cell = 3 * CELLS + 1
     expected = [1 + SHAPES.index("heart"), UNSURE, SIZES.index("large"), MATERIALS.index("striped")]
     assert two.cells_BQ4[0, cell].tolist() == expected
@@ -102,8 +116,8 @@ def test_an_unsure_cell_teaches_nothing() -> None:
 
 
 def test_clean_flawed_and_smeared_pictures_are_shown(rng: random.Random) -> None:
-    pool = [Flawed(Image.new("RGB", (64, 64), "red"), (Scene((), "white"),), ())]
-    examples = [_example(rng, lambda: pool) for _ in range(120)]
+    pool = [FlawedDrawing(Image.new("RGB", (64, 64), "red"), (Scene((), "white"),), ())]
+    examples = [draw_example(rng, lambda: pool) for _ in range(120)]
     smeared = sum(not example.drawn and example.readings == pool[0].readings for example in examples)
     assert 0.25 < smeared / len(examples) < 0.6
 
@@ -111,7 +125,7 @@ def test_clean_flawed_and_smeared_pictures_are_shown(rng: random.Random) -> None
 def test_cells_tell_what_stands_where() -> None:
     thing = Thing("heart", "blue", "large", "striped", 24.0, 60.0, 3.0)
     scene = Scene((thing,), "cream")
-    shown = vqa._shown([draw(scene)], [(scene,)])
+    shown = label_pictures([draw_scene(scene)], [(scene,)])
     cells = shown.cells_BQ4[0]
     cell = 3 * CELLS + 1
     expected = [1 + SHAPES.index("heart"), COLORS.index("blue"), SIZES.index("large"), MATERIALS.index("striped")]
@@ -122,44 +136,53 @@ def test_cells_tell_what_stands_where() -> None:
 
 
 def test_no_two_things_share_a_cell(rng: random.Random) -> None:
-    pictures = vqa._pictures(rng, 20)
+    pictures = draw_crowded(rng, 20)
     full = (pictures.cells_BQ4[..., 0] > 0).sum(dim=1)
     assert full.min() >= 1 and full.max() > 4 and pictures.offsets_BQ2.abs().max() <= 1
 
 
-def test_queries_start_where_their_cells_are(pupil: _Pupil) -> None:
-    places = vqa._places(CELLS)
-    assert places.shape == (CELLS * CELLS, WIDTH)
+def test_queries_start_where_their_cells_are(network: VqaNetwork) -> None:
+    places = embed_places(CELLS)
+    assert places.shape == (CELLS * CELLS, VQA_WIDTH)
     assert torch.cdist(places, places).fill_diagonal_(9).min() > 0.1
-    assert torch.equal(pupil.model.query_tokens[0], places)
+    assert torch.equal(network.model.query_tokens[0], places)
 
 
-def test_both_lessons_teach(pupil: _Pupil, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
-    seeing, figures = vqa._seeing_loss(pupil, vqa._pictures(rng, 2))
+def test_both_lessons_teach(
+    network: VqaNetwork, tokenizer: PreTrainedTokenizerFast, rng: random.Random, actor: Callable[[Any], Any]
+) -> None:
+    lesson = SeeingLesson("vqa-seeing", replace(vqa.SEEING_PLAN, batch=2))
+    (batch,) = lesson.collect(actor(network), 0, torch.arange(1))
+    seeing, figures = lesson.loss(actor(network), batch)
     assert seeing.isfinite() and 0 <= figures["shapes"] <= 1
-    answering, figures = vqa._loss(pupil, tokenizer, vqa._batch(rng, 2, lambda: [flawed_drawing(rng)]))
+    asking = AnsweringLesson("vqa", replace(vqa.ANSWERING_PLAN, batch=2), build_vae(), tokenizer)
+    asking.__dict__["pool"] = [draw_flawed(rng)]
+    (asked,) = asking.collect(actor(network), 0, torch.arange(1))
+    answering, figures = asking.loss(actor(network), asked)
     assert answering > figures["answers"] > 0 and 0 <= figures["accuracy"] <= 1
     answering.backward()
     learning = [
-        name for name, p in pupil.named_parameters() if p.grad is not None and p.grad.isfinite().all() and p.grad.any()
+        name
+        for name, p in network.named_parameters()
+        if p.grad is not None and p.grad.isfinite().all() and p.grad.any()
     ]
     assert {name.split(".")[0] for name in learning} == {"model", "cells", "offset", "background"}
     assert {"model.query_tokens", "model.language_projection.weight"} <= set(learning)
-    pupil.zero_grad()
+    network.zero_grad()
 
 
-def test_the_scorer_asks_as_it_was_taught(
-    pupil: _Pupil, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, scenes: Callable[[int], Iterator[Scene]]
+def test_the_scorer_asks_as_in_training(
+    network: VqaNetwork, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, scenes: Callable[[int], Iterator[Scene]]
 ) -> None:
-    pupil.model.save_pretrained(tmp_path)
-    vqa.processor(tokenizer).save_pretrained(tmp_path)
+    network.model.save_pretrained(tmp_path)
+    vqa.build_vqa_processor(tokenizer).save_pretrained(tmp_path)
     drawn = list(scenes(2))
     texts = ["Is there a star?", "Is the red star to the left of the blue heart?", "Is the background grey?"]
-    said = Vqa(path=str(tmp_path)).p_yes([draw(scene) for scene in drawn], [texts, texts])
+    said = Vqa(path=str(tmp_path)).p_yes([draw_scene(scene) for scene in drawn], [texts, texts])
     words = tokenizer(texts * 2, padding=True, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        looked = pupil.look(to_tensor([draw(scene) for scene in drawn]))
-        logits = pupil.answer(looked, words, torch.tensor([0, 0, 0, 1, 1, 1]))
+        looked = network.look(to_tensor([draw_scene(scene) for scene in drawn]))
+        logits = network.answer(looked, words, torch.tensor([0, 0, 0, 1, 1, 1]))
     yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
     expected = (logits[:, yes] - logits[:, no]).sigmoid().view(2, 3)
     assert torch.allclose(torch.tensor(said), expected, atol=1e-4)

@@ -82,7 +82,7 @@ def test_nothing_compared_is_an_empty_summary() -> None:
 
 def rows_of(judge: str, differences: list[float], category: str = "things") -> list[Comparison]:
     return [
-        Comparison(f"{judge} {category} {n}", f"{category} {n}", category, judge, "", 50.0, 50.0 + d)
+        Comparison(f"{judge} {category} {n}", "held-out", f"{category} {n}", category, judge, "", 50.0, 50.0 + d)
         for n, d in enumerate(differences)
     ]
 

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.recipe import PartSettings, Recipe, check
 from agfsync.recipe.types import StableDiffusionSettings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.stages import Context, evaluation
+from agfsync.stages import evaluation
+from agfsync.stages.context import Context
 from agfsync.store import Run
 
 DREW: list[tuple[str, int]] = []
@@ -92,7 +93,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
         commit(run, "captions", {c.key: [c] for c in captions}, Caption)
         commit(run, "questions", questions, Question)
         train(run, "first")
-        yield Context(run, recipe(), Silent())
+        yield Context(run, recipe(), SilentProgress())
 
 
 def commit(run: Run, table: str, units: Mapping[str, Any], kind: Any) -> None:
@@ -106,7 +107,7 @@ def train(run: Run, digest: str) -> None:
 
 
 def changed(context: Context, **changes: Any) -> Context:
-    return Context(context.run, recipe(**changes), Silent())
+    return Context(context.run, recipe(**changes), SilentProgress())
 
 
 def test_both_models_draw_every_held_out_caption_from_the_same_seed(context: Context) -> None:
@@ -168,7 +169,7 @@ def test_the_aligned_model_is_a_folder_of_its_own(context: Context) -> None:
 def test_what_was_saved_has_its_own_parts(context: Context) -> None:
     """A UNet that the base takes from elsewhere isn't put onto the aligned model."""
     given = StableDiffusionSettings(path="somewhere/base", variant="fp16", unet=PartSettings(path="a/b"))
-    other = Context(context.run, context.recipe.model_copy(update={"model": given}), Silent())
+    other = Context(context.run, context.recipe.model_copy(update={"model": given}), SilentProgress())
     assert evaluation._settings(other, "base") == given.arguments()
     aligned = evaluation._settings(other, "aligned")
     assert [aligned[key] for key in ("variant", "vae", "unet", "revision")] == [None] * 4
@@ -202,3 +203,41 @@ def test_no_held_out_caption_is_an_empty_evaluation(context: Context) -> None:
     context.run.select("questions", ["c0"])
     notes = evaluation.run(context)
     assert (notes["captions"], notes["judges"], BUILT) == (0, {}, [])
+
+
+def test_a_set_of_a_file_is_drawn_and_judged_by_its_own_scorers(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a kite\na lighthouse\ncaption 0\n")
+    sets = {"held-out": {}, "mine": {"source": str(tmp_path / "prompts.txt"), "by": ["bright"]}}
+    notes = evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
+    assert (notes["set"], notes["captions"], set(notes["judges"])) == ("held-out", 3, {"bright", "oracle"})
+    mine = notes["sets"]["mine"]["judges"]
+    # "caption 0" is trained on.
+    assert {name: figures["prompts"] for name, figures in mine.items()} == {"bright": 2}
+    assert mine["bright"]["difference"] == pytest.approx(100 / 2.55)
+    rows = list(context.run.read("evaluation", Comparison))
+    assert {(row.set, row.judge) for row in rows} == {
+        ("held-out", "bright"),
+        ("held-out", "oracle"),
+        ("mine", "bright"),
+    }
+    assert len(list(context.run.read("evaluation_scores", Score))) == 2 * 3 * 2 + 2 * 2
+    assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a kite", "a lighthouse"]
+
+
+def test_another_set_draws_no_held_out_picture_again(context: Context, tmp_path: Path) -> None:
+    evaluation.run(context)
+    DREW.clear()
+    (tmp_path / "prompts.txt").write_text("a kite\n")
+    sets = {"held-out": {}, "mine": {"source": str(tmp_path / "prompts.txt")}}
+    evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
+    assert [model for model, _ in DREW] == ["base", "aligned"]
+
+
+def test_a_set_may_be_a_part_of_a_file_spread_over_its_categories(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,category\n" + "".join(f"{c}{n},{c}\n" for n in range(4) for c in "ab")
+    )
+    sets = {"mine": {"source": str(tmp_path / "prompts.csv"), "count": 2, "by": ["bright"]}}
+    notes = evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
+    assert (notes["set"], notes["captions"]) == ("mine", 2) and "sets" not in notes
+    assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a0", "b0"]

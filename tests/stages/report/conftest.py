@@ -14,10 +14,10 @@ import yaml
 from PIL import Image, ImageDraw
 
 from agfsync import recipe as config
-from agfsync.engine.progress import Silent
+from agfsync.engine.progress import SilentProgress
 from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Score
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.stages.evaluation.comparing import compare, summarise
 from agfsync.store import Run
 
@@ -71,7 +71,7 @@ class Builder:
         for seconds, stage in zip((0.3, 0.2, 141.0, 38.4, 0.1, 187.0, 96.0), self.world.stages, strict=False):
             notes = getattr(self, f"make_{stage}")() or {}
             self.run.finish(stage, f"digest of {stage}", seconds, notes)
-        return Context(self.run, self.recipe, Silent())
+        return Context(self.run, self.recipe, SilentProgress())
 
     # Tables
 

@@ -1,7 +1,6 @@
 """What a run of a recipe would take and what it lacks, reported before anything runs; nothing is loaded or written.
 
-`examine` gives for each stage its models, memory, disk, time and tokens, and what is missing. `docs/doctor.md` says
-how each figure comes about and what is assumed.
+`examine` gives each stage's models, memory, disk, time and tokens; `docs/doctor.md` says how each figure comes about.
 """
 
 from pathlib import Path

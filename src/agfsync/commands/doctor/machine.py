@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from agfsync.files.images import decode, encode
+from agfsync.files.images import decode_image, encode_png
 from agfsync.models.counting import Operations
 
 SHARE = 0.8
@@ -63,9 +63,9 @@ def picture_seconds(height: int, width: int) -> tuple[float, float]:
     noise = np.random.default_rng(0).integers(0, 32, (height, width, 3))
     slope = np.linspace(0, 200, width)[None, :, None]
     image = Image.fromarray((noise + slope).astype(np.uint8))
-    data = encode(image)
-    reading = _measure("cpu", lambda: np.asarray(decode(data).resize((224, 224)), dtype=np.float32) / 255)
-    return _measure("cpu", lambda: encode(image)), reading
+    data = encode_png(image)
+    reading = _measure("cpu", lambda: np.asarray(decode_image(data).resize((224, 224)), dtype=np.float32) / 255)
+    return _measure("cpu", lambda: encode_png(image)), reading
 
 
 def memory(device: str) -> float:

@@ -43,9 +43,8 @@ def report_weights(recipe: Recipe, found: Examination) -> float:
         total += weights.to_download
         if weights.here or weights.to_download:
             continue
-        says = f": {weights.fault}"
-        if weights.fault == hub.NO_NETWORK:
-            says = " isn't in the cache and can't be looked at: no network; fetch it, or name a folder"
+        far = " isn't in the cache and can't be looked at: no network; fetch it, or name a folder"
+        says = far if weights.fault == hub.NO_NETWORK else f": {weights.fault}"
         revision = f" at {query.revision}" if query.revision else ""
         found.missing.append(f"{place}: {query.model}{revision}{says}")
     for place, settings in drawing_models(recipe).items():

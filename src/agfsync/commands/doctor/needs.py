@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agfsync.commands.doctor import loads, machine
 from agfsync.commands.doctor.page import Examination, Need, format_bytes
-from agfsync.engine.processes import count_cores, wanted_workers
+from agfsync.engine.local_pool import count_cores, count_wanted_workers
 from agfsync.errors import ModelError
 from agfsync.language.tokens import TokenEstimate, estimate_caption_tokens, estimate_question_tokens
 from agfsync.models.pretrained import torch_device
@@ -60,7 +60,7 @@ class Estimator:
         if self.recipe.pairs.source:
             return Need("candidates", [Path(self.recipe.pairs.source).name])
         count, captions = self.recipe.candidates.per_caption, self.counts.train
-        workers = max(1, wanted_workers(self.recipe.engine, 0))
+        workers = max(1, count_wanted_workers(self.recipe.engine, 0))
         models = drawing_models(self.recipe).items()
         parts = [self._draw(place, each, captions, count, workers=workers) for place, each in models]
         memory = [part.memory for part in parts]
@@ -124,7 +124,8 @@ class Estimator:
         """Base and aligned model draw each held-out caption, and every judge sees all of it."""
         settings, captions = self.recipe.model, self.counts.held_out
         judges = self.recipe.evaluation_scorers
-        batch, at_once = max(1, min(self.recipe.scores.batch, 2 * captions)), self._count_at_once()
+        batch = max(1, min(self.recipe.scores.batch, 2 * captions))
+        at_once = max(1, min(self.recipe.evaluation.batch, captions))
         shown = loads.ImageBatch(batch, batch, self.counts.questions)
         need = self._judge("evaluation", judges, shown, 2 * captions)
         drawn = self._draw("model", settings, 2 * captions / at_once, at_once, prompts=at_once)
@@ -168,13 +169,10 @@ class Estimator:
         seconds = images * (load.estimate_seconds(device) / batch.images + reading)
         return load.memory + _count_process(device), seconds
 
-    def _count_at_once(self) -> int:
-        """Return how many images the evaluation draws at a time."""
-        return max(1, min(self.recipe.evaluation.batch, self.counts.held_out))
-
     def _find_pixels(self) -> tuple[int, int]:
         """Return height and width of the images, which the evaluation draws."""
-        settings, at_once = self.recipe.model, self._count_at_once()
+        settings = self.recipe.model
+        at_once = max(1, min(self.recipe.evaluation.batch, self.counts.held_out))
         on_cpu = self._find_device(settings.device) == "cpu"
         height, width = self._try(partial(loads.estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
         return settings.sampling.height or height or 512, settings.sampling.width or width or 512

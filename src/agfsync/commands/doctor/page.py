@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 SPANS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
-LEAST_WIDTH = 68
-"""columns of the terminal below which the models are left out"""
+LEAST_WIDTH = 68  # columns of the terminal below which the models are left out
 
 
 @dataclass(slots=True)
@@ -55,18 +54,15 @@ class Examination:
     def plain(self) -> dict[str, Any]:
         """Return all of it for programs, as JSON can hold it: bytes and seconds, None what is unknown or is nothing."""
         plain = asdict(self) | {"can_begin": self.can_begin}
-        plain["stages"] = [
-            {name: value if name in ("stage", "models") or value > 0 else None for name, value in need.items()}
-            for need in plain.pop("needs")
-        ]
+        needs, texts = plain.pop("needs"), ("stage", "models")
+        plain["stages"] = [{n: v if n in texts or v > 0 else None for n, v in need.items()} for need in needs]
         return plain
 
 
 def format_page(found: Examination, width: int) -> str:
     """Return all of it, in lines of at most `width` columns where that can be."""
-    lines = [*_format_table(found.needs, width), ""]
-    if found.download:
-        lines += [f"to download: {format_bytes(found.download)}"]
+    download = [f"to download: {format_bytes(found.download)}"] if found.download else []
+    lines = [*_format_table(found.needs, width), "", *download]
     for says in (*(f"missing: {each}" for each in found.missing), *(f"note: {each}" for each in found.notes)):
         lines += wrap(says, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join([*lines, "the run can begin" if found.can_begin else "the run can't begin"])

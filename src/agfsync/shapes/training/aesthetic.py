@@ -1,7 +1,7 @@
 """The aesthetic head: rates a picture 0..10 from its CLIP embedding, having seen good pictures spoilt by degrees.
 
 The rating is of how well a picture is drawn, not of how much it shows: the pool has as many pictures of one thing as of
-four, and the head is taught to err no more on one number of things than on another.
+four, and the head learns to err no more on one number of things than on another.
 """
 
 import random
@@ -16,14 +16,14 @@ from transformers import CLIPModel
 
 from agfsync.models.tensors import to_tensor
 from agfsync.scorers.heads import Head
-from agfsync.shapes.drawing import draw
+from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.scene import MAX_THINGS
-from agfsync.shapes.training.loop import Plan, Tell, device, train
-from agfsync.shapes.training.pictures import scene_of
-from agfsync.shapes.training.spoiling import spoil
+from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
+from agfsync.shapes.training.pictures import sample_scene, spoil_picture
+from agfsync.training.objective import Actor, Metrics
 
-PLAN = Plan("aesthetic", steps=2500, batch=256, learning_rate=3e-3, weight_decay=0.3)
-POOL = 10_000
+AESTHETIC_PLAN = plan_lesson(steps=2500, batch=256, learning_rate=3e-3, weight_decay=0.3)
+RATED_POOL = 10_000
 """Pictures that are embedded once, each spoilt in one way and to one degree."""
 BEST, WORST = 9.0, 1.0
 """Ratings of an untouched picture and of one spoilt to the full."""
@@ -33,65 +33,84 @@ _SHRINKAGE = 0.01
 """Added to the variances of the embeddings, as a share of their mean, before they are scaled to one."""
 
 
-def teach(clip: CLIPModel, folder: Path, tell: Tell, plan: Plan = PLAN) -> Head:
-    """Train a head on embeddings of pictures and the degree to which they were spoilt."""
-    torch.manual_seed(plan.seed)
-    head = Head(clip.config.projection_dim, (64, 32), activation="relu").to(device())
-    pool = _pool(clip, random.Random(f"aesthetic/{plan.seed}"))
-    mean_D, whiten_DD = _whitening(pool.embeddings_ND)
-    inputs_ND = (pool.embeddings_ND - mean_D) @ whiten_DD
+def prepare_aesthetic(folder: Path) -> Pupil:
+    """Return a head to train on embeddings, by the CLIP in `folder`, of pictures spoilt to known degrees."""
+    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, use_safetensors=True).to(training_device())
+    torch.manual_seed(AESTHETIC_PLAN.seed)
+    head = Head(clip.config.projection_dim, (64, 32), activation="relu").to(training_device())
+    pictures = embed_pictures(clip, random.Random(f"aesthetic/{AESTHETIC_PLAN.seed}"))
+    mean_D, whiten_DD = find_whitening(pictures.embeddings_BD)
 
-    def loss(rng: random.Random) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.tensor(rng.sample(range(len(inputs_ND)), plan.batch), device=device())
-        error_B = head(inputs_ND[chosen]) - pool.ratings_N[chosen]
-        uneven = _unevenness(error_B, pool.counts_N[chosen], pool.ratings_N[chosen] == BEST)
-        return error_B.square().mean() + EVENNESS * uneven, {"rating error": error_B.abs().mean().item()}
+    def save(target: Path) -> None:
+        fold_whitening(head, mean_D, whiten_DD)
+        head.half().save(target)
 
-    train(plan, head, loss, folder, tell)
-    _fold(head, mean_D, whiten_DD)
-    return head
+    whitened = RatedPictures((pictures.embeddings_BD - mean_D) @ whiten_DD, pictures.ratings_B, pictures.counts_B)
+    return Pupil(head, [AestheticLesson("aesthetic", AESTHETIC_PLAN, whitened)], save)
 
 
-def rating(degree: float) -> float:
+@dataclass(frozen=True)
+class RatedPictures(WholeBatch):
+    """Embeddings of pictures (B, D), the rating that each deserves, and the number of things that it shows."""
+
+    embeddings_BD: Tensor
+    ratings_B: Tensor
+    counts_B: Tensor
+
+
+@dataclass(frozen=True)
+class AestheticLesson(Lesson):
+    """The squared error of the rating, and how unevenly the head errs on numbers of things."""
+
+    pool: RatedPictures
+
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[RatedPictures]:
+        """Choose pictures of the pool."""
+        pool = self.pool
+        chosen = self.seed_step(step).sample(range(len(pool.ratings_B)), self.plan.batch)
+        chosen_B = torch.tensor(chosen, device=actor.device)
+        return [RatedPictures(pool.embeddings_BD[chosen_B], pool.ratings_B[chosen_B], pool.counts_B[chosen_B])]
+
+    def loss(self, actor: Actor, batch: RatedPictures) -> tuple[Tensor, Metrics]:
+        """Return the weighted sum of both, and the mean absolute error as a metric."""
+        error_B = actor.network(batch.embeddings_BD) - batch.ratings_B
+        uneven = measure_unevenness(error_B, batch.counts_B, batch.ratings_B == BEST)
+        loss = error_B.square().mean() + EVENNESS * uneven
+        return loss, {"loss": loss.detach(), "rating error": error_B.detach().abs().mean()}
+
+
+def rate_degree(degree: float) -> float:
     """Return the rating that a picture spoilt to `degree` deserves."""
     return BEST - (BEST - WORST) * degree
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    embeddings_ND: Tensor
-    ratings_N: Tensor
-    counts_N: Tensor
-    """how many things each picture shows"""
-
-
 @torch.no_grad()
-def _pool(clip: CLIPModel, rng: random.Random) -> _Pool:
-    """Embed `POOL` pictures: as many of each number of things, half of them spoilt."""
-    degrees = [rng.choice((0.0, rng.random())) for _ in range(POOL)]
-    counts = [1 + n % MAX_THINGS for n in range(POOL)]
+def embed_pictures(clip: CLIPModel, rng: random.Random) -> RatedPictures:
+    """Embed `RATED_POOL` pictures: as many of each number of things, half of them spoilt."""
+    degrees = [rng.choice((0.0, rng.random())) for _ in range(RATED_POOL)]
+    counts = [1 + n % MAX_THINGS for n in range(RATED_POOL)]
     embeddings = []
-    for start in range(0, POOL, 100):
+    for start in range(0, RATED_POOL, 100):
         some = zip(counts[start : start + 100], degrees[start : start + 100], strict=True)
-        images = [spoil(draw(scene_of(count, rng)), degree, rng) for count, degree in some]
-        embeddings.append(clip.get_image_features(pixel_values=to_tensor(images).to(device())).pooler_output)
-    ratings = torch.tensor([rating(degree) for degree in degrees], device=device())
-    return _Pool(F.normalize(torch.cat(embeddings), dim=-1), ratings, torch.tensor(counts, device=device()))
+        images = [spoil_picture(draw_scene(sample_scene(rng, count)), degree, rng) for count, degree in some]
+        embeddings.append(clip.get_image_features(pixel_values=to_tensor(images).to(clip.device)).pooler_output)
+    ratings_B = torch.tensor([rate_degree(degree) for degree in degrees], device=clip.device)
+    counts_B = torch.tensor(counts, device=clip.device)
+    return RatedPictures(F.normalize(torch.cat(embeddings), dim=-1), ratings_B, counts_B)
 
 
-def _unevenness(error_B: Tensor, counts_B: Tensor, untouched_B: Tensor) -> Tensor:
-    """Return the variance of the mean error over the numbers of things, of untouched and spoilt pictures together."""
-    means: Sequence[Tensor]
+def measure_unevenness(error_B: Tensor, counts_B: Tensor, untouched_B: Tensor) -> Tensor:
+    """Return the variance of the mean error over the numbers of things: untouched and spoilt pictures' sum."""
     total = error_B.new_zeros(())
     for group_B in (untouched_B, ~untouched_B):
-        means = [error_B[group_B & (counts_B == count)] for count in counts_B.unique().tolist()]
-        means = [errors.mean() for errors in means if len(errors)]
+        of_counts = [error_B[group_B & (counts_B == count)] for count in counts_B.unique().tolist()]
+        means = [errors.mean() for errors in of_counts if len(errors)]
         if len(means) > 1:
-            total = total + torch.stack(list(means)).var(correction=0)
+            total = total + torch.stack(means).var(correction=0)
     return total
 
 
-def _whitening(embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
+def find_whitening(embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (D) and the matrix (D, D) that give embeddings unit variance in every direction.
 
     A CLIP's embeddings vary most in what is shown; how well it is drawn lies in directions of little variance, which a
@@ -103,7 +122,7 @@ def _whitening(embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _fold(head: Head, mean_D: Tensor, whiten_DD: Tensor) -> None:
+def fold_whitening(head: Head, mean_D: Tensor, whiten_DD: Tensor) -> None:
     """Make the whitening part of the head's first layer, so that the head reads embeddings as they are."""
     first = next(layer for layer in head.layers if isinstance(layer, torch.nn.Linear))
     first.weight.copy_(first.weight @ whiten_DD.T)

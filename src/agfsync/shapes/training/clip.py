@@ -1,12 +1,14 @@
-"""The CLIP: a small image and text encoder taught to tell which caption belongs to which picture.
+"""The CLIP: a small image and text encoder that learns which caption belongs to which picture.
 
 Random batches hold mostly easy negatives, so every picture also meets its own caption made slightly wrong. Some
-pictures are spoilt, and their captions say so, as the web's do: what tells a good picture from a bad one is then in the
-embedding.
+pictures are spoilt, and their captions say so, as the web's do, so that the embedding tells good pictures from bad.
 """
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,105 +25,119 @@ from transformers import (
 )
 
 from agfsync.models.tensors import to_tensor
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.grammar import describe, garble, write
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.grammar import describe_scene, garble_spec, write_caption
 from agfsync.shapes.scene import SIDE, Spec
-from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
-from agfsync.shapes.training.pictures import any_captioned_scene
-from agfsync.shapes.training.spoiling import WAYS
-from agfsync.shapes.training.tokenizers import MAX_TOKENS, clip_tokenizer
+from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
+from agfsync.shapes.training.pictures import SPOILERS, sample_captioned_scene
+from agfsync.shapes.training.tokenizers import MAX_TOKENS, build_clip_tokenizer
+from agfsync.training.objective import Actor, Metrics
+from agfsync.training.precision import autocast
 
-PLAN = Plan("clip", steps=1400, batch=64, learning_rate=1e-3)
+CLIP_PLAN = plan_lesson(steps=1400, batch=64, learning_rate=1e-3)
 SPOILT, WRONG_QUALITY = 0.25, 0.2
 """Shares of the pictures that are spoilt, and of the wrong captions that are wrong in that."""
-WIDTH = 128
+CLIP_WIDTH = 128
 
 
-def build(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained CLIP of 1.2 M parameters for 64x64 pictures."""
-    vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=8,
-    )
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Return an untrained CLIP of 1.2 M parameters for 64x64 pictures."""
+    shared = {
+        "hidden_size": CLIP_WIDTH,
+        "intermediate_size": 2 * CLIP_WIDTH,
+        "projection_dim": CLIP_WIDTH,
+        "num_attention_heads": 4,
+    }
+    vision = CLIPVisionConfig(num_hidden_layers=4, image_size=SIDE, patch_size=8, **shared)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
         num_hidden_layers=3,
-        num_attention_heads=4,
         max_position_embeddings=MAX_TOKENS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **shared,
     )
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=CLIP_WIDTH))
 
 
-def processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
-    """What turns pictures and captions into the model's input."""
+def build_clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
+    """Return the processor of pictures and captions into the model's input."""
+    size = {"height": SIDE, "width": SIDE}
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
+        size={"shortest_edge": SIDE}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     return CLIPProcessor(images, tokenizer)
 
 
-def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> tuple[CLIPModel, CLIPProcessor]:
-    """Trains a CLIP on drawings and right captions."""
-    torch.manual_seed(plan.seed)
-    tokenizer = clip_tokenizer()
-    model = build(tokenizer).to(device())
-    train(plan, model, lambda rng: _loss(model, *_batch(rng, plan.batch, tokenizer)), folder, tell)
-    return model, processor(tokenizer)
+def prepare_clip(folder: Path) -> Pupil:
+    """Return a CLIP to train on drawings and right captions."""
+    torch.manual_seed(CLIP_PLAN.seed)
+    tokenizer = build_clip_tokenizer()
+    model = build_clip(tokenizer).to(training_device())
+
+    def save(target: Path) -> None:
+        model.half().save_pretrained(target)
+        build_clip_processor(tokenizer).save_pretrained(target)
+
+    return Pupil(model, [ClipLesson("clip", CLIP_PLAN, tokenizer)], save)
 
 
-def _batch(rng: random.Random, size: int, tokenizer: CLIPTokenizer) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class CaptionedPictures(WholeBatch):
     """Pictures (B, 3, H, W), and tokens (2B, T): the right captions first, then the wrong."""
-    images, right, wrong = zip(*(_example(rng) for _ in range(size)), strict=True)
-    words = tokenizer([*right, *wrong], padding=True, truncation=True, return_tensors="pt").input_ids
-    return to_tensor(images).to(device()), words.to(device())
+
+    images_BCHW: Tensor
+    words_NT: Tensor
 
 
-def _example(rng: random.Random) -> tuple[Image.Image, str, str]:
-    """A picture, a caption of it, and a caption that is wrong in what there is or in how the picture was spoilt."""
-    spec, scene = any_captioned_scene(rng)
-    told = spec if rng.random() < 0.7 else describe(scene, rng)
-    quality = rng.choice(list(WAYS)) if rng.random() < SPOILT else ""
-    image = WAYS[quality](draw(scene), rng.uniform(0.2, 1), rng) if quality else draw(scene)
+@dataclass(frozen=True)
+class ClipLesson(Lesson):
+    """CLIP's symmetric cross entropy; the wrong captions join the images' side of it."""
+
+    tokenizer: CLIPTokenizer
+
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[CaptionedPictures]:
+        """Draw captioned scenes."""
+        rng = self.seed_step(step)
+        images, right, wrong = zip(*(_draw_example(rng) for _ in range(self.plan.batch)), strict=True)
+        words = self.tokenizer([*right, *wrong], padding=True, truncation=True, return_tensors="pt").input_ids
+        return [CaptionedPictures(to_tensor(images).to(actor.device), words.to(actor.device))]
+
+    def loss(self, actor: Actor, batch: CaptionedPictures) -> tuple[Tensor, Metrics]:
+        """Return the cross entropy, and the share of pictures that find their caption as a metric."""
+        model: Any = actor.network
+        with autocast(actor.device, actor.precision):
+            images_BD = model.get_image_features(pixel_values=batch.images_BCHW).pooler_output
+            texts_ND = model.get_text_features(input_ids=batch.words_NT).pooler_output
+        images_BD, texts_ND = F.normalize(images_BD.float(), dim=-1), F.normalize(texts_ND.float(), dim=-1)
+        logits_BN = model.logit_scale.clamp(max=4.6).exp() * images_BD @ texts_ND.T
+        own_B = torch.arange(len(images_BD), device=logits_BN.device)
+        loss = (F.cross_entropy(logits_BN, own_B) + F.cross_entropy(logits_BN[:, : len(own_B)].T, own_B)) / 2
+        return loss, {"loss": loss.detach(), "retrieval": (logits_BN.argmax(dim=1) == own_B).float().mean()}
+
+
+def _draw_example(rng: random.Random) -> tuple[Image.Image, str, str]:
+    """Draw a picture, and return a right caption and one wrong in what there is or in how the picture was spoilt."""
+    spec, scene = sample_captioned_scene(rng)
+    right = spec if rng.random() < 0.7 else describe_scene(scene, rng)
+    quality = rng.choice(list(SPOILERS)) if rng.random() < SPOILT else ""
+    image = draw_scene(scene)
+    if quality:
+        image = SPOILERS[quality](image, rng.uniform(0.2, 1), rng)
     if rng.random() < WRONG_QUALITY:
-        other = rng.choice([word for word in ("", *WAYS) if word != quality])
-        return image, _caption(told, quality, rng), _caption(told, other, rng)
-    return image, _caption(told, quality, rng), _caption(_slightly_wrong(told, rng), quality, rng)
+        wrong, other = right, rng.choice([word for word in ("", *SPOILERS) if word != quality])
+        return image, _caption_picture(right, quality, rng), _caption_picture(wrong, other, rng)
+    return image, _caption_picture(right, quality, rng), _caption_picture(make_wrong(right, rng), quality, rng)
 
 
-def _caption(spec: Spec, quality: str, rng: random.Random) -> str:
-    return f"a {quality} picture of {write(spec, rng)}" if quality else write(spec, rng)
+def _caption_picture(spec: Spec, quality: str, rng: random.Random) -> str:
+    return f"a {quality} picture of {write_caption(spec, rng)}" if quality else write_caption(spec, rng)
 
 
-def _slightly_wrong(spec: Spec, rng: random.Random) -> Spec:
-    """A specification that differs from `spec` in at least one attribute."""
+def make_wrong(spec: Spec, rng: random.Random) -> Spec:
+    """Return a specification that differs from `spec` in at least one attribute."""
     while True:
-        wrong = garble(spec, 0.25, rng)
+        wrong = garble_spec(spec, 0.25, rng)
         if wrong != spec:
             return wrong
-
-
-def _loss(model: CLIPModel, images_BCHW: Tensor, words_NT: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """CLIP's symmetric cross entropy; the wrong captions join the images' side of it."""
-    with autocast():
-        seen_BD = model.get_image_features(pixel_values=images_BCHW).pooler_output
-        told_ND = model.get_text_features(input_ids=words_NT).pooler_output
-    seen_BD, told_ND = F.normalize(seen_BD.float(), dim=-1), F.normalize(told_ND.float(), dim=-1)
-    logits_BN = model.logit_scale.clamp(max=4.6).exp() * seen_BD @ told_ND.T
-    size = len(images_BCHW)
-    own = torch.arange(size, device=logits_BN.device)
-    loss = (F.cross_entropy(logits_BN, own) + F.cross_entropy(logits_BN[:, :size].T, own)) / 2
-    return loss, {"retrieval": (logits_BN.argmax(dim=1) == own).float().mean().item()}

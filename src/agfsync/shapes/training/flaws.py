@@ -18,12 +18,31 @@ import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from scipy import ndimage
 
 from agfsync.models.tensors import to_images, to_tensor
-from agfsync.shapes.drawing import BACKGROUND_PALETTE, PALETTE, Mask, Rgb, coverage, paint, window_of
-from agfsync.shapes.scene import BACKGROUNDS, COLORS, LATTICE, MATERIALS, SHAPES, SIDE, SIZES, Scene, Thing
-from agfsync.shapes.training.pictures import any_captioned_scene, any_scene
-from agfsync.shapes.training.spoiling import WAYS
+from agfsync.shapes.drawing import (
+    PALETTE,
+    FloatArray,
+    Rgb,
+    cover_thing,
+    fill_canvas,
+    finish_canvas,
+    paint_thing,
+)
+from agfsync.shapes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    MATERIALS,
+    RADII,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    Thing,
+    nearest_to_edge,
+)
+from agfsync.shapes.training.pictures import SPOILERS, sample_captioned_scene, sample_scene
 
 WHOLE, BROKEN = 0.85, 0.6
 """Overlap with a clean thing above which a flawed one is that thing, and below which it is none."""
@@ -32,15 +51,19 @@ EMPTY = 0.06
 FLAWED = 0.3
 """Share of the things that are given a flaw."""
 MILD: Final = {"blurry": 0.2, "grainy": 0.08, "faded": 0.3, "coarse": 0.15, "bent": 0.12}
-"""How far each way of spoiling goes, at most, where what is shown must stay recognisable."""
-LATENT_NOISE: Final = 0.35
+"""Largest degree of each way of spoiling where what is shown must stay recognisable."""
+SMEAR_NOISE: Final = 0.35
 """Most noise on the latents of a smeared picture, in their standard deviations."""
+AS_GOOD: Final = 1.2
+"""A smeared thing is beyond doubt if any other shape or colour explains its pixels this many times worse."""
+_FAINT: Final = 0.45
+"""Contrast of a smeared thing, as a share of its own, below which it may be none."""
 _MOST_READINGS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Flawed:
-    """A flawed drawing.
+class FlawedDrawing:
+    """A drawing with flaws.
 
     `readings` are the scenes that it may be said to show, one if it is clear; `drawn` are all things that were painted,
     whether or not they count as things.
@@ -52,57 +75,45 @@ class Flawed:
 
 
 @dataclass(slots=True)
-class _Piece:
+class PaintedThing:
     """A thing as it is painted: its coverage, its tone, and what it may be taken for (None: for no thing)."""
 
     thing: Thing
-    cover: Mask
+    cover: FloatArray
     tone: Rgb
     taken_for: list[Thing | None]
 
 
-def flawed_drawing(rng: random.Random) -> Flawed:
+def draw_flawed(rng: random.Random) -> FlawedDrawing:
     """Draw a random scene, some of whose things have a flaw."""
     while True:
-        drawing = _flawed_drawing(rng)
+        if rng.random() < EMPTY:
+            scene = Scene((), rng.choice(BACKGROUNDS))
+        else:
+            scene = sample_scene(rng) if rng.random() < 0.5 else sample_captioned_scene(rng)[1]
+        pieces = [_paint_flawed(thing, rng) for thing in _crowd_things(scene.things, rng)]
+        drawing = assemble_drawing(pieces, scene.background)
         if len(drawing.readings) <= _MOST_READINGS:
             return drawing
 
 
-def _flawed_drawing(rng: random.Random) -> Flawed:
-    if rng.random() < EMPTY:
-        background = rng.choice(BACKGROUNDS)
-        things: tuple[Thing, ...] = ()
-    else:
-        scene = any_scene(rng) if rng.random() < 0.5 else any_captioned_scene(rng)[1]
-        background, things = scene.background, scene.things
-    return _drawn([_piece(thing, rng) for thing in _crowded(things, rng)], background)
-
-
-AS_GOOD: Final = 1.2
-"""A smeared thing is beyond doubt if any other shape or colour explains its pixels this many times worse."""
-_FAINT: Final = 0.45
-"""Contrast of a smeared thing, as a share of its own, below which it may be none."""
-
-
 @torch.no_grad()
-def smeared(vae: AutoencoderKL, drawings: Sequence[Flawed], rng: random.Random) -> list[Flawed]:
+def smear_by_vae(vae: AutoencoderKL, drawings: Sequence[FlawedDrawing], rng: random.Random) -> list[FlawedDrawing]:
     """Send `drawings` through the autoencoder, with noise of a random strength on the latents of each."""
-    device = vae.device
-    latents_BCHW = vae.encode(to_tensor([drawing.image for drawing in drawings]).to(device)).latent_dist.mean
-    strength_B = torch.tensor([rng.uniform(0, LATENT_NOISE) for _ in drawings])
+    latents_BCHW = vae.encode(to_tensor([drawing.image for drawing in drawings]).to(vae.device)).latent_dist.mean
+    strength_B = torch.tensor([rng.uniform(0, SMEAR_NOISE) for _ in drawings])
     noise_BCHW = torch.randn(latents_BCHW.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
-    latents_BCHW = latents_BCHW + (strength_B.view(-1, 1, 1, 1) * noise_BCHW).to(device)
+    latents_BCHW = latents_BCHW + (strength_B.view(-1, 1, 1, 1) * noise_BCHW).to(vae.device)
     images = to_images(vae.decode(latents_BCHW).sample)
-    return [_reread(replace(drawing, image=image)) for drawing, image in zip(drawings, images, strict=True)]
+    return [add_readings(replace(drawing, image=image)) for drawing, image in zip(drawings, images, strict=True)]
 
 
-def _reread(drawing: Flawed) -> Flawed:
+def add_readings(drawing: FlawedDrawing) -> FlawedDrawing:
     """Add readings where the smear leaves it open what a thing is: another shape or colour explains it as well."""
     pixels = np.asarray(drawing.image, np.float32)
     background = drawing.readings[0].background
     things = dict.fromkeys(thing for scene in drawing.readings for thing in scene.things)
-    possible = {thing: _likely(pixels, thing, background) for thing in things}
+    possible = {thing: _find_likely(pixels, thing, background) for thing in things}
     scenes = dict.fromkeys(
         Scene(tuple(thing for thing in read if thing is not None), background)
         for scene in drawing.readings
@@ -111,97 +122,95 @@ def _reread(drawing: Flawed) -> Flawed:
     return replace(drawing, readings=tuple(scenes))
 
 
-def _likely(pixels: npt.NDArray[np.float32], thing: Thing, background: str) -> list[Thing | None]:
+def _find_likely(pixels: FloatArray, thing: Thing, background: str) -> list[Thing | None]:
     """Return `thing` and all others of its size and place that explain the pixels about as well as it does."""
     others = [replace(thing, shape=shape) for shape in SHAPES if shape != thing.shape]
     others += [replace(thing, color=color) for color in COLORS if color != thing.color]
-    ground = np.empty((SIDE, SIDE, 3), np.float32)
-    ground[:] = BACKGROUND_PALETTE[background]
     half = math.ceil(thing.radius + 2)
     rows = slice(max(0, round(thing.y) - half), round(thing.y) + half)
     columns = slice(max(0, round(thing.x) - half), round(thing.x) + half)
 
-    def painted(one: Thing) -> npt.NDArray[np.float32]:
-        canvas = ground.copy()
-        paint(canvas, one, coverage(one.shape, one.radius, one.x % 1, one.y % 1, 2 * half), PALETTE[one.color])
+    def paint_alone(one: Thing) -> FloatArray:
+        canvas = fill_canvas(background)
+        paint_thing(canvas, one, cover_thing(one), PALETTE[one.color])
         return canvas
 
-    def distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    def measure_distance(one: FloatArray, other: FloatArray) -> float:
         return float(np.abs(one - other)[rows, columns].mean())
 
-    clean = painted(thing)
-    limit = AS_GOOD * distance(clean, pixels)
-    likely: list[Thing | None] = [thing, *(other for other in others if distance(painted(other), pixels) < limit)]
-    if distance(ground, pixels) < _FAINT * distance(ground, clean):
+    clean, ground = paint_alone(thing), fill_canvas(background)
+    limit = AS_GOOD * measure_distance(clean, pixels)
+    likely: list[Thing | None] = [thing]
+    likely += [other for other in others if measure_distance(paint_alone(other), pixels) < limit]
+    if measure_distance(ground, pixels) < _FAINT * measure_distance(ground, clean):
         likely.append(None)
     return likely
 
 
-def smear(image: Image.Image, rng: random.Random) -> Image.Image:
+def smear_mildly(image: Image.Image, rng: random.Random) -> Image.Image:
     """Spoil a picture in up to two ways, mildly enough for its things to stay what they are."""
     for way in rng.sample(list(MILD), rng.choice((0, 0, 1, 1, 2))):
-        image = WAYS[way](image, rng.uniform(0, MILD[way]), rng)
+        image = SPOILERS[way](image, rng.uniform(0, MILD[way]), rng)
     return image
 
 
-def _crowded(things: Sequence[Thing], rng: random.Random) -> list[Thing]:
+def _crowd_things(things: Sequence[Thing], rng: random.Random) -> list[Thing]:
     """Return `things`, one of them sometimes joined by another that stands next to it or runs into it."""
     if not things or rng.random() > 0.3:
         return list(things)
     one = rng.choice(list(things))
     size = rng.choice(SIZES)
-    radius = {"small": 6.4, "large": 10.6}[size]
     color = one.color if rng.random() < 0.4 else rng.choice(COLORS)
     material = one.material if rng.random() < 0.6 else rng.choice(MATERIALS)
     dx, dy = rng.choice([(x, y) for x in (-16, -8, 0, 8, 16) for y in (-16, -8, 0, 8, 16) if (x, y) != (0, 0)])
-    edge = math.ceil((radius + 1.5) / LATTICE) * LATTICE
+    edge = nearest_to_edge(RADII[size])
     x, y = min(max(one.x + dx, edge), SIDE - edge), min(max(one.y + dy, edge), SIDE - edge)
-    return [*things, Thing(rng.choice(SHAPES), color, size, material, x, y, radius)]
+    return [*things, Thing(rng.choice(SHAPES), color, size, material, x, y, RADII[size])]
 
 
-def _piece(thing: Thing, rng: random.Random) -> _Piece:
-    """Paint `thing` as it should be, or with a flaw."""
+def paint_clean(thing: Thing) -> PaintedThing:
+    """Return `thing` as it should be."""
+    return PaintedThing(thing, cover_thing(thing), PALETTE[thing.color], [thing])
+
+
+def _paint_flawed(thing: Thing, rng: random.Random) -> PaintedThing:
+    """Return `thing` as it should be, or with a flaw; more often than not a little out of place."""
     if rng.random() < 0.6:
-        shift = rng.uniform(-1, 1), rng.uniform(-1, 1)
-        thing = replace(thing, x=thing.x + shift[0], y=thing.y + shift[1])
-    side, dx, dy = window_of(thing)
-    clean = coverage(thing.shape, thing.radius, dx, dy, side)
-    piece = _Piece(thing, clean, PALETTE[thing.color], [thing])
+        dx, dy = rng.uniform(-1, 1), rng.uniform(-1, 1)
+        thing = replace(thing, x=thing.x + dx, y=thing.y + dy)
+    piece = paint_clean(thing)
     if rng.random() < FLAWED:
         rng.choice((_fade, _cut, _blend_shapes, _blend_colors, _resize))(piece, rng)
     return piece
 
 
-def _fade(piece: _Piece, rng: random.Random) -> None:
+def _fade(piece: PaintedThing, rng: random.Random) -> None:
     piece.cover = piece.cover * np.float32(rng.uniform(0.1, 1.0))
-    _judge_cover(piece, piece.cover, [piece.thing])
+    judge_cover(piece, [piece.thing])
 
 
-def _cut(piece: _Piece, rng: random.Random) -> None:
+def _cut(piece: PaintedThing, rng: random.Random) -> None:
     """Erase all beyond a line at a random angle, softly."""
     side = len(piece.cover)
     at = np.arange(side, dtype=np.float32) - side / 2 + 0.5
     angle, where = rng.uniform(0, 2 * math.pi), rng.uniform(-0.9, 0.9) * piece.thing.radius
     beyond = at[None, :] * math.cos(angle) + at[:, None] * math.sin(angle) - where
     piece.cover = piece.cover * np.clip(0.5 - beyond / rng.uniform(1, 4), 0, 1).astype(np.float32)
-    _judge_cover(piece, piece.cover, [piece.thing])
+    judge_cover(piece, [piece.thing])
 
 
-def _blend_shapes(piece: _Piece, rng: random.Random) -> None:
+def _blend_shapes(piece: PaintedThing, rng: random.Random) -> None:
     """Mix its outline with another's, as a wavering generator does."""
-    thing = piece.thing
-    side, dx, dy = window_of(thing)
-    other = replace(thing, shape=rng.choice([shape for shape in SHAPES if shape != thing.shape]))
-    both = coverage(other.shape, other.radius, dx, dy, side)
+    other = replace(piece.thing, shape=rng.choice([shape for shape in SHAPES if shape != piece.thing.shape]))
     share = np.float32(rng.random())
-    mixed = piece.cover * (1 - share) + both * share
+    mixed = piece.cover * (1 - share) + cover_thing(other) * share
     if rng.random() < 0.5:  # half of the blends have a sharp outline between the two
         mixed = np.clip((mixed - 0.5) * 3 + 0.5, 0, 1)
     piece.cover = mixed.astype(np.float32)
-    _judge_cover(piece, piece.cover, [thing, other])
+    judge_cover(piece, [piece.thing, other])
 
 
-def _blend_colors(piece: _Piece, rng: random.Random) -> None:
+def _blend_colors(piece: PaintedThing, rng: random.Random) -> None:
     thing = piece.thing
     other = rng.choice([color for color in COLORS if color != thing.color])
     share = rng.uniform(0, 0.5)
@@ -214,71 +223,57 @@ def _blend_colors(piece: _Piece, rng: random.Random) -> None:
     piece.taken_for = [replace(thing, color=color) for color in possible]
 
 
-def _resize(piece: _Piece, rng: random.Random) -> None:
+def _resize(piece: PaintedThing, rng: random.Random) -> None:
     """Give it a radius anywhere between the smallest and the largest."""
     radius = rng.uniform(5.4, 12.0)
     thing = replace(piece.thing, radius=radius, size="small" if radius < 8.5 else "large")
-    side, dx, dy = window_of(thing)
-    piece.thing, piece.cover = thing, coverage(thing.shape, radius, dx, dy, side)
+    piece.thing, piece.cover = thing, cover_thing(thing)
     piece.taken_for = [thing] if not 7.8 < radius < 9.4 else [replace(thing, size=size) for size in SIZES]
 
 
-def _judge_cover(piece: _Piece, cover: Mask, sources: list[Thing]) -> None:
-    """Decide what `cover` may be taken for: the one of `sources` that it overlaps well, several, or no thing."""
-    side, dx, dy = window_of(piece.thing)
+def judge_cover(piece: PaintedThing, sources: list[Thing]) -> None:
+    """Decide what a piece may be taken for: the one of `sources` that it overlaps well, several, or no thing."""
     overlaps = []
     for thing in sources:
-        clean = coverage(thing.shape, thing.radius, dx, dy, side)
-        overlaps.append(float(np.minimum(cover, clean).sum() / np.maximum(cover, clean).sum()))
+        clean = cover_thing(thing)
+        overlaps.append(float(np.minimum(piece.cover, clean).sum() / np.maximum(piece.cover, clean).sum()))
     best = max(overlaps)
     likely: list[Thing | None] = [t for t, o in zip(sources, overlaps, strict=True) if o > best - 0.08]
     if best < BROKEN:
         piece.taken_for = [None]
-    elif best > WHOLE:
-        piece.taken_for = likely
     else:
-        piece.taken_for = [*likely, None]
+        piece.taken_for = likely if best > WHOLE else [*likely, None]
 
 
-def _drawn(pieces: list[_Piece], background: str) -> Flawed:
-    canvas = np.empty((SIDE, SIDE, 3), np.float32)
-    canvas[:] = BACKGROUND_PALETTE[background]
+def assemble_drawing(pieces: list[PaintedThing], background: str) -> FlawedDrawing:
+    """Paint the pieces into one picture and list what it may show."""
+    canvas = fill_canvas(background)
     for piece in pieces:
-        paint(canvas, piece.thing, piece.cover, piece.tone)
-    _part(pieces)
+        paint_thing(canvas, piece.thing, piece.cover, piece.tone)
+    _doubt_touching(pieces)
     readings = itertools.product(*(dict.fromkeys(piece.taken_for) for piece in pieces))
     scenes = tuple(Scene(tuple(t for t in things if t is not None), background) for things in readings)
-    image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
-    return Flawed(image, scenes, tuple(piece.thing for piece in pieces))
+    return FlawedDrawing(finish_canvas(canvas), scenes, tuple(piece.thing for piece in pieces))
 
 
-def _part(pieces: list[_Piece]) -> None:
+def _doubt_touching(pieces: list[PaintedThing]) -> None:
     """Take things that run into one another for none, and those that just touch for things or none."""
     for a, b in itertools.combinations(pieces, 2):
-        one, two = _mask(a), _mask(b)
-        shared = int((one & two).sum())
-        contact = int((_grown(one) & two).sum())
+        one, two = _mask_piece(a), _mask_piece(b)
+        contact = int((ndimage.binary_dilation(one) & two).sum())
         if contact == 0:
             continue
         smaller, larger = sorted((a, b), key=lambda piece: float(piece.cover.sum()))
-        merged = shared > 8 or contact > 4
+        merged = int((one & two).sum()) > 8 or contact > 4
         smaller.taken_for = [None] if merged else [*smaller.taken_for, None]
         dominates = float(smaller.cover.sum()) < 0.3 * float(larger.cover.sum())
         larger.taken_for = [None] if merged and not dominates else [*larger.taken_for, None]
 
 
-def _mask(piece: _Piece) -> npt.NDArray[np.bool_]:
-    """Return where in the picture a piece covers a good part of a pixel, (SIDE, SIDE)."""
+def _mask_piece(piece: PaintedThing) -> npt.NDArray[np.bool_]:
+    """Return the pixels of the picture of which a piece covers a good part, (SIDE, SIDE)."""
     side = len(piece.cover)
     whole = np.zeros((SIDE + 2 * side, SIDE + 2 * side), bool)
     left, top = math.floor(piece.thing.x) - side // 2 + side, math.floor(piece.thing.y) - side // 2 + side
     whole[top : top + side, left : left + side] = piece.cover > 0.2
     return whole[side : side + SIDE, side : side + SIDE]
-
-
-def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return `mask` grown by a pixel on each side."""
-    padded = np.pad(mask, 1)
-    shifted = [np.roll(padded, shift, axis=axis) for axis in (0, 1) for shift in (-1, 0, 1)]
-    grown: npt.NDArray[np.bool_] = np.logical_or.reduce(shifted)
-    return grown[1:-1, 1:-1]

@@ -2,22 +2,27 @@
 
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from agfsync.models.tensors import to_tensor
-from agfsync.shapes.drawing import draw
-from agfsync.shapes.training.loop import Plan, Tell, autocast, device, train
-from agfsync.shapes.training.pictures import any_scene
+from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
+from agfsync.shapes.training.pictures import sample_scene
+from agfsync.training.objective import Actor, Metrics
+from agfsync.training.precision import autocast
 
-PLAN = Plan("vae", steps=6300, batch=16, learning_rate=2e-3, ema=0.998, checkpoint_every=500)
-SIDE, CHANNELS = 8, 16
+VAE_PLAN = plan_lesson(steps=6300, batch=16, learning_rate=2e-3, checkpoint_every=500)
+LATENT_SIDE, LATENT_CHANNELS = 8, 16
 """An eighth of the picture's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for
 a cell holds a good part of a thing: two colours, a texture and an outline."""
-NOISE = 0.3
+LATENT_NOISE = 0.3
 """Most noise, in the latents' standard deviations, that a picture comes through: a denoiser's latents are never exact.
 
 Without it the colours fill the latents' range and the outlines hide in their last digits, where a denoiser loses them.
@@ -25,68 +30,100 @@ Without it the colours fill the latents' range and the outlines hide in their la
 SCALING = 0.35
 """The denoiser's latents' standard deviation: below 1 for more noise, as small pictures need (arXiv 2301.10972)."""
 THINGS_WEIGHT = 6.0
-"""How much more a pixel of a thing counts than one of the background, which fills most of a picture."""
+"""Weight of a thing's pixel next to one of the background, which fills most of a picture."""
 
 
-def build() -> AutoencoderKL:
-    """An untrained autoencoder of 1.7 M parameters."""
+def build_vae() -> AutoencoderKL:
+    """Return an untrained autoencoder of 1.7 M parameters."""
     return AutoencoderKL(
         block_out_channels=(16, 32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        latent_channels=CHANNELS,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=64,
         mid_block_add_attention=False,
     )
 
 
-def teach(folder: Path, tell: Tell, plan: Plan = PLAN) -> AutoencoderKL:
-    """Trains an autoencoder on random scenes; whose latents have zero mean and the same variance in each channel."""
-    torch.manual_seed(plan.seed)
-    vae = build().to(device())
-    train(plan, vae, lambda rng: _loss(vae, _batch(rng, plan.batch)), folder, tell)
-    _standardise(vae, _batch(random.Random("standardise"), 512))
+def prepare_vae(folder: Path) -> Pupil:
+    """Return an autoencoder to train; its latents end with zero mean and the same variance in each channel."""
+    torch.manual_seed(VAE_PLAN.seed)
+    vae = build_vae().to(training_device())
+
+    def save(target: Path) -> None:
+        standardise_latents(vae, _draw_pictures(random.Random("standardise"), 512))
+        vae.to(torch.float16).save_pretrained(target)
+
+    return Pupil(vae, [VaeLesson("vae", VAE_PLAN)], save)
+
+
+def load_vae(folder: Path) -> Any:
+    """Return the autoencoder that was trained into `folder`, in float32."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(training_device(), torch.float32)
+    vae.register_to_config(_name_or_path="")  # else the generator's files would hold the path
     return vae
 
 
+@dataclass(frozen=True)
+class VaePictures(WholeBatch):
+    """Pictures (B, 3, H, W) and, for the latents of each, noise and its strength (B, 1, 1, 1)."""
+
+    images_BCHW: Tensor
+    strength_B111: Tensor
+    noise_BCHW: Tensor
+
+
+@dataclass(frozen=True)
+class VaeLesson(Lesson):
+    """Absolute and squared error, weighted towards the things, of what is decoded from noisy latents."""
+
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[VaePictures]:
+        """Draw random scenes."""
+        images_BCHW = _draw_pictures(self.seed_step(step), self.plan.batch)
+        size, device = len(images_BCHW), actor.device
+        strength_B111 = LATENT_NOISE * torch.rand(size, 1, 1, 1, device=device)
+        noise_BCHW = torch.randn(size, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE, device=device)
+        return [VaePictures(images_BCHW, strength_B111, noise_BCHW)]
+
+    def loss(self, actor: Actor, batch: VaePictures) -> tuple[Tensor, Metrics]:
+        """Return the weighted error, and the plain squared one as a metric."""
+        vae: Any = actor.network
+        images_BCHW = batch.images_BCHW
+        with autocast(actor.device, actor.precision):
+            latents_BCHW = vae.encode(images_BCHW).latent_dist.mean
+            noisy_BCHW = normalise_channels(latents_BCHW.float()) + batch.strength_B111 * batch.noise_BCHW
+            decoded_BCHW = vae.decode(noisy_BCHW).sample
+        error_BCHW = decoded_BCHW.float() - images_BCHW
+        thing_B1HW = (images_BCHW - images_BCHW[:, :, :1, :1]).abs().amax(dim=1, keepdim=True) > 0.05
+        weight_B1HW = 1 + (THINGS_WEIGHT - 1) * thing_B1HW.float()
+        weight_B1HW = weight_B1HW / weight_B1HW.mean()
+        loss = (weight_B1HW * (error_BCHW.abs() + error_BCHW.square())).mean()
+        return loss, {"loss": loss.detach(), "mse": error_BCHW.detach().square().mean()}
+
+
+def normalise_channels(latents_BCHW: Tensor) -> Tensor:
+    """Give each channel zero mean and unit variance within the batch: larger latents would drown the noise."""
+    std_C, mean_C = torch.std_mean(latents_BCHW, dim=(0, 2, 3), keepdim=True)
+    return (latents_BCHW - mean_C) / (std_C + 1e-6)
+
+
 @torch.no_grad()
-def _standardise(vae: AutoencoderKL, images_BCHW: Tensor) -> None:
-    """Folds the latents' standardisation into the encoder's last 1x1 convolution; the decoder knows no others.
+def standardise_latents(vae: AutoencoderKL, images_BCHW: Tensor) -> None:
+    """Fold the latents' standardisation into the encoder's last 1x1 convolution; the decoder knows no others.
 
     One scaling factor for all channels, as Stable Diffusion has, would leave the quiet channels drowned in noise.
     """
     latents_BCHW = vae.encode(images_BCHW).latent_dist.mean
     mean_C, std_C = latents_BCHW.mean(dim=(0, 2, 3)), latents_BCHW.std(dim=(0, 2, 3))
     into = vae.quant_conv
-    into.weight[:CHANNELS] /= std_C[:, None, None, None]
-    into.bias[:CHANNELS] = (into.bias[:CHANNELS] - mean_C) / std_C
-    into.weight[CHANNELS:] = 0
-    into.bias[CHANNELS:] = 2 * math.log(NOISE / 2)
+    into.weight[:LATENT_CHANNELS] /= std_C[:, None, None, None]
+    into.bias[:LATENT_CHANNELS] = (into.bias[:LATENT_CHANNELS] - mean_C) / std_C
+    into.weight[LATENT_CHANNELS:] = 0
+    into.bias[LATENT_CHANNELS:] = 2 * math.log(LATENT_NOISE / 2)
     vae.register_to_config(scaling_factor=SCALING)
 
 
-def _batch(rng: random.Random, size: int) -> Tensor:
-    return to_tensor([draw(any_scene(rng)) for _ in range(size)]).to(device())
-
-
-def _loss(vae: AutoencoderKL, images_BCHW: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Absolute and squared error, weighted towards the things, of what is decoded from noisy latents."""
-    with autocast():
-        latents_BCHW = vae.encode(images_BCHW).latent_dist.mean
-        drawn_BCHW = vae.decode(_disturbed(latents_BCHW.float())).sample
-    error_BCHW = drawn_BCHW.float() - images_BCHW
-    ground_BC11 = images_BCHW[:, :, :1, :1]
-    thing_B1HW = ((images_BCHW - ground_BC11).abs().amax(dim=1, keepdim=True) > 0.05).float()
-    weight_B1HW = 1 + (THINGS_WEIGHT - 1) * thing_B1HW
-    weight_B1HW = weight_B1HW / weight_B1HW.mean()
-    misses = (weight_B1HW * (error_BCHW.abs() + error_BCHW.square())).mean()
-    return misses, {"mse": error_BCHW.square().mean().item()}
-
-
-def _disturbed(latents_BCHW: Tensor) -> Tensor:
-    """Latents standardised within the batch, with noise of a random strength each: scale is no way out of it."""
-    std_C, mean_C = torch.std_mean(latents_BCHW, dim=(0, 2, 3), keepdim=True)
-    strength_B111 = NOISE * torch.rand(len(latents_BCHW), 1, 1, 1, device=latents_BCHW.device)
-    return (latents_BCHW - mean_C) / (std_C + 1e-6) + strength_B111 * torch.randn_like(latents_BCHW)
+def _draw_pictures(rng: random.Random, size: int) -> Tensor:
+    return to_tensor([draw_scene(sample_scene(rng)) for _ in range(size)]).to(training_device())

@@ -11,20 +11,24 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import Desk, Outcome, Unit, Work, carry_out, process
-from agfsync.engine.memory import release
+from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_units, report_skipped, run_job
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import RunError
-from agfsync.files.images import encoded
+from agfsync.files.images import encode_pngs
 from agfsync.models import EXCHANGED, LORA_FILE, Generator
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
-from agfsync.stages import MODEL, VERSIONS, Context, generator_source, to_draw
-from agfsync.stages.evaluation.comparing import Questions, Sides, compare, summarise
+from agfsync.stages import VERSIONS
+from agfsync.stages.context import MODEL, Context, generator_source
+from agfsync.stages.evaluation.comparing import Sides, compare, summarise
+from agfsync.stages.evaluation.sets import ReadSet, read_sets
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
 
 STAGE = "evaluation"
 IMAGES = "evaluation_images"
 SCORES = "evaluation_scores"
+SETS = "sets"
+"""The note with the summaries of the sets after the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Drawing:
     def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
         return IMAGES, ()
 
-    def open(self, desk: Desk) -> Work[Caption]:
+    def open(self, desk: JobContext) -> BatchFunction[Caption]:
         desk.say(f"{STAGE}: loading the {self.model} model")
         generator: Generator = catalog.build("models", self.settings)
         for remark in getattr(generator, "remarks", ()):
@@ -54,7 +58,7 @@ class Drawing:
     def _drawn(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
         seeds = [seed_of(self.seed, STAGE, caption.key) for caption in captions]
         # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
-        files = encoded(generator.draw([caption.text for caption in captions], seeds, 0.0))
+        files = encode_pngs(generator.draw([caption.text for caption in captions], seeds, 0.0))
         keys = [
             digest("evaluation image", self.model, self.source, c.key, s) for c, s in zip(captions, seeds, strict=True)
         ]
@@ -69,17 +73,21 @@ def run(context: Context) -> Mapping[str, Any]:
         RunError: there is no aligned model. ModelError: a model can't be loaded.
         BudgetError: a judge left more pictures unscored than `failure_budget` allows.
     """
-    asked = list(to_draw(context, "held-out"))
-    captions, questions = [each.caption for each in asked], {each.key: each.questions for each in asked}
+    sets = read_sets(context)
+    captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
     _draw(context, captions)
-    drawn, sides = _drawn(context, captions, questions)
-    judges = context.recipe.evaluation_scorers
-    judged = judge(context, Tables(stage=STAGE, pictures=IMAGES, scores=SCORES), judges, drawn)
-    rows = compare(captions, sides, context.run.read(SCORES, Score), questions)
-    _keep(context, captions, rows)
-    summary = summarise(rows, context.recipe.evaluation.resamples, context.recipe.seed)
+    drawn, sides = _drawn(context, sets)
+    tables = Tables(stage=STAGE, pictures=IMAGES, scores=SCORES)
+    judged = judge(context, tables, context.recipe.evaluation_scorers, drawn)
+    scores = list(context.run.read(SCORES, Score))
+    rows = {s.name: compare(s.captions, sides, scores, s.questions, s.name, s.by) for s in sets}
+    _keep(context, [row for of_set in rows.values() for row in of_set])
+    settings, seed = context.recipe.evaluation, context.recipe.seed
+    first, *others = [summarise(of_set, settings.resamples, seed) for of_set in rows.values()]
     told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
-    return {"captions": len(captions), **spent_by_judges(context.run.path, STAGE), **told, **summary}
+    spent = spent_by_judges(context.run.path, STAGE)
+    more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
+    return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
 
 
 def _draw(context: Context, captions: Sequence[Caption]) -> None:
@@ -88,6 +96,7 @@ def _draw(context: Context, captions: Sequence[Caption]) -> None:
         *_draw_with(context, "base", generator_source(context.recipe.model), captions),
         *_draw_with(context, "aligned", _aligned_source(context), captions),
     ]
+    report_skipped(context.progress, STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
@@ -95,7 +104,7 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
     """One model's pictures; the keys of its units. The unit names the model by `source`, not by its part in the run."""
     recipe = context.recipe
     units = [Unit(digest(STAGE, VERSIONS[STAGE], model, source, recipe.seed, c.key), c) for c in captions]
-    carry_out(
+    run_job(
         context.run,
         IMAGES,
         units,
@@ -108,7 +117,7 @@ def _draw_with(context: Context, model: str, source: str, captions: Sequence[Cap
         unit="pictures",
         title=f"{STAGE}: {model} model draws",
     )
-    release()
+    release_memory()
     return [unit.key for unit in units]
 
 
@@ -126,32 +135,40 @@ def _settings(context: Context, model: str) -> dict[str, Any]:
 
 
 def _aligned_source(context: Context) -> str:
-    training = context.run.finished("training")
+    training = context.run.find_finished("training")
     if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / 'model'}: type `agfsync training {context.run.path}`")
     return digest(generator_source(context.recipe.model), training.mark)
 
 
-def _drawn(context: Context, captions: Sequence[Caption], questions: Questions) -> tuple[list[ToJudge], Sides]:
-    """The pictures that are there, and for each caption that both models have drawn its two."""
-    by_key = {caption.key: caption for caption in captions}
+def _drawn(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ToJudge], Sides]:
+    """Return the images that are there, and for each caption that both models have drawn its two.
+
+    An image is judged by the scorers of each set that its caption is in.
+    """
+    captions = {caption.key: caption for each in sets for caption in each.captions}
+    questions = {key: asked for each in reversed(sets) for key, asked in each.questions.items()}
+    by: dict[str, dict[str, None]] = defaultdict(dict)
+    for each in sets:
+        for caption in each.captions:
+            by[caption.key].update(dict.fromkeys(each.by))
     found: list[ToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
-    for unit, rows in context.run.grouped(IMAGES, ["key", "caption_key", "generator"]):
+    for unit, rows in context.run.rows_by_unit(IMAGES, ["key", "caption_key", "generator"]):
         for row in rows:
-            caption = by_key[row["caption_key"]]
-            found.append(ToJudge(row["key"], unit, caption.text, tuple(questions[caption.key])))
+            caption = captions[row["caption_key"]]
+            found.append(ToJudge(row["key"], unit, caption.text, questions[caption.key], tuple(by[caption.key])))
             sides[caption.key][row["generator"]] = row["key"]
     return found, {key: (two["base"], two["aligned"]) for key, two in sides.items() if len(two) == 2}
 
 
-def _keep(context: Context, captions: Sequence[Caption], rows: Sequence[Comparison]) -> None:
-    """Enters the rows, a unit a caption."""
-    by_caption: dict[str, list[Comparison]] = {caption.key: [] for caption in captions}
+def _keep(context: Context, rows: Sequence[Comparison]) -> None:
+    """Enter the rows, a unit for each caption of a set."""
+    by_caption: dict[tuple[str, str], list[Comparison]] = {}
     for row in rows:
-        by_caption[row.caption_key].append(row)
-    units = [Unit(digest(STAGE, key, [row.key for row in of]), of) for key, of in by_caption.items()]
+        by_caption.setdefault((row.set, row.caption_key), []).append(row)
+    units = [Unit(digest(STAGE, *of, [row.key for row in rows]), rows) for of, rows in by_caption.items()]
     work: Callable[[Sequence[list[Comparison]]], Sequence[Outcome]] = list
     common = {"schema": Comparison.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process(context.run, STAGE, units, work, batch=len(units) or 1, title=f"{STAGE}: comparing", **common)
+    process_units(context.run, STAGE, units, work, batch=len(units) or 1, title=f"{STAGE}: comparing", **common)
     context.run.select(STAGE, [unit.key for unit in units])

@@ -1,11 +1,12 @@
 """Scores of two models -> what is to be said of them: rows that pair, and their summary with intervals. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from agfsync.recipe import HELD_OUT
 from agfsync.records import Caption, Comparison, Question, Score, digest, seed_of
 from agfsync.statistics import (
     FEWEST_FOR_VERDICT,
@@ -28,10 +29,16 @@ def compare(
     sides: Sides,
     scores: Iterable[Score],
     questions: Questions,
+    name: str = HELD_OUT,
+    judges: Collection[str] | None = None,
 ) -> list[Comparison]:
-    """For each caption and judge a row of the whole image, and one for each type of the questions the judge answered.
+    """Return a row for each caption and judge, and one for each type of the questions that the judge answered.
 
-    A caption that either picture has no value for gives no row of that judge: what is compared is always paired.
+    A caption with an image that has no value gives no row of that judge: a comparison is always paired.
+
+    Args:
+        name: the evaluation set's.
+        judges: those that judge the set; None: all that gave scores.
     """
     words: dict[str, dict[str, Score]] = defaultdict(dict)
     for word in scores:
@@ -42,8 +49,8 @@ def compare(
     for caption in captions:
         base, aligned = sides.get(caption.key, ("", ""))
         for judge, of in words.items():
-            if base in of and aligned in of:
-                rows += _rows(caption, judge, of[base], of[aligned], questions.get(caption.key, ()))
+            if base in of and aligned in of and (judges is None or judge in judges):
+                rows += _rows(name, caption, judge, of[base], of[aligned], questions.get(caption.key, ()))
     return rows
 
 
@@ -103,11 +110,11 @@ def _contrasts(judged: Mapping[str, Sequence[Comparison]], resamples: int, seed:
 
 
 def _rows(
-    caption: Caption, judge: str, base: Score, aligned: Score, questions: Sequence[Question]
+    name: str, caption: Caption, judge: str, base: Score, aligned: Score, questions: Sequence[Question]
 ) -> Iterator[Comparison]:
     def row(element_type: str, before: float, after: float) -> Comparison:
-        key = digest("comparison", caption.key, base.key, aligned.key, element_type)
-        return Comparison(key, caption.key, caption.category, judge, element_type, before, after)
+        key = digest("comparison", name, caption.key, base.key, aligned.key, element_type)
+        return Comparison(key, name, caption.key, caption.category, judge, element_type, before, after)
 
     if base.value is not None and aligned.value is not None:
         yield row("", base.value, aligned.value)

@@ -5,7 +5,7 @@ from typing import Any
 
 from agfsync.files.atomic import write_atomic
 from agfsync.records import Pair
-from agfsync.stages import Context
+from agfsync.stages.context import Context
 from agfsync.stages.report.evidence import Drawn, Evidence, gather, judged, pictures, questions
 from agfsync.stages.report.galleries import Card, card, data_uris, extremes, spread
 from agfsync.stages.report.page import Galleries, render

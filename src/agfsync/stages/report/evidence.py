@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agfsync.formats import Selector
-from agfsync.recipe import Recipe
+from agfsync.recipe import HELD_OUT, Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
+from agfsync.stages import NAMES
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
 R = TypeVar("R", bound=Record)
 
-STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
 
 Values = Mapping[str, Mapping[str, float]]
 """Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
@@ -70,27 +70,39 @@ class Evidence:
 
 def gather(run: Run, recipe: Recipe) -> Evidence:
     """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
-    finished = {stage: ended for stage in STAGES if (ended := run.finished(stage))}
+    finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.find_finished(stage))}
     pairs = _read(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,
         recipe_yaml=run.recipe_yaml,
         finished=finished,
         left_out={stage: left for stage in finished if (left := _left_out(run, stage))},
-        captions={c.key: c for c in _read(run, finished, "captions", Caption)},
+        captions={c.key: c for c in [*_read_sources(run, finished), *_read(run, finished, "captions", Caption)]},
         scores=_scores(run, finished, pairs),
         pairs=pairs,
         steps=_steps(run),
-        comparisons=_read(run, finished, "evaluation", Comparison),
+        comparisons=_read_first_set(run, finished),
         drawn=_drawn(run) if "evaluation" in finished else {},
         selectors=find_selectors(run, recipe),
     )
 
 
+def _read_first_set(run: Run, finished: Mapping[str, Finished]) -> list[Comparison]:
+    if "evaluation" not in finished:
+        return []
+    name = finished["evaluation"].notes.get("set", HELD_OUT)
+    return [comparison for comparison in run.read("evaluation", Comparison) if comparison.set == name]
+
+
+def _read_sources(run: Run, finished: Mapping[str, Finished]) -> list[Caption]:
+    """Return the captions of evaluation sets that come from files."""
+    return list(run.read("evaluation_captions", Caption)) if "evaluation" in finished else []
+
+
 def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
     """The image files of the candidates `keys` of a stage's table; only the units that hold them are read."""
     wanted = set(keys)
-    units = [unit for unit, rows in run.grouped(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
+    units = [unit for unit, rows in run.rows_by_unit(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
 
 
@@ -144,10 +156,10 @@ def _left_out(run: Run, stage: str) -> Counter[str]:
     """What a stage's tables left out, by reason."""
     tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
     counted: Counter[str] = Counter()
-    for each in run.skipped(stage):
+    for each in run.list_skipped(stage):
         counted[each.reason] += each.count
     for table in tables:
-        counted.update(run.dropped(table))
+        counted.update(run.count_dropped(table))
     return counted
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from agfsync.files.images import BrokenPicture, decode
+from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.records import Comparison, Pair, Question
 from agfsync.stages.report.evidence import Drawn, Evidence, Judged
 
@@ -114,8 +114,8 @@ def data_uris(images: Mapping[str, bytes]) -> dict[str, str]:
 def _file(image: bytes, edge: int) -> tuple[str, bytes] | None:
     """A picture's media subtype and file: as it is where it is small, else as WebP of at most `edge` pixels."""
     try:
-        small = decode(image)
-    except BrokenPicture:
+        small = decode_image(image)
+    except BrokenImageError:
         return None
     if max(small.size) <= edge and len(image) <= edge * edge:
         return _subtype(image), image

@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
-from agfsync.stages.report.evidence import STAGES, Evidence
+from agfsync.stages import NAMES
+from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, Tone, compact, curves, forest, histogram
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.verdict import (
@@ -118,6 +119,10 @@ def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
         "judges": forest([_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
+        "other_sets": [
+            (name, standings(of_set["judges"], evidence.recipe, evidence.selectors))
+            for name, of_set in summary.get("sets", {}).items()
+        ],
         "agreement": _agreement(evidence, lead),
         "lead": lead,
         "categories": _by_part(summary.get("categories", {}), [s.judge for s in judged]),
@@ -238,7 +243,7 @@ def _remark(steps: Sequence[Mapping[str, float]]) -> str:
 def _stages(evidence: Evidence) -> list[StageLine]:
     total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
     lines = []
-    for name in STAGES:
+    for name in NAMES[:-1]:
         ended = evidence.finished.get(name)
         if ended is None:
             lines.append(StageLine(name))

@@ -1,0 +1,80 @@
+"""The nouns of a stage's work: units, what becomes of each, and jobs that need a model."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from agfsync.engine.batch_fitting import BatchFit
+from agfsync.records import Record
+from agfsync.store import Run
+
+_P = TypeVar("_P")
+_P_contra = TypeVar("_P_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit(Generic[_P]):
+    """A piece of work. The key names all that shapes its rows, so that finished work is found again."""
+
+    key: str
+    payload: _P
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A unit that can't be done, because of `reason`; `where` names the file or row that is to blame."""
+
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """The records that a unit made, and what it left out, counted by reason."""
+
+    records: Sequence[Record]
+    dropped: Mapping[str, int]
+
+
+Outcome = Sequence[Record] | Sifted | Skip
+BatchFunction = Callable[[Sequence[_P]], Iterable[Outcome]]
+"""A function from a batch of payloads to one outcome for each, in order."""
+
+SERVER = "server"
+"""The device of a job whose model is behind a server: it is asked from this process alone, whatever the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What a job finds where it runs: the run, to read from; the batch that fits into memory; a place for messages."""
+
+    run: Run
+    fit: BatchFit
+    say: Callable[[str], None]
+
+
+class Job(Protocol[_P_contra]):
+    """Work that a model does, described by plain values, so that it can be sent to another process."""
+
+    @property
+    def source(self) -> str:
+        """The digest of the model, or models, and of all that shapes the result."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """The number of images that go through the model at a time, given enough memory."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The recipe's name of the device; `SERVER` where that is no machine of ours."""
+        ...
+
+    def reads(self, payloads: Sequence[_P_contra]) -> tuple[str, Sequence[str]]:
+        """Return the table of the run, and its units, that the work on `payloads` reads."""
+        ...
+
+    def open(self, context: JobContext) -> Callable[[Sequence[_P_contra]], Iterable[Outcome]]:
+        """Load the model and return the function that does the work."""
+        ...

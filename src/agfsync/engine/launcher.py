@@ -1,0 +1,362 @@
+"""One command in several processes, as `accelerate launch` and `torchrun` start it: the first leads, the others train.
+
+Only training uses this: every other command ignores the launcher's variables, which a cluster job may have left in the
+environment.
+
+The others know nothing of the command. They wait for the orders of the first process in the store of torch.distributed,
+which each polls, so that nobody waits for a process that is gone: whoever loses the store has lost the first process.
+What may take long has a thread of its own while the main thread waits in short steps: torch's own waits ignore signals.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+from agfsync.errors import PeerError
+
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""The variables by which a launcher tells each process its place. Without all four a process is alone."""
+JOIN_TIMEOUT = "AGFSYNC_JOIN_TIMEOUT"
+"""The variable that sets for how many seconds the processes wait for each other; as torchrun's `join_timeout`."""
+JOIN_SECONDS = 600.0
+_POLL_SECONDS = 0.2
+"""seconds between two polls of the store, and between two checks for signals"""
+_QUIET_SECONDS = 2.0
+"""seconds in which another process finds the first one without a message"""
+ATTEMPT_SECONDS = 5.0
+"""seconds for one connection, and for a farewell"""
+_REPLY_TIMEOUT = timedelta(minutes=30)
+"""Timeout of the store's own calls: torch's default."""
+_END = "end"
+_FOUND: list[Any] = []
+"""the store, once it has been found"""
+
+_T = TypeVar("_T")
+Order = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Process `rank` of `count`, whose common store is found at `address`:`port`."""
+
+    rank: int
+    count: int
+    address: str
+    port: int
+    launcher_hosts: bool = False
+    """True if the launcher keeps the store; else the first process does"""
+
+    @property
+    def place(self) -> str:
+        """Return the store's address as host:port."""
+        return f"{self.address}:{self.port}"
+
+
+SINGLE_PROCESS = Launch(0, 1, "", 0)
+
+
+def read_launch(environ: Mapping[str, str]) -> Launch:
+    """Return this process's place among those launched together; `SINGLE_PROCESS` where a variable is missing or empty.
+
+    Raises:
+        PeerError: a variable isn't what a launcher sets.
+    """
+    rank, count, address, port = (environ.get(name, "").strip() for name in LAUNCH_VARIABLES)
+    if not (rank and count and address and port):
+        return SINGLE_PROCESS
+    size = _parse_number("WORLD_SIZE", count, 1, 1 << 20)
+    launch = Launch(
+        _parse_number("RANK", rank, 0, size - 1),
+        size,
+        address,
+        _parse_number("MASTER_PORT", port, 1, 65535),
+        environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+    if environ.get("LOCAL_RANK"):
+        _parse_number(
+            "LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1
+        )  # accelerate takes the accelerator of this number
+    read_join_timeout(environ)
+    return launch
+
+
+def _parse_number(name: str, value: str, least: int, most: int) -> int:
+    number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if number is None or not least <= number <= most:
+        raise PeerError(
+            f"the environment has {name}={value[:40]}, which should be a whole number from {least} to {most}: "
+            f"launchers such as accelerate set it; unset {', '.join(LAUNCH_VARIABLES)} to train in one process"
+        )
+    return number
+
+
+def count_processes() -> int:
+    """Return the number of processes. Raises PeerError as `read_launch` does."""
+    return read_launch(os.environ).count
+
+
+def process_rank() -> int:
+    """Return this process's number; the first is 0. Raises PeerError as `read_launch` does."""
+    return read_launch(os.environ).rank
+
+
+def read_join_timeout(environ: Mapping[str, str] = os.environ) -> float:
+    """Return the number of seconds for which the processes wait for each other.
+
+    Raises:
+        PeerError: the variable that says so holds no positive number.
+    """
+    given = environ.get(JOIN_TIMEOUT, "")
+    try:
+        seconds = float(given or JOIN_SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 1e9:
+        raise PeerError(f"the environment has {JOIN_TIMEOUT}={given[:40]}, which should be a number of seconds above 0")
+    return seconds
+
+
+def shared_store(seconds: float | None = None) -> Any:
+    """Return the store that all processes share; the first call connects, within `seconds` or the join timeout.
+
+    Raises:
+        PeerError: the first process or its launcher isn't there, or its port is taken.
+    """
+    if not _FOUND:
+        _FOUND.append(_connect(read_join_timeout() if seconds is None else seconds))
+    return _FOUND[0]
+
+
+def await_helpers(say: Callable[[str], None]) -> None:
+    """Wait, as the first process, until all others are there; `say` reports once that they are awaited, and where.
+
+    Raises:
+        PeerError: some haven't come in time; the message names them.
+    """
+    launch = read_launch(os.environ)
+    if launch.count == 1:
+        return
+    keys = {f"here/{other}": other for other in range(1, launch.count)}
+    try:
+        missing = _find_missing(keys, 0.0, shared_store(0.0))
+    except PeerError:
+        if not launch.launcher_hosts:
+            raise
+        missing = list(keys.values())
+    if missing:
+        say(
+            f"waiting for {len(missing)} of {launch.count} processes to come to {launch.place}, for up to "
+            f"{read_join_timeout():g} s ({JOIN_TIMEOUT}); to train in one process, unset {', '.join(LAUNCH_VARIABLES)}"
+        )
+    _await_all(keys)
+
+
+def join_first(say: Callable[[str], None]) -> None:
+    """Report, as one of the others, to the first process; `say` reports once where it is looked for.
+
+    Raises:
+        PeerError: it isn't there in time.
+    """
+    launch, seconds = read_launch(os.environ), read_join_timeout()
+    try:
+        shared_store(min(_QUIET_SECONDS, seconds))
+    except PeerError:
+        say(f"waiting for the first process (RANK=0) at {launch.place}, for up to {seconds:g} s ({JOIN_TIMEOUT})")
+    shared = shared_store()
+    with _peer_errors():
+        shared.set(f"here/{launch.rank}", "")
+
+
+def send_order(order: Order) -> None:
+    """Send `order` to the others, and wait until all of them have received it.
+
+    Raises:
+        PeerError: some haven't in time; the message names them.
+    """
+    shared = shared_store()
+    with _peer_errors():
+        number = int(shared.add("orders", 1))
+        shared.set(f"order/{number}", json.dumps(order))
+    _await_all({f"heard/{number}/{other}": other for other in range(1, count_processes())})
+
+
+def meet_others(number: int) -> None:
+    """Wait until every process has come here for the `number`-th time: what follows ignores signals.
+
+    Raises:
+        PeerError: some haven't come in time; the message names them.
+    """
+    shared = shared_store()
+    with _peer_errors():
+        shared.set(f"ready/{number}/{process_rank()}", "")
+    _await_all({f"ready/{number}/{each}": each for each in range(count_processes())})
+
+
+def receive_orders() -> Iterator[Order]:
+    """Yield the orders of the first process, until it has ended in whatever way."""
+    number = 0
+    # The store fails where the process that keeps it is gone.
+    with suppress(RuntimeError):
+        while True:
+            number += 1
+            while not shared_store().check([f"order/{number}"]):
+                if shared_store().check([_END]):
+                    return
+                time.sleep(_POLL_SECONDS)
+            order: Order = json.loads(shared_store().get(f"order/{number}"))
+            shared_store().set(f"heard/{number}/{process_rank()}", "")
+            yield order
+
+
+@contextmanager
+def lead_helpers() -> Iterator[None]:
+    """Run the command within as the first process; the others end with it, in whatever way it ends."""
+    launch = read_launch(os.environ)
+    if launch.count == 1:
+        yield
+        return
+    if not launch.launcher_hosts:
+        # Made now, for the others are looking for it. If it fails, that is reported when they are needed.
+        with suppress(PeerError):
+            shared_store(0.0)
+    try:
+        yield
+    finally:
+        # Without a store they know it already; a launcher that keeps one answers at once.
+        with suppress(PeerError, RuntimeError, TimeoutError):
+            shared = shared_store(0.0)
+            _run_interruptibly(lambda: shared.set(_END, ""), ATTEMPT_SECONDS)
+
+
+def _await_all(keys: Mapping[str, int]) -> None:
+    seconds = read_join_timeout()
+    missing = _find_missing(keys, seconds, shared_store())
+    if missing:
+        launch = read_launch(os.environ)
+        named = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
+        raise PeerError(
+            f"of {launch.count} processes, RANK {named} didn't come to {launch.place} within {seconds:g} s "
+            f"({JOIN_TIMEOUT}): start them as well, or unset {', '.join(LAUNCH_VARIABLES)} to train in one process"
+        )
+
+
+def _find_missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[int]:
+    """Return the processes whose keys aren't in the store after `seconds`; at once where all are.
+
+    Raises:
+        PeerError: the store is gone.
+    """
+    until = time.monotonic() + seconds
+
+    def look() -> list[int]:
+        while absent := [each for key, each in keys.items() if not shared.check([key])]:
+            if time.monotonic() >= until:
+                break
+            time.sleep(_POLL_SECONDS)
+        return absent
+
+    with _peer_errors():
+        try:
+            return _run_interruptibly(look, seconds + ATTEMPT_SECONDS)
+        except TimeoutError:
+            return list(keys.values())
+
+
+@contextmanager
+def _peer_errors() -> Iterator[None]:
+    """Raise a PeerError where the store within is gone."""
+    try:
+        yield
+    except RuntimeError as failure:
+        raise PeerError(f"the launched processes can't reach each other any more: {_shorten(failure)}") from failure
+
+
+def _connect(seconds: float) -> Any:
+    """Return a connection to the store, tried at least once and for up to `seconds`.
+
+    Raises:
+        PeerError: nobody answers there, or the port is taken.
+    """
+    import torch.distributed  # noqa: F401 (now, since it takes longer than an attempt on a busy machine)
+
+    launch = read_launch(os.environ)
+    hosts = launch.rank == 0 and not launch.launcher_hosts
+    reasons: list[str] = []
+    try:
+        return _run_interruptibly(
+            lambda: _host_store(launch) if hosts else _reach_store(launch, seconds, reasons), seconds + ATTEMPT_SECONDS
+        )
+    except (TimeoutError, ConnectionError) as failure:
+        whom = "the launcher" if launch.launcher_hosts else "the first process (RANK=0)"
+        why = f" ({reasons[-1]})" if reasons else ""
+        raise PeerError(
+            f"process {launch.rank} of {launch.count} found no sign of {whom} at {launch.place} within {seconds:g} s"
+            f"{why}: start it as well, or unset {', '.join(LAUNCH_VARIABLES)} to work in one process"
+        ) from failure
+    except RuntimeError as failure:
+        raise PeerError(f"the launched processes can't meet at {launch.place}: {_shorten(failure)}") from failure
+
+
+def _host_store(launch: Launch) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # It listens on all interfaces; this process itself needs no name server to find it.
+    return TCPStore(
+        "127.0.0.1", launch.port, launch.count, True, _REPLY_TIMEOUT, wait_for_workers=False, multi_tenant=True
+    )
+
+
+def _reach_store(launch: Launch, seconds: float, reasons: list[str]) -> Any:
+    """Connect once somebody listens there: until then torch would fill the terminal with warnings."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((launch.address, launch.port), ATTEMPT_SECONDS).close()
+            break
+        except (OSError, UnicodeError) as failure:
+            reasons.append(getattr(failure, "strerror", None) or str(failure))
+            if time.monotonic() >= until:
+                raise ConnectionError(reasons[-1]) from failure
+            time.sleep(_POLL_SECONDS)
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore(launch.address, launch.port, launch.count, False, _REPLY_TIMEOUT)
+
+
+def _run_interruptibly(work: Callable[[], _T], seconds: float) -> _T:
+    """Return what `work` returns; it has a thread of its own, so that a signal ends the wait at once.
+
+    Raises:
+        TimeoutError: it takes longer than `seconds`; its thread is left to itself.
+    """
+    ended, results, failures = Event(), list[_T](), list[Exception]()
+
+    def do() -> None:
+        try:
+            results.append(work())
+        except Exception as failure:
+            failures.append(failure)
+        finally:
+            ended.set()
+
+    Thread(target=do, daemon=True).start()
+    until = time.monotonic() + seconds
+    while not ended.wait(_POLL_SECONDS):
+        if time.monotonic() >= until:
+            raise TimeoutError
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _shorten(failure: Exception) -> str:
+    """Return the first sentence of torch's message, without its C++ frames."""
+    lines: Sequence[str] = str(failure).splitlines() or [type(failure).__name__]
+    return lines[0][:200]

@@ -1,0 +1,120 @@
+"""Workers that are processes of this machine: one for each accelerator, or as many as the recipe says."""
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
+from itertools import cycle
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from typing import Any
+
+from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
+from agfsync.recipe import Engine
+
+SPAWN = get_context("spawn")
+"""A forked process could use neither CUDA nor torch's threads."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+MOST_CPU_WORKERS = 8
+"""Workers of `engine.workers: cores`, each of which holds a model."""
+
+
+def list_accelerators(device: str) -> list[str]:
+    """Return CUDA's names of the accelerators for models on `device`: none if `device` is a single one."""
+    if device not in ("auto", "cuda"):
+        return []
+    # By name: what every command imports is free of torch.
+    count = import_module("torch").cuda.device_count()
+    return os.environ.get(VISIBLE, ",".join(map(str, range(count)))).split(",")[:count]
+
+
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_wanted_workers(engine: Engine, accelerators_there: int) -> int:
+    """Return how many workers `engine` asks for on this machine; 0: the work is done in this process."""
+    if engine.workers == "cores":
+        return accelerators_there or min(count_cores(), MOST_CPU_WORKERS)
+    return engine.workers or accelerators_there
+
+
+class WorkerDiedError(Exception):
+    """A worker's process is gone; the message says how."""
+
+
+class LocalPool:
+    """`size` processes, each of which sees one of `devices` in turn; without any, each has its share of the cores."""
+
+    def __init__(self, size: int, devices: list[str]) -> None:
+        self.size = size
+        threads = str(max(1, count_cores() // size))
+        each = [{VISIBLE: name} for name in devices] or [{"OMP_NUM_THREADS": threads}]
+        self._environments = cycle(each)
+
+    def start_worker(self, plan: WorkerPlan) -> "ProcessHandle":
+        return ProcessHandle(plan, next(self._environments))
+
+    def describe_death(self, failure: BaseException) -> str | None:
+        return str(failure) if isinstance(failure, WorkerDiedError) else None
+
+    def describe_shortage(self) -> str:
+        return "loading a model takes its time"
+
+
+class ProcessHandle:
+    """A process that answers one call after the other. It ends with this process."""
+
+    def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self._ours, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_serve_calls, args=(theirs, plan, dict(environment)), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._caller = ThreadPoolExecutor(1)
+
+    def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
+        return self._caller.submit(self._call, method, arguments)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._caller.shutdown(wait=True)
+        self._process.join()
+        self._ours.close()
+
+    def _call(self, method: str, arguments: tuple[Any, ...]) -> TaskResult:
+        try:
+            self._ours.send((method, arguments))
+            result: TaskResult = self._ours.recv()
+        except (EOFError, ConnectionError) as failure:
+            self._process.join()
+            raise WorkerDiedError(f"its process ended with {_describe_exit(self._process.exitcode)}") from failure
+        return result
+
+
+def _describe_exit(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+
+def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
+    """Serve calls: Ctrl-C is for the leading process, and without that one this process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker = JobWorker(plan)
+    while True:
+        try:
+            method, arguments = calls.recv()
+        except EOFError:
+            return
+        calls.send(getattr(worker, method)(*arguments))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

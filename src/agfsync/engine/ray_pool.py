@@ -1,0 +1,86 @@
+"""Workers that are actors on a Ray cluster."""
+
+import os
+import socket
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
+from agfsync.errors import WorkerError
+from agfsync.recipe import Engine
+
+STORE_BYTES = 100 << 20
+"""Memory of Ray's object store, where we start it: only captions and part entries are exchanged."""
+
+ANSWER_SECONDS = 10.0
+"""seconds in which a cluster's address must answer"""
+
+
+class RayPool:
+    """Actors with a `JobWorker` each, and as many accelerators for each as the recipe says.
+
+    Raises:
+        WorkerError: there is no cluster at the address that is given.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        _connect(engine.address or os.environ.get("RAY_ADDRESS") or "local")
+        there = ray.cluster_resources().get("GPU", 0.0)
+        self._each = engine.accelerators if engine.accelerators is not None else min(there, 1.0)
+        asked = engine.workers if isinstance(engine.workers, int) else None
+        self.size = asked or (max(1, int(there / self._each)) if self._each else 1)
+
+    def start_worker(self, plan: WorkerPlan) -> "RayHandle":
+        # The dispatcher restarts workers and retries their tasks: to Ray, a dead actor is dead.
+        kind = ray.remote(num_cpus=1, num_gpus=self._each, max_restarts=0, max_task_retries=0)(JobWorker)
+        return RayHandle(kind.remote(plan))
+
+    def describe_death(self, failure: BaseException) -> str | None:
+        died = isinstance(failure, exceptions.RayError) and not isinstance(failure, exceptions.RayTaskError)
+        return str(failure).splitlines()[0].rstrip(".") if died else None
+
+    def describe_shortage(self) -> str:
+        there = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
+        held = ", ".join(f"{count:g} {name}" for name, count in there.items())
+        return f"Ray has {held}, and each worker asks for 1 CPU, {self._each:g} GPU"
+
+
+class RayHandle:
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
+        future: Future[TaskResult] = getattr(self._actor, method).remote(*arguments).future()
+        return future
+
+    def stop(self) -> None:
+        ray.kill(self._actor)
+
+
+def _check_address(address: str) -> None:
+    """Check that somebody answers at HOST:PORT: Ray itself would try for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+
+
+def _connect(address: str) -> None:
+    """Connect once in this process, until it ends."""
+    if ray.is_initialized():
+        return
+    # What is printed elsewhere would run through the progress bar, and so would a notice of each worker's death.
+    ray._private.worker._worker_logs_enabled = False
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
+    try:
+        _check_address(address)
+        ray.init(address=address, **own, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as failure:
+        says = (str(failure).splitlines() or [type(failure).__name__])[0]
+        raise WorkerError(
+            f"no Ray cluster at {address} ({says}): give the address of one as engine.address or RAY_ADDRESS, or"
+            f" neither to start one here"
+        ) from failure

@@ -1,0 +1,58 @@
+"""The stages that a recipe needs, and which of them are up to date."""
+
+from dataclasses import replace
+
+from agfsync.errors import RunError
+from agfsync.recipe import Recipe
+from agfsync.records import digest
+from agfsync.stages import STAGES, Stage
+from agfsync.store import Run
+
+UNNEEDED = {
+    "pairs": (),
+    "scores": ("pairs",),
+    "captions": ("candidates", "scores", "pairs"),
+    "nothing": ("candidates", "scores", "pairs"),
+}
+"""What a training method needs -> the stages that it doesn't."""
+
+
+def plan(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
+    """Return the stages that `recipe` needs, up to and including `until`, each after those of its inputs that are left.
+
+    Raises:
+        RunError: the recipe has no stage `until`.
+    """
+    method = recipe.training.method
+    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation") if method.type == "none" else ())}
+    stages = [stage for stage in STAGES if stage.name not in left_out]
+    names = [stage.name for stage in stages]
+    inputs = {"training": (method.needs,)} if method.needs in names else {"training": ("questions",)}
+    planned = [replace(s, after=tuple(n for n in inputs.get(s.name, s.after) if n in names)) for s in stages]
+    if until is None:
+        return tuple(planned)
+    if until not in names:
+        raise RunError(f"the recipe needs no stage {until}: its stages are {', '.join(names)}")
+    return tuple(planned[: names.index(until) + 1])
+
+
+def digest_stage(stage: Stage, run_: Run, recipe: Recipe) -> str:
+    """Return the digest of a stage's settings and inputs. A stage before it counts by its result, not its settings."""
+    ended = [run_.find_finished(name) for name in stage.after]
+    marks = [None if finished is None else finished.mark for finished in ended]
+    return digest(stage.name, stage.version, stage.settings(recipe), marks)
+
+
+def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
+    """Return True if the stage has ended under the settings and inputs that it has now."""
+    finished = run_.find_finished(stage.name)
+    return finished is not None and finished.digest == digest_stage(stage, run_, recipe)
+
+
+def find_due(run_: Run, recipe: Recipe, until: str | None = None) -> list[str]:
+    """Return the names of the stages up to `until` that aren't up to date, or follow from one that isn't."""
+    due: list[str] = []
+    for stage in plan(recipe, until):
+        if set(stage.after) & set(due) or not is_current(stage, run_, recipe):
+            due.append(stage.name)
+    return due

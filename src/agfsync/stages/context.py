@@ -1,0 +1,76 @@
+"""What stages work with: the run, the recipe, and what names a model or a scorer in digests."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from agfsync import catalog
+from agfsync.engine.progress import Progress
+from agfsync.recipe import ModelSettings, Recipe, ScorerSettings
+from agfsync.records import Caption, Question, Split, digest
+from agfsync.store import Run
+from agfsync.store.streams import group_by_column, join_in_order
+
+MODEL = "model"
+"""The folder of the trained model in the run's folder."""
+GENERATORS = "generators"
+"""The candidates' note of the models that drew them, by the candidates' `generator`, if there are several."""
+EARLIER = "earlier_seconds"
+"""A stage's note of the seconds that earlier, interrupted runs of it took, if no part holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The run and recipe of a stage. `digest` is that of the stage's settings and inputs."""
+
+    run: Run
+    recipe: Recipe
+    progress: Progress
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToDraw:
+    """A caption with its questions, in the order in which they were written."""
+
+    caption: Caption
+    questions: tuple[Question, ...]
+
+    @property
+    def key(self) -> str:
+        """The caption's key."""
+        return self.caption.key
+
+
+def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
+    """Yield the captions of `split` that have questions; skipped ones have none."""
+    questions = group_by_column("caption_key", context.run.rows("questions"))
+    for caption, asked in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
+        if asked and caption.split == split:
+            yield ToDraw(caption, tuple(Question.of(row) for row in asked))
+
+
+def generator_source(settings: ModelSettings) -> str:
+    """Return the digest of a model and of all settings that affect its images, without loading it."""
+    refiner = (settings.refining.path,) if settings.refining else ()
+    models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
+    return digest(differences(settings, "device"), catalog.fingerprint(*models))
+
+
+def scorer_source(name: str, settings: ScorerSettings) -> str:
+    """Return the digest of a scorer and of all settings that affect its scores, without loading it."""
+    server = settings.asked_server
+    tokens = server.reply_tokens if server is not None else None
+    shaping = differences(settings, "device", "server")
+    return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
+
+
+def differences(section: BaseModel, *without: str) -> dict[str, Any]:
+    """Return the values of `section` that differ from their defaults, as JSON has them.
+
+    A digest holds these alone, so that a new key with a default renames no finished work.
+    """
+    plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without), exclude_defaults=True)
+    return plain

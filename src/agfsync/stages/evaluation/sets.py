@@ -1,0 +1,74 @@
+"""The captions that an evaluation compares on, by set: the run's held-out captions, or the prompts of a file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agfsync.formats.sources import SourceCaptions
+from agfsync.language.text import normalise_text
+from agfsync.recipe.sections import HELD_OUT, EvaluationSet
+from agfsync.records import Caption, Question, digest, question_key
+from agfsync.stages.context import Context, to_draw
+from agfsync.stages.places import spread_evenly
+
+CAPTIONS = "evaluation_captions"
+"""The table of the captions that the run's own table doesn't have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSet:
+    """An evaluation set: its captions, their questions by the captions' keys, and the scorers that judge it."""
+
+    name: str
+    captions: Sequence[Caption]
+    questions: Mapping[str, tuple[Question, ...]]
+    by: tuple[str, ...]
+
+
+def read_sets(context: Context) -> list[ReadSet]:
+    """Return the recipe's evaluation sets in its order, and keep the captions of files in the run folder.
+
+    Raises:
+        FormatError: a source isn't there, or isn't what its format says.
+    """
+    recipe = context.recipe
+    sets = [
+        _read_held_out(context) if name == HELD_OUT else _read_source(context, name, settings)
+        for name, settings in recipe.evaluation.sets.items()
+    ]
+    units = {digest(CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
+    done = context.run.find_done(CAPTIONS, units)
+    if missing := {key: [caption] for key, caption in units.items() if key not in done}:
+        context.run.commit(CAPTIONS, missing, Caption.schema)
+    context.run.select(CAPTIONS, units)
+    return sets
+
+
+def _read_held_out(context: Context) -> ReadSet:
+    asked = list(to_draw(context, "held-out"))
+    by = tuple(context.recipe.set_scorers(HELD_OUT))
+    return ReadSet(HELD_OUT, [each.caption for each in asked], {each.key: each.questions for each in asked}, by)
+
+
+def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSet:
+    """Read a file's prompts, without those that the run trains on."""
+    trained = {normalise_text(c.text) for c in context.run.read("captions", Caption) if c.split == "train"}
+    prompts = SourceCaptions(str(settings.source), trained, settings.split)
+    for line in prompts.left_out.lines():
+        context.progress.say(f"evaluation: {name}: {Path(str(settings.source))}: left out: {line}")
+    rooms = prompts.rooms
+    wanted = rooms if settings.count is None else spread_evenly(min(settings.count, sum(rooms.values())), rooms)
+    captions = [
+        Caption(digest("caption", text), text, category, name)
+        for category, count in wanted.items()
+        for text in prompts.captions(category, count, (), 0)
+    ]
+    questions = {caption.key: tuple(_read_questions(prompts, caption)) for caption in captions}
+    return ReadSet(name, captions, questions, tuple(context.recipe.set_scorers(name)))
+
+
+def _read_questions(prompts: SourceCaptions, caption: Caption) -> Iterator[Question]:
+    found, _ = prompts.questions_on(caption.text)
+    for each in found:
+        key = question_key(caption.key, each.text, each.answer)
+        yield Question(key, caption.key, each.text, each.answer, each.element, each.element_type)

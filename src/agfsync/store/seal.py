@@ -1,0 +1,96 @@
+"""A file that is written in place is sealed while nobody writes to it: its checksum and a copy lie next to it."""
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import file_digest
+from pathlib import Path
+
+from agfsync.errors import DamagedError, StoreError
+from agfsync.files.atomic import flush_to_disk, store_errors, write_atomic
+
+SUM, COPY = ".sum", ".copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The checksum and the copy of the file at `path`, from the time when one process closes it until another writes.
+
+    After a process was killed there is no checksum: then only the contents of the file tell whether it is whole.
+    """
+
+    path: Path
+
+    def check(self, *, mend: bool) -> bool:
+        """Verify the file against its checksum; False if it has none, or isn't there. `mend` restores the copy.
+
+        Raises:
+            StoreError: it isn't what was written; after mending, the next command finds it whole.
+        """
+        if not self.path.is_file() or not (sum_ := self._read_sum()):
+            return False
+        # A writer may have begun meanwhile, next to us who only read: then the checksum is gone, or another.
+        if compute_sha256(self.path) == sum_ or self._read_sum() != sum_:
+            return True
+        copy = self._beside(COPY)
+        exists = copy.is_file()
+        if exists and compute_sha256(copy) == compute_sha256(self.path):
+            return False  # It is the checksum that isn't what was written.
+        if not exists or compute_sha256(copy) != sum_:
+            raise StoreError(f"{self.path} isn't what was written: put a copy of it back, or choose another --out")
+        if not mend:
+            raise DamagedError(f"{self.path} isn't what was written: the next `agfsync run` puts its copy in its place")
+        with store_errors(self.path):
+            self.path.replace(self._beside(".corrupt"))
+            _copy_file(copy, self.path)
+        raise StoreError(
+            f"{self.path} isn't what was written: its copy was put in its place; type the same command again"
+        )
+
+    def put(self) -> None:
+        """Seal the file. The copy comes first: a checksum says that there is one."""
+        with store_errors(self.path):
+            _copy_file(self.path, self._beside(COPY))
+        write_atomic(self._beside(SUM), compute_sha256(self.path).encode())
+
+    def remove(self) -> None:
+        """Unseal the file: the checksum is gone from the disk before the file changes, power cut or not."""
+        with store_errors(self.path):
+            self._beside(SUM).unlink(missing_ok=True)
+            flush_to_disk(self.path.parent)
+
+    def describe_copy(self) -> str:
+        """Return in words what copy there is."""
+        copy = self._beside(COPY)
+        if not copy.is_file():
+            return "there is none next to it"
+        at = datetime.fromtimestamp(copy.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        return f"{copy.name} is one of {at}, and what was made since then would be made again"
+
+    def _read_sum(self) -> str:
+        with store_errors(self.path):
+            try:
+                return self._beside(SUM).read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                return ""
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(self.path.name + ending)
+
+
+def compute_sha256(path: Path) -> str:
+    """Return the sha256 of the file at `path`, in hex. Raises StoreError."""
+    with store_errors(path), path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    beside = target.with_name(target.name + ".tmp")
+    try:
+        shutil.copyfile(source, beside)
+        flush_to_disk(beside)
+        beside.replace(target)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    flush_to_disk(target.parent)
