@@ -1,7 +1,7 @@
-"""Models of the published sizes with random weights: as fast and as large as the real ones, and useless otherwise.
+"""Models of the published sizes with random weights: as fast and as large as the real ones, and worth nothing else.
 
-Their configurations are the doctor's. Only the tokenizers are this project's own, which does not change the times: a
-prompt is padded to the number of tokens that the model takes.
+Their configurations are those that the doctor knows. Only the vocabularies' tokenizers are this project's own, which
+costs and saves nothing: a prompt is as many tokens long as the model takes.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipe
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from agfsync.commands.doctor.published import PUBLISHED, SD1, SDXL, Files
+from agfsync.models.published import load_published
 from agfsync.shapes.training.tokenizers import build_clip_tokenizer, build_word_tokenizer
 
 TOKENS = 77
@@ -24,7 +24,12 @@ def save_sd15(folder: Path) -> None:
     """Save Stable Diffusion 1.5, with a UNet of 860 M weights."""
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
     nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = StableDiffusionPipeline(**_networks(SD1), tokenizer=_tokenizer(), scheduler=scheduler, **nothing)
+    pipeline = StableDiffusionPipeline(
+        **_networks("stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        tokenizer=_tokenizer(),
+        scheduler=scheduler,
+        **nothing,
+    )
     pipeline.to(torch.bfloat16).save_pretrained(folder)
 
 
@@ -32,14 +37,19 @@ def save_sdxl(folder: Path) -> None:
     """Save SDXL's base, with a UNet of 2.6 G weights."""
     tokenizers = {"tokenizer": _tokenizer(), "tokenizer_2": _tokenizer()}
     scheduler = EulerDiscreteScheduler(**NOISE)
-    pipeline = StableDiffusionXLPipeline(**_networks(SDXL), **tokenizers, scheduler=scheduler, add_watermarker=False)
+    pipeline = StableDiffusionXLPipeline(
+        **_networks("stabilityai/stable-diffusion-xl-base-1.0"),
+        **tokenizers,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
     pipeline.to(torch.bfloat16).save_pretrained(folder)
 
 
 def save_blip2(folder: Path, language: str = "xxl") -> None:
     """Save BLIP-2 with flan-t5-xl (3.9 G weights) or flan-t5-xxl (12.1 G), whose output is tied to its vocabulary."""
     tokenizer = build_word_tokenizer()
-    settings = PUBLISHED[f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
+    settings = load_published()["models"][f"Salesforce/blip2-flan-t5-{language}"]["config.json"]
     config = Blip2Config.from_dict({**settings, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")})
     images = BlipImageProcessorPil(size={"height": 224, "width": 224}, do_convert_rgb=True)
     before = torch.get_default_dtype()
@@ -51,9 +61,10 @@ def save_blip2(folder: Path, language: str = "xxl") -> None:
     Blip2Processor(images, tokenizer, num_query_tokens=config.num_query_tokens).save_pretrained(folder)
 
 
-def _networks(files: Files) -> dict[str, Any]:
-    """Return a pipeline's networks by their names in it."""
-    index = files["model_index.json"]
+def _networks(model: str) -> dict[str, Any]:
+    """Build a pipeline's networks, by their parts in it."""
+    files = load_published()["models"][model]
+    index: Any = files["model_index.json"]
     parts = {part: named for part, named in index.items() if not part.startswith("_")}
     return {part: _network(*named, files[f"{part}/config.json"]) for part, named in parts.items()}
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
 
-    from agfsync.commands.doctor.findings import Examination
+    from agfsync.commands.doctor.page import Examination
     from agfsync.scorers import Measurement, Unscored
 
 _R = TypeVar("_R")

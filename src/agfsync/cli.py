@@ -103,11 +103,11 @@ def doctor_command(
     resolved = resolve(recipe, set_ or [])
     # Torch comes with these: a wrong recipe is told before.
     from agfsync.commands.doctor import examine
-    from agfsync.commands.doctor.page import page
+    from agfsync.commands.doctor.page import format_page
 
     found = examine(resolved, out or Path("runs") / resolved.name)
     width = shutil.get_terminal_size().columns
-    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else page(found, width))
+    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_page(found, width))
     if not found.can_begin:
         raise typer.Exit(USAGE)
 
@@ -146,9 +146,9 @@ def export_command(
     debug: Debug = False,
 ) -> None:
     """Write a run's pairs in a format that others read."""
-    from agfsync.commands import export as exporting
+    from agfsync.commands.export import export_pairs
 
-    counts = exporting.export_pairs(path, format_, out)
+    counts = export_pairs(path, format_, out)
     typer.echo(", ".join(f"{count} {what}" for what, count in counts.items()) + f": {out}")
 
 
@@ -161,9 +161,9 @@ def inspect_command(
     debug: Debug = False,
 ) -> None:
     """Say what a file or folder is and count what it holds."""
-    from agfsync.commands import inspect as inspecting
+    from agfsync.commands.inspect import inspect_path
 
-    contents = inspecting.inspect(path, split, repeats).plain()
+    contents = inspect_path(path, split, repeats).plain()
     typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
 
 
@@ -174,9 +174,9 @@ def convert_command(
     debug: Debug = False,
 ) -> None:
     """Make safetensors of pickled weights, on the CPU and without running what is in them."""
-    from agfsync.commands import convert as converting
+    from agfsync.commands.convert import convert_weights
 
-    typer.echo(converting.convert(file, out))
+    typer.echo(convert_weights(file, out))
 
 
 recipes = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="List the shipped recipes, or show one.")

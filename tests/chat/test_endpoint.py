@@ -10,8 +10,8 @@ from fake_language import FakeServer
 from agfsync.chat.client import Client
 from agfsync.chat.endpoint import Endpoint, check_endpoint, find_address_fault, find_proxy, find_proxy_fault
 from agfsync.chat.meter import Meter
-from agfsync.commands.doctor.findings import Findings
-from agfsync.commands.doctor.missing import servers
+from agfsync.commands.doctor import Examination
+from agfsync.commands.doctor.missing import report_servers
 from agfsync.errors import ModelError
 from agfsync.language.captions import Descriptions
 
@@ -152,12 +152,12 @@ def test_the_doctor_tells_it_too(monkeypatch: pytest.MonkeyPatch, make_recipe: A
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:port/v1")
     vqa = {"type": "vqa-openai", "path": "m", "server": {}}
     recipe = make_recipe(scorers={"vqa": vqa}, pairs={"choose": {"weights": {"vqa": 1.0}}})
-    found = Findings()
-    servers(recipe, found)
-    (line,) = found.all
-    assert line.blocks and line.says.startswith("scorers.vqa.server: OPENAI_BASE_URL is no server's address")
+    found = Examination("r", "cpu")
+    report_servers(recipe, found)
+    (line,) = found.missing
+    assert line.startswith("scorers.vqa.server: OPENAI_BASE_URL is no server's address")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     monkeypatch.setenv("ALL_PROXY", "socks4://localhost:1080")
-    found = Findings()
-    servers(recipe, found)
-    assert found.all[0].says.startswith("scorers.vqa.server: localhost:1 can't be asked: ALL_PROXY names a kind")
+    found = Examination("r", "cpu")
+    report_servers(recipe, found)
+    assert found.missing[0].startswith("scorers.vqa.server: localhost:1 can't be asked: ALL_PROXY names a kind")

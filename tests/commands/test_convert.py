@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from agfsync.commands.convert import convert, find_tensors
+from agfsync.commands.convert import convert_weights, find_tensors
 from agfsync.errors import FormatError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
@@ -28,7 +28,7 @@ def test_names_dtypes_and_values_stay(wrap: tuple[str, ...], tmp_path: Path) -> 
     content: Any = OrderedDict(WEIGHTS)
     for key in wrap:
         content = {key: content, "epoch": 3, "optimizer": {"step": torch.ones(1)}}
-    line = convert(saved(content, tmp_path / "in.pth"), tmp_path / "out.safetensors")
+    line = convert_weights(saved(content, tmp_path / "in.pth"), tmp_path / "out.safetensors")
     found = load_file(tmp_path / "out.safetensors")
     assert found.keys() == WEIGHTS.keys()
     assert all(
@@ -48,7 +48,7 @@ def test_names_dtypes_and_values_stay(wrap: tuple[str, ...], tmp_path: Path) -> 
 def test_views_and_shared_memory_are_written_in_full(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     content = {"whole": base, "transposed": base.T, "row": base[1], "again": base, "sparse": base.to_sparse()}
-    convert(saved(content, tmp_path / "in.pth"), tmp_path / "out.safetensors")
+    convert_weights(saved(content, tmp_path / "in.pth"), tmp_path / "out.safetensors")
     found = load_file(tmp_path / "out.safetensors")
     assert all(torch.equal(found[name], tensor.to_dense()) for name, tensor in content.items())
 
@@ -61,7 +61,7 @@ def test_tensors_of_an_accelerator_are_read_on_the_cpu(tmp_path: Path, monkeypat
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="CUDA"):
             torch.load(file, weights_only=True)
-    convert(file, tmp_path / "out.safetensors")
+    convert_weights(file, tmp_path / "out.safetensors")
     assert load_file(tmp_path / "out.safetensors").keys() == WEIGHTS.keys()
 
 
@@ -83,19 +83,19 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(how: str, tmp_pat
         file.write_bytes(pickle.dumps(content))
     says = r"holds \w*\.mkdir, not weights alone: it could run code, and isn't read|no file of weights"
     with pytest.raises(FormatError, match=says):
-        convert(file, tmp_path / "out.safetensors")
+        convert_weights(file, tmp_path / "out.safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"in.pth"}
 
 
 def test_a_whole_module_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="not weights alone"):
-        convert(saved(nn.Linear(2, 2), tmp_path / "in.pth"), tmp_path / "out.safetensors")
+        convert_weights(saved(nn.Linear(2, 2), tmp_path / "in.pth"), tmp_path / "out.safetensors")
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], {}, {"epoch": 1}, torch.ones(2), {"state_dict": {}}])
 def test_a_file_without_named_tensors_is_refused(content: Any, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="holds no tensors by name"):
-        convert(saved(content, tmp_path / "in.pth"), tmp_path / "out.safetensors")
+        convert_weights(saved(content, tmp_path / "in.pth"), tmp_path / "out.safetensors")
 
 
 def test_a_checkpoint_that_holds_itself_ends() -> None:
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_holds_itself_ends() -> None:
 def test_what_is_no_file_of_torchs_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "in.pth").write_bytes(data)
     with pytest.raises(FormatError, match="no file of weights that torch has saved, or is damaged"):
-        convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+        convert_weights(tmp_path / "in.pth", tmp_path / "out.safetensors")
 
 
 def test_nothing_is_overwritten_and_names_are_as_they_should(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_nothing_is_overwritten_and_names_are_as_they_should(tmp_path: Path) -> 
         ("no/x.safetensors", "no folder"),
     ):
         with pytest.raises(FormatError, match=says):
-            convert(file, tmp_path / out)
+            convert_weights(file, tmp_path / out)
     assert (tmp_path / "there.safetensors").read_text() == "mine"
     with pytest.raises(FormatError, match="no such file"):
-        convert(tmp_path / "none.pth", tmp_path / "out.safetensors")
+        convert_weights(tmp_path / "none.pth", tmp_path / "out.safetensors")
     with pytest.raises(FormatError, match=r"is a \.safetensors file already"):
-        convert(tmp_path / "there.safetensors", tmp_path / "out.safetensors")
+        convert_weights(tmp_path / "there.safetensors", tmp_path / "out.safetensors")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agfsync.commands.inspect import inspect
+from agfsync.commands.inspect import inspect_path
 from agfsync.formats.sources import SourceCaptions
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -57,13 +57,13 @@ PROMPTS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs_are_read_and_the_rest_is_counted(name: str) -> None:
-    found = inspect(CASES / name)
+    found = inspect_path(CASES / name)
     assert (found.pairs, found.ties, found.left_out.total()) == PAIRS[name]
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_prompts_are_read(name: str) -> None:
-    assert inspect(CASES / name).captions == PROMPTS[name]
+    assert inspect_path(CASES / name).captions == PROMPTS[name]
     assert SourceCaptions(str(CASES / name)).rows >= PROMPTS[name]
 
 
@@ -79,16 +79,16 @@ def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(tmp_path: Path, 
                 file.unlink()
                 file.symlink_to(target)
     (snapshot,) = root.glob("*/snapshots/*")
-    assert inspect(snapshot).pairs == inspect(root).pairs == pairs
+    assert inspect_path(snapshot).pairs == inspect_path(root).pairs == pairs
 
 
 def test_the_row_that_is_left_out_is_reported_by_its_number() -> None:
-    found = inspect(CASES / "P3-empty-caption")
+    found = inspect_path(CASES / "P3-empty-caption")
     assert found.left_out == {NOT_TEXT: 1} and found.left_out_at[NOT_TEXT][0].endswith("row 2")
-    found = inspect(CASES / "T2-encodings" / "null.parquet")
+    found = inspect_path(CASES / "T2-encodings" / "null.parquet")
     assert found.left_out_at == {"no text under 'Prompt'": ["row 2"]}
 
 
 def test_four_judgements_of_two_pictures_are_one_pair() -> None:
-    found = inspect(CASES / "P11-raters")
+    found = inspect_path(CASES / "P11-raters")
     assert (found.pairs, found.judgements) == (1, 4)

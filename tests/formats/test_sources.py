@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agfsync import catalog
-from agfsync.commands.inspect import inspect
+from agfsync.commands.inspect import inspect_path
 from agfsync.errors import FormatError
 from agfsync.formats import PairSet, Preference, PromptFile, sources
 from agfsync.formats.sources import SourceCaptions, fingerprint_source, read_pair_prompts, read_pairs, recognise_format
@@ -127,13 +127,13 @@ def cache(tmp_path: Path, pair_set: Callable[..., Path]) -> Path:
 def test_a_repository_in_the_hubs_cache_is_read_by_its_name_or_its_snapshots(cache: Path) -> None:
     for path in (cache.parent, cache, cache / "snapshots" / "0123abc"):
         (found,) = read_pairs(path)
-        assert isinstance(found, Preference) and found.prompt == "a cat" and inspect(path).pairs == 1
+        assert isinstance(found, Preference) and found.prompt == "a cat" and inspect_path(path).pairs == 1
     (cache / "snapshots" / "other").mkdir()
     with pytest.raises(FormatError, match="has 2 snapshots and no refs/main: name one of them"):
         recognise_format(cache, PairSet)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0123abc\n")
-    assert inspect(cache).pairs == 1
+    assert inspect_path(cache).pairs == 1
 
 
 def test_the_fingerprint_follows_links_and_passes_over_hidden_files(cache: Path) -> None:

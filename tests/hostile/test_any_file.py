@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agfsync import catalog
-from agfsync.commands.inspect import inspect
+from agfsync.commands.inspect import inspect_path
 from agfsync.errors import AgfsyncError, FormatError
 from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.formats import LeftOut, NoPreference, PairSet, Preference, Prompt, PromptFile
@@ -66,7 +66,7 @@ def taken_in(path: Path) -> None:
                 except FormatError as reason:
                     assert str(reason) and "\n" not in str(reason)
     try:
-        inspect(path)
+        inspect_path(path)
     except AgfsyncError as reason:
         assert "\n" not in str(reason)
 

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from agfsync import catalog, pipeline
 from agfsync import recipe as config
-from agfsync.commands.inspect import inspect
+from agfsync.commands.inspect import inspect_path
 from agfsync.errors import AgfsyncError
 from agfsync.training.checkpoints import Checkpoints
 
@@ -204,7 +204,7 @@ def test_prompts_and_pair_sets(evil: bytes, marker: Path, ending: str, tmp_path:
         refused(act, marker)
     for place in (file, folder):
         try:
-            inspect(place)
+            inspect_path(place)
         except AgfsyncError as reason:
             assert "\n" not in str(reason)
     assert not marker.exists()

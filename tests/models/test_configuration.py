@@ -21,10 +21,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agfsync.commands.doctor.published import PUBLISHED
 from agfsync.errors import ModelError
 from agfsync.models.architecture import size_in_latents
 from agfsync.models.configuration import REFINER_TYPE, check_files, check_parts, limit_tokens, read_parts
+from agfsync.models.published import load_published
 
 SD, XL = PIPELINES
 VAE, UNET, INDEX = "vae/config.json", "unet/config.json", "model_index.json"
@@ -317,7 +317,7 @@ def test_published_models_are_understood() -> None:
     there = {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}
     there |= {name: ["transformers", "CLIPTokenizer"] for name in ("tokenizer", "tokenizer_2")}
     tried = []
-    for name, files in PUBLISHED.items():
+    for name, files in load_published()["models"].items():
         if INDEX in files:
             index = {**files[INDEX], **there}
             parts = read_parts({**files, INDEX: index, "scheduler/scheduler_config.json": {}}.get)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from agfsync.commands.convert import convert
+from agfsync.commands.convert import convert_weights
 from agfsync.errors import ModelError
 from agfsync.scorers.heads import Head
 
@@ -124,7 +124,7 @@ def _embeddings() -> torch.Tensor:
 
 @published
 def test_laions_v1_as_published_rates_its_embeddings_in_their_order(tmp_path: Path) -> None:
-    convert(PUBLISHED / "sa_0_4_vit_l_14_linear.pth", tmp_path / "v1.safetensors")
+    convert_weights(PUBLISHED / "sa_0_4_vit_l_14_linear.pth", tmp_path / "v1.safetensors")
     with torch.inference_mode():
         ratings = Head.load(tmp_path / "v1.safetensors")(_embeddings()).tolist()
     print("V1 by rating:", " ".join(f"{rating:.2f}" for rating in ratings))
@@ -135,7 +135,7 @@ def test_laions_v1_as_published_rates_its_embeddings_in_their_order(tmp_path: Pa
 @published
 def test_laions_v2_as_published_is_one_matrix_product(tmp_path: Path) -> None:
     """It was saved on an accelerator, and has no activation: its layers are one matrix."""
-    convert(PUBLISHED / "sac+logos+ava1-l14-linearMSE.pth", tmp_path / "v2.safetensors")
+    convert_weights(PUBLISHED / "sac+logos+ava1-l14-linearMSE.pth", tmp_path / "v2.safetensors")
     state = {name: tensor.double() for name, tensor in load_file(tmp_path / "v2.safetensors").items()}
     matrix, offset = torch.eye(768, dtype=torch.float64), torch.zeros(768, dtype=torch.float64)
     for n in (0, 2, 4, 6, 7):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from agfsync import pipeline
-from agfsync.commands.inspect import inspect
+from agfsync.commands.inspect import inspect_path
 from agfsync.engine.progress import LogProgress
 from agfsync.errors import BudgetError
 from agfsync.files.images import decode_image, encode_png
@@ -202,7 +202,7 @@ def test_several_judgements_are_one_pair_by_their_majority(
     notes, pairs_ = sizes(context, make_recipe, folder)
     assert pairs_ == [(RED, BLUE)] and (notes["pairs"], notes["judgements"]) == (1, 4)
     assert notes["left_out"] == context.run.count_dropped("pairs") == {REPEATED: 2, OVERRULED: 1}
-    found = inspect(folder)
+    found = inspect_path(folder)
     assert (found.pairs, found.judgements, found.left_out) == (1, 4, notes["left_out"])
 
 
@@ -210,14 +210,18 @@ def test_or_each_of_them_is_a_pair_by_a_setting(context: Context, make_recipe: A
     folder = table("train", *RATED)
     notes, pairs_ = sizes(context, make_recipe, folder, repeats="all")
     assert Counter(pairs_) == {(RED, BLUE): 3, (BLUE, RED): 1} and notes["left_out"] == {}
-    assert inspect(folder, repeats="all").pairs == notes["pairs"] == 4
+    assert inspect_path(folder, repeats="all").pairs == notes["pairs"] == 4
 
 
 def test_judgements_that_even_out_are_a_tie(context: Context, make_recipe: Any, table: Callable[..., Path]) -> None:
     folder = table("train", *RATED[:2], ("a dog", "red", "blue"))
     notes, pairs_ = sizes(context, make_recipe, folder)
     assert pairs_ == [(RED, BLUE)] and notes["left_out"] == {"tie": 1, REPEATED: 1}
-    assert (inspect(folder).pairs, inspect(folder).ties, inspect(folder).left_out) == (1, 1, {REPEATED: 1})
+    assert (inspect_path(folder).pairs, inspect_path(folder).ties, inspect_path(folder).left_out) == (
+        1,
+        1,
+        {REPEATED: 1},
+    )
 
 
 def test_the_train_split_is_trained_on_and_the_others_counted(
@@ -247,7 +251,7 @@ def test_a_row_without_a_caption_is_counted_against_the_budget(
     notes, pairs_ = sizes(context, make_recipe, folder, failure_budget=0.4)
     assert len(pairs_) == 2 and notes["left_out"] == {"no text under 'caption'": 1}
     assert notes["left_out_at"] == {"no text under 'caption'": ["data/train-00000-of-00001.parquet: row 2"]}
-    assert inspect(folder).left_out == notes["left_out"] and inspect(folder).pairs == 2
+    assert inspect_path(folder).left_out == notes["left_out"] and inspect_path(folder).pairs == 2
 
 
 def test_another_split_or_rule_makes_the_pairs_anew(
@@ -265,7 +269,7 @@ SETS = sorted(path.name for path in CASES.glob("[FP]*") if not path.name.startsw
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_run_counts_what_inspecting_counts(context: Context, make_recipe: Any, name: str) -> None:
-    found = inspect(CASES / name)
+    found = inspect_path(CASES / name)
     notes, pairs_ = sizes(context, make_recipe, CASES / name, failure_budget=1.0)
     ties = notes["left_out"].pop("tie", 0)
     assert (len(pairs_), ties, notes["left_out"]) == (found.pairs, found.ties, found.left_out)

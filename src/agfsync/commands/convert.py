@@ -1,9 +1,9 @@
-"""Pickled weights made safetensors: of a file's tensors alone, on the CPU, without running what is in it."""
+"""Convert pickled weights to safetensors: the tensors of a file, on the CPU, without running what is in it."""
 
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from torch import Tensor
 from agfsync.errors import FormatError
 from agfsync.files.atomic import write_atomic
 
-SUFFIX = ".safetensors"
-NAMED = 5
-"""Keys in one message."""
+_SUFFIX = ".safetensors"
+_NAMED = 5
+"""keys in one message"""
 CODE = re.compile(r"GLOBAL (\S+)")
-"""What torch's reader says of an object that is no tensor."""
+"""how torch's reader names an object that is no tensor"""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params")
-"""Under these keys of a checkpoint lie the weights, where they aren't at its top."""
+"""keys of a checkpoint under which the weights lie, where they are not at its top"""
 
 
-def convert(file: Path, out: Path) -> str:
+def convert_weights(file: Path, out: Path) -> str:
     """Write the tensors of the pickled `file` to the new safetensors file `out`; return one line on what was written.
 
     Names, dtypes and shapes stay as they are. Tensors saved on an accelerator are read on the CPU, those that share
@@ -34,13 +34,13 @@ def convert(file: Path, out: Path) -> str:
         FormatError: `out` exists or isn't named as safetensors, or `file` is missing, no pickle of torch's, holds what
             could run code, or holds no tensors.
     """
-    if out.suffix != SUFFIX:
-        raise FormatError(f"{out}: the new file's name must end in {SUFFIX}")
+    if out.suffix != _SUFFIX:
+        raise FormatError(f"{out}: the new file's name must end in {_SUFFIX}")
     if out.exists():
         raise FormatError(f"{out} exists already: choose another name")
     if not out.parent.is_dir():
         raise FormatError(f"{out}: there is no folder {out.parent}")
-    tensors, left_out = find_tensors(_read(file))
+    tensors, left_out = find_tensors(_load_pickle(file))
     if not tensors:
         raise FormatError(f"{file} holds no tensors by name: there is nothing to convert")
     try:
@@ -48,15 +48,15 @@ def convert(file: Path, out: Path) -> str:
     except (SafetensorError, KeyError, ValueError) as failure:
         raise FormatError(f"{file} holds tensors that safetensors can't: {failure}") from failure
     write_atomic(out, data)
-    said = f"; left out: {', '.join(left_out[:NAMED])}{', ...' if len(left_out) > NAMED else ''}" if left_out else ""
+    said = f"; left out: {', '.join(left_out[:_NAMED])}{', ...' if len(left_out) > _NAMED else ''}" if left_out else ""
     return f"{out}: {describe_tensors(tensors)}, {len(data):,} bytes{said}"
 
 
-def _read(file: Path) -> Any:
+def _load_pickle(file: Path) -> Any:
     if not file.is_file():
         raise FormatError(f"{file}: no such file")
-    if file.suffix == SUFFIX:
-        raise FormatError(f"{file} is a {SUFFIX} file already")
+    if file.suffix == _SUFFIX:
+        raise FormatError(f"{file} is a {_SUFFIX} file already")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,21 +80,17 @@ def find_tensors(content: Any, depth: int = 3) -> tuple[dict[str, Tensor], list[
         found, within = find_tensors(content.get(key), depth - 1)
         if found:
             return found, [*(str(name) for name in content if name != key), *within]
-    tensors = {str(name): _plain(each) for name, each in content.items() if isinstance(each, Tensor)}
+    tensors = {str(name): _copy_dense(each) for name, each in content.items() if isinstance(each, Tensor)}
     return tensors, [str(name) for name in content if str(name) not in tensors]
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _copy_dense(tensor: Tensor) -> Tensor:
     dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
     return dense.clone(memory_format=torch.contiguous_format)
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return how many tensors there are, by dtype."""
-    return ", ".join(_counted(tensors))
-
-
-def _counted(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    yield f"{len(tensors)} tensor{'s' if len(tensors) != 1 else ''}"
     counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
-    yield from counts if len(counts) == 1 else (f"{count} {dtype}" for dtype, count in counts.most_common())
+    by_dtype = list(counts) if len(counts) == 1 else [f"{count} {dtype}" for dtype, count in counts.most_common()]
+    return ", ".join([f"{len(tensors)} tensor{'s' if len(tensors) != 1 else ''}", *by_dtype])

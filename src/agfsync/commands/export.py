@@ -1,4 +1,4 @@
-"""A run's pairs in a format of others: a folder that is whole or not there, made a few pictures at a time."""
+"""Write a run's pairs in a third-party format: the folder is complete or not there; a few images are in memory."""
 
 import shutil
 from collections import Counter
@@ -18,19 +18,19 @@ from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
 from agfsync.store.manifest import Finished
 
-AT_ONCE = 4
-"""Pairs whose pictures are in memory."""
+_AT_ONCE = 4
+"""pairs whose images are in memory"""
 
 
 def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
-    """Write the pairs of the run at `path` into the new folder `out`; how many `pairs` and dropped `ties`.
+    """Write the pairs of the run at `path` into the new folder `out`; return how many `pairs` and dropped `ties`.
 
     Raises:
         RecipeError: no format is called `name`.
         FormatError: it can only be read, or `out` holds something.
         RunError: there is no run at `path`, or it has no pairs yet.
     """
-    writer = _writer(name)
+    writer = _find_writer(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
     with Run.open(path) as run:
@@ -43,7 +43,7 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             try:
-                counts = writer.write(_dataset(run, load(path / RECIPE), finished), beside)
+                counts = writer.write(_describe_dataset(run, load(path / RECIPE), finished), beside)
                 # An empty folder gives way to the new one.
                 beside.replace(out)
             finally:
@@ -51,31 +51,31 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
     return counts
 
 
-def _writer(name: str) -> PairWriter:
+def _find_writer(name: str) -> PairWriter:
     writer = catalog.find("formats", name)()
     if not isinstance(writer, PairWriter):
         raise FormatError(f"{name} can be read and not written: there are {', '.join(find_formats(PairWriter))}")
     return writer
 
 
-def _dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
+def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
     return Dataset(
         name=recipe.name,
         created=finished.ended,
-        made_with=_made_with(recipe, finished),
+        made_with=_describe_origin(recipe, finished),
         captions=run.read("captions", Caption),
         questions=run.read("questions", Question),
-        pairs=_pairs(run, _models(run), _model(recipe)),
+        pairs=_read_pairs(run, _name_models(run), _name_model(recipe)),
         selected_by=find_selectors(run, recipe),
     )
 
 
-def _made_with(recipe: Recipe, finished: Finished) -> dict[str, str]:
+def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in recipe.pairs.weights.items() if weight)
     given, models = recipe.pairs.source, [each.path for each in recipe.drawing_models]
     return {
-        "captions": public_name(recipe.captions.source or _author(recipe.captions)),
-        "questions": _asked_by(recipe),
+        "captions": public_name(recipe.captions.source or _name_writer(recipe.captions)),
+        "questions": _name_asker(recipe),
         "pictures": public_name(given) if given else ", ".join(map(public_name, models)),
         "preferred by": f"the pair set {public_name(given)}" if given else f"the weighted sum of the scores {weights}",
         "program": f"agfsync {__version__}",
@@ -83,33 +83,33 @@ def _made_with(recipe: Recipe, finished: Finished) -> dict[str, str]:
     }
 
 
-def _author(settings: Captions | Questions) -> str:
-    """A writer's name, or that of the language model that it asks."""
+def _name_writer(settings: Captions | Questions) -> str:
+    """Return a writer's name, or that of the language model that it asks."""
     model = settings.writer.language_model
     return model.path if model else settings.writer.type
 
 
-def _asked_by(recipe: Recipe) -> str:
-    author, source = public_name(_author(recipe.questions)), recipe.captions.source
+def _name_asker(recipe: Recipe) -> str:
+    author, source = public_name(_name_writer(recipe.questions)), recipe.captions.source
     return f"{public_name(source)} where it has any, else {author}" if source else author
 
 
-def _model(recipe: Recipe) -> str:
-    """Who drew the pictures; a pair set doesn't always say, so there it is the set."""
+def _name_model(recipe: Recipe) -> str:
+    """Return who drew the images; a pair set does not always say, so there it is the set."""
     return public_name(recipe.pairs.source or recipe.model.path)
 
 
-def _models(run: Run) -> dict[str, str]:
-    """The name of each generator's model by what its pictures say of it; none where one has drawn them all."""
+def _name_models(run: Run) -> dict[str, str]:
+    """Return each generator's model by what its images say of it; none where one generator drew them all."""
     drawn = run.find_finished("candidates")
     named: Mapping[str, str] = drawn.notes.get(GENERATORS, {}) if drawn else {}
     return {generator: public_name(model) for generator, model in named.items()}
 
 
-def _pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[WrittenPair]:
-    """Every pair with its pictures. What is held of all of them is texts and keys.
+def _read_pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[WrittenPair]:
+    """Yield every pair with its images; of all of them only texts and keys are in memory.
 
-    Who drew a picture is what `models` has for its generator, else `model`.
+    `models` names who drew an image by its generator, `model` where it has no entry.
     """
     wanted = {row[side] for row in run.rows("pairs", ["winner_key", "loser_key"]) for side in row}
     units = {
@@ -122,21 +122,21 @@ def _pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[WrittenP
     of_caption = Counter(row["caption_key"] for row in run.rows("pairs", ["caption_key"]))
     if wanted - units.keys() or of_caption.keys() - captions.keys():
         raise RunError(
-            f"{run.path}: its captions or pictures were made anew since its pairs: type `agfsync run` with"
+            f"{run.path}: its captions or pictures were regenerated since its pairs: type `agfsync run` with"
             f" --out {run.path}, then export again"
         )
     pairs = run.read("pairs", Pair)
-    while some := list(islice(pairs, AT_ONCE)):
+    while some := list(islice(pairs, _AT_ONCE)):
         holders = dict.fromkeys(units[key] for pair in some for key in (pair.winner_key, pair.loser_key))
         shown = {
             c.key: (c.image, models.get(c.generator, model)) for c in run.read("candidates", Candidate, [*holders])
         }
         for pair in some:
-            yield _written(pair, captions[pair.caption_key], shown, of_caption[pair.caption_key])
+            yield _join_pair(pair, captions[pair.caption_key], shown, of_caption[pair.caption_key])
 
 
-def _written(pair: Pair, caption: Caption, shown: Mapping[str, tuple[bytes, str]], of_prompt: int) -> WrittenPair:
-    """`shown` has each picture and the name of the model that drew it."""
+def _join_pair(pair: Pair, caption: Caption, shown: Mapping[str, tuple[bytes, str]], of_prompt: int) -> WrittenPair:
+    """Join a pair with its images; `shown` has each image and the name of the model that drew it."""
     (winner, winner_model), (loser, loser_model) = shown[pair.winner_key], shown[pair.loser_key]
     return WrittenPair(
         key=pair.key,

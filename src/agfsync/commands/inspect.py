@@ -1,4 +1,4 @@
-"""What a file or folder is, and how much of what it holds: prompts, questions, pairs; of a run as of others' files."""
+"""Recognise a file or folder and count what it holds: prompts, questions, pairs; of a run and of third-party files."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from agfsync.store import RECIPE, Run
 
 @dataclass(slots=True)
 class Contents:
-    """What was counted. `left_out` is everything that isn't read or makes no pair, without ties.
+    """The counts. `left_out` is everything that isn't read or makes no pair, without ties.
 
     `judgements` are the preferences that the pairs come from: several of the same two pictures are one pair.
     """
@@ -35,18 +35,19 @@ class Contents:
     """category -> captions, questions or pairs -> how many"""
 
     def add(self, what: str, category: str, count: int = 1) -> None:
+        """Add `count` captions, questions or pairs of a category."""
         setattr(self, what, getattr(self, what) + count)
         if count:
             self.categories[category][what] += count
 
     def leave_out(self, tally: LeftOutTally) -> None:
-        """Enter what was left out; ties are counted by themselves."""
+        """Enter what was left out; ties are counted separately."""
         self.ties += tally.counts.pop(TIE, 0)
         self.left_out += tally.counts
         self.left_out_at |= {reason: places for reason, places in tally.places.items() if reason != TIE}
 
     def plain(self) -> dict[str, Any]:
-        """For programs, as JSON can hold it."""
+        """Return the counts for programs, as JSON can hold them."""
         counts = {name: getattr(self, name) for name in ("captions", "questions", "pairs", "ties", "judgements")}
         reasons = {name: dict(getattr(self, name).most_common()) for name in ("left_out", "questions_left_out")}
         by_category = {category: dict(of) for category, of in self.categories.items()}
@@ -54,7 +55,7 @@ class Contents:
         return {"what": self.what, **counts, **reasons, **places, "categories": by_category}
 
 
-def inspect(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
+def inspect_path(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
     """Recognise what is at `path` and go through all of it, pictures included.
 
     Args:
@@ -65,17 +66,17 @@ def inspect(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Co
         FormatError: it is nothing that agfsync knows, or isn't what it looks like. RunError: a run of another version.
     """
     if (path / RECIPE).is_file():
-        return _run(path)
+        return _count_run(path)
     format_ = recognise_format(path, Format)
     contents = Contents(format_.title)
     if isinstance(format_, PromptFile):
-        _prompts(contents, path, split)
+        _count_prompts(contents, path, split)
     if isinstance(format_, PairSet):
-        _pairs(contents, path, split, repeats)
+        _count_pairs(contents, path, split, repeats)
     return contents
 
 
-def _prompts(contents: Contents, path: Path, split: str) -> None:
+def _count_prompts(contents: Contents, path: Path, split: str) -> None:
     tally = LeftOutTally()
     for prompt in read_prompts(path, split):
         if isinstance(prompt, LeftOut):
@@ -87,7 +88,7 @@ def _prompts(contents: Contents, path: Path, split: str) -> None:
     contents.leave_out(tally)
 
 
-def _pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> None:
+def _count_pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> None:
     """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
     prompts: dict[str, str] = {}
     tally = LeftOutTally()
@@ -101,7 +102,7 @@ def _pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> N
             prompts.setdefault(found.prompt, found.category)
         if not isinstance(found, Preference):
             tally.add(LeftOut(found.reason, found.where))
-        elif reason := _judge(judged, categories, found):
+        elif reason := _add_preference(judged, categories, found):
             tally.add(LeftOut(reason, found.where))
     for winner, *_ in judged.pairs():
         contents.add("pairs", categories[winner])
@@ -114,7 +115,7 @@ def _pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> N
             contents.add("captions", category)
 
 
-def _judge(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
+def _add_preference(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
     """Enter a preference and the category of its pictures, or return why it is none."""
     try:
         winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
@@ -127,7 +128,7 @@ def _judge(judged: Judgements[str], categories: dict[str, str], found: Preferenc
     return ""
 
 
-def _run(path: Path) -> Contents:
+def _count_run(path: Path) -> Contents:
     contents = Contents("a run of agfsync")
     with Run.open(path) as run:
         categories: dict[str, str] = {}

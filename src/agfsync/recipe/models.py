@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agfsync.recipe.base import Section
 from agfsync.recipe.sections import Recipe
-from agfsync.recipe.types import VqaOpenAISettings
+from agfsync.recipe.types import ModelSettings, VqaOpenAISettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +15,21 @@ class NamedModel:
     place: str
     kind: str
     """the catalog's: models or scorers"""
+    role: str
+    """model, config, vae, unet, transformer, refiner, lora; scorer, head, weights"""
     type: str
     path: str
+    section: Section
+    """that names it"""
     revision: str | None = None
     has_revision: bool = True
     """True if its section has a key for a revision"""
+
+
+def drawing_models(recipe: Recipe) -> dict[str, ModelSettings]:
+    """Return the models that draw candidates by their places in the recipe, the one that is aligned first."""
+    beside = recipe.candidates.beside.items()
+    return {"model": recipe.model} | {f"candidates.beside.{name}": model for name, model in beside}
 
 
 def named_models(recipe: Recipe) -> Iterator[NamedModel]:
@@ -26,23 +37,23 @@ def named_models(recipe: Recipe) -> Iterator[NamedModel]:
 
     Models behind a server aren't among them.
     """
-    drawing = {"model": recipe.model} | {f"candidates.beside.{name}": m for name, m in recipe.candidates.beside.items()}
-    for place, model in drawing.items():
-        yield NamedModel(place, "models", model.type, model.path, model.revision)
-        if model.configuration:
-            yield NamedModel(f"{place}.config", "models", model.type, model.configuration, has_revision=False)
+    for place, model in drawing_models(recipe).items():
+        type_ = model.type
+        yield NamedModel(place, "models", "model", type_, model.path, model, model.revision)
+        if path := model.configuration:
+            yield NamedModel(f"{place}.config", "models", "config", type_, path, model, has_revision=False)
         for name, part in model.parts.items():
-            yield NamedModel(f"{place}.{name}", "models", model.type, part.path, part.revision)
-        if model.refining:
-            yield NamedModel(f"{place}.refiner", "models", model.type, model.refining.path, model.refining.revision)
+            yield NamedModel(f"{place}.{name}", "models", name, type_, part.path, part, part.revision)
+        if refiner := model.refining:
+            yield NamedModel(f"{place}.refiner", "models", "refiner", type_, refiner.path, refiner, refiner.revision)
         for number, lora in enumerate(model.loras):
-            yield NamedModel(f"{place}.loras.{number}", "models", model.type, lora.path, has_revision=False)
+            yield NamedModel(f"{place}.loras.{number}", "models", "lora", type_, lora.path, lora, has_revision=False)
     for name, scorer in recipe.scorers.items():
         if isinstance(scorer, VqaOpenAISettings):
             continue
         place = f"scorers.{name}"
         if scorer.path:
-            yield NamedModel(place, "scorers", scorer.type, scorer.path, scorer.revision)
+            yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
         for key in ("head", "weights"):
             if path := getattr(scorer, key, None):
-                yield NamedModel(f"{place}.{key}", "scorers", scorer.type, path, has_revision=False)
+                yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.drawing import drawing, teaching
+from agfsync.commands.doctor.loads import estimate_drawing, estimate_training
 from agfsync.recipe import resolve
 
 
@@ -38,9 +38,9 @@ def test_the_shapes_models_take_what_was_measured_of_them() -> None:
     recipe = resolve("shapes")
     generator = recipe.model.model_copy(update={"dtype": "bf16"})
     for pictures, measured in ((8, 559), (64, 648)):
-        reckoned = (drawing(generator, "cpu", pictures, 1).memory + machine.PROCESS) / 1e6
+        reckoned = (estimate_drawing(generator, True, pictures, 1).memory + machine.PROCESS) / 1e6
         assert reckoned == pytest.approx(measured, rel=0.15)
     for batch, measured in ((24, 946), (96, 1970)):
         training = recipe.training.model_copy(update={"batch": batch, "precision": "bf16"})
-        reckoned = (teaching(generator, training, "cpu", 32).memory + machine.PROCESS) / 1e6
+        reckoned = (estimate_training(generator, training, True, 0).memory + machine.PROCESS) / 1e6
         assert reckoned == pytest.approx(measured, rel=0.15)

@@ -1,22 +1,30 @@
 """The page fits its terminal."""
 
+from math import nan
+
 import pytest
 
-from agfsync.commands.doctor.findings import Examination, Findings, Need
-from agfsync.commands.doctor.page import count, page, size, span
-
-NEEDS = (
-    Need("captions", ["gpt-4o-mini"], disk=1e6, seconds=300, requests=10, tokens=4e5, cost=0.25),
-    Need("candidates", ["stable-diffusion-v1-5", "a-lora"], True, memory=8.1e9, disk=13e9, seconds=86400 * 117.0),
-    Need("evaluation", ["somebody's"], True),
+from agfsync.commands.doctor.page import (
+    Examination,
+    Need,
+    format_bytes,
+    format_count,
+    format_page,
+    format_span,
 )
+
+NEEDS = [
+    Need("captions", ["gpt-4o-mini"], disk=1e6, seconds=300, requests=10, tokens=4e5, cost=0.25),
+    Need("candidates", ["stable-diffusion-v1-5", "a-lora"], memory=8.1e9, disk=13e9, seconds=86400 * 117.0),
+    Need("evaluation", ["somebody's"], memory=nan, seconds=nan),
+]
 
 
 def _page(width: int, blocks: bool = True) -> str:
-    findings = Findings()
-    findings.add("a.model: somebody/something isn't in the cache and can't be looked at: no network", blocks=blocks)
-    findings.add("a.model: somebody/something isn't in the cache and can't be looked at: no network", blocks=blocks)
-    return page(Examination("mine", "cpu", NEEDS, tuple(findings.all), 3.4e9), width)
+    line = "a.model: somebody/something isn't in the cache and can't be looked at: no network"
+    found = Examination("mine", "cpu", NEEDS, download=3.4e9)
+    (found.missing if blocks else found.notes).append(line)
+    return format_page(found, width)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -45,17 +53,17 @@ def test_what_is_missing_is_said_once_and_decides() -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (size(0), "0 B"),
-        (size(999.7), "1 KB"),
-        (size(1.25e9), "1.2 GB"),
-        (size(350e6), "350 MB"),
-        (span(0.1), "0 s"),
-        (span(61), "61 s"),
-        (span(12 * 60), "12 min"),
-        (span(3600 * 5.25), "5.2 h"),
-        (span(86400 * 3), "3 days"),
-        (count(12), "12"),
-        (count(30.4e6), "30 M"),
+        (format_bytes(0), "0 B"),
+        (format_bytes(999.7), "1 KB"),
+        (format_bytes(1.25e9), "1.2 GB"),
+        (format_bytes(350e6), "350 MB"),
+        (format_span(0.1), "0 s"),
+        (format_span(61), "61 s"),
+        (format_span(12 * 60), "12 min"),
+        (format_span(3600 * 5.25), "5.2 h"),
+        (format_span(86400 * 3), "3 days"),
+        (format_count(12), "12"),
+        (format_count(30.4e6), "30 M"),
     ],
 )
 def test_figures_are_short(said: str, told: str) -> None:

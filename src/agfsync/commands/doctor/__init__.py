@@ -1,10 +1,38 @@
-"""What a run of a recipe would take, and what it lacks: told before anything runs, nothing loaded and nothing made.
+"""What a run of a recipe would take and what it lacks, reported before anything runs; nothing is loaded or written.
 
-`examine` says for each stage its models, memory, disk, time and tokens, and what is missing. `docs/doctor.md` says how
-each figure comes about and what is assumed.
+`examine` gives each stage's models, memory, disk, time and tokens; `docs/doctor.md` says how each figure comes about.
 """
 
-from agfsync.commands.doctor.examining import examine
-from agfsync.commands.doctor.findings import Examination, Finding, Need
+from pathlib import Path
 
-__all__ = ["Examination", "Finding", "Need", "examine"]
+from agfsync import pipeline
+from agfsync.commands.doctor import missing
+from agfsync.commands.doctor.needs import Estimator
+from agfsync.commands.doctor.page import Examination, Need
+from agfsync.errors import FormatError
+from agfsync.models.pretrained import torch_device
+from agfsync.pipeline.counts import count_items
+from agfsync.recipe import Recipe
+
+__all__ = ["Examination", "Need", "examine"]
+
+
+def examine(recipe: Recipe, path: Path) -> Examination:
+    """Examine what a run of `recipe` at `path` would take on this machine, and what it lacks.
+
+    What a run there has done already is not taken off.
+    """
+    recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is reported below
+    found = Examination(recipe.name, torch_device("auto").type)
+    found.missing += map(str, pipeline.faults(recipe))
+    try:
+        found.needs = Estimator(recipe, count_items(recipe), found).estimate()
+    except FormatError as fault:
+        # What cannot be read cannot be counted.
+        found.missing.append(str(fault))
+    found.download = missing.report_weights(recipe, found)
+    missing.report_servers(recipe, found)
+    missing.report_resources(recipe, path, found)
+    missing.report_money(recipe, found)
+    found.missing, found.notes = (list(dict.fromkeys(lines)) for lines in (found.missing, found.notes))
+    return found

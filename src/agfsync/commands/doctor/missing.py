@@ -1,21 +1,28 @@
-"""What a run would lack: weights, servers and their key, memory, disk, money. Each is told in a line."""
+"""What a run lacks: weights, servers and their key, memory, disk, money. Each is one line."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf, isnan
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from agfsync import catalog
 from agfsync.chat.endpoint import BASE_URL, Endpoint, find_address_fault, open_client
 from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.findings import Findings, Need
-from agfsync.commands.doctor.page import size, span
-from agfsync.commands.doctor.weights import SERVED, look, places
+from agfsync.commands.doctor.networks import Pipeline
+from agfsync.commands.doctor.page import Examination, format_bytes, format_span
 from agfsync.errors import ModelError
-from agfsync.models import hub
+from agfsync.models import EXCHANGED, hub
+from agfsync.models.lora_files import choose_file
+from agfsync.models.loras import check_lora
 from agfsync.models.pretrained import torch_device
+from agfsync.models.published import UnknownModel
+from agfsync.models.weights import WeightQuery, find_weights
 from agfsync.pipeline import STAGES
-from agfsync.recipe import Recipe
+from agfsync.recipe import LanguageModel, ModelSettings, Recipe, named_models
+from agfsync.recipe.models import drawing_models
 from agfsync.stages.spending import ACCOUNT
 
 LONG = 2 * 86400.0
@@ -24,124 +31,150 @@ NEARBY = 2.0
 """seconds that a server has to be reached"""
 
 
-def weights(recipe: Recipe, findings: Findings) -> float:
-    """Tells of weights that aren't here and can't be had; bytes of those that would be downloaded."""
+def report_weights(recipe: Recipe, found: Examination) -> float:
+    """Report weights that are not here and cannot be had, and LoRAs that do not fit; return the bytes to download."""
     total = 0.0
-    for place in places(recipe):
+    for query, place in list_loaded(recipe).items():
         try:
-            found = look(place)
+            weights = find_weights(replace(query, model=catalog.find_place(query.model)))
         except ModelError as fault:
-            findings.add(str(fault), blocks=True)
+            found.missing.append(str(fault))
             continue
-        total += found.to_download
-        if found.here or found.to_download:
+        total += weights.to_download
+        if weights.here or weights.to_download:
             continue
-        says = f"{place.key}: {place.model}" + (f" at {place.revision}" if place.revision else "")
-        if found.fault == hub.NO_NETWORK:
-            says += " isn't in the cache and can't be looked at: no network; fetch it, or name a folder"
-        else:
-            says += f": {found.fault}"
-        findings.add(says, blocks=True)
+        far = " isn't in the cache and can't be looked at: no network; fetch it, or name a folder"
+        says = far if weights.fault == hub.NO_NETWORK else f": {weights.fault}"
+        revision = f" at {query.revision}" if query.revision else ""
+        found.missing.append(f"{place}: {query.model}{revision}{says}")
+    for place, settings in drawing_models(recipe).items():
+        found.missing += [f"{place}.loras: {fault}" for fault in find_lora_faults(settings)]
     return total
 
 
-def servers(recipe: Recipe, findings: Findings) -> None:
-    """Tells of language models without a key, and of servers that can't be reached; nothing is asked of them."""
-    for where, endpoint in _endpoints(recipe):
+def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
+    """Return the models of this project's own types whose weights are loaded here, with the place that names each."""
+    loaded: dict[WeightQuery, str] = {}
+    for named in named_models(recipe):
+        section = named.section.model_dump()
+        is_replaced = named.role == "scorer" and section.get("weights") is not None
+        if named.type in catalog.CATALOG[named.kind] and named.role != "config" and not is_replaced:
+            without = tuple(part for part in EXCHANGED if section.get(part))
+            variant, file = section.get("variant"), section.get("file")
+            query = WeightQuery(named.path, named.revision, named.role, without, variant, file)
+            loaded.setdefault(query, named.place)
+    return loaded
+
+
+def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
+    """Yield a line on each LoRA on this machine that drawing would refuse, by names and shapes alone."""
+    # Where another model gives the network, or only its like is known, the loading tells.
+    is_guessed = settings.path.endswith(hub.SAFE) and not settings.configuration
+    if not settings.loras or is_guessed or settings.parts.keys() & {"unet", "transformer"}:
+        return
+    try:
+        networks = Pipeline.build(settings).networks
+    except UnknownModel:
+        return
+    for lora in settings.loras:
+        place = hub.snapshot(lora.path) if hub.is_hub_id(lora.path) else Path(catalog.find_place(lora.path))
+        if place is None:
+            continue
+        names = [each.relative_to(place).as_posix() for each in place.rglob("*")]
+        try:
+            file = place if place.is_file() else place / choose_file(lora.path, names, lora.file)
+        except ModelError:
+            continue  # `find_weights` reports it
+        try:
+            check_lora(networks, lora.model_dump(), file)
+        except ModelError as fault:
+            yield str(fault)
+
+
+def report_servers(recipe: Recipe, found: Examination) -> None:
+    """Report language models without a key, and servers that cannot be reached; nothing is asked of them."""
+    for where, endpoint in _list_endpoints(recipe):
         try:
             open_client(endpoint).close()
         except ModelError as fault:
-            findings.add(f"{where}: {fault}", blocks=True)
-        if not (find_address_fault(endpoint.url) or getproxies() or _reached(endpoint.url)):
-            findings.add(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}", blocks=True)
+            found.missing.append(f"{where}: {fault}")
+        if not (find_address_fault(endpoint.url) or getproxies() or _is_reached(endpoint.url)):
+            found.missing.append(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}")
 
 
-def _endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
-    """Every server once, with the first key of the recipe that names it."""
+def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
+    """Yield every server once, with the first key of the recipe that names it."""
     found: dict[str, tuple[str, Endpoint]] = {}
-    for stage, model in (
-        ("captions", recipe.captions.writer.language_model),
-        ("questions", recipe.questions.writer.language_model),
-    ):
-        if model is not None and not (stage == "captions" and recipe.captions.source):
+    for stage, model in _list_language_models(recipe):
+        if not (stage == "captions" and recipe.captions.source):
             endpoint = Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
             found.setdefault(endpoint.url, (f"{stage}.writer", endpoint))
-    for where, scorers in (("scorers", recipe.scorers),):
-        for name, each in scorers.items():
-            if each.type in SERVED and each.asked_server is not None:
-                asked = each.asked_server.model_dump(exclude=ACCOUNT)
-                endpoint = Endpoint(each.path, temperature=0.0, structured=False, **asked)
-                found.setdefault(endpoint.url, (f"{where}.{name}.server", endpoint))
+    for name, scorer in recipe.scorers.items():
+        if (server := scorer.asked_server) is not None and scorer.type in catalog.CATALOG["scorers"]:
+            asked = server.model_dump(exclude=ACCOUNT)
+            endpoint = Endpoint(scorer.path, temperature=0.0, structured=False, **asked)
+            found.setdefault(endpoint.url, (f"scorers.{name}.server", endpoint))
     yield from found.values()
 
 
-def _reached(url: str) -> bool:
+def _list_language_models(recipe: Recipe) -> list[tuple[str, LanguageModel]]:
+    """Return the language models that write, with their stages."""
+    writers = (("captions", recipe.captions.writer), ("questions", recipe.questions.writer))
+    return [(stage, model) for stage, writer in writers if (model := writer.language_model) is not None]
+
+
+def _is_reached(url: str) -> bool:
     address = urlsplit(url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         socket.create_connection((address.hostname or "", port), timeout=NEARBY).close()
+        return True
     except OSError:
         return False
-    return True
 
 
-def memory(recipe: Recipe, needs: Sequence[Need], findings: Findings) -> None:
-    """Tells of stages that don't fit, and what to lower."""
+def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
+    """Report stages that do not fit in memory and what to lower, full disks, and a CPU that would take too long."""
+    from huggingface_hub import constants
+
     lighter = {stage.name: stage.lighter for stage in STAGES}
     try:
         device = str(torch_device(recipe.model.device))
+        has = machine.memory(device)
     except ModelError:
-        return
-    has = machine.memory(device)
-    for need in needs:
-        if has is not None and need.memory is not None and need.memory > has:
-            says = f"{need.stage} takes about {size(need.memory)} of memory, {device} has {size(has)}"
-            findings.add(f"{says}: lower {lighter[need.stage]}", blocks=True)
-
-
-def disk(path: Path, needs: Sequence[Need], download: float, findings: Findings) -> None:
-    """Tells where the run, or the weights that it fetches, don't fit on their disks."""
-    from huggingface_hub import constants
-
-    wanted = sum(need.disk or 0.0 for need in needs)
-    for what, place, bytes_, mend in (
-        ("the run", path, wanted, "choose another --out, or lower captions.count"),
-        ("the weights to download", Path(constants.HF_HUB_CACHE), download, "set HF_HOME to a larger disk"),
+        has = inf
+    for need in found.needs:
+        if need.memory > has:
+            says = f"{need.stage} takes about {format_bytes(need.memory)} of memory, {device} has {format_bytes(has)}"
+            found.missing.append(f"{says}: lower {lighter[need.stage]}")
+    wanted_by_run, cache = sum(need.disk for need in found.needs), Path(constants.HF_HUB_CACHE)
+    for what, place, wanted, mend in (
+        ("the run", path, wanted_by_run, "choose another --out, or lower captions.count"),
+        ("the weights to download", cache, found.download, "set HF_HOME to a larger disk"),
     ):
-        if bytes_ > (free := machine.room(place)):
-            findings.add(f"{what} takes about {size(bytes_)}, {size(free)} are free at {place}: {mend}", blocks=True)
-
-
-def patience(needs: Sequence[Need], findings: Findings) -> None:
-    """Tells where a CPU would be at it for long."""
-    seconds = sum(need.seconds or 0.0 for need in needs if need.runs)
+        if wanted > (free := machine.room(place)):
+            says = f"{what} takes about {format_bytes(wanted)}, {format_bytes(free)} are free at {place}: {mend}"
+            found.missing.append(says)
+    seconds = sum(need.seconds for need in found.needs if need.memory and not isnan(need.seconds))
     if torch_device("auto").type == "cpu" and seconds > LONG:
-        findings.add(f"there is no accelerator: on this CPU the networks would run for {span(seconds)}", blocks=False)
+        found.notes.append(f"there is no accelerator: on this CPU the networks would run for {format_span(seconds)}")
 
 
-def money(recipe: Recipe, needs: Sequence[Need], findings: Findings) -> None:
-    """Tells of language models without prices, and of caps that the run will likely reach."""
+def report_money(recipe: Recipe, found: Examination) -> None:
+    """Report language models without prices, and caps that the run will likely reach."""
     unpriced: list[str] = []
-    for stage, model in (
-        ("captions", recipe.captions.writer.language_model),
-        ("questions", recipe.questions.writer.language_model),
-    ):
-        need = next((each for each in needs if each.stage == stage and each.tokens), None)
-        if model is None or need is None:
+    for stage, model in _list_language_models(recipe):
+        need = next((each for each in found.needs if each.stage == stage and each.tokens), None)
+        if need is None:
             continue
-        if need.cost is None:
-            unpriced.append(f"{stage}.model.prices")
-        elif model.max_cost is not None and need.cost > model.max_cost:
-            findings.add(
-                f"{stage} will cost about {need.cost:,.2f} and stops at {stage}.model.max_cost = {model.max_cost:g}:"
-                " raise it, or go on later with a higher one",
-                blocks=False,
-            )
-        if model.max_tokens_total is not None and (need.tokens or 0) > model.max_tokens_total:
-            findings.add(
-                f"{stage} will take about {need.tokens:,.0f} tokens and stops at {stage}.model.max_tokens_total ="
-                f" {model.max_tokens_total}: raise it, or go on later with a higher one",
-                blocks=False,
-            )
+        if isnan(need.cost):
+            unpriced.append(f"{stage}.writer.prices")
+        for says, value, cap, name in (
+            (f"cost about {need.cost:,.2f}", need.cost, model.max_cost, "max_cost"),
+            (f"take about {need.tokens:,.0f} tokens", need.tokens, model.max_tokens_total, "max_tokens_total"),
+        ):
+            if cap is not None and value > cap:
+                says = f"{stage} will {says} and stops at {stage}.writer.{name} = {cap}"
+                found.notes.append(f"{says}: raise it, or go on later with a higher one")
     if unpriced:
-        findings.add(f"the cost isn't known: give {' and '.join(unpriced)}", blocks=False)
+        found.notes.append(f"the cost isn't known: give {' and '.join(unpriced)}")

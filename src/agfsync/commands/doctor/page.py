@@ -1,122 +1,144 @@
-"""The examination as a page for people: a table that fits the terminal, then what is missing, a line each."""
+"""What the doctor finds, and its page for people: a table that fits the terminal, then what is missing, a line each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from math import isnan
 from textwrap import wrap
+from typing import Any
 
-from agfsync.commands.doctor.findings import Examination, Need
+from rich.console import Console
+from rich.table import Table
 
-UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 SPANS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
-NOT_KNOWN, NOTHING = "?", ""
-LEAST_MODELS = 12
-"""columns below which the models are left out"""
-
-Column = tuple[str, Callable[[Need], str]]
+LEAST_WIDTH = 68  # columns of the terminal below which the models are left out
 
 
-def page(found: Examination, width: int) -> str:
-    """All of it, in lines of at most `width` columns where that can be."""
-    lines = [*_table(found.needs, width), ""]
-    if found.download:
-        lines += [f"to download: {size(found.download)}"]
-    for title, blocks in (("missing", True), ("note", False)):
-        for finding in found.findings:
-            if finding.blocks == blocks:
-                lines += wrap(
-                    f"{title}: {finding.says}",
-                    max(width, 20),
-                    subsequent_indent="  ",
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-    lines += ["the run can begin" if found.can_begin else "the run can't begin"]
-    return "\n".join(lines)
+@dataclass(slots=True)
+class Need:
+    """What a stage takes; 0 does not apply, NaN is unknown. Memory is the device's, disk the run folder's."""
+
+    stage: str
+    models: list[str] = field(default_factory=list)
+    memory: float = 0.0
+    """bytes, of stages that run networks"""
+    disk: float = 0.0
+    """bytes"""
+    seconds: float = 0.0
+    requests: float = 0.0
+    tokens: float = 0.0
+    """sent and received"""
+    cost: float = 0.0
+    """in the currency of the recipe's prices"""
 
 
-def size(bytes_: float) -> str:
-    """`bytes_` in two digits or three, such as 1.2 GB or 350 MB."""
-    power = 0
-    while bytes_ >= 999.5 and power < len(UNITS) - 1:
-        bytes_, power = bytes_ / 1000, power + 1
-    return f"{_short(bytes_)} {UNITS[power]}"
+@dataclass(slots=True)
+class Examination:
+    """What a recipe needs on this machine, what is missing, and notes; a line says what, where, and what to do."""
+
+    recipe: str
+    device: str
+    """that `auto` takes"""
+    needs: list[Need] = field(default_factory=list)
+    download: float = 0.0
+    """bytes of weights to be fetched from the hub"""
+    missing: list[str] = field(default_factory=list)
+    """what keeps the run from beginning"""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def can_begin(self) -> bool:
+        """True if nothing is missing."""
+        return not self.missing
+
+    def plain(self) -> dict[str, Any]:
+        """Return all of it for programs, as JSON can hold it: bytes and seconds, None what is unknown or is nothing."""
+        plain = asdict(self) | {"can_begin": self.can_begin}
+        needs, texts = plain.pop("needs"), ("stage", "models")
+        plain["stages"] = [{n: v if n in texts or v > 0 else None for n, v in need.items()} for need in needs]
+        return plain
 
 
-def span(seconds: float) -> str:
-    """`seconds` in the largest unit of which there are one and a half, such as 40 s, 12 min or 3.5 h."""
+def format_page(found: Examination, width: int) -> str:
+    """Return all of it, in lines of at most `width` columns where that can be."""
+    download = [f"to download: {format_bytes(found.download)}"] if found.download else []
+    lines = [*_format_table(found.needs, width), "", *download]
+    for says in (*(f"missing: {each}" for each in found.missing), *(f"note: {each}" for each in found.notes)):
+        lines += wrap(says, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, "the run can begin" if found.can_begin else "the run can't begin"])
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in two digits or three.
+
+    >>> format_bytes(1.25e9)
+    '1.2 GB'
+    """
+    return _scale(count, ("B", "KB", "MB", "GB", "TB", "PB"))
+
+
+def format_count(number: float) -> str:
+    """Return a number in thousands or millions.
+
+    >>> format_count(30.4e6)
+    '30 M'
+    """
+    return _scale(number, ("", "k", "M", "G", "T")).strip()
+
+
+def format_span(seconds: float) -> str:
+    """Return a time in the largest unit of which there are one and a half.
+
+    >>> format_span(5400), format_span(12 * 60)
+    ('1.5 h', '12 min')
+    """
     for unit, length in SPANS:
         if seconds >= 1.5 * length:
-            return f"{_short(seconds / length)} {unit}"
+            return f"{_shorten_number(seconds / length)} {unit}"
     return "1 s" if seconds >= 0.5 else "0 s"
 
 
-def count(number: float) -> str:
-    """`number` in thousands or millions."""
-    for unit, length in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
-        if number >= length:
-            return f"{_short(number / length)}{unit}"
-    return _short(number)
+def _scale(number: float, units: Sequence[str]) -> str:
+    power = 0
+    while number >= 999.5 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    return f"{_shorten_number(number)} {units[power]}"
 
 
-def _short(number: float) -> str:
+def _shorten_number(number: float) -> str:
     return f"{number:.1f}" if 0 < number < 9.95 and round(number, 1) != round(number) else f"{number:,.0f}"
 
 
-def _told(tell: Callable[[float], str], value: float | None, asked: bool) -> str:
-    if value is None:
-        return NOT_KNOWN if asked else NOTHING
-    return tell(value)
+def _format_table(needs: Sequence[Need], width: int) -> list[str]:
+    """Return the lines of a table of all stages, and of the most memory and the sum of the rest."""
+    known = {name: [v for need in needs if (v := getattr(need, name)) > 0] for name in _COLUMNS}
+    total = Need("all")
+    for name, of in known.items():
+        setattr(total, name, max(of, default=0.0) if name == "memory" else sum(of))
+    shown = [name for name in _COLUMNS if known[name] or name not in ("tokens", "cost")]
+    has_models = width >= LEAST_WIDTH
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=has_models)
+    table.add_column("stage", no_wrap=True)
+    if has_models:
+        table.add_column("models", no_wrap=True, overflow="ellipsis", ratio=1)
+    for name in shown:
+        table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
+    for need in [*needs, total]:
+        figures = [(_COLUMNS[name][1], getattr(need, name)) for name in shown]
+        cells = ["?" if isnan(value) else tell(value) if value else "" for tell, value in figures]
+        if need is total and any(isnan(each.seconds) for each in needs):
+            cells[shown.index("seconds")] = f"> {format_span(need.seconds)}"
+        table.add_row(need.stage, *([", ".join(need.models)] if has_models else []), *cells)
+    text = StringIO()
+    Console(file=text, width=width, color_system=None, highlight=False, markup=False, emoji=False).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
-def _columns(needs: Sequence[Need]) -> list[Column]:
-    columns: list[Column] = [
-        ("memory", lambda n: _told(size, n.memory, n.runs)),
-        ("disk", lambda n: _told(size, n.disk, False)),
-        ("time", lambda n: _told(span, n.seconds, n.runs)),
-    ]
-    if any(need.tokens for need in needs):
-        columns += [("tokens", lambda n: _told(count, n.tokens, False))]
-    if any(need.cost is not None for need in needs):
-        columns += [("cost", lambda n: _told(lambda cost: f"{cost:,.2f}", n.cost, False))]
-    return columns
-
-
-def _table(needs: Sequence[Need], width: int) -> list[str]:
-    rows = [*needs, _total(needs)]
-    columns = _columns(needs)
-    cells = [[name for name, _ in columns], *([tell(need) for _, tell in columns] for need in rows)]
-    if any(need.runs and need.seconds is None for need in needs):
-        place = [name for name, _ in columns].index("time")
-        cells[-1][place] = f"> {cells[-1][place] or '0 s'}"
-    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
-    stages = ["stage", *(need.stage for need in rows)]
-    first = max(map(len, stages))
-    left = width - first - sum(each + 2 for each in widths) - 2
-    models = [["models"], *(need.models for need in rows)]
-    lines = []
-    for stage, names, row in zip(stages, models, cells, strict=True):
-        numbers = "".join(f"  {cell:>{each}}" for cell, each in zip(row, widths, strict=True))
-        shown = f"  {_fitted(', '.join(names), left):<{left}}" if left >= LEAST_MODELS else ""
-        lines.append(f"{stage:<{first}}{shown}{numbers}".rstrip())
-    return lines
-
-
-def _fitted(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _total(needs: Sequence[Need]) -> Need:
-    """The most memory, and the sum of the rest as far as it is known."""
-
-    def total(name: str) -> float | None:
-        known = [value for need in needs if (value := getattr(need, name)) is not None]
-        return sum(known) if known else None
-
-    memory = [need.memory for need in needs if need.memory is not None]
-    return Need(
-        "all",
-        memory=max(memory, default=None),
-        disk=total("disk"),
-        seconds=total("seconds"),
-        tokens=total("tokens"),
-        cost=total("cost"),
-    )
+_COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "memory": ("memory", format_bytes),
+    "disk": ("disk", format_bytes),
+    "seconds": ("time", format_span),
+    "tokens": ("tokens", format_count),
+    "cost": ("cost", "{:,.2f}".format),
+}
+"""by the fields of a need: a column's title, and how its figures are written"""

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agfsync.commands.doctor.weights import Place, look, places
 from agfsync.models import hub
-from agfsync.recipe import resolve
+from agfsync.models.weights import WeightQuery, find_weights
 
 INDEX = {"_class_name": "P", "unet": ["diffusers", "U"], "vae": ["diffusers", "V"], "safety_checker": ["x", "S"]}
 PIPELINE = {
@@ -25,17 +24,17 @@ PIPELINE = {
 }
 
 
-def _pipeline(model: str) -> Place:
-    return Place("model.path", model, None, "pipeline")
+def _pipeline(model: str) -> WeightQuery:
+    return WeightQuery(model, role="model")
 
 
 def test_only_what_is_loaded_would_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    found = look(_pipeline("owner/name"))
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", PIPELINE))
+    found = find_weights(_pipeline("owner/name"))
     assert not found.here and found.to_download == 120
     pickles = {"pytorch_model.bin": 100, "config.json": 1}
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", pickles))
-    assert "no weights as .safetensors" in look(Place("x", "owner/name", None, "model")).fault
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", pickles))
+    assert "no weights as .safetensors" in find_weights(WeightQuery("owner/name")).fault
 
 
 def test_a_cached_pipeline_is_here_when_all_of_it_is(hub_cache: Callable[..., str]) -> None:
@@ -44,53 +43,26 @@ def test_a_cached_pipeline_is_here_when_all_of_it_is(hub_cache: Callable[..., st
     folder = hub.snapshot("owner/name")
     assert folder is not None
     (folder / "model_index.json").write_text(json.dumps(INDEX))
-    found = look(_pipeline("owner/name"))
+    found = find_weights(_pipeline("owner/name"))
     assert not found.here and found.fault == hub.NO_NETWORK
     (folder / "vae" / "diffusion_pytorch_model.safetensors").touch()
-    assert look(_pipeline("owner/name")).here
+    assert find_weights(_pipeline("owner/name")).here
 
 
 def test_a_shard_that_is_missing_is_noticed(tmp_path: Path) -> None:
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     (tmp_path / shards[0]).touch()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
-    place = Place("scorers.vqa.path", str(tmp_path), None, "model")
-    assert not look(place).here
+    query = WeightQuery(str(tmp_path))
+    assert not find_weights(query).here
     (tmp_path / shards[1]).touch()
-    assert look(place).here
-
-
-def test_the_embedded_models_are_here() -> None:
-    found = [look(place) for place in places(resolve("shapes"))]
-    assert {each.place.model for each in found} == {
-        "embedded:generator", "embedded:vqa", "embedded:clip", "embedded:aesthetic",
-    }  # fmt: skip
-    assert all(each.here for each in found)
+    assert find_weights(query).here
 
 
 def test_a_file_of_another_kind_is_never_read(tmp_path: Path) -> None:
     (tmp_path / "head.pt").touch()
-    found = look(Place("scorers.a.head", str(tmp_path / "head.pt"), None, "tensors"))
+    found = find_weights(WeightQuery(str(tmp_path / "head.pt"), role="head"))
     assert not found.here and "no .safetensors file" in found.fault
-
-
-def test_loras_and_the_refiner_are_looked_for() -> None:
-    more = ["model.refiner={from_step: 40}", "model.loras=[{path: somebody/lora}]"]
-    keys = {place.key: place.kind for place in places(resolve("sdxl", more))}
-    assert keys["model.loras"] == "lora" and keys["model.refiner"] == "pipeline"
-
-
-def test_parts_from_elsewhere_are_looked_for(tmp_path: Path) -> None:
-    more = ["model.vae=somebody/vae", "model.unet={model: some/unet, revision: v2}"]
-    found = {place.key: place for place in places(resolve("sdxl", more))}
-    assert found["model.vae"] == Place("model.vae", "somebody/vae", None, "vae")
-    assert found["model.unet"] == Place("model.unet", "some/unet", "v2", "unet")
-    for name in ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
-        folder = tmp_path / name.replace("/", "-")
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name).touch()
-        assert look(Place("model.unet", str(folder), None, "unet")).here
-    assert not look(Place("model.vae", str(tmp_path), None, "vae")).here
 
 
 def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
@@ -99,30 +71,26 @@ def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
         (tmp_path / part / "config.json").touch()
         (tmp_path / part / f"{name}.safetensors").touch()
     (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
-    assert look(_pipeline(str(tmp_path))).here
+    assert find_weights(_pipeline(str(tmp_path))).here
 
 
 def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    base = next(iter(places(resolve("sdxl", ["model.vae=somebody/vae"]))))
-    assert base.without == ("vae",)
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    place = Place("model.path", "owner/name", None, "pipeline", without=("vae",))
-    assert look(place).to_download == 100
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", PIPELINE))
+    query = WeightQuery("owner/name", role="model", without=("vae",))
+    assert find_weights(query).to_download == 100
     for part in ("unet", "vae"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").touch()
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").touch()
     (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
-    assert not look(_pipeline(str(tmp_path))).here
-    assert look(Place("model.path", str(tmp_path), None, "pipeline", without=("vae",))).here
+    assert not find_weights(_pipeline(str(tmp_path))).here
+    assert find_weights(WeightQuery(str(tmp_path), role="model", without=("vae",))).here
 
 
 def test_the_variants_files_count_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = next(iter(places(resolve("sdxl", ["model.variant=fp16"]))))
-    assert base.variant == "fp16"
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", PIPELINE))
-    place = Place("model.path", "owner/name", None, "pipeline", variant="fp16")
-    assert look(place).to_download == 50 + 20
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", PIPELINE))
+    query = WeightQuery("owner/name", role="model", variant="fp16")
+    assert find_weights(query).to_download == 50 + 20
 
 
 def test_shards_in_a_parts_folder_are_counted_there(tmp_path: Path) -> None:
@@ -132,23 +100,32 @@ def test_shards_in_a_parts_folder_are_counted_there(tmp_path: Path) -> None:
     index = {"weight_map": {"a": shards[0], "b": shards[1]}}
     (tmp_path / "unet" / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "unet" / shards[0]).touch()
-    place = Place("model.unet", str(tmp_path), None, "unet")
-    assert not look(place).here
+    query = WeightQuery(str(tmp_path), role="unet")
+    assert not find_weights(query).here
     (tmp_path / "unet" / shards[1]).touch()
-    assert look(place).here
+    assert find_weights(query).here
 
 
 def test_a_lora_is_the_file_that_would_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def place(model: str, file: str | None = None) -> Place:
-        return Place("model.loras", model, None, "lora", file)
+    def query(model: str, file: str | None = None) -> WeightQuery:
+        return WeightQuery(model, role="lora", file=file)
 
     (tmp_path / "my_style.safetensors").touch()
-    assert look(place(str(tmp_path))).here
+    assert find_weights(query(str(tmp_path))).here
     (tmp_path / "older.safetensors").touch()
-    found = look(place(str(tmp_path)))
+    found = find_weights(query(str(tmp_path)))
     assert not found.here and "choose one by `file`: my_style.safetensors, older.safetensors" in found.fault
-    assert look(place(str(tmp_path), "older.safetensors")).here
+    assert find_weights(query(str(tmp_path), "older.safetensors")).here
     files = {"a.safetensors": 30, "b.safetensors": 50, "lora.bin": 1}
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.Answer("c", files))
-    assert look(place("owner/name", "b.safetensors")).to_download == 50
-    assert "choose one by `file`" in look(place("owner/name")).fault
+    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", files))
+    assert find_weights(query("owner/name", "b.safetensors")).to_download == 50
+    assert "choose one by `file`" in find_weights(query("owner/name")).fault
+
+
+def test_parts_from_elsewhere_are_looked_for(tmp_path: Path) -> None:
+    for name in ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+        assert find_weights(WeightQuery(str(folder), role="unet")).here
+    assert not find_weights(WeightQuery(str(tmp_path), role="vae")).here

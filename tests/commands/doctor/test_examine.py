@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from fake_language import FakeServer
 
-from agfsync import catalog, cli, pipeline
+from agfsync import cli, pipeline
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
-from agfsync.commands.doctor.networks import Source
-from agfsync.commands.doctor.weights import NO_MODEL
+from agfsync.models.published import read_config
 from agfsync.recipe import dump
 
 
@@ -31,7 +30,9 @@ def doctor(
     def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
         code = cli.main(["doctor", *arguments, "--json"])
         assert {path for path in tmp_path.rglob("*") if "hub" not in path.parts} <= there
-        return code, json.loads(capsys.readouterr().out)
+        found = json.loads(capsys.readouterr().out)
+        assert len(set(found["missing"])) == len(found["missing"]), "each line once"
+        return code, found
 
     return examine
 
@@ -55,7 +56,7 @@ def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
 def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
     doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agfsync.commands.doctor.missing._reached", lambda url: False)
+    monkeypatch.setattr("agfsync.commands.doctor.missing._is_reached", lambda url: False)
     code, found = doctor("sd15-lora")
     assert code == 2 and not found["can_begin"]
     stages = _stages(found)
@@ -66,13 +67,31 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
     assert sum("can't be looked at: no network" in line for line in found["missing"]) == 6
 
 
+@pytest.mark.slow
+def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_generator: Path) -> None:
+    """Those that draw beside the one that is aligned, and what takes the place of a model's own UNet."""
+    scorers = "scorers={vqa: {type: vqa-openai, path: m, server: {base_url: 'http://localhost:1'}}}"
+    common = ("shapes", "--set", scorers, "--set", "pairs.choose.weights={vqa: 1}", "--set", "evaluation.sets={}")
+    _, alone = doctor(*common)
+    _, two = doctor(*common, "--set", f"candidates.beside={{other: {{path: '{tiny_generator}', dtype: fp32}}}}")
+    _, exchanged = doctor(*common, "--set", f"model.unet={tiny_generator}")
+    alone, two, exchanged = map(_stages, (alone, two, exchanged))
+    assert two["candidates"]["models"] == ["generator", tiny_generator.name]
+    for what in ("disk", "seconds"):
+        assert two["candidates"][what] > alone["candidates"][what]
+    assert two["scores"]["requests"] == 2 * alone["scores"]["requests"]
+    assert two["training"] == alone["training"]
+    for stage in ("candidates", "training"):
+        assert exchanged[stage]["seconds"] < alone[stage]["seconds"]
+
+
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.shipped():
         recipe = config.resolve(name)
-        assert Source(catalog.model_path(recipe.model.path)).settings("model_index.json")
-        for scorer in (recipe.scorers | recipe.scorers).values():
-            if scorer.model != NO_MODEL:
-                assert Source(catalog.model_path(scorer.model)).settings("config.json")
+        assert read_config(recipe.model.path, name="model_index.json")
+        for scorer in recipe.scorers.values():
+            if scorer.path:
+                assert read_config(scorer.path)
 
 
 @pytest.mark.slow
@@ -95,7 +114,6 @@ def test_other_peoples_types_are_not_known_and_no_crash(
         ("model.device=cuda:7", "model.device: no device 'cuda:7'"),
         ("training.precision=fp16", "training.precision fp16 needs an accelerator"),
         ("training.optimizer=adamw8bit", "needs the package bitsandbytes"),
-        ("scorers.clip.type=clop", "no scorer is called 'clop'"),
         ("model.path=embedded:nothing", "no embedded model 'embedded:nothing'"),
         ("captions.source=/nowhere.txt", "/nowhere.txt: no such file or folder"),
     ],
@@ -108,6 +126,11 @@ def test_what_is_missing_is_told(
     code, found = doctor("shapes", "--set", setting)
     assert code == 2
     assert [line for line in found["missing"] if says in line]
+
+
+def test_a_scorer_that_isnt_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "shapes", "--set", "scorers.clip.type=clop"]) == 2
+    assert "no scorer is called 'clop'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -125,8 +148,10 @@ def test_what_doesnt_fit_is_told(doctor: Callable[..., Any], monkeypatch: pytest
 def test_a_server_a_price_and_a_cap(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with FakeServer() as server:
-        model = f"{{model: words, base_url: '{server.url}', prices: {{input: 1, output: 2}}, max_cost: 0.001}}"
-        arguments = ("--set", "questions.writer=openai", "--set", f"questions.writer={model}")
+        model = (
+            f"{{type: openai, path: words, base_url: '{server.url}', prices: {{input: 1, output: 2}}, max_cost: 0.001}}"
+        )
+        arguments = ("--set", f"questions.writer={model}")
         code, found = doctor("shapes", *arguments)
         assert code == 0 and not server.bodies
     asked = _stages(found)["questions"]

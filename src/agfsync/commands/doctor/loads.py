@@ -1,0 +1,242 @@
+"""What drawing, training and judging take of a model: memory, work, and the size of what is kept."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agfsync.commands.doctor import machine
+from agfsync.commands.doctor.networks import Pipeline
+from agfsync.models.counting import DATALESS, Operations, build_network, count_bytes, count_operations, make_dataless
+from agfsync.models.dtypes import DTYPES
+from agfsync.models.published import Config, UnknownModel, read_config
+from agfsync.recipe import ModelSettings, ScorerSettings, Training
+from agfsync.scorers.imagereward import TOKENS as IMAGEREWARD_TOKENS
+from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
+from agfsync.stages.training import ENCODED_AT_ONCE
+from agfsync.training.attention import trainable_attention
+from agfsync.training.checkpoints import KEPT
+from agfsync.training.lora import adapters_off, add_adapters
+from agfsync.training.precision import ROUNDED, autocast
+from agfsync.training.reference import MULTIPLIED
+
+_CPU = torch.device("cpu")
+MOMENTS = {"adamw": 8, "adamw8bit": 2}
+"""bytes a trained weight"""
+QUESTION_TOKENS, CHARACTERS = 17, 4
+"""of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
+
+Works = list[tuple[Operations, float]]  # each with how often it is done
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a model takes for a batch, or for the whole training: its works, and bytes of memory with the weights."""
+
+    works: Works
+    memory: float
+    pixels: tuple[int, int] = (0, 0)
+    """height and width of the images"""
+    encoded: float = 0.0
+    """bytes of the pairs' latents and conditioning, which training keeps"""
+    kept: float = 0.0
+    """bytes of the checkpoints and of the trained model"""
+
+    def estimate_seconds(self, device: str | None) -> float:
+        """Return the time on `device`, NaN where there is none."""
+        speed = machine.speed(device) if device else None
+        return sum(speed.seconds(work) * times for work, times in self.works) if speed else nan
+
+
+@cache
+def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts: int) -> Load:
+    """Estimate a batch of `images` of `prompts` different prompts.
+
+    Raises:
+        UnknownModel: the generator, or its refiner, is not known.
+    """
+    # On a CPU the weights stay float32 and the multiplications are rounded.
+    dtype = torch.float32 if on_cpu else DTYPES[settings.dtype]
+    rounded = partial(autocast, _CPU, settings.dtype if on_cpu else "fp32")
+    rows = images * (2 if settings.sampling.guidance > 1 else 1)
+
+    def choose_dtype(name: str, config: Config) -> torch.dtype:
+        # Stable Diffusion 1 and 2 have the flag too, and no need of it.
+        is_xl_vae = name == "vae" and settings.type == "stable-diffusion-xl"
+        return torch.float32 if is_xl_vae and dtype == torch.float16 and config.get("force_upcast", True) else dtype
+
+    pipeline = Pipeline.build(settings, choose_dtype)
+    vae, weights, steps = pipeline.vae, pipeline.count_bytes(), settings.sampling.steps
+    at_once = min(images, pipeline.most_at_once)
+    with torch.no_grad():
+        works = [(count_operations(lambda: pipeline.read_prompts(prompts + 1)), 1.0)]
+        with rounded():
+            if settings.refining:
+                origin = ModelSettings(path=settings.refining.path, revision=settings.refining.revision)
+                refiner, steps = Pipeline.build(origin, choose_dtype), min(settings.refining.from_step, steps)
+                del refiner.networks["vae"]
+                weights += refiner.count_bytes()
+                refine = count_operations(refiner.prepare_denoising(rows, pipeline.latent))
+                works.append((refine, float(settings.sampling.steps - steps)))
+            works.append((count_operations(pipeline.prepare_denoising(rows)), float(steps)))
+            latents = (at_once, *pipeline.latent)
+            decode = count_operations(lambda: vae.decode(torch.empty(latents, dtype=vae.dtype)).sample)
+    works.append((decode, images / at_once))
+    return Load(works, weights + max(work.memory for work, _ in works), pipeline.pixels)
+
+
+def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool, pairs: int) -> Load:
+    """Estimate the whole training of a generator's denoiser.
+
+    Raises:
+        UnknownModel: the generator is not known.
+    """
+    part = max(1, -(-training.batch // training.accumulate))
+    pipeline = Pipeline.build(settings)
+    vae, denoiser, encoded = pipeline.vae, pipeline.denoiser, min(ENCODED_AT_ONCE, part, pipeline.most_at_once)
+    for each in pipeline.networks.values():
+        each.requires_grad_(False)
+    with torch.no_grad():
+        encode = count_operations(lambda: vae.encode(torch.empty(encoded, 3, *pipeline.pixels)))
+        read = count_operations(lambda: pipeline.read_prompts(1))
+    frozen = _make_trainable(denoiser, training)
+    trained = sum(each.numel() for each in denoiser.parameters() if each.requires_grad)
+    call = pipeline.prepare_denoising(2 * part)
+
+    def take_step() -> None:
+        """Predict by the reference and by the network, and go back through the latter."""
+        with torch.no_grad(), adapters_off(denoiser), autocast(_CPU, training.precision):
+            call()
+        with autocast(_CPU, training.precision):
+            predicted = call()
+        predicted.float().square().mean().backward()
+
+    with trainable_attention(_CPU if on_cpu else torch.device("cuda")):
+        step = count_operations(take_step)
+    base = pipeline.count_bytes()
+    state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
+    # With several parts, the activations of one are kept in addition to the gradients of those before it.
+    gradients = 4.0 * trained if training.accumulate > 1 else 0.0
+    update = Operations(moved=trained * (20.0 + 2 * MOMENTS[training.optimizer]))
+    return Load(
+        works=[
+            (encode, 2 * pairs / encoded),
+            (read, float(pairs)),
+            (step, float(training.steps * training.accumulate)),
+            (update, float(training.steps)),
+        ],
+        memory=base + max(step.memory + gradients + state + frozen, encode.memory),
+        encoded=4.0 * pairs * (2 * torch.Size(pipeline.latent).numel() + pipeline.count_conditioning()),
+        kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.lora else base),
+    )
+
+
+def _make_trainable(network: Any, training: Training) -> float:
+    """Make the denoiser trainable; return the bytes of the frozen copy of it that full fine-tuning needs."""
+    if training.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    if (lora := training.lora) is not None:
+        add_adapters(network, lora.rank, lora.rank, seed=0)
+        make_dataless(network)
+        return 0.0
+    network.requires_grad_(True)
+    rounded = [m for m in network.modules() if isinstance(m, MULTIPLIED)] if training.precision in ROUNDED else []
+    return count_bytes(network) - sum(map(count_bytes, rounded)) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """A batch of images to judge, how many different prompts they are of, and how many questions an image has."""
+
+    images: int
+    prompts: float
+    questions: float
+
+
+@cache
+def estimate_judging(settings: ScorerSettings, batch: ImageBatch) -> Load:
+    """Estimate a batch of images before one judge.
+
+    Raises:
+        UnknownModel: the judge is of no known type, or its model is not known.
+    """
+    if settings.type not in JUDGES:
+        raise UnknownModel(f"what a {settings.type} scorer takes isn't known")
+    config = read_config(settings.path, settings.revision)
+    with torch.no_grad():
+        networks, works = JUDGES[settings.type](config, batch, DTYPES[settings.dtype])
+    return Load(works, sum(map(count_bytes, networks)) + max(work.memory for work, _ in works))
+
+
+def _judge_by_clip(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
+    """CLIP and SigLIP: each image and each different prompt once."""
+    from agfsync.scorers.backbone import FAMILIES
+
+    model: Any = _build_judge(FAMILIES, {"model_type": "clip", **config}, dtype)
+    tokens = _make_tokens(1, model.config.text_config.max_position_embeddings)
+    see = count_operations(lambda: model.vision_model(_make_pixels(model.config.vision_config, batch.images, dtype)))
+    return [model], [(see, 1.0), (count_operations(lambda: model.text_model(tokens)), batch.prompts)]
+
+
+def _judge_by_vqa(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
+    """BLIP-2 or BLIP: an image's features once, then an encoding and a first token for each question."""
+    from transformers import Blip2ForConditionalGeneration, BlipForQuestionAnswering
+
+    from agfsync.scorers.vqa import _Blip, _Blip2
+
+    kinds = {"blip-2": Blip2ForConditionalGeneration, "blip": BlipForQuestionAnswering}
+    model: Any = _build_judge(kinds, config, dtype)
+    reader: Any = (_Blip2 if config["model_type"] == "blip-2" else _Blip)(model)
+    questions = max(1, min(QUESTIONS_AT_ONCE, round(batch.images * batch.questions)))
+    length = QUESTION_TOKENS + len(fill_template(reader.template, "")) // CHARACTERS
+    vision, asked = model.config.vision_config, _make_tokens(questions, length)
+    with DATALESS:
+        features = reader.encode(_make_pixels(vision, 1, dtype))
+        shown = features.expand(questions, *features.shape[1:])
+    see = count_operations(lambda: reader.encode(_make_pixels(vision, batch.images, dtype)))
+    ask = count_operations(lambda: reader.first_logits(shown, asked, torch.ones_like(asked)))
+    return [model], [(see, 1.0), (ask, batch.images * batch.questions / questions)]
+
+
+def _judge_by_imagereward(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
+    """BLIP's vision tower, and its text encoder, which attends to the image's features."""
+    from transformers import BlipConfig, BlipTextModel, BlipVisionModel
+
+    both: Any = BlipConfig.from_dict(dict(config))
+    vision = build_network(BlipVisionModel, both.vision_config.to_dict(), dtype)
+    text = build_network(BlipTextModel, both.text_config.to_dict(), dtype)
+    with DATALESS:
+        pixels = _make_pixels(both.vision_config, batch.images, dtype)
+        features, tokens = vision(pixels).last_hidden_state, _make_tokens(batch.images, IMAGEREWARD_TOKENS)
+    read = count_operations(lambda: text(input_ids=tokens, encoder_hidden_states=features))
+    return [vision, text], [(count_operations(lambda: vision(pixels)), 1.0), (read, 1.0)]
+
+
+def _build_judge(kinds: Mapping[str, Any], config: Config, dtype: torch.dtype) -> nn.Module:
+    family = str(config.get("model_type"))
+    if family not in kinds:
+        raise UnknownModel(f"a {family} model isn't known")
+    return build_network(kinds[family], config, dtype)
+
+
+def _make_pixels(vision: Any, images: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(images, 3, vision.image_size, vision.image_size, dtype=dtype)
+
+
+def _make_tokens(rows: int, length: int) -> Tensor:
+    with DATALESS:
+        return torch.zeros(rows, length, dtype=torch.int64)
+
+
+CLIP_FAMILY = ("clip", "aesthetic", "pickscore", "hpsv2", "hpsv2.1")
+"""types that share a model and its embeddings, where their settings are the same"""
+JUDGES: Mapping[str, Callable[..., tuple[list[nn.Module], Works]]] = {
+    **dict.fromkeys(CLIP_FAMILY, _judge_by_clip),
+    "vqa": _judge_by_vqa,
+    "imagereward": _judge_by_imagereward,
+}
+"""types of the catalog whose networks are known"""

@@ -1,0 +1,79 @@
+"""What captions and questions take of a language model: requests, tokens and money, estimated from the very prompts.
+
+A token is taken for four characters. Where a length or a number depends on what the model writes, it is the paper's.
+"""
+
+import json
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+from agfsync.language import captions, questions
+from agfsync.language.captions import CAPTION_CATEGORIES
+
+CHARACTERS = 4.0
+"""a token"""
+CAPTION = 6.0 * 26
+"""characters: the paper's captions have 26 words"""
+QUESTIONS_KEPT = 9.0
+"""of a caption: the paper's 414 172 questions on 45 834 captions"""
+TOKENS_A_SECOND = 50.0
+"""of a reply, once it has begun"""
+WAIT = 1.0
+"""seconds until a reply begins"""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEstimate:
+    """All that a stage sends and receives."""
+
+    requests: float
+    input: float
+    output: float
+
+    def estimate_cost(self, input_price: float, output_price: float) -> float:
+        """Return the cost by prices of a million tokens; NaN where there are none."""
+        return (self.input * input_price + self.output * output_price) / 1e6 or nan
+
+    def estimate_seconds(self, concurrency: int) -> float:
+        """Return the time with that many requests at once."""
+        return (self.requests * WAIT + self.output / TOKENS_A_SECOND) / concurrency
+
+
+def estimate_caption_tokens(written: int) -> TokenEstimate:
+    """Estimate captions in the twelve categories, ten a request; captions that are repeated are not counted."""
+    each = written / len(CAPTION_CATEGORIES)
+    requests = len(CAPTION_CATEGORIES) * max(1.0, -(-each // captions.CAPTIONS_PER_REQUEST))
+    count = max(captions.FEWEST_CAPTIONS, min(captions.CAPTIONS_PER_REQUEST, each))
+    exemplars = [text for category in CAPTION_CATEGORIES.values() for text in category.exemplars]
+    length = sum(map(len, exemplars)) / len(exemplars) + 4
+    about = sum(len(category.about) for category in CAPTION_CATEGORIES.values()) / len(CAPTION_CATEGORIES)
+    instructions = captions.CAPTION_INSTRUCTIONS.format(
+        lengths="; ".join(f"3 {each}" for each in captions.CAPTION_LENGTHS)
+    )
+    shown = min(captions.CAPTIONS_SHOWN, each / 2) + 5
+    sent = len(instructions) + _count_schema(captions.Descriptions) + about + shown * length + 90
+    return TokenEstimate(requests, requests * sent / CHARACTERS, requests * (count * length + 20) / CHARACTERS)
+
+
+def estimate_question_tokens(asked: int, rounds: int, verify: bool) -> TokenEstimate:
+    """Estimate rounds of at least fifteen questions a caption, and their verification."""
+    sample = questions.Draft(
+        question_id="10",
+        question="Is there a small wooden boat on the lake?",
+        answer="yes",
+        element="small wooden boat",
+        element_type="object",
+        flag="1",
+    )
+    sent: float = rounds * (len(questions.QUESTION_INSTRUCTIONS) + _count_schema(questions.Round) + CAPTION + 15)
+    received: float = rounds * (questions.QUESTIONS_PER_ROUND * (len(sample.model_dump_json()) + 12) + 18)
+    if verify:
+        sent += len(questions.VERIFY_INSTRUCTIONS) + _count_schema(questions.Verdicts) + CAPTION + QUESTIONS_KEPT * 70
+        received += QUESTIONS_KEPT * len('{"number": 1, "answer": "yes"}, ') + 16
+    return TokenEstimate(asked * (rounds + verify), asked * sent / CHARACTERS, asked * received / CHARACTERS)
+
+
+def _count_schema(shape: Any) -> int:
+    """Return the characters of a reply's schema, which servers put among the messages."""
+    return len(json.dumps(shape.model_json_schema()))

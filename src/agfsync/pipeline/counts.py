@@ -1,0 +1,67 @@
+"""How much there is of everything: captions, pairs and questions, by the recipe and the files that it names."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agfsync import catalog
+from agfsync.formats.sources import SourceCaptions, read_pair_prompts
+from agfsync.language.tokens import QUESTIONS_KEPT
+from agfsync.recipe import Recipe
+from agfsync.records import Caption
+from agfsync.stages.checking import sift
+
+SHAPES, SAMPLED = "shapes", 8
+"""the writer that is asked for some captions of each category, and how many"""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of captions to train on, of those held out, of pairs, and of questions on a caption."""
+
+    train: int
+    held_out: int
+    written: int
+    """captions that a writer writes"""
+    asked: int
+    """captions on which a writer asks questions"""
+    pairs: int
+    questions: float
+
+
+def count_items(recipe: Recipe) -> Counts:
+    """Count by the recipe and the files that it names.
+
+    Raises:
+        FormatError: one cannot be read.
+    """
+    settings, pairs = recipe.captions, recipe.pairs
+    train = len(read_pair_prompts(pairs.source, pairs.split)) if pairs.source else settings.count
+    needed = settings.held_out + (0 if pairs.source else settings.count)
+    given = _count_given_questions(SourceCaptions(settings.source, split=settings.split)) if settings.source else []
+    kept = [each for each in given if each]
+    share = len(kept) / len(given) if given else 0.0
+    return Counts(
+        train=train,
+        held_out=settings.held_out,
+        written=0 if settings.source else needed,
+        asked=round((1 - share) * needed),
+        pairs=train,
+        questions=sum(kept) / len(kept) if kept else _sample_questions(recipe),
+    )
+
+
+def _count_given_questions(prompts: SourceCaptions) -> list[int]:
+    """Return how many questions a file has on each of its captions."""
+    texts = [t for category in prompts.categories for t in prompts.captions(category, prompts.rooms[category], (), 0)]
+    return [len(prompts.questions_on(text)[0]) for text in texts]
+
+
+def _sample_questions(recipe: Recipe) -> float:
+    """Return how many questions a caption keeps, by a sample of the Shapes world's writer where that is what writes."""
+    if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (SHAPES, SHAPES, None):
+        return QUESTIONS_KEPT
+    writer: Any = catalog.find("captions", SHAPES)()
+    asker: Any = catalog.find("questions", SHAPES)()
+    texts = [text for category in writer.categories for text in writer.captions(category, SAMPLED, (), 0)]
+    kept = [len(sift(Caption("", text, "", "train"), asker.questions(text, 0))[0]) for text in texts]
+    return sum(kept) / len(kept)
