@@ -87,7 +87,7 @@ def test_a_scorer_is_shown_none_of_them_and_the_good_ones_keep_their_place(
     class Width:
         asks_questions = False
 
-        def score_pictures(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
             return [Measurement(item.image.width) for item in items]
 
     files = [file for each in bad.values() for file in (each, good)]

@@ -21,7 +21,7 @@ class Width:
     def __init__(self, *words: Measurement | Unscored) -> None:
         self.words = words
 
-    def score_pictures(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+    def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
         return self.words or [Measurement(item.image.width) for item in items]
 
 
@@ -83,7 +83,7 @@ def test_what_was_judged_before_a_cap_is_given_before_the_cap_is_told() -> None:
     class Poor:
         asks_questions = False
 
-        def score_pictures(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
             raise CapReached("it has cost enough", [Measurement(1), Unscored("too odd")])
 
     broken = PictureToScore("score-b", "b", "a prompt", (), Unscored("broken image"))
