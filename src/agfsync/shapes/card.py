@@ -34,8 +34,8 @@ from agfsync.shapes.training.generator import DROPPED, SWAPPED
 from agfsync.shapes.training.lessons import has_fast_bf16
 from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene, spoil_picture
 
-DRAWINGS = 500
-CAPTIONS = 240
+_DRAWINGS = 500
+_CAPTIONS = 240
 STEPS, GUIDANCE = 15, 4.0
 """The sampling of the demo's recipe."""
 _HEAD = f"""# The Shapes world's models
@@ -82,7 +82,7 @@ def _sample_scenes(name: str, count: int) -> Iterator[tuple[random.Random, Scene
 def _measure_oracle() -> Iterator[Figure]:
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
-    for rng, scene in _sample_scenes("oracle", DRAWINGS):
+    for rng, scene in _sample_scenes("oracle", _DRAWINGS):
         seen = see_scene(draw_scene(scene))
         for query, answer in ask_questions((scene,), scene.things, 10, rng):
             asked[query.element_type] += 1
@@ -105,7 +105,7 @@ def _measure_vae(folder: Path) -> Iterator[Figure]:
 
 def _measure_vqa(folder: Path) -> Iterator[Figure]:
     """Measure the VQA model on clean drawings, by the right answer and by element type."""
-    drawn = [(scene, ask_questions((scene,), scene.things, 10, rng)) for rng, scene in _sample_scenes("vqa", DRAWINGS)]
+    drawn = [(scene, ask_questions((scene,), scene.things, 10, rng)) for rng, scene in _sample_scenes("vqa", _DRAWINGS)]
     texts = [[query.to_text() for query, _ in asked] for _, asked in drawn]
     p_yes = Vqa(path=str(folder / "vqa")).p_yes([draw_scene(scene) for scene, _ in drawn], texts)
     answers = [
@@ -173,10 +173,10 @@ def _generate(folder: Path) -> _Generated:
     dtype = "bf16" if has_fast_bf16() else "fp32"
     model = StableDiffusion(str(folder / "generator"), steps=STEPS, guidance=GUIDANCE, scheduler="dpm++", dtype=dtype)
     rng = random.Random("card/generator")
-    specs = [invent_spec(SHAPES_CATEGORIES[n % len(SHAPES_CATEGORIES)], rng) for n in range(CAPTIONS)]
+    specs = [invent_spec(SHAPES_CATEGORIES[n % len(SHAPES_CATEGORIES)], rng) for n in range(_CAPTIONS)]
     prompts = [write_caption(spec, rng) for spec in specs]
     images: list[Image.Image] = []
-    for start in range(0, CAPTIONS, 48):
+    for start in range(0, _CAPTIONS, 48):
         batch = prompts[start : start + 48]
         images += model.draw(batch, [seed_of("card", prompt) for prompt in batch], embedding_noise=0.0)
     rows = zip(prompts, specs, images, strict=True)

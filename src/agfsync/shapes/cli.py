@@ -15,7 +15,7 @@ shapes_app = typer.Typer(
 
 
 @shapes_app.callback()
-def shapes_command() -> None:
+def _shapes() -> None:
     """Train and measure the models of the embedded Shapes world."""
 
 
