@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_language import FakeServer
 
-from agfsync import cli
+from agfsync import cli, pipeline
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
 from agfsync.models.published import read_config
@@ -45,7 +45,7 @@ def _stages(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
     code, found = doctor("shapes")
     assert (code, found["can_begin"], found["missing"], found["download"]) == (0, True, [], 0)
-    assert list(_stages(found)) == list(cli.VERBS)
+    assert list(_stages(found)) == list(pipeline.NAMES)
     for stage in ("candidates", "scores", "training", "evaluation"):
         assert 0.5e9 < _stages(found)[stage]["memory"] < 2e9
         assert 1 < _stages(found)[stage]["seconds"] < 600
@@ -71,7 +71,7 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
 def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_generator: Path) -> None:
     """Those that draw beside the one that is aligned, and what takes the place of a model's own UNet."""
     scorers = "scorers={vqa: {type: vqa-openai, path: m, server: {base_url: 'http://localhost:1'}}}"
-    common = ("shapes", "--set", scorers, "--set", "pairs.choose.weights={vqa: 1}", "--set", "evaluation.sets={}")
+    common = ("shapes", "--set", scorers, "--set", "pairs.choose.weights={vqa: 1}")
     _, alone = doctor(*common)
     _, two = doctor(*common, "--set", f"candidates.beside={{other: {{path: '{tiny_generator}', dtype: fp32}}}}")
     _, exchanged = doctor(*common, "--set", f"model.unet={tiny_generator}")
