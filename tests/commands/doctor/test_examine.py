@@ -71,7 +71,7 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
 def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_generator: Path) -> None:
     """Those that draw beside the one that is aligned, and what takes the place of a model's own UNet."""
     scorers = "scorers={vqa: {type: vqa-openai, path: m, server: {base_url: 'http://localhost:1'}}}"
-    common = ("shapes", "--set", scorers, "--set", "pairs.choose.weights={vqa: 1}", "--set", "evaluation.sets={}")
+    common = ("shapes", "--set", scorers, "--set", "pairs.choose.weights={vqa: 1}")
     _, alone = doctor(*common)
     _, two = doctor(*common, "--set", f"candidates.beside={{other: {{path: '{tiny_generator}', dtype: fp32}}}}")
     _, exchanged = doctor(*common, "--set", f"model.unet={tiny_generator}")
