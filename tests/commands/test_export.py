@@ -107,7 +107,7 @@ def test_pairs_whose_pictures_are_gone_are_told(path: Path, tmp_path: Path, make
     pipeline.prepare(path, make_recipe(seed=1), update=True)
     for stage in ("captions", "candidates"):
         pipeline.run(path, until=stage)
-        with pytest.raises(RunError, match="its captions or pictures were made anew since its pairs"):
+        with pytest.raises(RunError, match="its captions or pictures were regenerated since its pairs"):
             export_pairs(path, "binarized", tmp_path / "out")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round, Verdicts
-from agfsync.stages.pairs import Choice, choose, weighted_sum
+from agfsync.stages.choosing import BestWorst, weighted_sum
 from agfsync.statistics import correlation, infer_mean, paired_differences, win_interval, win_shares
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_of_a_reply_that_was_cut_only_whole_texts_are_read(texts: list[str], sha
     assert found == texts[: len(found)]
 
 
-WEIGHTS = st.dictionaries(st.sampled_from("abc"), st.floats(0, 1), min_size=1)
+WEIGHTS = st.dictionaries(st.sampled_from("abc"), st.floats(0.01, 1), min_size=1)
 SCORES = st.one_of(st.none(), st.floats(0, 100), st.sampled_from([0.0, 50.0, 100.0]))
 VALUES = st.dictionaries(st.integers(0, 9).map(str), st.dictionaries(st.sampled_from("abc"), SCORES), max_size=8)
 
@@ -64,12 +64,14 @@ def test_the_winner_has_the_highest_sum_and_the_loser_the_lowest(
     values: Mapping[str, Mapping[str, float | None]], weights: Mapping[str, float], minimum: float
 ) -> None:
     sums = {key: total for key, each in values.items() if (total := weighted_sum(each, weights)) is not None}
-    choice = choose(values, weights, minimum)
-    if isinstance(choice, str):
+    chosen, left_out = BestWorst(weights, minimum).choose(values)
+    assert left_out["unscored candidate"] == len(values) - len(sums)
+    if not chosen:
         apart = max(sums.values(), default=0.0) - min(sums.values(), default=0.0)
-        assert (len(sums) < 2) == (choice == "fewer than two scored candidates")
+        assert (len(sums) < 2) == bool(left_out["fewer than two scored candidates"])
         assert len(sums) < 2 or apart <= minimum
         return
+    (choice,) = chosen
     assert choice.winner_score == max(sums.values()) == sums[choice.winner]
     assert choice.loser_score == min(sums.values()) == sums[choice.loser]
     assert choice.winner != choice.loser and choice.margin > minimum
@@ -82,14 +84,11 @@ def test_order_decides_among_equals_alone_and_what_is_unscored_decides_nothing(
 ) -> None:
     keys = list(values)
     order.shuffle(keys)
-    one, other = choose(values, weights, 0.0), choose({key: values[key] for key in keys}, weights, 0.0)
+    rule = BestWorst(weights)
+    (one, _), (other, _) = rule.choose(values), rule.choose({key: values[key] for key in keys})
     scored = {key: each for key, each in values.items() if weighted_sum(each, weights) is not None}
-    assert choose(scored, weights, 0.0) == one
-    if isinstance(one, str):
-        assert one == other
-        return
-    assert isinstance(other, Choice)
-    assert (one.winner_score, one.loser_score) == (other.winner_score, other.loser_score)
+    assert rule.choose(scored)[0] == one
+    assert [(c.winner_score, c.loser_score) for c in one] == [(c.winner_score, c.loser_score) for c in other]
     sums = [weighted_sum(each, weights) for each in scored.values()]
     if len(set(sums)) == len(sums):
         assert one == other

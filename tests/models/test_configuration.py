@@ -215,7 +215,7 @@ def test_an_xl_without_its_sizes_is_refused(tmp_path: Path) -> None:
             ({"addition_embed_type": None}, "addition_embed_type None: text_time is understood"),
             (
                 {"projection_class_embeddings_input_dim": 12 + 5 * 4},
-                "projection_class_embeddings_input_dim 32, and is told projection_dim 12 of text_encoder_2 and 6 times",
+                "projection_class_embeddings_input_dim 32, and takes projection_dim 12 of text_encoder_2 and 6 times",
             ),
         ]
     ):

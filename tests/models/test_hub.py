@@ -62,7 +62,7 @@ def test_a_hub_that_fails_is_asked_once(online: Callable[[object], None]) -> Non
 
 
 def test_a_hub_that_hangs_is_not_waited_for(online: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "PATIENCE", 0.05)
+    monkeypatch.setattr(hub, "HUB_PATIENCE", 0.05)
     online(lambda: time.sleep(5))
     begun = time.monotonic()
     assert hub.ask("owner/name").fault == hub.NO_NETWORK

@@ -93,7 +93,7 @@ def test_a_file_without_a_vae_takes_one_by_a_key(
 ) -> None:
     file, folder = singles(type)
     bare = changed(file, tmp_path / "bare.safetensors", without("first_stage_model."))
-    with pytest.raises(ModelError, match=r"holds no vae, .*first_stage_model.* name one as .*generator\.vae"):
+    with pytest.raises(ModelError, match=r"holds no vae, .*first_stage_model.* name one as .*model\.vae"):
         build(type, bare, folder)
     expected = drawn(build(type, folder))
     for vae in (folder, folder / "vae", file):
@@ -106,7 +106,7 @@ def test_a_file_without_a_unet_takes_one_by_a_key(
 ) -> None:
     file, folder = singles(type)
     bare = changed(file, tmp_path / "bare.safetensors", without("model.diffusion_model."))
-    with pytest.raises(ModelError, match=r"holds no unet, .*model\.diffusion_model.* name one as .*generator\.unet"):
+    with pytest.raises(ModelError, match=r"holds no unet, .*model\.diffusion_model.* name one as .*model\.unet"):
         build(type, bare, folder)
     prefix, alone = "model.diffusion_model.", tmp_path / "alone.safetensors"
     save_file({k.removeprefix(prefix): t for k, t in load_file(file).items() if k.startswith(prefix)}, alone)

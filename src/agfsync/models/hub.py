@@ -1,6 +1,6 @@
 """Questions about a hub model without loading it, to the local cache and to the hub.
 
-Nothing here waits longer than `PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that didn't answer isn't asked again.
+Nothing here waits longer than `HUB_PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that didn't answer isn't asked again.
 """
 
 from collections.abc import Mapping
@@ -155,7 +155,7 @@ def _in_time(work: Any) -> Any:
     """Return the result of `work`, called in a thread, since resolving a name heeds no timeout.
 
     Raises:
-        TimeoutError: it takes longer than `PATIENCE`. Or whatever `work` raises.
+        TimeoutError: it takes longer than `HUB_PATIENCE`. Or whatever `work` raises.
     """
     future: Future[Any] = Future()
 
