@@ -1,6 +1,7 @@
 """Questions about a hub model without loading it, to the local cache and to the hub.
 
-Nothing here waits longer than `HUB_PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that didn't answer isn't asked again.
+Nothing here waits longer than `HUB_PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that did not answer is not asked
+again.
 """
 
 from collections.abc import Mapping
