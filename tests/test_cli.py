@@ -84,7 +84,7 @@ def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
     finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, {}, "2025-01-01T00:00:00+00:00")
     states: list[Literal["done", "out of date"]] = ["done", "out of date"]
     for state in states:
-        standing = pipeline.Standing("evaluation", state, 5, finished)
+        standing = pipeline.StageStatus("evaluation", state, 5, finished)
         monkeypatch.setattr(pipeline, "status", lambda path, standing=standing: [standing])
         monkeypatch.setattr(pipeline, "read_headline", lambda path: "No clear change")
         assert cli.main(["status", str(tmp_path)]) == 0
@@ -108,7 +108,7 @@ def test_a_finding_has_its_intervals_or_says_that_the_captions_are_too_few() -> 
 def test_the_report_is_pointed_at_when_there_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "status", lambda path: [pipeline.Standing("evaluation", "to do", 0, None)])
+    monkeypatch.setattr(pipeline, "status", lambda path: [pipeline.StageStatus("evaluation", "to do", 0, None)])
     (tmp_path / "report.html").touch()
     assert cli.main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"

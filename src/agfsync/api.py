@@ -18,7 +18,7 @@ from agfsync.commands.export import export_pairs
 from agfsync.engine.progress import SilentProgress, make_progress
 from agfsync.files.images import decode_image
 from agfsync.models.artefact import ModelArtefact
-from agfsync.pipeline import Standing
+from agfsync.pipeline import StageStatus
 from agfsync.recipe import Recipe, check, resolve
 from agfsync.records import Candidate as Candidate
 from agfsync.records import Caption, Comparison, Pair, Question, Record, Score
@@ -122,7 +122,7 @@ class LoadedRun:
             return pipeline.recipe_of(opened)
 
     @property
-    def status(self) -> list[Standing]:
+    def status(self) -> list[StageStatus]:
         """How far each stage is."""
         return pipeline.status(self.path)
 

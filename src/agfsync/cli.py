@@ -24,7 +24,7 @@ from agfsync.files.atomic import explain_disk_error
 from agfsync.stages import NAMES, STAGES, Stage
 
 if TYPE_CHECKING:
-    from agfsync.pipeline import Standing
+    from agfsync.pipeline import StageStatus
 
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
@@ -387,7 +387,7 @@ def _show(path: Path) -> None:
         typer.echo(f"report: {path / 'report.html'}")
 
 
-def _row(standing: "Standing") -> str:
+def _row(standing: "StageStatus") -> str:
     from agfsync.engine.progress import format_duration
 
     finished = standing.finished

@@ -23,7 +23,7 @@ from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
 from agfsync.stages import captions, questions
-from agfsync.stages.checking import LONGEST_CAPTION, LONGEST_QUESTION, sift, sift_captions
+from agfsync.stages.checking import MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS, sift, sift_captions
 from agfsync.stages.context import Context
 
 pytestmark = pytest.mark.slow
@@ -202,7 +202,7 @@ def _check(question: Question, caption: str) -> None:
     assert question.text in GOOD_QUESTIONS | PLAIN, question.text
     assert question.answer == "yes" and question.element_type in get_args(ElementType)
     assert any(word in caption for word in normalise_text(question.element).split())
-    assert len(question.text) <= LONGEST_QUESTION < LONGEST_CAPTION
+    assert len(question.text) <= MOST_QUESTION_CHARACTERS < MOST_CAPTION_CHARACTERS
     for text in (question.text, question.element):
         assert text == one_line(text) and text.encode()
 

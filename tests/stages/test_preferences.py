@@ -20,6 +20,7 @@ from agfsync.stages import candidates, captions, pairs, questions, scores
 from agfsync.stages.context import Context
 from agfsync.store import Run
 
+STAGES = (captions, questions, candidates, scores, pairs)
 PAIRS = (("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
 
 
@@ -30,7 +31,7 @@ def given(context: Context, make_recipe: Any, pair_set: Callable[..., Path]) -> 
 
 
 def run_all(context: Context) -> dict[str, Any]:
-    return {stage.STAGE: stage.run(context) for stage in (captions, questions, candidates, scores, pairs)}
+    return {stage.__name__.rpartition(".")[2]: stage.run(context) for stage in STAGES}
 
 
 def colour(candidate: Candidate) -> Any:

@@ -25,7 +25,7 @@ from agfsync.store.manifest import Finished
 __all__ = [
     "NAMES",
     "STAGES",
-    "Standing",
+    "StageStatus",
     "choose_dtypes",
     "faults",
     "help_train",
@@ -45,7 +45,7 @@ TRAINING = "training"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StageStatus:
     """How far a stage is. `units` counts what is made of a stage under way, or the rows of one that has ended."""
 
     name: str
@@ -121,14 +121,14 @@ def help_train(order: Order) -> None:
     """
     training = import_module("agfsync.stages.training")
     with Run.open(Path(order["run"])) as run_:
-        training.help_train(Context(run_, recipe_of(run_), SilentProgress(), order["digest"]))
+        training.train_as_helper(Context(run_, recipe_of(run_), SilentProgress(), order["digest"]))
 
 
-def status(path: Path) -> list[Standing]:
+def status(path: Path) -> list[StageStatus]:
     """How far each stage of the run at `path` is, also while another process is at work on it."""
     with Run.open(path) as run_:
         recipe = recipe_of(run_)
-        standings: dict[str, Standing] = {}
+        standings: dict[str, StageStatus] = {}
         for stage in plan(recipe):
             follows = all(standings[name].state == "done" for name in stage.after)
             standings[stage.name] = _standing(stage, run_, recipe, follows)
@@ -196,12 +196,12 @@ def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
     )
 
 
-def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> Standing:
+def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> StageStatus:
     """`follows` says whether all that the stage is made from is done."""
     finished = run_.find_finished(stage.name)
     if finished is not None:
         current = follows and is_current(stage, run_, recipe)
-        return Standing(stage.name, "done" if current else "out of date", finished.rows, finished)
+        return StageStatus(stage.name, "done" if current else "out of date", finished.rows, finished)
     made = run_.count_made(stage.name)
     begun = made or (run_.path / stage.name).is_dir()
-    return Standing(stage.name, "under way" if begun else "to do", made, None)
+    return StageStatus(stage.name, "under way" if begun else "to do", made, None)

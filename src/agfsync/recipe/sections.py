@@ -9,14 +9,14 @@ from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.types import (
     AestheticSettings,
     BestWorstSettings,
-    CaptionWriter,
+    CaptionWriterOfType,
     ChoiceOfType,
     EmbeddingSettings,
     MarginSettings,
     MethodOfType,
     ModelOfType,
     ModelSettings,
-    QuestionWriter,
+    QuestionWriterOfType,
     ScorerOfType,
     ScorerSettings,
     StableDiffusionSettings,
@@ -41,7 +41,7 @@ def _asks_a_model(kind: str, tree: Any) -> bool:
 class Captions(Section):
     """Stage 1: what is drawn."""
 
-    writer: CaptionWriter = WriterSettings()
+    writer: CaptionWriterOfType = WriterSettings()
     source: SourcePath | None = None
     """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
     split: str = ""
@@ -74,7 +74,7 @@ class Captions(Section):
 class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
-    writer: QuestionWriter = WriterSettings()
+    writer: QuestionWriterOfType = WriterSettings()
     """asks where the captions' file has no question on a caption"""
     rounds: Positive = 1
     """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless

@@ -424,8 +424,8 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
-CaptionWriter = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
-QuestionWriter = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
 

@@ -24,11 +24,11 @@ from agfsync.stages.context import GENERATORS, Context, generator_source, to_dra
 from agfsync.stages.preferences import take_in
 from agfsync.store.streams import Reiterable, Stream, join_in_order
 
-STAGE = "candidates"
+_STAGE = "candidates"
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class CandidateJob:
     """A caption's pictures `indices` by one generator. `source` names it with all that shapes them."""
 
     settings: ModelSettings
@@ -52,13 +52,13 @@ class Drawing:
         return self.settings.device
 
     def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
-        return STAGE, ()
+        return _STAGE, ()
 
     def open(self, desk: JobContext) -> BatchFunction[Caption]:
-        desk.say(f"{STAGE}: loading {self.settings.path}")
+        desk.say(f"{_STAGE}: loading {self.settings.path}")
         generator: Generator = catalog.build("models", self.settings.arguments(), self.settings.defaults())
         for remark in getattr(generator, "remarks", ()):
-            desk.say(f"{STAGE}: {remark}")
+            desk.say(f"{_STAGE}: {remark}")
 
         def draw(captions: Sequence[Caption]) -> Iterator[Outcome]:
             """A caption's pictures in one batch, if they fit: which of them go together has no say in their noise."""
@@ -91,8 +91,8 @@ def run(context: Context) -> Mapping[str, Any]:
     for drawing in drawings:
         _draw(context, drawing, captions)
         release_memory()
-    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(captions) * len(drawings))
-    context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(captions) * len(drawings))
+    context.run.select(_STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
     drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
     named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}
     return {"captions": len(captions), "candidates": drawn} | named
@@ -103,24 +103,24 @@ def seeds_of(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
     return [seed_of(seed, caption.key, index) for index in indices]
 
 
-def _drawing(recipe: Recipe, place: int) -> Drawing:
+def _drawing(recipe: Recipe, place: int) -> CandidateJob:
     """What the generator at `place` draws of a caption."""
     settings, count = recipe.drawing_models[place], recipe.candidates.per_caption
     noise = recipe.candidates.embedding_noise
-    source = digest(STAGE, VERSIONS[STAGE], generator_source(settings), noise)
-    return Drawing(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
+    source = digest(_STAGE, VERSIONS[_STAGE], generator_source(settings), noise)
+    return CandidateJob(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
 
 
-def _draw(context: Context, drawing: Drawing, captions: Reiterable[Caption]) -> None:
+def _draw(context: Context, drawing: CandidateJob, captions: Reiterable[Caption]) -> None:
     """One generator's pictures of every caption."""
     recipe = context.recipe
     units = Stream(len(captions), lambda: (Unit(drawing.unit(caption), caption) for caption in captions))
     common = {"schema": Candidate.schema, "progress": context.progress, "budget": recipe.failure_budget}
-    run_job(context.run, STAGE, units, drawing, engine=recipe.engine, at_once=1, **common)
+    run_job(context.run, _STAGE, units, drawing, engine=recipe.engine, at_once=1, **common)
 
 
-def _names(context: Context, drawings: Sequence[Drawing], captions: Iterable[Caption]) -> dict[str, str]:
+def _names(context: Context, drawings: Sequence[CandidateJob], captions: Iterable[Caption]) -> dict[str, str]:
     """Each generator's model, by what its pictures say of it."""
     units = ((drawing.unit(caption), drawing.settings.path) for caption in captions for drawing in drawings)
-    drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(STAGE, ["generator"]))
+    drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(_STAGE, ["generator"]))
     return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

@@ -29,7 +29,7 @@ from agfsync.stages.preferences import captions_given, skip_left_out
 from agfsync.stages.writing import Desk, at_work
 from agfsync.stages.written import Written, caption_of
 
-STAGE = "captions"
+_STAGE = "captions"
 ASK = 100
 """captions asked for at a time: what a kill can cost"""
 DRY = 3
@@ -48,14 +48,14 @@ def run(context: Context) -> Mapping[str, Any]:
     given = captions_given(context)
     taken = {normalise_text(each.text) for each in given.values()}
     prompts = _read_prompts(context, taken) if settings.source else None
-    with at_work(context, STAGE, settings, instead=prompts) as desk:
+    with at_work(context, _STAGE, settings, instead=prompts) as desk:
         asked = _asked(context.recipe)
         wanted = shares(asked, _rooms(desk.writer, prompts, asked))
         written = _written(context, desk.writer, taken)
-        with context.progress.stage(STAGE, sum(asked.values()), done=written.have(wanted)) as task:
+        with context.progress.stage(_STAGE, sum(asked.values()), done=written.have(wanted)) as task:
             for category, places in wanted.items():
                 _fill(context, desk, written, category, places, task)
-    context.run.select(STAGE, [*given, *written.chosen(wanted)])
+    context.run.select(_STAGE, [*given, *written.chosen(wanted)])
     left_out = {"left_out": dict(prompts.left_out.counts)} if prompts else {}
     return {**_notes(context), **left_out, **desk.account.told()}
 
@@ -64,7 +64,7 @@ def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     """Read the file of prompts, and report what of it isn't used."""
     settings = context.recipe.captions
     prompts = SourceCaptions(str(settings.source), taken, settings.split)
-    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
+    skip_left_out(context, _STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 
@@ -96,10 +96,10 @@ def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) ->
     # What somebody has put into a file is wanted, however alike it is.
     similarity = 1.0 if settings.source else settings.similarity
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
-    source = digest(STAGE, VERSIONS[STAGE], writer.identity, context.recipe.seed, *shaping)
+    source = digest(_STAGE, VERSIONS[_STAGE], writer.identity, context.recipe.seed, *shaping)
     written = Written(source, similarity, set(taken))
-    mine = [unit for unit in context.run.list_made(STAGE) if unit.startswith(f"{source}/")]
-    for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
+    mine = [unit for unit in context.run.list_made(_STAGE) if unit.startswith(f"{source}/")]
+    for unit, each in zip(mine, context.run.read(_STAGE, Caption, mine), strict=True):
         if normalise_text(each.text) not in taken:
             written.add(unit, each)
     return written
@@ -109,7 +109,7 @@ def _fill(context: Context, desk: Desk, written: Written, category: str, places:
     fruitless, vain = 0, Counter[str]()
     while free := written.free(category, places):
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
-        seed = seed_of(context.recipe.seed, STAGE, category, len(written.units[category]), fruitless)
+        seed = seed_of(context.recipe.seed, _STAGE, category, len(written.units[category]), fruitless)
         begun = time.monotonic()
         texts, trouble = _ask(desk, category, min(ASK, len(free)), written.texts[category], seed)
         settings = context.recipe.captions
@@ -143,7 +143,7 @@ def _commit(
     units = {f"{written.source}/{each.key}": [each] for each in captions}
     if units:
         dropped = {next(iter(units)): left_out} if left_out else {}
-        context.run.commit(STAGE, units, Caption.schema, dropped=dropped, seconds=seconds)
+        context.run.commit(_STAGE, units, Caption.schema, dropped=dropped, seconds=seconds)
     for unit, (each,) in units.items():
         written.add(unit, each)
 
@@ -162,7 +162,7 @@ def _dry(writer: str, category: str, written: Written, places: Places, trouble: 
 
 def _notes(context: Context) -> dict[str, Any]:
     """Return the counts of captions, of their lengths in words and of what was dropped."""
-    rows = list(context.run.rows(STAGE, ["text", "category", "split"]))
+    rows = list(context.run.rows(_STAGE, ["text", "category", "split"]))
     splits = Counter(row["split"] for row in rows)
     # A pair set of which nobody prefers anything leaves none.
     lengths = [count_words(row["text"]) for row in rows] or [0]
@@ -171,5 +171,5 @@ def _notes(context: Context) -> dict[str, Any]:
         "held_out": splits["held-out"],
         "categories": dict(Counter(row["category"] for row in rows)),
         "words": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
-        "dropped": dict(context.run.count_dropped(STAGE)),
+        "dropped": dict(context.run.count_dropped(_STAGE)),
     }

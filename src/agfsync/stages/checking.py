@@ -15,7 +15,7 @@ FILLERS = frozenset(
     normalise_text("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
 )
 """words that nearly every caption has, so that they place no element in it"""
-LONGEST_CAPTION, LONGEST_QUESTION = 1000, 300
+MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS = 1000, 300
 """characters: a model that writes more has lost itself. Captions are asked for in 50 words, and cut at 77 tokens"""
 
 
@@ -33,7 +33,7 @@ def _caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
     """Return why `text` may be no caption, or None."""
     if not has_words(text):
         return "empty"
-    if len(text) > LONGEST_CAPTION:
+    if len(text) > MOST_CAPTION_CHARACTERS:
         return "too long"
     if words is None or words[0] <= (count := count_words(text)) <= words[1]:
         return None
@@ -77,7 +77,7 @@ def fault(draft: QuestionDraft, caption: Caption) -> str | None:
         return "called invalid by its writer"
     if not has_words(draft.text):
         return "empty"
-    if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
+    if max(len(draft.text), len(draft.element)) > MOST_QUESTION_CHARACTERS:
         return "too long"
     if normalise_text(draft.answer) != draft.expected:
         return f"answer isn't {draft.expected}"

@@ -75,7 +75,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Judging:
+class JudgingJob:
     """The words of a panel's judges on pictures, up to `batch` of them at a time.
 
     Judges behind a server have `accounts`, which stay in the process that leads: so does the judging by these.
@@ -202,7 +202,7 @@ def _judge_by(
         context.run,
         tables.scores,
         Stream(sum(each.is_for(name) for each in pictures for name in panel), units),
-        Judging(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
+        JudgingJob(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
         engine=context.recipe.engine,
         at_once=batch * len(panel),
         schema=Score.schema,

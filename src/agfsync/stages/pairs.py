@@ -9,14 +9,14 @@ from agfsync.engine import Outcome, Sifted, Unit, process_units
 from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS
-from agfsync.stages.choosing import Choice, Values
+from agfsync.stages.choosing import CandidateScores, Choice
 from agfsync.stages.context import Context, differences
 from agfsync.stages.preferences import PREFERENCES, preferred
 from agfsync.statistics import Mean
 from agfsync.store.streams import Stream, group_by_column, join_in_order
 
-STAGE = "pairs"
-BATCH = 1000
+_STAGE = "pairs"
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Scored:
     """A caption's candidates in order of index, with their values and the keys of the scores that hold those."""
 
     caption_key: str
-    values: Mapping[str, Values]
+    values: Mapping[str, CandidateScores]
     score_keys: Sequence[str]
 
 
@@ -42,7 +42,7 @@ def run(context: Context) -> Mapping[str, Any]:
     def work(captions: Sequence[Scored]) -> list[Outcome]:
         return [pair(each, choice) for each in captions]
 
-    source = (STAGE, VERSIONS[STAGE], settings.type, differences(settings))
+    source = (_STAGE, VERSIONS[_STAGE], settings.type, differences(settings))
 
     def units() -> Iterator[Unit[Scored]]:
         for each in _scored(context, list(settings.scorers)):
@@ -50,8 +50,8 @@ def run(context: Context) -> Mapping[str, Any]:
 
     captions = sum(1 for _ in group_by_column("caption_key", context.run.rows("candidates", ["caption_key"])))
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process_units(context.run, STAGE, Stream(captions, units), work, batch=BATCH, **common)
-    context.run.select(STAGE, (unit.key for unit in units()))
+    process_units(context.run, _STAGE, Stream(captions, units), work, batch=_BATCH, **common)
+    context.run.select(_STAGE, (unit.key for unit in units()))
     return _notes(context, captions)
 
 
@@ -59,15 +59,15 @@ def _preferred(context: Context) -> Mapping[str, Any]:
     """The pair set's own pairs; what it holds beside them, such as ties, is counted."""
 
     def units() -> Iterator[Unit[Sifted]]:
-        return (Unit(digest(STAGE, VERSIONS[STAGE], key), sifted) for key, sifted in preferred(context))
+        return (Unit(digest(_STAGE, VERSIONS[_STAGE], key), sifted) for key, sifted in preferred(context))
 
     work: Callable[[Sequence[Sifted]], Sequence[Outcome]] = list
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
     process_units(
-        context.run, STAGE, Stream(context.run.count(PREFERENCES), units), work, batch=BATCH, unit="pairs", **common
+        context.run, _STAGE, Stream(context.run.count(PREFERENCES), units), work, batch=_BATCH, unit="pairs", **common
     )
-    context.run.select(STAGE, (unit.key for unit in units()))
-    return _notes(context, len({row["caption_key"] for row in context.run.rows(STAGE, ["caption_key"])}))
+    context.run.select(_STAGE, (unit.key for unit in units()))
+    return _notes(context, len({row["caption_key"] for row in context.run.rows(_STAGE, ["caption_key"])}))
 
 
 def pair(scored: Scored, choice: Choice) -> Sifted:
@@ -101,9 +101,9 @@ def _scored(context: Context, scorers: Sequence[str]) -> Iterator[Scored]:
 
 def _notes(context: Context, captions: int) -> dict[str, Any]:
     margin = Mean()
-    for row in context.run.rows(STAGE, ["margin"]):
+    for row in context.run.rows(_STAGE, ["margin"]):
         margin.add(row["margin"])
-    dropped = context.run.count_dropped(STAGE)
+    dropped = context.run.count_dropped(_STAGE)
     if context.recipe.pairs.source:
         for each in context.run.list_skipped("candidates"):
             dropped[each.reason] += each.count

@@ -23,7 +23,7 @@ from agfsync.stages.selection import SELECTED_BY, note_selectors
 from agfsync.stages.written import caption_of
 from agfsync.store.manifest import Skipped
 
-CAPTIONS, CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
+_CAPTIONS, _CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
 PAIR_SET = "pair set"
 """The generator of a picture that no generator of this run has drawn."""
 CHANGED = "its prompt is no caption of this run: the pair set has changed meanwhile"
@@ -38,13 +38,13 @@ def captions_given(context: Context) -> dict[str, Caption]:
     source = context.recipe.pairs.source
     if source is None:
         return {}
-    context.progress.say(f"{CAPTIONS}: reading the prompts of {source}")
+    context.progress.say(f"{_CAPTIONS}: reading the prompts of {source}")
     found = read_pair_prompts(source, context.recipe.pairs.split)
     captions = [caption_of(text, category, "train") for text, category in found.items()]
-    units = {f"{digest(CAPTIONS, VERSIONS[CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
-    done = context.run.find_done(CAPTIONS, units)
+    units = {f"{digest(_CAPTIONS, VERSIONS[_CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
+    done = context.run.find_done(_CAPTIONS, units)
     if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
-        context.run.commit(CAPTIONS, missing, Caption.schema)
+        context.run.commit(_CAPTIONS, missing, Caption.schema)
     return units
 
 
@@ -57,7 +57,7 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
     """
     captions = {c.text: c.key for c in context.run.read("captions", Caption) if c.split == "train"}
     settings = context.recipe.pairs
-    with context.progress.stage(CANDIDATES, len(captions)) as task:
+    with context.progress.stage(_CANDIDATES, len(captions)) as task:
         intake = _Intake(context, captions, task)
         try:
             for found in read_pairs(source, settings.split):
@@ -66,7 +66,7 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
         finally:
             intake.commit()
     tally = intake.tally
-    skip_left_out(context, CANDIDATES, source, tally, intake.meant, "pairs")
+    skip_left_out(context, _CANDIDATES, source, tally, intake.meant, "pairs")
     intake.select()
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
@@ -104,7 +104,7 @@ class _Intake:
 
     def __init__(self, context: Context, captions: Mapping[str, str], task: ProgressTask) -> None:
         self._run, self._captions, self._task = context.run, captions, task
-        self._candidates = PartWriter(context.run, CANDIDATES, Candidate.schema)
+        self._candidates = PartWriter(context.run, _CANDIDATES, Candidate.schema)
         self._preferences = PartWriter(context.run, PREFERENCES, Pair.schema)
         self._of_caption: Counter[str] = Counter()
         self.judged: Judgements[str] = Judgements(context.recipe.pairs.repeats)
@@ -147,7 +147,7 @@ class _Intake:
             if not self._of_caption[caption]:
                 self._task.advance(1)
             index = self._of_caption[caption]
-            if not self._is_there(CANDIDATES, key):
+            if not self._is_there(_CANDIDATES, key):
                 self._candidates.add(key, [Candidate(key, caption, index, None, PAIR_SET, image)])
             self._of_caption[caption] += 1
             self.pictures[key] = caption
@@ -177,5 +177,5 @@ class _Intake:
         if left_out and not self._is_there(PREFERENCES, counts):
             self._preferences.add(counts, Sifted([], left_out))
             self._preferences.commit()
-        self._run.select(CANDIDATES, self.pictures)
+        self._run.select(_CANDIDATES, self.pictures)
         self._run.select(PREFERENCES, [*self.pairs, *([counts] if left_out else [])])

@@ -25,12 +25,12 @@ from agfsync.stages.context import Context
 from agfsync.stages.writing import Desk, at_work
 from agfsync.store.streams import Reiterable, Stream
 
-STAGE = "questions"
-BATCH = 16
+_STAGE = "questions"
+_BATCH = 16
 """captions at a time, or four times as many as the writer takes, so that few threads wait for the last of a batch"""
 
 
-NAMED = 80
+_SHOWN_CHARACTERS = 80
 """characters of a caption that name it"""
 
 
@@ -53,13 +53,13 @@ def run(context: Context) -> Mapping[str, Any]:
         BudgetError: that befell more captions than `failure_budget` allows.
     """
     recipe, run_ = context.recipe, context.run
-    with at_work(context, STAGE, recipe.questions) as desk:
+    with at_work(context, _STAGE, recipe.questions) as desk:
         units = _units(context, desk.writer)
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
-        batch = max(BATCH, 4 * desk.writer.concurrency)
-        process_units(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
+        batch = max(_BATCH, 4 * desk.writer.concurrency)
+        process_units(run_, _STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
     _skip_scant(context, units, desk.account.meter.spoilers)
-    run_.select(STAGE, (unit.key for unit in units))
+    run_.select(_STAGE, (unit.key for unit in units))
     return {**_notes(context), **desk.account.told()}
 
 
@@ -82,12 +82,12 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
     """What names a caption's questions."""
     if task.found:
         found = [asdict(each) for each in task.found]
-        return digest(STAGE, VERSIONS[STAGE], "found", task.caption.key, found, task.left_out)
+        return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, found, task.left_out)
     settings = recipe.questions
     shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]
     if (settings.similarity, settings.maximum) != (1.0, None):
         shaping += [settings.similarity, settings.maximum]
-    return digest(STAGE, VERSIONS[STAGE], writer.identity, *shaping, task.caption.key)
+    return digest(_STAGE, VERSIONS[_STAGE], writer.identity, *shaping, task.caption.key)
 
 
 def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
@@ -147,7 +147,7 @@ def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[l
     lost: list[NoReplyError] = []
     for index in range(recipe.questions.rounds):
         try:
-            drafts += writer.questions(caption.text, seed_of(recipe.seed, STAGE, caption.key, index))
+            drafts += writer.questions(caption.text, seed_of(recipe.seed, _STAGE, caption.key, index))
         except NoReplyError as failure:
             lost.append(failure)
     if len(lost) == recipe.questions.rounds:
@@ -172,32 +172,32 @@ def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequ
         spoilers: what was noticed about the writer's server that can be why they are few.
     """
     minimum = context.recipe.questions.minimum
-    skipped = {each.key for each in context.run.list_skipped(STAGE)}
+    skipped = {each.key for each in context.run.list_skipped(_STAGE)}
     made = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
     for unit, (key, rows) in zip(
-        made, context.run.rows_by_unit(STAGE, ["key"], (unit.key for unit in made)), strict=True
+        made, context.run.rows_by_unit(_STAGE, ["key"], (unit.key for unit in made)), strict=True
     ):
         if len(rows) < minimum:
             reason = f"fewer valid questions than questions.minimum ({minimum})"
-            context.run.skip(STAGE, key, reason, _name(unit.payload.caption))
+            context.run.skip(_STAGE, key, reason, _name(unit.payload.caption))
     try:
-        check_budget(STAGE, context.run.list_skipped(STAGE), len(units), context.recipe.failure_budget)
+        check_budget(_STAGE, context.run.list_skipped(_STAGE), len(units), context.recipe.failure_budget)
     except BudgetError as failure:
         raise BudgetError("; ".join([str(failure), *spoilers])) from None
-    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(units))
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(units))
 
 
 def _name(caption: Caption) -> str:
-    return f"'{shorten(caption.text, NAMED, placeholder=' ...')}'"
+    return f"'{shorten(caption.text, _SHOWN_CHARACTERS, placeholder=' ...')}'"
 
 
 def _notes(context: Context) -> dict[str, Any]:
-    types = Counter(row["element_type"] for row in context.run.rows(STAGE, ["element_type"]))
-    captions = context.run.count(STAGE)
+    types = Counter(row["element_type"] for row in context.run.rows(_STAGE, ["element_type"]))
+    captions = context.run.count(_STAGE)
     return {
         "questions": types.total(),
         "per_caption": types.total() / captions if captions else 0.0,
         "types": dict(types.most_common()),
-        "dropped": dict(context.run.count_dropped(STAGE)),
-        "skipped": len(context.run.list_skipped(STAGE)),
+        "dropped": dict(context.run.count_dropped(_STAGE)),
+        "skipped": len(context.run.list_skipped(_STAGE)),
     }

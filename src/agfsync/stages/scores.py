@@ -8,7 +8,7 @@ from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
 from agfsync.store.streams import Reiterable, Stream, group_by_column, join_in_order
 
-STAGE = "scores"
+_STAGE = "scores"
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -19,10 +19,10 @@ def run(context: Context) -> Mapping[str, Any]:
     Raises:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
-    tables = Tables(stage=STAGE, pictures="candidates", scores=STAGE)
+    tables = Tables(stage=_STAGE, pictures="candidates", scores=_STAGE)
     candidates: Reiterable[ToJudge] = () if context.recipe.pairs.source else _candidates(context)
     notes = judge(context, tables, context.recipe.candidate_scorers, candidates)
-    return {**spent_by_judges(context.run.path, STAGE), **notes}
+    return {**spent_by_judges(context.run.path, _STAGE), **notes}
 
 
 def _candidates(context: Context) -> Stream[ToJudge]:

@@ -43,7 +43,7 @@ from agfsync.training.reference import AdaptersOff, FrozenCopy
 from agfsync.training.tracking import Session, tracked
 from agfsync.training.trainable import missing_of, untrainable_type
 
-STAGE = "training"
+_STAGE = "training"
 ENCODED_AT_ONCE = 32
 """Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
 
@@ -58,13 +58,13 @@ def run(context: Context) -> Mapping[str, Any]:
         RecipeError: the settings need a package or an accelerator that isn't there, or too few pairs a step.
         PeerError: another process that helped is gone.
     """
-    recipe, folder = context.recipe, context.run.path / STAGE
+    recipe, folder = context.recipe, context.run.path / _STAGE
     settings = recipe.training
     if settings.batch < launcher.count_processes():
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
-    context.progress.say(f"{STAGE}: loading {recipe.model.path}")
+    context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _denoiser(recipe)
     loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
     pairs = _encoded(context, denoiser, _cache(context))
@@ -72,12 +72,12 @@ def run(context: Context) -> Mapping[str, Any]:
     actor = _actor(recipe, denoiser, method)
     log, done = _log(context), checkpoints.last()
     if done < plan.steps and launcher.count_processes() > 1:
-        context.progress.say(f"{STAGE}: by {launcher.count_processes()} processes")
+        context.progress.say(f"{_STAGE}: by {launcher.count_processes()} processes")
         launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
     session = Session(recipe.name, digest(context.digest), folder / "trackers", _settings(recipe))
     with (
         tracked(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
-        context.progress.stage(STAGE, plan.steps, "steps", done=done) as task,
+        context.progress.stage(_STAGE, plan.steps, "steps", done=done) as task,
         together(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
 
@@ -92,7 +92,7 @@ def run(context: Context) -> Mapping[str, Any]:
     return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines, method.curves)
 
 
-def help_train(context: Context) -> None:
+def train_as_helper(context: Context) -> None:
     """What a process that isn't the first does of `run`, called when the pairs are encoded: its share of each step.
 
     Raises:
@@ -111,15 +111,15 @@ def help_train(context: Context) -> None:
 
 
 def _cache(context: Context) -> Path:
-    return context.run.path / STAGE / "pairs.safetensors"
+    return context.run.path / _STAGE / "pairs.safetensors"
 
 
 def _log(context: Context) -> Path:
-    return context.run.path / STAGE / "metrics.jsonl"
+    return context.run.path / _STAGE / "metrics.jsonl"
 
 
 def _checkpoints(context: Context) -> Checkpoints:
-    return Checkpoints(context.run.path / STAGE / "checkpoints", context.digest)
+    return Checkpoints(context.run.path / _STAGE / "checkpoints", context.digest)
 
 
 def _method(recipe: Recipe) -> Method:
@@ -197,7 +197,7 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
 
 def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor, Conditioning]:
     """The candidates `wanted`: each one's row, their latents (I, C, H, W), and what is told of them; on the CPU."""
-    settings, title = context.recipe.training, f"{STAGE}: encoding"
+    settings, title = context.recipe.training, f"{_STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
     source = generator_source(context.recipe.model)
     fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)

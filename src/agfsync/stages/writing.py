@@ -34,11 +34,11 @@ def at_work(
         instead: a file in the writer's place.
 
     Raises:
-        RecipeError: see `build`. StoreError: the disk fails.
+        RecipeError: see `build_writer`. StoreError: the disk fails.
     """
     account = opened(context.run.path, stage, settings.writer.language_model, f"{stage}.writer", context.progress.say)
     try:
-        yield Desk(build(stage, settings, account.meter) if instead is None else instead, account)
+        yield Desk(build_writer(stage, settings, account.meter) if instead is None else instead, account)
     finally:
         account.note()
 
@@ -49,14 +49,14 @@ def writer_source(stage: str, settings: Captions | Questions) -> str:
     Empty where a file is in its place.
 
     Raises:
-        RecipeError: see `build`.
+        RecipeError: see `build_writer`.
     """
     if isinstance(settings, Captions) and settings.source:
         return ""
-    return str(build(stage, settings, Meter()).identity)
+    return str(build_writer(stage, settings, Meter()).identity)
 
 
-def build(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
+def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
     """The writer that `settings` name, made with its language model where it asks one; no server is spoken to.
 
     Raises:

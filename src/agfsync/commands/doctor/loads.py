@@ -27,7 +27,7 @@ from agfsync.training.reference import MULTIPLIED
 _CPU = torch.device("cpu")
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""
-QUESTION_TOKENS, CHARACTERS = 17, 4
+QUESTION_TOKENS, _TOKEN_CHARACTERS = 17, 4
 """of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
 
 Works = list[tuple[Operations, float]]  # each with how often it is done
@@ -192,7 +192,7 @@ def _judge_by_vqa(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tupl
     model: Any = _build_judge(kinds, config, dtype)
     reader: Any = (_Blip2 if config["model_type"] == "blip-2" else _Blip)(model)
     questions = max(1, min(QUESTIONS_AT_ONCE, round(batch.images * batch.questions)))
-    length = QUESTION_TOKENS + len(fill_template(reader.template, "")) // CHARACTERS
+    length = QUESTION_TOKENS + len(fill_template(reader.template, "")) // _TOKEN_CHARACTERS
     vision, asked = model.config.vision_config, _make_tokens(questions, length)
     with DATALESS:
         features = reader.encode(_make_pixels(vision, 1, dtype))

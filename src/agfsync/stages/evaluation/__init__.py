@@ -25,7 +25,7 @@ from agfsync.stages.evaluation.sets import ReadSet, read_sets
 from agfsync.stages.judging import Tables, ToJudge, judge
 from agfsync.stages.spending import spent_by_judges
 
-STAGE = "evaluation"
+_STAGE = "evaluation"
 IMAGES = "evaluation_images"
 SCORES = "evaluation_scores"
 SETS = "sets"
@@ -33,7 +33,7 @@ SETS = "sets"
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class EvaluationJob:
     """One picture of each caption by the base or the aligned `model`, which `source` names and `settings` build."""
 
     model: str
@@ -52,14 +52,14 @@ class Drawing:
         return IMAGES, ()
 
     def open(self, desk: JobContext) -> BatchFunction[Caption]:
-        desk.say(f"{STAGE}: loading the {self.model} model")
+        desk.say(f"{_STAGE}: loading the {self.model} model")
         generator: Generator = catalog.build("models", self.settings, self.defaults)
         for remark in getattr(generator, "remarks", ()):
-            desk.say(f"{STAGE}: {remark}")
+            desk.say(f"{_STAGE}: {remark}")
         return lambda captions: desk.fit.over(captions, partial(self._drawn, generator))
 
     def _drawn(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
-        seeds = [seed_of(self.seed, STAGE, caption.key) for caption in captions]
+        seeds = [seed_of(self.seed, _STAGE, caption.key) for caption in captions]
         # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
         files = encode_pngs(generator.draw([caption.text for caption in captions], seeds, 0.0))
         keys = [
@@ -80,7 +80,7 @@ def run(context: Context) -> Mapping[str, Any]:
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
     _draw(context, captions)
     drawn, sides = _drawn(context, sets)
-    tables = Tables(stage=STAGE, pictures=IMAGES, scores=SCORES)
+    tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
     judged = judge(context, tables, context.recipe.evaluation_scorers, drawn)
     scores = list(context.run.read(SCORES, Score))
     rows = {s.name: compare(s.captions, sides, scores, s.questions, s.name, s.by) for s in sets}
@@ -88,7 +88,7 @@ def run(context: Context) -> Mapping[str, Any]:
     settings, seed = context.recipe.evaluation, context.recipe.seed
     first, *others = [summarise(of_set, settings.resamples, seed) for of_set in rows.values()]
     told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
-    spent = spent_by_judges(context.run.path, STAGE)
+    spent = spent_by_judges(context.run.path, _STAGE)
     more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
 
@@ -99,26 +99,26 @@ def _draw(context: Context, captions: Sequence[Caption]) -> None:
         *_draw_with(context, "base", generator_source(context.recipe.model), captions),
         *_draw_with(context, "aligned", _aligned_source(context), captions),
     ]
-    report_skipped(context.progress, STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
 def _draw_with(context: Context, model: str, source: str, captions: Sequence[Caption]) -> list[str]:
     """One model's pictures; the keys of its units. The unit names the model by `source`, not by its part in the run."""
     recipe = context.recipe
-    units = [Unit(digest(STAGE, VERSIONS[STAGE], model, source, recipe.seed, c.key), c) for c in captions]
+    units = [Unit(digest(_STAGE, VERSIONS[_STAGE], model, source, recipe.seed, c.key), c) for c in captions]
     run_job(
         context.run,
         IMAGES,
         units,
-        Drawing(model, _settings(context, model), source, recipe.seed, recipe.evaluation.batch),
+        EvaluationJob(model, _settings(context, model), source, recipe.seed, recipe.evaluation.batch),
         engine=recipe.engine,
         at_once=recipe.evaluation.batch,
         schema=Candidate.schema,
         progress=context.progress,
         budget=recipe.failure_budget,
         unit="pictures",
-        title=f"{STAGE}: {model} model draws",
+        title=f"{_STAGE}: {model} model draws",
     )
     release_memory()
     return [unit.key for unit in units]
@@ -164,8 +164,8 @@ def _keep(context: Context, rows: Sequence[Comparison]) -> None:
     by_caption: dict[tuple[str, str], list[Comparison]] = {}
     for row in rows:
         by_caption.setdefault((row.set, row.caption_key), []).append(row)
-    units = [Unit(digest(STAGE, *of, [row.key for row in rows]), rows) for of, rows in by_caption.items()]
+    units = [Unit(digest(_STAGE, *of, [row.key for row in rows]), rows) for of, rows in by_caption.items()]
     work: Callable[[Sequence[list[Comparison]]], Sequence[Outcome]] = list
     common = {"schema": Comparison.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process_units(context.run, STAGE, units, work, batch=len(units) or 1, title=f"{STAGE}: comparing", **common)
-    context.run.select(STAGE, [unit.key for unit in units])
+    process_units(context.run, _STAGE, units, work, batch=len(units) or 1, title=f"{_STAGE}: comparing", **common)
+    context.run.select(_STAGE, [unit.key for unit in units])

@@ -18,7 +18,7 @@ from agfsync.statistics import (
     win_shares,
 )
 
-Questions = Mapping[str, Sequence[Question]]
+QuestionsByCaption = Mapping[str, Sequence[Question]]
 """Caption key -> its questions."""
 Sides = Mapping[str, tuple[str, str]]
 """Caption key -> the keys of the base's and the aligned model's picture."""
@@ -28,7 +28,7 @@ def compare(
     captions: Sequence[Caption],
     sides: Sides,
     scores: Iterable[Score],
-    questions: Questions,
+    questions: QuestionsByCaption,
     name: str = HELD_OUT,
     judges: Collection[str] | None = None,
 ) -> list[Comparison]:

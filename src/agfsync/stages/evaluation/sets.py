@@ -11,7 +11,7 @@ from agfsync.records import Caption, Question, digest, question_key
 from agfsync.stages.context import Context, to_draw
 from agfsync.stages.places import spread_evenly
 
-CAPTIONS = "evaluation_captions"
+_CAPTIONS = "evaluation_captions"
 """The table of the captions that the run's own table doesn't have."""
 
 
@@ -36,11 +36,11 @@ def read_sets(context: Context) -> list[ReadSet]:
         _read_held_out(context) if name == HELD_OUT else _read_source(context, name, settings)
         for name, settings in recipe.evaluation.sets.items()
     ]
-    units = {digest(CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
-    done = context.run.find_done(CAPTIONS, units)
+    units = {digest(_CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
+    done = context.run.find_done(_CAPTIONS, units)
     if missing := {key: [caption] for key, caption in units.items() if key not in done}:
-        context.run.commit(CAPTIONS, missing, Caption.schema)
-    context.run.select(CAPTIONS, units)
+        context.run.commit(_CAPTIONS, missing, Caption.schema)
+    context.run.select(_CAPTIONS, units)
     return sets
 
 

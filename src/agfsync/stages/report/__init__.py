@@ -6,13 +6,13 @@ from typing import Any
 from agfsync.files.atomic import write_atomic
 from agfsync.records import Pair
 from agfsync.stages.context import Context
-from agfsync.stages.report.evidence import Drawn, Evidence, gather, judged, pictures, questions
+from agfsync.stages.report.evidence import Drawn, Evidence, gather, judged, pictures, read_questions
 from agfsync.stages.report.galleries import Card, card, data_uris, extremes, spread
 from agfsync.stages.report.page import Galleries, render
 from agfsync.stages.report.verdict import role_of
 from agfsync.store import Run
 
-FILE = "report.html"
+_FILE = "report.html"
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -20,8 +20,8 @@ def run(context: Context) -> Mapping[str, Any]:
     evidence = gather(context.run, context.recipe)
     lead = _lead(evidence)
     page = render(evidence, _galleries(context.run, evidence, lead), lead).encode()
-    write_atomic(context.run.path / FILE, page)
-    return {"file": FILE, "bytes": len(page)}
+    write_atomic(context.run.path / _FILE, page)
+    return {"file": _FILE, "bytes": len(page)}
 
 
 def _lead(evidence: Evidence) -> str | None:
@@ -59,14 +59,14 @@ def _compared(run: Run, evidence: Evidence, captions: Sequence[str], lead: str |
     """Cards of held-out captions: the base's picture and the aligned model's."""
     sides = {caption: evidence.drawn[caption] for caption in captions}
     found = judged(run, "evaluation_scores", [key for side in sides.values() for key in (side.base, side.aligned)])
-    asked = questions(run, captions)
+    asked = read_questions(run, captions)
     return [card(evidence, caption, sides[caption], found, asked, _order_judges(evidence)) for caption in captions]
 
 
 def _paired(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> list[Card]:
     """Cards of training pairs: the loser and the winner."""
     found = judged(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
-    asked = questions(run, [pair.caption_key for pair in pairs])
+    asked = read_questions(run, [pair.caption_key for pair in pairs])
     scorers = list(evidence.recipe.candidate_scorers)
     weighed = evidence.recipe.pairs.source is None
     return [

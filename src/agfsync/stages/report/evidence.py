@@ -16,19 +16,19 @@ from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("R", bound=Record)
 
 
-Values = Mapping[str, Mapping[str, float]]
+ValuesByCandidate = Mapping[str, Mapping[str, float]]
 """Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ScoreValues:
     """All values of each scorer, as bare numbers, for there may be a million; and those of the pairs' candidates."""
 
     every: Mapping[str, Sequence[float]]
-    paired: Values
+    paired: ValuesByCandidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Evidence:
     left_out: Mapping[str, Counter[str]]
     """stage -> reason -> how many: skipped, unscored and dropped"""
     captions: Mapping[str, Caption]
-    scores: Scores
+    scores: ScoreValues
     pairs: Sequence[Pair]
     steps: Sequence[Mapping[str, float]]
     """training's metrics, one mapping a step"""
@@ -69,7 +69,7 @@ class Evidence:
 
 
 def gather(run: Run, recipe: Recipe) -> Evidence:
-    """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
+    """Gather the evidence without images, questions and answers, which a gallery reads for its own captions."""
     finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.find_finished(stage))}
     pairs = _read(run, finished, "pairs", Pair)
     return Evidence(
@@ -106,7 +106,7 @@ def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
 
 
-def questions(run: Run, caption_keys: Collection[str]) -> dict[str, Question]:
+def read_questions(run: Run, caption_keys: Collection[str]) -> dict[str, Question]:
     """The questions on these captions, by question key."""
     wanted = set(caption_keys)
     return {q.key: q for q in run.read("questions", Question) if q.caption_key in wanted}
@@ -125,11 +125,11 @@ def judged(run: Run, stage: str, keys: Collection[str]) -> dict[str, Judged]:
     return {key: Judged(values[key], answers[key]) for key in values}
 
 
-def _read(run: Run, finished: Mapping[str, Finished], stage: str, kind: type[R]) -> list[R]:
+def _read(run: Run, finished: Mapping[str, Finished], stage: str, kind: type[_R]) -> list[_R]:
     return list(run.read(stage, kind)) if stage in finished else []
 
 
-def _scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -> Scores:
+def _scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -> ScoreValues:
     wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
     every: dict[str, array[float]] = defaultdict(lambda: array("d"))
     paired: dict[str, dict[str, float]] = defaultdict(dict)
@@ -138,7 +138,7 @@ def _scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -
             every[row["scorer"]].append(row["value"])
             if row["candidate_key"] in wanted:
                 paired[row["candidate_key"]][row["scorer"]] = row["value"]
-    return Scores(every, paired)
+    return ScoreValues(every, paired)
 
 
 def _drawn(run: Run) -> dict[str, Drawn]:

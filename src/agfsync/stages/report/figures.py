@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Tone = Literal["up", "down", "flat"]
+Direction = Literal["up", "down", "flat"]
 """Whether a difference is shown to lie above or below 0."""
 POINTS = 240
 """A curve has at most this many: more can't be told apart on a screen and only make the file larger."""
@@ -61,7 +61,7 @@ class Mark:
     high: float
     difference: float
     interval: tuple[float | None, float | None]
-    tone: Tone = "flat"
+    tone: Direction = "flat"
     detail: str = ""
     p: float | None = None
 
@@ -86,7 +86,7 @@ class Effect:
     difference: float
     low: float | None
     high: float | None
-    tone: Tone = "flat"
+    tone: Direction = "flat"
     detail: str = ""
     p: float | None = None
 

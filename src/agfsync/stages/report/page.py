@@ -12,7 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from agfsync import __version__
 from agfsync.stages import NAMES
 from agfsync.stages.report.evidence import Evidence
-from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, Tone, compact, curves, forest, histogram
+from agfsync.stages.report.figures import (
+    Curves,
+    Direction,
+    Effect,
+    Forest,
+    Histogram,
+    compact,
+    curves,
+    forest,
+    histogram,
+)
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.verdict import (
     alarms,
@@ -155,7 +165,7 @@ def _by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Pane
 
 def _effect(name: str, figures: Mapping[str, Any]) -> Effect:
     difference, p = figures["difference"], figures["p_adjusted"]
-    tone: Tone = ("up" if difference > 0 else "down") if is_shown(p) and difference else "flat"
+    tone: Direction = ("up" if difference > 0 else "down") if is_shown(p) and difference else "flat"
     return Effect(name, difference, figures["low"], figures["high"], tone, f"{figures['prompts']:,}", p)
 
 
