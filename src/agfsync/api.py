@@ -119,12 +119,12 @@ class LoadedRun:
     def recipe(self) -> Recipe:
         """The recipe of the run, with every default."""
         with Run.open(self.path) as opened:
-            return pipeline.recipe_of(opened)
+            return pipeline.read_recipe(opened)
 
     @property
     def status(self) -> list[StageStatus]:
         """How far each stage is."""
-        return pipeline.status(self.path)
+        return pipeline.read_status(self.path)
 
     @property
     def captions(self) -> "Table[Caption]":

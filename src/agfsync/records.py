@@ -282,11 +282,11 @@ def huggingface_metadata(schema: pa.Schema) -> pa.Schema:
     """`schema` with the metadata by which Hugging Face datasets read its image column as pictures."""
     if IMAGE not in schema.types:
         return schema
-    features = {field.name: _feature(field.type) for field in schema}
+    features = {field.name: _describe_feature(field.type) for field in schema}
     return schema.with_metadata(
         {**(schema.metadata or {}), "huggingface": json.dumps({"info": {"features": features}})}
     )
 
 
-def _feature(kind: pa.DataType) -> dict[str, str]:
+def _describe_feature(kind: pa.DataType) -> dict[str, str]:
     return {"_type": "Image"} if kind == IMAGE else {"dtype": str(kind), "_type": "Value"}

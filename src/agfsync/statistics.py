@@ -72,7 +72,7 @@ class WinShares(NamedTuple):
         return self.better + self.equal / 2
 
 
-def paired_differences(base: Values, aligned: Values) -> NDArray[np.float64]:
+def subtract_paired(base: Values, aligned: Values) -> NDArray[np.float64]:
     """Return `aligned` - `base`, float64 (N,).
 
     Raises:
@@ -133,7 +133,9 @@ def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
     return standardised_N
 
 
-def minimum_detectable(spread: float, count: int, alpha: float = 1 - CONFIDENCE, power: float = 0.8) -> float | None:
+def find_minimum_detectable(
+    spread: float, count: int, alpha: float = 1 - CONFIDENCE, power: float = 0.8
+) -> float | None:
     """Return the smallest mean difference that `count` prompts show at the two-sided level `alpha` in a share `power`
     of the runs, where single differences have the standard deviation `spread`: (t_{1 - alpha/2} + t_power) spread /
     sqrt(count), with count - 1 degrees of freedom. None for fewer prompts than have an interval.
@@ -157,18 +159,18 @@ def adjust_holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
     return adjusted
 
 
-def win_shares(base: Values, aligned: Values) -> WinShares:
+def compute_win_shares(base: Values, aligned: Values) -> WinShares:
     """Return on which shares of the prompts `aligned` is above, equal to and below `base`.
 
     Raises:
         ValueError: no prompts, or different numbers of them.
     """
-    difference_N = paired_differences(base, aligned)
+    difference_N = subtract_paired(base, aligned)
     better, worse = float(np.mean(difference_N > 0)), float(np.mean(difference_N < 0))
     return WinShares(better, float(np.mean(difference_N == 0)), worse)
 
 
-def win_interval(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:
+def infer_win_rate(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's score interval of the win rate over `count` prompts, in 0..1, narrowed by the ties.
 
     A prompt's half-counted win varies by p (1 - p) - e / 4, with e the share of ties, so the ends solve
@@ -184,7 +186,7 @@ def win_interval(shares: WinShares, count: int, confidence: float = CONFIDENCE) 
     return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
 
 
-def correlation(x: Values, y: Values) -> float | None:
+def correlate_values(x: Values, y: Values) -> float | None:
     """Pearson's r in -1..1; None where it isn't defined: fewer than two values, or one side constant.
 
     Raises:

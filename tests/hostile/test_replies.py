@@ -23,7 +23,7 @@ from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
 from agfsync.stages import captions, questions
-from agfsync.stages.checking import MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS, sift, sift_captions
+from agfsync.stages.checking import MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS, sift_captions, sift_questions
 from agfsync.stages.context import Context
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_the_questions_writer_gives_the_good_ones_or_none(monkeypatch: pytest.Mo
     kept: Counter[int] = Counter()
     replies = _ask_each(monkeypatch, LanguageModelQuestions, "questions", lambda w: w.questions(CAPTION, 0))
     for name, drafts in replies:
-        asked, dropped = sift(caption, drafts)
+        asked, dropped = sift_questions(caption, drafts)
         assert len(asked) + dropped.total() == len(drafts), name
         kept[len(asked)] += 1
         for question in asked:

@@ -11,10 +11,10 @@ from agfsync.engine.launcher import Order
 from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
-from agfsync.pipeline.checks import check_generators, faults
-from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
-from agfsync.pipeline.following import prepare, recipe_of
-from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan
+from agfsync.pipeline.checks import check_generators, find_faults
+from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.following import prepare, read_recipe
+from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
 from agfsync.stages import NAMES, STAGES, Stage
@@ -27,16 +27,16 @@ __all__ = [
     "STAGES",
     "StageStatus",
     "choose_dtypes",
-    "faults",
+    "find_faults",
     "help_train",
     "is_up_to_date",
-    "plan",
+    "plan_stages",
     "prepare",
     "read_headline",
-    "recipe_of",
+    "read_recipe",
+    "read_status",
     "run",
     "run_stage",
-    "status",
     "verify",
 ]
 
@@ -68,8 +68,8 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
     if is_up_to_date(path, until):
         return None
     with Run.open(path, writing=True) as run_:
-        recipe, told = recipe_of(run_), set[str]()
-        set_aside(run_, recipe, shown)
+        recipe, told = read_recipe(run_), set[str]()
+        quarantine_damage(run_, recipe, shown)
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
         if TRAINING in due:
@@ -87,8 +87,8 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
 def is_up_to_date(path: Path, until: str | None = None) -> bool:
     """True if the run at `path` has nothing to do up to the stage `until`; seen without changing a byte."""
-    with looking(path) as run_:
-        recipe = recipe_of(run_)
+    with open_to_read(path) as run_:
+        recipe = read_recipe(run_)
         return not find_due(run_, recipe, until) and not run_.verify(READ_AT_ONCE)
 
 
@@ -100,9 +100,9 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         PeerError: it trains in several launcher processes, and some don't come.
     """
     with Run.open(path, writing=True) as run_:
-        recipe = recipe_of(run_)
-        set_aside(run_, recipe, progress or SilentProgress())
-        *before, stage = plan(recipe, name)
+        recipe = read_recipe(run_)
+        quarantine_damage(run_, recipe, progress or SilentProgress())
+        *before, stage = plan_stages(recipe, name)
         due = [name] if not is_current(stage, run_, recipe) else []
         check_generators(recipe, due)
         for each in before:
@@ -121,17 +121,17 @@ def help_train(order: Order) -> None:
     """
     training = import_module("agfsync.stages.training")
     with Run.open(Path(order["run"])) as run_:
-        training.train_as_helper(Context(run_, recipe_of(run_), SilentProgress(), order["digest"]))
+        training.train_as_helper(Context(run_, read_recipe(run_), SilentProgress(), order["digest"]))
 
 
-def status(path: Path) -> list[StageStatus]:
+def read_status(path: Path) -> list[StageStatus]:
     """How far each stage of the run at `path` is, also while another process is at work on it."""
     with Run.open(path) as run_:
-        recipe = recipe_of(run_)
+        recipe = read_recipe(run_)
         standings: dict[str, StageStatus] = {}
-        for stage in plan(recipe):
+        for stage in plan_stages(recipe):
             follows = all(standings[name].state == "done" for name in stage.after)
-            standings[stage.name] = _standing(stage, run_, recipe, follows)
+            standings[stage.name] = _read_stage_status(stage, run_, recipe, follows)
         return list(standings.values())
 
 
@@ -139,10 +139,10 @@ def read_headline(path: Path) -> str:
     """Return what the evaluation of the run at `path` says in one line, as the report does."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
     with Run.open(path) as run_:
-        recipe, evaluation = recipe_of(run_), run_.find_finished("evaluation")
+        recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
-        judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
-    found: str = verdict.verdict(judged).headline
+        judged = verdict.rank_judges(summary, recipe, selection.find_selectors(run_, recipe))
+    found: str = verdict.reach_verdict(judged).headline
     return found
 
 
@@ -153,18 +153,18 @@ def verify(path: Path) -> int:
         DamagedError: some aren't what was written; they have been set aside.
     """
     with Run.open(path, writing=True) as run_:
-        if recipe_of(run_).captions.writer.language_model is None:
+        if read_recipe(run_).captions.writer.language_model is None:
             run_.declare_ordered("captions")
         files = run_.count_files()
         found = run_.verify()
         if found:
-            lines = "; ".join(told_of(path, damage) for damage in found)
+            lines = "; ".join(describe_damage(path, damage) for damage in found)
             raise DamagedError(f"{len(found)} of {files} files aren't what was written: {lines}")
         return files
 
 
 def _bring_up_all(run_: Run, recipe: Recipe, until: str | None, progress: Progress) -> None:
-    for stage in plan(recipe, until):
+    for stage in plan_stages(recipe, until):
         _bring_up(stage, run_, recipe, progress)
 
 
@@ -177,7 +177,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:
-        plain = explain_disk_error(failure, run_.path) or _out_of_memory(failure, stage)
+        plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage)
         if plain is None:
             raise
         raise plain from failure
@@ -186,7 +186,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told, stage.makes, by_rows=stage.by_rows)
 
 
-def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
+def _explain_memory_error(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
     """What to tell where `failure` is a lack of memory, else None."""
     if not lacks_memory(failure):
         return None
@@ -196,7 +196,7 @@ def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
     )
 
 
-def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> StageStatus:
+def _read_stage_status(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> StageStatus:
     """`follows` says whether all that the stage is made from is done."""
     finished = run_.find_finished(stage.name)
     if finished is not None:

@@ -8,7 +8,7 @@ from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language.tokens import QUESTIONS_KEPT
 from agfsync.recipe import Recipe
 from agfsync.records import Caption
-from agfsync.stages.checking import sift
+from agfsync.stages.checking import sift_questions
 
 _SHAPES, _SAMPLED = "shapes", 8
 """the writer that is asked for some captions of each category, and how many"""
@@ -63,5 +63,5 @@ def _sample_questions(recipe: Recipe) -> float:
     writer: Any = catalog.find("captions", _SHAPES)()
     asker: Any = catalog.find("questions", _SHAPES)()
     texts = [text for category in writer.categories for text in writer.captions(category, _SAMPLED, (), 0)]
-    kept = [len(sift(Caption("", text, "", "train"), asker.questions(text, 0))[0]) for text in texts]
+    kept = [len(sift_questions(Caption("", text, "", "train"), asker.questions(text, 0))[0]) for text in texts]
     return sum(kept) / len(kept)

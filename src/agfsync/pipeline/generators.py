@@ -31,7 +31,7 @@ def check_drawing(settings: ModelSettings) -> str | None:
     if settings.type not in DRAWN:
         return None
     _check_settings(settings)
-    files = _files(settings)
+    files = _find_files(settings)
     if files is None or files.read(INDEX) is None:
         return None
     from agfsync.errors import model_errors
@@ -43,7 +43,7 @@ def check_drawing(settings: ModelSettings) -> str | None:
             check_files(REFINER_TYPE, refiner.read, steps=settings.sampling.steps)
         reason = check_files(
             settings.type,
-            partial(_read, settings, files),
+            partial(_read_config, settings, files),
             steps=settings.sampling.steps,
             scheduler=settings.sampling.scheduler,
             clip_skip=getattr(settings, "clip_skip", None),
@@ -93,23 +93,23 @@ def _class_of(maker: Any) -> type | None:
     return made if isinstance(made, type) else None
 
 
-def _files(settings: ModelSettings) -> ModelFiles | None:
+def _find_files(settings: ModelSettings) -> ModelFiles | None:
     """Return the files with a model's configuration; None for a single file without one."""
     if settings.path.endswith(".safetensors"):
         return ModelFiles.of(settings.configuration) if settings.configuration else None
     return ModelFiles.of(settings.path, settings.revision)
 
 
-def _read(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
+def _read_config(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
     """Read a configuration file; of an exchanged part, that of the model that gives it, if it has one."""
     if name == INDEX:
-        return _index(settings, files)
+        return _read_index(settings, files)
     part, _, _ = name.partition("/")
     found = _given_config(part, settings.parts.get(part)) if part in EXCHANGED else None
     return files.read(name) if found is None else found
 
 
-def _index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
+def _read_index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
     """Return the pipeline's index, in which each exchanged part has the class of the model that gives it."""
     index = files.read(INDEX)
     if index is None:

@@ -305,9 +305,9 @@ class Recipe(Section):
         Raises:
             RecipeError: a key or value is wrong; the message says which and where.
         """
-        from agfsync.recipe.reading import change
+        from agfsync.recipe.reading import change_recipe
 
-        return change(self, changes)
+        return change_recipe(self, changes)
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":

@@ -409,7 +409,7 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
         base = BASES[kind]
         type_ = tree.get("type", base.model_fields["type"].default)
         if not isinstance(type_, str):
-            there = ", ".join(catalog.names(kind))
+            there = ", ".join(catalog.list_names(kind))
             raise PydanticCustomError("plain", "{says}", {"says": f"give it a type: there are {there}"})
         try:
             return find_settings(kind, type_).model_validate(tree)
@@ -435,4 +435,6 @@ def asks_language_model(kind: str, writer: Any) -> bool:
     type_ = writer.get("type") if isinstance(writer, dict) else writer
     if isinstance(writer, WriterSettings):
         return writer.language_model is not None
-    return isinstance(type_, str) and type_ in catalog.names(kind) and issubclass(find_settings(kind, type_), Server)
+    return (
+        isinstance(type_, str) and type_ in catalog.list_names(kind) and issubclass(find_settings(kind, type_), Server)
+    )

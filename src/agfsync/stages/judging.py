@@ -26,8 +26,8 @@ from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import PictureToScore, ScoredPicture, open_pictures, score_key, score_pictures
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import Context, scorer_source
-from agfsync.stages.spending import REMARKS, Account, built_of, judging
+from agfsync.stages.context import Context, digest_scorer
+from agfsync.stages.spending import REMARKS, Account, list_scorer_arguments, open_judge_accounts
 from agfsync.statistics import Mean
 from agfsync.store import Run
 from agfsync.store.manifest import Skipped
@@ -46,7 +46,7 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
-class ToJudge:
+class ImageToJudge:
     """A picture, without its image, which is read when it is needed: `unit` is the unit of its table that holds it."""
 
     key: str
@@ -57,21 +57,21 @@ class ToJudge:
     """the judges that are asked; None: all"""
 
     def is_for(self, judge: str) -> bool:
-        """Return True if `judge` is asked."""
+        """Return True if `judge_images` is asked."""
         return self.by is None or judge in self.by
 
 
-Key = Callable[[ToJudge], str]
+Key = Callable[[ImageToJudge], str]
 """What names a judge's score of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScoreRequest:
     """What a judge is asked: a score called `key` of a picture."""
 
     judge: str
     key: str
-    picture: ToJudge
+    picture: ImageToJudge
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class JudgingJob:
 
     @property
     def source(self) -> str:
-        return digest([scorer_source(name, settings) for name, settings in self.panel.items()])
+        return digest([digest_scorer(name, settings) for name, settings in self.panel.items()])
 
     @property
     def device(self) -> str:
@@ -96,27 +96,27 @@ class JudgingJob:
         first = next(iter(self.panel.values()))
         return first.device if first.asked_server is None else SERVER
 
-    def reads(self, asked: Sequence[Asked]) -> tuple[str, Sequence[str]]:
+    def reads(self, asked: Sequence[ScoreRequest]) -> tuple[str, Sequence[str]]:
         return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
 
-    def open(self, desk: JobContext) -> BatchFunction[Asked]:
+    def open(self, context: JobContext) -> BatchFunction[ScoreRequest]:
         @cache
-        def scorer(name: str) -> Scorer:
+        def load_scorer(name: str) -> Scorer:
             """Loaded when there is something to judge."""
-            desk.say(f"{self.tables.stage}: loading {name}")
-            made: Scorer = catalog.build("scorers", built_of(self.panel[name], self.accounts.get(name)))
+            context.say(f"{self.tables.stage}: loading {name}")
+            made: Scorer = catalog.build("scorers", list_scorer_arguments(self.panel[name], self.accounts.get(name)))
             return made
 
-        def work(asked: Sequence[Asked]) -> Iterator[Outcome]:
+        def work(asked: Sequence[ScoreRequest]) -> Iterator[Outcome]:
             """Where a cap is reached, what was judged before is given first: it was paid for."""
-            of_picture: dict[str, list[Asked]] = defaultdict(list)
+            of_picture: dict[str, list[ScoreRequest]] = defaultdict(list)
             for each in asked:
                 of_picture[each.picture.key].append(each)
-            scorers = {name: scorer(name) for name in self.panel if any(each.judge == name for each in asked)}
+            scorers = {name: load_scorer(name) for name in self.panel if any(each.judge == name for each in asked)}
             outcomes: dict[str, Outcome] = {}
             reached: CapReached | None = None
             try:
-                desk.fit.over(list(of_picture.values()), partial(self._judge, desk.run, scorers, outcomes))
+                context.fit.over(list(of_picture.values()), partial(self._judge_batch, context.run, scorers, outcomes))
             except CapReached as failure:
                 reached = failure
             for account in self.accounts.values():
@@ -128,24 +128,26 @@ class JudgingJob:
 
         return work
 
-    def _judge(
+    def _judge_batch(
         self,
         run: Run,
         scorers: Mapping[str, Scorer],
         outcomes: dict[str, Outcome],
-        asked: Sequence[Sequence[Asked]],
-    ) -> Sequence[Sequence[Asked]]:
+        asked: Sequence[Sequence[ScoreRequest]],
+    ) -> Sequence[Sequence[ScoreRequest]]:
         """Puts what is `asked` of each picture into `outcomes`, by key: each judge sees all pictures in one batch."""
-        images = _images(run, self.tables, [of[0].picture for of in asked])
+        images = _open_images(run, self.tables, [of[0].picture for of in asked])
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
             shown = [_picture(each, images[each.picture.key]) for each in mine]
             for each, said in zip(mine, score_pictures(scorer, name, shown) if shown else [], strict=True):
-                outcomes[each.key] = _outcome(said)
+                outcomes[each.key] = _make_outcome(said)
         return asked
 
 
-def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ToJudge]) -> dict[str, Any]:
+def judge_images(
+    context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ImageToJudge]
+) -> dict[str, Any]:
     """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
 
     Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
@@ -155,14 +157,14 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable
         ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or may
             cost no more.
     """
-    keys = {name: _key(tables, name, settings) for name, settings in judges.items()}
-    with judging(context, tables.stage, judges) as accounts:
-        for panel in _panels(judges):
-            _judge_by(context, tables, panel, keys, pictures, accounts)
+    keys = {name: _make_key_function(tables, name, settings) for name, settings in judges.items()}
+    with open_judge_accounts(context, tables.stage, judges) as accounts:
+        for panel in _group_panels(judges):
+            _judge_by_panel(context, tables, panel, keys, pictures, accounts)
             release_memory()
     asked = (key(picture) for picture in pictures for name, key in keys.items() if picture.is_for(name))
     context.run.select(tables.scores, asked)
-    notes = _notes(context, tables, judges)
+    notes = _collect_notes(context, tables, judges)
     for name, account in accounts.items():
         if account.meter.remarks:
             notes[name][REMARKS] = "; ".join(account.meter.remarks)
@@ -170,7 +172,7 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable
     return notes
 
 
-def _panels(judges: Judges) -> list[Judges]:
+def _group_panels(judges: Judges) -> list[Judges]:
     """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
     panels: dict[tuple[Any, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
@@ -180,23 +182,23 @@ def _panels(judges: Judges) -> list[Judges]:
     return list(panels.values())
 
 
-def _judge_by(
+def _judge_by_panel(
     context: Context,
     tables: Tables,
     panel: Judges,
     keys: Mapping[str, Key],
-    pictures: Reiterable[ToJudge],
+    pictures: Reiterable[ImageToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
     """The scores of a panel's judges."""
     batch = context.recipe.scores.batch
 
-    def units() -> Iterator[Unit[Asked]]:
+    def units() -> Iterator[Unit[ScoreRequest]]:
         for some in iterate_batches(pictures, batch):
             for name in panel:
                 for picture in (each for each in some if each.is_for(name)):
                     key = keys[name](picture)
-                    yield Unit(key, Asked(name, key, picture))
+                    yield Unit(key, ScoreRequest(name, key, picture))
 
     run_job(
         context.run,
@@ -213,32 +215,32 @@ def _judge_by(
     )
 
 
-def _key(tables: Tables, name: str, settings: ScorerSettings) -> Key:
+def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> Key:
     """The keys of a judge's scores, which are those of its units too."""
-    source = digest(tables.scores, VERSIONS[tables.stage], scorer_source(name, settings))
+    source = digest(tables.scores, VERSIONS[tables.stage], digest_scorer(name, settings))
     # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
     return lambda picture: score_key(source, asks, picture.key, picture.questions)
 
 
-def _images(run: Run, tables: Tables, pictures: Sequence[ToJudge]) -> dict[str, Image.Image | Unscored]:
+def _open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
     """The pictures' images by their keys: opened once, so that every judge is shown the same ones."""
     holders = list(dict.fromkeys(each.unit for each in pictures))
     files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
     return dict(zip((p.key for p in pictures), open_pictures([files[p.key] for p in pictures]), strict=True))
 
 
-def _picture(asked: Asked, image: Image.Image | Unscored) -> PictureToScore:
+def _picture(asked: ScoreRequest, image: Image.Image | Unscored) -> PictureToScore:
     of = asked.picture
     return PictureToScore(asked.key, of.key, of.prompt, of.questions, image)
 
 
-def _outcome(judged: ScoredPicture) -> Outcome:
+def _make_outcome(judged: ScoredPicture) -> Outcome:
     """The score; what of the prompt was left out is counted with it, and so known after a resume too."""
-    return Sifted([judged.score], {_truncated(judged.score.scorer): 1} if judged.truncated else {})
+    return Sifted([judged.score], {_describe_truncation(judged.score.scorer): 1} if judged.truncated else {})
 
 
-def _truncated(judge_: str) -> str:
+def _describe_truncation(judge_: str) -> str:
     return f"{judge_} saw the beginning of the prompt only"
 
 
@@ -263,7 +265,7 @@ def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pict
     report_skipped(context.progress, tables.stage, every, pictures * len(judges), "scores")
 
 
-def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
+def _collect_notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
     means = {name: Mean() for name in judges}
     reasons: dict[str, Counter[str]] = {name: Counter() for name in judges}
     for row in context.run.rows(tables.scores, ["scorer", "value", "reason"]):
@@ -277,7 +279,7 @@ def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
             "scored": mean.count,
             "mean": mean.value,
             "unscored": dict(reasons[name]),
-            "truncated": left_out[_truncated(name)],
+            "truncated": left_out[_describe_truncation(name)],
         }
         for name, mean in means.items()
     }

@@ -10,8 +10,8 @@ from agfsync.errors import BudgetError
 from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.choosing import CandidateScores, Choice
-from agfsync.stages.context import Context, differences
-from agfsync.stages.preferences import PREFERENCES, preferred
+from agfsync.stages.context import Context, dump_changes
+from agfsync.stages.preferences import PREFERENCES, read_preferences
 from agfsync.statistics import Mean
 from agfsync.store.streams import Stream, group_by_column, join_in_order
 
@@ -20,7 +20,7 @@ _BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredCaption:
     """A caption's candidates in order of index, with their values and the keys of the scores that hold those."""
 
     caption_key: str
@@ -35,31 +35,31 @@ def run(context: Context) -> Mapping[str, Any]:
         BudgetError: no caption gives a pair.
     """
     if context.recipe.pairs.source:
-        return _preferred(context)
+        return _take_preferences(context)
     settings = context.recipe.pairs.choose
     choice: Choice = catalog.build("choices", settings.model_dump())
 
-    def work(captions: Sequence[Scored]) -> list[Outcome]:
-        return [pair(each, choice) for each in captions]
+    def work(captions: Sequence[ScoredCaption]) -> list[Outcome]:
+        return [pair_candidates(each, choice) for each in captions]
 
-    source = (_STAGE, VERSIONS[_STAGE], settings.type, differences(settings))
+    source = (_STAGE, VERSIONS[_STAGE], settings.type, dump_changes(settings))
 
-    def units() -> Iterator[Unit[Scored]]:
-        for each in _scored(context, list(settings.scorers)):
+    def units() -> Iterator[Unit[ScoredCaption]]:
+        for each in _read_scored(context, list(settings.scorers)):
             yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
 
     captions = sum(1 for _ in group_by_column("caption_key", context.run.rows("candidates", ["caption_key"])))
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
     process_units(context.run, _STAGE, Stream(captions, units), work, batch=_BATCH, **common)
     context.run.select(_STAGE, (unit.key for unit in units()))
-    return _notes(context, captions)
+    return _collect_notes(context, captions)
 
 
-def _preferred(context: Context) -> Mapping[str, Any]:
+def _take_preferences(context: Context) -> Mapping[str, Any]:
     """The pair set's own pairs; what it holds beside them, such as ties, is counted."""
 
     def units() -> Iterator[Unit[Sifted]]:
-        return (Unit(digest(_STAGE, VERSIONS[_STAGE], key), sifted) for key, sifted in preferred(context))
+        return (Unit(digest(_STAGE, VERSIONS[_STAGE], key), sifted) for key, sifted in read_preferences(context))
 
     work: Callable[[Sequence[Sifted]], Sequence[Outcome]] = list
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
@@ -67,10 +67,10 @@ def _preferred(context: Context) -> Mapping[str, Any]:
         context.run, _STAGE, Stream(context.run.count(PREFERENCES), units), work, batch=_BATCH, unit="pairs", **common
     )
     context.run.select(_STAGE, (unit.key for unit in units()))
-    return _notes(context, len({row["caption_key"] for row in context.run.rows(_STAGE, ["caption_key"])}))
+    return _collect_notes(context, len({row["caption_key"] for row in context.run.rows(_STAGE, ["caption_key"])}))
 
 
-def pair(scored: Scored, choice: Choice) -> Sifted:
+def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
     """Return the caption's pairs, with what took no part counted."""
     chosen, left_out = choice.choose(scored.values)
     pairs = [
@@ -84,7 +84,7 @@ def pair(scored: Scored, choice: Choice) -> Sifted:
     return Sifted(pairs, left_out)
 
 
-def _scored(context: Context, scorers: Sequence[str]) -> Iterator[Scored]:
+def _read_scored(context: Context, scorers: Sequence[str]) -> Iterator[ScoredCaption]:
     """Every caption with its candidates, whichever generators drew them, and what the `scorers` said of these."""
     columns = ["key", "candidate_key", "scorer", "value"]
     words = group_by_column("candidate_key", context.run.rows("scores", columns))
@@ -92,14 +92,14 @@ def _scored(context: Context, scorers: Sequence[str]) -> Iterator[Scored]:
     judged = ({**row, "words": said or ()} for row, said in join_in_order(candidates, lambda row: row["key"], words))
     for caption, rows in group_by_column("caption_key", judged):
         words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
-        yield Scored(
+        yield ScoredCaption(
             caption,
             {key: {word["scorer"]: word["value"] for word in of} for key, of in words_of.items()},
             [word["key"] for of in words_of.values() for word in of],
         )
 
 
-def _notes(context: Context, captions: int) -> dict[str, Any]:
+def _collect_notes(context: Context, captions: int) -> dict[str, Any]:
     margin = Mean()
     for row in context.run.rows(_STAGE, ["margin"]):
         margin.add(row["margin"])

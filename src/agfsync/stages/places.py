@@ -8,7 +8,7 @@ Places = dict[Split, int]
 """How many captions of each split."""
 
 
-def shares(asked: Places, rooms: Mapping[str, int]) -> dict[str, Places]:
+def share_by_category(asked: Places, rooms: Mapping[str, int]) -> dict[str, Places]:
     """What each category gets of those that are `asked` for: evenly, the first ones taking what is left over.
 
     `rooms` says how many a category has, together at least as many as are asked for; where one has too few, the

@@ -20,7 +20,7 @@ from agfsync.records import Candidate, Caption, Pair, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import Context
 from agfsync.stages.selection import SELECTED_BY, note_selectors
-from agfsync.stages.written import caption_of
+from agfsync.stages.written import make_caption
 from agfsync.store.manifest import Skipped
 
 _CAPTIONS, _CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
@@ -29,7 +29,7 @@ PAIR_SET = "pair set"
 CHANGED = "its prompt is no caption of this run: the pair set has changed meanwhile"
 
 
-def captions_given(context: Context) -> dict[str, Caption]:
+def read_given_captions(context: Context) -> dict[str, Caption]:
     """Return the pair set's prompts as captions to train on, by their units; none without a pair set.
 
     Raises:
@@ -40,7 +40,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
         return {}
     context.progress.say(f"{_CAPTIONS}: reading the prompts of {source}")
     found = read_pair_prompts(source, context.recipe.pairs.split)
-    captions = [caption_of(text, category, "train") for text, category in found.items()]
+    captions = [make_caption(text, category, "train") for text, category in found.items()]
     units = {f"{digest(_CAPTIONS, VERSIONS[_CAPTIONS], 'given', c.category)}/{c.key}": c for c in captions}
     done = context.run.find_done(_CAPTIONS, units)
     if missing := {unit: [caption] for unit, caption in units.items() if unit not in done}:
@@ -48,7 +48,7 @@ def captions_given(context: Context) -> dict[str, Caption]:
     return units
 
 
-def take_in(context: Context, source: Path) -> Mapping[str, Any]:
+def import_pair_set(context: Context, source: Path) -> Mapping[str, Any]:
     """Let the candidates be the pictures of the pair set at `source`, one pair in memory after the other.
 
     Raises:
@@ -62,12 +62,12 @@ def take_in(context: Context, source: Path) -> Mapping[str, Any]:
         try:
             for found in read_pairs(source, settings.split):
                 intake.add(found)
-            intake.settle()
+            intake.add_pairs()
         finally:
-            intake.commit()
+            intake.commit_parts()
     tally = intake.tally
     skip_left_out(context, _CANDIDATES, source, tally, intake.meant, "pairs")
-    intake.select()
+    intake.select_tables()
     counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
     left_out = {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
@@ -92,7 +92,7 @@ def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTall
     report_skipped(context.progress, stage, skipped, total, unit)
 
 
-def preferred(context: Context) -> Iterator[tuple[str, Sifted]]:
+def read_preferences(context: Context) -> Iterator[tuple[str, Sifted]]:
     """Yield the pair that each unit of the pair set is; what was left out of it is in a unit that is no pair."""
     left_out = context.run.count_dropped(PREFERENCES)
     for key, rows in context.run.rows_by_unit(PREFERENCES):
@@ -122,10 +122,10 @@ class _Intake:
             self.tally.add(found)
             return
         self.meant += 1
-        if (left := self._left_out(found)) is not None:
+        if (left := self._try_to_add(found)) is not None:
             self.tally.add(left)
 
-    def _left_out(self, found: Preference | NoPreference) -> LeftOut | None:
+    def _try_to_add(self, found: Preference | NoPreference) -> LeftOut | None:
         if isinstance(found, NoPreference):
             return LeftOut(found.reason, found.where, failed=False)
         try:
@@ -137,10 +137,10 @@ class _Intake:
         caption = self._captions.get(found.prompt)
         if caption is None:
             return LeftOut(CHANGED, found.where, failed=False)
-        self.judged.add(self._candidate(caption, winner), self._candidate(caption, loser))
+        self.judged.add(self._add_candidate(caption, winner), self._add_candidate(caption, loser))
         return None
 
-    def _candidate(self, caption: str, image: bytes) -> str:
+    def _add_candidate(self, caption: str, image: bytes) -> str:
         """Enter a picture, if it is new, and return its key. The same one in several pairs is one candidate."""
         key = intern(picture_key(caption, image))
         if key not in self.pictures:
@@ -153,7 +153,7 @@ class _Intake:
             self.pictures[key] = caption
         return key
 
-    def settle(self) -> None:
+    def add_pairs(self) -> None:
         """Enter the pairs, once all judgements are known."""
         for winner, loser, number in self.judged.pairs():
             key = digest("pair", winner, loser, *([number] if number else []))
@@ -166,11 +166,11 @@ class _Intake:
     def _is_there(self, table: str, key: str) -> bool:
         return bool(self._run.find_done(table, [key]))
 
-    def commit(self) -> None:
+    def commit_parts(self) -> None:
         self._candidates.commit()
         self._preferences.commit()
 
-    def select(self) -> None:
+    def select_tables(self) -> None:
         """Make the tables. One unit of the pairs' counts what was left out and isn't skipped, if anything was."""
         left_out = self.tally.counts - self.tally.failed
         counts = digest("left out", dict(left_out))

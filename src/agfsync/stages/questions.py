@@ -20,9 +20,9 @@ from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
 from agfsync.stages import VERSIONS
-from agfsync.stages.checking import sift
+from agfsync.stages.checking import sift_questions
 from agfsync.stages.context import Context
-from agfsync.stages.writing import Desk, at_work
+from agfsync.stages.writing import WriterSession, open_writer
 from agfsync.store.streams import Reiterable, Stream
 
 _STAGE = "questions"
@@ -35,7 +35,7 @@ _SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class ToAsk:
+class CaptionToAsk:
     """A caption, the questions that its file has on it, and why others of the file can't be used, counted.
 
     Where nothing is `found`, the writer asks.
@@ -53,32 +53,32 @@ def run(context: Context) -> Mapping[str, Any]:
         BudgetError: that befell more captions than `failure_budget` allows.
     """
     recipe, run_ = context.recipe, context.run
-    with at_work(context, _STAGE, recipe.questions) as desk:
-        units = _units(context, desk.writer)
+    with open_writer(context, _STAGE, recipe.questions) as session:
+        units = _list_units(context, session.writer)
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
-        batch = max(_BATCH, 4 * desk.writer.concurrency)
-        process_units(run_, _STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
-    _skip_scant(context, units, desk.account.meter.spoilers)
+        batch = max(_BATCH, 4 * session.writer.concurrency)
+        process_units(run_, _STAGE, units, partial(_ask_all, session, recipe), batch=batch, **common)
+    _skip_scant(context, units, session.account.meter.spoilers)
     run_.select(_STAGE, (unit.key for unit in units))
-    return {**_notes(context), **desk.account.told()}
+    return {**_collect_notes(context), **session.account.to_notes()}
 
 
-def _units(context: Context, writer: QuestionWriter) -> Stream[Unit[ToAsk]]:
+def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[CaptionToAsk]]:
     """Every caption, but those that are trained on where their pairs are given."""
     recipe = context.recipe
     prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
 
-    def units() -> Iterator[Unit[ToAsk]]:
+    def units() -> Iterator[Unit[CaptionToAsk]]:
         for caption in context.run.read("captions", Caption):
             if caption.split in asked:
-                task = ToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
-                yield Unit(_key(writer, recipe, task), task)
+                task = CaptionToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
+                yield Unit(_name_unit(writer, recipe, task), task)
 
     return Stream(sum(row["split"] in asked for row in context.run.rows("captions", ["split"])), units)
 
 
-def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
+def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> str:
     """What names a caption's questions."""
     if task.found:
         found = [asdict(each) for each in task.found]
@@ -90,23 +90,23 @@ def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
     return digest(_STAGE, VERSIONS[_STAGE], writer.identity, *shaping, task.caption.key)
 
 
-def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
-    for outcome in map_in_threads(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
-        desk.account.note()
+def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAsk]) -> Iterator[Outcome]:
+    for outcome in map_in_threads(partial(_make_questions, session.writer, recipe), tasks, session.writer.concurrency):
+        session.account.note()
         yield outcome
 
 
-def _questions(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> Outcome:
+def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome:
     """A caption's questions, or why there are none. May run in a thread of its own."""
     if task.found:
-        return _found(task)
+        return _take_found(task)
     try:
-        return _written(writer, recipe, task.caption)
+        return _write_questions(writer, recipe, task.caption)
     except NoReplyError as failure:
-        return Skip(str(failure), _name(task.caption))
+        return Skip(str(failure), _quote_caption(task.caption))
 
 
-def _found(task: ToAsk) -> Sifted:
+def _take_found(task: CaptionToAsk) -> Sifted:
     """The file's questions as they are: people have checked them."""
     key = task.caption.key
     asked = [
@@ -118,16 +118,16 @@ def _found(task: ToAsk) -> Sifted:
     return Sifted(asked, task.left_out)
 
 
-def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
+def _write_questions(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
     """The writer's questions that stand up to checking.
 
     Raises:
         NoReplyError: none of the rounds, or not the second reading, got a reply.
     """
-    drafts, lost = _drafts(writer, recipe, caption)
-    questions, dropped = sift(caption, drafts, recipe.questions.similarity)
+    drafts, lost = _collect_drafts(writer, recipe, caption)
+    questions, dropped = sift_questions(caption, drafts, recipe.questions.similarity)
     if recipe.questions.verify and questions:
-        confirmed = _confirmed(writer, recipe, caption, questions)
+        confirmed = _confirm_questions(writer, recipe, caption, questions)
         dropped["not confirmed on second reading"] = len(questions) - len(confirmed)
         questions = confirmed
     most = recipe.questions.maximum
@@ -137,7 +137,7 @@ def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted
     return Sifted(questions[:most], +dropped)
 
 
-def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
+def _collect_drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
     """What the rounds bring, and how many were in vain.
 
     Raises:
@@ -155,7 +155,7 @@ def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[l
     return drafts, len(lost)
 
 
-def _confirmed(
+def _confirm_questions(
     writer: QuestionWriter, recipe: Recipe, caption: Caption, questions: Sequence[Question]
 ) -> list[Question]:
     """Return those of `questions` that the writer, asked again, answers as expected from the caption alone."""
@@ -165,7 +165,7 @@ def _confirmed(
     return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
 
 
-def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
+def _skip_scant(context: Context, units: Reiterable[Unit[CaptionToAsk]], spoilers: Sequence[str]) -> None:
     """Questions are kept however few, so that another `questions.minimum` asks no writer again.
 
     Args:
@@ -179,7 +179,7 @@ def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequ
     ):
         if len(rows) < minimum:
             reason = f"fewer valid questions than questions.minimum ({minimum})"
-            context.run.skip(_STAGE, key, reason, _name(unit.payload.caption))
+            context.run.skip(_STAGE, key, reason, _quote_caption(unit.payload.caption))
     try:
         check_budget(_STAGE, context.run.list_skipped(_STAGE), len(units), context.recipe.failure_budget)
     except BudgetError as failure:
@@ -187,11 +187,11 @@ def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequ
     report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(units))
 
 
-def _name(caption: Caption) -> str:
+def _quote_caption(caption: Caption) -> str:
     return f"'{shorten(caption.text, _SHOWN_CHARACTERS, placeholder=' ...')}'"
 
 
-def _notes(context: Context) -> dict[str, Any]:
+def _collect_notes(context: Context) -> dict[str, Any]:
     types = Counter(row["element_type"] for row in context.run.rows(_STAGE, ["element_type"]))
     captions = context.run.count(_STAGE)
     return {

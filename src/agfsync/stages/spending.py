@@ -38,13 +38,13 @@ class Account:
             self.noted = self.meter.spent
             note_spending(self.run, self.name, self.noted.to_dict())
 
-    def told(self) -> Mapping[str, float | str]:
+    def to_notes(self) -> Mapping[str, float | str]:
         """Return what was spent in this run folder, and noticed by this process, for a stage's notes."""
         remarks = "; ".join(self.meter.remarks)
         return (self.noted.to_dict() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
 
 
-def opened(
+def open_account(
     run: Path, name: str, server: Server | None, section: str, say: Callable[[str], None] = lambda text: None
 ) -> Account:
     """The account `name` of a run as it was left; its caps are those of the recipe's `section`, which `server` is.
@@ -62,14 +62,16 @@ def opened(
 
 
 @contextmanager
-def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) -> Iterator[Mapping[str, Account]]:
+def open_judge_accounts(
+    context: Context, stage: str, judges: Mapping[str, ScorerSettings]
+) -> Iterator[Mapping[str, Account]]:
     """The accounts of those of a stage's `judges` that are behind a server; however it ends, they are entered.
 
     Raises:
         StoreError: the disk fails, or the file isn't what was written.
     """
     accounts = {
-        name: opened(
+        name: open_account(
             context.run.path,
             f"{stage}.{name}",
             settings.asked_server,
@@ -86,13 +88,13 @@ def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) 
             account.note()
 
 
-def built_of(settings: ScorerSettings, account: Account | None) -> dict[str, Any]:
+def list_scorer_arguments(settings: ScorerSettings, account: Account | None) -> dict[str, Any]:
     """What a judge is built of: its settings, and its account's meter where it asks a model behind a server."""
     plain = settings.model_dump(exclude={"server": ACCOUNT})
     return plain if account is None else plain | {"meter": account.meter}
 
 
-def spent_by_judges(run: Path, stage: str) -> Mapping[str, float]:
+def sum_judge_spending(run: Path, stage: str) -> Mapping[str, float]:
     """What all judges of a stage have spent in this run folder, for its notes; empty where that is nothing."""
     total: Counter[str] = Counter()
     for name, spending in read_spending(run).items():

@@ -13,11 +13,11 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
 from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages.context import Context
-from agfsync.stages.spending import ACCOUNT, Account, opened
+from agfsync.stages.spending import ACCOUNT, Account, open_account
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class WriterSession:
     """A writer at work for a stage, and its account."""
 
     writer: Any
@@ -25,9 +25,9 @@ class Desk:
 
 
 @contextmanager
-def at_work(
+def open_writer(
     context: Context, stage: str, settings: Captions | Questions, instead: SourceCaptions | None = None
-) -> Iterator[Desk]:
+) -> Iterator[WriterSession]:
     """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
 
     Args:
@@ -36,14 +36,16 @@ def at_work(
     Raises:
         RecipeError: see `build_writer`. StoreError: the disk fails.
     """
-    account = opened(context.run.path, stage, settings.writer.language_model, f"{stage}.writer", context.progress.say)
+    account = open_account(
+        context.run.path, stage, settings.writer.language_model, f"{stage}.writer", context.progress.say
+    )
     try:
-        yield Desk(build_writer(stage, settings, account.meter) if instead is None else instead, account)
+        yield WriterSession(build_writer(stage, settings, account.meter) if instead is None else instead, account)
     finally:
         account.note()
 
 
-def writer_source(stage: str, settings: Captions | Questions) -> str:
+def digest_writer(stage: str, settings: Captions | Questions) -> str:
     """What names a stage's writer with all that shapes what it writes, without asking it for anything.
 
     Empty where a file is in its place.
@@ -65,11 +67,11 @@ def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> An
     found = catalog.find(stage, settings.writer.type)
     model = settings.writer.language_model
     own = settings.writer.model_dump(exclude={"type"})
-    writer = found(**own) if model is None else found(_endpoint(model), meter)
+    writer = found(**own) if model is None else found(_make_endpoint(model), meter)
     if isinstance(settings, Questions) and settings.verify and not isinstance(writer, Verifier):
         raise RecipeError(f"questions.verify: writer '{settings.writer.type}' can't verify questions: leave verify out")
     return writer
 
 
-def _endpoint(model: LanguageModel) -> Endpoint:
+def _make_endpoint(model: LanguageModel) -> Endpoint:
     return Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))

@@ -24,7 +24,7 @@ def examine(recipe: Recipe, path: Path) -> Examination:
     """
     recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is reported below
     found = Examination(recipe.name, torch_device("auto").type)
-    found.missing += map(str, pipeline.faults(recipe))
+    found.missing += map(str, pipeline.find_faults(recipe))
     try:
         found.needs = Estimator(recipe, count_items(recipe), found).estimate()
     except FormatError as fault:

@@ -48,7 +48,7 @@ class Load:
 
     def estimate_seconds(self, device: str | None) -> float:
         """Return the time on `device`, NaN where there is none."""
-        speed = machine.speed(device) if device else None
+        speed = machine.measure_speed(device) if device else None
         return sum(speed.seconds(work) * times for work, times in self.works) if speed else nan
 
 

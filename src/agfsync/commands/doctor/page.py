@@ -74,7 +74,7 @@ def format_bytes(count: float) -> str:
     >>> format_bytes(1.25e9)
     '1.2 GB'
     """
-    return _scale(count, ("B", "KB", "MB", "GB", "TB", "PB"))
+    return _scale_number(count, ("B", "KB", "MB", "GB", "TB", "PB"))
 
 
 def format_count(number: float) -> str:
@@ -83,7 +83,7 @@ def format_count(number: float) -> str:
     >>> format_count(30.4e6)
     '30 M'
     """
-    return _scale(number, ("", "k", "M", "G", "T")).strip()
+    return _scale_number(number, ("", "k", "M", "G", "T")).strip()
 
 
 def format_span(seconds: float) -> str:
@@ -98,7 +98,7 @@ def format_span(seconds: float) -> str:
     return "1 s" if seconds >= 0.5 else "0 s"
 
 
-def _scale(number: float, units: Sequence[str]) -> str:
+def _scale_number(number: float, units: Sequence[str]) -> str:
     power = 0
     while number >= 999.5 and power < len(units) - 1:
         number, power = number / 1000, power + 1

@@ -8,7 +8,7 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.sections import HELD_OUT, EvaluationSet
 from agfsync.records import Caption, Question, digest, question_key
-from agfsync.stages.context import Context, to_draw
+from agfsync.stages.context import Context, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
 
 _CAPTIONS = "evaluation_captions"
@@ -45,7 +45,7 @@ def read_sets(context: Context) -> list[ReadSet]:
 
 
 def _read_held_out(context: Context) -> ReadSet:
-    asked = list(to_draw(context, "held-out"))
+    asked = list(read_captions_to_draw(context, "held-out"))
     by = tuple(context.recipe.set_scorers(HELD_OUT))
     return ReadSet(HELD_OUT, [each.caption for each in asked], {each.key: each.questions for each in asked}, by)
 
