@@ -49,7 +49,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "none": "agfsync.training.objective:Nothing",
     },
     "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
-    # In this order a file is held against them: what is more special comes first.
+    # A file is tried against them in this order: the more special ones come first.
     "formats": {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",
         "binarized": "agfsync.formats.binarized:Binarized",
@@ -75,16 +75,16 @@ CATALOG: dict[str, dict[str, str]] = {
 
 EMBEDDED = "embedded:"
 MODELS = ("models", "scorers")
-"""Kinds whose making loads a model: whatever a library raises meanwhile is told in one line."""
+"""Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 
 def list_names(kind: str) -> list[str]:
-    """Every name of `kind`, the project's own first."""
+    """Return every name of `kind`, the project's own first."""
     return [*CATALOG[kind], *(e.name for e in entry_points(group=f"agfsync.{kind}"))]
 
 
 def find(kind: str, name: str) -> Any:
-    """The object called `name` among `kind`; importing it is what costs.
+    """Import and return the object called `name` among `kind`.
 
     Raises:
         RecipeError: no such name; says which there are.
@@ -99,7 +99,7 @@ def find(kind: str, name: str) -> Any:
 
 
 def model_path(model: str) -> str:
-    """Where `model` lies: a folder of this package for `embedded:NAME`, else `model` itself, a folder or a hub id.
+    """Return a folder of this package for `embedded:NAME`, else `model` itself, a folder or a hub id.
 
     Raises:
         ModelError: the package has no such embedded model.
@@ -141,7 +141,7 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
 
 
 def check_place(path: str) -> None:
-    """See that a model's `path` is there if it is written as a path or as an embedded model; nothing is loaded.
+    """Check that a model's `path` exists if it is a path or an embedded model; nothing is loaded.
 
     Raises:
         ModelError: it isn't.
@@ -150,9 +150,9 @@ def check_place(path: str) -> None:
 
 
 def fingerprint(*models: str | None) -> str:
-    """What the embedded ones among `models` hold, as a digest: they change with the package, whatever their names.
+    """Return the digest of the files of the embedded ones among `models`, which change with the package.
 
-    Other models are what their names and revisions say; hashing gigabytes would cost more than it tells.
+    Other models are identified by their names and revisions; hashing gigabytes would cost too much.
     """
     state = blake2b(digest_size=8)
     for model in models:
@@ -203,7 +203,7 @@ def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_place(model: str) -> str:
-    """`model_path`, seeing that what is written as a path is there."""
+    """Return `find_place(model)`; a model that is written as a path must be there."""
     place = find_place(model)
     if model.startswith(("/", "./", "../", "~")) and not Path(place).exists():
         raise ModelError(f"no model at '{model}': give a folder that exists, a hub id or {EMBEDDED}NAME")

@@ -101,7 +101,7 @@ def doctor_command(
     from agfsync.recipe import resolve
 
     resolved = resolve(recipe, set_ or [])
-    # Torch comes with these: a wrong recipe is told before.
+    # These import torch: a wrong recipe is reported before.
     from agfsync.commands.doctor import examine
     from agfsync.commands.doctor.page import format_page
 
@@ -187,6 +187,7 @@ app.add_typer(recipes, name="recipes")
 
 @recipes.callback()
 def list_recipes(context: typer.Context) -> None:
+    """List the shipped recipes, or show one."""
     if context.invoked_subcommand is None:
         from agfsync.recipe import list_shipped, summarize_shipped
 
@@ -206,7 +207,7 @@ def show_recipe(
 
 
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
-    """Return what is there, a count a line."""
+    """Return the counts of a file or folder, a line each."""
     from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
@@ -249,13 +250,14 @@ for _stage in STAGES:
     help="The embedded Shapes world: train its models, print their card.",
 )
 def shapes_command(context: typer.Context, debug: Debug = False) -> None:
+    """Pass the arguments on to the command line of Shapes."""
     from agfsync.shapes.cli import shapes_app
 
     shapes_app(args=context.args, prog_name="agfsync shapes", standalone_mode=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (default: the process's); the exit code."""
+    """Run the command line on `arguments` (default: the process's) and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -272,9 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _stop_on(*wanted: signal.Signals) -> Iterator[None]:
-    """Within, these signals stop as Ctrl-C does, so that what is complete is kept.
+    """Handle these signals like Ctrl-C within the block, so that complete work is kept.
 
-    A launcher passes on what the terminal has sent to all: after the first such signal there is nothing more to stop.
+    A launcher forwards the signals that the terminal has sent to all: those after the first are ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -297,7 +299,7 @@ def _stop_on(*wanted: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def _lead_training(trains: bool) -> Iterator[None]:
-    """Within, this process is the first of those launcher together, if what `trains` was launcher in several."""
+    """Lead the helper processes within the block if the command trains and was launched in several processes."""
     if not trains or launcher.count_processes() == 1:
         yield
         return
@@ -306,7 +308,7 @@ def _lead_training(trains: bool) -> Iterator[None]:
 
 
 def _help_training(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
-    """Do what a process that isn't the first of several does: its share of trainings. Return if all is done already.
+    """Do a helper process's share of trainings. Return if all is done already.
 
     Raises:
         typer.Exit: the first process has ended, or this one can't help it.
@@ -336,7 +338,7 @@ def _serve_orders() -> int:
 
             help_train(order)
     except (DivergedError, PeerError):
-        return UNEXPECTED  # The first tells of it.
+        return UNEXPECTED  # The first process reports it.
     except Exception as failure:
         line, code = _describe_failure(explain_disk_error(failure, Path.cwd()) or failure)
         return _print_error(f"{who}: {line}", code)
@@ -344,7 +346,7 @@ def _serve_orders() -> int:
 
 
 def _describe_failure(failure: Exception) -> tuple[str, int]:
-    """What to tell of `failure`, in one line, and the exit code."""
+    """Return one line on `failure`, and the exit code."""
     if isinstance(failure, AgfsyncError):
         return f"error: {_one_line(str(failure))}", USAGE
     if isinstance(failure, typer.TyperException):
@@ -363,14 +365,14 @@ def _print_error(line: str, code: int) -> int:
 
 
 def _find_exit_code(result: Any) -> int:
-    """The exit code of a command's `result`: what it exited with, else 0. Typer makes 130 of Ctrl-C."""
+    """Return the exit code of a command's `result`: the one it exited with, else 0. Typer makes 130 of Ctrl-C."""
     if result == STOPPED:
         return _print_error("stopped; type the same command to go on", STOPPED)
     return result if isinstance(result, int) else 0
 
 
 def _show_status(path: Path) -> None:
-    """Print how far each stage is, what the evaluation found, and where the report lies."""
+    """Print the state of each stage, the findings of the evaluation and the report's path."""
     from agfsync.pipeline import read_headline, read_status
 
     standings = {standing.name: standing for standing in read_status(path)}

@@ -1,4 +1,4 @@
-"""Runs the stages in order: what isn't up to date is brought up to date, what is stays as it is."""
+"""The runner of the stages: it brings those up to date that aren't, in order."""
 
 import time
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ TRAINING = "training"
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """How far a stage is. `units` counts what is made of a stage under way, or the rows of one that has ended."""
+    """The state of a stage. `units` counts the units of a stage under way, or the rows of one that has ended."""
 
     name: str
     state: Literal["done", "out of date", "under way", "to do"]
@@ -55,9 +55,9 @@ class StageStatus:
 
 
 def run(path: Path, *, until: str | None = None, progress: Progress | None = None) -> None:
-    """Bring the run at `path` up to date, up to and including the stage `until`; what is up to date stays as it is.
+    """Bring the run at `path` up to date, up to and including the stage `until`; finished stages stay as they are.
 
-    What turns out damaged is named, set aside and made anew.
+    Damaged files are reported, quarantined and regenerated.
 
     Raises:
         ModelError: the way there leads through a generator that can't be drawn with or trained.
@@ -86,7 +86,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
 
 def is_up_to_date(path: Path, until: str | None = None) -> bool:
-    """True if the run at `path` has nothing to do up to the stage `until`; seen without changing a byte."""
+    """Return True if the run at `path` has nothing to do up to the stage `until`, without changing a byte."""
     with open_to_read(path) as run_:
         recipe = read_recipe(run_)
         return not find_due(run_, recipe, until) and not run_.verify(READ_AT_ONCE)
@@ -114,7 +114,7 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
 
 
 def help_train(order: Order) -> None:
-    """What a process that isn't the first does of a training: its share of each step. It writes nothing.
+    """Do this helper process's share of each training step; write nothing.
 
     Raises:
         AgfsyncError: as the first does; or the run isn't where the first process has it.
@@ -125,7 +125,7 @@ def help_train(order: Order) -> None:
 
 
 def read_status(path: Path) -> list[StageStatus]:
-    """How far each stage of the run at `path` is, also while another process is at work on it."""
+    """Return the state of each stage of the run at `path`, also while another process is at work on it."""
     with Run.open(path) as run_:
         recipe = read_recipe(run_)
         standings: dict[str, StageStatus] = {}
@@ -136,7 +136,7 @@ def read_status(path: Path) -> list[StageStatus]:
 
 
 def read_headline(path: Path) -> str:
-    """Return what the evaluation of the run at `path` says in one line, as the report does."""
+    """Return the report's headline on the evaluation of the run at `path`."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
     with Run.open(path) as run_:
         recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
@@ -147,10 +147,10 @@ def read_headline(path: Path) -> str:
 
 
 def verify(path: Path) -> int:
-    """Read every byte of the run at `path`; returns how many files there are.
+    """Read every byte of the run at `path`; return the number of files.
 
     Raises:
-        DamagedError: some aren't what was written; they have been set aside.
+        DamagedError: some failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
         if read_recipe(run_).captions.writer.language_model is None:
@@ -187,7 +187,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
 
 
 def _explain_memory_error(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
-    """What to tell where `failure` is a lack of memory, else None."""
+    """Return an error with advice if `failure` is a lack of memory, else None."""
     if not lacks_memory(failure):
         return None
     says = (str(failure).splitlines() or ["MemoryError"])[0]
@@ -197,7 +197,7 @@ def _explain_memory_error(failure: Exception, stage: Stage) -> OutOfMemoryError 
 
 
 def _read_stage_status(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> StageStatus:
-    """`follows` says whether all that the stage is made from is done."""
+    """Return the state of a stage; `follows` is True if all its inputs are done."""
     finished = run_.find_finished(stage.name)
     if finished is not None:
         current = follows and is_current(stage, run_, recipe)

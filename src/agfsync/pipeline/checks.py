@@ -1,4 +1,4 @@
-"""Whether all that a recipe names is there, told before anything runs."""
+"""Checks that all files, models and packages of a recipe exist, before anything runs."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from agfsync.stages.writing import digest_writer
 
 
 def find_faults(recipe: Recipe) -> list[AgfsyncError]:
-    """All that the recipe names and that isn't there, as far as can be told without loading it."""
+    """Return an error for each thing that the recipe names and that isn't there, without loading anything."""
     found: list[AgfsyncError] = []
     for check in _list_checks(recipe):
         try:
@@ -29,7 +29,7 @@ def find_faults(recipe: Recipe) -> list[AgfsyncError]:
 
 
 def check_names(recipe: Recipe) -> None:
-    """At the start, and not hours later, when it is the stage's turn."""
+    """Raise the first fault of the recipe at the start, not hours later at the stage's turn."""
     for check in _list_checks(recipe):
         check()
 
@@ -55,7 +55,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
 def find_generator_faults(
     recipe: Recipe, stages: Collection[str] = NAMES, *, may_load: bool = False
 ) -> Iterator[AgfsyncError]:
-    """Yield what keeps `stages` from drawing with the generators that they load, or from training the first.
+    """Yield the faults that keep `stages` from drawing with the generators that they load, or from training the first.
 
     `may_load`: a generator of another package is made where there is no other way to know.
     """
@@ -86,7 +86,7 @@ def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bo
 
 
 def check_generators(recipe: Recipe, stages: Collection[str]) -> None:
-    """See, before anything is written or drawn, that `stages` can draw, score and train.
+    """Check, before anything is written or drawn, that `stages` can draw, score and train.
 
     Raises:
         ModelError: they can't, or a hub model that they load isn't there or can't be had.

@@ -1,4 +1,4 @@
-"""How much there is of everything: captions, pairs and questions, by the recipe and the files that it names."""
+"""Counts of captions, pairs and questions, from the recipe and the files that it names."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ class Counts:
 
 
 def count_items(recipe: Recipe) -> Counts:
-    """Count by the recipe and the files that it names.
+    """Return the counts of the recipe and of the files that it names.
 
     Raises:
         FormatError: one cannot be read.

@@ -1,4 +1,4 @@
-"""A run's recipe: written when the run is made, read, and held against one that it is asked to follow."""
+"""A run's recipe: written when the run is made, read, and compared with one that it is asked to follow."""
 
 from collections.abc import Mapping
 from importlib import metadata
@@ -19,7 +19,7 @@ from agfsync.store import RECIPE, Run
 
 
 def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progress | None = None) -> None:
-    """Make the run at `path`, or see that it follows `recipe`; with `update` it does so from now on.
+    """Make the run at `path`, or check that it follows `recipe`; with `update` it follows it from now on.
 
     Raises:
         RunError: the run follows another recipe, by which a stage would give another result.
@@ -51,7 +51,7 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
 
 
 def read_recipe(run_: Run) -> Recipe:
-    """The recipe that a run follows.
+    """Return the recipe that a run follows.
 
     Raises:
         RecipeError: somebody has edited it into something else.
@@ -71,7 +71,7 @@ def _explain_difference(path: Path, before: Recipe, after: Recipe, again: str) -
 
 
 def _flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`tree` as `stage.key` -> value."""
+    """Return `tree` as `stage.key` -> value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flatten_tree(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

@@ -21,7 +21,7 @@ FAR = "`agfsync run ... --until pairs` goes as far as it can"
 
 
 def check_drawing(settings: ModelSettings) -> str | None:
-    """See that a generator can be drawn with; return why its model can't be trained, or None.
+    """Check that a generator can draw; return why its model can't be trained, or None.
 
     Faults that only loading can show are left to the loading.
 
@@ -55,14 +55,14 @@ def check_drawing(settings: ModelSettings) -> str | None:
 
 
 def _check_settings(settings: ModelSettings) -> None:
-    """See that the type can draw with the scheduler and refiner that are set."""
+    """Check that the type can draw with the scheduler and refiner that are set."""
     from agfsync.models.configuration import check_choices
 
     check_choices(settings.type, settings.sampling.scheduler, settings.refining.path if settings.refining else None)
 
 
 def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bool) -> None:
-    """See that a generator can be trained; `reason` is what `check_drawing` found against its model.
+    """Check that a generator can be trained; `reason` is what `check_drawing` returned.
 
     One of another package whose class isn't known without making it is made, if it `may_load`.
 

@@ -1,4 +1,4 @@
-"""Replaces `auto` in a recipe by the number format that is fastest on this machine."""
+"""The choice of the fastest number format on this machine for each `auto` of a recipe."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -31,7 +31,7 @@ def choose_dtypes(recipe: Recipe, before: Recipe | None = None, *, fallback: str
 
 
 def chosen_dtypes(asked: Recipe, chosen: Recipe) -> dict[str, str]:
-    """Return what `choose_dtypes` put in place of each `auto`, by the place in the recipe."""
+    """Return the replacement of each `auto` by `choose_dtypes`, by its place in the recipe."""
     pairs = zip(_list_places(asked.model_dump(mode="json")), _list_places(chosen.model_dump(mode="json")), strict=True)
     return {f"{place}.{key}": section[key] for (place, before, key), (_, section, _) in pairs if before[key] == AUTO}
 

@@ -1,4 +1,4 @@
-"""The recipe: a YAML file that says what a run is made of. `sections` and `types` have every key with its default.
+"""The recipe: a YAML file that describes a run. `sections` and `types` have every key with its default.
 
 A key that a recipe leaves out has its default; an unknown key is an error that names it. `resolve` reads a recipe,
 applies `--set` overrides and returns the whole of it, checked.

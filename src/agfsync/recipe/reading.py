@@ -1,4 +1,4 @@
-"""Recipes read, checked, overridden and written, and what is told of one that isn't right."""
+"""Reading, checking, overriding and writing of recipes, with messages that name each fault."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,14 +17,14 @@ from agfsync.recipe.base import Section
 from agfsync.recipe.sections import Recipe
 
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""What PyYAML raises on texts that it can't read: mostly its own, but on a month 13 or `!!int` of nothing, others."""
+"""Errors that PyYAML raises on texts that it can't read: mostly its own, but others on a month 13."""
 SHORT = Repr()
 """Shows a wrong value: of one that holds another a million times over, as YAML allows, only the beginning."""
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
 def list_shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     there = (path.name for path in (files("agfsync") / "recipe" / "shipped").iterdir())
     return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
 
@@ -50,7 +50,7 @@ def summarize_shipped(name: str) -> str:
 
 
 def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
+    """Return the recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
 
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
@@ -62,7 +62,7 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load(path: Path) -> Recipe:
-    """The recipe at `path`.
+    """Return the recipe at `path`.
 
     Raises:
         RecipeError: as `resolve`.
@@ -71,7 +71,7 @@ def load(path: Path) -> Recipe:
 
 
 def check(tree: dict[str, Any], where: str) -> Recipe:
-    """The recipe that `tree` is; `where` names its source in an error."""
+    """Return the validated recipe of `tree`; `where` names its source in an error."""
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as failure:
@@ -84,7 +84,7 @@ def check(tree: dict[str, Any], where: str) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included."""
+    """Return the whole recipe as YAML, defaults included."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -153,10 +153,10 @@ def _set_value(tree: dict[str, Any], path: str, value: Any, what: str) -> None:
 
 
 def _begin_override(default: Any) -> Any:
-    """What an override of a part of `default` begins with.
+    """Return the value that an override of a part of `default` begins with.
 
-    Of a section that is nothing, since what its keys default to may hang on the one that is set. But another weight
-    for one scorer leaves the others theirs.
+    A section begins empty, since the defaults of its keys may depend on the one that is set. But another weight for
+    one scorer leaves the others theirs.
     """
     if default is None or isinstance(default, Section):
         return {}

@@ -39,7 +39,7 @@ def _asks_a_model(kind: str, tree: Any) -> bool:
 
 
 class Captions(Section):
-    """Stage 1: what is drawn."""
+    """Stage 1: the captions to draw."""
 
     writer: CaptionWriterOfType = WriterSettings()
     source: SourcePath | None = None
@@ -140,6 +140,8 @@ class Pairs(Section):
 
 
 class LoraSettings(Section):
+    """A LoRA that is trained in place of the whole denoiser."""
+
     rank: Positive = 16
     alpha: float | None = None
     """default: the rank, so that every program reads the file with the same strength"""
@@ -219,14 +221,14 @@ class Evaluation(Section):
 
 
 class Report(Section):
-    """Stage 8."""
+    """Stage 8: the report."""
 
     examples: Positive = 12
     """pictures a gallery"""
 
 
 class Engine(Section):
-    """Where pictures are drawn and judged. It shapes no result: a run may be gone on with on another.
+    """The place where images are drawn and judged. It affects no result: a run may continue on another engine.
 
     In a recipe `engine: ray` is short for `engine: {type: ray}`.
     """
@@ -355,4 +357,5 @@ class Recipe(Section):
 
     @property
     def training_seed(self) -> int:
+        """The seed of the training; default: the run's."""
         return self.seed if self.training.seed is None else self.training.seed

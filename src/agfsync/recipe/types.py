@@ -64,7 +64,7 @@ Part = Annotated[PartSettings | None, BeforeValidator(_expand_part)]
 
 
 class Sampling(Section):
-    """How a model draws."""
+    """The settings of drawing."""
 
     steps: Positive = 50
     guidance: float = Field(default=7.5, ge=0)

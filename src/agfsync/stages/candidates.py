@@ -1,9 +1,9 @@
-"""Stage 3: N pictures for each caption, each from a seed and an embedding noise of its own (Eq. 1).
+"""Stage 3: N images for each caption, each from a seed and an embedding noise of its own (Eq. 1).
 
-Where the recipe names generators beside the one that is aligned, each of them draws N of its own, one model in memory
-at a time, and their numbers run on.
+If the recipe names generators in addition to the one that is aligned, each of them draws N of its own, one model in
+memory at a time, and the image numbers continue.
 
-Where the pairs come from a pair set, its pictures are the candidates and none is drawn.
+If the pairs come from a pair set, its images are the candidates and none is drawn.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _STAGE = "candidates"
 
 @dataclass(frozen=True, slots=True)
 class CandidateJob:
-    """A caption's pictures `indices` by one generator. `source` names it with all that shapes them."""
+    """A job that draws the images `indices` of captions with one generator; `source` digests all that affects them."""
 
     settings: ModelSettings
     source: str
@@ -38,9 +38,9 @@ class CandidateJob:
     indices: tuple[int, ...]
 
     def name_unit(self, caption: Caption) -> str:
-        """The key of the unit that these pictures are."""
+        """Return the key of the unit of a caption's images."""
         first, count = self.indices[0], len(self.indices)
-        # What stands alone, or first, is named as if there never were others.
+        # The first generator's key doesn't depend on others, so that adding one redraws nothing.
         return digest(self.source, self.seed, count, caption.key, *([first] if first else []))
 
     @property
@@ -61,7 +61,7 @@ class CandidateJob:
             context.say(f"{_STAGE}: {remark}")
 
         def draw(captions: Sequence[Caption]) -> Iterator[Outcome]:
-            """A caption's pictures in one batch, if they fit: which of them go together has no say in their noise."""
+            """Draw a caption's images in one batch if they fit; the split into batches does not affect their noise."""
             for caption in captions:
                 yield context.fit.over(self.indices, partial(self._draw_batch, generator, caption))
 
@@ -76,10 +76,10 @@ class CandidateJob:
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Draw what is missing of `candidates.per_caption` pictures for each caption that makes pairs.
+    """Draw the missing ones of `candidates.per_caption` images for each caption that makes pairs.
 
     Raises:
-        ModelError: the generator can't be loaded. BudgetError: too many pictures of a pair set are broken.
+        ModelError: the generator can't be loaded. BudgetError: too many images of a pair set are broken.
     """
     recipe = context.recipe
     if recipe.pairs.source:
@@ -100,12 +100,12 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def derive_seeds(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
-    """The seeds of a caption's pictures `indices` in a run of `seed`."""
+    """Return the seeds of a caption's images `indices` in a run of `seed`."""
     return [seed_of(seed, caption.key, index) for index in indices]
 
 
 def _make_job(recipe: Recipe, place: int) -> CandidateJob:
-    """What the generator at `place` draws of a caption."""
+    """Return the job of the generator at `place`."""
     settings, count = recipe.drawing_models[place], recipe.candidates.per_caption
     noise = recipe.candidates.embedding_noise
     source = digest(_STAGE, VERSIONS[_STAGE], digest_generator(settings), noise)
@@ -113,7 +113,7 @@ def _make_job(recipe: Recipe, place: int) -> CandidateJob:
 
 
 def _draw_candidates(context: Context, job: CandidateJob, captions: Reiterable[Caption]) -> None:
-    """One generator's pictures of every caption."""
+    """Draw every caption with one generator."""
     recipe = context.recipe
     units = Stream(len(captions), lambda: (Unit(job.name_unit(caption), caption) for caption in captions))
     common = {"schema": Candidate.schema, "progress": context.progress, "budget": recipe.failure_budget}
@@ -121,7 +121,7 @@ def _draw_candidates(context: Context, job: CandidateJob, captions: Reiterable[C
 
 
 def _name_generators(context: Context, jobs: Sequence[CandidateJob], captions: Iterable[Caption]) -> dict[str, str]:
-    """Each generator's model, by what its pictures say of it."""
+    """Return each generator's model by the `generator` of its images."""
     units = ((job.name_unit(caption), job.settings.path) for caption in captions for job in jobs)
     drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(_STAGE, ["generator"]))
     return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

@@ -1,10 +1,10 @@
 """Stage 1: a writer's captions, spread evenly over its categories, no two the same; some held out for the evaluation.
 
-A file of prompts may stand in the writer's place. Where the pairs come from a pair set, its prompts are the captions to
-train on, and the writer's are held out, all of them.
+A file of prompts may replace the writer. If the pairs come from a pair set, its prompts are the captions to train on,
+and all of the writer's are held out.
 
 A caption is a unit of its own, so that more or fewer of them can be asked for later and those that are there stay.
-Whether it is held out is drawn when it is written, among the places that its category has left.
+Its split is drawn when it is written, among the free places of its category.
 """
 
 import random
@@ -37,7 +37,7 @@ DRY = 3
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Write what is missing of `captions.count` and `captions.held_out` captions.
+    """Write the missing ones of `captions.count` and `captions.held_out` captions.
 
     Raises:
         BudgetError: the writer brings nothing new in a category any more, or its file has fewer, or more rows that
@@ -61,7 +61,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
-    """Read the file of prompts, and report what of it isn't used."""
+    """Read the file of prompts, and report its unused rows."""
     settings = context.recipe.captions
     prompts = SourceCaptions(str(settings.source), taken, settings.split)
     skip_left_out(context, _STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
@@ -69,12 +69,12 @@ def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
 
 
 def _count_asked(recipe: Recipe) -> Places:
-    """How many captions are to be written: none to train on where a pair set brings its own."""
+    """Return the numbers of captions to write: none to train on if a pair set brings its own."""
     return {"train": 0 if recipe.pairs.source else recipe.captions.count, "held-out": recipe.captions.held_out}
 
 
 def _count_rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:
-    """How many captions each category has. Of a writer nobody knows: it tells when it has run dry.
+    """Return how many captions each category has; a writer counts as having enough until it runs dry.
 
     Raises:
         BudgetError: a file has fewer in all than are asked for.
@@ -91,9 +91,9 @@ def _count_rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: P
 
 
 def _read_written(context: Context, writer: CaptionWriter, taken: Collection[str]) -> WrittenCaptions:
-    """What this writer has written already, in the order of writing, without the captions that are `taken`."""
+    """Return this writer's earlier captions in the order of writing, without those that are `taken`."""
     settings = context.recipe.captions
-    # What somebody has put into a file is wanted, however alike it is.
+    # Captions of a file are all wanted, however alike they are.
     similarity = 1.0 if settings.source else settings.similarity
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
     source = digest(_STAGE, VERSIONS[_STAGE], writer.identity, context.recipe.seed, *shaping)
@@ -136,7 +136,7 @@ def _fill_category(
 def _ask_writer(
     session: WriterSession, category: str, count: int, avoid: Sequence[str], seed: int
 ) -> tuple[Sequence[str], str]:
-    """What the writer writes, and why that is nothing where its language model gave no reply."""
+    """Return the writer's texts, and the reason if its language model gave no reply."""
     try:
         return session.writer.captions(category, count, avoid, seed), ""
     except NoReplyError as failure:
@@ -148,7 +148,7 @@ def _ask_writer(
 def _commit_captions(
     context: Context, written: WrittenCaptions, captions: Sequence[Caption], left_out: Counter[str], seconds: float
 ) -> None:
-    """One request is one part. What it and fruitless ones before brought in vain is counted with the first caption."""
+    """Commit the captions of one request as one part; dropped texts are counted with its first caption."""
     units = {f"{written.source}/{each.key}": [each] for each in captions}
     if units:
         dropped = {next(iter(units)): left_out} if left_out else {}
@@ -172,10 +172,10 @@ def _explain_dry_writer(
 
 
 def _collect_notes(context: Context) -> dict[str, Any]:
-    """Return the counts of captions, of their lengths in words and of what was dropped."""
+    """Return the counts of captions, of their lengths in words and of dropped texts."""
     rows = list(context.run.rows(_STAGE, ["text", "category", "split"]))
     splits = Counter(row["split"] for row in rows)
-    # A pair set of which nobody prefers anything leaves none.
+    # A pair set without preferences leaves no caption.
     lengths = [count_words(row["text"]) for row in rows] or [0]
     return {
         "train": splits["train"],

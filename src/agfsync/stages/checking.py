@@ -1,4 +1,4 @@
-"""Which of a writer's questions stand up to checking. No stage of its own."""
+"""Checks of a writer's captions and questions, shared by two stages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def _clean_draft(draft: QuestionDraft) -> QuestionDraft:
 
 
 def find_fault(draft: QuestionDraft, caption: Caption) -> str | None:
-    """Why `draft` is no valid question on `caption`, or None when it is one."""
+    """Return why `draft` is no valid question on `caption`, or None if it is one."""
     if not draft.valid:
         return "called invalid by its writer"
     if not has_words(draft.text):
@@ -89,9 +89,9 @@ def find_fault(draft: QuestionDraft, caption: Caption) -> str | None:
 
 
 def _is_mentioned(caption: str, element: str) -> bool:
-    """Whether some word of `element` that says something is in `caption`.
+    """Return True if a content word of `element` is in `caption`.
 
-    Some, not all, and at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
+    One is enough, at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
     """
     words = normalise_text(element).split()
     telling = [word for word in words if word not in FILLERS]

@@ -1,4 +1,4 @@
-"""The choice `best-worst`: of each caption's candidates the best and the worst by the weighted sum (Eq. 5 to 7).
+"""The choice `best-worst`: the best and the worst of each caption's candidates by the weighted sum (Eq. 5 to 7).
 
 A choice is a class of the catalog's "choices"; its fields are its settings in the recipe's `pairs.choose`.
 """

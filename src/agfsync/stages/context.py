@@ -1,4 +1,4 @@
-"""What stages work with: the run, the recipe, and what names a model or a scorer in digests."""
+"""The context of a stage: the run, the recipe, and the digests of models and scorers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

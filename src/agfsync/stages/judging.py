@@ -1,4 +1,4 @@
-"""What the scores and the evaluation have in common: every judge's word on every picture. No stage of its own."""
+"""Judging of images by every scorer, shared by the stages scores and evaluation."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ Judges = Mapping[str, ScorerSettings]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Where the pictures of `stage` lie, and where what is said of them goes."""
+    """The tables of `stage` with its images and their scores."""
 
     stage: str
     pictures: str
@@ -47,7 +47,7 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class ImageToJudge:
-    """A picture, without its image, which is read when it is needed: `unit` is the unit of its table that holds it."""
+    """An image to judge, by its key; its file is in the unit `unit` of its table and is read when needed."""
 
     key: str
     unit: str
@@ -62,12 +62,12 @@ class ImageToJudge:
 
 
 Key = Callable[[ImageToJudge], str]
-"""What names a judge's score of a picture."""
+"""Function that returns the key of a judge's score of an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """What a judge is asked: a score called `key` of a picture."""
+    """A request to a judge: a score called `key` of an image."""
 
     judge: str
     key: str
@@ -76,9 +76,9 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class JudgingJob:
-    """The words of a panel's judges on pictures, up to `batch` of them at a time.
+    """A job that scores images with the judges of a panel, up to `batch` images at a time.
 
-    Judges behind a server have `accounts`, which stay in the process that leads: so does the judging by these.
+    Judges behind a server have `accounts`, which stay in the leading process; so does the judging by these.
     """
 
     tables: Tables
@@ -92,7 +92,7 @@ class JudgingJob:
 
     @property
     def device(self) -> str:
-        """Theirs, which is one, for a panel looks through one model."""
+        """The device of the panel, whose judges share one model."""
         first = next(iter(self.panel.values()))
         return first.device if first.asked_server is None else SERVER
 
@@ -102,13 +102,13 @@ class JudgingJob:
     def open(self, context: JobContext) -> BatchFunction[ScoreRequest]:
         @cache
         def load_scorer(name: str) -> Scorer:
-            """Loaded when there is something to judge."""
+            """Load a scorer when there is something to judge."""
             context.say(f"{self.tables.stage}: loading {name}")
             made: Scorer = catalog.build("scorers", list_scorer_arguments(self.panel[name], self.accounts.get(name)))
             return made
 
         def work(asked: Sequence[ScoreRequest]) -> Iterator[Outcome]:
-            """Where a cap is reached, what was judged before is given first: it was paid for."""
+            """Yield the outcomes; if a cap is reached, yield those before it first, since they were paid for."""
             of_picture: dict[str, list[ScoreRequest]] = defaultdict(list)
             for each in asked:
                 of_picture[each.picture.key].append(each)
@@ -135,7 +135,7 @@ class JudgingJob:
         outcomes: dict[str, Outcome],
         asked: Sequence[Sequence[ScoreRequest]],
     ) -> Sequence[Sequence[ScoreRequest]]:
-        """Puts what is `asked` of each picture into `outcomes`, by key: each judge sees all pictures in one batch."""
+        """Enter the scores `asked` of each image into `outcomes` by key; each judge sees all images in one batch."""
         images = _open_images(run, self.tables, [of[0].picture for of in asked])
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
@@ -148,10 +148,10 @@ class JudgingJob:
 def judge_images(
     context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ImageToJudge]
 ) -> dict[str, Any]:
-    """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
+    """Let every judge score those of `pictures` that it hasn't scored, one model in memory at a time.
 
-    Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
-    it saw the beginning of the prompt only (`truncated`).
+    Returns, for each judge: the number `scored`, their `mean`, the counted reasons of the `unscored` ones, and the
+    number for which it saw the beginning of the prompt only (`truncated`).
 
     Raises:
         ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or may
@@ -173,7 +173,7 @@ def judge_images(
 
 
 def _group_panels(judges: Judges) -> list[Judges]:
-    """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
+    """Return the judges grouped by model: those of a group see each batch in turn, and can share its embeddings."""
     panels: dict[tuple[Any, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
         weights = getattr(settings, "weights", None)
@@ -190,7 +190,7 @@ def _judge_by_panel(
     pictures: Reiterable[ImageToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
-    """The scores of a panel's judges."""
+    """Score the images with the judges of a panel."""
     batch = context.recipe.scores.batch
 
     def units() -> Iterator[Unit[ScoreRequest]]:
@@ -216,7 +216,7 @@ def _judge_by_panel(
 
 
 def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> Key:
-    """The keys of a judge's scores, which are those of its units too."""
+    """Return the function that names a judge's scores and their units."""
     source = digest(tables.scores, VERSIONS[tables.stage], digest_scorer(name, settings))
     # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
@@ -224,7 +224,7 @@ def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> K
 
 
 def _open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
-    """The pictures' images by their keys: opened once, so that every judge is shown the same ones."""
+    """Open the images once, so that every judge sees the same ones; return them by their keys."""
     holders = list(dict.fromkeys(each.unit for each in pictures))
     files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
     return dict(zip((p.key for p in pictures), open_pictures([files[p.key] for p in pictures]), strict=True))
@@ -236,7 +236,7 @@ def _picture(asked: ScoreRequest, image: Image.Image | Unscored) -> PictureToSco
 
 
 def _make_outcome(judged: ScoredPicture) -> Outcome:
-    """The score; what of the prompt was left out is counted with it, and so known after a resume too."""
+    """Return the score; a truncated prompt is counted with it, and so known after a resume."""
     return Sifted([judged.score], {_describe_truncation(judged.score.scorer): 1} if judged.truncated else {})
 
 
@@ -245,7 +245,7 @@ def _describe_truncation(judge_: str) -> str:
 
 
 def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pictures: int) -> None:
-    """Enter what has no score, an entry for each judge and reason, and report it.
+    """Enter images without a score as skipped, an entry for each judge and reason, and report them.
 
     Raises:
         BudgetError: a judge left more unscored than `failure_budget` allows.

@@ -1,4 +1,4 @@
-"""Stage 5: of each caption's candidates the best and the worst (Eq. 5 to 7), or those that a pair set prefers."""
+"""Stage 5: the best and the worst of each caption's candidates (Eq. 5 to 7), or the preferences of a pair set."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _take_preferences(context: Context) -> Mapping[str, Any]:
-    """The pair set's own pairs; what it holds beside them, such as ties, is counted."""
+    """Take the pair set's own pairs; its other entries, such as ties, are counted."""
 
     def units() -> Iterator[Unit[Sifted]]:
         return (Unit(digest(_STAGE, VERSIONS[_STAGE], key), sifted) for key, sifted in read_preferences(context))
@@ -71,7 +71,7 @@ def _take_preferences(context: Context) -> Mapping[str, Any]:
 
 
 def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
-    """Return the caption's pairs, with what took no part counted."""
+    """Return the caption's pairs; candidates that took no part are counted."""
     chosen, left_out = choice.choose(scored.values)
     pairs = [
         Pair(
@@ -85,7 +85,7 @@ def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
 
 
 def _read_scored(context: Context, scorers: Sequence[str]) -> Iterator[ScoredCaption]:
-    """Every caption with its candidates, whichever generators drew them, and what the `scorers` said of these."""
+    """Yield every caption with its candidates, whichever generators drew them, and their scores by `scorers`."""
     columns = ["key", "candidate_key", "scorer", "value"]
     words = group_by_column("candidate_key", context.run.rows("scores", columns))
     candidates = context.run.rows("candidates", ["key", "caption_key"])

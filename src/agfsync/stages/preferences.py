@@ -1,6 +1,6 @@
-"""What a pair set gives a run: captions, its pictures as candidates, and which are preferred. No stage of its own.
+"""The import of a pair set into a run: its prompts, its images and its preferences.
 
-The captions stage takes its prompts, the candidates stage its pictures, and the pairs stage reads what was preferred.
+The captions stage takes its prompts, the candidates stage its images, and the pairs stage its preferences.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from agfsync.store.manifest import Skipped
 
 _CAPTIONS, _CANDIDATES, PREFERENCES = "captions", "candidates", "candidates_preferences"
 PAIR_SET = "pair set"
-"""The generator of a picture that no generator of this run has drawn."""
+"""The generator of an image that no generator of this run has drawn."""
 CHANGED = "its prompt is no caption of this run: the pair set has changed meanwhile"
 
 
@@ -49,11 +49,11 @@ def read_given_captions(context: Context) -> dict[str, Caption]:
 
 
 def import_pair_set(context: Context, source: Path) -> Mapping[str, Any]:
-    """Let the candidates be the pictures of the pair set at `source`, one pair in memory after the other.
+    """Make the images of the pair set at `source` the candidates, with one pair in memory at a time.
 
     Raises:
         FormatError: it is no pair set.
-        BudgetError: more of its pairs can't be used, or have a broken picture, than `failure_budget` allows.
+        BudgetError: more of its pairs can't be used, or have a broken image, than `failure_budget` allows.
     """
     captions = {c.text: c.key for c in context.run.read("captions", Caption) if c.split == "train"}
     settings = context.recipe.pairs
@@ -75,7 +75,7 @@ def import_pair_set(context: Context, source: Path) -> Mapping[str, Any]:
 
 
 def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTally, total: int, unit: str) -> None:
-    """Report what of the file or folder `source` isn't used, and enter what of its `total` units can't be.
+    """Report the unused entries of the file or folder `source`; enter the unusable ones of its `total` as skipped.
 
     Raises:
         BudgetError: that is more than `failure_budget` allows.
@@ -93,14 +93,14 @@ def skip_left_out(context: Context, stage: str, source: Path, tally: LeftOutTall
 
 
 def read_preferences(context: Context) -> Iterator[tuple[str, Sifted]]:
-    """Yield the pair that each unit of the pair set is; what was left out of it is in a unit that is no pair."""
+    """Yield each unit of the pair set with its pair; the left-out entries are counted in a unit without a pair."""
     left_out = context.run.count_dropped(PREFERENCES)
     for key, rows in context.run.rows_by_unit(PREFERENCES):
         yield key, Sifted([Pair.of(row) for row in rows], {} if rows else left_out)
 
 
 class _Intake:
-    """Pictures and preferences on their way into the run; what is there already isn't written again."""
+    """The import of images and preferences into the run; those that are there already aren't written again."""
 
     def __init__(self, context: Context, captions: Mapping[str, str], task: ProgressTask) -> None:
         self._run, self._captions, self._task = context.run, captions, task
@@ -116,7 +116,7 @@ class _Intake:
         """how many pairs there would be if all could be used"""
 
     def add(self, found: PairItem) -> None:
-        """Take in one judgement's pictures, or count why it makes no pair."""
+        """Add one judgement's images, or count why it makes no pair."""
         if isinstance(found, LeftOut):
             self.meant += found.count if found.failed else 0
             self.tally.add(found)
@@ -141,7 +141,7 @@ class _Intake:
         return None
 
     def _add_candidate(self, caption: str, image: bytes) -> str:
-        """Enter a picture, if it is new, and return its key. The same one in several pairs is one candidate."""
+        """Enter an image, if it is new, and return its key. The same one in several pairs is one candidate."""
         key = intern(picture_key(caption, image))
         if key not in self.pictures:
             if not self._of_caption[caption]:
@@ -171,7 +171,7 @@ class _Intake:
         self._preferences.commit()
 
     def select_tables(self) -> None:
-        """Make the tables. One unit of the pairs' counts what was left out and isn't skipped, if anything was."""
+        """Select the tables. One unit of the preferences counts the left-out entries that aren't skipped, if any."""
         left_out = self.tally.counts - self.tally.failed
         counts = digest("left out", dict(left_out))
         if left_out and not self._is_there(PREFERENCES, counts):

@@ -1,7 +1,7 @@
-"""Stage 2: yes/no questions on each caption, only those that stand up to checking.
+"""Stage 2: yes/no questions on each caption that pass the checks.
 
-Where the captions' file has questions on a caption, those are asked, and the writer isn't. Captions whose pairs are
-given need none: nothing is scored for them.
+If the captions' file has questions on a caption, they replace the writer's. Captions whose pairs are given need none:
+nothing is scored for them.
 """
 
 from collections import Counter
@@ -36,9 +36,9 @@ _SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class CaptionToAsk:
-    """A caption, the questions that its file has on it, and why others of the file can't be used, counted.
+    """A caption, the questions `found` in its file, and the counted reasons why others can't be used.
 
-    Where nothing is `found`, the writer asks.
+    If nothing is `found`, the writer asks.
     """
 
     caption: Caption
@@ -50,7 +50,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """Ask the writer `questions.rounds` times for each caption; one that keeps too few questions is skipped.
 
     Raises:
-        BudgetError: that befell more captions than `failure_budget` allows.
+        BudgetError: more captions are skipped than `failure_budget` allows.
     """
     recipe, run_ = context.recipe, context.run
     with open_writer(context, _STAGE, recipe.questions) as session:
@@ -64,7 +64,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[CaptionToAsk]]:
-    """Every caption, but those that are trained on where their pairs are given."""
+    """Return a unit for each caption, without training captions whose pairs are given."""
     recipe = context.recipe
     prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
@@ -79,7 +79,7 @@ def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[Caption
 
 
 def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> str:
-    """What names a caption's questions."""
+    """Return the key of a caption's questions."""
     if task.found:
         found = [asdict(each) for each in task.found]
         return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, found, task.left_out)
@@ -97,7 +97,7 @@ def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAs
 
 
 def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome:
-    """A caption's questions, or why there are none. May run in a thread of its own."""
+    """Return a caption's questions, or why there are none. May run in a thread of its own."""
     if task.found:
         return _take_found(task)
     try:
@@ -107,7 +107,7 @@ def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) 
 
 
 def _take_found(task: CaptionToAsk) -> Sifted:
-    """The file's questions as they are: people have checked them."""
+    """Return the file's questions as they are: people have checked them."""
     key = task.caption.key
     asked = [
         Question(
@@ -119,7 +119,7 @@ def _take_found(task: CaptionToAsk) -> Sifted:
 
 
 def _write_questions(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
-    """The writer's questions that stand up to checking.
+    """Return the writer's questions that pass the checks.
 
     Raises:
         NoReplyError: none of the rounds, or not the second reading, got a reply.
@@ -138,7 +138,7 @@ def _write_questions(writer: QuestionWriter, recipe: Recipe, caption: Caption) -
 
 
 def _collect_drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
-    """What the rounds bring, and how many were in vain.
+    """Return the drafts of all rounds, and the number of rounds without a reply.
 
     Raises:
         NoReplyError: all of them.
@@ -166,7 +166,9 @@ def _confirm_questions(
 
 
 def _skip_scant(context: Context, units: Reiterable[Unit[CaptionToAsk]], spoilers: Sequence[str]) -> None:
-    """Questions are kept however few, so that another `questions.minimum` asks no writer again.
+    """Skip captions with too few questions.
+
+    Their questions are kept, so that another `questions.minimum` asks no writer again.
 
     Args:
         spoilers: what was noticed about the writer's server that can be why they are few.

@@ -1,4 +1,4 @@
-"""Stage 4: every scorer's word on every candidate (Eq. 2 to 4), unweighted. One model is in memory at a time."""
+"""Stage 4: every scorer's score of every candidate (Eq. 2 to 4), unweighted. One model is in memory at a time."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

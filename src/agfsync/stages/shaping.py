@@ -13,40 +13,48 @@ UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "tracke
 
 
 def captions(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `captions`."""
     shaping = dump_changes(recipe.captions, "writer", "source", "split")
     return recipe.seed, shaping, digest_writer("captions", recipe.captions), *_list_sources(recipe)
 
 
 def questions(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `questions`."""
     shaping = dump_changes(recipe.questions, "writer")
     return recipe.seed, shaping, digest_writer("questions", recipe.questions), *_list_sources(recipe)
 
 
 def candidates(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `candidates`."""
     models = [digest_generator(settings) for settings in recipe.drawing_models]
     return _digest_pair_set(recipe) or (recipe.seed, dump_changes(recipe.candidates, "beside"), *models)
 
 
 def scores(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `scores`."""
     return _list_scorers(recipe.candidate_scorers)
 
 
 def pairs(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `pairs`."""
     return _digest_pair_set(recipe) or dump_changes(recipe.pairs, "source", "split", "repeats")
 
 
 def training(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `training`."""
     shaping = dump_changes(recipe.training, "seed", *UNSHAPING)
     return recipe.training_seed, shaping, digest_generator(recipe.model)
 
 
 def evaluation(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `evaluation`."""
     model, scorers = digest_generator(recipe.model), _list_scorers(recipe.evaluation_scorers)
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
     return recipe.seed, dump_changes(recipe.evaluation, "batch"), model, scorers, files
 
 
 def report(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `report`."""
     choice = (recipe.pairs.weights, _list_sources(recipe, "pairs"))
     return recipe.name, dump_changes(recipe.report), *choice, recipe.evaluation.resamples
 

@@ -1,6 +1,6 @@
 """Stage 6: the generator's network learns to prefer the winners (Eq. 8).
 
-Whatever is written is whole or not there: a run that was killed goes on from its last checkpoint, to the same model.
+Every file is complete or not there: a run that was killed continues from its last checkpoint, to the same model.
 """
 
 import shutil
@@ -66,7 +66,7 @@ def run(context: Context) -> Mapping[str, Any]:
         )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe)
-    loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
+    loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     pairs = _encode_pairs(context, denoiser, _locate_cache(context))
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
     actor = _prepare_actor(recipe, denoiser, method)
@@ -95,7 +95,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def train_as_helper(context: Context) -> None:
-    """What a process that isn't the first does of `run`, called when the pairs are encoded: its share of each step.
+    """Do this helper process's share of each training step, once the pairs are encoded.
 
     Raises:
         PeerError: another process is gone, or has encoded other pairs than are found here.
@@ -141,9 +141,9 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 
 
 def _load_denoiser(recipe: Recipe) -> Denoiser:
-    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16.
+    """Load the generator with float32 weights, whatever it draws in: small updates vanish in bf16.
 
-    And without the LoRAs and the refiner that it draws with: the evaluation adds them to what was trained, as they were
+    It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
@@ -179,7 +179,7 @@ def _find_alpha(lora: LoraSettings) -> float:
 
 
 def _encode_pairs(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
-    """Latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
+    """Return the latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
     kept = EncodedPairs.load(cache, context.digest)
     if kept is not None:
         return kept
@@ -205,7 +205,7 @@ def _encode_pairs(context: Context, denoiser: Denoiser, cache: Path) -> EncodedP
 def _encode_images(
     context: Context, denoiser: Denoiser, wanted: set[str]
 ) -> tuple[dict[str, int], Tensor, Conditioning]:
-    """The candidates `wanted`: each one's row, their latents (I, C, H, W), and what is told of them; on the CPU."""
+    """Encode the candidates `wanted`: return each one's row, latents (I, C, H, W), and conditioning, on the CPU."""
     settings, title = context.recipe.training, f"{_STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
     source = digest_generator(context.recipe.model)
@@ -229,7 +229,7 @@ def _encode_images(
 
 
 def _encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Conditioning:
-    """Each prompt's conditioning, on the CPU."""
+    """Return each prompt's conditioning, on the CPU."""
     return _join_parts([denoiser.encode_prompts(some) for some in _slice_prompts(prompts)])
 
 
@@ -242,7 +242,7 @@ def _slice_prompts(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _save_model(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:
-    """The pipeline, or the LoRA in both layouts; and the model card."""
+    """Save the pipeline, or the LoRA in both layouts, and the model card."""
     lora = recipe.training.lora
     if lora is None:
         denoiser.save(folder)
@@ -286,7 +286,7 @@ def _collect_facts(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs) -> F
 
 
 def _list_settings(recipe: Recipe) -> dict[str, Any]:
-    """What the training was set to, as plain values."""
+    """Return the settings of the training as plain values."""
     settings = recipe.training
     method = settings.method.model_dump() | {"LoRA": _describe_lora(settings.lora)}
     rest = settings.model_dump(exclude={"method", "lora", "seed", "checkpoint_every", "trackers"}, exclude_none=True)
@@ -295,7 +295,7 @@ def _list_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _list_parts(generator: ModelSettings) -> dict[str, str]:
-    """The networks that the base took from elsewhere, without which a LoRA of it isn't what it was; never a path."""
+    """Return the networks of the base that come from elsewhere, which its LoRA needs; never a path."""
     names = {"vae": "VAE", "unet": "UNet", "transformer": "transformer"}
     return {
         f"{names[name]} of the base": Path(part.path).name if Path(part.path).expanduser().exists() else part.path
@@ -308,7 +308,7 @@ def _describe_lora(lora: LoraSettings | None) -> str:
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """What `write` makes, at `folder`: whole, or what was there before."""
+    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
     beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
     with store_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)

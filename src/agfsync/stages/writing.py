@@ -1,4 +1,4 @@
-"""What captions and questions have in common: a writer, and the account of what it costs. No stage of its own."""
+"""The writer of captions or questions, and the account of its cost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +28,10 @@ class WriterSession:
 def open_writer(
     context: Context, stage: str, settings: Captions | Questions, instead: SourceCaptions | None = None
 ) -> Iterator[WriterSession]:
-    """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
+    """Open the writer that `settings` name; its spending is entered in the run folder however its work ends.
 
     Args:
-        instead: a file in the writer's place.
+        instead: a file that replaces the writer.
 
     Raises:
         RecipeError: see `build_writer`. StoreError: the disk fails.
@@ -46,9 +46,9 @@ def open_writer(
 
 
 def digest_writer(stage: str, settings: Captions | Questions) -> str:
-    """What names a stage's writer with all that shapes what it writes, without asking it for anything.
+    """Return the digest of a stage's writer and of all that affects its texts, without asking it.
 
-    Empty where a file is in its place.
+    It is empty if a file replaces the writer.
 
     Raises:
         RecipeError: see `build_writer`.
@@ -59,7 +59,7 @@ def digest_writer(stage: str, settings: Captions | Questions) -> str:
 
 
 def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
-    """The writer that `settings` name, made with its language model where it asks one; no server is spoken to.
+    """Build the writer that `settings` name, with its language model if it asks one; no server is contacted.
 
     Raises:
         RecipeError: no such writer, or it can't verify.

@@ -1,4 +1,4 @@
-"""The captions that a writer has written in a run, and which of its next ones are new. No stage of its own."""
+"""The captions that a writer has written in a run, and the search for new ones among its next."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from agfsync.stages.places import Places
 
 
 def make_caption(text: str, category: str, split: Split) -> Caption:
-    """`text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
+    """Return `text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
     return Caption(digest("caption", text), text, category, split)
 
 
@@ -19,8 +19,8 @@ def make_caption(text: str, category: str, split: Split) -> Caption:
 class WrittenCaptions:
     """The captions of one writer and seed in the run folder: `texts` and `units` by category, in the order of writing.
 
-    `similarity` is from which on two captions of a category are nearly the same; `seen` are all that are there,
-    normalised, those included that others wrote.
+    From `similarity` on, two captions of a category are nearly the same; `seen` are all captions of the run,
+    normalised, also those of other writers.
     """
 
     source: str
@@ -37,7 +37,7 @@ class WrittenCaptions:
         self._find_neighbours(caption.category).add(caption.text)
 
     def pick_new(self, texts: Sequence[str], category: str, most: int) -> tuple[list[str], Counter[str]]:
-        """The first `most` of `texts` that are new, and why others aren't, counted."""
+        """Return the first `most` of `texts` that are new, and why others aren't, counted."""
         new: dict[str, str] = {}
         dropped: Counter[str] = Counter()
         near = KeptCaptions(self.similarity)
@@ -55,17 +55,17 @@ class WrittenCaptions:
         return list(new.values()), dropped
 
     def list_free(self, category: str, places: Places) -> list[Split]:
-        """The places of `category` that no caption has taken yet."""
+        """Return the places of `category` that no caption has taken yet."""
         return [split for split, count in places.items() for _ in range(count - self._count_written(category, split))]
 
     def count_present(self, wanted: Mapping[str, Places]) -> int:
-        """How many of the wanted captions are there."""
+        """Return how many of the wanted captions exist."""
         return sum(
             min(count, self._count_written(c, split)) for c, places in wanted.items() for split, count in places.items()
         )
 
     def select_units(self, wanted: Mapping[str, Places]) -> list[str]:
-        """The units of the finished table: of each category as many as wanted, the first that were written."""
+        """Return the units of the finished table: as many of each category as wanted, the first that were written."""
         chosen: list[str] = []
         for category, places in wanted.items():
             left = dict(places)
@@ -79,5 +79,5 @@ class WrittenCaptions:
         return sum(each == split for _, each in self.units[category])
 
     def _find_neighbours(self, category: str) -> KeptCaptions:
-        """The captions of `category`, by which those that are nearly one of them are known."""
+        """Return the index of the captions of `category` that finds near duplicates."""
         return self.near.setdefault(category, KeptCaptions(self.similarity))

@@ -1,4 +1,4 @@
-"""What drawing, training and judging take of a model: memory, work, and the size of what is kept."""
+"""Estimates of drawing, training and judging with a model: memory, work, and bytes kept."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ Works = list[tuple[Operations, float]]  # each with how often it is done
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a model takes for a batch, or for the whole training: its works, and bytes of memory with the weights."""
+    """The needs of a model for a batch, or for the whole training: works, and bytes of memory with the weights."""
 
     works: Works
     memory: float

@@ -1,4 +1,4 @@
-"""What this machine has and how fast it is, measured in about a second."""
+"""The resources and the speed of this machine, measured in about a second."""
 
 import os
 import shutil

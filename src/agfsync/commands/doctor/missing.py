@@ -1,4 +1,4 @@
-"""What a run lacks: weights, servers and their key, memory, disk, money. Each is one line."""
+"""Findings on what a run lacks: weights, servers and their key, memory, disk, money. Each is one line."""
 
 import socket
 from collections.abc import Iterator

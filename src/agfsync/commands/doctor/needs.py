@@ -1,4 +1,4 @@
-"""What each stage of a recipe needs on this machine."""
+"""The needs of each stage of a recipe on this machine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Estimator:
         return _add_tokens(need, model, estimate_question_tokens(asked, settings.rounds, settings.verify))
 
     def _estimate_candidates(self) -> Need:
-        """Every generator draws all captions, one model in memory at a time."""
+        """Estimate drawing all captions with every generator, one model in memory at a time."""
         if self.recipe.pairs.source:
             return Need("candidates", [Path(self.recipe.pairs.source).name])
         count, captions = self.recipe.candidates.per_caption, self.counts.train
@@ -127,7 +127,7 @@ class Estimator:
         return need
 
     def _estimate_evaluation(self) -> Need:
-        """Base and aligned model draw each held-out caption, and every judge sees all of it."""
+        """Estimate drawing each held-out caption with the base and the aligned model, and judging by every judge."""
         settings, captions = self.recipe.model, self.counts.held_out
         judges = self.recipe.evaluation_scorers
         batch = max(1, min(self.recipe.scores.batch, 2 * captions))

@@ -1,4 +1,4 @@
-"""What the doctor finds, and its page for people: a table that fits the terminal, then what is missing, a line each."""
+"""The doctor's findings and its page: a table that fits the terminal, then a line for each thing missing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ LEAST_WIDTH = 68  # columns of the terminal below which the models are left out
 
 @dataclass(slots=True)
 class Need:
-    """What a stage takes; 0 does not apply, NaN is unknown. Memory is the device's, disk the run folder's."""
+    """The needs of a stage; 0 does not apply, NaN is unknown. Memory is the device's, disk the run folder's."""
 
     stage: str
     models: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Need:
 
 @dataclass(slots=True)
 class Examination:
-    """What a recipe needs on this machine, what is missing, and notes; a line says what, where, and what to do."""
+    """A recipe's needs on this machine, missing things, and notes; each line says what, where, and what to do."""
 
     recipe: str
     device: str

@@ -1,7 +1,7 @@
 """Stage 7: base against aligned model on the held-out captions, drawn from the same seeds and judged by every judge.
 
-Pictures and scores are tables of their own, so that whatever of them hasn't changed is found again: the base's pictures
-outlive a change of training, and a new judge judges the pictures that are there.
+Images and scores are tables of their own, so that unchanged ones are found again: the base's images outlive a change of
+training, and a new judge judges the images that are there.
 """
 
 from collections import defaultdict
@@ -34,7 +34,7 @@ SETS = "sets"
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
-    """One picture of each caption by the base or the aligned `model`, which `source` names and `settings` build."""
+    """A job that draws one image of each caption with the base or the aligned `model`; `source` is its digest."""
 
     model: str
     settings: Mapping[str, Any]
@@ -70,11 +70,11 @@ class EvaluationJob:
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Draw, judge and compare whatever isn't yet; the notes are the summary that `summarise_comparisons` makes.
+    """Draw, judge and compare the images that are missing; return the summary that `summarise_comparisons` makes.
 
     Raises:
         RunError: there is no aligned model. ModelError: a model can't be loaded.
-        BudgetError: a judge left more pictures unscored than `failure_budget` allows.
+        BudgetError: a judge left more images unscored than `failure_budget` allows.
     """
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
@@ -94,7 +94,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
-    """Both models' pictures of every caption, one model in memory at a time."""
+    """Draw every caption with both models, one model in memory at a time."""
     selected = [
         *_draw_with_model(context, "base", digest_generator(context.recipe.model), captions),
         *_draw_with_model(context, "aligned", _digest_aligned(context), captions),
@@ -104,7 +104,7 @@ def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
 
 
 def _draw_with_model(context: Context, model: str, source: str, captions: Sequence[Caption]) -> list[str]:
-    """One model's pictures; the keys of its units. The unit names the model by `source`, not by its part in the run."""
+    """Draw with one model; return the keys of its units, which depend on `source`."""
     recipe = context.recipe
     units = [Unit(digest(_STAGE, VERSIONS[_STAGE], model, source, recipe.seed, c.key), c) for c in captions]
     run_job(
@@ -139,7 +139,7 @@ def _digest_aligned(context: Context) -> str:
 
 
 def _read_images(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ImageToJudge], Sides]:
-    """Return the images that are there, and for each caption that both models have drawn its two.
+    """Return the drawn images, and the two of each caption that both models have drawn.
 
     An image is judged by the scorers of each set that its caption is in.
     """

@@ -1,4 +1,4 @@
-"""Scores of two models -> what is to be said of them: rows that pair, and their summary with intervals. Pure."""
+"""Comparison of two models by their scores: paired rows, and their summary with intervals. Pure."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from agfsync.statistics import (
 QuestionsByCaption = Mapping[str, Sequence[Question]]
 """Caption key -> its questions."""
 Sides = Mapping[str, tuple[str, str]]
-"""Caption key -> the keys of the base's and the aligned model's picture."""
+"""Caption key -> the keys of the base's and the aligned model's image."""
 
 
 def compare_models(
@@ -42,7 +42,7 @@ def compare_models(
     """
     words: dict[str, dict[str, Score]] = defaultdict(dict)
     for word in scores:
-        of = words[word.scorer]  # Whatever it says of the first picture: the judges stay in their order.
+        of = words[word.scorer]  # Also without a value, so that the judges stay in their order.
         if word.value is not None:
             of[word.candidate_key] = word
     rows: list[Comparison] = []
@@ -55,7 +55,7 @@ def compare_models(
 
 
 def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
-    """Return what the notes hold, as JSON can hold it.
+    """Return the summary for the stage's notes, as JSON can hold it.
 
     It holds the figures of `_compute_figures` by judge, and for each judge by category and by element type. Those of
     categories and of element types have their p-value corrected as `p_adjusted` (Holm), over all rows of their table
@@ -126,7 +126,7 @@ def _make_rows(
 
 
 def _compute_shares(score: Score, questions: Sequence[Question]) -> dict[str, float]:
-    """Element type -> share, x100, of its questions that were answered as the caption states."""
+    """Return, for each element type, the percentage of its questions that were answered as the caption states."""
     given = {answer.question_key: answer.answer for answer in score.answers}
     right: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
@@ -136,7 +136,9 @@ def _compute_shares(score: Score, questions: Sequence[Question]) -> dict[str, fl
 
 
 def _compute_figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
-    """Return the means of base and aligned; their difference with its 95 % interval (None for too few prompts), its
+    """Return the figures of a group of paired rows.
+
+    These are the means of base and aligned; their difference with its 95 % interval (None for too few prompts), its
     plain p-value and the spread, the standard deviation of single differences; and, in 0..1, the win rate with its
     95 % interval and the share of ties.
     """

@@ -1,4 +1,4 @@
-"""Stage 8: one self-contained page that says whether the model got better, where, why, and whether to believe it."""
+"""Stage 8: one self-contained page on the model's gains: where, why, and how reliable they are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _FILE = "report.html"
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Writes `report.html` of the run as far as it got; the notes say where it lies and how large it is."""
+    """Write `report.html` of the run as far as it got; return its name and size."""
     evidence = gather_evidence(context.run, context.recipe)
     lead = _choose_lead(evidence)
     page = render_page(evidence, _make_galleries(context.run, evidence, lead), lead).encode()
@@ -63,7 +63,7 @@ def _make_galleries(run: Run, evidence: Evidence, lead: str | None) -> Galleries
 
 
 def _make_comparison_cards(run: Run, evidence: Evidence, captions: Sequence[str], lead: str | None) -> list[Card]:
-    """Cards of held-out captions: the base's picture and the aligned model's."""
+    """Return cards of held-out captions: the base's image and the aligned model's."""
     sides = {caption: evidence.drawn[caption] for caption in captions}
     found = read_judgements(
         run, "evaluation_scores", [key for side in sides.values() for key in (side.base, side.aligned)]
@@ -73,7 +73,7 @@ def _make_comparison_cards(run: Run, evidence: Evidence, captions: Sequence[str]
 
 
 def _make_pair_cards(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> list[Card]:
-    """Cards of training pairs: the loser and the winner."""
+    """Return cards of training pairs: the loser and the winner."""
     found = read_judgements(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
     asked = read_questions(run, [pair.caption_key for pair in pairs])
     scorers = list(evidence.recipe.candidate_scorers)

@@ -1,4 +1,4 @@
-"""What the report rests on, read from the run folder; whatever isn't there yet is empty. Pictures stay on disk."""
+"""The report's data, read from the run folder; missing tables are empty. Images stay on disk."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class CandidateJudgement:
 
 @dataclass(frozen=True, slots=True)
 class ImageKeys:
-    """The candidate keys of one held-out caption: what the base and the aligned model drew from the same seed."""
+    """The candidate keys of one held-out caption: the base's image and the aligned model's, of the same seed."""
 
     base: str
     aligned: str
@@ -102,20 +102,20 @@ def _read_sources(run: Run, finished: Mapping[str, Finished]) -> list[Caption]:
 
 
 def read_images(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
-    """The image files of the candidates `keys` of a stage's table; only the units that hold them are read."""
+    """Read the image files of the candidates `keys` of a stage's table, and only the units that hold them."""
     wanted = set(keys)
     units = [unit for unit, rows in run.rows_by_unit(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
 
 
 def read_questions(run: Run, caption_keys: Collection[str]) -> dict[str, Question]:
-    """The questions on these captions, by question key."""
+    """Read the questions on these captions, by question key."""
     wanted = set(caption_keys)
     return {q.key: q for q in run.read("questions", Question) if q.caption_key in wanted}
 
 
 def read_judgements(run: Run, stage: str, keys: Collection[str]) -> dict[str, CandidateJudgement]:
-    """Values and answers of the candidates `keys` out of a stage's table of scores."""
+    """Read values and answers of the candidates `keys` from a stage's table of scores."""
     wanted = set(keys)
     columns = ["candidate_key", "scorer", "value", "answers"]
     values: dict[str, dict[str, float]] = defaultdict(dict)
@@ -155,7 +155,7 @@ def _read_drawn(run: Run) -> dict[str, ImageKeys]:
 
 
 def _count_left_out(run: Run, stage: str) -> Counter[str]:
-    """What a stage's tables left out, by reason."""
+    """Count the left-out entries of a stage's tables, by reason."""
     tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
     counted: Counter[str] = Counter()
     for each in run.list_skipped(stage):
@@ -166,7 +166,7 @@ def _count_left_out(run: Run, stage: str) -> Counter[str]:
 
 
 def _read_steps(run: Run) -> list[dict[str, float]]:
-    """The metrics file's steps, also of a training that hasn't ended; a line cut short by a crash ends it."""
+    """Read the steps of the metrics file, also of a training that hasn't ended, up to a line cut short by a crash."""
     path = run.path / "training" / "metrics.jsonl"
     steps: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

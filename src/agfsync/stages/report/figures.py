@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Direction = Literal["up", "down", "flat"]
-"""Whether a difference is shown to lie above or below 0."""
+"""The side of 0 on which a difference is shown to lie."""
 POINTS = 240
 """A curve has at most this many: more can't be told apart on a screen and only make the file larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
+    """A tick of an axis: its place in 0..100 and its label."""
+
     at: float
     label: str
 
@@ -32,12 +34,12 @@ class Axis:
     ticks: tuple[Tick, ...] = ()
 
     def at(self, value: float) -> float:
-        """Percent of the way from `low` to `high`; a value beyond an end lies at that end."""
+        """Return the percentage of the way from `low` to `high`; a value beyond an end lies at that end."""
         return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
 
 
 def make_axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
-    """The axis that holds all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
+    """Return the axis of all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
     held = list(values)
     low, high = min(held), max(held)
     room = (high - low) * pad if high > low else abs(high) * 0.05 or 1.0
@@ -77,9 +79,9 @@ class Forest:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a forest plot is made of: a mean difference with its 95 % interval, if it has one.
+    """An entry of a forest plot: a mean difference with its 95 % interval, if it has one.
 
-    `tone` says whether a change is shown, and which way; `p` is the corrected p-value that it rests on.
+    `tone` is the direction of a shown change; `p` is its corrected p-value.
     """
 
     name: str
@@ -92,7 +94,7 @@ class Effect:
 
 
 def make_forest(effects: Sequence[Effect]) -> Forest:
-    """A forest plot of `effects` (at least one) on an axis that shows 0."""
+    """Return a forest plot of `effects` (at least one) on an axis that shows 0."""
     scale = make_axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference) if v is not None)])
     return Forest(scale, scale.at(0), tuple(_make_mark(effect, scale) for effect in effects))
 
@@ -122,7 +124,7 @@ class Histogram:
 
 
 def make_histogram(groups: Mapping[str, Sequence[float]], bins: int = 24) -> Histogram | None:
-    """The groups' distributions, each of area one, so that groups of different sizes compare; None without a value."""
+    """Return the groups' distributions, each of area one, so that their sizes don't matter; None without a value."""
     held = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
     if not held:
         return None
@@ -157,7 +159,7 @@ class Curves:
 def make_curves(
     steps: Sequence[float], series: Mapping[str, Sequence[float]], reference: float | None = None
 ) -> Curves | None:
-    """`series` over `steps`, same lengths; None without a step. The y axis leaves out the rarest 1 % of spikes."""
+    """Return `series` over `steps` of the same length, or None. The y axis leaves out the rarest 1 % of spikes."""
     if not len(steps):
         return None
     held = {name: np.asarray(values, np.float64) for name, values in series.items()}
@@ -170,7 +172,7 @@ def make_curves(
 
 
 def compute_moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Centred mean over `window` values, over fewer at the ends; same length."""
+    """Return the centred mean over `window` values, over fewer at the ends; same length."""
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     at = np.arange(values_N.size)
     low, high = np.maximum(0, at - window // 2), np.minimum(values_N.size, at + window // 2 + 1)
@@ -198,7 +200,7 @@ def _compute_shares(values_N: NDArray[np.float64], scale: Axis, bins: int) -> ND
 
 
 def _draw_outline(heights_B: NDArray[np.float64]) -> str:
-    """The outline of a histogram as a path of right angles."""
+    """Return the outline of a histogram as a path of right angles."""
     width = 100 / heights_B.size
     path = "M0,100"
     for i, height in enumerate(heights_B):
@@ -207,20 +209,20 @@ def _draw_outline(heights_B: NDArray[np.float64]) -> str:
 
 
 def _round_step(step: float) -> float:
-    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `step`."""
+    """Return the smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= step * (1 - 1e-9))
 
 
 def format_compact(value: float) -> str:
-    """A figure to three digits, as in 0.537 or −1.7e−5."""
+    """Return a figure with three digits, as in 0.537 or −1.7e−5."""
     small = value and abs(value) < 1e-3
     text = f"{value:.1e}" if small else f"{value:#.3g}".rstrip(".")
     return text.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
 
 
 def _format_tick(value: float, step: float) -> str:
-    """A tick's label, with as many places as tell it from the next."""
+    """Return a tick's label, with enough places to distinguish it from the next."""
     if abs(value) < step / 2:
         return "0"
     if step < 1e-3 or abs(value) >= 1e5:

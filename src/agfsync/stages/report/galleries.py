@@ -1,4 +1,4 @@
-"""Which pictures the report shows side by side, and what it says of them."""
+"""The report's galleries: the choice of images to show side by side, and their cards."""
 
 import io
 from base64 import b64encode
@@ -12,14 +12,14 @@ from agfsync.records import Comparison, Pair, Question
 from agfsync.stages.report.evidence import CandidateJudgement, Evidence, ImageKeys
 
 BUDGET = 3_000_000
-"""Bytes that all pictures of the page may take; base64 makes a third more of them."""
+"""Bytes that all images of the page may take; base64 makes a third more of them."""
 EDGES = (384, 256, 192, 128, 96, 64)
-"""Sizes in pixels that larger pictures are brought down to, the largest first that keeps to the budget."""
+"""Sizes in pixels that larger images are brought down to, the largest first that keeps to the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One score of both pictures; a value is None where the scorer gave none."""
+    """One score of both images; a value is None where the scorer gave none."""
 
     name: str
     left: float | None
@@ -33,7 +33,7 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """A question that the two pictures answer differently; `expected` is what the caption states."""
+    """A question that is answered differently on the two images; `expected` is the caption's answer."""
 
     text: str
     expected: str
@@ -43,7 +43,7 @@ class Differing:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Two pictures of one caption, side by side, with their scores and the questions they differ on by `asked`."""
+    """Two images of one caption, side by side, with their scores and the questions they differ on by `asked`."""
 
     caption: str
     category: str
@@ -55,7 +55,7 @@ class Card:
 
 
 def find_extremes(evidence: Evidence, judge: str | None, count: int) -> tuple[list[str], list[str]]:
-    """Caption keys of the best gains and the worst losses, at most half of `count` each.
+    """Return the caption keys of the best gains and the worst losses, at most half of `count` each.
 
     They are ranked by `judge`'s difference, equal ones by that of the weighted sum; without a judge by the latter.
     """
@@ -68,7 +68,7 @@ def find_extremes(evidence: Evidence, judge: str | None, count: int) -> tuple[li
 
 
 def spread_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """`count` pairs from the widest margin to the narrowest at even steps of rank, so that they stand for all."""
+    """Return `count` pairs from the widest margin to the narrowest, at even steps of rank."""
     ranked = sorted(pairs, key=lambda pair: (-pair.margin, pair.key))
     if len(ranked) <= count or count < 2:
         return ranked[:count]
@@ -84,7 +84,7 @@ def make_card(
     order: Sequence[str],
     totals: tuple[float, float] | None = None,
 ) -> Card:
-    """The card of a caption's two pictures, scores in the `order` of scorers; `totals` are their weighted sums."""
+    """Return the card of a caption's two images, scores in the `order` of scorers; `totals` are their weighted sums."""
     left, right = (judged.get(key, CandidateJudgement()) for key in (sides.base, sides.aligned))
     rows = [
         ScoreRow(s, left.values.get(s), right.values.get(s)) for s in order if s in left.values or s in right.values
@@ -103,7 +103,7 @@ def make_card(
 
 
 def make_data_uris(images: Mapping[str, bytes]) -> dict[str, str]:
-    """Each picture as a data URI, brought down in size as far as the budget asks; a broken one is left out."""
+    """Return each image as a data URI, scaled down until all fit the budget; broken ones are left out."""
     for edge in EDGES:
         files = {key: file for key, image in images.items() if (file := _shrink_image(image, edge))}
         if sum(len(data) for _, data in files.values()) <= BUDGET:
@@ -112,7 +112,7 @@ def make_data_uris(images: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _shrink_image(image: bytes, edge: int) -> tuple[str, bytes] | None:
-    """A picture's media subtype and file: as it is where it is small, else as WebP of at most `edge` pixels."""
+    """Return an image's media subtype and file: unchanged if small, else as WebP of at most `edge` pixels."""
     try:
         small = decode_image(image)
     except BrokenImageError:
@@ -126,7 +126,7 @@ def _shrink_image(image: bytes, edge: int) -> tuple[str, bytes] | None:
 
 
 def _find_subtype(image: bytes) -> str:
-    """The media subtype of a picture's file, by its first bytes."""
+    """Return the media subtype of an image file, by its first bytes."""
     return "png" if image.startswith(b"\x89PNG") else "webp" if image.startswith(b"RIFF") else "jpeg"
 
 
@@ -145,7 +145,7 @@ def _sum_weighted_gains(comparisons: Sequence[Comparison], weights: Mapping[str,
 def _find_differing(
     left: CandidateJudgement, right: CandidateJudgement, questions: Mapping[str, Question], order: Sequence[str]
 ) -> tuple[str, tuple[Differing, ...]]:
-    """The first scorer in `order` that answers questions, and those of them on which the pictures differ."""
+    """Return the first scorer in `order` that answers questions, and the questions on which the images differ."""
     for scorer in order:
         if left.answers.get(scorer) and right.answers.get(scorer):
             words = {a.question_key: a.answer for a in left.answers[scorer]}

@@ -53,7 +53,7 @@ class Galleries:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A small chart with its title and what it tells."""
+    """A small chart with its title and its explanation."""
 
     title: str
     figure: Curves | Histogram | Forest
@@ -72,7 +72,7 @@ class StageLine:
 
 
 def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
-    """The whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
+    """Return the whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
     pages = Environment(
         loader=PackageLoader("agfsync.stages.report", ""),
         autoescape=True,
@@ -93,7 +93,7 @@ def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> s
 
 
 def show_invisible(value: Any) -> Any:
-    """`value` with what can't be seen in a text shown by its number, as in [U+202E].
+    """Return `value` with each invisible character of a text shown by its number, as in [U+202E].
 
     Nobody sees control characters; those that turn the direction of writing would reorder the page around them.
     """
@@ -103,7 +103,7 @@ def show_invisible(value: Any) -> Any:
 
 
 def format_time(seconds: float) -> str:
-    """A time as one reads it: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
+    """Return a time for people: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
@@ -113,7 +113,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_day(moment: str) -> str:
-    """The date of an ISO time."""
+    """Return the date of an ISO time."""
     when = datetime.fromisoformat(moment)
     return f"{when.day} {when:%B %Y}"
 
@@ -155,7 +155,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
 
 
 def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
-    """A forest plot for each judge, all with their parts in the order of the first judge's differences."""
+    """Return a forest plot for each judge, all with their parts in the order of the first judge's differences."""
     panels: list[Panel] = []
     order: list[str] = []
     for judge in judges:
@@ -176,7 +176,7 @@ def _make_effect(name: str, figures: Mapping[str, Any]) -> Effect:
 
 
 def _correlate_judges(evidence: Evidence, lead: str | None) -> dict[str, float]:
-    """How each judge's gains correlate with the leading judge's, caption by caption."""
+    """Return the correlation of each judge's gains with the leading judge's, caption by caption."""
     gains: dict[str, dict[str, float]] = {}
     for c in evidence.comparisons:
         if not c.element_type:
@@ -192,7 +192,7 @@ def _correlate_judges(evidence: Evidence, lead: str | None) -> dict[str, float]:
 
 
 def _plot_histograms(evidence: Evidence) -> list[Panel]:
-    """Each scorer's values of all candidates, of the winners and of the losers."""
+    """Return each scorer's histogram of all candidates, of the winners and of the losers."""
     panels = []
     for scorer in evidence.recipe.candidate_scorers:
         every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
@@ -210,13 +210,13 @@ def _plot_histograms(evidence: Evidence) -> list[Panel]:
 
 
 def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
-    """In how many pairs the winner has the higher score, ties apart."""
+    """Return a sentence with the shares of pairs in which the winner scores higher, lower and the same."""
     higher, equal, lower = (f"{100 * share:.0f} %" for share in compute_win_shares(losers, winners))
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
 
 
 def _plot_training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """The curves that the metrics allow."""
+    """Return the curves whose metrics exist."""
     charts = [
         ("Loss", {"loss": "loss"}, math.log(2), "Dashed: ln 2, the loss of a model that has learnt nothing."),
         (
@@ -244,7 +244,7 @@ def _plot_training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
 
 
 def _describe_errors(steps: Sequence[Mapping[str, float]]) -> str:
-    """What became of the winner's own error: the margin can grow while both pictures get worse."""
+    """Describe the winner's own error: the margin can grow while both images get worse."""
     last = [step["winner_error_change"] for step in steps[-max(1, len(steps) // 10) :] if "winner_error_change" in step]
     if not last:
         return ""
@@ -271,7 +271,7 @@ def _list_stages(evidence: Evidence) -> list[StageLine]:
 
 
 def _format_notes(notes: Mapping[str, Any]) -> str:
-    """The plain figures among a stage's notes, as in "pairs 120, ties 8"."""
+    """Return the plain figures among a stage's notes, as in "pairs 120, ties 8"."""
     shown = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
     words = (f"{key.replace('_', ' ')} {_format_figure(value)}" for key, value in shown.items())
     return ", ".join(words)

@@ -1,6 +1,6 @@
-"""What the evaluation says in one sentence, and where it should be doubted.
+"""The evaluation's verdict in one sentence, and reasons to doubt it.
 
-A judge has risen (or fallen) where at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected by
+A judge has risen (or fallen) if at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected by
 Holm over the judges that decide with it, is at most 5 %. docs/evaluation.md says how often that is wrong.
 """
 
@@ -14,8 +14,8 @@ from agfsync.stages.selection import digest_judge, get_model_name
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, find_minimum_detectable
 
 Role = Literal["independent", "unknown", "selected on", "shares a model", "unweighted"]
-"""What a judge is to the pairs: nothing selected on it; nobody knows what chose them; it chose them; it reads a model
-that one of those reads; it is a scorer whose weight is 0."""
+"""A judge's relation to the pairs: nothing selected on it; nobody knows what chose them; it chose them; it reads a
+model that one of those reads; it is a scorer whose weight is 0."""
 
 Tone = Literal["better", "worse", "mixed", "unclear", "unjudged"]
 
@@ -85,7 +85,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """By how much `selecting`'s gain exceeds `independent`'s, each in units of its own spread, with the interval."""
+    """The excess of `selecting`'s gain over `independent`'s, each in units of its own spread, with the interval."""
 
     selecting: Standing
     independent: Standing
@@ -100,12 +100,12 @@ class Excess:
 
 
 def is_shown(p_adjusted: float | None) -> bool:
-    """True where a corrected p-value shows a change."""
+    """Return True if a corrected p-value shows a change."""
     return p_adjusted is not None and p_adjusted <= LEVEL
 
 
 def find_role(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) -> Role:
-    """Return what `judge` is to the pairs that `selectors` chose; None: nobody knows which did.
+    """Return the relation of `judge` to the pairs that `selectors` chose; None: the selectors are unknown.
 
     A judge is taken for a selector that has its name or its model, so as never to call one independent wrongly.
     """
@@ -144,7 +144,7 @@ def _correct_family(family: Sequence[Standing]) -> list[Standing]:
 
 
 def reach_verdict(judged: Sequence[Standing]) -> Verdict:
-    """Did the model get better? By the independent judges where there are any, else by all that there are."""
+    """Return the verdict of the independent judges if there are any, else of all judges."""
     jury = [s for s in judged if s.role == "independent"] or list(judged)
     if not jury:
         return Verdict("unjudged", "Not evaluated yet", "No held-out caption has been judged, so nothing can be said.")
@@ -191,9 +191,9 @@ def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, A
 
 
 def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> list[Alarm]:
-    """Return where a selecting score rose and an independent judge stayed behind, or another score paid for it.
+    """Return an alarm if a selecting score rose and an independent judge stayed behind, or another score fell.
 
-    Behind is a judge that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
+    A judge stays behind that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
     have risen would alone say little, since a small evaluation shows few gains that there are.
     """
     ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and not each.independent.rose]
@@ -215,7 +215,7 @@ def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any
 
 
 def describe_caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Return what the reader should know of the judges' independence; empty where there is nothing to say."""
+    """Return a caution on the judges' independence; empty if there is none."""
     if any(s.role == "independent" for s in judged):
         ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and each.independent.rose]
         behind = "So a part of the gain may be the scores’ own: go by the independent judge’s."
@@ -234,18 +234,18 @@ def describe_caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str
 
 
 def format_points(value: float) -> str:
-    """A signed difference, as in +6.4 or −0.3; with a second digit where one would round it to nothing."""
+    """Return a signed difference, as in +6.4 or −0.3; with a second digit where one would round it to nothing."""
     text = f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.2f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """The ends of an interval of differences, as in +3.2 to +8.3."""
+    """Return the ends of an interval of differences, as in +3.2 to +8.3."""
     return "none, too few captions" if low is None or high is None else f"{format_points(low)} to {format_points(high)}"
 
 
 def format_p(p: float | None) -> str:
-    """A p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
+    """Return a p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
     if p is None:
         return "—"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
@@ -260,7 +260,7 @@ def _describe_move(standing: Standing) -> str:
 
 
 def _describe_grounds(decisive: Standing) -> str:
-    """What the headline rests on: interval and corrected p-value of the judge that it names first, and its reach."""
+    """Return the grounds of the headline: interval and corrected p-value of its first judge, and its reach."""
     nature = {
         "independent": "nothing was selected on it",
         "unknown": "whether the pairs were selected on it isn’t known",
