@@ -57,7 +57,7 @@ def digest_of_lists(name: str, *lists: Iterable[str]) -> str:
 
 
 _PLAIN = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-"""Made once: a run has as many keys as pictures and scores."""
+"""Made once: a run has as many keys as images and scores."""
 
 
 def one_line(text: str) -> str:

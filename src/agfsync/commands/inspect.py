@@ -18,7 +18,7 @@ from agfsync.store import RECIPE, Run
 class Contents:
     """The counts. `left_out` is everything that isn't read or makes no pair, without ties.
 
-    `judgements` are the preferences that the pairs come from: several of the same two pictures are one pair.
+    `judgements` are the preferences that the pairs come from: several of the same two images are one pair.
     """
 
     what: str
@@ -56,11 +56,11 @@ class Contents:
 
 
 def inspect_path(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
-    """Recognise what is at `path` and go through all of it, pictures included.
+    """Recognise what is at `path` and go through all of it, images included.
 
     Args:
         split: of a folder with several; empty: its train split.
-        repeats: what becomes of several judgements of the same pictures.
+        repeats: what becomes of several judgements of the same images.
 
     Raises:
         FormatError: it is nothing that agfsync knows, or isn't what it looks like. RunError: a run of another version.
@@ -116,7 +116,7 @@ def _count_pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule
 
 
 def _add_preference(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
-    """Enter a preference and the category of its pictures, or return why it is none."""
+    """Enter a preference and the category of its images, or return why it is none."""
     try:
         winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
     except BrokenImageError as failure:

@@ -69,7 +69,7 @@ def find_generator_faults(
 
 
 def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[ModelSettings]:
-    """Return the generators that `stages` load: only the candidates' stage the ones beside, unless a pair set is it."""
+    """Return the generators that `stages` load: other models are loaded by the candidates stage without a pair set."""
     if "candidates" in stages and recipe.pairs.source is None:
         return recipe.drawing_models
     return [recipe.model] if {"training", "evaluation"} & set(stages) else []

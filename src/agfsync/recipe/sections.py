@@ -125,11 +125,11 @@ class Pairs(Section):
     """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
 
     source: SourcePath | None = None
-    """a pair set: its pictures are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
+    """a pair set: its images are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
     split: str = ""
     """of a pair set that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
     repeats: Literal["majority", "all"] = "majority"
-    """several judgements of the same two pictures in a pair set: one pair, by their majority; or a pair of each"""
+    """several judgements of the same two images in a pair set: one pair, by their majority; or a pair of each"""
     choose: ChoiceOfType = BestWorstSettings()
     """how pairs are made of scored candidates"""
 
@@ -181,7 +181,7 @@ class Training(Section):
     caption_dropout: Share = 0.0
     """share of the pairs of a step that are trained without their caption, winner and loser alike"""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """where each step's figures go beside the run's own log; each is a package to install"""
+    """where each step's figures go in addition to the run's own log; each is a package to install"""
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """weigh each pair by its timestep, by min-SNR with this gamma (its paper's: 5); absent: all alike, as in DPO"""
     loss_space: Literal["model", "epsilon"] = "model"
@@ -217,14 +217,14 @@ class Evaluation(Section):
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64
-    """pictures drawn at a time; fewer where memory runs out"""
+    """images drawn at a time; fewer where memory runs out"""
 
 
 class Report(Section):
     """Stage 8: the report."""
 
     examples: Positive = 12
-    """pictures a gallery"""
+    """images a gallery"""
 
 
 class Engine(Section):

@@ -139,7 +139,12 @@ class JudgingJob:
         images = _open_images(run, self.tables, [of[0].picture for of in asked])
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
-            shown = [_picture(each, images[each.picture.key]) for each in mine]
+            shown = [
+                PictureToScore(
+                    each.key, each.picture.key, each.picture.prompt, each.picture.questions, images[each.picture.key]
+                )
+                for each in mine
+            ]
             for each, said in zip(mine, score_pictures(scorer, name, shown) if shown else [], strict=True):
                 outcomes[each.key] = _make_outcome(said)
         return asked
@@ -218,7 +223,7 @@ def _judge_by_panel(
 def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> Key:
     """Return the function that names a judge's scores and their units."""
     source = digest(tables.scores, VERSIONS[tables.stage], digest_scorer(name, settings))
-    # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
+    # A scorer whose class doesn't say counts as asking: at worst, other questions make it score again.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
     return lambda picture: score_key(source, asks, picture.key, picture.questions)
 
@@ -228,11 +233,6 @@ def _open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> 
     holders = list(dict.fromkeys(each.unit for each in pictures))
     files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
     return dict(zip((p.key for p in pictures), open_pictures([files[p.key] for p in pictures]), strict=True))
-
-
-def _picture(asked: ScoreRequest, image: Image.Image | Unscored) -> PictureToScore:
-    of = asked.picture
-    return PictureToScore(asked.key, of.key, of.prompt, of.questions, image)
 
 
 def _make_outcome(judged: ScoredPicture) -> Outcome:

@@ -20,13 +20,11 @@ def run(context: Context) -> Mapping[str, Any]:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
     tables = Tables(stage=_STAGE, pictures="candidates", scores=_STAGE)
-    candidates: Reiterable[ImageToJudge] = () if context.recipe.pairs.source else _candidates(context)
+    candidates: Reiterable[ImageToJudge] = ()
+    if not context.recipe.pairs.source:
+        candidates = Stream(context.run.count_rows("candidates"), lambda: _read_candidates(context))
     notes = judge_images(context, tables, context.recipe.candidate_scorers, candidates)
     return {**sum_judge_spending(context.run.path, _STAGE), **notes}
-
-
-def _candidates(context: Context) -> Stream[ImageToJudge]:
-    return Stream(context.run.count_rows("candidates"), lambda: _read_candidates(context))
 
 
 def _read_candidates(context: Context) -> Iterator[ImageToJudge]:

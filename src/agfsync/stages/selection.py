@@ -42,7 +42,7 @@ def note_selectors(selectors: Sequence[Selector] | None) -> list[dict[str, Any]]
 def digest_judge(settings: ScorerSettings) -> str:
     """Return the digest of a scorer's type and models, whatever its name, dtype, device and server.
 
-    A model in a folder counts by the folder's name, which is what a pair set from another machine can tell.
+    A model in a folder counts by the folder's name, which a pair set from another machine names too.
     """
     names = [name and public_name(name) for name in settings.files]
     return digest("judge", settings.type, names, catalog.fingerprint(*settings.files))

@@ -4,7 +4,7 @@ Every file is complete or not there: a run that was killed continues from its la
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -230,15 +230,12 @@ def _encode_images(
 
 def _encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Conditioning:
     """Return each prompt's conditioning, on the CPU."""
-    return _join_parts([denoiser.encode_prompts(some) for some in _slice_prompts(prompts)])
+    starts = range(0, len(prompts), ENCODED_AT_ONCE)
+    return _join_parts([denoiser.encode_prompts(prompts[start : start + ENCODED_AT_ONCE]) for start in starts])
 
 
 def _join_parts(parts: Sequence[Conditioning]) -> Conditioning:
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-
-
-def _slice_prompts(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (prompts[first : first + ENCODED_AT_ONCE] for first in range(0, len(prompts), ENCODED_AT_ONCE))
 
 
 def _save_model(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:

@@ -68,7 +68,7 @@ def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
 
 def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
     """Yield a line on each LoRA on this machine that drawing would refuse, by names and shapes alone."""
-    # Where another model gives the network, or only its like is known, the loading tells.
+    # Where another model gives the network, or only its like is known, only loading can check.
     is_guessed = settings.path.endswith(hub.SAFE) and not settings.configuration
     if not settings.loras or is_guessed or settings.parts.keys() & {"unet", "transformer"}:
         return

@@ -19,13 +19,13 @@ from agfsync.recipe.models import drawing_models
 from agfsync.recipe.types import VqaOpenAISettings
 
 _PICTURE = 1.6
-"""bytes of PNG a pixel, as photographs have; plain pictures have fewer"""
+"""bytes of PNG a pixel, as photographs have; plain images have fewer"""
 _TEXT = 2500.0
 """bytes of a caption with its questions"""
 _SCORE = 300.0
 """bytes of a score with its answers"""
 SERVED_SECONDS, SERVED_TOKENS = 1.5, 65
-"""for a server to look at a picture and answer; of the request and its answer, in addition to the picture"""
+"""for a server to look at an image and answer; of the request and its answer, in addition to the image"""
 _PATCH = 28
 """pixels a side of what a vision-language model makes a token of"""
 _UNKNOWN = loads.Load([], nan)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Direction = Literal["up", "down", "flat"]
 """The side of 0 on which a difference is shown to lie."""
 POINTS = 240
-"""A curve has at most this many: more can't be told apart on a screen and only make the file larger."""
+"""A curve has at most this many: a screen can't show more, and the file would grow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ Summary = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Galleries:
-    """The cards of each gallery, and the pictures that they name as data URIs; one that can't be shown is absent."""
+    """The cards of each gallery, and the images that they name as data URIs; one that can't be shown is absent."""
 
     gains: Sequence[Card] = ()
     losses: Sequence[Card] = ()
