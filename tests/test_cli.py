@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from agfsync import cli, pipeline
-from agfsync.recipe import dump, list_shipped
+from agfsync.recipe import dump_recipe, list_shipped
 from agfsync.store.manifest import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
@@ -24,7 +24,7 @@ HEAVY = ("torch", "transformers", "diffusers")
 @pytest.fixture
 def file(tmp_path: Path, make_recipe: Any) -> Path:
     path = tmp_path / "quick.yaml"
-    path.write_text(dump(make_recipe()))
+    path.write_text(dump_recipe(make_recipe()))
     return path
 
 
@@ -265,7 +265,7 @@ def test_what_nobody_expected_is_one_line_too(
 
 @pytest.mark.slow
 def test_control_c_says_how_to_go_on(file: Path, make_recipe: Any) -> None:
-    file.write_text(dump(make_recipe(captions={"count": 2000})))
+    file.write_text(dump_recipe(make_recipe(captions={"count": 2000})))
     source = os.pathsep.join([*sys.path])
     run = file.parent / "run"
     process = subprocess.Popen(

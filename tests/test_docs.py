@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from agfsync import catalog
-from agfsync.recipe import Recipe, check
+from agfsync.recipe import Recipe, check_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "shapes").glob("*.md")]
@@ -32,7 +32,7 @@ def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
     for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S):
         tree = yaml.safe_load(dedent(block))
         if tree.keys() <= Recipe.model_fields.keys():
-            check(tree, where=page.name)
+            check_recipe(tree, where=page.name)
 
 
 def exists(name: str) -> bool:

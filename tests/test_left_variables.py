@@ -14,7 +14,7 @@ from agfsync import cli, pipeline
 from agfsync.engine import launcher
 from agfsync.engine.launcher import SINGLE_PROCESS, Launch, read_launch
 from agfsync.errors import PeerError
-from agfsync.recipe import Recipe, dump
+from agfsync.recipe import Recipe, dump_recipe
 
 HERE = Path(__file__).parent
 LEFT = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
@@ -38,7 +38,7 @@ def trainable(make_recipe: Any, tiny_generator: Path) -> Recipe:
 def paired(folder: Path, trainable: Recipe) -> tuple[Path, Path]:
     """A recipe, and its run whose pairs are done."""
     if not (folder / "run").exists():
-        (folder / "quick.yaml").write_text(dump(trainable))
+        (folder / "quick.yaml").write_text(dump_recipe(trainable))
         pipeline.prepare(folder / "run", trainable)
         pipeline.run(folder / "run", until="pairs")
     return folder / "quick.yaml", folder / "run"

@@ -16,11 +16,11 @@ from agfsync.records import (
     Question,
     Record,
     Score,
+    add_huggingface_metadata,
+    derive_seed,
     digest,
-    digest_of_lists,
-    huggingface_metadata,
-    question_key,
-    seed_of,
+    digest_lists,
+    make_question_key,
 )
 
 RECORDS = [
@@ -51,24 +51,24 @@ def test_a_digest_tells_its_parts_apart_and_is_the_same_in_every_process() -> No
     assert digest("a", "bc") != digest("ab", "c") and digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     program = "from agfsync.records import digest, seed_of; print(digest('x', 1.5), seed_of(7, 'x'))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert told.split() == [digest("x", 1.5), str(seed_of(7, "x"))]
+    assert told.split() == [digest("x", 1.5), str(derive_seed(7, "x"))]
 
 
 @given(st.text(), st.lists(st.lists(st.text(), max_size=3), max_size=3))
 def test_a_digest_of_streams_is_that_of_the_lists(name: str, lists: list[list[str]]) -> None:
-    assert digest_of_lists(name, *map(iter, lists)) == digest(name, *lists)
+    assert digest_lists(name, *map(iter, lists)) == digest(name, *lists)
 
 
 def test_seeds_are_in_the_range_that_torch_takes() -> None:
-    seeds = {seed_of(n) for n in range(1000)}
+    seeds = {derive_seed(n) for n in range(1000)}
     assert len(seeds) == 1000 and min(seeds) >= 0 and max(seeds) < 2**63
 
 
 def test_only_a_table_of_pictures_says_how_to_read_them() -> None:
-    assert huggingface_metadata(Caption.schema).metadata is None
-    assert b'"image": {"_type": "Image"}' in huggingface_metadata(Candidate.schema).metadata[b"huggingface"]
+    assert add_huggingface_metadata(Caption.schema).metadata is None
+    assert b'"image": {"_type": "Image"}' in add_huggingface_metadata(Candidate.schema).metadata[b"huggingface"]
 
 
 def test_another_expected_answer_makes_another_question() -> None:
-    assert question_key("c", "Is it red?", "yes") == question_key("c", "Is it red?", "yes")
-    assert question_key("c", "Is it red?", "yes") != question_key("c", "Is it red?", "no")
+    assert make_question_key("c", "Is it red?", "yes") == make_question_key("c", "Is it red?", "yes")
+    assert make_question_key("c", "Is it red?", "yes") != make_question_key("c", "Is it red?", "no")

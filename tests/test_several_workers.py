@@ -19,7 +19,7 @@ import pytest
 
 from agfsync import pipeline
 from agfsync.errors import ModelError
-from agfsync.recipe import Recipe, check, dump
+from agfsync.recipe import Recipe, check_recipe, dump_recipe
 from agfsync.records import Candidate, Caption, Pair, Record, Score
 from agfsync.store import Run
 
@@ -159,8 +159,8 @@ def test_the_embedded_models_make_the_same_items_on_ray(tmp_path: Path, cluster:
         "candidates": {"per_caption": 3},
         "scores": {"batch": 4},
     }
-    expected = ran(tmp_path / "here", check(few, "few"))
-    found = ran(tmp_path / "there", check(few | {"engine": "ray"}, "few"))
+    expected = ran(tmp_path / "here", check_recipe(few, "few"))
+    found = ran(tmp_path / "there", check_recipe(few | {"engine": "ray"}, "few"))
     for kind in (Candidate, Score):
         assert [row.key for row in found[kind]] == [row.key for row in expected[kind]]  # type: ignore[attr-defined]
     values = [[row.value for row in rows[Score]] for rows in (found, expected)]  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_is_there(
 ) -> None:
     file, path = tmp_path / "slow.yaml", tmp_path / "run"
     many = SLOW | {"captions": {"count": 400}}
-    file.write_text(dump(make_recipe(**many, engine=engine)))
+    file.write_text(dump_recipe(make_recipe(**many, engine=engine)))
     command = [sys.executable, "-m", "agfsync", "run", str(file), "--out", str(path), "--until", "candidates"]
     process = subprocess.Popen(
         command,

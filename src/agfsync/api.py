@@ -19,7 +19,7 @@ from agfsync.engine.progress import SilentProgress, make_progress
 from agfsync.files.images import decode_image
 from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline import StageStatus
-from agfsync.recipe import Recipe, check, resolve
+from agfsync.recipe import Recipe, check_recipe, resolve_recipe
 from agfsync.records import Candidate as Candidate
 from agfsync.records import Caption, Comparison, Pair, Question, Record, Score
 from agfsync.store import Run
@@ -59,7 +59,7 @@ def run(
     Raises:
         AgfsyncError: something that the caller can mend, in one line; `RecipeError`, `ModelError` and others say what.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else resolve(str(recipe))
+    recipe = recipe if isinstance(recipe, Recipe) else resolve_recipe(str(recipe))
     folder = Path(path) if path is not None else Path("runs") / recipe.name
     shown = make_progress() if progress else SilentProgress()
     pipeline.prepare(folder, recipe, update=update, progress=shown)
@@ -101,7 +101,7 @@ def doctor(recipe: str | Path | Recipe, path: str | Path | None = None) -> "Exam
     """Return what a run of `recipe` at `path` would take, and what is missing for it; nothing is run."""
     from agfsync.commands.doctor import examine
 
-    recipe = recipe if isinstance(recipe, Recipe) else resolve(str(recipe))
+    recipe = recipe if isinstance(recipe, Recipe) else resolve_recipe(str(recipe))
     return examine(recipe, Path(path) if path is not None else Path("runs") / recipe.name)
 
 
@@ -223,11 +223,11 @@ class Table(Sequence[_R], Generic[_R]):
         """Return the table as an Arrow table; an image is a struct of bytes and path, as in Hugging Face datasets."""
         import pyarrow as pa
 
-        from agfsync.records import huggingface_metadata
+        from agfsync.records import add_huggingface_metadata
 
         with Run.open(self._path) as run:
             rows = [row.row() for row in run.read(self._name, self._kind)]
-        return pa.Table.from_pylist(rows, schema=huggingface_metadata(self._kind.schema))
+        return pa.Table.from_pylist(rows, schema=add_huggingface_metadata(self._kind.schema))
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the table as a pandas data frame (pip install pandas)."""
@@ -364,7 +364,7 @@ class Model:
         return model
 
     def _load(self, settings: Mapping[str, Any], extend: Callable[[dict[str, Any]], Any]) -> None:
-        self.settings = pipeline.choose_dtypes(check({"model": dict(settings)}, "Model")).model
+        self.settings = pipeline.choose_dtypes(check_recipe({"model": dict(settings)}, "Model")).model
         self._model = catalog.build("models", extend(self.settings.arguments()), self.settings.defaults())
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float = 0.0) -> "list[Image]":
@@ -395,7 +395,7 @@ class Scorer:
 
     def __init__(self, type: str, **settings: Any) -> None:
         tree = {"scorers": {"scorer": {"type": type, **settings}}, "pairs": _SCORED}
-        recipe = pipeline.choose_dtypes(check(tree, "Scorer"))
+        recipe = pipeline.choose_dtypes(check_recipe(tree, "Scorer"))
         self.settings = recipe.scorers["scorer"]
         self._scorer = catalog.build("scorers", self.settings.model_dump())
 

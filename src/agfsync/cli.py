@@ -72,11 +72,11 @@ def run_command(
     """Run all stages of a recipe; the same command goes on where it was stopped."""
     from agfsync import pipeline
     from agfsync.engine.progress import make_progress
-    from agfsync.recipe import resolve
+    from agfsync.recipe import resolve_recipe
 
     if until is not None and until not in NAMES:
         raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(NAMES)}")
-    resolved = resolve(recipe, set_ or [])
+    resolved = resolve_recipe(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
     shown = make_progress()
     trains = until is None or NAMES.index(until) >= NAMES.index("training")
@@ -98,9 +98,9 @@ def doctor_command(
     debug: Debug = False,
 ) -> None:
     """Say what a run would take and what it lacks, before anything runs."""
-    from agfsync.recipe import resolve
+    from agfsync.recipe import resolve_recipe
 
-    resolved = resolve(recipe, set_ or [])
+    resolved = resolve_recipe(recipe, set_ or [])
     # These import torch: a wrong recipe is reported before.
     from agfsync.commands.doctor import examine
     from agfsync.commands.doctor.page import format_page

@@ -44,7 +44,7 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(_PLAIN.encode(parts).encode(), digest_size=8).hexdigest()
 
 
-def digest_of_lists(name: str, *lists: Iterable[str]) -> str:
+def digest_lists(name: str, *lists: Iterable[str]) -> str:
     """Return `digest(name, [*list], ...)` of lists that are longer than memory."""
     hashed = hashlib.blake2b(b"[" + _PLAIN.encode(name).encode(), digest_size=8)
     for texts in lists:
@@ -68,18 +68,18 @@ def one_line(text: str) -> str:
     return NO_CHARACTER.sub(" ", text).strip()
 
 
-def file_digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """Return 16 hex digits that name the content of the file at `path`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
-def seed_of(*parts: Any) -> int:
+def derive_seed(*parts: Any) -> int:
     """Return a seed in 0..2^63-1 derived from `parts`, so that it depends on no batch, worker or order."""
     return int(digest("seed", *parts), 16) >> 1
 
 
-def question_key(caption_key: str, text: str, answer: str) -> str:
+def make_question_key(caption_key: str, text: str, answer: str) -> str:
     """Return a question's key: another expected answer makes another question."""
     return digest("question", caption_key, text, answer)
 
@@ -282,7 +282,7 @@ class Comparison(Record):
     )
 
 
-def huggingface_metadata(schema: pa.Schema) -> pa.Schema:
+def add_huggingface_metadata(schema: pa.Schema) -> pa.Schema:
     """Return `schema` with the metadata by which Hugging Face datasets read its image column as images."""
     if IMAGE not in schema.types:
         return schema

@@ -21,7 +21,7 @@ from tiny_language import save_onlooker, save_writer
 
 from agfsync import cli
 from agfsync.chat.meter import Meter
-from agfsync.recipe import Server, dump
+from agfsync.recipe import Server, dump_recipe
 from agfsync.records import Caption, Question
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.vqa_openai import VqaOpenAI
@@ -107,7 +107,7 @@ def type_run(url: str, folder: Path, tmp_path: Path, make_recipe: Any, capsys: p
             sections["scorers"] = {"red": {"type": "double", "path": "none"}, "vqa": vqa}
             sections["candidates"] = {"per_caption": 2}
         file = tmp_path / "served.yaml"
-        file.write_text(dump(make_recipe(**sections)))
+        file.write_text(dump_recipe(make_recipe(**sections)))
         until = "scores" if judge else "questions" if questions else "captions"
         code = cli.main(["run", str(file), "--out", str(tmp_path / "run"), "--until", until, "--update"])
         return code, capsys.readouterr().err.splitlines(), tmp_path / "run"

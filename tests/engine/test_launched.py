@@ -20,7 +20,7 @@ from diffusers import StableDiffusionPipeline
 from launching import ForkedPair
 
 from agfsync import pipeline
-from agfsync.recipe import Recipe, check, dump
+from agfsync.recipe import Recipe, check_recipe, dump_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def make(tiny_generator: Path) -> Make:
 
     def recipe(method: Mapping[str, Any] | None = None, **changes: Any) -> Recipe:
         generator = {"type": "stable-diffusion", "path": str(tiny_generator), "device": "cpu", "sampling": {"steps": 2}}
-        return check(
+        return check_recipe(
             {
                 "captions": {"writer": "double", "count": 12, "held_out": 2},
                 "questions": {"writer": "double", "rounds": 2},
@@ -160,7 +160,7 @@ def test_and_so_they_do_where_the_memory_of_one_is_too_small(
 
 def test_a_whole_run_is_done_by_the_first_and_trained_by_both(make: Make, tmp_path: Path) -> None:
     file, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    file.write_text(dump(make()))
+    file.write_text(dump_recipe(make()))
     out, error = finish(accelerate_launch("run", file, "--out", run))
     assert {standing.state for standing in pipeline.read_status(run)} == {"done"}
     assert error.count("training: by 2 processes") == 1

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from agfsync.errors import RecipeError
-from agfsync.recipe import Recipe, dump, load, resolve
+from agfsync.recipe import Recipe, dump_recipe, load_recipe, resolve_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def reads(act: Any) -> Recipe | None:
 def test_any_file_is_a_recipe_or_a_line_that_says_why_not(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(data)
-    reads(lambda: load(path))
+    reads(lambda: load_recipe(path))
 
 
 @settings(STEADY, max_examples=150)
@@ -69,9 +69,9 @@ def test_any_file_is_a_recipe_or_a_line_that_says_why_not(data: bytes, tmp_path:
 def test_any_mapping_is_a_recipe_that_survives_being_written_or_a_line(tree: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=False))
-    if recipe := reads(lambda: load(path)):
-        path.write_text(dump(recipe), encoding="utf-8")
-        assert load(path) == recipe
+    if recipe := reads(lambda: load_recipe(path)):
+        path.write_text(dump_recipe(recipe), encoding="utf-8")
+        assert load_recipe(path) == recipe
 
 
 @settings(STEADY, max_examples=200)
@@ -82,7 +82,7 @@ def test_any_mapping_is_a_recipe_that_survives_being_written_or_a_line(tree: dic
 @example(override="seed=!!int ''")
 @example(override="captions.writer.base_url=http://me:secret@host/v1")
 def test_any_override_gives_a_recipe_or_a_line(override: str) -> None:
-    reads(lambda: resolve("shapes", [override]))
+    reads(lambda: resolve_recipe("shapes", [override]))
 
 
 @settings(STEADY, max_examples=50)
@@ -92,4 +92,4 @@ def test_any_override_gives_a_recipe_or_a_line(override: str) -> None:
 def test_any_name_of_a_recipe_is_one_or_a_line(name: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         assume(not Path(name).exists())
-    reads(lambda: resolve(name))
+    reads(lambda: resolve_recipe(name))

@@ -12,7 +12,7 @@ from fake_language import FakeServer, Reply, good
 
 from agfsync import cli, pipeline
 from agfsync.engine.progress import SilentProgress
-from agfsync.recipe import Recipe, dump
+from agfsync.recipe import Recipe, dump_recipe
 from agfsync.stages import report
 from agfsync.stages.context import Context
 from agfsync.store import Run
@@ -64,7 +64,7 @@ def asking(make_recipe: Any) -> Callable[..., Recipe]:
 
 def run(folder: Path, recipe: Recipe) -> int:
     file = folder / "a recipe.yaml"
-    file.write_text(dump(recipe))
+    file.write_text(dump_recipe(recipe))
     return cli.main(["run", str(file), "--out", str(folder / "run"), "--until", "pairs", "--debug"])
 
 

@@ -213,6 +213,6 @@ def test_prompts_and_pair_sets(evil: bytes, marker: Path, ending: str, tmp_path:
 def test_a_recipe(evil: bytes, marker: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_bytes(evil)
-    refused(lambda: config.load(file), marker)
+    refused(lambda: config.load_recipe(file), marker)
     file.write_text(f"seed: !!python/object/apply:os.mkdir ['{marker}']")
-    refused(lambda: config.load(file), marker)
+    refused(lambda: config.load_recipe(file), marker)

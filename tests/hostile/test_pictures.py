@@ -22,7 +22,7 @@ from agfsync.formats.binarized import Binarized
 from agfsync.formats.folders import Folders
 from agfsync.formats.pairing import read_pictures
 from agfsync.formats.pick_a_pic import PickAPic
-from agfsync.records import IMAGE, Candidate, huggingface_metadata
+from agfsync.records import IMAGE, Candidate, add_huggingface_metadata
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
 from agfsync.stages import candidates, captions
@@ -134,7 +134,7 @@ def test_the_candidates_of_a_run_hold_none_of_them_and_the_run_counts_why(
     rows.insert(100, {"prompt": "a good one", "chosen": {"bytes": other}, "rejected": {"bytes": good}})
     schema = pa.schema([("prompt", pa.string()), ("chosen", IMAGE), ("rejected", IMAGE)])
     (tmp_path / "set").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows, huggingface_metadata(schema)), tmp_path / "set" / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, add_huggingface_metadata(schema)), tmp_path / "set" / "train.parquet")
     given = dataclasses.replace(
         context, recipe=make_recipe(pairs={"source": str(tmp_path / "set")}, failure_budget=1.0)
     )
@@ -153,7 +153,7 @@ def test_what_a_run_keeps_is_read_by_datasets(tmp_path: Path) -> None:
     files = [odd_but_good()[f"turned {turn} PNG"] for turn in range(1, 9)]
     schema = pa.schema([("image", IMAGE)])
     rows = [{"image": {"bytes": file, "path": None}} for file in files]
-    pq.write_table(pa.Table.from_pylist(rows, huggingface_metadata(schema)), tmp_path / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, add_huggingface_metadata(schema)), tmp_path / "train.parquet")
     read = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "c"))
     for file, row in zip(files, read["train"], strict=True):
         assert row["image"].convert("RGB").tobytes() == decode_image(file).tobytes()

@@ -12,7 +12,7 @@ from agfsync import cli, pipeline
 from agfsync.engine.progress import LogProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.language.text import normalise_text
-from agfsync.recipe import Recipe, dump
+from agfsync.recipe import Recipe, dump_recipe
 from agfsync.records import Caption, Question
 from agfsync.store import Run
 
@@ -116,7 +116,7 @@ def test_the_command_line_tells_a_cap_in_one_line(
 ) -> None:
     with FakeServer(faults=0.3, seed=3) as server:
         file = tmp_path / "quick.yaml"
-        file.write_text(dump(asking(server, max_cost=0.03)))
+        file.write_text(dump_recipe(asking(server, max_cost=0.03)))
         assert cli.main(["run", str(file), "--out", str(tmp_path / "run"), "--until", "pairs", "--debug"]) == cli.USAGE
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith("error: the language model has cost 0.0")

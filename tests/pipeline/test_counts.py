@@ -12,18 +12,18 @@ def test_captions_and_questions_of_files_are_counted(tmp_path: Path) -> None:
     source = tmp_path / "prompts.txt"
     source.write_text("a red fox\na blue boat\na green hill\n")
     here = count_items(
-        config.resolve("shapes", [f"captions.source={source}", "captions.count=2", "captions.held_out=1"])
+        config.resolve_recipe("shapes", [f"captions.source={source}", "captions.count=2", "captions.held_out=1"])
     )
     assert (here.written, here.asked, here.train, here.questions) == (0, 3, 2, QUESTIONS_KEPT)
 
 
 def test_of_the_shapes_world_some_questions_are_asked_for() -> None:
-    here = count_items(config.resolve("shapes"))
+    here = count_items(config.resolve_recipe("shapes"))
     assert (here.train, here.held_out, here.written, here.pairs) == (128, 300, 428, 128)
     assert 3 < here.questions < 16  # a third of them ask what the caption does not say
 
 
 def test_pairs_of_a_set_bring_their_captions(pair_set: Any) -> None:
     folder = pair_set(("a fox", "red", "blue"), ("a boat", "blue", "red"))
-    here = count_items(config.resolve("shapes", [f"pairs.source={folder}"]))
+    here = count_items(config.resolve_recipe("shapes", [f"pairs.source={folder}"]))
     assert (here.train, here.pairs, here.written) == (2, 2, 300)

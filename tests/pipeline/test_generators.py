@@ -14,7 +14,7 @@ from agfsync import catalog, cli, pipeline
 from agfsync.errors import ModelError, RecipeError
 from agfsync.models import hub
 from agfsync.pipeline.checks import find_faults
-from agfsync.recipe import dump
+from agfsync.recipe import dump_recipe
 from agfsync.records import Caption
 from agfsync.store import Run
 
@@ -119,7 +119,7 @@ def test_the_doctor_prints_the_line_and_loads_nothing(
     folder = scheduled(tiny_xl_generator, tmp_path / "model", diffusers.EDMEulerScheduler())
     recipe = make_recipe(model={"type": XL, "path": str(folder), "sampling": {"steps": 4}})
     path = tmp_path / "recipe.yaml"
-    path.write_text(dump(recipe))
+    path.write_text(dump_recipe(recipe))
     monkeypatch.setattr(catalog, "build", lambda *arguments: pytest.fail("something was loaded"))
     assert cli.main(["doctor", str(path), "--json"]) == 2
     (line,) = find_faults(recipe)

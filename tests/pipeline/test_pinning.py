@@ -7,7 +7,7 @@ import pytest
 
 from agfsync import pipeline
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
-from agfsync.recipe import Recipe, resolve
+from agfsync.recipe import Recipe, resolve_recipe
 from agfsync.recipe.types import StableDiffusionSettings
 
 Put = Callable[..., str]
@@ -16,7 +16,7 @@ FILES = ("config.json", "model.safetensors")
 
 
 def _recipe(*more: str) -> Recipe:
-    return resolve(
+    return resolve_recipe(
         "shapes",
         [
             f"scorers.clip.path={CLIP}",

@@ -70,6 +70,6 @@ def test_a_run_goes_on_with_what_it_began_with(make_recipe: Any, fastest: Any, t
 
 
 def test_the_default_of_every_recipe_is_auto() -> None:
-    recipe = config.resolve("shapes")
+    recipe = config.resolve_recipe("shapes")
 
     assert recipe.model.dtype == recipe.scorers["vqa"].dtype == recipe.training.precision == "auto"

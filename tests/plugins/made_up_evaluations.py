@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfsync.formats import Selector
-from agfsync.recipe import Recipe, check
+from agfsync.recipe import Recipe, check_recipe
 from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Comparison
 from agfsync.stages.evaluation.comparing import summarise_comparisons
@@ -68,7 +68,7 @@ def spread_of(kind: str) -> float:
 @cache
 def recipe_with(judges: tuple[str, ...]) -> tuple[Recipe, list[Selector]]:
     """A recipe with the demo's scorers and these judges, and what it selects by."""
-    recipe = check({"scorers": SHAPES_SCORERS | {each: {"type": "shapes-oracle"} for each in judges}}, "")
+    recipe = check_recipe({"scorers": SHAPES_SCORERS | {each: {"type": "shapes-oracle"} for each in judges}}, "")
     return recipe, list_weighted_scorers(recipe)
 
 

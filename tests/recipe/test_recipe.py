@@ -16,21 +16,23 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_a_recipe_leaves_out_has_its_default(file: Path) -> None:
-    recipe = config.resolve(str(file))
+    recipe = config.resolve_recipe(str(file))
     assert (recipe.name, recipe.training.steps, recipe.training.learning_rate) == ("mine", 7, 3e-5)
     assert recipe.pairs.weights == {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
-    assert config.load(file) == recipe == config.check(yaml.safe_load(config.dump(recipe)), "dump")
+    assert config.load_recipe(file) == recipe == config.check_recipe(yaml.safe_load(config.dump_recipe(recipe)), "dump")
 
 
 def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
-    recipe = config.resolve(str(file), ["pairs.choose.weights.vqa=0.5", "training.lora.rank=4", "training.steps=9"])
+    recipe = config.resolve_recipe(
+        str(file), ["pairs.choose.weights.vqa=0.5", "training.lora.rank=4", "training.steps=9"]
+    )
     assert recipe.pairs.weights == {"vqa": 0.5, "clip": 0.55, "aesthetic": 0.10}
     assert recipe.training.lora == config.LoraSettings(rank=4)
     assert (recipe.training.steps, recipe.training.learning_rate) == (9, 3e-5)
 
 
 def test_an_override_brings_what_hangs_on_it(file: Path) -> None:
-    asking = config.resolve(
+    asking = config.resolve_recipe(
         str(file),
         [
             "captions.writer=openai",
@@ -44,38 +46,38 @@ def test_an_override_brings_what_hangs_on_it(file: Path) -> None:
 
 def test_an_override_gives_what_the_recipe_lacks(file: Path) -> None:
     file.write_text("captions: {writer: {type: openai, temperature: 0.5}}")
-    model = config.resolve(str(file), ["captions.writer.path=a"]).captions.writer.language_model
+    model = config.resolve_recipe(str(file), ["captions.writer.path=a"]).captions.writer.language_model
     assert model is not None and (model.path, model.temperature) == ("a", 0.5)
 
 
 def test_an_override_of_one_scorer_leaves_the_others(file: Path) -> None:
-    scorers = config.resolve(str(file), ["scorers.vqa.dtype=bf16"]).scorers
+    scorers = config.resolve_recipe(str(file), ["scorers.vqa.dtype=bf16"]).scorers
     assert {name: each.dtype for name, each in scorers.items()} == {"vqa": "bf16", "clip": "auto", "aesthetic": "auto"}
     assert scorers["vqa"].path == "embedded:vqa"
 
 
 def test_an_engine_may_be_given_by_its_name_and_by_its_settings(file: Path) -> None:
-    assert config.resolve(str(file)).engine == config.Engine(type="local")
+    assert config.resolve_recipe(str(file)).engine == config.Engine(type="local")
     file.write_text("engine: ray")
-    assert config.resolve(str(file)).engine == config.Engine(type="ray")
+    assert config.resolve_recipe(str(file)).engine == config.Engine(type="ray")
     four = config.Engine(type="ray", workers=4)
-    assert config.resolve(str(file), ["engine.workers=4"]).engine == four
-    assert config.resolve("shapes", ["engine=ray", "engine.workers=4"]).engine == four
+    assert config.resolve_recipe(str(file), ["engine.workers=4"]).engine == four
+    assert config.resolve_recipe("shapes", ["engine=ray", "engine.workers=4"]).engine == four
 
 
 def test_a_part_of_the_generator_may_be_given_by_its_place_and_by_its_settings(file: Path) -> None:
-    short = config.resolve(str(file), ["model.vae=some/vae"]).model
-    long = config.resolve(str(file), ["model.vae={path: some/vae}"]).model
+    short = config.resolve_recipe(str(file), ["model.vae=some/vae"]).model
+    long = config.resolve_recipe(str(file), ["model.vae={path: some/vae}"]).model
     assert short == long and short.vae == config.PartSettings(path="some/vae")
-    pinned = config.resolve(str(file), ["model.unet={path: some/unet, revision: v1}"])
+    pinned = config.resolve_recipe(str(file), ["model.unet={path: some/unet, revision: v1}"])
     assert pinned.model.parts == {"unet": config.PartSettings(path="some/unet", revision="v1")}
     with pytest.raises(RecipeError, match="unknown key 'model.vae.place'"):
-        config.resolve(str(file), ["model.vae={path: some/vae, place: here}"])
+        config.resolve_recipe(str(file), ["model.vae={path: some/vae, place: here}"])
 
 
 @pytest.mark.parametrize("name", config.list_shipped())
 def test_every_shipped_recipe_is_one(name: str) -> None:
-    assert config.resolve(name).name == name
+    assert config.resolve_recipe(name).name == name
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
 def test_a_fault_is_one_line_that_says_where(file: Path, text: str, says: str) -> None:
     file.write_text(text)
     with pytest.raises(RecipeError) as raised:
-        config.resolve(str(file))
+        config.resolve_recipe(str(file))
     assert str(raised.value).startswith(f"{file}: ") and "\n" not in str(raised.value)
     assert says in str(raised.value)
 
@@ -124,7 +126,7 @@ def test_a_fault_is_one_line_that_says_where(file: Path, text: str, says: str) -
 @pytest.mark.parametrize("override", ["training.steps", "=3", "training..steps=3", "name.first=x", "name=[unclosed"])
 def test_an_override_that_isnt_one_is_told(file: Path, override: str) -> None:
     with pytest.raises(RecipeError, match="--set"):
-        config.resolve(str(file), [override])
+        config.resolve_recipe(str(file), [override])
 
 
 def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,29 +135,29 @@ def test_a_recipe_that_cant_be_read_is_told(file: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "read_text", forbidden)
     with pytest.raises(RecipeError, match="can't be read: Permission denied"):
-        config.load(file)
+        config.load_recipe(file)
 
 
 def test_a_source_is_kept_whole_so_that_the_run_can_be_gone_on_with_from_anywhere(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
-    recipe = config.resolve(str(file), ["captions.source=prompts.txt", "pairs.source=~/pairs"])
+    recipe = config.resolve_recipe(str(file), ["captions.source=prompts.txt", "pairs.source=~/pairs"])
     assert recipe.captions.source == str(file.parent / "prompts.txt")
     assert recipe.pairs.source == str(Path.home() / "pairs")
 
 
 def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_said_otherwise(file: Path) -> None:
-    plain = config.resolve(str(file))
+    plain = config.resolve_recipe(str(file))
     assert (plain.captions.similarity, plain.captions.words) == (1.0, None)
     assert (plain.questions.rounds, plain.questions.similarity) == (1, 1.0)
     file.write_text("captions: {writer: {type: openai, path: a}}\nquestions: {writer: {type: openai, path: a}}")
-    asking = config.resolve(str(file))
+    asking = config.resolve_recipe(str(file))
     assert (asking.captions.similarity, asking.captions.words) == (0.7, (4, 60))
     assert (asking.questions.rounds, asking.questions.similarity) == (6, 0.8)
     writer = "writer: {type: openai, path: a}"
     file.write_text(f"captions: {{{writer}, similarity: 0.9}}\nquestions: {{{writer}, rounds: 2}}")
-    said = config.resolve(str(file))
+    said = config.resolve_recipe(str(file))
     assert (said.captions.similarity, said.questions.rounds) == (0.9, 2)
 
 
@@ -171,20 +173,20 @@ def test_a_language_model_brings_the_papers_rounds_and_near_duplicates_unless_sa
 )
 def test_what_cannot_be_asked_for_is_told(file: Path, given: str, line: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(line)):
-        config.resolve(str(file), [given])
+        config.resolve_recipe(str(file), [given])
 
 
 def test_a_caption_cannot_have_more_questions_than_it_may_keep(file: Path) -> None:
     with pytest.raises(RecipeError, match="maximum 4 is below minimum 5: no caption could have both"):
-        config.resolve(str(file), ["questions.maximum=4", "questions.minimum=5"])
+        config.resolve_recipe(str(file), ["questions.maximum=4", "questions.minimum=5"])
 
 
 def test_the_language_model_of_the_environment_is_written_down(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_MODEL", "llama")
     file.write_text("captions: {writer: openai}")
-    recipe = config.resolve(str(file))
+    recipe = config.resolve_recipe(str(file))
     monkeypatch.delenv("OPENAI_MODEL")
-    assert config.check(yaml.safe_load(config.dump(recipe)), "dump") == recipe
+    assert config.check_recipe(yaml.safe_load(config.dump_recipe(recipe)), "dump") == recipe
     model = recipe.captions.writer.language_model
     assert model is not None and model.path == "llama"
 
@@ -193,10 +195,10 @@ def test_the_language_model_of_the_environment_is_written_down(file: Path, monke
 def test_credentials_in_an_address_are_refused_and_not_said(file: Path, url: str) -> None:
     file.write_text(f"captions: {{writer: {{type: openai, path: a, base_url: '{url}'}}}}")
     with pytest.raises(RecipeError, match=r"captions.writer.base_url: leave credentials out of an address") as raised:
-        config.resolve(str(file))
+        config.resolve_recipe(str(file))
     assert "sk-secret" not in str(raised.value)
 
 
 def test_a_step_has_no_more_parts_than_pairs(file: Path) -> None:
     with pytest.raises(RecipeError, match="accumulate splits the 4 pairs of training.batch into 5 parts"):
-        config.resolve(str(file), ["training.batch=4", "training.accumulate=5"])
+        config.resolve_recipe(str(file), ["training.batch=4", "training.accumulate=5"])

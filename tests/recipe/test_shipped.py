@@ -26,7 +26,7 @@ PAPER = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_recipes_have_its_settings(name: str) -> None:
-    recipe = config.resolve(name)
+    recipe = config.resolve_recipe(name)
     candidates, training, generator = recipe.candidates, recipe.training, recipe.model
     assert (training.learning_rate, training.batch, generator.sampling.height) == PAPER[name]
     assert (generator.sampling.width, generator.sampling.steps, generator.dtype) == (
@@ -56,7 +56,7 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
 
 @pytest.mark.parametrize("name", config.list_shipped())
 def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
-    recipe = config.resolve(name)
+    recipe = config.resolve_recipe(name)
     roles = {
         judge: find_role(judge, recipe, list_weighted_scorers(recipe))
         for judge in recipe.scorers.keys() - recipe.pairs.weights
@@ -65,7 +65,7 @@ def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -
 
 
 def test_sd14_is_sd15_but_for_the_model() -> None:
-    one, two = config.resolve("sd14"), config.resolve("sd15")
+    one, two = config.resolve_recipe("sd14"), config.resolve_recipe("sd15")
     assert one.model.path != two.model.path
     same = two.model.model_copy(update={"path": one.model.path})
     assert one == two.model_copy(update={"name": "sd14", "model": same})
@@ -103,7 +103,7 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
         },
         **{f"model.{key}": value for key, value in changes.items()},
     }
-    return config.resolve(name, [f"{key}={value}" for key, value in few.items()])
+    return config.resolve_recipe(name, [f"{key}={value}" for key, value in few.items()])
 
 
 @pytest.mark.slow

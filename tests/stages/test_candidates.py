@@ -9,7 +9,7 @@ from agfsync import catalog
 from agfsync.engine.progress import LogProgress
 from agfsync.files.images import decode_image
 from agfsync.recipe.types import StableDiffusionSettings, StableDiffusionXLSettings
-from agfsync.records import Candidate, Caption, Pair, digest, seed_of
+from agfsync.records import Candidate, Caption, Pair, derive_seed, digest
 from agfsync.stages import candidates, captions, pairs, questions, scores
 from agfsync.stages.context import Context, digest_generator, read_captions_to_draw
 from agfsync.store import Run
@@ -46,7 +46,7 @@ def test_each_train_caption_gets_its_pictures_from_their_own_seeds(asked: Contex
     train = [each.key for each in read_captions_to_draw(asked, "train")]
     assert notes == {"captions": 12, "candidates": 48}
     assert [(c.caption_key, c.index) for c in drawn] == [(key, index) for key in train for index in range(4)]
-    assert all(c.seed == seed_of(0, c.caption_key, c.index) and c.generator == "generator" for c in drawn)
+    assert all(c.seed == derive_seed(0, c.caption_key, c.index) and c.generator == "generator" for c in drawn)
     assert all(decode_image(c.image).getpixel((0, 0))[0] == c.seed % 8 * 32 for c in drawn)  # type: ignore[index]
     assert len({c.key for c in drawn}) == len({c.seed for c in drawn}) == 48
 
@@ -101,7 +101,7 @@ def test_generators_beside_add_pictures_of_their_own_and_change_none(
     for place, name in enumerate(("generator", "other", "third")):
         mine = [c for c in drawn if c.generator == name]
         assert [c.index for c in mine] == [*range(4 * place, 4 * place + 4)] * 12
-        assert all(c.seed == seed_of(0, c.caption_key, c.index) for c in mine)
+        assert all(c.seed == derive_seed(0, c.caption_key, c.index) for c in mine)
     assert len({c.key for c in drawn}) == len({c.seed for c in drawn}) == 144
 
 

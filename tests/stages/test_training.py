@@ -17,7 +17,7 @@ from agfsync import catalog
 from agfsync.engine.progress import SilentProgress
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.recipe import dump
+from agfsync.recipe import dump_recipe
 from agfsync.recipe.types import SamplingLora
 from agfsync.stages import candidates, captions, pairs, questions, scores, training
 from agfsync.stages.context import EARLIER, Context
@@ -42,7 +42,7 @@ def paired_xl(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iter
 def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterator[Context]:
     generator = {"type": kind, "path": str(model), "device": "cpu", "sampling": {"steps": 2}}
     recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}})
-    with Run.create(tmp_path / "run", dump(recipe)) as run:
+    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
         context = Context(run, recipe, SilentProgress(), "digest")
         for stage in (captions, questions, candidates, scores, pairs):
             stage.run(context)

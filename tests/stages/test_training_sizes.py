@@ -17,7 +17,7 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.models.refiner import TIME_IDS
 from agfsync.models.schedules import DiffusionSchedule
 from agfsync.models.stable_diffusion_xl import StableDiffusionXL
-from agfsync.recipe import dump
+from agfsync.recipe import dump_recipe
 from agfsync.records import Candidate, Caption, Pair
 from agfsync.stages import candidates, captions, pairs, questions, training
 from agfsync.stages.context import Context
@@ -47,7 +47,7 @@ def given(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iterator
     settings = {"steps": 2, "batch": 4, "learning_rate": 1e-3, "precision": "fp32", "method": {"beta": BETA}}
     source = {"source": str(_pair_set(tmp_path / "set"))}
     recipe = make_recipe(model=generator, training=settings, pairs=source)
-    with Run.create(tmp_path / "run", dump(recipe)) as run:
+    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
         context = Context(run, recipe, SilentProgress(), "digest")
         for stage in (captions, questions, candidates, pairs):
             stage.run(context)

@@ -22,7 +22,7 @@ from agfsync import catalog
 from agfsync.models.latents import to_tensor
 from agfsync.models.schedules import LossSpace
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.records import seed_of
+from agfsync.records import derive_seed
 from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.lora import add_adapters
@@ -35,7 +35,7 @@ PAIRS = 4
 PROMPTS = ["a red circle", "two green squares", "a large yellow ring", "a red circle"]
 # From a signal-to-noise ratio of about 40, far above gamma, to one of 0.006.
 NOISE = PairNoise(
-    torch.randn(PAIRS, 4, 8, 8, generator=torch.Generator().manual_seed(seed_of(5, "noise", 0))),
+    torch.randn(PAIRS, 4, 8, 8, generator=torch.Generator().manual_seed(derive_seed(5, "noise", 0))),
     torch.tensor([735, 25, 120, 980]),
 )
 Nudge = Callable[[nn.Module], None]

@@ -5,7 +5,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from agfsync.models.schedules import DiffusionSchedule, FlowSchedule, NoiseSchedule
-from agfsync.records import seed_of
+from agfsync.records import derive_seed
 from agfsync.training.noising import draw_pair_noise, squared_error
 
 SHAPE = torch.Size([3, 4, 8, 8])
@@ -25,7 +25,7 @@ def test_follows_from_seed_and_step_alone(schedule: NoiseSchedule) -> None:
 
 def test_the_noise_comes_first_and_then_the_timesteps() -> None:
     """Trained weights depend on these draws to the last bit."""
-    source = torch.Generator().manual_seed(seed_of(5, "noise", 7))
+    source = torch.Generator().manual_seed(derive_seed(5, "noise", 7))
     drawn = draw_pair_noise(5, 7, SHAPE, DIFFUSION)
     assert torch.equal(drawn.noise_PCHW, torch.randn(SHAPE, generator=source))
     assert torch.equal(drawn.times_P, torch.randint(1000, (3,), generator=source))

@@ -11,7 +11,7 @@ from agfsync.errors import FormatError, RunError
 from agfsync.files.atomic import store_errors
 from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.formats.sources import find_formats
-from agfsync.recipe import Captions, Questions, Recipe, load
+from agfsync.recipe import Captions, Questions, Recipe, load_recipe
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages.context import GENERATORS
 from agfsync.stages.selection import find_selectors, public_name
@@ -43,7 +43,7 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             try:
-                counts = writer.write(_describe_dataset(run, load(path / RECIPE), finished), beside)
+                counts = writer.write(_describe_dataset(run, load_recipe(path / RECIPE), finished), beside)
                 # An empty folder gives way to the new one.
                 beside.replace(out)
             finally:

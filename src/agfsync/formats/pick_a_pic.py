@@ -13,7 +13,7 @@ from agfsync.formats.columns import ROWS_WITH_PICTURES, column_rows, has_columns
 from agfsync.formats.pairing import is_number, parse_picture
 from agfsync.formats.reading import Row, read_rows, require_text
 from agfsync.formats.writing import name_selectors, write_pairs
-from agfsync.records import seed_of
+from agfsync.records import derive_seed
 
 PICK_A_PIC_SCHEMA = pa.schema(
     [
@@ -78,7 +78,7 @@ def _make_row(pair: WrittenPair, number: int, created: datetime) -> dict[str, An
         (pair.winner_key, pair.winner, pair.winner_model, 1.0),
         (pair.loser_key, pair.loser, pair.loser_model, 0.0),
     ]
-    if seed_of("winner's place", pair.key) % 2:
+    if derive_seed("winner's place", pair.key) % 2:
         pictures.reverse()
     sides: dict[str, Any] = {}
     for place, (key, picture, model, label) in enumerate(pictures):

@@ -22,7 +22,7 @@ from agfsync.formats import (
 from agfsync.formats.near_misses import explain_unknown
 from agfsync.formats.paths import ALL_SPLITS, walk_files
 from agfsync.language.text import normalise_text
-from agfsync.records import digest, file_digest
+from agfsync.records import digest, digest_file
 
 _F = TypeVar("_F", bound=Format)
 
@@ -140,7 +140,7 @@ def fingerprint_source(source: str) -> str:
         files = list(walk_files(path)) if path.is_dir() else [path]
         states = {str(file.relative_to(path)): file.stat() for file in files if file.exists()}
         if sum(state.st_size for state in states.values()) <= _SMALL:
-            return digest("source", {name: file_digest(path / name) for name in states if (path / name).is_file()})
+            return digest("source", {name: digest_file(path / name) for name in states if (path / name).is_file()})
     return digest("source", {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()})
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from agfsync.formats import Selector, WrittenPair
 from agfsync.formats.columns import table_files
-from agfsync.records import huggingface_metadata
+from agfsync.records import add_huggingface_metadata
 
 _SHARD_BYTES = 500_000_000
 """Approximate bytes of pictures in a file, as in Hugging Face datasets."""
@@ -30,7 +30,7 @@ class ParquetShards:
     """Files `folder`/train-00000.parquet and so on, which Hugging Face datasets read as the split "train"."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._folder, self._schema = folder, huggingface_metadata(schema)
+        self._folder, self._schema = folder, add_huggingface_metadata(schema)
         self._files, self._in_file, self._waiting_bytes = 0, 0, 0
         self._waiting: list[Mapping[str, Any]] = []
         self._writer: pq.ParquetWriter | None = None

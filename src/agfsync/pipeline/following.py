@@ -13,7 +13,7 @@ from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import open_to_read
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
-from agfsync.recipe import Recipe, dump, load
+from agfsync.recipe import Recipe, dump_recipe, load_recipe
 from agfsync.stages import STAGES
 from agfsync.store import RECIPE, Run
 
@@ -56,7 +56,7 @@ def read_recipe(run_: Run) -> Recipe:
     Raises:
         RecipeError: somebody has edited it into something else.
     """
-    return load(run_.path / RECIPE)
+    return load_recipe(run_.path / RECIPE)
 
 
 def _explain_difference(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:
@@ -84,7 +84,7 @@ def _document_recipe(recipe: Recipe, dtypes: Mapping[str, str] = MappingProxyTyp
     versions = [f"agfsync {__version__}", *(f"{name} {_read_version(name)}" for name in packages)]
     beside = "".join(f"# {model} was at {commit}\n" for model, commit in list_unpinnable(recipe).items())
     chosen = f"# auto: {describe_dtypes(dtypes)}\n" if dtypes else ""
-    return f"# {', '.join(versions)}\n{chosen}{beside}{dump(recipe)}"
+    return f"# {', '.join(versions)}\n{chosen}{beside}{dump_recipe(recipe)}"
 
 
 def _read_version(package: str) -> str:

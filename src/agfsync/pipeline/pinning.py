@@ -6,7 +6,7 @@ from typing import Any
 
 from agfsync import catalog
 from agfsync.models import hub
-from agfsync.recipe import NamedModel, Recipe, check, list_named_models
+from agfsync.recipe import NamedModel, Recipe, check_recipe, list_named_models
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -21,7 +21,7 @@ def pin_revisions(recipe: Recipe, before: Recipe | None = None) -> Recipe:
     for named in _list_pinnable(recipe):
         if named.revision is None and hub.is_hub_id(named.path):
             _find_section(tree, named.place)["revision"] = _choose_revision(named, known)
-    return check(tree, where=recipe.name)
+    return check_recipe(tree, where=recipe.name)
 
 
 def list_unpinnable(recipe: Recipe) -> dict[str, str]:

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from agfsync.errors import ModelError
-from agfsync.recipe import Recipe, check
+from agfsync.recipe import Recipe, check_recipe
 
 AUTO = "auto"
 
@@ -27,7 +27,7 @@ def choose_dtypes(recipe: Recipe, before: Recipe | None = None, *, fallback: str
         if section[key] == AUTO:
             taken = known.get(place, AUTO)
             section[key] = _choose_fastest(place, section, tree, fallback) if taken == AUTO else taken
-    return check(tree, where=recipe.name)
+    return check_recipe(tree, where=recipe.name)
 
 
 def chosen_dtypes(asked: Recipe, chosen: Recipe) -> dict[str, str]:

@@ -1,11 +1,19 @@
 """The recipe: a YAML file that describes a run. `sections` and `types` have every key with its default.
 
-A key that a recipe leaves out has its default; an unknown key is an error that names it. `resolve` reads a recipe,
+A key that a recipe leaves out has its default; an unknown key is an error that names it. `resolve_recipe` reads a recipe,
 applies `--set` overrides and returns the whole of it, checked.
 """
 
 from agfsync.recipe.models import NamedModel, list_named_models
-from agfsync.recipe.reading import check, dump, list_shipped, load, read_shipped, resolve, summarize_shipped
+from agfsync.recipe.reading import (
+    check_recipe,
+    dump_recipe,
+    list_shipped,
+    load_recipe,
+    read_shipped,
+    resolve_recipe,
+    summarize_shipped,
+)
 from agfsync.recipe.sections import HELD_OUT, Captions, Engine, LoraSettings, Questions, Recipe, Training
 from agfsync.recipe.types import LanguageModel, ModelSettings, PartSettings, RefinerSettings, ScorerSettings, Server
 
@@ -24,12 +32,12 @@ __all__ = [
     "ScorerSettings",
     "Server",
     "Training",
-    "check",
-    "dump",
+    "check_recipe",
+    "dump_recipe",
     "list_named_models",
     "list_shipped",
-    "load",
+    "load_recipe",
     "read_shipped",
-    "resolve",
+    "resolve_recipe",
     "summarize_shipped",
 ]

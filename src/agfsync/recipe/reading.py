@@ -49,7 +49,7 @@ def summarize_shipped(name: str) -> str:
     return " ".join(lines).partition(". ")[0].removesuffix(".")
 
 
-def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+def resolve_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
 
     Raises:
@@ -58,19 +58,19 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     tree = _read_tree(_locate_recipe(recipe))
     for override in overrides:
         _apply_override(tree, override)
-    return check(tree, where=recipe)
+    return check_recipe(tree, where=recipe)
 
 
-def load(path: Path) -> Recipe:
+def load_recipe(path: Path) -> Recipe:
     """Return the recipe at `path`.
 
     Raises:
-        RecipeError: as `resolve`.
+        RecipeError: as `resolve_recipe`.
     """
-    return check(_read_tree(path), where=str(path))
+    return check_recipe(_read_tree(path), where=str(path))
 
 
-def check(tree: dict[str, Any], where: str) -> Recipe:
+def check_recipe(tree: dict[str, Any], where: str) -> Recipe:
     """Return the validated recipe of `tree`; `where` names its source in an error."""
     try:
         recipe = Recipe.model_validate(tree)
@@ -83,7 +83,7 @@ def check(tree: dict[str, Any], where: str) -> Recipe:
     return recipe
 
 
-def dump(recipe: Recipe) -> str:
+def dump_recipe(recipe: Recipe) -> str:
     """Return the whole recipe as YAML, defaults included."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -123,7 +123,7 @@ def change_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     for key, value in changes.items():
         _set_value(tree, key, value, key)
-    return check(tree, where=recipe.name)
+    return check_recipe(tree, where=recipe.name)
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

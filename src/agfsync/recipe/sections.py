@@ -294,9 +294,9 @@ class Recipe(Section):
         Raises:
             RecipeError: there is no such recipe, or a key or value is wrong; the message says which and where.
         """
-        from agfsync.recipe.reading import resolve
+        from agfsync.recipe.reading import resolve_recipe
 
-        return resolve(source, overrides)
+        return resolve_recipe(source, overrides)
 
     def with_(self, changes: Mapping[str, Any]) -> "Recipe":
         """Return the recipe with `changes`: dotted keys and their values.

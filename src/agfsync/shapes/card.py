@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.records import Question, seed_of
+from agfsync.records import Question, derive_seed
 from agfsync.scorers import Item, Measurement, Scorer
 from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.backbone import Backbone
@@ -178,7 +178,7 @@ def _generate(folder: Path) -> _Generated:
     images: list[Image.Image] = []
     for start in range(0, _CAPTIONS, 48):
         batch = prompts[start : start + 48]
-        images += model.draw(batch, [seed_of("card", prompt) for prompt in batch], embedding_noise=0.0)
+        images += model.draw(batch, [derive_seed("card", prompt) for prompt in batch], embedding_noise=0.0)
     rows = zip(prompts, specs, images, strict=True)
     oracle = _score(Oracle(), [Item(prompt, _list_stated(spec), image) for prompt, spec, image in rows])
     return _Generated(prompts, specs, images, [see_scene(image) for image in images], oracle)

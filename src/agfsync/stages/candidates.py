@@ -18,7 +18,7 @@ from agfsync.engine.batch_fitting import release_memory
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.recipe import ModelSettings, Recipe
-from agfsync.records import Candidate, Caption, digest, seed_of
+from agfsync.records import Candidate, Caption, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import GENERATORS, Context, digest_generator, read_captions_to_draw
 from agfsync.stages.preferences import import_pair_set
@@ -101,7 +101,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 def derive_seeds(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
     """Return the seeds of a caption's images `indices` in a run of `seed`."""
-    return [seed_of(seed, caption.key, index) for index in indices]
+    return [derive_seed(seed, caption.key, index) for index in indices]
 
 
 def _make_job(recipe: Recipe, place: int) -> CandidateJob:

@@ -20,7 +20,7 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language import CaptionWriter
 from agfsync.language.text import count_words, normalise_text
 from agfsync.recipe import Recipe
-from agfsync.records import Caption, digest, seed_of
+from agfsync.records import Caption, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.context import Context
@@ -116,7 +116,7 @@ def _fill_category(
     fruitless, vain = 0, Counter[str]()
     while free := written.list_free(category, places):
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
-        seed = seed_of(context.recipe.seed, _STAGE, category, len(written.units[category]), fruitless)
+        seed = derive_seed(context.recipe.seed, _STAGE, category, len(written.units[category]), fruitless)
         begun = time.monotonic()
         texts, trouble = _ask_writer(session, category, min(ASK, len(free)), written.texts[category], seed)
         settings = context.recipe.captions

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from agfsync.language import QuestionDraft
 from agfsync.language.duplicates import KeptQuestions
 from agfsync.language.text import count_words, has_words, normalise_text
-from agfsync.records import Caption, ElementType, Question, one_line, question_key
+from agfsync.records import Caption, ElementType, Question, make_question_key, one_line
 
 TYPES = get_args(ElementType)
 FILLERS = frozenset(
@@ -100,5 +100,5 @@ def _is_mentioned(caption: str, element: str) -> bool:
 
 def _make_question(caption: Caption, draft: QuestionDraft) -> Question:
     kind: Any = normalise_text(draft.element_type)
-    key = question_key(caption.key, draft.text, draft.expected)
+    key = make_question_key(caption.key, draft.text, draft.expected)
     return Question(key, caption.key, draft.text, draft.expected, draft.element, kind)

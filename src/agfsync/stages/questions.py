@@ -18,7 +18,7 @@ from agfsync.formats import SourceQuestion
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
-from agfsync.records import Caption, Question, digest, question_key, seed_of
+from agfsync.records import Caption, Question, derive_seed, digest, make_question_key
 from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_questions
 from agfsync.stages.context import Context
@@ -111,7 +111,7 @@ def _take_found(task: CaptionToAsk) -> Sifted:
     key = task.caption.key
     asked = [
         Question(
-            question_key(key, each.text, each.answer), key, each.text, each.answer, each.element, each.element_type
+            make_question_key(key, each.text, each.answer), key, each.text, each.answer, each.element, each.element_type
         )
         for each in task.found
     ]
@@ -147,7 +147,7 @@ def _collect_drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) ->
     lost: list[NoReplyError] = []
     for index in range(recipe.questions.rounds):
         try:
-            drafts += writer.questions(caption.text, seed_of(recipe.seed, _STAGE, caption.key, index))
+            drafts += writer.questions(caption.text, derive_seed(recipe.seed, _STAGE, caption.key, index))
         except NoReplyError as failure:
             lost.append(failure)
     if len(lost) == recipe.questions.rounds:
@@ -160,7 +160,7 @@ def _confirm_questions(
 ) -> list[Question]:
     """Return those of `questions` that the writer, asked again, answers as expected from the caption alone."""
     assert isinstance(writer, Verifier)
-    seed = seed_of(recipe.seed, "verify", caption.key)
+    seed = derive_seed(recipe.seed, "verify", caption.key)
     right = writer.verify(caption.text, [question.text for question in questions], seed)
     return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
 

@@ -25,7 +25,7 @@ from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe
-from agfsync.records import Caption, Pair, digest, seed_of
+from agfsync.records import Caption, Pair, derive_seed, digest
 from agfsync.stages.context import EARLIER, MODEL, Context, digest_generator, dump_changes
 from agfsync.store.streams import iterate_batches
 from agfsync.training import Conditioning, Denoiser, Reference
@@ -165,7 +165,7 @@ def _prepare_actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
     reference: Reference | None
     lora = settings.lora
     if lora is not None:
-        seed = seed_of(recipe.training_seed, "lora")
+        seed = derive_seed(recipe.training_seed, "lora")
         add_adapters(denoiser.network, lora.rank, _find_alpha(lora), seed, denoiser.adapter_targets)
         reference = AdaptersOff(denoiser.network)
     else:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from agfsync.errors import RunError
 from agfsync.files.atomic import lock_folder, store_errors, write_atomic
-from agfsync.records import Record, digest, digest_of_lists
+from agfsync.records import Record, digest, digest_lists
 from agfsync.store import parts
 from agfsync.store.integrity import Damage, checksum_files, find_damage, remove_leftovers
 from agfsync.store.manifest import SELECTED, Finished, Manifest, Skipped, current_time
@@ -203,9 +203,7 @@ class Run:
         `by_rows`, regenerating a unit may give other rows.
         """
         rows = self._regenerated_rows(stage) if by_rows else []
-        mark = (
-            digest_of_lists("mark", self.list_selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
-        )
+        mark = digest_lists("mark", self.list_selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
         skipped = sum(each.count for each in self.list_skipped(stage))
         length, files = self.count_rows(stage), checksum_files(self.path, made)
         self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, current_time()))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agfsync.files.atomic import store_errors, write_atomic
-from agfsync.records import IMAGE, huggingface_metadata
+from agfsync.records import IMAGE, add_huggingface_metadata
 
 
 class DamagedPartError(Exception):
@@ -81,7 +81,7 @@ def write_part(run: Path, path: str, rows: Sequence[Mapping[str, Any]], schema: 
 def encode_part(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
     """Return `rows` as a Parquet file of one row group, whose image column Hugging Face datasets can read."""
     sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(list(rows), schema=huggingface_metadata(schema))
+    table = pa.Table.from_pylist(list(rows), schema=add_huggingface_metadata(schema))
     # A dictionary would be built of the images too, and thrown away; compression does as much for the keys.
     layout = {"compression": "zstd", "use_dictionary": False, "row_group_size": len(rows), "write_page_checksum": True}
     pq.write_table(table, sink, **layout)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agfsync.files.tensors import read_tensors, write_tensors
-from agfsync.records import seed_of
+from agfsync.records import derive_seed
 from agfsync.training import Conditioning
 
 ROLES = ("winner_P", "loser_P", "prompt_P")
@@ -98,8 +98,8 @@ def dropped_of_step(seed: int, step: int, size: int, share: float) -> Tensor | N
     """Which of the `size` pairs of step `step` lose their caption, bool (size,): each with the probability `share`."""
     if share == 0:
         return None
-    return torch.rand(size, generator=torch.Generator().manual_seed(seed_of(seed, "dropout", step))) < share
+    return torch.rand(size, generator=torch.Generator().manual_seed(derive_seed(seed, "dropout", step))) < share
 
 
 def _shuffle(seed: int, epoch: int, pairs: int) -> Tensor:
-    return torch.randperm(pairs, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch)))
+    return torch.randperm(pairs, generator=torch.Generator().manual_seed(derive_seed(seed, "order", epoch)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from agfsync.models.schedules import NoiseSchedule
-from agfsync.records import seed_of
+from agfsync.records import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class PairNoise:
 
 def draw_pair_noise(seed: int, step: int, shape: torch.Size, schedule: NoiseSchedule) -> PairNoise:
     """Draw the noise of step `step` for pairs of `shape`, from (seed, step) alone and so the same after a resume."""
-    source = torch.Generator().manual_seed(seed_of(seed, "noise", step))
+    source = torch.Generator().manual_seed(derive_seed(seed, "noise", step))
     noise_PCHW = torch.randn(shape, generator=source)
     return PairNoise(noise_PCHW, schedule.times(source, shape[0]))
 

@@ -12,7 +12,7 @@ from agfsync import cli, pipeline
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
 from agfsync.models.published import read_config
-from agfsync.recipe import dump
+from agfsync.recipe import dump_recipe
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_gene
 
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.list_shipped():
-        recipe = config.resolve(name)
+        recipe = config.resolve_recipe(name)
         assert read_config(recipe.model.path, name="model_index.json")
         for scorer in recipe.scorers.values():
             if scorer.path:
@@ -99,7 +99,7 @@ def test_other_peoples_types_are_not_known_and_no_crash(
     doctor: Callable[..., Any], make_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:
     path = tmp_path.parent / f"{tmp_path.name}.yaml"
-    path.write_text(dump(make_recipe()))
+    path.write_text(dump_recipe(make_recipe()))
     code, found = doctor(str(path))
     (missing,) = found["missing"]
     assert code == 2 and missing.startswith("a generator of the type double draws and is scored, but can't be trained")

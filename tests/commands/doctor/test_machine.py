@@ -7,7 +7,7 @@ import torch
 
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.loads import estimate_drawing, estimate_training
-from agfsync.recipe import resolve
+from agfsync.recipe import resolve_recipe
 
 
 def test_a_speed_is_measured() -> None:
@@ -35,7 +35,7 @@ def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_shapes_models_take_what_was_measured_of_them() -> None:
     """The process's peak in MB in bf16, on two cores: docs/doctor.md."""
-    recipe = resolve("shapes")
+    recipe = resolve_recipe("shapes")
     generator = recipe.model.model_copy(update={"dtype": "bf16"})
     for pictures, measured in ((8, 559), (64, 648)):
         reckoned = (estimate_drawing(generator, True, pictures, 1).memory + machine.PROCESS) / 1e6

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from agfsync.catalog import find_place
 from agfsync.commands.doctor.missing import find_lora_faults, list_loaded
 from agfsync.models.weights import WeightQuery, find_weights
-from agfsync.recipe import resolve
+from agfsync.recipe import resolve_recipe
 from agfsync.recipe.types import SamplingLora, StableDiffusionSettings, TransformerSettings
 
 TO_Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -61,7 +61,7 @@ def test_of_loras_and_models_that_arent_at_hand_nothing_is_told(
 
 
 def test_the_embedded_models_are_here() -> None:
-    loaded = list_loaded(resolve("shapes"))
+    loaded = list_loaded(resolve_recipe("shapes"))
     assert {query.model for query in loaded} == {
         "embedded:generator", "embedded:vqa", "embedded:clip", "embedded:aesthetic",
     }  # fmt: skip
@@ -78,7 +78,7 @@ def test_every_model_of_a_generator_is_looked_for() -> None:
         "candidates.beside={other: {type: stable-diffusion, path: some/other}}",
         "scorers.mine={type: clip, path: some/clip, weights: some/weights}",
     ]
-    found = {place: query for query, place in list_loaded(resolve("sdxl", more)).items()}
+    found = {place: query for query, place in list_loaded(resolve_recipe("sdxl", more)).items()}
     base = found["model"]
     assert (base.role, base.without, base.variant) == ("model", ("vae", "unet"), "fp16")
     assert found["model.refiner"].role == "refiner" and found["model.loras.0"].role == "lora"

@@ -14,9 +14,9 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
-from agfsync.recipe import PartSettings, Recipe, check
+from agfsync.recipe import PartSettings, Recipe, check_recipe
 from agfsync.recipe.types import StableDiffusionSettings
-from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, seed_of
+from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, derive_seed
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.stages import evaluation
 from agfsync.stages.context import Context
@@ -76,7 +76,7 @@ def recipe(**changes: Any) -> Recipe:
         "pairs": {"choose": {"weights": {"bright": 1.0}}},
         "evaluation": {"resamples": 50, "batch": 2},
     }
-    return check(painted | changes, "test")
+    return check_recipe(painted | changes, "test")
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def changed(context: Context, **changes: Any) -> Context:
 
 def test_both_models_draw_every_held_out_caption_from_the_same_seed(context: Context) -> None:
     evaluation.run(context)
-    seeds = [seed_of(0, "evaluation", f"c{i}") for i in (1, 2, 3)]
+    seeds = [derive_seed(0, "evaluation", f"c{i}") for i in (1, 2, 3)]
     assert [("base", s) for s in seeds] + [("aligned", s) for s in seeds] == DREW
     pictures = list(context.run.read("evaluation_images", Candidate))
     assert [(p.caption_key, p.generator) for p in pictures] == [

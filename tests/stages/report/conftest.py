@@ -62,7 +62,7 @@ class Builder:
         recipe += "candidates: {per_caption: 4}\nmodel: {sampling: {steps: 15, guidance: 3.0}}\n"
         recipe += "training: {steps: 150, batch: 24, learning_rate: 3.0e-5}\n"
         self.run = Run.create(path, recipe)
-        self.recipe = config.check(dict(yaml.safe_load(recipe)), "made up")
+        self.recipe = config.check_recipe(dict(yaml.safe_load(recipe)), "made up")
         self.captions = [self._caption(i) for i in range(world.train + world.held_out)]
         self.scenes = {c.key: self._scene(i) for i, c in enumerate(self.captions)}
         self.questions = {c.key: self._questions(c) for c in self.captions}

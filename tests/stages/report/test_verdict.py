@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agfsync.formats import Selector
-from agfsync.recipe import Recipe, ScorerSettings, check
+from agfsync.recipe import Recipe, ScorerSettings, check_recipe
 from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.stages.report.verdict import (
     Role,
@@ -134,7 +134,7 @@ def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
         "again": {"type": "vqa", "path": "embedded:vqa", "dtype": "bf16"},
         "cousin": {"type": "pickscore", "path": "embedded:vqa"},
     }
-    recipe = check(
+    recipe = check_recipe(
         {"pairs": {"choose": {"weights": {"vqa": 1.0, "clip": 0.0}}}, "scorers": SHAPES_SCORERS | judges}, "test"
     )
     roles = [find_role(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]

@@ -17,7 +17,7 @@ from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.models.artefact import ModelArtefact
-from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
+from agfsync.records import Candidate, Caption, Comparison, Score, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import MODEL, Context, digest_generator
 from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise_comparisons
@@ -59,7 +59,7 @@ class EvaluationJob:
         return lambda captions: context.fit.over(captions, partial(self._draw_batch, generator))
 
     def _draw_batch(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
-        seeds = [seed_of(self.seed, _STAGE, caption.key) for caption in captions]
+        seeds = [derive_seed(self.seed, _STAGE, caption.key) for caption in captions]
         # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
         files = encode_pngs(generator.draw([caption.text for caption in captions], seeds, 0.0))
         keys = [

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from agfsync.recipe import HELD_OUT
-from agfsync.records import Caption, Comparison, Question, Score, digest, seed_of
+from agfsync.records import Caption, Comparison, Question, Score, derive_seed, digest
 from agfsync.statistics import (
     FEWEST_FOR_VERDICT,
     adjust_holm,
@@ -71,7 +71,7 @@ def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, see
             groups["categories", row.judge, row.category].append(row)
     summary: dict[str, Any] = {"judges": {}, "categories": {}, "element_types": {}}
     for (table, judge, part), rows in groups.items():
-        figures = _compute_figures(rows, resamples, seed_of(seed, "bootstrap", table, judge, part))
+        figures = _compute_figures(rows, resamples, derive_seed(seed, "bootstrap", table, judge, part))
         if table == "judges":
             summary[table][judge] = figures
         else:
@@ -103,7 +103,7 @@ def _contrast_judges(judged: Mapping[str, Sequence[Comparison]], resamples: int,
         if ours is None or theirs is None:
             continue
         excess_N = ours - theirs
-        interval, p = infer_mean(excess_N, resamples, seed_of(seed, "bootstrap", "contrast", judge, other))
+        interval, p = infer_mean(excess_N, resamples, derive_seed(seed, "bootstrap", "contrast", judge, other))
         low, high = interval or (None, None)
         figures = {"prompts": len(shared), "difference": float(excess_N.mean()), "low": low, "high": high, "p": p}
         found.append({"judge": judge, "other": other, **figures})

@@ -7,7 +7,7 @@ from pathlib import Path
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.sections import HELD_OUT, EvaluationSet
-from agfsync.records import Caption, Question, digest, question_key
+from agfsync.records import Caption, Question, digest, make_question_key
 from agfsync.stages.context import Context, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
 
@@ -70,5 +70,5 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
 def _read_questions(prompts: SourceCaptions, caption: Caption) -> Iterator[Question]:
     found, _ = prompts.questions_on(caption.text)
     for each in found:
-        key = question_key(caption.key, each.text, each.answer)
+        key = make_question_key(caption.key, each.text, each.answer)
         yield Question(key, caption.key, each.text, each.answer, each.element, each.element_type)
