@@ -25,9 +25,9 @@ from agfsync.models import Generator
 from agfsync.models.architecture import TEXT_STATES
 from agfsync.models.dtypes import DTYPES, Precision
 from agfsync.models.flow_matching import POOLED_PROJECTIONS
-from agfsync.training import Denoiser
+from agfsync.training import DiffusionModel
 from agfsync.training.lora import adapter_weights, add_adapters
-from agfsync.training.trainable import missing_of, missing_of_class
+from agfsync.training.trainable import list_missing, list_missing_of_class
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
 KINDS = {
@@ -94,8 +94,8 @@ def latents_of(generator: Any, monkeypatch: pytest.MonkeyPatch, *drawing: Any) -
 
 def test_is_a_generator_that_can_be_trained(folders: dict[str, Path], name: str) -> None:
     generator: Generator = load(folders, name)
-    assert isinstance(generator, Denoiser)
-    assert missing_of(generator) == missing_of_class(type(generator)) == []
+    assert isinstance(generator, DiffusionModel)
+    assert list_missing(generator) == list_missing_of_class(type(generator)) == []
     assert generator.schedule.prediction_type == "velocity"
 
 

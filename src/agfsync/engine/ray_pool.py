@@ -49,6 +49,8 @@ class RayPool:
 
 
 class RayHandle:
+    """An actor that holds a `JobWorker`."""
+
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 

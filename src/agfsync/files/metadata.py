@@ -76,7 +76,7 @@ def read_orientation(exif: bytes) -> int:
 
 
 def _of_png(png: bytes) -> Essence:
-    """All chunks' checksums are verified, also of those that are left out."""
+    """Return the chunks of a PNG that affect its pixels; the checksum of every chunk is verified."""
     place, kept, exif = len(PNG), [PNG], b""
     kind = b""
     while kind != b"IEND":
@@ -94,7 +94,7 @@ def _of_png(png: bytes) -> Essence:
 
 
 def _of_jpeg(jpeg: bytes) -> Essence:
-    """The first picture: what follows its end, such as a preview, is left out as well."""
+    """Return the first image of a JPEG; all that follows its end, such as a preview, is left out, too."""
     place, kept, exif = 2, [_JPEG], b""
     # Between the segments there may be filling, which every decoder passes over.
     while found := _NEXT_MARKER.search(jpeg, place):

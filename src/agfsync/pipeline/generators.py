@@ -69,18 +69,18 @@ def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bo
     Raises:
         ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
     """
-    from agfsync.training.trainable import missing_of, missing_of_class, untrainable_type
+    from agfsync.training.trainable import explain_untrainable, list_missing, list_missing_of_class
 
     kind = _class_of(catalog.find("models", settings.type))
     if kind is not None:
-        missing = missing_of_class(kind)
+        missing = list_missing_of_class(kind)
     elif may_load:
-        missing = missing_of(catalog.build("models", settings.arguments(), settings.defaults()))
+        missing = list_missing(catalog.build("models", settings.arguments(), settings.defaults()))
         release_memory()
     else:
         missing = []
     if missing:
-        raise ModelError(f"{untrainable_type(settings.type, missing)}; {FAR}")
+        raise ModelError(f"{explain_untrainable(settings.type, missing)}; {FAR}")
     if reason:
         raise ModelError(f"the model {settings.path} can't be trained: {reason}; {FAR}")
 

@@ -28,20 +28,20 @@ from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
 from agfsync.stages.context import EARLIER, MODEL, Context, differences, generator_source
 from agfsync.store.streams import iterate_batches
-from agfsync.training import Conditioning, Denoiser, Reference
+from agfsync.training import Conditioning, DiffusionModel, Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
-from agfsync.training.precision import loss_scaler
-from agfsync.training.processes import ALONE, together
-from agfsync.training.publish.card import Facts, model_card
-from agfsync.training.publish.kohya import kohya_weights, model_spec
+from agfsync.training.precision import make_loss_scaler
+from agfsync.training.processes import ALONE, join_processes
+from agfsync.training.publish.card import CardFacts, render_card
+from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
 from agfsync.training.reference import AdaptersOff, FrozenCopy
-from agfsync.training.tracking import Session, tracked
-from agfsync.training.trainable import missing_of, untrainable_type
+from agfsync.training.tracking import Session, open_trackers
+from agfsync.training.trainable import explain_untrainable, list_missing
 
 STAGE = "training"
 ENCODED_AT_ONCE = 32
@@ -66,19 +66,19 @@ def run(context: Context) -> Mapping[str, Any]:
         )
     context.progress.say(f"{STAGE}: loading {recipe.model.path}")
     denoiser = _denoiser(recipe)
-    loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
+    make_loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
     pairs = _encoded(context, denoiser, _cache(context))
     method, checkpoints, plan = _method(recipe), _checkpoints(context), _plan(recipe)
     actor = _actor(recipe, denoiser, method)
-    log, done = _log(context), checkpoints.last()
+    log, done = _log(context), checkpoints.find_last_step()
     if done < plan.steps and launcher.count_processes() > 1:
         context.progress.say(f"{STAGE}: by {launcher.count_processes()} processes")
         launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
     session = Session(recipe.name, digest(context.digest), folder / "trackers", _settings(recipe))
     with (
-        tracked(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
+        open_trackers(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
         context.progress.stage(STAGE, plan.steps, "steps", done=done) as task,
-        together(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
+        join_processes(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
 
         def tell(line: Mapping[str, float]) -> None:
@@ -100,7 +100,7 @@ def help_train(context: Context) -> None:
     """
     recipe = context.recipe
     # First: it chooses the accelerator that is this process's own.
-    with together(torch_device(recipe.model.device)) as processes:
+    with join_processes(torch_device(recipe.model.device)) as processes:
         pairs = EncodedPairs.load(_cache(context), context.digest)
         if pairs is None:
             raise RunError(f"{_cache(context)} isn't there: the run's folder must be on a disk that all share")
@@ -133,7 +133,7 @@ def _plan(recipe: Recipe) -> TrainingPlan:
     )
 
 
-def _denoiser(recipe: Recipe) -> Denoiser:
+def _denoiser(recipe: Recipe) -> DiffusionModel:
     """The generator with float32 weights, whatever it draws in: small updates vanish in bf16.
 
     And without the LoRAs and the refiner that it draws with: the evaluation adds them to what was trained, as they were
@@ -146,13 +146,13 @@ def _denoiser(recipe: Recipe) -> Denoiser:
     if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
     denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())
-    if missing := missing_of(denoiser):
-        raise ModelError(untrainable_type(settings.type, missing))
-    trained: Denoiser = denoiser
+    if missing := list_missing(denoiser):
+        raise ModelError(explain_untrainable(settings.type, missing))
+    trained: DiffusionModel = denoiser
     return trained
 
 
-def _actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
+def _actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
     """Make the network ready to train, before a checkpoint is put in place: the reference is the base."""
     settings = recipe.training
     reference: Reference | None
@@ -171,7 +171,7 @@ def _strength(lora: LoraSettings) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
 
-def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
+def _encoded(context: Context, denoiser: DiffusionModel, cache: Path) -> EncodedPairs:
     """Latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
     kept = EncodedPairs.load(cache, context.digest)
     if kept is not None:
@@ -195,7 +195,9 @@ def _encoded(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
     return encoded
 
 
-def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dict[str, int], Tensor, Conditioning]:
+def _images(
+    context: Context, denoiser: DiffusionModel, wanted: set[str]
+) -> tuple[dict[str, int], Tensor, Conditioning]:
     """The candidates `wanted`: each one's row, their latents (I, C, H, W), and what is told of them; on the CPU."""
     settings, title = context.recipe.training, f"{STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
@@ -219,7 +221,7 @@ def _images(context: Context, denoiser: Denoiser, wanted: set[str]) -> tuple[dic
     return {key: place for place, key in enumerate(keys)}, torch.cat(latents), _joined(told)
 
 
-def _conditioning(denoiser: Denoiser, prompts: Sequence[str]) -> Conditioning:
+def _conditioning(denoiser: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
     """Each prompt's conditioning, on the CPU."""
     return _joined([denoiser.encode_prompts(some) for some in _slices(prompts)])
 
@@ -232,7 +234,7 @@ def _slices(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (prompts[first : first + ENCODED_AT_ONCE] for first in range(0, len(prompts), ENCODED_AT_ONCE))
 
 
-def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:
+def _save(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder: Path) -> None:
     """The pipeline, or the LoRA in both layouts; and the model card."""
     lora = recipe.training.lora
     if lora is None:
@@ -242,15 +244,15 @@ def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path)
         denoiser.save_adapter(weights, folder)
         if kohya := _kohya_file(recipe, denoiser):
             text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
-            metadata = model_spec(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
-            write_tensors(folder / kohya, kohya_weights(weights), metadata)
+            metadata = describe_lora(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
+            write_tensors(folder / kohya, convert_to_kohya(weights), metadata)
     adapters = (LORA_FILE,) if lora is not None else ()
     base = differences(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
-    (folder / "README.md").write_text(model_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
+    (folder / "README.md").write_text(render_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
 
 
-def _kohya_file(recipe: Recipe, denoiser: Denoiser) -> str | None:
+def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
     """Return the name of a UNet's LoRA in kohya's layout; None for transformers.
 
     It is named after the run: other programs keep the LoRAs of all models in one folder. Programs read a transformer's
@@ -260,10 +262,10 @@ def _kohya_file(recipe: Recipe, denoiser: Denoiser) -> str | None:
     return None if is_flow else f"{recipe.name}-kohya.safetensors"
 
 
-def _facts(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs) -> Facts:
+def _facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs) -> CardFacts:
     settings, generator = recipe.training, recipe.model
     is_public = "/" in generator.path and not Path(generator.path).expanduser().exists()
-    return Facts(
+    return CardFacts(
         name=recipe.name,
         base=generator.path if is_public else Path(generator.path).name,
         base_is_public=is_public,
@@ -315,7 +317,7 @@ def _put(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def _notes(
-    denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
+    denoiser: DiffusionModel, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
 ) -> dict[str, Any]:
     """Return counts, and the means of `curves` over the last tenth of the steps."""
     last = lines[-max(1, len(lines) // 10) :]

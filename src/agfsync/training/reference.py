@@ -1,4 +1,4 @@
-"""The frozen base, two ways: a copy of the network, or the network itself with its adapters off."""
+"""The frozen base model: a copy of the network, or the network itself with its adapters disabled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ MULTIPLIED = (nn.Linear, nn.Conv2d)
 
 
 class FrozenCopy:
-    """For full fine-tuning. Made from the base before training or a checkpoint touches the network.
+    """A frozen copy of the network, for full fine-tuning; copy it before training or a checkpoint changes the network.
 
-    With `precision` "bf16" or "fp16" it keeps the rounded weights that autocast would compute anew each step: the
-    predictions are the same to the last bit, so that an untrained network's loss is log 2, in half the memory.
+    With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step. Its
+    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory.
     """
 
     def __init__(self, network: nn.Module, precision: str) -> None:
@@ -30,17 +30,19 @@ class FrozenCopy:
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
+        """Yield the frozen network; no gradient is recorded."""
         with torch.inference_mode():
             yield self._network
 
 
 class AdaptersOff:
-    """For LoRA: the network as it was before its adapters, bitwise, and no second copy."""
+    """The network with its adapters disabled, for LoRA: bitwise equal to the base, without a second copy."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
+        """Yield the network with its adapters disabled; no gradient is recorded."""
         with adapters_off(self._network), torch.inference_mode():
             yield self._network
