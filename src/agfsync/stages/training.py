@@ -60,6 +60,11 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, folder = context.recipe, context.run.path / STAGE
     settings = recipe.training
+    if settings.method.trains == "nothing":
+        _put(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
+        return {"steps": 0}
+    if settings.method.needs != "pairs":
+        raise RecipeError(f"training.method {settings.method.type} needs {settings.method.needs}: only pairs are read")
     if settings.batch < launcher.count_processes():
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
@@ -248,6 +253,13 @@ def _save(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path)
     base = differences(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
     (folder / "README.md").write_text(model_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
+
+
+def _save_steering(recipe: Recipe, folder: Path) -> None:
+    """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
+    folder.mkdir()
+    steering = recipe.training.method.model_dump(mode="json")
+    ModelArtefact("base", differences(recipe.model, "device"), steering=steering).save(folder)
 
 
 def _kohya_file(recipe: Recipe, denoiser: Denoiser) -> str | None:
