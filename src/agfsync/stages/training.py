@@ -39,7 +39,7 @@ from agfsync.training.precision import loss_scaler
 from agfsync.training.processes import ALONE, together
 from agfsync.training.publish.card import Facts, model_card
 from agfsync.training.publish.kohya import kohya_weights, model_spec
-from agfsync.training.reference import AdaptersOff, FrozenCopy
+from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
 from agfsync.training.tracking import Session, tracked
 from agfsync.training.trainable import missing_of, untrainable_type
 
@@ -165,6 +165,7 @@ def _actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
     if lora is not None:
         seed = seed_of(recipe.training_seed, "lora")
         add_adapters(denoiser.network, lora.rank, _strength(lora), seed, denoiser.adapter_targets)
+        round_frozen_layers(denoiser.network, settings.precision)
         reference = AdaptersOff(denoiser.network)
     else:
         reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
