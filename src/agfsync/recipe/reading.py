@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
@@ -62,12 +63,17 @@ def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load(path: Path) -> Recipe:
-    """The recipe at `path`.
+    """Return the recipe at `path`. The same text is parsed once.
 
     Raises:
         RecipeError: as `resolve`.
     """
-    return check(_read(path), where=str(path))
+    return _parse(_read_text(path), str(path))
+
+
+@lru_cache(maxsize=8)
+def _parse(text: str, where: str) -> Recipe:
+    return check(_read_tree(text, where), where)
 
 
 def check(tree: dict[str, Any], where: str) -> Recipe:
@@ -101,16 +107,27 @@ def _locate(recipe: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return _read_tree(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as failure:
         raise RecipeError(f"{path}: can't be read: {failure.strerror}") from failure
-    except YAML_FAULTS as failure:
+    except ValueError as failure:
         raise RecipeError(f"{path}: not YAML: {failure}") from failure
+
+
+def _read_tree(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except YAML_FAULTS as failure:
+        raise RecipeError(f"{where}: not YAML: {failure}") from failure
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
+        raise RecipeError(f"{where}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
     return tree
 
 

@@ -39,7 +39,7 @@ from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE, join_processes
 from agfsync.training.publish.card import CardFacts, render_card
 from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
-from agfsync.training.reference import AdaptersOff, FrozenCopy
+from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
 from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
 
@@ -60,6 +60,11 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, folder = context.recipe, context.run.path / STAGE
     settings = recipe.training
+    if settings.method.trains == "nothing":
+        _put(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
+        return {"steps": 0}
+    if settings.method.needs != "pairs":
+        raise RecipeError(f"training.method {settings.method.type} needs {settings.method.needs}: only pairs are read")
     if settings.batch < launcher.count_processes():
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
@@ -160,6 +165,7 @@ def _actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
     if lora is not None:
         seed = seed_of(recipe.training_seed, "lora")
         add_adapters(denoiser.network, lora.rank, _strength(lora), seed, denoiser.adapter_targets)
+        round_frozen_layers(denoiser.network, settings.precision)
         reference = AdaptersOff(denoiser.network)
     else:
         reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
@@ -250,6 +256,13 @@ def _save(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder:
     base = differences(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
     (folder / "README.md").write_text(render_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
+
+
+def _save_steering(recipe: Recipe, folder: Path) -> None:
+    """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
+    folder.mkdir()
+    steering = recipe.training.method.model_dump(mode="json")
+    ModelArtefact("base", differences(recipe.model, "device"), steering=steering).save(folder)
 
 
 def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:

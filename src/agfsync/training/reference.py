@@ -14,6 +14,16 @@ MULTIPLIED = (nn.Linear, nn.Conv2d)
 """Layers whose weights autocast rounds before it uses them."""
 
 
+def round_frozen_layers(network: nn.Module, precision: str) -> None:
+    """Keep the weights of frozen layers as autocast rounds them anew each step, in "bf16" or "fp16": half the memory.
+
+    The predictions and gradients stay the same to the last bit. In "fp32" nothing is rounded.
+    """
+    for layer in network.modules() if precision in ROUNDED else ():
+        if isinstance(layer, MULTIPLIED) and not any(p.requires_grad for p in layer.parameters()):
+            layer.to(ROUNDED[precision])
+
+
 class FrozenCopy:
     """A frozen copy of the network, for full fine-tuning; copy it before training or a checkpoint changes the network.
 
@@ -23,10 +33,7 @@ class FrozenCopy:
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self._network = deepcopy(network).requires_grad_(False).eval()
-        if precision in ROUNDED:
-            for layer in self._network.modules():
-                if isinstance(layer, MULTIPLIED):
-                    layer.to(ROUNDED[precision])
+        round_frozen_layers(self._network, precision)
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
