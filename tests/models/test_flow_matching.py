@@ -115,8 +115,8 @@ def test_training_predicts_as_drawing_does(folders: dict[str, Path], name: str) 
 def test_a_flow_is_shifted_in_training_as_in_drawing(folders: dict[str, Path]) -> None:
     """4 x 6 tokens are fewer than the 256 that FLUX's shift begins at; SD3's shift is 3 whatever the size."""
     sd3, dev, schnell = (load(folders, name).schedule for name in ("sd3", "dev", "schnell"))
-    assert sd3._shift() == 3.0 and schnell._shift() == 1.0
-    assert dev.tokens == 24 and dev._shift() == pytest.approx(np.exp(0.5 + (24 - 256) * 0.65 / 3840))
+    assert sd3._compute_shift() == 3.0 and schnell._compute_shift() == 1.0
+    assert dev.tokens == 24 and dev._compute_shift() == pytest.approx(np.exp(0.5 + (24 - 256) * 0.65 / 3840))
     assert (sd3.sampling, dev.sampling) == ("logit-normal", "uniform")
     assert load(folders, "sd3", training_times="uniform").schedule.sampling == "uniform"
 

@@ -130,7 +130,7 @@ def shared_store(seconds: float | None = None) -> Any:
         PeerError: the first process or its launcher isn't there, or its port is taken.
     """
     if not _FOUND:
-        _FOUND.append(_connect(read_join_timeout() if seconds is None else seconds))
+        _FOUND.append(_connect_store(read_join_timeout() if seconds is None else seconds))
     return _FOUND[0]
 
 
@@ -275,10 +275,12 @@ def _peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as failure:
-        raise PeerError(f"the launched processes can't reach each other any more: {_shorten(failure)}") from failure
+        raise PeerError(
+            f"the launched processes can't reach each other any more: {_shorten_message(failure)}"
+        ) from failure
 
 
-def _connect(seconds: float) -> Any:
+def _connect_store(seconds: float) -> Any:
     """Return a connection to the store, tried at least once and for up to `seconds`.
 
     Raises:
@@ -301,7 +303,9 @@ def _connect(seconds: float) -> Any:
             f"{why}: start it as well, or unset {', '.join(LAUNCH_VARIABLES)} to work in one process"
         ) from failure
     except RuntimeError as failure:
-        raise PeerError(f"the launched processes can't meet at {launch.place}: {_shorten(failure)}") from failure
+        raise PeerError(
+            f"the launched processes can't meet at {launch.place}: {_shorten_message(failure)}"
+        ) from failure
 
 
 def _host_store(launch: Launch) -> Any:
@@ -356,7 +360,7 @@ def _run_interruptibly(work: Callable[[], _T], seconds: float) -> _T:
     return results[0]
 
 
-def _shorten(failure: Exception) -> str:
+def _shorten_message(failure: Exception) -> str:
     """Return the first sentence of torch's message, without its C++ frames."""
     lines: Sequence[str] = str(failure).splitlines() or [type(failure).__name__]
     return lines[0][:200]

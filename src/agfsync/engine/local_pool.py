@@ -80,7 +80,7 @@ class ProcessHandle:
         self._caller = ThreadPoolExecutor(1)
 
     def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
-        return self._caller.submit(self._call, method, arguments)
+        return self._caller.submit(self._call_worker, method, arguments)
 
     def stop(self) -> None:
         self._process.kill()
@@ -88,7 +88,7 @@ class ProcessHandle:
         self._process.join()
         self._ours.close()
 
-    def _call(self, method: str, arguments: tuple[Any, ...]) -> TaskResult:
+    def _call_worker(self, method: str, arguments: tuple[Any, ...]) -> TaskResult:
         try:
             self._ours.send((method, arguments))
             result: TaskResult = self._ours.recv()

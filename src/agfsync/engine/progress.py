@@ -97,23 +97,23 @@ class _Lines:
         self._done += count
         self._figures = figures
         if time.monotonic() - self._said >= self._log.every and self._done < self._total:
-            self._say(f", {format_duration((self._total - self._done) / self._rate())} left")
+            self._print_line(f", {format_duration((self._total - self._done) / self._compute_rate())} left")
 
     def add_done(self, count: int) -> None:
         self._before += count
         self._done += count
 
     def end(self) -> None:
-        self._say(f" in {format_duration(time.monotonic() - self._begun)}")
+        self._print_line(f" in {format_duration(time.monotonic() - self._begun)}")
 
-    def _rate(self) -> float:
+    def _compute_rate(self) -> float:
         return max(self._done - self._before, 1e-9) / max(time.monotonic() - self._begun, 1e-9)
 
-    def _say(self, ending: str) -> None:
+    def _print_line(self, ending: str) -> None:
         self._said = time.monotonic()
         shown = "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
         # What did nothing, because there was nothing to do or all was done, has no rate.
-        rate = f", {format_rate(self._rate())}/s{ending}" if self._done > self._before else ""
+        rate = f", {format_rate(self._compute_rate())}/s{ending}" if self._done > self._before else ""
         self._log.say(f"{self._name}: {self._done} of {self._total} {self._unit}{rate}{shown}")
 
 

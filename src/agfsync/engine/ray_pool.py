@@ -27,7 +27,7 @@ class RayPool:
     """
 
     def __init__(self, engine: Engine) -> None:
-        _connect(engine.address or os.environ.get("RAY_ADDRESS") or "local")
+        _connect_cluster(engine.address or os.environ.get("RAY_ADDRESS") or "local")
         there = ray.cluster_resources().get("GPU", 0.0)
         self._each = engine.accelerators if engine.accelerators is not None else min(there, 1.0)
         asked = engine.workers if isinstance(engine.workers, int) else None
@@ -69,7 +69,7 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
-def _connect(address: str) -> None:
+def _connect_cluster(address: str) -> None:
     """Connect once in this process, until it ends."""
     if ray.is_initialized():
         return

@@ -48,9 +48,9 @@ def extract_essence(file: bytes) -> Essence:
         DamagedFileError: a checksum of a PNG is wrong, or the end of a JPEG is missing. struct.error: a PNG ends early.
     """
     if file.startswith(PNG):
-        return _of_png(file)
+        return _extract_png(file)
     if file.startswith(_JPEG):
-        return _of_jpeg(file)
+        return _extract_jpeg(file)
     return Essence(file)
 
 
@@ -75,7 +75,7 @@ def read_orientation(exif: bytes) -> int:
     return 1
 
 
-def _of_png(png: bytes) -> Essence:
+def _extract_png(png: bytes) -> Essence:
     """Return the chunks of a PNG that affect its pixels; the checksum of every chunk is verified."""
     place, kept, exif = len(PNG), [PNG], b""
     kind = b""
@@ -93,7 +93,7 @@ def _of_png(png: bytes) -> Essence:
     return Essence(b"".join(kept), exif)
 
 
-def _of_jpeg(jpeg: bytes) -> Essence:
+def _extract_jpeg(jpeg: bytes) -> Essence:
     """Return the first image of a JPEG; all that follows its end, such as a preview, is left out, too."""
     place, kept, exif = 2, [_JPEG], b""
     # Between the segments there may be filling, which every decoder passes over.
@@ -102,10 +102,10 @@ def _of_jpeg(jpeg: bytes) -> Essence:
         marker = jpeg[place - 1]
         if marker in _ALONE:
             continue
-        content = _content(jpeg, place)
+        content = _read_segment(jpeg, place)
         place += 2 + len(content)
         if marker == _SCAN:
-            kept.append(jpeg[begin : _end_of_scans(jpeg, place)])
+            kept.append(jpeg[begin : _find_end_of_scans(jpeg, place)])
             return Essence(b"".join(kept), exif)
         if marker not in _APPLICATION or _is_complete(marker, content):
             kept.append(jpeg[begin:place])
@@ -114,7 +114,7 @@ def _of_jpeg(jpeg: bytes) -> Essence:
     raise DamagedFileError("its end is missing")
 
 
-def _content(jpeg: bytes, place: int) -> bytes:
+def _read_segment(jpeg: bytes, place: int) -> bytes:
     """Return what a segment holds whose length stands at `place`."""
     size = int.from_bytes(jpeg[place : place + 2])
     content = jpeg[place + 2 : place + size]
@@ -128,7 +128,7 @@ def _is_complete(marker: int, content: bytes) -> bool:
     return bool(begins) and content.startswith(begins) and len(content) >= least
 
 
-def _end_of_scans(jpeg: bytes, place: int) -> int:
+def _find_end_of_scans(jpeg: bytes, place: int) -> int:
     """Return where the picture ends whose first scan's data begins at `place`.
 
     Raises:
@@ -137,5 +137,5 @@ def _end_of_scans(jpeg: bytes, place: int) -> int:
     while found := _NEXT_MARKER.search(jpeg, place):
         if jpeg[found.end() - 1] == _END:
             return found.end()
-        place = found.end() + 2 + len(_content(jpeg, found.end()))
+        place = found.end() + 2 + len(_read_segment(jpeg, found.end()))
     raise DamagedFileError("its end is missing")

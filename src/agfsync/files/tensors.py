@@ -38,7 +38,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     head = {**metadata, **({_STRIDES: json.dumps(strides)} if strides else {})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(whole, beside, head | {_SUM: _checksum(whole, head)})
+        save_file(whole, beside, head | {_SUM: _compute_checksum(whole, head)})
         flush_to_disk(beside)
         beside.replace(path)
         flush_to_disk(path.parent)
@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> TensorFile | None:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata = {name: value for name, value in head.items() if name != _SUM}
-    if head.get(_SUM) != _checksum(tensors, metadata):
+    if head.get(_SUM) != _compute_checksum(tensors, metadata):
         return None
     for name, stride in json.loads(metadata.pop(_STRIDES, "{}")).items():
         there = tensors[name]
@@ -73,7 +73,7 @@ def read_metadata(path: Path) -> Mapping[str, str] | None:
         return None
 
 
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def _compute_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return the sha256 of all that a file holds."""
     state = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):

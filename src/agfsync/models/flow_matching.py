@@ -94,7 +94,9 @@ class FlowMatching:
         self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, path
         self.device = torch_device(device)
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
-        origin = PipelineSource.of(path, revision=revision, variant=variant, vae=vae, transformer=transformer)
+        origin = PipelineSource.from_settings(
+            path, revision=revision, variant=variant, vae=vae, transformer=transformer
+        )
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline))
@@ -130,9 +132,11 @@ class FlowMatching:
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
         """
         with model_errors(f"the model {self._model} can't draw"):
-            return self._draw(prompts, seeds, embedding_noise)
+            return self._draw_batch(prompts, seeds, embedding_noise)
 
-    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
+    def _draw_batch(
+        self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float
+    ) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with_prompt, without = encode_with_negative(self.encode_prompts, prompts, self._negative_prompt)
         noise = draw_embedding_noise(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
@@ -165,7 +169,7 @@ class FlowMatching:
 
         A network with guidance built in is given the guidance that the model draws with.
         """
-        return self._velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
+        return self._predict_velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline, with the transformer as it now is, as safetensors."""
@@ -180,9 +184,9 @@ class FlowMatching:
         """Return the velocity in float32, as is everything but the network's own work."""
         timesteps_B = timestep.expand(len(noisy_BCHW))
         with self._precision.autocast():
-            return self._velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
+            return self._predict_velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
 
-    def _velocity(
+    def _predict_velocity(
         self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         dtype = self._precision.weights

@@ -94,11 +94,11 @@ class LatentSpace:
 
     def _not_numbers(self, latents_are_sound: bool, drawn_with: str) -> str:
         """Return what was seen, and what can be tried."""
-        kind = type(self._vae).__name__
+        kind, dtype = type(self._vae).__name__, _name_dtype(self._precision.dtype)
         seen = (
-            f"the latents are numbers and what the {kind} makes of them in {_short(self._vae.dtype)} isn't"
+            f"the latents are numbers and what the {kind} makes of them in {_name_dtype(self._vae.dtype)} isn't"
             if latents_are_sound
-            else f"its last latents already aren't ({_short(self._precision.dtype)}{drawn_with and f', {drawn_with}'})"
+            else f"its last latents already aren't ({dtype}{drawn_with and f', {drawn_with}'})"
         )
         half = torch.float16 in (self._precision.dtype, self._vae.dtype)
         guess = (
@@ -126,5 +126,5 @@ def _mean_of(encoded: Any) -> Tensor:
     return mean
 
 
-def _short(dtype: torch.dtype) -> str:
+def _name_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

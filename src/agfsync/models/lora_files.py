@@ -89,7 +89,7 @@ def lora_file(path: str, name: str | None = None) -> Path:
     try:
         return find_file(path, wanted, None)
     except ModelError:
-        names = hub.files(path)
+        names = hub.list_files(path)
         if not names or (chosen := choose_file(path, names, name)) == wanted:
             raise
     return find_file(path, chosen, None)
@@ -149,12 +149,12 @@ def group_changes(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
     """Return the changes that `tensors` make up, sorted by name; `config` is peft's, if there is one."""
     spelt: dict[str, list[tuple[str, str]]] = {}
     for key in sorted(tensors):
-        name, part = _spelling(key)
+        name, part = _split_key(key)
         spelt.setdefault(name, []).append((key, part))
-    return [_change(name, keys, tensors, config or {}) for name, keys in sorted(spelt.items())]
+    return [_make_change(name, keys, tensors, config or {}) for name, keys in sorted(spelt.items())]
 
 
-def _spelling(key: str) -> tuple[str, str]:
+def _split_key(key: str) -> tuple[str, str]:
     """Return the changed module's name and the part of the change in a key; "" for an unknown key."""
     plain = PROCESSOR.sub(lambda found: f".{found[1]}{'.0' if found[1] == 'to_out' else ''}.lora.", key)
     for pattern, part in SPELLINGS:
@@ -163,7 +163,7 @@ def _spelling(key: str) -> tuple[str, str]:
     return key.rpartition(".")[0] or key, ""
 
 
-def _change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[str, Tensor], config: Any) -> Change:
+def _make_change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[str, Tensor], config: Any) -> Change:
     keys = tuple(key for key, _ in spelt)
     parts = {part: tensors[key] for key, part in spelt if part}
     alpha, rank, by_root = _peft_scale(name, config)

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 
 from agfsync.errors import ModelError
 from agfsync.models import hub
-from agfsync.models.files import CONFIG, choose_variant, variants
+from agfsync.models.files import CONFIG, choose_variant, find_variants
 from agfsync.models.hub_errors import loading_errors
 from agfsync.models.pretrained import check_weights, fingerprint_model, loading_arguments
 from agfsync.models.single_file import fill_network, load_file_tensors, select_tensors
@@ -41,7 +41,7 @@ class PartSource:
     revision: str | None = None
 
     @classmethod
-    def of(cls, settings: str | Mapping[str, Any]) -> Self:
+    def from_settings(cls, settings: str | Mapping[str, Any]) -> Self:
         """Return the source that a recipe's value names."""
         return cls(settings) if isinstance(settings, str) else cls(settings["path"], settings.get("revision"))
 
@@ -117,20 +117,20 @@ def part_folder(name: str, origin: PartSource) -> Path:
         if found is None:
             raise ModelError(f"{origin.model} holds no {name}: there is no {CONFIG} in it, nor in its folder {name}")
         return found
-    return _fetched(name, origin)
+    return _fetch_part(name, origin)
 
 
-def _fetched(name: str, origin: PartSource) -> Path:
-    files = hub.files(origin.model, origin.revision)
-    if not files and hub.snapshot(origin.model, origin.revision) is None:
-        fault = hub.ask(origin.model, origin.revision).fault
+def _fetch_part(name: str, origin: PartSource) -> Path:
+    files = hub.list_files(origin.model, origin.revision)
+    if not files and hub.find_snapshot(origin.model, origin.revision) is None:
+        fault = hub.ask_hub(origin.model, origin.revision).fault
         raise ModelError(f"{origin.model} isn't on this machine, and can't be fetched: {fault}")
     prefix = next((prefix for prefix in (f"{name}/", "") if f"{prefix}{CONFIG}" in files), None)
     if prefix is None:
         raise ModelError(f"{origin.model} holds no {name}: there is no {name}/{CONFIG}, and no {CONFIG}")
     names = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
     variant = choose_variant(names, None, origin.model)
-    used = [each for each in names if each.endswith(".json") or variants([each]) == {variant}]
+    used = [each for each in names if each.endswith(".json") or find_variants([each]) == {variant}]
     snapshot = snapshot_download(
         origin.model, revision=origin.revision or hub.MAIN, allow_patterns=[f"{prefix}{each}" for each in used]
     )

@@ -78,7 +78,7 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
             output_loading_info=True,
             **loading_arguments(model, revision),
         )
-    return _whole(loaded, report, model).to(torch_device(device)).eval()
+    return _check_report(loaded, report, model).to(torch_device(device)).eval()
 
 
 def fill_model(
@@ -101,7 +101,7 @@ def fill_model(
             output_loading_info=True,
             **settings,
         )
-    return _whole(made, report, name).to(torch_device(device)).eval()
+    return _check_report(made, report, name).to(torch_device(device)).eval()
 
 
 def load_config(model: str, revision: str | None) -> Any:
@@ -180,7 +180,7 @@ def _config_file(place: str) -> Path | None:
         return None
 
 
-def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
+def _check_report(model: Any, report: Mapping[str, Any], name: str) -> Any:
     """Return `model` if the loading's `report` lists no weight as missing or unused."""
     mismatched = [key for key, *_ in report["mismatched_keys"]]
     unexpected = [key for key in report["unexpected_keys"] if not HEAD.search(key)]

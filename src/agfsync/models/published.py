@@ -30,7 +30,7 @@ def read_config(model: str, revision: str | None = None, name: str = CONFIG, typ
     Raises:
         UnknownModel: it cannot be had. ModelError: there is no such embedded model.
     """
-    if (found := ModelFiles.of(model, revision).read(name)) is not None:
+    if (found := ModelFiles.from_path(model, revision).read(name)) is not None:
         return found
     published = load_published()
     known = published["models"].get(model) or (published["types"].get(type_, {}) if model.endswith(SAFE) else {})

@@ -98,7 +98,7 @@ class DiffusionSchedule:
             raise ModelError(f"a model that predicts '{self.prediction_type}' can't be trained: only {known} can")
 
     @classmethod
-    def of(cls, scheduler: Any) -> Self:
+    def from_scheduler(cls, scheduler: Any) -> Self:
         """Return the schedule of a scheduler of diffusers that has `alphas_cumprod`."""
         config, alphas_N = scheduler.config, scheduler.alphas_cumprod.float().cpu()
         return cls(
@@ -115,14 +115,14 @@ class DiffusionSchedule:
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
         """Return x_t = sqrt(a) x_0 + sqrt(1 - a) e."""
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         return signal * clean_BCHW + noise * noise_BCHW
 
     def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
         """Return e, or v = sqrt(a) e - sqrt(1 - a) x_0 (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
         if self.prediction_type == "epsilon":
             return noise_BCHW
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         return signal * noise_BCHW - noise * clean_BCHW
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
@@ -132,7 +132,7 @@ class DiffusionSchedule:
         With SNR = a / (1 - a) the min-SNR weight is min(SNR, gamma) / SNR of the noise's error and
         min(SNR, gamma) / (SNR + 1) of v's: in 0..1, and a number also where no signal is left (a = 0).
         """
-        alphas_B = self._alphas(times_B)
+        alphas_B = self._find_alphas(times_B)
         if min_snr_gamma is not None:
             snr_B = alphas_B / (1 - alphas_B)
             if self.prediction_type == "epsilon":
@@ -143,7 +143,7 @@ class DiffusionSchedule:
 
     def clean(self, predicted_BCHW: Tensor, noisy_BCHW: Tensor, times_B: Tensor) -> Tensor:
         """Return x_0 = (x_t - sqrt(1 - a) e) / sqrt(a), or sqrt(a) x_t - sqrt(1 - a) v."""
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         if self.prediction_type == "epsilon":
             return (noisy_BCHW - noise * predicted_BCHW) / signal
         return signal * noisy_BCHW - noise * predicted_BCHW
@@ -165,23 +165,23 @@ class DiffusionSchedule:
 
         The step to `END` is deterministic where `final_alpha` is 1.
         """
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         clean_BCHW = self.clean(predicted_BCHW, noisy_BCHW, times_B)
         noise_BCHW = predicted_BCHW
         if self.prediction_type == "v_prediction":
             noise_BCHW = signal * predicted_BCHW + noise * noisy_BCHW
-        alpha, next_alpha = (_per_sample(self._alphas(each)) for each in (times_B, next_times_B))
+        alpha, next_alpha = (_per_sample(self._find_alphas(each)) for each in (times_B, next_times_B))
         std = eta * ((1 - next_alpha) / (1 - alpha) * (1 - alpha / next_alpha)).clamp(min=0).sqrt()
         mean_BCHW = next_alpha.sqrt() * clean_BCHW + (1 - next_alpha - std**2).clamp(min=0).sqrt() * noise_BCHW
         return mean_BCHW, std
 
-    def _alphas(self, times_B: Tensor) -> Tensor:
+    def _find_alphas(self, times_B: Tensor) -> Tensor:
         """Return a at each time, where `END` finds the final one."""
         return torch.cat([self.alphas_cumprod_N, torch.tensor([self.final_alpha])]).to(times_B.device)[times_B]
 
-    def _scales(self, times_B: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute_scales(self, times_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(a) and sqrt(1 - a), each (B, 1, 1, 1)."""
-        alphas_B111 = _per_sample(self._alphas(times_B))
+        alphas_B111 = _per_sample(self._find_alphas(times_B))
         return alphas_B111.sqrt(), (1 - alphas_B111).sqrt()
 
 
@@ -218,7 +218,7 @@ class FlowSchedule:
             drawn_B = torch.rand(count, generator=source)
         else:
             drawn_B = torch.randn(count, generator=source).sigmoid()
-        shift = self._shift()
+        shift = self._compute_shift()
         return shift * drawn_B / (1 + (shift - 1) * drawn_B)
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class FlowSchedule:
         mean_BCHW = noisy_BCHW * (1 + drift * step) + predicted_BCHW * (1 + drift * (1 - time)) * step
         return mean_BCHW, level * (-step).sqrt()
 
-    def _shift(self) -> float:
+    def _compute_shift(self) -> float:
         """Return k of the shift s -> k s / (1 + (k - 1) s)."""
         config = self.scheduler.config
         mu = mean_shift(config, self.tokens)

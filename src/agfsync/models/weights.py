@@ -46,12 +46,12 @@ def find_weights(query: WeightQuery) -> Weights:
         return Weights(path.suffix == SAFE, fault=f"it is no {SAFE} file: nothing else is read")
     if not path.is_dir() and not hub.is_hub_id(query.model):
         return Weights(False, fault="there is no such file or folder")
-    folder = path if path.is_dir() else hub.snapshot(query.model, query.revision)
+    folder = path if path.is_dir() else hub.find_snapshot(query.model, query.revision)
     if folder is not None:
         fault = _find_fault(folder, query)
         if path.is_dir() or not fault:
             return Weights(not fault, fault=fault)
-    answer = hub.ask(query.model, query.revision)
+    answer = hub.ask_hub(query.model, query.revision)
     if answer.fault:
         return Weights(False, fault=answer.fault)
     try:

@@ -39,7 +39,7 @@ def check_drawing(settings: ModelSettings) -> str | None:
 
     with model_errors(f"the model {settings.path} can't be drawn with"):
         if settings.refining is not None:
-            refiner = ModelFiles.of(settings.refining.path, settings.refining.revision)
+            refiner = ModelFiles.from_path(settings.refining.path, settings.refining.revision)
             check_files(REFINER_TYPE, refiner.read, steps=settings.sampling.steps)
         reason = check_files(
             settings.type,
@@ -96,8 +96,8 @@ def _class_of(maker: Any) -> type | None:
 def _files(settings: ModelSettings) -> ModelFiles | None:
     """Return the files with a model's configuration; None for a single file without one."""
     if settings.path.endswith(".safetensors"):
-        return ModelFiles.of(settings.configuration) if settings.configuration else None
-    return ModelFiles.of(settings.path, settings.revision)
+        return ModelFiles.from_path(settings.configuration) if settings.configuration else None
+    return ModelFiles.from_path(settings.path, settings.revision)
 
 
 def _read(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
@@ -126,7 +126,7 @@ def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | N
     """Return the configuration of the model that gives the part `name`, found as the loading does, or None."""
     if part is None:
         return None
-    given = ModelFiles.of(part.path, part.revision)
+    given = ModelFiles.from_path(part.path, part.revision)
     return given.read(f"{name}/config.json") or given.read("config.json")
 
 

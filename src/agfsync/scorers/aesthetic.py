@@ -45,10 +45,10 @@ class Aesthetic:
         if not items:
             return []
         ratings: list[float] = self._head(self._backbone.images([item.image for item in items])).tolist()
-        return [_measured(rating) for rating in ratings]
+        return [_measure_rating(rating) for rating in ratings]
 
 
-def _measured(rating: float) -> Measurement | Unscored:
+def _measure_rating(rating: float) -> Measurement | Unscored:
     if not math.isfinite(rating):
         return Unscored("the head's rating is not a number")
     return Measurement(10 * min(max(rating, 0.0), 10.0))

@@ -51,7 +51,7 @@ class Backbone:
         self._pads_in_full = config.model_type != "clip"
         self.limit: int = config.text_config.max_position_embeddings
         """Tokens of a prompt that the model sees, its start and end included."""
-        self.width: int = _width(config)
+        self.width: int = _find_width(config)
         self._images: dict[int, tuple[Image.Image, Tensor]] = {}
         self._texts: dict[str, tuple[Tensor, bool]] = {}
 
@@ -82,7 +82,7 @@ class Backbone:
         inputs = self._processor([image.convert("RGB") for image in images], return_tensors="pt")
         # Those of SigLIP 2 hold the pixels' mask and the pictures' proportions too, which have types of their own.
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        return _unit(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
+        return _normalize(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
 
     @torch.inference_mode()
     def _embed_texts(self, prompts: list[str]) -> tuple[Tensor, list[bool]]:
@@ -94,7 +94,7 @@ class Backbone:
         ).to(self._model.device)
         mask = None if self._pads_in_full else tokens["attention_mask"]
         output = self._model.get_text_features(tokens["input_ids"], attention_mask=mask)
-        return _unit(output.pooler_output), [length > self.limit for length in lengths]
+        return _normalize(output.pooler_output), [length > self.limit for length in lengths]
 
 
 _OPEN: WeakValueDictionary[tuple[str | None, ...], Backbone] = WeakValueDictionary()
@@ -126,20 +126,20 @@ def measure_likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | 
     images_BE = of.images([item.image for item in items])
     texts_BE, truncated = of.texts([item.prompt for item in items])
     cosines: list[float] = (images_BE * texts_BE).sum(1).tolist()
-    return [_measured(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
+    return [_measure_cosine(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
 
 
-def _width(config: Any) -> int:
+def _find_width(config: Any) -> int:
     """Return the embeddings' width: CLIP projects into a space of its own, SigLIP stays in its vision tower's."""
     width: int = config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
     return width
 
 
-def _unit(embeddings: Tensor) -> Tensor:
+def _normalize(embeddings: Tensor) -> Tensor:
     return normalize(embeddings.float(), dim=-1).cpu()
 
 
-def _measured(cosine: float, truncated: bool) -> Measurement | Unscored:
+def _measure_cosine(cosine: float, truncated: bool) -> Measurement | Unscored:
     if not math.isfinite(cosine):
         return Unscored("the model's embedding is not a number")
     return Measurement(100 * min(max(cosine, 0.0), 1.0), truncated=truncated)

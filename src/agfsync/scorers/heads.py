@@ -46,7 +46,7 @@ class Head(nn.Module):
         super().__init__()
         self.config = {"embedding_dim": embedding_dim, "hidden": list(hidden), "activation": activation}
         self.embedding_dim = embedding_dim
-        self.layers = nn.Sequential(*_layers(embedding_dim, list(hidden)))
+        self.layers = nn.Sequential(*_make_layers(embedding_dim, list(hidden)))
         self._activate = nn.functional.relu if activation == "relu" else nn.Identity()
 
     def forward(self, embeddings_BE: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Head(nn.Module):
         """
         tensors = pretrained.load_tensors(str(place))
         settings = pretrained.load_settings(str(place))
-        head = cls.of(tensors, str(place), settings.get("activation"))
+        head = cls.from_tensors(tensors, str(place), settings.get("activation"))
         hidden = head.config["hidden"]
         if settings.get("hidden", hidden) != hidden:
             raise ModelError(
@@ -83,9 +83,9 @@ class Head(nn.Module):
         return head
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], name: str, activation: Activation | None = None) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, Tensor], name: str, activation: Activation | None = None) -> Self:
         """Return the head among `tensors`; `activation` replaces the one that their numbering implies."""
-        layers = _by_number(tensors)
+        layers = _group_by_number(tensors)
         weights = [layer["weight"] for layer in layers.values() if "weight" in layer]
         if not weights or any(set(layer) != {"weight", "bias"} for layer in layers.values()):
             raise ModelError(f"can't load the model {name}: it holds no head, or a part of one")
@@ -99,7 +99,7 @@ class Head(nn.Module):
         return head.float().eval()
 
 
-def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def _group_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """Return the weight and bias of the head's linear layers, first to last."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -110,7 +110,7 @@ def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return dict(sorted(found.items()))
 
 
-def _layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
+def _make_layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
     """Return linear layers with a dropout after each hidden one but the last, as in LAION's predictor."""
     widths = [embedding_dim, *hidden]
     layers: list[nn.Module] = []

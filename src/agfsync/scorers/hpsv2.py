@@ -39,10 +39,10 @@ class Hpsv2:
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
-        return measure_likeness(self._backbone, [replace(item, image=_square(item.image)) for item in items])
+        return measure_likeness(self._backbone, [replace(item, image=_pad_to_square(item.image)) for item in items])
 
 
-def _square(image: Image.Image) -> Image.Image:
+def _pad_to_square(image: Image.Image) -> Image.Image:
     """Return the whole image on a black square, as HPSv2 was trained, where CLIP would crop."""
     if image.width == image.height:
         return image

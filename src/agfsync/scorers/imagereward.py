@@ -36,7 +36,7 @@ from agfsync.scorers.heads import Head
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's output on the authors' data; published with their code."""
-TOKENS = 35
+MOST_TOKENS = 35
 """Of a prompt, its start and end included, that the model was trained with."""
 NORM_EPS = 1e-6
 """Of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
@@ -83,15 +83,17 @@ class ImageReward:
         if config.model_type != "blip":
             raise ModelError(f"{path} is a {config.model_type} model: an imagereward scorer takes blip")
         name = weights or path
-        tensors = _renamed(pretrained.load_tensors(name, None if weights else revision))
+        tensors = _rename_tensors(pretrained.load_tensors(name, None if weights else revision))
         if POSITIONS not in tensors:
             raise ModelError(f"{name} holds no BLIP with a vision tower: give ImageReward's as weights")
-        seeing, reading = _configs(config, tensors[POSITIONS])
-        self._vision = pretrained.fill_model(BlipVisionModel, seeing, _part(tensors, VISION), name, dtype, device)
-        self._text = pretrained.fill_model(
-            BlipTextModel, reading, _part(tensors, TEXT), name, dtype, device, add_pooling_layer=False
+        seeing, reading = _make_configs(config, tensors[POSITIONS])
+        self._vision = pretrained.fill_model(
+            BlipVisionModel, seeing, _select_part(tensors, VISION), name, dtype, device
         )
-        self._head = Head.of(tensors, name)
+        self._text = pretrained.fill_model(
+            BlipTextModel, reading, _select_part(tensors, TEXT), name, dtype, device, add_pooling_layer=False
+        )
+        self._head = Head.from_tensors(tensors, name)
         side = seeing.image_size
         # Its authors scale the shorter side and crop, as CLIP does, where BLIP's own processor would squeeze.
         self._processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -102,31 +104,31 @@ class ImageReward:
         """Return one result for each item; its questions aren't used."""
         if not items:
             return []
-        features_BLD = self._seen([item.image for item in items])
-        readings_BD, truncated = self._read([item.prompt for item in items], features_BLD)
+        features_BLD = self._embed_images([item.image for item in items])
+        readings_BD, truncated = self._read_prompts([item.prompt for item in items], features_BLD)
         rewards: list[float] = ((self._head(readings_BD) - MEAN) / STD).tolist()
-        return [_measured(reward, cut) for reward, cut in zip(rewards, truncated, strict=True)]
+        return [_measure_reward(reward, cut) for reward, cut in zip(rewards, truncated, strict=True)]
 
-    def _seen(self, images: list[Image.Image]) -> Tensor:
+    def _embed_images(self, images: list[Image.Image]) -> Tensor:
         pixels_BCHW = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         features: Tensor = self._vision(pixels_BCHW.to(self._vision.device, self._vision.dtype)).last_hidden_state
         return features
 
-    def _read(self, prompts: list[str], features_BLD: Tensor) -> tuple[Tensor, list[bool]]:
+    def _read_prompts(self, prompts: list[str], features_BLD: Tensor) -> tuple[Tensor, list[bool]]:
         """Return the first token's state of each prompt with its image, BD in fp32 on the CPU; True for cut prompts."""
         lengths = [len(ids) for ids in self._tokenizer(prompts, verbose=False)["input_ids"]]
-        tokens_BT = self._tokenizer(prompts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
-            features_BLD.device
-        )
+        tokens_BT = self._tokenizer(
+            prompts, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
+        ).to(features_BLD.device)
         states_BTD = self._text(
             input_ids=tokens_BT["input_ids"],
             attention_mask=tokens_BT["attention_mask"],
             encoder_hidden_states=features_BLD,
         ).last_hidden_state
-        return states_BTD[:, 0].float().cpu(), [length > TOKENS for length in lengths]
+        return states_BTD[:, 0].float().cpu(), [length > MOST_TOKENS for length in lengths]
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by transformers' names; those that have them keep them."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -136,11 +138,11 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
+def _make_configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
     """Return the towers' configurations, vision's with the image size of the `positions`, 1 x (1 + patches) x D.
 
     Its authors' pictures measure 224, those of the BLIPs that lend a configuration mostly 384.
@@ -151,7 +153,7 @@ def _configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
     return seeing, config.text_config
 
 
-def _measured(reward: float, truncated: bool) -> Measurement | Unscored:
+def _measure_reward(reward: float, truncated: bool) -> Measurement | Unscored:
     if not math.isfinite(reward):
         return Unscored("the model's reward is not a number")
     # By the half argument: exp of a very bad reward would overflow.

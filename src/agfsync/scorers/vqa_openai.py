@@ -68,16 +68,16 @@ class VqaOpenAI:
         pictures = [_data_url(item) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
         asked = [(picture, question.text) for item, picture in both for question in item.questions]
-        said = map_in_threads(lambda each: self._ask(*each), asked, self._at_once)
+        said = map_in_threads(lambda each: self._ask_question(*each), asked, self._at_once)
         results: list[Measurement | Unscored] = []
         try:
             for item in items:
-                results.append(_result(item, [next(said) for _ in item.questions]))
+                results.append(_make_result(item, [next(said) for _ in item.questions]))
         except BudgetError as reached:
             raise CapReached(str(reached), results) from None
         return results
 
-    def _ask(self, picture: str, question: str) -> float | Unscored:
+    def _ask_question(self, picture: str, question: str) -> float | Unscored:
         """Return P(yes) of one question, or the reason for none."""
         seen = {"type": "image_url", "image_url": {"url": picture}}
         messages: list[dict[str, Any]] = [
@@ -115,6 +115,6 @@ def _data_url(item: Item) -> str:
     return f"data:image/png;base64,{base64.b64encode(encode_png(item.image)).decode()}"
 
 
-def _result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
+def _make_result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
     unanswered = next((each for each in said if isinstance(each, Unscored)), None)
     return unanswered or measure_answers(item.questions, [each for each in said if not isinstance(each, Unscored)])

@@ -37,7 +37,7 @@ from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
 from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE, join_processes
-from agfsync.training.publish.card import CardFacts, render_card
+from agfsync.training.publish.card import CardFacts, render_model_card
 from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
 from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
 from agfsync.training.tracking import Session, open_trackers
@@ -255,7 +255,7 @@ def _save(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder:
     adapters = (LORA_FILE,) if lora is not None else ()
     base = differences(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
-    (folder / "README.md").write_text(render_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
+    (folder / "README.md").write_text(render_model_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
 
 
 def _save_steering(recipe: Recipe, folder: Path) -> None:

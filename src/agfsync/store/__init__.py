@@ -58,7 +58,7 @@ class Run:
             raise RunError(f"{path} holds other things than a run: choose another --out")
         with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls._open(path, writing=True, new=True)
+        run = cls._open_folder(path, writing=True, new=True)
         write_atomic(path / RECIPE, recipe_yaml.encode())
         return run
 
@@ -71,10 +71,10 @@ class Run:
         """
         if not (path / RECIPE).is_file():
             raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
-        return cls._open(path, writing=writing, new=False)
+        return cls._open_folder(path, writing=writing, new=False)
 
     @classmethod
-    def _open(cls, path: Path, *, writing: bool, new: bool) -> Self:
+    def _open_folder(cls, path: Path, *, writing: bool, new: bool) -> Self:
         lock = lock_folder(path) if writing else None
         try:
             database = path / DATABASE

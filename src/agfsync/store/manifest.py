@@ -96,13 +96,13 @@ class Manifest:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if writing and not sealed:
-            self._check()
+            self._check_unsealed()
 
     @classmethod
     def create(cls, path: Path) -> Self:
         """Create the database at `path`; one that an interrupted creation left is taken over."""
         manifest = cls(path, writing=True)
-        if manifest._format() == 0:
+        if manifest._read_format() == 0:
             with store_errors(path):
                 manifest._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={RUN_FORMAT}; COMMIT;")
             manifest._touched = True
@@ -119,11 +119,11 @@ class Manifest:
             raise RunError(f"{path} is missing: put it back, or choose another --out")
         return cls(path, writing=writing)._of_this_format()
 
-    def _format(self) -> int:
+    def _read_format(self) -> int:
         return int(self.fetch_one("PRAGMA user_version")[0])
 
     def _of_this_format(self) -> Self:
-        if (found := self._format()) != RUN_FORMAT:
+        if (found := self._read_format()) != RUN_FORMAT:
             self._db.close()
             raise RunError(
                 f"{self._path.parent} is a run of format {found}, this agfsync reads format {RUN_FORMAT}: choose"
@@ -143,11 +143,11 @@ class Manifest:
         if not self._touched:
             self._seal.remove()
             self._touched = True
-        with self._atomic("BEGIN IMMEDIATE") as db:
+        with self._run_atomically("BEGIN IMMEDIATE") as db:
             yield db
 
     @contextmanager
-    def _atomic(self, begin: str) -> Iterator[sqlite3.Connection]:
+    def _run_atomically(self, begin: str) -> Iterator[sqlite3.Connection]:
         with store_errors(self._path):
             self._db.execute(begin)
             try:
@@ -198,11 +198,11 @@ class Manifest:
         They may be read from the run while they are given: nothing changes before the last.
         """
         # A table of this connection alone, in memory while it is small, else in the system's temporary folder.
-        with self._atomic("BEGIN") as db:
+        with self._run_atomically("BEGIN") as db:
             db.execute("DROP TABLE IF EXISTS temp.listed")
             db.execute("CREATE TEMP TABLE listed (unit TEXT PRIMARY KEY, place INTEGER NOT NULL)")
         for some in iterate_batches(enumerate(units), ROWS_AT_ONCE):
-            with self._atomic("BEGIN") as db:
+            with self._run_atomically("BEGIN") as db:
                 db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", some)
         with self.transaction() as db:
             db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
@@ -220,7 +220,7 @@ class Manifest:
         if self._touched and not self._path.with_name(self._path.name + "-journal").exists():
             self._seal.put()
 
-    def _check(self) -> None:
+    def _check_unsealed(self) -> None:
         """Check a database without a seal: whoever wrote to it was killed."""
         # Read through first: page by page, a cold disk takes ten times as long.
         with store_errors(self._path), self._path.open("rb") as file:

@@ -32,7 +32,7 @@ class Seal:
         # A writer may have begun meanwhile, next to us who only read: then the checksum is gone, or another.
         if compute_sha256(self.path) == sum_ or self._read_sum() != sum_:
             return True
-        copy = self._beside(COPY)
+        copy = self._path_with(COPY)
         exists = copy.is_file()
         if exists and compute_sha256(copy) == compute_sha256(self.path):
             return False  # It is the checksum that isn't what was written.
@@ -41,7 +41,7 @@ class Seal:
         if not mend:
             raise DamagedError(f"{self.path} isn't what was written: the next `agfsync run` puts its copy in its place")
         with store_errors(self.path):
-            self.path.replace(self._beside(".corrupt"))
+            self.path.replace(self._path_with(".corrupt"))
             _copy_file(copy, self.path)
         raise StoreError(
             f"{self.path} isn't what was written: its copy was put in its place; type the same command again"
@@ -50,18 +50,18 @@ class Seal:
     def put(self) -> None:
         """Seal the file. The copy comes first: a checksum says that there is one."""
         with store_errors(self.path):
-            _copy_file(self.path, self._beside(COPY))
-        write_atomic(self._beside(SUM), compute_sha256(self.path).encode())
+            _copy_file(self.path, self._path_with(COPY))
+        write_atomic(self._path_with(SUM), compute_sha256(self.path).encode())
 
     def remove(self) -> None:
         """Unseal the file: the checksum is gone from the disk before the file changes, power cut or not."""
         with store_errors(self.path):
-            self._beside(SUM).unlink(missing_ok=True)
+            self._path_with(SUM).unlink(missing_ok=True)
             flush_to_disk(self.path.parent)
 
     def describe_copy(self) -> str:
         """Return in words what copy there is."""
-        copy = self._beside(COPY)
+        copy = self._path_with(COPY)
         if not copy.is_file():
             return "there is none next to it"
         at = datetime.fromtimestamp(copy.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -70,11 +70,11 @@ class Seal:
     def _read_sum(self) -> str:
         with store_errors(self.path):
             try:
-                return self._beside(SUM).read_text(encoding="utf-8", errors="replace")
+                return self._path_with(SUM).read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
                 return ""
 
-    def _beside(self, ending: str) -> Path:
+    def _path_with(self, ending: str) -> Path:
         return self.path.with_name(self.path.name + ending)
 
 

@@ -38,7 +38,7 @@ class CardFacts:
     """names of the PEFT file and of the kohya file, if any; None: the folder is a whole pipeline"""
 
 
-def render_card(facts: CardFacts) -> str:
+def render_model_card(facts: CardFacts) -> str:
     """Return the README.md of the model's folder."""
     parts = [
         f"---\n{yaml.safe_dump(_make_metadata(facts), sort_keys=False, allow_unicode=True)}---",
