@@ -1,7 +1,7 @@
-"""The trained model of a run: a folder with `model.json`, which says what the model is made of.
+"""The trained model of a run: a folder with `model.json`, which describes the model.
 
 `model.json` names the base model with its revision and every setting that differs from the defaults, the adapters in
-the folder, and the steering of a training-free method. Whoever opens the model reads that file alone.
+the folder, and the steering of a training-free method. No other file has to be read to open the model.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Checks of a pipeline's configuration before anything is drawn: the one list of supported keys.
+"""Checks of a pipeline's configuration before an image is drawn: the one list of supported keys.
 
-A key is either applied, mostly by diffusers' own networks, or refused in one line: if it needs inputs besides text, or
-if diffusers' own pipeline can't draw with it.
+A key is either applied, mostly by diffusers' own networks, or refused in one line: if it needs inputs other than text,
+or if diffusers' own pipeline can't draw with it.
 
 Legend: C latent channels.
 """
@@ -23,13 +23,13 @@ UNETS = ("UNet2DConditionModel",)
 ENCODER_PROJECTIONS = (None, "text_proj")
 """values of `encoder_hid_dim_type` that need only text"""
 TEXT_EMBEDDINGS = {"stable-diffusion": (None, "text"), "stable-diffusion-xl": ("text_time",)}
-"""of `addition_embed_type`, by the generator's type"""
+"""values of `addition_embed_type`, by the type of the model"""
 _SIZES = 6
 """numbers of an image's size that SDXL takes; its refiner takes five"""
 CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
-"""of `class_embed_type`; diffusers makes nothing of other values"""
+"""values of `class_embed_type`; diffusers ignores others"""
 LEARNED = ("learned", "learned_range")
-"""of a scheduler's `variance_type`: the network predicts a variance as well"""
+"""values of a scheduler's `variance_type` with which the network also predicts a variance"""
 FLOWS = {"stable-diffusion-3": 1, "flux": 4}
 """types that predict a flow, with the number of latents in one token of their network"""
 CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
@@ -59,7 +59,7 @@ class PipelinePart:
 
 
 PipelineParts = Mapping[str, PipelinePart]
-"""by their names in the pipeline; parts that it was saved without are left out"""
+"""Name in the pipeline -> part; parts that it was saved without are missing."""
 
 
 def parts_of(pipeline: Any) -> PipelineParts:
@@ -94,7 +94,7 @@ def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> PipelineParts
 
 
 def _find_defaults(library: str, kind: str) -> dict[str, Any]:
-    """Return what a class of diffusers or transformers takes for the keys that a file lacks."""
+    """Return the defaults of a class of diffusers or transformers, for the keys that a file lacks."""
     found = find_class(library, kind)
     if found is None:
         return {}
@@ -114,25 +114,25 @@ def find_class(library: str, kind: str) -> Any:
 
 
 def check_choices(type_: str, scheduler: str = "model", refiner: str | None = None) -> None:
-    """See that a generator of the type `type_` can have this scheduler, and this model for its refiner.
+    """Check that a model of the type `type_` supports this scheduler and this refiner.
 
     Raises:
-        ModelError: it can't.
+        ModelError: it doesn't.
     """
     if type_ in FLOWS and scheduler != "model":
         raise ModelError(
-            f"a generator of the type {type_} draws with the scheduler that it was saved with: "
+            f"a model of the type {type_} draws with the scheduler that it was saved with: "
             f"set its scheduler to model, not {scheduler}"
         )
     if refiner is not None and type_ not in REFINED:
-        raise ModelError(f"a generator of the type {type_} has no refiner: leave out {refiner}")
+        raise ModelError(f"a model of the type {type_} has no refiner: leave out {refiner}")
 
 
 def check_parts(type_: str, parts: PipelineParts, clip_skip: int | None = None) -> None:
-    """See that every key of a pipeline's configuration is supported for a model of the type `type_`.
+    """Check that every key of a pipeline's configuration is supported for a model of the type `type_`.
 
     Raises:
-        ModelError: it does; names the part, the key and its value.
+        ModelError: one is not; the message names the part, the key and its value.
     """
     for fault in _find_faults(type_, parts, clip_skip):
         raise ModelError(f"this model can't be drawn with as {type_}: {fault}")
@@ -147,12 +147,12 @@ def check_files(
     clip_skip: int | None = None,
     sized: bool = False,
 ) -> str | None:
-    """See by its configuration files alone whether a model can be drawn with; return why it can't be trained, or None.
+    """Check by its configuration files alone that a model can draw; return why it can't be trained, or None.
 
-    `sized`: the recipe gives height and width.
+    `sized` is True if the recipe gives height and width.
 
     Raises:
-        ModelError: it can't be drawn with.
+        ModelError: it can't draw.
     """
     parts, found = read_parts(read), (read(INDEX) or {}).get("_class_name")
     if not parts:

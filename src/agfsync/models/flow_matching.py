@@ -40,7 +40,7 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The differences between families of flow-matching models, besides their `architecture`."""
+    """The differences between families of flow-matching models, in addition to their `architecture`."""
 
     architecture: Architecture
     check: Callable[[Any, float, str], None]
@@ -59,13 +59,13 @@ class FlowMatching:
 
     `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
     `revision`) take the place of its own; `loras` are added to its weights; `adapter` is a folder with a LoRA of its
-    network. The picture is `height` x `width` pixels, by default the size that the network was made for. `scheduler`
+    network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `training_times` is the distribution of the training times (see
     `FlowSchedule`), by default that of diffusers' training script for the family.
 
     Raises:
-        ModelError: there is no such model, it is of another kind, or a setting makes no sense for it.
+        ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class FlowMatching:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
+        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
         with model_errors(f"the model {self._model} can't draw"):
             return self._draw_batch(prompts, seeds, embedding_noise)

@@ -1,6 +1,6 @@
-"""The type `flux`: FLUX.1 dev and schnell, and whatever else is saved as a diffusers `FluxPipeline`.
+"""The type `flux`: FLUX.1 dev and schnell, and every other model that is saved as a diffusers `FluxPipeline`.
 
-Legend: N the network's tokens of a picture, each a patch of 2 x 2 latents; T tokens of text.
+Legend: N the network's tokens of an image, each a patch of 2 x 2 latents; T tokens of text.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _PATCH = 2
 TIMESTEPS = 1000
 """The network's timesteps are in 0..1."""
 TEXT_TOKENS, TOKENS_OF_SCHNELL = 512, 256
-"""of text, that dev and schnell take at most (diffusers' documentation of the pipeline)"""
+"""the most tokens of text that dev and schnell take (diffusers' documentation of the pipeline)"""
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:

@@ -20,13 +20,13 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 def check_headers(
     library: str, kind: str, config: Mapping[str, Any], folder: Path, label: str, variant: str | None = None
 ) -> None:
-    """See that the safetensors files in `folder` name every weight of a network of class `kind`.
+    """Check that the safetensors files in `folder` have every weight of a network of class `kind`, by their headers.
 
-    Those of `variant` are read where there are any, else those without one. A class that isn't known, or that can't be
-    made of its configuration, is left to the loading.
+    The files of `variant` are read if there are any, otherwise those without a variant. A class that isn't known, or
+    that can't be created from its configuration, is left to the loading.
 
     Raises:
-        ModelError: some are missing; names `label` and the first of them. Or a file's header can't be read.
+        ModelError: weights are missing; the message has `label` and the first of them. Or a header can't be read.
     """
     files = weight_files(folder, library, variant)
     if not files:

@@ -73,7 +73,7 @@ def commit_of(model: str) -> str | None:
 
 
 def ask_hub(model: str, revision: str | None = None) -> HubAnswer:
-    """Return what the hub says of `model`."""
+    """Return the hub's answer about `model`; each is asked for once."""
     return _ask_cached(model, revision)
 
 
@@ -136,7 +136,7 @@ def fetch_file(model: str, name: str, revision: str | None = None) -> Path | Non
 
 
 def forget_answers() -> None:
-    """Forget the hub's answers, and that it gave none."""
+    """Forget the hub's answers, and for which models it gave none."""
     _ask_cached.cache_clear()
     _SILENT.clear()
 

@@ -24,7 +24,7 @@ ADVICE = {
     "RevisionNotFound": "it has no such revision",
     "RepoNotFound": "there is no such model, or it is private: set HF_TOKEN",
 }
-"""By the hub's X-Error-Code."""
+"""The hub's X-Error-Code -> the advice."""
 
 
 @dataclass(slots=True)
@@ -44,9 +44,9 @@ class Answers:
 
 @contextmanager
 def loading_errors(model: str) -> Iterator[None]:
-    """Turn whatever the hub or a library raises while it loads `model` into a `ModelError`; the hub's client is silent.
+    """Turn every exception of the hub or a library that loads `model` into a `ModelError`; silence the hub's client.
 
-    A lack of memory stays as it is.
+    An out-of-memory error is raised unchanged.
 
     Raises:
         ModelError: the loading failed, or the hub refused a file that the library went on without.

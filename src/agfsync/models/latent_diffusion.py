@@ -48,8 +48,8 @@ class LatentDiffusion:
 
     `path` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
     `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`path`, `revision`) take the place of its own.
-    `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
-    `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
+    `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. Images have `height` x
+    `width` pixels, by default the size that the network was trained for. `guidance` above 1, away from
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
@@ -132,7 +132,7 @@ class LatentDiffusion:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
+        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with model_errors(f"the model {self._model} can't draw"):

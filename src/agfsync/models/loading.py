@@ -35,7 +35,7 @@ from agfsync.models.single_file import (
 
 LIBRARIES = ("diffusers", "transformers")
 LEFT_OUT = ("image_encoder", "feature_extractor")
-"""Parts that pipelines have for image prompts, which are never given here."""
+"""Parts that pipelines have for image prompts, which this package never gives."""
 CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a pipeline other than its weights."""
 
@@ -56,21 +56,21 @@ class PipelineSource:
 
     @classmethod
     def from_settings(cls, model: str, *, revision: str | None, config: str | None = None, **more: Any) -> Self:
-        """Return the source that a generator's settings name: `more` are its `variant` and its parts, or None."""
+        """Return the source that a model's settings name; `more` are its `variant` and its parts, or None."""
         variant = more.pop("variant", None)
         parts = {name: PartSource.from_settings(each) for name, each in more.items() if each}
         return cls(model, revision, config, variant, parts)
 
 
 def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: torch.dtype) -> Any:
-    """Return the pipeline at `origin`; frozen and, but for the VAE, in `dtype`.
+    """Return the pipeline at `origin`, frozen and, except for the VAE, in `dtype`.
 
-    Every weight of its networks is one of the file's, and every one of the file's is in its place. A single file holds
-    neither configuration nor tokenizers. They are those of the pipeline `origin.config`, a folder or hub id; without it
-    diffusers tells by the weights which of the known models' to fetch from the hub, once.
+    Every weight of its networks comes from the files, and every weight of the files is used. A single file has neither
+    configuration nor tokenizers: they come from the pipeline `origin.config`, a folder or hub id; without it, diffusers
+    recognises the model by its weights, and fetches them from the hub once.
 
     Raises:
-        ModelError: there is none, it is of another kind, or it isn't whole.
+        ModelError: there is no such pipeline, it is of another kind, or it is incomplete.
     """
     model = origin.model
     with loading_errors(model), silence_libraries():
@@ -188,7 +188,7 @@ def _load_networks(
 
 
 def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
-    """See that some part has weights of the variant; the others may have them without one."""
+    """Check that at least one part has weights of the variant; the others may have weights without one."""
     if origin.variant is None:
         return
     if Path(origin.model).is_file():

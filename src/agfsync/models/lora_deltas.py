@@ -91,7 +91,7 @@ def _kind_of(names: frozenset[str]) -> Delta | None:
 
 
 def scaled_delta(parts: LoraTensors, alpha: float | None, rank: int | None = None, by_root: bool = False) -> Tensor:
-    """Return the difference times alpha / rank, as it is without `alpha`.
+    """Return the difference times alpha / rank; unscaled without `alpha`.
 
     The rank is that of the tensors unless it is given; `by_root` divides by its root (rsLoRA, arXiv:2312.03732).
 

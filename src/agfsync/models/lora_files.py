@@ -19,7 +19,7 @@ from agfsync.models.single_file import check_suffix
 
 _SUFFIX = ".safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-"""How peft itself saves an adapter: the strength is in the second file only."""
+"""The files of an adapter that peft saves: only the second has the strength."""
 _METADATA = "lora_adapter_metadata"
 """Under this key of a file's header diffusers keeps peft's configuration, each key behind the part's name."""
 BIASES = ("diff_b", "lora_up_bias")
@@ -44,9 +44,9 @@ SPELLINGS = [
         (r"(?:diff_b|b_norm)", "diff_b"),
     )
 ] + [(re.compile(rf"^(.+\.processor\.\w+)\.{side}\.weight$"), f"lora_{side}") for side in ("down", "up")]
-"""How files spell the tensors that `lora_deltas` knows, behind the changed module's name."""
+"""Spellings of the tensors that `lora_deltas` knows, after the name of the changed module."""
 PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)_lora\.")
-"""How diffusers named a LoRA's layers before 0.21."""
+"""The names of a LoRA's layers in diffusers before 0.21."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,10 @@ def choose_file(path: str, names: Collection[str], name: str | None = None) -> s
 
 
 def read_changes(file: Path) -> list[Change]:
-    """Return all that the LoRA in `file` changes; every key of the file is in one of them.
+    """Return the changes of the LoRA in `file`; every key of the file belongs to one of them.
 
     Raises:
-        ModelError: it is no safetensors file, or some values are not finite.
+        ModelError: it is not a safetensors file, or some values are not finite.
     """
     with loading_errors(str(file)), safe_open(file, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118

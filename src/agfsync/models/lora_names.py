@@ -1,6 +1,6 @@
-"""The names under which LoRA files know a pipeline's weights.
+"""The names of a pipeline's weights in LoRA files.
 
-A file names a module of the denoiser by diffusers' path or by the path in the model's original code (CompVis' and
+A file names a module of the network by diffusers' path or by the path in the model's original code (CompVis' and
 Stability's UNets, FLUX and Stable Diffusion 3's transformers), with its dots or, as kohya's scripts do, with
 underscores; before it stands a prefix that names the part of the pipeline. The originals fuse some modules into one:
 these names stand for several modules, whose rows follow each other.
@@ -14,9 +14,9 @@ from torch import nn
 
 _DENOISERS = ("unet", "transformer")
 DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-"""Prefixes of a denoiser's path, besides its name in the pipeline: none, ComfyUI's, the original's, peft's."""
+"""Prefixes of a network's path, also its name in the pipeline: none, ComfyUI's, the original's, peft's."""
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
-"""Prefixes of a denoiser's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
+"""Prefixes of a network's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
 
 
 @dataclass(frozen=True, slots=True)

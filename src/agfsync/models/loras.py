@@ -21,7 +21,7 @@ _NAMED = 3
 def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
     """Add each of `loras` to the weights that it changes, times its strength; return a remark on each left-out part.
 
-    Text encoders are changed like the denoiser. A DoRA of strength s gives W + s (W' - W), W' being its weights.
+    Text encoders are changed like the network. A DoRA of strength s gives W + s (W' - W), W' being its weights.
 
     Raises:
         ModelError: one isn't there, or doesn't change what it was made to change: nothing of this model, or, unless it
@@ -131,7 +131,7 @@ def _swap_halves(rows: Tensor, target: Target) -> Tensor:
 
 
 def change_weight(weight: Tensor, change: Change, strength: float) -> Tensor:
-    """Return `weight` as `change` makes it, in float32; at `strength` 0 as it is, at 1 as it was trained to be.
+    """Return `weight` with `change` applied, in float32; unchanged at `strength` 0, as trained at 1.
 
     Raises:
         ValueError, RuntimeError: the shapes don't fit.

@@ -47,10 +47,10 @@ class PartSource:
 
 
 def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, name: str) -> Any:
-    """Return the network of the class `kind` in `folder`, all of whose weights are those of its files.
+    """Return the network of the class `kind` in `folder`; every weight comes from its files.
 
     Raises:
-        ModelError: it can't be loaded, or its weights aren't those of such a network.
+        ModelError: it can't be loaded, or its weights don't fit such a network.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
@@ -138,7 +138,7 @@ def _fetch_part(name: str, origin: PartSource) -> Path:
 
 
 def part_fingerprint(name: str, origin: PartSource) -> str:
-    """Return what names the weights of the part `name` of `origin` on every machine, as `pretrained.fingerprint`."""
+    """Return the fingerprint of the part `name` of `origin`, equal on every machine (see `fingerprint_model`)."""
     if Path(origin.model).exists():
         place = Path(origin.model)
         return fingerprint_model(str(place if place.is_file() else part_folder(name, origin)), None)

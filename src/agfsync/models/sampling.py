@@ -40,7 +40,7 @@ _NEEDED = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma", "ti
 TRAINED = ("epsilon", "v_prediction")
 """predictions that can be trained"""
 UNKEPT = "_use_default_values"
-"""where diffusers notes which keys a configuration file lacked; `from_config` leaves those out"""
+"""the key under which diffusers lists the keys that a configuration file lacked; `from_config` skips those"""
 TRIED = (2, 8, 8)
 """B, H, W of the latents that a scheduler is tried on"""
 
@@ -147,12 +147,12 @@ def denoise_flow(
 
 
 def make_scheduler(saved: Any, name: str, steps: int, channels: int = 4, predicted: int | None = None) -> Any:
-    """Return the sampler `name`; "model" is a copy of the one that the pipeline has. `saved` stays as it is.
+    """Return the sampler `name`; "model" is a copy of the pipeline's own. `saved` is not changed.
 
-    It is tried on small latents of `channels` channels, of which `predicted` (default: as many) are predicted.
+    It is tried on small latents of `channels` channels, of which `predicted` (default: all) are predicted.
 
     Raises:
-        ModelError: it can't make so many steps, or isn't one that draws the same picture from the same seed.
+        ModelError: it can't make so many steps, or doesn't draw the same image from the same seed.
     """
     missing = [each for each in _NEEDED if not hasattr(saved, each)]
     if missing:
@@ -221,9 +221,9 @@ def _try_scheduler(scheduler: Any, name: str, steps: int, channels: tuple[int, i
 
 
 def _check_terminal_snr(scheduler: Any, what: str) -> None:
-    """See that a noise prediction isn't asked for where nothing is left of the picture (alpha-bar = 0).
+    """Check that the noise is not predicted where nothing is left of the image (alpha-bar = 0).
 
-    The picture is (x - sqrt(1 - alpha-bar) e) / sqrt(alpha-bar) there (Lin et al. 2023, arXiv:2305.08891).
+    The clean latent would be (x - sqrt(1 - alpha-bar) e) / sqrt(alpha-bar) there (Lin et al. 2023, arXiv:2305.08891).
     """
     alphas_N = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas_N, Tensor) or scheduler.config.get("prediction_type", "epsilon") != "epsilon":

@@ -1,7 +1,7 @@
-"""Noise schedules: how a clean latent becomes a noisy one, what a network predicts of it, and the steps back.
+"""Noise schedules: the noising of clean latents, the targets of the network, and the sampling steps.
 
-A schedule is fixed data and its methods are pure functions: the same for training, for estimates of the clean latent
-and for sampling steps of which the probability must be known.
+A schedule is fixed data and its methods are pure functions, for training, for estimates of the clean latent, and for
+sampling steps whose probability must be known.
 
 Legend: B samples in the batch, C H W latent channels, height, width, N timesteps of a diffusion schedule. A time is
 one number a sample: an integer timestep of a diffusion schedule, or the share of noise in 0..1 of a flow.
@@ -19,7 +19,7 @@ from torch import Tensor
 from agfsync.errors import ModelError
 
 LossSpace = Literal["model", "epsilon"]
-"""Whose squared errors a loss takes: those of the network's prediction, or those of the noise that it implies."""
+"""The quantity whose squared errors a loss takes: the network's prediction, or the noise that it implies."""
 TimeSampling = Literal["uniform", "logit-normal"]
 """The distribution of a flow's training times."""
 TRAINABLE_PREDICTIONS = ("epsilon", "v_prediction")
@@ -32,7 +32,7 @@ class NoiseSchedule(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "v_prediction" or "velocity"."""
+        """The quantity that the network predicts: "epsilon", "v_prediction" or "velocity"."""
         ...
 
     def times(self, source: torch.Generator, count: int) -> Tensor:
@@ -40,15 +40,15 @@ class NoiseSchedule(Protocol):
         ...
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
-        """Return the latents at `times_B` between clean ones and noise."""
+        """Return the noisy latents at `times_B`, (B, C, H, W), a mix of the clean ones and the noise."""
         ...
 
     def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
-        """Return what a perfect network predicts."""
+        """Return the target of the prediction, (B, C, H, W)."""
         ...
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
-        """Return the factors of the squared errors of the prediction, float32 (B,); ones unless asked otherwise.
+        """Return the weights of the prediction's squared errors, float32 (B,); ones by default.
 
         With `space` "epsilon" they make the errors those of the noise. With `min_snr_gamma` they are the min-SNR-gamma
         weights, min(SNR, gamma) times the error of the clean latent (Hang et al. 2023, arXiv:2303.09556, 3.4), which
@@ -126,7 +126,7 @@ class DiffusionSchedule:
         return signal * noise_BCHW - noise * clean_BCHW
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
-        """Return the factors of the squared errors.
+        """Return the weights of the squared errors, float32 (B,).
 
         A predicted v implies the noise sqrt(a) v + sqrt(1 - a) x_t, where x_t is known: |e' - e|^2 = a |v' - v|^2.
         With SNR = a / (1 - a) the min-SNR weight is min(SNR, gamma) / SNR of the noise's error and
@@ -149,7 +149,7 @@ class DiffusionSchedule:
         return signal * noisy_BCHW - noise * predicted_BCHW
 
     def grid(self, steps: int) -> Tensor:
-        """Return DDIM's timesteps and `END`, int64 (steps + 1,)."""
+        """Return DDIM's timesteps and `CLEAN_END`, int64 (steps + 1,)."""
         from diffusers import DDIMScheduler
 
         sampler = DDIMScheduler(
@@ -163,7 +163,7 @@ class DiffusionSchedule:
     ) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of a DDIM step (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16).
 
-        The step to `END` is deterministic where `final_alpha` is 1.
+        The step to `CLEAN_END` is deterministic where `final_alpha` is 1.
         """
         signal, noise = self._compute_scales(times_B)
         clean_BCHW = self.clean(predicted_BCHW, noisy_BCHW, times_B)
@@ -176,7 +176,7 @@ class DiffusionSchedule:
         return mean_BCHW, std
 
     def _find_alphas(self, times_B: Tensor) -> Tensor:
-        """Return a at each time, where `END` finds the final one."""
+        """Return a at each time, `final_alpha` at `CLEAN_END`."""
         return torch.cat([self.alphas_cumprod_N, torch.tensor([self.final_alpha])]).to(times_B.device)[times_B]
 
     def _compute_scales(self, times_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,8 +189,8 @@ class DiffusionSchedule:
 class FlowSchedule:
     """Flow matching: x_s = (1 - s) x_0 + s e, of which the network predicts the velocity e - x_0; s is 1 in pure noise.
 
-    `scheduler` is the model's `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; where it does so by the
-    picture's size, `tokens` is the number of the network's tokens of a picture. `sampling` is the distribution of the
+    `scheduler` is the model's `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; if it does so by the
+    size of the image, `tokens` is the number of the network's tokens of an image. `sampling` is the distribution of the
     training times before the shift: uniform, or logit-normal(0, 1), which favours the middle (Esser et al. 2024,
     arXiv:2403.03206, 3.1). `even_sigmas`: before the shift the steps of a sampling are even from 1 to 1 / steps; else
     they are the scheduler's own. `stochastic_step` is how `transition` adds noise.
@@ -231,7 +231,7 @@ class FlowSchedule:
         return noise_BCHW - clean_BCHW
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
-        """Return the factors of the squared errors: ones for the velocity's.
+        """Return the weights of the squared errors, float32 (B,); by default ones, those of the velocity.
 
         A predicted velocity implies the noise x_s + (1 - s) v and the clean latent x_s - s v, where x_s is known. So
         the noise's error is (1 - s)^2 of the velocity's, and with SNR = (1 - s)^2 / s^2 the min-SNR weight is
@@ -265,7 +265,7 @@ class FlowSchedule:
         """Return the mean and standard deviation of a step that keeps the flow's marginal distributions.
 
         "sde" is Flow-GRPO's (Liu et al. 2025, arXiv:2505.05470, eq. 9; `eta` 0.7 for Stable Diffusion 3.5), "cps" the
-        coefficients-preserving one (arXiv:2509.05952; `eta` 0.8), whose step has no more noise than its time says.
+        coefficients-preserving one (arXiv:2509.05952; `eta` 0.8), whose step adds no more noise than the next time has.
         """
         time, next_time = _per_sample(times_B), _per_sample(next_times_B)
         if self.stochastic_step == "cps":
@@ -290,7 +290,7 @@ class FlowSchedule:
 
 
 def mean_shift(config: Any, tokens: int) -> float | None:
-    """Return mu, by which the times are shifted for a picture of so many tokens; None if they aren't by size.
+    """Return mu, which shifts the times for an image of so many tokens; None if the shift doesn't depend on the size.
 
     It is on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`) (FLUX.1).
     """

@@ -83,9 +83,9 @@ def check_left_over(model: str, names: Collection[str], of_parts: Collection[str
 
 
 def read_prediction(path: str) -> dict[str, Any]:
-    """Return the scheduler's settings that a single file says its network was trained with; empty where it says none.
+    """Return the scheduler settings in a single file, with which its network was trained; empty if it has none.
 
-    The tensors `v_pred` and `ztsnr`, whatever they hold, are marks that ComfyUI and AUTOMATIC1111 go by; the header's
+    The tensors `v_pred` and `ztsnr`, regardless of their values, are marks for ComfyUI and AUTOMATIC1111; the header's
     `modelspec.prediction_type` and `modelspec.predict_key` say "v" or "epsilon".
 
     Raises:

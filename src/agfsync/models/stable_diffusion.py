@@ -1,4 +1,4 @@
-"""The type `stable-diffusion`: 1.x and 2.x, and whatever else is saved as a diffusers `StableDiffusionPipeline`."""
+"""The type `stable-diffusion`: 1.x, 2.x and every other model that is saved as a `StableDiffusionPipeline`."""
 
 from collections.abc import Sequence
 from functools import partial

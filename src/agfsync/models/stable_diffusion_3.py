@@ -1,4 +1,4 @@
-"""The type `stable-diffusion-3`: 3 and 3.5, and whatever else is saved as a diffusers `StableDiffusion3Pipeline`."""
+"""The type `stable-diffusion-3`: 3, 3.5 and every other model that is saved as a `StableDiffusion3Pipeline`."""
 
 from collections.abc import Sequence
 from functools import partial

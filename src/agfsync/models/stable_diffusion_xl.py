@@ -1,4 +1,4 @@
-"""The type `stable-diffusion-xl`: SDXL's base, and whatever else is saved as a `StableDiffusionXLPipeline`.
+"""The type `stable-diffusion-xl`: SDXL's base and every other model that is saved as a `StableDiffusionXLPipeline`.
 
 Legend: U distinct prompts, T tokens, D width of both encoders' embeddings end to end, E width of the pooled one.
 """

@@ -1,4 +1,4 @@
-"""Whether a model's weights are here, and if not, how much would be downloaded; nothing of them is read."""
+"""The state of a model's weights: on this machine, or how much would be downloaded. No weight is read."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class WeightQuery:
-    """A model whose weights are looked for: a folder, a .safetensors file or a hub id, at `revision`."""
+    """A query for a model's weights: a folder, a .safetensors file or a hub id, at `revision`."""
 
     model: str
     revision: str | None = None
@@ -34,9 +34,9 @@ class WeightQuery:
     without: Collection[str] = ()
     """parts of a pipeline that another model gives"""
     variant: str | None = None
-    """of a pipeline's weights"""
+    """the variant of a pipeline's weights"""
     file: str | None = None
-    """of a LoRA: which of several"""
+    """the file of a LoRA, if there are several"""
 
 
 def find_weights(query: WeightQuery) -> Weights:
@@ -65,7 +65,7 @@ def find_weights(query: WeightQuery) -> Weights:
 
 
 def _find_fault(folder: Path, query: WeightQuery) -> str:
-    """Return why `folder` does not hold all that is loaded, "" where it does."""
+    """Return why `folder` lacks some of the weights, "" if it has all."""
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     if query.role == "lora":
         try:

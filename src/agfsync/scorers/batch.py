@@ -15,7 +15,7 @@ from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
 
 @dataclass(frozen=True, slots=True)
 class PictureToScore:
-    """A candidate's image, or the reason for none, with its prompt and questions. `key` is its score's."""
+    """A candidate's image, or the reason for none, with its prompt and questions. `key` is the key of its score."""
 
     key: str
     candidate_key: str
@@ -45,11 +45,11 @@ def open_pictures(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
 
 
 def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]) -> Iterator[ScoredPicture]:
-    """Yield one score for each image, in order, under the scorer's `name`; one without an image is unscored.
+    """Yield the score of each image, in order, under the scorer's `name`; one without an image is unscored.
 
     Raises:
-        ModelError: the scorer gave another number of results than it was given pictures.
-        CapReached: the scorer's spending cap is reached, after the scores before that.
+        ModelError: the scorer returned another number of results than it got images.
+        CapReached: the scorer has reached its spending cap; the scores before that are yielded first.
     """
     whole = [Item(p.prompt, p.questions, p.image) for p in pictures if isinstance(p.image, Image.Image)]
     results, reached = _collect_results(scorer, whole)

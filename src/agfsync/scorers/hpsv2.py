@@ -14,7 +14,7 @@ from agfsync.scorers.backbone import measure_likeness, share_backbone
 
 
 class Hpsv2:
-    """100 x the cosine of the picture's and the prompt's embeddings, at least 0: the published score in percent.
+    """The HPSv2 scorer: 100 x the cosine of the embeddings of image and prompt, at least 0; the published score in %.
 
     The two versions' values can't be compared, and nothing in the weights distinguishes them. Each has a name in the
     catalog, hpsv2 and hpsv2.1, which is part of what names the scores.

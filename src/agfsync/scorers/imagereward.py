@@ -1,7 +1,7 @@
 """ImageReward: a BLIP with a head, trained on people's rankings (Xu et al., 2023, arXiv 2304.05977).
 
-The picture goes through the vision tower, the prompt through a text encoder that attends to it, and the head reads the
-first token, [CLS], of what comes out. The weights are published as a pickle, which isn't read here: take them as
+The image goes through the vision tower, the prompt through a text encoder that attends to it, and the head reads the
+first token, [CLS], of its output. The weights are published as a pickle, which isn't read here: take them as
 safetensors. Their names are those of BLIP's first implementation:
 
     published                             transformers
@@ -15,7 +15,7 @@ safetensors. Their names are those of BLIP's first implementation:
     blip.text_encoder                     text_encoder
     mlp.layers.N                          the head's layers
 
-Shapes: B pictures, C, H, W their pixels, L the features of each, D their width; T tokens.
+Shapes: B images, C, H, W their pixels, L the features of each, D their width; T tokens.
 """
 
 import math
@@ -35,11 +35,11 @@ from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.heads import Head
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's output on the authors' data; published with their code."""
+"""Mean and deviation of the head's output on the authors' data, published with their code."""
 MOST_TOKENS = 35
-"""Of a prompt, its start and end included, that the model was trained with."""
+"""The most tokens of a prompt in training, with its start and end."""
 NORM_EPS = 1e-6
-"""Of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
+"""The epsilon of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
 VISION, TEXT = "vision_model.", "text_encoder."
 _NAMES: Mapping[str, str] = {
     r"^blip\.": "",
@@ -57,11 +57,11 @@ POSITIONS = f"{VISION}embeddings.position_embedding"
 
 
 class ImageReward:
-    """100 x sigmoid(reward), where the reward is the published one: the head's output less its mean, by its deviation.
+    """The scorer: 100 x sigmoid(reward), where the reward is the head's output less its mean, over its deviation.
 
-    So 50 is the reward of the authors' average picture, the order is kept, and log(value / (100 - value)) is the reward
-    again. The head learned that one picture wins over another with a chance of the sigmoid of the difference of its
-    outputs: with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
+    So 50 is the reward of the authors' average image, the order is kept, and log(value / (100 - value)) is the reward
+    again. The head learned that one image is preferred to another with the probability sigmoid(difference of its
+    outputs): with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
 
     `path` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
     tokenizer are taken, and its weights where they are ImageReward's. `weights` has them otherwise: a safetensors file,
@@ -145,7 +145,7 @@ def _select_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 def _make_configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
     """Return the towers' configurations, vision's with the image size of the `positions`, 1 x (1 + patches) x D.
 
-    Its authors' pictures measure 224, those of the BLIPs that lend a configuration mostly 384.
+    Its authors' images measure 224 pixels, those of the BLIPs that lend a configuration mostly 384.
     """
     seeing = config.vision_config
     seeing.image_size = math.isqrt(positions.shape[1] - 1) * seeing.patch_size

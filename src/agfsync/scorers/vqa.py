@@ -1,7 +1,7 @@
-"""Asks a vision-language model every question on a picture (Eq. 2).
+"""The VQA scorer: a vision-language model answers every question about an image (Eq. 2).
 
-The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all of its questions. A yes
-or a no is the first token of an answer, so one step of the decoder is the whole of it. Questions are batched across
+The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all of its questions. Yes or
+no is the first token of an answer, so one step of the decoder is enough. Questions are batched across
 images.
 
 Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens; V the vocabulary.
@@ -23,22 +23,22 @@ from agfsync.scorers import Item, Measurement, Unscored, measure_answers
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
-"""Spellings that count: byte-pair vocabularies have a token of their own for a word after a space."""
+"""Accepted spellings: byte-pair vocabularies have another token for a word after a space."""
 Padding = Literal["left", "right", "none"]
 QUESTIONS_AT_ONCE = 128
 _LONGEST_QUESTION = 256
-"""Tokens; what an endless question says after them is not asked."""
+"""The most tokens of a question; the rest of a longer one is cut."""
 
 
 class Vqa:
-    """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
+    """The share of the questions to which the model gives the caption's answer: 100 x correct / asked (Eq. 2).
 
-    The hard answer is the likelier of yes and no as the first token of the model's reply, which is what greedy decoding
-    says wherever it says yes or no at all. P(yes), kept with it, is the softmax over these two, each by its likeliest
-    spelling; so the answer is yes exactly where P(yes) is above one half.
+    The hard answer is the likelier of yes and no as the first token of the model's reply, which is also the greedy one
+    if that is yes or no at all. P(yes), recorded with it, is the softmax over these two, each by its likeliest
+    spelling; so the answer is yes exactly if P(yes) is above one half.
 
-    `path` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is
-    `template`, with {} in the question's place; by default its configuration's `question_template`, where it has one.
+    `path` is a folder or a hub id of any BLIP-2, or of BLIP for question answering. `template` is the request's text
+    with {} in the place of the question; by default `question_template` of the model's configuration, if it has one.
     """
 
     asks_questions = True

@@ -1,7 +1,7 @@
-"""The manifest of a run folder: the SQLite database that says what is there, and its transactions.
+"""The manifest of a run folder: the SQLite database that lists its parts, and its transactions.
 
-SQLite notices a page that makes no sense, and no other. So the database is sealed while nobody writes to it: a flipped
-bit is found when it is opened next.
+SQLite notices only pages that are malformed. So the database is sealed while no process writes to it: a flipped bit is
+found when it is opened next.
 """
 
 import json
@@ -133,7 +133,7 @@ class Manifest:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Execute all that is inside, or none of it.
+        """Execute all statements within the context, or none.
 
         Raises:
             RunError: the run is open for reading only, and so isn't locked.
@@ -221,7 +221,7 @@ class Manifest:
             self._seal.put()
 
     def _check_unsealed(self) -> None:
-        """Check a database without a seal: whoever wrote to it was killed."""
+        """Check a database without a seal: the process that wrote to it was killed."""
         # Read through first: page by page, a cold disk takes ten times as long.
         with store_errors(self._path), self._path.open("rb") as file:
             while file.read(1 << 20):
@@ -268,7 +268,7 @@ class Manifest:
         return Finished(digest, mark, seconds, rows, skipped, json.loads(notes), kept, ended)
 
     def copy_to(self, path: Path) -> None:
-        """Copy the database to `path`, as it is between two transactions."""
+        """Copy the database to `path`, in its state between two transactions."""
         with store_errors(path):
             copy = sqlite3.connect(path)
             try:

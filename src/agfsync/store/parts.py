@@ -1,4 +1,4 @@
-"""Parquet parts: rows to bytes and back; whatever is read is verified against its checksum."""
+"""Parquet parts: rows to bytes and back; each read is verified against its checksum."""
 
 import hashlib
 import mmap
@@ -122,7 +122,7 @@ def check_size(path: Path, size: int) -> None:
 
 
 def group_spans(places: Iterable[UnitPlace]) -> list[list[UnitPlace]]:
-    """Return neighbours together: units whose rows follow each other in one part; those without rows are one group."""
+    """Group neighbours: units with consecutive rows in one part; units without rows are one group."""
     group_spans: list[list[UnitPlace]] = []
     for place in sorted(places, key=lambda place: (place.part or 0, place.first)):
         if group_spans and _is_next(place, group_spans[-1][-1]):
@@ -150,7 +150,7 @@ _LEAVES = {f"image.{field.name}" for field in IMAGE}
 
 
 def _read_without_images(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
-    """Return the part with nothing in the place of its images: memory that nobody writes to takes no room."""
+    """Return the part with zeros in the place of its images: memory that is never written takes no room."""
     with path.open("rb") as file:
         head = file.read(hollow.first)
         file.seek(hollow.end)
@@ -162,7 +162,7 @@ def _read_without_images(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
 
 
 def _verify_checksum(data: bytes, sha256: str) -> bytes:
-    """Return `data` if it is what was written."""
+    """Return `data` if it has the checksum `sha256`."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedPartError("isn't what was written")
     return data
