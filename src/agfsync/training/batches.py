@@ -61,7 +61,7 @@ class EncodedPairs:
     def save(self, path: Path, digest: str) -> None:
         """Write the pairs to `path`, with the digest of what they were encoded from."""
         tensors = {"latents_ICHW": self.latents_ICHW, **{role: getattr(self, role) for role in ROLES}}
-        tensors |= _prefixed(PROMPTS, self.conditioning) | _prefixed(PICTURES, self.pictures)
+        tensors |= _add_prefix(PROMPTS, self.conditioning) | _add_prefix(PICTURES, self.pictures)
         write_tensors(path, tensors, {"digest": digest, "format": FORMAT})
 
     @classmethod
@@ -71,15 +71,15 @@ class EncodedPairs:
         if found is None or (found.metadata.get("digest"), found.metadata.get("format")) != (digest, FORMAT):
             return None
         tensors = {name: found.tensors[name] for name in ("latents_ICHW", *ROLES)}
-        prompts, pictures = (_unprefixed(prefix, found.tensors) for prefix in (PROMPTS, PICTURES))
+        prompts, pictures = (_strip_prefix(prefix, found.tensors) for prefix in (PROMPTS, PICTURES))
         return cls(conditioning=prompts, pictures=pictures, **tensors)
 
 
-def _prefixed(prefix: str, conditioning: Conditioning) -> dict[str, Tensor]:
+def _add_prefix(prefix: str, conditioning: Conditioning) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in conditioning.items()}
 
 
-def _unprefixed(prefix: str, tensors: Conditioning) -> Conditioning:
+def _strip_prefix(prefix: str, tensors: Conditioning) -> Conditioning:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

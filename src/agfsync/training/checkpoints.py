@@ -31,7 +31,7 @@ class Checkpoints:
             "moves": str(_count_steps(state)),
         }
         head |= {"scaler": json.dumps(state.scaler.state_dict()), "parts": str(state.parts)}
-        write_tensors(self._path(step), _collect_tensors(state), head)
+        write_tensors(self._make_path(step), _collect_tensors(state), head)
         kept = [path for _, path in self._list_files()[:KEPT]]
         # Also a partial file of a run that was killed while it wrote.
         for path in self.folder.glob("*.safetensors*"):
@@ -61,7 +61,7 @@ class Checkpoints:
         ours = [(head.get("step", ""), path) for head, path in headed if head and head.get("digest") == self.digest]
         return sorted(((int(step), path) for step, path in ours if step.isdecimal()), reverse=True)
 
-    def _path(self, step: int) -> Path:
+    def _make_path(self, step: int) -> Path:
         return self.folder / f"step-{step:07}.safetensors"
 
 
