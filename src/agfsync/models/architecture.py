@@ -78,7 +78,7 @@ class Architecture:
     refiner: Callable[..., Any] | None = None
     """creates the model that can draw the last steps"""
     latent_statistics: Sequence[str] = ()
-    """keys of the VAE's configuration that its pipeline in diffusers applies to latents, besides scaling_factor"""
+    """keys of the VAE's configuration, apart from scaling_factor, that its pipeline in diffusers applies to latents"""
     adapter_targets: Sequence[str] = ATTENTION
     """the ends of the names of the layers that a LoRA of its network adapts"""
     indexed: bool = False

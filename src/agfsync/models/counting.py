@@ -125,7 +125,7 @@ def build_network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype = tor
                 network = kind(kind.config_class.from_dict(dict(config)))
                 network.tie_weights()  # type: ignore[operator]
     except Exception as failure:
-        # Anything at all may be in somebody's configuration: an estimate is not worth a traceback.
+        # A third-party configuration may hold anything: an estimate is not worth a traceback.
         raise UnknownModel(f"no {kind.__name__} can be built of its configuration") from failure
     return make_dataless(network.eval(), dtype)
 

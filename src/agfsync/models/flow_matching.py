@@ -35,7 +35,7 @@ from agfsync.records import digest
 
 POOLED_PROJECTIONS = "pooled_projections_BE"
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""The projections of picture and text, as diffusers' training scripts adapt them."""
+"""The projections of image and text, as diffusers' training scripts adapt them."""
 
 
 @dataclass(frozen=True, slots=True)

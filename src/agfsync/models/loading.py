@@ -261,7 +261,7 @@ def describe_weights(
         (fingerprint_model(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras
     ]
     parts = {name: part_fingerprint(name, part) for name, part in sorted(origin.parts.items())}
-    # Named where they are set alone: pictures of before keep their names.
+    # They are in the digest only if they are set, so that earlier images keep their names.
     later = {name: value for name, value in (("variant", origin.variant), ("parts", parts)) if value}
     return architecture.name, *base, origin.config, added, *([later] if later else [])
 

@@ -61,7 +61,7 @@ class ImageReward:
 
     So 50 is the reward of the authors' average image, the order is kept, and log(value / (100 - value)) is the reward
     again. The head learned that one image is preferred to another with the probability sigmoid(difference of its
-    outputs): with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
+    outputs): with a deviation of 1.03, the value is about the chance in percent against an image of average reward.
 
     `path` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
     tokenizer are taken, and its weights where they are ImageReward's. `weights` has them otherwise: a safetensors file,

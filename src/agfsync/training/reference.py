@@ -15,7 +15,7 @@ MULTIPLIED = (nn.Linear, nn.Conv2d)
 
 
 def round_frozen_layers(network: nn.Module, precision: str) -> None:
-    """Keep the weights of frozen layers as autocast rounds them anew each step, in "bf16" or "fp16": half the memory.
+    """Keep the weights of frozen layers as autocast rounds them in each step, in "bf16" or "fp16": half the memory.
 
     The predictions and gradients stay the same to the last bit. In "fp32" nothing is rounded.
     """
