@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,18 @@ from safetensors.torch import load_file, save_file
 from agfsync import catalog
 from agfsync.errors import ModelError
 from agfsync.models import flux, hub, loading, refiner, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from agfsync.models.architecture import Architecture
 from agfsync.models.files import choose_variant, find_variants
 from agfsync.models.loading import PipelineSource, load_pipeline
 from agfsync.models.parts import PartSource, load_part
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares"]
-ARCHITECTURES: Mapping[str, ModuleType] = {
-    "pipeline": stable_diffusion,
-    "xl_pipeline": stable_diffusion_xl,
-    "refiner_pipeline": refiner,
-    "sd3_pipeline": stable_diffusion_3,
-    "flux_pipeline": flux,
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "pipeline": stable_diffusion.SD_ARCHITECTURE,
+    "xl_pipeline": stable_diffusion_xl.XL_ARCHITECTURE,
+    "refiner_pipeline": refiner.REFINER_ARCHITECTURE,
+    "sd3_pipeline": stable_diffusion_3.SD3_ARCHITECTURE,
+    "flux_pipeline": flux.FLUX_ARCHITECTURE,
 }
 PARTS = [
     *(("pipeline", part) for part in ("unet", "vae", "text_encoder")),
@@ -129,7 +129,7 @@ def test_no_pipeline_with_a_weight_amiss_is_loaded(
     folder = Path(shutil.copytree(folders(name), tmp_path / "pipeline"))
     damaged.damage_file(weights(folder / part), weights(folder / part), 3, "compiled")
     with pytest.raises(ModelError) as caught:
-        load_pipeline(ARCHITECTURES[name].ARCHITECTURE, PipelineSource(str(folder)), torch.float32)
+        load_pipeline(ARCHITECTURES[name], PipelineSource(str(folder)), torch.float32)
     told = str(caught.value)
     assert f"pipeline ({part}) has no weights that fit a " in told and "_orig_mod." in told and "\n" not in told
 
