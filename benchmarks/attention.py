@@ -16,7 +16,7 @@ from agfsync.shapes.training.clip import CLIP_WIDTH
 from agfsync.shapes.training.generator import build_unet
 from agfsync.shapes.training.tokenizers import MAX_TOKENS
 from agfsync.shapes.training.vae import LATENT_CHANNELS, LATENT_SIDE
-from agfsync.training.attention import trainable_attention
+from agfsync.training.precision import use_trainable_attention
 
 
 def seconds_of_a_step(network: torch.nn.Module, batch: int, kernel: AbstractContextManager[None]) -> float:
@@ -40,7 +40,7 @@ def main() -> None:
     plain: list[float] = []
     for _ in range(options.rounds + 1):
         fused.append(seconds_of_a_step(network, options.batch, nullcontext()))
-        plain.append(seconds_of_a_step(network, options.batch, trainable_attention(device)))
+        plain.append(seconds_of_a_step(network, options.batch, use_trainable_attention(device)))
     print(f"torch's choice {median(fused[1:]):.3f} s a step, plain {median(plain[1:]):.3f} s")
     print(f"ratio {median(fused[1:]) / median(plain[1:]):.2f}")
 

@@ -74,9 +74,9 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             path.write_text("{}")
         return commit
 
-    hub.forget()
+    hub.forget_answers()
     yield put
-    hub.forget()
+    hub.forget_answers()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What the documentation names exists, and its recipes are valid."""
 
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
@@ -36,8 +37,9 @@ def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
 
 
 def exists(name: str) -> bool:
-    """True if `name` is a module, without importing more than the packages above it."""
+    """Return True if `name` is a module of the package, or a name in one."""
+    module, _, attribute = name.rpartition(".")
     try:
-        return find_spec(name) is not None
+        return find_spec(name) is not None or hasattr(import_module(module), attribute)
     except ModuleNotFoundError:
-        return False
+        return hasattr(import_module(module), attribute) if module else False

@@ -150,8 +150,8 @@ def test_two_processes_learn_what_one_does(
 def test_and_so_they_do_where_the_memory_of_one_is_too_small(
     paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
 ) -> None:
-    lora = {"lora": {"rank": 2}}
-    one, two = paired("one", make(lora)), paired("two", make(lora | {"type": "narrow"}))
+    lora = {"rank": 2}
+    one, two = paired("one", make(lora=lora)), paired("two", make({"type": "narrow"}, lora=lora))
     pipeline.run_stage(one, "training")
     _, error = finish(launch("training", two))
     assert error.count("a step doesn't fit into memory: from step 1 on it has 4 parts") == 1

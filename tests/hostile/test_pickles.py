@@ -175,7 +175,7 @@ def test_code_beside_a_model_is_not_run(marker: Path, clip: Path, tiny_generator
 def test_a_checkpoint_of_the_training_counts_as_none(evil: bytes, marker: Path, tmp_path: Path) -> None:
     for ending in ENDINGS:
         (tmp_path / f"step-0000005.{ending}").write_bytes(evil)
-    assert Checkpoints(tmp_path, "digest").last() == 0
+    assert Checkpoints(tmp_path, "digest").find_last_step() == 0
     assert not marker.exists()
 
 

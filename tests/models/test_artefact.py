@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agfsync.errors import ModelError
-from agfsync.models.artefact import FILE, ModelArtefact
+from agfsync.models.artefact import MODEL_FILE, ModelArtefact
 
 BASE = {"type": "stable-diffusion", "path": "owner/base", "revision": "v1", "variant": "fp16", "vae": {"path": "a/b"}}
 
@@ -35,6 +35,6 @@ def test_steering_is_given_to_the_base(tmp_path: Path) -> None:
 def test_what_is_no_description_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(ModelError, match="no trained model at .*: there is no model.json"):
         ModelArtefact.load(tmp_path)
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / MODEL_FILE).write_text(text)
     with pytest.raises(ModelError, match="model.json (is no description of a model|has format 2)"):
         ModelArtefact.load(tmp_path)

@@ -25,9 +25,9 @@ from agfsync.models import Generator
 from agfsync.models.architecture import TEXT_STATES
 from agfsync.models.dtypes import DTYPES, Precision
 from agfsync.models.flow_matching import POOLED_PROJECTIONS
-from agfsync.training import Denoiser
+from agfsync.training import DiffusionModel
 from agfsync.training.lora import adapter_weights, add_adapters
-from agfsync.training.trainable import missing_of, missing_of_class
+from agfsync.training.trainable import list_missing, list_missing_of_class
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
 KINDS = {
@@ -94,8 +94,8 @@ def latents_of(generator: Any, monkeypatch: pytest.MonkeyPatch, *drawing: Any) -
 
 def test_is_a_generator_that_can_be_trained(folders: dict[str, Path], name: str) -> None:
     generator: Generator = load(folders, name)
-    assert isinstance(generator, Denoiser)
-    assert missing_of(generator) == missing_of_class(type(generator)) == []
+    assert isinstance(generator, DiffusionModel)
+    assert list_missing(generator) == list_missing_of_class(type(generator)) == []
     assert generator.schedule.prediction_type == "velocity"
 
 
@@ -115,8 +115,8 @@ def test_training_predicts_as_drawing_does(folders: dict[str, Path], name: str) 
 def test_a_flow_is_shifted_in_training_as_in_drawing(folders: dict[str, Path]) -> None:
     """4 x 6 tokens are fewer than the 256 that FLUX's shift begins at; SD3's shift is 3 whatever the size."""
     sd3, dev, schnell = (load(folders, name).schedule for name in ("sd3", "dev", "schnell"))
-    assert sd3._shift() == 3.0 and schnell._shift() == 1.0
-    assert dev.tokens == 24 and dev._shift() == pytest.approx(np.exp(0.5 + (24 - 256) * 0.65 / 3840))
+    assert sd3._compute_shift() == 3.0 and schnell._compute_shift() == 1.0
+    assert dev.tokens == 24 and dev._compute_shift() == pytest.approx(np.exp(0.5 + (24 - 256) * 0.65 / 3840))
     assert (sd3.sampling, dev.sampling) == ("logit-normal", "uniform")
     assert load(folders, "sd3", training_times="uniform").schedule.sampling == "uniform"
 

@@ -42,7 +42,7 @@ def test_the_caches_commit_comes_first(hub_cache: Put, online: Callable[[object]
     assert hub.commit_of("owner/name") == "b" * 40
     commit = hub_cache("owner/other", "config.json", "model.safetensors")
     assert hub.commit_of("owner/other") == hub.cached_commit("owner/other") == commit
-    folder = hub.snapshot("owner/other", commit)
+    folder = hub.find_snapshot("owner/other", commit)
     assert folder is not None and (folder / "config.json").is_file()
 
 
@@ -54,18 +54,18 @@ def test_a_commit_without_safetensors_counts_as_none(hub_cache: Put, online: Cal
 
 def test_a_hub_that_fails_is_asked_once(online: Callable[[object], None]) -> None:
     online(OSError("no route"))
-    assert hub.ask("owner/name").fault == hub.NO_NETWORK
+    assert hub.ask_hub("owner/name").fault == hub.NO_NETWORK
     online(_info("model.safetensors"))
-    assert hub.ask("owner/other").fault == hub.NO_NETWORK
-    hub.forget()
-    assert hub.ask("owner/other").files == {"model.safetensors": 10}
+    assert hub.ask_hub("owner/other").fault == hub.NO_NETWORK
+    hub.forget_answers()
+    assert hub.ask_hub("owner/other").files == {"model.safetensors": 10}
 
 
 def test_a_hub_that_hangs_is_not_waited_for(online: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "HUB_PATIENCE", 0.05)
     online(lambda: time.sleep(5))
     begun = time.monotonic()
-    assert hub.ask("owner/name").fault == hub.NO_NETWORK
+    assert hub.ask_hub("owner/name").fault == hub.NO_NETWORK
     assert time.monotonic() - begun < 1
 
 
@@ -75,4 +75,4 @@ def test_offline_means_offline(
     online(_info("model.safetensors"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert hub.commit_of("owner/name") is None
-    assert hub.fetch("owner/name", "config.json") is None
+    assert hub.fetch_file("owner/name", "config.json") is None

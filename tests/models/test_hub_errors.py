@@ -185,7 +185,7 @@ def test_a_file_is_looked_for_in_the_cache_at_the_revision_that_was_asked_for(
     revision: str, hub_cache: Callable[..., str]
 ) -> None:
     commit = hub_cache("o/clip", "config.json")
-    refs = hub._folder("o/clip") / "refs"
+    refs = hub._find_cache_folder("o/clip") / "refs"
     (refs / "main").unlink()
     (refs / revision).parent.mkdir(parents=True, exist_ok=True)
     (refs / revision).write_text(commit)
@@ -240,10 +240,10 @@ def test_a_replaced_part_of_a_hub_model_leaves_its_configuration_and_not_its_wei
 
 def test_the_doctor_says_what_the_hub_answered(server: LocalHub) -> None:
     server.faults = {".": (429, {})}
-    hub.forget()
-    assert "429 Too Many Requests" in hub.ask("o/clip").fault
+    hub.forget_answers()
+    assert "429 Too Many Requests" in hub.ask_hub("o/clip").fault
     server.faults = {}
-    assert hub.ask("o/head").files.keys() == {"config.json", "model.safetensors"}
+    assert hub.ask_hub("o/head").files.keys() == {"config.json", "model.safetensors"}
 
 
 def test_the_clients_own_lines_come_back_afterwards(server: LocalHub, loaders: dict[str, Load]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from agfsync.models.lora_deltas import _kind_of, decompose, magnitude_axis, scaled_delta, tucker
+from agfsync.models.lora_deltas import _kind_of, decompose, magnitude_axis, multiply_tucker, scaled_delta
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -79,7 +79,7 @@ def test_a_tucker_core_is_multiplied_on_both_sides() -> None:
     expected = torch.zeros(5, 4, 3, 3)
     for o, n, i, j in product(range(5), range(4), range(2), range(3)):
         expected[o, n] += core[i, j] * outputs[i, o] * inputs[j, n]
-    torch.testing.assert_close(tucker(core, outputs, inputs), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(multiply_tucker(core, outputs, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_locon_with_a_core_is_three_convolutions_in_a_row() -> None:

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,18 @@ from safetensors.torch import load_file, save_file
 from agfsync import catalog
 from agfsync.errors import ModelError
 from agfsync.models import flux, hub, loading, refiner, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
-from agfsync.models.files import choose_variant, variants
+from agfsync.models.architecture import Architecture
+from agfsync.models.files import choose_variant, find_variants
 from agfsync.models.loading import PipelineSource, load_pipeline
 from agfsync.models.parts import PartSource, load_part
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares"]
-ARCHITECTURES: Mapping[str, ModuleType] = {
-    "pipeline": stable_diffusion,
-    "xl_pipeline": stable_diffusion_xl,
-    "refiner_pipeline": refiner,
-    "sd3_pipeline": stable_diffusion_3,
-    "flux_pipeline": flux,
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "pipeline": stable_diffusion.SD_ARCHITECTURE,
+    "xl_pipeline": stable_diffusion_xl.XL_ARCHITECTURE,
+    "refiner_pipeline": refiner.REFINER_ARCHITECTURE,
+    "sd3_pipeline": stable_diffusion_3.SD3_ARCHITECTURE,
+    "flux_pipeline": flux.FLUX_ARCHITECTURE,
 }
 PARTS = [
     *(("pipeline", part) for part in ("unet", "vae", "text_encoder")),
@@ -129,7 +129,7 @@ def test_no_pipeline_with_a_weight_amiss_is_loaded(
     folder = Path(shutil.copytree(folders(name), tmp_path / "pipeline"))
     damaged.damage_file(weights(folder / part), weights(folder / part), 3, "compiled")
     with pytest.raises(ModelError) as caught:
-        load_pipeline(ARCHITECTURES[name].ARCHITECTURE, PipelineSource(str(folder)), torch.float32)
+        load_pipeline(ARCHITECTURES[name], PipelineSource(str(folder)), torch.float32)
     told = str(caught.value)
     assert f"pipeline ({part}) has no weights that fit a " in told and "_orig_mod." in told and "\n" not in told
 
@@ -192,7 +192,7 @@ def test_the_variant_is_the_wanted_the_nameless_or_the_only_one(
 
 def test_of_several_variants_one_must_be_named() -> None:
     names = ["model.fp16.safetensors", "model.non_ema.safetensors"]
-    assert variants(names) == {"fp16", "non_ema"}
+    assert find_variants(names) == {"fp16", "non_ema"}
     with pytest.raises(ModelError, match=r"model\.variant to one of fp16, non_ema"):
         choose_variant(names, None, "it")
 
@@ -326,8 +326,8 @@ def test_a_part_that_isnt_there_is_said_before_anything_is_loaded() -> None:
 def hub_unet(tuned: Path, hub_cache: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The tuned UNet as the hub's cache holds it, `somebody/tuned`, without a network."""
     commit = hub_cache("somebody/tuned")
-    snapshot = hub.snapshot("somebody/tuned")
-    folder = Path(str(snapshot or hub._folder("somebody/tuned") / "snapshots" / commit))
+    snapshot = hub.find_snapshot("somebody/tuned")
+    folder = Path(str(snapshot or hub._find_cache_folder("somebody/tuned") / "snapshots" / commit))
     shutil.copytree(tuned, folder, dirs_exist_ok=True)
     return iter(["somebody/tuned"])
 
@@ -336,7 +336,7 @@ def test_a_part_comes_from_the_hub_and_its_commit_names_it(tiny_generator: Path,
     (model,) = hub_unet
     put = build(tiny_generator, unet={"path": model, "revision": None})
     assert np.array_equal(drawn(put), drawn(build(tiny_generator, unet=str(tuned))))
-    assert PartSource.of({"path": model, "revision": None}) == PartSource.of(model)
+    assert PartSource.from_settings({"path": model, "revision": None}) == PartSource.from_settings(model)
     assert put.identity != build(tiny_generator, unet=str(tuned)).identity
 
 
@@ -344,7 +344,7 @@ def test_a_part_from_a_single_file_is_put_onto_a_base_of_the_hub(
     tiny_generator: Path, hub_cache: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub_cache("somebody/base")
-    base = hub._folder("somebody/base") / "snapshots" / commit
+    base = hub._find_cache_folder("somebody/base") / "snapshots" / commit
     shutil.copytree(tiny_generator, base, dirs_exist_ok=True)
     config = (base / "vae" / "config.json").read_text()
     file = tmp_path / "vae.safetensors"

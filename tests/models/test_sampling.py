@@ -24,7 +24,7 @@ from diffusers_pixels import (
 )
 
 from agfsync.errors import ModelError
-from agfsync.models.sampling import SCHEDULERS, make_scheduler, why_untrainable
+from agfsync.models.sampling import SCHEDULERS, find_schedule_obstacle, make_scheduler
 
 CONFIG = "scheduler/scheduler_config.json"
 CLASSES = sorted(
@@ -165,7 +165,7 @@ def test_zero_terminal_snr_with_a_velocity_is_drawn(tiny_generator: Path, tmp_pa
     )
     where = replaced(tiny_generator, tmp_path / "zero", "scheduler", zero)
     assert are_same_pixels(by_diffusers("stable-diffusion", where), by_ours("stable-diffusion", where))
-    assert why_untrainable(zero) is None
+    assert find_schedule_obstacle(zero) is None
 
 
 def test_a_scheduler_whose_noise_no_seed_gives_is_refused() -> None:
@@ -186,5 +186,5 @@ def test_a_scheduler_whose_noise_no_seed_gives_is_refused() -> None:
     ],
 )
 def test_why_a_model_cant_be_trained(made: Any, says: str) -> None:
-    reason = why_untrainable(made)
+    reason = find_schedule_obstacle(made)
     assert reason is not None and says in reason

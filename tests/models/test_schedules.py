@@ -57,7 +57,7 @@ def test_targets_by_hand() -> None:
 
 def test_diffusion_agrees_with_diffusers() -> None:
     scheduler = DDPMScheduler(prediction_type="v_prediction")
-    schedule, clean, noise = DiffusionSchedule.of(scheduler), randn(1), randn(2)
+    schedule, clean, noise = DiffusionSchedule.from_scheduler(scheduler), randn(1), randn(2)
     times = schedule.times(source(), 3)
     torch.testing.assert_close(schedule.noisy(clean, noise, times), scheduler.add_noise(clean, noise, times))
     torch.testing.assert_close(schedule.target(clean, noise, times), scheduler.get_velocity(clean, noise, times))
@@ -171,7 +171,7 @@ def test_the_weight_turns_an_error_into_that_of_the_noise_it_stands_for(kind: st
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_the_grid_of_a_diffusion_is_ddims(spacing: str) -> None:
     scheduler = DDIMScheduler.from_config(SD.config, timestep_spacing=spacing)
-    grid = DiffusionSchedule.of(scheduler).grid(7)
+    grid = DiffusionSchedule.from_scheduler(scheduler).grid(7)
     scheduler.set_timesteps(7)
     assert grid.tolist() == [*scheduler.timesteps.tolist(), CLEAN_END]
 
@@ -196,7 +196,7 @@ def test_the_grid_of_a_flow_is_its_schedulers(by_size: bool, even: bool) -> None
 def test_steps_of_a_diffusion_are_ddims(kind: str, ends_clean: bool, eta: float) -> None:
     scheduler = DDIMScheduler.from_config(SD.config, prediction_type=kind, set_alpha_to_one=ends_clean)
     scheduler.set_timesteps(20)
-    schedule, predicted, noisy, noise = DiffusionSchedule.of(scheduler), randn(1), randn(2), randn(3)
+    schedule, predicted, noisy, noise = DiffusionSchedule.from_scheduler(scheduler), randn(1), randn(2), randn(3)
     grid = schedule.grid(20)
     for place in (0, 10, 19):
         times, next_times = grid[place].expand(3), grid[place + 1].expand(3)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from agfsync.errors import ModelError
 from agfsync.models import Generator
 from agfsync.models.stable_diffusion import StableDiffusion
-from agfsync.training import Denoiser
+from agfsync.training import DiffusionModel
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
@@ -33,7 +33,7 @@ def distance(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> int:
 
 def test_is_a_generator_that_can_be_trained(tiny_generator: Path) -> None:
     generator: Generator = load(tiny_generator)
-    assert isinstance(generator, Denoiser)
+    assert isinstance(generator, DiffusionModel)
 
 
 @pytest.mark.parametrize("scheduler", ["model", "ddim", "ddpm", "dpm++", "euler", "lcm"])

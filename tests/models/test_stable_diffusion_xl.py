@@ -16,7 +16,7 @@ from agfsync.models.architecture import TEXT_STATES
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.refiner import POOLED_TEXT, TIME_IDS
 from agfsync.models.stable_diffusion_xl import XL_ARCHITECTURE, StableDiffusionXL
-from agfsync.training import Denoiser
+from agfsync.training import DiffusionModel
 
 PROMPTS = ["a red circle left of a blue star", "two small green squares", "a large yellow ring on grey"]
 
@@ -32,7 +32,7 @@ def difference(some: Any, other: Any) -> int:
 
 def test_is_a_generator_that_can_be_trained(generator: LatentDiffusion) -> None:
     drawing: Generator = generator
-    assert isinstance(drawing, Denoiser)
+    assert isinstance(drawing, DiffusionModel)
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(generator: LatentDiffusion) -> None:

@@ -29,18 +29,18 @@ def _pipeline(model: str) -> WeightQuery:
 
 
 def test_only_what_is_loaded_would_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", PIPELINE))
+    monkeypatch.setattr(hub, "ask_hub", lambda *_: hub.HubAnswer("c", PIPELINE))
     found = find_weights(_pipeline("owner/name"))
     assert not found.here and found.to_download == 120
     pickles = {"pytorch_model.bin": 100, "config.json": 1}
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", pickles))
+    monkeypatch.setattr(hub, "ask_hub", lambda *_: hub.HubAnswer("c", pickles))
     assert "no weights as .safetensors" in find_weights(WeightQuery("owner/name")).fault
 
 
 def test_a_cached_pipeline_is_here_when_all_of_it_is(hub_cache: Callable[..., str]) -> None:
     without = [name for name in PIPELINE if not name.startswith(("vae/diff", "safety"))]
     hub_cache("owner/name", *without)
-    folder = hub.snapshot("owner/name")
+    folder = hub.find_snapshot("owner/name")
     assert folder is not None
     (folder / "model_index.json").write_text(json.dumps(INDEX))
     found = find_weights(_pipeline("owner/name"))
@@ -75,7 +75,7 @@ def test_weights_of_half_precision_alone_count(tmp_path: Path) -> None:
 
 
 def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", PIPELINE))
+    monkeypatch.setattr(hub, "ask_hub", lambda *_: hub.HubAnswer("c", PIPELINE))
     query = WeightQuery("owner/name", role="model", without=("vae",))
     assert find_weights(query).to_download == 100
     for part in ("unet", "vae"):
@@ -88,7 +88,7 @@ def test_a_replaced_part_is_neither_needed_nor_downloaded(monkeypatch: pytest.Mo
 
 
 def test_the_variants_files_count_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", PIPELINE))
+    monkeypatch.setattr(hub, "ask_hub", lambda *_: hub.HubAnswer("c", PIPELINE))
     query = WeightQuery("owner/name", role="model", variant="fp16")
     assert find_weights(query).to_download == 50 + 20
 
@@ -117,7 +117,7 @@ def test_a_lora_is_the_file_that_would_be_taken(tmp_path: Path, monkeypatch: pyt
     assert not found.here and "choose one by `file`: my_style.safetensors, older.safetensors" in found.fault
     assert find_weights(query(str(tmp_path), "older.safetensors")).here
     files = {"a.safetensors": 30, "b.safetensors": 50, "lora.bin": 1}
-    monkeypatch.setattr(hub, "ask", lambda *_: hub.HubAnswer("c", files))
+    monkeypatch.setattr(hub, "ask_hub", lambda *_: hub.HubAnswer("c", files))
     assert find_weights(query("owner/name", "b.safetensors")).to_download == 50
     assert "choose one by `file`" in find_weights(query("owner/name")).fault
 

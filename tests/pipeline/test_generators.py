@@ -320,7 +320,7 @@ def test_a_hub_model_that_cant_be_had_is_refused_before_the_captions(
         pipeline.run(run, until="pairs")
     assert all(standing.state == "to do" for standing in pipeline.read_status(run))
     answer = hub.HubAnswer(fault="the hub has no such model, or it is private: set HF_TOKEN")
-    monkeypatch.setattr(hub, "ask", lambda *arguments: answer)
+    monkeypatch.setattr(hub, "ask_hub", lambda *arguments: answer)
     with pytest.raises(ModelError, match="the hub has no such model"):
         pipeline.run(run, until="pairs")
     pipeline.run(run, until="questions")
@@ -330,9 +330,9 @@ def test_a_hub_model_in_the_cache_or_on_the_hub_passes(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(scorers=SCORED, pairs={"choose": {"weights": {"clip": 1.0}}})
-    monkeypatch.setattr(hub, "ask", lambda *arguments: hub.HubAnswer("a" * 40, {"model.safetensors": 1}))
+    monkeypatch.setattr(hub, "ask_hub", lambda *arguments: hub.HubAnswer("a" * 40, {"model.safetensors": 1}))
     pipeline.checks.check_generators(recipe, ["scores"])
-    monkeypatch.setattr(hub, "ask", lambda *arguments: hub.HubAnswer(fault="it is gated"))
+    monkeypatch.setattr(hub, "ask_hub", lambda *arguments: hub.HubAnswer(fault="it is gated"))
     hub_cache("some/model", "config.json")
     pipeline.checks.check_generators(recipe, ["scores"])
 

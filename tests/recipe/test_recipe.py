@@ -1,5 +1,7 @@
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -202,3 +204,9 @@ def test_credentials_in_an_address_are_refused_and_not_said(file: Path, url: str
 def test_a_step_has_no_more_parts_than_pairs(file: Path) -> None:
     with pytest.raises(RecipeError, match="accumulate splits the 4 pairs of training.batch into 5 parts"):
         config.resolve_recipe(str(file), ["training.batch=4", "training.accumulate=5"])
+
+
+def test_the_settings_of_another_package_reach_the_workers(make_recipe: Any) -> None:
+    recipe = make_recipe(scorers={"red": {"type": "double", "path": "none", "mine": 3}, "vqa": {"type": "asking"}})
+    assert pickle.loads(pickle.dumps(recipe)) == recipe  # noqa: S301
+    assert pickle.loads(pickle.dumps(recipe.scorers["red"])).mine == 3  # noqa: S301

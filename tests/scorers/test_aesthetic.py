@@ -47,7 +47,7 @@ def test_laions_file_alone_is_a_head(
     tensors = {name: torch.full(shape, 0.5) for name, shape in state.items()}
     save_file(tensors, tmp_path / "head.safetensors")
     scorer = Aesthetic(path=str(folders / "clip"), head=str(tmp_path / "head.safetensors"), device="cpu")
-    sums = Backbone(str(folders / "clip"), device="cpu").images([item.image for item in items]).sum(1)
+    sums = Backbone(str(folders / "clip"), device="cpu").embed_images([item.image for item in items]).sum(1)
     values = [result.value for result in scorer.score(items) if isinstance(result, Measurement)]
     assert values == pytest.approx([10 * max(0.5 * float(each) + 0.5, 0) for each in sums], abs=1e-3)
 

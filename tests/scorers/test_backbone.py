@@ -67,12 +67,12 @@ def test_a_model_that_nobody_uses_is_let_go(folders: Path) -> None:
 def test_a_picture_is_known_by_itself_and_not_by_its_place(folders: Path, items: list[Item], seen: list[int]) -> None:
     model = Backbone(str(folders / "clip"), device="cpu")
     a, b, c = (item.image for item in items[:3])
-    first = model.images([a, b, a])
-    second = model.images([c, b])
+    first = model.embed_images([a, b, a])
+    second = model.embed_images([c, b])
     assert seen == [2, 1]
     assert torch.equal(first[0], first[2]) and torch.equal(first[1], second[1])
     assert not torch.allclose(second[0], first[0], atol=1e-3)
-    assert torch.allclose(model.images([a])[0], first[0], atol=1e-6)
+    assert torch.allclose(model.embed_images([a])[0], first[0], atol=1e-6)
 
 
 def test_a_prompt_is_embedded_once(folders: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_a_prompt_is_embedded_once(folders: Path, items: list[Item], monkeypatch
 def test_the_width_is_that_of_the_embeddings(folders: Path, items: list[Item]) -> None:
     for kind, width in (("clip", 8), ("siglip", 16), ("siglip2", 16)):
         model = Backbone(str(folders / kind), device="cpu")
-        assert model.images([items[0].image]).shape == (1, width) == (1, model.width)
+        assert model.embed_images([items[0].image]).shape == (1, width) == (1, model.width)
 
 
 def test_what_is_no_number_is_unscored(folders: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,8 @@ def test_it_embeds_as_it_did(folders: Path, items: list[Item], tmp_path: Path) -
     for weights in (tmp_path, tmp_path / "model.safetensors"):
         after = Backbone(str(folders / "clip"), device="cpu", weights=str(weights))
         images, prompts = [item.image for item in items], [item.prompt for item in items]
-        assert torch.equal(before.images(images), after.images(images))
-        assert torch.equal(before.texts(prompts)[0], after.texts(prompts)[0])
+        assert torch.equal(before.embed_images(images), after.embed_images(images))
+        assert torch.equal(before.embed_texts(prompts)[0], after.embed_texts(prompts)[0])
 
 
 def test_weights_that_leave_something_out_or_are_of_another_size_are_an_error(folders: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from agfsync.stages.context import Context
 from agfsync.store import Run
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.methods.dpo import DiffusionDPO
-from agfsync.training.methods.pairs import pair_errors
+from agfsync.training.methods.pairs import compute_pair_errors
 from agfsync.training.noising import draw_pair_noise
 from agfsync.training.reference import FrozenCopy
 
@@ -85,7 +85,7 @@ def test_time_ids_of_winner_and_loser_are_their_own(given: Context) -> None:
     assert encoded is not None
     rows = torch.tensor([2, 0, 3, 1])
     numbers = [_order(given)[row] for row in rows]
-    ids = encoded.batch(rows, torch.device("cpu")).conditioning[TIME_IDS].tolist()
+    ids = encoded.make_batch(rows, torch.device("cpu")).conditioning[TIME_IDS].tolist()
     assert ids[:4] == [_naive_ids(*SIZES[number][0]) for number in numbers]
     assert ids[4:] == [_naive_ids(*SIZES[number][1]) for number in numbers]
 
@@ -100,8 +100,8 @@ def test_a_second_plain_computation_agrees(given: Context, tiny_xl_generator: Pa
     reference, network = FrozenCopy(denoiser.network, "fp32"), denoiser.network
     base = deepcopy(network)
     _nudge(network)
-    batch = encoded.batch(torch.arange(len(SIZES)), denoiser.device)
-    loss, _ = DiffusionDPO(BETA).loss(pair_errors(denoiser, reference, batch, NOISE))
+    batch = encoded.make_batch(torch.arange(len(SIZES)), denoiser.device)
+    loss, _ = DiffusionDPO(BETA).loss(compute_pair_errors(denoiser, reference, batch, NOISE))
     pictures = {row["key"]: row["image"]["bytes"] for row in given.run.rows("candidates", ["key", "image"])}
     assert len(pictures) == 2 * len(SIZES) == len(list(given.run.read("candidates", Candidate)))
 
@@ -121,8 +121,8 @@ def test_a_second_plain_computation_agrees(given: Context, tiny_xl_generator: Pa
     untold = EncodedPairs(
         encoded.latents_ICHW, encoded.conditioning, encoded.winner_P, encoded.loser_P, encoded.prompt_P
     )
-    blind = untold.batch(torch.arange(len(SIZES)), denoiser.device)
-    other, _ = DiffusionDPO(BETA).loss(pair_errors(denoiser, reference, blind, NOISE))
+    blind = untold.make_batch(torch.arange(len(SIZES)), denoiser.device)
+    other, _ = DiffusionDPO(BETA).loss(compute_pair_errors(denoiser, reference, blind, NOISE))
     assert abs(other.item() - naive.item()) > 1e-4, "sizes must matter, or nothing was tested"
 
 

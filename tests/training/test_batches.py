@@ -5,28 +5,28 @@ import pytest
 import torch
 
 from agfsync.files.tensors import read_tensors, write_tensors
-from agfsync.training.batches import EncodedPairs, rows_of_step
+from agfsync.training.batches import EncodedPairs, draw_rows_of_step
 
 CPU = torch.device("cpu")
 
 
 def test_every_pair_comes_up_once_an_epoch() -> None:
-    rows = torch.cat([rows_of_step(0, step, 4, 10) for step in range(5)])
+    rows = torch.cat([draw_rows_of_step(0, step, 4, 10) for step in range(5)])
     assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
     assert rows[:10].tolist() != rows[10:].tolist()
 
 
 def test_a_batch_may_be_larger_than_an_epoch() -> None:
-    assert rows_of_step(0, 0, 7, 3).bincount().tolist() in ([3, 2, 2], [2, 3, 2], [2, 2, 3])
+    assert draw_rows_of_step(0, 0, 7, 3).bincount().tolist() in ([3, 2, 2], [2, 3, 2], [2, 2, 3])
 
 
 def test_order_follows_from_seed_and_step() -> None:
-    assert torch.equal(rows_of_step(1, 3, 8, 100), rows_of_step(1, 3, 8, 100))
-    assert not torch.equal(rows_of_step(1, 3, 8, 100), rows_of_step(2, 3, 8, 100))
+    assert torch.equal(draw_rows_of_step(1, 3, 8, 100), draw_rows_of_step(1, 3, 8, 100))
+    assert not torch.equal(draw_rows_of_step(1, 3, 8, 100), draw_rows_of_step(2, 3, 8, 100))
 
 
 def test_winners_come_first_and_losers_under_the_same_prompts(pairs: EncodedPairs) -> None:
-    batch = pairs.batch(torch.tensor([4, 1]), CPU)
+    batch = pairs.make_batch(torch.tensor([4, 1]), CPU)
     assert torch.equal(batch.latents_BCHW, pairs.latents_ICHW[[4, 1, 9, 6]])
     (name,) = pairs.conditioning
     assert torch.equal(batch.conditioning[name], pairs.conditioning[name][[1, 1, 1, 1]])
@@ -36,7 +36,7 @@ def test_what_is_told_of_pictures_is_each_ones_own_and_stands_for_the_prompts(pa
     (name,) = pairs.conditioning
     sizes = torch.arange(10.0).view(10, 1)
     told = replace(pairs, pictures={"sizes": sizes, name: torch.zeros(10, 2)})
-    batch = told.batch(torch.tensor([4, 1]), CPU, dropped=torch.tensor([True, False]))
+    batch = told.make_batch(torch.tensor([4, 1]), CPU, dropped=torch.tensor([True, False]))
     assert torch.equal(batch.conditioning["sizes"], sizes[[4, 1, 9, 6]])
     assert torch.equal(batch.conditioning[name], torch.zeros(4, 2))
 
@@ -70,7 +70,7 @@ def test_cache_comes_back_only_under_its_digest(pairs: EncodedPairs, tmp_path: P
     kept = EncodedPairs.load(path, "a")
     assert kept is not None and len(kept) == 5
     rows = torch.tensor([0, 2])
-    assert torch.equal(kept.batch(rows, CPU).latents_BCHW, pairs.batch(rows, CPU).latents_BCHW)
+    assert torch.equal(kept.make_batch(rows, CPU).latents_BCHW, pairs.make_batch(rows, CPU).latents_BCHW)
     assert kept.conditioning.keys() == pairs.conditioning.keys()
     path.write_bytes(path.read_bytes()[:-10])
     assert EncodedPairs.load(path, "a") is None

@@ -15,7 +15,7 @@ from agfsync.training.state import TrainingState
 def trained(steps: int, ema: float | None = 0.5) -> TrainingState:
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = TrainingState.of(layer, "adamw", 0.01, torch.amp.GradScaler("cpu", enabled=False), ema)
+    state = TrainingState.create(layer, "adamw", 0.01, torch.amp.GradScaler("cpu", enabled=False), ema)
     for step in range(steps):
         state.optimizer.zero_grad()
         layer(torch.ones(1, 2, 4, 4)).square().sum().backward()
@@ -29,7 +29,7 @@ def test_weights_and_moments_come_back(tmp_path: Path) -> None:
     state, fresh = trained(3), trained(0)
     checkpoints = Checkpoints(tmp_path, "a")
     checkpoints.save(3, state)
-    assert checkpoints.last() == checkpoints.restore(fresh) == 3
+    assert checkpoints.find_last_step() == checkpoints.restore(fresh) == 3
     assert state.average is not None and fresh.average is not None
     for name, parameter in state.parameters.items():
         assert torch.equal(parameter, fresh.parameters[name])
@@ -51,7 +51,7 @@ def test_those_of_other_settings_dont_count_and_make_room(tmp_path: Path) -> Non
     Checkpoints(tmp_path, "a").save(8, trained(1))
     (tmp_path / "step-0000012.safetensors.partial").write_bytes(b"cut off by a kill")
     other = Checkpoints(tmp_path, "b")
-    assert other.last() == other.restore(trained(0)) == 0
+    assert other.find_last_step() == other.restore(trained(0)) == 0
     other.save(2, trained(1))
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000002.safetensors"]
 

@@ -17,13 +17,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from agfsync import catalog
-from agfsync.training import Denoiser, Reference
+from agfsync.training import DiffusionModel, Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
-from agfsync.training.methods.pairs import PairErrors, pair_errors
+from agfsync.training.methods.pairs import PairErrors, compute_pair_errors
 from agfsync.training.noising import PairNoise
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff, FrozenCopy
@@ -43,7 +43,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 class Trained:
     """A flow model that is ready to be trained, its reference and its pairs."""
 
-    model: Denoiser
+    model: DiffusionModel
     reference: Reference
     pairs: EncodedPairs
 
@@ -115,8 +115,8 @@ def test_losses_and_gradients_are_those_of_the_velocity(
     noise = PairNoise(
         torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(4)), scheduler.timesteps[rows] / 1000
     )
-    batch = pairs.batch(torch.arange(3), trained.model.device)
-    loss, _ = METHOD.loss(pair_errors(trained.model, trained.reference, batch, noise))
+    batch = pairs.make_batch(torch.arange(3), trained.model.device)
+    loss, _ = METHOD.loss(compute_pair_errors(trained.model, trained.reference, batch, noise))
     weights = [p for p in network.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, weights)
 
@@ -148,10 +148,10 @@ def test_losses_and_gradients_are_those_of_the_velocity(
 def test_min_snr_and_the_noises_errors_are_weights_of_the_velocitys(make: Callable[..., Trained]) -> None:
     trained = make("stable-diffusion-3", False)
     noise = PairNoise(torch.zeros(3, 16, 8, 8), torch.tensor([0.2, 0.5, 0.9]))
-    batch = trained.pairs.batch(torch.arange(3), trained.model.device)
+    batch = trained.pairs.make_batch(torch.arange(3), trained.model.device)
 
     def errors(*options: Any) -> PairErrors:
-        return pair_errors(trained.model, trained.reference, batch, noise, "fp32", *options)
+        return compute_pair_errors(trained.model, trained.reference, batch, noise, "fp32", *options)
 
     plain, of_noise, snr = errors(), errors(None, "epsilon"), errors(5.0)
     torch.testing.assert_close(of_noise.winner_P, plain.winner_P * torch.tensor([0.64, 0.25, 0.01]))

@@ -16,10 +16,10 @@ from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.loop import learning_rate, train
+from agfsync.training.loop import compute_learning_rate, train
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
-from agfsync.training.methods.pairs import PairErrors, PairObjective, pair_errors
+from agfsync.training.methods.pairs import PairErrors, PairObjective, compute_pair_errors
 from agfsync.training.noising import draw_pair_noise
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.reference import AdaptersOff, FrozenCopy
@@ -96,7 +96,7 @@ def test_other_settings_start_afresh(tiny_generator: Path, pairs: EncodedPairs, 
     other.go(told.append)
     assert len(told) == PLAN.steps
     assert lines(other.log) != before
-    assert Checkpoints(tmp_path / "checkpoints", "a").last() == 0
+    assert Checkpoints(tmp_path / "checkpoints", "a").find_last_step() == 0
 
 
 def test_a_finished_training_is_only_loaded(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_divergence_stops_before_the_weights_are_spoilt(
         train(Actor(denoiser, reference), objective, PLAN, checkpoints, tmp_path / "log", lambda line: None)
     assert "\n" not in str(caught.value)
     assert torch.isfinite(weights(denoiser.network)).all()
-    assert checkpoints.last() == 2
+    assert checkpoints.find_last_step() == 2
 
 
 def test_an_infinite_gradient_diverges(tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path) -> None:
@@ -156,13 +156,13 @@ def test_an_infinite_gradient_diverges(tiny_generator: Path, pairs: EncodedPairs
 
 def test_learning_rate() -> None:
     plan = replace(PLAN, steps=12, warmup=2, learning_rate=1.0)
-    assert [learning_rate(plan, step) for step in (0, 1, 2, 7)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
-    assert 0 < learning_rate(plan, 11) < 0.03
+    assert [compute_learning_rate(plan, step) for step in (0, 1, 2, 7)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert 0 < compute_learning_rate(plan, 11) < 0.03
     constant = replace(plan, schedule="constant")
-    assert [learning_rate(constant, step) for step in (0, 1, 11)] == [0.5, 1.0, 1.0]
+    assert [compute_learning_rate(constant, step) for step in (0, 1, 11)] == [0.5, 1.0, 1.0]
     linear = replace(plan, schedule="linear")
-    assert [learning_rate(linear, step) for step in (1, 2, 7, 11)] == pytest.approx([1.0, 1.0, 0.5, 0.1])
-    assert learning_rate(replace(linear, steps=102), 101) == 0.05
+    assert [compute_learning_rate(linear, step) for step in (1, 2, 7, 11)] == pytest.approx([1.0, 1.0, 0.5, 0.1])
+    assert compute_learning_rate(replace(linear, steps=102), 101) == 0.05
 
 
 def test_the_optimizer_has_the_plans_betas() -> None:
@@ -174,6 +174,6 @@ def test_the_optimizer_has_the_plans_betas() -> None:
 def test_winner_and_loser_share_noise_and_timestep(denoiser: StableDiffusion, pairs: EncodedPairs) -> None:
     same = replace(pairs, loser_P=pairs.winner_P)
     noise = draw_pair_noise(0, 0, torch.Size([3, 4, 8, 8]), denoiser.schedule)
-    batch = same.batch(torch.tensor([0, 1, 2]), denoiser.device)
-    errors = pair_errors(denoiser, FrozenCopy(deepcopy(denoiser.network), "fp32"), batch, noise)
+    batch = same.make_batch(torch.tensor([0, 1, 2]), denoiser.device)
+    errors = compute_pair_errors(denoiser, FrozenCopy(deepcopy(denoiser.network), "fp32"), batch, noise)
     torch.testing.assert_close(errors.winner_P, errors.loser_P)

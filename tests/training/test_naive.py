@@ -26,7 +26,7 @@ from agfsync.records import derive_seed
 from agfsync.training import Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.lora import add_adapters
-from agfsync.training.methods.pairs import PairMethod, pair_errors
+from agfsync.training.methods.pairs import PairMethod, compute_pair_errors
 from agfsync.training.noising import PairNoise
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 
@@ -156,8 +156,8 @@ def test_losses_and_gradients_agree(
     trained = [p for p in denoiser.network.parameters() if p.requires_grad]
 
     method: PairMethod = catalog.build("methods", {"type": kind, "beta": BETA})
-    batch = encoded(denoiser).batch(torch.arange(PAIRS), denoiser.device)
-    loss, _ = method.loss(pair_errors(denoiser, reference, batch, NOISE, "fp32", gamma, space))
+    batch = encoded(denoiser).make_batch(torch.arange(PAIRS), denoiser.device)
+    loss, _ = method.loss(compute_pair_errors(denoiser, reference, batch, NOISE, "fp32", gamma, space))
     gradients = torch.autograd.grad(loss, trained)
 
     pipe = StableDiffusionPipeline.from_pretrained(model, use_safetensors=True)

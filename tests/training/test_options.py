@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from agfsync.errors import DivergedError, ModelError, RecipeError
 from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.training import loop
-from agfsync.training.batches import EncodedPairs, dropped_of_step
+from agfsync.training.batches import EncodedPairs, draw_dropped_rows
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.lora import add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
 from agfsync.training.objective import Actor, TrainingPlan
-from agfsync.training.precision import loss_scaler
+from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE
 from agfsync.training.reference import AdaptersOff
 from agfsync.training.state import Average, make_optimizer
@@ -71,7 +71,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets the loop scale its loss on a CPU, in float32, from a given scale."""
 
     def install(scale: float) -> None:
-        monkeypatch.setattr(loop, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=scale))
+        monkeypatch.setattr(loop, "make_loss_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=scale))
 
     return install
 
@@ -100,7 +100,7 @@ def test_gradients_of_the_parts_add_up(
         denoiser = StableDiffusion(str(tiny_generator), device="cpu")
         add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
         plan = replace(PLAN, accumulate=parts)
-        state = loop.TrainingState.of(denoiser.network, "adamw", 0.0, loss_scaler(CPU, "fp32"), None)
+        state = loop.TrainingState.create(denoiser.network, "adamw", 0.0, make_loss_scaler(CPU, "fp32"), None)
         actor, objective = Actor(denoiser, AdaptersOff(denoiser.network)), DiffusionDPO(500.0).objective(pairs, plan)
         training = loop._Training(actor, objective, plan, ALONE, print)
         (batch,) = objective.collect(actor, 0, torch.arange(plan.batch))
@@ -145,7 +145,7 @@ def test_the_average_by_hand() -> None:
     before = average.weights["w"].item()
     average.update({"w": weight}, 100)
     assert average.weights["w"].item() == pytest.approx(0.25 * before + 0.75 * 3)
-    average.put({"w": weight})
+    average.copy_to({"w": weight})
     assert weight.item() == average.weights["w"].item()
 
 
@@ -158,14 +158,14 @@ def test_the_result_is_the_average_and_the_training_is_the_same(train: Trainer) 
 def test_winner_and_loser_lose_their_caption_together(denoiser: StableDiffusion, pairs: EncodedPairs) -> None:
     text = denoiser.encode_prompts(["a red circle", "two green squares", "a large yellow ring", ""])
     rows, dropped = torch.tensor([4, 1, 0]), torch.tensor([True, False, True])
-    (given,) = replace(pairs, conditioning=text).batch(rows, CPU, dropped).conditioning.values()
+    (given,) = replace(pairs, conditioning=text).make_batch(rows, CPU, dropped).conditioning.values()
     (known,) = text.values()
     assert torch.equal(given, known[[3, 1, 3, 3, 1, 3]])
 
 
 def test_captions_are_dropped_at_their_rate_and_by_seed_and_step() -> None:
-    assert dropped_of_step(0, 0, 8, 0.0) is None
-    first, again, later = (dropped_of_step(0, step, 4000, 0.1) for step in (3, 3, 4))
+    assert draw_dropped_rows(0, 0, 8, 0.0) is None
+    first, again, later = (draw_dropped_rows(0, step, 4000, 0.1) for step in (3, 3, 4))
     assert first is not None and again is not None and later is not None
     assert first.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert torch.equal(first, again) and not torch.equal(first, later)
@@ -173,7 +173,7 @@ def test_captions_are_dropped_at_their_rate_and_by_seed_and_step() -> None:
 
 def test_fp16_on_a_cpu_says_what_to_do() -> None:
     with pytest.raises(RecipeError, match="on a CPU set it to bf16 or fp32") as caught:
-        loss_scaler(CPU, "fp16")
+        make_loss_scaler(CPU, "fp16")
     assert "\n" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from agfsync.engine import launcher
 from agfsync.errors import PeerError
 from agfsync.training import processes
-from agfsync.training.processes import ALONE, Processes, together
+from agfsync.training.processes import ALONE, Processes, join_processes
 
 CPU = torch.device("cpu")
 
@@ -27,18 +27,18 @@ def doubled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(("size", "count"), [(8, 2), (7, 3), (5, 5), (24, 1)])
 def test_each_row_is_one_processs(size: int, count: int) -> None:
-    shares = [Processes(rank, count).share(size) for rank in range(count)]
+    shares = [Processes(rank, count).take_share(size) for rank in range(count)]
     assert torch.cat(shares).tolist() == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_alone_all_stays_as_it_is(doubled: list[int]) -> None:
     gradient = torch.tensor([0.1])
-    ALONE.add_up([gradient])
-    assert ALONE.total([0.1, 0.2]) == [0.1, 0.2] and gradient.item() == torch.tensor(0.1).item()
-    assert ALONE.is_first and ALONE.any(True) and not ALONE.any(False) and ALONE.agree(7)
+    ALONE.sum_gradients([gradient])
+    assert ALONE.sum_values([0.1, 0.2]) == [0.1, 0.2] and gradient.item() == torch.tensor(0.1).item()
+    assert ALONE.is_first and ALONE.any_true(True) and not ALONE.any_true(False) and ALONE.agree_on(7)
     assert doubled == []
-    with together(CPU) as found:
+    with join_processes(CPU) as found:
         assert found is ALONE
 
 
@@ -50,7 +50,7 @@ def test_gradients_are_summed_some_at_a_time_whatever_their_layout(
     gradients = [torch.randn(size, generator=source) for size in ((2, 3, 2, 2), (5,), (2, 7), (), (30,))]
     gradients[0] = gradients[0].to(memory_format=torch.channels_last)
     before = [gradient.clone() for gradient in gradients]
-    Processes(0, 2).add_up(gradients)
+    Processes(0, 2).sum_gradients(gradients)
     assert doubled == [24, 20, 30]
     for gradient, single in zip(gradients, before, strict=True):
         assert torch.equal(gradient, 2 * single) and gradient.stride() == single.stride()
@@ -63,7 +63,7 @@ def test_a_process_that_is_gone_is_told_in_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.distributed, "all_reduce", gone)
     monkeypatch.setattr(processes, "GRACE", 0.0)
     with pytest.raises(PeerError, match="type the same command to go on") as caught:
-        Processes(0, 2).total([1.0])
+        Processes(0, 2).sum_values([1.0])
     assert "\n" not in str(caught.value)
 
 

@@ -9,8 +9,13 @@ from torch import Tensor, nn
 
 from agfsync.errors import ModelError
 from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.training.batches import EncodedPairs
+from agfsync.training.checkpoints import Checkpoints
+from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
-from agfsync.training.reference import AdaptersOff, FrozenCopy
+from agfsync.training.methods.dpo import DiffusionDPO
+from agfsync.training.objective import Actor, TrainingPlan
+from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
 
 Nudge = Callable[[nn.Module], None]
 
@@ -83,3 +88,26 @@ def test_a_saved_adapter_is_as_strong_when_loaded(
 def test_a_network_without_attention_takes_no_adapters() -> None:
     with pytest.raises(ModelError, match="no LoRA fits"):
         add_adapters(nn.Sequential(nn.Linear(2, 2)), rank=2, alpha=2, seed=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_frozen_layers_of_a_lora_are_kept_rounded_for_the_same_training(
+    tiny_generator: Path, pairs: EncodedPairs, tmp_path: Path, precision: str
+) -> None:
+    found = []
+    for rounds in (False, True):
+        model = StableDiffusion(str(tiny_generator), device="cpu")
+        add_adapters(model.network, rank=2, alpha=2, seed=0, targets=model.adapter_targets)
+        if rounds:
+            round_frozen_layers(model.network, precision)
+        plan = TrainingPlan(steps=2, batch=3, learning_rate=1e-3, seed=1, precision=precision)  # type: ignore[arg-type]
+        actor = Actor(model, AdaptersOff(model.network), precision)
+        folder = tmp_path / str(rounds)
+        kept = Checkpoints(folder / "kept", "a")
+        train(actor, DiffusionDPO(500.0).objective(pairs, plan), plan, kept, folder / "log", lambda line: None)
+        found.append(model.network)
+    plain, rounded = ({n: p for n, p in each.named_parameters() if p.requires_grad} for each in found)
+    assert plain.keys() == rounded.keys() and all(torch.equal(plain[name], rounded[name]) for name in plain)
+    kinds = {p.dtype for n, p in found[1].named_parameters() if n.endswith("base_layer.weight")}
+    assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert all(p.dtype == torch.float32 for p in rounded.values())

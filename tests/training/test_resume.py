@@ -141,9 +141,9 @@ def in_the_forward_pass(patch: pytest.MonkeyPatch, bomb: Bomb) -> None:
 
 def before_the_average(patch: pytest.MonkeyPatch, bomb: Bomb) -> None:
     """When the weights have moved and their average hasn't."""
-    update = training.TrainingState.of
+    update = training.TrainingState.create
 
-    def of(*arguments: object) -> TrainingState:
+    def create(*arguments: object) -> TrainingState:
         state = update(*arguments)  # type: ignore[arg-type]
         assert state.average is not None
         moved = state.average.update
@@ -155,7 +155,7 @@ def before_the_average(patch: pytest.MonkeyPatch, bomb: Bomb) -> None:
         state.average.update = killed  # type: ignore[method-assign]
         return state
 
-    patch.setattr(training.TrainingState, "of", of)
+    patch.setattr(training.TrainingState, "create", create)
 
 
 def before_the_line(patch: pytest.MonkeyPatch, bomb: Bomb) -> None:
@@ -196,7 +196,7 @@ def test_killed_at_every_step_it_is_the_same_training(
     checkpoints = Checkpoints(cut.folder / "checkpoints", "a")
     for step in STEPS:
         bomb = Bomb()
-        bomb.fuse = step - checkpoints.last()
+        bomb.fuse = step - checkpoints.find_last_step()
         with monkeypatch.context() as patch, pytest.raises(Killed):
             place(patch, bomb)
             cut.go()

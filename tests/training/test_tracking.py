@@ -8,7 +8,7 @@ from accelerate import tracking
 
 from agfsync.engine.packages import require_trackers
 from agfsync.errors import RecipeError
-from agfsync.training.tracking import Session, tracked
+from agfsync.training.tracking import Session, open_trackers
 
 CALLS: list[Any] = []
 
@@ -47,7 +47,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_hands_over_the_settings_and_each_step(recorder: None, session: Session, name: str) -> None:
-    with tracked([name], session, done=0) as log:
+    with open_trackers([name], session, done=0) as log:
         log({"step": 1, "loss": 0.5})
     (_, project, options), *rest = CALLS
     assert project == "run" and "abc" in options.values() and options["resume"] == "allow"
@@ -55,7 +55,7 @@ def test_hands_over_the_settings_and_each_step(recorder: None, session: Session,
 
 
 def test_goes_on_without_telling_the_settings_again(recorder: None, session: Session) -> None:
-    with pytest.raises(KeyboardInterrupt), tracked(["tensorboard"], session, done=4) as log:
+    with pytest.raises(KeyboardInterrupt), open_trackers(["tensorboard"], session, done=4) as log:
         log({"step": 5, "loss": 0.5})
         raise KeyboardInterrupt
     (_, _, options), *rest = CALLS
@@ -75,7 +75,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_imported_unless_asked_for() -> None:
     code = (
         "import sys, pathlib, agfsync.training.tracking as t\n"
-        "with t.tracked([], t.Session('a', 'b', pathlib.Path('.'), {}), 0) as log: log({'step': 1})\n"
+        "with t.open_trackers([], t.Session('a', 'b', pathlib.Path('.'), {}), 0) as log: log({'step': 1})\n"
         "assert not {'accelerate', 'tensorboard', 'wandb', 'trackio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -86,7 +86,7 @@ def test_tensorboard_has_each_step_once(session: Session) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for done, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        with tracked(["tensorboard"], session, done) as log:
+        with open_trackers(["tensorboard"], session, done) as log:
             for step in steps:
                 log({"step": step, "loss": 1 / step})
     events = EventAccumulator(str(session.folder / "abc" / "run"))

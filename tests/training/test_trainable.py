@@ -8,8 +8,8 @@ import pytest
 from agfsync.errors import ModelError
 from agfsync.models.flow_matching import FlowMatching
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.training import Denoiser
-from agfsync.training.trainable import NEEDED, missing_of, missing_of_class, untrainable_type
+from agfsync.training import DiffusionModel
+from agfsync.training.trainable import NEEDED, explain_untrainable, list_missing, list_missing_of_class
 
 
 class Whole:
@@ -45,33 +45,33 @@ class Delegating:
 
 def test_needed_is_the_protocol() -> None:
     assert set(NEEDED) >= {"device", "network", "schedule", "save_adapter"} and len(NEEDED) == 10
-    assert all(hasattr(Denoiser, name) for name in NEEDED)
+    assert all(hasattr(DiffusionModel, name) for name in NEEDED)
 
 
 def test_a_class_that_has_all_lacks_nothing() -> None:
     assert (
-        missing_of_class(Whole)
-        == missing_of_class(Half)
-        == missing_of_class(LatentDiffusion)
-        == missing_of_class(FlowMatching)
+        list_missing_of_class(Whole)
+        == list_missing_of_class(Half)
+        == list_missing_of_class(LatentDiffusion)
+        == list_missing_of_class(FlowMatching)
         == []
     )
 
 
 def test_a_class_that_lacks_some_is_told_which() -> None:
-    assert missing_of_class(SimpleNamespace) == list(NEEDED)
-    assert "it has no device, network" in untrainable_type("mine", missing_of_class(int))
+    assert list_missing_of_class(SimpleNamespace) == list(NEEDED)
+    assert "it has no device, network" in explain_untrainable("mine", list_missing_of_class(int))
 
 
 def test_a_class_that_answers_for_any_name_isnt_judged() -> None:
-    assert missing_of_class(Delegating) == []
-    assert missing_of(Delegating()) == list(NEEDED)
+    assert list_missing_of_class(Delegating) == []
+    assert list_missing(Delegating()) == list(NEEDED)
 
 
 def test_an_attribute_that_fails_is_told_with_its_cause() -> None:
     half = Half()
     half.device = "cpu"
-    (told,) = missing_of(half)
+    (told,) = list_missing(half)
     assert told.startswith("schedule (") and "has no attribute 'schedule'" in told
 
 
@@ -82,4 +82,4 @@ def test_the_true_reason_is_not_hidden() -> None:
             raise ModelError("it has no noise schedule")
 
     with pytest.raises(ModelError, match="no noise schedule"):
-        missing_of(Refusing())
+        list_missing(Refusing())

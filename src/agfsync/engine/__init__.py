@@ -1,7 +1,7 @@
-"""Runs a stage's work: units that aren't done yet, in batches, committed part by part.
+"""The engine of a stage: it does the units that are missing, in batches, and commits their rows part by part.
 
 `process_units` applies a function in this process. `run_job` runs a `Job`, which loads a model and fits its batches
-into memory, wherever the recipe's `engine` says.
+into memory, in the workers of the recipe's `engine`.
 """
 
 from importlib import import_module

@@ -22,7 +22,7 @@ MEMORY = "memory.json"
 
 @dataclass(slots=True)
 class BatchFit:
-    """The number of things that go through a model at a time; `on_lower` is called with a smaller size that fits.
+    """The batch size that fits into memory; `on_lower` is called with a smaller size once that is known to fit.
 
     >>> BatchFit(2).over([1, 2, 3], lambda batch: [10 * each for each in batch])
     [10, 20, 30]
@@ -35,7 +35,7 @@ class BatchFit:
         """Return one result of `work` for each of `things`, at most `size` at a time, fewer when memory runs out.
 
         Raises:
-            Exception: memory runs out for one thing alone, or whatever else `work` raises.
+            Exception: memory runs out for a single thing, or any other error of `work`.
         """
         return [each for results in self.batches(things, lambda batch: list(work(batch))) for each in results]
 
@@ -66,9 +66,9 @@ class BatchFit:
 
 
 def load_batch_fit(run: Path, what: str, source: str, batch: int, progress: Progress) -> BatchFit:
-    """Return the largest batch, up to `batch`, that is known to fit for `what`, of settings with the digest `source`.
+    """Return the largest batch, up to `batch`, that is known to fit for `what` under settings with the digest `source`.
 
-    A size that is found too large is lowered in the run's file too, and reported.
+    A size that proves too large is also lowered in the file of the run, and reported.
 
     Raises:
         StoreError: the disk fails.

@@ -1,4 +1,4 @@
-"""The nouns of a stage's work: units, what becomes of each, and jobs that need a model."""
+"""Units of a stage's work, their outcomes, and jobs that need a model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _P_contra = TypeVar("_P_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Unit(Generic[_P]):
-    """A piece of work. The key names all that shapes its rows, so that finished work is found again."""
+    """A piece of work. The key identifies everything that affects its rows, so that finished work is found again."""
 
     key: str
     payload: _P
@@ -22,7 +22,7 @@ class Unit(Generic[_P]):
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A unit that can't be done, because of `reason`; `where` names the file or row that is to blame."""
+    """A unit that can't be done, with its reason; `where` names the faulty file or row."""
 
     reason: str
     where: str = ""
@@ -30,7 +30,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Sifted:
-    """The records that a unit made, and what it left out, counted by reason."""
+    """The records of a unit, and the number of records that it dropped, by reason."""
 
     records: Sequence[Record]
     dropped: Mapping[str, int]
@@ -41,12 +41,12 @@ BatchFunction = Callable[[Sequence[_P]], Iterable[Outcome]]
 """A function from a batch of payloads to one outcome for each, in order."""
 
 SERVER = "server"
-"""The device of a job whose model is behind a server: it is asked from this process alone, whatever the engine."""
+"""The device of a job whose model is behind a server: only this process sends requests, with every engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What a job finds where it runs: the run, to read from; the batch that fits into memory; a place for messages."""
+    """The context of a running job: the run to read from, the batch that fits into memory, a function for messages."""
 
     run: Run
     fit: BatchFit
@@ -58,7 +58,7 @@ class Job(Protocol[_P_contra]):
 
     @property
     def source(self) -> str:
-        """The digest of the model, or models, and of all that shapes the result."""
+        """The digest of the model, or models, and of everything that affects the result."""
         ...
 
     @property
@@ -68,7 +68,7 @@ class Job(Protocol[_P_contra]):
 
     @property
     def device(self) -> str:
-        """The recipe's name of the device; `SERVER` where that is no machine of ours."""
+        """The recipe's name of the device; `SERVER` if the model is behind a server."""
         ...
 
     def reads(self, payloads: Sequence[_P_contra]) -> tuple[str, Sequence[str]]:

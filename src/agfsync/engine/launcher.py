@@ -3,9 +3,9 @@
 Only training uses this: every other command ignores the launcher's variables, which a cluster job may have left in the
 environment.
 
-The others know nothing of the command. They wait for the orders of the first process in the store of torch.distributed,
-which each polls, so that nobody waits for a process that is gone: whoever loses the store has lost the first process.
-What may take long has a thread of its own while the main thread waits in short steps: torch's own waits ignore signals.
+The other processes do not run the command. They poll the store of torch.distributed for orders of the first process, so
+that none waits for a process that has ended: a lost store means that the first process has ended. A call that may take
+long runs in its own thread while the main thread waits in short steps, since torch's own waits ignore signals.
 """
 
 import json
@@ -22,21 +22,21 @@ from typing import Any, TypeVar
 from agfsync.errors import PeerError
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""The variables by which a launcher tells each process its place. Without all four a process is alone."""
+"""The variables in which a launcher gives each process its place. A process without all four is alone."""
 JOIN_TIMEOUT = "AGFSYNC_JOIN_TIMEOUT"
-"""The variable that sets for how many seconds the processes wait for each other; as torchrun's `join_timeout`."""
+"""The variable with the seconds that the processes wait for each other, like torchrun's `join_timeout`."""
 JOIN_SECONDS = 600.0
 _POLL_SECONDS = 0.2
 """seconds between two polls of the store, and between two checks for signals"""
 _QUIET_SECONDS = 2.0
-"""seconds in which another process finds the first one without a message"""
+"""seconds after which a process that hasn't found the first one reports that it waits"""
 ATTEMPT_SECONDS = 5.0
-"""seconds for one connection, and for a farewell"""
+"""seconds for one connection, and for the last message"""
 _REPLY_TIMEOUT = timedelta(minutes=30)
 """Timeout of the store's own calls: torch's default."""
 _END = "end"
 _FOUND: list[Any] = []
-"""the store, once it has been found"""
+"""the store, once it is connected"""
 
 _T = TypeVar("_T")
 Order = Mapping[str, str]
@@ -44,18 +44,18 @@ Order = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Process `rank` of `count`, whose common store is found at `address`:`port`."""
+    """Process `rank` of `count`; their common store is at `address`:`port`."""
 
     rank: int
     count: int
     address: str
     port: int
     launcher_hosts: bool = False
-    """True if the launcher keeps the store; else the first process does"""
+    """True if the launcher hosts the store; otherwise the first process does"""
 
     @property
     def place(self) -> str:
-        """Return the store's address as host:port."""
+        """The store's address as host:port."""
         return f"{self.address}:{self.port}"
 
 
@@ -63,10 +63,10 @@ SINGLE_PROCESS = Launch(0, 1, "", 0)
 
 
 def read_launch(environ: Mapping[str, str]) -> Launch:
-    """Return this process's place among those launched together; `SINGLE_PROCESS` where a variable is missing or empty.
+    """Return this process's place among the launched ones; `SINGLE_PROCESS` if a variable is missing or empty.
 
     Raises:
-        PeerError: a variable isn't what a launcher sets.
+        PeerError: a variable has a value that no launcher sets.
     """
     rank, count, address, port = (environ.get(name, "").strip() for name in LAUNCH_VARIABLES)
     if not (rank and count and address and port):
@@ -111,7 +111,7 @@ def read_join_timeout(environ: Mapping[str, str] = os.environ) -> float:
     """Return the number of seconds for which the processes wait for each other.
 
     Raises:
-        PeerError: the variable that says so holds no positive number.
+        PeerError: its variable is not a positive number.
     """
     given = environ.get(JOIN_TIMEOUT, "")
     try:
@@ -130,15 +130,15 @@ def shared_store(seconds: float | None = None) -> Any:
         PeerError: the first process or its launcher isn't there, or its port is taken.
     """
     if not _FOUND:
-        _FOUND.append(_connect(read_join_timeout() if seconds is None else seconds))
+        _FOUND.append(_connect_store(read_join_timeout() if seconds is None else seconds))
     return _FOUND[0]
 
 
 def await_helpers(say: Callable[[str], None]) -> None:
-    """Wait, as the first process, until all others are there; `say` reports once that they are awaited, and where.
+    """Wait, in the first process, until all others have joined; `say` reports once that it waits, and where.
 
     Raises:
-        PeerError: some haven't come in time; the message names them.
+        PeerError: some haven't joined in time; the message names them.
     """
     launch = read_launch(os.environ)
     if launch.count == 1:
@@ -159,10 +159,10 @@ def await_helpers(say: Callable[[str], None]) -> None:
 
 
 def join_first(say: Callable[[str], None]) -> None:
-    """Report, as one of the others, to the first process; `say` reports once where it is looked for.
+    """Join the first process, in one of the others; `say` reports once that it waits, and where.
 
     Raises:
-        PeerError: it isn't there in time.
+        PeerError: the first process hasn't been found in time.
     """
     launch, seconds = read_launch(os.environ), read_join_timeout()
     try:
@@ -188,10 +188,10 @@ def send_order(order: Order) -> None:
 
 
 def meet_others(number: int) -> None:
-    """Wait until every process has come here for the `number`-th time: what follows ignores signals.
+    """Wait until every process has made its `number`-th call: what follows ignores signals.
 
     Raises:
-        PeerError: some haven't come in time; the message names them.
+        PeerError: some haven't made it in time; the message names them.
     """
     shared = shared_store()
     with _peer_errors():
@@ -200,9 +200,9 @@ def meet_others(number: int) -> None:
 
 
 def receive_orders() -> Iterator[Order]:
-    """Yield the orders of the first process, until it has ended in whatever way."""
+    """Yield the orders of the first process, until it has ended in any way."""
     number = 0
-    # The store fails where the process that keeps it is gone.
+    # The store fails once the process that hosts it has ended.
     with suppress(RuntimeError):
         while True:
             number += 1
@@ -217,19 +217,19 @@ def receive_orders() -> Iterator[Order]:
 
 @contextmanager
 def lead_helpers() -> Iterator[None]:
-    """Run the command within as the first process; the others end with it, in whatever way it ends."""
+    """Run the command within as the first process; the others end when it ends, in any way."""
     launch = read_launch(os.environ)
     if launch.count == 1:
         yield
         return
     if not launch.launcher_hosts:
-        # Made now, for the others are looking for it. If it fails, that is reported when they are needed.
+        # Created now, since the others look for it. A failure is reported when they are needed.
         with suppress(PeerError):
             shared_store(0.0)
     try:
         yield
     finally:
-        # Without a store they know it already; a launcher that keeps one answers at once.
+        # Without a store they have ended already; a launcher that hosts one answers at once.
         with suppress(PeerError, RuntimeError, TimeoutError):
             shared = shared_store(0.0)
             _run_interruptibly(lambda: shared.set(_END, ""), ATTEMPT_SECONDS)
@@ -248,10 +248,10 @@ def _await_all(keys: Mapping[str, int]) -> None:
 
 
 def _find_missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[int]:
-    """Return the processes whose keys aren't in the store after `seconds`; at once where all are.
+    """Return the processes whose keys aren't in the store after `seconds`; return at once if all are.
 
     Raises:
-        PeerError: the store is gone.
+        PeerError: the store is lost.
     """
     until = time.monotonic() + seconds
 
@@ -271,18 +271,20 @@ def _find_missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[
 
 @contextmanager
 def _peer_errors() -> Iterator[None]:
-    """Raise a PeerError where the store within is gone."""
+    """Raise a PeerError if the store is lost within the context."""
     try:
         yield
     except RuntimeError as failure:
-        raise PeerError(f"the launched processes can't reach each other any more: {_shorten(failure)}") from failure
+        raise PeerError(
+            f"the launched processes can't reach each other any more: {_shorten_message(failure)}"
+        ) from failure
 
 
-def _connect(seconds: float) -> Any:
+def _connect_store(seconds: float) -> Any:
     """Return a connection to the store, tried at least once and for up to `seconds`.
 
     Raises:
-        PeerError: nobody answers there, or the port is taken.
+        PeerError: nothing answers at its address, or the port is taken.
     """
     import torch.distributed  # noqa: F401 (now, since it takes longer than an attempt on a busy machine)
 
@@ -301,20 +303,22 @@ def _connect(seconds: float) -> Any:
             f"{why}: start it as well, or unset {', '.join(LAUNCH_VARIABLES)} to work in one process"
         ) from failure
     except RuntimeError as failure:
-        raise PeerError(f"the launched processes can't meet at {launch.place}: {_shorten(failure)}") from failure
+        raise PeerError(
+            f"the launched processes can't meet at {launch.place}: {_shorten_message(failure)}"
+        ) from failure
 
 
 def _host_store(launch: Launch) -> Any:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    # It listens on all interfaces; this process itself needs no name server to find it.
+    # It listens on all interfaces; this process reaches it without a name server.
     return TCPStore(
         "127.0.0.1", launch.port, launch.count, True, _REPLY_TIMEOUT, wait_for_workers=False, multi_tenant=True
     )
 
 
 def _reach_store(launch: Launch, seconds: float, reasons: list[str]) -> Any:
-    """Connect once somebody listens there: until then torch would fill the terminal with warnings."""
+    """Connect once the address accepts connections: until then torch would fill the terminal with warnings."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -331,10 +335,10 @@ def _reach_store(launch: Launch, seconds: float, reasons: list[str]) -> Any:
 
 
 def _run_interruptibly(work: Callable[[], _T], seconds: float) -> _T:
-    """Return what `work` returns; it has a thread of its own, so that a signal ends the wait at once.
+    """Return the result of `work`, which runs in its own thread, so that a signal ends the wait at once.
 
     Raises:
-        TimeoutError: it takes longer than `seconds`; its thread is left to itself.
+        TimeoutError: it takes longer than `seconds`; its thread runs on.
     """
     ended, results, failures = Event(), list[_T](), list[Exception]()
 
@@ -356,7 +360,7 @@ def _run_interruptibly(work: Callable[[], _T], seconds: float) -> _T:
     return results[0]
 
 
-def _shorten(failure: Exception) -> str:
+def _shorten_message(failure: Exception) -> str:
     """Return the first sentence of torch's message, without its C++ frames."""
     lines: Sequence[str] = str(failure).splitlines() or [type(failure).__name__]
     return lines[0][:200]

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine: one for each accelerator, or as many as the recipe says."""
+"""Workers that are processes of this machine: one for each accelerator, or the number in the recipe."""
 
 import os
 import signal
@@ -38,18 +38,18 @@ def count_cores() -> int:
 
 
 def count_wanted_workers(engine: Engine, accelerators_there: int) -> int:
-    """Return how many workers `engine` asks for on this machine; 0: the work is done in this process."""
+    """Return the number of workers that `engine` wants on this machine; 0 if the work is done in this process."""
     if engine.workers == "cores":
         return accelerators_there or min(count_cores(), MOST_CPU_WORKERS)
     return engine.workers or accelerators_there
 
 
 class WorkerDiedError(Exception):
-    """A worker's process is gone; the message says how."""
+    """A worker's process has ended; the message says how."""
 
 
 class LocalPool:
-    """`size` processes, each of which sees one of `devices` in turn; without any, each has its share of the cores."""
+    """A pool of `size` processes; each sees one of `devices`, in turn, or without any has its share of the cores."""
 
     def __init__(self, size: int, devices: list[str]) -> None:
         self.size = size
@@ -68,7 +68,7 @@ class LocalPool:
 
 
 class ProcessHandle:
-    """A process that answers one call after the other. It ends with this process."""
+    """A process that answers one call at a time; it ends with this process."""
 
     def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
         self.environment = environment
@@ -80,7 +80,7 @@ class ProcessHandle:
         self._caller = ThreadPoolExecutor(1)
 
     def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
-        return self._caller.submit(self._call, method, arguments)
+        return self._caller.submit(self._call_worker, method, arguments)
 
     def stop(self) -> None:
         self._process.kill()
@@ -88,7 +88,7 @@ class ProcessHandle:
         self._process.join()
         self._ours.close()
 
-    def _call(self, method: str, arguments: tuple[Any, ...]) -> TaskResult:
+    def _call_worker(self, method: str, arguments: tuple[Any, ...]) -> TaskResult:
         try:
             self._ours.send((method, arguments))
             result: TaskResult = self._ours.recv()

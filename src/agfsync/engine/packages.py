@@ -1,4 +1,4 @@
-"""Packages that only some settings need, and that the project doesn't install by itself."""
+"""Optional packages, which only some settings need."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -7,20 +7,20 @@ from agfsync.errors import RecipeError
 
 
 def require_package(package: str, setting: str) -> None:
-    """Check that `package`, which `setting` needs, is installed; without importing it.
+    """Check that `package`, which `setting` needs, is installed, without importing it.
 
     Raises:
-        RecipeError: it isn't.
+        RecipeError: it is not installed.
     """
     if find_spec(package) is None:
         raise RecipeError(f"{setting} needs the package {package}: pip install {package}, or set it otherwise")
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Check that the packages of `training.trackers` are installed; without importing them.
+    """Check that the packages of `training.trackers` are installed, without importing them.
 
     Raises:
-        RecipeError: one isn't.
+        RecipeError: one is not installed.
     """
     for name in names:
         require_package(name, f"training.trackers {name}")

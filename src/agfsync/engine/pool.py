@@ -1,10 +1,10 @@
-"""Units shared out among workers that may die, each unit entered once.
+"""The dispatch of units to workers that may die; each unit is entered once.
 
-Ray Data would do the first half: it feeds a pool of actors and restarts them. But it passes on what they return, and
-what has reached the disk when one dies in between is its own affair. pebble's pools replace dead workers too, but tell
-neither which units a worker held when it died nor let each worker see an accelerator of its own. Here a task names the
-part that it writes, and a part counts when its entry is in the manifest, in the transaction that enters its units: so
-the dispatch is our own, on futures, and Ray's actors and this machine's processes are two kinds of worker for it.
+Ray Data does the first half: it feeds a pool of actors and restarts them. But it passes on their results, and doesn't
+handle what a worker has written to the disk before it died. pebble's pools also replace dead workers, but don't report
+which units a worker held when it died, nor give each worker its own accelerator. Here a task names the part that it
+writes, and a part counts once its entry is in the manifest, in the transaction that enters its units. So this dispatch
+is our own, on futures; Ray's actors and this machine's processes are its two kinds of worker.
 """
 
 from collections import deque
@@ -22,24 +22,24 @@ from agfsync.errors import WorkerError
 from agfsync.store import Run
 
 TASK_SECONDS = 20.0
-"""The time that a task should take, about: this much work is lost when a worker dies."""
+"""The approximate time of a task: this much work is lost when a worker dies."""
 DEATHS = 3
-"""Workers that may die of a unit, when it was their only one, before it is skipped."""
+"""The number of workers that die of a unit, alone in its task, before it is skipped."""
 FALSE_STARTS = 5
-"""Deaths in a row, per worker, while the model is loaded, after which there is no use in going on."""
+"""Deaths in a row, per worker, during loading, after which the job is given up."""
 LOAD_SECONDS = 120.0
-"""Seconds without any worker that has loaded its model after which that is reported."""
+"""Seconds without a worker that has loaded its model, after which that is reported."""
 
 
 class WorkerHandle(Protocol):
     """A process with a `JobWorker` in it."""
 
     def submit(self, method: str, *arguments: Any) -> Future[TaskResult]:
-        """Call a method of its `JobWorker`; one at a time."""
+        """Call a method of its `JobWorker`; only one call runs at a time."""
         ...
 
     def stop(self) -> None:
-        """End it, whatever it does."""
+        """End the process, also while it works."""
         ...
 
 
@@ -53,17 +53,17 @@ class WorkerPool(Protocol):
         ...
 
     def describe_death(self, failure: BaseException) -> str | None:
-        """Return how a worker has died, if a call's `failure` says that it has."""
+        """Return how a worker has died; None if a call's `failure` is not a death."""
         ...
 
     def describe_shortage(self) -> str:
-        """Return in a line why there may be no worker yet."""
+        """Return one line on why there may be no worker yet."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PartTask:
-    """Units to do, and the part to write them to. `killed` counts the workers that died while they did just these."""
+    """Units to do, and the part to write them to. `killed` is the number of workers that died of just these units."""
 
     path: str
     units: Sequence[Unit[Any]]
@@ -71,7 +71,7 @@ class PartTask:
 
 
 class Dispatcher:
-    """Sends what is `pending` of the run's `table` through the workers of `pool`."""
+    """A dispatcher of the `pending` units of the run's `table` to the workers of `pool`."""
 
     def __init__(
         self, run: Run, table: str, pending: PendingUnits[Any], plan: WorkerPlan, pool: WorkerPool, progress: Progress
@@ -82,21 +82,21 @@ class Dispatcher:
         """the units of the last result"""
         self._pending = pending
         self._retries: list[tuple[Sequence[Unit[Any]], int]] = []
-        """tasks of dead workers, and how many died of just these units"""
+        """tasks of dead workers, with the number of workers that died of exactly these units"""
         self._suspects: deque[tuple[Sequence[Unit[Any]], int]] = deque()
-        """the same, of single units: they wait until nothing else is left"""
+        """the same for single units, which wait until nothing else is left"""
         self._busy: dict[Future[TaskResult], tuple[WorkerHandle, PartTask | None]] = {}
-        """each worker at a task, or at loading its model"""
+        """workers that do a task, or load their model (None)"""
         self._idle: list[WorkerHandle] = []
         self._false_starts = 0
         self._task_size = float(plan.at_once)
         """units that a task may have, estimated from the last one"""
 
     def results(self) -> Generator[TaskResult, None, None]:
-        """Yield the result of each task as it comes; to be entered before the next is asked for.
+        """Yield the result of each task as it arrives; enter it in the manifest before the next one is requested.
 
         Raises:
-            WorkerError: workers die before they have loaded their model, again and again.
+            WorkerError: too many workers in a row die before they have loaded their model.
         """
         try:
             for _ in range(self.size):
@@ -118,7 +118,7 @@ class Dispatcher:
                 self._remove_part(task)
 
     def lower_batch(self, fit: int) -> None:
-        """Give workers that start from now on batches of `fit`."""
+        """Start later workers with batches of `fit`."""
         self.plan = replace(self.plan, fit=fit)
 
     def _start_worker(self) -> None:
@@ -147,7 +147,7 @@ class Dispatcher:
         return bool(self._retries or self._suspects or self._pending.count_ahead(1))
 
     def _choose_size(self) -> int:
-        """Return the next task's number of units: whole batches, and few near the end, so that workers end together."""
+        """Return the size of the next task: whole batches, fewer near the end, so that workers finish together."""
         fair = ceil(self._pending.bound / (2 * self.size))
         at_once = self.plan.at_once
         return max(int(min(self._task_size, fair)) // at_once, 1) * at_once
@@ -176,7 +176,7 @@ class Dispatcher:
         self._assign_task(worker)
 
     def _replace_worker(self, worker: WorkerHandle, task: PartTask | None, reason: str) -> Iterator[TaskResult]:
-        """Start another worker in the dead one's place."""
+        """Replace a dead worker by a new one, and retry its task."""
         worker.stop()
         self._remove_part(task)
         if task is None:
@@ -194,9 +194,9 @@ class Dispatcher:
             self._start_worker()
 
     def _retry_units(self, units: Sequence[Unit[Any]], killed: int, reason: str) -> Iterator[TaskResult]:
-        """Do a dead worker's units again: first as they are, for most workers die of something else; then by halves.
+        """Retry a dead worker's units: first all at once, since most workers die of another cause; then by halves.
 
-        So a unit that kills its workers is alone in the end, and known.
+        So a unit that kills its workers is alone in the end, and skipped.
         """
         if len(units) == 1 and killed >= DEATHS:
             skip = Skip(f"{DEATHS} workers died of it (the last: {reason})", f"unit {units[0].key}")
@@ -210,7 +210,7 @@ class Dispatcher:
             self._retries.append((units, killed))
 
     def _remove_part(self, task: PartTask | None) -> None:
-        """Remove what a dead worker may have written: the next run would do it too, but others read the folder."""
+        """Remove what a dead worker may have written: the next run would also do it, but others read the folder."""
         if task is None:
             return
         for ending in ("", ".tmp"):

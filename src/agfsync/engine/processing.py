@@ -1,4 +1,4 @@
-"""Runs a stage's work in this process: the units that aren't done, in batches, written part by part."""
+"""The work of a stage in this process: the missing units, in batches, written part by part."""
 
 import time
 from collections import Counter, deque
@@ -21,9 +21,9 @@ _P = TypeVar("_P")
 
 PART_BYTES = 32 << 20
 PART_SECONDS = 60.0
-"""A part is committed when it has grown to this size or age: this much work is lost when the process is killed."""
+"""The size or age at which a part is committed: at most this much work is lost when the process is killed."""
 LOOKED_UP = 500
-"""Units that are looked up in the manifest at a time; no more are in memory than that and those asked for."""
+"""The number of units that are looked up in the manifest at a time, which bounds the units in memory."""
 
 
 def process_units(
@@ -43,8 +43,8 @@ def process_units(
 ) -> None:
     """Do the units that aren't done, `batch` at a time; `work` returns one outcome for each payload, in order.
 
-    However it ends, as long as Python notices, what is complete is committed first; also where `work` raises after some
-    outcomes. A unit that can't be done is entered as skipped.
+    Complete outcomes are always committed before this returns or raises, also if `work` raises after some of them. A
+    unit that can't be done is entered as skipped.
 
     Raises:
         BudgetError: more than the share `budget` of the units is skipped.
@@ -68,7 +68,7 @@ def process_units(
 
 
 class PendingUnits(Generic[_P]):
-    """Those of `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts them all."""
+    """The `units` that the run's `table` lacks, in order, looked up as they are taken; `total` is the number of all."""
 
     def __init__(self, run: Run, table: str, units: Reiterable[Unit[_P]]) -> None:
         self._run, self._table = run, table
@@ -78,7 +78,7 @@ class PendingUnits(Generic[_P]):
         self._found = 0
 
     def take(self, most: int) -> list[Unit[_P]]:
-        """Return and remove the next units: `most`, or what is left."""
+        """Return and remove the next units: `most`, or all that are left."""
         return [self._ready.popleft() for _ in range(self.count_ahead(most))]
 
     def count_ahead(self, most: int) -> int:
@@ -96,18 +96,18 @@ class PendingUnits(Generic[_P]):
 
     @property
     def bound(self) -> int:
-        """The most units that can be left: what hasn't been looked up counts as missing."""
+        """An upper bound of the units that are left: those not yet looked up count as missing."""
         return len(self._ready) + self._unseen
 
     def take_found(self) -> int:
-        """Return how many finished units were passed since the last call."""
+        """Return the number of finished units that were skipped over since the last call."""
         found, self._found = self._found, 0
         return found
 
 
 @dataclass
 class PartWriter:
-    """Outcomes on their way to one Parquet part, which is committed whenever it has grown to its limits."""
+    """A buffer of outcomes for one Parquet part, which is committed when it reaches its limits."""
 
     run: Run
     stage: str
@@ -134,7 +134,7 @@ class PartWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Write what was added since the last commit."""
+        """Write the outcomes that were added since the last commit."""
         seconds = time.monotonic() - self.begun
         outcomes, self.outcomes = self.outcomes, {}
         dropped, self.dropped = self.dropped, {}
@@ -144,10 +144,10 @@ class PartWriter:
 
 
 def check_budget(stage: str, skipped: Sequence[Skipped], total: int, budget: float, unit: str = "captions") -> None:
-    """Stop when more than the share `budget` of `total` units is skipped.
+    """Check that at most the share `budget` of `total` units is skipped.
 
     Raises:
-        BudgetError: says how many, the most frequent reason, and where it occurred first.
+        BudgetError: more are; the message has their number, the most frequent reason, and where it occurred first.
     """
     if sum(each.count for each in skipped) > budget * total:
         raise BudgetError(
@@ -159,7 +159,7 @@ def check_budget(stage: str, skipped: Sequence[Skipped], total: int, budget: flo
 def report_skipped(
     progress: Progress, stage: str, skipped: Sequence[Skipped], total: int, unit: str = "captions"
 ) -> None:
-    """Say in one line how many of `total` units are skipped, and why; nothing if none is."""
+    """Report in one line how many of `total` units are skipped, and why; report nothing if none is."""
     if skipped:
         progress.say(_describe_skipped(stage, skipped, total, unit))
 

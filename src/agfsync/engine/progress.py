@@ -22,7 +22,7 @@ class ProgressTask(Protocol):
     """The progress of a running stage."""
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        """Count `count` more units as done; `figures` are shown too, such as loss=0.69."""
+        """Count `count` more units as done; `figures`, such as loss=0.69, are also shown."""
         ...
 
     def add_done(self, count: int) -> None:
@@ -36,7 +36,7 @@ class Progress(Protocol):
     def stage(
         self, name: str, total: int, unit: str = "captions", done: int = 0
     ) -> AbstractContextManager[ProgressTask]:
-        """Begin the stage `name` of `total` units, of which `done` are done by an earlier run."""
+        """Start the progress of a stage of `total` units, of which an earlier run has done `done`."""
         ...
 
     def say(self, text: str) -> None:
@@ -45,29 +45,29 @@ class Progress(Protocol):
 
 
 def make_progress() -> Progress:
-    """Return bars where standard error is a terminal, lines where it is a log."""
+    """Return a progress of bars if standard error is a terminal, else of lines."""
     return TerminalProgress(Console(stderr=True)) if sys.stderr.isatty() else LogProgress()
 
 
 class SilentProgress:
-    """Shows nothing; for use as a library."""
+    """A progress that shows nothing, for use as a library."""
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str = "captions", done: int = 0) -> Iterator[ProgressTask]:
         yield self
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def add_done(self, count: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class LogProgress:
-    """Lines, at most one in `every` seconds, and one at the end of a stage."""
+    """A progress of lines, at most one in `every` seconds, and one at the end of a stage."""
 
     def __init__(self, every: float = LOG_SECONDS) -> None:
         self._every = every
@@ -97,28 +97,28 @@ class _Lines:
         self._done += count
         self._figures = figures
         if time.monotonic() - self._said >= self._log.every and self._done < self._total:
-            self._say(f", {format_duration((self._total - self._done) / self._rate())} left")
+            self._print_line(f", {format_duration((self._total - self._done) / self._compute_rate())} left")
 
     def add_done(self, count: int) -> None:
         self._before += count
         self._done += count
 
     def end(self) -> None:
-        self._say(f" in {format_duration(time.monotonic() - self._begun)}")
+        self._print_line(f" in {format_duration(time.monotonic() - self._begun)}")
 
-    def _rate(self) -> float:
+    def _compute_rate(self) -> float:
         return max(self._done - self._before, 1e-9) / max(time.monotonic() - self._begun, 1e-9)
 
-    def _say(self, ending: str) -> None:
+    def _print_line(self, ending: str) -> None:
         self._said = time.monotonic()
         shown = "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
-        # What did nothing, because there was nothing to do or all was done, has no rate.
-        rate = f", {format_rate(self._rate())}/s{ending}" if self._done > self._before else ""
+        # A stage with nothing to do has no rate.
+        rate = f", {format_rate(self._compute_rate())}/s{ending}" if self._done > self._before else ""
         self._log.say(f"{self._name}: {self._done} of {self._total} {self._unit}{rate}{shown}")
 
 
 class TerminalProgress:
-    """A bar for the running stage; the figures alone where the terminal is narrow."""
+    """A progress with a bar for the running stage; only its figures on a narrow terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -13,21 +13,21 @@ from agfsync.errors import WorkerError
 from agfsync.recipe import Engine
 
 STORE_BYTES = 100 << 20
-"""Memory of Ray's object store, where we start it: only captions and part entries are exchanged."""
+"""Memory of the object store of a Ray that is started here: only captions and part entries are exchanged."""
 
 ANSWER_SECONDS = 10.0
-"""seconds in which a cluster's address must answer"""
+"""seconds within which a cluster's address must answer"""
 
 
 class RayPool:
-    """Actors with a `JobWorker` each, and as many accelerators for each as the recipe says.
+    """A pool of actors, each with a `JobWorker` and the accelerators that the recipe gives it.
 
     Raises:
-        WorkerError: there is no cluster at the address that is given.
+        WorkerError: there is no cluster at the given address.
     """
 
     def __init__(self, engine: Engine) -> None:
-        _connect(engine.address or os.environ.get("RAY_ADDRESS") or "local")
+        _connect_cluster(engine.address or os.environ.get("RAY_ADDRESS") or "local")
         there = ray.cluster_resources().get("GPU", 0.0)
         self._each = engine.accelerators if engine.accelerators is not None else min(there, 1.0)
         asked = engine.workers if isinstance(engine.workers, int) else None
@@ -49,6 +49,8 @@ class RayPool:
 
 
 class RayHandle:
+    """An actor that holds a `JobWorker`."""
+
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
@@ -61,17 +63,17 @@ class RayHandle:
 
 
 def _check_address(address: str) -> None:
-    """Check that somebody answers at HOST:PORT: Ray itself would try for a quarter of an hour."""
+    """Check that HOST:PORT answers: Ray itself would try for a quarter of an hour."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
-def _connect(address: str) -> None:
-    """Connect once in this process, until it ends."""
+def _connect_cluster(address: str) -> None:
+    """Connect this process to the cluster, once, until it ends."""
     if ray.is_initialized():
         return
-    # What is printed elsewhere would run through the progress bar, and so would a notice of each worker's death.
+    # Other machines' output, and notices of dead workers, would break the progress bar.
     ray._private.worker._worker_logs_enabled = False
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     own = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}

@@ -1,4 +1,4 @@
-"""Runs a job where the recipe says: in this process, in others of this machine, or on a Ray cluster."""
+"""The place where a job runs: this process, other processes of this machine, or a Ray cluster."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -40,11 +40,11 @@ def run_job(
     unit: str = "captions",
     title: str | None = None,
 ) -> None:
-    """Do those of the `units` that aren't done, `at_once` at a time; the job's model is loaded if there are any.
+    """Do the missing `units`, `at_once` at a time; the job's model is loaded only if there are any.
 
     Raises:
         ModelError: the model can't be loaded. BudgetError: more than the share `budget` of the units is skipped.
-        WorkerError: no workers can be had, or they die as soon as they start.
+        WorkerError: no worker can be started, or they die as soon as they start.
     """
     pending = PendingUnits(run, table, units)
     if not pending.count_ahead(1):
@@ -79,7 +79,7 @@ def run_job(
 
 
 def _find_pool(engine: Engine, device: str, pending: PendingUnits[_P], at_once: int) -> WorkerPool | None:
-    """Return the pool that does what is pending, `at_once` at a time; None where it is done in this process."""
+    """Return the pool for the pending units, `at_once` at a time; None if they are done in this process."""
     if device == SERVER:
         return None
     if engine.type == "ray":
@@ -100,10 +100,10 @@ def _open_here(job: Job[_P], context: JobContext) -> Callable[[Sequence[_P]], It
 
 
 def _enter_result(run: Run, table: str, result: TaskResult, workers: int) -> None:
-    """Enter a result's units with their part, all of it or nothing, and those that are skipped.
+    """Enter a result's units with their part in the manifest, all or nothing, and the skipped units.
 
     Raises:
-        StoreError: the part isn't here.
+        StoreError: the part is not on this machine.
     """
     if result.part is not None:
         try:
@@ -122,7 +122,7 @@ def _enter_result(run: Run, table: str, result: TaskResult, workers: int) -> Non
 
 
 def _quarantine_what_was_read(run: Run, job: Job[_P], units: Sequence[Unit[_P]], stopped: Exception) -> None:
-    """Read again what a worker read: it only reports a damaged part, and here, where one may, it is quarantined.
+    """Read again what a worker read: a worker only reports a damaged part, and this process quarantines it.
 
     Raises:
         StoreError: a part was quarantined.

@@ -1,4 +1,4 @@
-"""The inside of a worker process, whoever has started it: it opens a job once, does its tasks, and writes the parts.
+"""The inside of a worker process of any pool: it opens a job once, does its tasks, and writes the parts.
 
 A worker never touches the manifest. It writes each task's rows as a part next to the run's others and returns the
 part's entry; only the process that leads the run puts it into the manifest.
@@ -23,9 +23,9 @@ from agfsync.store.parts import PartEntry
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker is given when it starts. `fit` is the batch that is known to fit into memory.
+    """The arguments of a worker's start. `fit` is the batch that is known to fit into memory.
 
-    `folder` is the leading process's working directory, so that a model's relative path means the same here.
+    `folder` is the working directory of the leading process, so that relative paths of models mean the same.
     """
 
     run: Path
@@ -40,7 +40,7 @@ class WorkerPlan:
 class TaskResult:
     """The result of a task: the entry of its part, the number of rows of each unit in it, and the skipped units.
 
-    `stopped` is the error that ended the task early; what was complete by then is in the result all the same.
+    `stopped` is the error that ended the task early; the outcomes before it are in the result.
     """
 
     part: PartEntry | None = None
@@ -53,7 +53,7 @@ class TaskResult:
 
 
 class JobWorker:
-    """Does the tasks of a job. No method raises: errors are part of the result, and a worker that is silent is dead."""
+    """A worker of a job. No method raises: errors are part of the result, and a worker that doesn't answer is dead."""
 
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
@@ -108,7 +108,7 @@ class JobWorker:
 
 
 def _make_sendable(failure: Exception) -> Exception:
-    """Return `failure` as any process can unpickle it: our own and Python's errors as they are, others as text."""
+    """Return `failure` in a form that any process can unpickle: our errors and Python's unchanged, others as text."""
     known = isinstance(failure, AgfsyncError) or type(failure).__module__ == "builtins"
     plain = known and all(isinstance(part, str | bytes | int | float | None) for part in failure.args)
     sent = failure if plain else RuntimeError(f"{type(failure).__name__}: {failure}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a full disk that says so."""
+"""Atomic writes, folder locks, and clear messages for the errors of a disk."""
 
 import errno
 import fcntl
@@ -18,7 +18,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def explain_disk_error(failure: BaseException, path: Path) -> StoreError | None:
-    """Return the message for a `failure` of the disk, else None. Libraries wrap the disk's errors in their own."""
+    """Return the error for a `failure` of the disk, also if a library has wrapped it; None for any other failure."""
     number = failure.errno if isinstance(failure, OSError) else None
     where = failure.filename if isinstance(failure, OSError) and failure.filename else path
     text = str(failure)
@@ -33,7 +33,7 @@ def explain_disk_error(failure: BaseException, path: Path) -> StoreError | None:
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong within with `path`, or the database at it, into a StoreError."""
+    """Turn every error of the disk or the database at `path` within the context into a StoreError."""
     try:
         yield
     except (OSError, sqlite3.Error) as failure:
@@ -42,10 +42,10 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that the file is either whole or the one that was there before, also after a power cut.
+    """Write `data` to `path` atomically: the file is either complete or the previous one, also after a power cut.
 
     Raises:
-        StoreError: the disk is full or doesn't allow it.
+        StoreError: the disk is full, or writing is not allowed.
     """
     beside = path.with_name(path.name + ".tmp")
     with store_errors(path):
@@ -62,14 +62,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
-    """Take the lock of `folder` and return it, held until it is closed or the process ends, however it ends.
+    """Take the lock of `folder` and return it; it is held until it is closed or the process ends in any way.
 
-    The system holds it, not the text in the file, which only tells the others by whom: that a process of this number
-    is alive, or that one was killed, changes nothing. `shared` ones exclude the others, not each other. The package
-    filelock does as much but for the text, which it empties whenever somebody tries to take the lock.
+    The operating system holds the lock; the text in the file only names the holder for messages, so a killed process
+    or a reused process number doesn't matter. `shared` locks exclude exclusive ones, not each other. The package
+    filelock does the same without the text, which it empties at each attempt to take the lock.
 
     Raises:
-        RunError: somebody else holds it; the message says who.
+        RunError: another process holds it; the message names the process.
     """
     with store_errors(folder / "lock"):
         file = _open_lock(folder / "lock", shared)
@@ -98,7 +98,7 @@ def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
 
 
 def _try_lock(file: io.TextIOWrapper, kind: int) -> bool:
-    """Return False if somebody else has it; network file systems say so in either way."""
+    """Return False if another process has it; network file systems raise either of the errors."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -107,7 +107,7 @@ def _try_lock(file: io.TextIOWrapper, kind: int) -> bool:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk: without it a rename may be lost in a power cut."""
+    """Flush a file, or a folder's list of names, to the disk; without this a power cut may undo a rename."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

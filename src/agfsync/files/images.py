@@ -1,12 +1,12 @@
-"""Images to bytes and back, and only from formats that are safe to open.
+"""Images to bytes and back, only in formats that are safe to open.
 
-A file is accepted if its image is beyond doubt: a whole PNG, WebP or JPEG of one still image, 8 bits a channel, opaque,
-in grey, palette or RGB, of a sane size. It is turned as its EXIF says, since people have seen and judged it that way.
-What a conversion would have to guess is refused with its reason: 16 bits, CMYK, transparent parts, several frames.
-Data after the end of the image doesn't matter, nor do colour profiles, texts and the rest of the EXIF, which models
-don't read either.
+A file is accepted if its image is unambiguous: a complete PNG, WebP or JPEG of one still image, 8 bits a channel,
+opaque, in grey, palette or RGB, of a sane size. It is rotated by its EXIF orientation, since people have seen and rated
+it that way. An image that a conversion would have to guess is refused with the reason: 16 bits, CMYK, transparent
+parts, several frames. Data after the end of the image, colour profiles, texts and the rest of the EXIF are ignored, as
+by the models.
 
-Every chunk of a PNG has a checksum, and all of them are verified. WebP and JPEG have none: only what is missing shows.
+Every chunk of a PNG has a checksum, and all of them are verified. WebP and JPEG have none: only missing data shows.
 """
 
 import io
@@ -21,9 +21,9 @@ from agfsync.files.metadata import PNG, DamagedFileError, extract_essence, read_
 
 _FORMATS = ("PNG", "WEBP", "JPEG")
 MOST_PIXELS = 1 << 25
-"""The most pixels of an image: 100 MB as RGB, and a batch of them is in memory at a time."""
+"""The most pixels of an image: 100 MB as RGB; a batch of images is in memory at a time."""
 _MOST_SLENDER = 64
-"""The longest side by the shortest: a scorer scales the shorter one to 224 pixels or more, and the other with it."""
+"""The greatest ratio of the sides: a scorer scales the shorter one to at least 224 pixels, and the longer with it."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,7 +43,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 class BrokenImageError(ValueError):
-    """Bytes that aren't a whole image of a known format, or one that can't be shown as it was meant."""
+    """Bytes that are not a complete image of a known format, or an image whose colours would have to be guessed."""
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -60,7 +60,7 @@ def encode_pngs(images: Sequence[Image.Image]) -> list[bytes]:
 
 
 def fit_to_size(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return `image` at this size: unchanged if it has it, else scaled until it fills it, and cropped evenly."""
+    """Return `image` at this size: unchanged if it has it, otherwise scaled to fill it and cropped evenly."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
@@ -73,10 +73,10 @@ def measure_cut(image: Image.Image, width: int, height: int) -> tuple[int, int]:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Return the RGB image that `data` holds as PNG, WebP or JPEG, upright.
+    """Return the RGB image in `data`, a PNG, WebP or JPEG, upright.
 
     Raises:
-        BrokenImageError: it holds none, or a part of one, or one that isn't accepted: see above.
+        BrokenImageError: there is no complete image, or one that isn't accepted (see the module's docstring).
     """
     try:
         essence = extract_essence(data)
@@ -105,7 +105,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_kind(image: Image.Image, data: bytes) -> None:
-    # A JPEG may hold several pictures too, such as a preview: everybody shows the first.
+    # A JPEG may also hold several images, such as a preview: every viewer shows the first.
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         raise BrokenImageError("unfit image: it is animated")
     # Pillow turns 16 bits of colour into 8 on the way, but 16 bits of grey into white: the header tells.
@@ -127,7 +127,7 @@ def _convert_opaque(image: Image.Image) -> Image.Image:
 
 
 def _check_rows(png: bytes) -> None:
-    """Check that a PNG has all its rows: Pillow accepts one that lacks some, and shows black for them."""
+    """Check that a PNG has all its rows: Pillow accepts one with missing rows, and shows them black."""
     place, inflated, pixels = len(PNG), 0, zlib.decompressobj()
     header: tuple[int, ...] = ()
     while place < len(png):
@@ -136,7 +136,7 @@ def _check_rows(png: bytes) -> None:
         if kind == b"IHDR":
             header = struct.unpack(">IIBBBBB", content)
         elif kind == b"IDAT":
-            # One byte more than there may be tells enough: the rest could be gigabytes.
+            # One byte too many is enough to refuse it: the rest could be gigabytes.
             inflated += len(pixels.decompress(content, _count_bytes(*header) - inflated + 1))
     if not pixels.eof or inflated != _count_bytes(*header):
         raise BrokenImageError("broken image: it has not as many rows as it says")

@@ -1,8 +1,8 @@
-"""The metadata of image files: removed unread, but for the orientation.
+"""The metadata of image files: removed unread, except for the orientation.
 
 Texts, colour profiles, previews and EXIF blocks do not affect any pixel that a model sees, and decoders fail on them:
 Pillow refuses a text of more than a megabyte, and fails on EXIF blocks that lie about themselves. So a decoder is given
-the file without them. The orientation is read here, by its one tag, whatever rubbish the block holds in addition.
+the file without them. The orientation is read here, by its one tag, so that the rest of the block can't do harm.
 """
 
 import re
@@ -18,7 +18,7 @@ _EXIF_MARK = b"Exif\0\0"
 _ORIENTATION, _SHORT = 0x0112, 3
 """The tag, and the one type that it may have."""
 _MOST_ENTRIES = 1 << 12
-"""of an EXIF directory that are looked through"""
+"""the most entries of an EXIF directory that are searched"""
 _COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 """A JPEG's application segments that say which colours its numbers are: how each begins, and its least bytes."""
 _APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
@@ -30,34 +30,34 @@ _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 
 
 class DamagedFileError(ValueError):
-    """A file that isn't whole, so that its image isn't beyond doubt."""
+    """An image file that is incomplete, or has a wrong checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Essence:
-    """An image file without what affects no pixel, and its EXIF block, if any."""
+    """An image file without the data that affects no pixel, and its EXIF block, if any."""
 
     file: bytes
     exif: bytes = b""
 
 
 def extract_essence(file: bytes) -> Essence:
-    """Return what of `file` a decoder needs; of a WebP and of anything unknown that is all.
+    """Return the part of `file` that a decoder needs: all of a WebP, and of an unknown format.
 
     Raises:
         DamagedFileError: a checksum of a PNG is wrong, or the end of a JPEG is missing. struct.error: a PNG ends early.
     """
     if file.startswith(PNG):
-        return _of_png(file)
+        return _extract_png(file)
     if file.startswith(_JPEG):
-        return _of_jpeg(file)
+        return _extract_jpeg(file)
     return Essence(file)
 
 
 def read_orientation(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, that an EXIF block gives; 1, upright, where it gives none.
+    """Return the orientation, 1 to 8, in an EXIF block; 1, upright, if it has none.
 
-    As browsers do, only one value of the type SHORT counts. Nothing else of the block is read (EXIF 3.0, 4.6.4).
+    Only a single value of the type SHORT counts, as in browsers. Nothing else of the block is read (EXIF 3.0, 4.6.4).
     """
     while exif.startswith(_EXIF_MARK):
         exif = exif[len(_EXIF_MARK) :]
@@ -75,8 +75,8 @@ def read_orientation(exif: bytes) -> int:
     return 1
 
 
-def _of_png(png: bytes) -> Essence:
-    """All chunks' checksums are verified, also of those that are left out."""
+def _extract_png(png: bytes) -> Essence:
+    """Return the chunks of a PNG that affect its pixels; the checksum of every chunk is verified."""
     place, kept, exif = len(PNG), [PNG], b""
     kind = b""
     while kind != b"IEND":
@@ -93,8 +93,8 @@ def _of_png(png: bytes) -> Essence:
     return Essence(b"".join(kept), exif)
 
 
-def _of_jpeg(jpeg: bytes) -> Essence:
-    """The first picture: what follows its end, such as a preview, is left out as well."""
+def _extract_jpeg(jpeg: bytes) -> Essence:
+    """Return the first image of a JPEG; all that follows its end, such as a preview, is left out, too."""
     place, kept, exif = 2, [_JPEG], b""
     # Between the segments there may be filling, which every decoder passes over.
     while found := _NEXT_MARKER.search(jpeg, place):
@@ -102,10 +102,10 @@ def _of_jpeg(jpeg: bytes) -> Essence:
         marker = jpeg[place - 1]
         if marker in _ALONE:
             continue
-        content = _content(jpeg, place)
+        content = _read_segment(jpeg, place)
         place += 2 + len(content)
         if marker == _SCAN:
-            kept.append(jpeg[begin : _end_of_scans(jpeg, place)])
+            kept.append(jpeg[begin : _find_end_of_scans(jpeg, place)])
             return Essence(b"".join(kept), exif)
         if marker not in _APPLICATION or _is_complete(marker, content):
             kept.append(jpeg[begin:place])
@@ -114,8 +114,8 @@ def _of_jpeg(jpeg: bytes) -> Essence:
     raise DamagedFileError("its end is missing")
 
 
-def _content(jpeg: bytes, place: int) -> bytes:
-    """Return what a segment holds whose length stands at `place`."""
+def _read_segment(jpeg: bytes, place: int) -> bytes:
+    """Return the content of the segment whose length is at `place`."""
     size = int.from_bytes(jpeg[place : place + 2])
     content = jpeg[place + 2 : place + size]
     if size < 2 or len(content) != size - 2:
@@ -128,14 +128,14 @@ def _is_complete(marker: int, content: bytes) -> bool:
     return bool(begins) and content.startswith(begins) and len(content) >= least
 
 
-def _end_of_scans(jpeg: bytes, place: int) -> int:
-    """Return where the picture ends whose first scan's data begins at `place`.
+def _find_end_of_scans(jpeg: bytes, place: int) -> int:
+    """Return the end of the image whose first scan has its data at `place`.
 
     Raises:
-        DamagedFileError: nowhere.
+        DamagedFileError: it has no end.
     """
     while found := _NEXT_MARKER.search(jpeg, place):
         if jpeg[found.end() - 1] == _END:
             return found.end()
-        place = found.end() + 2 + len(_content(jpeg, found.end()))
+        place = found.end() + 2 + len(_read_segment(jpeg, found.end()))
     raise DamagedFileError("its end is missing")

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors only, never pickle, and whole, as they were written, or not there."""
+"""Files of tensors: safetensors, never pickle, written atomically and verified against their checksum."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from agfsync.errors import StoreError
 from agfsync.files.atomic import explain_disk_error, flush_to_disk
 
 _STRIDES, _SUM = "strides", "sha256"
-"""Our own metadata: the layout of tensors that aren't contiguous, and the checksum of all else"""
+"""Our own metadata: the layout of tensors that aren't contiguous, and the checksum of everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class TensorFile:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file next to `path`, flush and rename it, so that what is at `path` is always whole.
+    """Write a file next to `path`, flush it and rename it, so that the file at `path` is always complete.
 
     Raises:
-        StoreError: the disk is full or doesn't allow it; what was at `path` is still there.
+        StoreError: the disk is full, or writing is not allowed; the previous file is still there.
     """
     beside = path.with_name(path.name + ".partial")
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -38,7 +38,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     head = {**metadata, **({_STRIDES: json.dumps(strides)} if strides else {})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(whole, beside, head | {_SUM: _checksum(whole, head)})
+        save_file(whole, beside, head | {_SUM: _compute_checksum(whole, head)})
         flush_to_disk(beside)
         beside.replace(path)
         flush_to_disk(path.parent)
@@ -49,14 +49,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> TensorFile | None:
-    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or not what was written."""
+    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or damaged."""
     head = read_metadata(path)
     if head is None:
         return None
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata = {name: value for name, value in head.items() if name != _SUM}
-    if head.get(_SUM) != _checksum(tensors, metadata):
+    if head.get(_SUM) != _compute_checksum(tensors, metadata):
         return None
     for name, stride in json.loads(metadata.pop(_STRIDES, "{}")).items():
         there = tensors[name]
@@ -65,7 +65,7 @@ def read_tensors(path: Path) -> TensorFile | None:
 
 
 def read_metadata(path: Path) -> Mapping[str, str] | None:
-    """Return the metadata of `path`, without reading its tensors; None if it is missing or not whole."""
+    """Return the metadata of `path`, without reading its tensors; None if it is missing or incomplete."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -73,8 +73,8 @@ def read_metadata(path: Path) -> Mapping[str, str] | None:
         return None
 
 
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the sha256 of all that a file holds."""
+def _compute_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the sha256 of a file's metadata and tensors."""
     state = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -17,7 +17,7 @@ class Generator(Protocol):
     """A text-to-image model with its sampling settings."""
 
     identity: str
-    """A digest of all that shapes its images; kept with each of them."""
+    """The digest of everything that affects its images; it is stored with each of them."""
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """Draw one image for each prompt and its seed, in order, all in one batch.

@@ -1,6 +1,6 @@
 """The description of a family of latent diffusion models, and the sizes of its images.
 
-Legend: U distinct prompts, T tokens, D embedding width, H W the picture's height and width in pixels.
+Legend: U distinct prompts, T tokens, D embedding width, H W the image's height and width in pixels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ TEXT_STATES = "encoder_hidden_states_BTD"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Diffusers' names of an attention's projections, which a LoRA adapts."""
 Conditioning = Mapping[str, Tensor]
-"""The network's inputs besides latents and time: named tensors, one row a prompt or image."""
+"""The network's inputs other than latents and time: named tensors, one row a prompt or image."""
 Size = tuple[int, int]
 """Height and width."""
 
@@ -28,7 +28,7 @@ class PictureSides:
 
     multiple_of: int
     default: int | Size | None
-    """the size that the network was made for, of a square or as height and width; None: unknown"""
+    """the size that the network was trained for: a square's side, or height and width; None: unknown"""
     most: int | None = None
 
 
@@ -39,7 +39,7 @@ def unet_sides(pipeline: Any) -> PictureSides:
 
 
 def size_in_latents(sample_size: Any) -> Size | None:
-    """Return what a UNet's `sample_size` says, one number or two; None for null and for what says nothing.
+    """Return a UNet's `sample_size`, one number or two, as height and width; None if it is not a size.
 
     >>> size_in_latents(64), size_in_latents([96, 64]), size_in_latents(None)
     ((64, 64), (96, 64), None)
@@ -67,18 +67,18 @@ class Architecture:
     extras: Mapping[str, Any] = field(default_factory=dict)
     """parts of its pipeline that are left out, with the arguments that do so"""
     marker: str | None = None
-    """how the names of its text encoders' weights begin in a single file; None: single files aren't read"""
+    """prefix of the names of the text encoders' weights in a single file; None: single files aren't supported"""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """how the names of each part's weights begin in a single file; one of several"""
+    """part -> possible prefixes of the names of its weights in a single file"""
     sides: Callable[[Any], PictureSides] = unet_sides
-    """of its pictures, given the pipeline"""
+    """pipeline -> the sizes of its images"""
     picture_conditioning: Callable[[Sequence[Image.Image], Size], Conditioning] = lambda images, size: {}
-    """(images, size that they are fitted to) -> conditioning of each image in training, float32, a row an image; it
+    """(images, size to which they are fitted) -> conditioning of each image in training, float32, a row an image; it
     replaces the prompt's tensors of the same name"""
     refiner: Callable[..., Any] | None = None
-    """makes the model that can take its last steps"""
+    """creates the model that can draw the last steps"""
     latent_statistics: Sequence[str] = ()
-    """keys of the VAE's configuration that its pipeline in diffusers applies to latents, besides scaling_factor"""
+    """keys of the VAE's configuration, apart from scaling_factor, that its pipeline in diffusers applies to latents"""
     adapter_targets: Sequence[str] = ATTENTION
     """the ends of the names of the layers that a LoRA of its network adapts"""
     indexed: bool = False
@@ -90,10 +90,10 @@ class Architecture:
 
 
 def choose_picture_size(sides: PictureSides, height: int | None, width: int | None) -> Size:
-    """Return the picture's height and width, by default those which the network was made for.
+    """Return the image's height and width in pixels, by default the size that the network was trained for.
 
     Raises:
-        ModelError: the network can't draw it, or neither it nor the recipe gives a size.
+        ModelError: the network can't draw this size, or neither it nor the recipe gives one.
     """
     for name, side in (("height", height), ("width", width)):
         if side is not None and side % sides.multiple_of:

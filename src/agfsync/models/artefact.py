@@ -1,7 +1,7 @@
-"""The trained model of a run: a folder with `model.json`, which says what the model is made of.
+"""The trained model of a run: a folder with `model.json`, which describes the model.
 
 `model.json` names the base model with its revision and every setting that differs from the defaults, the adapters in
-the folder, and the steering of a training-free method. Whoever opens the model reads that file alone.
+the folder, and the steering of a training-free method. No other file has to be read to open the model.
 """
 
 import json
@@ -14,7 +14,7 @@ from agfsync.errors import ModelError
 from agfsync.files.atomic import store_errors, write_atomic
 from agfsync.models import EXCHANGED
 
-FILE = "model.json"
+MODEL_FILE = "model.json"
 _FORMAT = 1
 
 
@@ -35,7 +35,7 @@ class ModelArtefact:
 
     def save(self, folder: Path) -> None:
         """Write `model.json` into `folder`."""
-        write_atomic(folder / FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_atomic(folder / MODEL_FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -44,9 +44,9 @@ class ModelArtefact:
         Raises:
             ModelError: there is no `model.json`, or it isn't one of this format.
         """
-        path = folder / FILE
+        path = folder / MODEL_FILE
         if not path.is_file():
-            raise ModelError(f"no trained model at {folder}: there is no {FILE}")
+            raise ModelError(f"no trained model at {folder}: there is no {MODEL_FILE}")
         try:
             with store_errors(path):
                 tree = json.loads(path.read_text(encoding="utf-8"))

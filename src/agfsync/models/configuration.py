@@ -1,7 +1,7 @@
-"""Checks of a pipeline's configuration before anything is drawn: the one list of supported keys.
+"""Checks of a pipeline's configuration before an image is drawn: the one list of supported keys.
 
-A key is either applied, mostly by diffusers' own networks, or refused in one line: if it needs inputs besides text, or
-if diffusers' own pipeline can't draw with it.
+A key is either applied, mostly by diffusers' own networks, or refused in one line: if it needs inputs other than text,
+or if diffusers' own pipeline can't draw with it.
 
 Legend: C latent channels.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import size_in_latents
 from agfsync.models.files import CONFIG, INDEX
-from agfsync.models.sampling import make_scheduler, why_untrainable
+from agfsync.models.sampling import find_schedule_obstacle, make_scheduler
 
 SCHEDULER = "scheduler/scheduler_config.json"
 VAES = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
@@ -23,13 +23,13 @@ UNETS = ("UNet2DConditionModel",)
 ENCODER_PROJECTIONS = (None, "text_proj")
 """values of `encoder_hid_dim_type` that need only text"""
 TEXT_EMBEDDINGS = {"stable-diffusion": (None, "text"), "stable-diffusion-xl": ("text_time",)}
-"""of `addition_embed_type`, by the generator's type"""
+"""values of `addition_embed_type`, by the type of the model"""
 _SIZES = 6
 """numbers of an image's size that SDXL takes; its refiner takes five"""
 CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
-"""of `class_embed_type`; diffusers makes nothing of other values"""
+"""values of `class_embed_type`; diffusers ignores others"""
 LEARNED = ("learned", "learned_range")
-"""of a scheduler's `variance_type`: the network predicts a variance as well"""
+"""values of a scheduler's `variance_type` with which the network also predicts a variance"""
 FLOWS = {"stable-diffusion-3": 1, "flux": 4}
 """types that predict a flow, with the number of latents in one token of their network"""
 CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
@@ -59,7 +59,7 @@ class PipelinePart:
 
 
 PipelineParts = Mapping[str, PipelinePart]
-"""by their names in the pipeline; parts that it was saved without are left out"""
+"""Name in the pipeline -> part; parts that it was saved without are missing."""
 
 
 def parts_of(pipeline: Any) -> PipelineParts:
@@ -89,12 +89,12 @@ def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> PipelineParts
         config = read(SCHEDULER if name == "scheduler" else f"{name}/{CONFIG}")
         if config is None and name.startswith(CONFIGURED):
             return {}
-        parts[name] = PipelinePart(str(kind), {**_defaults(library, kind), **(config or {})})
+        parts[name] = PipelinePart(str(kind), {**_find_defaults(library, kind), **(config or {})})
     return parts
 
 
-def _defaults(library: str, kind: str) -> dict[str, Any]:
-    """Return what a class of diffusers or transformers takes for the keys that a file lacks."""
+def _find_defaults(library: str, kind: str) -> dict[str, Any]:
+    """Return the defaults of a class of diffusers or transformers, for the keys that a file lacks."""
     found = find_class(library, kind)
     if found is None:
         return {}
@@ -114,27 +114,27 @@ def find_class(library: str, kind: str) -> Any:
 
 
 def check_choices(type_: str, scheduler: str = "model", refiner: str | None = None) -> None:
-    """See that a generator of the type `type_` can have this scheduler, and this model for its refiner.
+    """Check that a model of the type `type_` supports this scheduler and this refiner.
 
     Raises:
-        ModelError: it can't.
+        ModelError: it doesn't.
     """
     if type_ in FLOWS and scheduler != "model":
         raise ModelError(
-            f"a generator of the type {type_} draws with the scheduler that it was saved with: "
+            f"a model of the type {type_} draws with the scheduler that it was saved with: "
             f"set its scheduler to model, not {scheduler}"
         )
     if refiner is not None and type_ not in REFINED:
-        raise ModelError(f"a generator of the type {type_} has no refiner: leave out {refiner}")
+        raise ModelError(f"a model of the type {type_} has no refiner: leave out {refiner}")
 
 
 def check_parts(type_: str, parts: PipelineParts, clip_skip: int | None = None) -> None:
-    """See that every key of a pipeline's configuration is supported for a model of the type `type_`.
+    """Check that every key of a pipeline's configuration is supported for a model of the type `type_`.
 
     Raises:
-        ModelError: it does; names the part, the key and its value.
+        ModelError: one is not; the message names the part, the key and its value.
     """
-    for fault in _faults(type_, parts, clip_skip):
+    for fault in _find_faults(type_, parts, clip_skip):
         raise ModelError(f"this model can't be drawn with as {type_}: {fault}")
 
 
@@ -147,12 +147,12 @@ def check_files(
     clip_skip: int | None = None,
     sized: bool = False,
 ) -> str | None:
-    """See by its configuration files alone whether a model can be drawn with; return why it can't be trained, or None.
+    """Check by its configuration files alone that a model can draw; return why it can't be trained, or None.
 
-    `sized`: the recipe gives height and width.
+    `sized` is True if the recipe gives height and width.
 
     Raises:
-        ModelError: it can't be drawn with.
+        ModelError: it can't draw.
     """
     parts, found = read_parts(read), (read(INDEX) or {}).get("_class_name")
     if not parts:
@@ -170,20 +170,20 @@ def check_files(
         raise ModelError(f"the model's scheduler is a {listed[1]}, which diffusers doesn't have")
     with model_errors(f"the model's scheduler, a {listed[1]}, can't be made"):
         saved = kind.from_config(dict(read(SCHEDULER) or {}))
-    return untrainable(parts, make_scheduler(saved, scheduler, steps, *channels(parts)))
+    return find_training_obstacle(parts, make_scheduler(saved, scheduler, steps, *count_channels(parts)))
 
 
-def untrainable(parts: PipelineParts, scheduler: Any) -> str | None:
+def find_training_obstacle(parts: PipelineParts, scheduler: Any) -> str | None:
     """Return why a model can't be trained with its `scheduler`, None if it can."""
-    entering, leaving = channels(parts)
+    entering, leaving = count_channels(parts)
     if entering != leaving:
         return (
             f"its network predicts a variance as well ({leaving} channels for {entering}), which Eq. 8 has no term for"
         )
-    return why_untrainable(scheduler)
+    return find_schedule_obstacle(scheduler)
 
 
-def channels(parts: PipelineParts) -> tuple[int, int]:
+def count_channels(parts: PipelineParts) -> tuple[int, int]:
     """Return the channels that a UNet takes and predicts."""
     return int(parts["unet"].get("in_channels")), int(parts["unet"].get("out_channels"))
 
@@ -193,13 +193,13 @@ def limit_tokens(pipeline: Any) -> None:
 
     A tokenizer saved without that key has 1e30.
     """
-    for tokenizer, encoder in _readers(pipeline):
+    for tokenizer, encoder in _pair_tokenizers(pipeline):
         places = getattr(encoder.config, "max_position_embeddings", None)
         if isinstance(places, int) and tokenizer.model_max_length > places:
             tokenizer.model_max_length = places
 
 
-def _readers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
+def _pair_tokenizers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
     """Yield each tokenizer with its encoder, as the pipelines of diffusers pair them."""
     both = [
         [each for name in (kind, f"{kind}_2") if (each := getattr(pipeline, name, None)) is not None]
@@ -208,44 +208,44 @@ def _readers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
     yield from zip(*both, strict=False)
 
 
-def _faults(type_: str, parts: PipelineParts, clip_skip: int | None) -> Iterator[str]:
+def _find_faults(type_: str, parts: PipelineParts, clip_skip: int | None) -> Iterator[str]:
     """Yield the unsupported settings, the most important first."""
     if type_ in FLOWS:
-        yield from _absent(parts, "vae", "transformer", "scheduler")
-        yield from _vae(parts["vae"])
-        yield from _flow(parts, FLOWS[type_])
+        yield from _find_missing_parts(parts, "vae", "transformer", "scheduler")
+        yield from _find_vae_faults(parts["vae"])
+        yield from _find_flow_faults(parts, FLOWS[type_])
         return
     is_refiner, is_xl = type_ == REFINER_TYPE, type_ != "stable-diffusion"
     second = "text_encoder_2" if is_xl else "text_encoder"
-    yield from _absent(parts, "vae", "unet", "scheduler", second)
-    yield from _tokenizers(parts, is_xl)
-    yield from _vae(parts["vae"])
-    yield from _unet(parts, TEXT_EMBEDDINGS.get(type_, ("text_time",)))
-    yield from _text(parts, is_xl)
+    yield from _find_missing_parts(parts, "vae", "unet", "scheduler", second)
+    yield from _find_missing_tokenizers(parts, is_xl)
+    yield from _find_vae_faults(parts["vae"])
+    yield from _find_unet_faults(parts, TEXT_EMBEDDINGS.get(type_, ("text_time",)))
+    yield from _find_text_faults(parts, is_xl)
     if is_xl:
-        yield from _sizes(parts, _SIZES - is_refiner)
+        yield from _find_size_faults(parts, _SIZES - is_refiner)
     if is_refiner and parts["unet"].get("time_cond_proj_dim") is not None:
         yield "its UNet has time_cond_proj_dim: a refiner takes no guidance"
-    yield from _skipped(parts, clip_skip, is_xl)
+    yield from _find_clip_skip_faults(parts, clip_skip, is_xl)
 
 
-def _absent(parts: PipelineParts, *names: str) -> Iterator[str]:
+def _find_missing_parts(parts: PipelineParts, *names: str) -> Iterator[str]:
     for name in names:
         if name not in parts:
             yield f"it has no {name}"
 
 
-def _tokenizers(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
+def _find_missing_tokenizers(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
     """Yield absent tokenizers; SDXL's first encoder may be absent, with its tokenizer or without."""
     if not is_xl:
-        yield from _absent(parts, "tokenizer")
+        yield from _find_missing_parts(parts, "tokenizer")
     elif "text_encoder" in parts:
-        yield from _absent(parts, "tokenizer", "tokenizer_2")
+        yield from _find_missing_parts(parts, "tokenizer", "tokenizer_2")
     elif not {"tokenizer", "tokenizer_2"} & parts.keys():
         yield "it has no tokenizer_2"
 
 
-def _vae(vae: PipelinePart) -> Iterator[str]:
+def _find_vae_faults(vae: PipelinePart) -> Iterator[str]:
     if vae.kind not in VAES:
         yield f"its VAE is a {vae.kind}: only {', '.join(VAES)} are understood"
     for key in ("in_channels", "out_channels"):
@@ -256,7 +256,7 @@ def _vae(vae: PipelinePart) -> Iterator[str]:
         yield f"its VAE has scaling_factor {scale}: a number above 0 is needed"
 
 
-def _unet(parts: PipelineParts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
+def _find_unet_faults(parts: PipelineParts, embeddings: tuple[str | None, ...]) -> Iterator[str]:
     unet, scheduler = parts["unet"], parts["scheduler"]
     if unet.kind not in UNETS:
         yield f"its UNet is a {unet.kind}: only {', '.join(UNETS)} is understood"
@@ -281,7 +281,7 @@ def _unet(parts: PipelineParts, embeddings: tuple[str | None, ...]) -> Iterator[
         yield f"its UNet has encoder_hid_dim_type {kind}: it needs an image besides the text"
 
 
-def _text(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
+def _find_text_faults(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
     """Yield faults of the text encoders, whose widths must add up to the UNet's."""
     if not is_xl and parts["text_encoder"].kind.endswith("WithProjection"):
         yield f"its text_encoder is a {parts['text_encoder'].kind}: one without a projection is needed"
@@ -295,7 +295,7 @@ def _text(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
         yield f"its UNet has {key} {wanted} and the text encoders' hidden_size is {' + '.join(map(str, widths))}"
 
 
-def _sizes(parts: PipelineParts, count: int) -> Iterator[str]:
+def _find_size_faults(parts: PipelineParts, count: int) -> Iterator[str]:
     """Yield a fault if the UNet takes other inputs than the pooled embedding and `count` numbers of the size."""
     unet, pooled = parts["unet"], parts["text_encoder_2"].get("projection_dim")
     each, wanted = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
@@ -306,7 +306,7 @@ def _sizes(parts: PipelineParts, count: int) -> Iterator[str]:
         )
 
 
-def _skipped(parts: PipelineParts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
+def _find_clip_skip_faults(parts: PipelineParts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
     for name in ("text_encoder", "text_encoder_2"):
         layers = parts[name].get("num_hidden_layers") if name in parts else None
         # SDXL reads the last layer but one as it is.
@@ -315,7 +315,7 @@ def _skipped(parts: PipelineParts, clip_skip: int | None, is_xl: bool) -> Iterat
             yield f"clip_skip {clip_skip} leaves nothing of its {name}, which has {layers} layers: {most} at most"
 
 
-def _flow(parts: PipelineParts, patch: int) -> Iterator[str]:
+def _find_flow_faults(parts: PipelineParts, patch: int) -> Iterator[str]:
     latent, entering = parts["vae"].get("latent_channels"), parts["transformer"].get("in_channels")
     if entering != latent * patch:
         yield (

@@ -70,7 +70,7 @@ class _OperationCounter(TorchDispatchMode):
             return result
         given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         for tensor in made:
-            self._hold(tensor.untyped_storage())
+            self._count_storage(tensor.untyped_storage())
         self.work.calls += 1
         self.work.moved += sum(each.nbytes for each in {id(each): each for each in (*given, *made)}.values())
         if (formula := FLOPS.get(func.overloadpacket)) is not None:
@@ -78,7 +78,7 @@ class _OperationCounter(TorchDispatchMode):
             self.work.flops[dtype] = self.work.flops.get(dtype, 0.0) + flops
         return result
 
-    def _hold(self, storage: Any) -> None:
+    def _count_storage(self, storage: Any) -> None:
         """Count the memory of `storage` until it is freed."""
         key, size = storage._cdata, float(storage.nbytes())
         if key in self._held:
@@ -86,9 +86,9 @@ class _OperationCounter(TorchDispatchMode):
         self._held.add(key)
         self._live += size
         self.work.peak = max(self.work.peak, self._live)
-        weakref.finalize(storage, self._release, key, size)
+        weakref.finalize(storage, self._release_storage, key, size)
 
-    def _release(self, key: int, size: float) -> None:
+    def _release_storage(self, key: int, size: float) -> None:
         self._held.discard(key)
         self._live -= size
 
@@ -125,7 +125,7 @@ def build_network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype = tor
                 network = kind(kind.config_class.from_dict(dict(config)))
                 network.tie_weights()  # type: ignore[operator]
     except Exception as failure:
-        # Anything at all may be in somebody's configuration: an estimate is not worth a traceback.
+        # A third-party configuration may hold anything: an estimate is not worth a traceback.
         raise UnknownModel(f"no {kind.__name__} can be built of its configuration") from failure
     return make_dataless(network.eval(), dtype)
 

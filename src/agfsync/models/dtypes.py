@@ -19,7 +19,7 @@ from agfsync.files.atomic import write_atomic
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _AUTO = "auto"
 FASTER = 1.25
-"""How many times faster bf16 must be on a CPU to be preferred to fp32, which is more exact."""
+"""The least speed-up of bf16 over fp32, which is more exact, at which a CPU prefers bf16."""
 AMPERE = (8, 0)
 """The first CUDA compute capability with bf16 multiplication in hardware."""
 

@@ -31,7 +31,7 @@ class ModelFiles:
     revision: str | None = None
 
     @classmethod
-    def of(cls, path: str, revision: str | None = None) -> Self:
+    def from_path(cls, path: str, revision: str | None = None) -> Self:
         """Return the files of a model as a recipe names it: a folder, a hub id or an embedded model.
 
         Raises:
@@ -43,19 +43,19 @@ class ModelFiles:
         """Return the JSON file `name`, fetched from the hub where need be; None where it can't be had."""
         path: Path | None = Path(self.model) / name
         if not Path(self.model).is_dir():
-            path = hub.fetch(self.model, name, self.revision) if hub.is_hub_id(self.model) else None
+            path = hub.fetch_file(self.model, name, self.revision) if hub.is_hub_id(self.model) else None
         return None if path is None else _read_json(path)
 
     def folder(self, part: str = "") -> Path | None:
         """Return the folder of a part on this machine, of a hub id in the cache; None where there is none."""
-        here = Path(self.model) if Path(self.model).is_dir() else hub.snapshot(self.model, self.revision)
+        here = Path(self.model) if Path(self.model).is_dir() else hub.find_snapshot(self.model, self.revision)
         return None if here is None else here / part
 
 
-def variants(names: Collection[str]) -> set[str | None]:
+def find_variants(names: Collection[str]) -> set[str | None]:
     """Return the variants of the weights among the file names of a folder; None is the one without a name.
 
-    >>> sorted(variants(["model.safetensors", "model.fp16.safetensors", "config.json"]), key=str)
+    >>> sorted(find_variants(["model.safetensors", "model.fp16.safetensors", "config.json"]), key=str)
     [None, 'fp16']
     """
     matches = [WEIGHTS.fullmatch(name) for name in names]
@@ -70,7 +70,7 @@ def choose_variant(names: Collection[str], wanted: str | None, where: str) -> st
     Raises:
         ModelError: there are several, and none of them is wanted.
     """
-    found = variants(names)
+    found = find_variants(names)
     if wanted in found or not found:
         return wanted if wanted in found else None
     if None in found:
@@ -97,7 +97,7 @@ def choose_weights(names: Collection[str], variant: str | None = None, library: 
     except ModelError:
         return []
     for stem in STEMS.values() if library is None else [STEMS[library]] if library in STEMS else []:
-        found = sorted(name for name in names if name.startswith(stem) and variants([name]) == {chosen})
+        found = sorted(name for name in names if name.startswith(stem) and find_variants([name]) == {chosen})
         whole = [name for name in found if not _SHARD.search(name)]
         if found:
             return whole[:1] or found
@@ -113,7 +113,7 @@ def missing_shards(folder: Path, names: Collection[str]) -> set[str]:
     first = next(iter(names), "")
     if not _SHARD.search(first):
         return set()
-    (variant,) = variants([first])
+    (variant,) = find_variants([first])
     indices = list(folder.glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"))
     return (_listed_shards(indices[0]) or {indices[0].name}) - set(names) if indices else set()
 

@@ -35,12 +35,12 @@ from agfsync.records import digest
 
 POOLED_PROJECTIONS = "pooled_projections_BE"
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""The projections of picture and text, as diffusers' training scripts adapt them."""
+"""The projections of image and text, as diffusers' training scripts adapt them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The differences between families of flow-matching models, besides their `architecture`."""
+    """The differences between families of flow-matching models, in addition to their `architecture`."""
 
     architecture: Architecture
     check: Callable[[Any, float, str], None]
@@ -59,13 +59,13 @@ class FlowMatching:
 
     `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
     `revision`) take the place of its own; `loras` are added to its weights; `adapter` is a folder with a LoRA of its
-    network. The picture is `height` x `width` pixels, by default the size that the network was made for. `scheduler`
+    network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `training_times` is the distribution of the training times (see
     `FlowSchedule`), by default that of diffusers' training script for the family.
 
     Raises:
-        ModelError: there is no such model, it is of another kind, or a setting makes no sense for it.
+        ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
     """
 
     def __init__(
@@ -94,7 +94,9 @@ class FlowMatching:
         self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, path
         self.device = torch_device(device)
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
-        origin = PipelineSource.of(path, revision=revision, variant=variant, vae=vae, transformer=transformer)
+        origin = PipelineSource.from_settings(
+            path, revision=revision, variant=variant, vae=vae, transformer=transformer
+        )
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline))
@@ -127,12 +129,14 @@ class FlowMatching:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
+        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
         with model_errors(f"the model {self._model} can't draw"):
-            return self._draw(prompts, seeds, embedding_noise)
+            return self._draw_batch(prompts, seeds, embedding_noise)
 
-    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
+    def _draw_batch(
+        self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float
+    ) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with_prompt, without = encode_with_negative(self.encode_prompts, prompts, self._negative_prompt)
         noise = draw_embedding_noise(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
@@ -165,7 +169,7 @@ class FlowMatching:
 
         A network with guidance built in is given the guidance that the model draws with.
         """
-        return self._velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
+        return self._predict_velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline, with the transformer as it now is, as safetensors."""
@@ -180,9 +184,9 @@ class FlowMatching:
         """Return the velocity in float32, as is everything but the network's own work."""
         timesteps_B = timestep.expand(len(noisy_BCHW))
         with self._precision.autocast():
-            return self._velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
+            return self._predict_velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
 
-    def _velocity(
+    def _predict_velocity(
         self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         dtype = self._precision.weights

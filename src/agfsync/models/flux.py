@@ -1,6 +1,6 @@
-"""The type `flux`: FLUX.1 dev and schnell, and whatever else is saved as a diffusers `FluxPipeline`.
+"""The type `flux`: FLUX.1 dev and schnell, and every other model that is saved as a diffusers `FluxPipeline`.
 
-Legend: N the network's tokens of a picture, each a patch of 2 x 2 latents; T tokens of text.
+Legend: N the network's tokens of an image, each a patch of 2 x 2 latents; T tokens of text.
 """
 
 from collections.abc import Sequence
@@ -27,31 +27,31 @@ from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 _PATCH = 2
 TIMESTEPS = 1000
 """The network's timesteps are in 0..1."""
-TOKENS, TOKENS_OF_SCHNELL = 512, 256
-"""of text, that dev and schnell take at most (diffusers' documentation of the pipeline)"""
+TEXT_TOKENS, TOKENS_OF_SCHNELL = 512, 256
+"""the most tokens of text that dev and schnell take (diffusers' documentation of the pipeline)"""
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
     """Return T5's text states (U, T, D) and CLIP's pooled embeddings (U, E), by the pipeline's own method."""
-    tokens = TOKENS if pipeline.transformer.config.guidance_embeds else TOKENS_OF_SCHNELL
+    tokens = TEXT_TOKENS if pipeline.transformer.config.guidance_embeds else TOKENS_OF_SCHNELL
     with silence_libraries():
         text_UTD, pooled_UE, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=tokens)
     return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
-def _sides(pipeline: Any) -> PictureSides:
+def _find_sides(pipeline: Any) -> PictureSides:
     scale = pipeline.vae_scale_factor
     return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
 
 
-def _check(config: Any, guidance: float, negative_prompt: str) -> None:
+def _check_settings(config: Any, guidance: float, negative_prompt: str) -> None:
     if negative_prompt:
         raise ModelError("flux has its guidance built in, away from no prompt: leave out negative_prompt")
     if guidance > 1 and not config.guidance_embeds:
         raise ModelError(f"this flux (schnell) takes no guidance: set guidance to 1, not {guidance:g}")
 
 
-def _predict(
+def _predict_packed(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
     """Pack the latents into tokens with their positions, and unpack the prediction; text tokens have position 0."""
@@ -74,18 +74,18 @@ FLUX_ARCHITECTURE = Architecture(
     pipeline=FluxPipeline,
     # As with SDXL, one sigma for all that is an embedding.
     embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
-    encode=_encode,
+    encode=_encode_prompts,
     arguments=transformer_arguments,
     vae_dtype=vae_dtype_in_range,
-    sides=_sides,
+    sides=_find_sides,
     prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
     latent_statistics=("shift_factor",),
     adapter_targets=(*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
 _FAMILY = Family(
     FLUX_ARCHITECTURE,
-    check=_check,
-    predict=_predict,
+    check=_check_settings,
+    predict=_predict_packed,
     distilled=True,
     even_sigmas=True,
     training_times="uniform",

@@ -20,27 +20,27 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 def check_headers(
     library: str, kind: str, config: Mapping[str, Any], folder: Path, label: str, variant: str | None = None
 ) -> None:
-    """See that the safetensors files in `folder` name every weight of a network of class `kind`.
+    """Check that the safetensors files in `folder` have every weight of a network of class `kind`, by their headers.
 
-    Those of `variant` are read where there are any, else those without one. A class that isn't known, or that can't be
-    made of its configuration, is left to the loading.
+    The files of `variant` are read if there are any, otherwise those without a variant. A class that isn't known, or
+    that can't be created from its configuration, is left to the loading.
 
     Raises:
-        ModelError: some are missing; names `label` and the first of them. Or a file's header can't be read.
+        ModelError: weights are missing; the message has `label` and the first of them. Or a header can't be read.
     """
     files = weight_files(folder, library, variant)
     if not files:
         return
-    groups = _weights(find_class(library, kind), config)
-    names = [name for file in files for name in _names(file, label)]
-    there = set(map(_plain, names))
-    missing = [group[0] for group in groups if there.isdisjoint(map(_plain, group))]
+    groups = _list_weights(find_class(library, kind), config)
+    names = [name for file in files for name in _read_names(file, label)]
+    there = set(map(_simplify_name, names))
+    missing = [group[0] for group in groups if there.isdisjoint(map(_simplify_name, group))]
     if missing:
         compiled = [name for name in names if COMPILED in name]
         raise ModelError(describe_misfit(label, kind, missing, unexpected=compiled))
 
 
-def _names(file: Path, label: str) -> list[str]:
+def _read_names(file: Path, label: str) -> list[str]:
     try:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
@@ -48,13 +48,13 @@ def _names(file: Path, label: str) -> list[str]:
         raise ModelError(f"{label}: {file.name} can't be read: {' '.join(str(failure).split())[:200]}") from failure
 
 
-def _weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
+def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
     """Return a network's weights, each with all of its names; none where the network can't be made."""
     plain = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
         with torch.device("meta"):
             if hasattr(kind, "from_config") and not hasattr(kind, "config_class"):
-                network = kind(**_accepted(kind, plain))
+                network = kind(**_choose_accepted(kind, plain))
             else:
                 network = kind(kind.config_class.from_dict(plain))
                 network.tie_weights()
@@ -66,12 +66,12 @@ def _weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _accepted(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+def _choose_accepted(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     accepted, _, _ = kind.extract_init_dict(dict(config))
     return dict(accepted)
 
 
-def _plain(name: str) -> str:
+def _simplify_name(name: str) -> str:
     """Return a weight's name without what versions of the libraries differ in."""
     parts = name.removeprefix("text_model.").split(".")
     if "attentions" in parts:

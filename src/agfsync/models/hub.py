@@ -44,7 +44,7 @@ def is_hub_id(model: str) -> bool:
 
 def cached_commit(model: str, revision: str | None = None) -> str | None:
     """Return the commit that `model` would be loaded at without a network, None if the cache has nothing of it."""
-    folder, name = _folder(model), revision or MAIN
+    folder, name = _find_cache_folder(model), revision or MAIN
     if (folder / "snapshots" / name).is_dir():
         return name
     try:
@@ -54,10 +54,10 @@ def cached_commit(model: str, revision: str | None = None) -> str | None:
     return commit if commit and (folder / "snapshots" / commit).is_dir() else None
 
 
-def snapshot(model: str, revision: str | None = None) -> Path | None:
+def find_snapshot(model: str, revision: str | None = None) -> Path | None:
     """Return the folder of the cache with the files of `model`, which may be some of them; None without any."""
     commit = cached_commit(model, revision)
-    return None if commit is None else _folder(model) / "snapshots" / commit
+    return None if commit is None else _find_cache_folder(model) / "snapshots" / commit
 
 
 def commit_of(model: str) -> str | None:
@@ -65,28 +65,28 @@ def commit_of(model: str) -> str | None:
 
     One without safetensors doesn't count: transformers may find converted ones for the branch, and not for a commit.
     """
-    folder = snapshot(model)
+    folder = find_snapshot(model)
     if folder is not None and any(folder.rglob(f"*{SAFE}")):
         return folder.name
-    answer = ask(model)
+    answer = ask_hub(model)
     return answer.commit if any(name.endswith(SAFE) for name in answer.files) else None
 
 
-def ask(model: str, revision: str | None = None) -> HubAnswer:
-    """Return what the hub says of `model`."""
-    return _asked(model, revision)
+def ask_hub(model: str, revision: str | None = None) -> HubAnswer:
+    """Return the hub's answer about `model`; each is asked for once."""
+    return _ask_cached(model, revision)
 
 
 def why_absent(model: str, revision: str | None = None) -> str:
     """Return the reason why a hub model can't be had; "" if the cache has some of it or the hub lists its files."""
     if cached_commit(model, revision) is not None:
         return ""
-    fault = ask(model, revision).fault
+    fault = ask_hub(model, revision).fault
     return describe_offline() if fault == NO_NETWORK else fault
 
 
 @cache
-def _asked(model: str, revision: str | None) -> HubAnswer:
+def _ask_cached(model: str, revision: str | None) -> HubAnswer:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -111,20 +111,20 @@ def _asked(model: str, revision: str | None) -> HubAnswer:
     return HubAnswer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
 
-def files(model: str, revision: str | None = None) -> list[str]:
+def list_files(model: str, revision: str | None = None) -> list[str]:
     """Return the names of the files of `model`: the hub's, else the cache's; none where neither knows."""
-    if names := ask(model, revision).files:
+    if names := ask_hub(model, revision).files:
         return sorted(names)
-    folder = snapshot(model, revision)
+    folder = find_snapshot(model, revision)
     return [] if folder is None else sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
+def fetch_file(model: str, name: str, revision: str | None = None) -> Path | None:
     """Return a small file of `model` from the cache or, if the hub answers, from there; None if there is none."""
-    found = snapshot(model, revision)
+    found = find_snapshot(model, revision)
     if found is not None and (found / name).is_file():
         return found / name
-    if name not in ask(model, revision).files:
+    if name not in ask_hub(model, revision).files:
         return None
     from huggingface_hub import hf_hub_download
 
@@ -135,9 +135,9 @@ def fetch(model: str, name: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def forget() -> None:
-    """Forget the hub's answers, and that it gave none."""
-    _asked.cache_clear()
+def forget_answers() -> None:
+    """Forget the hub's answers, and for which models it gave none."""
+    _ask_cached.cache_clear()
     _SILENT.clear()
 
 
@@ -145,7 +145,7 @@ _SILENT: list[str] = []
 """Models at which the hub didn't answer."""
 
 
-def _folder(model: str) -> Path:
+def _find_cache_folder(model: str) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 

@@ -24,7 +24,7 @@ ADVICE = {
     "RevisionNotFound": "it has no such revision",
     "RepoNotFound": "there is no such model, or it is private: set HF_TOKEN",
 }
-"""By the hub's X-Error-Code."""
+"""The hub's X-Error-Code -> the advice."""
 
 
 @dataclass(slots=True)
@@ -37,16 +37,16 @@ class Answers:
         """Keep an answer."""
         self.last[response.request.method, str(response.request.url)] = response
 
-    def refused(self) -> list[Any]:
+    def list_refused(self) -> list[Any]:
         """Return the answers that are neither the file nor its absence."""
         return [each for each in self.last.values() if each.status_code in (401, 403, 429) or each.status_code >= 500]
 
 
 @contextmanager
 def loading_errors(model: str) -> Iterator[None]:
-    """Turn whatever the hub or a library raises while it loads `model` into a `ModelError`; the hub's client is silent.
+    """Turn every exception of the hub or a library that loads `model` into a `ModelError`; silence the hub's client.
 
-    A lack of memory stays as it is.
+    An out-of-memory error is raised unchanged.
 
     Raises:
         ModelError: the loading failed, or the hub refused a file that the library went on without.
@@ -54,7 +54,7 @@ def loading_errors(model: str) -> Iterator[None]:
     from agfsync.models.hub import is_hub_id
 
     answers, what = Answers(), f"can't load the model {model}"
-    with model_errors(what), _silence_hub_client(), _record(answers) if is_hub_id(model) else nullcontext():
+    with model_errors(what), _silence_hub_client(), _record_answers(answers) if is_hub_id(model) else nullcontext():
         try:
             yield
         except AgfsyncError:
@@ -69,7 +69,7 @@ def loading_errors(model: str) -> Iterator[None]:
 
 
 @contextmanager
-def _record(answers: Answers) -> Iterator[None]:
+def _record_answers(answers: Answers) -> Iterator[None]:
     from huggingface_hub import get_session
 
     session = get_session()
@@ -104,20 +104,20 @@ def find_hub_fault(failure: BaseException, answers: Answers | None = None) -> st
     """
     from huggingface_hub import errors
 
-    chain = list(_chain(failure))
+    chain = list(_list_causes(failure))
     for each in chain:
         if isinstance(each, errors.HfHubHTTPError) and not _may_be_absent(each, failure):
             return describe_answer(each.response)
-    if answers and (refused := answers.refused()):
+    if answers and (refused := answers.list_refused()):
         return describe_answer(refused[-1])
     for each in chain:
         if isinstance(each, errors.OfflineModeIsEnabled):
             return describe_offline()
         if any(kind.__name__ == "TransportError" for kind in type(each).__mro__):
-            words = _words(str(each) or type(each).__name__)
-            return f"can't reach {_address()}: {words}: connect, or name a folder on this machine"
+            words = _shorten_text(str(each) or type(each).__name__)
+            return f"can't reach {_get_hub_address()}: {words}: connect, or name a folder on this machine"
         if isinstance(each, errors.FileMetadataError):
-            return f"what answers as {_address()} is no hub: {_words(str(each).partition('. ')[0])}"
+            return f"what answers as {_get_hub_address()} is no hub: {_shorten_text(str(each).partition('. ')[0])}"
     if any(isinstance(each, errors.LocalEntryNotFoundError) for each in chain):
         return describe_offline()
     return None
@@ -129,7 +129,7 @@ def find_missing_file(model: str, answers: Answers) -> str | None:
 
     # A part of a model is labelled with its name in brackets.
     repository = model.partition(" (")[0]
-    for each in answers.refused():
+    for each in answers.list_refused():
         revision, name = _asked_for(each)
         if name and not isinstance(try_to_load_from_cache(repository, name, revision=revision), str):
             return describe_answer(each)
@@ -139,15 +139,15 @@ def find_missing_file(model: str, answers: Answers) -> str | None:
 def describe_answer(response: Any) -> str:
     """Return an answer of the hub in one line: address, status, the hub's words, what to do."""
     status, reason = response.status_code, f"{response.status_code} {response.reason_phrase}".strip()
-    words = _words(response.headers.get("X-Error-Message", ""))
+    words = _shorten_text(response.headers.get("X-Error-Message", ""))
     said = f" ({words})" if words and words.casefold() not in reason.casefold() else ""
-    name = _file(response)
+    name = _get_file_name(response)
     asked = f" for {name}" if name else ""
-    advice = _advice(status, response.headers.get("X-Error-Code", ""), name)
-    return f"{_address()} answered {reason}{said}{asked}: {advice}"
+    advice = _give_advice(status, response.headers.get("X-Error-Code", ""), name)
+    return f"{_get_hub_address()} answered {reason}{said}{asked}: {advice}"
 
 
-def _advice(status: int, code: str, name: str) -> str:
+def _give_advice(status: int, code: str, name: str) -> str:
     if code in ADVICE:
         return ADVICE[code]
     if status == 404:
@@ -159,7 +159,7 @@ def _advice(status: int, code: str, name: str) -> str:
     return "the hub is out of order: try again later" if status >= 500 else "the request was refused"
 
 
-def _chain(failure: BaseException) -> Iterator[BaseException]:
+def _list_causes(failure: BaseException) -> Iterator[BaseException]:
     """Yield the exception and its causes, each once."""
     seen: set[int] = set()
     each: BaseException | None = failure
@@ -175,10 +175,10 @@ def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
 
     if not isinstance(answer, errors.RemoteEntryNotFoundError):
         return False
-    return not _file(answer.response) or (answer is not failure and "file named" not in str(failure))
+    return not _get_file_name(answer.response) or (answer is not failure and "file named" not in str(failure))
 
 
-def _file(response: Any) -> str:
+def _get_file_name(response: Any) -> str:
     """Return the name of the requested file; "" if the request wasn't for a file."""
     return _asked_for(response)[1]
 
@@ -200,13 +200,13 @@ def describe_offline() -> str:
     return f"{cause}, and the cache on this machine doesn't hold it all: fetch it with a network, then try again"
 
 
-def _address() -> str:
+def _get_hub_address() -> str:
     from huggingface_hub import constants
 
     set_by = f" ({ENDPOINT})" if os.environ.get(ENDPOINT) else ""
     return f"the hub at {constants.ENDPOINT}{set_by}"
 
 
-def _words(text: str) -> str:
+def _shorten_text(text: str) -> str:
     line = " ".join(text.split()).rstrip(".")
     return line if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]} ..."

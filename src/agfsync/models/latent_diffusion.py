@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import Architecture, Conditioning, choose_picture_size
-from agfsync.models.configuration import channels, check_choices, check_parts, limit_tokens, parts_of, untrainable
+from agfsync.models.configuration import (
+    check_choices,
+    check_parts,
+    count_channels,
+    find_training_obstacle,
+    limit_tokens,
+    parts_of,
+)
 from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.latents import LatentSpace
 from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_pipeline, save_pipeline
@@ -41,8 +48,8 @@ class LatentDiffusion:
 
     `path` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
     `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`path`, `revision`) take the place of its own.
-    `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. The picture is `height` x
-    `width` pixels, by default the size that the network was made for. `guidance` above 1, away from
+    `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. Images have `height` x
+    `width` pixels, by default the size that the network was trained for. `guidance` above 1, away from
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
@@ -79,7 +86,9 @@ class LatentDiffusion:
         self._architecture, self._guidance = architecture, guidance
         self.adapter_targets = architecture.adapter_targets
         self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), path
-        origin = PipelineSource.of(path, revision=revision, config=config, variant=variant, vae=vae, unet=unet)
+        origin = PipelineSource.from_settings(
+            path, revision=revision, config=config, variant=variant, vae=vae, unet=unet
+        )
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
@@ -90,7 +99,7 @@ class LatentDiffusion:
             self._pipeline.to(self.device)
             limit_tokens(self._pipeline)
             self._scheduler = make_scheduler(
-                self._pipeline.scheduler, scheduler, steps, *channels(parts_of(self._pipeline))
+                self._pipeline.scheduler, scheduler, steps, *count_channels(parts_of(self._pipeline))
             )
             self._size = choose_picture_size(architecture.sides(self._pipeline), height, width)
             self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
@@ -115,15 +124,15 @@ class LatentDiffusion:
         Raises:
             ModelError: its scheduler or its prediction can't be trained with.
         """
-        if reason := untrainable(parts_of(self._pipeline), self._scheduler):
+        if reason := find_training_obstacle(parts_of(self._pipeline), self._scheduler):
             raise ModelError(f"the model {self._model} can't be trained: {reason}")
-        return DiffusionSchedule.of(self._scheduler)
+        return DiffusionSchedule.from_scheduler(self._scheduler)
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so that z0 is the same whatever the noise.
+        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with model_errors(f"the model {self._model} can't draw"):
@@ -238,12 +247,12 @@ class LatentDiffusion:
         """Return `predict` for the first steps and the refiner from its step on."""
         with_prompt, without = refiner.conditioning(prompts, self._negative_prompt, self._size, noise)
 
-        def refined(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        def predict_refined(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
             with self._precision.autocast():
                 predicted: Tensor = refiner.predict(noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning)
                 return predicted.float()
 
-        finish = guide(refined, with_prompt, without, self._guidance)
+        finish = guide(predict_refined, with_prompt, without, self._guidance)
         return switch_models(predict, finish, timesteps, refiner.from_step)
 
     def _made_refiner(self, settings: Mapping[str, Any], steps: int) -> Any:

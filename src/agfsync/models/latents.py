@@ -1,4 +1,4 @@
-"""Pictures as latents and back: the VAE, on a few pictures at a time.
+"""Images to latents and back: the VAE, on a few images at a time.
 
 Legend: B images in the batch, C H W latent channels, height, width.
 """
@@ -17,7 +17,7 @@ from agfsync.models.architecture import Size
 from agfsync.models.dtypes import Precision
 
 PIXELS_AT_ONCE = 2 * 1024 * 1024
-"""that the VAE works on: it takes more memory than the network, and is no faster for more"""
+"""the most images that the VAE takes at once: it needs more memory than the network, and more would be no faster"""
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
@@ -33,9 +33,9 @@ def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
 
 
 class LatentSpace:
-    """The latents of a pipeline's VAE, scaled and shifted as its network knows them, of pictures of one size.
+    """The latent space of a pipeline's VAE, scaled and shifted as its network expects, for images of one size.
 
-    `statistics` are the keys of the VAE's configuration that the pipeline of diffusers applies, besides its
+    `statistics` are the keys of the VAE's configuration that the pipeline of diffusers applies, in addition to its
     `scaling_factor`: `latents_mean` with `latents_std`, one number a channel and only both together, or `shift_factor`.
     """
 
@@ -57,7 +57,7 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return latents, float32 (B, C, H, W): the mean of the VAE's posterior. Pictures of other sizes are fitted."""
+        """Return latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images of other sizes are fitted."""
         height, width = self._size
         pixels_BCHW = to_tensor([fit_to_size(image, width, height) for image in images])
         with self._precision.autocast():
@@ -72,12 +72,12 @@ class LatentSpace:
 
     @torch.inference_mode()
     def decode(self, latents_BCHW: Tensor, drawn_with: str = "") -> Sequence[Image.Image]:
-        """Return RGB pictures of latents (B, C, H, W), the way back from `encode`.
+        """Return the RGB images of latents (B, C, H, W), the inverse of `encode`.
 
-        `drawn_with` says by what the latents were made, for the message.
+        `drawn_with` names the sampler of the latents, for the message.
 
         Raises:
-            ModelError: some come out as no numbers, which would be black pictures.
+            ModelError: some values are not numbers, which would show as black images.
         """
         sound = bool(torch.isfinite(latents_BCHW).all())
         unscaled_BCHW = latents_BCHW * self._std / self._scale
@@ -93,12 +93,12 @@ class LatentSpace:
         return images
 
     def _not_numbers(self, latents_are_sound: bool, drawn_with: str) -> str:
-        """Return what was seen, and what can be tried."""
-        kind = type(self._vae).__name__
+        """Return the message: what was found, and what can be tried."""
+        kind, dtype = type(self._vae).__name__, _name_dtype(self._precision.dtype)
         seen = (
-            f"the latents are numbers and what the {kind} makes of them in {_short(self._vae.dtype)} isn't"
+            f"the latents are numbers and what the {kind} makes of them in {_name_dtype(self._vae.dtype)} isn't"
             if latents_are_sound
-            else f"its last latents already aren't ({_short(self._precision.dtype)}{drawn_with and f', {drawn_with}'})"
+            else f"its last latents already aren't ({dtype}{drawn_with and f', {drawn_with}'})"
         )
         half = torch.float16 in (self._precision.dtype, self._vae.dtype)
         guess = (
@@ -126,5 +126,5 @@ def _mean_of(encoded: Any) -> Tensor:
     return mean
 
 
-def _short(dtype: torch.dtype) -> str:
+def _name_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

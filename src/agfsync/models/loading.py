@@ -18,7 +18,7 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, LORA_FILE, hub
 from agfsync.models.architecture import Architecture
-from agfsync.models.files import CONFIG, variants
+from agfsync.models.files import CONFIG, find_variants
 from agfsync.models.hub_errors import loading_errors
 from agfsync.models.lora_files import lora_file, read_changes
 from agfsync.models.lora_names import find_targets
@@ -35,7 +35,7 @@ from agfsync.models.single_file import (
 
 LIBRARIES = ("diffusers", "transformers")
 LEFT_OUT = ("image_encoder", "feature_extractor")
-"""Parts that pipelines have for image prompts, which are never given here."""
+"""Parts that pipelines have for image prompts, which this package never gives."""
 CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a pipeline other than its weights."""
 
@@ -55,35 +55,35 @@ class PipelineSource:
     parts: Mapping[str, PartSource] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: str, *, revision: str | None, config: str | None = None, **more: Any) -> Self:
-        """Return the source that a generator's settings name: `more` are its `variant` and its parts, or None."""
+    def from_settings(cls, model: str, *, revision: str | None, config: str | None = None, **more: Any) -> Self:
+        """Return the source that a model's settings name; `more` are its `variant` and its parts, or None."""
         variant = more.pop("variant", None)
-        parts = {name: PartSource.of(each) for name, each in more.items() if each}
+        parts = {name: PartSource.from_settings(each) for name, each in more.items() if each}
         return cls(model, revision, config, variant, parts)
 
 
 def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: torch.dtype) -> Any:
-    """Return the pipeline at `origin`; frozen and, but for the VAE, in `dtype`.
+    """Return the pipeline at `origin`, frozen and, except for the VAE, in `dtype`.
 
-    Every weight of its networks is one of the file's, and every one of the file's is in its place. A single file holds
-    neither configuration nor tokenizers. They are those of the pipeline `origin.config`, a folder or hub id; without it
-    diffusers tells by the weights which of the known models' to fetch from the hub, once.
+    Every weight of its networks comes from the files, and every weight of the files is used. A single file has neither
+    configuration nor tokenizers: they come from the pipeline `origin.config`, a folder or hub id; without it, diffusers
+    recognises the model by its weights, and fetches them from the hub once.
 
     Raises:
-        ModelError: there is none, it is of another kind, or it isn't whole.
+        ModelError: there is no such pipeline, it is of another kind, or it is incomplete.
     """
     model = origin.model
     with loading_errors(model), silence_libraries():
         is_file = Path(model).is_file()
         tensors = _file_tensors(architecture, origin) if is_file else {}
-        folder = _configuration(origin, tensors) if is_file else _folder(architecture, origin)
-        index = _index(architecture, folder, (origin.config or model) if is_file else model)
-        networks = _networks(architecture, origin, folder, index, tensors, dtype)
+        folder = _find_configuration(origin, tensors) if is_file else _find_folder(architecture, origin)
+        index = _read_index(architecture, folder, (origin.config or model) if is_file else model)
+        networks = _load_networks(architecture, origin, folder, index, tensors, dtype)
         # diffusers needs an explicit None for each part that a pipeline was saved without, such as SD 3's T5.
         absent = {name: None for name, part in index.items() if part == [None, None] or name in LEFT_OUT}
         given = {**absent, **architecture.extras, **networks}
         pipeline = architecture.pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
-        _set_prediction(pipeline, _said(origin))
+        _set_prediction(pipeline, _read_scheduler_settings(origin))
         pipeline.vae.to(architecture.vae_dtype(pipeline.vae, dtype))
     for network in pipeline.components.values():
         if isinstance(network, torch.nn.Module):
@@ -91,7 +91,7 @@ def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: tor
     return pipeline
 
 
-def _folder(architecture: Architecture, origin: PipelineSource) -> Path:
+def _find_folder(architecture: Architecture, origin: PipelineSource) -> Path:
     """Return the folder of the pipeline, fetched from the hub if need be."""
     model, where, kind = origin.model, loading_arguments(origin.model, origin.revision), architecture.pipeline
     # The class is looked at first: nothing of another kind of model is fetched.
@@ -101,16 +101,16 @@ def _folder(architecture: Architecture, origin: PipelineSource) -> Path:
         return Path(model)
     left_out = dict.fromkeys((*LEFT_OUT, *architecture.extras, *origin.parts))
 
-    def fetched(variant: str | None) -> Path:
+    def fetch(variant: str | None) -> Path:
         return Path(kind.download(model, variant=variant, use_safetensors=True, **left_out, **where))
 
     try:
-        folder = fetched(origin.variant)
+        folder = fetch(origin.variant)
     except OSError:
-        there = variants({Path(file).name for file in hub.ask(model, origin.revision).files})
+        there = find_variants({Path(file).name for file in hub.ask_hub(model, origin.revision).files})
         if origin.variant or len(there) != 1 or None in there:
             raise
-        folder = fetched(*there)
+        folder = fetch(*there)
     _fetch_replaced(origin, index)
     return folder
 
@@ -126,10 +126,10 @@ def _fetch_replaced(origin: PipelineSource, index: Mapping[str, Any]) -> None:
         if Path(part.model).is_file():
             find_file(origin.model, f"{name}/{CONFIG}", origin.revision)
         else:
-            hub.fetch(origin.model, f"{name}/{CONFIG}", origin.revision)
+            hub.fetch_file(origin.model, f"{name}/{CONFIG}", origin.revision)
 
 
-def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Path:
+def _find_configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Path:
     """Return the folder with the configuration of a single file's pipeline."""
     if origin.config and Path(origin.config).is_dir():
         return Path(origin.config)
@@ -143,7 +143,7 @@ def _configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Pat
         ) from failure
 
 
-def _index(architecture: Architecture, folder: Path, model: str) -> dict[str, Any]:
+def _read_index(architecture: Architecture, folder: Path, model: str) -> dict[str, Any]:
     """Return the library and class of each part of a pipeline."""
     index: dict[str, Any] = architecture.pipeline.load_config(str(folder), local_files_only=True)
     _check_class(architecture, model, index)
@@ -156,7 +156,7 @@ def _check_class(architecture: Architecture, model: str, index: Mapping[str, Any
         raise ModelError(f"{model} is a {found}: the type {architecture.name} needs a {kind.__name__}")
 
 
-def _networks(
+def _load_networks(
     architecture: Architecture,
     origin: PipelineSource,
     folder: Path,
@@ -165,7 +165,7 @@ def _networks(
     dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Return each network of the pipeline, by the name of its part."""
-    kinds = _kinds(architecture, index)
+    kinds = _find_classes(architecture, index)
     for name in origin.parts.keys() - kinds.keys():
         raise ModelError(f"{origin.model} has no {name} that another could take the place of: leave out {name}")
     if tensors:
@@ -180,7 +180,7 @@ def _networks(
         elif tensors:
             own = select_tensors(tensors, prefixes)
             if not own:
-                raise ModelError(_lacks(origin.model, name, prefixes))
+                raise ModelError(_describe_missing(origin.model, name, prefixes))
             networks[name] = fill_network(kind, folder / name, own, prefixes, dtype, label)
         else:
             networks[name] = load_part(kind, folder / name, origin.variant, dtype, label)
@@ -188,24 +188,24 @@ def _networks(
 
 
 def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
-    """See that some part has weights of the variant; the others may have them without one."""
+    """Check that at least one part has weights of the variant; the others may have weights without one."""
     if origin.variant is None:
         return
     if Path(origin.model).is_file():
         raise ModelError(f"{origin.model} is a single file, which has no variants: leave out variant {origin.variant}")
-    there = {each for folder in folders for each in variants([path.name for path in folder.glob("*")])}
+    there = {each for folder in folders for each in find_variants([path.name for path in folder.glob("*")])}
     if origin.variant not in there:
         names = ", ".join(sorted(str(each) for each in there - {None})) or "none"
         raise ModelError(f"{origin.model} has no weights of the variant {origin.variant}: of variants it has {names}")
 
 
-def _lacks(model: str, name: str, prefixes: Sequence[str]) -> str:
+def _describe_missing(model: str, name: str, prefixes: Sequence[str]) -> str:
     there = " or ".join(f"{prefix}*" for prefix in prefixes)
     remedy = f"name one as model.{name}" if name in EXCHANGED else "take a file that has one"
     return f"{model} holds no {name}, which would be {there}: {remedy}"
 
 
-def _kinds(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
+def _find_classes(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
     """Return the classes of the networks that are loaded, by the names of their parts."""
     kinds = {}
     for name, part in index.items():
@@ -228,7 +228,7 @@ def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[st
     return tensors
 
 
-def _said(origin: PipelineSource) -> dict[str, Any]:
+def _read_scheduler_settings(origin: PipelineSource) -> dict[str, Any]:
     """Return the scheduler settings in the header of the file that gives the network."""
     settings = read_prediction(origin.model) if Path(origin.model).is_file() else {}
     part = next((origin.parts[name] for name in ("unet", "transformer") if name in origin.parts), None)
@@ -261,7 +261,7 @@ def describe_weights(
         (fingerprint_model(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras
     ]
     parts = {name: part_fingerprint(name, part) for name, part in sorted(origin.parts.items())}
-    # Named where they are set alone: pictures of before keep their names.
+    # They are in the digest only if they are set, so that earlier images keep their names.
     later = {name: value for name, value in (("variant", origin.variant), ("parts", parts)) if value}
     return architecture.name, *base, origin.config, added, *([later] if later else [])
 

@@ -24,7 +24,7 @@ Delta = Callable[[LoraTensors], tuple[Tensor, int | None]]
 """The unscaled difference, of as many elements as the weight, and the rank; no rank where nothing is scaled."""
 
 
-def tucker(core: Tensor, outputs_RO: Tensor, inputs_RI: Tensor) -> Tensor:
+def multiply_tucker(core: Tensor, outputs_RO: Tensor, inputs_RI: Tensor) -> Tensor:
     """Return the product (O, I, ...) of a Tucker core (R, R, ...) with both of its factors."""
     return torch.einsum("ij...,io,jn->on...", core, outputs_RO, inputs_RI)
 
@@ -33,14 +33,14 @@ def lora_delta(parts: LoraTensors) -> tuple[Tensor, int]:
     """Return LoRA's up down, R being the rows of `lora_down`."""
     up, down = parts["lora_up"].flatten(1), parts["lora_down"]
     if "lora_mid" in parts:
-        return tucker(parts["lora_mid"], up.T, down.flatten(1)), len(down)
+        return multiply_tucker(parts["lora_mid"], up.T, down.flatten(1)), len(down)
     return up @ down.flatten(1), len(down)
 
 
 def loha_delta(parts: LoraTensors) -> tuple[Tensor, int]:
     """Return LoHa's Hadamard product of two low-rank matrices."""
     factors = [
-        tucker(parts[f"hada_t{n}"], parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"])
+        multiply_tucker(parts[f"hada_t{n}"], parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"])
         if f"hada_t{n}" in parts
         else parts[f"hada_w{n}_a"] @ parts[f"hada_w{n}_b"].flatten(1)
         for n in (1, 2)
@@ -62,7 +62,7 @@ def _lokr_factor(parts: LoraTensors, name: str) -> tuple[Tensor, int | None]:
         return parts[name], None
     first, second = parts[f"{name}_a"], parts[f"{name}_b"]
     core = parts.get(name.replace("_w", "_t"))
-    return (first @ second.flatten(1) if core is None else tucker(core, first, second)), len(second)
+    return (first @ second.flatten(1) if core is None else multiply_tucker(core, first, second)), len(second)
 
 
 def full_delta(parts: LoraTensors) -> tuple[Tensor, None]:
@@ -91,7 +91,7 @@ def _kind_of(names: frozenset[str]) -> Delta | None:
 
 
 def scaled_delta(parts: LoraTensors, alpha: float | None, rank: int | None = None, by_root: bool = False) -> Tensor:
-    """Return the difference times alpha / rank, as it is without `alpha`.
+    """Return the difference times alpha / rank; unscaled without `alpha`.
 
     The rank is that of the tensors unless it is given; `by_root` divides by its root (rsLoRA, arXiv:2312.03732).
 

@@ -19,7 +19,7 @@ from agfsync.models.single_file import check_suffix
 
 _SUFFIX = ".safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-"""How peft itself saves an adapter: the strength is in the second file only."""
+"""The files of an adapter that peft saves: only the second has the strength."""
 _METADATA = "lora_adapter_metadata"
 """Under this key of a file's header diffusers keeps peft's configuration, each key behind the part's name."""
 BIASES = ("diff_b", "lora_up_bias")
@@ -44,9 +44,9 @@ SPELLINGS = [
         (r"(?:diff_b|b_norm)", "diff_b"),
     )
 ] + [(re.compile(rf"^(.+\.processor\.\w+)\.{side}\.weight$"), f"lora_{side}") for side in ("down", "up")]
-"""How files spell the tensors that `lora_deltas` knows, behind the changed module's name."""
+"""Spellings of the tensors that `lora_deltas` knows, after the name of the changed module."""
 PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)_lora\.")
-"""How diffusers named a LoRA's layers before 0.21."""
+"""The names of a LoRA's layers in diffusers before 0.21."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def lora_file(path: str, name: str | None = None) -> Path:
     try:
         return find_file(path, wanted, None)
     except ModelError:
-        names = hub.files(path)
+        names = hub.list_files(path)
         if not names or (chosen := choose_file(path, names, name)) == wanted:
             raise
     return find_file(path, chosen, None)
@@ -120,10 +120,10 @@ def choose_file(path: str, names: Collection[str], name: str | None = None) -> s
 
 
 def read_changes(file: Path) -> list[Change]:
-    """Return all that the LoRA in `file` changes; every key of the file is in one of them.
+    """Return the changes of the LoRA in `file`; every key of the file belongs to one of them.
 
     Raises:
-        ModelError: it is no safetensors file, or some values are not finite.
+        ModelError: it is not a safetensors file, or some values are not finite.
     """
     with loading_errors(str(file)), safe_open(file, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -149,12 +149,12 @@ def group_changes(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
     """Return the changes that `tensors` make up, sorted by name; `config` is peft's, if there is one."""
     spelt: dict[str, list[tuple[str, str]]] = {}
     for key in sorted(tensors):
-        name, part = _spelling(key)
+        name, part = _split_key(key)
         spelt.setdefault(name, []).append((key, part))
-    return [_change(name, keys, tensors, config or {}) for name, keys in sorted(spelt.items())]
+    return [_make_change(name, keys, tensors, config or {}) for name, keys in sorted(spelt.items())]
 
 
-def _spelling(key: str) -> tuple[str, str]:
+def _split_key(key: str) -> tuple[str, str]:
     """Return the changed module's name and the part of the change in a key; "" for an unknown key."""
     plain = PROCESSOR.sub(lambda found: f".{found[1]}{'.0' if found[1] == 'to_out' else ''}.lora.", key)
     for pattern, part in SPELLINGS:
@@ -163,7 +163,7 @@ def _spelling(key: str) -> tuple[str, str]:
     return key.rpartition(".")[0] or key, ""
 
 
-def _change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[str, Tensor], config: Any) -> Change:
+def _make_change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[str, Tensor], config: Any) -> Change:
     keys = tuple(key for key, _ in spelt)
     parts = {part: tensors[key] for key, part in spelt if part}
     alpha, rank, by_root = _peft_scale(name, config)

@@ -1,6 +1,6 @@
-"""The names under which LoRA files know a pipeline's weights.
+"""The names of a pipeline's weights in LoRA files.
 
-A file names a module of the denoiser by diffusers' path or by the path in the model's original code (CompVis' and
+A file names a module of the network by diffusers' path or by the path in the model's original code (CompVis' and
 Stability's UNets, FLUX and Stable Diffusion 3's transformers), with its dots or, as kohya's scripts do, with
 underscores; before it stands a prefix that names the part of the pipeline. The originals fuse some modules into one:
 these names stand for several modules, whose rows follow each other.
@@ -14,9 +14,9 @@ from torch import nn
 
 _DENOISERS = ("unet", "transformer")
 DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-"""Prefixes of a denoiser's path, besides its name in the pipeline: none, ComfyUI's, the original's, peft's."""
+"""Prefixes of a network's path, also its name in the pipeline: none, ComfyUI's, the original's, peft's."""
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
-"""Prefixes of a denoiser's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
+"""Prefixes of a network's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,21 @@ def find_targets(parts: Mapping[str, Any]) -> dict[str, Target]:
     for part, network in networks.items():
         paths = [path for path, module in network.named_modules() if getattr(module, "weight", None) is not None]
         if part in _DENOISERS:
-            found |= _denoiser(part, paths)
+            found |= _name_network(part, paths)
         elif part.startswith("text_encoder"):
             found |= _text_encoder(part, paths)
     return found
 
 
-def _denoiser(part: str, paths: list[str]) -> dict[str, Target]:
+def _name_network(part: str, paths: list[str]) -> dict[str, Target]:
     known = {path: Target(part, (path,)) for path in paths}
-    aliases = {**_originals(part, paths), **known}
+    aliases = {**_name_originals(part, paths), **known}
     dotted = {
         f"{prefix}{alias}": target
         for prefix in (f"{part}.", f"{part}.base_model.model.", *DOTTED)
         for alias, target in aliases.items()
     }
-    flat = {f"{prefix}{_flat(alias)}": target for prefix in FLAT for alias, target in aliases.items()}
+    flat = {f"{prefix}{_flatten_path(alias)}": target for prefix in FLAT for alias, target in aliases.items()}
     return dotted | flat
 
 
@@ -64,19 +64,23 @@ def _text_encoder(part: str, paths: list[str]) -> dict[str, Target]:
     for path in paths:
         short = path.removeprefix("text_model.")
         for alias in (short, f"text_model.{short}"):
-            found |= {f"{prefix}{name}": Target(part, (path,)) for prefix, name in _spelt(part, flat, alias)}
+            found |= {f"{prefix}{name}": Target(part, (path,)) for prefix, name in _spell_prefixes(part, flat, alias)}
     return found
 
 
-def _spelt(part: str, flat: list[str], alias: str) -> list[tuple[str, str]]:
-    return [(f"{part}.", alias), (f"{part}.base_model.model.", alias), *((prefix, _flat(alias)) for prefix in flat)]
+def _spell_prefixes(part: str, flat: list[str], alias: str) -> list[tuple[str, str]]:
+    return [
+        (f"{part}.", alias),
+        (f"{part}.base_model.model.", alias),
+        *((prefix, _flatten_path(alias)) for prefix in flat),
+    ]
 
 
-def _flat(path: str) -> str:
+def _flatten_path(path: str) -> str:
     return path.replace(".", "_")
 
 
-def _originals(part: str, paths: list[str]) -> dict[str, Target]:
+def _name_originals(part: str, paths: list[str]) -> dict[str, Target]:
     """Yield the original's paths, for the architectures that have one."""
     if part == "unet":
         return {name: Target(part, (path,)) for name, path in _original_unet(paths)}
@@ -84,7 +88,7 @@ def _originals(part: str, paths: list[str]) -> dict[str, Target]:
     there = set(paths)
     context_last = max((int(path.split(".")[1]) for path in paths if path.startswith("transformer_blocks.")), default=0)
     is_flux = any(path.startswith("single_transformer_blocks.") for path in paths)
-    for name, theirs in _flux(paths) if is_flux else _sd3(paths):
+    for name, theirs in _list_flux_names(paths) if is_flux else _list_sd3_names(paths):
         if there.issuperset(theirs):
             named[name] = list(theirs)
     last = f"joint_blocks.{context_last}.context_block.adaLN_modulation.1"
@@ -120,16 +124,16 @@ def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
     """Yield CompVis' names: numbered blocks, each with its resnet, attention and change of size."""
     blocks = {theirs: ours for ours, theirs in _UNET.items()}
     for side, count, original in (("down_blocks", 1, "input_blocks"), ("up_blocks", 0, "output_blocks")):
-        for block in range(_length(paths, side)):
+        for block in range(_count_modules(paths, side)):
             here = f"{side}.{block}"
-            for layer in range(_length(paths, f"{here}.resnets")):
+            for layer in range(_count_modules(paths, f"{here}.resnets")):
                 blocks[f"{here}.resnets.{layer}"] = f"{original}.{count}.0"
                 blocks[f"{here}.attentions.{layer}"] = f"{original}.{count}.1"
                 count += 1
-            if side == "down_blocks" and _length(paths, f"{here}.downsamplers"):
+            if side == "down_blocks" and _count_modules(paths, f"{here}.downsamplers"):
                 blocks[f"{here}.downsamplers.0.conv"] = f"{original}.{count}.0.op"
                 count += 1
-            place = 2 if _length(paths, f"{here}.attentions") else 1
+            place = 2 if _count_modules(paths, f"{here}.attentions") else 1
             blocks[f"{here}.upsamplers.0.conv"] = f"{original}.{count - 1}.{place}.conv"
     for path in paths:
         for depth in range(path.count(".") + 1, 0, -1):
@@ -140,7 +144,7 @@ def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
                 break
 
 
-def _length(paths: list[str], under: str) -> int:
+def _count_modules(paths: list[str], under: str) -> int:
     """Return the number of numbered modules under a path."""
     steps = under.count(".") + 1
     return max((int(path.split(".")[steps]) + 1 for path in paths if path.startswith(f"{under}.")), default=0)
@@ -186,14 +190,14 @@ FLUX_SINGLE = {
 }
 
 
-def _flux(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _list_flux_names(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield Black Forest Labs' names."""
     yield from ((name, [theirs]) for name, theirs in FLUX.items())
     for kind, ours, names in (
         ("double_blocks", "transformer_blocks", FLUX_DOUBLE),
         ("single_blocks", "single_transformer_blocks", FLUX_SINGLE),
     ):
-        for block in range(_length(paths, ours)):
+        for block in range(_count_modules(paths, ours)):
             for name, theirs in names.items():
                 yield f"{kind}.{block}.{name}", [f"{ours}.{block}.{each}" for each in theirs]
 
@@ -224,9 +228,9 @@ SD3_BLOCK = {
 }
 
 
-def _sd3(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _list_sd3_names(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield Stability's names."""
     yield from ((name, [theirs]) for name, theirs in SD3.items())
-    for block in range(_length(paths, "transformer_blocks")):
+    for block in range(_count_modules(paths, "transformer_blocks")):
         for name, theirs in SD3_BLOCK.items():
             yield f"joint_blocks.{block}.{name}", [f"transformer_blocks.{block}.{each}" for each in theirs]

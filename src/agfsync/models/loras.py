@@ -21,7 +21,7 @@ _NAMED = 3
 def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
     """Add each of `loras` to the weights that it changes, times its strength; return a remark on each left-out part.
 
-    Text encoders are changed like the denoiser. A DoRA of strength s gives W + s (W' - W), W' being its weights.
+    Text encoders are changed like the network. A DoRA of strength s gives W + s (W' - W), W' being its weights.
 
     Raises:
         ModelError: one isn't there, or doesn't change what it was made to change: nothing of this model, or, unless it
@@ -35,7 +35,7 @@ def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
         remarks += remark_misfits(lora, len(changes), left_out)
         for change in changes:
             if change.name not in left_out:
-                _fuse(pipeline.components, known[change.name], change, lora["strength"])
+                _fuse_change(pipeline.components, known[change.name], change, lora["strength"])
     return remarks
 
 
@@ -54,11 +54,11 @@ def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes:
 
     Shapes alone are looked at: nothing is changed, no product is computed, and `parts` may hold no numbers.
     """
-    reasons = {change.name: _misfit(parts, known.get(change.name), change) for change in changes}
+    reasons = {change.name: _describe_misfit(parts, known.get(change.name), change) for change in changes}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> str:
+def _describe_misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> str:
     if change.unknown:
         return f"{change.unknown[0].rpartition('.')[2]} is of no kind that is read"
     if target is None:
@@ -66,7 +66,7 @@ def _misfit(parts: Mapping[str, Any], target: Target | None, change: Change) -> 
     if _kind_of(frozenset(change.parts)) is None and (change.parts or change.magnitude is not None or not change.bias):
         return "tensors missing"
     try:
-        weight, bias = _joined(parts, target, shapes_only=True)
+        weight, bias = _join_weights(parts, target, shapes_only=True)
         change_weight(weight, change, 1.0)
         change_bias(bias, change, 1.0)
     except (RuntimeError, ValueError):
@@ -95,27 +95,27 @@ def remark_misfits(lora: Lora, count: int, left_out: Mapping[str, str]) -> list[
     return [f"{report} and are drawn with; left out: {some}"]
 
 
-def _fuse(parts: Mapping[str, Any], target: Target, change: Change, strength: float) -> None:
-    weight, bias = _joined(parts, target)
+def _fuse_change(parts: Mapping[str, Any], target: Target, change: Change, strength: float) -> None:
+    weight, bias = _join_weights(parts, target)
     new_weight, new_bias = change_weight(weight, change, strength), change_bias(bias, change, strength)
     start = 0
-    for module in _modules(parts, target):
+    for module in _get_modules(parts, target):
         rows = slice(start, start + len(module.weight))
         start = rows.stop
         with torch.no_grad():
-            module.weight.copy_(_swapped(new_weight, target)[rows])
+            module.weight.copy_(_swap_halves(new_weight, target)[rows])
             if new_bias is not None and module.bias is not None:
-                module.bias.copy_(_swapped(new_bias, target)[rows])
+                module.bias.copy_(_swap_halves(new_bias, target)[rows])
 
 
-def _modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
+def _get_modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
     network: nn.Module = parts[target.part]
     return [network.get_submodule(path) for path in target.paths]
 
 
-def _joined(parts: Mapping[str, Any], target: Target, shapes_only: bool = False) -> tuple[Tensor, Tensor | None]:
+def _join_weights(parts: Mapping[str, Any], target: Target, shapes_only: bool = False) -> tuple[Tensor, Tensor | None]:
     """Return the modules' weights and biases, row after row, in the file's layout; on "meta" if only shapes matter."""
-    modules = _modules(parts, target)
+    modules = _get_modules(parts, target)
     weights = [module.weight for module in modules]
     biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]
     if shapes_only:
@@ -123,15 +123,15 @@ def _joined(parts: Mapping[str, Any], target: Target, shapes_only: bool = False)
         weights, biases = ([torch.empty(each.shape, device="meta") for each in some] for some in (weights, biases))
     weight = torch.cat([each.detach() for each in weights])
     bias = torch.cat([each.detach() for each in biases]) if len(biases) == len(modules) else None
-    return _swapped(weight, target), None if bias is None else _swapped(bias, target)
+    return _swap_halves(weight, target), None if bias is None else _swap_halves(bias, target)
 
 
-def _swapped(rows: Tensor, target: Target) -> Tensor:
+def _swap_halves(rows: Tensor, target: Target) -> Tensor:
     return rows.roll(len(rows) // 2, 0) if target.swapped else rows
 
 
 def change_weight(weight: Tensor, change: Change, strength: float) -> Tensor:
-    """Return `weight` as `change` makes it, in float32; at `strength` 0 as it is, at 1 as it was trained to be.
+    """Return `weight` with `change` applied, in float32; unchanged at `strength` 0, as trained at 1.
 
     Raises:
         ValueError, RuntimeError: the shapes don't fit.

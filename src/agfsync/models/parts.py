@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 
 from agfsync.errors import ModelError
 from agfsync.models import hub
-from agfsync.models.files import CONFIG, choose_variant, variants
+from agfsync.models.files import CONFIG, choose_variant, find_variants
 from agfsync.models.hub_errors import loading_errors
 from agfsync.models.pretrained import check_weights, fingerprint_model, loading_arguments
 from agfsync.models.single_file import fill_network, load_file_tensors, select_tensors
@@ -41,16 +41,16 @@ class PartSource:
     revision: str | None = None
 
     @classmethod
-    def of(cls, settings: str | Mapping[str, Any]) -> Self:
+    def from_settings(cls, settings: str | Mapping[str, Any]) -> Self:
         """Return the source that a recipe's value names."""
         return cls(settings) if isinstance(settings, str) else cls(settings["path"], settings.get("revision"))
 
 
 def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, name: str) -> Any:
-    """Return the network of the class `kind` in `folder`, all of whose weights are those of its files.
+    """Return the network of the class `kind` in `folder`; every weight comes from its files.
 
     Raises:
-        ModelError: it can't be loaded, or its weights aren't those of such a network.
+        ModelError: it can't be loaded, or its weights don't fit such a network.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
@@ -117,20 +117,20 @@ def part_folder(name: str, origin: PartSource) -> Path:
         if found is None:
             raise ModelError(f"{origin.model} holds no {name}: there is no {CONFIG} in it, nor in its folder {name}")
         return found
-    return _fetched(name, origin)
+    return _fetch_part(name, origin)
 
 
-def _fetched(name: str, origin: PartSource) -> Path:
-    files = hub.files(origin.model, origin.revision)
-    if not files and hub.snapshot(origin.model, origin.revision) is None:
-        fault = hub.ask(origin.model, origin.revision).fault
+def _fetch_part(name: str, origin: PartSource) -> Path:
+    files = hub.list_files(origin.model, origin.revision)
+    if not files and hub.find_snapshot(origin.model, origin.revision) is None:
+        fault = hub.ask_hub(origin.model, origin.revision).fault
         raise ModelError(f"{origin.model} isn't on this machine, and can't be fetched: {fault}")
     prefix = next((prefix for prefix in (f"{name}/", "") if f"{prefix}{CONFIG}" in files), None)
     if prefix is None:
         raise ModelError(f"{origin.model} holds no {name}: there is no {name}/{CONFIG}, and no {CONFIG}")
     names = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
     variant = choose_variant(names, None, origin.model)
-    used = [each for each in names if each.endswith(".json") or variants([each]) == {variant}]
+    used = [each for each in names if each.endswith(".json") or find_variants([each]) == {variant}]
     snapshot = snapshot_download(
         origin.model, revision=origin.revision or hub.MAIN, allow_patterns=[f"{prefix}{each}" for each in used]
     )
@@ -138,7 +138,7 @@ def _fetched(name: str, origin: PartSource) -> Path:
 
 
 def part_fingerprint(name: str, origin: PartSource) -> str:
-    """Return what names the weights of the part `name` of `origin` on every machine, as `pretrained.fingerprint`."""
+    """Return the fingerprint of the part `name` of `origin`, equal on every machine (see `fingerprint_model`)."""
     if Path(origin.model).exists():
         place = Path(origin.model)
         return fingerprint_model(str(place if place.is_file() else part_folder(name, origin)), None)

@@ -78,7 +78,7 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
             output_loading_info=True,
             **loading_arguments(model, revision),
         )
-    return _whole(loaded, report, model).to(torch_device(device)).eval()
+    return _check_report(loaded, report, model).to(torch_device(device)).eval()
 
 
 def fill_model(
@@ -101,11 +101,11 @@ def fill_model(
             output_loading_info=True,
             **settings,
         )
-    return _whole(made, report, name).to(torch_device(device)).eval()
+    return _check_report(made, report, name).to(torch_device(device)).eval()
 
 
 def load_config(model: str, revision: str | None) -> Any:
-    """Load the configuration of `model`, of whatever kind it is."""
+    """Load the configuration of `model`, of any kind."""
     with loading_errors(model), silence_transformers():
         if not Path(model).is_dir():
             find_file(model, CONFIG, revision)  # Transformers goes on without, and then lacks the `model_type`.
@@ -168,7 +168,7 @@ def load_settings(place: str) -> dict[str, Any]:
 
 
 def _config_file(place: str) -> Path | None:
-    """Return the path of a model's config.json; None if it has none, or neither hub nor cache can tell."""
+    """Return the path of a model's config.json; None if it has none, or neither the hub nor the cache has it."""
     where = loading_arguments(place, None)
     if Path(place).is_dir():
         return path if (path := Path(place) / CONFIG).is_file() else None
@@ -180,7 +180,7 @@ def _config_file(place: str) -> Path | None:
         return None
 
 
-def _whole(model: Any, report: Mapping[str, Any], name: str) -> Any:
+def _check_report(model: Any, report: Mapping[str, Any], name: str) -> Any:
     """Return `model` if the loading's `report` lists no weight as missing or unused."""
     mismatched = [key for key, *_ in report["mismatched_keys"]]
     unexpected = [key for key in report["unexpected_keys"] if not HEAD.search(key)]
@@ -256,10 +256,10 @@ def fingerprint_model(model: str, revision: str | None, index: str = "config.jso
 
 
 def loading_arguments(model: str, revision: str | None) -> dict[str, Any]:
-    """Return the arguments that tell `from_pretrained` where to look: a folder never on the network.
+    """Return the arguments of `from_pretrained` for `model`; a folder is never looked up on the network.
 
     Raises:
-        ModelError: `model` is written as a path and there is no such folder.
+        ModelError: `model` is written as a path, and there is no such folder.
     """
     is_folder = Path(model).is_dir()
     if not is_folder and (model.startswith((".", "/", "~")) or model.count("/") > 1):

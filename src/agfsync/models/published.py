@@ -19,18 +19,18 @@ class UnknownModel(Exception):
 
 @cache
 def load_published() -> Mapping[str, Mapping[str, Mapping[str, Config]]]:
-    """Return published configuration files by name: of `models` by hub id, and of `types` of generators."""
+    """Return published configuration files by name: of `models` by hub id, and of the model types `types`."""
     found: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("published.yaml").read_text(encoding="utf-8"))
     return found
 
 
 def read_config(model: str, revision: str | None = None, name: str = CONFIG, type_: str = "") -> Config:
-    """Return the configuration file `name` of a model; `type_` is that of a generator that may be a single file.
+    """Return the configuration file `name` of a model; `type_` is the type of a model that may be a single file.
 
     Raises:
-        UnknownModel: it cannot be had. ModelError: there is no such embedded model.
+        UnknownModel: there is none. ModelError: there is no such embedded model.
     """
-    if (found := ModelFiles.of(model, revision).read(name)) is not None:
+    if (found := ModelFiles.from_path(model, revision).read(name)) is not None:
         return found
     published = load_published()
     known = published["models"].get(model) or (published["types"].get(type_, {}) if model.endswith(SAFE) else {})

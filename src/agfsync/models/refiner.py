@@ -81,7 +81,7 @@ class Refiner:
         Its one text encoder is the base's second, so that of the noise on the text the last D numbers are its own.
         """
         with_prompt, without = encode_with_negative(
-            lambda texts: _encode(self._pipeline, texts, size), prompts, negative
+            lambda texts: _encode_prompts(self._pipeline, texts, size), prompts, negative
         )
         text_BTD = with_prompt[TEXT_STATES]
         seen = {TEXT_STATES: noise[TEXT_STATES][..., -text_BTD.shape[-1] :], POOLED_TEXT: noise[POOLED_TEXT]}
@@ -95,7 +95,7 @@ class Refiner:
         return predicted
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
     """Return text (U, T, D), pooled (U, E), and the size, no crop and a high aesthetic score (U, 5)."""
     text_UTD, output = encode_text(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
     text_UTD, pooled_UE = zero_empty_prompts(pipeline, prompts, text_UTD, output.text_embeds.float())
@@ -112,7 +112,7 @@ REFINER_ARCHITECTURE = Architecture(
     name=REFINER_TYPE,
     pipeline=StableDiffusionXLImg2ImgPipeline,
     embeddings=(TEXT_STATES, POOLED_TEXT),
-    encode=_encode,
+    encode=_encode_prompts,
     arguments=xl_arguments,
     vae_dtype=_vae_dtype,
     extras={"add_watermarker": False},

@@ -40,7 +40,7 @@ _NEEDED = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma", "ti
 TRAINED = ("epsilon", "v_prediction")
 """predictions that can be trained"""
 UNKEPT = "_use_default_values"
-"""where diffusers notes which keys a configuration file lacked; `from_config` leaves those out"""
+"""the key under which diffusers lists the keys that a configuration file lacked; `from_config` skips those"""
 TRIED = (2, 8, 8)
 """B, H, W of the latents that a scheduler is tried on"""
 
@@ -93,20 +93,20 @@ def guide(predict: Predict, with_prompt: Conditioning, without: Conditioning, gu
         return lambda noisy_BCHW, timestep: predict(noisy_BCHW, timestep, with_prompt)
     both = {name: torch.cat([without[name], with_prompt[name]]) for name in with_prompt}
 
-    def predicted(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
+    def predict_guided(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
         without_BCHW, with_BCHW = predict(torch.cat([noisy_BCHW, noisy_BCHW]), timestep, both).chunk(2)
         return without_BCHW + guidance * (with_BCHW - without_BCHW)
 
-    return predicted
+    return predict_guided
 
 
 def switch_models(first: GuidedPredict, then: GuidedPredict, timesteps: Tensor, from_step: int) -> GuidedPredict:
     """Return `first` for the first `from_step` of the falling `timesteps`, `then` for the others."""
 
-    def predicted(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
+    def predict_guided(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
         return (then if timestep <= timesteps[from_step] else first)(noisy_BCHW, timestep)
 
-    return predicted
+    return predict_guided
 
 
 def denoise(
@@ -147,44 +147,46 @@ def denoise_flow(
 
 
 def make_scheduler(saved: Any, name: str, steps: int, channels: int = 4, predicted: int | None = None) -> Any:
-    """Return the sampler `name`; "model" is a copy of the one that the pipeline has. `saved` stays as it is.
+    """Return the sampler `name`; "model" is a copy of the pipeline's own. `saved` is not changed.
 
-    It is tried on small latents of `channels` channels, of which `predicted` (default: as many) are predicted.
+    It is tried on small latents of `channels` channels, of which `predicted` (default: all) are predicted.
 
     Raises:
-        ModelError: it can't make so many steps, or isn't one that draws the same picture from the same seed.
+        ModelError: it can't make so many steps, or doesn't draw the same image from the same seed.
     """
     missing = [each for each in _NEEDED if not hasattr(saved, each)]
     if missing:
         raise ModelError(
-            f"the model's scheduler is a {_kind(saved)}, which has no {', '.join(missing)}: this type of generator "
-            f"needs one of a diffusion model, such as {DDIMScheduler.__name__} or {EulerDiscreteScheduler.__name__}"
+            f"the model's scheduler is a {_name_scheduler(saved)}, which has no {', '.join(missing)}: this type of"
+            f" model needs one of a diffusion model, such as {DDIMScheduler.__name__} or "
+            f"{EulerDiscreteScheduler.__name__}"
         )
     if name not in SCHEDULERS:
         scheduler = deepcopy(saved)
     elif not hasattr(saved, "alphas_cumprod"):
         raise ModelError(
-            f"the scheduler {name} can't take the place of the model's {_kind(saved)}, which has no betas: "
+            f"the scheduler {name} can't take the place of the model's {_name_scheduler(saved)}, which has no betas: "
             f"set scheduler to model"
         )
     else:
         kind, settings = SCHEDULERS[name]
-        scheduler = kind.from_config(_corrected(saved), **settings)
-    _try(scheduler, name, steps, (channels, predicted or channels))
+        scheduler = kind.from_config(_correct_configuration(saved), **settings)
+    _try_scheduler(scheduler, name, steps, (channels, predicted or channels))
     return scheduler
 
 
-def why_untrainable(scheduler: Any) -> str | None:
+def find_schedule_obstacle(scheduler: Any) -> str | None:
     """Return why a model can't be trained with the noise schedule of its `scheduler`, None if it can."""
     if not hasattr(scheduler, "alphas_cumprod"):
-        return f"its scheduler, {_kind(scheduler)}, has no alphas_cumprod, the noise schedule that Eq. 8 is defined on"
+        name = _name_scheduler(scheduler)
+        return f"its scheduler, {name}, has no alphas_cumprod, the noise schedule that Eq. 8 is defined on"
     predicts = scheduler.config.get("prediction_type", "epsilon")
     if predicts not in TRAINED:
         return f"it predicts '{predicts}', and only {' and '.join(TRAINED)} can be trained"
     return None
 
 
-def _corrected(saved: Any) -> dict[str, Any]:
+def _correct_configuration(saved: Any) -> dict[str, Any]:
     """Return the configuration of `saved` in which what its pipeline has corrected counts as given.
 
     A key that the file lacked is left out, so that another class takes its own default; one that the pipeline has set
@@ -196,13 +198,13 @@ def _corrected(saved: Any) -> dict[str, Any]:
     return {**config, UNKEPT: unset}
 
 
-def _try(scheduler: Any, name: str, steps: int, channels: tuple[int, int]) -> None:
+def _try_scheduler(scheduler: Any, name: str, steps: int, channels: tuple[int, int]) -> None:
     """Draw tiny latents twice with a copy of `scheduler`, under different global seeds.
 
     Raises:
         ModelError: it fails, makes something that isn't numbers, or heeds another source of noise than a seed's.
     """
-    what = _kind(scheduler) if name not in SCHEDULERS else f"{name} ({_kind(scheduler)})"
+    what = _name_scheduler(scheduler) if name not in SCHEDULERS else f"{name} ({_name_scheduler(scheduler)})"
     tried = deepcopy(scheduler)
     with model_errors(f"the scheduler {name} can't make {steps} steps"):
         tried.set_timesteps(steps)
@@ -219,9 +221,9 @@ def _try(scheduler: Any, name: str, steps: int, channels: tuple[int, int]) -> No
 
 
 def _check_terminal_snr(scheduler: Any, what: str) -> None:
-    """See that a noise prediction isn't asked for where nothing is left of the picture (alpha-bar = 0).
+    """Check that the noise is not predicted where nothing is left of the image (alpha-bar = 0).
 
-    The picture is (x - sqrt(1 - alpha-bar) e) / sqrt(alpha-bar) there (Lin et al. 2023, arXiv:2305.08891).
+    The clean latent would be (x - sqrt(1 - alpha-bar) e) / sqrt(alpha-bar) there (Lin et al. 2023, arXiv:2305.08891).
     """
     alphas_N = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas_N, Tensor) or scheduler.config.get("prediction_type", "epsilon") != "epsilon":
@@ -246,5 +248,5 @@ def _tiny_latents(scheduler: Any, channels: tuple[int, int], seed: int) -> Tenso
         return denoise(scheduler, lambda noisy, timestep: nothing, start, sources)
 
 
-def _kind(scheduler: Any) -> str:
+def _name_scheduler(scheduler: Any) -> str:
     return type(scheduler).__name__

@@ -1,7 +1,7 @@
-"""Noise schedules: how a clean latent becomes a noisy one, what a network predicts of it, and the steps back.
+"""Noise schedules: the noising of clean latents, the targets of the network, and the sampling steps.
 
-A schedule is fixed data and its methods are pure functions: the same for training, for estimates of the clean latent
-and for sampling steps of which the probability must be known.
+A schedule is fixed data and its methods are pure functions, for training, for estimates of the clean latent, and for
+sampling steps whose probability must be known.
 
 Legend: B samples in the batch, C H W latent channels, height, width, N timesteps of a diffusion schedule. A time is
 one number a sample: an integer timestep of a diffusion schedule, or the share of noise in 0..1 of a flow.
@@ -19,7 +19,7 @@ from torch import Tensor
 from agfsync.errors import ModelError
 
 LossSpace = Literal["model", "epsilon"]
-"""Whose squared errors a loss takes: those of the network's prediction, or those of the noise that it implies."""
+"""The quantity whose squared errors a loss takes: the network's prediction, or the noise that it implies."""
 TimeSampling = Literal["uniform", "logit-normal"]
 """The distribution of a flow's training times."""
 TRAINABLE_PREDICTIONS = ("epsilon", "v_prediction")
@@ -32,7 +32,7 @@ class NoiseSchedule(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "v_prediction" or "velocity"."""
+        """The quantity that the network predicts: "epsilon", "v_prediction" or "velocity"."""
         ...
 
     def times(self, source: torch.Generator, count: int) -> Tensor:
@@ -40,15 +40,15 @@ class NoiseSchedule(Protocol):
         ...
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
-        """Return the latents at `times_B` between clean ones and noise."""
+        """Return the noisy latents at `times_B`, (B, C, H, W), a mix of the clean ones and the noise."""
         ...
 
     def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
-        """Return what a perfect network predicts."""
+        """Return the target of the prediction, (B, C, H, W)."""
         ...
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
-        """Return the factors of the squared errors of the prediction, float32 (B,); ones unless asked otherwise.
+        """Return the weights of the prediction's squared errors, float32 (B,); ones by default.
 
         With `space` "epsilon" they make the errors those of the noise. With `min_snr_gamma` they are the min-SNR-gamma
         weights, min(SNR, gamma) times the error of the clean latent (Hang et al. 2023, arXiv:2303.09556, 3.4), which
@@ -98,7 +98,7 @@ class DiffusionSchedule:
             raise ModelError(f"a model that predicts '{self.prediction_type}' can't be trained: only {known} can")
 
     @classmethod
-    def of(cls, scheduler: Any) -> Self:
+    def from_scheduler(cls, scheduler: Any) -> Self:
         """Return the schedule of a scheduler of diffusers that has `alphas_cumprod`."""
         config, alphas_N = scheduler.config, scheduler.alphas_cumprod.float().cpu()
         return cls(
@@ -115,24 +115,24 @@ class DiffusionSchedule:
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
         """Return x_t = sqrt(a) x_0 + sqrt(1 - a) e."""
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         return signal * clean_BCHW + noise * noise_BCHW
 
     def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
         """Return e, or v = sqrt(a) e - sqrt(1 - a) x_0 (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
         if self.prediction_type == "epsilon":
             return noise_BCHW
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         return signal * noise_BCHW - noise * clean_BCHW
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
-        """Return the factors of the squared errors.
+        """Return the weights of the squared errors, float32 (B,).
 
         A predicted v implies the noise sqrt(a) v + sqrt(1 - a) x_t, where x_t is known: |e' - e|^2 = a |v' - v|^2.
         With SNR = a / (1 - a) the min-SNR weight is min(SNR, gamma) / SNR of the noise's error and
         min(SNR, gamma) / (SNR + 1) of v's: in 0..1, and a number also where no signal is left (a = 0).
         """
-        alphas_B = self._alphas(times_B)
+        alphas_B = self._find_alphas(times_B)
         if min_snr_gamma is not None:
             snr_B = alphas_B / (1 - alphas_B)
             if self.prediction_type == "epsilon":
@@ -143,13 +143,13 @@ class DiffusionSchedule:
 
     def clean(self, predicted_BCHW: Tensor, noisy_BCHW: Tensor, times_B: Tensor) -> Tensor:
         """Return x_0 = (x_t - sqrt(1 - a) e) / sqrt(a), or sqrt(a) x_t - sqrt(1 - a) v."""
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         if self.prediction_type == "epsilon":
             return (noisy_BCHW - noise * predicted_BCHW) / signal
         return signal * noisy_BCHW - noise * predicted_BCHW
 
     def grid(self, steps: int) -> Tensor:
-        """Return DDIM's timesteps and `END`, int64 (steps + 1,)."""
+        """Return DDIM's timesteps and `CLEAN_END`, int64 (steps + 1,)."""
         from diffusers import DDIMScheduler
 
         sampler = DDIMScheduler(
@@ -163,25 +163,25 @@ class DiffusionSchedule:
     ) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of a DDIM step (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16).
 
-        The step to `END` is deterministic where `final_alpha` is 1.
+        The step to `CLEAN_END` is deterministic where `final_alpha` is 1.
         """
-        signal, noise = self._scales(times_B)
+        signal, noise = self._compute_scales(times_B)
         clean_BCHW = self.clean(predicted_BCHW, noisy_BCHW, times_B)
         noise_BCHW = predicted_BCHW
         if self.prediction_type == "v_prediction":
             noise_BCHW = signal * predicted_BCHW + noise * noisy_BCHW
-        alpha, next_alpha = (_per_sample(self._alphas(each)) for each in (times_B, next_times_B))
+        alpha, next_alpha = (_per_sample(self._find_alphas(each)) for each in (times_B, next_times_B))
         std = eta * ((1 - next_alpha) / (1 - alpha) * (1 - alpha / next_alpha)).clamp(min=0).sqrt()
         mean_BCHW = next_alpha.sqrt() * clean_BCHW + (1 - next_alpha - std**2).clamp(min=0).sqrt() * noise_BCHW
         return mean_BCHW, std
 
-    def _alphas(self, times_B: Tensor) -> Tensor:
-        """Return a at each time, where `END` finds the final one."""
+    def _find_alphas(self, times_B: Tensor) -> Tensor:
+        """Return a at each time, `final_alpha` at `CLEAN_END`."""
         return torch.cat([self.alphas_cumprod_N, torch.tensor([self.final_alpha])]).to(times_B.device)[times_B]
 
-    def _scales(self, times_B: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute_scales(self, times_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(a) and sqrt(1 - a), each (B, 1, 1, 1)."""
-        alphas_B111 = _per_sample(self._alphas(times_B))
+        alphas_B111 = _per_sample(self._find_alphas(times_B))
         return alphas_B111.sqrt(), (1 - alphas_B111).sqrt()
 
 
@@ -189,8 +189,8 @@ class DiffusionSchedule:
 class FlowSchedule:
     """Flow matching: x_s = (1 - s) x_0 + s e, of which the network predicts the velocity e - x_0; s is 1 in pure noise.
 
-    `scheduler` is the model's `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; where it does so by the
-    picture's size, `tokens` is the number of the network's tokens of a picture. `sampling` is the distribution of the
+    `scheduler` is the model's `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; if it does so by the
+    size of the image, `tokens` is the number of the network's tokens of an image. `sampling` is the distribution of the
     training times before the shift: uniform, or logit-normal(0, 1), which favours the middle (Esser et al. 2024,
     arXiv:2403.03206, 3.1). `even_sigmas`: before the shift the steps of a sampling are even from 1 to 1 / steps; else
     they are the scheduler's own. `stochastic_step` is how `transition` adds noise.
@@ -218,7 +218,7 @@ class FlowSchedule:
             drawn_B = torch.rand(count, generator=source)
         else:
             drawn_B = torch.randn(count, generator=source).sigmoid()
-        shift = self._shift()
+        shift = self._compute_shift()
         return shift * drawn_B / (1 + (shift - 1) * drawn_B)
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class FlowSchedule:
         return noise_BCHW - clean_BCHW
 
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
-        """Return the factors of the squared errors: ones for the velocity's.
+        """Return the weights of the squared errors, float32 (B,); by default ones, those of the velocity.
 
         A predicted velocity implies the noise x_s + (1 - s) v and the clean latent x_s - s v, where x_s is known. So
         the noise's error is (1 - s)^2 of the velocity's, and with SNR = (1 - s)^2 / s^2 the min-SNR weight is
@@ -265,7 +265,7 @@ class FlowSchedule:
         """Return the mean and standard deviation of a step that keeps the flow's marginal distributions.
 
         "sde" is Flow-GRPO's (Liu et al. 2025, arXiv:2505.05470, eq. 9; `eta` 0.7 for Stable Diffusion 3.5), "cps" the
-        coefficients-preserving one (arXiv:2509.05952; `eta` 0.8), whose step has no more noise than its time says.
+        coefficients-preserving one (arXiv:2509.05952; `eta` 0.8), whose step adds no more noise than the next time has.
         """
         time, next_time = _per_sample(times_B), _per_sample(next_times_B)
         if self.stochastic_step == "cps":
@@ -280,7 +280,7 @@ class FlowSchedule:
         mean_BCHW = noisy_BCHW * (1 + drift * step) + predicted_BCHW * (1 + drift * (1 - time)) * step
         return mean_BCHW, level * (-step).sqrt()
 
-    def _shift(self) -> float:
+    def _compute_shift(self) -> float:
         """Return k of the shift s -> k s / (1 + (k - 1) s)."""
         config = self.scheduler.config
         mu = mean_shift(config, self.tokens)
@@ -290,7 +290,7 @@ class FlowSchedule:
 
 
 def mean_shift(config: Any, tokens: int) -> float | None:
-    """Return mu, by which the times are shifted for a picture of so many tokens; None if they aren't by size.
+    """Return mu, which shifts the times for an image of so many tokens; None if the shift doesn't depend on the size.
 
     It is on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`) (FLUX.1).
     """

@@ -83,9 +83,9 @@ def check_left_over(model: str, names: Collection[str], of_parts: Collection[str
 
 
 def read_prediction(path: str) -> dict[str, Any]:
-    """Return the scheduler's settings that a single file says its network was trained with; empty where it says none.
+    """Return the scheduler settings in a single file, with which its network was trained; empty if it has none.
 
-    The tensors `v_pred` and `ztsnr`, whatever they hold, are marks that ComfyUI and AUTOMATIC1111 go by; the header's
+    The tensors `v_pred` and `ztsnr`, regardless of their values, are marks for ComfyUI and AUTOMATIC1111; the header's
     `modelspec.prediction_type` and `modelspec.predict_key` say "v" or "epsilon".
 
     Raises:
@@ -113,9 +113,9 @@ def fill_network(
         ModelError: the tensors aren't those of such a network, each in its place and none left over.
     """
     with loading_errors(name):
-        network = _empty(kind, folder)
+        network = _make_empty(kind, folder)
         there = network.state_dict()
-        named, unused = _renamed(network, tensors, prefixes)
+        named, unused = _rename_tensors(network, tensors, prefixes)
         fitting = {
             key: tensor.contiguous()
             for key, tensor in named.items()
@@ -128,7 +128,7 @@ def fill_network(
         return network.to(dtype).eval()
 
 
-def _empty(kind: Any, folder: Path) -> Any:
+def _make_empty(kind: Any, folder: Path) -> Any:
     """Return the network on the device "meta"."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
@@ -136,7 +136,7 @@ def _empty(kind: Any, folder: Path) -> Any:
         return kind.from_config(kind.load_config(str(folder), local_files_only=True))
 
 
-def _renamed(
+def _rename_tensors(
     network: Any, tensors: Mapping[str, Tensor], prefixes: Collection[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors by the network's names, and the names of those that the conversion drops."""
@@ -148,10 +148,10 @@ def _renamed(
             fix(named)  # diffusers' names of before 0.17
         return named, []
     convert = _encoder_conversion if isinstance(network, PreTrainedModel) else _network_conversion
-    return _accounted(convert(network, prefixes), tensors)
+    return _convert_and_account(convert(network, prefixes), tensors)
 
 
-def _accounted(
+def _convert_and_account(
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the converted tensors, and the names of those that `convert` ignores.
@@ -176,32 +176,32 @@ def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[di
     convert = SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"]
     (prefix, *_) = prefixes
 
-    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         whole = any(key.startswith(tuple(prefixes)) for key in tensors)
         # The UNet's conversion wants its prefix, which files of a UNet alone may lack.
         named = tensors if whole or name == "AutoencoderKL" else {prefix + key: t for key, t in tensors.items()}
         return {key: t for key, t in convert(named, config=network.config).items() if t is not None}
 
-    return converted
+    return convert_tensors
 
 
 def _encoder_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """Return the conversion of a CLIP's text tower, from transformers' names or open_clip's."""
     flat = not hasattr(network, "text_model")
 
-    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         (prefix,) = [each for each in prefixes if any(key.startswith(each) for key in tensors)][:1]
         named = (
             convert_open_clip_checkpoint(network, tensors, prefix=prefix)
             if prefix.endswith(".model.")
-            else {_plain(key, prefix): tensor for key, tensor in tensors.items()}
+            else {_strip_prefix(key, prefix): tensor for key, tensor in tensors.items()}
         )
         return {key.removeprefix(TEXT_MODEL) if flat else key: tensor for key, tensor in named.items()}
 
-    return converted
+    return convert_tensors
 
 
-def _plain(key: str, prefix: str) -> str:
+def _strip_prefix(key: str, prefix: str) -> str:
     """Return the key without the file's prefix; a key outside the text model keeps it, and has no place."""
     plain = key.removeprefix(prefix)
     known = plain.startswith((TEXT_MODEL, "text_projection", "logit_scale"))

@@ -1,4 +1,4 @@
-"""The type `stable-diffusion`: 1.x and 2.x, and whatever else is saved as a diffusers `StableDiffusionPipeline`."""
+"""The type `stable-diffusion`: 1.x, 2.x and every other model that is saved as a `StableDiffusionPipeline`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,13 +14,13 @@ from agfsync.models.loading import silence_libraries
 from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
     """Return the text encoder's last hidden states, or those `clip_skip` layers before, (U, T, D).
 
     Never under autocast: it is little work.
     """
     if clip_skip:
-        return {TEXT_STATES: _skipped(pipeline, prompts, clip_skip).float()}
+        return {TEXT_STATES: _encode_with_clip_skip(pipeline, prompts, clip_skip).float()}
     with silence_libraries():
         text_UTD, _ = pipeline.encode_prompt(
             list(prompts), pipeline.text_encoder.device, 1, do_classifier_free_guidance=False
@@ -28,7 +28,7 @@ def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | 
     return {TEXT_STATES: text_UTD.float()}
 
 
-def _skipped(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
+def _encode_with_clip_skip(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
     """Encode as diffusers' pipeline does, which fails with transformers 5: its encoder has no `text_model`."""
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
     tokens = tokenizer(
@@ -41,7 +41,7 @@ def _skipped(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
     return text_UTD
 
 
-def _arguments(conditioning: Conditioning) -> dict[str, Any]:
+def _make_arguments(conditioning: Conditioning) -> dict[str, Any]:
     return {"encoder_hidden_states": conditioning[TEXT_STATES]}
 
 
@@ -54,8 +54,8 @@ SD_ARCHITECTURE = Architecture(
     name="stable-diffusion",
     pipeline=StableDiffusionPipeline,
     embeddings=(TEXT_STATES,),
-    encode=_encode,
-    arguments=_arguments,
+    encode=_encode_prompts,
+    arguments=_make_arguments,
     vae_dtype=_vae_dtype,
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},

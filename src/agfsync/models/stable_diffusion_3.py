@@ -1,4 +1,4 @@
-"""The type `stable-diffusion-3`: 3 and 3.5, and whatever else is saved as a diffusers `StableDiffusion3Pipeline`."""
+"""The type `stable-diffusion-3`: 3, 3.5 and every other model that is saved as a `StableDiffusion3Pipeline`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +20,7 @@ from agfsync.models.loading import silence_libraries
 from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
     """Return text (U, T, D) and pooled (U, E) embeddings, by the pipeline's own method.
 
     The text is both CLIPs' last hidden states but one, side by side and filled up with zeros to the width of T5's,
@@ -32,21 +32,21 @@ def _encode(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
     return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
-def _sides(pipeline: Any) -> PictureSides:
+def _find_sides(pipeline: Any) -> PictureSides:
     """Return the sizes: a token is a patch of latents, and there are embeddings for so many positions."""
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
     token = scale * config.patch_size
     return PictureSides(token, config.sample_size * scale, config.pos_embed_max_size * token)
 
 
-def _check(config: Any, guidance: float, negative_prompt: str) -> None:
+def _check_settings(config: Any, guidance: float, negative_prompt: str) -> None:
     if negative_prompt and guidance <= 1:
         raise ModelError(
             f"guidance {guidance:g} leads away from nothing: raise it above 1 or leave out negative_prompt"
         )
 
 
-def _predict(
+def _predict_velocity(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
     predicted: Tensor = network(noisy_BCHW, timestep=timesteps_B, **arguments).sample
@@ -58,18 +58,18 @@ SD3_ARCHITECTURE = Architecture(
     pipeline=StableDiffusion3Pipeline,
     # As with SDXL, one sigma for all that is an embedding.
     embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
-    encode=_encode,
+    encode=_encode_prompts,
     arguments=transformer_arguments,
     vae_dtype=vae_dtype_in_range,
-    sides=_sides,
+    sides=_find_sides,
     prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
     latent_statistics=("shift_factor",),
     adapter_targets=JOINT_ATTENTION,
 )
 _FAMILY = Family(
     SD3_ARCHITECTURE,
-    check=_check,
-    predict=_predict,
+    check=_check_settings,
+    predict=_predict_velocity,
     distilled=False,
     even_sigmas=False,
     training_times="logit-normal",

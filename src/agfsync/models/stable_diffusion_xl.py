@@ -1,4 +1,4 @@
-"""The type `stable-diffusion-xl`: SDXL's base, and whatever else is saved as a `StableDiffusionXLPipeline`.
+"""The type `stable-diffusion-xl`: SDXL's base and every other model that is saved as a `StableDiffusionXLPipeline`.
 
 Legend: U distinct prompts, T tokens, D width of both encoders' embeddings end to end, E width of the pooled one.
 """
@@ -21,7 +21,7 @@ from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 UNCROPPED = (0, 0)
 
 
-def _encode(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
     """Return text (U, T, D), pooled (U, E), and time ids (U, 6), by the pipeline's own method.
 
     The text is both encoders' last hidden states but one (but `clip_skip` more), end to end, or the second's alone
@@ -55,7 +55,7 @@ XL_ARCHITECTURE = Architecture(
     # The pooled embedding is as much a part of c as the others: one sigma for all. (The paper's scripts added noise of
     # unit variance to it, whatever sigma.) Sizes are no embedding, and take none.
     embeddings=(TEXT_STATES, POOLED_TEXT),
-    encode=_encode,
+    encode=_encode_prompts,
     arguments=xl_arguments,
     vae_dtype=vae_dtype_in_range,
     extras={"add_watermarker": False},

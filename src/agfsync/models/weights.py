@@ -1,4 +1,4 @@
-"""Whether a model's weights are here, and if not, how much would be downloaded; nothing of them is read."""
+"""The state of a model's weights: on this machine, or how much would be downloaded. No weight is read."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class WeightQuery:
-    """A model whose weights are looked for: a folder, a .safetensors file or a hub id, at `revision`."""
+    """A query for a model's weights: a folder, a .safetensors file or a hub id, at `revision`."""
 
     model: str
     revision: str | None = None
@@ -34,9 +34,9 @@ class WeightQuery:
     without: Collection[str] = ()
     """parts of a pipeline that another model gives"""
     variant: str | None = None
-    """of a pipeline's weights"""
+    """the variant of a pipeline's weights"""
     file: str | None = None
-    """of a LoRA: which of several"""
+    """the file of a LoRA, if there are several"""
 
 
 def find_weights(query: WeightQuery) -> Weights:
@@ -46,12 +46,12 @@ def find_weights(query: WeightQuery) -> Weights:
         return Weights(path.suffix == SAFE, fault=f"it is no {SAFE} file: nothing else is read")
     if not path.is_dir() and not hub.is_hub_id(query.model):
         return Weights(False, fault="there is no such file or folder")
-    folder = path if path.is_dir() else hub.snapshot(query.model, query.revision)
+    folder = path if path.is_dir() else hub.find_snapshot(query.model, query.revision)
     if folder is not None:
         fault = _find_fault(folder, query)
         if path.is_dir() or not fault:
             return Weights(not fault, fault=fault)
-    answer = hub.ask(query.model, query.revision)
+    answer = hub.ask_hub(query.model, query.revision)
     if answer.fault:
         return Weights(False, fault=answer.fault)
     try:
@@ -65,7 +65,7 @@ def find_weights(query: WeightQuery) -> Weights:
 
 
 def _find_fault(folder: Path, query: WeightQuery) -> str:
-    """Return why `folder` does not hold all that is loaded, "" where it does."""
+    """Return why `folder` lacks some of the weights, "" if it has all."""
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     if query.role == "lora":
         try:

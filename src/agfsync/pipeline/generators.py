@@ -39,7 +39,7 @@ def check_drawing(settings: ModelSettings) -> str | None:
 
     with model_errors(f"the model {settings.path} can't be drawn with"):
         if settings.refining is not None:
-            refiner = ModelFiles.of(settings.refining.path, settings.refining.revision)
+            refiner = ModelFiles.from_path(settings.refining.path, settings.refining.revision)
             check_files(REFINER_TYPE, refiner.read, steps=settings.sampling.steps)
         reason = check_files(
             settings.type,
@@ -69,18 +69,18 @@ def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bo
     Raises:
         ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
     """
-    from agfsync.training.trainable import missing_of, missing_of_class, untrainable_type
+    from agfsync.training.trainable import explain_untrainable, list_missing, list_missing_of_class
 
     kind = _class_of(catalog.find("models", settings.type))
     if kind is not None:
-        missing = missing_of_class(kind)
+        missing = list_missing_of_class(kind)
     elif may_load:
-        missing = missing_of(catalog.build("models", settings.arguments(), settings.defaults()))
+        missing = list_missing(catalog.build("models", settings.arguments(), settings.defaults()))
         release_memory()
     else:
         missing = []
     if missing:
-        raise ModelError(f"{untrainable_type(settings.type, missing)}; {FAR}")
+        raise ModelError(f"{explain_untrainable(settings.type, missing)}; {FAR}")
     if reason:
         raise ModelError(f"the model {settings.path} can't be trained: {reason}; {FAR}")
 
@@ -96,8 +96,8 @@ def _class_of(maker: Any) -> type | None:
 def _find_files(settings: ModelSettings) -> ModelFiles | None:
     """Return the files with a model's configuration; None for a single file without one."""
     if settings.path.endswith(".safetensors"):
-        return ModelFiles.of(settings.configuration) if settings.configuration else None
-    return ModelFiles.of(settings.path, settings.revision)
+        return ModelFiles.from_path(settings.configuration) if settings.configuration else None
+    return ModelFiles.from_path(settings.path, settings.revision)
 
 
 def _read_config(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
@@ -126,7 +126,7 @@ def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | N
     """Return the configuration of the model that gives the part `name`, found as the loading does, or None."""
     if part is None:
         return None
-    given = ModelFiles.of(part.path, part.revision)
+    given = ModelFiles.from_path(part.path, part.revision)
     return given.read(f"{name}/config.json") or given.read("config.json")
 
 

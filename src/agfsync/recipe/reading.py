@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
@@ -55,19 +56,24 @@ def resolve_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
     """
-    tree = _read_tree(_locate_recipe(recipe))
+    tree = _load_tree(_locate_recipe(recipe))
     for override in overrides:
         _apply_override(tree, override)
     return check_recipe(tree, where=recipe)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Return the recipe at `path`.
+    """Return the recipe at `path`. The same text is parsed once.
 
     Raises:
         RecipeError: as `resolve_recipe`.
     """
-    return check_recipe(_read_tree(path), where=str(path))
+    return _parse_recipe(_read_text(path), str(path))
+
+
+@lru_cache(maxsize=8)
+def _parse_recipe(text: str, where: str) -> Recipe:
+    return check_recipe(_read_tree(text, where), where)
 
 
 def check_recipe(tree: dict[str, Any], where: str) -> Recipe:
@@ -100,17 +106,28 @@ def _locate_recipe(recipe: str) -> Path:
     raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def _load_tree(path: Path) -> dict[str, Any]:
+    return _read_tree(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as failure:
         raise RecipeError(f"{path}: can't be read: {failure.strerror}") from failure
-    except YAML_FAULTS as failure:
+    except ValueError as failure:
         raise RecipeError(f"{path}: not YAML: {failure}") from failure
+
+
+def _read_tree(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except YAML_FAULTS as failure:
+        raise RecipeError(f"{where}: not YAML: {failure}") from failure
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
+        raise RecipeError(f"{where}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
     return tree
 
 

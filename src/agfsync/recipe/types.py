@@ -6,7 +6,7 @@ another package's type are the parameters of the class that the catalog finds.
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
@@ -366,12 +366,12 @@ def find_settings(kind: str, type_: str) -> type[Section]:
     maker = catalog.find(kind, type_)
     if getattr(maker, "needs_model", False):
         return LanguageModel
-    return _read_settings(type_, maker, BASES[kind])
+    return _read_settings(kind, type_, maker)
 
 
-def _read_settings(type_: str, maker: Any, base: type[Section]) -> type[Section]:
+def _read_settings(kind: str, type_: str, maker: Any) -> type[Section]:
     """Return settings whose keys are the parameters of another package's class, with their types and defaults."""
-    hints = _get_hints(maker)
+    hints, base = _get_hints(maker), BASES[kind]
     fields: dict[str, Any] = {}
     parameters = inspect.signature(maker).parameters.values()
     for parameter in parameters:
@@ -384,10 +384,17 @@ def _read_settings(type_: str, maker: Any, base: type[Section]) -> type[Section]
     if takes_all:
         base = type(f"Open{base.__name__}", (base,), {"model_config": ConfigDict(extra="allow")})
     made: type[Section] = create_model(f"Settings of {type_}", __base__=base, **fields)
+    # A worker's process finds the class again by its type, since no module has it by name.
+    reduce: Any = lambda self: (_restore_settings, (kind, type_, self.model_dump()))  # noqa: E731
+    made.__reduce__ = reduce  # type: ignore[method-assign]
     for name in ("needs", "trains"):
         if issubclass(made, MethodSettings) and hasattr(maker, name):
             setattr(made, name, getattr(maker, name))
     return made
+
+
+def _restore_settings(kind: str, type_: str, values: Mapping[str, Any]) -> Section:
+    return find_settings(kind, type_).model_validate(values)
 
 
 def _get_hints(maker: Any) -> dict[str, Any]:

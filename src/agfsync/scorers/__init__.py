@@ -1,4 +1,4 @@
-"""Scorers: (prompt, questions, image) -> a number on 0..100, one file a scorer."""
+"""Scorers: (prompt, questions, image) -> a number in 0..100, one file a scorer."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A value on 0..100, with the answers that it is made of if the scorer asks questions."""
+    """A value in 0..100, with its answers if the scorer asks questions."""
 
     value: float
     answers: tuple[Answer, ...] = ()
@@ -32,7 +32,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """No value, because of `reason`."""
+    """The absence of a value, with its reason."""
 
     reason: str
 
@@ -43,7 +43,7 @@ class Unscored:
 
 
 class CapReached(BudgetError):
-    """A scorer's spending cap is reached; `results` are those of the first items, scored before that."""
+    """A scorer has reached its spending cap; `results` are those of the items before that, in order."""
 
     def __init__(self, message: str, results: Sequence[Measurement | Unscored]) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class CapReached(BudgetError):
 class Scorer(Protocol):
     """A scorer of images. An item that can't be scored is `Unscored`, never 0.
 
-    A scorer behind a server is made with a `Meter` as `meter`, which counts its cost.
+    A scorer behind a server takes a `Meter` as `meter`, which counts its cost.
     """
 
     asks_questions: bool
@@ -69,9 +69,9 @@ class Scorer(Protocol):
 
 
 def measure_answers(questions: Sequence[Question], p_yes: Sequence[float]) -> Measurement | Unscored:
-    """Return 100 x the share of `questions` answered as the caption does: yes where P(yes) is above one half.
+    """Return 100 x the share of `questions` with the caption's answer; an answer is yes if P(yes) is above one half.
 
-    `p_yes` lies on 0..1, one for each question, in order.
+    `p_yes` are probabilities in 0..1, one for each question, in order.
     """
     if not questions:
         return Unscored("no questions")

@@ -1,4 +1,4 @@
-"""The aesthetic score (Eq. 4): a small network on a CLIP's image embedding, whatever the prompt."""
+"""The aesthetic score (Eq. 4): a small network on a CLIP's image embedding; the prompt isn't used."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from agfsync.scorers.heads import Head
 
 
 class Aesthetic:
-    """Ten times the head's rating of the picture's embedding of length 1, clamped to 0..100 (Eq. 4).
+    """The aesthetic scorer: 10 x the head's rating of the image's normalised embedding, clamped to 0..100 (Eq. 4).
 
-    `path` is the CLIP that the head was trained on, and `head` a safetensors file, a folder or a hub id: LAION's V1 or
-    V2, both of which rate on 0..10, or one of this project's own.
+    `path` is the CLIP on which the head was trained, and `head` a safetensors file, a folder or a hub id: LAION's V1 or
+    V2, which both rate in 0..10, or one of this project's own.
     """
 
     asks_questions = False
@@ -44,11 +44,11 @@ class Aesthetic:
         """Return one result for each item; its prompt and questions aren't used."""
         if not items:
             return []
-        ratings: list[float] = self._head(self._backbone.images([item.image for item in items])).tolist()
-        return [_measured(rating) for rating in ratings]
+        ratings: list[float] = self._head(self._backbone.embed_images([item.image for item in items])).tolist()
+        return [_measure_rating(rating) for rating in ratings]
 
 
-def _measured(rating: float) -> Measurement | Unscored:
+def _measure_rating(rating: float) -> Measurement | Unscored:
     if not math.isfinite(rating):
         return Unscored("the head's rating is not a number")
     return Measurement(10 * min(max(rating, 0.0), 10.0))

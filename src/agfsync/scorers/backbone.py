@@ -1,6 +1,6 @@
-"""A CLIP or SigLIP that several scorers look through: in memory once, and each picture of a batch embedded once.
+"""A CLIP or SigLIP that several scorers share: it is in memory once, and embeds each image of a batch once.
 
-Shapes: B pictures, P prompts, E the embedding's width.
+Shapes: B images, P prompts, E the embedding's width.
 """
 
 import math
@@ -19,14 +19,14 @@ from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored, open_clip
 
 FAMILIES: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
-"""What a configuration's model_type may be."""
+"""Supported values of a configuration's model_type -> their classes."""
 
 
 class Backbone:
-    """A model's image side and text side. Embeddings have length 1 and lie in fp32 on the CPU.
+    """The image tower and the text tower of a model. Embeddings have length 1 and are fp32 on the CPU.
 
-    `weights`, where given, is a safetensors file, or a folder or hub id of one, whose tensors take the place of the
-    model's own; they may have transformers' names or open_clip's.
+    `weights`, if given, is a safetensors file, or a folder or hub id of one. Its tensors replace the model's own; they
+    may have transformers' names or open_clip's.
     """
 
     def __init__(
@@ -50,25 +50,25 @@ class Backbone:
         self._tokenizer = pretrained.load_tokenizer(path, revision)
         self._pads_in_full = config.model_type != "clip"
         self.limit: int = config.text_config.max_position_embeddings
-        """Tokens of a prompt that the model sees, its start and end included."""
-        self.width: int = _width(config)
+        """The most tokens of a prompt that the model reads, with its start and end."""
+        self.width: int = _find_width(config)
         self._images: dict[int, tuple[Image.Image, Tensor]] = {}
         self._texts: dict[str, tuple[Tensor, bool]] = {}
 
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return embeddings BE of the images; those of the last call are kept for the next scorer."""
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the embeddings of the images, fp32 (B, E); those of the last call are kept for the next scorer."""
         new = {id(image): image for image in images if id(image) not in self._images}
         if new:
             embedded = zip(new.values(), self._embed_images(list(new.values())), strict=True)
             self._images |= dict(zip(new, embedded, strict=True))
-        # A picture is known by its id, which is its own as long as it is kept here with its embedding.
+        # An image is known by its id, which no other image can get while this one is kept with its embedding.
         self._images = {id(image): self._images[id(image)] for image in images}
         return torch.stack([self._images[id(image)][1] for image in images])
 
-    def texts(self, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
-        """Return embeddings PE of the prompts, and True for each that was longer than `limit` and lost its end.
+    def embed_texts(self, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Return the embeddings of the prompts, fp32 (P, E), and True for each that was cut, being longer than `limit`.
 
-        Those of the last call are kept: the images of a prompt come together.
+        The embeddings of the last call are kept, since the images of a prompt come together.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
@@ -80,9 +80,9 @@ class Backbone:
     @torch.inference_mode()
     def _embed_images(self, images: list[Image.Image]) -> Tensor:
         inputs = self._processor([image.convert("RGB") for image in images], return_tensors="pt")
-        # Those of SigLIP 2 hold the pixels' mask and the pictures' proportions too, which have types of their own.
+        # SigLIP 2's inputs also have the pixels' mask and the images' proportions, of other dtypes.
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        return _unit(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
+        return _normalize(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
 
     @torch.inference_mode()
     def _embed_texts(self, prompts: list[str]) -> tuple[Tensor, list[bool]]:
@@ -94,20 +94,20 @@ class Backbone:
         ).to(self._model.device)
         mask = None if self._pads_in_full else tokens["attention_mask"]
         output = self._model.get_text_features(tokens["input_ids"], attention_mask=mask)
-        return _unit(output.pooler_output), [length > self.limit for length in lengths]
+        return _normalize(output.pooler_output), [length > self.limit for length in lengths]
 
 
 _OPEN: WeakValueDictionary[tuple[str | None, ...], Backbone] = WeakValueDictionary()
-"""Those in use; one that no scorer holds any longer is gone."""
+"""The backbones in use; one that no scorer holds any longer is released."""
 
 
 def share_backbone(
     path: str, revision: str | None = None, dtype: str = "fp32", device: str = "auto", weights: str | None = None
 ) -> Backbone:
-    """Return the `Backbone` of these settings: the one that another scorer has loaded, if any has.
+    """Return the `Backbone` of these settings; it is loaded only if no other scorer has it.
 
     Raises:
-        ModelError: there is no such model, or it is none of `FAMILIES`.
+        ModelError: there is no such model, or it is not of `FAMILIES`.
     """
     key = (path, revision, dtype, device, weights)
     found = _OPEN.get(key)
@@ -117,29 +117,29 @@ def share_backbone(
 
 
 def measure_likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | Unscored]:
-    """Return for each item 100 x the cosine of its image's and its prompt's embedding (Eq. 3 with gamma = 100).
+    """Return 100 x the cosine of each item's image and prompt embeddings (Eq. 3 with gamma = 100).
 
-    A cosine below 0 counts as 0, as in CLIPScore, so that the value keeps to 0..100.
+    A cosine below 0 counts as 0, as in CLIPScore, so that the value is in 0..100.
     """
     if not items:
         return []
-    images_BE = of.images([item.image for item in items])
-    texts_BE, truncated = of.texts([item.prompt for item in items])
+    images_BE = of.embed_images([item.image for item in items])
+    texts_BE, truncated = of.embed_texts([item.prompt for item in items])
     cosines: list[float] = (images_BE * texts_BE).sum(1).tolist()
-    return [_measured(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
+    return [_measure_cosine(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
 
 
-def _width(config: Any) -> int:
-    """Return the embeddings' width: CLIP projects into a space of its own, SigLIP stays in its vision tower's."""
+def _find_width(config: Any) -> int:
+    """Return the width of the embeddings: of CLIP's projection, or of SigLIP's vision tower."""
     width: int = config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size
     return width
 
 
-def _unit(embeddings: Tensor) -> Tensor:
+def _normalize(embeddings: Tensor) -> Tensor:
     return normalize(embeddings.float(), dim=-1).cpu()
 
 
-def _measured(cosine: float, truncated: bool) -> Measurement | Unscored:
+def _measure_cosine(cosine: float, truncated: bool) -> Measurement | Unscored:
     if not math.isfinite(cosine):
         return Unscored("the model's embedding is not a number")
     return Measurement(100 * min(max(cosine, 0.0), 1.0), truncated=truncated)

@@ -15,7 +15,7 @@ from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
 
 @dataclass(frozen=True, slots=True)
 class PictureToScore:
-    """A candidate's image, or the reason for none, with its prompt and questions. `key` is its score's."""
+    """A candidate's image, or the reason for none, with its prompt and questions. `key` is the key of its score."""
 
     key: str
     candidate_key: str
@@ -41,18 +41,18 @@ def score_key(source: str, asks_questions: bool, candidate_key: str, questions: 
 def open_pictures(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
     """Return the RGB image in each file (PNG, WebP or JPEG), in order, or the reason for none."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_opened, files))
+        return list(pool.map(_open_picture, files))
 
 
 def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]) -> Iterator[ScoredPicture]:
-    """Yield one score for each image, in order, under the scorer's `name`; one without an image is unscored.
+    """Yield the score of each image, in order, under the scorer's `name`; one without an image is unscored.
 
     Raises:
-        ModelError: the scorer gave another number of results than it was given pictures.
-        CapReached: the scorer's spending cap is reached, after the scores before that.
+        ModelError: the scorer returned another number of results than it got images.
+        CapReached: the scorer has reached its spending cap; the scores before that are yielded first.
     """
     whole = [Item(p.prompt, p.questions, p.image) for p in pictures if isinstance(p.image, Image.Image)]
-    results, reached = _results(scorer, whole)
+    results, reached = _collect_results(scorer, whole)
     if reached is None and len(results) != len(whole):
         raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(whole)} pictures: mend the scorer")
     words = iter(results)
@@ -61,10 +61,12 @@ def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]
         if word is None:
             assert reached is not None
             raise reached
-        yield ScoredPicture(_record(name, picture, word), isinstance(word, Measurement) and word.truncated)
+        yield ScoredPicture(_make_score(name, picture, word), isinstance(word, Measurement) and word.truncated)
 
 
-def _results(scorer: Scorer, items: Sequence[Item]) -> tuple[Sequence[Measurement | Unscored], CapReached | None]:
+def _collect_results(
+    scorer: Scorer, items: Sequence[Item]
+) -> tuple[Sequence[Measurement | Unscored], CapReached | None]:
     """Return the scorer's results, and the exception that kept it from the rest, if any."""
     try:
         return (scorer.score(items) if items else ()), None
@@ -72,14 +74,14 @@ def _results(scorer: Scorer, items: Sequence[Item]) -> tuple[Sequence[Measuremen
         return reached.results, reached
 
 
-def _opened(file: bytes) -> Image.Image | Unscored:
+def _open_picture(file: bytes) -> Image.Image | Unscored:
     try:
         return decode_image(file)
     except BrokenImageError as fault:
         return Unscored(str(fault))
 
 
-def _record(name: str, picture: PictureToScore, word: Measurement | Unscored) -> Score:
+def _make_score(name: str, picture: PictureToScore, word: Measurement | Unscored) -> Score:
     key, candidate = picture.key, picture.candidate_key
     if isinstance(word, Unscored):
         return Score(key, candidate, name, None, word.reason)

@@ -7,11 +7,11 @@ from agfsync.scorers.backbone import measure_likeness, share_backbone
 
 
 class Clip:
-    """100 x the cosine of the picture's and the prompt's embeddings, at least 0.
+    """The CLIP scorer: 100 x the cosine of the embeddings of image and prompt, at least 0.
 
     `path` is a folder or hub id of a CLIP, SigLIP or SigLIP 2; `weights`, a safetensors file or a folder or hub id of
-    one, take the place of its own. A SigLIP's cosines are much smaller than a CLIP's: its
-    sigmoid puts a scale and a bias on them, which leaves the order of pictures of one prompt as it is.
+    one, replace its own. A SigLIP's cosines are much smaller than a CLIP's: its sigmoid adds a scale and a bias, which
+    don't change the order of the images of a prompt.
     """
 
     asks_questions = False

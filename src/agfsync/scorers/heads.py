@@ -6,9 +6,9 @@ Layouts that are read, all of them safetensors, as a file, or as model.safetenso
     weight, bias                          LAION V1, a single linear layer
     predictor.weight, predictor.bias      LAION V1 as ported to transformers
 
-Other tensors, such as those of a CLIP in the same file, are left aside. LAION and ImageReward count dropouts and
+Other tensors, such as those of a CLIP in the same file, are ignored. LAION and ImageReward count dropouts and
 activations among their layers: with N = 0, 2, 4, 6, 7 there are no activations, with 0, 3, 6, 9, 11 there is a ReLU
-behind each hidden layer. This project's own heads say it in `config.json`.
+after each hidden layer. This project's own heads have it in `config.json`.
 
 Shapes: B embeddings, E their width.
 """
@@ -34,8 +34,8 @@ LINEAR = re.compile(r"^(?:predictor\.)?(weight|bias)$")
 class Head(nn.Module):
     """A multilayer perceptron from an embedding to one number.
 
-    The defaults are the build of LAION's V2 on CLIP-L/14 and of ImageReward: `layers.N.weight`, where the dropouts take
-    a number too, and no activation between them.
+    The defaults are the layers of LAION's V2 on CLIP-L/14 and of ImageReward: `layers.N.weight`, in which the dropouts
+    are also numbered, without activations.
 
     A head's folder has `config.json` (`embedding_dim`, `hidden`, `activation`) and `model.safetensors`.
     """
@@ -46,11 +46,11 @@ class Head(nn.Module):
         super().__init__()
         self.config = {"embedding_dim": embedding_dim, "hidden": list(hidden), "activation": activation}
         self.embedding_dim = embedding_dim
-        self.layers = nn.Sequential(*_layers(embedding_dim, list(hidden)))
+        self.layers = nn.Sequential(*_make_layers(embedding_dim, list(hidden)))
         self._activate = nn.functional.relu if activation == "relu" else nn.Identity()
 
     def forward(self, embeddings_BE: Tensor) -> Tensor:
-        """Return the head's output for the embeddings, B; not clamped, so that training sees every error."""
+        """Return the head's output for the embeddings, (B,); it is not clamped, so that training gets every error."""
         *hidden, last = self.layers
         for layer in hidden:
             embeddings_BE = (
@@ -74,7 +74,7 @@ class Head(nn.Module):
         """
         tensors = pretrained.load_tensors(str(place))
         settings = pretrained.load_settings(str(place))
-        head = cls.of(tensors, str(place), settings.get("activation"))
+        head = cls.from_tensors(tensors, str(place), settings.get("activation"))
         hidden = head.config["hidden"]
         if settings.get("hidden", hidden) != hidden:
             raise ModelError(
@@ -83,9 +83,9 @@ class Head(nn.Module):
         return head
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], name: str, activation: Activation | None = None) -> Self:
-        """Return the head among `tensors`; `activation` replaces the one that their numbering implies."""
-        layers = _by_number(tensors)
+    def from_tensors(cls, tensors: Mapping[str, Tensor], name: str, activation: Activation | None = None) -> Self:
+        """Return the head in `tensors`; `activation` replaces the one that their numbering implies."""
+        layers = _group_by_number(tensors)
         weights = [layer["weight"] for layer in layers.values() if "weight" in layer]
         if not weights or any(set(layer) != {"weight", "bias"} for layer in layers.values()):
             raise ModelError(f"can't load the model {name}: it holds no head, or a part of one")
@@ -99,7 +99,7 @@ class Head(nn.Module):
         return head.float().eval()
 
 
-def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def _group_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """Return the weight and bias of the head's linear layers, first to last."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -110,7 +110,7 @@ def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return dict(sorted(found.items()))
 
 
-def _layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
+def _make_layers(embedding_dim: int, hidden: list[int]) -> list[nn.Module]:
     """Return linear layers with a dropout after each hidden one but the last, as in LAION's predictor."""
     widths = [embedding_dim, *hidden]
     layers: list[nn.Module] = []

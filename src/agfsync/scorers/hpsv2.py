@@ -14,7 +14,7 @@ from agfsync.scorers.backbone import measure_likeness, share_backbone
 
 
 class Hpsv2:
-    """100 x the cosine of the picture's and the prompt's embeddings, at least 0: the published score in percent.
+    """The HPSv2 scorer: 100 x the cosine of the embeddings of image and prompt, at least 0; the published score in %.
 
     The two versions' values can't be compared, and nothing in the weights distinguishes them. Each has a name in the
     catalog, hpsv2 and hpsv2.1, which is part of what names the scores.
@@ -39,10 +39,10 @@ class Hpsv2:
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
-        return measure_likeness(self._backbone, [replace(item, image=_square(item.image)) for item in items])
+        return measure_likeness(self._backbone, [replace(item, image=_pad_to_square(item.image)) for item in items])
 
 
-def _square(image: Image.Image) -> Image.Image:
+def _pad_to_square(image: Image.Image) -> Image.Image:
     """Return the whole image on a black square, as HPSv2 was trained, where CLIP would crop."""
     if image.width == image.height:
         return image

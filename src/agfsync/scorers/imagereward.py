@@ -1,7 +1,7 @@
 """ImageReward: a BLIP with a head, trained on people's rankings (Xu et al., 2023, arXiv 2304.05977).
 
-The picture goes through the vision tower, the prompt through a text encoder that attends to it, and the head reads the
-first token, [CLS], of what comes out. The weights are published as a pickle, which isn't read here: take them as
+The image goes through the vision tower, the prompt through a text encoder that attends to it, and the head reads the
+first token, [CLS], of its output. The weights are published as a pickle, which isn't read here: take them as
 safetensors. Their names are those of BLIP's first implementation:
 
     published                             transformers
@@ -15,7 +15,7 @@ safetensors. Their names are those of BLIP's first implementation:
     blip.text_encoder                     text_encoder
     mlp.layers.N                          the head's layers
 
-Shapes: B pictures, C, H, W their pixels, L the features of each, D their width; T tokens.
+Shapes: B images, C, H, W their pixels, L the features of each, D their width; T tokens.
 """
 
 import math
@@ -35,11 +35,11 @@ from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.heads import Head
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's output on the authors' data; published with their code."""
-TOKENS = 35
-"""Of a prompt, its start and end included, that the model was trained with."""
+"""Mean and deviation of the head's output on the authors' data, published with their code."""
+MOST_TOKENS = 35
+"""The most tokens of a prompt in training, with its start and end."""
 NORM_EPS = 1e-6
-"""Of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
+"""The epsilon of the vision tower's layer norms, as published; transformers' BLIP has 1e-5."""
 VISION, TEXT = "vision_model.", "text_encoder."
 _NAMES: Mapping[str, str] = {
     r"^blip\.": "",
@@ -57,11 +57,11 @@ POSITIONS = f"{VISION}embeddings.position_embedding"
 
 
 class ImageReward:
-    """100 x sigmoid(reward), where the reward is the published one: the head's output less its mean, by its deviation.
+    """The scorer: 100 x sigmoid(reward), where the reward is the head's output less its mean, over its deviation.
 
-    So 50 is the reward of the authors' average picture, the order is kept, and log(value / (100 - value)) is the reward
-    again. The head learned that one picture wins over another with a chance of the sigmoid of the difference of its
-    outputs: with a deviation of 1.03, the value is about the chance in percent against a picture of average reward.
+    So 50 is the reward of the authors' average image, the order is kept, and log(value / (100 - value)) is the reward
+    again. The head learned that one image is preferred to another with the probability sigmoid(difference of its
+    outputs): with a deviation of 1.03, the value is about the chance in percent against an image of average reward.
 
     `path` is a folder or hub id of any BLIP of the same build (the published one is large): its configuration and
     tokenizer are taken, and its weights where they are ImageReward's. `weights` has them otherwise: a safetensors file,
@@ -83,15 +83,17 @@ class ImageReward:
         if config.model_type != "blip":
             raise ModelError(f"{path} is a {config.model_type} model: an imagereward scorer takes blip")
         name = weights or path
-        tensors = _renamed(pretrained.load_tensors(name, None if weights else revision))
+        tensors = _rename_tensors(pretrained.load_tensors(name, None if weights else revision))
         if POSITIONS not in tensors:
             raise ModelError(f"{name} holds no BLIP with a vision tower: give ImageReward's as weights")
-        seeing, reading = _configs(config, tensors[POSITIONS])
-        self._vision = pretrained.fill_model(BlipVisionModel, seeing, _part(tensors, VISION), name, dtype, device)
-        self._text = pretrained.fill_model(
-            BlipTextModel, reading, _part(tensors, TEXT), name, dtype, device, add_pooling_layer=False
+        seeing, reading = _make_configs(config, tensors[POSITIONS])
+        self._vision = pretrained.fill_model(
+            BlipVisionModel, seeing, _select_part(tensors, VISION), name, dtype, device
         )
-        self._head = Head.of(tensors, name)
+        self._text = pretrained.fill_model(
+            BlipTextModel, reading, _select_part(tensors, TEXT), name, dtype, device, add_pooling_layer=False
+        )
+        self._head = Head.from_tensors(tensors, name)
         side = seeing.image_size
         # Its authors scale the shorter side and crop, as CLIP does, where BLIP's own processor would squeeze.
         self._processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -102,31 +104,31 @@ class ImageReward:
         """Return one result for each item; its questions aren't used."""
         if not items:
             return []
-        features_BLD = self._seen([item.image for item in items])
-        readings_BD, truncated = self._read([item.prompt for item in items], features_BLD)
+        features_BLD = self._embed_images([item.image for item in items])
+        readings_BD, truncated = self._read_prompts([item.prompt for item in items], features_BLD)
         rewards: list[float] = ((self._head(readings_BD) - MEAN) / STD).tolist()
-        return [_measured(reward, cut) for reward, cut in zip(rewards, truncated, strict=True)]
+        return [_measure_reward(reward, cut) for reward, cut in zip(rewards, truncated, strict=True)]
 
-    def _seen(self, images: list[Image.Image]) -> Tensor:
+    def _embed_images(self, images: list[Image.Image]) -> Tensor:
         pixels_BCHW = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         features: Tensor = self._vision(pixels_BCHW.to(self._vision.device, self._vision.dtype)).last_hidden_state
         return features
 
-    def _read(self, prompts: list[str], features_BLD: Tensor) -> tuple[Tensor, list[bool]]:
+    def _read_prompts(self, prompts: list[str], features_BLD: Tensor) -> tuple[Tensor, list[bool]]:
         """Return the first token's state of each prompt with its image, BD in fp32 on the CPU; True for cut prompts."""
         lengths = [len(ids) for ids in self._tokenizer(prompts, verbose=False)["input_ids"]]
-        tokens_BT = self._tokenizer(prompts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
-            features_BLD.device
-        )
+        tokens_BT = self._tokenizer(
+            prompts, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
+        ).to(features_BLD.device)
         states_BTD = self._text(
             input_ids=tokens_BT["input_ids"],
             attention_mask=tokens_BT["attention_mask"],
             encoder_hidden_states=features_BLD,
         ).last_hidden_state
-        return states_BTD[:, 0].float().cpu(), [length > TOKENS for length in lengths]
+        return states_BTD[:, 0].float().cpu(), [length > MOST_TOKENS for length in lengths]
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by transformers' names; those that have them keep them."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -136,14 +138,14 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
+def _make_configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
     """Return the towers' configurations, vision's with the image size of the `positions`, 1 x (1 + patches) x D.
 
-    Its authors' pictures measure 224, those of the BLIPs that lend a configuration mostly 384.
+    Its authors' images measure 224 pixels, those of the BLIPs that lend a configuration mostly 384.
     """
     seeing = config.vision_config
     seeing.image_size = math.isqrt(positions.shape[1] - 1) * seeing.patch_size
@@ -151,7 +153,7 @@ def _configs(config: Any, positions: Tensor) -> tuple[Any, Any]:
     return seeing, config.text_config
 
 
-def _measured(reward: float, truncated: bool) -> Measurement | Unscored:
+def _measure_reward(reward: float, truncated: bool) -> Measurement | Unscored:
     if not math.isfinite(reward):
         return Unscored("the model's reward is not a number")
     # By the half argument: exp of a very bad reward would overflow.

@@ -62,21 +62,21 @@ def in_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors)
     converted: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        converted |= _converted(name.removeprefix(prefix), tensor)
+        converted |= _convert_tensor(name.removeprefix(prefix), tensor)
     return converted
 
 
-def _converted(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def _convert_tensor(name: str, tensor: Tensor) -> dict[str, Tensor]:
     fused = FUSED.search(name)
     if fused:
-        block = _renamed(name[: fused.start()] + ".")
+        block = _rename_tensor(name[: fused.start()] + ".")
         thirds = zip("qkv", tensor.chunk(3), strict=True)
         # A copy each: a third alone would keep the whole in memory.
         return {f"{block}self_attn.{letter}_proj.{fused[1]}": third.clone() for letter, third in thirds}
-    return {_renamed(name): tensor.T.contiguous() if name in TRANSPOSED else tensor}
+    return {_rename_tensor(name): tensor.T.contiguous() if name in TRANSPOSED else tensor}
 
 
-def _renamed(name: str) -> str:
+def _rename_tensor(name: str) -> str:
     for pattern, replacement in _NAMES.items():
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,7 +1,7 @@
-"""Asks a vision-language model every question on a picture (Eq. 2).
+"""The VQA scorer: a vision-language model answers every question about an image (Eq. 2).
 
-The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all of its questions. A yes
-or a no is the first token of an answer, so one step of the decoder is the whole of it. Questions are batched across
+The image towers of BLIP and BLIP-2 don't see the question, so an image is encoded once for all of its questions. Yes or
+no is the first token of an answer, so one step of the decoder is enough. Questions are batched across
 images.
 
 Shapes: B images, C, H, W their pixels, L the features of each, D their width; Q questions, T tokens; V the vocabulary.
@@ -23,22 +23,22 @@ from agfsync.scorers import Item, Measurement, Unscored, measure_answers
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
-"""Spellings that count: byte-pair vocabularies have a token of their own for a word after a space."""
+"""Accepted spellings: byte-pair vocabularies have another token for a word after a space."""
 Padding = Literal["left", "right", "none"]
 QUESTIONS_AT_ONCE = 128
-LONGEST_QUESTION = 256
-"""Tokens; what an endless question says after them is not asked."""
+_LONGEST_QUESTION = 256
+"""The most tokens of a question; the rest of a longer one is cut."""
 
 
 class Vqa:
-    """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
+    """The share of the questions to which the model gives the caption's answer: 100 x correct / asked (Eq. 2).
 
-    The hard answer is the likelier of yes and no as the first token of the model's reply, which is what greedy decoding
-    says wherever it says yes or no at all. P(yes), kept with it, is the softmax over these two, each by its likeliest
-    spelling; so the answer is yes exactly where P(yes) is above one half.
+    The hard answer is the likelier of yes and no as the first token of the model's reply, which is also the greedy one
+    if that is yes or no at all. P(yes), recorded with it, is the softmax over these two, each by its likeliest
+    spelling; so the answer is yes exactly if P(yes) is above one half.
 
-    `path` is a folder or a hub id of any BLIP-2 or of BLIP for question answering. How a question is put to it is
-    `template`, with {} in the question's place; by default its configuration's `question_template`, where it has one.
+    `path` is a folder or a hub id of any BLIP-2, or of BLIP for question answering. `template` is the request's text
+    with {} in the place of the question; by default `question_template` of the model's configuration, if it has one.
     """
 
     asks_questions = True
@@ -52,7 +52,7 @@ class Vqa:
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
-        self._reader = _reader(path, revision, dtype, device)
+        self._reader = _load_reader(path, revision, dtype, device)
         self._template = template or self._reader.template
         self._processor = pretrained.load_image_processor(path, revision)
         self._tokenizer = pretrained.load_tokenizer(path, revision)
@@ -70,30 +70,30 @@ class Vqa:
         asked = [image for image, texts in zip(images, questions, strict=True) if texts]
         if not asked:
             return [[] for _ in images]
-        features_BLD = self._encode(asked)
+        features_BLD = self._encode_images(asked)
         owners = [row for row, texts in enumerate(filter(None, questions)) for _ in texts]
-        answers = iter(self._ask(features_BLD, owners, [text for texts in questions for text in texts]))
+        answers = iter(self._ask_questions(features_BLD, owners, [text for texts in questions for text in texts]))
         return [list(islice(answers, len(texts))) for texts in questions]
 
-    def _encode(self, images: list[Image.Image]) -> Tensor:
+    def _encode_images(self, images: list[Image.Image]) -> Tensor:
         pixels_BCHW = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         return self._reader.encode(pixels_BCHW)
 
-    def _ask(self, features_BLD: Tensor, owners: list[int], questions: list[str]) -> list[float]:
+    def _ask_questions(self, features_BLD: Tensor, owners: list[int], questions: list[str]) -> list[float]:
         """Return P(yes) of question q on image `owners[q]`, asked in batches of like length, in order."""
         prompts = [fill_template(self._template, question) for question in questions]
-        ids = self._tokenizer(prompts, truncation=True, max_length=LONGEST_QUESTION)["input_ids"]
+        ids = self._tokenizer(prompts, truncation=True, max_length=_LONGEST_QUESTION)["input_ids"]
         p_yes = torch.empty(len(ids))
-        for chunk in _chunks([len(tokens) for tokens in ids], self._reader.padding):
+        for chunk in _batch_by_length([len(tokens) for tokens in ids], self._reader.padding):
             features_QLD = features_BLD[[owners[q] for q in chunk]]
-            ids_QT, mask_QT = _padded([ids[q] for q in chunk], self._reader.padding)
+            ids_QT, mask_QT = _pad_tokens([ids[q] for q in chunk], self._reader.padding)
             logits_QV = self._reader.first_logits(
                 features_QLD, ids_QT.to(features_QLD.device), mask_QT.to(features_QLD.device)
             )
-            p_yes[chunk] = self._probability(logits_QV)
+            p_yes[chunk] = self._compute_probability(logits_QV)
         return [float(p) for p in p_yes]
 
-    def _probability(self, logits_QV: Tensor) -> Tensor:
+    def _compute_probability(self, logits_QV: Tensor) -> Tensor:
         """Return P(yes) against no, by the likeliest spelling of each; fp32 on the CPU."""
         logits_QV = logits_QV.float()
         return (logits_QV[:, self._yes].amax(1) - logits_QV[:, self._no].amax(1)).sigmoid().cpu()
@@ -112,7 +112,7 @@ def fill_template(template: str, question: str) -> str:
     return template.replace("{question}" if "{question}" in template else "{}", question)
 
 
-def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
+def _batch_by_length(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
     """Yield indices in batches of like length, of equal length where there may be no padding."""
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = groupby(by_length, lengths.__getitem__) if padding == "none" else [(0, by_length)]
@@ -122,7 +122,7 @@ def _chunks(lengths: Sequence[int], padding: Padding) -> Iterator[list[int]]:
             yield chunk
 
 
-def _padded(ids: Sequence[Sequence[int]], padding: Padding) -> tuple[Tensor, Tensor]:
+def _pad_tokens(ids: Sequence[Sequence[int]], padding: Padding) -> tuple[Tensor, Tensor]:
     """Return tokens QT and their mask QT, 1 where there is a token; the padding's value is never used."""
     rows = [torch.tensor(tokens) for tokens in ids]
     side = "left" if padding == "left" else "right"
@@ -146,7 +146,7 @@ class _Reader(Protocol):
         ...
 
 
-def _reader(model: str, revision: str | None, dtype: str, device: str) -> _Reader:
+def _load_reader(model: str, revision: str | None, dtype: str, device: str) -> _Reader:
     kind = pretrained.load_config(model, revision).model_type
     if kind == "blip-2":
         return _Blip2(pretrained.load_model(Blip2ForConditionalGeneration, model, revision, dtype, device))

@@ -1,4 +1,4 @@
-"""Asks a vision-language model behind an OpenAI-compatible server every question on a picture (Eq. 2)."""
+"""The VQA scorer behind an OpenAI-compatible server: a model answers every question about an image (Eq. 2)."""
 
 import base64
 import math
@@ -20,24 +20,24 @@ INSTRUCTIONS = (
     "Answer with one word: yes or no."
 )
 LIKELIEST = 20
-"""Spellings of the first token whose probabilities are asked for: the most that OpenAI gives."""
+"""The number of spellings of the first token whose probabilities are requested: the most that OpenAI gives."""
 LIKELY = 0.5
-"""What yes and no must be likely to be together where the model has said neither."""
+"""The least joint probability of yes and no if the model has said neither."""
 BOTH = re.compile(r"\W*(?:yes|no)\W*(?:/|\||\bor\b|\band\b)\W*(?:yes|no)\b", re.IGNORECASE)
 """Beginnings such as "yes or no", which are no answer."""
 
 
 class VqaOpenAI:
-    """The share of the questions that the model answers as the caption does: 100 x correct / asked (Eq. 2).
+    """The share of the questions to which the model gives the caption's answer: 100 x correct / asked (Eq. 2).
 
-    A picture is sent inline as PNG, lossless, with one question a request; the picture comes first, so that a server
-    can keep it for the next. P(yes) comes from the probabilities of the answer's first word, behind any thoughts, yes
-    against no, each by its likeliest spelling and one that isn't among them counting as impossible. Where the server
-    gives none, or where the answer begins among them is unclear, P(yes) is 1 or 0 by the word that the model says. A
-    picture with a question that got neither is unscored.
+    Each request has the image, inline as lossless PNG, and one question; the image comes first, so that a server can
+    cache it for the next request. P(yes) is computed from the probabilities of the answer's first word after any
+    reasoning: yes against no, each by its likeliest spelling; a missing spelling has probability 0. If the server gives
+    no probabilities, or the beginning of the answer among them is unclear, P(yes) is 1 or 0 by the word that the model
+    says. An image with a question without either is unscored.
 
-    `path` is the server's name for it, `server` the recipe's section of that name. How weights are loaded
-    (`revision`, `dtype`, `device`) is the server's affair. `meter` counts what the requests cost, and holds their cap.
+    `path` is the server's name of the model, `server` the recipe's section of that name. The server decides how weights
+    are loaded; `revision`, `dtype` and `device` are not used. `meter` counts the cost of the requests and caps it.
     """
 
     asks_questions = True
@@ -68,16 +68,16 @@ class VqaOpenAI:
         pictures = [_data_url(item) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
         asked = [(picture, question.text) for item, picture in both for question in item.questions]
-        said = map_in_threads(lambda each: self._ask(*each), asked, self._at_once)
+        said = map_in_threads(lambda each: self._ask_question(*each), asked, self._at_once)
         results: list[Measurement | Unscored] = []
         try:
             for item in items:
-                results.append(_result(item, [next(said) for _ in item.questions]))
+                results.append(_make_result(item, [next(said) for _ in item.questions]))
         except BudgetError as reached:
             raise CapReached(str(reached), results) from None
         return results
 
-    def _ask(self, picture: str, question: str) -> float | Unscored:
+    def _ask_question(self, picture: str, question: str) -> float | Unscored:
         """Return P(yes) of one question, or the reason for none."""
         seen = {"type": "image_url", "image_url": {"url": picture}}
         messages: list[dict[str, Any]] = [
@@ -115,6 +115,6 @@ def _data_url(item: Item) -> str:
     return f"data:image/png;base64,{base64.b64encode(encode_png(item.image)).decode()}"
 
 
-def _result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
+def _make_result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
     unanswered = next((each for each in said if isinstance(each, Unscored)), None)
     return unanswered or measure_answers(item.questions, [each for each in said if not isinstance(each, Unscored)])

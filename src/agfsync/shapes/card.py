@@ -126,8 +126,8 @@ def _measure_clip(folder: Path) -> Iterator[Figure]:
     clip = Backbone(str(folder / "clip"), None, "fp32", "cpu")
     rng = random.Random("card/clip")
     scenes = [sample_captioned_scene(rng)[1] for _ in range(100)]
-    texts, _ = clip.texts([write_caption(describe_scene(scene, rng), rng) for scene in scenes])
-    similarity = clip.images([draw_scene(scene) for scene in scenes]) @ texts.T
+    texts, _ = clip.embed_texts([write_caption(describe_scene(scene, rng), rng) for scene in scenes])
+    similarity = clip.embed_images([draw_scene(scene) for scene in scenes]) @ texts.T
     own = torch.arange(len(scenes))
     yield Figure("CLIP: picture finds its caption among 100", f"{(similarity.argmax(1) == own).float().mean():.1%}")
     yield Figure("CLIP: caption finds its picture among 100", f"{(similarity.argmax(0) == own).float().mean():.1%}")
@@ -198,7 +198,7 @@ def _measure_generator(generated: _Generated) -> Iterator[Figure]:
 def _measure_judges(folder: Path, generated: _Generated) -> Iterator[Figure]:
     """Measure the judges on the base generator's pictures, which they weren't trained on."""
     clip = Backbone(str(folder / "clip"), None, "fp32", "cpu")
-    own = (clip.images(generated.images) * clip.texts(generated.prompts)[0]).sum(dim=1).tolist()
+    own = (clip.embed_images(generated.images) * clip.embed_texts(generated.prompts)[0]).sum(dim=1).tolist()
     things = [len(scene.things) for scene in generated.scenes]
     yield from _measure_agreement(folder, generated)
     what = "{} on generated pictures: correlation with the oracle, and with the number of things"

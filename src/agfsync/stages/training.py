@@ -28,20 +28,20 @@ from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, derive_seed, digest
 from agfsync.stages.context import EARLIER, MODEL, Context, digest_generator, dump_changes
 from agfsync.store.streams import iterate_batches
-from agfsync.training import Conditioning, Denoiser, Reference
+from agfsync.training import Conditioning, DiffusionModel, Reference
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
-from agfsync.training.precision import loss_scaler
-from agfsync.training.processes import ALONE, together
-from agfsync.training.publish.card import Facts, model_card
-from agfsync.training.publish.kohya import kohya_weights, model_spec
-from agfsync.training.reference import AdaptersOff, FrozenCopy
-from agfsync.training.tracking import Session, tracked
-from agfsync.training.trainable import missing_of, untrainable_type
+from agfsync.training.precision import make_loss_scaler
+from agfsync.training.processes import ALONE, join_processes
+from agfsync.training.publish.card import CardFacts, render_model_card
+from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
+from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
+from agfsync.training.tracking import Session, open_trackers
+from agfsync.training.trainable import explain_untrainable, list_missing
 
 _STAGE = "training"
 ENCODED_AT_ONCE = 32
@@ -60,25 +60,30 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, folder = context.recipe, context.run.path / _STAGE
     settings = recipe.training
+    if settings.method.trains == "nothing":
+        _replace_folder(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
+        return {"steps": 0}
+    if settings.method.needs != "pairs":
+        raise RecipeError(f"training.method {settings.method.type} needs {settings.method.needs}: only pairs are read")
     if settings.batch < launcher.count_processes():
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe)
-    loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
+    make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     pairs = _encode_pairs(context, denoiser, _locate_cache(context))
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
     actor = _prepare_actor(recipe, denoiser, method)
-    log, done = _locate_log(context), checkpoints.last()
+    log, done = _locate_log(context), checkpoints.find_last_step()
     if done < plan.steps and launcher.count_processes() > 1:
         context.progress.say(f"{_STAGE}: by {launcher.count_processes()} processes")
         launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
     session = Session(recipe.name, digest(context.digest), folder / "trackers", _list_settings(recipe))
     with (
-        tracked(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
+        open_trackers(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
         context.progress.stage(_STAGE, plan.steps, "steps", done=done) as task,
-        together(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
+        join_processes(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
 
         def tell(line: Mapping[str, float]) -> None:
@@ -102,7 +107,7 @@ def train_as_helper(context: Context) -> None:
     """
     recipe = context.recipe
     # First: it chooses the accelerator that is this process's own.
-    with together(torch_device(recipe.model.device)) as processes:
+    with join_processes(torch_device(recipe.model.device)) as processes:
         pairs = EncodedPairs.load(_locate_cache(context), context.digest)
         if pairs is None:
             raise RunError(f"{_locate_cache(context)} isn't there: the run's folder must be on a disk that all share")
@@ -140,7 +145,7 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
     )
 
 
-def _load_denoiser(recipe: Recipe) -> Denoiser:
+def _load_denoiser(recipe: Recipe) -> DiffusionModel:
     """Load the generator with float32 weights, whatever it draws in: small updates vanish in bf16.
 
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
@@ -153,13 +158,13 @@ def _load_denoiser(recipe: Recipe) -> Denoiser:
     if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
     denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())
-    if missing := missing_of(denoiser):
-        raise ModelError(untrainable_type(settings.type, missing))
-    trained: Denoiser = denoiser
+    if missing := list_missing(denoiser):
+        raise ModelError(explain_untrainable(settings.type, missing))
+    trained: DiffusionModel = denoiser
     return trained
 
 
-def _prepare_actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
+def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
     """Make the network ready to train, before a checkpoint is put in place: the reference is the base."""
     settings = recipe.training
     reference: Reference | None
@@ -167,6 +172,7 @@ def _prepare_actor(recipe: Recipe, denoiser: Denoiser, method: Method) -> Actor:
     if lora is not None:
         seed = derive_seed(recipe.training_seed, "lora")
         add_adapters(denoiser.network, lora.rank, _find_alpha(lora), seed, denoiser.adapter_targets)
+        round_frozen_layers(denoiser.network, settings.precision)
         reference = AdaptersOff(denoiser.network)
     else:
         reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
@@ -178,7 +184,7 @@ def _find_alpha(lora: LoraSettings) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
 
-def _encode_pairs(context: Context, denoiser: Denoiser, cache: Path) -> EncodedPairs:
+def _encode_pairs(context: Context, denoiser: DiffusionModel, cache: Path) -> EncodedPairs:
     """Return the latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
     kept = EncodedPairs.load(cache, context.digest)
     if kept is not None:
@@ -203,7 +209,7 @@ def _encode_pairs(context: Context, denoiser: Denoiser, cache: Path) -> EncodedP
 
 
 def _encode_images(
-    context: Context, denoiser: Denoiser, wanted: set[str]
+    context: Context, denoiser: DiffusionModel, wanted: set[str]
 ) -> tuple[dict[str, int], Tensor, Conditioning]:
     """Encode the candidates `wanted`: return each one's row, latents (I, C, H, W), and conditioning, on the CPU."""
     settings, title = context.recipe.training, f"{_STAGE}: encoding"
@@ -228,7 +234,7 @@ def _encode_images(
     return {key: place for place, key in enumerate(keys)}, torch.cat(latents), _join_parts(told)
 
 
-def _encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Conditioning:
+def _encode_prompts(denoiser: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
     """Return each prompt's conditioning, on the CPU."""
     starts = range(0, len(prompts), ENCODED_AT_ONCE)
     return _join_parts([denoiser.encode_prompts(prompts[start : start + ENCODED_AT_ONCE]) for start in starts])
@@ -238,7 +244,7 @@ def _join_parts(parts: Sequence[Conditioning]) -> Conditioning:
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
 
-def _save_model(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder: Path) -> None:
+def _save_model(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder: Path) -> None:
     """Save the pipeline, or the LoRA in both layouts, and the model card."""
     lora = recipe.training.lora
     if lora is None:
@@ -248,15 +254,22 @@ def _save_model(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs, folder:
         denoiser.save_adapter(weights, folder)
         if kohya := _kohya_file(recipe, denoiser):
             text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
-            metadata = model_spec(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
-            write_tensors(folder / kohya, kohya_weights(weights), metadata)
+            metadata = describe_lora(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
+            write_tensors(folder / kohya, convert_to_kohya(weights), metadata)
     adapters = (LORA_FILE,) if lora is not None else ()
     base = dump_changes(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
-    (folder / "README.md").write_text(model_card(_collect_facts(recipe, denoiser, pairs)), encoding="utf-8")
+    (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, pairs)), encoding="utf-8")
 
 
-def _kohya_file(recipe: Recipe, denoiser: Denoiser) -> str | None:
+def _save_steering(recipe: Recipe, folder: Path) -> None:
+    """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
+    folder.mkdir()
+    steering = recipe.training.method.model_dump(mode="json")
+    ModelArtefact("base", dump_changes(recipe.model, "device"), steering=steering).save(folder)
+
+
+def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
     """Return the name of a UNet's LoRA in kohya's layout; None for transformers.
 
     It is named after the run: other programs keep the LoRAs of all models in one folder. Programs read a transformer's
@@ -266,10 +279,10 @@ def _kohya_file(recipe: Recipe, denoiser: Denoiser) -> str | None:
     return None if is_flow else f"{recipe.name}-kohya.safetensors"
 
 
-def _collect_facts(recipe: Recipe, denoiser: Denoiser, pairs: EncodedPairs) -> Facts:
+def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs) -> CardFacts:
     settings, generator = recipe.training, recipe.model
     is_public = "/" in generator.path and not Path(generator.path).expanduser().exists()
-    return Facts(
+    return CardFacts(
         name=recipe.name,
         base=generator.path if is_public else Path(generator.path).name,
         base_is_public=is_public,
@@ -321,7 +334,7 @@ def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def _collect_notes(
-    denoiser: Denoiser, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
+    denoiser: DiffusionModel, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
 ) -> dict[str, Any]:
     """Return counts, and the means of `curves` over the last tenth of the steps."""
     last = lines[-max(1, len(lines) // 10) :]

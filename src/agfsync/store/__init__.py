@@ -1,9 +1,9 @@
 """The run folder: Parquet parts, atomic commit, manifest, quarantine.
 
-A part is written beside, flushed, renamed, and only then entered in the manifest, in one transaction. What is in the
-manifest is there; what isn't never happened, and the next part of that stage takes its place. A stage's table is the
-units that were selected for it: rows of other settings stay on disk, unselected, and are found again with the settings.
-A stage may have more tables than its own, called STAGE_WHAT.
+A part is written to a temporary file, flushed, renamed, and only then entered in the manifest, in one transaction. A
+part that is in the manifest exists; one that isn't is overwritten by the next part of its stage. A stage's table
+consists of the units that were selected for it: rows of other settings stay on disk, unselected, and are found again
+with the settings. A stage may have further tables, called STAGE_WHAT.
 """
 
 import io
@@ -58,7 +58,7 @@ class Run:
             raise RunError(f"{path} holds other things than a run: choose another --out")
         with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls._open(path, writing=True, new=True)
+        run = cls._open_folder(path, writing=True, new=True)
         write_atomic(path / RECIPE, recipe_yaml.encode())
         return run
 
@@ -67,14 +67,14 @@ class Run:
         """Open the run at `path` to read it, which locks nothing; with `writing`, locked against other writers.
 
         Raises:
-            RunError: there is no run, it is of another format, or somebody else writes to it.
+            RunError: there is no run, it is of another format, or another process writes to it.
         """
         if not (path / RECIPE).is_file():
             raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
-        return cls._open(path, writing=writing, new=False)
+        return cls._open_folder(path, writing=writing, new=False)
 
     @classmethod
-    def _open(cls, path: Path, *, writing: bool, new: bool) -> Self:
+    def _open_folder(cls, path: Path, *, writing: bool, new: bool) -> Self:
         lock = lock_folder(path) if writing else None
         try:
             database = path / DATABASE
@@ -300,7 +300,7 @@ class Run:
         return self._tables.rows_by_unit(stage, columns, units)
 
     def verify(self, most: int | None = None) -> list[Damage]:
-        """Return the parts and files that aren't what was written, by their sizes and checksums.
+        """Return the damaged parts and files, by their sizes and checksums.
 
         With `most`, only the smallest are read, up to so many bytes together. A run that is open for writing
         quarantines what is damaged, so that it is regenerated.

@@ -1,8 +1,8 @@
-"""Forks: a run folder that shares with another what is the same in both, and goes on by itself.
+"""Forks: a run folder that shares the files of another run, and continues on its own.
 
-Parts and the files of finished stages are hard-linked, which is safe because nothing of ours writes into a file that is
-done: a new one is written beside and renamed, and what is damaged loses its name and keeps its bytes. What is written
-in place, by us or by people, is copied.
+Parts and the files of finished stages are hard-linked, which is safe because this package never writes into a finished
+file: a new file is written under another name and renamed, and a damaged one is renamed and keeps its bytes. Files that
+are written in place, by the package or by people, are copied.
 """
 
 import errno
@@ -24,14 +24,14 @@ UNFINISHED = ".fork"
 IN_PLACE = {LOG, FOR_READERS}
 """Endings of files that are written in place, if only by people."""
 NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
-"""What the system says where a file can't have another name in that folder."""
+"""The system's errors for a file that can't be hard-linked into that folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """What a fork shares with its base: the number of files that are `linked`, and of those that could only be copied.
+    """The result of a fork: the number of files that it shares with its base, and of those that had to be copied.
 
-    `copied_bytes` is the room that these copies take.
+    `copied_bytes` is the size of the copies.
     """
 
     path: Path
@@ -49,12 +49,12 @@ class Fork:
 
 
 def fork_run(base: Path, to: Path) -> Fork:
-    """Make the run folder `to` out of the run at `base`, with all that is made there, so that nothing is drawn again.
+    """Create the run folder `to` from the run at `base`, with all of its results, so that nothing is drawn again.
 
-    Others may read `base` meanwhile, or fork it too. Until the fork is whole there is no run at `to`.
+    Other processes may read or fork `base` meanwhile. There is no run at `to` until the fork is complete.
 
     Raises:
-        RunError: `to` exists, or `base` is no run, or a process is at work on it.
+        RunError: `to` exists, `base` is not a run, or a process writes to it.
         StoreError: the disk fails, or a file of `base` is missing.
     """
     if to.exists() or to.is_symlink():
@@ -66,7 +66,7 @@ def fork_run(base: Path, to: Path) -> Fork:
 
 
 def _build_fork(run: Run, to: Path) -> tuple[int, int, int]:
-    """Build the fork next to `to`, and rename it once it is whole; return the counts of `Fork`."""
+    """Build the fork next to `to`, and rename it once it is complete; return the counts of `Fork`."""
     linked = copied = copied_bytes = 0
     beside = to.with_name(to.name + UNFINISHED)
     with store_errors(beside):
@@ -93,14 +93,14 @@ def _build_fork(run: Run, to: Path) -> tuple[int, int, int]:
 
 
 def _list_shared(run: Run) -> Iterator[tuple[str, int]]:
-    """Yield the paths and sizes of the files that both may have."""
+    """Yield the paths and sizes of the files that both runs can share."""
     for name, size in run.recorded_files():
         if Path(name).suffix not in IN_PLACE:
             yield name, size
 
 
 def _list_own(run: Run) -> Iterator[Path]:
-    """Yield the files of which each needs its own: those that are written in place, and small accounts of the run."""
+    """Yield the files that each run needs for itself: those written in place, and the run's own small JSON files."""
     yield from run.path.glob("*.json")
     folders = {folder for name, _ in run.recorded_files() for folder in Path(name).parents} - {Path()}
     for folder in sorted(folders):
@@ -108,10 +108,10 @@ def _list_own(run: Run) -> Iterator[Path]:
 
 
 def _link_file(source: Path, target: Path, size: int) -> bool:
-    """Give the file `source` the name `target` too; False if it could only be copied.
+    """Link `target` to the file `source`; return False if it had to be copied.
 
     Raises:
-        StoreError: it is missing, or isn't as long as it was.
+        StoreError: `source` is missing, or its size has changed.
     """
     try:
         check_size(source, size)

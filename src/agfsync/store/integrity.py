@@ -1,6 +1,6 @@
-"""Verifies what lies in a run folder against its checksums, and removes what was never entered.
+"""Verification of a run folder against its checksums, and removal of files that were never entered.
 
-A stage reads nothing without verifying it (`parts.read_part`). This is for what no stage is reading now.
+A stage verifies each part that it reads (`parts.read_part`); this verifies the other files, too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,16 +15,16 @@ from agfsync.store.seal import compute_sha256
 CORRUPT = ".corrupt"
 """The ending of a quarantined file."""
 LOG = ".jsonl"
-"""The ending of a file to which a stage appends while it runs: to make it again is to do all that work again."""
+"""The ending of a file to which a stage appends while it runs; to regenerate it, the whole stage must run again."""
 FOR_READERS = ".md"
-"""The ending of files that people may edit: nothing of ours reads them."""
+"""The ending of files that people may edit; the package doesn't read them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A file of the run folder, by its path in it, that isn't what was written, and its stage or table.
+    """A damaged file of the run folder, by its path in it, with its stage or table.
 
-    A part has its number in the manifest, and the number of units that it held.
+    For a part, `part` is its number in the manifest and `units` the number of its units.
     """
 
     path: str
@@ -52,7 +52,7 @@ def checksum_files(run: Path, made: Iterable[str]) -> dict[str, FileChecksum]:
 def find_damage(
     run: Path, manifest: Manifest, files: Mapping[str, tuple[str, FileChecksum]], most: int | None
 ) -> Iterator[Damage]:
-    """Yield the parts in the manifest, and the `files` (path -> its stage and checksum), that aren't what was written.
+    """Yield the parts in the manifest, and the `files` (path -> its stage and checksum), that are damaged.
 
     With `most`, only the smallest are read, up to so many bytes together; of the others the size is checked.
     """

@@ -1,7 +1,7 @@
-"""The manifest of a run folder: the SQLite database that says what is there, and its transactions.
+"""The manifest of a run folder: the SQLite database that lists its parts, and its transactions.
 
-SQLite notices a page that makes no sense, and no other. So the database is sealed while nobody writes to it: a flipped
-bit is found when it is opened next.
+SQLite notices only pages that are malformed. So the database is sealed while no process writes to it: a flipped bit is
+found when it is opened next.
 """
 
 import json
@@ -96,13 +96,13 @@ class Manifest:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if writing and not sealed:
-            self._check()
+            self._check_unsealed()
 
     @classmethod
     def create(cls, path: Path) -> Self:
         """Create the database at `path`; one that an interrupted creation left is taken over."""
         manifest = cls(path, writing=True)
-        if manifest._format() == 0:
+        if manifest._read_format() == 0:
             with store_errors(path):
                 manifest._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={RUN_FORMAT}; COMMIT;")
             manifest._touched = True
@@ -119,11 +119,11 @@ class Manifest:
             raise RunError(f"{path} is missing: put it back, or choose another --out")
         return cls(path, writing=writing)._of_this_format()
 
-    def _format(self) -> int:
+    def _read_format(self) -> int:
         return int(self.fetch_one("PRAGMA user_version")[0])
 
     def _of_this_format(self) -> Self:
-        if (found := self._format()) != RUN_FORMAT:
+        if (found := self._read_format()) != RUN_FORMAT:
             self._db.close()
             raise RunError(
                 f"{self._path.parent} is a run of format {found}, this agfsync reads format {RUN_FORMAT}: choose"
@@ -133,7 +133,7 @@ class Manifest:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Execute all that is inside, or none of it.
+        """Execute all statements within the context, or none.
 
         Raises:
             RunError: the run is open for reading only, and so isn't locked.
@@ -143,11 +143,11 @@ class Manifest:
         if not self._touched:
             self._seal.remove()
             self._touched = True
-        with self._atomic("BEGIN IMMEDIATE") as db:
+        with self._run_atomically("BEGIN IMMEDIATE") as db:
             yield db
 
     @contextmanager
-    def _atomic(self, begin: str) -> Iterator[sqlite3.Connection]:
+    def _run_atomically(self, begin: str) -> Iterator[sqlite3.Connection]:
         with store_errors(self._path):
             self._db.execute(begin)
             try:
@@ -198,11 +198,11 @@ class Manifest:
         They may be read from the run while they are given: nothing changes before the last.
         """
         # A table of this connection alone, in memory while it is small, else in the system's temporary folder.
-        with self._atomic("BEGIN") as db:
+        with self._run_atomically("BEGIN") as db:
             db.execute("DROP TABLE IF EXISTS temp.listed")
             db.execute("CREATE TEMP TABLE listed (unit TEXT PRIMARY KEY, place INTEGER NOT NULL)")
         for some in iterate_batches(enumerate(units), ROWS_AT_ONCE):
-            with self._atomic("BEGIN") as db:
+            with self._run_atomically("BEGIN") as db:
                 db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", some)
         with self.transaction() as db:
             db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
@@ -220,8 +220,8 @@ class Manifest:
         if self._touched and not self._path.with_name(self._path.name + "-journal").exists():
             self._seal.put()
 
-    def _check(self) -> None:
-        """Check a database without a seal: whoever wrote to it was killed."""
+    def _check_unsealed(self) -> None:
+        """Check a database without a seal: the process that wrote to it was killed."""
         # Read through first: page by page, a cold disk takes ten times as long.
         with store_errors(self._path), self._path.open("rb") as file:
             while file.read(1 << 20):
@@ -268,7 +268,7 @@ class Manifest:
         return Finished(digest, mark, seconds, rows, skipped, json.loads(notes), kept, ended)
 
     def copy_to(self, path: Path) -> None:
-        """Copy the database to `path`, as it is between two transactions."""
+        """Copy the database to `path`, in its state between two transactions."""
         with store_errors(path):
             copy = sqlite3.connect(path)
             try:

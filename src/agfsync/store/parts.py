@@ -1,4 +1,4 @@
-"""Parquet parts: rows to bytes and back; whatever is read is verified against its checksum."""
+"""Parquet parts: rows to bytes and back; each read is verified against its checksum."""
 
 import hashlib
 import mmap
@@ -99,7 +99,7 @@ def read_part(path: Path, columns: Sequence[str] | None, entry: PartEntry) -> pa
     whole = columns is None or "image" in columns
     with store_errors(path):
         if whole:
-            source = pa.py_buffer(_verify(path.read_bytes(), entry.sha256))
+            source = pa.py_buffer(_verify_checksum(path.read_bytes(), entry.sha256))
         else:
             source = _read_without_images(path, entry.size, entry.hollow)
     try:
@@ -122,17 +122,17 @@ def check_size(path: Path, size: int) -> None:
 
 
 def group_spans(places: Iterable[UnitPlace]) -> list[list[UnitPlace]]:
-    """Return neighbours together: units whose rows follow each other in one part; those without rows are one group."""
+    """Group neighbours: units with consecutive rows in one part; units without rows are one group."""
     group_spans: list[list[UnitPlace]] = []
     for place in sorted(places, key=lambda place: (place.part or 0, place.first)):
-        if group_spans and _follows(place, group_spans[-1][-1]):
+        if group_spans and _is_next(place, group_spans[-1][-1]):
             group_spans[-1].append(place)
         else:
             group_spans.append([place])
     return group_spans
 
 
-def _follows(place: UnitPlace, before: UnitPlace) -> bool:
+def _is_next(place: UnitPlace, before: UnitPlace) -> bool:
     return place.part == before.part and place.first == before.first + before.rows
 
 
@@ -150,19 +150,19 @@ _LEAVES = {f"image.{field.name}" for field in IMAGE}
 
 
 def _read_without_images(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
-    """Return the part with nothing in the place of its images: memory that nobody writes to takes no room."""
+    """Return the part with zeros in the place of its images: memory that is never written takes no room."""
     with path.open("rb") as file:
         head = file.read(hollow.first)
         file.seek(hollow.end)
         tail = file.read()
-    _verify(head + tail, hollow.sha256)
+    _verify_checksum(head + tail, hollow.sha256)
     sparse = mmap.mmap(-1, size)
     sparse[: hollow.first], sparse[hollow.end :] = head, tail
     return pa.py_buffer(sparse)
 
 
-def _verify(data: bytes, sha256: str) -> bytes:
-    """Return `data` if it is what was written."""
+def _verify_checksum(data: bytes, sha256: str) -> bytes:
+    """Return `data` if it has the checksum `sha256`."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedPartError("isn't what was written")
     return data

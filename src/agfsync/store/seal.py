@@ -1,4 +1,4 @@
-"""A file that is written in place is sealed while nobody writes to it: its checksum and a copy lie next to it."""
+"""Seals: a file that is written in place has its checksum and a copy next to it while no process writes to it."""
 
 import shutil
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ SUM, COPY = ".sum", ".copy"
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The checksum and the copy of the file at `path`, from the time when one process closes it until another writes.
+    """The checksum and the copy of the file at `path`; they exist from its closing until the next write.
 
-    After a process was killed there is no checksum: then only the contents of the file tell whether it is whole.
+    There is no checksum after a writing process was killed: then only the content shows if the file is complete.
     """
 
     path: Path
@@ -25,43 +25,43 @@ class Seal:
         """Verify the file against its checksum; False if it has none, or isn't there. `mend` restores the copy.
 
         Raises:
-            StoreError: it isn't what was written; after mending, the next command finds it whole.
+            StoreError: it is damaged; after mending, the next command finds it intact.
         """
         if not self.path.is_file() or not (sum_ := self._read_sum()):
             return False
-        # A writer may have begun meanwhile, next to us who only read: then the checksum is gone, or another.
+        # A writer may have begun while this process reads: then the checksum is gone, or has changed.
         if compute_sha256(self.path) == sum_ or self._read_sum() != sum_:
             return True
-        copy = self._beside(COPY)
+        copy = self._path_with(COPY)
         exists = copy.is_file()
         if exists and compute_sha256(copy) == compute_sha256(self.path):
-            return False  # It is the checksum that isn't what was written.
+            return False  # The checksum itself is damaged.
         if not exists or compute_sha256(copy) != sum_:
             raise StoreError(f"{self.path} isn't what was written: put a copy of it back, or choose another --out")
         if not mend:
             raise DamagedError(f"{self.path} isn't what was written: the next `agfsync run` puts its copy in its place")
         with store_errors(self.path):
-            self.path.replace(self._beside(".corrupt"))
+            self.path.replace(self._path_with(".corrupt"))
             _copy_file(copy, self.path)
         raise StoreError(
             f"{self.path} isn't what was written: its copy was put in its place; type the same command again"
         )
 
     def put(self) -> None:
-        """Seal the file. The copy comes first: a checksum says that there is one."""
+        """Seal the file. The copy is written first: a checksum implies that there is one."""
         with store_errors(self.path):
-            _copy_file(self.path, self._beside(COPY))
-        write_atomic(self._beside(SUM), compute_sha256(self.path).encode())
+            _copy_file(self.path, self._path_with(COPY))
+        write_atomic(self._path_with(SUM), compute_sha256(self.path).encode())
 
     def remove(self) -> None:
-        """Unseal the file: the checksum is gone from the disk before the file changes, power cut or not."""
+        """Unseal the file: the checksum is deleted on the disk before the file changes, also in a power cut."""
         with store_errors(self.path):
-            self._beside(SUM).unlink(missing_ok=True)
+            self._path_with(SUM).unlink(missing_ok=True)
             flush_to_disk(self.path.parent)
 
     def describe_copy(self) -> str:
-        """Return in words what copy there is."""
-        copy = self._beside(COPY)
+        """Return a description of the copy, for messages."""
+        copy = self._path_with(COPY)
         if not copy.is_file():
             return "there is none next to it"
         at = datetime.fromtimestamp(copy.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -70,11 +70,11 @@ class Seal:
     def _read_sum(self) -> str:
         with store_errors(self.path):
             try:
-                return self._beside(SUM).read_text(encoding="utf-8", errors="replace")
+                return self._path_with(SUM).read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
                 return ""
 
-    def _beside(self, ending: str) -> Path:
+    def _path_with(self, ending: str) -> Path:
         return self.path.with_name(self.path.name + ending)
 
 

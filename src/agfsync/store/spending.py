@@ -1,4 +1,4 @@
-"""The run folder's account of what its stages have spent on language models: one small file that anybody can read."""
+"""The spending of a run's stages on language models: one small JSON file in the run folder."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def read_spending(run: Path) -> dict[str, dict[str, float]]:
     """Return the spending by stage, or by `STAGE.JUDGE`; a stage that has spent nothing is missing.
 
     Raises:
-        StoreError: the disk fails, or the file isn't what was written.
+        StoreError: the disk fails, or the file is damaged.
     """
     path = run / SPENDING
     if not path.exists():
@@ -32,5 +32,5 @@ def read_spending(run: Path) -> dict[str, dict[str, float]]:
 
 
 def note_spending(run: Path, stage: str, spending: Mapping[str, float]) -> None:
-    """Write down what `stage` has spent in all. Raises StoreError as `read_spending` does."""
+    """Write the total spending of `stage`. Raises StoreError as `read_spending` does."""
     write_atomic(run / SPENDING, json.dumps(read_spending(run) | {stage: dict(spending)}, indent=1).encode())

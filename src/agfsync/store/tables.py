@@ -41,7 +41,7 @@ class TableReader:
         """Yield each unit's key with its rows, in order: of the whole table, or of `units`.
 
         Raises:
-            StoreError: a part is missing or isn't what was written, or a unit isn't there.
+            StoreError: a part is missing or damaged, or a unit is missing.
         """
         for places in iterate_batches(self._find_places(stage, units), UNITS_AT_ONCE):
             # Two models' images of a caption, or two judges' scores of an image, lie in parts of their own.
@@ -53,7 +53,7 @@ class TableReader:
                 yield place.unit, rows.pop(place.unit)
 
     def quarantine(self, damage: Damage) -> Damage:
-        """Rename what is damaged and forget what it held, so that the next run regenerates it; not when only reading.
+        """Rename a damaged file and forget its units, so that the next run regenerates them; not when only reading.
 
         No byte of it changes: forks may share the file.
         """
@@ -76,7 +76,7 @@ class TableReader:
         return damage
 
     def _find_later(self, damage: Damage) -> list[tuple[int, str]]:
-        """Return the numbers and paths of the parts that were made with regard to the damaged one."""
+        """Return the numbers and paths of the parts whose content depends on the damaged one."""
         if damage.part is None or damage.stage not in self.ordered:
             return []
         query = "SELECT id, path FROM parts WHERE stage = ? AND id > ?"

@@ -1,4 +1,4 @@
-"""What makes a model prefer the winners: losses, noising, batches, loop, checkpoints; one file a method.
+"""Training on AI feedback: one loop for every method, its objectives, checkpoints and published files.
 
 Legend of the shape suffixes: P pairs, B samples (winners, then losers: 2P), C H W latent channels, height, width,
 T tokens, D embedding width.
@@ -18,10 +18,12 @@ from agfsync.models.schedules import NoiseSchedule
 
 
 class TrainableModel(Protocol):
-    """What the training loop needs of a model: a diffusion model, or a reward model."""
+    """The part of a model that the training loop uses; a diffusion model or a reward model has it."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of the network."""
+        ...
 
     @property
     def network(self) -> nn.Module:
@@ -29,13 +31,13 @@ class TrainableModel(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the whole model, with the network as it now is."""
+        """Write the whole model to `folder`, with the current weights of the network."""
         ...
 
 
 @runtime_checkable
-class Denoiser(TrainableModel, Protocol):
-    """What alignment needs of a diffusion model: also its noise schedule, and the way into its latent space."""
+class DiffusionModel(TrainableModel, Protocol):
+    """A diffusion or flow model that can be aligned: it also has a noise schedule and encodes into its latent space."""
 
     @property
     def adapter_targets(self) -> Sequence[str]:
@@ -48,30 +50,32 @@ class Denoiser(TrainableModel, Protocol):
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scaled latents, float32 (B, C, H, W)."""
+        """Return the scaled latents of `images`, float32 (B, C, H, W)."""
         ...
 
     def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """What the network is told of each picture itself, in place of the prompt's tensors of that name, one row an
-        image; most networks are told nothing."""
+        """Return the conditioning on the images themselves, one row an image; {} for most networks.
+
+        An example is their sizes. It replaces the prompt's tensors of the same name.
+        """
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning tensors, one row a prompt."""
+        """Return the conditioning tensors of `prompts`, one row a prompt."""
         ...
 
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return what `network`, this generator's or a copy of it, predicts at the schedule's times: (B, C, H, W)."""
+        """Return the prediction of `network`, this model's or a copy of it, at the schedule's times: (B, C, H, W)."""
         ...
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
-        """Writes a LoRA of the network, `weights` by peft's names."""
+        """Write a LoRA of the network to `folder`; `weights` have peft's names."""
         ...
 
 
 class Reference(Protocol):
-    """The base model, which never moves."""
+    """The base model, whose weights never change."""
 
     def __call__(self) -> AbstractContextManager[nn.Module]:
-        """A context in which its network predicts as the base does and nothing is recorded for a gradient."""
+        """Open a context whose network predicts as the base model does; no gradient is recorded in it."""
         ...

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a step changes, after a step, from which training goes on to the last bit."""
+"""Checkpoints of the training state, from which training resumes to the last bit."""
 
 import json
 from dataclasses import dataclass
@@ -12,61 +12,61 @@ from agfsync.training.state import TrainingState
 
 KEPT = 2
 WEIGHT, AVERAGE, COUNT = "weight", "average", "step"
-"""A parameter's own tensors, its average's, and what optimizers call their number of steps. Other names are theirs."""
+"""Kinds of tensors: a parameter, its average, the optimizer's number of steps. Other kinds are the optimizer's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The checkpoints in `folder`. Those made under another `digest`, by other settings or pairs, don't count."""
+    """The checkpoints in `folder`. Those with another `digest`, of other settings or pairs, are ignored."""
 
     folder: Path
     digest: str
 
     def save(self, step: int, state: TrainingState) -> None:
-        """Keeps the state after `step` steps, and the last one before it."""
+        """Write the state after `step` steps; keep it and the one before, and delete all others."""
         head = {
             "digest": self.digest,
             "step": str(step),
             "updates": str(state.updates),
-            "moves": str(_count_moves(state)),
+            "moves": str(_count_steps(state)),
         }
         head |= {"scaler": json.dumps(state.scaler.state_dict()), "parts": str(state.parts)}
-        write_tensors(self._path(step), _tensors(state), head)
-        kept = [path for _, path in self._found()[:KEPT]]
-        # Also what was being written when a run was killed.
+        write_tensors(self._make_path(step), _collect_tensors(state), head)
+        kept = [path for _, path in self._list_files()[:KEPT]]
+        # Also a partial file of a run that was killed while it wrote.
         for path in self.folder.glob("*.safetensors*"):
             if path not in kept:
                 path.unlink()
 
-    def last(self) -> int:
-        """How many steps the last one has seen, 0 if there is none."""
-        found = self._found()
+    def find_last_step(self) -> int:
+        """Return the number of steps of the last checkpoint, 0 if there is none."""
+        found = self._list_files()
         return found[0][0] if found else 0
 
     def restore(self, state: TrainingState) -> int:
-        """Puts the last state in place; returns how many steps it has seen, 0 if there is none.
+        """Load the last checkpoint into `state`; return its number of steps, 0 if there is none.
 
-        A file that isn't whole counts as none: from the one before it the very same steps follow.
+        A damaged file is skipped: the same steps follow from the checkpoint before it.
         """
-        for step, path in self._found():
+        for step, path in self._list_files():
             found = read_tensors(path)
             if found is not None:
-                _put(found, state)
+                _load_state(found, state)
                 return step
         return 0
 
-    def _found(self) -> list[tuple[int, Path]]:
-        """Ours, the last first."""
+    def _list_files(self) -> list[tuple[int, Path]]:
+        """Return the checkpoints with this digest, the last first."""
         headed = [(read_metadata(path), path) for path in self.folder.glob("*.safetensors")]
         ours = [(head.get("step", ""), path) for head, path in headed if head and head.get("digest") == self.digest]
         return sorted(((int(step), path) for step, path in ours if step.isdecimal()), reverse=True)
 
-    def _path(self, step: int) -> Path:
+    def _make_path(self, step: int) -> Path:
         return self.folder / f"step-{step:07}.safetensors"
 
 
-def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    """Everything by KIND.NAME, where NAME is the parameter's."""
+def _collect_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Return all tensors of `state` by KIND.NAME, where NAME is the parameter's."""
     tensors = {f"{WEIGHT}.{name}": parameter.detach() for name, parameter in state.parameters.items()}
     if state.average is not None:
         tensors |= {f"{AVERAGE}.{name}": weight for name, weight in state.average.weights.items()}
@@ -77,15 +77,18 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors
 
 
-def _count_moves(state: TrainingState) -> int:
-    """Return how often the optimizer has moved the weights: fewer than the updates where fp16 overflowed."""
+def _count_steps(state: TrainingState) -> int:
+    """Return the number of steps of the optimizer: fewer than the updates if fp16 has overflowed."""
     counts = [float(moments[COUNT]) for moments in state.optimizer.state.values() if COUNT in moments]
     return int(max(counts, default=0))
 
 
 @torch.no_grad()
-def _put(found: TensorFile, state: TrainingState) -> None:
-    """Copied into place, which keeps each tensor's memory layout and so the order in which sums over it are rounded."""
+def _load_state(found: TensorFile, state: TrainingState) -> None:
+    """Copy the checkpoint into `state`, in place.
+
+    That keeps each tensor's memory layout, and so the order in which sums over it are rounded.
+    """
     state.updates, moves = int(found.metadata["updates"]), int(found.metadata["moves"])
     state.scaler.load_state_dict(json.loads(found.metadata["scaler"]))
     state.parts = int(found.metadata["parts"])
@@ -98,19 +101,19 @@ def _put(found: TensorFile, state: TrainingState) -> None:
         average = kinds[name].pop(AVERAGE, None)
         if state.average is not None and average is not None:
             state.average.weights[name].copy_(average)
-        moments = {kind: _like(parameter, tensor) for kind, tensor in kinds[name].items()}
+        moments = {kind: _copy_like(parameter, tensor) for kind, tensor in kinds[name].items()}
         if moments:
-            state.optimizer.state[parameter] = {COUNT: _count(moves, parameter, state.optimizer), **moments}
+            state.optimizer.state[parameter] = {COUNT: _make_count(moves, parameter, state.optimizer), **moments}
 
 
-def _like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+def _copy_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
     if tensor.shape != parameter.shape:
         return tensor.to(parameter.device)
     return torch.zeros_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
-def _count(moves: int, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | int:
-    """As each optimizer keeps it: torch's as a tensor, on the device where it is fused."""
+def _make_count(moves: int, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | int:
+    """Return the number of steps as the optimizer stores it: torch's is a tensor, on the device if it is fused."""
     if not isinstance(optimizer, torch.optim.AdamW):
         return moves
     fused = optimizer.defaults.get("fused")

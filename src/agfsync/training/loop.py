@@ -15,11 +15,10 @@ from torch import nn
 
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
-from agfsync.training.attention import trainable_attention
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.metrics import MetricsLog
 from agfsync.training.objective import Actor, Batch, Objective, TrainingPlan
-from agfsync.training.precision import loss_scaler
+from agfsync.training.precision import make_loss_scaler, use_trainable_attention
 from agfsync.training.processes import ALONE, Processes
 from agfsync.training.state import TrainingState
 
@@ -48,15 +47,15 @@ def train(
 ) -> None:
     """Train the actor's network in place, from the last checkpoint if there is one.
 
-    The network ends with its last weights, or with their average where the plan asks for one.
+    The network ends with its last weights, or with their average if the plan has `ema`.
 
-    Each step's figures go to `log`, a JSON line each, and to `on_step`: step (1 for the first), the objective's
-    metrics, gradient_norm (before it is clipped; 0 in a step that is left out because fp16 overflowed), learning_rate
-    and seconds; with fp16 also loss_scale. Of a step with several batches they are the means.
+    The figures of each step are written to `log`, a JSON line each, and passed to `on_step`: step (1 for the first),
+    the objective's metrics, gradient_norm (before clipping; 0 in a step that is skipped because fp16 overflowed),
+    learning_rate and seconds; with fp16 also loss_scale. A step with several batches reports their means.
 
-    All of several `processes` must call this alike. Each does its share of every step, and all end with the same
-    weights; only the first writes and reports. A batch that doesn't fit into memory is split into twice as many parts,
-    down to one row each, and so are those after it, also after a resume.
+    Each of several `processes` must make the same call. Each computes its share of every step, and all end with the
+    same weights; only the first writes and reports. A batch that doesn't fit into memory is split into twice as many
+    parts, down to one row each, and so are all later ones, also after a resume.
 
     Raises:
         DivergedError: a loss or gradient isn't finite; the weights are those of the step before.
@@ -67,17 +66,17 @@ def train(
     """
     if plan.gradient_checkpointing:
         _enable_gradient_checkpointing(actor.network)
-    scaler = loss_scaler(actor.device, plan.precision)
-    state = TrainingState.of(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
+    scaler = make_loss_scaler(actor.device, plan.precision)
+    state = TrainingState.create(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
     training = _Training(actor, objective, plan, processes, say)
     done = checkpoints.restore(state)
-    if not processes.agree(done):
+    if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
     writing = MetricsLog(log, done) if processes.is_first else nullcontext()
-    with writing as metrics, trainable_attention(actor.device):
+    with writing as metrics, use_trainable_attention(actor.device):
         for step in range(done, plan.steps):
             started = time.perf_counter()
-            rate = learning_rate(plan, step)
+            rate = compute_learning_rate(plan, step)
             figures = _run_step(training, state, step, rate)
             if metrics is None:
                 continue
@@ -88,11 +87,15 @@ def train(
                 checkpoints.save(step + 1, state)
             on_step(line)
     if state.average is not None:
-        state.average.put(state.parameters)
+        state.average.copy_to(state.parameters)
 
 
-def learning_rate(plan: TrainingPlan, step: int) -> float:
-    """Return the rate of a step: a linear warm-up, then constant, half a cosine to 0, or a line to a twentieth."""
+def compute_learning_rate(plan: TrainingPlan, step: int) -> float:
+    """Return the learning rate of `step`, 0 for the first.
+
+    The rate rises linearly over `plan.warmup` steps; then it stays, falls to 0 along half a cosine ("cosine"), or falls
+    linearly to a twentieth ("linear").
+    """
     if step < plan.warmup:
         return plan.learning_rate * (step + 1) / plan.warmup
     if plan.schedule == "constant":
@@ -115,7 +118,7 @@ def _enable_gradient_checkpointing(network: nn.Module) -> None:
 def _run_step(training: _Training, state: TrainingState, step: int, rate: float) -> dict[str, float]:
     """Collect the step's batches and update the weights on each; return the mean figures."""
     state.optimizer.param_groups[0]["lr"] = rate
-    rows = training.processes.share(training.plan.batch)
+    rows = training.processes.take_share(training.plan.batch)
     updates = [
         _update(training, state, step, batch) for batch in training.objective.collect(training.actor, step, rows)
     ]
@@ -143,23 +146,23 @@ def _update(training: _Training, state: TrainingState, step: int, batch: Batch) 
 
 
 def _sum_gradients(training: _Training, state: TrainingState, step: int, batch: Batch) -> dict[str, float]:
-    """Put the gradient of all processes into the parameters; return the metrics of all."""
+    """Sum the gradients of all processes into the parameters; return the metrics over all rows."""
     processes = training.processes
-    (size,) = processes.total([len(batch)])
-    loss, figures = _backward_that_fits(training, state, step, batch, int(size))
-    loss, *values = processes.total([loss, *figures.values()])
+    (size,) = processes.sum_values([len(batch)])
+    loss, figures = _backward_in_memory(training, state, step, batch, int(size))
+    loss, *values = processes.sum_values([loss, *figures.values()])
     _check_finite("loss", loss, step, training.plan)
-    processes.add_up([p.grad for p in state.parameters.values() if p.grad is not None])
+    processes.sum_gradients([p.grad for p in state.parameters.values() if p.grad is not None])
     return dict(zip(figures, values, strict=True))
 
 
-def _backward_that_fits(
+def _backward_in_memory(
     training: _Training, state: TrainingState, step: int, batch: Batch, size: int
 ) -> tuple[float, dict[str, float]]:
-    """Call `_backward` in more and more parts until each fits into the memory of every process.
+    """Call `_backward`, in twice as many parts each time that a process lacks the memory.
 
     Raises:
-        Exception: one row doesn't fit, as the library says it. PeerError: it doesn't in another process.
+        Exception: one row doesn't fit; the library's own error. PeerError: it doesn't fit in another process.
     """
     processes, before = training.processes, _count_parts(training, state)
     while True:
@@ -173,7 +176,7 @@ def _backward_that_fits(
                 raise
             lacking = failure
         parts = _count_parts(training, state)
-        if not processes.any(lacking is not None) and found is not None:
+        if not processes.any_true(lacking is not None) and found is not None:
             if parts > before:
                 training.say(f"a step doesn't fit into memory: from step {step + 1} on it has {state.parts} parts")
             return found
@@ -186,14 +189,14 @@ def _backward_that_fits(
 
 
 def _count_parts(training: _Training, state: TrainingState) -> int:
-    """Return the parts of each process's share: parts as small as one process alone makes them."""
+    """Return the number of parts of each process's share; a part is as small as with one process alone."""
     return -(-max(training.plan.accumulate, state.parts) // training.processes.count)
 
 
 def _backward(training: _Training, state: TrainingState, batch: Batch, size: int) -> tuple[float, dict[str, float]]:
-    """Add the scaled gradient of this process's rows to the parameters; each counts as one of the `size` of all.
+    """Add the scaled gradient of this process's rows to the parameters; return their share of the loss and the metrics.
 
-    Returns the share of the loss and of the metrics.
+    Each row counts as one of the `size` rows of all processes.
     """
     actor = training.actor
     total, figures = 0.0, dict[str, float]()

@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters on the attention layers, through peft."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): low-rank adapters on the attention layers, through peft."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from agfsync.models.architecture import ATTENTION
 def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = ATTENTION) -> None:
     """Freeze `network` and add adapters of strength alpha / rank to the layers whose names end in one of `targets`.
 
-    They add nothing until they are trained.
+    Untrained adapters leave the predictions unchanged. `seed` draws their initial weights.
 
     Raises:
-        ModelError: it has no such layers.
+        ModelError: the network has no such layers.
     """
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
@@ -32,7 +32,7 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
 
 @contextmanager
 def adapters_off(network: nn.Module) -> Iterator[None]:
-    """Within, `network` is what it was before its adapters, to the last bit."""
+    """Disable the adapters of `network` within the context: it then equals the base to the last bit."""
     adapters = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     for adapter in adapters:
         adapter.enable_adapters(False)
@@ -44,9 +44,9 @@ def adapters_off(network: nn.Module) -> Iterator[None]:
 
 
 def adapter_weights(network: nn.Module, rank: int, alpha: float) -> Mapping[str, Tensor]:
-    """The adapters' weights by peft's names, with alpha / rank multiplied in.
+    """Return the adapters' weights by peft's names, multiplied by alpha / rank.
 
-    Programs differ in whether they read alpha, and where from: a file that needs none is as strong in all of them.
+    Programs differ in whether they read alpha, and from where; a file without it has the same strength in all of them.
     """
     weights: Mapping[str, Tensor] = get_peft_model_state_dict(network)
     return {n: (t * (alpha / rank) if "lora_B" in n else t).contiguous() for n, t in weights.items()}

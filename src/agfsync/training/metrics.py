@@ -1,4 +1,4 @@
-"""The training curves: one JSON line a step."""
+"""The training curves: a file with one JSON line a step."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from agfsync.files.atomic import store_errors, write_atomic
 
 
 class MetricsLog:
-    """The file of metrics at `path`, cut back to the first `step` steps and open for the next."""
+    """The metrics file at `path`, truncated to the first `step` steps and open to append the next."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, "".join(_lines_until(path, step)).encode())
+        write_atomic(path, "".join(_read_lines_until(path, step)).encode())
         with store_errors(path):
             self._file = path.open("a", encoding="utf-8")
 
@@ -29,25 +29,25 @@ class MetricsLog:
         self._file.close()
 
     def write(self, figures: Mapping[str, float]) -> None:
-        """Adds a step's line, at once readable by others."""
+        """Append the line of a step and flush it, so that other programs can read it at once."""
         with store_errors(self._path):
             self._file.write(json.dumps(figures) + "\n")
             self._file.flush()
 
     def flush(self) -> None:
-        """Brings the lines onto the disk; before a checkpoint, which must not be ahead of them."""
+        """Sync the lines to the disk: before a checkpoint is saved, so that no checkpoint is ahead of the log."""
         with store_errors(self._path):
             os.fsync(self._file.fileno())
 
 
 def read_metrics(path: Path) -> Sequence[Mapping[str, float]]:
-    """Each step's figures."""
+    """Return the figures of each step."""
     with store_errors(path):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
-    """The whole lines of the first `step` steps: what was written after the checkpoint is about to be written again."""
+def _read_lines_until(path: Path, step: int) -> list[str]:
+    """Return the lines of the first `step` steps; the resumed training writes the later ones again."""
     if step == 0 or not path.exists():
         return []
     with store_errors(path):

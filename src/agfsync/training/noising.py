@@ -1,4 +1,4 @@
-"""The noise of training steps, and the error of a prediction. Pure functions."""
+"""The noise of training steps and the error of a prediction: pure functions."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -12,18 +12,18 @@ from agfsync.records import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class PairNoise:
-    """One noise (P, C, H, W) ~ N(0, I) and one time (P,) for each pair, which its winner and its loser share."""
+    """The noise (P, C, H, W) ~ N(0, I) and the time (P,) of each pair; its winner and its loser share both."""
 
     noise_PCHW: Tensor
     times_P: Tensor
 
-    def of(self, rows: Tensor) -> Self:
-        """Return those of the pairs at `rows`."""
+    def select(self, rows: Tensor) -> Self:
+        """Return the noise of the pairs at `rows`."""
         return type(self)(self.noise_PCHW[rows], self.times_P[rows])
 
 
 def draw_pair_noise(seed: int, step: int, shape: torch.Size, schedule: NoiseSchedule) -> PairNoise:
-    """Draw the noise of step `step` for pairs of `shape`, from (seed, step) alone and so the same after a resume."""
+    """Draw the noise of step `step`, of `shape` (P, C, H, W), from (seed, step) alone: a resume draws the same."""
     source = torch.Generator().manual_seed(derive_seed(seed, "noise", step))
     noise_PCHW = torch.randn(shape, generator=source)
     return PairNoise(noise_PCHW, schedule.times(source, shape[0]))

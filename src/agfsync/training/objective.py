@@ -17,11 +17,11 @@ Metrics = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """The length and speed of a training. `batch` is in items, `warmup` and `checkpoint_every` in steps.
+    """The settings of a training. `batch` is in items, `warmup` and `checkpoint_every` in steps.
 
-    A step's items go through the networks in `accumulate` parts, one after the other, which changes no more than the
-    last bits of the step; several processes share the parts. `ema` is the decay of the weights' average. `loss_space`
-    says whose errors the loss takes: the network's own prediction's, or the noise's.
+    The items of a step go through the networks in `accumulate` parts, one after the other, which changes only the last
+    bits of the result; several processes share the parts. `ema` is the decay of the weights' average. `loss_space` is
+    the quantity whose errors the loss takes: the prediction of the network, or the noise.
     """
 
     steps: int
@@ -46,7 +46,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The model in training as an objective sees it; `reference` is the base, for methods that use one."""
+    """The model in training, as an objective uses it; `reference` is the base, for methods that compare with it."""
 
     model: TrainableModel
     reference: Reference | None = None
@@ -54,25 +54,29 @@ class Actor:
 
     @property
     def device(self) -> torch.device:
+        """The device of the network."""
         return self.model.device
 
     @property
     def network(self) -> nn.Module:
+        """The network that is trained."""
         return self.model.network
 
 
 class Batch(Protocol):
-    """The rows that one optimizer step minimises the loss on."""
+    """The rows on which one optimizer step minimises the loss."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
 
     def part(self, rows: Tensor, device: torch.device) -> Self:
-        """Return the batch of `rows`, int64, with its tensors on `device`."""
+        """Return the batch of the rows at `rows`, int64 positions, with its tensors on `device`."""
         ...
 
 
 class Objective(Protocol):
-    """A method's work in each step. `loss` must be the mean over a batch's rows, so that the loop can split a batch."""
+    """The work of a method in each step. `loss` must be a mean over rows, so that the loop can split a batch."""
 
     def __len__(self) -> int:
         """Return the number of items of an epoch: pairs, images or prompts."""
@@ -81,8 +85,8 @@ class Objective(Protocol):
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[Any]:
         """Return the batches of step `step`; the loop takes one optimizer step on each, in order.
 
-        It records no gradient and depends on nothing but the weights, the plan's seed and `step`, so that a resume is
-        exact. The number of batches is the same in every process and step.
+        It records no gradient, and its result depends only on the weights, the plan's seed and `step`, so that a resume
+        is exact. The number of batches is the same in every process and step.
 
         Args:
             rows: this process's share of the step's items, int64 positions in 0..plan.batch - 1.
@@ -98,15 +102,15 @@ class Method(Protocol):
     """An alignment method of the catalog; its fields are its settings in the recipe's `training.method`."""
 
     needs: Literal["pairs", "scores", "captions", "nothing"]
-    """the table it learns from"""
+    """the table from which it learns"""
     trains: Literal["model", "reward", "nothing"]
     uses_reference: bool
     """True if its loss compares the network with the base"""
     curves: Sequence[str]
-    """the metrics that progress, notes and report show; the first two stand in the progress bar"""
+    """the metrics in the progress, the notes and the report; the first two are in the progress bar"""
 
     def objective(self, data: Any, plan: TrainingPlan) -> Objective:
-        """Return what the loop minimises on `data`, such as `EncodedPairs` for a method that needs pairs."""
+        """Return the objective on `data`, such as `EncodedPairs` for a method that needs pairs."""
         ...
 
 
@@ -120,4 +124,5 @@ class Nothing:
     curves: ClassVar[Sequence[str]] = ()
 
     def objective(self, data: Any, plan: TrainingPlan) -> Objective:
+        """Raise RecipeError: there is nothing to train."""
         raise RecipeError("training.method none trains nothing: name a method")

@@ -1,9 +1,9 @@
-"""Several processes that train as one: each takes its share of a step's pairs, and what follows from it is summed.
+"""Training in several processes: each takes its share of a step's rows, and the gradients are summed.
 
-The sums are made here and not by a wrapper such as DistributedDataParallel: a step is two forward passes in several
-parts, through a network of which a LoRA trains a thousandth, and the whole batch's gradient is the plain sum of the
-parts' in which each pair counts alike, also where the shares aren't of one size. Every process then has the same
-gradient to the last bit, and moves its weights alike.
+The sums are computed here and not by a wrapper such as DistributedDataParallel: a step is two forward passes in several
+parts, through a network of which a LoRA trains a thousandth, and the gradient of the whole batch is the plain sum of
+the parts' gradients, in which each row counts the same, also if the shares differ in size. Every process then has the
+same gradient to the last bit, and takes the same step.
 """
 
 import time
@@ -21,18 +21,18 @@ from agfsync.errors import ModelError, PeerError, lacks_memory
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=1)
-"""How long a process may keep the others waiting: as the first does while it writes a checkpoint."""
+"""The longest time that a process waits for another one, such as the first while it writes a checkpoint."""
 GRACE = 1.0
-"""Seconds in which a launcher that has stopped one process stops the others."""
+"""Seconds within which a launcher that has stopped one process also stops the others."""
 MEETINGS = count(1)
-"""numbers of the trainings of this process"""
+"""Numbers of this process's trainings."""
 BUCKET = 64 << 20
-"""numbers that are summed at once: many small gradients in one go, and no copy of all"""
+"""The most numbers summed at once: several small gradients in one call, without a copy of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process, number `rank` of `count`, which speaks to the others by tensors on `device`."""
+    """This process, number `rank` of `count`; it exchanges tensors on `device` with the others."""
 
     rank: int = 0
     count: int = 1
@@ -40,36 +40,36 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is this process that tells and writes."""
+        """True for the one process that writes and reports."""
         return self.rank == 0
 
-    def share(self, size: int) -> Tensor:
-        """Which of `size` rows are this process's, int64; all are somebody's."""
+    def take_share(self, size: int) -> Tensor:
+        """Return the positions of this process's rows among `size`, int64; each row belongs to one process."""
         return torch.arange(size).tensor_split(self.count)[self.rank]
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """Each of `values`, summed over the processes. Alone, they are what they are."""
+    def sum_values(self, values: Sequence[float]) -> list[float]:
+        """Return each of `values` summed over the processes, in float64; a single process returns them unchanged."""
         if self.count == 1:
             return list(values)
         total_N = torch.tensor(values, dtype=torch.float64, device=self.device)
-        _add_up(total_N)
+        _all_reduce(total_N)
         return [float(value) for value in total_N.tolist()]
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so here or in another process."""
-        return self.total([float(here)])[0] > 0
+    def any_true(self, here: bool) -> bool:
+        """Return True if `here` is true in this or another process."""
+        return self.sum_values([float(here)])[0] > 0
 
-    def agree(self, value: int) -> bool:
-        """Whether `value` is the same everywhere."""
-        return self.total([value, value**2]) == [value * self.count, value**2 * self.count]
+    def agree_on(self, value: int) -> bool:
+        """Return True if `value` is the same in every process."""
+        return self.sum_values([value, value**2]) == [value * self.count, value**2 * self.count]
 
-    def add_up(self, gradients: Sequence[Tensor]) -> None:
-        """Makes each gradient the sum of the processes'."""
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Replace each gradient by its sum over the processes, in place."""
         if self.count == 1:
             return
-        for bucket in _buckets(gradients):
+        for bucket in _split_into_buckets(gradients):
             together_N = torch.cat([gradient.flatten() for gradient in bucket])
-            _add_up(together_N)
+            _all_reduce(together_N)
             sums = together_N.split([gradient.numel() for gradient in bucket])
             for gradient, total in zip(bucket, sums, strict=True):
                 gradient.copy_(total.view(gradient.shape))
@@ -79,14 +79,14 @@ ALONE = Processes()
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[Processes]:
-    """The processes that `accelerate launch` has started, each on a device of its own of the kind of `device`.
+def join_processes(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that `accelerate launch` has started, each on its own device of the kind of `device`.
 
-    All must come here, and then do the same. Alone if there is one.
+    Every process must call this, and then make the same calls. Yields `ALONE` if there is one process.
 
     Raises:
-        ModelError: such devices can't work together.
-        PeerError: another process is gone, from here on wherever the processes speak to each other.
+        ModelError: devices of this kind can't train together.
+        PeerError: another process has ended; every later exchange may raise it, too.
     """
     if launcher.count_processes() == 1:
         yield ALONE
@@ -95,17 +95,18 @@ def together(device: torch.device) -> Iterator[Processes]:
 
     launcher.meet_others(next(MEETINGS))
     place = {"rank": launcher.process_rank(), "world_size": launcher.count_processes()}
-    with _watched():
+    with _explain_lost_peer():
         state = PartialState(cpu=device.type == "cpu", store=launcher.shared_store(), timeout=PATIENCE, **place)
     if state.num_processes != launcher.count_processes():
         raise ModelError(f"several processes can't train on {device.type} devices: launch one process")
     yield Processes(state.process_index, state.num_processes, state.device)
-    # Only where all has gone well: else some of the others may still wait, and the process is about to end anyway.
+    # Only after success: otherwise some of the others may still wait, and this process is about to end anyway.
     state.destroy_process_group()
     state._reset_state()
 
 
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _split_into_buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the gradients in lists of at most `BUCKET` numbers, or of one larger gradient."""
     bucket: list[Tensor] = []
     size = 0
     for gradient in gradients:
@@ -118,20 +119,20 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _add_up(tensor: Tensor) -> None:
-    with _watched():
+def _all_reduce(tensor: Tensor) -> None:
+    with _explain_lost_peer():
         torch.distributed.all_reduce(tensor)
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
-    """Whatever goes wrong between processes is that one of them is gone."""
+def _explain_lost_peer() -> Iterator[None]:
+    """Raise PeerError for an error of an exchange: it means that another process has ended."""
     try:
         yield
     except RuntimeError as failure:
         if lacks_memory(failure):
             raise
-        # The others may be gone because all are being stopped. Then this one is told in a moment, and it is no failure.
+        # The others may have ended because all are being stopped: then this one gets the signal in a moment.
         time.sleep(GRACE)
         raise PeerError(
             "another process of the training has ended, and says above why: what is done is kept, "

@@ -1,4 +1,4 @@
-"""The frozen base, two ways: a copy of the network, or the network itself with its adapters off."""
+"""The frozen base model: a copy of the network, or the network itself with its adapters disabled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,33 +14,42 @@ MULTIPLIED = (nn.Linear, nn.Conv2d)
 """Layers whose weights autocast rounds before it uses them."""
 
 
-class FrozenCopy:
-    """For full fine-tuning. Made from the base before training or a checkpoint touches the network.
+def round_frozen_layers(network: nn.Module, precision: str) -> None:
+    """Keep the weights of frozen layers as autocast rounds them in each step, in "bf16" or "fp16": half the memory.
 
-    With `precision` "bf16" or "fp16" it keeps the rounded weights that autocast would compute anew each step: the
-    predictions are the same to the last bit, so that an untrained network's loss is log 2, in half the memory.
+    The predictions and gradients stay the same to the last bit. In "fp32" nothing is rounded.
+    """
+    for layer in network.modules() if precision in ROUNDED else ():
+        if isinstance(layer, MULTIPLIED) and not any(p.requires_grad for p in layer.parameters()):
+            layer.to(ROUNDED[precision])
+
+
+class FrozenCopy:
+    """A frozen copy of the network, for full fine-tuning; copy it before training or a checkpoint changes the network.
+
+    With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step. Its
+    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory.
     """
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self._network = deepcopy(network).requires_grad_(False).eval()
-        if precision in ROUNDED:
-            for layer in self._network.modules():
-                if isinstance(layer, MULTIPLIED):
-                    layer.to(ROUNDED[precision])
+        round_frozen_layers(self._network, precision)
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
+        """Yield the frozen network; no gradient is recorded."""
         with torch.inference_mode():
             yield self._network
 
 
 class AdaptersOff:
-    """For LoRA: the network as it was before its adapters, bitwise, and no second copy."""
+    """The network with its adapters disabled, for LoRA: bitwise equal to the base, without a second copy."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
+        """Yield the network with its adapters disabled; no gradient is recorded."""
         with adapters_off(self._network), torch.inference_mode():
             yield self._network

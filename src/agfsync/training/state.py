@@ -1,4 +1,4 @@
-"""What training moves: the weights, the optimizer's moments, the loss's scale, and the weights' average."""
+"""The state of a training: weights, optimizer, loss scale, and the average of the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 class Average:
-    """An exponential moving average of the weights, which forgets the noise of single steps.
+    """An exponential moving average of the weights, which smooths out the noise of single steps.
 
-    a <- d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) after t steps: at first it follows closely, so that the
-    weights from before training don't linger in a short one (as in TensorFlow's ExponentialMovingAverage).
+    a <- d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) after t steps: it follows closely at first, so that a
+    short training doesn't keep the weights of before (as in TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(self, parameters: Parameters, decay: float) -> None:
@@ -25,23 +25,23 @@ class Average:
 
     @torch.no_grad()
     def update(self, parameters: Parameters, step: int) -> None:
-        """Takes in the weights after `step` steps, 1 for the first."""
+        """Add the weights after `step` steps, 1 for the first, to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, weight in self.weights.items():
             weight.lerp_(parameters[name].detach(), 1 - decay)
 
     @torch.no_grad()
-    def put(self, parameters: Parameters) -> None:
-        """Makes the weights what their average is."""
+    def copy_to(self, parameters: Parameters) -> None:
+        """Copy the average into `parameters`."""
         for name, weight in self.weights.items():
             parameters[name].copy_(weight)
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """All that a step changes. `parameters` are those that are trained, float32, by their names in the network.
+    """The values that a step changes. `parameters` are the trained ones, float32, by their names in the network.
 
-    `parts` is into how many a step's pairs had to be split, at the least, for the memory's sake.
+    `parts` is the least number of parts into which a batch must be split to fit into memory.
     """
 
     parameters: Parameters
@@ -50,10 +50,10 @@ class TrainingState:
     average: Average | None = None
     parts: int = 1
     updates: int = 0
-    """times that the loop has updated the weights, those included that fp16's overflow left out"""
+    """number of updates of the weights, also counting those that were skipped because fp16 overflowed"""
 
     @classmethod
-    def of(
+    def create(
         cls,
         network: nn.Module,
         optimizer: str,
@@ -62,10 +62,10 @@ class TrainingState:
         ema: float | None,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> Self:
-        """That of `network` before the first step.
+        """Return the state of `network` before the first step; `ema` is the decay of the average, None for no average.
 
         Raises:
-            RecipeError: the optimizer's package isn't there.
+            RecipeError: the optimizer's package is not installed.
         """
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         average = None if ema is None else Average(parameters, ema)
@@ -75,10 +75,10 @@ class TrainingState:
 def make_optimizer(
     name: str, parameters: Parameters, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
-    """AdamW: torch's ("adamw"), or bitsandbytes' with moments of 8 bits ("adamw8bit", Dettmers et al. 2021).
+    """Return AdamW: torch's ("adamw"), or bitsandbytes' with 8-bit moments ("adamw8bit", Dettmers et al. 2021).
 
     Raises:
-        RecipeError: bitsandbytes isn't there.
+        RecipeError: bitsandbytes is not installed.
     """
     if name == "adamw":
         return torch.optim.AdamW(parameters.values(), weight_decay=weight_decay, betas=betas, fused=True)

@@ -1,6 +1,6 @@
-"""Trackers of experiments beside the log: TensorBoard, Weights & Biases, Trackio, through accelerate.
+"""Experiment trackers in addition to the log: TensorBoard, Weights & Biases, Trackio, through accelerate.
 
-Nothing of theirs is imported unless the recipe asks for it.
+A tracker's package is imported only if the recipe names it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from agfsync.engine.packages import require_trackers
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a tracker is told of a training before its first step.
+    """The description of a training that its trackers get before the first step.
 
-    `key` names it: a training that goes on, goes on in the same place. `settings` are plain values.
+    `key` identifies it: a resumed training continues the same curves. `settings` are plain values.
     """
 
     project: str
@@ -29,15 +29,17 @@ Log = Callable[[Mapping[str, float]], None]
 
 
 @contextmanager
-def tracked(names: Sequence[str], session: Session, done: int) -> Iterator[Log]:
-    """Gives what hands each step's figures to the trackers `names`; `done` steps have been handed over before.
+def open_trackers(names: Sequence[str], session: Session, done: int) -> Iterator[Log]:
+    """Start the trackers `names` and yield a function that logs the figures of a step to them.
+
+    `done` is the number of steps that are logged already.
 
     Raises:
-        RecipeError: a tracker's package isn't there.
+        RecipeError: a tracker's package is not installed.
     """
     require_trackers(names)
     with ExitStack() as stack:
-        trackers = [_open(name, session, done) for name in names]
+        trackers = [_start_tracker(name, session, done) for name in names]
         for tracker in trackers:
             stack.callback(tracker.finish)
 
@@ -49,19 +51,19 @@ def tracked(names: Sequence[str], session: Session, done: int) -> Iterator[Log]:
         yield log
 
 
-def _open(name: str, session: Session, done: int) -> Any:
-    """The tracker `name`, begun."""
+def _start_tracker(name: str, session: Session, done: int) -> Any:
+    """Return the tracker `name`, started."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    tracker: Any = LOGGER_TYPE_TO_CLASS[name](session.project, **_options(name, session, done))
+    tracker: Any = LOGGER_TYPE_TO_CLASS[name](session.project, **_make_options(name, session, done))
     tracker.start()
     if done == 0:
         tracker.store_init_configuration(dict(session.settings))
     return tracker
 
 
-def _options(name: str, session: Session, done: int) -> dict[str, Any]:
-    """How each goes on where it was: the steps after the last checkpoint are made, and so told of, once more."""
+def _make_options(name: str, session: Session, done: int) -> dict[str, Any]:
+    """Return the arguments with which a tracker resumes; steps after the last checkpoint are logged once more."""
     if name == "tensorboard":
         return {"logging_dir": session.folder / session.key, "purge_step": done + 1}
     if name == "wandb":

@@ -102,7 +102,7 @@ def test_other_peoples_types_are_not_known_and_no_crash(
     path.write_text(dump_recipe(make_recipe()))
     code, found = doctor(str(path))
     (missing,) = found["missing"]
-    assert code == 2 and missing.startswith("a generator of the type double draws and is scored, but can't be trained")
+    assert code == 2 and missing.startswith("a model of the type double draws and is scored, but can't be trained")
     assert _stages(found)["candidates"]["memory"] is None
     assert any(note.startswith("scorers.red: what a double scorer takes isn't known") for note in found["notes"])
 

@@ -73,5 +73,5 @@ def test_the_scorer_embeds_as_in_training(
     with torch.no_grad():
         images_BD = model.get_image_features(pixel_values=clip.to_tensor(images)).pooler_output
         texts_BD = model.get_text_features(input_ids=words).pooler_output
-    assert torch.allclose(scorer.images(images), normalize(images_BD, dim=-1), atol=1e-5)
-    assert torch.allclose(scorer.texts(texts)[0], normalize(texts_BD, dim=-1), atol=1e-5)
+    assert torch.allclose(scorer.embed_images(images), normalize(images_BD, dim=-1), atol=1e-5)
+    assert torch.allclose(scorer.embed_texts(texts)[0], normalize(texts_BD, dim=-1), atol=1e-5)

@@ -87,12 +87,12 @@ def test_a_training_that_is_done_only_loads_its_weights(tmp_path: Path) -> None:
     first, second = tiny(), tiny()
     train_tiny(tmp_path, first)
     assert train_tiny(tmp_path, second) == [] and not second.network.training
-    assert [lesson.find_checkpoints(tmp_path).last() for lesson in second.lessons] == [8, 8]
+    assert [lesson.find_checkpoints(tmp_path).find_last_step() for lesson in second.lessons] == [8, 8]
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
 def test_nothing_is_done_where_there_is_no_checkpoint(tmp_path: Path) -> None:
-    assert tiny().lessons[0].find_checkpoints(tmp_path).last() == 0
+    assert tiny().lessons[0].find_checkpoints(tmp_path).find_last_step() == 0
 
 
 def test_checkpoints_of_another_plan_are_refused(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_checkpoints_of_another_plan_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"one was made by another plan of training: remove it to begin again"):
         train_tiny(tmp_path, tiny(replace(PLAN, steps=20)))
     rarer = tiny(replace(PLAN, checkpoint_every=2)).lessons[0]
-    assert rarer.find_checkpoints(tmp_path).last() == PLAN.steps
+    assert rarer.find_checkpoints(tmp_path).find_last_step() == PLAN.steps
 
 
 def test_the_loss_falls_and_the_seed_matters(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RunError
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
+from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import PartSettings, Recipe, check_recipe
-from agfsync.recipe.types import StableDiffusionSettings
+from agfsync.recipe.types import StableDiffusionSettings, find_settings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, derive_seed
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.stages import evaluation
+from agfsync.stages import evaluation, training
 from agfsync.stages.context import Context
 from agfsync.store import Run
 
@@ -244,3 +245,30 @@ def test_a_set_may_be_a_part_of_a_file_spread_over_its_categories(context: Conte
     notes = evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
     assert (notes["set"], notes["captions"]) == ("mine", 2) and "sets" not in notes
     assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a0", "b0"]
+
+
+class Steered:
+    """A method that trains nothing and steers the sampling."""
+
+    needs, trains = "nothing", "nothing"
+
+    def __init__(self, strength: float = 1.0) -> None: ...
+
+
+def test_a_method_that_trains_nothing_steers_the_base(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["ruled_models"], "Steered", Steered, raising=False)
+    monkeypatch.setitem(catalog.CATALOG["methods"], "steered", "ruled_models:Steered")
+    find_settings.cache_clear()
+    method = {"method": {"type": "steered", "strength": 20.0}}
+    there = changed(context, training=method)
+    assert [stage.name for stage in plan_stages(there.recipe)] == [
+        "captions",
+        "questions",
+        "training",
+        "evaluation",
+        "report",
+    ]
+    assert training.run(there) == {"steps": 0}
+    evaluation.run(there)
+    assert BUILT[-1]["steering"] == {"type": "steered", "strength": 20.0} and "adapter" not in BUILT[-1]
+    assert "steering" not in BUILT[0]

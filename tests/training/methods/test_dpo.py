@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agfsync.training.methods.dpo import DiffusionDPO, diffusion_dpo
-from agfsync.training.methods.pairs import PairErrors, implicit_accuracy
+from agfsync.training.methods.pairs import PairErrors, compute_implicit_accuracy
 
 
 def errors(*columns: list[float]) -> PairErrors:
@@ -55,4 +55,4 @@ def test_stays_finite_far_out() -> None:
 
 
 def test_ties_count_one_half() -> None:
-    assert implicit_accuracy(torch.tensor([1.0, 0.0, -1.0, 0.5])) == pytest.approx(2.5 / 4)
+    assert compute_implicit_accuracy(torch.tensor([1.0, 0.0, -1.0, 0.5])) == pytest.approx(2.5 / 4)

@@ -1,8 +1,8 @@
 import yaml
 
-from agfsync.training.publish.card import Facts, model_card
+from agfsync.training.publish.card import CardFacts, render_model_card
 
-FACTS = Facts(
+FACTS = CardFacts(
     name="run",
     base="someone/model",
     base_is_public=True,
@@ -21,14 +21,14 @@ def head(card: str) -> dict[str, object]:
 
 
 def test_a_lora_tells_how_it_is_loaded_and_on_what() -> None:
-    card = model_card(FACTS)
+    card = render_model_card(FACTS)
     assert head(card)["base_model"] == "someone/model" and head(card)["base_model_relation"] == "adapter"
     assert "1,200 pairs on 600 prompts" in card and "run-kohya.safetensors" in card and "| vqa | 0.35 |" in card
     assert "a \\| b &lt;script>" in card
 
 
 def test_given_pairs_and_a_base_of_ones_own() -> None:
-    facts = Facts("run", "mine", False, "dpo", 3, 2, {}, {}, None)
-    card = model_card(facts)
+    facts = CardFacts("run", "mine", False, "dpo", 3, 2, {}, {}, None)
+    card = render_model_card(facts)
     assert "base_model" not in head(card) and "load_lora_weights" not in card
     assert "The pairs were given" in card

@@ -15,13 +15,12 @@ from agfsync.models.counting import DATALESS, Operations, build_network, count_b
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
-from agfsync.scorers.imagereward import TOKENS as IMAGEREWARD_TOKENS
+from agfsync.scorers.imagereward import MOST_TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
 from agfsync.stages.training import ENCODED_AT_ONCE
-from agfsync.training.attention import trainable_attention
 from agfsync.training.checkpoints import KEPT
 from agfsync.training.lora import adapters_off, add_adapters
-from agfsync.training.precision import ROUNDED, autocast
+from agfsync.training.precision import ROUNDED, autocast, use_trainable_attention
 from agfsync.training.reference import MULTIPLIED
 
 _CPU = torch.device("cpu")
@@ -115,7 +114,7 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
             predicted = call()
         predicted.float().square().mean().backward()
 
-    with trainable_attention(_CPU if on_cpu else torch.device("cuda")):
+    with use_trainable_attention(_CPU if on_cpu else torch.device("cuda")):
         step = count_operations(take_step)
     base = pipeline.count_bytes()
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))

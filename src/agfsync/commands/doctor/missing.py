@@ -77,7 +77,7 @@ def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
     except UnknownModel:
         return
     for lora in settings.loras:
-        place = hub.snapshot(lora.path) if hub.is_hub_id(lora.path) else Path(catalog.find_place(lora.path))
+        place = hub.find_snapshot(lora.path) if hub.is_hub_id(lora.path) else Path(catalog.find_place(lora.path))
         if place is None:
             continue
         names = [each.relative_to(place).as_posix() for each in place.rglob("*")]

@@ -36,7 +36,7 @@ def train_models(folder: Path, progress: Progress, only: tuple[str, ...] = TRAIN
 
 def _train_model(name: str, folder: Path, checkpoints: Path, progress: Progress) -> None:
     pupil: Pupil = getattr(import_module(f"{__name__}.{name}"), f"prepare_{name}")(folder)
-    done = sum(lesson.find_checkpoints(checkpoints).last() for lesson in pupil.lessons)
+    done = sum(lesson.find_checkpoints(checkpoints).find_last_step() for lesson in pupil.lessons)
     total = sum(lesson.plan.steps for lesson in pupil.lessons)
     with progress.stage(name, total, unit="steps", done=done) as task:
         teach(pupil, checkpoints, lambda figures: task.advance(1, **figures))

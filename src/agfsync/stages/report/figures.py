@@ -21,6 +21,8 @@ POINTS = 240
 class Tick:
     """A tick of an axis: its place in 0..100 and its label."""
 
+    """A tick of an axis: its place in 0..100 and its label."""
+
     at: float
     label: str
 

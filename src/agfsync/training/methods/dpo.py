@@ -1,17 +1,19 @@
-"""Diffusion-DPO (the paper's Eq. 8): lower the winner's error against the reference's more than the loser's."""
+"""Diffusion-DPO (Eq. 8; Wallace et al. 2023, arXiv:2311.12908): lower the winner's error more than the loser's."""
 
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from agfsync.training.methods.pairs import PairErrors, PairMethod, pair_metrics, reward_margin
+from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_metrics, compute_reward_margin
 
 
 @dataclass(frozen=True)
 class DiffusionDPO(PairMethod):
-    """The method `dpo`. `beta` holds it to the reference: 2000 to 5000 for Stable Diffusion 1.5 and SDXL in
-    Diffusion-DPO, of errors of the noise (see `training.loss_space` for models that predict v).
+    """The method `dpo`. `beta` is the strength of the penalty for leaving the reference.
+
+    Diffusion-DPO takes 2000 for Stable Diffusion 1.5 and 5000 for SDXL, with the errors of the noise; for models that
+    predict v see `training.loss_space`.
     """
 
     beta: float
@@ -21,10 +23,10 @@ class DiffusionDPO(PairMethod):
 
 
 def diffusion_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigmoid(-(beta / 2) [(m_w - m_w^ref) - (m_l - m_l^ref)]), averaged over the pairs.
+    """Return the mean of -log sigmoid(-(beta / 2) [(m_w - m_w^ref) - (m_l - m_l^ref)]) over the pairs.
 
-    Returns the loss, a float32 scalar of at least 0, log 2 for an untrained network; and `pair_metrics`.
+    The loss is a float32 scalar of at least 0, log 2 for an untrained network. It comes with `compute_pair_metrics`.
     """
-    reward_margin_P = reward_margin(errors, beta)
+    reward_margin_P = compute_reward_margin(errors, beta)
     loss = -F.logsigmoid(reward_margin_P).mean()
-    return loss, pair_metrics(loss, reward_margin_P, errors)
+    return loss, compute_pair_metrics(loss, reward_margin_P, errors)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from agfsync.training.methods.pairs import PairErrors, PairMethod, pair_metrics, reward_margin
+from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_metrics, compute_reward_margin
 
 
 @dataclass(frozen=True)
 class DiffusionHinge(PairMethod):
-    """The method `hinge`. `beta` is that of `dpo`; it says at which margin a pair is done with."""
+    """The method `hinge`. `beta` is that of `dpo`; a pair is learned at h = 1 / beta."""
 
     beta: float
 
@@ -19,12 +19,12 @@ class DiffusionHinge(PairMethod):
 
 
 def diffusion_hinge(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """max(0, 1 - beta h) with h = -[(m_w - m_w^ref) - (m_l - m_l^ref)] / 2, averaged over the pairs.
+    """Return the mean of max(0, 1 - beta h) over the pairs, with h = -[(m_w - m_w^ref) - (m_l - m_l^ref)] / 2.
 
-    A pair whose margin has reached 1 gives no gradient.
+    A pair with a margin beta h of at least 1 has no gradient.
 
-    Returns the loss, a float32 scalar of at least 0, 1 for an untrained network; and `pair_metrics`.
+    The loss is a float32 scalar of at least 0, 1 for an untrained network. It comes with `compute_pair_metrics`.
     """
-    reward_margin_P = reward_margin(errors, beta)
+    reward_margin_P = compute_reward_margin(errors, beta)
     loss = F.relu(1 - reward_margin_P).mean()
-    return loss, pair_metrics(loss, reward_margin_P, errors)
+    return loss, compute_pair_metrics(loss, reward_margin_P, errors)

@@ -1,19 +1,19 @@
-"""IPO (Azar et al. 2023, arXiv:2310.12036, Eq. 17) on the margin of Diffusion-DPO: a margin to reach, not to stretch.
+"""IPO (Azar et al. 2023, arXiv:2310.12036, Eq. 17) on the margin of Diffusion-DPO: a target for the margin.
 
-The sigmoid's loss never stops pulling a pair apart; this one is a square about one half, so that pairs which are told
-apart well enough pull back, and beta keeps the network near its reference however long it trains.
+The loss of DPO always rewards a larger margin. This one is a square around one half, so that a pair with a larger
+margin is pulled back, and beta keeps the network near its reference no matter how long it trains.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from agfsync.training.methods.pairs import PairErrors, PairMethod, pair_metrics, reward_margin
+from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_metrics, compute_reward_margin
 
 
 @dataclass(frozen=True)
 class DiffusionIPO(PairMethod):
-    """The method `ipo`. `beta` is that of `dpo`, and the tau of IPO's paper."""
+    """The method `ipo`. `beta` is that of `dpo`, and tau in the paper."""
 
     beta: float
 
@@ -22,13 +22,13 @@ class DiffusionIPO(PairMethod):
 
 
 def diffusion_ipo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """(beta h - 1 / 2)^2 with h = -[(m_w - m_w^ref) - (m_l - m_l^ref)] / 2, averaged over the pairs.
+    """Return the mean of (beta h - 1 / 2)^2 over the pairs, with h = -[(m_w - m_w^ref) - (m_l - m_l^ref)] / 2.
 
-    The paper's is (h - 1 / (2 beta))^2: this is beta^2 times as much, with the same minimum, so that the gradients of a
-    large beta are of the size of the sigmoid's and don't drown in AdamW's epsilon.
+    The paper's loss is (h - 1 / (2 beta))^2. This one is beta^2 times as large and has the same minimum: for a large
+    beta its gradients are of the size of DPO's, and don't vanish next to AdamW's epsilon.
 
-    Returns the loss, a float32 scalar of at least 0, 1/4 for an untrained network; and `pair_metrics`.
+    The loss is a float32 scalar of at least 0, 1/4 for an untrained network. It comes with `compute_pair_metrics`.
     """
-    reward_margin_P = reward_margin(errors, beta)
+    reward_margin_P = compute_reward_margin(errors, beta)
     loss = (reward_margin_P - 0.5).square().mean()
-    return loss, pair_metrics(loss, reward_margin_P, errors)
+    return loss, compute_pair_metrics(loss, reward_margin_P, errors)

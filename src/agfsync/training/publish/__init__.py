@@ -1,1 +1,1 @@
-"""What is written beside trained weights: the model card and the layout of kohya's scripts."""
+"""The files next to trained weights: the model card, and a LoRA in the layout of kohya's scripts."""

@@ -1,7 +1,7 @@
 """A LoRA in the layout of kohya's sd-scripts, which ComfyUI, AUTOMATIC1111 and others read.
 
-A layer's pair of matrices is `lora_down` and `lora_up` under the layer's name in diffusers, dots as underscores, and
-its strength is alpha / rank. Programs that find no alpha take the rank or 1, so it is written.
+A layer's matrices are `lora_down` and `lora_up` under its name in diffusers, with underscores for dots; its strength is
+alpha / rank. Programs that find no alpha take the rank or 1, so it is written.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512", 2048: "stable-diffusion-xl-v1-base"}
-"""ModelSpec's names, by the width of the text that the network attends to."""
+"""Width of the text embeddings -> ModelSpec's name of the architecture."""
 VELOCITY = {1024: "stable-diffusion-v2-768-v"}
 SIDES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
-def kohya_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's LoRA, `weights` by peft's names and with alpha / rank multiplied in, as kohya names it.
+def convert_to_kohya(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a LoRA by kohya's names; `weights` have peft's names, and alpha / rank multiplied in.
 
-    So alpha is each layer's rank, a float32 scalar: the strength is the same whether a program reads it or not.
+    So alpha is each layer's rank, a float32 scalar: the strength is the same, whether a program reads it or not.
     """
     named: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -30,8 +30,11 @@ def kohya_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def model_spec(title: str, text_width: int | None, prediction_type: str, rank: int) -> dict[str, str]:
-    """The file's metadata: ModelSpec 1.0's, and what kohya's programs look for. No date, so that a rerun's is equal."""
+def describe_lora(title: str, text_width: int | None, prediction_type: str, rank: int) -> dict[str, str]:
+    """Return the metadata of the file: ModelSpec 1.0's, and what kohya's programs read.
+
+    It has no date, so that a rerun writes the same file.
+    """
     predicts_v = prediction_type == "v_prediction"
     known = ARCHITECTURES | (VELOCITY if predicts_v else {})
     architecture = known.get(text_width or 0, "stable-diffusion")
