@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from agfsync.pipeline import recipe_of
-from agfsync.stages.report.evidence import gather, pictures
+from agfsync.pipeline import read_recipe
+from agfsync.stages.report.evidence import gather_evidence, read_images
 from agfsync.store import Run
 
 SIDE, GAP, TEXT = 180, 14, 92
@@ -21,13 +21,13 @@ INK, PAPER, SOFT, EDGE = (34, 34, 34), (255, 255, 255), (110, 110, 110), (220, 2
 
 def main(path: Path, out: Path) -> None:
     with Run.open(path) as run:
-        evidence = gather(run, recipe_of(run))
+        evidence = gather_evidence(run, read_recipe(run))
         oracle = {c.caption_key: c for c in evidence.comparisons if c.judge == "oracle" and not c.element_type}
         differing = [key for key in evidence.captions if key in oracle and oracle[key].base != oracle[key].aligned]
         first = {evidence.captions[key].category: key for key in reversed(differing)}
         sides = {key: evidence.drawn[key] for key in differing if key in first.values()}
         wanted = {key for side in sides.values() for key in (side.base, side.aligned)}
-        images = pictures(run, "evaluation_images", wanted)
+        images = read_images(run, "evaluation_images", wanted)
     sheet = Image.new("RGB", (GAP + len(sides) * (SIDE + GAP), TEXT + 2 * (SIDE + 30) + GAP), PAPER)
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(13), ImageFont.load_default(12)
     for column, (key, side) in enumerate(sides.items()):

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agfsync.pipeline import recipe_of
+from agfsync.pipeline import read_recipe
 from agfsync.recipe import Recipe
-from agfsync.stages.report.page import duration
-from agfsync.stages.report.verdict import Standing, format_interval, format_p, points, standings, verdict
+from agfsync.stages.report.page import format_time
+from agfsync.stages.report.verdict import Standing, format_interval, format_p, format_points, rank_judges, reach_verdict
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Finished, Run
 
@@ -47,7 +47,7 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
     lines += [row(recipe.seed, standing) for recipe, _, judged in found for standing in judged]
     lines += [VERDICTS]
     for recipe, finished, judged in found:
-        said = verdict(judged)
+        said = reach_verdict(judged)
         lines.append(f"- Seed {recipe.seed}: **{said.headline}.** {said.grounds}")
         text = json.dumps({"seed": recipe.seed, **finished["evaluation"].notes}, indent=1, ensure_ascii=False)
         (folder / f"evaluation-{recipe.seed}.json").write_text(text + "\n", encoding="utf-8")
@@ -59,18 +59,18 @@ def main(folder: Path, paths: Sequence[Path]) -> None:
 def read(path: Path) -> Found:
     """Return a run's recipe, its finished stages, and its judges' results."""
     with Run.open(path) as run:
-        recipe = recipe_of(run)
+        recipe = read_recipe(run)
         stages = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
         finished = {stage: ended for stage in stages if (ended := run.find_finished(stage))}
-        judged = standings(finished["evaluation"].notes["judges"], recipe, find_selectors(run, recipe))
+        judged = rank_judges(finished["evaluation"].notes["judges"], recipe, find_selectors(run, recipe))
         return recipe, finished, judged
 
 
 def row(seed: int, s: Standing) -> str:
     wins = f"{s.win_rate:.0%} | {s.win_low:.0%} to {s.win_high:.0%} | {s.ties:.0%}"
     return (
-        f"| {seed} | {s.judge} | {s.role} | {s.prompts} | {s.base:.1f} | {s.aligned:.1f} | {points(s.difference)} "
-        f"| {format_interval(s.low, s.high)} | {format_p(s.p_adjusted)} | {wins} |"
+        f"| {seed} | {s.judge} | {s.role} | {s.prompts} | {s.base:.1f} | {s.aligned:.1f} "
+        f"| {format_points(s.difference)} | {format_interval(s.low, s.high)} | {format_p(s.p_adjusted)} | {wins} |"
     )
 
 
@@ -88,7 +88,7 @@ def find_processor() -> str:
 
 def times(recipe: Recipe, finished: Mapping[str, Finished]) -> str:
     seconds = [each.seconds for each in finished.values()]
-    shown = " | ".join(duration(each) for each in [*seconds, sum(seconds)])
+    shown = " | ".join(format_time(each) for each in [*seconds, sum(seconds)])
     return TIMES.format(
         seed=recipe.seed,
         processor=find_processor(),

@@ -11,7 +11,7 @@ from agfsync.errors import ModelError, RecipeError
 
 
 def test_a_name_of_ours_and_one_of_another_package_are_both_found() -> None:
-    assert catalog.names("methods")[0] == "dpo" and catalog.names("scorers")[-2:] == ["double", "asking"]
+    assert catalog.list_names("methods")[0] == "dpo" and catalog.list_names("scorers")[-2:] == ["double", "asking"]
     assert catalog.find("methods", "dpo").__name__ == "DiffusionDPO"
     assert catalog.find("scorers", "double") is doubles.Brightness
 
@@ -68,7 +68,7 @@ def test_a_model_that_is_missing_is_told_before_anything_is_loaded() -> None:
 
 
 def test_the_fingerprint_follows_what_the_embedded_models_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_weights", lambda: tmp_path)
+    monkeypatch.setattr(catalog, "_locate_weights", lambda: tmp_path)
     weights = tmp_path / "tiny" / "model.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"one")

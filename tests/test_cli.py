@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from agfsync import cli, pipeline
-from agfsync.recipe import dump, shipped
+from agfsync.recipe import dump, list_shipped
 from agfsync.store.manifest import Finished
 
 HEAVY = ("torch", "transformers", "diffusers")
@@ -84,12 +84,12 @@ def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
     finished = Finished("digest", "mark", 61.0, 5, 0, {"judges": {"vqa": figures}}, {}, "2025-01-01T00:00:00+00:00")
     states: list[Literal["done", "out of date"]] = ["done", "out of date"]
     for state in states:
-        standing = pipeline.Standing("evaluation", state, 5, finished)
-        monkeypatch.setattr(pipeline, "status", lambda path, standing=standing: [standing])
+        standing = pipeline.StageStatus("evaluation", state, 5, finished)
+        monkeypatch.setattr(pipeline, "read_status", lambda path, standing=standing: [standing])
         monkeypatch.setattr(pipeline, "read_headline", lambda path: "No clear change")
         assert cli.main(["status", str(tmp_path)]) == 0
     done, outdated = capsys.readouterr().out.split("evaluation ")[1:]
-    assert done.splitlines()[1] == cli._finding("vqa", figures)
+    assert done.splitlines()[1] == cli._format_finding("vqa", figures)
     assert done.splitlines()[2] == "verdict: No clear change"
     assert "vqa" not in outdated and "verdict" not in outdated
 
@@ -98,17 +98,17 @@ def test_a_finding_has_its_intervals_or_says_that_the_captions_are_too_few() -> 
     figures = {"prompts": 40, "base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
     figures |= {"win_rate": 0.55, "win_low": 0.44, "win_high": 0.655, "ties": 0.58}
     line = "vqa         61.2 -> 64.8: +3.5 (-0.2 to +7.3), win rate 55 % (44 to 66), ties 58 %"
-    assert cli._finding("vqa", figures) == line
-    few = cli._finding("vqa", figures | {"prompts": 8})
+    assert cli._format_finding("vqa", figures) == line
+    few = cli._format_finding("vqa", figures | {"prompts": 8})
     assert few == f"{line}; too few captions to tell (8 of 20)"
-    none = cli._finding("vqa", figures | {"prompts": 1, "low": None, "high": None})
+    none = cli._format_finding("vqa", figures | {"prompts": 1, "low": None, "high": None})
     assert none.startswith("vqa         61.2 -> 64.8: +3.5, win rate") and none.endswith("(1 of 20)")
 
 
 def test_the_report_is_pointed_at_when_there_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "status", lambda path: [pipeline.Standing("evaluation", "to do", 0, None)])
+    monkeypatch.setattr(pipeline, "read_status", lambda path: [pipeline.StageStatus("evaluation", "to do", 0, None)])
     (tmp_path / "report.html").touch()
     assert cli.main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
@@ -140,10 +140,10 @@ def test_pickled_weights_are_converted(tmp_path: Path, capsys: pytest.CaptureFix
 def test_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == shipped()
+    assert [line.split()[0] for line in lines] == list_shipped()
     assert all(20 < len(line) < 120 for line in lines)
     assert any(line.startswith("sd15-lora   AGFSync on Stable Diffusion 1.5, as a LoRA") for line in lines)
-    for name in shipped():
+    for name in list_shipped():
         assert cli.main(["recipes", "show", name]) == 0
         shown = capsys.readouterr().out
         assert shown == (files("agfsync") / "recipe" / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -119,7 +119,7 @@ def test_workers_that_are_killed_again_and_again_make_what_one_process_makes(
     assert found == expected
     assert [len(rows) for rows in found.values()][:2] == [400, 800]
     assert killer.kills >= KILLS // 2
-    here, there = (pipeline.status(tmp_path / name) for name in ("here", "there"))
+    here, there = (pipeline.read_status(tmp_path / name) for name in ("here", "there"))
     assert [s.finished and s.finished.mark for s in here] == [s.finished and s.finished.mark for s in there]
     with Run.open(tmp_path / "there", writing=True) as run:  # opening it sweeps out what was never entered
         parts = {receipt.path for receipt in run._manifest.list_parts()}

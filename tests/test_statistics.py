@@ -12,13 +12,13 @@ from agfsync.statistics import (
     MeanInference,
     WinShares,
     adjust_holm,
-    correlation,
+    compute_win_shares,
+    correlate_values,
+    find_minimum_detectable,
     infer_mean,
-    minimum_detectable,
-    paired_differences,
+    infer_win_rate,
     standardise_gains,
-    win_interval,
-    win_shares,
+    subtract_paired,
 )
 
 BASE = [50.0, 60.0, 70.0, 80.0]
@@ -26,7 +26,7 @@ ALIGNED = [60.0, 60.0, 65.0, 95.0]
 
 
 def test_mean_difference_by_hand() -> None:
-    assert paired_differences(BASE, ALIGNED).mean() == (10 + 0 - 5 + 15) / 4
+    assert subtract_paired(BASE, ALIGNED).mean() == (10 + 0 - 5 + 15) / 4
 
 
 def test_a_mean_of_values_that_come_one_by_one() -> None:
@@ -120,9 +120,9 @@ def test_what_does_not_vary_cannot_be_standardised(values: list[float]) -> None:
 
 def test_the_minimum_detectable_gain_by_hand() -> None:
     # t(0.975, 99) = 1.98422, t(0.8, 99) = 0.84527
-    assert minimum_detectable(20.0, 100) == pytest.approx((1.98422 + 0.84527) * 20 / 10, rel=1e-5)
-    assert minimum_detectable(20.0, 100, alpha=0.05 / 4) > minimum_detectable(20.0, 100)  # type: ignore[operator]
-    assert minimum_detectable(20.0, 5) is None
+    assert find_minimum_detectable(20.0, 100) == pytest.approx((1.98422 + 0.84527) * 20 / 10, rel=1e-5)
+    assert find_minimum_detectable(20.0, 100, alpha=0.05 / 4) > find_minimum_detectable(20.0, 100)  # type: ignore[operator]
+    assert find_minimum_detectable(20.0, 5) is None
 
 
 def test_holm_by_hand() -> None:
@@ -132,53 +132,53 @@ def test_holm_by_hand() -> None:
 
 
 def test_wins_ties_and_losses_are_told_apart() -> None:
-    shares = win_shares(BASE, ALIGNED)
+    shares = compute_win_shares(BASE, ALIGNED)
     assert shares == WinShares(0.5, 0.25, 0.25) and shares.rate == 0.625
 
 
 @pytest.mark.parametrize(("wins", "count"), [(1, 1), (0, 3), (7, 10), (220, 400)])
 def test_without_ties_the_win_rates_interval_is_wilsons(wins: int, count: int) -> None:
-    found = win_interval(WinShares(wins / count, 0.0, 1 - wins / count), count)
+    found = infer_win_rate(WinShares(wins / count, 0.0, 1 - wins / count), count)
     peer = stats.binomtest(wins, count).proportion_ci(method="wilson")
     assert found == pytest.approx((peer.low, peer.high), abs=1e-9)
 
 
 def test_ties_narrow_the_win_rates_interval_but_never_to_nothing() -> None:
     """The demo's oracle: 55 % with 58 % ties over 400 captions; a bootstrap gives 52.0 to 58.3."""
-    tied = win_interval(WinShares(0.26, 0.58, 0.16), 400)
+    tied = infer_win_rate(WinShares(0.26, 0.58, 0.16), 400)
     assert tied == pytest.approx((0.519, 0.581), abs=0.003)
-    assert win_interval(WinShares(0.55, 0.0, 0.45), 400).low < tied.low
-    low, high = win_interval(WinShares(0.0, 1.0, 0.0), 400)
+    assert infer_win_rate(WinShares(0.55, 0.0, 0.45), 400).low < tied.low
+    low, high = infer_win_rate(WinShares(0.0, 1.0, 0.0), 400)
     assert 0.49 < low < 0.5 < high < 0.51
-    assert win_interval(WinShares(0.0, 1.0, 0.0), 1) != (0.5, 0.5)
+    assert infer_win_rate(WinShares(0.0, 1.0, 0.0), 1) != (0.5, 0.5)
 
 
 def test_correlation_agrees_with_scipy() -> None:
     noise = np.random.default_rng(6)
     x = noise.normal(0, 1, 100)
     y = 0.5 * x + noise.normal(0, 1, 100)
-    assert correlation(x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
+    assert correlate_values(x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
 
 
 def test_correlation_by_hand() -> None:
-    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
-    assert correlation([1, 2, 3], [3, 1, 2]) == pytest.approx(-0.5)
+    assert correlate_values([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
+    assert correlate_values([1, 2, 3], [3, 1, 2]) == pytest.approx(-0.5)
 
 
 @pytest.mark.parametrize(("x", "y"), [([], []), ([1.0], [2.0]), ([1.0, 1.0], [1.0, 2.0])])
 def test_correlation_is_none_where_it_is_not_defined(x: list[float], y: list[float]) -> None:
-    assert correlation(x, y) is None
+    assert correlate_values(x, y) is None
 
 
 @pytest.mark.parametrize(("base", "aligned"), [([], []), ([1.0], [1.0, 2.0])])
 def test_nothing_to_compare_is_an_error(base: list[float], aligned: list[float]) -> None:
-    for compare in (win_shares, paired_differences):
+    for compare in (compute_win_shares, subtract_paired):
         with pytest.raises(ValueError, match="prompts|paired"):
             compare(base, aligned)
 
 
 def test_unpaired_correlation_and_no_resamples_are_errors() -> None:
     with pytest.raises(ValueError, match="paired"):
-        correlation([1.0], [1.0, 2.0])
+        correlate_values([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="resample"):
         infer_mean([1.0], resamples=0, seed=0)

@@ -18,7 +18,7 @@ from agfsync.commands.export import export_pairs
 from agfsync.engine.progress import SilentProgress, make_progress
 from agfsync.files.images import decode_image
 from agfsync.models.artefact import ModelArtefact
-from agfsync.pipeline import Standing
+from agfsync.pipeline import StageStatus
 from agfsync.recipe import Recipe, check, resolve
 from agfsync.records import Candidate as Candidate
 from agfsync.records import Caption, Comparison, Pair, Question, Record, Score
@@ -119,12 +119,12 @@ class LoadedRun:
     def recipe(self) -> Recipe:
         """The recipe of the run, with every default."""
         with Run.open(self.path) as opened:
-            return pipeline.recipe_of(opened)
+            return pipeline.read_recipe(opened)
 
     @property
-    def status(self) -> list[Standing]:
+    def status(self) -> list[StageStatus]:
         """How far each stage is."""
-        return pipeline.status(self.path)
+        return pipeline.read_status(self.path)
 
     @property
     def captions(self) -> "Table[Caption]":

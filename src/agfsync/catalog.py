@@ -49,7 +49,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "none": "agfsync.training.objective:Nothing",
     },
     "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
-    # In this order a file is held against them: what is more special comes first.
+    # A file is tried against them in this order: the more special ones come first.
     "formats": {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",
         "binarized": "agfsync.formats.binarized:Binarized",
@@ -75,16 +75,16 @@ CATALOG: dict[str, dict[str, str]] = {
 
 EMBEDDED = "embedded:"
 MODELS = ("models", "scorers")
-"""Kinds whose making loads a model: whatever a library raises meanwhile is told in one line."""
+"""Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 
-def names(kind: str) -> list[str]:
-    """Every name of `kind`, the project's own first."""
+def list_names(kind: str) -> list[str]:
+    """Return every name of `kind`, the project's own first."""
     return [*CATALOG[kind], *(e.name for e in entry_points(group=f"agfsync.{kind}"))]
 
 
 def find(kind: str, name: str) -> Any:
-    """The object called `name` among `kind`; importing it is what costs.
+    """Import and return the object called `name` among `kind`.
 
     Raises:
         RecipeError: no such name; says which there are.
@@ -95,18 +95,18 @@ def find(kind: str, name: str) -> Any:
     for entry in entry_points(group=f"agfsync.{kind}"):
         if entry.name == name:
             return entry.load()
-    raise _unknown(kind, name)
+    raise _explain_unknown(kind, name)
 
 
 def model_path(model: str) -> str:
-    """Where `model` lies: a folder of this package for `embedded:NAME`, else `model` itself, a folder or a hub id.
+    """Return a folder of this package for `embedded:NAME`, else `model` itself, a folder or a hub id.
 
     Raises:
         ModelError: the package has no such embedded model.
     """
     if not model.startswith(EMBEDDED):
         return model
-    folder = _weights()
+    folder = _locate_weights()
     path = folder / model.removeprefix(EMBEDDED)
     if not path.is_dir():
         there = ", ".join(sorted(EMBEDDED + p.name for p in folder.glob("*") if p.is_dir())) or "none yet"
@@ -135,30 +135,30 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
     maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
     known = take_known(maker, rest, f"{settings['type']} {kind.removesuffix('s')}", optional)
-    places = _places(known) if kind in MODELS else {}
+    places = _find_places(known) if kind in MODELS else {}
     with model_errors(f"can't load the model {settings.get('path')}") if kind in MODELS else nullcontext():
         return maker(**known | places)
 
 
 def check_place(path: str) -> None:
-    """See that a model's `path` is there if it is written as a path or as an embedded model; nothing is loaded.
+    """Check that a model's `path` exists if it is a path or an embedded model; nothing is loaded.
 
     Raises:
         ModelError: it isn't.
     """
-    _existing(path)
+    _require_place(path)
 
 
 def fingerprint(*models: str | None) -> str:
-    """What the embedded ones among `models` hold, as a digest: they change with the package, whatever their names.
+    """Return the digest of the files of the embedded ones among `models`, which change with the package.
 
-    Other models are what their names and revisions say; hashing gigabytes would cost more than it tells.
+    Other models are identified by their names and revisions; hashing gigabytes would cost too much.
     """
     state = blake2b(digest_size=8)
     for model in models:
         if model is None or not model.startswith(EMBEDDED):
             continue
-        for file in sorted(p for p in (_weights() / model.removeprefix(EMBEDDED)).rglob("*") if p.is_file()):
+        for file in sorted(p for p in (_locate_weights() / model.removeprefix(EMBEDDED)).rglob("*") if p.is_file()):
             state.update(file.name.encode() + file.read_bytes())
     return state.hexdigest()
 
@@ -182,33 +182,33 @@ def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Col
     return {name: value for name, value in settings.items() if name in parameters}
 
 
-def _unknown(kind: str, name: str) -> RecipeError:
-    close = get_close_matches(name, names(kind), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names(kind))}"
+def _explain_unknown(kind: str, name: str) -> RecipeError:
+    close = get_close_matches(name, list_names(kind), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(list_names(kind))}"
     return RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
-def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the places of the models that `settings` name."""
     named = ("path", "config", "head", "weights")
-    places: dict[str, Any] = {name: _existing(settings[name]) for name in named if settings.get(name)}
+    places: dict[str, Any] = {name: _require_place(settings[name]) for name in named if settings.get(name)}
     if settings.get("loras"):
-        places["loras"] = [{**lora, "path": _existing(lora["path"])} for lora in settings["loras"]]
+        places["loras"] = [{**lora, "path": _require_place(lora["path"])} for lora in settings["loras"]]
     for name in ("refiner", "vae", "unet", "transformer"):
         if isinstance(settings.get(name), Mapping):
-            places[name] = {**settings[name], "path": _existing(settings[name]["path"])}
+            places[name] = {**settings[name], "path": _require_place(settings[name]["path"])}
         elif settings.get(name):
-            places[name] = _existing(settings[name])
+            places[name] = _require_place(settings[name])
     return places
 
 
-def _existing(model: str) -> str:
-    """`model_path`, seeing that what is written as a path is there."""
+def _require_place(model: str) -> str:
+    """Return `find_place(model)`; a model that is written as a path must be there."""
     place = find_place(model)
     if model.startswith(("/", "./", "../", "~")) and not Path(place).exists():
         raise ModelError(f"no model at '{model}': give a folder that exists, a hub id or {EMBEDDED}NAME")
     return place
 
 
-def _weights() -> Path:
+def _locate_weights() -> Path:
     return Path(str(files("agfsync"))) / "shapes" / "weights"

@@ -24,7 +24,7 @@ from agfsync.files.atomic import explain_disk_error
 from agfsync.stages import NAMES, STAGES, Stage
 
 if TYPE_CHECKING:
-    from agfsync.pipeline import Standing
+    from agfsync.pipeline import StageStatus
 
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
@@ -81,12 +81,12 @@ def run_command(
     shown = make_progress()
     trains = until is None or NAMES.index(until) >= NAMES.index("training")
     if trains and launcher.process_rank() > 0:
-        _help(path, until, may_be_done=not update)
+        _help_training(path, until, may_be_done=not update)
     else:
-        with _leading(trains):
+        with _lead_training(trains):
             pipeline.prepare(path, resolved, update=update, progress=shown)
             pipeline.run(path, until=until, progress=shown)
-    _show(path)
+    _show_status(path)
 
 
 @app.command("doctor")
@@ -101,7 +101,7 @@ def doctor_command(
     from agfsync.recipe import resolve
 
     resolved = resolve(recipe, set_ or [])
-    # Torch comes with these: a wrong recipe is told before.
+    # These import torch: a wrong recipe is reported before.
     from agfsync.commands.doctor import examine
     from agfsync.commands.doctor.page import format_page
 
@@ -115,7 +115,7 @@ def doctor_command(
 @app.command("status")
 def status_command(path: Folder, debug: Debug = False) -> None:
     """Show how far a run is."""
-    _show(path)
+    _show_status(path)
 
 
 @app.command("verify")
@@ -164,7 +164,9 @@ def inspect_command(
     from agfsync.commands.inspect import inspect_path
 
     contents = inspect_path(path, split, repeats).plain()
-    typer.echo(json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _told(path, contents))
+    typer.echo(
+        json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _format_contents(path, contents)
+    )
 
 
 @app.command("convert")
@@ -185,10 +187,11 @@ app.add_typer(recipes, name="recipes")
 
 @recipes.callback()
 def list_recipes(context: typer.Context) -> None:
+    """List the shipped recipes, or show one."""
     if context.invoked_subcommand is None:
-        from agfsync.recipe import shipped, summarize_shipped
+        from agfsync.recipe import list_shipped, summarize_shipped
 
-        for name in shipped():
+        for name in list_shipped():
             typer.echo(f"{name:<11} {summarize_shipped(name)}")
 
 
@@ -203,8 +206,8 @@ def show_recipe(
     typer.echo(read_shipped(name), nl=False)
 
 
-def _told(path: Path, contents: Mapping[str, Any]) -> str:
-    """Return what is there, a count a line."""
+def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
+    """Return the counts of a file or folder, a line each."""
     from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
@@ -219,25 +222,25 @@ def _told(path: Path, contents: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verb(stage: Stage) -> Callable[[Path, bool], None]:
+def _make_command(stage: Stage) -> Callable[[Path, bool], None]:
     def verb(path: Folder, debug: Debug = False) -> None:
         from agfsync import pipeline
         from agfsync.engine.progress import make_progress
 
         trains, shown = stage.name == "training", make_progress()
         if trains and launcher.process_rank() > 0:
-            _help(path, stage.name)
+            _help_training(path, stage.name)
         else:
-            with _leading(trains):
+            with _lead_training(trains):
                 pipeline.run_stage(path, stage.name, progress=shown)
-        _show(path)
+        _show_status(path)
 
     verb.__doc__ = stage.help
     return verb
 
 
 for _stage in STAGES:
-    app.command(_stage.name)(_verb(_stage))
+    app.command(_stage.name)(_make_command(_stage))
 
 
 @app.command(
@@ -247,32 +250,33 @@ for _stage in STAGES:
     help="The embedded Shapes world: train its models, print their card.",
 )
 def shapes_command(context: typer.Context, debug: Debug = False) -> None:
+    """Pass the arguments on to the command line of Shapes."""
     from agfsync.shapes.cli import shapes_app
 
     shapes_app(args=context.args, prog_name="agfsync shapes", standalone_mode=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (default: the process's); the exit code."""
+    """Run the command line on `arguments` (default: the process's) and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        with _stoppable(signal.SIGTERM):
-            return _code(app(args=given, prog_name="agfsync", standalone_mode=False))
+        with _stop_on(signal.SIGTERM):
+            return _find_exit_code(app(args=given, prog_name="agfsync", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):
-        return _code(STOPPED)
+        return _find_exit_code(STOPPED)
     except Exception as failure:
         if "--debug" in given:
             traceback.print_exception(failure)
-        return _failed(*_line(explain_disk_error(failure, Path.cwd()) or failure))
+        return _print_error(*_describe_failure(explain_disk_error(failure, Path.cwd()) or failure))
 
 
 @contextmanager
-def _stoppable(*wanted: signal.Signals) -> Iterator[None]:
-    """Within, these signals stop as Ctrl-C does, so that what is complete is kept.
+def _stop_on(*wanted: signal.Signals) -> Iterator[None]:
+    """Handle these signals like Ctrl-C within the block, so that complete work is kept.
 
-    A launcher passes on what the terminal has sent to all: after the first such signal there is nothing more to stop.
+    A launcher forwards the signals that the terminal has sent to all: those after the first are ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -294,17 +298,17 @@ def _stoppable(*wanted: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def _leading(trains: bool) -> Iterator[None]:
-    """Within, this process is the first of those launcher together, if what `trains` was launcher in several."""
+def _lead_training(trains: bool) -> Iterator[None]:
+    """Lead the helper processes within the block if the command trains and was launched in several processes."""
     if not trains or launcher.count_processes() == 1:
         yield
         return
-    with _stoppable(signal.SIGTERM, signal.SIGINT), launcher.lead_helpers():
+    with _stop_on(signal.SIGTERM, signal.SIGINT), launcher.lead_helpers():
         yield
 
 
-def _help(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
-    """Do what a process that isn't the first of several does: its share of trainings. Return if all is done already.
+def _help_training(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
+    """Do a helper process's share of trainings. Return if all is done already.
 
     Raises:
         typer.Exit: the first process has ended, or this one can't help it.
@@ -318,31 +322,31 @@ def _help(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
     # It holds nothing that a stop could lose, and the first says that all was stopped.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_DFL)
-    raise typer.Exit(_helped())
+    raise typer.Exit(_serve_orders())
 
 
-def _helped() -> int:
+def _serve_orders() -> int:
     """Help the first process until it ends, and return the exit code."""
     who = f"process {launcher.process_rank()}"
     try:
         launcher.join_first(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
     except PeerError as failure:
-        return _failed(*_line(failure))
+        return _print_error(*_describe_failure(failure))
     try:
         for order in launcher.receive_orders():
             from agfsync.pipeline import help_train
 
             help_train(order)
     except (DivergedError, PeerError):
-        return UNEXPECTED  # The first tells of it.
+        return UNEXPECTED  # The first process reports it.
     except Exception as failure:
-        line, code = _line(explain_disk_error(failure, Path.cwd()) or failure)
-        return _failed(f"{who}: {line}", code)
+        line, code = _describe_failure(explain_disk_error(failure, Path.cwd()) or failure)
+        return _print_error(f"{who}: {line}", code)
     return 0
 
 
-def _line(failure: Exception) -> tuple[str, int]:
-    """What to tell of `failure`, in one line, and the exit code."""
+def _describe_failure(failure: Exception) -> tuple[str, int]:
+    """Return one line on `failure`, and the exit code."""
     if isinstance(failure, AgfsyncError):
         return f"error: {_one_line(str(failure))}", USAGE
     if isinstance(failure, typer.TyperException):
@@ -355,39 +359,39 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
 
 
-def _failed(line: str, code: int) -> int:
+def _print_error(line: str, code: int) -> int:
     print(line, file=sys.stderr)
     return code
 
 
-def _code(result: Any) -> int:
-    """The exit code of a command's `result`: what it exited with, else 0. Typer makes 130 of Ctrl-C."""
+def _find_exit_code(result: Any) -> int:
+    """Return the exit code of a command's `result`: the one it exited with, else 0. Typer makes 130 of Ctrl-C."""
     if result == STOPPED:
-        return _failed("stopped; type the same command to go on", STOPPED)
+        return _print_error("stopped; type the same command to go on", STOPPED)
     return result if isinstance(result, int) else 0
 
 
-def _show(path: Path) -> None:
-    """Print how far each stage is, what the evaluation found, and where the report lies."""
-    from agfsync.pipeline import read_headline, status
+def _show_status(path: Path) -> None:
+    """Print the state of each stage, the findings of the evaluation and the report's path."""
+    from agfsync.pipeline import read_headline, read_status
 
-    standings = {standing.name: standing for standing in status(path)}
+    standings = {standing.name: standing for standing in read_status(path)}
     for standing in standings.values():
-        typer.echo(_row(standing))
+        typer.echo(_format_status(standing))
     evaluation = standings.get("evaluation")
     if evaluation and evaluation.state == "done" and evaluation.finished:
         notes = evaluation.finished.notes
         for judge, figures in notes["judges"].items():
-            typer.echo(_finding(judge, figures))
+            typer.echo(_format_finding(judge, figures))
         for name, of_set in notes.get("sets", {}).items():
             for judge, figures in of_set["judges"].items():
-                typer.echo(f"{name}: {_finding(judge, figures)}")
+                typer.echo(f"{name}: {_format_finding(judge, figures)}")
         typer.echo(f"verdict: {read_headline(path)}")
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
 
 
-def _row(standing: "Standing") -> str:
+def _format_status(standing: "StageStatus") -> str:
     from agfsync.engine.progress import format_duration
 
     finished = standing.finished
@@ -398,7 +402,7 @@ def _row(standing: "Standing") -> str:
     return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
 
 
-def _finding(judge: str, figures: Mapping[str, Any]) -> str:
+def _format_finding(judge: str, figures: Mapping[str, Any]) -> str:
     """Return a judge's means over the held-out captions, their difference and the win rate, with 95 % intervals."""
     from agfsync.statistics import FEWEST_FOR_VERDICT
 

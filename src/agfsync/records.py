@@ -1,7 +1,7 @@
-"""The nouns: what crosses from one stage to the next, each with the Arrow schema of its table.
+"""The records that stages exchange, each with the Arrow schema of its table.
 
-A record's key is what it is: a digest of what made it, so that the same work has the same key on every machine, and
-work that is done is found again whatever else changed.
+A record's key is a digest of its inputs, so that the same work has the same key on every machine, and finished work is
+found again whatever else changed.
 """
 
 import hashlib
@@ -40,12 +40,12 @@ NO_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 def digest(*parts: Any) -> str:
-    """16 hex digits that name `parts` (anything JSON can hold): equal parts, equal digest, on every machine."""
+    """Return 16 hex digits that name `parts` (anything JSON can hold), the same on every machine."""
     return hashlib.blake2b(_PLAIN.encode(parts).encode(), digest_size=8).hexdigest()
 
 
 def digest_of_lists(name: str, *lists: Iterable[str]) -> str:
-    """`digest(name, [*list], ...)`, of lists that are longer than memory."""
+    """Return `digest(name, [*list], ...)` of lists that are longer than memory."""
     hashed = hashlib.blake2b(b"[" + _PLAIN.encode(name).encode(), digest_size=8)
     for texts in lists:
         hashed.update(b",[")
@@ -61,7 +61,7 @@ _PLAIN = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", "
 
 
 def one_line(text: str) -> str:
-    """`text` on one line: white space, control characters and halves of characters become single spaces.
+    """Return `text` on one line: white space, control characters and halves of characters become single spaces.
 
     Such halves come out of JSON's escapes and of no keyboard, and no file can hold them.
     """
@@ -69,13 +69,13 @@ def one_line(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """16 hex digits that name what the file at `path` holds."""
+    """Return 16 hex digits that name the content of the file at `path`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed in 0..2^63-1 derived from `parts`, so that it depends on no batch, worker or order."""
+    """Return a seed in 0..2^63-1 derived from `parts`, so that it depends on no batch, worker or order."""
     return int(digest("seed", *parts), 16) >> 1
 
 
@@ -90,17 +90,17 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Base of the nouns: a row of a Parquet table."""
+    """The base of the records: a row of a Parquet table."""
 
     schema: ClassVar[pa.Schema]
 
     def row(self) -> dict[str, Any]:
-        """This record as the row that its schema describes."""
+        """Return this record as the row that its schema describes."""
         return asdict(self)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """The record that `row` holds; columns that it doesn't know are left out."""
+        """Return the record of `row`; unknown columns are left out."""
         return cls(**{name: row[name] for name in cls.schema.names})
 
 
@@ -120,7 +120,7 @@ class Caption(Record):
 
 @dataclass(frozen=True, slots=True)
 class Question(Record):
-    """An atomic question whose answer the caption states. `answer` is what a faithful picture gives."""
+    """An atomic question whose answer the caption states. `answer` is the answer of a faithful image."""
 
     key: str
     caption_key: str
@@ -142,6 +142,7 @@ class Question(Record):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the question of `row`."""
         # A run has as many as candidates, of few different words: each word is kept once.
         words: dict[str, Any] = {name: intern(row[name]) for name in cls.schema.names}
         return cls(**words)
@@ -149,9 +150,9 @@ class Question(Record):
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Record):
-    """One picture of a caption (Eq. 1). `image` is an encoded PNG, WebP or JPEG file; `seed` made its noise.
+    """One image of a caption (Eq. 1). `image` is an encoded PNG, WebP or JPEG file; `seed` made its noise.
 
-    A picture out of a pair set has no seed, and `generator` says where it is from.
+    An image of a pair set has no seed, and `generator` names its source.
     """
 
     key: str
@@ -173,16 +174,18 @@ class Candidate(Record):
     )
 
     def row(self) -> dict[str, Any]:
+        """Return this candidate as the row that its schema describes."""
         return asdict(self) | {"image": {"bytes": self.image, "path": None}}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the candidate of `row`."""
         return cls(**{name: row[name] for name in cls.schema.names} | {"image": row["image"]["bytes"]})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a VQA model answered to one question: the hard answer, and P(yes) in 0..1 beside it."""
+    """A VQA model's answer to one question: the hard answer, and P(yes) in 0..1."""
 
     question_key: str
     answer: AnswerWord
@@ -191,7 +194,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Score(Record):
-    """One scorer's word on one candidate: a value on 0..100, or the reason why there is none; never both, never NaN."""
+    """One scorer's score of one candidate: a value on 0..100, or the reason why there is none; never both or NaN."""
 
     key: str
     candidate_key: str
@@ -216,6 +219,7 @@ class Score(Record):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the score of `row`."""
         plain = {name: row[name] for name in cls.schema.names}
         return cls(**plain | {"answers": tuple(Answer(**a) for a in row["answers"])})
 
@@ -224,7 +228,7 @@ class Score(Record):
 class Pair(Record):
     """A caption's best and worst candidate (Eq. 6, 7) with their weighted sums; `margin` is the difference, above 0.
 
-    A pair set says only which of two pictures is preferred: there the sums are its labels, 1 and 0.
+    A pair set only says which of two images is preferred: its sums are the labels 1 and 0.
     """
 
     key: str
@@ -279,14 +283,14 @@ class Comparison(Record):
 
 
 def huggingface_metadata(schema: pa.Schema) -> pa.Schema:
-    """`schema` with the metadata by which Hugging Face datasets read its image column as pictures."""
+    """Return `schema` with the metadata by which Hugging Face datasets read its image column as images."""
     if IMAGE not in schema.types:
         return schema
-    features = {field.name: _feature(field.type) for field in schema}
+    features = {field.name: _describe_feature(field.type) for field in schema}
     return schema.with_metadata(
         {**(schema.metadata or {}), "huggingface": json.dumps({"info": {"features": features}})}
     )
 
 
-def _feature(kind: pa.DataType) -> dict[str, str]:
+def _describe_feature(kind: pa.DataType) -> dict[str, str]:
     return {"_type": "Image"} if kind == IMAGE else {"dtype": str(kind), "_type": "Value"}

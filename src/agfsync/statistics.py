@@ -17,7 +17,7 @@ Values = Sequence[float] | NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
 
 CONFIDENCE = 0.95
-"""Of every interval; 1 - CONFIDENCE is the rate of false findings, half of it in either direction."""
+"""The confidence of every interval; 1 - CONFIDENCE is the rate of false findings, half in either direction."""
 FEWEST_FOR_INTERVAL = 6
 """Prompts. With 5, all rise or all fall in 1 of 16 comparisons of equals: more than 5 % whatever is computed."""
 FEWEST_FOR_VERDICT = 20
@@ -42,17 +42,18 @@ class Mean:
     total: float = 0.0
 
     def add(self, value: float) -> None:
+        """Add one value."""
         self.count += 1
         self.total += value
 
     @property
     def value(self) -> float | None:
-        """None without any."""
+        """The mean; None without values."""
         return self.total / self.count if self.count else None
 
 
 class MeanInference(NamedTuple):
-    """What values say of the mean that they were drawn from; both None where they are too few to say anything."""
+    """An inference on the mean of a population from a sample of it; both None for too small a sample."""
 
     interval: Interval | None
     p: float | None
@@ -72,7 +73,7 @@ class WinShares(NamedTuple):
         return self.better + self.equal / 2
 
 
-def paired_differences(base: Values, aligned: Values) -> NDArray[np.float64]:
+def subtract_paired(base: Values, aligned: Values) -> NDArray[np.float64]:
     """Return `aligned` - `base`, float64 (N,).
 
     Raises:
@@ -118,8 +119,9 @@ def infer_mean(values: Values, resamples: int, seed: int, confidence: float = CO
 
 
 def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
-    """Return N values whose mean is the mean of `difference` in units of its standard deviation, so that judges of
-    different scales can be compared; None where nothing varies.
+    """Return N values whose mean is that of `difference` in units of its standard deviation; None if nothing varies.
+
+    Judges of different scales can be compared by it.
 
     They are the estimate plus its influence function, z + u - z (u^2 - 1) / 2 with u = (d - mean) / sd and
     z = mean / sd, so that their spread holds the uncertainty of the standard deviation too.
@@ -133,10 +135,13 @@ def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
     return standardised_N
 
 
-def minimum_detectable(spread: float, count: int, alpha: float = 1 - CONFIDENCE, power: float = 0.8) -> float | None:
-    """Return the smallest mean difference that `count` prompts show at the two-sided level `alpha` in a share `power`
-    of the runs, where single differences have the standard deviation `spread`: (t_{1 - alpha/2} + t_power) spread /
-    sqrt(count), with count - 1 degrees of freedom. None for fewer prompts than have an interval.
+def find_minimum_detectable(
+    spread: float, count: int, alpha: float = 1 - CONFIDENCE, power: float = 0.8
+) -> float | None:
+    """Return the smallest mean difference that `count` prompts detect; None for fewer prompts than have an interval.
+
+    It shows at the two-sided level `alpha` in a share `power` of the runs if single differences have the standard
+    deviation `spread`: (t_{1 - alpha/2} + t_power) spread / sqrt(count), with count - 1 degrees of freedom.
     """
     if count < FEWEST_FOR_INTERVAL:
         return None
@@ -145,8 +150,9 @@ def minimum_detectable(spread: float, count: int, alpha: float = 1 - CONFIDENCE,
 
 
 def adjust_holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
-    """Return the p-values corrected for their number by Holm (1979): the share of families with any false finding is
-    at most the level, however the values depend on each other. None, which nothing was tested by, stays None.
+    """Return the p-values corrected for their number by Holm (1979). None, an untested entry, stays None.
+
+    The share of families with any false finding is at most the level, however the values depend on each other.
     """
     ranked = sorted(((key, p) for key, p in p_values.items() if p is not None), key=lambda each: each[1])
     adjusted: dict[K, float | None] = dict.fromkeys(p_values)
@@ -157,18 +163,18 @@ def adjust_holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
     return adjusted
 
 
-def win_shares(base: Values, aligned: Values) -> WinShares:
-    """Return on which shares of the prompts `aligned` is above, equal to and below `base`.
+def compute_win_shares(base: Values, aligned: Values) -> WinShares:
+    """Return the shares of the prompts on which `aligned` is above, equal to and below `base`.
 
     Raises:
         ValueError: no prompts, or different numbers of them.
     """
-    difference_N = paired_differences(base, aligned)
+    difference_N = subtract_paired(base, aligned)
     better, worse = float(np.mean(difference_N > 0)), float(np.mean(difference_N < 0))
     return WinShares(better, float(np.mean(difference_N == 0)), worse)
 
 
-def win_interval(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:
+def infer_win_rate(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's score interval of the win rate over `count` prompts, in 0..1, narrowed by the ties.
 
     A prompt's half-counted win varies by p (1 - p) - e / 4, with e the share of ties, so the ends solve
@@ -184,8 +190,8 @@ def win_interval(shares: WinShares, count: int, confidence: float = CONFIDENCE) 
     return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
 
 
-def correlation(x: Values, y: Values) -> float | None:
-    """Pearson's r in -1..1; None where it isn't defined: fewer than two values, or one side constant.
+def correlate_values(x: Values, y: Values) -> float | None:
+    """Return Pearson's r in -1..1; None where it isn't defined: fewer than two values, or one side constant.
 
     Raises:
         ValueError: different numbers of values.

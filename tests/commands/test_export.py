@@ -14,7 +14,7 @@ from agfsync.formats.huggingface import HuggingFace
 from agfsync.formats.writing import read_selectors
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Pair
-from agfsync.stages.report.verdict import role_of
+from agfsync.stages.report.verdict import find_role
 from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 
@@ -134,7 +134,7 @@ def test_a_run_on_exported_pairs_knows_which_scorers_chose_them(
     with Run.open(tmp_path / "again") as run:
         found = find_selectors(run, recipe)
     assert found is not None and [(each.name, each.weight) for each in found] == [("red", 1.0), ("vqa", 0.5)]
-    assert {judge: role_of(judge, recipe, found) for judge in ("red", "vqa")} == dict.fromkeys(
+    assert {judge: find_role(judge, recipe, found) for judge in ("red", "vqa")} == dict.fromkeys(
         ("red", "vqa"), "selected on"
     )
     export_pairs(tmp_path / "again", name, sources[1])
@@ -147,7 +147,7 @@ def test_a_judge_of_another_kind_is_independent_of_exported_pairs(path: Path, tm
         pairs={"source": str(tmp_path / "out")},
         judges={"oracle": {"type": "shapes-oracle"}},
     )
-    assert role_of("oracle", recipe, read_selectors(tmp_path / "out")) == "independent"
+    assert find_role("oracle", recipe, read_selectors(tmp_path / "out")) == "independent"
 
 
 def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
@@ -158,6 +158,6 @@ def test_a_run_on_other_pairs_knows_of_no_scorer_that_chose_them(
     pipeline.run(tmp_path / "run", until="pairs")
     with Run.open(tmp_path / "run") as run:
         assert find_selectors(run, recipe) is None
-    assert {role_of(judge, recipe, None) for judge in recipe.scorers} == {"unknown"}
+    assert {find_role(judge, recipe, None) for judge in recipe.scorers} == {"unknown"}
     export_pairs(tmp_path / "run", "binarized", tmp_path / "out")
     assert read_selectors(tmp_path / "out") is None

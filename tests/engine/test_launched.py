@@ -162,7 +162,7 @@ def test_a_whole_run_is_done_by_the_first_and_trained_by_both(make: Make, tmp_pa
     file, run = tmp_path / "recipe.yaml", tmp_path / "run"
     file.write_text(dump(make()))
     out, error = finish(accelerate_launch("run", file, "--out", run))
-    assert {standing.state for standing in pipeline.status(run)} == {"done"}
+    assert {standing.state for standing in pipeline.read_status(run)} == {"done"}
     assert error.count("training: by 2 processes") == 1
     assert [line.split()[0] for line in out.splitlines()].count("captions") == out.count("report: ") == 1
 

@@ -10,7 +10,7 @@ import pytest
 from agfsync import catalog
 from agfsync.formats import Format, LeftOut, LeftOutTally, PairSet, PairWriter, PromptFile
 
-NAMES = catalog.names("formats")
+NAMES = catalog.list_names("formats")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -104,8 +104,8 @@ def test_a_format_of_another_package_is_asked_before_those_that_take_any_table(
     def find(kind: str, name: str) -> type[CsvTable]:
         return Mine if name == "mine" else original(kind, name)
 
-    original, ours = catalog.find, catalog.names("formats")
-    monkeypatch.setattr(catalog, "names", lambda kind: [*ours, "mine"])
+    original, ours = catalog.find, catalog.list_names("formats")
+    monkeypatch.setattr(catalog, "list_names", lambda kind: [*ours, "mine"])
     monkeypatch.setattr(catalog, "find", find)
     assert recognise_format(file, PromptFile).title == "mine"
 

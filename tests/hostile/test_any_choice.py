@@ -15,7 +15,7 @@ from agfsync.chat.replies import UnreadableError, parse_reply
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round, Verdicts
 from agfsync.stages.choosing import BestWorst, weighted_sum
-from agfsync.statistics import correlation, infer_mean, paired_differences, win_interval, win_shares
+from agfsync.statistics import compute_win_shares, correlate_values, infer_mean, infer_win_rate, subtract_paired
 
 pytestmark = pytest.mark.slow
 
@@ -102,11 +102,11 @@ PAIRED = st.integers(1, 30).flatmap(lambda n: st.tuples(*(st.lists(NUMBERS, min_
 @given(both=PAIRED)
 def test_the_win_rates_of_both_sides_make_one(both: tuple[list[float], list[float]]) -> None:
     base, aligned = both
-    rate = win_shares(base, aligned).rate
+    rate = compute_win_shares(base, aligned).rate
     assert 0 <= rate <= 1
-    assert rate + win_shares(aligned, base).rate == pytest.approx(1)
-    assert win_shares(base, base).rate == 0.5
-    assert paired_differences(base, aligned).mean() == pytest.approx(-paired_differences(aligned, base).mean())
+    assert rate + compute_win_shares(aligned, base).rate == pytest.approx(1)
+    assert compute_win_shares(base, base).rate == 0.5
+    assert subtract_paired(base, aligned).mean() == pytest.approx(-subtract_paired(aligned, base).mean())
 
 
 @settings(STEADY, max_examples=200)
@@ -114,9 +114,9 @@ def test_the_win_rates_of_both_sides_make_one(both: tuple[list[float], list[floa
 def test_a_better_picture_lowers_no_figure(both: tuple[list[float], list[float]], place: int, gain: float) -> None:
     base, aligned = both
     better = [value + gain * (n == place % len(aligned)) for n, value in enumerate(aligned)]
-    assert win_shares(base, better).rate >= win_shares(base, aligned).rate
-    assert paired_differences(base, better).mean() >= paired_differences(base, aligned).mean() - 1e-9
-    more, less = (win_interval(win_shares(base, each), len(base)) for each in (better, aligned))
+    assert compute_win_shares(base, better).rate >= compute_win_shares(base, aligned).rate
+    assert subtract_paired(base, better).mean() >= subtract_paired(base, aligned).mean() - 1e-9
+    more, less = (infer_win_rate(compute_win_shares(base, each), len(base)) for each in (better, aligned))
     assert more.high >= less.low
 
 
@@ -144,9 +144,12 @@ def test_the_interval_holds_the_mean_and_moves_with_the_differences(
 @given(both=PAIRED)
 def test_the_win_rates_interval_holds_it_and_is_mirrored(both: tuple[list[float], list[float]]) -> None:
     base, aligned = both
-    low, high = win_interval(win_shares(base, aligned), len(base))
-    assert 0 <= low <= win_shares(base, aligned).rate + 1e-12 and win_shares(base, aligned).rate - 1e-12 <= high <= 1
-    mirrored = win_interval(win_shares(aligned, base), len(base))
+    low, high = infer_win_rate(compute_win_shares(base, aligned), len(base))
+    assert (
+        0 <= low <= compute_win_shares(base, aligned).rate + 1e-12
+        and compute_win_shares(base, aligned).rate - 1e-12 <= high <= 1
+    )
+    mirrored = infer_win_rate(compute_win_shares(aligned, base), len(base))
     assert mirrored == pytest.approx((1 - high, 1 - low))
 
 
@@ -154,12 +157,12 @@ def test_the_win_rates_interval_holds_it_and_is_mirrored(both: tuple[list[float]
 @given(both=PAIRED, order=st.randoms(use_true_random=False))
 def test_order_and_scale_change_no_correlation(both: tuple[list[float], list[float]], order: Any) -> None:
     x, y = both
-    r = correlation(x, y)
-    assert r == correlation(y, x)
+    r = correlate_values(x, y)
+    assert r == correlate_values(y, x)
     if r is None:
         return
     assert -1 <= r <= 1 and not math.isnan(r)
     places = list(range(len(x)))
     order.shuffle(places)
     assume(np.std(x) > 0.1 and np.std(y) > 0.1)
-    assert correlation([x[p] for p in places], [2 * y[p] + 3 for p in places]) == pytest.approx(r, abs=1e-6)
+    assert correlate_values([x[p] for p in places], [2 * y[p] + 3 for p in places]) == pytest.approx(r, abs=1e-6)

@@ -90,7 +90,7 @@ def test_no_file_line_or_log_of_a_run_holds_the_key(tmp_path: Path, asking: Call
         server.answer = replies(server)
         assert run(tmp_path, asking(server)) == 0
     with Run.open(tmp_path / "run", writing=True) as opened:
-        report.run(Context(opened, pipeline.recipe_of(opened), SilentProgress()))
+        report.run(Context(opened, pipeline.read_recipe(opened), SilentProgress()))
     names = {path.name for path in (tmp_path / "run").rglob("*")}
     assert {"spending.json", "recipe.yaml", "report.html", "run.db", "part-000000.parquet"} <= names
     with Run.open(tmp_path / "run") as opened:

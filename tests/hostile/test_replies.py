@@ -23,7 +23,7 @@ from agfsync.language.questions import LanguageModelQuestions, Round, Verdicts
 from agfsync.language.text import normalise_text
 from agfsync.records import Caption, ElementType, Question, one_line
 from agfsync.stages import captions, questions
-from agfsync.stages.checking import LONGEST_CAPTION, LONGEST_QUESTION, sift, sift_captions
+from agfsync.stages.checking import MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS, sift_captions, sift_questions
 from agfsync.stages.context import Context
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_the_questions_writer_gives_the_good_ones_or_none(monkeypatch: pytest.Mo
     kept: Counter[int] = Counter()
     replies = _ask_each(monkeypatch, LanguageModelQuestions, "questions", lambda w: w.questions(CAPTION, 0))
     for name, drafts in replies:
-        asked, dropped = sift(caption, drafts)
+        asked, dropped = sift_questions(caption, drafts)
         assert len(asked) + dropped.total() == len(drafts), name
         kept[len(asked)] += 1
         for question in asked:
@@ -202,7 +202,7 @@ def _check(question: Question, caption: str) -> None:
     assert question.text in GOOD_QUESTIONS | PLAIN, question.text
     assert question.answer == "yes" and question.element_type in get_args(ElementType)
     assert any(word in caption for word in normalise_text(question.element).split())
-    assert len(question.text) <= LONGEST_QUESTION < LONGEST_CAPTION
+    assert len(question.text) <= MOST_QUESTION_CHARACTERS < MOST_CAPTION_CHARACTERS
     for text in (question.text, question.element):
         assert text == one_line(text) and text.encode()
 

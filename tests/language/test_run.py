@@ -130,7 +130,7 @@ def test_a_finished_run_costs_nothing_more(tmp_path: Path, asking: Asking) -> No
         asked = len(server.bodies)
         write(tmp_path / "run", asking(server, 15, concurrency=2, timeout=8.0, max_cost=2.0))
         assert len(server.bodies) == asked
-        finished = pipeline.status(tmp_path / "run")[1].finished
+        finished = pipeline.read_status(tmp_path / "run")[1].finished
         assert finished is not None and finished.notes["requests"] == 2 * 15
         assert finished.notes["dropped"]["element isn't in the caption"] == 2 * 15
         with pytest.raises(RunError, match="captions.writer.temperature 1.0 -> 0.5"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from agfsync import catalog, cli, pipeline
 from agfsync.errors import ModelError, RecipeError
 from agfsync.models import hub
-from agfsync.pipeline.checks import faults
+from agfsync.pipeline.checks import find_faults
 from agfsync.recipe import dump
 from agfsync.records import Caption
 from agfsync.store import Run
@@ -102,11 +102,11 @@ def test_what_cant_be_drawn_or_trained_is_told_before_anything_is_written(
     with pytest.raises(ModelError, match=says) as caught:
         pipeline.run(run)
     assert "\n" not in str(caught.value)
-    assert all(standing.state == "to do" for standing in pipeline.status(run))
+    assert all(standing.state == "to do" for standing in pipeline.read_status(run))
     with Run.open(run) as opened:
         assert not list(opened.read("captions", Caption))
     assert not list(run.rglob("*.parquet"))
-    assert [str(fault) for fault in faults(recipe)] == [str(caught.value)], "the doctor's line"
+    assert [str(fault) for fault in find_faults(recipe)] == [str(caught.value)], "the doctor's line"
 
 
 def test_the_doctor_prints_the_line_and_loads_nothing(
@@ -122,7 +122,7 @@ def test_the_doctor_prints_the_line_and_loads_nothing(
     path.write_text(dump(recipe))
     monkeypatch.setattr(catalog, "build", lambda *arguments: pytest.fail("something was loaded"))
     assert cli.main(["doctor", str(path), "--json"]) == 2
-    (line,) = faults(recipe)
+    (line,) = find_faults(recipe)
     assert str(line) in json.loads(capsys.readouterr().out)["missing"]
 
 
@@ -152,7 +152,7 @@ def test_a_model_drawn_beside_may_be_one_that_cant_be_trained(
     first = {"type": SD, "path": str(tiny_generator), "sampling": {"steps": 4}}
     for folder, count in ((edm, 0), (flow, 1)):
         beside = {"other": {"type": XL, "path": str(folder), "sampling": {"steps": 4}}}
-        assert len(faults(make_recipe(model=first, candidates={"beside": beside}))) == count
+        assert len(find_faults(make_recipe(model=first, candidates={"beside": beside}))) == count
 
 
 def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
@@ -225,7 +225,7 @@ def test_a_scheduler_that_the_type_lacks_is_told_at_once(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:
     flux = {"type": "flux", "path": "some/model", "sampling": {"steps": 4, "scheduler": "ddim"}}
-    (fault,) = faults(make_recipe(model=flux))
+    (fault,) = find_faults(make_recipe(model=flux))
     assert "set its scheduler to model, not ddim" in str(fault)
 
 
@@ -285,14 +285,14 @@ def test_an_index_of_anything_is_one_line_or_left_to_the_loading(
     folder = edited(tiny_generator, tmp_path / "model", {})
     tree = json.loads((folder / INDEX).read_text())
     (folder / INDEX).write_text(json.dumps(index if isinstance(index, list) else tree | index))
-    for fault in faults(make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})):
+    for fault in find_faults(make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})):
         assert isinstance(fault, ModelError) and "\n" not in str(fault)
 
 
 def test_a_hub_model_that_isnt_at_hand_is_left_to_the_loading(
     hub_cache: Callable[..., str], make_recipe: Callable[..., Any]
 ) -> None:
-    assert not faults(make_recipe(model={"type": SD, "path": "some/model"}))
+    assert not find_faults(make_recipe(model={"type": SD, "path": "some/model"}))
 
 
 SCORED = {"clip": {"type": "clip", "path": "some/model"}}
@@ -318,7 +318,7 @@ def test_a_hub_model_that_cant_be_had_is_refused_before_the_captions(
     pipeline.prepare(run, make_recipe(**changes))
     with pytest.raises(ModelError, match=rf"can't load the model some/model \({place}\): .*offline mode.*cache"):
         pipeline.run(run, until="pairs")
-    assert all(standing.state == "to do" for standing in pipeline.status(run))
+    assert all(standing.state == "to do" for standing in pipeline.read_status(run))
     answer = hub.HubAnswer(fault="the hub has no such model, or it is private: set HF_TOKEN")
     monkeypatch.setattr(hub, "ask_hub", lambda *arguments: answer)
     with pytest.raises(ModelError, match="the hub has no such model"):

@@ -14,7 +14,7 @@ from agfsync.errors import DamagedError, FormatError, ModelError, OutOfMemoryErr
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Pair, Question
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import EARLIER, generator_source
+from agfsync.stages.context import EARLIER, digest_generator
 from agfsync.store import Run
 from agfsync.store.forks import fork_run
 
@@ -38,7 +38,7 @@ class Told(SilentProgress):
 
 
 def states(path: Path) -> dict[str, str]:
-    return {standing.name: standing.state for standing in pipeline.status(path)}
+    return {standing.name: standing.state for standing in pipeline.read_status(path)}
 
 
 def marks(path: Path) -> list[str]:
@@ -74,9 +74,9 @@ def test_a_generator_that_cant_be_trained_is_told_before_anything_is_made(tmp_pa
 
 
 def test_what_is_done_is_not_done_again(path: Path, loaded: list[str]) -> None:
-    before = pipeline.status(path)
+    before = pipeline.read_status(path)
     pipeline.run(path, until="pairs")
-    assert pipeline.status(path) == before
+    assert pipeline.read_status(path) == before
     assert loaded == []
 
 
@@ -291,7 +291,7 @@ def test_the_time_of_an_interrupted_stage_adds_up(path: Path) -> None:
         earlier = run.sum_seconds("candidates", until=run.find_newest_part())
         run.reopen("candidates")
     pipeline.run(path, until="pairs")
-    finished = next(s.finished for s in pipeline.status(path) if s.name == "candidates")
+    finished = next(s.finished for s in pipeline.read_status(path) if s.name == "candidates")
     assert finished is not None and finished.seconds > earlier > 0
 
 
@@ -302,7 +302,7 @@ def test_what_an_interrupted_stage_says_it_took_is_added_and_no_note(
     with Run.open(path, writing=True) as run:
         run.reopen("pairs")
     pipeline.run(path, until="pairs")
-    finished = next(s.finished for s in pipeline.status(path) if s.name == "pairs")
+    finished = next(s.finished for s in pipeline.read_status(path) if s.name == "pairs")
     assert finished is not None and 100 < finished.seconds < 160 and finished.notes == {"pairs": 3}
 
 
@@ -396,7 +396,7 @@ def test_a_generator_beside_draws_more_and_without_one_the_digest_is_as_it_was(
     path: Path, recipe: Recipe, make_recipe: Any, loaded: list[str]
 ) -> None:
     (stage,) = (stage for stage in pipeline.STAGES if stage.name == "candidates")
-    source = generator_source(recipe.model)
+    source = digest_generator(recipe.model)
     assert stage.settings(recipe) == (0, {"per_caption": 4}, source)
     more = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, more, update=True)

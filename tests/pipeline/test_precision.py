@@ -64,7 +64,7 @@ def test_a_run_goes_on_with_what_it_began_with(make_recipe: Any, fastest: Any, t
     pipeline.prepare(path, recipe)
 
     with Run.open(path) as run:
-        kept = pipeline.recipe_of(run)
+        kept = pipeline.read_recipe(run)
         assert "# auto: drawing and judging in bf16, training in bf16 (" in run.recipe_yaml
     assert (kept.model.dtype, kept.training.precision) == ("bf16", "bf16")
 

@@ -11,8 +11,8 @@ from agfsync.formats import Selector
 from agfsync.recipe import Recipe, check
 from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Comparison
-from agfsync.stages.evaluation.comparing import summarise
-from agfsync.stages.report.verdict import Alarm, Standing, Verdict, alarms, standings, verdict
+from agfsync.stages.evaluation.comparing import summarise_comparisons
+from agfsync.stages.report.verdict import Alarm, Standing, Verdict, find_alarms, rank_judges, reach_verdict
 from agfsync.stages.selection import list_weighted_scorers
 
 SCORERS = ("vqa", "clip", "aesthetic")
@@ -95,7 +95,7 @@ def evaluate(
             )
             for n, d in enumerate(own.tolist())
         ]
-    summary = summarise(rows, resamples, int(draws.integers(2**31)))
+    summary = summarise_comparisons(rows, resamples, int(draws.integers(2**31)))
     recipe, selectors = recipe_with(tuple(judge for judge in gains if judge not in SCORERS))
-    judged = standings(summary["judges"], recipe, selectors)
-    return Evaluated(summary, judged, verdict(judged), alarms(judged, summary["contrasts"]))
+    judged = rank_judges(summary["judges"], recipe, selectors)
+    return Evaluated(summary, judged, reach_verdict(judged), find_alarms(judged, summary["contrasts"]))

@@ -1,6 +1,6 @@
 """Every model that a recipe names is yielded with its place, and none twice."""
 
-from agfsync.recipe import named_models, resolve
+from agfsync.recipe import list_named_models, resolve
 
 
 def test_every_model_is_yielded_with_its_place() -> None:
@@ -11,7 +11,7 @@ def test_every_model_is_yielded_with_its_place() -> None:
         "candidates.beside={other: {type: stable-diffusion, path: some/other, vae: some/vae}}",
         "scorers.gpt={type: vqa-openai, path: gpt-4o, server: {}}",
     ]
-    found = [each for each in named_models(resolve("sdxl", more)) if not each.place.startswith("scorers.")]
+    found = [each for each in list_named_models(resolve("sdxl", more)) if not each.place.startswith("scorers.")]
     assert [(each.place, each.role, each.path, each.revision) for each in found[1:]] == [
         ("model.unet", "unet", "some/unet", "v2"),
         ("model.refiner", "refiner", "stabilityai/stable-diffusion-xl-refiner-1.0", None),
@@ -19,6 +19,6 @@ def test_every_model_is_yielded_with_its_place() -> None:
         ("candidates.beside.other", "model", "some/other", None),
         ("candidates.beside.other.vae", "vae", "some/vae", None),
     ]
-    scorers = [each for each in named_models(resolve("sdxl", more)) if each.place.startswith("scorers.")]
+    scorers = [each for each in list_named_models(resolve("sdxl", more)) if each.place.startswith("scorers.")]
     assert {each.role for each in scorers} == {"scorer", "head", "weights"}
     assert "scorers.gpt" not in [each.place for each in scorers]

@@ -75,7 +75,7 @@ def test_a_part_of_the_generator_may_be_given_by_its_place_and_by_its_settings(f
         config.resolve(str(file), ["model.vae={path: some/vae, place: here}"])
 
 
-@pytest.mark.parametrize("name", config.shipped())
+@pytest.mark.parametrize("name", config.list_shipped())
 def test_every_shipped_recipe_is_one(name: str) -> None:
     assert config.resolve(name).name == name
 

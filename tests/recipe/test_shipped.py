@@ -11,11 +11,11 @@ from agfsync import pipeline
 from agfsync import recipe as config
 from agfsync.models import LORA_FILE
 from agfsync.records import Candidate, Pair, Score
-from agfsync.stages.report.verdict import role_of
+from agfsync.stages.report.verdict import find_role
 from agfsync.stages.selection import list_weighted_scorers
 from agfsync.store import Run
 
-REAL = [name for name in config.shipped() if name != "shapes"]
+REAL = [name for name in config.list_shipped() if name != "shapes"]
 PAPER = {
     "sd14": (5e-7, 128, 512),
     "sd15": (5e-7, 128, 512),
@@ -54,11 +54,11 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("name", config.shipped())
+@pytest.mark.parametrize("name", config.list_shipped())
 def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
     recipe = config.resolve(name)
     roles = {
-        judge: role_of(judge, recipe, list_weighted_scorers(recipe))
+        judge: find_role(judge, recipe, list_weighted_scorers(recipe))
         for judge in recipe.scorers.keys() - recipe.pairs.weights
     }
     assert roles and set(roles.values()) == {"independent"}
@@ -121,7 +121,7 @@ def test_a_run_ends_in_a_model_and_a_report(
     with FakeServer() as server:
         pipeline.prepare(tmp_path / "run", tiny(name, base, server.url))
         pipeline.run(tmp_path / "run")
-    assert {standing.state for standing in pipeline.status(tmp_path / "run")} == {"done"}
+    assert {standing.state for standing in pipeline.read_status(tmp_path / "run")} == {"done"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     model = tmp_path / "run" / "model"
     if name.endswith("-lora"):
@@ -149,7 +149,7 @@ def test_flow_models_are_drawn_scored_paired_and_trained(
     with FakeServer() as server:
         pipeline.prepare(path, tiny(recipe, folder, server.url, **{"type": kind, "sampling.scheduler": "model"}))
         pipeline.run(path)
-    assert {standing.state for standing in pipeline.status(path)} == {"done"}
+    assert {standing.state for standing in pipeline.read_status(path)} == {"done"}
     files = {file.name for file in (path / "model").iterdir()}
     assert ({"README.md", "model.json", LORA_FILE} == files) if recipe.endswith("-lora") else ("transformer" in files)
     with Run.open(path) as run:

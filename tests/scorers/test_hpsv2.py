@@ -6,7 +6,7 @@ from agfsync.recipe.types import EmbeddingSettings
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.clip import Clip
 from agfsync.scorers.hpsv2 import Hpsv2
-from agfsync.stages.context import scorer_source
+from agfsync.stages.context import digest_scorer
 
 
 def _scorer(folders: Path) -> Hpsv2:
@@ -31,6 +31,6 @@ def test_an_oblong_picture_is_seen_whole_on_black(folders: Path) -> None:
 
 def test_the_versions_scores_are_told_apart() -> None:
     sources = {
-        scorer_source("hps", EmbeddingSettings(type=version, path="m", weights="w")) for version in ("hpsv2", "hpsv2.1")
+        digest_scorer("hps", EmbeddingSettings(type=version, path="m", weights="w")) for version in ("hpsv2", "hpsv2.1")
     }
     assert len(sources) == 2

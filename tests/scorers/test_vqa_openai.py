@@ -19,7 +19,7 @@ from agfsync.recipe import Server
 from agfsync.recipe.types import VqaOpenAISettings
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
-from agfsync.stages.context import scorer_source
+from agfsync.stages.context import digest_scorer
 from agfsync.stages.spending import ACCOUNT
 
 Answers = Callable[[Mapping[str, Any]], Reply]
@@ -191,5 +191,5 @@ def test_where_the_server_is_doesnt_name_the_scores() -> None:
     here, there = (
         VqaOpenAISettings(type="vqa-openai", path="m", server=Server(base_url=url)) for url in ("http://a", "http://b")
     )
-    assert scorer_source("vqa", here) == scorer_source("vqa", there)
-    assert scorer_source("vqa", here) != scorer_source("vqa", here.model_copy(update={"path": "n"}))
+    assert digest_scorer("vqa", here) == digest_scorer("vqa", there)
+    assert digest_scorer("vqa", here) != digest_scorer("vqa", here.model_copy(update={"path": "n"}))

@@ -10,7 +10,7 @@ from agfsync.shapes.language import FOIL_SHARE, ShapesWriter
 from agfsync.shapes.oracle import Oracle
 from agfsync.shapes.queries import parse_query
 from agfsync.shapes.scene import Scene, Thing, compose_scene
-from agfsync.stages.checking import fault, sift
+from agfsync.stages.checking import find_fault, sift_questions
 
 WRITER = ShapesWriter()
 
@@ -66,7 +66,7 @@ def test_the_oracle_scores_foils_by_their_own_answer(wrong: bool) -> None:
     """A picture as captioned gets 100; one in the other colour passes just what doesn't depend on it."""
     caption = "a large red star in the centre on a grey background"
     thing = Thing("star", "blue" if wrong else "red", "large", "solid", 32.0, 32.0, 10.6)
-    asked, _ = sift(Caption("c", caption, "Locations", "train"), WRITER.questions(caption, 0))
+    asked, _ = sift_questions(Caption("c", caption, "Locations", "train"), WRITER.questions(caption, 0))
     assert {question.answer for question in asked} == {"yes", "no"}
     (score,) = Oracle().score([Item(caption, tuple(asked), draw_scene(Scene((thing,), "grey")))])
     assert isinstance(score, Measurement)
@@ -95,7 +95,7 @@ def test_the_element_is_the_captions_own_word() -> None:
 def test_every_question_stands_up_to_the_stages_checking(category: str) -> None:
     for caption in WRITER.captions(category, 60, (), 5):
         drafts = WRITER.questions(caption, 0)
-        assert {fault(draft, Caption("", caption, category, "train")) for draft in drafts} == {None}
+        assert {find_fault(draft, Caption("", caption, category, "train")) for draft in drafts} == {None}
 
 
 def test_a_caption_of_another_world_has_no_questions() -> None:

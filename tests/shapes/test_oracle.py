@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from agfsync import shapes
-from agfsync.recipe import resolve, shipped
+from agfsync.recipe import list_shipped, resolve
 from agfsync.records import Question
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.shapes.drawing import draw_scene
@@ -121,7 +121,7 @@ def test_what_it_cant_answer_is_unscored_and_says_why() -> None:
 
 
 def test_no_recipe_selects_or_trains_on_it() -> None:
-    for name in shipped():
+    for name in list_shipped():
         recipe = resolve(name)
         assert "shapes-oracle" not in {settings.type for settings in recipe.candidate_scorers.values()}
         assert set(recipe.pairs.weights) <= set(recipe.candidate_scorers)

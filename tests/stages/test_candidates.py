@@ -11,26 +11,26 @@ from agfsync.files.images import decode_image
 from agfsync.recipe.types import StableDiffusionSettings, StableDiffusionXLSettings
 from agfsync.records import Candidate, Caption, Pair, digest, seed_of
 from agfsync.stages import candidates, captions, pairs, questions, scores
-from agfsync.stages.context import Context, generator_source, to_draw
+from agfsync.stages.context import Context, digest_generator, read_captions_to_draw
 from agfsync.store import Run
 
 
 def test_a_model_is_named_by_what_differs_from_the_defaults() -> None:
     plain = StableDiffusionSettings(path="some/model", device="cuda")
-    assert generator_source(plain) == digest({"path": "some/model"}, catalog.fingerprint("some/model"))
+    assert digest_generator(plain) == digest({"path": "some/model"}, catalog.fingerprint("some/model"))
     parts: list[dict[str, Any]] = [
         {key: value} for key in ("vae", "unet") for value in ("a/b", {"path": "a/b", "revision": "v1"})
     ]
     changes = [{"variant": "fp16"}, {"variant": "bf16"}, {"sampling": {"steps": 3}}, *parts]
     others = [StableDiffusionSettings.model_validate({"path": "some/model", **change}) for change in changes]
-    assert len({generator_source(each) for each in (plain, *others)}) == len(others) + 1
+    assert len({digest_generator(each) for each in (plain, *others)}) == len(others) + 1
 
 
 def test_every_embedded_model_that_a_model_takes_names_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "fingerprint", lambda *models: "+".join(str(model) for model in models if model))
     parts = {"vae": {"path": "v"}, "unet": {"path": "u"}, "refiner": {"path": "r", "from_step": 1}}
     told = {"path": "m", "config": "c", **parts}
-    assert generator_source(StableDiffusionXLSettings.model_validate(told)) == digest(told, "m+c+v+u+r")
+    assert digest_generator(StableDiffusionXLSettings.model_validate(told)) == digest(told, "m+c+v+u+r")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def asked(context: Context) -> Context:
 def test_each_train_caption_gets_its_pictures_from_their_own_seeds(asked: Context) -> None:
     notes = candidates.run(asked)
     drawn = list(asked.run.read("candidates", Candidate))
-    train = [each.key for each in to_draw(asked, "train")]
+    train = [each.key for each in read_captions_to_draw(asked, "train")]
     assert notes == {"captions": 12, "candidates": 48}
     assert [(c.caption_key, c.index) for c in drawn] == [(key, index) for key in train for index in range(4)]
     assert all(c.seed == seed_of(0, c.caption_key, c.index) and c.generator == "generator" for c in drawn)
@@ -76,10 +76,10 @@ def test_the_device_changes_no_key_and_the_guidance_does(asked: Context, make_re
 
 def test_seeds_depend_on_run_caption_and_index_alone() -> None:
     caption = Caption("c", "text", "animals", "train")
-    four, two = candidates.seeds_of(caption, range(4), 7), candidates.seeds_of(caption, range(2), 7)
+    four, two = candidates.derive_seeds(caption, range(4), 7), candidates.derive_seeds(caption, range(2), 7)
     assert four[:2] == two
-    assert candidates.seeds_of(caption, range(2, 4), 7) == four[2:]
-    assert set(four).isdisjoint(candidates.seeds_of(caption, range(4), 8))
+    assert candidates.derive_seeds(caption, range(2, 4), 7) == four[2:]
+    assert set(four).isdisjoint(candidates.derive_seeds(caption, range(4), 8))
 
 
 BESIDE = {"beside": {"other": {"type": "double", "path": "other"}, "third": {"type": "double", "path": "third"}}}

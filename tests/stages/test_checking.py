@@ -5,14 +5,14 @@ import pytest
 
 from agfsync.language import QuestionDraft
 from agfsync.records import Caption
-from agfsync.stages.checking import sift, sift_captions
+from agfsync.stages.checking import sift_captions, sift_questions
 
 CAPTION = Caption("c", "Two red stars on a blue ground", "counts", "train")
 GOOD = QuestionDraft("Are there two stars?", "Yes", "star", "Counting")
 
 
 def test_a_good_question_stands() -> None:
-    (kept,), _ = sift(CAPTION, [GOOD])
+    (kept,), _ = sift_questions(CAPTION, [GOOD])
     assert (kept.caption_key, kept.text, kept.answer, kept.element, kept.element_type) == (
         "c",
         "Are there two stars?",
@@ -37,26 +37,26 @@ def test_a_good_question_stands() -> None:
     ],
 )
 def test_a_bad_question_is_dropped_for_its_reason(fault: dict[str, Any], reason: str) -> None:
-    assert sift(CAPTION, [dataclasses.replace(GOOD, **fault)]) == ([], {reason: 1})
+    assert sift_questions(CAPTION, [dataclasses.replace(GOOD, **fault)]) == ([], {reason: 1})
 
 
 def test_a_foil_is_kept_with_the_answer_no() -> None:
     foil = dataclasses.replace(GOOD, text="Are there three stars?", answer="No.", expected="no")
-    kept, dropped = sift(CAPTION, [GOOD, foil])
+    kept, dropped = sift_questions(CAPTION, [GOOD, foil])
     assert [(each.text, each.answer) for each in kept] == [(GOOD.text, "yes"), (foil.text, "no")] and not dropped
 
 
 def test_a_repeated_question_is_kept_once() -> None:
     again = dataclasses.replace(GOOD, text="are there TWO stars")
-    kept, dropped = sift(CAPTION, [GOOD, again])
+    kept, dropped = sift_questions(CAPTION, [GOOD, again])
     assert (len(kept), dropped) == (1, {"repeated": 1})
 
 
 def test_a_paraphrase_is_dropped_by_its_own_reason() -> None:
     again = dataclasses.replace(GOOD, text="Does the picture show two stars?")
     other = dataclasses.replace(GOOD, text="Are there two red stars?")
-    assert sift(CAPTION, [GOOD, again, other])[1] == {}
-    kept, dropped = sift(CAPTION, [GOOD, again, other], similarity=0.8)
+    assert sift_questions(CAPTION, [GOOD, again, other])[1] == {}
+    kept, dropped = sift_questions(CAPTION, [GOOD, again, other], similarity=0.8)
     assert ([question.text for question in kept], dropped) == ([GOOD.text, other.text], {"nearly repeated": 1})
 
 
@@ -72,5 +72,5 @@ def test_another_control_character_makes_no_other_question() -> None:
     again = [
         dataclasses.replace(GOOD, text=text) for text in ("Are there\x00two stars?", "Are there two\ud800 stars?\x1b")
     ]
-    kept, dropped = sift(CAPTION, [GOOD, *again], similarity=0.8)
+    kept, dropped = sift_questions(CAPTION, [GOOD, *again], similarity=0.8)
     assert (len(kept), dropped) == (1, {"repeated": 2})

@@ -9,7 +9,7 @@ from agfsync.records import Candidate, Pair
 from agfsync.stages import candidates, captions, pairs, questions, scores
 from agfsync.stages.choosing import BestWorst, ChosenPair, weighted_sum
 from agfsync.stages.context import Context
-from agfsync.stages.pairs import Scored
+from agfsync.stages.pairs import ScoredCaption
 
 PAPER = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
 
@@ -47,7 +47,7 @@ def test_where_there_is_no_pair_it_says_why(values: dict[str, float | None], min
 
 def test_an_unscored_candidate_takes_no_part_and_is_counted() -> None:
     values = {"a": {"s": 1.0}, "b": {"s": None}, "c": {"s": 3.0}}
-    sifted = pairs.pair(Scored("caption", values, []), BestWorst({"s": 1.0}))
+    sifted = pairs.pair_candidates(ScoredCaption("caption", values, []), BestWorst({"s": 1.0}))
     (made,) = sifted.records
     assert isinstance(made, Pair)
     assert (made.winner_key, made.loser_key, made.margin) == ("c", "a", 2.0)

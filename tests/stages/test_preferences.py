@@ -20,6 +20,7 @@ from agfsync.stages import candidates, captions, pairs, questions, scores
 from agfsync.stages.context import Context
 from agfsync.store import Run
 
+STAGES = (captions, questions, candidates, scores, pairs)
 PAIRS = (("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
 
 
@@ -30,7 +31,7 @@ def given(context: Context, make_recipe: Any, pair_set: Callable[..., Path]) -> 
 
 
 def run_all(context: Context) -> dict[str, Any]:
-    return {stage.STAGE: stage.run(context) for stage in (captions, questions, candidates, scores, pairs)}
+    return {stage.__name__.rpartition(".")[2]: stage.run(context) for stage in STAGES}
 
 
 def colour(candidate: Candidate) -> Any:
@@ -136,9 +137,9 @@ def path(given: Context, tmp_path: Path) -> Path:
 
 
 def test_a_pair_set_that_changes_is_taken_in_anew(path: Path, pair_set: Callable[..., Path]) -> None:
-    assert {s.name: s.state for s in pipeline.status(path)}["pairs"] == "done"
+    assert {s.name: s.state for s in pipeline.read_status(path)}["pairs"] == "done"
     pair_set(("a cat", "blue", "red"), *PAIRS[1:])
-    states = {s.name: s.state for s in pipeline.status(path)}
+    states = {s.name: s.state for s in pipeline.read_status(path)}
     assert all(states[name] == "out of date" for name in ("captions", "candidates", "pairs"))
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
@@ -260,7 +261,7 @@ def test_another_split_or_rule_makes_the_pairs_anew(
     source = {"source": given.recipe.pairs.source}
     for changed in ({"repeats": "all"}, {"split": "all"}):
         pipeline.prepare(path, make_recipe(pairs=source | changed), update=True)
-        assert {s.name: s.state for s in pipeline.status(path)}["candidates"] == "out of date"
+        assert {s.name: s.state for s in pipeline.read_status(path)}["candidates"] == "out of date"
 
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

@@ -8,11 +8,11 @@ from agfsync.errors import BudgetError
 from agfsync.language import QuestionDraft
 from agfsync.records import Caption, Question
 from agfsync.stages import captions, questions
-from agfsync.stages.context import Context, ToDraw, to_draw
+from agfsync.stages.context import CaptionToDraw, Context, read_captions_to_draw
 
 
-def drawn(context: Context) -> list[ToDraw]:
-    return [*to_draw(context, "train"), *to_draw(context, "held-out")]
+def drawn(context: Context) -> list[CaptionToDraw]:
+    return [*read_captions_to_draw(context, "train"), *read_captions_to_draw(context, "held-out")]
 
 
 def test_every_caption_gets_its_questions(context: Context) -> None:
@@ -20,7 +20,7 @@ def test_every_caption_gets_its_questions(context: Context) -> None:
     notes = questions.run(context)
     assert notes["questions"] == 3 * 17
     assert notes["dropped"]["answer isn't yes"] == 2 * 17
-    train, held_out = list(to_draw(context, "train")), list(to_draw(context, "held-out"))
+    train, held_out = list(read_captions_to_draw(context, "train")), list(read_captions_to_draw(context, "held-out"))
     assert {len(each.questions) for each in train + held_out} == {3}
     assert (len(train), len(held_out)) == (12, 5)
     assert {q.caption_key for q in train[0].questions} == {train[0].key}
@@ -38,7 +38,7 @@ def test_a_caption_with_too_few_is_skipped_and_not_drawn(context: Context, make_
         questions.run(context)
     notes = questions.run(dataclasses.replace(context, recipe=make_recipe(failure_budget=0.5)))
     assert notes["skipped"] == 1
-    assert [each.caption for each in to_draw(context, "train")] == odd[1:]
+    assert [each.caption for each in read_captions_to_draw(context, "train")] == odd[1:]
 
 
 def test_another_minimum_asks_nobody_again(context: Context, make_recipe: Any) -> None:

@@ -141,5 +141,5 @@ def test_judges_behind_a_server_are_asked_from_one_process(make_recipe: Any) -> 
     tables = judging.Tables("scores", "candidates", "scores")
     asked = {"type": "vqa-openai", "path": "m", "server": {}}
     both = make_recipe(scorers={"red": RED | {"device": "cuda"}, "vqa": asked}).scorers
-    panels = [judging.Judging(tables, {name: settings}, 4) for name, settings in both.items()]
+    panels = [judging.JudgingJob(tables, {name: settings}, 4) for name, settings in both.items()]
     assert [panel.device for panel in panels] == ["cuda", SERVER]

@@ -77,7 +77,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
     assert len(server.bodies) - before == sum(len(each.answers) for each in all_) - answers
     spending = json.loads((tmp_path / "run" / "spending.json").read_text())
     assert spending["scores.vqa"]["requests"] == len(server.bodies)
-    finished = {each.name: each.finished for each in pipeline.status(tmp_path / "run")}["scores"]
+    finished = {each.name: each.finished for each in pipeline.read_status(tmp_path / "run")}["scores"]
     assert finished is not None and finished.notes["requests"] == len(server.bodies)
     assert finished.notes["cost"] == pytest.approx(len(server.bodies) * 190e-6)
 

@@ -203,10 +203,10 @@ def test_killed_between_training_and_saving_it_only_saves(paired: Context, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_put", killed)
+        patch.setattr(training, "_replace_folder", killed)
         training.run(paired)
     before = lines(paired)
-    monkeypatch.setattr(training, "_images", killed)
+    monkeypatch.setattr(training, "_encode_images", killed)
     notes = training.run(paired)
     assert lines(paired) == before and (paired.run.path / "model" / UNET).is_file()
     assert notes[EARLIER] == notes["step_seconds"] > 0
@@ -305,7 +305,7 @@ def test_images_that_do_not_fit_together_are_encoded_by_fewer(
 
 
 def test_the_card_names_networks_of_the_base_from_elsewhere_and_no_path(make_recipe: Any, tmp_path: Path) -> None:
-    plain = training._settings(make_recipe(model={}))
+    plain = training._list_settings(make_recipe(model={}))
     generator = {"unet": "some/unet", "vae": {"path": str(tmp_path)}}
-    told = training._settings(make_recipe(model=generator))
+    told = training._list_settings(make_recipe(model=generator))
     assert told.items() - plain.items() == {("UNet of the base", "some/unet"), ("VAE of the base", tmp_path.name)}

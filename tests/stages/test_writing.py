@@ -20,12 +20,12 @@ MODEL = LanguageModel(type="openai", path="fake")
 )
 def test_a_writer_that_does_not_fit_its_settings_is_told(stage: str, settings: Any, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
-        writing.writer_source(stage, settings)
+        writing.digest_writer(stage, settings)
 
 
 def test_what_names_a_writer_follows_what_shapes_its_texts_and_nothing_else() -> None:
     def source(**changes: Any) -> str:
-        return writing.writer_source("captions", Captions(writer=MODEL.model_copy(update=changes)))
+        return writing.digest_writer("captions", Captions(writer=MODEL.model_copy(update=changes)))
 
     assert source() == source(timeout=3.0, retries=1, concurrency=2, base_url="http://other/v1")
     assert len({source(), source(path="b"), source(temperature=0.2)}) == 3
@@ -34,8 +34,8 @@ def test_what_names_a_writer_follows_what_shapes_its_texts_and_nothing_else() ->
 def test_what_was_spent_is_entered_however_the_work_ends(context: Context) -> None:
     settings = Captions(writer=MODEL)
     for cost in (7, 14):
-        with pytest.raises(KeyboardInterrupt), writing.at_work(context, "captions", settings) as desk:
-            with desk.account.meter.request(TokenCount(10, 10)) as count:
+        with pytest.raises(KeyboardInterrupt), writing.open_writer(context, "captions", settings) as session:
+            with session.account.meter.request(TokenCount(10, 10)) as count:
                 count(TokenCount(4, 3))
             raise KeyboardInterrupt
         entered = read_spending(context.run.path).get("captions", {})
@@ -43,7 +43,7 @@ def test_what_was_spent_is_entered_however_the_work_ends(context: Context) -> No
 
 
 def test_a_writer_that_costs_nothing_enters_nothing(context: Context) -> None:
-    with writing.at_work(context, "captions", Captions()) as desk:
-        desk.account.note()
-        assert desk.account.told() == {}
+    with writing.open_writer(context, "captions", Captions()) as session:
+        session.account.note()
+        assert session.account.to_notes() == {}
     assert not (context.run.path / SPENDING).exists()

@@ -1,1 +1,1 @@
-"""What the verbs of the command line do beside running stages: doctor, export, inspect, convert."""
+"""Commands other than running stages: doctor, export, inspect, convert."""

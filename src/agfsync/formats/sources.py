@@ -36,7 +36,7 @@ def find_formats(wanted: type[_F]) -> dict[str, _F]:
 
     Those of other packages come first, since the last of ours take any table.
     """
-    names = sorted(catalog.names("formats"), key=lambda name: name in catalog.CATALOG["formats"])
+    names = sorted(catalog.list_names("formats"), key=lambda name: name in catalog.CATALOG["formats"])
     all_ = {name: catalog.find("formats", name)() for name in names}
     return {name: format_ for name, format_ in all_.items() if isinstance(format_, wanted)}
 

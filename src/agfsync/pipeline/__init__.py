@@ -1,4 +1,4 @@
-"""Runs the stages in order: what isn't up to date is brought up to date, what is stays as it is."""
+"""The runner of the stages: it brings those up to date that aren't, in order."""
 
 import time
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from agfsync.engine.launcher import Order
 from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
-from agfsync.pipeline.checks import check_generators, faults
-from agfsync.pipeline.damage import READ_AT_ONCE, looking, set_aside, told_of
-from agfsync.pipeline.following import prepare, recipe_of
-from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan
+from agfsync.pipeline.checks import check_generators, find_faults
+from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.following import prepare, read_recipe
+from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
 from agfsync.stages import NAMES, STAGES, Stage
@@ -25,18 +25,18 @@ from agfsync.store.manifest import Finished
 __all__ = [
     "NAMES",
     "STAGES",
-    "Standing",
+    "StageStatus",
     "choose_dtypes",
-    "faults",
+    "find_faults",
     "help_train",
     "is_up_to_date",
-    "plan",
+    "plan_stages",
     "prepare",
     "read_headline",
-    "recipe_of",
+    "read_recipe",
+    "read_status",
     "run",
     "run_stage",
-    "status",
     "verify",
 ]
 
@@ -45,8 +45,8 @@ TRAINING = "training"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a stage is. `units` counts what is made of a stage under way, or the rows of one that has ended."""
+class StageStatus:
+    """The state of a stage. `units` counts the units of a stage under way, or the rows of one that has ended."""
 
     name: str
     state: Literal["done", "out of date", "under way", "to do"]
@@ -55,9 +55,9 @@ class Standing:
 
 
 def run(path: Path, *, until: str | None = None, progress: Progress | None = None) -> None:
-    """Bring the run at `path` up to date, up to and including the stage `until`; what is up to date stays as it is.
+    """Bring the run at `path` up to date, up to and including the stage `until`; finished stages stay as they are.
 
-    What turns out damaged is named, set aside and made anew.
+    Damaged files are reported, quarantined and regenerated.
 
     Raises:
         ModelError: the way there leads through a generator that can't be drawn with or trained.
@@ -68,8 +68,8 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
     if is_up_to_date(path, until):
         return None
     with Run.open(path, writing=True) as run_:
-        recipe, told = recipe_of(run_), set[str]()
-        set_aside(run_, recipe, shown)
+        recipe, told = read_recipe(run_), set[str]()
+        quarantine_damage(run_, recipe, shown)
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
         if TRAINING in due:
@@ -86,9 +86,9 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
 
 
 def is_up_to_date(path: Path, until: str | None = None) -> bool:
-    """True if the run at `path` has nothing to do up to the stage `until`; seen without changing a byte."""
-    with looking(path) as run_:
-        recipe = recipe_of(run_)
+    """Return True if the run at `path` has nothing to do up to the stage `until`, without changing a byte."""
+    with open_to_read(path) as run_:
+        recipe = read_recipe(run_)
         return not find_due(run_, recipe, until) and not run_.verify(READ_AT_ONCE)
 
 
@@ -100,9 +100,9 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         PeerError: it trains in several launcher processes, and some don't come.
     """
     with Run.open(path, writing=True) as run_:
-        recipe = recipe_of(run_)
-        set_aside(run_, recipe, progress or SilentProgress())
-        *before, stage = plan(recipe, name)
+        recipe = read_recipe(run_)
+        quarantine_damage(run_, recipe, progress or SilentProgress())
+        *before, stage = plan_stages(recipe, name)
         due = [name] if not is_current(stage, run_, recipe) else []
         check_generators(recipe, due)
         for each in before:
@@ -114,57 +114,57 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
 
 
 def help_train(order: Order) -> None:
-    """What a process that isn't the first does of a training: its share of each step. It writes nothing.
+    """Do this helper process's share of each training step; write nothing.
 
     Raises:
         AgfsyncError: as the first does; or the run isn't where the first process has it.
     """
     training = import_module("agfsync.stages.training")
     with Run.open(Path(order["run"])) as run_:
-        training.help_train(Context(run_, recipe_of(run_), SilentProgress(), order["digest"]))
+        training.train_as_helper(Context(run_, read_recipe(run_), SilentProgress(), order["digest"]))
 
 
-def status(path: Path) -> list[Standing]:
-    """How far each stage of the run at `path` is, also while another process is at work on it."""
+def read_status(path: Path) -> list[StageStatus]:
+    """Return the state of each stage of the run at `path`, also while another process is at work on it."""
     with Run.open(path) as run_:
-        recipe = recipe_of(run_)
-        standings: dict[str, Standing] = {}
-        for stage in plan(recipe):
+        recipe = read_recipe(run_)
+        standings: dict[str, StageStatus] = {}
+        for stage in plan_stages(recipe):
             follows = all(standings[name].state == "done" for name in stage.after)
-            standings[stage.name] = _standing(stage, run_, recipe, follows)
+            standings[stage.name] = _read_stage_status(stage, run_, recipe, follows)
         return list(standings.values())
 
 
 def read_headline(path: Path) -> str:
-    """Return what the evaluation of the run at `path` says in one line, as the report does."""
+    """Return the report's headline on the evaluation of the run at `path`."""
     verdict, selection = import_module("agfsync.stages.report.verdict"), import_module("agfsync.stages.selection")
     with Run.open(path) as run_:
-        recipe, evaluation = recipe_of(run_), run_.find_finished("evaluation")
+        recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
-        judged = verdict.standings(summary, recipe, selection.find_selectors(run_, recipe))
-    found: str = verdict.verdict(judged).headline
+        judged = verdict.rank_judges(summary, recipe, selection.find_selectors(run_, recipe))
+    found: str = verdict.reach_verdict(judged).headline
     return found
 
 
 def verify(path: Path) -> int:
-    """Read every byte of the run at `path`; returns how many files there are.
+    """Read every byte of the run at `path`; return the number of files.
 
     Raises:
-        DamagedError: some aren't what was written; they have been set aside.
+        DamagedError: some failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
-        if recipe_of(run_).captions.writer.language_model is None:
+        if read_recipe(run_).captions.writer.language_model is None:
             run_.declare_ordered("captions")
         files = run_.count_files()
         found = run_.verify()
         if found:
-            lines = "; ".join(told_of(path, damage) for damage in found)
+            lines = "; ".join(describe_damage(path, damage) for damage in found)
             raise DamagedError(f"{len(found)} of {files} files aren't what was written: {lines}")
         return files
 
 
 def _bring_up_all(run_: Run, recipe: Recipe, until: str | None, progress: Progress) -> None:
-    for stage in plan(recipe, until):
+    for stage in plan_stages(recipe, until):
         _bring_up(stage, run_, recipe, progress)
 
 
@@ -177,7 +177,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:
-        plain = explain_disk_error(failure, run_.path) or _out_of_memory(failure, stage)
+        plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage)
         if plain is None:
             raise
         raise plain from failure
@@ -186,8 +186,8 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told, stage.makes, by_rows=stage.by_rows)
 
 
-def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
-    """What to tell where `failure` is a lack of memory, else None."""
+def _explain_memory_error(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
+    """Return an error with advice if `failure` is a lack of memory, else None."""
     if not lacks_memory(failure):
         return None
     says = (str(failure).splitlines() or ["MemoryError"])[0]
@@ -196,12 +196,12 @@ def _out_of_memory(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
     )
 
 
-def _standing(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> Standing:
-    """`follows` says whether all that the stage is made from is done."""
+def _read_stage_status(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> StageStatus:
+    """Return the state of a stage; `follows` is True if all its inputs are done."""
     finished = run_.find_finished(stage.name)
     if finished is not None:
         current = follows and is_current(stage, run_, recipe)
-        return Standing(stage.name, "done" if current else "out of date", finished.rows, finished)
+        return StageStatus(stage.name, "done" if current else "out of date", finished.rows, finished)
     made = run_.count_made(stage.name)
     begun = made or (run_.path / stage.name).is_dir()
-    return Standing(stage.name, "under way" if begun else "to do", made, None)
+    return StageStatus(stage.name, "under way" if begun else "to do", made, None)

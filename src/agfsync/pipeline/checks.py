@@ -1,4 +1,4 @@
-"""Whether all that a recipe names is there, told before anything runs."""
+"""Checks that all files, models and packages of a recipe exist, before anything runs."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -11,36 +11,36 @@ from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.models import hub
 from agfsync.pipeline.generators import check_drawing, check_trainable
-from agfsync.recipe import ModelSettings, NamedModel, Recipe, named_models
+from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
 from agfsync.stages import NAMES
-from agfsync.stages.writing import writer_source
+from agfsync.stages.writing import digest_writer
 
 
-def faults(recipe: Recipe) -> list[AgfsyncError]:
-    """All that the recipe names and that isn't there, as far as can be told without loading it."""
+def find_faults(recipe: Recipe) -> list[AgfsyncError]:
+    """Return an error for each thing that the recipe names and that isn't there, without loading anything."""
     found: list[AgfsyncError] = []
-    for check in _checks(recipe):
+    for check in _list_checks(recipe):
         try:
             check()
         except AgfsyncError as fault_:
             found.append(fault_)
     told = {str(fault_) for fault_ in found}
-    return [*found, *(fault_ for fault_ in generator_faults(recipe) if str(fault_) not in told)]
+    return [*found, *(fault_ for fault_ in find_generator_faults(recipe) if str(fault_) not in told)]
 
 
 def check_names(recipe: Recipe) -> None:
-    """At the start, and not hours later, when it is the stage's turn."""
-    for check in _checks(recipe):
+    """Raise the first fault of the recipe at the start, not hours later at the stage's turn."""
+    for check in _list_checks(recipe):
         check()
 
 
-def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
+def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     for section, kind in ((recipe.captions, PromptFile), (recipe.pairs, PairSet)):
         if section.source:
             yield partial(check_source, Path(section.source), kind, section.split)
-    yield partial(writer_source, "captions", recipe.captions)
-    yield partial(writer_source, "questions", recipe.questions)
-    for named in named_models(recipe):
+    yield partial(digest_writer, "captions", recipe.captions)
+    yield partial(digest_writer, "questions", recipe.questions)
+    for named in list_named_models(recipe):
         yield partial(catalog.check_place, named.path)
     for settings in recipe.evaluation.sets.values():
         if settings.source:
@@ -52,10 +52,10 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     yield partial(require_trackers, recipe.training.trackers)
 
 
-def generator_faults(
+def find_generator_faults(
     recipe: Recipe, stages: Collection[str] = NAMES, *, may_load: bool = False
 ) -> Iterator[AgfsyncError]:
-    """Yield what keeps `stages` from drawing with the generators that they load, or from training the first.
+    """Yield the faults that keep `stages` from drawing with the generators that they load, or from training the first.
 
     `may_load`: a generator of another package is made where there is no other way to know.
     """
@@ -86,15 +86,15 @@ def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bo
 
 
 def check_generators(recipe: Recipe, stages: Collection[str]) -> None:
-    """See, before anything is written or drawn, that `stages` can draw, score and train.
+    """Check, before anything is written or drawn, that `stages` can draw, score and train.
 
     Raises:
         ModelError: they can't, or a hub model that they load isn't there or can't be had.
     """
-    for named in named_models(recipe):
+    for named in list_named_models(recipe):
         if not _is_loaded(named, recipe, stages) or not hub.is_hub_id(named.path):
             continue
         if reason := hub.why_absent(named.path, named.revision):
             raise ModelError(f"can't load the model {named.path} ({named.place}): {reason}")
-    for fault_ in generator_faults(recipe, stages, may_load=True):
+    for fault_ in find_generator_faults(recipe, stages, may_load=True):
         raise fault_

@@ -1,4 +1,4 @@
-"""How much there is of everything: captions, pairs and questions, by the recipe and the files that it names."""
+"""Counts of captions, pairs and questions, from the recipe and the files that it names."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,9 @@ from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language.tokens import QUESTIONS_KEPT
 from agfsync.recipe import Recipe
 from agfsync.records import Caption
-from agfsync.stages.checking import sift
+from agfsync.stages.checking import sift_questions
 
-SHAPES, SAMPLED = "shapes", 8
+_SHAPES, _SAMPLED = "shapes", 8
 """the writer that is asked for some captions of each category, and how many"""
 
 
@@ -29,7 +29,7 @@ class Counts:
 
 
 def count_items(recipe: Recipe) -> Counts:
-    """Count by the recipe and the files that it names.
+    """Return the counts of the recipe and of the files that it names.
 
     Raises:
         FormatError: one cannot be read.
@@ -58,10 +58,10 @@ def _count_given_questions(prompts: SourceCaptions) -> list[int]:
 
 def _sample_questions(recipe: Recipe) -> float:
     """Return how many questions a caption keeps, by a sample of the Shapes world's writer where that is what writes."""
-    if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (SHAPES, SHAPES, None):
+    if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (_SHAPES, _SHAPES, None):
         return QUESTIONS_KEPT
-    writer: Any = catalog.find("captions", SHAPES)()
-    asker: Any = catalog.find("questions", SHAPES)()
-    texts = [text for category in writer.categories for text in writer.captions(category, SAMPLED, (), 0)]
-    kept = [len(sift(Caption("", text, "", "train"), asker.questions(text, 0))[0]) for text in texts]
+    writer: Any = catalog.find("captions", _SHAPES)()
+    asker: Any = catalog.find("questions", _SHAPES)()
+    texts = [text for category in writer.categories for text in writer.captions(category, _SAMPLED, (), 0)]
+    kept = [len(sift_questions(Caption("", text, "", "train"), asker.questions(text, 0))[0]) for text in texts]
     return sum(kept) / len(kept)

@@ -1,4 +1,4 @@
-"""What isn't what was written in a run folder: seen, told and set aside, so that it is made anew."""
+"""Damaged files of a run folder: found, reported and quarantined, so that they are regenerated."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from agfsync.store import Run
 from agfsync.store.integrity import LOG, Damage
 
 READ_AT_ONCE = 256 << 20
-"""Bytes that every command holds against what was written, before anything else: a quarter of a second, about."""
+"""Bytes that every command verifies before anything else: a quarter of a second, about."""
 
 
-def looking(path: Path) -> Run:
-    """The run at `path`, only to look; where its database is damaged, it is opened to be mended."""
+def open_to_read(path: Path) -> Run:
+    """Open the run at `path` for reading; if its database is damaged, open it for writing first, which repairs it."""
     try:
         return Run.open(path)
     except DamagedError:
@@ -21,16 +21,16 @@ def looking(path: Path) -> Run:
         raise
 
 
-def set_aside(run_: Run, recipe: Recipe, progress: Progress) -> None:
-    """See what is damaged, before anything else, as far as that costs little."""
+def quarantine_damage(run_: Run, recipe: Recipe, progress: Progress) -> None:
+    """Verify a bounded number of bytes before anything else, and quarantine damaged files."""
     if recipe.captions.writer.language_model is None:
         run_.declare_ordered("captions")  # What a language model wrote isn't thrown away: it would write other things.
     for damage in run_.verify(READ_AT_ONCE):
-        progress.say(told_of(run_.path, damage))
+        progress.say(describe_damage(run_.path, damage))
 
 
-def told_of(path: Path, damage: Damage) -> str:
-    """The line on what isn't what was written in the run folder `path`, once it has been set aside."""
+def describe_damage(path: Path, damage: Damage) -> str:
+    """Return the line that reports a damaged file of the run folder `path`."""
     if damage.path.endswith(LOG):
         return f"{path}/{damage}: put it back, or delete {path / damage.stage} to make it anew"
     return f"{path}/{damage}: it was quarantined, to be regenerated"

@@ -1,4 +1,4 @@
-"""A run's recipe: written when the run is made, read, and held against one that it is asked to follow."""
+"""A run's recipe: written when the run is made, read, and compared with one that it is asked to follow."""
 
 from collections.abc import Mapping
 from importlib import metadata
@@ -10,7 +10,7 @@ from agfsync import __version__
 from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import RunError
 from agfsync.pipeline.checks import check_names
-from agfsync.pipeline.damage import looking
+from agfsync.pipeline.damage import open_to_read
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
 from agfsync.recipe import Recipe, dump, load
@@ -19,7 +19,7 @@ from agfsync.store import RECIPE, Run
 
 
 def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progress | None = None) -> None:
-    """Make the run at `path`, or see that it follows `recipe`; with `update` it does so from now on.
+    """Make the run at `path`, or check that it follows `recipe`; with `update` it follows it from now on.
 
     Raises:
         RunError: the run follows another recipe, by which a stage would give another result.
@@ -29,29 +29,29 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
         check_names(recipe)
         chosen = choose_dtypes(recipe)
         dtypes = chosen_dtypes(recipe, chosen)
-        Run.create(path, _documented(pin_revisions(chosen), dtypes)).close()
+        Run.create(path, _document_recipe(pin_revisions(chosen), dtypes)).close()
         if dtypes:
             (progress or SilentProgress()).say(
                 f"auto: {describe_dtypes(dtypes)}; recipe.yaml in the run folder keeps it"
             )
         return
-    with looking(path) as run:
-        before = recipe_of(run)
+    with open_to_read(path) as run:
+        before = read_recipe(run)
     recipe = pin_revisions(choose_dtypes(recipe, before), before)
     if recipe == before:
         return
     with Run.open(path, writing=True) as run:
         again = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
         if again is not None and not update:
-            raise _differs(path, before, recipe, again)
+            raise _explain_difference(path, before, recipe, again)
         check_names(recipe)
-        run.rewrite_recipe(_documented(recipe))
+        run.rewrite_recipe(_document_recipe(recipe))
     if again is not None:
         (progress or SilentProgress()).say(f"{path} goes on with the new settings, from {again}")
 
 
-def recipe_of(run_: Run) -> Recipe:
-    """The recipe that a run follows.
+def read_recipe(run_: Run) -> Recipe:
+    """Return the recipe that a run follows.
 
     Raises:
         RecipeError: somebody has edited it into something else.
@@ -59,8 +59,8 @@ def recipe_of(run_: Run) -> Recipe:
     return load(run_.path / RECIPE)
 
 
-def _differs(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:
-    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+def _explain_difference(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:
+    old, new = _flatten_tree(before.model_dump(mode="json")), _flatten_tree(after.model_dump(mode="json"))
     keys = [key for key in old | new if old.get(key) != new.get(key)]
     shown = ", ".join(f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in keys[:3])
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
@@ -70,24 +70,24 @@ def _differs(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`tree` as `stage.key` -> value."""
+def _flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `tree` as `stage.key` -> value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flatten_tree(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
-def _documented(recipe: Recipe, dtypes: Mapping[str, str] = MappingProxyType({})) -> str:
+def _document_recipe(recipe: Recipe, dtypes: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the recipe with every default, beneath the versions it is run with and the `dtypes` chosen for `auto`."""
     packages = ("torch", "diffusers", "transformers")
-    versions = [f"agfsync {__version__}", *(f"{name} {_version(name)}" for name in packages)]
+    versions = [f"agfsync {__version__}", *(f"{name} {_read_version(name)}" for name in packages)]
     beside = "".join(f"# {model} was at {commit}\n" for model, commit in list_unpinnable(recipe).items())
     chosen = f"# auto: {describe_dtypes(dtypes)}\n" if dtypes else ""
     return f"# {', '.join(versions)}\n{chosen}{beside}{dump(recipe)}"
 
 
-def _version(package: str) -> str:
+def _read_version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

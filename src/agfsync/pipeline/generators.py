@@ -21,7 +21,7 @@ FAR = "`agfsync run ... --until pairs` goes as far as it can"
 
 
 def check_drawing(settings: ModelSettings) -> str | None:
-    """See that a generator can be drawn with; return why its model can't be trained, or None.
+    """Check that a generator can draw; return why its model can't be trained, or None.
 
     Faults that only loading can show are left to the loading.
 
@@ -31,7 +31,7 @@ def check_drawing(settings: ModelSettings) -> str | None:
     if settings.type not in DRAWN:
         return None
     _check_settings(settings)
-    files = _files(settings)
+    files = _find_files(settings)
     if files is None or files.read(INDEX) is None:
         return None
     from agfsync.errors import model_errors
@@ -43,7 +43,7 @@ def check_drawing(settings: ModelSettings) -> str | None:
             check_files(REFINER_TYPE, refiner.read, steps=settings.sampling.steps)
         reason = check_files(
             settings.type,
-            partial(_read, settings, files),
+            partial(_read_config, settings, files),
             steps=settings.sampling.steps,
             scheduler=settings.sampling.scheduler,
             clip_skip=getattr(settings, "clip_skip", None),
@@ -55,14 +55,14 @@ def check_drawing(settings: ModelSettings) -> str | None:
 
 
 def _check_settings(settings: ModelSettings) -> None:
-    """See that the type can draw with the scheduler and refiner that are set."""
+    """Check that the type can draw with the scheduler and refiner that are set."""
     from agfsync.models.configuration import check_choices
 
     check_choices(settings.type, settings.sampling.scheduler, settings.refining.path if settings.refining else None)
 
 
 def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bool) -> None:
-    """See that a generator can be trained; `reason` is what `check_drawing` found against its model.
+    """Check that a generator can be trained; `reason` is what `check_drawing` returned.
 
     One of another package whose class isn't known without making it is made, if it `may_load`.
 
@@ -93,23 +93,23 @@ def _class_of(maker: Any) -> type | None:
     return made if isinstance(made, type) else None
 
 
-def _files(settings: ModelSettings) -> ModelFiles | None:
+def _find_files(settings: ModelSettings) -> ModelFiles | None:
     """Return the files with a model's configuration; None for a single file without one."""
     if settings.path.endswith(".safetensors"):
         return ModelFiles.from_path(settings.configuration) if settings.configuration else None
     return ModelFiles.from_path(settings.path, settings.revision)
 
 
-def _read(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
+def _read_config(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
     """Read a configuration file; of an exchanged part, that of the model that gives it, if it has one."""
     if name == INDEX:
-        return _index(settings, files)
+        return _read_index(settings, files)
     part, _, _ = name.partition("/")
     found = _given_config(part, settings.parts.get(part)) if part in EXCHANGED else None
     return files.read(name) if found is None else found
 
 
-def _index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
+def _read_index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
     """Return the pipeline's index, in which each exchanged part has the class of the model that gives it."""
     index = files.read(INDEX)
     if index is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agfsync import catalog
 from agfsync.models import hub
-from agfsync.recipe import NamedModel, Recipe, check, named_models
+from agfsync.recipe import NamedModel, Recipe, check, list_named_models
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -26,7 +26,7 @@ def pin_revisions(recipe: Recipe, before: Recipe | None = None) -> Recipe:
 
 def list_unpinnable(recipe: Recipe) -> dict[str, str]:
     """Return the hub models that have no key for a revision, such as heads and LoRAs, each with the commit at hand."""
-    paths = [named.path for named in named_models(recipe) if not named.has_revision and hub.is_hub_id(named.path)]
+    paths = [named.path for named in list_named_models(recipe) if not named.has_revision and hub.is_hub_id(named.path)]
     commits = {path: hub.commit_of(path) for path in paths}
     return {path: commit for path, commit in commits.items() if commit}
 
@@ -41,7 +41,9 @@ def _choose_revision(named: NamedModel, known: Mapping[str, NamedModel]) -> str 
 
 def _list_pinnable(recipe: Recipe) -> list[NamedModel]:
     """Return the models of this project's own types: other packages' may know no revision."""
-    return [named for named in named_models(recipe) if named.has_revision and named.type in catalog.CATALOG[named.kind]]
+    return [
+        named for named in list_named_models(recipe) if named.has_revision and named.type in catalog.CATALOG[named.kind]
+    ]
 
 
 def _find_section(tree: Any, place: str) -> dict[str, Any]:

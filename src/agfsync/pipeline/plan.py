@@ -17,7 +17,7 @@ UNNEEDED = {
 """What a training method needs -> the stages that it doesn't."""
 
 
-def plan(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
+def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
     """Return the stages that `recipe` needs, up to and including `until`, each after those of its inputs that are left.
 
     Raises:
@@ -52,7 +52,7 @@ def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
 def find_due(run_: Run, recipe: Recipe, until: str | None = None) -> list[str]:
     """Return the names of the stages up to `until` that aren't up to date, or follow from one that isn't."""
     due: list[str] = []
-    for stage in plan(recipe, until):
+    for stage in plan_stages(recipe, until):
         if set(stage.after) & set(due) or not is_current(stage, run_, recipe):
             due.append(stage.name)
     return due

@@ -1,4 +1,4 @@
-"""Replaces `auto` in a recipe by the number format that is fastest on this machine."""
+"""The choice of the fastest number format on this machine for each `auto` of a recipe."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -20,17 +20,19 @@ def choose_dtypes(recipe: Recipe, before: Recipe | None = None, *, fallback: str
         ModelError: a section's device isn't there, and there is no `fallback` to take for it.
     """
     tree = recipe.model_dump(mode="json")
-    known = {place: section[key] for place, section, key in _places(before.model_dump(mode="json"))} if before else {}
-    for place, section, key in _places(tree):
+    known = (
+        {place: section[key] for place, section, key in _list_places(before.model_dump(mode="json"))} if before else {}
+    )
+    for place, section, key in _list_places(tree):
         if section[key] == AUTO:
             taken = known.get(place, AUTO)
-            section[key] = _fastest(place, section, tree, fallback) if taken == AUTO else taken
+            section[key] = _choose_fastest(place, section, tree, fallback) if taken == AUTO else taken
     return check(tree, where=recipe.name)
 
 
 def chosen_dtypes(asked: Recipe, chosen: Recipe) -> dict[str, str]:
-    """Return what `choose_dtypes` put in place of each `auto`, by the place in the recipe."""
-    pairs = zip(_places(asked.model_dump(mode="json")), _places(chosen.model_dump(mode="json")), strict=True)
+    """Return the replacement of each `auto` by `choose_dtypes`, by its place in the recipe."""
+    pairs = zip(_list_places(asked.model_dump(mode="json")), _list_places(chosen.model_dump(mode="json")), strict=True)
     return {f"{place}.{key}": section[key] for (place, before, key), (_, section, _) in pairs if before[key] == AUTO}
 
 
@@ -43,7 +45,7 @@ def describe_dtypes(chosen: Mapping[str, str]) -> str:
     return f"{', '.join(parts)} ({import_module('agfsync.models.dtypes').describe_cpu()})"
 
 
-def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+def _list_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield each section with a number format: its place, itself, and its key."""
     yield "model", tree["model"], "dtype"
     for name, section in tree["candidates"]["beside"].items():
@@ -53,7 +55,7 @@ def _places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]
     yield "training", tree["training"], "precision"
 
 
-def _fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fallback: str | None) -> str:
+def _choose_fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fallback: str | None) -> str:
     # By name: a run with nothing to do is answered without torch.
     dtypes, pretrained = import_module("agfsync.models.dtypes"), import_module("agfsync.models.pretrained")
     training = place == "training"

@@ -1,11 +1,11 @@
-"""The recipe: a YAML file that says what a run is made of. `sections` and `types` have every key with its default.
+"""The recipe: a YAML file that describes a run. `sections` and `types` have every key with its default.
 
 A key that a recipe leaves out has its default; an unknown key is an error that names it. `resolve` reads a recipe,
 applies `--set` overrides and returns the whole of it, checked.
 """
 
-from agfsync.recipe.models import NamedModel, named_models
-from agfsync.recipe.reading import check, dump, load, read_shipped, resolve, shipped, summarize_shipped
+from agfsync.recipe.models import NamedModel, list_named_models
+from agfsync.recipe.reading import check, dump, list_shipped, load, read_shipped, resolve, summarize_shipped
 from agfsync.recipe.sections import HELD_OUT, Captions, Engine, LoraSettings, Questions, Recipe, Training
 from agfsync.recipe.types import LanguageModel, ModelSettings, PartSettings, RefinerSettings, ScorerSettings, Server
 
@@ -26,10 +26,10 @@ __all__ = [
     "Training",
     "check",
     "dump",
+    "list_named_models",
+    "list_shipped",
     "load",
-    "named_models",
     "read_shipped",
     "resolve",
-    "shipped",
     "summarize_shipped",
 ]

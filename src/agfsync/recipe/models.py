@@ -32,7 +32,7 @@ def drawing_models(recipe: Recipe) -> dict[str, ModelSettings]:
     return {"model": recipe.model} | {f"candidates.beside.{name}": model for name, model in beside}
 
 
-def named_models(recipe: Recipe) -> Iterator[NamedModel]:
+def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
     """Yield every model, part, LoRA, refiner, scorer, head and replacement that `recipe` names, in its order.
 
     Models behind a server aren't among them.

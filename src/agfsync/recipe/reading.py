@@ -1,4 +1,4 @@
-"""Recipes read, checked, overridden and written, and what is told of one that isn't right."""
+"""Reading, checking, overriding and writing of recipes, with messages that name each fault."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,14 +18,14 @@ from agfsync.recipe.base import Section
 from agfsync.recipe.sections import Recipe
 
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""What PyYAML raises on texts that it can't read: mostly its own, but on a month 13 or `!!int` of nothing, others."""
+"""Errors that PyYAML raises on texts that it can't read: mostly its own, but others on a month 13."""
 SHORT = Repr()
 """Shows a wrong value: of one that holds another a million times over, as YAML allows, only the beginning."""
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
-def shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
+def list_shipped() -> list[str]:
+    """Return the names of the recipes that come with the package."""
     there = (path.name for path in (files("agfsync") / "recipe" / "shipped").iterdir())
     return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
 
@@ -36,11 +36,11 @@ def read_shipped(name: str) -> str:
     Raises:
         RecipeError: none is called so.
     """
-    if name not in shipped():
-        close = get_close_matches(name, shipped(), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(shipped())}"
+    if name not in list_shipped():
+        close = get_close_matches(name, list_shipped(), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(list_shipped())}"
         raise RecipeError(f"no shipped recipe is called '{name}': {hint}")
-    return _locate(name).read_text(encoding="utf-8")
+    return _locate_recipe(name).read_text(encoding="utf-8")
 
 
 def summarize_shipped(name: str) -> str:
@@ -51,14 +51,14 @@ def summarize_shipped(name: str) -> str:
 
 
 def resolve(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
+    """Return the recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
 
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
     """
-    tree = _read(_locate(recipe))
+    tree = _read(_locate_recipe(recipe))
     for override in overrides:
-        _override(tree, override)
+        _apply_override(tree, override)
     return check(tree, where=recipe)
 
 
@@ -77,7 +77,7 @@ def _parse(text: str, where: str) -> Recipe:
 
 
 def check(tree: dict[str, Any], where: str) -> Recipe:
-    """The recipe that `tree` is; `where` names its source in an error."""
+    """Return the validated recipe of `tree`; `where` names its source in an error."""
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as failure:
@@ -90,19 +90,19 @@ def check(tree: dict[str, Any], where: str) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included."""
+    """Return the whole recipe as YAML, defaults included."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _locate(recipe: str) -> Path:
-    if recipe in shipped():
+def _locate_recipe(recipe: str) -> Path:
+    if recipe in list_shipped():
         return Path(str(files("agfsync") / "recipe" / "shipped" / f"{recipe}.yaml"))
     path = Path(recipe)
     with suppress(OSError):  # such as a name that is too long for one
         if path.is_file():
             return path
-    close = get_close_matches(recipe, shipped(), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"shipped are {', '.join(shipped())}"
+    close = get_close_matches(recipe, list_shipped(), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"shipped are {', '.join(list_shipped())}"
     raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
 
 
@@ -131,7 +131,7 @@ def _read_tree(text: str, where: str) -> dict[str, Any]:
     return tree
 
 
-def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def change_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """Return `recipe` with `changes`: dotted keys and their values.
 
     Raises:
@@ -143,7 +143,7 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return check(tree, where=recipe.name)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
         raise RecipeError(f"--set {override}: write it as stage.key=value, such as training.steps=200")
@@ -160,7 +160,7 @@ def _set_value(tree: dict[str, Any], path: str, value: Any, what: str) -> None:
     for name in parents:
         default = default.get(name) if isinstance(default, dict) else getattr(default, name, None)
         if tree.get(name) is None:
-            tree[name] = _untouched(default)
+            tree[name] = _begin_override(default)
         if isinstance(default, Section) and isinstance(tree[name], str):
             tree[name] = {"type": tree[name]}  # short for a section of that type
         tree = tree[name]
@@ -169,11 +169,11 @@ def _set_value(tree: dict[str, Any], path: str, value: Any, what: str) -> None:
     tree[last] = value
 
 
-def _untouched(default: Any) -> Any:
-    """What an override of a part of `default` begins with.
+def _begin_override(default: Any) -> Any:
+    """Return the value that an override of a part of `default` begins with.
 
-    Of a section that is nothing, since what its keys default to may hang on the one that is set. But another weight
-    for one scorer leaves the others theirs.
+    A section begins empty, since the defaults of its keys may depend on the one that is set. But another weight for
+    one scorer leaves the others theirs.
     """
     if default is None or isinstance(default, Section):
         return {}
@@ -202,10 +202,10 @@ def _describe_fault(fault: Any, section: type[BaseModel], parents: tuple[Any, ..
         return says
     if fault["type"] in ("secret", "plain"):
         return f"{where}: {says}"
-    return f"{where}: {says[:1].lower()}{says[1:]}, got {_shown(fault['input'])}"
+    return f"{where}: {says[:1].lower()}{says[1:]}, got {_show_value(fault['input'])}"
 
 
-def _shown(value: Any) -> str:
+def _show_value(value: Any) -> str:
     try:
         return SHORT.repr(value)
     except ValueError:

@@ -9,14 +9,14 @@ from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.types import (
     AestheticSettings,
     BestWorstSettings,
-    CaptionWriter,
+    CaptionWriterOfType,
     ChoiceOfType,
     EmbeddingSettings,
     MarginSettings,
     MethodOfType,
     ModelOfType,
     ModelSettings,
-    QuestionWriter,
+    QuestionWriterOfType,
     ScorerOfType,
     ScorerSettings,
     StableDiffusionSettings,
@@ -39,9 +39,9 @@ def _asks_a_model(kind: str, tree: Any) -> bool:
 
 
 class Captions(Section):
-    """Stage 1: what is drawn."""
+    """Stage 1: the captions to draw."""
 
-    writer: CaptionWriter = WriterSettings()
+    writer: CaptionWriterOfType = WriterSettings()
     source: SourcePath | None = None
     """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
     split: str = ""
@@ -74,7 +74,7 @@ class Captions(Section):
 class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
-    writer: QuestionWriter = WriterSettings()
+    writer: QuestionWriterOfType = WriterSettings()
     """asks where the captions' file has no question on a caption"""
     rounds: Positive = 1
     """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
@@ -140,6 +140,8 @@ class Pairs(Section):
 
 
 class LoraSettings(Section):
+    """A LoRA that is trained in place of the whole denoiser."""
+
     rank: Positive = 16
     alpha: float | None = None
     """default: the rank, so that every program reads the file with the same strength"""
@@ -219,14 +221,14 @@ class Evaluation(Section):
 
 
 class Report(Section):
-    """Stage 8."""
+    """Stage 8: the report."""
 
     examples: Positive = 12
     """pictures a gallery"""
 
 
 class Engine(Section):
-    """Where pictures are drawn and judged. It shapes no result: a run may be gone on with on another.
+    """The place where images are drawn and judged. It affects no result: a run may continue on another engine.
 
     In a recipe `engine: ray` is short for `engine: {type: ray}`.
     """
@@ -305,9 +307,9 @@ class Recipe(Section):
         Raises:
             RecipeError: a key or value is wrong; the message says which and where.
         """
-        from agfsync.recipe.reading import change
+        from agfsync.recipe.reading import change_recipe
 
-        return change(self, changes)
+        return change_recipe(self, changes)
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":
@@ -355,4 +357,5 @@ class Recipe(Section):
 
     @property
     def training_seed(self) -> int:
+        """The seed of the training; default: the run's."""
         return self.seed if self.training.seed is None else self.training.seed

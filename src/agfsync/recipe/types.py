@@ -64,7 +64,7 @@ Part = Annotated[PartSettings | None, BeforeValidator(_expand_part)]
 
 
 class Sampling(Section):
-    """How a model draws."""
+    """The settings of drawing."""
 
     steps: Positive = 50
     guidance: float = Field(default=7.5, ge=0)
@@ -416,7 +416,7 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
         base = BASES[kind]
         type_ = tree.get("type", base.model_fields["type"].default)
         if not isinstance(type_, str):
-            there = ", ".join(catalog.names(kind))
+            there = ", ".join(catalog.list_names(kind))
             raise PydanticCustomError("plain", "{says}", {"says": f"give it a type: there are {there}"})
         try:
             return find_settings(kind, type_).model_validate(tree)
@@ -431,8 +431,8 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
-CaptionWriter = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
-QuestionWriter = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
 
@@ -442,4 +442,6 @@ def asks_language_model(kind: str, writer: Any) -> bool:
     type_ = writer.get("type") if isinstance(writer, dict) else writer
     if isinstance(writer, WriterSettings):
         return writer.language_model is not None
-    return isinstance(type_, str) and type_ in catalog.names(kind) and issubclass(find_settings(kind, type_), Server)
+    return (
+        isinstance(type_, str) and type_ in catalog.list_names(kind) and issubclass(find_settings(kind, type_), Server)
+    )

@@ -1,9 +1,9 @@
-"""Stage 3: N pictures for each caption, each from a seed and an embedding noise of its own (Eq. 1).
+"""Stage 3: N images for each caption, each from a seed and an embedding noise of its own (Eq. 1).
 
-Where the recipe names generators beside the one that is aligned, each of them draws N of its own, one model in memory
-at a time, and their numbers run on.
+If the recipe names generators in addition to the one that is aligned, each of them draws N of its own, one model in
+memory at a time, and the image numbers continue.
 
-Where the pairs come from a pair set, its pictures are the candidates and none is drawn.
+If the pairs come from a pair set, its images are the candidates and none is drawn.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,16 +20,16 @@ from agfsync.models import Generator
 from agfsync.recipe import ModelSettings, Recipe
 from agfsync.records import Candidate, Caption, digest, seed_of
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import GENERATORS, Context, generator_source, to_draw
-from agfsync.stages.preferences import take_in
+from agfsync.stages.context import GENERATORS, Context, digest_generator, read_captions_to_draw
+from agfsync.stages.preferences import import_pair_set
 from agfsync.store.streams import Reiterable, Stream, join_in_order
 
-STAGE = "candidates"
+_STAGE = "candidates"
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """A caption's pictures `indices` by one generator. `source` names it with all that shapes them."""
+class CandidateJob:
+    """A job that draws the images `indices` of captions with one generator; `source` digests all that affects them."""
 
     settings: ModelSettings
     source: str
@@ -37,10 +37,10 @@ class Drawing:
     seed: int
     indices: tuple[int, ...]
 
-    def unit(self, caption: Caption) -> str:
-        """The key of the unit that these pictures are."""
+    def name_unit(self, caption: Caption) -> str:
+        """Return the key of the unit of a caption's images."""
         first, count = self.indices[0], len(self.indices)
-        # What stands alone, or first, is named as if there never were others.
+        # The first generator's key doesn't depend on others, so that adding one redraws nothing.
         return digest(self.source, self.seed, count, caption.key, *([first] if first else []))
 
     @property
@@ -52,23 +52,23 @@ class Drawing:
         return self.settings.device
 
     def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
-        return STAGE, ()
+        return _STAGE, ()
 
-    def open(self, desk: JobContext) -> BatchFunction[Caption]:
-        desk.say(f"{STAGE}: loading {self.settings.path}")
+    def open(self, context: JobContext) -> BatchFunction[Caption]:
+        context.say(f"{_STAGE}: loading {self.settings.path}")
         generator: Generator = catalog.build("models", self.settings.arguments(), self.settings.defaults())
         for remark in getattr(generator, "remarks", ()):
-            desk.say(f"{STAGE}: {remark}")
+            context.say(f"{_STAGE}: {remark}")
 
         def draw(captions: Sequence[Caption]) -> Iterator[Outcome]:
-            """A caption's pictures in one batch, if they fit: which of them go together has no say in their noise."""
+            """Draw a caption's images in one batch if they fit; the split into batches does not affect their noise."""
             for caption in captions:
-                yield desk.fit.over(self.indices, partial(self._drawn, generator, caption))
+                yield context.fit.over(self.indices, partial(self._draw_batch, generator, caption))
 
         return draw
 
-    def _drawn(self, generator: Generator, caption: Caption, indices: Sequence[int]) -> list[Candidate]:
-        seeds = seeds_of(caption, indices, self.seed)
+    def _draw_batch(self, generator: Generator, caption: Caption, indices: Sequence[int]) -> list[Candidate]:
+        seeds = derive_seeds(caption, indices, self.seed)
         files = encode_pngs(generator.draw([caption.text] * len(seeds), seeds, self.noise))
         keys = [digest("candidate", self.source, caption.key, seed) for seed in seeds]
         made = zip(keys, indices, seeds, files, strict=True)
@@ -76,51 +76,52 @@ class Drawing:
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Draw what is missing of `candidates.per_caption` pictures for each caption that makes pairs.
+    """Draw the missing ones of `candidates.per_caption` images for each caption that makes pairs.
 
     Raises:
-        ModelError: the generator can't be loaded. BudgetError: too many pictures of a pair set are broken.
+        ModelError: the generator can't be loaded. BudgetError: too many images of a pair set are broken.
     """
     recipe = context.recipe
     if recipe.pairs.source:
-        return take_in(context, Path(recipe.pairs.source))
+        return import_pair_set(context, Path(recipe.pairs.source))
     captions = Stream(
-        sum(1 for _ in to_draw(context, "train")), lambda: (each.caption for each in to_draw(context, "train"))
+        sum(1 for _ in read_captions_to_draw(context, "train")),
+        lambda: (each.caption for each in read_captions_to_draw(context, "train")),
     )
-    drawings = [_drawing(recipe, place) for place in range(len(recipe.drawing_models))]
-    for drawing in drawings:
-        _draw(context, drawing, captions)
+    jobs = [_make_job(recipe, place) for place in range(len(recipe.drawing_models))]
+    for job in jobs:
+        _draw_candidates(context, job, captions)
         release_memory()
-    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(captions) * len(drawings))
-    context.run.select(STAGE, (drawing.unit(caption) for caption in captions for drawing in drawings))
-    drawn = len(captions) * recipe.candidates.per_caption * len(drawings)
-    named = {GENERATORS: _names(context, drawings, captions)} if recipe.candidates.beside else {}
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(captions) * len(jobs))
+    context.run.select(_STAGE, (job.name_unit(caption) for caption in captions for job in jobs))
+    drawn = len(captions) * recipe.candidates.per_caption * len(jobs)
+    named = {GENERATORS: _name_generators(context, jobs, captions)} if recipe.candidates.beside else {}
     return {"captions": len(captions), "candidates": drawn} | named
 
 
-def seeds_of(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
-    """The seeds of a caption's pictures `indices` in a run of `seed`."""
+def derive_seeds(caption: Caption, indices: Iterable[int], seed: int) -> list[int]:
+    """Return the seeds of a caption's images `indices` in a run of `seed`."""
     return [seed_of(seed, caption.key, index) for index in indices]
 
 
-def _drawing(recipe: Recipe, place: int) -> Drawing:
-    """What the generator at `place` draws of a caption."""
+def _make_job(recipe: Recipe, place: int) -> CandidateJob:
+    """Return the job of the generator at `place`."""
     settings, count = recipe.drawing_models[place], recipe.candidates.per_caption
     noise = recipe.candidates.embedding_noise
-    source = digest(STAGE, VERSIONS[STAGE], generator_source(settings), noise)
-    return Drawing(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
+    source = digest(_STAGE, VERSIONS[_STAGE], digest_generator(settings), noise)
+    return CandidateJob(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
 
 
-def _draw(context: Context, drawing: Drawing, captions: Reiterable[Caption]) -> None:
-    """One generator's pictures of every caption."""
+def _draw_candidates(context: Context, job: CandidateJob, captions: Reiterable[Caption]) -> None:
+    """Draw every caption with one generator."""
     recipe = context.recipe
-    units = Stream(len(captions), lambda: (Unit(drawing.unit(caption), caption) for caption in captions))
+    units = Stream(len(captions), lambda: (Unit(job.name_unit(caption), caption) for caption in captions))
     common = {"schema": Candidate.schema, "progress": context.progress, "budget": recipe.failure_budget}
-    run_job(context.run, STAGE, units, drawing, engine=recipe.engine, at_once=1, **common)
+    run_job(context.run, _STAGE, units, job, engine=recipe.engine, at_once=1, **common)
 
 
-def _names(context: Context, drawings: Sequence[Drawing], captions: Iterable[Caption]) -> dict[str, str]:
-    """Each generator's model, by what its pictures say of it."""
-    units = ((drawing.unit(caption), drawing.settings.path) for caption in captions for drawing in drawings)
-    drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(STAGE, ["generator"]))
+def _name_generators(context: Context, jobs: Sequence[CandidateJob], captions: Iterable[Caption]) -> dict[str, str]:
+    """Return each generator's model by the `generator` of its images."""
+    units = ((job.name_unit(caption), job.settings.path) for caption in captions for job in jobs)
+    drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(_STAGE, ["generator"]))
     return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

@@ -1,10 +1,10 @@
 """Stage 1: a writer's captions, spread evenly over its categories, no two the same; some held out for the evaluation.
 
-A file of prompts may stand in the writer's place. Where the pairs come from a pair set, its prompts are the captions to
-train on, and the writer's are held out, all of them.
+A file of prompts may replace the writer. If the pairs come from a pair set, its prompts are the captions to train on,
+and all of the writer's are held out.
 
 A caption is a unit of its own, so that more or fewer of them can be asked for later and those that are there stay.
-Whether it is held out is drawn when it is written, among the places that its category has left.
+Its split is drawn when it is written, among the free places of its category.
 """
 
 import random
@@ -24,12 +24,12 @@ from agfsync.records import Caption, digest, seed_of
 from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.context import Context
-from agfsync.stages.places import Places, shares
-from agfsync.stages.preferences import captions_given, skip_left_out
-from agfsync.stages.writing import Desk, at_work
-from agfsync.stages.written import Written, caption_of
+from agfsync.stages.places import Places, share_by_category
+from agfsync.stages.preferences import read_given_captions, skip_left_out
+from agfsync.stages.writing import WriterSession, open_writer
+from agfsync.stages.written import WrittenCaptions, make_caption
 
-STAGE = "captions"
+_STAGE = "captions"
 ASK = 100
 """captions asked for at a time: what a kill can cost"""
 DRY = 3
@@ -37,7 +37,7 @@ DRY = 3
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Write what is missing of `captions.count` and `captions.held_out` captions.
+    """Write the missing ones of `captions.count` and `captions.held_out` captions.
 
     Raises:
         BudgetError: the writer brings nothing new in a category any more, or its file has fewer, or more rows that
@@ -45,36 +45,36 @@ def run(context: Context) -> Mapping[str, Any]:
         FormatError: a file isn't what it should be.
     """
     settings = context.recipe.captions
-    given = captions_given(context)
+    given = read_given_captions(context)
     taken = {normalise_text(each.text) for each in given.values()}
     prompts = _read_prompts(context, taken) if settings.source else None
-    with at_work(context, STAGE, settings, instead=prompts) as desk:
-        asked = _asked(context.recipe)
-        wanted = shares(asked, _rooms(desk.writer, prompts, asked))
-        written = _written(context, desk.writer, taken)
-        with context.progress.stage(STAGE, sum(asked.values()), done=written.have(wanted)) as task:
+    with open_writer(context, _STAGE, settings, instead=prompts) as session:
+        asked = _count_asked(context.recipe)
+        wanted = share_by_category(asked, _count_rooms(session.writer, prompts, asked))
+        written = _read_written(context, session.writer, taken)
+        with context.progress.stage(_STAGE, sum(asked.values()), done=written.count_present(wanted)) as task:
             for category, places in wanted.items():
-                _fill(context, desk, written, category, places, task)
-    context.run.select(STAGE, [*given, *written.chosen(wanted)])
+                _fill_category(context, session, written, category, places, task)
+    context.run.select(_STAGE, [*given, *written.select_units(wanted)])
     left_out = {"left_out": dict(prompts.left_out.counts)} if prompts else {}
-    return {**_notes(context), **left_out, **desk.account.told()}
+    return {**_collect_notes(context), **left_out, **session.account.to_notes()}
 
 
 def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
-    """Read the file of prompts, and report what of it isn't used."""
+    """Read the file of prompts, and report its unused rows."""
     settings = context.recipe.captions
     prompts = SourceCaptions(str(settings.source), taken, settings.split)
-    skip_left_out(context, STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
+    skip_left_out(context, _STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 
-def _asked(recipe: Recipe) -> Places:
-    """How many captions are to be written: none to train on where a pair set brings its own."""
+def _count_asked(recipe: Recipe) -> Places:
+    """Return the numbers of captions to write: none to train on if a pair set brings its own."""
     return {"train": 0 if recipe.pairs.source else recipe.captions.count, "held-out": recipe.captions.held_out}
 
 
-def _rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:
-    """How many captions each category has. Of a writer nobody knows: it tells when it has run dry.
+def _count_rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:
+    """Return how many captions each category has; a writer counts as having enough until it runs dry.
 
     Raises:
         BudgetError: a file has fewer in all than are asked for.
@@ -90,65 +90,76 @@ def _rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places)
     return prompts.rooms
 
 
-def _written(context: Context, writer: CaptionWriter, taken: Collection[str]) -> Written:
-    """What this writer has written already, in the order of writing, without the captions that are `taken`."""
+def _read_written(context: Context, writer: CaptionWriter, taken: Collection[str]) -> WrittenCaptions:
+    """Return this writer's earlier captions in the order of writing, without those that are `taken`."""
     settings = context.recipe.captions
-    # What somebody has put into a file is wanted, however alike it is.
+    # Captions of a file are all wanted, however alike they are.
     similarity = 1.0 if settings.source else settings.similarity
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
-    source = digest(STAGE, VERSIONS[STAGE], writer.identity, context.recipe.seed, *shaping)
-    written = Written(source, similarity, set(taken))
-    mine = [unit for unit in context.run.list_made(STAGE) if unit.startswith(f"{source}/")]
-    for unit, each in zip(mine, context.run.read(STAGE, Caption, mine), strict=True):
+    source = digest(_STAGE, VERSIONS[_STAGE], writer.identity, context.recipe.seed, *shaping)
+    written = WrittenCaptions(source, similarity, set(taken))
+    mine = [unit for unit in context.run.list_made(_STAGE) if unit.startswith(f"{source}/")]
+    for unit, each in zip(mine, context.run.read(_STAGE, Caption, mine), strict=True):
         if normalise_text(each.text) not in taken:
             written.add(unit, each)
     return written
 
 
-def _fill(context: Context, desk: Desk, written: Written, category: str, places: Places, task: ProgressTask) -> None:
+def _fill_category(
+    context: Context,
+    session: WriterSession,
+    written: WrittenCaptions,
+    category: str,
+    places: Places,
+    task: ProgressTask,
+) -> None:
     fruitless, vain = 0, Counter[str]()
-    while free := written.free(category, places):
+    while free := written.list_free(category, places):
         # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
-        seed = seed_of(context.recipe.seed, STAGE, category, len(written.units[category]), fruitless)
+        seed = seed_of(context.recipe.seed, _STAGE, category, len(written.units[category]), fruitless)
         begun = time.monotonic()
-        texts, trouble = _ask(desk, category, min(ASK, len(free)), written.texts[category], seed)
+        texts, trouble = _ask_writer(session, category, min(ASK, len(free)), written.texts[category], seed)
         settings = context.recipe.captions
         texts, faulty = (texts, Counter[str]()) if settings.source else sift_captions(texts, settings.words)
-        new, dropped = written.new(texts, category, len(free))
+        new, dropped = written.pick_new(texts, category, len(free))
         vain += faulty + dropped
         random.Random(seed).shuffle(free)
-        captions = [caption_of(text, category, split) for text, split in zip(new, free, strict=False)]
-        _commit(context, written, captions, vain, time.monotonic() - begun)
+        captions = [make_caption(text, category, split) for text, split in zip(new, free, strict=False)]
+        _commit_captions(context, written, captions, vain, time.monotonic() - begun)
         task.advance(len(captions))
         fruitless, vain = (0, Counter()) if captions else (fruitless + 1, vain)
         if fruitless == DRY:
-            trouble = trouble or "; ".join(desk.account.meter.spoilers)
-            raise _dry(context.recipe.captions.writer.type, category, written, places, trouble, vain)
+            trouble = trouble or "; ".join(session.account.meter.spoilers)
+            raise _explain_dry_writer(context.recipe.captions.writer.type, category, written, places, trouble, vain)
 
 
-def _ask(desk: Desk, category: str, count: int, avoid: Sequence[str], seed: int) -> tuple[Sequence[str], str]:
-    """What the writer writes, and why that is nothing where its language model gave no reply."""
+def _ask_writer(
+    session: WriterSession, category: str, count: int, avoid: Sequence[str], seed: int
+) -> tuple[Sequence[str], str]:
+    """Return the writer's texts, and the reason if its language model gave no reply."""
     try:
-        return desk.writer.captions(category, count, avoid, seed), ""
+        return session.writer.captions(category, count, avoid, seed), ""
     except NoReplyError as failure:
         return [], str(failure)
     finally:
-        desk.account.note()
+        session.account.note()
 
 
-def _commit(
-    context: Context, written: Written, captions: Sequence[Caption], left_out: Counter[str], seconds: float
+def _commit_captions(
+    context: Context, written: WrittenCaptions, captions: Sequence[Caption], left_out: Counter[str], seconds: float
 ) -> None:
-    """One request is one part. What it and fruitless ones before brought in vain is counted with the first caption."""
+    """Commit the captions of one request as one part; dropped texts are counted with its first caption."""
     units = {f"{written.source}/{each.key}": [each] for each in captions}
     if units:
         dropped = {next(iter(units)): left_out} if left_out else {}
-        context.run.commit(STAGE, units, Caption.schema, dropped=dropped, seconds=seconds)
+        context.run.commit(_STAGE, units, Caption.schema, dropped=dropped, seconds=seconds)
     for unit, (each,) in units.items():
         written.add(unit, each)
 
 
-def _dry(writer: str, category: str, written: Written, places: Places, trouble: str, vain: Counter[str]) -> BudgetError:
+def _explain_dry_writer(
+    writer: str, category: str, written: WrittenCaptions, places: Places, trouble: str, vain: Counter[str]
+) -> BudgetError:
     reached = f"{len(written.units[category])} of the {sum(places.values())} captions of '{category}'"
     reasons = ", ".join(f"{reason} {count}" for reason, count in vain.most_common())
     left_out = f"; left out: {reasons}" if reasons else ""
@@ -160,16 +171,16 @@ def _dry(writer: str, category: str, written: Written, places: Places, trouble: 
     )
 
 
-def _notes(context: Context) -> dict[str, Any]:
-    """Return the counts of captions, of their lengths in words and of what was dropped."""
-    rows = list(context.run.rows(STAGE, ["text", "category", "split"]))
+def _collect_notes(context: Context) -> dict[str, Any]:
+    """Return the counts of captions, of their lengths in words and of dropped texts."""
+    rows = list(context.run.rows(_STAGE, ["text", "category", "split"]))
     splits = Counter(row["split"] for row in rows)
-    # A pair set of which nobody prefers anything leaves none.
+    # A pair set without preferences leaves no caption.
     lengths = [count_words(row["text"]) for row in rows] or [0]
     return {
         "train": splits["train"],
         "held_out": splits["held-out"],
         "categories": dict(Counter(row["category"] for row in rows)),
         "words": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
-        "dropped": dict(context.run.count_dropped(STAGE)),
+        "dropped": dict(context.run.count_dropped(_STAGE)),
     }

@@ -1,4 +1,4 @@
-"""Which of a writer's questions stand up to checking. No stage of its own."""
+"""Checks of a writer's captions and questions, shared by two stages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ FILLERS = frozenset(
     normalise_text("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
 )
 """words that nearly every caption has, so that they place no element in it"""
-LONGEST_CAPTION, LONGEST_QUESTION = 1000, 300
+MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS = 1000, 300
 """characters: a model that writes more has lost itself. Captions are asked for in 50 words, and cut at 77 tokens"""
 
 
@@ -24,23 +24,23 @@ def sift_captions(texts: Sequence[str], words: tuple[int, int] | None = None) ->
 
     `words` are the fewest and the most that a caption may have; None: any number.
     """
-    reasons = [_caption_fault(text, words) for text in texts]
+    reasons = [_find_caption_fault(text, words) for text in texts]
     kept = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
     return kept, Counter(reason for reason in reasons if reason is not None)
 
 
-def _caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
+def _find_caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
     """Return why `text` may be no caption, or None."""
     if not has_words(text):
         return "empty"
-    if len(text) > LONGEST_CAPTION:
+    if len(text) > MOST_CAPTION_CHARACTERS:
         return "too long"
     if words is None or words[0] <= (count := count_words(text)) <= words[1]:
         return None
     return f"fewer than {words[0]} words" if count < words[0] else f"more than {words[1]} words"
 
 
-def sift(
+def sift_questions(
     caption: Caption, drafts: Sequence[QuestionDraft], similarity: float = 1.0
 ) -> tuple[list[Question], Counter[str]]:
     """Return those of `drafts` that are valid questions on `caption`, each once, and why the others aren't, counted.
@@ -50,20 +50,20 @@ def sift(
     kept: dict[str, Question] = {}
     near = KeptQuestions(similarity)
     dropped: Counter[str] = Counter()
-    for draft in map(_on_one_line, drafts):
+    for draft in map(_clean_draft, drafts):
         plain = normalise_text(draft.text)
-        reason = "repeated" if plain in kept else fault(draft, caption)
+        reason = "repeated" if plain in kept else find_fault(draft, caption)
         if reason is None and near.is_near(draft):
             reason = "nearly repeated"
         if reason is None:
-            kept[plain] = _question(caption, draft)
+            kept[plain] = _make_question(caption, draft)
             near.add(draft)
         else:
             dropped[reason] += 1
     return list(kept.values()), dropped
 
 
-def _on_one_line(draft: QuestionDraft) -> QuestionDraft:
+def _clean_draft(draft: QuestionDraft) -> QuestionDraft:
     """Return `draft` as it would be kept: another control character makes no other question."""
     texts: dict[str, Any] = {
         name: one_line(getattr(draft, name)) for name in ("text", "answer", "element", "element_type")
@@ -71,34 +71,34 @@ def _on_one_line(draft: QuestionDraft) -> QuestionDraft:
     return replace(draft, **texts)
 
 
-def fault(draft: QuestionDraft, caption: Caption) -> str | None:
-    """Why `draft` is no valid question on `caption`, or None when it is one."""
+def find_fault(draft: QuestionDraft, caption: Caption) -> str | None:
+    """Return why `draft` is no valid question on `caption`, or None if it is one."""
     if not draft.valid:
         return "called invalid by its writer"
     if not has_words(draft.text):
         return "empty"
-    if max(len(draft.text), len(draft.element)) > LONGEST_QUESTION:
+    if max(len(draft.text), len(draft.element)) > MOST_QUESTION_CHARACTERS:
         return "too long"
     if normalise_text(draft.answer) != draft.expected:
         return f"answer isn't {draft.expected}"
     if normalise_text(draft.element_type) not in TYPES:
         return "unknown element type"
-    if not _mentions(caption.text, draft.element):
+    if not _is_mentioned(caption.text, draft.element):
         return "element isn't in the caption"
     return None
 
 
-def _mentions(caption: str, element: str) -> bool:
-    """Whether some word of `element` that says something is in `caption`.
+def _is_mentioned(caption: str, element: str) -> bool:
+    """Return True if a content word of `element` is in `caption`.
 
-    Some, not all, and at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
+    One is enough, at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
     """
     words = normalise_text(element).split()
     telling = [word for word in words if word not in FILLERS]
     return any(word in normalise_text(caption) for word in telling or words)
 
 
-def _question(caption: Caption, draft: QuestionDraft) -> Question:
+def _make_question(caption: Caption, draft: QuestionDraft) -> Question:
     kind: Any = normalise_text(draft.element_type)
     key = question_key(caption.key, draft.text, draft.expected)
     return Question(key, caption.key, draft.text, draft.expected, draft.element, kind)

@@ -1,4 +1,4 @@
-"""The choice `best-worst`: of each caption's candidates the best and the worst by the weighted sum (Eq. 5 to 7).
+"""The choice `best-worst`: the best and the worst of each caption's candidates by the weighted sum (Eq. 5 to 7).
 
 A choice is a class of the catalog's "choices"; its fields are its settings in the recipe's `pairs.choose`.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-Values = Mapping[str, float | None]
+CandidateScores = Mapping[str, float | None]
 """Scorer -> its score of a candidate, on 0..100; None where it gave none."""
 
 
@@ -29,7 +29,7 @@ class ChosenPair:
 class Choice(Protocol):
     """A rule that makes pairs of a caption's scored candidates."""
 
-    def choose(self, values: Mapping[str, Values]) -> tuple[list[ChosenPair], Counter[str]]:
+    def choose(self, values: Mapping[str, CandidateScores]) -> tuple[list[ChosenPair], Counter[str]]:
         """Return the caption's pairs, and why candidates or the caption were left out, counted.
 
         Args:
@@ -48,7 +48,7 @@ class BestWorst:
     weights: Mapping[str, float]
     minimum_margin: float = 0.0
 
-    def choose(self, values: Mapping[str, Values]) -> tuple[list[ChosenPair], Counter[str]]:
+    def choose(self, values: Mapping[str, CandidateScores]) -> tuple[list[ChosenPair], Counter[str]]:
         weights = {name: weight for name, weight in self.weights.items() if weight}
         sums = {key: total for key, each in values.items() if (total := weighted_sum(each, weights)) is not None}
         left_out = Counter({"unscored candidate": len(values) - len(sums)})
@@ -67,7 +67,7 @@ class BestWorst:
         return chosen if chosen.margin > self.minimum_margin else "margin too small"
 
 
-def weighted_sum(values: Values, weights: Mapping[str, float]) -> float | None:
+def weighted_sum(values: CandidateScores, weights: Mapping[str, float]) -> float | None:
     """Return S = sum of w_i s_i (Eq. 5), or None where a weighted scorer gave no score.
 
     >>> weighted_sum({"vqa": 100.0, "clip": 30.0}, {"vqa": 0.5, "clip": 0.5})

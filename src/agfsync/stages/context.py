@@ -1,4 +1,4 @@
-"""What stages work with: the run, the recipe, and what names a model or a scorer in digests."""
+"""The context of a stage: the run, the recipe, and the digests of models and scorers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class ToDraw:
+class CaptionToDraw:
     """A caption with its questions, in the order in which they were written."""
 
     caption: Caption
@@ -44,30 +44,30 @@ class ToDraw:
         return self.caption.key
 
 
-def to_draw(context: Context, split: Split) -> Iterator[ToDraw]:
+def read_captions_to_draw(context: Context, split: Split) -> Iterator[CaptionToDraw]:
     """Yield the captions of `split` that have questions; skipped ones have none."""
     questions = group_by_column("caption_key", context.run.rows("questions"))
     for caption, asked in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
         if asked and caption.split == split:
-            yield ToDraw(caption, tuple(Question.of(row) for row in asked))
+            yield CaptionToDraw(caption, tuple(Question.of(row) for row in asked))
 
 
-def generator_source(settings: ModelSettings) -> str:
+def digest_generator(settings: ModelSettings) -> str:
     """Return the digest of a model and of all settings that affect its images, without loading it."""
     refiner = (settings.refining.path,) if settings.refining else ()
     models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
-    return digest(differences(settings, "device"), catalog.fingerprint(*models))
+    return digest(dump_changes(settings, "device"), catalog.fingerprint(*models))
 
 
-def scorer_source(name: str, settings: ScorerSettings) -> str:
+def digest_scorer(name: str, settings: ScorerSettings) -> str:
     """Return the digest of a scorer and of all settings that affect its scores, without loading it."""
     server = settings.asked_server
     tokens = server.reply_tokens if server is not None else None
-    shaping = differences(settings, "device", "server")
+    shaping = dump_changes(settings, "device", "server")
     return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
 
 
-def differences(section: BaseModel, *without: str) -> dict[str, Any]:
+def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:
     """Return the values of `section` that differ from their defaults, as JSON has them.
 
     A digest holds these alone, so that a new key with a default renames no finished work.

@@ -1,4 +1,4 @@
-"""What the scores and the evaluation have in common: every judge's word on every picture. No stage of its own."""
+"""Judging of images by every scorer, shared by the stages scores and evaluation."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +26,8 @@ from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.batch import PictureToScore, ScoredPicture, open_pictures, score_key, score_pictures
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import Context, scorer_source
-from agfsync.stages.spending import REMARKS, Account, built_of, judging
+from agfsync.stages.context import Context, digest_scorer
+from agfsync.stages.spending import REMARKS, Account, list_scorer_arguments, open_judge_accounts
 from agfsync.statistics import Mean
 from agfsync.store import Run
 from agfsync.store.manifest import Skipped
@@ -38,7 +38,7 @@ Judges = Mapping[str, ScorerSettings]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Where the pictures of `stage` lie, and where what is said of them goes."""
+    """The tables of `stage` with its images and their scores."""
 
     stage: str
     pictures: str
@@ -46,8 +46,8 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
-class ToJudge:
-    """A picture, without its image, which is read when it is needed: `unit` is the unit of its table that holds it."""
+class ImageToJudge:
+    """An image to judge, by its key; its file is in the unit `unit` of its table and is read when needed."""
 
     key: str
     unit: str
@@ -57,28 +57,28 @@ class ToJudge:
     """the judges that are asked; None: all"""
 
     def is_for(self, judge: str) -> bool:
-        """Return True if `judge` is asked."""
+        """Return True if `judge_images` is asked."""
         return self.by is None or judge in self.by
 
 
-Key = Callable[[ToJudge], str]
-"""What names a judge's score of a picture."""
+Key = Callable[[ImageToJudge], str]
+"""Function that returns the key of a judge's score of an image."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a judge is asked: a score called `key` of a picture."""
+class ScoreRequest:
+    """A request to a judge: a score called `key` of an image."""
 
     judge: str
     key: str
-    picture: ToJudge
+    picture: ImageToJudge
 
 
 @dataclass(frozen=True, slots=True)
-class Judging:
-    """The words of a panel's judges on pictures, up to `batch` of them at a time.
+class JudgingJob:
+    """A job that scores images with the judges of a panel, up to `batch` images at a time.
 
-    Judges behind a server have `accounts`, which stay in the process that leads: so does the judging by these.
+    Judges behind a server have `accounts`, which stay in the leading process; so does the judging by these.
     """
 
     tables: Tables
@@ -88,35 +88,35 @@ class Judging:
 
     @property
     def source(self) -> str:
-        return digest([scorer_source(name, settings) for name, settings in self.panel.items()])
+        return digest([digest_scorer(name, settings) for name, settings in self.panel.items()])
 
     @property
     def device(self) -> str:
-        """Theirs, which is one, for a panel looks through one model."""
+        """The device of the panel, whose judges share one model."""
         first = next(iter(self.panel.values()))
         return first.device if first.asked_server is None else SERVER
 
-    def reads(self, asked: Sequence[Asked]) -> tuple[str, Sequence[str]]:
+    def reads(self, asked: Sequence[ScoreRequest]) -> tuple[str, Sequence[str]]:
         return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
 
-    def open(self, desk: JobContext) -> BatchFunction[Asked]:
+    def open(self, context: JobContext) -> BatchFunction[ScoreRequest]:
         @cache
-        def scorer(name: str) -> Scorer:
-            """Loaded when there is something to judge."""
-            desk.say(f"{self.tables.stage}: loading {name}")
-            made: Scorer = catalog.build("scorers", built_of(self.panel[name], self.accounts.get(name)))
+        def load_scorer(name: str) -> Scorer:
+            """Load a scorer when there is something to judge."""
+            context.say(f"{self.tables.stage}: loading {name}")
+            made: Scorer = catalog.build("scorers", list_scorer_arguments(self.panel[name], self.accounts.get(name)))
             return made
 
-        def work(asked: Sequence[Asked]) -> Iterator[Outcome]:
-            """Where a cap is reached, what was judged before is given first: it was paid for."""
-            of_picture: dict[str, list[Asked]] = defaultdict(list)
+        def work(asked: Sequence[ScoreRequest]) -> Iterator[Outcome]:
+            """Yield the outcomes; if a cap is reached, yield those before it first, since they were paid for."""
+            of_picture: dict[str, list[ScoreRequest]] = defaultdict(list)
             for each in asked:
                 of_picture[each.picture.key].append(each)
-            scorers = {name: scorer(name) for name in self.panel if any(each.judge == name for each in asked)}
+            scorers = {name: load_scorer(name) for name in self.panel if any(each.judge == name for each in asked)}
             outcomes: dict[str, Outcome] = {}
             reached: CapReached | None = None
             try:
-                desk.fit.over(list(of_picture.values()), partial(self._judge, desk.run, scorers, outcomes))
+                context.fit.over(list(of_picture.values()), partial(self._judge_batch, context.run, scorers, outcomes))
             except CapReached as failure:
                 reached = failure
             for account in self.accounts.values():
@@ -128,41 +128,43 @@ class Judging:
 
         return work
 
-    def _judge(
+    def _judge_batch(
         self,
         run: Run,
         scorers: Mapping[str, Scorer],
         outcomes: dict[str, Outcome],
-        asked: Sequence[Sequence[Asked]],
-    ) -> Sequence[Sequence[Asked]]:
-        """Puts what is `asked` of each picture into `outcomes`, by key: each judge sees all pictures in one batch."""
-        images = _images(run, self.tables, [of[0].picture for of in asked])
+        asked: Sequence[Sequence[ScoreRequest]],
+    ) -> Sequence[Sequence[ScoreRequest]]:
+        """Enter the scores `asked` of each image into `outcomes` by key; each judge sees all images in one batch."""
+        images = _open_images(run, self.tables, [of[0].picture for of in asked])
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
             shown = [_picture(each, images[each.picture.key]) for each in mine]
             for each, said in zip(mine, score_pictures(scorer, name, shown) if shown else [], strict=True):
-                outcomes[each.key] = _outcome(said)
+                outcomes[each.key] = _make_outcome(said)
         return asked
 
 
-def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ToJudge]) -> dict[str, Any]:
-    """Let every judge score what it hasn't of `pictures`, one model in memory at a time.
+def judge_images(
+    context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ImageToJudge]
+) -> dict[str, Any]:
+    """Let every judge score those of `pictures` that it hasn't scored, one model in memory at a time.
 
-    Returns, for each judge: how many it `scored`, their `mean`, why the others are `unscored`, counted, and on how many
-    it saw the beginning of the prompt only (`truncated`).
+    Returns, for each judge: the number `scored`, their `mean`, the counted reasons of the `unscored` ones, and the
+    number for which it saw the beginning of the prompt only (`truncated`).
 
     Raises:
         ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or may
             cost no more.
     """
-    keys = {name: _key(tables, name, settings) for name, settings in judges.items()}
-    with judging(context, tables.stage, judges) as accounts:
-        for panel in _panels(judges):
-            _judge_by(context, tables, panel, keys, pictures, accounts)
+    keys = {name: _make_key_function(tables, name, settings) for name, settings in judges.items()}
+    with open_judge_accounts(context, tables.stage, judges) as accounts:
+        for panel in _group_panels(judges):
+            _judge_by_panel(context, tables, panel, keys, pictures, accounts)
             release_memory()
     asked = (key(picture) for picture in pictures for name, key in keys.items() if picture.is_for(name))
     context.run.select(tables.scores, asked)
-    notes = _notes(context, tables, judges)
+    notes = _collect_notes(context, tables, judges)
     for name, account in accounts.items():
         if account.meter.remarks:
             notes[name][REMARKS] = "; ".join(account.meter.remarks)
@@ -170,8 +172,8 @@ def judge(context: Context, tables: Tables, judges: Judges, pictures: Reiterable
     return notes
 
 
-def _panels(judges: Judges) -> list[Judges]:
-    """The judges, those of one model together: they see each batch in turn, and can share what they make of it."""
+def _group_panels(judges: Judges) -> list[Judges]:
+    """Return the judges grouped by model: those of a group see each batch in turn, and can share its embeddings."""
     panels: dict[tuple[Any, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
         weights = getattr(settings, "weights", None)
@@ -180,29 +182,29 @@ def _panels(judges: Judges) -> list[Judges]:
     return list(panels.values())
 
 
-def _judge_by(
+def _judge_by_panel(
     context: Context,
     tables: Tables,
     panel: Judges,
     keys: Mapping[str, Key],
-    pictures: Reiterable[ToJudge],
+    pictures: Reiterable[ImageToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
-    """The scores of a panel's judges."""
+    """Score the images with the judges of a panel."""
     batch = context.recipe.scores.batch
 
-    def units() -> Iterator[Unit[Asked]]:
+    def units() -> Iterator[Unit[ScoreRequest]]:
         for some in iterate_batches(pictures, batch):
             for name in panel:
                 for picture in (each for each in some if each.is_for(name)):
                     key = keys[name](picture)
-                    yield Unit(key, Asked(name, key, picture))
+                    yield Unit(key, ScoreRequest(name, key, picture))
 
     run_job(
         context.run,
         tables.scores,
         Stream(sum(each.is_for(name) for each in pictures for name in panel), units),
-        Judging(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
+        JudgingJob(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
         engine=context.recipe.engine,
         at_once=batch * len(panel),
         schema=Score.schema,
@@ -213,37 +215,37 @@ def _judge_by(
     )
 
 
-def _key(tables: Tables, name: str, settings: ScorerSettings) -> Key:
-    """The keys of a judge's scores, which are those of its units too."""
-    source = digest(tables.scores, VERSIONS[tables.stage], scorer_source(name, settings))
+def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> Key:
+    """Return the function that names a judge's scores and their units."""
+    source = digest(tables.scores, VERSIONS[tables.stage], digest_scorer(name, settings))
     # A scorer whose class doesn't say counts as asking: at worst, other questions make it score anew.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
     return lambda picture: score_key(source, asks, picture.key, picture.questions)
 
 
-def _images(run: Run, tables: Tables, pictures: Sequence[ToJudge]) -> dict[str, Image.Image | Unscored]:
-    """The pictures' images by their keys: opened once, so that every judge is shown the same ones."""
+def _open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
+    """Open the images once, so that every judge sees the same ones; return them by their keys."""
     holders = list(dict.fromkeys(each.unit for each in pictures))
     files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
     return dict(zip((p.key for p in pictures), open_pictures([files[p.key] for p in pictures]), strict=True))
 
 
-def _picture(asked: Asked, image: Image.Image | Unscored) -> PictureToScore:
+def _picture(asked: ScoreRequest, image: Image.Image | Unscored) -> PictureToScore:
     of = asked.picture
     return PictureToScore(asked.key, of.key, of.prompt, of.questions, image)
 
 
-def _outcome(judged: ScoredPicture) -> Outcome:
-    """The score; what of the prompt was left out is counted with it, and so known after a resume too."""
-    return Sifted([judged.score], {_truncated(judged.score.scorer): 1} if judged.truncated else {})
+def _make_outcome(judged: ScoredPicture) -> Outcome:
+    """Return the score; a truncated prompt is counted with it, and so known after a resume."""
+    return Sifted([judged.score], {_describe_truncation(judged.score.scorer): 1} if judged.truncated else {})
 
 
-def _truncated(judge_: str) -> str:
+def _describe_truncation(judge_: str) -> str:
     return f"{judge_} saw the beginning of the prompt only"
 
 
 def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pictures: int) -> None:
-    """Enter what has no score, an entry for each judge and reason, and report it.
+    """Enter images without a score as skipped, an entry for each judge and reason, and report them.
 
     Raises:
         BudgetError: a judge left more unscored than `failure_budget` allows.
@@ -263,7 +265,7 @@ def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pict
     report_skipped(context.progress, tables.stage, every, pictures * len(judges), "scores")
 
 
-def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
+def _collect_notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
     means = {name: Mean() for name in judges}
     reasons: dict[str, Counter[str]] = {name: Counter() for name in judges}
     for row in context.run.rows(tables.scores, ["scorer", "value", "reason"]):
@@ -277,7 +279,7 @@ def _notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
             "scored": mean.count,
             "mean": mean.value,
             "unscored": dict(reasons[name]),
-            "truncated": left_out[_truncated(name)],
+            "truncated": left_out[_describe_truncation(name)],
         }
         for name, mean in means.items()
     }

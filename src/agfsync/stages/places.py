@@ -1,18 +1,18 @@
-"""How many captions of each category are wanted, for training and held out. No stage of its own."""
+"""The spreading of captions over categories, for training and held out."""
 
 from collections.abc import Mapping
 
 from agfsync.records import Split
 
 Places = dict[Split, int]
-"""How many captions of each split."""
+"""The number of captions of each split."""
 
 
-def shares(asked: Places, rooms: Mapping[str, int]) -> dict[str, Places]:
-    """What each category gets of those that are `asked` for: evenly, the first ones taking what is left over.
+def share_by_category(asked: Places, rooms: Mapping[str, int]) -> dict[str, Places]:
+    """Spread the captions `asked` for evenly over the categories; the first ones take the remainder.
 
-    `rooms` says how many a category has, together at least as many as are asked for; where one has too few, the
-    others take its part.
+    `rooms` has the number of captions of each category, together at least as many as are asked for; if one has too
+    few, the others take its part.
     """
     held_out = spread_evenly(asked["held-out"], rooms)
     train = spread_evenly(asked["train"], {category: room - held_out[category] for category, room in rooms.items()})

@@ -1,7 +1,7 @@
-"""Stage 2: yes/no questions on each caption, only those that stand up to checking.
+"""Stage 2: yes/no questions on each caption that pass the checks.
 
-Where the captions' file has questions on a caption, those are asked, and the writer isn't. Captions whose pairs are
-given need none: nothing is scored for them.
+If the captions' file has questions on a caption, they replace the writer's. Captions whose pairs are given need none:
+nothing is scored for them.
 """
 
 from collections import Counter
@@ -20,25 +20,25 @@ from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
 from agfsync.records import Caption, Question, digest, question_key, seed_of
 from agfsync.stages import VERSIONS
-from agfsync.stages.checking import sift
+from agfsync.stages.checking import sift_questions
 from agfsync.stages.context import Context
-from agfsync.stages.writing import Desk, at_work
+from agfsync.stages.writing import WriterSession, open_writer
 from agfsync.store.streams import Reiterable, Stream
 
-STAGE = "questions"
-BATCH = 16
+_STAGE = "questions"
+_BATCH = 16
 """captions at a time, or four times as many as the writer takes, so that few threads wait for the last of a batch"""
 
 
-NAMED = 80
+_SHOWN_CHARACTERS = 80
 """characters of a caption that name it"""
 
 
 @dataclass(frozen=True, slots=True)
-class ToAsk:
-    """A caption, the questions that its file has on it, and why others of the file can't be used, counted.
+class CaptionToAsk:
+    """A caption, the questions `found` in its file, and the counted reasons why others can't be used.
 
-    Where nothing is `found`, the writer asks.
+    If nothing is `found`, the writer asks.
     """
 
     caption: Caption
@@ -50,64 +50,64 @@ def run(context: Context) -> Mapping[str, Any]:
     """Ask the writer `questions.rounds` times for each caption; one that keeps too few questions is skipped.
 
     Raises:
-        BudgetError: that befell more captions than `failure_budget` allows.
+        BudgetError: more captions are skipped than `failure_budget` allows.
     """
     recipe, run_ = context.recipe, context.run
-    with at_work(context, STAGE, recipe.questions) as desk:
-        units = _units(context, desk.writer)
+    with open_writer(context, _STAGE, recipe.questions) as session:
+        units = _list_units(context, session.writer)
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
-        batch = max(BATCH, 4 * desk.writer.concurrency)
-        process_units(run_, STAGE, units, partial(_work, desk, recipe), batch=batch, **common)
-    _skip_scant(context, units, desk.account.meter.spoilers)
-    run_.select(STAGE, (unit.key for unit in units))
-    return {**_notes(context), **desk.account.told()}
+        batch = max(_BATCH, 4 * session.writer.concurrency)
+        process_units(run_, _STAGE, units, partial(_ask_all, session, recipe), batch=batch, **common)
+    _skip_scant(context, units, session.account.meter.spoilers)
+    run_.select(_STAGE, (unit.key for unit in units))
+    return {**_collect_notes(context), **session.account.to_notes()}
 
 
-def _units(context: Context, writer: QuestionWriter) -> Stream[Unit[ToAsk]]:
-    """Every caption, but those that are trained on where their pairs are given."""
+def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[CaptionToAsk]]:
+    """Return a unit for each caption, without training captions whose pairs are given."""
     recipe = context.recipe
     prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
     asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
 
-    def units() -> Iterator[Unit[ToAsk]]:
+    def units() -> Iterator[Unit[CaptionToAsk]]:
         for caption in context.run.read("captions", Caption):
             if caption.split in asked:
-                task = ToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
-                yield Unit(_key(writer, recipe, task), task)
+                task = CaptionToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
+                yield Unit(_name_unit(writer, recipe, task), task)
 
     return Stream(sum(row["split"] in asked for row in context.run.rows("captions", ["split"])), units)
 
 
-def _key(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> str:
-    """What names a caption's questions."""
+def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> str:
+    """Return the key of a caption's questions."""
     if task.found:
         found = [asdict(each) for each in task.found]
-        return digest(STAGE, VERSIONS[STAGE], "found", task.caption.key, found, task.left_out)
+        return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, found, task.left_out)
     settings = recipe.questions
     shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]
     if (settings.similarity, settings.maximum) != (1.0, None):
         shaping += [settings.similarity, settings.maximum]
-    return digest(STAGE, VERSIONS[STAGE], writer.identity, *shaping, task.caption.key)
+    return digest(_STAGE, VERSIONS[_STAGE], writer.identity, *shaping, task.caption.key)
 
 
-def _work(desk: Desk, recipe: Recipe, tasks: Sequence[ToAsk]) -> Iterator[Outcome]:
-    for outcome in map_in_threads(partial(_questions, desk.writer, recipe), tasks, desk.writer.concurrency):
-        desk.account.note()
+def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAsk]) -> Iterator[Outcome]:
+    for outcome in map_in_threads(partial(_make_questions, session.writer, recipe), tasks, session.writer.concurrency):
+        session.account.note()
         yield outcome
 
 
-def _questions(writer: QuestionWriter, recipe: Recipe, task: ToAsk) -> Outcome:
-    """A caption's questions, or why there are none. May run in a thread of its own."""
+def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome:
+    """Return a caption's questions, or why there are none. May run in a thread of its own."""
     if task.found:
-        return _found(task)
+        return _take_found(task)
     try:
-        return _written(writer, recipe, task.caption)
+        return _write_questions(writer, recipe, task.caption)
     except NoReplyError as failure:
-        return Skip(str(failure), _name(task.caption))
+        return Skip(str(failure), _quote_caption(task.caption))
 
 
-def _found(task: ToAsk) -> Sifted:
-    """The file's questions as they are: people have checked them."""
+def _take_found(task: CaptionToAsk) -> Sifted:
+    """Return the file's questions as they are: people have checked them."""
     key = task.caption.key
     asked = [
         Question(
@@ -118,16 +118,16 @@ def _found(task: ToAsk) -> Sifted:
     return Sifted(asked, task.left_out)
 
 
-def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
-    """The writer's questions that stand up to checking.
+def _write_questions(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
+    """Return the writer's questions that pass the checks.
 
     Raises:
         NoReplyError: none of the rounds, or not the second reading, got a reply.
     """
-    drafts, lost = _drafts(writer, recipe, caption)
-    questions, dropped = sift(caption, drafts, recipe.questions.similarity)
+    drafts, lost = _collect_drafts(writer, recipe, caption)
+    questions, dropped = sift_questions(caption, drafts, recipe.questions.similarity)
     if recipe.questions.verify and questions:
-        confirmed = _confirmed(writer, recipe, caption, questions)
+        confirmed = _confirm_questions(writer, recipe, caption, questions)
         dropped["not confirmed on second reading"] = len(questions) - len(confirmed)
         questions = confirmed
     most = recipe.questions.maximum
@@ -137,8 +137,8 @@ def _written(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted
     return Sifted(questions[:most], +dropped)
 
 
-def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
-    """What the rounds bring, and how many were in vain.
+def _collect_drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[list[QuestionDraft], int]:
+    """Return the drafts of all rounds, and the number of rounds without a reply.
 
     Raises:
         NoReplyError: all of them.
@@ -147,7 +147,7 @@ def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[l
     lost: list[NoReplyError] = []
     for index in range(recipe.questions.rounds):
         try:
-            drafts += writer.questions(caption.text, seed_of(recipe.seed, STAGE, caption.key, index))
+            drafts += writer.questions(caption.text, seed_of(recipe.seed, _STAGE, caption.key, index))
         except NoReplyError as failure:
             lost.append(failure)
     if len(lost) == recipe.questions.rounds:
@@ -155,7 +155,7 @@ def _drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> tuple[l
     return drafts, len(lost)
 
 
-def _confirmed(
+def _confirm_questions(
     writer: QuestionWriter, recipe: Recipe, caption: Caption, questions: Sequence[Question]
 ) -> list[Question]:
     """Return those of `questions` that the writer, asked again, answers as expected from the caption alone."""
@@ -165,39 +165,41 @@ def _confirmed(
     return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
 
 
-def _skip_scant(context: Context, units: Reiterable[Unit[ToAsk]], spoilers: Sequence[str]) -> None:
-    """Questions are kept however few, so that another `questions.minimum` asks no writer again.
+def _skip_scant(context: Context, units: Reiterable[Unit[CaptionToAsk]], spoilers: Sequence[str]) -> None:
+    """Skip captions with too few questions.
+
+    Their questions are kept, so that another `questions.minimum` asks no writer again.
 
     Args:
         spoilers: what was noticed about the writer's server that can be why they are few.
     """
     minimum = context.recipe.questions.minimum
-    skipped = {each.key for each in context.run.list_skipped(STAGE)}
+    skipped = {each.key for each in context.run.list_skipped(_STAGE)}
     made = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
     for unit, (key, rows) in zip(
-        made, context.run.rows_by_unit(STAGE, ["key"], (unit.key for unit in made)), strict=True
+        made, context.run.rows_by_unit(_STAGE, ["key"], (unit.key for unit in made)), strict=True
     ):
         if len(rows) < minimum:
             reason = f"fewer valid questions than questions.minimum ({minimum})"
-            context.run.skip(STAGE, key, reason, _name(unit.payload.caption))
+            context.run.skip(_STAGE, key, reason, _quote_caption(unit.payload.caption))
     try:
-        check_budget(STAGE, context.run.list_skipped(STAGE), len(units), context.recipe.failure_budget)
+        check_budget(_STAGE, context.run.list_skipped(_STAGE), len(units), context.recipe.failure_budget)
     except BudgetError as failure:
         raise BudgetError("; ".join([str(failure), *spoilers])) from None
-    report_skipped(context.progress, STAGE, context.run.list_skipped(STAGE), len(units))
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(units))
 
 
-def _name(caption: Caption) -> str:
-    return f"'{shorten(caption.text, NAMED, placeholder=' ...')}'"
+def _quote_caption(caption: Caption) -> str:
+    return f"'{shorten(caption.text, _SHOWN_CHARACTERS, placeholder=' ...')}'"
 
 
-def _notes(context: Context) -> dict[str, Any]:
-    types = Counter(row["element_type"] for row in context.run.rows(STAGE, ["element_type"]))
-    captions = context.run.count(STAGE)
+def _collect_notes(context: Context) -> dict[str, Any]:
+    types = Counter(row["element_type"] for row in context.run.rows(_STAGE, ["element_type"]))
+    captions = context.run.count(_STAGE)
     return {
         "questions": types.total(),
         "per_caption": types.total() / captions if captions else 0.0,
         "types": dict(types.most_common()),
-        "dropped": dict(context.run.count_dropped(STAGE)),
-        "skipped": len(context.run.list_skipped(STAGE)),
+        "dropped": dict(context.run.count_dropped(_STAGE)),
+        "skipped": len(context.run.list_skipped(_STAGE)),
     }

@@ -1,4 +1,4 @@
-"""Which scorers chose a run's pairs: those that the recipe weighs, or that a pair set names. No stage of its own."""
+"""The scorers that chose a run's pairs: those that the recipe weighs, or that a pair set names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

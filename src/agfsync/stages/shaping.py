@@ -5,53 +5,61 @@ from typing import Any
 
 from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
-from agfsync.stages.context import differences, generator_source, scorer_source
-from agfsync.stages.writing import writer_source
+from agfsync.stages.context import digest_generator, digest_scorer, dump_changes
+from agfsync.stages.writing import digest_writer
 
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
 
 
 def captions(recipe: Recipe) -> Any:
-    shaping = differences(recipe.captions, "writer", "source", "split")
-    return recipe.seed, shaping, writer_source("captions", recipe.captions), *_list_sources(recipe)
+    """Return the settings that affect the stage `captions`."""
+    shaping = dump_changes(recipe.captions, "writer", "source", "split")
+    return recipe.seed, shaping, digest_writer("captions", recipe.captions), *_list_sources(recipe)
 
 
 def questions(recipe: Recipe) -> Any:
-    shaping = differences(recipe.questions, "writer")
-    return recipe.seed, shaping, writer_source("questions", recipe.questions), *_list_sources(recipe)
+    """Return the settings that affect the stage `questions`."""
+    shaping = dump_changes(recipe.questions, "writer")
+    return recipe.seed, shaping, digest_writer("questions", recipe.questions), *_list_sources(recipe)
 
 
 def candidates(recipe: Recipe) -> Any:
-    models = [generator_source(settings) for settings in recipe.drawing_models]
-    return _pair_set(recipe) or (recipe.seed, differences(recipe.candidates, "beside"), *models)
+    """Return the settings that affect the stage `candidates`."""
+    models = [digest_generator(settings) for settings in recipe.drawing_models]
+    return _digest_pair_set(recipe) or (recipe.seed, dump_changes(recipe.candidates, "beside"), *models)
 
 
 def scores(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `scores`."""
     return _list_scorers(recipe.candidate_scorers)
 
 
 def pairs(recipe: Recipe) -> Any:
-    return _pair_set(recipe) or differences(recipe.pairs, "source", "split", "repeats")
+    """Return the settings that affect the stage `pairs`."""
+    return _digest_pair_set(recipe) or dump_changes(recipe.pairs, "source", "split", "repeats")
 
 
 def training(recipe: Recipe) -> Any:
-    shaping = differences(recipe.training, "seed", *UNSHAPING)
-    return recipe.training_seed, shaping, generator_source(recipe.model)
+    """Return the settings that affect the stage `training`."""
+    shaping = dump_changes(recipe.training, "seed", *UNSHAPING)
+    return recipe.training_seed, shaping, digest_generator(recipe.model)
 
 
 def evaluation(recipe: Recipe) -> Any:
-    model, scorers = generator_source(recipe.model), _list_scorers(recipe.evaluation_scorers)
+    """Return the settings that affect the stage `evaluation`."""
+    model, scorers = digest_generator(recipe.model), _list_scorers(recipe.evaluation_scorers)
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
-    return recipe.seed, differences(recipe.evaluation, "batch"), model, scorers, files
+    return recipe.seed, dump_changes(recipe.evaluation, "batch"), model, scorers, files
 
 
 def report(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `report`."""
     choice = (recipe.pairs.weights, _list_sources(recipe, "pairs"))
-    return recipe.name, differences(recipe.report), *choice, recipe.evaluation.resamples
+    return recipe.name, dump_changes(recipe.report), *choice, recipe.evaluation.resamples
 
 
-def _pair_set(recipe: Recipe) -> list[tuple[str, ...]]:
+def _digest_pair_set(recipe: Recipe) -> list[tuple[str, ...]]:
     """Return what the pair set holds and how its judgements are counted; nothing if the run makes its own pairs."""
     return [(*source, recipe.pairs.repeats) for source in _list_sources(recipe, "pairs")]
 
@@ -65,4 +73,4 @@ def _list_sources(recipe: Recipe, *stages: str) -> list[tuple[str, ...]]:
 
 
 def _list_scorers(scorers: Mapping[str, ScorerSettings]) -> list[str]:
-    return [scorer_source(name, each) for name, each in scorers.items()]
+    return [digest_scorer(name, each) for name, each in scorers.items()]

@@ -1,4 +1,4 @@
-"""What models behind servers cost a run: counted as they are asked, kept in the run folder. No stage of its own."""
+"""The spending on models behind servers: counted with each request, kept in the run folder."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ REMARKS = "server"
 
 @dataclass(slots=True)
 class Account:
-    """What a model's requests cost: `meter` counts, `note` enters it in the run folder under `name`."""
+    """The cost of a model's requests: `meter` counts, `note` enters it in the run folder under `name`."""
 
     run: Path
     name: str
@@ -30,7 +30,7 @@ class Account:
     said: int = 0
 
     def note(self) -> None:
-        """Enter what was spent since the last time, and say what was noticed about the server since then."""
+        """Enter the spending, and report remarks about the server since the last time."""
         for remark in self.meter.remarks[self.said :]:
             self.say(f"{self.name}: {remark}")
             self.said += 1
@@ -38,21 +38,21 @@ class Account:
             self.noted = self.meter.spent
             note_spending(self.run, self.name, self.noted.to_dict())
 
-    def told(self) -> Mapping[str, float | str]:
-        """Return what was spent in this run folder, and noticed by this process, for a stage's notes."""
+    def to_notes(self) -> Mapping[str, float | str]:
+        """Return the spending in this run folder and this process's remarks, for a stage's notes."""
         remarks = "; ".join(self.meter.remarks)
         return (self.noted.to_dict() if self.noted.requests else {}) | ({REMARKS: remarks} if remarks else {})
 
 
-def opened(
+def open_account(
     run: Path, name: str, server: Server | None, section: str, say: Callable[[str], None] = lambda text: None
 ) -> Account:
-    """The account `name` of a run as it was left; its caps are those of the recipe's `section`, which `server` is.
+    """Open the account `name` of a run as it was left; its caps are those of `server`, the recipe's `section`.
 
-    What is noticed about the server is given to `say`.
+    Remarks about the server are passed to `say`.
 
     Raises:
-        StoreError: the disk fails, or the file isn't what was written.
+        StoreError: the disk fails, or the file is damaged.
     """
     spent = Spending.from_dict(read_spending(run).get(name, {}))
     if server is None:
@@ -62,14 +62,16 @@ def opened(
 
 
 @contextmanager
-def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) -> Iterator[Mapping[str, Account]]:
-    """The accounts of those of a stage's `judges` that are behind a server; however it ends, they are entered.
+def open_judge_accounts(
+    context: Context, stage: str, judges: Mapping[str, ScorerSettings]
+) -> Iterator[Mapping[str, Account]]:
+    """Open the accounts of those of a stage's `judges` that are behind a server; enter them in any case at the end.
 
     Raises:
         StoreError: the disk fails, or the file isn't what was written.
     """
     accounts = {
-        name: opened(
+        name: open_account(
             context.run.path,
             f"{stage}.{name}",
             settings.asked_server,
@@ -86,14 +88,14 @@ def judging(context: Context, stage: str, judges: Mapping[str, ScorerSettings]) 
             account.note()
 
 
-def built_of(settings: ScorerSettings, account: Account | None) -> dict[str, Any]:
-    """What a judge is built of: its settings, and its account's meter where it asks a model behind a server."""
+def list_scorer_arguments(settings: ScorerSettings, account: Account | None) -> dict[str, Any]:
+    """Return the arguments of a judge: its settings, and its account's meter if it asks a server."""
     plain = settings.model_dump(exclude={"server": ACCOUNT})
     return plain if account is None else plain | {"meter": account.meter}
 
 
-def spent_by_judges(run: Path, stage: str) -> Mapping[str, float]:
-    """What all judges of a stage have spent in this run folder, for its notes; empty where that is nothing."""
+def sum_judge_spending(run: Path, stage: str) -> Mapping[str, float]:
+    """Return the spending of all judges of a stage in this run folder, for its notes; empty if there is none."""
     total: Counter[str] = Counter()
     for name, spending in read_spending(run).items():
         if name.startswith(f"{stage}."):

@@ -1,10 +1,10 @@
 """Stage 6: the generator's network learns to prefer the winners (Eq. 8).
 
-Whatever is written is whole or not there: a run that was killed goes on from its last checkpoint, to the same model.
+Every file is complete or not there: a run that was killed continues from its last checkpoint, to the same model.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +26,7 @@ from agfsync.models.artefact import ModelArtefact
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe
 from agfsync.records import Caption, Pair, digest, seed_of
-from agfsync.stages.context import EARLIER, MODEL, Context, differences, generator_source
+from agfsync.stages.context import EARLIER, MODEL, Context, digest_generator, dump_changes
 from agfsync.store.streams import iterate_batches
 from agfsync.training import Conditioning, DiffusionModel, Reference
 from agfsync.training.batches import EncodedPairs
@@ -43,7 +43,7 @@ from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_lay
 from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
 
-STAGE = "training"
+_STAGE = "training"
 ENCODED_AT_ONCE = 32
 """Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
 
@@ -58,10 +58,10 @@ def run(context: Context) -> Mapping[str, Any]:
         RecipeError: the settings need a package or an accelerator that isn't there, or too few pairs a step.
         PeerError: another process that helped is gone.
     """
-    recipe, folder = context.recipe, context.run.path / STAGE
+    recipe, folder = context.recipe, context.run.path / _STAGE
     settings = recipe.training
     if settings.method.trains == "nothing":
-        _put(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
+        _replace_folder(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
         return {"steps": 0}
     if settings.method.needs != "pairs":
         raise RecipeError(f"training.method {settings.method.type} needs {settings.method.needs}: only pairs are read")
@@ -69,20 +69,20 @@ def run(context: Context) -> Mapping[str, Any]:
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
-    context.progress.say(f"{STAGE}: loading {recipe.model.path}")
-    denoiser = _denoiser(recipe)
-    make_loss_scaler(denoiser.device, settings.precision)  # what can't be is told now, not after everything is encoded
-    pairs = _encoded(context, denoiser, _cache(context))
-    method, checkpoints, plan = _method(recipe), _checkpoints(context), _plan(recipe)
-    actor = _actor(recipe, denoiser, method)
-    log, done = _log(context), checkpoints.find_last_step()
+    context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
+    denoiser = _load_denoiser(recipe)
+    make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
+    pairs = _encode_pairs(context, denoiser, _locate_cache(context))
+    method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
+    actor = _prepare_actor(recipe, denoiser, method)
+    log, done = _locate_log(context), checkpoints.find_last_step()
     if done < plan.steps and launcher.count_processes() > 1:
-        context.progress.say(f"{STAGE}: by {launcher.count_processes()} processes")
+        context.progress.say(f"{_STAGE}: by {launcher.count_processes()} processes")
         launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
-    session = Session(recipe.name, digest(context.digest), folder / "trackers", _settings(recipe))
+    session = Session(recipe.name, digest(context.digest), folder / "trackers", _list_settings(recipe))
     with (
         open_trackers(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
-        context.progress.stage(STAGE, plan.steps, "steps", done=done) as task,
+        context.progress.stage(_STAGE, plan.steps, "steps", done=done) as task,
         join_processes(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
 
@@ -92,13 +92,15 @@ def run(context: Context) -> Mapping[str, Any]:
 
         objective, say = method.objective(pairs, plan), context.progress.say
         train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say)
-    _put(context.run.path / MODEL, lambda beside: _save(recipe, denoiser, pairs, beside))
+    _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, pairs, beside))
     lines = read_metrics(log)
-    return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _notes(denoiser, len(pairs), lines, method.curves)
+    return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _collect_notes(
+        denoiser, len(pairs), lines, method.curves
+    )
 
 
-def help_train(context: Context) -> None:
-    """What a process that isn't the first does of `run`, called when the pairs are encoded: its share of each step.
+def train_as_helper(context: Context) -> None:
+    """Do this helper process's share of each training step, once the pairs are encoded.
 
     Raises:
         PeerError: another process is gone, or has encoded other pairs than are found here.
@@ -106,42 +108,47 @@ def help_train(context: Context) -> None:
     recipe = context.recipe
     # First: it chooses the accelerator that is this process's own.
     with join_processes(torch_device(recipe.model.device)) as processes:
-        pairs = EncodedPairs.load(_cache(context), context.digest)
+        pairs = EncodedPairs.load(_locate_cache(context), context.digest)
         if pairs is None:
-            raise RunError(f"{_cache(context)} isn't there: the run's folder must be on a disk that all share")
-        denoiser = _denoiser(recipe)
-        method, checkpoints, plan, log = _method(recipe), _checkpoints(context), _plan(recipe), _log(context)
-        actor, objective = _actor(recipe, denoiser, method), method.objective(pairs, plan)
+            raise RunError(f"{_locate_cache(context)} isn't there: the run's folder must be on a disk that all share")
+        denoiser = _load_denoiser(recipe)
+        method, checkpoints, plan, log = (
+            _build_method(recipe),
+            _open_checkpoints(context),
+            _make_plan(recipe),
+            _locate_log(context),
+        )
+        actor, objective = _prepare_actor(recipe, denoiser, method), method.objective(pairs, plan)
         train(actor, objective, plan, checkpoints, log, lambda line: None, processes=processes)
 
 
-def _cache(context: Context) -> Path:
-    return context.run.path / STAGE / "pairs.safetensors"
+def _locate_cache(context: Context) -> Path:
+    return context.run.path / _STAGE / "pairs.safetensors"
 
 
-def _log(context: Context) -> Path:
-    return context.run.path / STAGE / "metrics.jsonl"
+def _locate_log(context: Context) -> Path:
+    return context.run.path / _STAGE / "metrics.jsonl"
 
 
-def _checkpoints(context: Context) -> Checkpoints:
-    return Checkpoints(context.run.path / STAGE / "checkpoints", context.digest)
+def _open_checkpoints(context: Context) -> Checkpoints:
+    return Checkpoints(context.run.path / _STAGE / "checkpoints", context.digest)
 
 
-def _method(recipe: Recipe) -> Method:
+def _build_method(recipe: Recipe) -> Method:
     method: Method = catalog.build("methods", recipe.training.method.model_dump())
     return method
 
 
-def _plan(recipe: Recipe) -> TrainingPlan:
+def _make_plan(recipe: Recipe) -> TrainingPlan:
     return TrainingPlan(
         seed=recipe.training_seed, **recipe.training.model_dump(exclude={"method", "lora", "seed", "trackers"})
     )
 
 
-def _denoiser(recipe: Recipe) -> DiffusionModel:
-    """The generator with float32 weights, whatever it draws in: small updates vanish in bf16.
+def _load_denoiser(recipe: Recipe) -> DiffusionModel:
+    """Load the generator with float32 weights, whatever it draws in: small updates vanish in bf16.
 
-    And without the LoRAs and the refiner that it draws with: the evaluation adds them to what was trained, as they were
+    It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
@@ -157,14 +164,14 @@ def _denoiser(recipe: Recipe) -> DiffusionModel:
     return trained
 
 
-def _actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
+def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
     """Make the network ready to train, before a checkpoint is put in place: the reference is the base."""
     settings = recipe.training
     reference: Reference | None
     lora = settings.lora
     if lora is not None:
         seed = seed_of(recipe.training_seed, "lora")
-        add_adapters(denoiser.network, lora.rank, _strength(lora), seed, denoiser.adapter_targets)
+        add_adapters(denoiser.network, lora.rank, _find_alpha(lora), seed, denoiser.adapter_targets)
         round_frozen_layers(denoiser.network, settings.precision)
         reference = AdaptersOff(denoiser.network)
     else:
@@ -173,12 +180,12 @@ def _actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
     return Actor(denoiser, reference, settings.precision)
 
 
-def _strength(lora: LoraSettings) -> float:
+def _find_alpha(lora: LoraSettings) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
 
-def _encoded(context: Context, denoiser: DiffusionModel, cache: Path) -> EncodedPairs:
-    """Latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
+def _encode_pairs(context: Context, denoiser: DiffusionModel, cache: Path) -> EncodedPairs:
+    """Return the latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
     kept = EncodedPairs.load(cache, context.digest)
     if kept is not None:
         return kept
@@ -187,11 +194,11 @@ def _encoded(context: Context, denoiser: DiffusionModel, cache: Path) -> Encoded
         raise RunError(f"{context.run.path} has no pairs to train on: see pairs.choose and captions.count")
     texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
     wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
-    keys, latents_ICHW, pictures = _images(context, denoiser, wanted)
+    keys, latents_ICHW, pictures = _encode_images(context, denoiser, wanted)
     prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[pair.caption_key] for pair in pairs))}
     encoded = EncodedPairs(
         latents_ICHW,
-        _conditioning(denoiser, [*prompts, *([""] if context.recipe.training.caption_dropout else [])]),
+        _encode_prompts(denoiser, [*prompts, *([""] if context.recipe.training.caption_dropout else [])]),
         winner_P=torch.tensor([keys[pair.winner_key] for pair in pairs]),
         loser_P=torch.tensor([keys[pair.loser_key] for pair in pairs]),
         prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
@@ -201,13 +208,13 @@ def _encoded(context: Context, denoiser: DiffusionModel, cache: Path) -> Encoded
     return encoded
 
 
-def _images(
+def _encode_images(
     context: Context, denoiser: DiffusionModel, wanted: set[str]
 ) -> tuple[dict[str, int], Tensor, Conditioning]:
-    """The candidates `wanted`: each one's row, their latents (I, C, H, W), and what is told of them; on the CPU."""
-    settings, title = context.recipe.training, f"{STAGE}: encoding"
+    """Encode the candidates `wanted`: return each one's row, latents (I, C, H, W), and conditioning, on the CPU."""
+    settings, title = context.recipe.training, f"{_STAGE}: encoding"
     at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
-    source = generator_source(context.recipe.model)
+    source = digest_generator(context.recipe.model)
     fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)
     keys: list[str] = []
     latents: list[Tensor] = []
@@ -224,45 +231,42 @@ def _images(
                 latents.append(some)
                 told.append(conditioning)
                 task.advance(len(some))
-    return {key: place for place, key in enumerate(keys)}, torch.cat(latents), _joined(told)
+    return {key: place for place, key in enumerate(keys)}, torch.cat(latents), _join_parts(told)
 
 
-def _conditioning(denoiser: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
-    """Each prompt's conditioning, on the CPU."""
-    return _joined([denoiser.encode_prompts(some) for some in _slices(prompts)])
+def _encode_prompts(denoiser: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
+    """Return each prompt's conditioning, on the CPU."""
+    starts = range(0, len(prompts), ENCODED_AT_ONCE)
+    return _join_parts([denoiser.encode_prompts(prompts[start : start + ENCODED_AT_ONCE]) for start in starts])
 
 
-def _joined(parts: Sequence[Conditioning]) -> Conditioning:
+def _join_parts(parts: Sequence[Conditioning]) -> Conditioning:
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
 
-def _slices(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (prompts[first : first + ENCODED_AT_ONCE] for first in range(0, len(prompts), ENCODED_AT_ONCE))
-
-
-def _save(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder: Path) -> None:
-    """The pipeline, or the LoRA in both layouts; and the model card."""
+def _save_model(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder: Path) -> None:
+    """Save the pipeline, or the LoRA in both layouts, and the model card."""
     lora = recipe.training.lora
     if lora is None:
         denoiser.save(folder)
     else:
-        weights = adapter_weights(denoiser.network, lora.rank, _strength(lora))
+        weights = adapter_weights(denoiser.network, lora.rank, _find_alpha(lora))
         denoiser.save_adapter(weights, folder)
         if kohya := _kohya_file(recipe, denoiser):
             text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
             metadata = describe_lora(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
             write_tensors(folder / kohya, convert_to_kohya(weights), metadata)
     adapters = (LORA_FILE,) if lora is not None else ()
-    base = differences(recipe.model, "device")
+    base = dump_changes(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
-    (folder / "README.md").write_text(render_model_card(_facts(recipe, denoiser, pairs)), encoding="utf-8")
+    (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, pairs)), encoding="utf-8")
 
 
 def _save_steering(recipe: Recipe, folder: Path) -> None:
     """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
     folder.mkdir()
     steering = recipe.training.method.model_dump(mode="json")
-    ModelArtefact("base", differences(recipe.model, "device"), steering=steering).save(folder)
+    ModelArtefact("base", dump_changes(recipe.model, "device"), steering=steering).save(folder)
 
 
 def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
@@ -275,7 +279,7 @@ def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
     return None if is_flow else f"{recipe.name}-kohya.safetensors"
 
 
-def _facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs) -> CardFacts:
+def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs) -> CardFacts:
     settings, generator = recipe.training, recipe.model
     is_public = "/" in generator.path and not Path(generator.path).expanduser().exists()
     return CardFacts(
@@ -286,22 +290,22 @@ def _facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs) -> Car
         pairs=len(pairs),
         prompts=len(pairs.prompt_P.unique()),
         weights={} if recipe.pairs.source else recipe.pairs.weights,
-        settings=_settings(recipe),
+        settings=_list_settings(recipe),
         lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
     )
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What the training was set to, as plain values."""
+def _list_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of the training as plain values."""
     settings = recipe.training
-    method = settings.method.model_dump() | {"LoRA": _describe(settings.lora)}
+    method = settings.method.model_dump() | {"LoRA": _describe_lora(settings.lora)}
     rest = settings.model_dump(exclude={"method", "lora", "seed", "checkpoint_every", "trackers"}, exclude_none=True)
     named = {("method" if name == "type" else name): value for name, value in method.items()}
-    return named | _parts(recipe.model) | rest | {"seed": recipe.training_seed}
+    return named | _list_parts(recipe.model) | rest | {"seed": recipe.training_seed}
 
 
-def _parts(generator: ModelSettings) -> dict[str, str]:
-    """The networks that the base took from elsewhere, without which a LoRA of it isn't what it was; never a path."""
+def _list_parts(generator: ModelSettings) -> dict[str, str]:
+    """Return the networks of the base that come from elsewhere, which its LoRA needs; never a path."""
     names = {"vae": "VAE", "unet": "UNet", "transformer": "transformer"}
     return {
         f"{names[name]} of the base": Path(part.path).name if Path(part.path).expanduser().exists() else part.path
@@ -309,12 +313,12 @@ def _parts(generator: ModelSettings) -> dict[str, str]:
     }
 
 
-def _describe(lora: LoraSettings | None) -> str:
-    return "none, the whole network" if lora is None else f"rank {lora.rank}, alpha {_strength(lora):g}"
+def _describe_lora(lora: LoraSettings | None) -> str:
+    return "none, the whole network" if lora is None else f"rank {lora.rank}, alpha {_find_alpha(lora):g}"
 
 
-def _put(folder: Path, write: Callable[[Path], None]) -> None:
-    """What `write` makes, at `folder`: whole, or what was there before."""
+def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
     beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
     with store_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)
@@ -329,7 +333,7 @@ def _put(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _notes(
+def _collect_notes(
     denoiser: DiffusionModel, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
 ) -> dict[str, Any]:
     """Return counts, and the means of `curves` over the last tenth of the steps."""

@@ -1,4 +1,4 @@
-"""What captions and questions have in common: a writer, and the account of what it costs. No stage of its own."""
+"""The writer of captions or questions, and the account of its cost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
 from agfsync.recipe import Captions, LanguageModel, Questions
 from agfsync.stages.context import Context
-from agfsync.stages.spending import ACCOUNT, Account, opened
+from agfsync.stages.spending import ACCOUNT, Account, open_account
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class WriterSession:
     """A writer at work for a stage, and its account."""
 
     writer: Any
@@ -25,39 +25,41 @@ class Desk:
 
 
 @contextmanager
-def at_work(
+def open_writer(
     context: Context, stage: str, settings: Captions | Questions, instead: SourceCaptions | None = None
-) -> Iterator[Desk]:
-    """The writer that `settings` name; however its work ends, what it has spent is entered in the run folder.
+) -> Iterator[WriterSession]:
+    """Open the writer that `settings` name; its spending is entered in the run folder however its work ends.
 
     Args:
-        instead: a file in the writer's place.
+        instead: a file that replaces the writer.
 
     Raises:
-        RecipeError: see `build`. StoreError: the disk fails.
+        RecipeError: see `build_writer`. StoreError: the disk fails.
     """
-    account = opened(context.run.path, stage, settings.writer.language_model, f"{stage}.writer", context.progress.say)
+    account = open_account(
+        context.run.path, stage, settings.writer.language_model, f"{stage}.writer", context.progress.say
+    )
     try:
-        yield Desk(build(stage, settings, account.meter) if instead is None else instead, account)
+        yield WriterSession(build_writer(stage, settings, account.meter) if instead is None else instead, account)
     finally:
         account.note()
 
 
-def writer_source(stage: str, settings: Captions | Questions) -> str:
-    """What names a stage's writer with all that shapes what it writes, without asking it for anything.
+def digest_writer(stage: str, settings: Captions | Questions) -> str:
+    """Return the digest of a stage's writer and of all that affects its texts, without asking it.
 
-    Empty where a file is in its place.
+    It is empty if a file replaces the writer.
 
     Raises:
-        RecipeError: see `build`.
+        RecipeError: see `build_writer`.
     """
     if isinstance(settings, Captions) and settings.source:
         return ""
-    return str(build(stage, settings, Meter()).identity)
+    return str(build_writer(stage, settings, Meter()).identity)
 
 
-def build(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
-    """The writer that `settings` name, made with its language model where it asks one; no server is spoken to.
+def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
+    """Build the writer that `settings` name, with its language model if it asks one; no server is contacted.
 
     Raises:
         RecipeError: no such writer, or it can't verify.
@@ -65,11 +67,11 @@ def build(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
     found = catalog.find(stage, settings.writer.type)
     model = settings.writer.language_model
     own = settings.writer.model_dump(exclude={"type"})
-    writer = found(**own) if model is None else found(_endpoint(model), meter)
+    writer = found(**own) if model is None else found(_make_endpoint(model), meter)
     if isinstance(settings, Questions) and settings.verify and not isinstance(writer, Verifier):
         raise RecipeError(f"questions.verify: writer '{settings.writer.type}' can't verify questions: leave verify out")
     return writer
 
 
-def _endpoint(model: LanguageModel) -> Endpoint:
+def _make_endpoint(model: LanguageModel) -> Endpoint:
     return Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))

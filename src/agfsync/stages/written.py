@@ -1,4 +1,4 @@
-"""The captions that a writer has written in a run, and which of its next ones are new. No stage of its own."""
+"""The captions that a writer has written in a run, and the search for new ones among its next."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from agfsync.records import Caption, Split, digest, one_line
 from agfsync.stages.places import Places
 
 
-def caption_of(text: str, category: str, split: Split) -> Caption:
-    """`text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
+def make_caption(text: str, category: str, split: Split) -> Caption:
+    """Return `text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
     return Caption(digest("caption", text), text, category, split)
 
 
 @dataclass(slots=True)
-class Written:
+class WrittenCaptions:
     """The captions of one writer and seed in the run folder: `texts` and `units` by category, in the order of writing.
 
-    `similarity` is from which on two captions of a category are nearly the same; `seen` are all that are there,
-    normalised, those included that others wrote.
+    From `similarity` on, two captions of a category are nearly the same; `seen` are all captions of the run,
+    normalised, also those of other writers.
     """
 
     source: str
@@ -34,10 +34,10 @@ class Written:
         self.seen.add(normalise_text(caption.text))
         self.texts[caption.category].append(caption.text)
         self.units[caption.category].append((unit, caption.split))
-        self._neighbours(caption.category).add(caption.text)
+        self._find_neighbours(caption.category).add(caption.text)
 
-    def new(self, texts: Sequence[str], category: str, most: int) -> tuple[list[str], Counter[str]]:
-        """The first `most` of `texts` that are new, and why others aren't, counted."""
+    def pick_new(self, texts: Sequence[str], category: str, most: int) -> tuple[list[str], Counter[str]]:
+        """Return the first `most` of `texts` that are new, and why others aren't, counted."""
         new: dict[str, str] = {}
         dropped: Counter[str] = Counter()
         near = KeptCaptions(self.similarity)
@@ -47,23 +47,25 @@ class Written:
                 dropped["empty"] += 1
             elif plain in self.seen or plain in new:
                 dropped["repeated"] += 1
-            elif near.is_near(text) or self._neighbours(category).is_near(text):
+            elif near.is_near(text) or self._find_neighbours(category).is_near(text):
                 dropped["nearly repeated"] += 1
             elif len(new) < most:
                 new[plain] = text
                 near.add(text)
         return list(new.values()), dropped
 
-    def free(self, category: str, places: Places) -> list[Split]:
-        """The places of `category` that no caption has taken yet."""
-        return [split for split, count in places.items() for _ in range(count - self._count(category, split))]
+    def list_free(self, category: str, places: Places) -> list[Split]:
+        """Return the places of `category` that no caption has taken yet."""
+        return [split for split, count in places.items() for _ in range(count - self._count_written(category, split))]
 
-    def have(self, wanted: Mapping[str, Places]) -> int:
-        """How many of the wanted captions are there."""
-        return sum(min(count, self._count(c, split)) for c, places in wanted.items() for split, count in places.items())
+    def count_present(self, wanted: Mapping[str, Places]) -> int:
+        """Return how many of the wanted captions exist."""
+        return sum(
+            min(count, self._count_written(c, split)) for c, places in wanted.items() for split, count in places.items()
+        )
 
-    def chosen(self, wanted: Mapping[str, Places]) -> list[str]:
-        """The units of the finished table: of each category as many as wanted, the first that were written."""
+    def select_units(self, wanted: Mapping[str, Places]) -> list[str]:
+        """Return the units of the finished table: as many of each category as wanted, the first that were written."""
         chosen: list[str] = []
         for category, places in wanted.items():
             left = dict(places)
@@ -73,9 +75,9 @@ class Written:
                     chosen.append(unit)
         return chosen
 
-    def _count(self, category: str, split: Split) -> int:
+    def _count_written(self, category: str, split: Split) -> int:
         return sum(each == split for _, each in self.units[category])
 
-    def _neighbours(self, category: str) -> KeptCaptions:
-        """The captions of `category`, by which those that are nearly one of them are known."""
+    def _find_neighbours(self, category: str) -> KeptCaptions:
+        """Return the index of the captions of `category` that finds near duplicates."""
         return self.near.setdefault(category, KeptCaptions(self.similarity))

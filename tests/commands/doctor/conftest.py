@@ -16,6 +16,6 @@ def offline(hub_cache: Callable[..., str]) -> None:
 def speed(monkeypatch: pytest.MonkeyPatch) -> machine.Speed:
     """A machine of 1 TFLOP/s and 10 GB/s."""
     known = machine.Speed(lambda dtype: 1e12, 1e10, 1e-6)
-    monkeypatch.setattr(machine, "speed", lambda device: known)
-    monkeypatch.setattr(machine, "picture_seconds", lambda height, width: (0.01, 0.01))
+    monkeypatch.setattr(machine, "measure_speed", lambda device: known)
+    monkeypatch.setattr(machine, "measure_image_seconds", lambda height, width: (0.01, 0.01))
     return known

@@ -23,8 +23,8 @@ def doctor(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     # What is on disk and in memory is another on every machine.
-    monkeypatch.setattr(machine, "room", lambda path: 1e15)
-    monkeypatch.setattr(machine, "memory", lambda device: 1e15)
+    monkeypatch.setattr(machine, "read_free_space", lambda path: 1e15)
+    monkeypatch.setattr(machine, "read_memory", lambda device: 1e15)
     there = set(tmp_path.rglob("*"))
 
     def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -86,7 +86,7 @@ def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_gene
 
 
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
-    for name in config.shipped():
+    for name in config.list_shipped():
         recipe = config.resolve(name)
         assert read_config(recipe.model.path, name="model_index.json")
         for scorer in recipe.scorers.values():
@@ -135,8 +135,8 @@ def test_a_scorer_that_isnt_there_is_told(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 def test_what_doesnt_fit_is_told(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "room", lambda path: 1e6)
-    monkeypatch.setattr(machine, "memory", lambda device: 0.7e9)
+    monkeypatch.setattr(machine, "read_free_space", lambda path: 1e6)
+    monkeypatch.setattr(machine, "read_memory", lambda device: 0.7e9)
     code, found = doctor("shapes", "--set", "engine.workers=1")
     assert code == 2
     told = " ".join(found["missing"])

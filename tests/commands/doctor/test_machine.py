@@ -11,24 +11,24 @@ from agfsync.recipe import resolve
 
 
 def test_a_speed_is_measured() -> None:
-    speed = machine.speed("cpu")
+    speed = machine.measure_speed("cpu")
     assert 1e8 < speed.rate(torch.float32) < 1e15
     assert 1e8 < speed.bandwidth < 1e13
     assert 1e-8 < speed.overhead < 1e-2
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = machine.memory("cpu")
+    there = machine.read_memory("cpu")
     assert there is not None and there > 1e9
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "memory.max")
     (tmp_path / "memory.max").write_text("1000000\n")
-    assert machine.memory("cpu") == 1e6
+    assert machine.read_memory("cpu") == 1e6
     (tmp_path / "memory.max").write_text("max\n")
-    assert (machine.memory("cpu") or 0) >= there
+    assert (machine.read_memory("cpu") or 0) >= there
 
 
 def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
-    assert machine.room(tmp_path / "not" / "yet" / "made") > 0
+    assert machine.read_free_space(tmp_path / "not" / "yet" / "made") > 0
     assert not (tmp_path / "not").exists()
 
 

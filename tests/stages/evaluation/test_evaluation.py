@@ -174,8 +174,8 @@ def test_what_was_saved_has_its_own_parts(context: Context) -> None:
     """A UNet that the base takes from elsewhere isn't put onto the aligned model."""
     given = StableDiffusionSettings(path="somewhere/base", variant="fp16", unet=PartSettings(path="a/b"))
     other = Context(context.run, context.recipe.model_copy(update={"model": given}), SilentProgress())
-    assert evaluation._settings(other, "base") == given.arguments()
-    aligned = evaluation._settings(other, "aligned")
+    assert evaluation._list_arguments(other, "base") == given.arguments()
+    aligned = evaluation._list_arguments(other, "aligned")
     assert [aligned[key] for key in ("variant", "vae", "unet", "revision")] == [None] * 4
     assert aligned["path"] == str(context.run.path / "model")
 

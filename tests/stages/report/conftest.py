@@ -18,7 +18,7 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Score
 from agfsync.stages.context import Context
-from agfsync.stages.evaluation.comparing import compare, summarise
+from agfsync.stages.evaluation.comparing import compare_models, summarise_comparisons
 from agfsync.store import Run
 
 COLORS = {"red": "#d6453d", "blue": "#2f6fb5", "green": "#3f9a58", "yellow": "#e8bc35", "purple": "#7d55a8"}
@@ -150,9 +150,9 @@ class Builder:
         self._commit("evaluation_images", images, Candidate)
         self._commit("evaluation_scores", scores, Score)
         every = [s for group in scores.values() for s in group]
-        rows = compare(held_out, sides, every, self.questions)
+        rows = compare_models(held_out, sides, every, self.questions)
         self._commit("evaluation", {row.key: [row] for row in rows}, Comparison)
-        return {"held_out": len(held_out)} | summarise(rows, 400, 0)
+        return {"held_out": len(held_out)} | summarise_comparisons(rows, 400, 0)
 
     def _commit(self, table: str, units: Mapping[str, Any], kind: Any) -> None:
         self.run.commit(table, units, kind.schema)

@@ -3,51 +3,59 @@
 import numpy as np
 import pytest
 
-from agfsync.stages.report.figures import Effect, axis, compact, curves, forest, histogram, moving_average
+from agfsync.stages.report.figures import (
+    Effect,
+    compute_moving_average,
+    format_compact,
+    make_axis,
+    make_curves,
+    make_forest,
+    make_histogram,
+)
 
 
 def test_an_axis_holds_its_values_and_has_round_ticks() -> None:
-    scale = axis([0.0, 10.0], pad=0.0)
+    scale = make_axis([0.0, 10.0], pad=0.0)
     assert (scale.at(0), scale.at(5), scale.at(10)) == (0, 50, 100)
     assert [tick.label for tick in scale.ticks] == ["0", "2.5", "5.0", "7.5", "10.0"]
 
 
 def test_what_lies_beyond_an_axis_lies_at_its_end() -> None:
-    assert axis([0.0, 1.0], pad=0.0).at(7.0) == 100
+    assert make_axis([0.0, 1.0], pad=0.0).at(7.0) == 100
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-6, 4e6])
 def test_an_axis_of_one_value_has_width(value: float) -> None:
-    scale = axis([value])
+    scale = make_axis([value])
     assert scale.low < value < scale.high
     assert len(scale.ticks) >= 2
 
 
 def test_ticks_of_tiny_values_are_short() -> None:
-    assert max(len(tick.label) for tick in axis([-2e-5, 9e-5]).ticks) <= 7
+    assert max(len(tick.label) for tick in make_axis([-2e-5, 9e-5]).ticks) <= 7
 
 
 def test_a_forest_shows_zero_and_keeps_order() -> None:
-    chart = forest([Effect("a", 5.0, 4.0, 6.0), Effect("b", 2.0, -1.0, 5.0)])
+    chart = make_forest([Effect("a", 5.0, 4.0, 6.0), Effect("b", 2.0, -1.0, 5.0)])
     assert [row.name for row in chart.rows] == ["a", "b"]
     first = chart.rows[0]
     assert 0 < chart.zero < first.low < first.at < first.high <= 100
 
 
 def test_a_histogram_of_groups_of_different_size_compares_shares() -> None:
-    chart = histogram({"many": [1.0] * 50 + [2.0] * 50, "few": [1.0, 2.0], "none": []}, bins=2)
+    chart = make_histogram({"many": [1.0] * 50 + [2.0] * 50, "few": [1.0, 2.0], "none": []}, bins=2)
     assert chart is not None
     assert chart.outlines["many"] == chart.outlines["few"]
     assert chart.means == {"many": 1.5, "few": 1.5}
 
 
 def test_nothing_to_draw_is_none() -> None:
-    assert histogram({"candidates": []}) is None
-    assert curves([], {"loss": []}) is None
+    assert make_histogram({"candidates": []}) is None
+    assert make_curves([], {"loss": []}) is None
 
 
 def test_curves_run_from_first_to_last_step() -> None:
-    chart = curves([1, 2, 3], {"loss": [3.0, 2.0, 1.0]}, reference=2.0)
+    chart = make_curves([1, 2, 3], {"loss": [3.0, 2.0, 1.0]}, reference=2.0)
     assert chart is not None
     assert chart.lines[0].raw.startswith("M0,") and "L100," in chart.lines[0].raw
     assert chart.reference == pytest.approx(50.0)
@@ -55,20 +63,20 @@ def test_curves_run_from_first_to_last_step() -> None:
 
 
 def test_one_step_makes_a_curve() -> None:
-    assert curves([1], {"loss": [0.69]}) is not None
+    assert make_curves([1], {"loss": [0.69]}) is not None
 
 
 def test_long_curves_are_thinned_to_their_last_point() -> None:
-    chart = curves(range(10_000), {"loss": [float(i) for i in range(10_000)]})
+    chart = make_curves(range(10_000), {"loss": [float(i) for i in range(10_000)]})
     assert chart is not None
     assert chart.lines[0].raw.count("L") < 300
     assert "L100," in chart.lines[0].raw
 
 
 def test_moving_average_by_hand() -> None:
-    assert moving_average(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
+    assert compute_moving_average(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.5374, "0.537"), (-1.69e-5, "−1.7e−5"), (0.8, "0.800"), (0, "0.00")])
 def test_compact(value: float, text: str) -> None:
-    assert compact(value) == text
+    assert format_compact(value) == text

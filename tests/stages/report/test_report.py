@@ -10,7 +10,7 @@ import pytest
 
 from agfsync import pipeline
 from agfsync.stages import report
-from agfsync.stages.report.page import day, duration
+from agfsync.stages.report.page import format_day, format_time
 
 STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
 
@@ -144,7 +144,7 @@ def test_large_pictures_keep_the_page_small(made_up: Any) -> None:
 
 
 def test_a_lost_picture_leaves_a_gap(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "data_uris", lambda images: {})
+    monkeypatch.setattr(report, "make_data_uris", lambda images: {})
     assert 'class="absent"' in page_of(made_up(train=4, held_out=6))
 
 
@@ -157,11 +157,11 @@ def test_the_page_of_a_run_is_the_same_each_time(made_up: Any) -> None:
     ("seconds", "text"), [(0.42, "0.4 s"), (37, "37 s"), (65, "1 min 05 s"), (7800, "2 h 10 min"), (59.7, "1 min 00 s")]
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_time(seconds) == text
 
 
 def test_day() -> None:
-    assert day("2026-03-07T08:00:00+00:00") == "7 March 2026"
+    assert format_day("2026-03-07T08:00:00+00:00") == "7 March 2026"
 
 
 def test_the_package_brings_its_templates() -> None:

@@ -11,15 +11,15 @@ from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.stages.report.verdict import (
     Role,
     Standing,
-    alarms,
-    caution,
     compare_gains,
+    describe_caution,
+    find_alarms,
+    find_role,
     format_interval,
     format_p,
-    points,
-    role_of,
-    standings,
-    verdict,
+    format_points,
+    rank_judges,
+    reach_verdict,
 )
 from agfsync.stages.selection import digest_judge, list_weighted_scorers
 
@@ -59,18 +59,18 @@ def contrast(low: float, high: float, judge: str = "vqa", other: str = "oracle",
     ],
 )
 def test_independent_judges_decide_where_there_are_any(judged: list[Standing], tone: str, headline: str) -> None:
-    found = verdict(judged)
+    found = reach_verdict(judged)
     assert (found.tone, found.headline) == (tone, headline)
 
 
 def test_an_independent_judge_of_few_captions_leaves_the_decision_to_those_of_many() -> None:
     few = standing("little", "independent", 1, 5, prompts=8)
-    assert verdict([few, ORACLE_STILL]).headline == "No clear change: oracle moved by +0.5 points"
-    assert verdict([few, ORACLE_UP]).tone == "better"
+    assert reach_verdict([few, ORACLE_STILL]).headline == "No clear change: oracle moved by +0.5 points"
+    assert reach_verdict([few, ORACLE_UP]).tone == "better"
 
 
 def test_the_grounds_say_interval_corrected_p_and_what_would_show() -> None:
-    grounds = verdict([dataclasses.replace(ORACLE_UP, family=3), VQA_UP]).grounds
+    grounds = reach_verdict([dataclasses.replace(ORACLE_UP, family=3), VQA_UP]).grounds
     assert "95 % interval of oracle: +1.0 to +5.0; nothing was selected on it." in grounds
     assert "p = 0.001 (Holm’s correction over 3 judges)." in grounds
     # (t(1 - 0.05/6) + t(0.8)) x 20 / sqrt(200), 199 degrees of freedom
@@ -78,21 +78,21 @@ def test_the_grounds_say_interval_corrected_p_and_what_would_show() -> None:
 
 
 def test_nothing_is_said_of_independence_where_it_is_unknown() -> None:
-    grounds, told = verdict([UNKNOWN_UP]).grounds, caution([UNKNOWN_UP])
+    grounds, told = reach_verdict([UNKNOWN_UP]).grounds, describe_caution([UNKNOWN_UP])
     assert "whether the pairs were selected on it isn’t known" in grounds and "nothing was selected" not in grounds
     assert told.startswith("What chose the pairs isn’t known, so no judge is called independent")
 
 
 def test_a_judge_that_is_only_not_shown_to_rise_raises_no_alarm() -> None:
-    assert alarms([ORACLE_STILL, VQA_UP]) == []
-    assert alarms([ORACLE_STILL, VQA_UP], [contrast(-0.1, 0.4)]) == []
-    assert alarms([ORACLE_STILL, VQA_UP], [contrast(0.1, 0.4, prompts=19)]) == []
+    assert find_alarms([ORACLE_STILL, VQA_UP]) == []
+    assert find_alarms([ORACLE_STILL, VQA_UP], [contrast(-0.1, 0.4)]) == []
+    assert find_alarms([ORACLE_STILL, VQA_UP], [contrast(0.1, 0.4, prompts=19)]) == []
 
 
 @pytest.mark.parametrize("oracle", [ORACLE_STILL, ORACLE_DOWN])
 @pytest.mark.parametrize("shown", [contrast(0.1, 0.4), contrast(-0.4, -0.1, "oracle", "vqa")])
 def test_alarm_where_a_selecting_score_gained_more_than_the_oracle(oracle: Standing, shown: dict[str, Any]) -> None:
-    (alarm,) = alarms([oracle, VQA_UP], [shown])
+    (alarm,) = find_alarms([oracle, VQA_UP], [shown])
     assert "Reward hacking" in alarm.title
     assert "vqa rose by 6.0 (+4.0 to +8.0), while oracle moved by" in alarm.text
     assert "vqa gained 0.25 more (+0.10 to +0.40, corrected p 0.001)" in alarm.text
@@ -100,9 +100,9 @@ def test_alarm_where_a_selecting_score_gained_more_than_the_oracle(oracle: Stand
 
 def test_where_the_oracle_rose_too_but_less_the_page_says_so_without_an_alarm() -> None:
     judged, shown = [ORACLE_UP, VQA_UP], [contrast(0.1, 0.4)]
-    assert alarms(judged, shown) == []
-    assert "a part of the gain may be the scores’ own" in caution(judged, shown)
-    assert caution(judged, [contrast(-0.1, 0.4)]) == ""
+    assert find_alarms(judged, shown) == []
+    assert "a part of the gain may be the scores’ own" in describe_caution(judged, shown)
+    assert describe_caution(judged, [contrast(-0.1, 0.4)]) == ""
 
 
 def test_the_excesses_are_corrected_over_all_selecting_and_independent_judges() -> None:
@@ -114,18 +114,18 @@ def test_the_excesses_are_corrected_over_all_selecting_and_independent_judges() 
 
 
 def test_alarm_where_another_score_paid_for_it() -> None:
-    (alarm,) = alarms([ORACLE_UP, VQA_UP, CLIP_DOWN])
+    (alarm,) = find_alarms([ORACLE_UP, VQA_UP, CLIP_DOWN])
     assert "clip moved by −1.2" in alarm.text
 
 
 def test_no_alarm_where_no_selecting_score_rose() -> None:
-    assert alarms([ORACLE_DOWN, CLIP_DOWN], [contrast(0.1, 0.4, "clip")]) == []
+    assert find_alarms([ORACLE_DOWN, CLIP_DOWN], [contrast(0.1, 0.4, "clip")]) == []
 
 
 def test_caution_where_no_independent_judge_took_part() -> None:
-    assert "scorers" in caution([VQA_UP])
-    assert caution([ORACLE_UP, VQA_UP]) == ""
-    assert caution([]) == ""
+    assert "scorers" in describe_caution([VQA_UP])
+    assert describe_caution([ORACLE_UP, VQA_UP]) == ""
+    assert describe_caution([]) == ""
 
 
 def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
@@ -137,16 +137,16 @@ def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
     recipe = check(
         {"pairs": {"choose": {"weights": {"vqa": 1.0, "clip": 0.0}}}, "scorers": SHAPES_SCORERS | judges}, "test"
     )
-    roles = [role_of(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
+    roles = [find_role(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
     assert roles == ["selected on", "unweighted", "independent", "selected on", "shares a model"]
 
 
 def test_a_pair_set_makes_every_judge_unknown_unless_it_names_its_selectors() -> None:
     recipe = Recipe.model_validate({"pairs": {"source": "pairs"}})
-    assert {role_of(j, recipe, None) for j in ("vqa", "clip", "aesthetic")} == {"unknown"}
+    assert {find_role(j, recipe, None) for j in ("vqa", "clip", "aesthetic")} == {"unknown"}
     vqa = ScorerSettings(type="vqa", path="embedded:vqa")
     elsewhere = [Selector("asker", 0.4, digest_judge(vqa), "embedded:vqa"), Selector("clip", 1.0, "0", "other")]
-    roles = [role_of(j, recipe, elsewhere) for j in ("vqa", "clip", "aesthetic")]
+    roles = [find_role(j, recipe, elsewhere) for j in ("vqa", "clip", "aesthetic")]
     assert roles == ["selected on", "selected on", "independent"]
 
 
@@ -158,7 +158,7 @@ def test_independent_judges_stand_first_and_are_corrected_among_themselves() -> 
     oracle = ScorerSettings(type="shapes-oracle")
     recipe = Recipe.model_validate({"scorers": SHAPES_SCORERS | dict.fromkeys(("o", "o2", "o3"), oracle)})
     summary = {"vqa": FIGURES, "o": FIGURES, "o2": FIGURES | {"p": 0.9}, "o3": FIGURES | {"prompts": 19, "p": 0.01}}
-    found = standings(summary, recipe, list_weighted_scorers(recipe))
+    found = rank_judges(summary, recipe, list_weighted_scorers(recipe))
     assert [s.judge for s in found] == ["o", "o2", "o3", "vqa"]
     assert [s.p_adjusted for s in found] == [0.04, 0.9, None, 0.02]
     assert [s.family for s in found] == [2, 2, 2, 1]
@@ -169,7 +169,7 @@ def test_independent_judges_stand_first_and_are_corrected_among_themselves() -> 
     ("value", "text"), [(6.44, "+6.4"), (-0.26, "−0.3"), (0.04, "+0.04"), (-0.001, "0.0"), (0, "0.0")]
 )
 def test_points(value: float, text: str) -> None:
-    assert points(value) == text
+    assert format_points(value) == text
 
 
 def test_intervals_and_p_values_are_told_even_where_there_are_none() -> None:

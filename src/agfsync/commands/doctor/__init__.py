@@ -1,6 +1,6 @@
-"""What a run of a recipe would take and what it lacks, reported before anything runs; nothing is loaded or written.
+"""Estimate the needs of a run and report what it lacks, before anything runs; nothing is loaded or written.
 
-`examine` gives each stage's models, memory, disk, time and tokens; `docs/doctor.md` says how each figure comes about.
+`examine` returns each stage's models, memory, disk, time and tokens; `docs/doctor.md` explains each figure.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ __all__ = ["Examination", "Need", "examine"]
 
 
 def examine(recipe: Recipe, path: Path) -> Examination:
-    """Examine what a run of `recipe` at `path` would take on this machine, and what it lacks.
+    """Estimate the needs of a run of `recipe` at `path` on this machine, and find what it lacks.
 
-    What a run there has done already is not taken off.
+    Work that a run there has already done is not subtracted.
     """
     recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is reported below
     found = Examination(recipe.name, torch_device("auto").type)
-    found.missing += map(str, pipeline.faults(recipe))
+    found.missing += map(str, pipeline.find_faults(recipe))
     try:
         found.needs = Estimator(recipe, count_items(recipe), found).estimate()
     except FormatError as fault:

@@ -1,4 +1,4 @@
-"""What drawing, training and judging take of a model: memory, work, and the size of what is kept."""
+"""Estimates of drawing, training and judging with a model: memory, work, and bytes kept."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from agfsync.training.reference import MULTIPLIED
 _CPU = torch.device("cpu")
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""
-QUESTION_TOKENS, CHARACTERS = 17, 4
+QUESTION_TOKENS, _TOKEN_CHARACTERS = 17, 4
 """of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
 
 Works = list[tuple[Operations, float]]  # each with how often it is done
@@ -34,7 +34,7 @@ Works = list[tuple[Operations, float]]  # each with how often it is done
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a model takes for a batch, or for the whole training: its works, and bytes of memory with the weights."""
+    """The needs of a model for a batch, or for the whole training: works, and bytes of memory with the weights."""
 
     works: Works
     memory: float
@@ -47,7 +47,7 @@ class Load:
 
     def estimate_seconds(self, device: str | None) -> float:
         """Return the time on `device`, NaN where there is none."""
-        speed = machine.speed(device) if device else None
+        speed = machine.measure_speed(device) if device else None
         return sum(speed.seconds(work) * times for work, times in self.works) if speed else nan
 
 
@@ -191,7 +191,7 @@ def _judge_by_vqa(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tupl
     model: Any = _build_judge(kinds, config, dtype)
     reader: Any = (_Blip2 if config["model_type"] == "blip-2" else _Blip)(model)
     questions = max(1, min(QUESTIONS_AT_ONCE, round(batch.images * batch.questions)))
-    length = QUESTION_TOKENS + len(fill_template(reader.template, "")) // CHARACTERS
+    length = QUESTION_TOKENS + len(fill_template(reader.template, "")) // _TOKEN_CHARACTERS
     vision, asked = model.config.vision_config, _make_tokens(questions, length)
     with DATALESS:
         features = reader.encode(_make_pixels(vision, 1, dtype))

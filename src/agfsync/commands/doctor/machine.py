@@ -1,4 +1,4 @@
-"""What this machine has and how fast it is, measured in about a second."""
+"""The resources and the speed of this machine, measured in about a second."""
 
 import os
 import shutil
@@ -45,30 +45,30 @@ class Speed:
 
 
 @cache
-def speed(device: str) -> Speed:
+def measure_speed(device: str) -> Speed:
     """Measure the speed of `device`, such as "cuda" or "cpu"."""
     source = torch.ones(16 << 20, device=device)
     target = torch.empty_like(source)
-    copying = _measure(device, lambda: target.copy_(source))  # more than caches hold
+    copying = _time_fastest(device, lambda: target.copy_(source))  # more than caches hold
     layers = [layer for _ in range(30) for layer in (nn.Linear(8, 8), nn.SiLU(), nn.LayerNorm(8))]
     network, row = nn.Sequential(*layers).to(device), torch.ones(1, 8, device=device)
     with torch.inference_mode():
-        calling = _measure(device, lambda: network(row))
+        calling = _time_fastest(device, lambda: network(row))
     return Speed(partial(_measure_rate, device), 2 * source.nbytes / copying, calling / len(layers))
 
 
 @cache
-def picture_seconds(height: int, width: int) -> tuple[float, float]:
+def measure_image_seconds(height: int, width: int) -> tuple[float, float]:
     """Measure writing an image of this size as PNG, and reading and scaling it for a judge; seconds on one core."""
     noise = np.random.default_rng(0).integers(0, 32, (height, width, 3))
     slope = np.linspace(0, 200, width)[None, :, None]
     image = Image.fromarray((noise + slope).astype(np.uint8))
     data = encode_png(image)
-    reading = _measure("cpu", lambda: np.asarray(decode_image(data).resize((224, 224)), dtype=np.float32) / 255)
-    return _measure("cpu", lambda: encode_png(image)), reading
+    reading = _time_fastest("cpu", lambda: np.asarray(decode_image(data).resize((224, 224)), dtype=np.float32) / 255)
+    return _time_fastest("cpu", lambda: encode_png(image)), reading
 
 
-def memory(device: str) -> float:
+def read_memory(device: str) -> float:
     """Return the bytes that `device` has, of an accelerator without its `CONTEXT`."""
     if device.startswith("cuda"):
         return float(torch.cuda.get_device_properties(device).total_memory) - CONTEXT
@@ -79,7 +79,7 @@ def memory(device: str) -> float:
     return min(there, float(limit)) if limit.isdigit() else there
 
 
-def room(path: Path) -> float:
+def read_free_space(path: Path) -> float:
     """Return the bytes that are free on the disk where `path` is or will be."""
     there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     return float(shutil.disk_usage(there).free)
@@ -91,14 +91,14 @@ def _measure_rate(device: str, dtype: torch.dtype) -> float:
     rate = 0.0
     for size in _SIZES:
         matrix = torch.ones(size, size, dtype=dtype, device=device)
-        seconds = _measure(device, partial(torch.matmul, matrix, matrix))
+        seconds = _time_fastest(device, partial(torch.matmul, matrix, matrix))
         rate = max(rate, 2 * size**3 / seconds)
         if seconds > ENOUGH:
             break
     return rate
 
 
-def _measure(device: str, work: Callable[[], object]) -> float:
+def _time_fastest(device: str, work: Callable[[], object]) -> float:
     """Return the seconds of the fastest run on `device`, of at least two, after one to warm up."""
 
     def run() -> float:

@@ -1,4 +1,4 @@
-"""What a run lacks: weights, servers and their key, memory, disk, money. Each is one line."""
+"""Findings on what a run lacks: weights, servers and their key, memory, disk, money. Each is one line."""
 
 import socket
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from agfsync.models.pretrained import torch_device
 from agfsync.models.published import UnknownModel
 from agfsync.models.weights import WeightQuery, find_weights
 from agfsync.pipeline import STAGES
-from agfsync.recipe import LanguageModel, ModelSettings, Recipe, named_models
+from agfsync.recipe import LanguageModel, ModelSettings, Recipe, list_named_models
 from agfsync.recipe.models import drawing_models
 from agfsync.stages.spending import ACCOUNT
 
@@ -55,7 +55,7 @@ def report_weights(recipe: Recipe, found: Examination) -> float:
 def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
     """Return the models of this project's own types whose weights are loaded here, with the place that names each."""
     loaded: dict[WeightQuery, str] = {}
-    for named in named_models(recipe):
+    for named in list_named_models(recipe):
         section = named.section.model_dump()
         is_replaced = named.role == "scorer" and section.get("weights") is not None
         if named.type in catalog.CATALOG[named.kind] and named.role != "config" and not is_replaced:
@@ -140,7 +140,7 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
     lighter = {stage.name: stage.lighter for stage in STAGES}
     try:
         device = str(torch_device(recipe.model.device))
-        has = machine.memory(device)
+        has = machine.read_memory(device)
     except ModelError:
         has = inf
     for need in found.needs:
@@ -152,7 +152,7 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
         ("the run", path, wanted_by_run, "choose another --out, or lower captions.count"),
         ("the weights to download", cache, found.download, "set HF_HOME to a larger disk"),
     ):
-        if wanted > (free := machine.room(place)):
+        if wanted > (free := machine.read_free_space(place)):
             says = f"{what} takes about {format_bytes(wanted)}, {format_bytes(free)} are free at {place}: {mend}"
             found.missing.append(says)
     seconds = sum(need.seconds for need in found.needs if need.memory and not isnan(need.seconds))

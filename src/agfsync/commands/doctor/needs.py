@@ -1,4 +1,4 @@
-"""What each stage of a recipe needs on this machine."""
+"""The needs of each stage of a recipe on this machine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,28 +41,34 @@ class Estimator:
 
     def estimate(self) -> list[Need]:
         """Return the needs of all stages, in order."""
-        before = [self._captions(), self._questions(), self._candidates(), self._scores(), Need("pairs")]
-        return [*before, self._training(), self._evaluation(), Need("report")]
+        before = [
+            self._estimate_captions(),
+            self._estimate_questions(),
+            self._estimate_candidates(),
+            self._estimate_scores(),
+            Need("pairs"),
+        ]
+        return [*before, self._estimate_training(), self._estimate_evaluation(), Need("report")]
 
-    def _captions(self) -> Need:
+    def _estimate_captions(self) -> Need:
         model, written = self.recipe.captions.writer.language_model, self.counts.written
         need = Need("captions", disk=_TEXT * (self.counts.train + self.counts.held_out))
         return _add_tokens(need, model, estimate_caption_tokens(written)) if model and written else need
 
-    def _questions(self) -> Need:
+    def _estimate_questions(self) -> Need:
         settings, asked, need = self.recipe.questions, self.counts.asked, Need("questions")
         if (model := settings.writer.language_model) is None or not asked:
             return need
         return _add_tokens(need, model, estimate_question_tokens(asked, settings.rounds, settings.verify))
 
-    def _candidates(self) -> Need:
-        """Every generator draws all captions, one model in memory at a time."""
+    def _estimate_candidates(self) -> Need:
+        """Estimate drawing all captions with every generator, one model in memory at a time."""
         if self.recipe.pairs.source:
             return Need("candidates", [Path(self.recipe.pairs.source).name])
         count, captions = self.recipe.candidates.per_caption, self.counts.train
         workers = max(1, count_wanted_workers(self.recipe.engine, 0))
         models = drawing_models(self.recipe).items()
-        parts = [self._draw(place, each, captions, count, workers=workers) for place, each in models]
+        parts = [self._estimate_drawing(place, each, captions, count, workers=workers) for place, each in models]
         memory = [part.memory for part in parts]
         return Need(
             "candidates",
@@ -72,70 +78,72 @@ class Estimator:
             seconds=sum(part.seconds for part in parts),
         )
 
-    def _draw(
+    def _estimate_drawing(
         self, place: str, settings: ModelSettings, batches: float, images: int, *, prompts: int = 1, workers: int = 1
     ) -> Need:
         """Estimate batches of images by one generator, and the writing of the images, for which there are all cores."""
         device = self._find_device(settings.device, place)
-        load = self._try(partial(loads.estimate_drawing, settings, device == "cpu", images, prompts), place)
+        load = self._try_estimate(partial(loads.estimate_drawing, settings, device == "cpu", images, prompts), place)
         models = [settings.path, *(lora.path for lora in settings.loras)]
-        writing, _ = machine.picture_seconds(*load.pixels) if all(load.pixels) else (0.0, 0.0)
+        writing, _ = machine.measure_image_seconds(*load.pixels) if all(load.pixels) else (0.0, 0.0)
         return Need(
             place,
-            [_shorten(model) for model in models + ([settings.refining.path] if settings.refining else [])],
+            [_shorten_name(model) for model in models + ([settings.refining.path] if settings.refining else [])],
             # Workers share a CPU's memory; each accelerator has its own.
             memory=(load.memory + _count_process(device)) * (workers if device == "cpu" else 1),
             disk=_PICTURE * load.pixels[0] * load.pixels[1] * batches * images,
             seconds=batches * (load.estimate_seconds(device) + writing * images / min(images, count_cores())),
         )
 
-    def _training(self) -> Need:
+    def _estimate_training(self) -> Need:
         settings, training = self.recipe.model, self.recipe.training
         method = f"{training.method.type}, LoRA" if training.lora else training.method.type
         device = self._find_device(settings.device, "model")
         if device == "cpu" and training.precision == "fp16":
             self.found.missing.append("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32")
         estimate = partial(loads.estimate_training, settings, training, device == "cpu", self.counts.pairs)
-        load = self._try(estimate, "model")
-        has = machine.memory("cpu")
+        load = self._try_estimate(estimate, "model")
+        has = machine.read_memory("cpu")
         if device != "cpu" and load.encoded + machine.PROCESS > has:
             says = f"training keeps {format_bytes(load.encoded)} of encoded pairs in the machine's memory, which has"
             self.found.missing.append(f"{says} {format_bytes(has)}: lower captions.count")
         return Need(
             "training",
-            [_shorten(settings.path), method],
+            [_shorten_name(settings.path), method],
             memory=load.memory + _count_process(device) + (load.encoded if device == "cpu" else 0.0),
             disk=load.encoded + load.kept,
             seconds=load.estimate_seconds(device),
         )
 
-    def _scores(self) -> Need:
+    def _estimate_scores(self) -> Need:
         candidates, scorers = self.recipe.candidates, self.recipe.candidate_scorers
         if self.recipe.pairs.source:
             return Need("scores")
         images = self.counts.train * candidates.per_caption * len(self.recipe.drawing_models)
         batch = max(1, min(self.recipe.scores.batch, images))
         shown = loads.ImageBatch(batch, batch / candidates.per_caption, self.counts.questions)
-        need = self._judge("scores", scorers, shown, images)
+        need = self._estimate_judging("scores", scorers, shown, images)
         need.disk = _SCORE * images * len(scorers)
         return need
 
-    def _evaluation(self) -> Need:
-        """Base and aligned model draw each held-out caption, and every judge sees all of it."""
+    def _estimate_evaluation(self) -> Need:
+        """Estimate drawing each held-out caption with the base and the aligned model, and judging by every judge."""
         settings, captions = self.recipe.model, self.counts.held_out
         judges = self.recipe.evaluation_scorers
         batch = max(1, min(self.recipe.scores.batch, 2 * captions))
         at_once = max(1, min(self.recipe.evaluation.batch, captions))
         shown = loads.ImageBatch(batch, batch, self.counts.questions)
-        need = self._judge("evaluation", judges, shown, 2 * captions)
-        drawn = self._draw("model", settings, 2 * captions / at_once, at_once, prompts=at_once)
-        need.models = [_shorten(settings.path), *need.models]
+        need = self._estimate_judging("evaluation", judges, shown, 2 * captions)
+        drawn = self._estimate_drawing("model", settings, 2 * captions / at_once, at_once, prompts=at_once)
+        need.models = [_shorten_name(settings.path), *need.models]
         need.memory = max(drawn.memory, need.memory)  # NaN only where the generator is unknown: it stands first
         need.seconds += drawn.seconds
         need.disk = drawn.disk + _SCORE * 2 * captions * len(judges)
         return need
 
-    def _judge(self, stage: str, judges: Mapping[str, ScorerSettings], batch: loads.ImageBatch, images: int) -> Need:
+    def _estimate_judging(
+        self, stage: str, judges: Mapping[str, ScorerSettings], batch: loads.ImageBatch, images: int
+    ) -> Need:
         """Estimate all judges on all images; those on the same CLIP share its embeddings."""
         models = dict.fromkeys(each.path for each in judges.values() if each.path)
         different: dict[tuple[str | None, ...], str] = {}
@@ -144,9 +152,9 @@ class Estimator:
             different.setdefault(
                 (family, each.path, getattr(each, "weights", None), each.revision, each.dtype, each.device), name
             )
-        found = [self._look(f"scorers.{name}", judges[name], batch, images) for name in different.values()]
+        found = [self._estimate_judge(f"scorers.{name}", judges[name], batch, images) for name in different.values()]
         known = [(memory, seconds) for memory, seconds in found if not isnan(memory)]
-        need = Need(stage, [_shorten(model) for model in models])
+        need = Need(stage, [_shorten_name(model) for model in models])
         if found:
             need.memory = max((memory for memory, _ in known), default=nan)
             need.seconds = sum(seconds for _, seconds in known) if known else nan
@@ -156,7 +164,9 @@ class Estimator:
             need.tokens = need.requests * (height * width / _PATCH**2 + SERVED_TOKENS)
         return need
 
-    def _look(self, place: str, settings: ScorerSettings, batch: loads.ImageBatch, images: int) -> tuple[float, float]:
+    def _estimate_judge(
+        self, place: str, settings: ScorerSettings, batch: loads.ImageBatch, images: int
+    ) -> tuple[float, float]:
         """Estimate memory and seconds of one judge on all images; NaN where it is unknown."""
         if isinstance(settings, VqaOpenAISettings):
             concurrency = settings.server.concurrency if settings.server else 1
@@ -164,8 +174,8 @@ class Estimator:
         device = self._find_device(settings.device, place)
         if device == "cpu" and settings.dtype == "fp16":
             self.found.notes.append(f"{place}.dtype fp16 is slow on a CPU: set it to fp32 or bf16")
-        load = self._try(partial(loads.estimate_judging, settings, batch), place)
-        _, reading = machine.picture_seconds(*self._find_pixels())
+        load = self._try_estimate(partial(loads.estimate_judging, settings, batch), place)
+        _, reading = machine.measure_image_seconds(*self._find_pixels())
         seconds = images * (load.estimate_seconds(device) / batch.images + reading)
         return load.memory + _count_process(device), seconds
 
@@ -174,7 +184,7 @@ class Estimator:
         settings = self.recipe.model
         at_once = max(1, min(self.recipe.evaluation.batch, self.counts.held_out))
         on_cpu = self._find_device(settings.device) == "cpu"
-        height, width = self._try(partial(loads.estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
+        height, width = self._try_estimate(partial(loads.estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
         return settings.sampling.height or height or 512, settings.sampling.width or width or 512
 
     def _find_device(self, name: str, place: str = "") -> str | None:
@@ -186,7 +196,7 @@ class Estimator:
                 self.found.missing.append(f"{place}.device: {fault}")
             return None
 
-    def _try(self, estimate: Callable[[], loads.Load], place: str = "") -> loads.Load:
+    def _try_estimate(self, estimate: Callable[[], loads.Load], place: str = "") -> loads.Load:
         """Return an estimate; `_UNKNOWN`, which is reported at `place`, where a model is unknown."""
         try:
             return estimate()
@@ -217,6 +227,6 @@ def _count_process(device: str | None) -> float:
     return machine.PROCESS if device == "cpu" else 0.0
 
 
-def _shorten(model: str) -> str:
+def _shorten_name(model: str) -> str:
     """Return the last part of a path or a hub id."""
     return model.rstrip("/").rpartition("/")[2].removeprefix("embedded:")

@@ -1,4 +1,4 @@
-"""What the doctor finds, and its page for people: a table that fits the terminal, then what is missing, a line each."""
+"""The doctor's findings and its page: a table that fits the terminal, then a line for each thing missing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ LEAST_WIDTH = 68  # columns of the terminal below which the models are left out
 
 @dataclass(slots=True)
 class Need:
-    """What a stage takes; 0 does not apply, NaN is unknown. Memory is the device's, disk the run folder's."""
+    """The needs of a stage; 0 does not apply, NaN is unknown. Memory is the device's, disk the run folder's."""
 
     stage: str
     models: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Need:
 
 @dataclass(slots=True)
 class Examination:
-    """What a recipe needs on this machine, what is missing, and notes; a line says what, where, and what to do."""
+    """A recipe's needs on this machine, missing things, and notes; each line says what, where, and what to do."""
 
     recipe: str
     device: str
@@ -74,7 +74,7 @@ def format_bytes(count: float) -> str:
     >>> format_bytes(1.25e9)
     '1.2 GB'
     """
-    return _scale(count, ("B", "KB", "MB", "GB", "TB", "PB"))
+    return _scale_number(count, ("B", "KB", "MB", "GB", "TB", "PB"))
 
 
 def format_count(number: float) -> str:
@@ -83,7 +83,7 @@ def format_count(number: float) -> str:
     >>> format_count(30.4e6)
     '30 M'
     """
-    return _scale(number, ("", "k", "M", "G", "T")).strip()
+    return _scale_number(number, ("", "k", "M", "G", "T")).strip()
 
 
 def format_span(seconds: float) -> str:
@@ -98,7 +98,7 @@ def format_span(seconds: float) -> str:
     return "1 s" if seconds >= 0.5 else "0 s"
 
 
-def _scale(number: float, units: Sequence[str]) -> str:
+def _scale_number(number: float, units: Sequence[str]) -> str:
     power = 0
     while number >= 999.5 and power < len(units) - 1:
         number, power = number / 1000, power + 1

@@ -1,7 +1,7 @@
 """Stage 7: base against aligned model on the held-out captions, drawn from the same seeds and judged by every judge.
 
-Pictures and scores are tables of their own, so that whatever of them hasn't changed is found again: the base's pictures
-outlive a change of training, and a new judge judges the pictures that are there.
+Images and scores are tables of their own, so that unchanged ones are found again: the base's images outlive a change of
+training, and a new judge judges the images that are there.
 """
 
 from collections import defaultdict
@@ -19,13 +19,13 @@ from agfsync.models import Generator
 from agfsync.models.artefact import ModelArtefact
 from agfsync.records import Candidate, Caption, Comparison, Score, digest, seed_of
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import MODEL, Context, generator_source
-from agfsync.stages.evaluation.comparing import Sides, compare, summarise
+from agfsync.stages.context import MODEL, Context, digest_generator
+from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise_comparisons
 from agfsync.stages.evaluation.sets import ReadSet, read_sets
-from agfsync.stages.judging import Tables, ToJudge, judge
-from agfsync.stages.spending import spent_by_judges
+from agfsync.stages.judging import ImageToJudge, Tables, judge_images
+from agfsync.stages.spending import sum_judge_spending
 
-STAGE = "evaluation"
+_STAGE = "evaluation"
 IMAGES = "evaluation_images"
 SCORES = "evaluation_scores"
 SETS = "sets"
@@ -33,8 +33,8 @@ SETS = "sets"
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """One picture of each caption by the base or the aligned `model`, which `source` names and `settings` build."""
+class EvaluationJob:
+    """A job that draws one image of each caption with the base or the aligned `model`; `source` is its digest."""
 
     model: str
     settings: Mapping[str, Any]
@@ -51,15 +51,15 @@ class Drawing:
     def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
         return IMAGES, ()
 
-    def open(self, desk: JobContext) -> BatchFunction[Caption]:
-        desk.say(f"{STAGE}: loading the {self.model} model")
+    def open(self, context: JobContext) -> BatchFunction[Caption]:
+        context.say(f"{_STAGE}: loading the {self.model} model")
         generator: Generator = catalog.build("models", self.settings, self.defaults)
         for remark in getattr(generator, "remarks", ()):
-            desk.say(f"{STAGE}: {remark}")
-        return lambda captions: desk.fit.over(captions, partial(self._drawn, generator))
+            context.say(f"{_STAGE}: {remark}")
+        return lambda captions: context.fit.over(captions, partial(self._draw_batch, generator))
 
-    def _drawn(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
-        seeds = [seed_of(self.seed, STAGE, caption.key) for caption in captions]
+    def _draw_batch(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
+        seeds = [seed_of(self.seed, _STAGE, caption.key) for caption in captions]
         # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
         files = encode_pngs(generator.draw([caption.text for caption in captions], seeds, 0.0))
         keys = [
@@ -70,76 +70,76 @@ class Drawing:
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Draw, judge and compare whatever isn't yet; the notes are the summary that `summarise` makes.
+    """Draw, judge and compare the images that are missing; return the summary that `summarise_comparisons` makes.
 
     Raises:
         RunError: there is no aligned model. ModelError: a model can't be loaded.
-        BudgetError: a judge left more pictures unscored than `failure_budget` allows.
+        BudgetError: a judge left more images unscored than `failure_budget` allows.
     """
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
-    _draw(context, captions)
-    drawn, sides = _drawn(context, sets)
-    tables = Tables(stage=STAGE, pictures=IMAGES, scores=SCORES)
-    judged = judge(context, tables, context.recipe.evaluation_scorers, drawn)
+    _draw_images(context, captions)
+    drawn, sides = _read_images(context, sets)
+    tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
+    judged = judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
     scores = list(context.run.read(SCORES, Score))
-    rows = {s.name: compare(s.captions, sides, scores, s.questions, s.name, s.by) for s in sets}
-    _keep(context, [row for of_set in rows.values() for row in of_set])
+    rows = {s.name: compare_models(s.captions, sides, scores, s.questions, s.name, s.by) for s in sets}
+    _commit_comparisons(context, [row for of_set in rows.values() for row in of_set])
     settings, seed = context.recipe.evaluation, context.recipe.seed
-    first, *others = [summarise(of_set, settings.resamples, seed) for of_set in rows.values()]
+    first, *others = [summarise_comparisons(of_set, settings.resamples, seed) for of_set in rows.values()]
     told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
-    spent = spent_by_judges(context.run.path, STAGE)
+    spent = sum_judge_spending(context.run.path, _STAGE)
     more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
 
 
-def _draw(context: Context, captions: Sequence[Caption]) -> None:
-    """Both models' pictures of every caption, one model in memory at a time."""
+def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
+    """Draw every caption with both models, one model in memory at a time."""
     selected = [
-        *_draw_with(context, "base", generator_source(context.recipe.model), captions),
-        *_draw_with(context, "aligned", _aligned_source(context), captions),
+        *_draw_with_model(context, "base", digest_generator(context.recipe.model), captions),
+        *_draw_with_model(context, "aligned", _digest_aligned(context), captions),
     ]
-    report_skipped(context.progress, STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
-def _draw_with(context: Context, model: str, source: str, captions: Sequence[Caption]) -> list[str]:
-    """One model's pictures; the keys of its units. The unit names the model by `source`, not by its part in the run."""
+def _draw_with_model(context: Context, model: str, source: str, captions: Sequence[Caption]) -> list[str]:
+    """Draw with one model; return the keys of its units, which depend on `source`."""
     recipe = context.recipe
-    units = [Unit(digest(STAGE, VERSIONS[STAGE], model, source, recipe.seed, c.key), c) for c in captions]
+    units = [Unit(digest(_STAGE, VERSIONS[_STAGE], model, source, recipe.seed, c.key), c) for c in captions]
     run_job(
         context.run,
         IMAGES,
         units,
-        Drawing(model, _settings(context, model), source, recipe.seed, recipe.evaluation.batch),
+        EvaluationJob(model, _list_arguments(context, model), source, recipe.seed, recipe.evaluation.batch),
         engine=recipe.engine,
         at_once=recipe.evaluation.batch,
         schema=Candidate.schema,
         progress=context.progress,
         budget=recipe.failure_budget,
         unit="pictures",
-        title=f"{STAGE}: {model} model draws",
+        title=f"{_STAGE}: {model} model draws",
     )
     release_memory()
     return [unit.key for unit in units]
 
 
-def _settings(context: Context, model: str) -> dict[str, Any]:
+def _list_arguments(context: Context, model: str) -> dict[str, Any]:
     """Return the arguments that build the base or the aligned model."""
     settings = context.recipe.model.arguments()
     folder = context.run.path / MODEL
     return settings if model == "base" else ModelArtefact.load(folder).extend_arguments(settings, folder)
 
 
-def _aligned_source(context: Context) -> str:
+def _digest_aligned(context: Context) -> str:
     training = context.run.find_finished("training")
     if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / MODEL}: type `agfsync training {context.run.path}`")
-    return digest(generator_source(context.recipe.model), training.mark)
+    return digest(digest_generator(context.recipe.model), training.mark)
 
 
-def _drawn(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ToJudge], Sides]:
-    """Return the images that are there, and for each caption that both models have drawn its two.
+def _read_images(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ImageToJudge], Sides]:
+    """Return the drawn images, and the two of each caption that both models have drawn.
 
     An image is judged by the scorers of each set that its caption is in.
     """
@@ -149,23 +149,23 @@ def _drawn(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ToJudge], Si
     for each in sets:
         for caption in each.captions:
             by[caption.key].update(dict.fromkeys(each.by))
-    found: list[ToJudge] = []
+    found: list[ImageToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
     for unit, rows in context.run.rows_by_unit(IMAGES, ["key", "caption_key", "generator"]):
         for row in rows:
             caption = captions[row["caption_key"]]
-            found.append(ToJudge(row["key"], unit, caption.text, questions[caption.key], tuple(by[caption.key])))
+            found.append(ImageToJudge(row["key"], unit, caption.text, questions[caption.key], tuple(by[caption.key])))
             sides[caption.key][row["generator"]] = row["key"]
     return found, {key: (two["base"], two["aligned"]) for key, two in sides.items() if len(two) == 2}
 
 
-def _keep(context: Context, rows: Sequence[Comparison]) -> None:
+def _commit_comparisons(context: Context, rows: Sequence[Comparison]) -> None:
     """Enter the rows, a unit for each caption of a set."""
     by_caption: dict[tuple[str, str], list[Comparison]] = {}
     for row in rows:
         by_caption.setdefault((row.set, row.caption_key), []).append(row)
-    units = [Unit(digest(STAGE, *of, [row.key for row in rows]), rows) for of, rows in by_caption.items()]
+    units = [Unit(digest(_STAGE, *of, [row.key for row in rows]), rows) for of, rows in by_caption.items()]
     work: Callable[[Sequence[list[Comparison]]], Sequence[Outcome]] = list
     common = {"schema": Comparison.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process_units(context.run, STAGE, units, work, batch=len(units) or 1, title=f"{STAGE}: comparing", **common)
-    context.run.select(STAGE, [unit.key for unit in units])
+    process_units(context.run, _STAGE, units, work, batch=len(units) or 1, title=f"{_STAGE}: comparing", **common)
+    context.run.select(_STAGE, [unit.key for unit in units])

@@ -1,4 +1,4 @@
-"""Scores of two models -> what is to be said of them: rows that pair, and their summary with intervals. Pure."""
+"""Comparison of two models by their scores: paired rows, and their summary with intervals. Pure."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,24 +11,24 @@ from agfsync.records import Caption, Comparison, Question, Score, digest, seed_o
 from agfsync.statistics import (
     FEWEST_FOR_VERDICT,
     adjust_holm,
+    compute_win_shares,
     infer_mean,
-    paired_differences,
+    infer_win_rate,
     standardise_gains,
-    win_interval,
-    win_shares,
+    subtract_paired,
 )
 
-Questions = Mapping[str, Sequence[Question]]
+QuestionsByCaption = Mapping[str, Sequence[Question]]
 """Caption key -> its questions."""
 Sides = Mapping[str, tuple[str, str]]
-"""Caption key -> the keys of the base's and the aligned model's picture."""
+"""Caption key -> the keys of the base's and the aligned model's image."""
 
 
-def compare(
+def compare_models(
     captions: Sequence[Caption],
     sides: Sides,
     scores: Iterable[Score],
-    questions: Questions,
+    questions: QuestionsByCaption,
     name: str = HELD_OUT,
     judges: Collection[str] | None = None,
 ) -> list[Comparison]:
@@ -42,7 +42,7 @@ def compare(
     """
     words: dict[str, dict[str, Score]] = defaultdict(dict)
     for word in scores:
-        of = words[word.scorer]  # Whatever it says of the first picture: the judges stay in their order.
+        of = words[word.scorer]  # Also without a value, so that the judges stay in their order.
         if word.value is not None:
             of[word.candidate_key] = word
     rows: list[Comparison] = []
@@ -50,16 +50,17 @@ def compare(
         base, aligned = sides.get(caption.key, ("", ""))
         for judge, of in words.items():
             if base in of and aligned in of and (judges is None or judge in judges):
-                rows += _rows(name, caption, judge, of[base], of[aligned], questions.get(caption.key, ()))
+                rows += _make_rows(name, caption, judge, of[base], of[aligned], questions.get(caption.key, ()))
     return rows
 
 
-def summarise(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
-    """Return what the notes hold, as JSON can hold it.
+def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
+    """Return the summary for the stage's notes, as JSON can hold it.
 
-    By judge, and for each judge by category and by element type, the figures of `_figures`. Those of categories and of
-    element types have their p-value corrected as `p_adjusted` (Holm), over all rows of their table with enough prompts
-    for a verdict; the judges' is corrected where their roles are known. `contrasts` compares each two judges' gains.
+    It holds the figures of `_compute_figures` by judge, and for each judge by category and by element type. Those of
+    categories and of element types have their p-value corrected as `p_adjusted` (Holm), over all rows of their table
+    with enough prompts for a verdict; the judges' is corrected where their roles are known. `contrasts` compares each
+    two judges' gains.
     """
     groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for row in comparisons:
@@ -70,18 +71,18 @@ def summarise(comparisons: Sequence[Comparison], resamples: int, seed: int) -> d
             groups["categories", row.judge, row.category].append(row)
     summary: dict[str, Any] = {"judges": {}, "categories": {}, "element_types": {}}
     for (table, judge, part), rows in groups.items():
-        figures = _figures(rows, resamples, seed_of(seed, "bootstrap", table, judge, part))
+        figures = _compute_figures(rows, resamples, seed_of(seed, "bootstrap", table, judge, part))
         if table == "judges":
             summary[table][judge] = figures
         else:
             summary[table].setdefault(judge, {})[part] = figures
     for table in ("categories", "element_types"):
-        _correct(summary[table])
+        _correct_p_values(summary[table])
     whole = {judge: rows for (table, judge, _), rows in groups.items() if table == "judges"}
-    return summary | {"contrasts": _contrasts(whole, resamples, seed)}
+    return summary | {"contrasts": _contrast_judges(whole, resamples, seed)}
 
 
-def _correct(table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+def _correct_p_values(table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
     """Enter each row's corrected p-value; None in rows with too few prompts, which aren't tested."""
     rows = {(judge, part): figures for judge, parts in table.items() for part, figures in parts.items()}
     tested = {key: f["p"] if f["prompts"] >= FEWEST_FOR_VERDICT else None for key, f in rows.items()}
@@ -89,7 +90,7 @@ def _correct(table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
         rows[key]["p_adjusted"] = p
 
 
-def _contrasts(judged: Mapping[str, Sequence[Comparison]], resamples: int, seed: int) -> list[dict[str, Any]]:
+def _contrast_judges(judged: Mapping[str, Sequence[Comparison]], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return, for each two judges, by how much the gain of `judge` exceeds that of `other`, on the captions of both.
 
     Each gain is in units of the standard deviation of its judge's own paired differences, since scales differ.
@@ -109,7 +110,7 @@ def _contrasts(judged: Mapping[str, Sequence[Comparison]], resamples: int, seed:
     return found
 
 
-def _rows(
+def _make_rows(
     name: str, caption: Caption, judge: str, base: Score, aligned: Score, questions: Sequence[Question]
 ) -> Iterator[Comparison]:
     def row(element_type: str, before: float, after: float) -> Comparison:
@@ -118,14 +119,14 @@ def _rows(
 
     if base.value is not None and aligned.value is not None:
         yield row("", base.value, aligned.value)
-    before, after = _shares(base, questions), _shares(aligned, questions)
+    before, after = _compute_shares(base, questions), _compute_shares(aligned, questions)
     for element_type in before:
         if element_type in after:
             yield row(element_type, before[element_type], after[element_type])
 
 
-def _shares(score: Score, questions: Sequence[Question]) -> dict[str, float]:
-    """Element type -> share, x100, of its questions that were answered as the caption states."""
+def _compute_shares(score: Score, questions: Sequence[Question]) -> dict[str, float]:
+    """Return, for each element type, the percentage of its questions that were answered as the caption states."""
     given = {answer.question_key: answer.answer for answer in score.answers}
     right: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
@@ -134,16 +135,18 @@ def _shares(score: Score, questions: Sequence[Question]) -> dict[str, float]:
     return {element_type: 100 * fmean(marks) for element_type, marks in right.items()}
 
 
-def _figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
-    """Return the means of base and aligned; their difference with its 95 % interval (None for too few prompts), its
+def _compute_figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
+    """Return the figures of a group of paired rows.
+
+    These are the means of base and aligned; their difference with its 95 % interval (None for too few prompts), its
     plain p-value and the spread, the standard deviation of single differences; and, in 0..1, the win rate with its
     95 % interval and the share of ties.
     """
     base, aligned = [row.base for row in rows], [row.aligned for row in rows]
-    difference_N, shares = paired_differences(base, aligned), win_shares(base, aligned)
+    difference_N, shares = subtract_paired(base, aligned), compute_win_shares(base, aligned)
     interval, p = infer_mean(difference_N, resamples, seed)
     low, high = interval or (None, None)
-    win_low, win_high = win_interval(shares, len(rows))
+    win_low, win_high = infer_win_rate(shares, len(rows))
     return {
         "prompts": len(rows),
         "base": fmean(base),

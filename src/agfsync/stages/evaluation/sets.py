@@ -8,10 +8,10 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.sections import HELD_OUT, EvaluationSet
 from agfsync.records import Caption, Question, digest, question_key
-from agfsync.stages.context import Context, to_draw
+from agfsync.stages.context import Context, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
 
-CAPTIONS = "evaluation_captions"
+_CAPTIONS = "evaluation_captions"
 """The table of the captions that the run's own table doesn't have."""
 
 
@@ -36,16 +36,16 @@ def read_sets(context: Context) -> list[ReadSet]:
         _read_held_out(context) if name == HELD_OUT else _read_source(context, name, settings)
         for name, settings in recipe.evaluation.sets.items()
     ]
-    units = {digest(CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
-    done = context.run.find_done(CAPTIONS, units)
+    units = {digest(_CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
+    done = context.run.find_done(_CAPTIONS, units)
     if missing := {key: [caption] for key, caption in units.items() if key not in done}:
-        context.run.commit(CAPTIONS, missing, Caption.schema)
-    context.run.select(CAPTIONS, units)
+        context.run.commit(_CAPTIONS, missing, Caption.schema)
+    context.run.select(_CAPTIONS, units)
     return sets
 
 
 def _read_held_out(context: Context) -> ReadSet:
-    asked = list(to_draw(context, "held-out"))
+    asked = list(read_captions_to_draw(context, "held-out"))
     by = tuple(context.recipe.set_scorers(HELD_OUT))
     return ReadSet(HELD_OUT, [each.caption for each in asked], {each.key: each.questions for each in asked}, by)
 

@@ -1,4 +1,4 @@
-"""What the report rests on, read from the run folder; whatever isn't there yet is empty. Pictures stay on disk."""
+"""The report's data, read from the run folder; missing tables are empty. Images stay on disk."""
 
 import json
 import math
@@ -16,23 +16,23 @@ from agfsync.stages.selection import find_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("_R", bound=Record)
 
 
-Values = Mapping[str, Mapping[str, float]]
+ValuesByCandidate = Mapping[str, Mapping[str, float]]
 """Candidate key -> scorer -> value on 0..100; unscored ones are absent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ScoreValues:
     """All values of each scorer, as bare numbers, for there may be a million; and those of the pairs' candidates."""
 
     every: Mapping[str, Sequence[float]]
-    paired: Values
+    paired: ValuesByCandidate
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CandidateJudgement:
     """A candidate's values and answers by scorer."""
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -40,8 +40,8 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """The candidate keys of one held-out caption: what the base and the aligned model drew from the same seed."""
+class ImageKeys:
+    """The candidate keys of one held-out caption: the base's image and the aligned model's, of the same seed."""
 
     base: str
     aligned: str
@@ -57,32 +57,34 @@ class Evidence:
     left_out: Mapping[str, Counter[str]]
     """stage -> reason -> how many: skipped, unscored and dropped"""
     captions: Mapping[str, Caption]
-    scores: Scores
+    scores: ScoreValues
     pairs: Sequence[Pair]
     steps: Sequence[Mapping[str, float]]
     """training's metrics, one mapping a step"""
     comparisons: Sequence[Comparison]
-    drawn: Mapping[str, Drawn]
+    drawn: Mapping[str, ImageKeys]
     """by caption key"""
     selectors: Sequence[Selector] | None = ()
     """that chose the pairs; None where nobody knows"""
 
 
-def gather(run: Run, recipe: Recipe) -> Evidence:
-    """Everything but pictures, questions and answers, which `pictures`, `questions` and `judged` read for a gallery."""
+def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
+    """Gather the evidence without images, questions and answers, which a gallery reads for its own captions."""
     finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.find_finished(stage))}
-    pairs = _read(run, finished, "pairs", Pair)
+    pairs = _read_records(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,
         recipe_yaml=run.recipe_yaml,
         finished=finished,
-        left_out={stage: left for stage in finished if (left := _left_out(run, stage))},
-        captions={c.key: c for c in [*_read_sources(run, finished), *_read(run, finished, "captions", Caption)]},
-        scores=_scores(run, finished, pairs),
+        left_out={stage: left for stage in finished if (left := _count_left_out(run, stage))},
+        captions={
+            c.key: c for c in [*_read_sources(run, finished), *_read_records(run, finished, "captions", Caption)]
+        },
+        scores=_read_scores(run, finished, pairs),
         pairs=pairs,
-        steps=_steps(run),
+        steps=_read_steps(run),
         comparisons=_read_first_set(run, finished),
-        drawn=_drawn(run) if "evaluation" in finished else {},
+        drawn=_read_drawn(run) if "evaluation" in finished else {},
         selectors=find_selectors(run, recipe),
     )
 
@@ -99,21 +101,21 @@ def _read_sources(run: Run, finished: Mapping[str, Finished]) -> list[Caption]:
     return list(run.read("evaluation_captions", Caption)) if "evaluation" in finished else []
 
 
-def pictures(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
-    """The image files of the candidates `keys` of a stage's table; only the units that hold them are read."""
+def read_images(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
+    """Read the image files of the candidates `keys` of a stage's table, and only the units that hold them."""
     wanted = set(keys)
     units = [unit for unit, rows in run.rows_by_unit(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
 
 
-def questions(run: Run, caption_keys: Collection[str]) -> dict[str, Question]:
-    """The questions on these captions, by question key."""
+def read_questions(run: Run, caption_keys: Collection[str]) -> dict[str, Question]:
+    """Read the questions on these captions, by question key."""
     wanted = set(caption_keys)
     return {q.key: q for q in run.read("questions", Question) if q.caption_key in wanted}
 
 
-def judged(run: Run, stage: str, keys: Collection[str]) -> dict[str, Judged]:
-    """Values and answers of the candidates `keys` out of a stage's table of scores."""
+def read_judgements(run: Run, stage: str, keys: Collection[str]) -> dict[str, CandidateJudgement]:
+    """Read values and answers of the candidates `keys` from a stage's table of scores."""
     wanted = set(keys)
     columns = ["candidate_key", "scorer", "value", "answers"]
     values: dict[str, dict[str, float]] = defaultdict(dict)
@@ -122,14 +124,14 @@ def judged(run: Run, stage: str, keys: Collection[str]) -> dict[str, Judged]:
         if row["candidate_key"] in wanted and row["value"] is not None:
             values[row["candidate_key"]][row["scorer"]] = row["value"]
             answers[row["candidate_key"]][row["scorer"]] = tuple(Answer(**a) for a in row["answers"])
-    return {key: Judged(values[key], answers[key]) for key in values}
+    return {key: CandidateJudgement(values[key], answers[key]) for key in values}
 
 
-def _read(run: Run, finished: Mapping[str, Finished], stage: str, kind: type[R]) -> list[R]:
+def _read_records(run: Run, finished: Mapping[str, Finished], stage: str, kind: type[_R]) -> list[_R]:
     return list(run.read(stage, kind)) if stage in finished else []
 
 
-def _scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -> Scores:
+def _read_scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -> ScoreValues:
     wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
     every: dict[str, array[float]] = defaultdict(lambda: array("d"))
     paired: dict[str, dict[str, float]] = defaultdict(dict)
@@ -138,22 +140,22 @@ def _scores(run: Run, finished: Mapping[str, Finished], pairs: Sequence[Pair]) -
             every[row["scorer"]].append(row["value"])
             if row["candidate_key"] in wanted:
                 paired[row["candidate_key"]][row["scorer"]] = row["value"]
-    return Scores(every, paired)
+    return ScoreValues(every, paired)
 
 
-def _drawn(run: Run) -> dict[str, Drawn]:
+def _read_drawn(run: Run) -> dict[str, ImageKeys]:
     by_caption: dict[str, dict[str, str]] = defaultdict(dict)
     for row in run.rows("evaluation_images", ["key", "caption_key", "generator"]):
         by_caption[row["caption_key"]][row["generator"]] = row["key"]
     return {
-        caption: Drawn(keys["base"], keys["aligned"])
+        caption: ImageKeys(keys["base"], keys["aligned"])
         for caption, keys in by_caption.items()
         if {"base", "aligned"} <= keys.keys()
     }
 
 
-def _left_out(run: Run, stage: str) -> Counter[str]:
-    """What a stage's tables left out, by reason."""
+def _count_left_out(run: Run, stage: str) -> Counter[str]:
+    """Count the left-out entries of a stage's tables, by reason."""
     tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
     counted: Counter[str] = Counter()
     for each in run.list_skipped(stage):
@@ -163,8 +165,8 @@ def _left_out(run: Run, stage: str) -> Counter[str]:
     return counted
 
 
-def _steps(run: Run) -> list[dict[str, float]]:
-    """The metrics file's steps, also of a training that hasn't ended; a line cut short by a crash ends it."""
+def _read_steps(run: Run) -> list[dict[str, float]]:
+    """Read the steps of the metrics file, also of a training that hasn't ended, up to a line cut short by a crash."""
     path = run.path / "training" / "metrics.jsonl"
     steps: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -11,14 +11,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Tone = Literal["up", "down", "flat"]
-"""Whether a difference is shown to lie above or below 0."""
+Direction = Literal["up", "down", "flat"]
+"""The side of 0 on which a difference is shown to lie."""
 POINTS = 240
 """A curve has at most this many: more can't be told apart on a screen and only make the file larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
+    """A tick of an axis: its place in 0..100 and its label."""
+
     at: float
     label: str
 
@@ -32,12 +34,12 @@ class Axis:
     ticks: tuple[Tick, ...] = ()
 
     def at(self, value: float) -> float:
-        """Percent of the way from `low` to `high`; a value beyond an end lies at that end."""
+        """Return the percentage of the way from `low` to `high`; a value beyond an end lies at that end."""
         return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
 
 
-def axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
-    """The axis that holds all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
+def make_axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
+    """Return the axis of all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
     held = list(values)
     low, high = min(held), max(held)
     room = (high - low) * pad if high > low else abs(high) * 0.05 or 1.0
@@ -45,7 +47,7 @@ def axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
     step = _round_step((high - low) / ticks)
     marks = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
     bare = Axis(low, high)
-    return Axis(low, high, tuple(Tick(bare.at(m), _label(float(m), step)) for m in marks))
+    return Axis(low, high, tuple(Tick(bare.at(m), _format_tick(float(m), step)) for m in marks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Mark:
     high: float
     difference: float
     interval: tuple[float | None, float | None]
-    tone: Tone = "flat"
+    tone: Direction = "flat"
     detail: str = ""
     p: float | None = None
 
@@ -77,27 +79,27 @@ class Forest:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a forest plot is made of: a mean difference with its 95 % interval, if it has one.
+    """An entry of a forest plot: a mean difference with its 95 % interval, if it has one.
 
-    `tone` says whether a change is shown, and which way; `p` is the corrected p-value that it rests on.
+    `tone` is the direction of a shown change; `p` is its corrected p-value.
     """
 
     name: str
     difference: float
     low: float | None
     high: float | None
-    tone: Tone = "flat"
+    tone: Direction = "flat"
     detail: str = ""
     p: float | None = None
 
 
-def forest(effects: Sequence[Effect]) -> Forest:
-    """A forest plot of `effects` (at least one) on an axis that shows 0."""
-    scale = axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference) if v is not None)])
-    return Forest(scale, scale.at(0), tuple(_mark(effect, scale) for effect in effects))
+def make_forest(effects: Sequence[Effect]) -> Forest:
+    """Return a forest plot of `effects` (at least one) on an axis that shows 0."""
+    scale = make_axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference) if v is not None)])
+    return Forest(scale, scale.at(0), tuple(_make_mark(effect, scale) for effect in effects))
 
 
-def _mark(effect: Effect, scale: Axis) -> Mark:
+def _make_mark(effect: Effect, scale: Axis) -> Mark:
     low, high = (effect.difference if end is None else end for end in (effect.low, effect.high))
     return Mark(
         effect.name,
@@ -121,15 +123,15 @@ class Histogram:
     means: Mapping[str, float]
 
 
-def histogram(groups: Mapping[str, Sequence[float]], bins: int = 24) -> Histogram | None:
-    """The groups' distributions, each of area one, so that groups of different sizes compare; None without a value."""
+def make_histogram(groups: Mapping[str, Sequence[float]], bins: int = 24) -> Histogram | None:
+    """Return the groups' distributions, each of area one, so that their sizes don't matter; None without a value."""
     held = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
     if not held:
         return None
-    scale = axis([float(v) for values in held.values() for v in (values.min(), values.max())])
-    shares = {name: _shares(values, scale, bins) for name, values in held.items()}
+    scale = make_axis([float(v) for values in held.values() for v in (values.min(), values.max())])
+    shares = {name: _compute_shares(values, scale, bins) for name, values in held.items()}
     top = max(float(share.max()) for share in shares.values()) * 1.05
-    lines = {name: _steps(share / top) for name, share in shares.items()}
+    lines = {name: _draw_outline(share / top) for name, share in shares.items()}
     return Histogram(scale, lines, {name: float(values.mean()) for name, values in held.items()})
 
 
@@ -154,23 +156,23 @@ class Curves:
     reference: float | None
 
 
-def curves(
+def make_curves(
     steps: Sequence[float], series: Mapping[str, Sequence[float]], reference: float | None = None
 ) -> Curves | None:
-    """`series` over `steps`, same lengths; None without a step. The y axis leaves out the rarest 1 % of spikes."""
+    """Return `series` over `steps` of the same length, or None. The y axis leaves out the rarest 1 % of spikes."""
     if not len(steps):
         return None
     held = {name: np.asarray(values, np.float64) for name, values in series.items()}
     every = np.concatenate(list(held.values()))
     bounds = [float(b) for b in np.quantile(every, [0.005, 0.995])]
-    y = axis([*bounds, *([] if reference is None else [reference])])
-    x = axis([float(steps[0]), float(steps[-1])], pad=0.0)
-    lines = tuple(_line(name, x, y, np.asarray(steps, np.float64), values) for name, values in held.items())
+    y = make_axis([*bounds, *([] if reference is None else [reference])])
+    x = make_axis([float(steps[0]), float(steps[-1])], pad=0.0)
+    lines = tuple(_make_line(name, x, y, np.asarray(steps, np.float64), values) for name, values in held.items())
     return Curves(x, y, lines, None if reference is None else 100 - y.at(reference))
 
 
-def moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Centred mean over `window` values, over fewer at the ends; same length."""
+def compute_moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Return the centred mean over `window` values, over fewer at the ends; same length."""
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     at = np.arange(values_N.size)
     low, high = np.maximum(0, at - window // 2), np.minimum(values_N.size, at + window // 2 + 1)
@@ -178,27 +180,27 @@ def moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.flo
     return means
 
 
-def _line(name: str, x: Axis, y: Axis, steps_N: NDArray[np.float64], values_N: NDArray[np.float64]) -> Line:
-    smooth_N = moving_average(values_N, max(1, values_N.size // 12))
+def _make_line(name: str, x: Axis, y: Axis, steps_N: NDArray[np.float64], values_N: NDArray[np.float64]) -> Line:
+    smooth_N = compute_moving_average(values_N, max(1, values_N.size // 12))
     last = float(smooth_N[-1])
-    return Line(name, _path(x, y, steps_N, values_N), _path(x, y, steps_N, smooth_N), last, 100 - y.at(last))
+    return Line(name, _draw_path(x, y, steps_N, values_N), _draw_path(x, y, steps_N, smooth_N), last, 100 - y.at(last))
 
 
-def _path(x: Axis, y: Axis, steps_N: NDArray[np.float64], values_N: NDArray[np.float64]) -> str:
+def _draw_path(x: Axis, y: Axis, steps_N: NDArray[np.float64], values_N: NDArray[np.float64]) -> str:
     stride = max(1, math.ceil(values_N.size / POINTS))
     keep = sorted({*range(0, values_N.size, stride), values_N.size - 1})
     points = [f"{x.at(float(steps_N[i])):g},{100 - y.at(float(values_N[i])):.4g}" for i in keep]
     return "M" + "L".join(points)
 
 
-def _shares(values_N: NDArray[np.float64], scale: Axis, bins: int) -> NDArray[np.float64]:
+def _compute_shares(values_N: NDArray[np.float64], scale: Axis, bins: int) -> NDArray[np.float64]:
     counts, _ = np.histogram(values_N, bins=bins, range=(scale.low, scale.high))
     shares: NDArray[np.float64] = counts / values_N.size
     return shares
 
 
-def _steps(heights_B: NDArray[np.float64]) -> str:
-    """The outline of a histogram as a path of right angles."""
+def _draw_outline(heights_B: NDArray[np.float64]) -> str:
+    """Return the outline of a histogram as a path of right angles."""
     width = 100 / heights_B.size
     path = "M0,100"
     for i, height in enumerate(heights_B):
@@ -207,20 +209,20 @@ def _steps(heights_B: NDArray[np.float64]) -> str:
 
 
 def _round_step(step: float) -> float:
-    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `step`."""
+    """Return the smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= step * (1 - 1e-9))
 
 
-def compact(value: float) -> str:
-    """A figure to three digits, as in 0.537 or −1.7e−5."""
+def format_compact(value: float) -> str:
+    """Return a figure with three digits, as in 0.537 or −1.7e−5."""
     small = value and abs(value) < 1e-3
     text = f"{value:.1e}" if small else f"{value:#.3g}".rstrip(".")
     return text.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
 
 
-def _label(value: float, step: float) -> str:
-    """A tick's label, with as many places as tell it from the next."""
+def _format_tick(value: float, step: float) -> str:
+    """Return a tick's label, with enough places to distinguish it from the next."""
     if abs(value) < step / 2:
         return "0"
     if step < 1e-3 or abs(value) >= 1e5:

@@ -1,4 +1,4 @@
-"""Which pictures the report shows side by side, and what it says of them."""
+"""The report's galleries: the choice of images to show side by side, and their cards."""
 
 import io
 from base64 import b64encode
@@ -9,17 +9,17 @@ from PIL import Image
 
 from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.records import Comparison, Pair, Question
-from agfsync.stages.report.evidence import Drawn, Evidence, Judged
+from agfsync.stages.report.evidence import CandidateJudgement, Evidence, ImageKeys
 
 BUDGET = 3_000_000
-"""Bytes that all pictures of the page may take; base64 makes a third more of them."""
+"""Bytes that all images of the page may take; base64 makes a third more of them."""
 EDGES = (384, 256, 192, 128, 96, 64)
-"""Sizes in pixels that larger pictures are brought down to, the largest first that keeps to the budget."""
+"""Sizes in pixels that larger images are brought down to, the largest first that keeps to the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One score of both pictures; a value is None where the scorer gave none."""
+    """One score of both images; a value is None where the scorer gave none."""
 
     name: str
     left: float | None
@@ -33,7 +33,7 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """A question that the two pictures answer differently; `expected` is what the caption states."""
+    """A question that is answered differently on the two images; `expected` is the caption's answer."""
 
     text: str
     expected: str
@@ -43,7 +43,7 @@ class Differing:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Two pictures of one caption, side by side, with their scores and the questions they differ on by `asked`."""
+    """Two images of one caption, side by side, with their scores and the questions they differ on by `asked`."""
 
     caption: str
     category: str
@@ -54,42 +54,42 @@ class Card:
     differing: tuple[Differing, ...]
 
 
-def extremes(evidence: Evidence, judge: str | None, count: int) -> tuple[list[str], list[str]]:
-    """Caption keys of the best gains and the worst losses, at most half of `count` each.
+def find_extremes(evidence: Evidence, judge: str | None, count: int) -> tuple[list[str], list[str]]:
+    """Return the caption keys of the best gains and the worst losses, at most half of `count` each.
 
     They are ranked by `judge`'s difference, equal ones by that of the weighted sum; without a judge by the latter.
     """
-    sums = _weighted_gains(evidence.comparisons, evidence.recipe.pairs.weights)
-    gains = sums if judge is None else _gains(evidence.comparisons, judge)
+    sums = _sum_weighted_gains(evidence.comparisons, evidence.recipe.pairs.weights)
+    gains = sums if judge is None else _list_gains(evidence.comparisons, judge)
     shown = sorted((key for key in gains if key in evidence.drawn), key=lambda k: (gains[k], sums.get(k, 0.0), k))
     losses = [key for key in shown if gains[key] < 0][: count // 2]
     best = [key for key in reversed(shown) if gains[key] > 0][: count - count // 2]
     return best, losses
 
 
-def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """`count` pairs from the widest margin to the narrowest at even steps of rank, so that they stand for all."""
+def spread_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Return `count` pairs from the widest margin to the narrowest, at even steps of rank."""
     ranked = sorted(pairs, key=lambda pair: (-pair.margin, pair.key))
     if len(ranked) <= count or count < 2:
         return ranked[:count]
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
 
 
-def card(
+def make_card(
     evidence: Evidence,
     caption_key: str,
-    sides: Drawn,
-    judged: Mapping[str, Judged],
+    sides: ImageKeys,
+    judged: Mapping[str, CandidateJudgement],
     questions: Mapping[str, Question],
     order: Sequence[str],
     totals: tuple[float, float] | None = None,
 ) -> Card:
-    """The card of a caption's two pictures, scores in the `order` of scorers; `totals` are their weighted sums."""
-    left, right = (judged.get(key, Judged()) for key in (sides.base, sides.aligned))
+    """Return the card of a caption's two images, scores in the `order` of scorers; `totals` are their weighted sums."""
+    left, right = (judged.get(key, CandidateJudgement()) for key in (sides.base, sides.aligned))
     rows = [
         ScoreRow(s, left.values.get(s), right.values.get(s)) for s in order if s in left.values or s in right.values
     ]
-    asked, differing = _differing(left, right, questions, order)
+    asked, differing = _find_differing(left, right, questions, order)
     caption = evidence.captions.get(caption_key)
     return Card(
         caption=caption.text if caption else caption_key,
@@ -102,50 +102,50 @@ def card(
     )
 
 
-def data_uris(images: Mapping[str, bytes]) -> dict[str, str]:
-    """Each picture as a data URI, brought down in size as far as the budget asks; a broken one is left out."""
+def make_data_uris(images: Mapping[str, bytes]) -> dict[str, str]:
+    """Return each image as a data URI, scaled down until all fit the budget; broken ones are left out."""
     for edge in EDGES:
-        files = {key: file for key, image in images.items() if (file := _file(image, edge))}
+        files = {key: file for key, image in images.items() if (file := _shrink_image(image, edge))}
         if sum(len(data) for _, data in files.values()) <= BUDGET:
             break
     return {key: f"data:image/{kind};base64,{b64encode(data).decode()}" for key, (kind, data) in files.items()}
 
 
-def _file(image: bytes, edge: int) -> tuple[str, bytes] | None:
-    """A picture's media subtype and file: as it is where it is small, else as WebP of at most `edge` pixels."""
+def _shrink_image(image: bytes, edge: int) -> tuple[str, bytes] | None:
+    """Return an image's media subtype and file: unchanged if small, else as WebP of at most `edge` pixels."""
     try:
         small = decode_image(image)
     except BrokenImageError:
         return None
     if max(small.size) <= edge and len(image) <= edge * edge:
-        return _subtype(image), image
+        return _find_subtype(image), image
     small.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "WEBP", quality=82)
     return "webp", file.getvalue()
 
 
-def _subtype(image: bytes) -> str:
-    """The media subtype of a picture's file, by its first bytes."""
+def _find_subtype(image: bytes) -> str:
+    """Return the media subtype of an image file, by its first bytes."""
     return "png" if image.startswith(b"\x89PNG") else "webp" if image.startswith(b"RIFF") else "jpeg"
 
 
-def _gains(comparisons: Sequence[Comparison], judge: str) -> dict[str, float]:
+def _list_gains(comparisons: Sequence[Comparison], judge: str) -> dict[str, float]:
     return {c.caption_key: c.aligned - c.base for c in comparisons if c.judge == judge and not c.element_type}
 
 
-def _weighted_gains(comparisons: Sequence[Comparison], weights: Mapping[str, float]) -> dict[str, float]:
+def _sum_weighted_gains(comparisons: Sequence[Comparison], weights: Mapping[str, float]) -> dict[str, float]:
     sums: dict[str, float] = {}
     for judge, weight in weights.items():
-        for key, gain in _gains(comparisons, judge).items():
+        for key, gain in _list_gains(comparisons, judge).items():
             sums[key] = sums.get(key, 0.0) + weight * gain
     return sums
 
 
-def _differing(
-    left: Judged, right: Judged, questions: Mapping[str, Question], order: Sequence[str]
+def _find_differing(
+    left: CandidateJudgement, right: CandidateJudgement, questions: Mapping[str, Question], order: Sequence[str]
 ) -> tuple[str, tuple[Differing, ...]]:
-    """The first scorer in `order` that answers questions, and those of them on which the pictures differ."""
+    """Return the first scorer in `order` that answers questions, and the questions on which the images differ."""
     for scorer in order:
         if left.answers.get(scorer) and right.answers.get(scorer):
             words = {a.question_key: a.answer for a in left.answers[scorer]}

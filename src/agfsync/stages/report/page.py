@@ -12,19 +12,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from agfsync import __version__
 from agfsync.stages import NAMES
 from agfsync.stages.report.evidence import Evidence
-from agfsync.stages.report.figures import Curves, Effect, Forest, Histogram, Tone, compact, curves, forest, histogram
+from agfsync.stages.report.figures import (
+    Curves,
+    Direction,
+    Effect,
+    Forest,
+    Histogram,
+    format_compact,
+    make_curves,
+    make_forest,
+    make_histogram,
+)
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.verdict import (
-    alarms,
-    caution,
+    describe_caution,
+    find_alarms,
     format_interval,
     format_p,
+    format_points,
     is_shown,
-    points,
-    standings,
-    verdict,
+    rank_judges,
+    reach_verdict,
 )
-from agfsync.statistics import FEWEST_FOR_VERDICT, correlation, win_shares
+from agfsync.statistics import FEWEST_FOR_VERDICT, compute_win_shares, correlate_values
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -43,7 +53,7 @@ class Galleries:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A small chart with its title and what it tells."""
+    """A small chart with its title and its explanation."""
 
     title: str
     figure: Curves | Histogram | Forest
@@ -61,23 +71,29 @@ class StageLine:
     notes: str = ""
 
 
-def render(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
-    """The whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
+def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
+    """Return the whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
     pages = Environment(
         loader=PackageLoader("agfsync.stages.report", ""),
         autoescape=True,
-        finalize=visible,
+        finalize=show_invisible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"points": points, "duration": duration, "compact": compact, "day": day, "p_value": format_p}
+    pages.filters |= {
+        "points": format_points,
+        "duration": format_time,
+        "compact": format_compact,
+        "day": format_day,
+        "p_value": format_p,
+    }
     pages.filters |= {"interval": lambda ends: format_interval(*ends)}
-    return pages.get_template("page.html.j2").render(_context(evidence, galleries, lead))
+    return pages.get_template("page.html.j2").render(_collect_context(evidence, galleries, lead))
 
 
-def visible(value: Any) -> Any:
-    """`value` with what can't be seen in a text shown by its number, as in [U+202E].
+def show_invisible(value: Any) -> Any:
+    """Return `value` with each invisible character of a text shown by its number, as in [U+202E].
 
     Nobody sees control characters; those that turn the direction of writing would reorder the page around them.
     """
@@ -86,8 +102,8 @@ def visible(value: Any) -> Any:
     return UNSEEN.sub(lambda character: f"[U+{ord(character[0]):04X}]", value)
 
 
-def duration(seconds: float) -> str:
-    """A time as one reads it: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
+def format_time(seconds: float) -> str:
+    """Return a time for people: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
@@ -96,15 +112,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def day(moment: str) -> str:
-    """The date of an ISO time."""
+def format_day(moment: str) -> str:
+    """Return the date of an ISO time."""
     when = datetime.fromisoformat(moment)
     return f"{when.day} {when:%B %Y}"
 
 
-def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
+def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
     summary = evidence.finished["evaluation"].notes if "evaluation" in evidence.finished else {}
-    judged = standings(summary.get("judges", {}), evidence.recipe, evidence.selectors)
+    judged = rank_judges(summary.get("judges", {}), evidence.recipe, evidence.selectors)
     contrasts = summary.get("contrasts", ())
     ended = [stage.ended for stage in evidence.finished.values()]
     return {
@@ -113,33 +129,33 @@ def _context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict
         "recipe_yaml": evidence.recipe_yaml,
         "ended": max(ended) if ended else "",
         "finished": evidence.finished,
-        "verdict": verdict(judged),
-        "alarms": alarms(judged, contrasts),
-        "caution": caution(judged, contrasts),
+        "verdict": reach_verdict(judged),
+        "alarms": find_alarms(judged, contrasts),
+        "caution": describe_caution(judged, contrasts),
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
-        "judges": forest([_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
+        "judges": make_forest([_make_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
         "other_sets": [
-            (name, standings(of_set["judges"], evidence.recipe, evidence.selectors))
+            (name, rank_judges(of_set["judges"], evidence.recipe, evidence.selectors))
             for name, of_set in summary.get("sets", {}).items()
         ],
-        "agreement": _agreement(evidence, lead),
+        "agreement": _correlate_judges(evidence, lead),
         "lead": lead,
-        "categories": _by_part(summary.get("categories", {}), [s.judge for s in judged]),
-        "element_types": _by_part(summary.get("element_types", {}), [s.judge for s in judged]),
+        "categories": _plot_by_part(summary.get("categories", {}), [s.judge for s in judged]),
+        "element_types": _plot_by_part(summary.get("element_types", {}), [s.judge for s in judged]),
         "galleries": galleries,
-        "histograms": _histograms(evidence),
+        "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
-        "training": _training(evidence.steps),
-        "remark": _remark(evidence.steps),
+        "training": _plot_training(evidence.steps),
+        "remark": _describe_errors(evidence.steps),
         "left_out": evidence.left_out,
-        "stages": _stages(evidence),
+        "stages": _list_stages(evidence),
         "seconds": sum(stage.seconds for stage in evidence.finished.values()),
     }
 
 
-def _by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
-    """A forest plot for each judge, all with their parts in the order of the first judge's differences."""
+def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
+    """Return a forest plot for each judge, all with their parts in the order of the first judge's differences."""
     panels: list[Panel] = []
     order: list[str] = []
     for judge in judges:
@@ -148,19 +164,19 @@ def _by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Pane
             continue
         order = order or sorted(parts, key=lambda part: -float(parts[part]["difference"]))
         rows = [part for part in order if part in parts] + [part for part in parts if part not in order]
-        effects = [_effect(part, parts[part]) for part in rows]
-        panels.append(Panel(judge, forest(effects)))
+        effects = [_make_effect(part, parts[part]) for part in rows]
+        panels.append(Panel(judge, make_forest(effects)))
     return panels
 
 
-def _effect(name: str, figures: Mapping[str, Any]) -> Effect:
+def _make_effect(name: str, figures: Mapping[str, Any]) -> Effect:
     difference, p = figures["difference"], figures["p_adjusted"]
-    tone: Tone = ("up" if difference > 0 else "down") if is_shown(p) and difference else "flat"
+    tone: Direction = ("up" if difference > 0 else "down") if is_shown(p) and difference else "flat"
     return Effect(name, difference, figures["low"], figures["high"], tone, f"{figures['prompts']:,}", p)
 
 
-def _agreement(evidence: Evidence, lead: str | None) -> dict[str, float]:
-    """How each judge's gains correlate with the leading judge's, caption by caption."""
+def _correlate_judges(evidence: Evidence, lead: str | None) -> dict[str, float]:
+    """Return the correlation of each judge's gains with the leading judge's, caption by caption."""
     gains: dict[str, dict[str, float]] = {}
     for c in evidence.comparisons:
         if not c.element_type:
@@ -169,14 +185,14 @@ def _agreement(evidence: Evidence, lead: str | None) -> dict[str, float]:
     found = {}
     for judge, values in gains.items():
         shared = [key for key in values if key in leading]
-        r = correlation([values[key] for key in shared], [leading[key] for key in shared])
+        r = correlate_values([values[key] for key in shared], [leading[key] for key in shared])
         if r is not None:
             found[judge] = r
     return found
 
 
-def _histograms(evidence: Evidence) -> list[Panel]:
-    """Each scorer's values of all candidates, of the winners and of the losers."""
+def _plot_histograms(evidence: Evidence) -> list[Panel]:
+    """Return each scorer's histogram of all candidates, of the winners and of the losers."""
     panels = []
     for scorer in evidence.recipe.candidate_scorers:
         every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
@@ -186,21 +202,21 @@ def _histograms(evidence: Evidence) -> list[Panel]:
             if scorer in paired.get(p.winner_key, {}) and scorer in paired.get(p.loser_key, {})
         ]
         winners, losers = [w for w, _ in both], [loser for _, loser in both]
-        figure = histogram({"candidates": every, "losers": losers, "winners": winners})
+        figure = make_histogram({"candidates": every, "losers": losers, "winners": winners})
         if figure is None:
             continue
-        panels.append(Panel(scorer, figure, _winning(losers, winners) if both else ""))
+        panels.append(Panel(scorer, figure, _describe_winners(losers, winners) if both else ""))
     return panels
 
 
-def _winning(losers: Sequence[float], winners: Sequence[float]) -> str:
-    """In how many pairs the winner has the higher score, ties apart."""
-    higher, equal, lower = (f"{100 * share:.0f} %" for share in win_shares(losers, winners))
+def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
+    """Return a sentence with the shares of pairs in which the winner scores higher, lower and the same."""
+    higher, equal, lower = (f"{100 * share:.0f} %" for share in compute_win_shares(losers, winners))
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
 
 
-def _training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """The curves that the metrics allow."""
+def _plot_training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
+    """Return the curves whose metrics exist."""
     charts = [
         ("Loss", {"loss": "loss"}, math.log(2), "Dashed: ln 2, the loss of a model that has learnt nothing."),
         (
@@ -222,13 +238,13 @@ def _training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
     for title, names, reference, text in charts:
         if steps and all(name in step for step in steps for name in names):
             series = {label: [step[name] for step in steps] for name, label in names.items()}
-            figure = curves([step.get("step", i) for i, step in enumerate(steps)], series, reference)
+            figure = make_curves([step.get("step", i) for i, step in enumerate(steps)], series, reference)
             panels.extend([Panel(title, figure, text)] if figure else [])
     return panels
 
 
-def _remark(steps: Sequence[Mapping[str, float]]) -> str:
-    """What became of the winner's own error: the margin can grow while both pictures get worse."""
+def _describe_errors(steps: Sequence[Mapping[str, float]]) -> str:
+    """Describe the winner's own error: the margin can grow while both images get worse."""
     last = [step["winner_error_change"] for step in steps[-max(1, len(steps) // 10) :] if "winner_error_change" in step]
     if not last:
         return ""
@@ -240,7 +256,7 @@ def _remark(steps: Sequence[Mapping[str, float]]) -> str:
     return "At the end the winner’s own error lay below the reference’s, as it should: the model learnt the winners."
 
 
-def _stages(evidence: Evidence) -> list[StageLine]:
+def _list_stages(evidence: Evidence) -> list[StageLine]:
     total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
     lines = []
     for name in NAMES[:-1]:
@@ -249,19 +265,19 @@ def _stages(evidence: Evidence) -> list[StageLine]:
             lines.append(StageLine(name))
             continue
         share = round(100 * ended.seconds / total, 1)
-        notes = _scalars(ended.notes) or (f"rows {ended.rows:,}" if ended.rows else "")
+        notes = _format_notes(ended.notes) or (f"rows {ended.rows:,}" if ended.rows else "")
         lines.append(StageLine(name, ended.skipped, ended.seconds, share, notes))
     return lines
 
 
-def _scalars(notes: Mapping[str, Any]) -> str:
-    """The plain figures among a stage's notes, as in "pairs 120, ties 8"."""
+def _format_notes(notes: Mapping[str, Any]) -> str:
+    """Return the plain figures among a stage's notes, as in "pairs 120, ties 8"."""
     shown = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
-    words = (f"{key.replace('_', ' ')} {_figure(value)}" for key, value in shown.items())
+    words = (f"{key.replace('_', ' ')} {_format_figure(value)}" for key, value in shown.items())
     return ", ".join(words)
 
 
-def _figure(value: float | str) -> str:
+def _format_figure(value: float | str) -> str:
     if isinstance(value, bool | str):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"

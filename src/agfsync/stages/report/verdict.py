@@ -1,6 +1,6 @@
-"""What the evaluation says in one sentence, and where it should be doubted.
+"""The evaluation's verdict in one sentence, and reasons to doubt it.
 
-A judge has risen (or fallen) where at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected by
+A judge has risen (or fallen) if at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected by
 Holm over the judges that decide with it, is at most 5 %. docs/evaluation.md says how often that is wrong.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, Literal
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe
 from agfsync.stages.selection import digest_judge, get_model_name
-from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, minimum_detectable
+from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, find_minimum_detectable
 
 Role = Literal["independent", "unknown", "selected on", "shares a model", "unweighted"]
-"""What a judge is to the pairs: nothing selected on it; nobody knows what chose them; it chose them; it reads a model
-that one of those reads; it is a scorer whose weight is 0."""
+"""A judge's relation to the pairs: nothing selected on it; nobody knows what chose them; it chose them; it reads a
+model that one of those reads; it is a scorer whose weight is 0."""
 
 Tone = Literal["better", "worse", "mixed", "unclear", "unjudged"]
 
@@ -63,7 +63,7 @@ class Standing:
         """The smallest gain that this many captions show in 4 of 5 runs, by this judge's own spread."""
         if self.spread is None:
             return None
-        return minimum_detectable(self.spread, self.prompts, alpha=LEVEL / self.family)
+        return find_minimum_detectable(self.spread, self.prompts, alpha=LEVEL / self.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """By how much `selecting`'s gain exceeds `independent`'s, each in units of its own spread, with the interval."""
+    """The excess of `selecting`'s gain over `independent`'s, each in units of its own spread, with the interval."""
 
     selecting: Standing
     independent: Standing
@@ -100,12 +100,12 @@ class Excess:
 
 
 def is_shown(p_adjusted: float | None) -> bool:
-    """True where a corrected p-value shows a change."""
+    """Return True if a corrected p-value shows a change."""
     return p_adjusted is not None and p_adjusted <= LEVEL
 
 
-def role_of(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) -> Role:
-    """Return what `judge` is to the pairs that `selectors` chose; None: nobody knows which did.
+def find_role(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) -> Role:
+    """Return the relation of `judge` to the pairs that `selectors` chose; None: the selectors are unknown.
 
     A judge is taken for a selector that has its name or its model, so as never to call one independent wrongly.
     """
@@ -121,7 +121,7 @@ def role_of(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) ->
     return "unweighted" if judge in recipe.candidate_scorers and not recipe.pairs.source else "independent"
 
 
-def standings(
+def rank_judges(
     summary: Mapping[str, Mapping[str, Any]], recipe: Recipe, selectors: Sequence[Selector] | None
 ) -> list[Standing]:
     """Return the evaluation's summary by judge, independent judges first.
@@ -129,22 +129,22 @@ def standings(
     The p-values are corrected by Holm over the independent judges, and over the others.
     """
     found = [
-        Standing(judge=judge, role=role_of(judge, recipe, selectors), **figures) for judge, figures in summary.items()
+        Standing(judge=judge, role=find_role(judge, recipe, selectors), **figures) for judge, figures in summary.items()
     ]
     order: list[Role] = ["independent", "unknown", "selected on", "shares a model", "unweighted"]
     independent = [s for s in found if s.role == "independent"]
     others = [s for s in found if s.role != "independent"]
-    return sorted([*_corrected(independent), *_corrected(others)], key=lambda s: order.index(s.role))
+    return sorted([*_correct_family(independent), *_correct_family(others)], key=lambda s: order.index(s.role))
 
 
-def _corrected(family: Sequence[Standing]) -> list[Standing]:
+def _correct_family(family: Sequence[Standing]) -> list[Standing]:
     tested = {s.judge: s.p for s in family if s.is_tested}
     adjusted = adjust_holm(tested)
     return [replace(s, p_adjusted=adjusted.get(s.judge), family=max(1, len(tested))) for s in family]
 
 
-def verdict(judged: Sequence[Standing]) -> Verdict:
-    """Did the model get better? By the independent judges where there are any, else by all that there are."""
+def reach_verdict(judged: Sequence[Standing]) -> Verdict:
+    """Return the verdict of the independent judges if there are any, else of all judges."""
     jury = [s for s in judged if s.role == "independent"] or list(judged)
     if not jury:
         return Verdict("unjudged", "Not evaluated yet", "No held-out caption has been judged, so nothing can be said.")
@@ -154,15 +154,19 @@ def verdict(judged: Sequence[Standing]) -> Verdict:
     if not any(s.is_tested for s in jury):
         most = max(s.prompts for s in jury)
         headline = f"Too few captions to tell ({most} of {FEWEST_FOR_VERDICT})"
-        return Verdict("unclear", headline, _grounds(first))
+        return Verdict("unclear", headline, _describe_grounds(first))
     if risen and fallen:
-        return Verdict("mixed", f"Mixed{own}: {_moved(risen[0])}, {_moved(fallen[0])}", _grounds(first))
+        return Verdict(
+            "mixed", f"Mixed{own}: {_describe_move(risen[0])}, {_describe_move(fallen[0])}", _describe_grounds(first)
+        )
     if risen:
-        return Verdict("better", f"Better{own}: {_moved(first)} points", _grounds(first))
+        return Verdict("better", f"Better{own}: {_describe_move(first)} points", _describe_grounds(first))
     if fallen:
-        return Verdict("worse", f"Worse{own}: {_moved(first)} points", _grounds(first))
+        return Verdict("worse", f"Worse{own}: {_describe_move(first)} points", _describe_grounds(first))
     return Verdict(
-        "unclear", f"No clear change: {first.judge} moved by {points(first.difference)} points", _grounds(first)
+        "unclear",
+        f"No clear change: {first.judge} moved by {format_points(first.difference)} points",
+        _describe_grounds(first),
     )
 
 
@@ -171,7 +175,7 @@ def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, A
     selecting = {s.judge: s for s in judged if s.role == "selected on"}
     independent = {s.judge: s for s in judged if s.role == "independent"}
     oriented = {(c["judge"], c["other"]): (c["difference"], c["low"], c["high"], c) for c in contrasts} | {
-        (c["other"], c["judge"]): (-c["difference"], _minus(c["high"]), _minus(c["low"]), c) for c in contrasts
+        (c["other"], c["judge"]): (-c["difference"], _negate(c["high"]), _negate(c["low"]), c) for c in contrasts
     }
     pairs = {
         names: values
@@ -186,10 +190,10 @@ def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, A
     ]
 
 
-def alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> list[Alarm]:
-    """Return where a selecting score rose and an independent judge stayed behind, or another score paid for it.
+def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> list[Alarm]:
+    """Return an alarm if a selecting score rose and an independent judge stayed behind, or another score fell.
 
-    Behind is a judge that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
+    A judge stays behind that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
     have risen would alone say little, since a small evaluation shows few gains that there are.
     """
     ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and not each.independent.rose]
@@ -198,22 +202,24 @@ def alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = 
     found = []
     if ahead:
         title = "Reward hacking? A score that the pairs were selected on gained more than the independent judge"
-        text = " ".join(_ahead(each) for each in ahead)
+        text = " ".join(_describe_excess(each) for each in ahead)
         found.append(Alarm(title, f"{text} Trust the judge that nothing was selected on."))
     if risen and fallen:
         title = "One score was bought with another"
         found.append(
-            Alarm(title, f"{_list(risen)}, {_while(fallen)}. Look at the worst losses before using this model.")
+            Alarm(
+                title, f"{_list_rises(risen)}, {_list_moves(fallen)}. Look at the worst losses before using this model."
+            )
         )
     return found
 
 
-def caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Return what the reader should know of the judges' independence; empty where there is nothing to say."""
+def describe_caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return a caution on the judges' independence; empty if there is none."""
     if any(s.role == "independent" for s in judged):
         ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and each.independent.rose]
         behind = "So a part of the gain may be the scores’ own: go by the independent judge’s."
-        return " ".join([*(_ahead(each) for each in ahead), behind]) if ahead else ""
+        return " ".join([*(_describe_excess(each) for each in ahead), behind]) if ahead else ""
     if any(s.role == "unknown" for s in judged):
         return (
             "What chose the pairs isn’t known, so no judge is called independent: a judge that took part in choosing "
@@ -227,34 +233,34 @@ def caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] =
     )
 
 
-def points(value: float) -> str:
-    """A signed difference, as in +6.4 or −0.3; with a second digit where one would round it to nothing."""
+def format_points(value: float) -> str:
+    """Return a signed difference, as in +6.4 or −0.3; with a second digit where one would round it to nothing."""
     text = f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.2f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """The ends of an interval of differences, as in +3.2 to +8.3."""
-    return "none, too few captions" if low is None or high is None else f"{points(low)} to {points(high)}"
+    """Return the ends of an interval of differences, as in +3.2 to +8.3."""
+    return "none, too few captions" if low is None or high is None else f"{format_points(low)} to {format_points(high)}"
 
 
 def format_p(p: float | None) -> str:
-    """A p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
+    """Return a p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
     if p is None:
         return "—"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
 
 
-def _minus(value: float | None) -> float | None:
+def _negate(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _moved(standing: Standing) -> str:
+def _describe_move(standing: Standing) -> str:
     return f"{standing.judge} {'rose' if standing.rose else 'fell'} by {abs(standing.difference):.1f}"
 
 
-def _grounds(decisive: Standing) -> str:
-    """What the headline rests on: interval and corrected p-value of the judge that it names first, and its reach."""
+def _describe_grounds(decisive: Standing) -> str:
+    """Return the grounds of the headline: interval and corrected p-value of its first judge, and its reach."""
     nature = {
         "independent": "nothing was selected on it",
         "unknown": "whether the pairs were selected on it isn’t known",
@@ -272,23 +278,23 @@ def _grounds(decisive: Standing) -> str:
     return " ".join(sentences)
 
 
-def _list(standings: Iterable[Standing]) -> str:
+def _list_rises(standings: Iterable[Standing]) -> str:
     words = [f"{s.judge} rose by {s.difference:.1f} ({format_interval(s.low, s.high)})" for s in standings]
     return ", ".join(words)
 
 
-def _while(standings: Iterable[Standing]) -> str:
-    words = [f"{s.judge} moved by {points(s.difference)} ({format_interval(s.low, s.high)})" for s in standings]
+def _list_moves(standings: Iterable[Standing]) -> str:
+    words = [f"{s.judge} moved by {format_points(s.difference)} ({format_interval(s.low, s.high)})" for s in standings]
     return "while " + " and ".join(words)
 
 
-def _ahead(excess: Excess) -> str:
+def _describe_excess(excess: Excess) -> str:
     return (
-        f"{_list([excess.selecting])}, {_while([excess.independent])}. In units of each judge’s own spread "
+        f"{_list_rises([excess.selecting])}, {_list_moves([excess.independent])}. In units of each judge’s own spread "
         f"{excess.selecting.judge} gained {excess.difference:.2f} more "
-        f"({_signed(excess.low)} to {_signed(excess.high)}, corrected p {format_p(excess.p_adjusted)})."
+        f"({_format_signed(excess.low)} to {_format_signed(excess.high)}, corrected p {format_p(excess.p_adjusted)})."
     )
 
 
-def _signed(value: float) -> str:
+def _format_signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
