@@ -33,7 +33,7 @@ def test_an_unknown_name_is_told_with_what_there_is(name: str, hint: str) -> Non
 
 
 def test_the_catalog_imports_nothing_that_it_lists() -> None:
-    lists = "from agfsync import catalog; catalog.names('scorers'); catalog.check_place('embedded:clip')"
+    lists = "from agfsync import catalog; catalog.list_names('scorers'); catalog.check_place('embedded:clip')"
     heavy = "import sys; sys.exit(bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", f"{lists}; {heavy}"]).returncode == 0
 

@@ -57,8 +57,8 @@ def test_a_recipe_makes_it_by_its_type(packages: Path) -> None:
     assert command is not None
     words = shlex.split(command[1])
     program = (
-        "import sys; from agfsync.recipe import resolve; from agfsync import catalog\n"
-        "settings = resolve('shapes', sys.argv[1:]).scorers['colour']\n"
+        "import sys; from agfsync.recipe import resolve_recipe; from agfsync import catalog\n"
+        "settings = resolve_recipe('shapes', sys.argv[1:]).scorers['colour']\n"
         "print(catalog.build('scorers', settings.model_dump() | {'dtype': 'fp32'}))"
     )
     assert "Colourfulness" in run_python(packages, "-c", program, words[words.index("--set") + 1])

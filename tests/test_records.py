@@ -49,7 +49,7 @@ def test_a_schema_has_the_records_fields_in_order(record: Record) -> None:
 
 def test_a_digest_tells_its_parts_apart_and_is_the_same_in_every_process() -> None:
     assert digest("a", "bc") != digest("ab", "c") and digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    program = "from agfsync.records import digest, seed_of; print(digest('x', 1.5), seed_of(7, 'x'))"
+    program = "from agfsync.records import digest, derive_seed; print(digest('x', 1.5), derive_seed(7, 'x'))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told.split() == [digest("x", 1.5), str(derive_seed(7, "x"))]
 
