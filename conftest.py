@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agfsync.engine.progress import SilentProgress
-from agfsync.recipe import Recipe, check, dump
+from agfsync.recipe import Recipe, check_recipe, dump_recipe
 from agfsync.stages.context import Context
 from agfsync.store import Run
 
@@ -39,7 +39,7 @@ def quick(judges: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> R
         tree[name] = {**tree.get(name, {}), **change} if merges else change
     tree["scores"] = {"by": list(tree["scorers"]), **tree["scores"]}
     tree["scorers"] = {**tree["scorers"], **judges}
-    return check(tree, "quick")
+    return check_recipe(tree, "quick")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def recipe() -> Recipe:
 @pytest.fixture
 def context(tmp_path: Path, recipe: Recipe) -> Iterator[Context]:
     """A run of the quick recipe in which nothing is done yet."""
-    with Run.create(tmp_path / "run", dump(recipe)) as run:
+    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
         yield Context(run, recipe, SilentProgress())
 
 

@@ -139,8 +139,8 @@ def test_sound_models_pass(
     folders |= {"stable-diffusion-3": tiny_sd3_generator, "flux": tiny_flux_generator}
     generator = {"type": type_, "path": str(folders[type_]), "sampling": {"steps": 4}}
     recipe = make_recipe(model=generator, candidates={"beside": {"other": generator}})
-    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
-    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, pipeline.NAMES)]
+    assert not list(pipeline.checks.find_generator_faults(recipe, UP_TO_PAIRS))
+    told = [str(fault) for fault in pipeline.checks.find_generator_faults(recipe, pipeline.NAMES)]
     assert not told
 
 
@@ -160,8 +160,8 @@ def test_what_cant_be_trained_is_drawn_up_to_the_pairs(
 ) -> None:
     folder = scheduled(tiny_generator, tmp_path / "model", diffusers.DDIMScheduler(prediction_type="sample"))
     recipe = make_recipe(model={"type": SD, "path": str(folder), "sampling": {"steps": 4}})
-    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
-    assert not list(pipeline.checks.generator_faults(recipe, ["captions"]))
+    assert not list(pipeline.checks.find_generator_faults(recipe, UP_TO_PAIRS))
+    assert not list(pipeline.checks.find_generator_faults(recipe, ["captions"]))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_only_the_generators_that_the_stages_load_are_checked(
         for name, channels in (("first", 9), ("other", 5))
     )
     recipe = make_recipe(model=first, candidates={"beside": {"other": other}})
-    told = [str(fault) for fault in pipeline.checks.generator_faults(recipe, stages)]
+    told = [str(fault) for fault in pipeline.checks.find_generator_faults(recipe, stages)]
     assert len(told) == count and all("in_channels 9" in line for line in told[:1])
 
 
@@ -194,10 +194,10 @@ def test_of_a_pair_set_only_the_aligned_generator_counts(
     sound, other = ({"type": SD, "path": str(folder), "sampling": {"steps": 4}} for folder in (tiny_generator, flawed))
     pairs = {"source": str(tmp_path / "pairs")}
     recipe = make_recipe(model=sound, candidates={"beside": {"other": other}}, pairs=pairs)
-    assert not list(pipeline.checks.generator_faults(recipe))
+    assert not list(pipeline.checks.find_generator_faults(recipe))
     recipe = make_recipe(model=other, pairs=pairs)
-    assert not list(pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
-    assert len(list(pipeline.checks.generator_faults(recipe))) == 1
+    assert not list(pipeline.checks.find_generator_faults(recipe, UP_TO_PAIRS))
+    assert len(list(pipeline.checks.find_generator_faults(recipe))) == 1
 
 
 ANOTHER = {"path": "other/model"}
@@ -233,7 +233,7 @@ def drawable(make_recipe: Callable[..., Any], **settings: Any) -> str:
     """What keeps from drawing with a Stable Diffusion of these settings; "" where nothing does."""
     generator = {"type": SD, "sampling": {"steps": 4}, **settings}
     recipe = make_recipe(model=generator)
-    return "; ".join(str(fault) for fault in pipeline.checks.generator_faults(recipe, UP_TO_PAIRS))
+    return "; ".join(str(fault) for fault in pipeline.checks.find_generator_faults(recipe, UP_TO_PAIRS))
 
 
 @pytest.mark.parametrize("shape", ["part", "pipeline", "home"])
@@ -344,7 +344,7 @@ def test_a_plug_in_that_no_class_is_known_of_is_made_by_the_run_and_not_by_the_d
 
     monkeypatch.setattr(catalog, "find", lambda kind, name: lambda path, **settings: doubles.Generator(path))
     recipe = make_recipe()
-    assert not list(pipeline.checks.generator_faults(recipe)) and not loaded
-    (fault,) = pipeline.checks.generator_faults(recipe, may_load=True)
+    assert not list(pipeline.checks.find_generator_faults(recipe)) and not loaded
+    (fault,) = pipeline.checks.find_generator_faults(recipe, may_load=True)
     assert "type double draws and is scored, but can't be trained: it has no device" in str(fault)
     assert loaded == ["none"]

@@ -29,7 +29,7 @@ def test_the_noise_comes_first_and_then_the_timesteps() -> None:
     drawn = draw_pair_noise(5, 7, SHAPE, DIFFUSION)
     assert torch.equal(drawn.noise_PCHW, torch.randn(SHAPE, generator=source))
     assert torch.equal(drawn.times_P, torch.randint(1000, (3,), generator=source))
-    assert torch.equal(drawn.of(torch.tensor([2, 0])).times_P, drawn.times_P[[2, 0]])
+    assert torch.equal(drawn.select(torch.tensor([2, 0])).times_P, drawn.times_P[[2, 0]])
 
 
 def test_squared_error_is_of_each_sample_in_float32() -> None:
