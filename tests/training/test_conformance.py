@@ -272,7 +272,9 @@ def test_two_processes_learn_what_one_learns(
 def test_several_optimizer_steps_on_a_sample_are_counted(tiny_generator: Path, tmp_path: Path) -> None:
     case = Case("stable-diffusion", tiny_generator, "policy gradient")
     case.train(tmp_path, replace(PLAN, steps=2))
-    (head,) = [Checkpoints(tmp_path / "checkpoints", "a")._list_files()[0][1].read_bytes()[8:400].decode(errors="replace")]
+    (head,) = [
+        Checkpoints(tmp_path / "checkpoints", "a")._list_files()[0][1].read_bytes()[8:400].decode(errors="replace")
+    ]
     assert '"updates":"4"' in head and '"moves":"4"' in head
 
 
