@@ -93,5 +93,5 @@ def test_the_width_is_that_of_the_embeddings(folders: Path, items: list[Item]) -
 
 def test_what_is_no_number_is_unscored(folders: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     model = Backbone(str(folders / "clip"), device="cpu")
-    monkeypatch.setattr(model, "images", lambda images: torch.full((len(images), 8), math.nan))
+    monkeypatch.setattr(model, "embed_images", lambda images: torch.full((len(images), 8), math.nan))
     assert measure_likeness(model, items[:1]) == [Unscored("the model's embedding is not a number")]

@@ -141,7 +141,7 @@ def test_losses_and_gradients_are_those_of_the_velocity(
     scale = max(each.abs().max() for each in theirs if each is not None)
     for mine, other in zip(gradients, theirs, strict=True):
         torch.testing.assert_close(
-            mine / scale, (torch.zeros_like(mine) if other is None else other) / scale, rtol=1e-4, atol=1e-5
+            mine / scale, (torch.zeros_like(mine) if other is None else other) / scale, rtol=1e-3, atol=5e-5
         )
 
 
