@@ -7,6 +7,7 @@ import agfsync
 
 recipe = agfsync.Recipe.load("shapes").with_(
     {
+        "engine": "local",  # one process: for so few images workers would take longer to start
         "captions.count": 4,
         "captions.held_out": 4,
         "candidates.per_caption": 2,

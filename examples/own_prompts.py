@@ -6,7 +6,13 @@ import agfsync
 
 Path("prompts.txt").write_text("a red heart\na blue star on a black background\ntwo green circles\n")
 recipe = agfsync.Recipe.load("shapes").with_(
-    {"captions.source": "prompts.txt", "captions.count": 3, "captions.held_out": 0, "candidates.per_caption": 2}
+    {
+        "engine": "local",
+        "captions.source": "prompts.txt",
+        "captions.count": 3,
+        "captions.held_out": 0,
+        "candidates.per_caption": 2,
+    }
 )
 run = agfsync.run(recipe, "runs/prompts", until="pairs")
 

@@ -6,6 +6,7 @@ recipe = agfsync.Recipe.load("shapes").with_(
     {
         "scorers.colour": {"type": "colourfulness"},
         "pairs.choose.weights": {"clip": 0.5, "colour": 0.5},
+        "engine": "local",
         "captions.count": 4,
         "captions.held_out": 0,
         "candidates.per_caption": 2,

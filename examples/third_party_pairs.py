@@ -3,7 +3,14 @@
 import agfsync
 
 small = agfsync.Recipe.load("shapes").with_(
-    {"captions.count": 4, "captions.held_out": 2, "candidates.per_caption": 2, "training.steps": 2, "training.batch": 2}
+    {
+        "engine": "local",
+        "captions.count": 4,
+        "captions.held_out": 2,
+        "candidates.per_caption": 2,
+        "training.steps": 2,
+        "training.batch": 2,
+    }
 )
 agfsync.export(agfsync.run(small, "runs/made", until="pairs"), "pick-a-pic", "pairs")
 
