@@ -320,9 +320,8 @@ class Recipe(Section):
                     raise ValueError(f"{place} names no scorer '{name}': scorers has {there}")
         for name, settings in self.evaluation.sets.items():
             if (settings.source is None) != (name == HELD_OUT):
-                told = (
-                    "has captions.held_out for captions: leave out its source" if settings.source else "has no source"
-                )
+                has_source = "has the captions of captions.held_out: leave out its source"
+                told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
         return self
 

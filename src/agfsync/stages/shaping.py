@@ -50,7 +50,9 @@ def evaluation(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `evaluation`."""
     model, scorers = digest_generator(recipe.model), _list_scorers(recipe.evaluation_scorers)
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
-    return recipe.seed, dump_changes(recipe.evaluation, "batch"), model, scorers, files
+    # A source counts by what it holds, and not by where it lies.
+    sets = [(name, dump_changes(each, "source")) for name, each in recipe.evaluation.sets.items()]
+    return recipe.seed, dump_changes(recipe.evaluation, "batch", "sets"), sets, model, scorers, files
 
 
 def report(recipe: Recipe) -> Any:
