@@ -20,8 +20,7 @@ from agfsync.files.images import decode_image
 from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline import StageStatus
 from agfsync.recipe import Recipe, check_recipe, resolve_recipe
-from agfsync.records import Candidate as Candidate
-from agfsync.records import Caption, Comparison, Pair, Question, Record, Score
+from agfsync.records import Candidate, Caption, Comparison, Pair, Question, Record, Score
 from agfsync.store import Run
 from agfsync.store.forks import fork_run
 
@@ -123,7 +122,7 @@ class LoadedRun:
 
     @property
     def status(self) -> list[StageStatus]:
-        """How far each stage is."""
+        """The state of each stage."""
         return pipeline.read_status(self.path)
 
     @property
@@ -207,7 +206,9 @@ class Table(Sequence[_R], Generic[_R]):
 
     def __getitem__(self, index: int | slice) -> _R | list[_R]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            places = range(*index.indices(len(self)))
+            found = {number: row for number, row in enumerate(self) if number in places}
+            return [found[place] for place in places]
         place = index + len(self) if index < 0 else index
         for number, row in enumerate(self) if place >= 0 else ():
             if number == place:

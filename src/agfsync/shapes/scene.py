@@ -97,7 +97,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a caption says: its groups, the relation of the first to the second, the background."""
+    """The content of a caption: its groups, the relation of the first to the second, the background."""
 
     groups: tuple[Group, ...]
     relation: str | None = None
