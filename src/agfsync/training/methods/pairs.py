@@ -5,6 +5,7 @@ log-ratio of an image under the trained network and the reference becomes -(m - 
 of beta, where m is the squared error of the prediction.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -38,7 +39,7 @@ _CPU = torch.device("cpu")
 PairLoss = Callable[[PairErrors], tuple[Tensor, Metrics]]
 
 
-class PairMethod:
+class PairMethod(ABC):
     """A method on pairs; a subclass defines `loss(errors)`."""
 
     needs: ClassVar[Literal["pairs"]] = "pairs"
@@ -46,9 +47,10 @@ class PairMethod:
     uses_reference: ClassVar[bool] = True
     curves: ClassVar[Sequence[str]] = ("loss", "implicit_accuracy", "winner_error_change", "loser_error_change")
 
+    @abstractmethod
     def loss(self, errors: PairErrors) -> tuple[Tensor, Metrics]:
         """Return the scalar to minimise, a mean over the pairs, and the metrics to log: `curves`."""
-        raise NotImplementedError
+        ...
 
     def objective(self, data: EncodedPairs, plan: TrainingPlan) -> "PairObjective":
         return PairObjective(self.loss, data, plan)
