@@ -117,6 +117,21 @@ class LatentDiffusion:
         unet: nn.Module = self._pipeline.unet
         return unet
 
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance; 1 for a network that takes it as an input (LCM)."""
+        return self._guidance if self._guidance_1D is None else 1.0
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps."""
+        return self._steps
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image's latents."""
+        return self._latents.shape
+
     @cached_property
     def schedule(self) -> DiffusionSchedule:
         """The noise schedule that the UNet was trained with.

@@ -374,6 +374,76 @@ class KtoSettings(RatedSettings):
     disliked_weight: float = Field(default=1.0, ge=0)
 
 
+class OnlineSettings(MethodSettings):
+    """The method types that draw images in training and learn from their rewards."""
+
+    needs: ClassVar[str] = "captions"
+    reward: dict[str, float] | None = Field(default=None, min_length=1)
+    """the scorers whose weighted sum is the reward of an image; default: those of pairs.choose"""
+    group: Positive = 8
+    """images of each prompt; training.batch counts prompts"""
+    steps: Positive | None = None
+    """of a sampling in training; default: the model's sampling.steps"""
+    advantage_limit: float = Field(default=5.0, gt=0)
+    """standardised rewards are clipped at this size"""
+    updates: Positive = 1
+    """optimizer steps on the images of a step, each on a share of them"""
+
+
+class PolicySettings(OnlineSettings):
+    """The method type `policy-gradient`: DDPO, DPOK, PPO and Flow-GRPO."""
+
+    loss: Literal["ddpo", "dpok", "ppo", "grpo"] = "ddpo"
+    """ddpo: rewards standardised by the prompt's last ones; ppo: by the step's; grpo: by the group's; dpok: minus a
+    learned value"""
+    guidance: float | None = Field(default=None, ge=0)
+    """in drawing and in training; default: the model's sampling.guidance"""
+    eta: float = Field(default=1.0, gt=0)
+    """the strength of the noise in the sampling steps"""
+    timesteps: float = Field(default=1.0, gt=0, le=1)
+    """share of an image's steps that are trained, drawn for each image"""
+    clip: float = Field(default=1e-4, gt=0)
+    """a step's probability ratio counts within 1 - clip..1 + clip"""
+    kl: float = Field(default=0.0, ge=0)
+    """weight of the distance to the base; DPOK's 0.01 to its 10 for the reward is 0.001 here"""
+    epochs: Positive = 1
+    """times that the images of a step are trained on"""
+    buffer: Positive = 32
+    """ddpo: rewards that are kept of each prompt"""
+    buffer_minimum: Positive = 16
+    """ddpo: a prompt with fewer is standardised by the step's rewards"""
+    value_learning_rate: float = Field(default=1e-4, gt=0)
+    """dpok: of the value network"""
+    value_updates: Positive = 1
+    """dpok: of the value network on the images of a step"""
+
+
+class CleanImageSettings(OnlineSettings):
+    """The options that `awm` and `nft` share: they need clean images and rewards only."""
+
+    guidance: float = Field(default=1.0, ge=0)
+    """in drawing; training predicts with the prompt alone"""
+    kl: float = Field(default=1e-4, ge=0)
+    """weight of the squared distance to the base's prediction"""
+
+
+class AwmSettings(CleanImageSettings):
+    """The method type `awm`: the model's own loss, weighted by the advantages."""
+
+    clip: float = Field(default=0.2, gt=0)
+    """the ratio exp(old error - error) counts within 1 - clip..1 + clip"""
+
+
+class NftSettings(CleanImageSettings):
+    """The method type `nft`: DiffusionNFT."""
+
+    beta: float = Field(default=1.0, gt=0)
+    """smaller is faster and less stable; its authors take 0.1 for several rewards"""
+    decay_rate: float = Field(default=1e-3, ge=0)
+    """the network that draws keeps the share min(decay_rate t, decay_limit) of itself in update t"""
+    decay_limit: float = Field(default=0.5, ge=0, lt=1)
+
+
 class RandomSettings(MethodSettings):
     """The method type `random-sft`: fine-tuning on a random candidate of each caption, a control."""
 
@@ -439,6 +509,9 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "best": BestSettings,
         "reward-weighted": RewardWeightedSettings,
         "random-sft": RandomSettings,
+        "policy-gradient": PolicySettings,
+        "nft": NftSettings,
+        "awm": AwmSettings,
         "none": MethodSettings,
     },
     "choices": {"best-worst": BestWorstSettings},
