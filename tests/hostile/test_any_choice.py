@@ -12,9 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agfsync.chat.replies import UnreadableError, parse_reply
+from agfsync.choices import weighted_sum
+from agfsync.choices.best_worst import BestWorst
 from agfsync.language.captions import Descriptions
 from agfsync.language.questions import Round, Verdicts
-from agfsync.stages.choosing import BestWorst, weighted_sum
 from agfsync.statistics import compute_win_shares, correlate_values, infer_mean, infer_win_rate, subtract_paired
 
 pytestmark = pytest.mark.slow

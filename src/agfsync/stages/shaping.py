@@ -37,7 +37,10 @@ def scores(recipe: Recipe) -> Any:
 
 def pairs(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `pairs`."""
-    return _digest_pair_set(recipe) or dump_changes(recipe.pairs, "source", "split", "repeats")
+    given = _digest_pair_set(recipe)
+    if given and recipe.pairs.share < 1:
+        return [*given, ("share", recipe.pairs.share)]
+    return given or dump_changes(recipe.pairs, "source", "split", "repeats")
 
 
 def training(recipe: Recipe) -> Any:

@@ -289,7 +289,7 @@ def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs
         method=settings.method.type,
         pairs=len(pairs),
         prompts=len(pairs.prompt_P.unique()),
-        weights={} if recipe.pairs.source else recipe.pairs.weights,
+        choice=recipe.pairs.summary,
         settings=_list_settings(recipe),
         lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
     )

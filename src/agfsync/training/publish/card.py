@@ -31,8 +31,8 @@ class CardFacts:
     method: str
     pairs: int
     prompts: int
-    weights: Mapping[str, float]
-    """of the scorers that chose the pairs; empty if the pairs were given"""
+    choice: str
+    """what made a pair, for people; empty if the pairs were given"""
     settings: Mapping[str, Any]
     lora_files: tuple[str, str | None] | None
     """names of the PEFT file and of the kohya file, if any; None: the folder is a whole pipeline"""
@@ -81,11 +81,9 @@ def _render_use(facts: CardFacts) -> str:
 
 def _render_choice(facts: CardFacts) -> str:
     """Return the paragraph on how the pairs were chosen."""
-    if not facts.weights:
+    if not facts.choice:
         return "The pairs were given, as a file."
-    says = "No person labelled a pair: of each prompt's candidates the best and the worst by the weighted sum of these "
-    says += "scores made it."
-    return f"{says}\n\n{_render_table(('score', 'weight'), facts.weights)}"
+    return f"No person labelled a pair. What makes one: {_escape_cell(facts.choice)}."
 
 
 def _render_table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
