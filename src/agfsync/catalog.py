@@ -59,7 +59,15 @@ CATALOG: dict[str, dict[str, str]] = {
         "awm": "agfsync.training.methods.awm:AdvantageWeightedMatching",
         "none": "agfsync.training.objective:Nothing",
     },
-    "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
+    "choices": {
+        "best-worst": "agfsync.choices.best_worst:BestWorst",
+        "every": "agfsync.choices.every:EveryCouple",
+        "calibrated": "agfsync.choices.calibrated:CalibratedBestWorst",
+        "pareto": "agfsync.choices.pareto:ParetoFronts",
+        "vote": "agfsync.choices.vote:MajorityVote",
+        "by-aspect": "agfsync.choices.by_aspect:ByAspect",
+        "lot": "agfsync.choices.lot:DrawnByLot",
+    },
     # A file is tried against them in this order: the more special ones come first.
     "formats": {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",

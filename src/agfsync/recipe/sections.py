@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
+from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.types import (
     AestheticSettings,
-    BestWorstSettings,
     CaptionWriterOfType,
     ChoiceOfType,
     EmbeddingSettings,
@@ -122,7 +122,7 @@ class Scores(Section):
 
 
 class Pairs(Section):
-    """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
+    """Stage 5: pairs of each caption's candidates: by default the best and the worst (Eq. 5 to 7)."""
 
     source: SourcePath | None = None
     """a pair set: its images are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
@@ -132,11 +132,41 @@ class Pairs(Section):
     """several judgements of the same two images in a pair set: one pair, by their majority; or a pair of each"""
     choose: ChoiceOfType = BestWorstSettings()
     """how pairs are made of scored candidates"""
+    normalise: Literal["none", "z-score", "rank"] = "none"
+    """of each scorer's scores, before pairs.choose sees them, since raw scales decide more than weights do. none: the
+    raw scores, as in the paper; z-score: less the mean, over the standard deviation; rank: the share of the other
+    scores that a score beats, on 0..100, an equal one counts one half. A candidate without a score stays without"""
+    normalise_over: Literal["caption", "run"] = "caption"
+    """whose scores pairs.normalise compares a score with: those of the caption's candidates, or of all the run's. Over
+    the run a caption whose candidates differ little gives a small margin"""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """share of the captions that give pairs, chosen by their keys: a larger share contains the smaller one"""
+
+    @model_validator(mode="after")
+    def _has_scores_to_normalise(self) -> Self:
+        if self.normalise != "none" and self.source is not None:
+            raise ValueError("normalise needs scores, and the pairs of a source have none: leave out normalise")
+        if self.normalise == "none" and self.normalise_over != "caption":
+            raise ValueError("normalise_over changes nothing without normalise: set that to z-score or rank")
+        return self
 
     @property
     def weights(self) -> dict[str, float]:
-        """The scorers that the choice reads, each with its weight."""
+        """The scorers that the choice reads, each with its weight; 1 for each where it has no weights."""
         return self.choose.scorers
+
+    @property
+    def criterion(self) -> str:
+        """What decides who wins, for people: "the weighted sum of the scores vqa 0.35, clip 0.55"."""
+        if self.normalise == "none":
+            return self.choose.criterion
+        whose = "of the caption" if self.normalise_over == "caption" else "of the run"
+        return f"{self.choose.criterion}, each as its {self.normalise} among those {whose}"
+
+    @property
+    def summary(self) -> str:
+        """What makes a pair, for people; empty for the pairs of a source."""
+        return "" if self.source else f"{self.choose.picks} by {self.criterion}"
 
 
 class LoraSettings(Section):
@@ -335,7 +365,7 @@ class Recipe(Section):
 
     def _named_scorers(self) -> Iterator[tuple[str, Iterable[str]]]:
         if self.pairs.source is None:
-            yield "pairs.choose.weights", self.pairs.weights
+            yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights
         yield "training.method", self.training.method.scorers
         yield "scores.by", self.scores.by or ()
         for name, settings in self.evaluation.sets.items():

@@ -25,6 +25,16 @@ from pydantic_core import PydanticCustomError
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
 from agfsync.recipe.base import DtypeName, Positive, Section
+from agfsync.recipe.choices import (
+    BestWorstSettings,
+    ByAspectSettings,
+    CalibratedSettings,
+    ChoiceSettings,
+    EverySettings,
+    LotSettings,
+    ParetoSettings,
+    VoteSettings,
+)
 
 
 class SamplingLora(Section):
@@ -451,32 +461,6 @@ class RandomSettings(MethodSettings):
     seed: int = Field(default=0, ge=0)
 
 
-class ChoiceSettings(Section):
-    """A rule that makes pairs of scored candidates: its type in the catalog and the settings of its type."""
-
-    type: str = "best-worst"
-
-    @property
-    def scorers(self) -> dict[str, float]:
-        """The scorers that the rule reads, each with its weight."""
-        return dict(getattr(self, "weights", {}))
-
-
-class BestWorstSettings(ChoiceSettings):
-    """The choice type `best-worst`: argmax and argmin of the weighted sum (Eq. 5 to 7)."""
-
-    weights: dict[str, float] = Field(default={"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10})
-    minimum_margin: float = Field(default=0.0, ge=0)
-    """winner and loser must lie further apart than this, on the weighted sum's 0..100"""
-
-    @field_validator("weights")
-    @classmethod
-    def _has_a_weight(cls, weights: dict[str, float]) -> dict[str, float]:
-        if not any(weights.values()):
-            raise ValueError("the weights are all 0: give at least one scorer a weight")
-        return weights
-
-
 SETTINGS: dict[str, dict[str, type[Section]]] = {
     "models": {
         "stable-diffusion": StableDiffusionSettings,
@@ -514,7 +498,15 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "awm": AwmSettings,
         "none": MethodSettings,
     },
-    "choices": {"best-worst": BestWorstSettings},
+    "choices": {
+        "best-worst": BestWorstSettings,
+        "every": EverySettings,
+        "calibrated": CalibratedSettings,
+        "pareto": ParetoSettings,
+        "vote": VoteSettings,
+        "by-aspect": ByAspectSettings,
+        "lot": LotSettings,
+    },
 }
 BASES: dict[str, type[Section]] = {
     "models": ModelSettings,
