@@ -46,6 +46,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
         "hinge": "agfsync.training.methods.hinge:DiffusionHinge",
+        "reward-gradient": "agfsync.training.methods.reward_gradient:RewardGradient",
         "none": "agfsync.training.objective:Nothing",
     },
     "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},

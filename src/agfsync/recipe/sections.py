@@ -329,6 +329,7 @@ class Recipe(Section):
         if self.pairs.source is None:
             yield "pairs.choose.weights", self.pairs.weights
         yield "scores.by", self.scores.by or ()
+        yield "training.method.reward", self.training.method.rewards
         for name, settings in self.evaluation.sets.items():
             yield f"evaluation.sets.{name}.by", settings.by or ()
 
