@@ -57,6 +57,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "policy-gradient": "agfsync.training.methods.policy_gradient:PolicyGradient",
         "nft": "agfsync.training.methods.nft:DiffusionNFT",
         "awm": "agfsync.training.methods.awm:AdvantageWeightedMatching",
+        "reward-gradient": "agfsync.training.methods.reward_gradient:RewardGradient",
         "none": "agfsync.training.objective:Nothing",
     },
     "choices": {

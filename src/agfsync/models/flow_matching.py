@@ -191,6 +191,14 @@ class FlowMatching:
         """Return nothing: these networks take no input about an image's own size."""
         return self._family.architecture.picture_conditioning(images, self._size)
 
+    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
+
+        If the network computes its blocks again on the way back, so does the VAE.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode_pixels(latents_BCHW, self._pipeline.transformer.is_gradient_checkpointing)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the prompts' conditioning: text and pooled embeddings, float32, a row a prompt."""

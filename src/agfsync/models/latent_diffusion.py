@@ -201,6 +201,14 @@ class LatentDiffusion:
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode(latents_BCHW)
 
+    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
+
+        If the network computes its blocks again on the way back, so does the VAE.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode_pixels(latents_BCHW, self._pipeline.unet.is_gradient_checkpointing)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the prompts' conditioning for images of this model's size: float32, a row a prompt.

@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.base import DtypeName, Positive, Section
+from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
     ByAspectSettings,
@@ -294,6 +294,8 @@ class MethodSettings(Section):
     """the table that it learns from: pairs, scores, captions or nothing"""
     trains: ClassVar[str] = "model"
     """model, reward or nothing"""
+    differentiates: ClassVar[bool] = False
+    """True if it needs the gradient of its rewards: then they must be scorers, and the model one, that have it"""
     type: str = "dpo"
 
     @property
@@ -316,6 +318,75 @@ class MarginSettings(PairSettings):
     """The method types `dpo` (log-sigmoid of the margin), `ipo` (a square about one half) and `hinge`."""
 
     beta: float = Field(default=2000.0, gt=0)
+
+
+class RewardGradientSettings(MethodSettings):
+    """The method type `reward-gradient`: the gradient of the judges' rewards, through the image, into the network.
+
+    `loss: refl` (the default) is ReFL, `loss: draft` DRaFT-K, which with `guidance` and `kl` is DRaFT+. Scorers that
+    have a gradient: clip, aesthetic, pickscore, hpsv2, hpsv2.1, imagereward. A reward is (score - mean) / deviation by
+    `standard`; without that an imagereward is its own standardised reward, another score is (score - 50) / 25 in refl,
+    and 0..100 as it is in draft.
+    """
+
+    needs: ClassVar[str] = "captions"
+    differentiates: ClassVar[bool] = True
+    reward: dict[str, float]
+    """scorers and the weights of their rewards"""
+    loss: Literal["refl", "draft"] = "refl"
+    """refl: scale x relu(margin - reward) at one random late step; draft: -scale x reward through the last steps"""
+    steps: Positive | None = None
+    """of the sampling. Default: 40 (refl), 50 (draft)"""
+    window: tuple[Share, Share] | None = None
+    """refl: the step with a gradient is drawn from this share of the steps. Default: [0.75, 1], steps 30 to 39 of 40"""
+    last: Positive | None = None
+    """draft: the gradient goes through so many last steps, at the memory of each. Default: 1"""
+    guidance: float | None = Field(default=None, ge=0)
+    """classifier-free, in all steps, those with a gradient too; 1: none. Default: 1 (refl), 7.5 (draft, as DRaFT+)"""
+    margin: float | None = None
+    """refl: an image with a higher reward has no gradient. Default: 2"""
+    scale: float | None = Field(default=None, gt=0)
+    """of the loss, against `kl` and training.max_gradient_norm. Default: 0.001 (refl), 1 (draft)"""
+    kl: float | None = Field(default=None, ge=0)
+    """weight of the mean squared difference to the base's predictions. Default: 0 (refl), 1 (draft, as DRaFT+)"""
+    standard: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] = Field(default={})
+    """mean and deviation of a scorer's scores, such as those of the base's images: clip: [27, 3]"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_by_loss(cls, tree: Any) -> Any:
+        """Write the published settings of the loss in the place of those that are left out."""
+        if not isinstance(tree, dict):
+            return tree
+        published = PUBLISHED.get(tree.get("loss", "refl"), {})
+        return tree | {name: value for name, value in published.items() if tree.get(name) is None}
+
+    @model_validator(mode="after")
+    def _fits_the_loss(self) -> Self:
+        published = PUBLISHED[self.loss]
+        for other, settings in PUBLISHED.items():
+            for name in settings:
+                if name not in published and getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to loss: {other}, not to {self.loss}: leave it out")
+        if not any(self.reward.values()):
+            raise ValueError("reward names nothing to follow: give at least one scorer a weight")
+        if unknown := sorted(set(self.standard) - set(self.reward)):
+            raise ValueError(f"standard names {', '.join(unknown)}, of which reward says nothing")
+        steps = self.steps or 0
+        if self.last is not None and self.last > steps:
+            raise ValueError(f"last is {self.last}, of {steps} steps: take at most as many")
+        if self.window and not any(self.window[0] <= step / steps < self.window[1] for step in range(steps)):
+            raise ValueError(
+                f"no step lies in window {list(self.window)}: of {steps} steps, step k has the share k / {steps}"
+            )
+        return self
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "refl": {"steps": 40, "window": (0.75, 1.0), "guidance": 1.0, "margin": 2.0, "scale": 1e-3, "kl": 0.0},
+    "draft": {"steps": 50, "last": 1, "guidance": 7.5, "scale": 1.0, "kl": 1.0},
+}
+"""The settings of the method reward-gradient by its loss, as ReFL's script and DRaFT+ have them."""
 
 
 class SdpoSettings(MarginSettings):
@@ -496,6 +567,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "policy-gradient": PolicySettings,
         "nft": NftSettings,
         "awm": AwmSettings,
+        "reward-gradient": RewardGradientSettings,
         "none": MethodSettings,
     },
     "choices": {
