@@ -102,6 +102,9 @@ class Brightness:
         reds = [float(np.asarray(item.image)[..., 0].mean()) for item in items]
         return [Unscored("too even") if abs(red - 127.5) < 0.05 else Measurement(red / 2.55) for red in reds]
 
+    def rewards(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 100 * pixels[:, 0].mean(dim=(1, 2))
+
 
 class Supervised(Toy):
     """The denoising loss on given images."""
@@ -198,13 +201,15 @@ class Case:
             ratings = torch.tensor([1.0, -1.0]).repeat(5)
             images = RatedImages(latents, pairs.conditioning, torch.arange(10) % 3, ratings)
             return actor, method.objective(images, plan)
-        return actor, method.objective(replace(pairs, margin_P=torch.rand(5) + 1), plan)
+        return actor, method.objective(replace(pairs, margin_P=torch.linspace(1, 2, 5)), plan)
 
     def build_method(self) -> Any:
         type_, _, loss = self.name.partition(" ")
-        settings = find_settings("methods", type_)(type=type_).model_dump()  # type: ignore[call-arg]
-        if "reward" in settings:
-            settings["reward"] = {"vqa": 1.0}
+        kind = find_settings("methods", type_)
+        given = {"reward": {"brightness": 1.0}} if "reward" in kind.model_fields else {}
+        settings = kind.model_validate({"type": type_, **given}).model_dump()
+        if type_ == "reward-gradient":
+            settings |= {"steps": 4, "kl": 0.01}
         if "auto_beta" in settings:
             settings |= {"auto_beta": 0.2, "sft_weight": 10.0}
         if settings.get("group"):
