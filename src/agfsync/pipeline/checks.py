@@ -56,7 +56,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
 
 def _check_rewards(recipe: Recipe) -> None:
     """Check that the scorers whose gradient the method follows have one."""
-    for name in recipe.training.method.rewards:
+    for name in recipe.training.method.scorers:
         type_ = recipe.scorers[name].type
         if not hasattr(catalog.find("scorers", type_), "rewards"):
             raise RecipeError(

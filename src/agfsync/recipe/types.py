@@ -289,15 +289,98 @@ class MethodSettings(Section):
     type: str = "dpo"
 
     @property
-    def rewards(self) -> dict[str, float]:
-        """The scorers that judge while it trains, each with its weight."""
-        return dict(getattr(self, "reward", {}))
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that it reads, of a method that reads scores itself."""
+        return (*(getattr(self, "reward", None) or ()), *getattr(self, "at_least", ()))
 
 
-class MarginSettings(MethodSettings):
+class PairSettings(MethodSettings):
+    """The options of the methods that compare the errors of a pair with the reference's."""
+
+    sft_weight: float = Field(default=0.0, ge=0)
+    """adds this times the winner's own error to the loss, an anchor that keeps it from rising"""
+    auto_beta: float | None = Field(default=None, gt=0, lt=0.5)
+    """lower beta as the margins grow, so that an average pair keeps this share of its gradient, such as 0.2; the
+    method's beta is the largest. Absent: beta stays"""
+
+
+class MarginSettings(PairSettings):
     """The method types `dpo` (log-sigmoid of the margin), `ipo` (a square about one half) and `hinge`."""
 
     beta: float = Field(default=2000.0, gt=0)
+
+
+class SdpoSettings(MarginSettings):
+    """The method type `sdpo`: dpo whose loser can't raise the winner's error."""
+
+    mu: float = Field(default=0.9, ge=0, le=1)
+    """how far the loser's gradient is held back; its authors take 0.9 for SD 1.5 and 0.6 for SDXL, with beta 5000"""
+
+
+class LinearSettings(PairSettings):
+    """The method type `linear-dpo`: dpo with a clipped line in place of the sigmoid in the gradient."""
+
+    beta: float = Field(default=100.0, gt=0)
+    """its authors take 100 for SD 1.5, 500 for SDXL and 5000 for SD 3"""
+    floor: float = Field(default=1e-3, ge=0, lt=0.5)
+    """each pair's weight stays in floor..1 - floor"""
+
+
+class SmpoSettings(MarginSettings):
+    """The method type `smpo`: dpo with a beta for each pair by how clearly its winner scores higher."""
+
+    temperature: float = Field(default=5.0, gt=0)
+    """the winner is the better image with the probability sigmoid(margin / temperature), in units of the score"""
+    gamma: float = Field(default=1.0, ge=0, lt=2)
+    """beta is multiplied by 2 p - gamma"""
+
+
+class MapoSettings(MethodSettings):
+    """The method type `mapo`: the winner's error and a margin, without a reference model."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """weight of the margin's term"""
+    snr: float = Field(default=0.5, gt=0)
+    scale: float = Field(default=1000.0, gt=0)
+
+
+class RatedSettings(MethodSettings):
+    """The method types that train on scored candidates, without pairs."""
+
+    needs: ClassVar[str] = "scores"
+    reward: dict[str, float] | None = Field(default=None, min_length=1)
+    """the scorers by which candidates are rated, each with its weight; default: those of pairs.choose"""
+
+
+class BestSettings(RatedSettings):
+    """The method type `best`: fine-tuning on the best candidates (DreamSync; RAFT without thresholds)."""
+
+    keep: Positive = 1
+    """of each caption"""
+    at_least: dict[str, float] = Field(default={})
+    """the lowest scores of a candidate that is kept, by scorer; DreamSync: {vqa: 90, aesthetic: 60}"""
+
+
+class RewardWeightedSettings(RatedSettings):
+    """The method type `reward-weighted`: fine-tuning on all candidates, weighted by exp(reward / temperature)."""
+
+    temperature: float = Field(default=5.0, gt=0)
+    """in units of the weighted score"""
+
+
+class KtoSettings(RatedSettings):
+    """The method type `kto`: candidates above their caption's mean are liked, those below disliked."""
+
+    beta: float = Field(default=1000.0, gt=0)
+    liked_weight: float = Field(default=1.0, ge=0)
+    disliked_weight: float = Field(default=1.0, ge=0)
+
+
+class RandomSettings(MethodSettings):
+    """The method type `random-sft`: fine-tuning on a random candidate of each caption, a control."""
+
+    needs: ClassVar[str] = "scores"
+    seed: int = Field(default=0, ge=0)
 
 
 class RewardGradientSettings(MethodSettings):
@@ -318,7 +401,8 @@ class RewardGradientSettings(MethodSettings):
     steps: Positive | None = None
     """of the sampling. Default: 40 (refl), 50 (draft)"""
     window: tuple[Share, Share] | None = None
-    """refl: the step with a gradient is drawn from this share of the steps. Default: [0.75, 1], steps 30 to 39 of 40"""
+    """refl: the step with a gradient is one of those that end in this share of the sampling, drawn for each batch.
+    Default: [0.75, 1], the steps 31 to 40 of 40"""
     last: Positive | None = None
     """draft: the gradient goes through so many last steps, at the memory of each. Default: 1"""
     guidance: float | None = Field(default=None, ge=0)
@@ -355,10 +439,8 @@ class RewardGradientSettings(MethodSettings):
         steps = self.steps or 0
         if self.last is not None and self.last > steps:
             raise ValueError(f"last is {self.last}, of {steps} steps: take at most as many")
-        if self.window and not any(self.window[0] <= step / steps < self.window[1] for step in range(steps)):
-            raise ValueError(
-                f"no step lies in window {list(self.window)}: of {steps} steps, step k has the share k / {steps}"
-            )
+        if self.window and not any(self.window[0] < step / steps <= self.window[1] for step in range(1, steps + 1)):
+            raise ValueError(f"window {list(self.window)} holds the end of none of {steps} steps: make it wider")
         return self
 
 
@@ -419,6 +501,14 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "dpo": MarginSettings,
         "ipo": MarginSettings,
         "hinge": MarginSettings,
+        "sdpo": SdpoSettings,
+        "linear-dpo": LinearSettings,
+        "smpo": SmpoSettings,
+        "mapo": MapoSettings,
+        "kto": KtoSettings,
+        "best": BestSettings,
+        "reward-weighted": RewardWeightedSettings,
+        "random-sft": RandomSettings,
         "reward-gradient": RewardGradientSettings,
         "none": MethodSettings,
     },

@@ -7,8 +7,7 @@ FACTS = CardFacts(
     base="someone/model",
     base_is_public=True,
     method="dpo",
-    pairs=1200,
-    prompts=600,
+    trained_on="to prefer the better picture of 1,200 pairs on 600 prompts",
     weights={"vqa": 0.35},
     settings={"beta": 2000.0, "note": "a | b\n<script>"},
     lora_files=("lora.safetensors", "run-kohya.safetensors"),
@@ -28,7 +27,7 @@ def test_a_lora_tells_how_it_is_loaded_and_on_what() -> None:
 
 
 def test_given_pairs_and_a_base_of_ones_own() -> None:
-    facts = CardFacts("run", "mine", False, "dpo", 3, 2, {}, {}, None)
+    facts = CardFacts("run", "mine", False, "dpo", "on 3 images", {}, {}, None)
     card = render_model_card(facts)
     assert "base_model" not in head(card) and "load_lora_weights" not in card
     assert "The pairs were given" in card
