@@ -146,6 +146,15 @@ class FlowMatching:
         self.schedule.set_timesteps(self._scheduler, self._steps, self.device)
         return self._latents.decode(denoise_flow(self._scheduler, predict, start_BCHW, sources))
 
+    def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
+        """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
+
+        `conditioning` is that of any prompts: the embedding noise is drawn first, and has its shape.
+        """
+        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        draw_embedding_noise(sources, conditioning, self._family.architecture.embeddings, 0.0)
+        return draw_noise(sources, self._latents.shape)
+
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
 

@@ -152,6 +152,15 @@ class LatentDiffusion:
             latents_BCHW = denoise(scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
             return self._latents.decode(latents_BCHW, self._drawn_with)
 
+    def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
+        """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
+
+        `conditioning` is that of any prompts: the embedding noise is drawn first, and has its shape.
+        """
+        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        draw_embedding_noise(sources, conditioning, self._architecture.embeddings, 0.0)
+        return draw_noise(sources, self._latents.shape)
+
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
 

@@ -217,6 +217,9 @@ class Training(Section):
     loss_space: Literal["model", "epsilon"] = "model"
     """whose errors Eq. 8 takes: of what the network predicts, or of the noise, as in the paper; they differ for models
     that predict v, whose errors are the noise's times 1 / alpha-bar. With min_snr_gamma both are the same"""
+    noise: Literal["independent", "tracked"] = "independent"
+    """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
+    the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
 
     @model_validator(mode="after")
     def _no_empty_part(self) -> "Training":
@@ -344,6 +347,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":
         there = ", ".join(self.scorers)
+        if self.training.noise == "tracked" and (self.pairs.source or self.candidates.beside):
+            raise ValueError(
+                "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
+                "pairs.source and candidates.beside"
+            )
         for place, names in self._named_scorers():
             for name in names:
                 if name not in self.scorers:
@@ -358,6 +366,7 @@ class Recipe(Section):
     def _named_scorers(self) -> Iterator[tuple[str, Iterable[str]]]:
         if self.pairs.source is None:
             yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights
+        yield "training.method", self.training.method.scorers
         yield "scores.by", self.scores.by or ()
         for name, settings in self.evaluation.sets.items():
             yield f"evaluation.sets.{name}.by", settings.by or ()
@@ -368,9 +377,16 @@ class Recipe(Section):
         return (self.model, *self.candidates.beside.values())
 
     @property
+    def reward(self) -> dict[str, float]:
+        """The weights of the scorers by which the method rates images; default: those that choose the pairs."""
+        return getattr(self.training.method, "reward", None) or self.pairs.weights
+
+    @property
     def candidate_scorers(self) -> dict[str, ScorerSettings]:
         """The scorers of the candidates, in the recipe's order."""
-        names = self.pairs.weights if self.scores.by is None else self.scores.by
+        method = self.training.method
+        needed = {**self.reward, **dict.fromkeys(method.scorers)} if method.needs == "scores" else self.pairs.weights
+        names = needed if self.scores.by is None else self.scores.by
         return {name: settings for name, settings in self.scorers.items() if name in names}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:

@@ -296,11 +296,99 @@ class MethodSettings(Section):
     """model, reward or nothing"""
     type: str = "dpo"
 
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that it reads, of a method that reads scores itself."""
+        return (*(getattr(self, "reward", None) or ()), *getattr(self, "at_least", ()))
 
-class MarginSettings(MethodSettings):
+
+class PairSettings(MethodSettings):
+    """The options of the methods that compare the errors of a pair with the reference's."""
+
+    sft_weight: float = Field(default=0.0, ge=0)
+    """adds this times the winner's own error to the loss, an anchor that keeps it from rising"""
+    auto_beta: float | None = Field(default=None, gt=0, lt=0.5)
+    """lower beta as the margins grow, so that an average pair keeps this share of its gradient, such as 0.2; the
+    method's beta is the largest. Absent: beta stays"""
+
+
+class MarginSettings(PairSettings):
     """The method types `dpo` (log-sigmoid of the margin), `ipo` (a square about one half) and `hinge`."""
 
     beta: float = Field(default=2000.0, gt=0)
+
+
+class SdpoSettings(MarginSettings):
+    """The method type `sdpo`: dpo whose loser can't raise the winner's error."""
+
+    mu: float = Field(default=0.9, ge=0, le=1)
+    """how far the loser's gradient is held back; its authors take 0.9 for SD 1.5 and 0.6 for SDXL, with beta 5000"""
+
+
+class LinearSettings(PairSettings):
+    """The method type `linear-dpo`: dpo with a clipped line in place of the sigmoid in the gradient."""
+
+    beta: float = Field(default=100.0, gt=0)
+    """its authors take 100 for SD 1.5, 500 for SDXL and 5000 for SD 3"""
+    floor: float = Field(default=1e-3, ge=0, lt=0.5)
+    """each pair's weight stays in floor..1 - floor"""
+
+
+class SmpoSettings(MarginSettings):
+    """The method type `smpo`: dpo with a beta for each pair by how clearly its winner scores higher."""
+
+    temperature: float = Field(default=5.0, gt=0)
+    """the winner is the better image with the probability sigmoid(margin / temperature), in units of the score"""
+    gamma: float = Field(default=1.0, ge=0, lt=2)
+    """beta is multiplied by 2 p - gamma"""
+
+
+class MapoSettings(MethodSettings):
+    """The method type `mapo`: the winner's error and a margin, without a reference model."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """weight of the margin's term"""
+    snr: float = Field(default=0.5, gt=0)
+    scale: float = Field(default=1000.0, gt=0)
+
+
+class RatedSettings(MethodSettings):
+    """The method types that train on scored candidates, without pairs."""
+
+    needs: ClassVar[str] = "scores"
+    reward: dict[str, float] | None = Field(default=None, min_length=1)
+    """the scorers by which candidates are rated, each with its weight; default: those of pairs.choose"""
+
+
+class BestSettings(RatedSettings):
+    """The method type `best`: fine-tuning on the best candidates (DreamSync; RAFT without thresholds)."""
+
+    keep: Positive = 1
+    """of each caption"""
+    at_least: dict[str, float] = Field(default={})
+    """the lowest scores of a candidate that is kept, by scorer; DreamSync: {vqa: 90, aesthetic: 60}"""
+
+
+class RewardWeightedSettings(RatedSettings):
+    """The method type `reward-weighted`: fine-tuning on all candidates, weighted by exp(reward / temperature)."""
+
+    temperature: float = Field(default=5.0, gt=0)
+    """in units of the weighted score"""
+
+
+class KtoSettings(RatedSettings):
+    """The method type `kto`: candidates above their caption's mean are liked, those below disliked."""
+
+    beta: float = Field(default=1000.0, gt=0)
+    liked_weight: float = Field(default=1.0, ge=0)
+    disliked_weight: float = Field(default=1.0, ge=0)
+
+
+class RandomSettings(MethodSettings):
+    """The method type `random-sft`: fine-tuning on a random candidate of each caption, a control."""
+
+    needs: ClassVar[str] = "scores"
+    seed: int = Field(default=0, ge=0)
 
 
 SETTINGS: dict[str, dict[str, type[Section]]] = {
@@ -323,7 +411,20 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
-    "methods": {"dpo": MarginSettings, "ipo": MarginSettings, "hinge": MarginSettings, "none": MethodSettings},
+    "methods": {
+        "dpo": MarginSettings,
+        "ipo": MarginSettings,
+        "hinge": MarginSettings,
+        "sdpo": SdpoSettings,
+        "linear-dpo": LinearSettings,
+        "smpo": SmpoSettings,
+        "mapo": MapoSettings,
+        "kto": KtoSettings,
+        "best": BestSettings,
+        "reward-weighted": RewardWeightedSettings,
+        "random-sft": RandomSettings,
+        "none": MethodSettings,
+    },
     "choices": {
         "best-worst": BestWorstSettings,
         "every": EverySettings,

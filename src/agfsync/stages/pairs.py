@@ -3,11 +3,11 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agfsync import catalog
-from agfsync.choices import CandidateScores, Choice, ChosenPair
+from agfsync.choices import Choice, ChosenPair
 from agfsync.choices.normalising import Normaliser, Spread
 from agfsync.engine import Outcome, Sifted, Unit, process_units
 from agfsync.errors import BudgetError
@@ -16,23 +16,15 @@ from agfsync.records import Pair, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import Context, dump_changes
 from agfsync.stages.preferences import PREFERENCES, read_preferences
+from agfsync.stages.scored import ScoredCaption, read_scored_captions
 from agfsync.statistics import Mean
 from agfsync.store import Run
-from agfsync.store.streams import Stream, group_by_column, join_in_order
+from agfsync.store.streams import Stream, group_by_column
 
 _STAGE = "pairs"
 _BATCH = 1000
 CONTRIBUTIONS = "contributions"
 """The note of each judge's mean part of the margin, and of the shares of the pairs that it is for and against."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredCaption:
-    """A caption's candidates in order of index, with their values and the keys of the scores that hold those."""
-
-    caption_key: str
-    values: Mapping[str, CandidateScores]
-    score_keys: Sequence[str]
 
 
 @dataclass(slots=True)
@@ -83,7 +75,7 @@ def run(context: Context) -> Mapping[str, Any]:
     source = _identify_choice(context.recipe, normaliser)
 
     def units() -> Iterator[Unit[ScoredCaption]]:
-        for each in read_scored_captions(context.run, context.recipe, normaliser):
+        for each in read_captions_to_pair(context.run, context.recipe, normaliser):
             yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
 
     drawn = group_by_column("caption_key", context.run.rows("candidates", ["caption_key"]))
@@ -181,23 +173,11 @@ def key_pairs(chosen: Sequence[ChosenPair]) -> dict[str, ChosenPair]:
     return keyed
 
 
-def read_scored_captions(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
-    """Yield every caption in the share with its candidates, whoever drew them, and their scores that are chosen by."""
-    scorers = recipe.pairs.choose.scorers
-    columns = ["key", "candidate_key", "scorer", "value"]
-    words = group_by_column("candidate_key", run.rows("scores", columns))
-    candidates = run.rows("candidates", ["key", "caption_key"])
-    judged = ({**row, "words": said or ()} for row, said in join_in_order(candidates, lambda row: row["key"], words))
-    for caption, rows in group_by_column("caption_key", judged):
-        if not is_in_share(caption, recipe.pairs.share):
-            continue
-        words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
-        values = {key: {word["scorer"]: word["value"] for word in of} for key, of in words_of.items()}
-        yield ScoredCaption(
-            caption,
-            normaliser.normalise(values) if normaliser else values,
-            [word["key"] for of in words_of.values() for word in of],
-        )
+def read_captions_to_pair(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
+    """Yield every caption in the share with its candidates and the scores that they are chosen by, normalised."""
+    for scored in read_scored_captions(run, recipe.pairs.choose.scorers):
+        if is_in_share(scored.caption_key, recipe.pairs.share):
+            yield replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
 
 
 def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
@@ -205,7 +185,7 @@ def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
     if recipe.pairs.source:
         return {}
     try:
-        scored = next(s for s in read_scored_captions(run, recipe, None) if s.caption_key == pair.caption_key)
+        scored = next(s for s in read_captions_to_pair(run, recipe, None) if s.caption_key == pair.caption_key)
     except (StopIteration, ValueError):
         return {}
     normaliser = make_normaliser(run, recipe)

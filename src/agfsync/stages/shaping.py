@@ -46,7 +46,8 @@ def pairs(recipe: Recipe) -> Any:
 def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
     shaping = dump_changes(recipe.training, "seed", *UNSHAPING)
-    return recipe.training_seed, shaping, digest_generator(recipe.model)
+    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward,)
+    return recipe.training_seed, shaping, digest_generator(recipe.model), *reward
 
 
 def evaluation(recipe: Recipe) -> Any:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.metrics import MetricsLog
-from agfsync.training.objective import Actor, Batch, Objective, TrainingPlan
+from agfsync.training.objective import Actor, Batch, Objective, RememberingObjective, TrainingPlan
 from agfsync.training.precision import make_loss_scaler, use_trainable_attention
 from agfsync.training.processes import ALONE, Processes
 from agfsync.training.state import TrainingState
@@ -68,7 +68,9 @@ def train(
         _enable_gradient_checkpointing(actor.network)
     scaler = make_loss_scaler(actor.device, plan.precision)
     state = TrainingState.create(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
-    training = _Training(actor, objective, plan, processes, say)
+    if isinstance(objective, RememberingObjective):
+        state.memory = objective.memory
+    training = _Training(replace(actor, processes=processes), objective, plan, processes, say)
     done = checkpoints.restore(state)
     if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
@@ -141,6 +143,8 @@ def _update(training: _Training, state: TrainingState, step: int, batch: Batch) 
     state.updates += 1
     if state.average is not None:
         state.average.update(state.parameters, state.updates)
+    if isinstance(training.objective, RememberingObjective):
+        training.objective.observe(figures)
     figures["gradient_norm"] = norm.item() if torch.isfinite(norm) else 0.0
     return figures | ({"loss_scale": scale} if state.scaler.is_enabled() else {})
 
