@@ -46,7 +46,14 @@ CATALOG: dict[str, dict[str, str]] = {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
         "hinge": "agfsync.training.methods.hinge:DiffusionHinge",
+        "syngen": "agfsync.models.steering.syngen:SynGen",
+        "structure-diffusion": "agfsync.models.steering.structure_diffusion:StructureDiffusion",
+        "attend-and-excite": "agfsync.models.steering.attend_and_excite:AttendAndExcite",
         "none": "agfsync.training.objective:Nothing",
+    },
+    "parsers": {
+        "spacy": "agfsync.language.spacy_syntax:SpacyParser",
+        "shapes": "agfsync.shapes.syntax:ShapesParser",
     },
     "choices": {"best-worst": "agfsync.stages.choosing:BestWorst"},
     # A file is tried against them in this order: the more special ones come first.
