@@ -16,6 +16,8 @@ MODEL_SHA256 = "86e45dad8521f574685f7fc2af564ff71bfd2f97a93a33317992c7b7cfabae38
 """The digest of the files of that version, as `digest_model_files` computes it."""
 MODIFIERS = ("amod", "nmod", "compound", "npadvmod", "advmod", "acomp")
 """Dependency labels of modifiers, those of SynGen (arXiv:2306.08877)."""
+COORDINATION = ("cc", "conj", "appos", "punct")
+"""Labels of what stands next to a noun phrase and not in it."""
 NOUNS = ("NOUN", "PROPN")
 VERBS = ("AUX", "VERB")
 
@@ -116,12 +118,13 @@ def _follow(head: Any, labels: Collection[str]) -> Iterator[Any]:
 
 
 def _list_phrases(document: Any, prompt: str) -> list[Span]:
-    """Return the spans of all nouns' phrases: the noun chunk, and the whole of what hangs on it; outer ones first.
+    """Return the spans of all nouns' phrases, outer ones first: the chunk, and all that hangs on the noun.
 
-    Single words, chunks of pronouns and the whole prompt aren't among them.
+    The latter counts with what the noun is coordinated with, and without. Single words, chunks of pronouns and the whole prompt aren't among them.
     """
     chunks = [(chunk.start, chunk.end) for chunk in document.noun_chunks if chunk.root.pos_ in NOUNS]
     whole = [(t.left_edge.i, t.right_edge.i + 1) for t in document if _is_head(t)]
+    whole += [_find_own_span(token) for token in document if _is_head(token)]
     found: dict[Span, None] = {}
     for start, end in sorted({*chunks, *whole}, key=lambda span: (span[0] - span[1], span[0])):
         tokens = [token for token in document[start:end] if not (token.is_punct or token.is_space)]
@@ -129,6 +132,13 @@ def _list_phrases(document: Any, prompt: str) -> list[Span]:
             found[tokens[0].idx, tokens[-1].idx + len(tokens[-1])] = None
     core = prompt.strip().rstrip(".").strip()
     return [(start, end) for start, end in found if prompt[start:end] != core]
+
+
+def _find_own_span(noun: Any) -> tuple[int, int]:
+    """Return the first token and the one after the last of what hangs on `noun`, but for coordinated words."""
+    own = [child for child in noun.children if child.dep_ not in COORDINATION]
+    first = min([noun.i, *(child.left_edge.i for child in own)])
+    return first, max([noun.i, *(child.right_edge.i for child in own)]) + 1
 
 
 def digest_model_files(folder: Path) -> str:

@@ -82,6 +82,8 @@ def find_generator_faults(
                 continue
             if recipe.steering is not None:
                 check_steerable(settings, recipe.steering)
+                if (parser := recipe.steering.get("parser")) is not None:
+                    _check_parser(parser)
             elif "training" in stages:
                 check_trainable(settings, reason, may_load=may_load)
         except AgfsyncError as fault_:
