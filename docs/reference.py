@@ -66,7 +66,7 @@ EXAMPLES = """# Examples
 
 Each of these scripts is in `examples/`, and the test suite runs it on the embedded world.
 """
-PROTOCOLS = ("scorers", "models", "language", "stages.choosing", "training", "formats")
+PROTOCOLS = ("scorers", "models", "language", "choices", "training", "formats")
 """Modules that hold the protocols that a plug-in follows, and the types they speak of."""
 
 

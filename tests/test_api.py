@@ -76,6 +76,9 @@ def test_a_pair_explains_itself(run: agfsync.LoadedRun) -> None:
     weights = run.recipe.pairs.weights
     totals = [sum(weights[name] * values[side] for name, values in why.scores.items()) for side in (0, 1)]
     assert totals == pytest.approx([pair.winner_score, pair.loser_score])
+    parts = {name: weights[name] * (won - lost) for name, (won, lost) in why.scores.items()}  # type: ignore[operator]
+    assert why.parts == pytest.approx(parts) and sum(why.parts.values()) == pytest.approx(pair.margin)
+    assert f"{why.parts['vqa']:+.1f} of the margin" in str(why)
     asked = {q.text for q in run.questions if q.caption_key == pair.caption_key}
     answered = {s.candidate_key: s.answers for s in run.scores if s.scorer == "vqa"}
     expected = {q.key: q.answer for q in run.questions}

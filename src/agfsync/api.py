@@ -9,7 +9,7 @@
 import html
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -21,6 +21,7 @@ from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline import StageStatus
 from agfsync.recipe import Recipe, check_recipe, resolve_recipe
 from agfsync.records import Candidate, Caption, Comparison, Pair, Question, Record, Score
+from agfsync.stages.pairs import find_parts
 from agfsync.store import Run
 from agfsync.store.forks import fork_run
 
@@ -296,6 +297,7 @@ class RunPair:
                     scores[score.candidate_key][score.scorer] = score
             asked = {q.key: q for q in opened.read("questions", Question) if q.caption_key == self.record.caption_key}
             caption = next(c for c in opened.read("captions", Caption) if c.key == self.record.caption_key)
+            parts = find_parts(opened, pipeline.read_recipe(opened), self.record)
         winner, loser = (scores[key] for key in keys)
         return Explanation(
             caption=caption.text,
@@ -309,6 +311,7 @@ class RunPair:
                 if answer.question_key in asked and asked[answer.question_key].answer != answer.answer
             ],
             margin=self.record.margin,
+            parts=parts,
         )
 
 
@@ -323,6 +326,8 @@ class Explanation:
     failed: Sequence[str]
     """the questions that the loser failed, with its answers"""
     margin: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """each scorer's part of the margin, below 0 where it prefers the loser; empty where no scorer chose the pair"""
 
     @property
     def images(self) -> "tuple[Image, Image]":
@@ -331,7 +336,9 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [self.caption, f"margin {self.margin:.1f}"]
-        lines += [f"{name}: winner {_format(won)}, loser {_format(lost)}" for name, (won, lost) in self.scores.items()]
+        for name, (won, lost) in self.scores.items():
+            part = f", {self.parts[name]:+.1f} of the margin" if name in self.parts else ""
+            lines.append(f"{name}: winner {_format(won)}, loser {_format(lost)}{part}")
         lines += [f"the loser failed: {question}" for question in self.failed]
         return "\n".join(lines)
 

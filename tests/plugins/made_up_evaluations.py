@@ -13,7 +13,7 @@ from agfsync.recipe.sections import SHAPES_SCORERS
 from agfsync.records import Comparison
 from agfsync.stages.evaluation.comparing import summarise_comparisons
 from agfsync.stages.report.verdict import Alarm, Standing, Verdict, find_alarms, rank_judges, reach_verdict
-from agfsync.stages.selection import list_weighted_scorers
+from agfsync.stages.selection import list_choosing_scorers
 
 SCORERS = ("vqa", "clip", "aesthetic")
 TIES = 0.58
@@ -69,7 +69,7 @@ def spread_of(kind: str) -> float:
 def recipe_with(judges: tuple[str, ...]) -> tuple[Recipe, list[Selector]]:
     """A recipe with the demo's scorers and these judges, and what it selects by."""
     recipe = check_recipe({"scorers": SHAPES_SCORERS | {each: {"type": "shapes-oracle"} for each in judges}}, "")
-    return recipe, list_weighted_scorers(recipe)
+    return recipe, list_choosing_scorers(recipe)
 
 
 def evaluate(

@@ -33,6 +33,20 @@ def test_an_override_leaves_its_neighbours_as_they_are(file: Path) -> None:
     assert (recipe.training.steps, recipe.training.learning_rate) == (9, 3e-5)
 
 
+def test_a_choice_says_which_scorers_it_reads_and_what_it_goes_by(file: Path) -> None:
+    def pairs_of(*overrides: str) -> Any:
+        return config.resolve_recipe(str(file), overrides)
+
+    best = pairs_of("pairs.choose.weights={vqa: 1, clip: 0}")
+    assert best.pairs.summary == "the best and the worst candidate of a caption by the weighted sum of the scores vqa 1"
+    pareto = pairs_of("pairs.choose={type: pareto, judges: [vqa, clip]}", "pairs.normalise=rank")
+    assert pareto.pairs.weights == {"vqa": 1.0, "clip": 1.0} and list(pareto.candidate_scorers) == ["vqa", "clip"]
+    assert pareto.pairs.criterion == "the Pareto fronts of vqa, clip, each as its rank among those of the caption"
+    lot = pairs_of("pairs.choose=lot")
+    assert lot.candidate_scorers == {} and lot.pairs.summary == "two candidates of a caption by lot"
+    assert list(pairs_of("pairs.choose=lot", "scores.by=[clip]").candidate_scorers) == ["clip"]
+
+
 def test_an_override_brings_what_hangs_on_it(file: Path) -> None:
     asking = config.resolve_recipe(
         str(file),
@@ -107,6 +121,19 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
         ("scorers: {a: {path: b}}", "scorers.a: give it a type: there are vqa, "),
         ("scorers: {a: {type: vqaa, path: b}}", "scorers.a: no scorer is called 'vqaa': did you mean 'vqa'?"),
         ("pairs: {choose: {weights: {clip: 0.0}}}", "pairs.choose.weights: the weights are all 0"),
+        ("pairs: {choose: parto}", "pairs.choose: no choice is called 'parto': did you mean 'pareto'?"),
+        ("pairs: {choose: {type: vote, judges: [looks]}}", "pairs.choose.judges names no scorer 'looks'"),
+        ("pairs: {choose: {type: vote, judges: []}}", "pairs.choose.judges: "),
+        ("pairs: {choose: {type: vote, judges: [clip, clip]}}", "pairs.choose.judges: 'clip' is there twice"),
+        ("pairs: {choose: {type: vote, minimum_margin: 3}}", "minimum_margin 3 leaves no pair: there are 3 votes"),
+        ("pairs: {choose: {type: pareto, weights: {clip: 1}}}", "unknown key 'pairs.choose.weights': "),
+        ("pairs: {choose: {type: lot, minimum_margin: 3}}", "unknown key 'pairs.choose.minimum_margin': "),
+        ("pairs: {choose: {type: calibrated, scale: {looks: 3}}}", "scale names 'looks', which has no weight"),
+        ("pairs: {choose: {type: calibrated, scale: {vqa: 0}}}", "pairs.choose.scale.vqa: "),
+        ("pairs: {normalise: zscore}", "pairs.normalise: input should be 'none', 'z-score' or 'rank', got 'zscore'"),
+        ("pairs: {normalise_over: run}", "normalise_over changes nothing without normalise"),
+        ("pairs: {source: a, normalise: rank}", "normalise needs scores, and the pairs of a source have none"),
+        ("pairs: {share: 0}", "pairs.share: input should be greater than 0, got 0"),
         ("captions: {writer: openai}", "captions.writer.path: name a language model here, or in the environment's"),
         ("captions: {writer: {type: openai, path: a, max_cost: 3}}", "max_cost needs prices"),
         (

@@ -12,7 +12,7 @@ from agfsync import recipe as config
 from agfsync.models import LORA_FILE
 from agfsync.records import Candidate, Pair, Score
 from agfsync.stages.report.verdict import find_role
-from agfsync.stages.selection import list_weighted_scorers
+from agfsync.stages.selection import list_choosing_scorers
 from agfsync.store import Run
 
 REAL = [name for name in config.list_shipped() if name != "shapes"]
@@ -58,7 +58,7 @@ def test_the_papers_recipes_have_its_settings(name: str) -> None:
 def test_the_judges_of_every_recipe_are_independent_of_what_selects(name: str) -> None:
     recipe = config.resolve_recipe(name)
     roles = {
-        judge: find_role(judge, recipe, list_weighted_scorers(recipe))
+        judge: find_role(judge, recipe, list_choosing_scorers(recipe))
         for judge in recipe.scorers.keys() - recipe.pairs.weights
     }
     assert roles and set(roles.values()) == {"independent"}

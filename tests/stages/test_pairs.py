@@ -1,48 +1,24 @@
 import dataclasses
-from collections import Counter
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
 
+from agfsync import catalog
+from agfsync.choices.best_worst import BestWorst
+from agfsync.choices.by_aspect import ByAspect
+from agfsync.choices.normalising import Normaliser, Spread
+from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError
-from agfsync.records import Candidate, Pair
+from agfsync.recipe import Recipe, dump_recipe
+from agfsync.records import Candidate, Caption, Pair, Score, digest
 from agfsync.stages import candidates, captions, pairs, questions, scores
-from agfsync.stages.choosing import BestWorst, ChosenPair, weighted_sum
 from agfsync.stages.context import Context
-from agfsync.stages.pairs import ScoredCaption
-
-PAPER = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10}
-
-
-def test_the_weighted_sum_is_that_of_equation_5() -> None:
-    assert weighted_sum({"vqa": 80.0, "clip": 30.0, "aesthetic": 50.0}, PAPER) == pytest.approx(28 + 16.5 + 5)
-    assert weighted_sum({"vqa": 80.0, "clip": None, "aesthetic": 50.0}, PAPER) is None
-    assert weighted_sum({"vqa": 80.0}, PAPER) is None
-
-
-def test_the_winner_is_the_best_and_the_loser_the_worst() -> None:
-    values = {"a": {"s": 40.0}, "b": {"s": 90.0}, "c": {"s": 10.0}}
-    assert BestWorst({"s": 0.5}).choose(values) == ([ChosenPair("b", "c", 45.0, 5.0)], Counter())
-
-
-def test_of_equals_the_first_is_taken() -> None:
-    values = {"a": {"s": 1.0}, "b": {"s": 2.0}, "c": {"s": 2.0}, "d": {"s": 1.0}}
-    (choice,), _ = BestWorst({"s": 1.0}).choose(values)
-    assert (choice.winner, choice.loser, choice.margin) == ("b", "a", 1.0)
-
-
-@pytest.mark.parametrize(
-    ("values", "minimum", "reason"),
-    [
-        ({"a": 5.0, "b": 5.0}, 0.0, "tie"),
-        ({"a": 5.0, "b": 6.0}, 1.0, "margin too small"),
-        ({"a": 5.0, "b": None}, 0.0, "fewer than two scored candidates"),
-        ({}, 0.0, "fewer than two scored candidates"),
-    ],
-)
-def test_where_there_is_no_pair_it_says_why(values: dict[str, float | None], minimum: float, reason: str) -> None:
-    chosen, left_out = BestWorst({"s": 1.0}, minimum).choose({key: {"s": value} for key, value in values.items()})
-    assert chosen == [] and left_out[reason] == 1
+from agfsync.stages.scored import ScoredCaption
+from agfsync.store import Run
 
 
 def test_an_unscored_candidate_takes_no_part_and_is_counted() -> None:
@@ -55,10 +31,16 @@ def test_an_unscored_candidate_takes_no_part_and_is_counted() -> None:
 
 
 @pytest.fixture
-def scored(context: Context) -> Context:
-    for stage in (captions, questions, candidates, scores):
-        stage.run(context)
-    return context
+def scored(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> Iterator[Context]:
+    """A copy of the quick run that is done up to its scores, which is made once."""
+    made = tmp_path_factory.getbasetemp() / "scored"
+    if not made.exists():
+        with Run.create(made, dump_recipe(recipe)) as run:
+            for stage in (captions, questions, candidates, scores):
+                stage.run(Context(run, recipe, SilentProgress()))
+    shutil.copytree(made, tmp_path / "run")
+    with Run.open(tmp_path / "run", writing=True) as run:
+        yield Context(run, recipe, SilentProgress())
 
 
 def test_each_caption_gives_a_pair_of_its_own_candidates(scored: Context) -> None:
@@ -84,3 +66,101 @@ def test_no_pair_at_all_is_told(scored: Context, make_recipe: Any) -> None:
     )
     with pytest.raises(BudgetError, match=r"no caption gives a pair \(margin too small \d+.*see pairs.choose"):
         pairs.run(strict)
+
+
+def _rerun(context: Context, make_recipe: Any, **pairs_settings: Any) -> tuple[Any, list[Pair], list[str]]:
+    """Run the stage with other settings; return its notes, its pairs, and its units' keys."""
+    other = dataclasses.replace(context, recipe=make_recipe(pairs=pairs_settings))
+    notes = pairs.run(other)
+    return notes, list(context.run.read("pairs", Pair)), list(context.run.list_selected("pairs"))
+
+
+def test_the_notes_say_how_much_each_judge_contributed_also_after_a_resume(scored: Context) -> None:
+    notes = pairs.run(scored)
+    said = notes["contributions"]
+    values = {(s.candidate_key, s.scorer): s.value for s in scored.run.read("scores", Score)}
+    made = list(scored.run.read("pairs", Pair))
+    for judge, weight in {"red": 1.0, "vqa": 0.5}.items():
+        parts = [weight * (values[p.winner_key, judge] - values[p.loser_key, judge]) for p in made]  # type: ignore[operator]
+        assert said[judge]["mean"] == pytest.approx(fmean(parts))
+        assert said[judge]["for"] == sum(part > 0 for part in parts) / len(parts)
+        assert said[judge]["against"] == sum(part < 0 for part in parts) / len(parts)
+    assert sum(each["mean"] for each in said.values()) == pytest.approx(notes["mean_margin"])
+    assert pairs.run(scored) == notes
+
+
+def test_a_default_changes_no_unit(scored: Context, make_recipe: Any) -> None:
+    _, _, keys = _rerun(scored, make_recipe)
+    settings = {"type": "best-worst", "weights": {"red": 1.0, "vqa": 0.5}, "minimum_margin": 0.0}
+    assert _rerun(scored, make_recipe, choose=settings, normalise="none", share=1.0)[2] == keys
+    # What a unit was named by before there was anything but best-worst.
+    caption = next(pairs.read_normalised_captions(scored.run, scored.recipe, None))
+    weights = {"weights": {"red": 1.0, "vqa": 0.5}}
+    assert keys[0] == digest(
+        "pairs", 1, "best-worst", weights, caption.caption_key, list(caption.values), caption.score_keys
+    )
+
+
+@pytest.mark.parametrize("by", ["z-score", "rank"])
+def test_over_the_caption_the_pairs_are_those_of_normalised_scores(scored: Context, make_recipe: Any, by: Any) -> None:
+    _, made, keys = _rerun(scored, make_recipe, normalise=by)
+    assert made and keys != _rerun(scored, make_recipe)[2]
+    rule = BestWorst({"red": 1.0, "vqa": 0.5})
+    for caption in pairs.read_normalised_captions(scored.run, scored.recipe, None):
+        chosen = rule.choose(Normaliser(by).normalise(caption.values))[0]
+        of = [pair for pair in made if pair.caption_key == caption.caption_key]
+        assert [(p.winner_key, p.margin) for p in of] == [(p.winner, p.margin) for p in chosen]
+
+
+def test_over_the_run_one_changed_score_changes_every_unit(scored: Context, make_recipe: Any) -> None:
+    settings: dict[str, Any] = {"normalise": "z-score", "normalise_over": "run"}
+    notes, made, keys = _rerun(scored, make_recipe, **settings)
+    values = [s.value for s in scored.run.read("scores", Score) if s.scorer == "red" and s.value is not None]
+    winner = next(s.value for s in scored.run.read("scores", Score) if s.candidate_key == made[0].winner_key)
+    assert winner is not None
+    spread = Spread.of(values)
+    assert spread.find_z_score(winner) == pytest.approx((winner - fmean(values)) / pstdev(values))
+    assert _rerun(scored, make_recipe, **settings) == (notes, made, keys)
+    first = next(scored.run.read("scores", Score))
+    (unit,) = (u for u, rows in scored.run.rows_by_unit("scores", ["key"]) if first.key in {r["key"] for r in rows})
+    units = [u if u != unit else "changed" for u in scored.run.list_selected("scores")]
+    changed = dataclasses.replace(first, key="changed", value=(first.value or 0.0) + 0.5)
+    scored.run.commit("scores", {"changed": [changed]}, Score.schema)
+    scored.run.select("scores", units)
+    assert not set(_rerun(scored, make_recipe, **settings)[2]) & set(keys)
+    settings["normalise_over"] = "caption"
+    kept = _rerun(scored, make_recipe, **settings)[2]
+    scored.run.select("scores", [u if u != "changed" else unit for u in units])
+    assert len(set(kept) & set(_rerun(scored, make_recipe, **settings)[2])) == len(kept) - 1
+
+
+def test_a_larger_share_contains_the_smaller_one(scored: Context, make_recipe: Any) -> None:
+    made = {share: set(_rerun(scored, make_recipe, share=share)[2]) for share in (0.3, 0.6, 1.0)}
+    assert set() < made[0.3] < made[0.6] < made[1.0]
+    notes, of_half, _ = _rerun(scored, make_recipe, share=0.6)
+    assert notes["captions"] == len(made[0.6]) < 12
+    assert notes["pairs"] + sum(notes["dropped"].values()) == notes["captions"]
+    assert {p.caption_key for p in of_half} < {c.key for c in scored.run.read("captions", Caption)}
+    many = sum(pairs.is_in_share(f"caption {number}", 0.25) for number in range(4000))
+    assert many == pytest.approx(1000, abs=100)
+
+
+@pytest.mark.parametrize("name", catalog.CATALOG["choices"])
+def test_every_choice_makes_pairs_whose_keys_differ(scored: Context, make_recipe: Any, name: str) -> None:
+    names = {"judges": ["red", "vqa"]} if name in ("pareto", "vote", "by-aspect") else {"weights": {"red": 1, "vqa": 1}}
+    choose = {"type": name, **(names if name != "lot" else {})}
+    notes, made, _ = _rerun(scored, make_recipe, choose=choose)
+    assert len({pair.key for pair in made}) == len(made) == notes["pairs"] > 0
+    assert all(pair.margin > 0 for pair in made)
+    assert set(notes["contributions"]) == (set() if name == "lot" else {"red", "vqa"})
+    recipe = make_recipe(pairs={"choose": choose})
+    parts = pairs.find_parts(scored.run, recipe, made[0])
+    assert sum(parts.values()) == pytest.approx(0.0 if name == "lot" else made[0].margin)
+
+
+def test_the_same_couple_chosen_by_several_judges_is_several_pairs() -> None:
+    values = {"a": {"x": 1.0, "y": 1.0}, "b": {"x": 2.0, "y": 3.0}}
+    sifted = pairs.pair_candidates(ScoredCaption("caption", values, []), ByAspect(["x", "y"]))
+    first, second = (pair for pair in sifted.records if isinstance(pair, Pair))
+    assert (first.winner_key, first.margin) == ("b", 1.0) and (second.winner_key, second.margin) == ("b", 2.0)
+    assert first.key == digest("pair", "b", "a") != second.key

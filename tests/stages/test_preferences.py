@@ -122,6 +122,19 @@ def test_a_pair_set_without_a_pair_is_told(given: Context, make_recipe: Any) -> 
         run_all(given)
 
 
+def test_a_share_of_a_pair_set_takes_the_pairs_of_its_captions(
+    context: Context, make_recipe: Any, pair_set: Callable[..., Path]
+) -> None:
+    folder = str(pair_set(*((f"cat {number}", "red", "blue") for number in range(20))))
+    taken: dict[float, set[str]] = {}
+    for share in (0.2, 0.5, 1.0):
+        notes = run_all(dataclasses.replace(context, recipe=make_recipe(pairs={"source": folder, "share": share})))
+        made = list(context.run.read("pairs", Pair))
+        assert notes["pairs"]["captions"] == notes["pairs"]["pairs"] == len(made)
+        taken[share] = {pair.key for pair in made}
+    assert set() < taken[0.2] < taken[0.5] < taken[1.0] and len(taken[1.0]) == 20
+
+
 def test_what_was_taken_in_is_not_written_again(given: Context) -> None:
     run_all(given)
     parts = given.run.find_newest_part()

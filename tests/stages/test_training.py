@@ -189,7 +189,7 @@ def test_all_options_together_make_a_model(
 def test_what_cant_be_is_told_before_anything_is_encoded(paired: Context, make_recipe: Any) -> None:
     with pytest.raises(RecipeError, match="fp16 needs an accelerator"):
         training.run(with_training(paired, make_recipe, precision="fp16"))
-    assert not (paired.run.path / "training" / "pairs.safetensors").exists()
+    assert not (paired.run.path / "training" / "images.safetensors").exists()
 
 
 def test_tensorboard_is_told_each_step(paired: Context, make_recipe: Any) -> None:
@@ -206,7 +206,7 @@ def test_killed_between_training_and_saving_it_only_saves(paired: Context, monke
         patch.setattr(training, "_replace_folder", killed)
         training.run(paired)
     before = lines(paired)
-    monkeypatch.setattr(training, "_encode_images", killed)
+    monkeypatch.setattr("agfsync.stages.training_data._encode_images", killed)
     notes = training.run(paired)
     assert lines(paired) == before and (paired.run.path / "model" / UNET).is_file()
     assert notes[EARLIER] == notes["step_seconds"] > 0

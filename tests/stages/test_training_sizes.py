@@ -81,7 +81,7 @@ def _order(context: Context) -> list[int]:
 @pytest.mark.slow
 def test_time_ids_of_winner_and_loser_are_their_own(given: Context) -> None:
     training.run(given)
-    encoded = EncodedPairs.load(given.run.path / "training" / "pairs.safetensors", "digest")
+    encoded = EncodedPairs.load(given.run.path / "training" / "images.safetensors", "digest")
     assert encoded is not None
     rows = torch.tensor([2, 0, 3, 1])
     numbers = [_order(given)[row] for row in rows]
@@ -94,7 +94,7 @@ def test_time_ids_of_winner_and_loser_are_their_own(given: Context) -> None:
 def test_a_second_plain_computation_agrees(given: Context, tiny_xl_generator: Path) -> None:
     """One picture at a time, fitted, encoded and described by other means, through another copy of the network."""
     training.run(given)
-    encoded = EncodedPairs.load(given.run.path / "training" / "pairs.safetensors", "digest")
+    encoded = EncodedPairs.load(given.run.path / "training" / "images.safetensors", "digest")
     assert encoded is not None
     denoiser = StableDiffusionXL(str(tiny_xl_generator), device="cpu")
     reference, network = FrozenCopy(denoiser.network, "fp32"), denoiser.network

@@ -45,7 +45,7 @@ def test_what_is_told_of_pictures_is_each_ones_own_and_stands_for_the_prompts(pa
 def test_latents_come_back_as_they_lay_in_memory(
     pairs: EncodedPairs, tmp_path: Path, layout: torch.memory_format
 ) -> None:
-    path, latents = tmp_path / "pairs.safetensors", pairs.latents_ICHW.contiguous(memory_format=layout)
+    path, latents = tmp_path / "images.safetensors", pairs.latents_ICHW.contiguous(memory_format=layout)
     replace(pairs, latents_ICHW=latents).save(path, "a")
     kept = EncodedPairs.load(path, "a")
     assert kept is not None and torch.equal(kept.latents_ICHW, latents)
@@ -53,7 +53,7 @@ def test_latents_come_back_as_they_lay_in_memory(
 
 
 def test_a_cache_without_the_pictures_part_counts_as_none(pairs: EncodedPairs, tmp_path: Path) -> None:
-    path = tmp_path / "pairs.safetensors"
+    path = tmp_path / "images.safetensors"
     replace(pairs, pictures={"sizes": torch.arange(10.0)}).save(path, "a")
     kept, raw = EncodedPairs.load(path, "a"), read_tensors(path)
     assert kept is not None and torch.equal(kept.pictures["sizes"], torch.arange(10.0))
@@ -63,7 +63,7 @@ def test_a_cache_without_the_pictures_part_counts_as_none(pairs: EncodedPairs, t
 
 
 def test_cache_comes_back_only_under_its_digest(pairs: EncodedPairs, tmp_path: Path) -> None:
-    path = tmp_path / "pairs.safetensors"
+    path = tmp_path / "images.safetensors"
     assert EncodedPairs.load(path, "a") is None
     pairs.save(path, "a")
     assert EncodedPairs.load(path, "b") is None

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -119,16 +119,17 @@ def test_training_prefers_the_winners(tiny_generator: Path, pairs: EncodedPairs,
     assert sum(line["winner_error_change"] - line["loser_error_change"] for line in last) < 0
 
 
-class Poisoned:
+@dataclass(frozen=True)
+class Poisoned(DiffusionDPO):
     """A method that goes wrong in its third step."""
 
-    def __init__(self, poison: float) -> None:
-        self._poison, self._steps = poison, 0
+    poison: float = math.nan
+    steps: list[int] = field(default_factory=list)
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        self._steps += 1
-        loss, metrics = METHOD.loss(errors)
-        return loss * (self._poison if self._steps == 3 else 1.0), metrics
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+        self.steps.append(1)
+        loss, metrics = METHOD.compare(errors, beta)
+        return loss * (self.poison if len(self.steps) == 3 else 1.0), metrics
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -138,7 +139,7 @@ def test_divergence_stops_before_the_weights_are_spoilt(
     denoiser, reference = prepare(tiny_generator, False, "fp32")
     checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
     with pytest.raises(DivergedError, match="loss is .* at step 3; lower training.learning_rate") as caught:
-        objective = PairObjective(Poisoned(poison).loss, pairs, PLAN)
+        objective = PairObjective(Poisoned(500.0, poison), pairs, PLAN)
         train(Actor(denoiser, reference), objective, PLAN, checkpoints, tmp_path / "log", lambda line: None)
     assert "\n" not in str(caught.value)
     assert torch.isfinite(weights(denoiser.network)).all()

@@ -1,5 +1,7 @@
 """The other losses on Diffusion-DPO's margin against values computed by hand."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ def errors(*columns: list[float]) -> PairErrors:
 
 
 # Of margins -(20 / 2) [(0.10 - 0.12) - (0.30 - 0.27)] = 0.5 and -(20 / 2) [(0.5 - 0.4) - (0.2 - 0.3)] = -2.
-TWO = errors([0.10, 0.5], [0.30, 0.2], [0.12, 0.4], [0.27, 0.3])
+TWO = errors([0.10, 0.5], [0.30, 0.2], [0.12, 0.4], [0.27, 0.3], [0.05, -0.1], [1.0, 4.0])
+OPTIONS: dict[str, dict[str, float]] = {"dpo": {"sft_weight": 3.0}}
 UNTRAINED = errors([0.2, 0.5], [0.4, 0.3], [0.2, 0.5], [0.4, 0.3])
 FAR = errors([0.1], [0.9], [0.5], [0.5])
 """a pair of the margin 0.4 beta"""
@@ -66,12 +69,12 @@ def test_each_is_in_the_catalog_and_starts_at_its_own_value(name: str, loss: flo
     assert metrics["implicit_accuracy"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge", "linear-dpo", "sdpo", "smpo", "mapo"])
 def test_parts_of_a_batch_average_to_the_whole(name: str) -> None:
-    method: PairMethod = catalog.build("methods", {"type": name, "beta": 20.0})
+    method: PairMethod = catalog.build("methods", {"type": name, "beta": 20.0, **OPTIONS.get(name, {})})
     whole, metrics = method.loss(TWO)
-    columns = (TWO.winner_P, TWO.loser_P, TWO.winner_reference_P, TWO.loser_reference_P)
+    columns = [getattr(TWO, each.name) for each in fields(TWO)]
     parts = [method.loss(PairErrors(*(column[place : place + 1] for column in columns))) for place in (0, 1)]
     assert sum(part.item() for part, _ in parts) / 2 == pytest.approx(whole.item())
     for figure, value in metrics.items():
-        assert sum(each[figure].item() for _, each in parts) / 2 == pytest.approx(value.item(), abs=1e-7)
+        assert sum(each[figure].item() for _, each in parts) / 2 == pytest.approx(value.item(), rel=1e-6, abs=1e-7)

@@ -73,13 +73,12 @@ def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
 
 
 def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in recipe.pairs.weights.items() if weight)
     given, models = recipe.pairs.source, [each.path for each in recipe.drawing_models]
     return {
         "captions": public_name(recipe.captions.source or _name_writer(recipe.captions)),
         "questions": _name_asker(recipe),
         "pictures": public_name(given) if given else ", ".join(map(public_name, models)),
-        "preferred by": f"the pair set {public_name(given)}" if given else f"the weighted sum of the scores {weights}",
+        "preferred by": f"the pair set {public_name(given)}" if given else recipe.pairs.criterion,
         "program": f"agfsync {__version__}",
         "made": finished.ended,
     }

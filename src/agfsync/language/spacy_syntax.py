@@ -120,7 +120,8 @@ def _follow(head: Any, labels: Collection[str]) -> Iterator[Any]:
 def _list_phrases(document: Any, prompt: str) -> list[Span]:
     """Return the spans of all nouns' phrases, outer ones first: the chunk, and all that hangs on the noun.
 
-    The latter counts with what the noun is coordinated with, and without. Single words, chunks of pronouns and the whole prompt aren't among them.
+    The latter counts with what the noun is coordinated with, and without. Single words, chunks of pronouns and the
+    whole prompt aren't among them.
     """
     chunks = [(chunk.start, chunk.end) for chunk in document.noun_chunks if chunk.root.pos_ in NOUNS]
     whole = [(t.left_edge.i, t.right_edge.i + 1) for t in document if _is_head(t)]

@@ -125,6 +125,21 @@ class LatentDiffusion:
         unet: nn.Module = self._pipeline.unet
         return unet
 
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance; 1 for a network that takes it as an input (LCM)."""
+        return self._guidance if self._guidance_1D is None else 1.0
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps."""
+        return self._steps
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image's latents."""
+        return self._latents.shape
+
     @cached_property
     def schedule(self) -> DiffusionSchedule:
         """The noise schedule that the UNet was trained with.
@@ -180,6 +195,15 @@ class LatentDiffusion:
         )
         return self._steering.begin(model, batch)
 
+    def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
+        """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
+
+        `conditioning` is that of any prompts: the embedding noise is drawn first, and has its shape.
+        """
+        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        draw_embedding_noise(sources, conditioning, self._architecture.embeddings, 0.0)
+        return draw_noise(sources, self._latents.shape)
+
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
 
@@ -204,6 +228,14 @@ class LatentDiffusion:
         """
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode(latents_BCHW)
+
+    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
+
+        If the network computes its blocks again on the way back, so does the VAE.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode_pixels(latents_BCHW, self._pipeline.unet.is_gradient_checkpointing)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

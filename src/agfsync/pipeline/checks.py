@@ -7,7 +7,7 @@ from typing import Any
 
 from agfsync import catalog
 from agfsync.engine.packages import require_package, require_trackers
-from agfsync.errors import AgfsyncError, ModelError
+from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.models import hub
@@ -55,6 +55,8 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(check_steered_type, recipe.model, recipe.steering)
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
+    if recipe.training.method.differentiates:
+        yield partial(_check_rewards, recipe)
 
 
 def _check_parser(settings: Mapping[str, Any]) -> None:
@@ -66,6 +68,17 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
     check = getattr(catalog.find("parsers", settings["type"]), "check", None)
     if check is not None:
         check(**{name: value for name, value in settings.items() if name != "type"})
+
+
+def _check_rewards(recipe: Recipe) -> None:
+    """Check that the scorers whose gradient the method follows have one."""
+    for name in recipe.reward:
+        type_ = recipe.scorers[name].type
+        if not hasattr(catalog.find("scorers", type_), "rewards"):
+            raise RecipeError(
+                f"training.method.reward names '{name}', a {type_} scorer, which gives no gradient of its scores: name "
+                f"one that does, such as clip or imagereward, or take a method that needs no gradient of its rewards"
+            )
 
 
 def find_generator_faults(
@@ -85,7 +98,8 @@ def find_generator_faults(
                 if (parser := recipe.steering.get("parser")) is not None:
                     _check_parser(parser)
             elif "training" in stages:
-                check_trainable(settings, reason, may_load=may_load)
+                differentiates = recipe.training.method.differentiates
+                check_trainable(settings, reason, may_load=may_load, differentiates=differentiates)
         except AgfsyncError as fault_:
             yield fault_
 

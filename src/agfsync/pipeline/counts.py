@@ -1,6 +1,7 @@
 """Counts of captions, pairs and questions, from the recipe and the files that it names."""
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from agfsync import catalog
@@ -25,6 +26,7 @@ class Counts:
     asked: int
     """captions on which a writer asks questions"""
     pairs: int
+    """as many as hold all images that training encodes: of a caption no more than half its candidates"""
     questions: float
 
 
@@ -45,9 +47,14 @@ def count_items(recipe: Recipe) -> Counts:
         held_out=settings.held_out,
         written=0 if settings.source else needed,
         asked=round((1 - share) * needed),
-        pairs=train,
+        pairs=ceil(pairs.share * train * (1 if pairs.source else _count_pairs_of_caption(recipe))),
         questions=sum(kept) / len(kept) if kept else _sample_questions(recipe),
     )
+
+
+def _count_pairs_of_caption(recipe: Recipe) -> int:
+    candidates = recipe.candidates.per_caption * len(recipe.drawing_models)
+    return min(recipe.pairs.choose.count_most_pairs(candidates), candidates // 2)
 
 
 def _count_given_questions(prompts: SourceCaptions) -> list[int]:

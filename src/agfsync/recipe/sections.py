@@ -7,9 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from agfsync import catalog
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
+from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.types import (
     AestheticSettings,
-    BestWorstSettings,
     CaptionWriterOfType,
     ChoiceOfType,
     EmbeddingSettings,
@@ -124,7 +124,7 @@ class Scores(Section):
 
 
 class Pairs(Section):
-    """Stage 5: the best and the worst candidate of each caption (Eq. 5 to 7)."""
+    """Stage 5: pairs of each caption's candidates: by default the best and the worst (Eq. 5 to 7)."""
 
     source: SourcePath | None = None
     """a pair set: its images are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
@@ -134,11 +134,41 @@ class Pairs(Section):
     """several judgements of the same two images in a pair set: one pair, by their majority; or a pair of each"""
     choose: ChoiceOfType = BestWorstSettings()
     """how pairs are made of scored candidates"""
+    normalise: Literal["none", "z-score", "rank"] = "none"
+    """of each scorer's scores, before pairs.choose sees them, since raw scales decide more than weights do. none: the
+    raw scores, as in the paper; z-score: less the mean, over the standard deviation; rank: the share of the other
+    scores that a score beats, on 0..100, an equal one counts one half. A candidate without a score stays without"""
+    normalise_over: Literal["caption", "run"] = "caption"
+    """whose scores pairs.normalise compares a score with: those of the caption's candidates, or of all the run's. Over
+    the run a caption whose candidates differ little gives a small margin"""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """share of the captions that give pairs, chosen by their keys: a larger share contains the smaller one"""
+
+    @model_validator(mode="after")
+    def _has_scores_to_normalise(self) -> Self:
+        if self.normalise != "none" and self.source is not None:
+            raise ValueError("normalise needs scores, and the pairs of a source have none: leave out normalise")
+        if self.normalise == "none" and self.normalise_over != "caption":
+            raise ValueError("normalise_over changes nothing without normalise: set that to z-score or rank")
+        return self
 
     @property
     def weights(self) -> dict[str, float]:
-        """The scorers that the choice reads, each with its weight."""
+        """The scorers that the choice reads, each with its weight; 1 for each where it has no weights."""
         return self.choose.scorers
+
+    @property
+    def criterion(self) -> str:
+        """What decides who wins, for people: "the weighted sum of the scores vqa 0.35, clip 0.55"."""
+        if self.normalise == "none":
+            return self.choose.criterion
+        whose = "of the caption" if self.normalise_over == "caption" else "of the run"
+        return f"{self.choose.criterion}, each as its {self.normalise} among those {whose}"
+
+    @property
+    def summary(self) -> str:
+        """What makes a pair, for people; empty for the pairs of a source."""
+        return "" if self.source else f"{self.choose.picks} by {self.criterion}"
 
 
 class LoraSettings(Section):
@@ -189,6 +219,9 @@ class Training(Section):
     loss_space: Literal["model", "epsilon"] = "model"
     """whose errors Eq. 8 takes: of what the network predicts, or of the noise, as in the paper; they differ for models
     that predict v, whose errors are the noise's times 1 / alpha-bar. With min_snr_gamma both are the same"""
+    noise: Literal["independent", "tracked"] = "independent"
+    """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
+    the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
 
     @model_validator(mode="after")
     def _no_empty_part(self) -> "Training":
@@ -316,6 +349,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":
         there = ", ".join(self.scorers)
+        if self.training.noise == "tracked" and (self.pairs.source or self.candidates.beside):
+            raise ValueError(
+                "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
+                "pairs.source and candidates.beside"
+            )
         for place, names in self._named_scorers():
             for name in names:
                 if name not in self.scorers:
@@ -329,7 +367,8 @@ class Recipe(Section):
 
     def _named_scorers(self) -> Iterator[tuple[str, Iterable[str]]]:
         if self.pairs.source is None:
-            yield "pairs.choose.weights", self.pairs.weights
+            yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights
+        yield "training.method", self.training.method.scorers
         yield "scores.by", self.scores.by or ()
         for name, settings in self.evaluation.sets.items():
             yield f"evaluation.sets.{name}.by", settings.by or ()
@@ -340,9 +379,16 @@ class Recipe(Section):
         return (self.model, *self.candidates.beside.values())
 
     @property
+    def reward(self) -> dict[str, float]:
+        """The weights of the scorers by which the method rates images; default: those that choose the pairs."""
+        return getattr(self.training.method, "reward", None) or self.pairs.weights
+
+    @property
     def candidate_scorers(self) -> dict[str, ScorerSettings]:
         """The scorers of the candidates, in the recipe's order."""
-        names = self.pairs.weights if self.scores.by is None else self.scores.by
+        method = self.training.method
+        needed = {**self.reward, **dict.fromkeys(method.scorers)} if method.needs == "scores" else self.pairs.weights
+        names = needed if self.scores.by is None else self.scores.by
         return {name: settings for name, settings in self.scorers.items() if name in names}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:

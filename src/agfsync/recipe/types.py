@@ -26,6 +26,16 @@ from pydantic_core import PydanticCustomError
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
 from agfsync.recipe.base import DtypeName, Positive, Section, Share
+from agfsync.recipe.choices import (
+    BestWorstSettings,
+    ByAspectSettings,
+    CalibratedSettings,
+    ChoiceSettings,
+    EverySettings,
+    LotSettings,
+    ParetoSettings,
+    VoteSettings,
+)
 
 
 class SamplingLora(Section):
@@ -291,10 +301,27 @@ class MethodSettings(Section):
     """the table that it learns from: pairs, scores, captions or nothing"""
     trains: ClassVar[str] = "model"
     """model, reward or nothing"""
+    differentiates: ClassVar[bool] = False
+    """True if it needs the gradient of its rewards: then they must be scorers, and the model one, that have it"""
     type: str = "dpo"
 
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that it reads, of a method that reads scores itself."""
+        return (*(getattr(self, "reward", None) or ()), *getattr(self, "at_least", ()))
 
-class MarginSettings(MethodSettings):
+
+class PairSettings(MethodSettings):
+    """The options of the methods that compare the errors of a pair with the reference's."""
+
+    sft_weight: float = Field(default=0.0, ge=0)
+    """adds this times the winner's own error to the loss, an anchor that keeps it from rising"""
+    auto_beta: float | None = Field(default=None, gt=0, lt=0.5)
+    """lower beta as the margins grow, so that an average pair keeps this share of its gradient, such as 0.2; the
+    method's beta is the largest. Absent: beta stays"""
+
+
+class MarginSettings(PairSettings):
     """The method types `dpo` (log-sigmoid of the margin), `ipo` (a square about one half) and `hinge`."""
 
     beta: float = Field(default=2000.0, gt=0)
@@ -376,30 +403,215 @@ class AttendAndExciteSettings(SteeringSettings):
     own (the paper's for 2.1); auto: by the model's padding"""
 
 
-class ChoiceSettings(Section):
-    """A rule that makes pairs of scored candidates: its type in the catalog and the settings of its type."""
+class RewardGradientSettings(MethodSettings):
+    """The method type `reward-gradient`: the gradient of the judges' rewards, through the image, into the network.
 
-    type: str = "best-worst"
+    `loss: refl` (the default) is ReFL, `loss: draft` DRaFT-K, which with `guidance` and `kl` is DRaFT+. Scorers that
+    have a gradient: clip, aesthetic, pickscore, hpsv2, hpsv2.1, imagereward. A reward is (score - mean) / deviation by
+    `standard`; without that an imagereward is its own standardised reward, another score is (score - 50) / 25 in refl,
+    and 0..100 as it is in draft.
+    """
 
-    @property
-    def scorers(self) -> dict[str, float]:
-        """The scorers that the rule reads, each with its weight."""
-        return dict(getattr(self, "weights", {}))
+    needs: ClassVar[str] = "captions"
+    differentiates: ClassVar[bool] = True
+    reward: dict[str, float]
+    """scorers and the weights of their rewards"""
+    loss: Literal["refl", "draft"] = "refl"
+    """refl: scale x relu(margin - reward) at one random late step; draft: -scale x reward through the last steps"""
+    steps: Positive | None = None
+    """of the sampling. Default: 40 (refl), 50 (draft)"""
+    window: tuple[Share, Share] | None = None
+    """refl: the step with a gradient is one of those that end in this share of the sampling, drawn for each batch.
+    Default: [0.75, 1], the steps 31 to 40 of 40"""
+    last: Positive | None = None
+    """draft: the gradient goes through so many last steps, at the memory of each. Default: 1"""
+    guidance: float | None = Field(default=None, ge=0)
+    """classifier-free, in all steps, those with a gradient too; 1: none. Default: 1 (refl), 7.5 (draft, as DRaFT+)"""
+    margin: float | None = None
+    """refl: an image with a higher reward has no gradient. Default: 2"""
+    scale: float | None = Field(default=None, gt=0)
+    """of the loss, against `kl` and training.max_gradient_norm. Default: 0.001 (refl), 1 (draft)"""
+    kl: float | None = Field(default=None, ge=0)
+    """weight of the mean squared difference to the base's predictions. Default: 0 (refl), 1 (draft, as DRaFT+)"""
+    standard: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] = Field(default={})
+    """mean and deviation of a scorer's scores, such as those of the base's images: clip: [27, 3]"""
 
-
-class BestWorstSettings(ChoiceSettings):
-    """The choice type `best-worst`: argmax and argmin of the weighted sum (Eq. 5 to 7)."""
-
-    weights: dict[str, float] = Field(default={"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10})
-    minimum_margin: float = Field(default=0.0, ge=0)
-    """winner and loser must lie further apart than this, on the weighted sum's 0..100"""
-
-    @field_validator("weights")
+    @model_validator(mode="before")
     @classmethod
-    def _has_a_weight(cls, weights: dict[str, float]) -> dict[str, float]:
-        if not any(weights.values()):
-            raise ValueError("the weights are all 0: give at least one scorer a weight")
-        return weights
+    def _fill_by_loss(cls, tree: Any) -> Any:
+        """Write the published settings of the loss in the place of those that are left out."""
+        if not isinstance(tree, dict):
+            return tree
+        published = PUBLISHED.get(tree.get("loss", "refl"), {})
+        return tree | {name: value for name, value in published.items() if tree.get(name) is None}
+
+    @model_validator(mode="after")
+    def _fits_the_loss(self) -> Self:
+        published = PUBLISHED[self.loss]
+        for other, settings in PUBLISHED.items():
+            for name in settings:
+                if name not in published and getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to loss: {other}, not to {self.loss}: leave it out")
+        if not any(self.reward.values()):
+            raise ValueError("reward names nothing to follow: give at least one scorer a weight")
+        if unknown := sorted(set(self.standard) - set(self.reward)):
+            raise ValueError(f"standard names {', '.join(unknown)}, of which reward says nothing")
+        steps = self.steps or 0
+        if self.last is not None and self.last > steps:
+            raise ValueError(f"last is {self.last}, of {steps} steps: take at most as many")
+        if self.window and not any(self.window[0] < step / steps <= self.window[1] for step in range(1, steps + 1)):
+            raise ValueError(f"window {list(self.window)} holds the end of none of {steps} steps: make it wider")
+        return self
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "refl": {"steps": 40, "window": (0.75, 1.0), "guidance": 1.0, "margin": 2.0, "scale": 1e-3, "kl": 0.0},
+    "draft": {"steps": 50, "last": 1, "guidance": 7.5, "scale": 1.0, "kl": 1.0},
+}
+"""The settings of the method reward-gradient by its loss, as ReFL's script and DRaFT+ have them."""
+
+
+class SdpoSettings(MarginSettings):
+    """The method type `sdpo`: dpo whose loser can't raise the winner's error."""
+
+    mu: float = Field(default=0.9, ge=0, le=1)
+    """how far the loser's gradient is held back; its authors take 0.9 for SD 1.5 and 0.6 for SDXL, with beta 5000"""
+
+
+class LinearSettings(PairSettings):
+    """The method type `linear-dpo`: dpo with a clipped line in place of the sigmoid in the gradient."""
+
+    beta: float = Field(default=100.0, gt=0)
+    """its authors take 100 for SD 1.5, 500 for SDXL and 5000 for SD 3"""
+    floor: float = Field(default=1e-3, ge=0, lt=0.5)
+    """each pair's weight stays in floor..1 - floor"""
+
+
+class SmpoSettings(MarginSettings):
+    """The method type `smpo`: dpo with a beta for each pair by how clearly its winner scores higher."""
+
+    temperature: float = Field(default=5.0, gt=0)
+    """the winner is the better image with the probability sigmoid(margin / temperature), in units of the score"""
+    gamma: float = Field(default=1.0, ge=0, lt=2)
+    """beta is multiplied by 2 p - gamma"""
+
+
+class MapoSettings(MethodSettings):
+    """The method type `mapo`: the winner's error and a margin, without a reference model."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """weight of the margin's term"""
+    snr: float = Field(default=0.5, gt=0)
+    scale: float = Field(default=1000.0, gt=0)
+
+
+class RatedSettings(MethodSettings):
+    """The method types that train on scored candidates, without pairs."""
+
+    needs: ClassVar[str] = "scores"
+    reward: dict[str, float] | None = Field(default=None, min_length=1)
+    """the scorers by which candidates are rated, each with its weight; default: those of pairs.choose"""
+
+
+class BestSettings(RatedSettings):
+    """The method type `best`: fine-tuning on the best candidates (DreamSync; RAFT without thresholds)."""
+
+    keep: Positive = 1
+    """of each caption"""
+    at_least: dict[str, float] = Field(default={})
+    """the lowest scores of a candidate that is kept, by scorer; DreamSync: {vqa: 90, aesthetic: 60}"""
+
+
+class RewardWeightedSettings(RatedSettings):
+    """The method type `reward-weighted`: fine-tuning on all candidates, weighted by exp(reward / temperature)."""
+
+    temperature: float = Field(default=5.0, gt=0)
+    """in units of the weighted score"""
+
+
+class KtoSettings(RatedSettings):
+    """The method type `kto`: candidates above their caption's mean are liked, those below disliked."""
+
+    beta: float = Field(default=1000.0, gt=0)
+    liked_weight: float = Field(default=1.0, ge=0)
+    disliked_weight: float = Field(default=1.0, ge=0)
+
+
+class OnlineSettings(MethodSettings):
+    """The method types that draw images in training and learn from their rewards."""
+
+    needs: ClassVar[str] = "captions"
+    reward: dict[str, float] | None = Field(default=None, min_length=1)
+    """the scorers whose weighted sum is the reward of an image; default: those of pairs.choose"""
+    group: Positive = 8
+    """images of each prompt; training.batch counts prompts"""
+    steps: Positive | None = None
+    """of a sampling in training; default: the model's sampling.steps"""
+    advantage_limit: float = Field(default=5.0, gt=0)
+    """standardised rewards are clipped at this size"""
+    updates: Positive = 1
+    """optimizer steps on the images of a step, each on a share of them"""
+
+
+class PolicySettings(OnlineSettings):
+    """The method type `policy-gradient`: DDPO, DPOK, PPO and Flow-GRPO."""
+
+    loss: Literal["ddpo", "dpok", "ppo", "grpo"] = "ddpo"
+    """ddpo: rewards standardised by the prompt's last ones; ppo: by the step's; grpo: by the group's; dpok: minus a
+    learned value"""
+    guidance: float | None = Field(default=None, ge=0)
+    """in drawing and in training; default: the model's sampling.guidance"""
+    eta: float = Field(default=1.0, gt=0)
+    """the strength of the noise in the sampling steps"""
+    timesteps: float = Field(default=1.0, gt=0, le=1)
+    """share of an image's steps that are trained, drawn for each image"""
+    clip: float = Field(default=1e-4, gt=0)
+    """a step's probability ratio counts within 1 - clip..1 + clip"""
+    kl: float = Field(default=0.0, ge=0)
+    """weight of the distance to the base; DPOK's 0.01 to its 10 for the reward is 0.001 here"""
+    epochs: Positive = 1
+    """times that the images of a step are trained on"""
+    buffer: Positive = 32
+    """ddpo: rewards that are kept of each prompt"""
+    buffer_minimum: Positive = 16
+    """ddpo: a prompt with fewer is standardised by the step's rewards"""
+    value_learning_rate: float = Field(default=1e-4, gt=0)
+    """dpok: of the value network"""
+    value_updates: Positive = 1
+    """dpok: of the value network on the images of a step"""
+
+
+class CleanImageSettings(OnlineSettings):
+    """The options that `awm` and `nft` share: they need clean images and rewards only."""
+
+    guidance: float = Field(default=1.0, ge=0)
+    """in drawing; training predicts with the prompt alone"""
+    kl: float = Field(default=1e-4, ge=0)
+    """weight of the squared distance to the base's prediction"""
+
+
+class AwmSettings(CleanImageSettings):
+    """The method type `awm`: the model's own loss, weighted by the advantages."""
+
+    clip: float = Field(default=0.2, gt=0)
+    """the ratio exp(old error - error) counts within 1 - clip..1 + clip"""
+
+
+class NftSettings(CleanImageSettings):
+    """The method type `nft`: DiffusionNFT."""
+
+    beta: float = Field(default=1.0, gt=0)
+    """smaller is faster and less stable; its authors take 0.1 for several rewards"""
+    decay_rate: float = Field(default=1e-3, ge=0)
+    """the network that draws keeps the share min(decay_rate t, decay_limit) of itself in update t"""
+    decay_limit: float = Field(default=0.5, ge=0, lt=1)
+
+
+class RandomSettings(MethodSettings):
+    """The method type `random-sft`: fine-tuning on a random candidate of each caption, a control."""
+
+    needs: ClassVar[str] = "scores"
+    seed: int = Field(default=0, ge=0)
 
 
 SETTINGS: dict[str, dict[str, type[Section]]] = {
@@ -426,13 +638,33 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "dpo": MarginSettings,
         "ipo": MarginSettings,
         "hinge": MarginSettings,
+        "sdpo": SdpoSettings,
+        "linear-dpo": LinearSettings,
+        "smpo": SmpoSettings,
+        "mapo": MapoSettings,
+        "kto": KtoSettings,
+        "best": BestSettings,
+        "reward-weighted": RewardWeightedSettings,
+        "random-sft": RandomSettings,
+        "policy-gradient": PolicySettings,
+        "nft": NftSettings,
+        "awm": AwmSettings,
+        "reward-gradient": RewardGradientSettings,
         "syngen": SynGenSettings,
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
         "none": MethodSettings,
     },
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
-    "choices": {"best-worst": BestWorstSettings},
+    "choices": {
+        "best-worst": BestWorstSettings,
+        "every": EverySettings,
+        "calibrated": CalibratedSettings,
+        "pareto": ParetoSettings,
+        "vote": VoteSettings,
+        "by-aspect": ByAspectSettings,
+        "lot": LotSettings,
+    },
 }
 BASES: dict[str, type[Section]] = {
     "models": ModelSettings,

@@ -1,71 +1,140 @@
-"""Stage 5: the best and the worst of each caption's candidates (Eq. 5 to 7), or the preferences of a pair set."""
+"""Stage 5: pairs of each caption's candidates by the recipe's choice (Eq. 5 to 7), or the preferences of a pair set."""
 
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agfsync import catalog
+from agfsync.choices import Choice, ChosenPair
+from agfsync.choices.normalising import Normaliser, Spread
 from agfsync.engine import Outcome, Sifted, Unit, process_units
 from agfsync.errors import BudgetError
+from agfsync.recipe import Recipe
 from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS
-from agfsync.stages.choosing import CandidateScores, Choice
 from agfsync.stages.context import Context, dump_changes
 from agfsync.stages.preferences import PREFERENCES, read_preferences
+from agfsync.stages.scored import ScoredCaption, is_in_share, read_scored_captions
 from agfsync.statistics import Mean
-from agfsync.store.streams import Stream, group_by_column, join_in_order
+from agfsync.store import Run
+from agfsync.store.streams import Stream, group_by_column
 
 _STAGE = "pairs"
 _BATCH = 1000
+CONTRIBUTIONS = "contributions"
+"""The note of each judge's mean part of the margin, and of the shares of the pairs that it is for and against."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredCaption:
-    """A caption's candidates in order of index, with their values and the keys of the scores that hold those."""
+@dataclass(slots=True)
+class ContributionTally:
+    """The judges' parts of the pairs' margins, added up pair by pair."""
 
-    caption_key: str
-    values: Mapping[str, CandidateScores]
-    score_keys: Sequence[str]
+    pairs: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    agreeing: Counter[str] = field(default_factory=Counter)
+    opposing: Counter[str] = field(default_factory=Counter)
+
+    def add(self, pair: ChosenPair) -> None:
+        """Add a pair."""
+        self.pairs += 1
+        for judge, part in pair.parts.items():
+            self.sums[judge] = self.sums.get(judge, 0.0) + part
+            self.agreeing[judge] += part > 0
+            self.opposing[judge] += part < 0
+
+    def summarise(self) -> dict[str, dict[str, float]]:
+        """Return each judge's mean part of the margin, and the shares in 0..1 of the pairs that it is for and against.
+
+        The means sum to the mean margin. A judge that had no part in a pair counts there as 0.
+        """
+        return {
+            judge: {
+                "mean": total / self.pairs,
+                "for": self.agreeing[judge] / self.pairs,
+                "against": self.opposing[judge] / self.pairs,
+            }
+            for judge, total in self.sums.items()
+        }
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Pair every caption's best candidate with its worst.
+    """Make pairs of every caption's candidates; the notes say how much each judge contributed to their margins.
 
     Raises:
         BudgetError: no caption gives a pair.
     """
     if context.recipe.pairs.source:
         return _take_preferences(context)
-    settings = context.recipe.pairs.choose
-    choice: Choice = catalog.build("choices", settings.model_dump())
+    choice, normaliser = make_choice(context.recipe), make_normaliser(context.run, context.recipe)
 
     def work(captions: Sequence[ScoredCaption]) -> list[Outcome]:
         return [pair_candidates(each, choice) for each in captions]
 
-    source = (_STAGE, VERSIONS[_STAGE], settings.type, dump_changes(settings))
+    source = _identify_choice(context.recipe, normaliser)
 
     def units() -> Iterator[Unit[ScoredCaption]]:
-        for each in _read_scored(context, list(settings.scorers)):
+        for each in read_normalised_captions(context.run, context.recipe, normaliser):
             yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
 
-    captions = sum(1 for _ in group_by_column("caption_key", context.run.rows("candidates", ["caption_key"])))
+    drawn = group_by_column("caption_key", context.run.rows("candidates", ["caption_key"]))
+    captions = sum(is_in_share(caption, context.recipe.pairs.share) for caption, _ in drawn)
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
     process_units(context.run, _STAGE, Stream(captions, units), work, batch=_BATCH, **common)
-    context.run.select(_STAGE, (unit.key for unit in units()))
-    return _collect_notes(context, captions)
+    tally = ContributionTally()
+
+    def keys() -> Iterator[str]:
+        # Finished units hold no parts of margins: choosing again costs less than keeping them would.
+        for unit in units():
+            for pair in choice.choose(unit.payload.values)[0]:
+                tally.add(pair)
+            yield unit.key
+
+    context.run.select(_STAGE, keys())
+    return _collect_notes(context, captions) | {CONTRIBUTIONS: tally.summarise()}
+
+
+def make_choice(recipe: Recipe) -> Choice:
+    """Return the choice of `recipe`."""
+    choice: Choice = catalog.build("choices", recipe.pairs.choose.model_dump())
+    return choice
+
+
+def make_normaliser(run: Run, recipe: Recipe) -> Normaliser | None:
+    """Return what normalises the scores of `run`, which are read if they are compared over the run; None: nothing."""
+    settings = recipe.pairs
+    if settings.normalise == "none":
+        return None
+    if settings.normalise_over == "caption":
+        return Normaliser(settings.normalise)
+    values = {name: array("d") for name in settings.choose.scorers}
+    for row in run.rows("scores", ["scorer", "value"]):
+        if row["scorer"] in values and row["value"] is not None:
+            values[row["scorer"]].append(row["value"])
+    return Normaliser(settings.normalise, {name: Spread.of(of) for name, of in values.items()})
+
+
+def _identify_choice(recipe: Recipe, normaliser: Normaliser | None) -> list[Any]:
+    """Return what a unit's key holds in addition to its caption, candidates and scores."""
+    settings = recipe.pairs.choose
+    identity = [_STAGE, VERSIONS[_STAGE], settings.type, dump_changes(settings)]
+    return [*identity, normaliser.identity] if normaliser else identity
 
 
 def _take_preferences(context: Context) -> Mapping[str, Any]:
     """Take the pair set's own pairs; its other entries, such as ties, are counted."""
+    share = context.recipe.pairs.share
 
     def units() -> Iterator[Unit[Sifted]]:
-        return (Unit(digest(_STAGE, VERSIONS[_STAGE], key), sifted) for key, sifted in read_preferences(context))
+        for key, sifted in read_preferences(context):
+            if all(is_in_share(pair.caption_key, share) for pair in sifted.records if isinstance(pair, Pair)):
+                yield Unit(digest(_STAGE, VERSIONS[_STAGE], key), sifted)
 
     work: Callable[[Sequence[Sifted]], Sequence[Outcome]] = list
     common = {"schema": Pair.schema, "progress": context.progress, "budget": context.recipe.failure_budget}
-    process_units(
-        context.run, _STAGE, Stream(context.run.count(PREFERENCES), units), work, batch=_BATCH, unit="pairs", **common
-    )
+    count = context.run.count(PREFERENCES) if share == 1 else sum(1 for _ in units())
+    process_units(context.run, _STAGE, Stream(count, units), work, batch=_BATCH, unit="pairs", **common)
     context.run.select(_STAGE, (unit.key for unit in units()))
     return _collect_notes(context, len({row["caption_key"] for row in context.run.rows(_STAGE, ["caption_key"])}))
 
@@ -75,28 +144,45 @@ def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
     chosen, left_out = choice.choose(scored.values)
     pairs = [
         Pair(
-            digest("pair", each.winner, each.loser),
+            key,
             scored.caption_key,
             *(each.winner, each.loser, each.winner_score, each.loser_score, each.margin),
         )
-        for each in chosen
+        for key, each in key_pairs(chosen).items()
     ]
     return Sifted(pairs, left_out)
 
 
-def _read_scored(context: Context, scorers: Sequence[str]) -> Iterator[ScoredCaption]:
-    """Yield every caption with its candidates, whichever generators drew them, and their scores by `scorers`."""
-    columns = ["key", "candidate_key", "scorer", "value"]
-    words = group_by_column("candidate_key", context.run.rows("scores", columns))
-    candidates = context.run.rows("candidates", ["key", "caption_key"])
-    judged = ({**row, "words": said or ()} for row, said in join_in_order(candidates, lambda row: row["key"], words))
-    for caption, rows in group_by_column("caption_key", judged):
-        words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
-        yield ScoredCaption(
-            caption,
-            {key: {word["scorer"]: word["value"] for word in of} for key, of in words_of.items()},
-            [word["key"] for of in words_of.values() for word in of],
-        )
+def key_pairs(chosen: Sequence[ChosenPair]) -> dict[str, ChosenPair]:
+    """Return a caption's pairs by their keys; of a couple that several judges chose, the later ones are numbered."""
+    times: Counter[tuple[str, str]] = Counter()
+    keyed = {}
+    for each in chosen:
+        number = times[each.winner, each.loser]
+        keyed[digest("pair", each.winner, each.loser, *([number] if number else []))] = each
+        times[each.winner, each.loser] += 1
+    return keyed
+
+
+def read_normalised_captions(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
+    """Yield every caption in the share with its candidates and the scores that are chosen by, normalised."""
+    for scored in read_scored_captions(run, recipe.pairs.choose.scorers, recipe.pairs.share):
+        yield replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
+
+
+def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
+    """Return each judge's part of a pair's margin; empty where none had one, or the scores have changed meanwhile."""
+    if recipe.pairs.source:
+        return {}
+    try:
+        captions = read_normalised_captions(run, recipe, None)
+        scored = next(each for each in captions if each.caption_key == pair.caption_key)
+    except (StopIteration, ValueError):
+        return {}
+    normaliser = make_normaliser(run, recipe)
+    values = normaliser.normalise(scored.values) if normaliser else scored.values
+    chosen = key_pairs(make_choice(recipe).choose(values)[0]).get(pair.key)
+    return chosen.parts if chosen and chosen.margin == pair.margin else {}
 
 
 def _collect_notes(context: Context, captions: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The scorers that chose a run's pairs: those that the recipe weighs, or that a pair set names."""
+"""The scorers that chose a run's pairs: those that the recipe's choice reads, or that a pair set names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,14 +23,14 @@ def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     if recipe.steering is not None:
         return []
     if recipe.pairs.source is None:
-        return list_weighted_scorers(recipe)
+        return list_choosing_scorers(recipe)
     taken = run.find_finished("candidates")
     noted: Sequence[Mapping[str, Any]] | None = taken.notes.get(SELECTED_BY) if taken else None
     return None if noted is None else [Selector(**each) for each in noted]
 
 
-def list_weighted_scorers(recipe: Recipe) -> list[Selector]:
-    """Return the scorers that the recipe gives a weight."""
+def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
+    """Return the scorers that the recipe's choice reads, without those of weight 0; each of weight 1 if it has none."""
     weights = {name: weight for name, weight in recipe.pairs.weights.items() if weight}
     scorers = {name: recipe.scorers[name] for name in weights}
     return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]

@@ -37,13 +37,17 @@ def scores(recipe: Recipe) -> Any:
 
 def pairs(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `pairs`."""
-    return _digest_pair_set(recipe) or dump_changes(recipe.pairs, "source", "split", "repeats")
+    given = _digest_pair_set(recipe)
+    if given and recipe.pairs.share < 1:
+        return [*given, ("share", recipe.pairs.share)]
+    return given or dump_changes(recipe.pairs, "source", "split", "repeats")
 
 
 def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
     shaping = dump_changes(recipe.training, "seed", *UNSHAPING)
-    return recipe.training_seed, shaping, digest_generator(recipe.model)
+    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward, recipe.pairs.share)
+    return recipe.training_seed, shaping, digest_generator(recipe.model), *reward
 
 
 def evaluation(recipe: Recipe) -> Any:

@@ -1,4 +1,4 @@
-"""Stage 6: the generator's network learns to prefer the winners (Eq. 8).
+"""Stage 6: the generator's network is aligned by the recipe's method, such as DPO on the pairs (Eq. 8).
 
 Every file is complete or not there: a run that was killed continues from its last checkpoint, to the same model.
 """
@@ -10,26 +10,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 from agfsync import catalog
 from agfsync.engine import launcher
-from agfsync.engine.batch_fitting import load_batch_fit
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.files.atomic import flush_to_disk, store_errors
-from agfsync.files.images import decode_image
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
 from agfsync.models.pretrained import torch_device
-from agfsync.recipe import LoraSettings, ModelSettings, Recipe
-from agfsync.records import Caption, Pair, derive_seed, digest
-from agfsync.stages.context import EARLIER, MODEL, Context, digest_generator, dump_changes
-from agfsync.store.streams import iterate_batches
-from agfsync.training import Conditioning, DiffusionModel, Reference
-from agfsync.training.batches import EncodedPairs
+from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
+from agfsync.records import derive_seed, digest
+from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
+from agfsync.stages.spending import Account, open_judge_accounts
+from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
+from agfsync.training import DiffusionModel, Reference
+from agfsync.training.batches import EncodedPairs, RatedImages
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
@@ -37,6 +32,7 @@ from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
 from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE, join_processes
+from agfsync.training.prompts import PromptData
 from agfsync.training.publish.card import CardFacts, render_model_card
 from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
 from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
@@ -44,27 +40,22 @@ from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
 
 _STAGE = "training"
-ENCODED_AT_ONCE = 32
-"""Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Train on every pair and put the aligned model, or its LoRA, at RUN/model.
+    """Train by the recipe's method and put the aligned model, or its LoRA, at RUN/model.
 
     Raises:
-        RunError: there is no pair.
+        RunError: there is no pair, or no image that the method takes.
         ModelError: the generator can't be loaded or trained.
         DivergedError: a loss or gradient isn't finite.
         RecipeError: the settings need a package or an accelerator that isn't there, or too few pairs a step.
         PeerError: another process that helped is gone.
     """
-    recipe, folder = context.recipe, context.run.path / _STAGE
-    settings = recipe.training
+    recipe, settings = context.recipe, context.recipe.training
     if settings.method.trains == "nothing":
         _replace_folder(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
         return {"steps": 0}
-    if settings.method.needs != "pairs":
-        raise RecipeError(f"training.method {settings.method.type} needs {settings.method.needs}: only pairs are read")
     if settings.batch < launcher.count_processes():
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
@@ -72,8 +63,23 @@ def run(context: Context) -> Mapping[str, Any]:
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe)
     make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
-    pairs = _encode_pairs(context, denoiser, _locate_cache(context))
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
+    rewarding = _list_rewards(recipe)
+    with open_judge_accounts(context, _STAGE, rewarding) as accounts:
+        return _train(context, denoiser, method, checkpoints, plan, accounts)
+
+
+def _train(
+    context: Context,
+    denoiser: DiffusionModel,
+    method: Method,
+    checkpoints: Checkpoints,
+    plan: TrainingPlan,
+    accounts: Mapping[str, Account],
+) -> Mapping[str, Any]:
+    """Train, save the model and return the stage's notes."""
+    recipe, settings, folder = context.recipe, context.recipe.training, context.run.path / _STAGE
+    loaded = load_training_data(context, denoiser, method, accounts)
     actor = _prepare_actor(recipe, denoiser, method)
     log, done = _locate_log(context), checkpoints.find_last_step()
     if done < plan.steps and launcher.count_processes() > 1:
@@ -90,13 +96,12 @@ def run(context: Context) -> Mapping[str, Any]:
             task.advance(1, **{name.rpartition("_")[2]: line[name] for name in method.curves[:2]})
             log_elsewhere(line)
 
-        objective, say = method.objective(pairs, plan), context.progress.say
+        objective, say = method.objective(loaded.data, plan), context.progress.say
         train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say)
-    _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, pairs, beside))
+    _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
     lines = read_metrics(log)
-    return {EARLIER: sum(line["seconds"] for line in lines[:done])} | _collect_notes(
-        denoiser, len(pairs), lines, method.curves
-    )
+    notes = _collect_notes(denoiser, loaded.data, lines, method.curves)
+    return {EARLIER: sum(line["seconds"] for line in lines[:done]), **notes, **loaded.notes}
 
 
 def train_as_helper(context: Context) -> None:
@@ -108,22 +113,18 @@ def train_as_helper(context: Context) -> None:
     recipe = context.recipe
     # First: it chooses the accelerator that is this process's own.
     with join_processes(torch_device(recipe.model.device)) as processes:
-        pairs = EncodedPairs.load(_locate_cache(context), context.digest)
-        if pairs is None:
-            raise RunError(f"{_locate_cache(context)} isn't there: the run's folder must be on a disk that all share")
-        denoiser = _load_denoiser(recipe)
-        method, checkpoints, plan, log = (
-            _build_method(recipe),
-            _open_checkpoints(context),
-            _make_plan(recipe),
-            _locate_log(context),
-        )
-        actor, objective = _prepare_actor(recipe, denoiser, method), method.objective(pairs, plan)
+        denoiser, method = _load_denoiser(recipe), _build_method(recipe)
+        with open_judge_accounts(context, _STAGE, _list_rewards(recipe)) as accounts:
+            if method.needs == "captions":
+                data: Any = load_training_data(context, denoiser, method, accounts).data
+            else:
+                data = load_cached_data(context, method)
+            if data is None:
+                place = locate_cache(context)
+                raise RunError(f"{place} isn't there: the run's folder must be on a disk that all share")
+        checkpoints, plan, log = _open_checkpoints(context), _make_plan(recipe), _locate_log(context)
+        actor, objective = _prepare_actor(recipe, denoiser, method), method.objective(data, plan)
         train(actor, objective, plan, checkpoints, log, lambda line: None, processes=processes)
-
-
-def _locate_cache(context: Context) -> Path:
-    return context.run.path / _STAGE / "pairs.safetensors"
 
 
 def _locate_log(context: Context) -> Path:
@@ -135,8 +136,18 @@ def _open_checkpoints(context: Context) -> Checkpoints:
 
 
 def _build_method(recipe: Recipe) -> Method:
-    method: Method = catalog.build("methods", recipe.training.method.model_dump())
+    settings = recipe.training.method.model_dump()
+    if "reward" in settings:
+        settings["reward"] = recipe.reward
+    method: Method = catalog.build("methods", settings)
     return method
+
+
+def _list_rewards(recipe: Recipe) -> dict[str, ScorerSettings]:
+    """Return the scorers that are the rewards of images drawn in training."""
+    if recipe.training.method.needs != "captions":
+        return {}
+    return {name: recipe.scorers[name] for name in recipe.reward}
 
 
 def _make_plan(recipe: Recipe) -> TrainingPlan:
@@ -184,67 +195,7 @@ def _find_alpha(lora: LoraSettings) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
 
-def _encode_pairs(context: Context, denoiser: DiffusionModel, cache: Path) -> EncodedPairs:
-    """Return the latents of winners and losers and the captions' embeddings, computed once and kept for a resume."""
-    kept = EncodedPairs.load(cache, context.digest)
-    if kept is not None:
-        return kept
-    pairs = list(context.run.read("pairs", Pair))
-    if not pairs:
-        raise RunError(f"{context.run.path} has no pairs to train on: see pairs.choose and captions.count")
-    texts = {caption.key: caption.text for caption in context.run.read("captions", Caption)}
-    wanted = {key for pair in pairs for key in (pair.winner_key, pair.loser_key)}
-    keys, latents_ICHW, pictures = _encode_images(context, denoiser, wanted)
-    prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[pair.caption_key] for pair in pairs))}
-    encoded = EncodedPairs(
-        latents_ICHW,
-        _encode_prompts(denoiser, [*prompts, *([""] if context.recipe.training.caption_dropout else [])]),
-        winner_P=torch.tensor([keys[pair.winner_key] for pair in pairs]),
-        loser_P=torch.tensor([keys[pair.loser_key] for pair in pairs]),
-        prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
-        pictures=pictures,
-    )
-    encoded.save(cache, context.digest)
-    return encoded
-
-
-def _encode_images(
-    context: Context, denoiser: DiffusionModel, wanted: set[str]
-) -> tuple[dict[str, int], Tensor, Conditioning]:
-    """Encode the candidates `wanted`: return each one's row, latents (I, C, H, W), and conditioning, on the CPU."""
-    settings, title = context.recipe.training, f"{_STAGE}: encoding"
-    at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
-    source = digest_generator(context.recipe.model)
-    fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)
-    keys: list[str] = []
-    latents: list[Tensor] = []
-    told: list[Conditioning] = []
-
-    def encode(images: Sequence[Image.Image]) -> tuple[Tensor, Conditioning]:
-        return denoiser.encode_images(images).cpu(), denoiser.picture_conditioning(images)
-
-    candidates = (row for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in wanted)
-    with context.progress.stage(title, len(wanted), "images") as task:
-        for rows in iterate_batches(candidates, at_once):
-            keys += [row["key"] for row in rows]
-            for some, conditioning in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
-                latents.append(some)
-                told.append(conditioning)
-                task.advance(len(some))
-    return {key: place for place, key in enumerate(keys)}, torch.cat(latents), _join_parts(told)
-
-
-def _encode_prompts(denoiser: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
-    """Return each prompt's conditioning, on the CPU."""
-    starts = range(0, len(prompts), ENCODED_AT_ONCE)
-    return _join_parts([denoiser.encode_prompts(prompts[start : start + ENCODED_AT_ONCE]) for start in starts])
-
-
-def _join_parts(parts: Sequence[Conditioning]) -> Conditioning:
-    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-
-
-def _save_model(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, folder: Path) -> None:
+def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, folder: Path) -> None:
     """Save the pipeline, or the LoRA in both layouts, and the model card."""
     lora = recipe.training.lora
     if lora is None:
@@ -259,7 +210,7 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs, f
     adapters = (LORA_FILE,) if lora is not None else ()
     base = dump_changes(recipe.model, "device")
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
-    (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, pairs)), encoding="utf-8")
+    (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, data)), encoding="utf-8")
 
 
 def _save_steering(recipe: Recipe, folder: Path) -> None:
@@ -278,7 +229,7 @@ def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
     return None if is_flow else f"{recipe.name}-kohya.safetensors"
 
 
-def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs) -> CardFacts:
+def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData) -> CardFacts:
     settings, generator = recipe.training, recipe.model
     is_public = "/" in generator.path and not Path(generator.path).expanduser().exists()
     return CardFacts(
@@ -286,12 +237,27 @@ def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, pairs: EncodedPairs
         base=generator.path if is_public else Path(generator.path).name,
         base_is_public=is_public,
         method=settings.method.type,
-        pairs=len(pairs),
-        prompts=len(pairs.prompt_P.unique()),
-        weights={} if recipe.pairs.source else recipe.pairs.weights,
+        trained_on=_describe_data(data),
+        choice=_describe_choice(recipe),
         settings=_list_settings(recipe),
         lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
     )
+
+
+def _describe_choice(recipe: Recipe) -> str:
+    """Return what makes an image better than another; nothing if the pairs were given."""
+    if recipe.training.method.needs == "pairs":
+        return recipe.pairs.summary
+    return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward.items())
+
+
+def _describe_data(data: TrainingData) -> str:
+    """Return what the model card says of the data."""
+    if isinstance(data, PromptData):
+        return f"to raise the rewards of the images that it drew for {len(data):,} prompts"
+    if isinstance(data, EncodedPairs):
+        return f"to prefer the better picture of {len(data):,} pairs on {len(data.prompt_P.unique()):,} prompts"
+    return f"on {len(data):,} of the images that it drew for {len(data.prompt_I.unique()):,} prompts"
 
 
 def _list_settings(recipe: Recipe) -> dict[str, Any]:
@@ -333,12 +299,13 @@ def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def _collect_notes(
-    denoiser: DiffusionModel, pairs: int, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
+    denoiser: DiffusionModel, data: TrainingData, lines: Sequence[Mapping[str, float]], curves: Sequence[str]
 ) -> dict[str, Any]:
     """Return counts, and the means of `curves` over the last tenth of the steps."""
     last = lines[-max(1, len(lines) // 10) :]
+    kinds = {EncodedPairs: "pairs", RatedImages: "images", PromptData: "prompts"}
     return {
-        "pairs": pairs,
+        kinds[type(data)]: len(data),
         "steps": len(lines),
         "trained_parameters": sum(p.numel() for p in denoiser.network.parameters() if p.requires_grad),
         "step_seconds": sum(line["seconds"] for line in lines),

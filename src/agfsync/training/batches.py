@@ -1,8 +1,11 @@
-"""The pairs as tensors: encoded once before training, cached, and drawn in an order that depends on the seed alone."""
+"""The images of a training as tensors: encoded once, cached, and drawn in an order that depends on the seed alone.
+
+Legend: I images, P pairs, B samples of a batch, C H W latent channels, height, width.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,16 +14,16 @@ from agfsync.files.tensors import read_tensors, write_tensors
 from agfsync.records import derive_seed
 from agfsync.training import Conditioning
 
-ROLES = ("winner_P", "loser_P", "prompt_P")
 PROMPTS, PICTURES = "conditioning.", "pictures."
 """Prefixes of the names of the conditioning's tensors in the cache."""
-FORMAT = "2"
-"""The format of the cache; format 1 had no conditioning on the images."""
+LATENTS, NOISE = "latents_ICHW", "noise_ICHW"
+FORMAT = "3"
+"""The format of the cache; format 2 had no margins and no noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatentBatch:
-    """A batch of pairs: clean latents (2P, C, H, W) and conditioning (2P rows), winners first, then their losers."""
+    """A batch of images: clean latents (B, C, H, W) and conditioning (B rows); of pairs, winners first, then losers."""
 
     latents_BCHW: Tensor
     conditioning: Conditioning
@@ -31,7 +34,9 @@ class EncodedPairs:
     """The winner, loser and prompt of every pair, as int64 (P,) rows of the images' latents and of the conditioning.
 
     If captions are dropped, the last row of the conditioning is that of the empty prompt. `pictures` is the
-    conditioning on the images themselves, one row an image; most networks have none.
+    conditioning on the images themselves, one row an image; most networks have none. `margin_P`, float32, is by how
+    much the winner's score exceeds the loser's. `noise_ICHW` is the noise that each image was drawn from, if it is
+    needed.
     """
 
     latents_ICHW: Tensor
@@ -40,6 +45,8 @@ class EncodedPairs:
     loser_P: Tensor
     prompt_P: Tensor
     pictures: Conditioning = field(default_factory=dict)
+    margin_P: Tensor | None = None
+    noise_ICHW: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.winner_P)
@@ -50,29 +57,79 @@ class EncodedPairs:
         The winner and the loser of a pair lose their caption together: otherwise it would tell them apart.
         """
         images_B = torch.cat([self.winner_P[rows], self.loser_P[rows]])
-        prompts_P = self.prompt_P[rows]
-        if dropped is not None:
-            prompts_P = torch.where(dropped, -1, prompts_P)
-        conditioning = {name: tensor[prompts_P.repeat(2)] for name, tensor in self.conditioning.items()}
-        conditioning |= {name: tensor[images_B] for name, tensor in self.pictures.items()}
-        there = {name: tensor.to(device) for name, tensor in conditioning.items()}
-        return LatentBatch(self.latents_ICHW[images_B].to(device), there)
+        prompts_P = _drop_captions(self.prompt_P[rows], dropped)
+        return _gather_images(self, images_B, prompts_P.repeat(2), device)
 
     def save(self, path: Path, digest: str) -> None:
         """Write the pairs to `path`, with the digest of what they were encoded from."""
-        tensors = {"latents_ICHW": self.latents_ICHW, **{role: getattr(self, role) for role in ROLES}}
-        tensors |= _add_prefix(PROMPTS, self.conditioning) | _add_prefix(PICTURES, self.pictures)
-        write_tensors(path, tensors, {"digest": digest, "format": FORMAT})
+        _write_cache(self, path, digest, "winner_P", "loser_P", "prompt_P", "margin_P")
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Self | None:
         """Return the pairs saved at `path` under `digest`; None if there are none, or they are damaged."""
-        found = read_tensors(path)
-        if found is None or (found.metadata.get("digest"), found.metadata.get("format")) != (digest, FORMAT):
-            return None
-        tensors = {name: found.tensors[name] for name in ("latents_ICHW", *ROLES)}
-        prompts, pictures = (_strip_prefix(prefix, found.tensors) for prefix in (PROMPTS, PICTURES))
-        return cls(conditioning=prompts, pictures=pictures, **tensors)
+        found = _read_cache(path, digest)
+        return None if found is None or "winner_P" not in found else cls(**found)
+
+
+@dataclass(frozen=True, slots=True)
+class RatedImages:
+    """Images with the prompt of each, int64 (I,), and the rating that a method gave it, float32 (I,).
+
+    The other fields are those of `EncodedPairs`.
+    """
+
+    latents_ICHW: Tensor
+    conditioning: Conditioning
+    prompt_I: Tensor
+    rating_I: Tensor
+    pictures: Conditioning = field(default_factory=dict)
+    noise_ICHW: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_I)
+
+    def make_batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> LatentBatch:
+        """Return the images at `rows`, int64 (B,), on `device`; those `dropped`, bool (B,), get the empty prompt."""
+        return _gather_images(self, rows, _drop_captions(self.prompt_I[rows], dropped), device)
+
+    def save(self, path: Path, digest: str) -> None:
+        """Write the images to `path`, with the digest of what they were encoded from."""
+        _write_cache(self, path, digest, "prompt_I", "rating_I")
+
+    @classmethod
+    def load(cls, path: Path, digest: str) -> Self | None:
+        """Return the images saved at `path` under `digest`; None if there are none, or they are damaged."""
+        found = _read_cache(path, digest)
+        return None if found is None or "rating_I" not in found else cls(**found)
+
+
+def _drop_captions(prompts_N: Tensor, dropped_N: Tensor | None) -> Tensor:
+    return prompts_N if dropped_N is None else torch.where(dropped_N, -1, prompts_N)
+
+
+def _gather_images(
+    data: EncodedPairs | RatedImages, images_B: Tensor, prompts_B: Tensor, device: torch.device
+) -> LatentBatch:
+    conditioning = {name: tensor[prompts_B] for name, tensor in data.conditioning.items()}
+    conditioning |= {name: tensor[images_B] for name, tensor in data.pictures.items()}
+    there = {name: tensor.to(device) for name, tensor in conditioning.items()}
+    return LatentBatch(data.latents_ICHW[images_B].to(device), there)
+
+
+def _write_cache(data: EncodedPairs | RatedImages, path: Path, digest: str, *columns: str) -> None:
+    named = {name: getattr(data, name) for name in (LATENTS, NOISE, *columns)}
+    tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
+    tensors |= _add_prefix(PROMPTS, data.conditioning) | _add_prefix(PICTURES, data.pictures)
+    write_tensors(path, tensors, {"digest": digest, "format": FORMAT})
+
+
+def _read_cache(path: Path, digest: str) -> dict[str, Any] | None:
+    found = read_tensors(path)
+    if found is None or (found.metadata.get("digest"), found.metadata.get("format")) != (digest, FORMAT):
+        return None
+    prompts, pictures = (_strip_prefix(prefix, found.tensors) for prefix in (PROMPTS, PICTURES))
+    columns = {name: tensor for name, tensor in found.tensors.items() if "." not in name}
+    return {"conditioning": prompts, "pictures": pictures, **columns}
 
 
 def _add_prefix(prefix: str, conditioning: Conditioning) -> dict[str, Tensor]:
@@ -83,23 +140,23 @@ def _strip_prefix(prefix: str, tensors: Conditioning) -> Conditioning:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def draw_rows_of_step(seed: int, step: int, size: int, pairs: int) -> Tensor:
-    """Draw the rows of step `step`: `size` of `pairs`, int64 (size,).
+def draw_rows_of_step(seed: int, step: int, size: int, items: int) -> Tensor:
+    """Draw the rows of step `step`: `size` of `items`, int64 (size,).
 
-    The shuffles of the epochs are concatenated and each step takes the next `size` rows, so that every pair occurs once
+    The shuffles of the epochs are concatenated and each step takes the next `size` rows, so that every item occurs once
     an epoch and a resume needs to know the step alone.
     """
     places = range(step * size, (step + 1) * size)
-    shuffles = {epoch: _shuffle(seed, epoch, pairs) for epoch in {place // pairs for place in places}}
-    return torch.stack([shuffles[place // pairs][place % pairs] for place in places])
+    shuffles = {epoch: _shuffle(seed, epoch, items) for epoch in {place // items for place in places}}
+    return torch.stack([shuffles[place // items][place % items] for place in places])
 
 
 def draw_dropped_rows(seed: int, step: int, size: int, share: float) -> Tensor | None:
-    """Draw which pairs of step `step` lose their caption, bool (size,), each with probability `share`; None for 0."""
+    """Draw which items of step `step` lose their caption, bool (size,), each with probability `share`; None for 0."""
     if share == 0:
         return None
     return torch.rand(size, generator=torch.Generator().manual_seed(derive_seed(seed, "dropout", step))) < share
 
 
-def _shuffle(seed: int, epoch: int, pairs: int) -> Tensor:
-    return torch.randperm(pairs, generator=torch.Generator().manual_seed(derive_seed(seed, "order", epoch)))
+def _shuffle(seed: int, epoch: int, items: int) -> Tensor:
+    return torch.randperm(items, generator=torch.Generator().manual_seed(derive_seed(seed, "order", epoch)))

@@ -11,8 +11,11 @@ from agfsync.files.tensors import TensorFile, read_metadata, read_tensors, write
 from agfsync.training.state import TrainingState
 
 KEPT = 2
-WEIGHT, AVERAGE, COUNT = "weight", "average", "step"
-"""Kinds of tensors: a parameter, its average, the optimizer's number of steps. Other kinds are the optimizer's."""
+WEIGHT, AVERAGE, COUNT, MEMORY = "weight", "average", "step", "memory"
+"""Kinds of tensors: a parameter, its average, the optimizer's number of steps, the objective's own values.
+
+Other kinds are the optimizer's.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def _collect_tensors(state: TrainingState) -> dict[str, Tensor]:
     tensors = {f"{WEIGHT}.{name}": parameter.detach() for name, parameter in state.parameters.items()}
     if state.average is not None:
         tensors |= {f"{AVERAGE}.{name}": weight for name, weight in state.average.weights.items()}
+    tensors |= {f"{MEMORY}.{name}": value for name, value in state.memory.items()}
     for name, parameter in state.parameters.items():
         # Copies: some optimizers share a tensor between parameters, and a file of tensors can't.
         moments = state.optimizer.state.get(parameter, {}).items()
@@ -95,7 +99,10 @@ def _load_state(found: TensorFile, state: TrainingState) -> None:
     kinds: dict[str, dict[str, Tensor]] = {name: {} for name in state.parameters}
     for key, tensor in found.tensors.items():
         kind, _, name = key.partition(".")
-        kinds[name][kind] = tensor
+        if kind == MEMORY:
+            state.memory[name].copy_(tensor)
+        else:
+            kinds[name][kind] = tensor
     for name, parameter in state.parameters.items():
         parameter.copy_(kinds[name].pop(WEIGHT))
         average = kinds[name].pop(AVERAGE, None)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.metrics import MetricsLog
-from agfsync.training.objective import Actor, Batch, Objective, TrainingPlan
+from agfsync.training.objective import Actor, Batch, Objective, RememberingObjective, TrainingPlan
 from agfsync.training.precision import make_loss_scaler, use_trainable_attention
 from agfsync.training.processes import ALONE, Processes
 from agfsync.training.state import TrainingState
@@ -68,6 +68,10 @@ def train(
         _enable_gradient_checkpointing(actor.network)
     scaler = make_loss_scaler(actor.device, plan.precision)
     state = TrainingState.create(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
+    actor = replace(actor, processes=processes)
+    if isinstance(objective, RememberingObjective):
+        objective.prepare(actor)
+        state.memory = objective.memory
     training = _Training(actor, objective, plan, processes, say)
     done = checkpoints.restore(state)
     if not processes.agree_on(done):
@@ -141,6 +145,8 @@ def _update(training: _Training, state: TrainingState, step: int, batch: Batch) 
     state.updates += 1
     if state.average is not None:
         state.average.update(state.parameters, state.updates)
+    if isinstance(training.objective, RememberingObjective):
+        training.objective.observe(figures)
     figures["gradient_norm"] = norm.item() if torch.isfinite(norm) else 0.0
     return figures | ({"loss_scale": scale} if state.scaler.is_enabled() else {})
 
@@ -175,12 +181,12 @@ def _backward_in_memory(
             if not lacks_memory(failure):
                 raise
             lacking = failure
-        parts = _count_parts(training, state)
+        parts, share = _count_parts(training, state), _count_shares(training, batch)
         if not processes.any_true(lacking is not None) and found is not None:
             if parts > before:
                 training.say(f"a step doesn't fit into memory: from step {step + 1} on it has {state.parts} parts")
             return found
-        if parts * processes.count >= size:
+        if parts * share * processes.count >= size:
             raise lacking or PeerError("another process of the training lacks the memory for one item")
         state.parts = min(2 * parts * processes.count, size)
         # The failure holds the frames in which the tensors are.
@@ -193,6 +199,11 @@ def _count_parts(training: _Training, state: TrainingState) -> int:
     return -(-max(training.plan.accumulate, state.parts) // training.processes.count)
 
 
+def _count_shares(training: _Training, batch: Batch) -> int:
+    """Return how many times as many rows as items of its share a process's batch has: a part has as many as items."""
+    return max(1, -(-len(batch) // max(1, len(training.processes.take_share(training.plan.batch)))))
+
+
 def _backward(training: _Training, state: TrainingState, batch: Batch, size: int) -> tuple[float, dict[str, float]]:
     """Add the scaled gradient of this process's rows to the parameters; return their share of the loss and the metrics.
 
@@ -200,7 +211,8 @@ def _backward(training: _Training, state: TrainingState, batch: Batch, size: int
     """
     actor = training.actor
     total, figures = 0.0, dict[str, float]()
-    for rows in torch.arange(len(batch)).tensor_split(min(_count_parts(training, state), len(batch))):
+    parts = _count_parts(training, state) * _count_shares(training, batch)
+    for rows in torch.arange(len(batch)).tensor_split(min(parts, len(batch))):
         share = len(rows) / size
         loss, metrics = training.objective.loss(actor, batch.part(rows, actor.device))
         state.scaler.scale(loss * share).backward()

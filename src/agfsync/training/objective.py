@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from agfsync.errors import RecipeError
 from agfsync.models.schedules import LossSpace
 from agfsync.training import Reference, TrainableModel
+from agfsync.training.processes import ALONE, Processes
 
 Metrics = Mapping[str, Tensor]
 """Name -> a scalar of a batch: the mean over its rows."""
@@ -21,7 +22,8 @@ class TrainingPlan:
 
     The items of a step go through the networks in `accumulate` parts, one after the other, which changes only the last
     bits of the result; several processes share the parts. `ema` is the decay of the weights' average. `loss_space` is
-    the quantity whose errors the loss takes: the prediction of the network, or the noise.
+    the quantity whose errors the loss takes: the prediction of the network, or the noise. `noise` is the noise that is
+    added to an image: new in each step ("independent"), or the one that the image was drawn from ("tracked").
     """
 
     steps: int
@@ -42,15 +44,20 @@ class TrainingPlan:
     min_snr_gamma: float | None = None
     caption_dropout: float = 0.0
     loss_space: LossSpace = "model"
+    noise: Literal["independent", "tracked"] = "independent"
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The model in training, as an objective uses it; `reference` is the base, for methods that compare with it."""
+    """The model in training, as an objective uses it; `reference` is the base, for methods that compare with it.
+
+    `processes` are those that share each step.
+    """
 
     model: TrainableModel
     reference: Reference | None = None
     precision: str = "fp32"
+    processes: Processes = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -85,8 +92,8 @@ class Objective(Protocol):
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[Any]:
         """Return the batches of step `step`; the loop takes one optimizer step on each, in order.
 
-        It records no gradient, and its result depends only on the weights, the plan's seed and `step`, so that a resume
-        is exact. The number of batches is the same in every process and step.
+        It records no gradient, and its result depends only on the weights, the objective's memory, the plan's seed and
+        `step`, so that a resume is exact. The number of batches is the same in every process and step.
 
         Args:
             rows: this process's share of the step's items, int64 positions in 0..plan.batch - 1.
@@ -95,6 +102,22 @@ class Objective(Protocol):
 
     def loss(self, actor: Actor, batch: Any) -> tuple[Tensor, Metrics]:
         """Return the scalar to minimise on a `Batch`, and the metrics to log, "loss" among them."""
+        ...
+
+
+@runtime_checkable
+class RememberingObjective(Objective, Protocol):
+    """An objective with values that it carries from step to step: an average, a second network."""
+
+    memory: dict[str, Tensor]
+    """its values, with lasting names and shapes; checkpoints hold them, and a resume restores them in place"""
+
+    def prepare(self, actor: Actor) -> None:
+        """Create the part of the memory that depends on the model, before a checkpoint is restored."""
+        ...
+
+    def observe(self, figures: Mapping[str, float]) -> None:
+        """Update the memory after an optimizer step with its metrics, which are those of all processes' rows."""
         ...
 
 

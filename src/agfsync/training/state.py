@@ -1,7 +1,7 @@
 """The state of a training: weights, optimizer, loss scale, and the average of the weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -51,6 +51,8 @@ class TrainingState:
     parts: int = 1
     updates: int = 0
     """number of updates of the weights, also counting those that were skipped because fp16 overflowed"""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """the values that the objective carries from step to step"""
 
     @classmethod
     def create(

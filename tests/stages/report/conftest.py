@@ -114,7 +114,8 @@ class Builder:
         dropped = {key: {"tie: every candidate has the same weighted sum": 1} for key in list(made)[:3]}
         self.run.commit("pairs", made, Pair.schema, dropped=dropped if self.world.failures else {})
         self.run.select("pairs", made)
-        return {"pairs": sum(map(len, made.values())), "ties": 3}
+        said = {"vqa": {"mean": 24.0, "for": 0.9, "against": 0.0}, "clip": {"mean": -1.0, "for": 0.25, "against": 0.5}}
+        return {"pairs": sum(map(len, made.values())), "ties": 3, "contributions": said}
 
     def make_training(self) -> dict[str, Any]:
         (self.run.path / "training").mkdir()

@@ -50,6 +50,16 @@ def test_the_page_tells_intervals_corrected_p_values_wins_and_ties(made_up: Any)
     assert f'<h1 class="better">{pipeline.read_headline(context.run.path)}</h1>' in page
 
 
+def test_the_page_says_how_much_each_judge_contributed_to_the_choice(made_up: Any) -> None:
+    page = page_of(made_up())
+    assert "How much each judge contributed to the choice" in page
+    rows = re.findall(r'<tr><th scope="row">(vqa|clip)</th>((?:<td class="number">[^<]*</td>){4})</tr>', page)
+    cells = {judge: re.findall(r">([^<]+)<", row) for judge, row in rows}
+    assert cells["vqa"] == ["+24.0", "104 %", "90 %", "0 %"]
+    assert cells["clip"] == ["−1.0", "−4 %", "25 %", "50 %"]
+    assert "by the weighted sum of the scores vqa 0.35, clip 0.55, aesthetic 0.1. Shown from" in page
+
+
 def test_few_captions_give_a_page_without_a_verdict(made_up: Any) -> None:
     page = page_of(made_up(train=4, held_out=5))
     assert '<h1 class="unclear">Too few captions to tell (5 of 20)</h1>' in page

@@ -21,7 +21,7 @@ from agfsync.stages.report.verdict import (
     rank_judges,
     reach_verdict,
 )
-from agfsync.stages.selection import digest_judge, list_weighted_scorers
+from agfsync.stages.selection import digest_judge, list_choosing_scorers
 
 
 def standing(judge: str, role: Role, low: float, high: float, prompts: int = 200) -> Standing:
@@ -137,7 +137,7 @@ def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
     recipe = check_recipe(
         {"pairs": {"choose": {"weights": {"vqa": 1.0, "clip": 0.0}}}, "scorers": SHAPES_SCORERS | judges}, "test"
     )
-    roles = [find_role(j, recipe, list_weighted_scorers(recipe)) for j in ("vqa", "clip", *judges)]
+    roles = [find_role(j, recipe, list_choosing_scorers(recipe)) for j in ("vqa", "clip", *judges)]
     assert roles == ["selected on", "unweighted", "independent", "selected on", "shares a model"]
 
 
@@ -158,7 +158,7 @@ def test_independent_judges_stand_first_and_are_corrected_among_themselves() -> 
     oracle = ScorerSettings(type="shapes-oracle")
     recipe = Recipe.model_validate({"scorers": SHAPES_SCORERS | dict.fromkeys(("o", "o2", "o3"), oracle)})
     summary = {"vqa": FIGURES, "o": FIGURES, "o2": FIGURES | {"p": 0.9}, "o3": FIGURES | {"prompts": 19, "p": 0.01}}
-    found = rank_judges(summary, recipe, list_weighted_scorers(recipe))
+    found = rank_judges(summary, recipe, list_choosing_scorers(recipe))
     assert [s.judge for s in found] == ["o", "o2", "o3", "vqa"]
     assert [s.p_adjusted for s in found] == [0.04, 0.9, None, 0.02]
     assert [s.family for s in found] == [2, 2, 2, 1]

@@ -17,7 +17,7 @@ from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.scorers.imagereward import MOST_TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
-from agfsync.stages.training import ENCODED_AT_ONCE
+from agfsync.stages.training_data import ENCODED_AT_ONCE
 from agfsync.training.checkpoints import KEPT
 from agfsync.training.lora import adapters_off, add_adapters
 from agfsync.training.precision import ROUNDED, autocast, use_trainable_attention

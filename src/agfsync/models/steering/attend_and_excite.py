@@ -28,7 +28,7 @@ LEAST_FACTOR = 0.5
 """The square of the factor on the strength falls from 1 at the first step to this at the last."""
 Refinement = tuple[float, float]
 """A step, or a share of all steps if at most 1, and the attention that every noun must reach there."""
-PUBLISHED: tuple[Refinement, ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
+_PUBLISHED: tuple[Refinement, ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
 """Steps 0, 10 and 20 of 50."""
 
 
@@ -61,7 +61,7 @@ class AttendAndExcite:
         *,
         strength: float = 20.0,
         until: float = 0.5,
-        refine: Sequence[Sequence[float]] = PUBLISHED,
+        refine: Sequence[Sequence[float]] = _PUBLISHED,
         refinements: int = 20,
         grid: int | Literal["auto"] = "auto",
         tokens: Literal["auto", "all", "prompt"] = "auto",

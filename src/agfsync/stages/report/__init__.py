@@ -14,7 +14,7 @@ from agfsync.stages.report.evidence import (
     read_judgements,
     read_questions,
 )
-from agfsync.stages.report.galleries import Card, find_extremes, make_card, make_data_uris, spread_pairs
+from agfsync.stages.report.galleries import Card, ScoreRow, find_extremes, make_card, make_data_uris, spread_pairs
 from agfsync.stages.report.page import Galleries, render_page
 from agfsync.stages.report.verdict import find_role
 from agfsync.store import Run
@@ -77,7 +77,7 @@ def _make_pair_cards(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> lis
     found = read_judgements(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
     asked = read_questions(run, [pair.caption_key for pair in pairs])
     scorers = list(evidence.recipe.candidate_scorers)
-    weighed = evidence.recipe.pairs.source is None
+    total = "" if evidence.recipe.pairs.source else evidence.recipe.pairs.choose.total
     return [
         make_card(
             evidence,
@@ -86,7 +86,7 @@ def _make_pair_cards(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> lis
             found,
             asked,
             scorers,
-            totals=(pair.loser_score, pair.winner_score) if weighed else None,
+            total=ScoreRow(total, pair.loser_score, pair.winner_score) if total else None,
         )
         for pair in pairs
     ]

@@ -82,9 +82,9 @@ def make_card(
     judged: Mapping[str, CandidateJudgement],
     questions: Mapping[str, Question],
     order: Sequence[str],
-    totals: tuple[float, float] | None = None,
+    total: ScoreRow | None = None,
 ) -> Card:
-    """Return the card of a caption's two images, scores in the `order` of scorers; `totals` are their weighted sums."""
+    """Return the card of a caption's two images, scores in the `order` of scorers; `total` is what they sum up to."""
     left, right = (judged.get(key, CandidateJudgement()) for key in (sides.base, sides.aligned))
     rows = [
         ScoreRow(s, left.values.get(s), right.values.get(s)) for s in order if s in left.values or s in right.values
@@ -96,7 +96,7 @@ def make_card(
         category=caption.category if caption else "",
         left=sides.base,
         right=sides.aligned,
-        rows=(*([ScoreRow("weighted sum", *totals)] if totals else []), *rows),
+        rows=(*([total] if total else []), *rows),
         asked=asked,
         differing=differing,
     )

@@ -61,6 +61,20 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class Contribution:
+    """A judge's mean part of the pairs' margin, its share of the mean margin, and the shares of pairs for and against.
+
+    Shares are in 0..1, but for a judge that mostly preferred the losers the share of the margin is below 0.
+    """
+
+    judge: str
+    mean: float
+    share: float
+    agrees: float
+    opposes: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageLine:
     """A line of "what was run"; `share` is its part of the whole time, in 0..100."""
 
@@ -146,6 +160,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "galleries": galleries,
         "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
+        "contributions": _list_contributions(evidence),
         "training": _plot_training(evidence.steps),
         "remark": _describe_errors(evidence.steps),
         "left_out": evidence.left_out,
@@ -189,6 +204,17 @@ def _correlate_judges(evidence: Evidence, lead: str | None) -> dict[str, float]:
         if r is not None:
             found[judge] = r
     return found
+
+
+def _list_contributions(evidence: Evidence) -> list[Contribution]:
+    """Return what each judge contributed to the choice by the notes of the pairs; nothing where they don't say."""
+    noted = evidence.finished["pairs"].notes.get("contributions", {}) if "pairs" in evidence.finished else {}
+    margin = sum(each["mean"] for each in noted.values())
+    return [
+        Contribution(judge, each["mean"], each["mean"] / margin, each["for"], each["against"])
+        for judge, each in noted.items()
+        if margin
+    ]
 
 
 def _plot_histograms(evidence: Evidence) -> list[Panel]:

@@ -18,8 +18,8 @@ class DiffusionDPO(PairMethod):
 
     beta: float
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        return diffusion_dpo(errors, self.beta)
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return diffusion_dpo(errors, beta)
 
 
 def diffusion_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,8 +14,8 @@ class DiffusionHinge(PairMethod):
 
     beta: float
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        return diffusion_hinge(errors, self.beta)
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return diffusion_hinge(errors, beta)
 
 
 def diffusion_hinge(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -17,8 +17,8 @@ class DiffusionIPO(PairMethod):
 
     beta: float
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
-        return diffusion_ipo(errors, self.beta)
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return diffusion_ipo(errors, beta)
 
 
 def diffusion_ipo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -29,10 +29,10 @@ class CardFacts:
     base_is_public: bool
     """True if `base` is a hub id, which other people can open"""
     method: str
-    pairs: int
-    prompts: int
-    weights: Mapping[str, float]
-    """of the scorers that chose the pairs; empty if the pairs were given"""
+    trained_on: str
+    """the end of the sentence "trained by METHOD ...", such as: on 5 images of 5 prompts"""
+    choice: str
+    """what makes an image better than another, for people; empty if pairs were given"""
     settings: Mapping[str, Any]
     lora_files: tuple[str, str | None] | None
     """names of the PEFT file and of the kohya file, if any; None: the folder is a whole pipeline"""
@@ -44,7 +44,7 @@ def render_model_card(facts: CardFacts) -> str:
         f"---\n{yaml.safe_dump(_make_metadata(facts), sort_keys=False, allow_unicode=True)}---",
         f"# {facts.name}",
         f"{_escape_cell(facts.base)}, {'with a LoRA that was' if facts.lora_files else 'its denoiser'} trained by "
-        f"`{facts.method}` to prefer the better picture of {facts.pairs:,} pairs on {facts.prompts:,} prompts. "
+        f"`{facts.method}` {facts.trained_on}. "
         "Made by agfsync.",
         "## Use",
         _render_use(facts),
@@ -81,11 +81,9 @@ def _render_use(facts: CardFacts) -> str:
 
 def _render_choice(facts: CardFacts) -> str:
     """Return the paragraph on how the pairs were chosen."""
-    if not facts.weights:
+    if not facts.choice:
         return "The pairs were given, as a file."
-    says = "No person labelled a pair: of each prompt's candidates the best and the worst by the weighted sum of these "
-    says += "scores made it."
-    return f"{says}\n\n{_render_table(('score', 'weight'), facts.weights)}"
+    return f"No person labelled an image. What makes one better: {_escape_cell(facts.choice)}."
 
 
 def _render_table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:

@@ -1,0 +1,74 @@
+"""The choice `pareto`: winner from the upper, loser from the lower Pareto front of all judges (CaPO, arXiv:2502.02588).
+
+No weights and no scales: within a caption the fronts are the same for raw scores, ranks and calibrated win rates.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agfsync.choices import TOO_FEW, CandidateScores, ChosenPair, find_margin_fault, list_scored, split_margin
+from agfsync.choices.normalising import Normaliser
+
+Scored = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class ParetoFronts:
+    """Winner of the upper front (dominated by none), loser of the lower front (dominates none), winner dominates loser.
+
+    One candidate dominates another if no judge scores it lower and one scores it higher: so no judge prefers a loser.
+    CaPO draws a couple of the two fronts by lot at each training step. This takes one couple a caption, the same each
+    time: the one whose ranks lie furthest apart, of equals the first drawn. Where a candidate dominates any other,
+    there is such a couple; else the caption gives no pair.
+
+    A candidate's total is its mean rank: the share of the other candidates that it beats, over all judges, on 0..100.
+    A candidate that lacks a judge's score takes no part.
+    """
+
+    judges: Sequence[str]
+    minimum_margin: float = 0.0
+
+    def choose(self, values: Mapping[str, CandidateScores]) -> tuple[list[ChosenPair], Counter[str]]:
+        scored, left_out = list_scored(values, self.judges)
+        chosen = self._choose(scored)
+        if isinstance(chosen, str):
+            return [], left_out + Counter([chosen])
+        return [chosen], left_out
+
+    def _choose(self, scored: Scored) -> ChosenPair | str:
+        if len(scored) < 2:
+            return TOO_FEW
+        upper, lower = find_fronts(scored)
+        couples = [(one, other) for one in upper for other in lower if dominates(scored[one], scored[other])]
+        if not couples:
+            return "no candidate dominates another" if _do_differ(scored) else "tie"
+        ranks, share = Normaliser("rank").normalise(scored), dict.fromkeys(self.judges, 1 / len(self.judges))
+        totals = {key: sum(rank or 0.0 for rank in of.values()) / len(self.judges) for key, of in ranks.items()}
+        winner, loser = max(couples, key=lambda couple: totals[couple[0]] - totals[couple[1]])
+        parts = split_margin(ranks[winner], ranks[loser], share)
+        chosen = ChosenPair(winner, loser, totals[winner], totals[loser], parts)
+        return find_margin_fault(chosen.margin, self.minimum_margin) or chosen
+
+
+def dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return True if no judge scores `one` lower than `other` and at least one scores it higher.
+
+    >>> dominates({"vqa": 2.0, "clip": 1.0}, {"vqa": 1.0, "clip": 1.0})
+    True
+    """
+    return all(one[judge] >= other[judge] for judge in one) and any(one[judge] > other[judge] for judge in one)
+
+
+def find_fronts(scored: Scored) -> tuple[list[str], list[str]]:
+    """Return the candidates that no other dominates, and those that dominate no other, in the order of drawing.
+
+    A candidate that is comparable with none is on both fronts.
+    """
+    upper = [key for key in scored if not any(dominates(scored[other], scored[key]) for other in scored)]
+    lower = [key for key in scored if not any(dominates(scored[key], scored[other]) for other in scored)]
+    return upper, lower
+
+
+def _do_differ(scored: Scored) -> bool:
+    return len({tuple(each.items()) for each in scored.values()}) > 1

@@ -1,0 +1,213 @@
+"""The data of a training, by what its method needs: encoded once, and kept in the run folder for a resume."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from agfsync import catalog
+from agfsync.engine.batch_fitting import load_batch_fit
+from agfsync.errors import RunError
+from agfsync.files.images import decode_image
+from agfsync.records import Caption, Pair
+from agfsync.scorers import Scorer
+from agfsync.stages.context import Context, digest_generator, read_captions_to_draw
+from agfsync.stages.scored import read_scored_captions
+from agfsync.stages.spending import Account, list_scorer_arguments
+from agfsync.store.streams import iterate_batches
+from agfsync.training import Conditioning, DiffusionModel
+from agfsync.training.batches import EncodedPairs, RatedImages
+from agfsync.training.methods.rated import RatedMethod
+from agfsync.training.objective import Method
+from agfsync.training.prompts import PromptData
+from agfsync.training.rewards import Rewards
+
+_STAGE = "training"
+ENCODED_AT_ONCE = 32
+"""Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
+
+TrainingData = EncodedPairs | RatedImages | PromptData
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodedImages:
+    """Candidates in the order of drawing: their rows by key, latents (I, C, H, W), conditioning, captions and seeds."""
+
+    rows: Mapping[str, int]
+    latents_ICHW: Tensor
+    pictures: Conditioning
+    captions: Sequence[str]
+    seeds: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """The data of a training, and what was counted on the way: captions that gave none, by category."""
+
+    data: TrainingData
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_training_data(
+    context: Context, model: DiffusionModel, method: Method, accounts: Mapping[str, Account]
+) -> LoadedData:
+    """Return what `method` learns from.
+
+    Raises:
+        RunError: there is no pair, or no image that the method takes.
+    """
+    if method.needs == "captions":
+        return LoadedData(_load_prompts(context, model, accounts))
+    cached = load_cached_data(context, method)
+    if method.needs == "pairs":
+        return LoadedData(cached or _encode_pairs(context, model))
+    return _encode_rated(context, model, cast(RatedMethod, method), cached)
+
+
+def load_cached_data(context: Context, method: Method) -> Any:
+    """Return the encoded images in the run folder; None if there are none under the stage's digest."""
+    kind = EncodedPairs if method.needs == "pairs" else RatedImages
+    return kind.load(locate_cache(context), context.digest)
+
+
+def locate_cache(context: Context) -> Path:
+    """Return the place of the encoded images."""
+    return context.run.path / _STAGE / "images.safetensors"
+
+
+def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str, Account]) -> PromptData:
+    recipe = context.recipe
+    asked = list(read_captions_to_draw(context, "train"))
+    prompts = [each.caption.text for each in asked]
+
+    def load(name: str) -> Scorer:
+        context.progress.say(f"{_STAGE}: loading {name}")
+        made: Scorer = catalog.build("scorers", list_scorer_arguments(recipe.scorers[name], accounts.get(name)))
+        return made
+
+    return PromptData(
+        prompts,
+        [each.questions for each in asked],
+        _encode_prompts(model, prompts),
+        _encode_prompts(model, [recipe.model.sampling.negative_prompt]),
+        Rewards(recipe.reward, load),
+    )
+
+
+def _encode_pairs(context: Context, model: DiffusionModel) -> EncodedPairs:
+    """Encode winners and losers and the captions of the pairs."""
+    pairs = list(context.run.read("pairs", Pair))
+    if not pairs:
+        raise RunError(f"{context.run.path} has no pairs to train on: see pairs.choose and captions.count")
+    texts = _read_texts(context)
+    images = _encode_images(context, model, {key for pair in pairs for key in (pair.winner_key, pair.loser_key)})
+    prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[pair.caption_key] for pair in pairs))}
+    conditioning = _encode_with_empty(context, model, prompts)
+    encoded = EncodedPairs(
+        images.latents_ICHW,
+        conditioning,
+        winner_P=torch.tensor([images.rows[pair.winner_key] for pair in pairs]),
+        loser_P=torch.tensor([images.rows[pair.loser_key] for pair in pairs]),
+        prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
+        pictures=images.pictures,
+        margin_P=torch.tensor([float(pair.margin) for pair in pairs]),
+        noise_ICHW=_draw_noise(context, model, images, conditioning),
+    )
+    encoded.save(locate_cache(context), context.digest)
+    return encoded
+
+
+def _encode_rated(
+    context: Context, model: DiffusionModel, method: RatedMethod, cached: RatedImages | None
+) -> LoadedData:
+    """Rate the candidates of each caption, and encode those that are trained on."""
+    recipe = context.recipe
+    categories = {caption.key: caption.category for caption in context.run.read("captions", Caption)}
+    ratings: dict[str, float] = {}
+    without: Counter[str] = Counter()
+    for scored in read_scored_captions(context.run, recipe.candidate_scorers, recipe.pairs.share):
+        rated = method.rate(scored.values)
+        ratings |= rated
+        if not rated:
+            without[categories[scored.caption_key]] += 1
+    if not ratings:
+        raise RunError(
+            f"{context.run.path} has no candidate to train on: training.method {recipe.training.method.type} left out "
+            f"all of {without.total()} captions"
+        )
+    notes = {"captions_without_image": dict(without)}
+    if cached is not None:
+        return LoadedData(cached, notes)
+    texts = _read_texts(context)
+    images = _encode_images(context, model, set(ratings))
+    prompts = {text: row for row, text in enumerate(dict.fromkeys(texts[caption] for caption in images.captions))}
+    conditioning = _encode_with_empty(context, model, prompts)
+    encoded = RatedImages(
+        images.latents_ICHW,
+        conditioning,
+        prompt_I=torch.tensor([prompts[texts[caption]] for caption in images.captions]),
+        rating_I=torch.tensor([ratings[key] for key in images.rows]),
+        pictures=images.pictures,
+        noise_ICHW=_draw_noise(context, model, images, conditioning),
+    )
+    encoded.save(locate_cache(context), context.digest)
+    return LoadedData(encoded, notes)
+
+
+def _read_texts(context: Context) -> dict[str, str]:
+    return {caption.key: caption.text for caption in context.run.read("captions", Caption)}
+
+
+def _draw_noise(context: Context, model: Any, images: _EncodedImages, conditioning: Conditioning) -> Tensor | None:
+    """Draw the starting noise of every image again, if the training takes it."""
+    if context.recipe.training.noise != "tracked":
+        return None
+    noise: Tensor = model.draw_starting_noise(images.seeds, conditioning)
+    return noise
+
+
+def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) -> _EncodedImages:
+    """Encode the candidates `wanted`, on the CPU."""
+    settings, title = context.recipe.training, f"{_STAGE}: encoding"
+    at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
+    source = digest_generator(context.recipe.model)
+    fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)
+    kept: list[Mapping[str, Any]] = []
+    latents: list[Tensor] = []
+    sizes: list[Conditioning] = []
+
+    def encode(images: Sequence[Image.Image]) -> tuple[Tensor, Conditioning]:
+        return model.encode_images(images).cpu(), model.picture_conditioning(images)
+
+    columns = ["key", "caption_key", "seed", "image"]
+    candidates = (row for row in context.run.rows("candidates", columns) if row["key"] in wanted)
+    with context.progress.stage(title, len(wanted), "images") as task:
+        for rows in iterate_batches(candidates, at_once):
+            kept += [{name: row[name] for name in columns[:-1]} for row in rows]
+            for some, conditioning in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
+                latents.append(some)
+                sizes.append(conditioning)
+                task.advance(len(some))
+    places = {row["key"]: place for place, row in enumerate(kept)}
+    captions, seeds = ([row[name] for row in kept] for name in ("caption_key", "seed"))
+    return _EncodedImages(places, torch.cat(latents), _join_parts(sizes), captions, seeds)
+
+
+def _encode_with_empty(context: Context, model: DiffusionModel, prompts: Mapping[str, int]) -> Conditioning:
+    """Return the conditioning of `prompts`, and of the empty prompt in the last row if captions are dropped."""
+    return _encode_prompts(model, [*prompts, *([""] if context.recipe.training.caption_dropout else [])])
+
+
+def _encode_prompts(model: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
+    """Return each prompt's conditioning, on the CPU."""
+    starts = range(0, len(prompts), ENCODED_AT_ONCE)
+    return _join_parts([model.encode_prompts(prompts[start : start + ENCODED_AT_ONCE]) for start in starts])
+
+
+def _join_parts(parts: Sequence[Conditioning]) -> Conditioning:
+    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}

@@ -1,0 +1,92 @@
+"""Scorers as rewards of a training: a weighted sum of scores, without a value where one of them gives none."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.records import Question
+from agfsync.scorers import Item, Measurement, Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class RewardedImages:
+    """The rewards of a batch of images, float64 (B,), NaN where a scorer gave no score; and each scorer's scores."""
+
+    total_B: Tensor
+    scores: Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class Rewards:
+    """The weighted scorers of a training. Their models are loaded when the first image is scored.
+
+    `load` loads a scorer by its name. `failures` counts why images have no reward.
+    """
+
+    weights: Mapping[str, float]
+    load: Callable[[str], Scorer]
+    failures: Counter[str] = field(default_factory=Counter)
+    _scorers: dict[str, Scorer] = field(default_factory=dict)
+
+    def find_scorer(self, name: str) -> Scorer:
+        """Return the scorer `name`, loaded once."""
+        if name not in self._scorers:
+            self._scorers[name] = self.load(name)
+        return self._scorers[name]
+
+    def score(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], questions: Sequence[tuple[Question, ...]]
+    ) -> RewardedImages:
+        """Return the rewards of `images`, on the scale of the weighted scores.
+
+        Raises:
+            ModelError: a scorer can't be loaded, or gives another number of results than it got images.
+        """
+        items = [Item(*each) for each in zip(prompts, questions, images, strict=True)]
+        scores = {name: self._score_by(name, items) for name in self.weights}
+        total_B = torch.stack([self.weights[name] * of for name, of in scores.items()]).sum(dim=0)
+        return RewardedImages(total_B, scores)
+
+    def _score_by(self, name: str, items: Sequence[Item]) -> Tensor:
+        results = self.find_scorer(name).score(items) if items else []
+        if len(results) != len(items):
+            raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(items)} pictures: mend the scorer")
+        for each in results:
+            if not isinstance(each, Measurement):
+                self.failures[f"no {name} score: {each.reason}"] += 1
+        values = [each.value if isinstance(each, Measurement) else nan for each in results]
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def center_rewards(rewards_B: Tensor, groups_B: Tensor) -> Tensor:
+    """Return each reward minus the mean of its group, without those that are NaN; NaN stays NaN.
+
+    Args:
+        groups_B: int64 (B,), the group of each.
+    """
+    return _by_group(rewards_B, groups_B, lambda found_N: found_N - found_N.mean())
+
+
+def standardise_rewards(rewards_B: Tensor, groups_B: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Return (r - mean) / (std + epsilon) within each group; 0 where all of a group are alike, NaN stays NaN.
+
+    The standard deviation is the population's.
+    """
+    return _by_group(
+        rewards_B, groups_B, lambda found_N: (found_N - found_N.mean()) / (found_N.std(correction=0) + epsilon)
+    )
+
+
+def _by_group(rewards_B: Tensor, groups_B: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    changed_B = torch.full_like(rewards_B, nan)
+    for group in groups_B.unique():
+        scored_B = (groups_B == group) & rewards_B.isfinite()
+        if scored_B.any():
+            changed_B[scored_B] = change(rewards_B[scored_B])
+    return changed_B
