@@ -147,6 +147,7 @@ def test_refinement_ends_after_its_most_repetitions(begin: Callable[..., Any], m
     assert calls == [0] * 4 + [1] + [10] * 4
 
 
+@pytest.mark.slow
 def test_a_prompt_without_nouns_is_drawn_as_by_the_base(build: Callable[..., Any], draw: Any) -> None:
     steered, base = build("attend-and-excite", refinements=2), build()
     prompts = [PROMPT, "red", "a star", ""]

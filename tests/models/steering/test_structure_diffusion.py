@@ -97,6 +97,7 @@ def test_a_phrase_gives_its_first_pieces_and_not_its_special_token() -> None:
     assert made.each[1].flatten().tolist() == [9, 9, 9, 1, 2, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conjunction", [False, True])
 def test_a_prompt_without_phrases_is_drawn_as_by_the_base(
     conjunction: bool, build: Callable[..., Any], draw: Any

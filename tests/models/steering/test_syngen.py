@@ -2,11 +2,15 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_diffusion
 import torch
+from diffusers import HeunDiscreteScheduler, PNDMScheduler
+from diffusers_pixels import replaced
 from torch import Tensor, distributions
 
 from agfsync.language.parsing import Syntax
@@ -108,6 +112,7 @@ def test_a_prompt_longer_than_the_encoder_is_steered_by_the_rest(build: Callable
     assert (draw(generator, [long]) != draw(build(), [long])).any()
 
 
+@pytest.mark.slow
 def test_a_prompt_without_modifiers_is_drawn_as_by_the_base(build: Callable[..., Any], draw: Any) -> None:
     steered, base = build("syngen"), build()
     together, plain = draw(steered), draw(base)
@@ -213,3 +218,29 @@ def test_lack_of_memory_passes_as_it_is(build: Callable[..., Any], monkeypatch: 
         for n, m in generator.network.named_modules()
         if n.endswith("attn2")
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["euler", "dpm++", "lcm", "ddpm"])
+def test_every_scheduler_of_the_recipe_is_steered(scheduler: str, build: Callable[..., Any], draw: Any) -> None:
+    one, other = draw(build("syngen", {"scheduler": scheduler})), draw(build(None, {"scheduler": scheduler}))
+    assert (one[0] != other[0]).any() and (one[2:] == other[2:]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("scheduler", lambda: PNDMScheduler(skip_prk_steps=True, steps_offset=1)),  # that of 1.x, as it is published
+        ("scheduler", lambda: HeunDiscreteScheduler()),
+        ("unet", lambda: tiny_diffusion._unet(time_cond_proj_dim=8)),  # the guidance is an input, as LCM's
+    ],
+)
+def test_other_models_are_steered(
+    name: str, part: Callable[[], Any], tiny_generator: Path, tmp_path: Path, build: Callable[..., Any], draw: Any
+) -> None:
+    torch.manual_seed(0)
+    replaced(tiny_generator, tmp_path / "model", name, part())
+    drawing = {"path": str(tmp_path / "model"), "scheduler": "model"}
+    one, other = draw(build("syngen", drawing)), draw(build(None, drawing))
+    assert (one[0] != other[0]).any() and (one[2:] == other[2:]).all()
