@@ -223,6 +223,11 @@ class Training(Section):
     """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
     the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The uses that the training makes of the model, for the check that it can."""
+        return self.method.uses, *(("tracked noise",) if self.noise == "tracked" else ())
+
     @model_validator(mode="after")
     def _no_empty_part(self) -> "Training":
         if self.accumulate > self.batch:

@@ -301,7 +301,7 @@ class MethodSettings(Section):
     """the table that it learns from: pairs, scores, captions or nothing"""
     trains: ClassVar[str] = "model"
     """model, reward or nothing"""
-    differentiates: ClassVar[bool] = False
+    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "training"
     """True if it needs the gradient of its rewards: then they must be scorers, and the model one, that have it"""
     type: str = "dpo"
 
@@ -413,7 +413,7 @@ class RewardGradientSettings(MethodSettings):
     """
 
     needs: ClassVar[str] = "captions"
-    differentiates: ClassVar[bool] = True
+    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "gradients"
     reward: dict[str, float]
     """scorers and the weights of their rewards"""
     loss: Literal["refl", "draft"] = "refl"
@@ -541,6 +541,7 @@ class OnlineSettings(MethodSettings):
     """The method types that draw images in training and learn from their rewards."""
 
     needs: ClassVar[str] = "captions"
+    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "sampling"
     reward: dict[str, float] | None = Field(default=None, min_length=1)
     """the scorers whose weighted sum is the reward of an image; default: those of pairs.choose"""
     group: Positive = 8

@@ -226,5 +226,5 @@ def _check_finite(what: str, value: float, step: int, plan: TrainingPlan) -> Non
     if not math.isfinite(value):
         raise DivergedError(
             f"training diverged: the {what} is {value} at step {step + 1}; lower training.learning_rate "
-            f"(now {plan.learning_rate:g}) or training.method.beta, or set training.precision to fp32"
+            f"(now {plan.learning_rate:g}), or set training.precision to fp32"
         )

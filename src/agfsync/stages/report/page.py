@@ -291,7 +291,7 @@ def _describe_errors(steps: Sequence[Mapping[str, float]]) -> str:
     if sum(last) > 0:
         return (
             "At the end the winner’s own error lay above the reference’s: the margin grew only because the loser’s "
-            "rose further. Fewer steps, a lower learning rate or a larger beta keep the model closer to its base."
+            "rose further. training.method.sft_weight, fewer steps or a lower learning rate keep it down."
         )
     return "At the end the winner’s own error lay below the reference’s, as it should: the model learnt the winners."
 

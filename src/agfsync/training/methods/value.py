@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from agfsync.models.architecture import Conditioning
 from agfsync.records import derive_seed
+from agfsync.training import SamplingModel
 from agfsync.training.objective import Actor
 from agfsync.training.prompts import PromptData
-from agfsync.training.trajectories import SamplingModel
 
 if TYPE_CHECKING:
     from agfsync.training.methods.online import Sampler, Samples
