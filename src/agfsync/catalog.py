@@ -54,6 +54,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "best": "agfsync.training.methods.best:Best",
         "reward-weighted": "agfsync.training.methods.best:RewardWeighted",
         "random-sft": "agfsync.training.methods.best:RandomCandidate",
+        "policy-gradient": "agfsync.training.methods.policy_gradient:PolicyGradient",
+        "nft": "agfsync.training.methods.nft:DiffusionNFT",
+        "awm": "agfsync.training.methods.awm:AdvantageWeightedMatching",
+        "reward-gradient": "agfsync.training.methods.reward_gradient:RewardGradient",
         "none": "agfsync.training.objective:Nothing",
     },
     "choices": {

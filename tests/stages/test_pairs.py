@@ -94,7 +94,7 @@ def test_a_default_changes_no_unit(scored: Context, make_recipe: Any) -> None:
     settings = {"type": "best-worst", "weights": {"red": 1.0, "vqa": 0.5}, "minimum_margin": 0.0}
     assert _rerun(scored, make_recipe, choose=settings, normalise="none", share=1.0)[2] == keys
     # What a unit was named by before there was anything but best-worst.
-    caption = next(pairs.read_captions_to_pair(scored.run, scored.recipe, None))
+    caption = next(pairs.read_normalised_captions(scored.run, scored.recipe, None))
     weights = {"weights": {"red": 1.0, "vqa": 0.5}}
     assert keys[0] == digest(
         "pairs", 1, "best-worst", weights, caption.caption_key, list(caption.values), caption.score_keys
@@ -106,7 +106,7 @@ def test_over_the_caption_the_pairs_are_those_of_normalised_scores(scored: Conte
     _, made, keys = _rerun(scored, make_recipe, normalise=by)
     assert made and keys != _rerun(scored, make_recipe)[2]
     rule = BestWorst({"red": 1.0, "vqa": 0.5})
-    for caption in pairs.read_captions_to_pair(scored.run, scored.recipe, None):
+    for caption in pairs.read_normalised_captions(scored.run, scored.recipe, None):
         chosen = rule.choose(Normaliser(by).normalise(caption.values))[0]
         of = [pair for pair in made if pair.caption_key == caption.caption_key]
         assert [(p.winner_key, p.margin) for p in of] == [(p.winner, p.margin) for p in chosen]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,23 +20,30 @@ from torch.multiprocessing import get_context
 from agfsync import catalog
 from agfsync.errors import RecipeError
 from agfsync.recipe.types import find_settings
+from agfsync.records import Question
+from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.training.batches import EncodedPairs, RatedImages
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
 from agfsync.training.lora import add_adapters
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.processes import Processes
+from agfsync.training.prompts import PromptData
 from agfsync.training.reference import AdaptersOff
+from agfsync.training.rewards import Rewards
 
 pytestmark = pytest.mark.slow
 
 PLAN = TrainingPlan(steps=3, batch=4, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
+POLICY_LOSSES = ("dpok", "ppo", "grpo")
 METHODS = [
-    name
-    for name in catalog.CATALOG["methods"]
-    if find_settings("methods", name).needs in ("pairs", "scores")  # type: ignore[attr-defined]
+    *(
+        name
+        for name in catalog.CATALOG["methods"]
+        if find_settings("methods", name).trains == "model" and name != "none"
+    ),  # type: ignore[attr-defined]
+    *(f"policy-gradient {loss}" for loss in POLICY_LOSSES),
 ]
-METHODS.remove("none")
 MODELS = ["stable-diffusion", "stable-diffusion-3"]
 
 
@@ -83,6 +91,19 @@ class Toy:
         noisy = model.schedule.noisy(of["clean"], of["noise"], of["times"])
         told = {n.removeprefix("conditioning."): t for n, t in of.items() if n.startswith("conditioning.")}
         return noisy, model.predict(actor.network, noisy, of["times"], told)
+
+
+class Brightness:
+    """A scorer: the mean of an image's red, and no score where that is even."""
+
+    asks_questions = False
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        reds = [float(np.asarray(item.image)[..., 0].mean()) for item in items]
+        return [Unscored("too even") if abs(red - 127.5) < 0.05 else Measurement(red / 2.55) for red in reds]
+
+    def rewards(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 100 * pixels[:, 0].mean(dim=(1, 2))
 
 
 class Supervised(Toy):
@@ -170,17 +191,32 @@ class Case:
         actor = Actor(model, AdaptersOff(model.network), plan.precision)
         if self.name in TOYS:
             return actor, TOYS[self.name](pairs, plan)
-        settings = find_settings("methods", self.name)(type=self.name).model_dump()  # type: ignore[call-arg]
-        if "reward" in settings:
-            settings["reward"] = {"vqa": 1.0}
-        if "auto_beta" in settings:
-            settings["auto_beta"], settings["sft_weight"] = 0.2, 10.0
-        method = catalog.build("methods", settings)
+        method = self.build_method()
+        if method.needs == "captions":
+            questions: list[tuple[Question, ...]] = [()] * len(prompts)
+            rewards = Rewards({"brightness": 1.0}, lambda name: Brightness())
+            negative = model.encode_prompts([""])
+            return actor, method.objective(PromptData(prompts, questions, pairs.conditioning, negative, rewards), plan)
         if method.needs == "scores":
             ratings = torch.tensor([1.0, -1.0]).repeat(5)
             images = RatedImages(latents, pairs.conditioning, torch.arange(10) % 3, ratings)
             return actor, method.objective(images, plan)
-        return actor, method.objective(replace(pairs, margin_P=torch.rand(5) + 1), plan)
+        return actor, method.objective(replace(pairs, margin_P=torch.linspace(1, 2, 5)), plan)
+
+    def build_method(self) -> Any:
+        type_, _, loss = self.name.partition(" ")
+        kind = find_settings("methods", type_)
+        given = {"reward": {"brightness": 1.0}} if "reward" in kind.model_fields else {}
+        settings = kind.model_validate({"type": type_, **given}).model_dump()
+        if type_ == "reward-gradient":
+            settings |= {"steps": 4, "kl": 0.01}
+        if "auto_beta" in settings:
+            settings |= {"auto_beta": 0.2, "sft_weight": 10.0}
+        if settings.get("group"):
+            settings |= {"group": 2, "steps": 3, "guidance": 2.0, "updates": 2, "kl": 0.01}
+        if type_ == "policy-gradient":
+            settings |= {"loss": loss or "ddpo", "eta": 0.7, "clip": 0.2}
+        return catalog.build("methods", settings)
 
     def train(self, run: Path, plan: TrainingPlan = PLAN, until: int | None = None, **more: Any) -> Tensor:
         actor, objective = self.prepare(plan)
@@ -236,7 +272,7 @@ def test_a_step_in_parts_is_the_step(case: Case, tmp_path: Path) -> None:
 def test_its_curves_are_logged(case: Case, tmp_path: Path) -> None:
     case.train(tmp_path / "run", replace(PLAN, steps=1))
     (line,) = curve(tmp_path / "run")
-    curves = ("loss",) if case.name in TOYS else catalog.find("methods", case.name).curves
+    curves = ("loss",) if case.name in TOYS else case.build_method().curves
     assert set(curves) <= line.keys()
 
 
@@ -262,7 +298,7 @@ def free_port() -> Callable[[], int]:
     return find
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", *TOYS])
+@pytest.mark.parametrize("name", ["dpo", "kto", "policy-gradient", "policy-gradient dpok", "nft", *TOYS])
 def test_two_processes_learn_what_one_learns(
     name: str, tiny_generator: Path, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:

@@ -125,6 +125,21 @@ class FlowMatching:
         transformer: nn.Module = self._pipeline.transformer
         return transformer
 
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance; 1 for a network that takes it as an input (FLUX)."""
+        return 1.0 if self._family.distilled else self._guidance
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps."""
+        return self._steps
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image's latents."""
+        return self._latents.shape
+
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
         """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
@@ -163,9 +178,26 @@ class FlowMatching:
         with model_errors(f"the VAE of {self._model} can't encode pictures"):
             return self._latents.encode(images)
 
+    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
+        """Return RGB images of scaled latents (B, C, H, W), the inverse of `encode_images`.
+
+        Raises:
+            ModelError: some pixels aren't numbers, which would give black images.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode(latents_BCHW)
+
     def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
         """Return nothing: these networks take no input about an image's own size."""
         return self._family.architecture.picture_conditioning(images, self._size)
+
+    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
+
+        If the network computes its blocks again on the way back, so does the VAE.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode_pixels(latents_BCHW, self._pipeline.transformer.is_gradient_checkpointing)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

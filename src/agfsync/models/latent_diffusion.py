@@ -117,6 +117,21 @@ class LatentDiffusion:
         unet: nn.Module = self._pipeline.unet
         return unet
 
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance; 1 for a network that takes it as an input (LCM)."""
+        return self._guidance if self._guidance_1D is None else 1.0
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps."""
+        return self._steps
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image's latents."""
+        return self._latents.shape
+
     @cached_property
     def schedule(self) -> DiffusionSchedule:
         """The noise schedule that the UNet was trained with.
@@ -185,6 +200,14 @@ class LatentDiffusion:
         """
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode(latents_BCHW)
+
+    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
+
+        If the network computes its blocks again on the way back, so does the VAE.
+        """
+        with model_errors(f"the VAE of {self._model} can't decode latents"):
+            return self._latents.decode_pixels(latents_BCHW, self._pipeline.unet.is_gradient_checkpointing)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -3,7 +3,7 @@
 Legend: B images in the batch, C H W latent channels, height, width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,25 @@ def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
     return [Image.fromarray(pixels_HWC) for pixels_HWC in scaled.permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()]
 
 
+class _ClampPassingGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0]
+
+
+def clamp_passing_gradient(values: Tensor) -> Tensor:
+    """Clamp `values` to 0..1; the gradient is that of the identity (a straight-through estimate).
+
+    A plain clamp has the gradient 0 outside: a pixel that is too bright would never learn to be darker.
+    """
+    clamped: Tensor = _ClampPassingGradient.apply(values)  # type: ignore[no-untyped-call]
+    return clamped
+
+
 class LatentSpace:
     """The latent space of a pipeline's VAE, scaled and shifted as its network expects, for images of one size.
 
@@ -41,6 +60,7 @@ class LatentSpace:
 
     def __init__(self, pipeline: Any, size: Size, precision: Precision, statistics: Sequence[str] = ()) -> None:
         self._vae, self._size, self._precision = pipeline.vae, size, precision
+        self._vae.requires_grad_(False)
         height, width = size
         scale: int = pipeline.vae_scale_factor
         config = self._vae.config
@@ -80,17 +100,33 @@ class LatentSpace:
             ModelError: some values are not numbers, which would show as black images.
         """
         sound = bool(torch.isfinite(latents_BCHW).all())
-        unscaled_BCHW = latents_BCHW * self._std / self._scale
-        if self._mean is not None:
-            unscaled_BCHW = unscaled_BCHW + self._mean
         images: list[Image.Image] = []
-        for some_BCHW in unscaled_BCHW.split(self._pictures_at_once):
-            with self._precision.autocast():
-                pixels_BCHW = self._vae.decode(some_BCHW.to(self._vae.dtype)).sample
+        for pixels_BCHW in self._decode_in_turn(latents_BCHW):
             if not torch.isfinite(pixels_BCHW).all():
                 raise ModelError(self._not_numbers(sound, drawn_with))
             images += to_images(pixels_BCHW)
         return images
+
+    def decode_pixels(self, latents_BCHW: Tensor, checkpointing: bool = False) -> Tensor:
+        """Return the pixels of latents (B, C, H, W), float32 (B, 3, H, W) in 0..1, with a gradient.
+
+        They are those of `decode` before rounding to whole colors; the gradient passes their clamp. With
+        `checkpointing` the VAE computes its blocks again on the way back, in less memory, where it can.
+        """
+        if checkpointing and self._vae._supports_gradient_checkpointing:
+            self._vae.enable_gradient_checkpointing()
+        pixels_BCHW = torch.cat([some_BCHW.float() for some_BCHW in self._decode_in_turn(latents_BCHW)])
+        return clamp_passing_gradient((pixels_BCHW + 1) / 2)
+
+    def _decode_in_turn(self, latents_BCHW: Tensor) -> Iterator[Tensor]:
+        """Yield the VAE's outputs, some images at a time: in -1..1 but for overshoots, in its own dtype."""
+        unscaled_BCHW = latents_BCHW * self._std / self._scale
+        if self._mean is not None:
+            unscaled_BCHW = unscaled_BCHW + self._mean
+        for some_BCHW in unscaled_BCHW.split(self._pictures_at_once):
+            with self._precision.autocast():
+                pixels_BCHW: Tensor = self._vae.decode(some_BCHW.to(self._vae.dtype)).sample
+            yield pixels_BCHW
 
     def _not_numbers(self, latents_are_sound: bool, drawn_with: str) -> str:
         """Return the message: what was found, and what can be tried."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agfsync import catalog
 from agfsync.engine.packages import require_package, require_trackers
-from agfsync.errors import AgfsyncError, ModelError
+from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.models import hub
@@ -50,6 +50,19 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     if recipe.engine.type == "ray":
         yield partial(require_package, "ray", "engine ray")
     yield partial(require_trackers, recipe.training.trackers)
+    if recipe.training.method.differentiates:
+        yield partial(_check_rewards, recipe)
+
+
+def _check_rewards(recipe: Recipe) -> None:
+    """Check that the scorers whose gradient the method follows have one."""
+    for name in recipe.reward:
+        type_ = recipe.scorers[name].type
+        if not hasattr(catalog.find("scorers", type_), "rewards"):
+            raise RecipeError(
+                f"training.method.reward names '{name}', a {type_} scorer, which gives no gradient of its scores: name "
+                f"one that does, such as clip or imagereward, or take a method that needs no gradient of its rewards"
+            )
 
 
 def find_generator_faults(
@@ -63,7 +76,8 @@ def find_generator_faults(
         try:
             reason = check_drawing(settings)
             if "training" in stages and settings is recipe.model:
-                check_trainable(settings, reason, may_load=may_load)
+                differentiates = recipe.training.method.differentiates
+                check_trainable(settings, reason, may_load=may_load, differentiates=differentiates)
         except AgfsyncError as fault_:
             yield fault_
 

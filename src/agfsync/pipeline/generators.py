@@ -61,21 +61,31 @@ def _check_settings(settings: ModelSettings) -> None:
     check_choices(settings.type, settings.sampling.scheduler, settings.refining.path if settings.refining else None)
 
 
-def check_trainable(settings: ModelSettings, reason: str | None, *, may_load: bool) -> None:
+def check_trainable(
+    settings: ModelSettings, reason: str | None, *, may_load: bool, differentiates: bool = False
+) -> None:
     """Check that a generator can be trained; `reason` is what `check_drawing` returned.
 
-    One of another package whose class isn't known without making it is made, if it `may_load`.
+    One of another package whose class isn't known without making it is made, if it `may_load`. `differentiates`: by a
+    method that needs the gradient of its images.
 
     Raises:
         ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
     """
-    from agfsync.training.trainable import explain_untrainable, list_missing, list_missing_of_class
+    from agfsync.training.trainable import (
+        DIFFERENTIATED,
+        NEEDED,
+        explain_untrainable,
+        list_missing,
+        list_missing_of_class,
+    )
 
+    needed = DIFFERENTIATED if differentiates else NEEDED
     kind = _class_of(catalog.find("models", settings.type))
     if kind is not None:
-        missing = list_missing_of_class(kind)
+        missing = list_missing_of_class(kind, needed)
     elif may_load:
-        missing = list_missing(catalog.build("models", settings.arguments(), settings.defaults()))
+        missing = list_missing(catalog.build("models", settings.arguments(), settings.defaults()), needed)
         release_memory()
     else:
         missing = []

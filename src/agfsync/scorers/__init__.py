@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from PIL import Image
 
 from agfsync.errors import BudgetError
 from agfsync.records import Answer, Question
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,27 @@ class Scorer(Protocol):
 
         Raises:
             CapReached: its spending cap is reached.
+        """
+        ...
+
+
+@runtime_checkable
+class DifferentiableScorer(Scorer, Protocol):
+    """A scorer whose values have a gradient with respect to the image, for methods that follow it."""
+
+    def rewards(self, pixels_BCHW: "Tensor", prompts: Sequence[str]) -> "Tensor":
+        """Return the values of images with their prompts, float32 (B,), with the gradient of the pixels.
+
+        They are on the scale of `score` and differ from it by less than 0.5 for the same image, since a processor
+        of images rounds what it resizes and this doesn't. Where `score` cuts to 0..100 they go on, so that the gradient
+        doesn't vanish. The weights and the prompts get no gradient.
+
+        Args:
+            pixels_BCHW: RGB, float32 in 0..1, (B, 3, H, W).
+            prompts: one an image.
+
+        Raises:
+            ModelError: the scorer's model has no gradient that is known here.
         """
         ...
 

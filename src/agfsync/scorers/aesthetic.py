@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from agfsync.errors import ModelError
 from agfsync.scorers import Item, Measurement, Unscored
@@ -32,7 +33,7 @@ class Aesthetic:
         if head is None:
             raise ModelError("an aesthetic scorer needs a head: name a file, a folder, a hub id or embedded:aesthetic")
         self._backbone = share_backbone(path, revision, dtype, device)
-        self._head = Head.load(head)
+        self._head = Head.load(head).requires_grad_(False)
         if self._head.embedding_dim != self._backbone.width:
             raise ModelError(
                 f"the head {head} reads embeddings of width {self._head.embedding_dim}, {path} makes "
@@ -46,6 +47,12 @@ class Aesthetic:
             return []
         ratings: list[float] = self._head(self._backbone.embed_images([item.image for item in items])).tolist()
         return [_measure_rating(rating) for rating in ratings]
+
+    def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return 10 x the ratings, also outside of 0..10, with a gradient."""
+        # The head is on the CPU, as the embeddings of `score` are.
+        ratings_B: Tensor = self._head(self._backbone.embed_pixels(pixels_BCHW).cpu())
+        return 10 * ratings_B.to(pixels_BCHW.device)
 
 
 def _measure_rating(rating: float) -> Measurement | Unscored:

@@ -5,6 +5,7 @@ Shapes: B images, P prompts, E the embedding's width.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,13 +18,14 @@ from transformers import CLIPModel, Siglip2Model, SiglipModel
 from agfsync.errors import ModelError
 from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored, open_clip
+from agfsync.scorers.pixels import PixelProcessor
 
 FAMILIES: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
 """Supported values of a configuration's model_type -> their classes."""
 
 
 class Backbone:
-    """The image tower and the text tower of a model. Embeddings have length 1 and are fp32 on the CPU.
+    """The image tower and the text tower of a model. Embeddings have length 1 and are fp32; pixels' apart, on the CPU.
 
     `weights`, if given, is a safetensors file, or a folder or hub id of one. Its tensors replace the model's own; they
     may have transformers' names or open_clip's.
@@ -46,8 +48,10 @@ class Backbone:
         else:
             tensors = open_clip.in_transformers_names(pretrained.load_tensors(weights))
             self._model = pretrained.fill_model(kind, config, tensors, weights, dtype, device)
+        self._model.requires_grad_(False)
         self._processor = pretrained.load_image_processor(path, revision)
         self._tokenizer = pretrained.load_tokenizer(path, revision)
+        self._path = path
         self._pads_in_full = config.model_type != "clip"
         self.limit: int = config.text_config.max_position_embeddings
         """The most tokens of a prompt that the model reads, with its start and end."""
@@ -76,6 +80,22 @@ class Backbone:
         self._texts = {prompt: self._texts[prompt] for prompt in prompts}
         embeddings, cut = zip(*(self._texts[prompt] for prompt in prompts), strict=True)
         return torch.stack(embeddings), list(cut)
+
+    def embed_pixels(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return the embeddings of RGB pixels in 0..1, fp32 (B, E) on the pixels' device, with a gradient.
+
+        Raises:
+            ModelError: the image processor takes a step that isn't known as a function of tensors.
+        """
+        inputs = self._pixel_processor(pixels_BCHW)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        there = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
+        embeddings: Tensor = normalize(self._model.get_image_features(**there).pooler_output.float(), dim=-1)
+        return embeddings.to(pixels_BCHW.device)
+
+    @cached_property
+    def _pixel_processor(self) -> PixelProcessor:
+        return PixelProcessor(self._processor, self._path)
 
     @torch.inference_mode()
     def _embed_images(self, images: list[Image.Image]) -> Tensor:
@@ -127,6 +147,16 @@ def measure_likeness(of: Backbone, items: Sequence[Item]) -> list[Measurement | 
     texts_BE, truncated = of.embed_texts([item.prompt for item in items])
     cosines: list[float] = (images_BE * texts_BE).sum(1).tolist()
     return [_measure_cosine(cosine, cut) for cosine, cut in zip(cosines, truncated, strict=True)]
+
+
+def reward_likeness(of: Backbone, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Return 100 x the cosine of each image's and its prompt's embeddings, fp32 (B,), with the pixels' gradient.
+
+    It is `measure_likeness` without the cut at 0, where no gradient would be left.
+    """
+    texts_BE, _ = of.embed_texts(prompts)
+    # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
+    return 100 * (of.embed_pixels(pixels_BCHW) * texts_BE.clone().to(pixels_BCHW.device)).sum(1)
 
 
 def _find_width(config: Any) -> int:

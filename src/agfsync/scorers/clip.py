@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.backbone import measure_likeness, share_backbone
+from agfsync.scorers.backbone import measure_likeness, reward_likeness, share_backbone
 
 
 class Clip:
@@ -30,3 +32,7 @@ class Clip:
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
         return measure_likeness(self._backbone, items)
+
+    def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return 100 x the cosines, also below 0, with a gradient."""
+        return reward_likeness(self._backbone, pixels_BCHW, prompts)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from PIL import Image
+from torch import Tensor
 
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.backbone import measure_likeness, share_backbone
+from agfsync.scorers.backbone import measure_likeness, reward_likeness, share_backbone
+from agfsync.scorers.pixels import pad_pixels_to_square
 
 
 class Hpsv2:
@@ -40,6 +42,10 @@ class Hpsv2:
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
         return measure_likeness(self._backbone, [replace(item, image=_pad_to_square(item.image)) for item in items])
+
+    def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return 100 x the cosines, also below 0, with a gradient."""
+        return reward_likeness(self._backbone, pad_pixels_to_square(pixels_BCHW), prompts)
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import BlipTextModel, BlipVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -33,6 +32,7 @@ from agfsync.errors import ModelError
 from agfsync.models import pretrained
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.heads import Head
+from agfsync.scorers.pixels import PixelProcessor
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Mean and deviation of the head's output on the authors' data, published with their code."""
@@ -93,24 +93,39 @@ class ImageReward:
         self._text = pretrained.fill_model(
             BlipTextModel, reading, _select_part(tensors, TEXT), name, dtype, device, add_pooling_layer=False
         )
-        self._head = Head.from_tensors(tensors, name)
+        self._head = Head.from_tensors(tensors, name).requires_grad_(False)
         side = seeing.image_size
         # Its authors scale the shorter side and crop, as CLIP does, where BLIP's own processor would squeeze.
         self._processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        self._pixel_processor = PixelProcessor(self._processor, path)
         self._tokenizer = pretrained.load_tokenizer(path, revision)
+        for tower in (self._vision, self._text):
+            tower.requires_grad_(False)
 
     @torch.inference_mode()
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
         if not items:
             return []
-        features_BLD = self._embed_images([item.image for item in items])
+        images = [item.image.convert("RGB") for item in items]
+        features_BLD = self._embed_pixels(self._processor(images, return_tensors="pt")["pixel_values"])
         readings_BD, truncated = self._read_prompts([item.prompt for item in items], features_BLD)
         rewards: list[float] = ((self._head(readings_BD) - MEAN) / STD).tolist()
         return [_measure_reward(reward, cut) for reward, cut in zip(rewards, truncated, strict=True)]
 
-    def _embed_images(self, images: list[Image.Image]) -> Tensor:
-        pixels_BCHW = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return 100 x sigmoid(reward), with a gradient: `standardise` gives the reward, whose gradient never fades."""
+        features_BLD = self._embed_pixels(self._pixel_processor(pixels_BCHW)["pixel_values"])
+        readings_BD, _ = self._read_prompts(list(prompts), features_BLD)
+        rewards_B: Tensor = (self._head(readings_BD) - MEAN) / STD
+        return 100 * rewards_B.sigmoid().to(pixels_BCHW.device)
+
+    @staticmethod
+    def standardise(values_B: Tensor) -> Tensor:
+        """Return the rewards of values on the scale of `score`: log(value / (100 - value)), of mean 0, deviation 1."""
+        return torch.logit(values_B / 100, eps=1e-6)
+
+    def _embed_pixels(self, pixels_BCHW: Tensor) -> Tensor:
         features: Tensor = self._vision(pixels_BCHW.to(self._vision.device, self._vision.dtype)).last_hidden_state
         return features
 

@@ -12,11 +12,11 @@ from agfsync.choices.normalising import Normaliser, Spread
 from agfsync.engine import Outcome, Sifted, Unit, process_units
 from agfsync.errors import BudgetError
 from agfsync.recipe import Recipe
-from agfsync.records import Pair, derive_seed, digest
+from agfsync.records import Pair, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import Context, dump_changes
 from agfsync.stages.preferences import PREFERENCES, read_preferences
-from agfsync.stages.scored import ScoredCaption, read_scored_captions
+from agfsync.stages.scored import ScoredCaption, is_in_share, read_scored_captions
 from agfsync.statistics import Mean
 from agfsync.store import Run
 from agfsync.store.streams import Stream, group_by_column
@@ -75,7 +75,7 @@ def run(context: Context) -> Mapping[str, Any]:
     source = _identify_choice(context.recipe, normaliser)
 
     def units() -> Iterator[Unit[ScoredCaption]]:
-        for each in read_captions_to_pair(context.run, context.recipe, normaliser):
+        for each in read_normalised_captions(context.run, context.recipe, normaliser):
             yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
 
     drawn = group_by_column("caption_key", context.run.rows("candidates", ["caption_key"]))
@@ -122,15 +122,6 @@ def _identify_choice(recipe: Recipe, normaliser: Normaliser | None) -> list[Any]
     return [*identity, normaliser.identity] if normaliser else identity
 
 
-def is_in_share(caption_key: str, share: float) -> bool:
-    """Return True if a caption is in the `share` of the captions, in 0..1, that give pairs, by its key alone.
-
-    >>> [is_in_share("a caption", share) for share in (0.01, 0.5, 1.0)]
-    [False, True, True]
-    """
-    return derive_seed("share", caption_key) < share * 2**63
-
-
 def _take_preferences(context: Context) -> Mapping[str, Any]:
     """Take the pair set's own pairs; its other entries, such as ties, are counted."""
     share = context.recipe.pairs.share
@@ -173,11 +164,10 @@ def key_pairs(chosen: Sequence[ChosenPair]) -> dict[str, ChosenPair]:
     return keyed
 
 
-def read_captions_to_pair(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
-    """Yield every caption in the share with its candidates and the scores that they are chosen by, normalised."""
-    for scored in read_scored_captions(run, recipe.pairs.choose.scorers):
-        if is_in_share(scored.caption_key, recipe.pairs.share):
-            yield replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
+def read_normalised_captions(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
+    """Yield every caption in the share with its candidates and the scores that are chosen by, normalised."""
+    for scored in read_scored_captions(run, recipe.pairs.choose.scorers, recipe.pairs.share):
+        yield replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
 
 
 def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
@@ -185,7 +175,8 @@ def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
     if recipe.pairs.source:
         return {}
     try:
-        scored = next(s for s in read_captions_to_pair(run, recipe, None) if s.caption_key == pair.caption_key)
+        captions = read_normalised_captions(run, recipe, None)
+        scored = next(each for each in captions if each.caption_key == pair.caption_key)
     except (StopIteration, ValueError):
         return {}
     normaliser = make_normaliser(run, recipe)

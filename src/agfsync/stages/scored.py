@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agfsync.choices import CandidateScores
+from agfsync.records import derive_seed
 from agfsync.store import Run
 from agfsync.store.streams import group_by_column, join_in_order
 
@@ -17,13 +18,24 @@ class ScoredCaption:
     score_keys: Sequence[str]
 
 
-def read_scored_captions(run: Run, scorers: Collection[str]) -> Iterator[ScoredCaption]:
-    """Yield every caption with its candidates, whichever generators drew them, and their scores by `scorers`."""
+def is_in_share(caption_key: str, share: float) -> bool:
+    """Return True if a caption is in the `share` of the captions, in 0..1, that give pairs, by its key alone.
+
+    >>> [is_in_share("a caption", share) for share in (0.01, 0.5, 1.0)]
+    [False, True, True]
+    """
+    return derive_seed("share", caption_key) < share * 2**63
+
+
+def read_scored_captions(run: Run, scorers: Collection[str], share: float = 1.0) -> Iterator[ScoredCaption]:
+    """Yield every caption in the share with its candidates, whichever generators drew them, and scores by `scorers`."""
     columns = ["key", "candidate_key", "scorer", "value"]
     words = group_by_column("candidate_key", run.rows("scores", columns))
     candidates = run.rows("candidates", ["key", "caption_key"])
     judged = ({**row, "words": said or ()} for row, said in join_in_order(candidates, lambda row: row["key"], words))
     for caption, rows in group_by_column("caption_key", judged):
+        if not is_in_share(caption, share):
+            continue
         words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
         yield ScoredCaption(
             caption,

@@ -46,7 +46,7 @@ def pairs(recipe: Recipe) -> Any:
 def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
     shaping = dump_changes(recipe.training, "seed", *UNSHAPING)
-    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward,)
+    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward, recipe.pairs.share)
     return recipe.training_seed, shaping, digest_generator(recipe.model), *reward
 
 

@@ -239,11 +239,17 @@ def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData)
         base_is_public=is_public,
         method=settings.method.type,
         trained_on=_describe_data(data),
-        weights={} if recipe.pairs.source else recipe.reward,
+        choice=_describe_choice(recipe),
         settings=_list_settings(recipe),
         lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
-        choice=recipe.pairs.summary if settings.method.needs == "pairs" else "",
     )
+
+
+def _describe_choice(recipe: Recipe) -> str:
+    """Return what makes an image better than another; nothing if the pairs were given."""
+    if recipe.training.method.needs == "pairs":
+        return recipe.pairs.summary
+    return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward.items())
 
 
 def _describe_data(data: TrainingData) -> str:

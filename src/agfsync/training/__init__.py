@@ -73,6 +73,23 @@ class DiffusionModel(TrainableModel, Protocol):
         ...
 
 
+@runtime_checkable
+class DifferentiableModel(DiffusionModel, Protocol):
+    """A model whose images have a gradient, for methods that follow the gradient of a reward."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The latents of an image: channels, height, width."""
+        ...
+
+    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1.
+
+        The gradient passes the clamp to 0..1, so that a saturated pixel has one.
+        """
+        ...
+
+
 class Reference(Protocol):
     """The base model, whose weights never change."""
 

@@ -68,9 +68,11 @@ def train(
         _enable_gradient_checkpointing(actor.network)
     scaler = make_loss_scaler(actor.device, plan.precision)
     state = TrainingState.create(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
+    actor = replace(actor, processes=processes)
     if isinstance(objective, RememberingObjective):
+        objective.prepare(actor)
         state.memory = objective.memory
-    training = _Training(replace(actor, processes=processes), objective, plan, processes, say)
+    training = _Training(actor, objective, plan, processes, say)
     done = checkpoints.restore(state)
     if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
@@ -179,12 +181,12 @@ def _backward_in_memory(
             if not lacks_memory(failure):
                 raise
             lacking = failure
-        parts = _count_parts(training, state)
+        parts, share = _count_parts(training, state), _count_shares(training, batch)
         if not processes.any_true(lacking is not None) and found is not None:
             if parts > before:
                 training.say(f"a step doesn't fit into memory: from step {step + 1} on it has {state.parts} parts")
             return found
-        if parts * processes.count >= size:
+        if parts * share * processes.count >= size:
             raise lacking or PeerError("another process of the training lacks the memory for one item")
         state.parts = min(2 * parts * processes.count, size)
         # The failure holds the frames in which the tensors are.
@@ -197,6 +199,11 @@ def _count_parts(training: _Training, state: TrainingState) -> int:
     return -(-max(training.plan.accumulate, state.parts) // training.processes.count)
 
 
+def _count_shares(training: _Training, batch: Batch) -> int:
+    """Return how many times as many rows as items of its share a process's batch has: a part has as many as items."""
+    return max(1, -(-len(batch) // max(1, len(training.processes.take_share(training.plan.batch)))))
+
+
 def _backward(training: _Training, state: TrainingState, batch: Batch, size: int) -> tuple[float, dict[str, float]]:
     """Add the scaled gradient of this process's rows to the parameters; return their share of the loss and the metrics.
 
@@ -204,7 +211,8 @@ def _backward(training: _Training, state: TrainingState, batch: Batch, size: int
     """
     actor = training.actor
     total, figures = 0.0, dict[str, float]()
-    for rows in torch.arange(len(batch)).tensor_split(min(_count_parts(training, state), len(batch))):
+    parts = _count_parts(training, state) * _count_shares(training, batch)
+    for rows in torch.arange(len(batch)).tensor_split(min(parts, len(batch))):
         share = len(rows) / size
         loss, metrics = training.objective.loss(actor, batch.part(rows, actor.device))
         state.scaler.scale(loss * share).backward()

@@ -112,6 +112,10 @@ class RememberingObjective(Objective, Protocol):
     memory: dict[str, Tensor]
     """its values, with lasting names and shapes; checkpoints hold them, and a resume restores them in place"""
 
+    def prepare(self, actor: Actor) -> None:
+        """Create the part of the memory that depends on the model, before a checkpoint is restored."""
+        ...
+
     def observe(self, figures: Mapping[str, float]) -> None:
         """Update the memory after an optimizer step with its metrics, which are those of all processes' rows."""
         ...

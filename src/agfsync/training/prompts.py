@@ -1,6 +1,6 @@
 """The data of methods that draw their own images in training: prompts, their conditioning, and the rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,8 +34,3 @@ class PromptData:
     def make_unprompted(self, count: int, device: torch.device) -> Conditioning:
         """Return the conditioning of the negative prompt, `count` rows on `device`."""
         return {name: tensor.to(device).expand(count, *tensor.shape[1:]) for name, tensor in self.unprompted.items()}
-
-
-def join_conditioning(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Conditioning:
-    """Return the rows of `first`, then those of `second`."""
-    return {name: torch.cat([first[name], second[name]]) for name in first}

@@ -5,15 +5,18 @@ from collections.abc import Iterator, Sequence
 from inspect import isfunction
 from typing import Any
 
-from agfsync.training import DiffusionModel, TrainableModel
+from agfsync.training import DifferentiableModel, DiffusionModel, TrainableModel
 
 NEEDED = tuple(name for kind in (TrainableModel, DiffusionModel) for name in vars(kind) if not name.startswith("_"))
+DIFFERENTIATED = (*NEEDED, *(name for name in vars(DifferentiableModel) if not name.startswith("_")))
+"""What a method needs that follows the gradient of its rewards."""
 
 
-def list_missing_of_class(kind: type) -> list[str]:
-    """Return the names that objects of class `kind` lack, by its methods, annotations and assigned attributes.
+def list_missing_of_class(kind: type, needed: Sequence[str] = NEEDED) -> list[str]:
+    """Return those of the names `needed` that objects of class `kind` lack.
 
-    No object is created. A class with `__getattr__` is taken to have every name.
+    They are looked for among its methods, annotations and assigned attributes. No object is created. A class with
+    `__getattr__` is taken to have every name.
 
     >>> list_missing_of_class(int)[:2]
     ['device', 'network']
@@ -21,13 +24,13 @@ def list_missing_of_class(kind: type) -> list[str]:
     if hasattr(kind, "__getattr__"):
         return []
     has = set(dir(kind)) | set(_list_attributes(kind))
-    return [name for name in NEEDED if name not in has]
+    return [name for name in needed if name not in has]
 
 
-def list_missing(model: Any) -> list[str]:
-    """Return the names that `model` lacks; with the reason for one that is defined and fails."""
+def list_missing(model: Any, needed: Sequence[str] = NEEDED) -> list[str]:
+    """Return those of the names `needed` that `model` lacks; with the reason for one that is defined and fails."""
     found = []
-    for name in NEEDED:
+    for name in needed:
         try:
             getattr(model, name)
         except AttributeError as failure:
@@ -38,7 +41,8 @@ def list_missing(model: Any) -> list[str]:
 
 def explain_untrainable(type_: str, missing: Sequence[str]) -> str:
     """Return the message about a model of the type `type_` that lacks what training needs."""
-    return f"a model of the type {type_} draws and is scored, but can't be trained: it has no {', '.join(missing)}"
+    how = "" if set(NEEDED) & {name.split(" ")[0] for name in missing} else " by the gradient of a reward"
+    return f"a model of the type {type_} draws and is scored, but can't be trained{how}: it has no {', '.join(missing)}"
 
 
 def _list_attributes(kind: type) -> Iterator[str]:

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import yaml
 
 from agfsync.training.publish.card import CardFacts, render_model_card
@@ -10,7 +8,7 @@ FACTS = CardFacts(
     base_is_public=True,
     method="dpo",
     trained_on="to prefer the better picture of 1,200 pairs on 600 prompts",
-    weights={"vqa": 0.35},
+    choice="the best | by vqa 0.35",
     settings={"beta": 2000.0, "note": "a | b\n<script>"},
     lora_files=("lora.safetensors", "run-kohya.safetensors"),
 )
@@ -24,17 +22,14 @@ def head(card: str) -> dict[str, object]:
 def test_a_lora_tells_how_it_is_loaded_and_on_what() -> None:
     card = render_model_card(FACTS)
     assert head(card)["base_model"] == "someone/model" and head(card)["base_model_relation"] == "adapter"
-    assert "1,200 pairs on 600 prompts" in card and "run-kohya.safetensors" in card and "| vqa | 0.35 |" in card
+    assert (
+        "1,200 pairs on 600 prompts" in card and "run-kohya.safetensors" in card and "the best \\| by vqa 0.35." in card
+    )
     assert "a \\| b &lt;script>" in card
 
 
-def test_the_card_says_what_made_a_pair() -> None:
-    card = render_model_card(replace(FACTS, choice="the best | by vqa 0.35"))
-    assert "What makes one: the best \\| by vqa 0.35." in card and "| weight |" not in card
-
-
 def test_given_pairs_and_a_base_of_ones_own() -> None:
-    facts = CardFacts("run", "mine", False, "dpo", "on 3 images", {}, {}, None)
+    facts = CardFacts("run", "mine", False, "dpo", "on 3 images", "", {}, None)
     card = render_model_card(facts)
     assert "base_model" not in head(card) and "load_lora_weights" not in card
     assert "The pairs were given" in card

@@ -145,6 +145,9 @@ class PairObjective:
             metrics = {**metrics, "beta": torch.tensor(beta), "margin_size": size}
         return loss, metrics
 
+    def prepare(self, actor: Actor) -> None:
+        """Do nothing: the memory depends on no model."""
+
     def observe(self, figures: Mapping[str, float]) -> None:
         if "margin_size" in figures:
             average, size = self.memory["margin"], figures["margin_size"]

@@ -31,13 +31,11 @@ class CardFacts:
     method: str
     trained_on: str
     """the end of the sentence "trained by METHOD ...", such as: on 5 images of 5 prompts"""
-    weights: Mapping[str, float]
-    """of the scorers that chose the images; empty if pairs were given"""
+    choice: str
+    """what makes an image better than another, for people; empty if pairs were given"""
     settings: Mapping[str, Any]
     lora_files: tuple[str, str | None] | None
     """names of the PEFT file and of the kohya file, if any; None: the folder is a whole pipeline"""
-    choice: str = ""
-    """what made a pair, for people; empty if pairs were given, or none was trained on"""
 
 
 def render_model_card(facts: CardFacts) -> str:
@@ -83,12 +81,9 @@ def _render_use(facts: CardFacts) -> str:
 
 def _render_choice(facts: CardFacts) -> str:
     """Return the paragraph on how the pairs were chosen."""
-    if facts.choice:
-        return f"No person labelled a pair. What makes one: {_escape_cell(facts.choice)}."
-    if not facts.weights:
+    if not facts.choice:
         return "The pairs were given, as a file."
-    says = "No person labelled an image: these scores, with these weights, say which images are better."
-    return f"{says}\n\n{_render_table(('score', 'weight'), facts.weights)}"
+    return f"No person labelled an image. What makes one better: {_escape_cell(facts.choice)}."
 
 
 def _render_table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:

@@ -1,0 +1,188 @@
+"""Drawing and rewarding images in training, which the online methods share.
+
+Legend: B images of this process in a step, N those of all processes, S steps of a trajectory, C H W latent channels,
+height, width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from agfsync.engine.batch_fitting import BatchFit
+from agfsync.errors import RecipeError
+from agfsync.records import derive_seed
+from agfsync.training import Conditioning
+from agfsync.training.batches import draw_rows_of_step
+from agfsync.training.objective import Actor, TrainingPlan
+from agfsync.training.processes import Processes
+from agfsync.training.prompts import PromptData
+from agfsync.training.trajectories import GuidedPrediction, SamplingModel, Trajectory, sample_trajectory
+
+
+class OnlineMethod:
+    """A method that draws images of the captions in training and learns from their rewards."""
+
+    needs: ClassVar[Literal["captions"]] = "captions"
+    trains: ClassVar[Literal["model"]] = "model"
+    raises: ClassVar[str] = "reward"
+    """the metric that the training raises"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """The way in which an online method draws: `group` images of each prompt, by `steps` steps with noise `eta`.
+
+    `guidance` and `steps` None are those that the model draws with.
+    """
+
+    group: int
+    steps: int | None
+    guidance: float | None
+    eta: float
+
+    def count_steps(self, model: SamplingModel) -> int:
+        """Return the number of sampling steps."""
+        return self.steps or model.steps
+
+    def make_prediction(self, actor: Actor) -> GuidedPrediction:
+        """Return the guided prediction by which images are drawn and trained."""
+        model = cast(SamplingModel, actor.model)
+        return GuidedPrediction(model, model.guidance if self.guidance is None else self.guidance, actor.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """This process's images of a step, with their trajectories, and the rewards of all processes' images.
+
+    Images of a prompt stand together. `own_B` are this process's places among all images.
+    """
+
+    prompts_B: Tensor
+    """rows of the data's prompts, int64"""
+    trajectory: Trajectory
+    own_B: Tensor
+    rewards_N: Tensor
+    """float64, NaN where a scorer gave no score"""
+    prompts_N: Tensor
+
+    @property
+    def own_rewards_B(self) -> Tensor:
+        """The rewards of this process's images, float64, NaN without one."""
+        return self.rewards_N[self.own_B]
+
+
+def draw_samples(
+    data: PromptData, plan: TrainingPlan, sampler: Sampler, actor: Actor, step: int, rows: Tensor
+) -> Samples:
+    """Draw and reward the images of step `step` with the network as it is.
+
+    The prompts of a step follow from the plan's seed and the step, and an image's noise also from its place in its
+    group, so that neither batch nor process affects it. As many images as a part of `plan.batch` has prompts are drawn
+    at a time, fewer where memory runs out.
+    """
+    model = cast(SamplingModel, actor.model)
+    prompts_N = draw_rows_of_step(plan.seed, step, plan.batch, len(data)).repeat_interleave(sampler.group)
+    own_B = (rows[:, None] * sampler.group + torch.arange(sampler.group)).flatten()
+    prediction, steps = sampler.make_prediction(actor), sampler.count_steps(model)
+
+    def draw(places: Sequence[int]) -> list[tuple[Trajectory, float]]:
+        prompts_B = prompts_N[list(places)]
+        prompted = data.make_conditioning(prompts_B, actor.device)
+        unprompted = data.make_unprompted(len(places), actor.device)
+        seeds = [derive_seed(plan.seed, "sample", step, place) for place in places]
+        trajectory = sample_trajectory(prediction, actor.network, prompted, unprompted, seeds, steps, sampler.eta)
+        images: Any = model.decode_latents(trajectory.latents_BCHW.to(actor.device))
+        texts = [data.prompts[row] for row in prompts_B]
+        total_B = data.rewards.score(images, texts, [data.questions[row] for row in prompts_B]).total_B
+        return list(zip(_split_trajectory(trajectory), total_B.tolist(), strict=True))
+
+    drawn = BatchFit(max(1, plan.batch // plan.accumulate)).over(own_B.tolist(), draw)
+    rewards_N = gather_values(actor.processes, [reward for _, reward in drawn], own_B, len(prompts_N))
+    return Samples(prompts_N[own_B], _join_trajectories([each for each, _ in drawn]), own_B, rewards_N, prompts_N)
+
+
+def gather_values(processes: Processes, values: Sequence[float], own_B: Tensor, count: int) -> Tensor:
+    """Return the values of all processes, float64 (N,), of which `values` are those at `own_B`; NaN stays NaN."""
+    found_N, known_N = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    own = torch.tensor(values, dtype=torch.float64)
+    found_N[own_B], known_N[own_B] = own.nan_to_num(), own.isfinite().double()
+    summed = processes.sum_values([*found_N.tolist(), *known_N.tolist()])
+    found_N, known_N = torch.tensor(summed, dtype=torch.float64).chunk(2)
+    return torch.where(known_N > 0, found_N, nan)
+
+
+def weigh_known(values_N: Tensor) -> Tensor:
+    """Return weights with which the mean of all rows is the mean of the known ones: float32 (N,), 0 where NaN.
+
+    An image without a reward must not count as one with a reward of 0; with weights all processes keep equally many
+    rows.
+    """
+    known_N = values_N.isfinite()
+    return known_N.float() / known_N.float().mean().clamp(min=1e-12)
+
+
+def make_reward_metrics(rewards_N: Tensor) -> dict[str, Tensor]:
+    """Return the mean reward of a step's images, and the share of them that have none.
+
+    Raises:
+        RecipeError: no image has a reward.
+    """
+    known_N = rewards_N[rewards_N.isfinite()]
+    if not len(known_N):
+        raise RecipeError("training.method.reward: no image of a step has a reward: see what its scorers report")
+    return {"reward": known_N.mean().float(), "without_reward": torch.tensor(1 - len(known_N) / len(rewards_N))}
+
+
+def split_groups(own_B: Tensor, group: int, parts: int, seed: int) -> list[Tensor]:
+    """Return the positions in `own_B` in `parts` batches, int64: each batch has as many images of every prompt.
+
+    The images of a prompt are shuffled by `seed` and the prompt's place, so that no process affects the batches.
+
+    Raises:
+        RecipeError: a group has fewer than `parts` images.
+    """
+    if group < parts:
+        raise RecipeError(f"training.method.updates {parts} is more than the {group} images of training.method.group")
+    batches_B = torch.empty(len(own_B), dtype=torch.int64)
+    for prompt in own_B.div(group, rounding_mode="floor").unique().tolist():
+        order = torch.randperm(group, generator=torch.Generator().manual_seed(derive_seed(seed, prompt)))
+        of_prompt_B = own_B.div(group, rounding_mode="floor") == prompt
+        batches_B[of_prompt_B] = order[own_B[of_prompt_B] % group] % parts
+    return [(batches_B == part).nonzero().flatten() for part in range(parts)]
+
+
+def join_prompted(data: PromptData, rows_B: Tensor, device: torch.device) -> tuple[Conditioning, Conditioning]:
+    """Return the conditioning of prompts and, of as many rows, that of the negative prompt."""
+    return data.make_conditioning(rows_B, device), data.make_unprompted(len(rows_B), device)
+
+
+def _split_trajectory(trajectory: Trajectory) -> Iterator[Trajectory]:
+    """Yield each image's trajectory: a batch of one."""
+    for place in range(len(trajectory.latents_BCHW)):
+        one = slice(place, place + 1)
+        yield Trajectory(
+            trajectory.latents_BCHW[one],
+            trajectory.states_BSCHW[one],
+            trajectory.next_states_BSCHW[one],
+            trajectory.log_probabilities_BS[one],
+            trajectory.times_S,
+            trajectory.next_times_S,
+        )
+
+
+def _join_trajectories(parts: Sequence[Trajectory]) -> Trajectory:
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return Trajectory(
+        join("latents_BCHW"),
+        join("states_BSCHW"),
+        join("next_states_BSCHW"),
+        join("log_probabilities_BS"),
+        parts[0].times_S,
+        parts[0].next_times_S,
+    )

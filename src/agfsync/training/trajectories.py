@@ -1,0 +1,139 @@
+"""Sampling in training: images of the network as it is, with the log-probability of each stochastic step.
+
+Everything but the network's own work is float32, and the log-probability is that of the state that is stored: rounding
+the states to half precision would move the probability ratios by more than they are clipped at.
+
+Legend: B images in the batch, S steps that are kept, C H W latent channels, height, width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, pi
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from agfsync.models.sampling import draw_noise
+from agfsync.training import Conditioning, DiffusionModel
+from agfsync.training.precision import autocast
+
+
+class SamplingModel(DiffusionModel, Protocol):
+    """A model that can be sampled in training: it also says how it draws, and decodes latents."""
+
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance that it draws with; 1 where the guidance is built in."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps that it draws with."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image's latents."""
+        ...
+
+    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[object]:
+        """Return the RGB images of scaled latents."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedPrediction:
+    """The prediction under classifier-free guidance, in one batch with the one without the prompt.
+
+    Both halves record a gradient. A guidance of 1 or less predicts with the prompt alone.
+    """
+
+    model: DiffusionModel
+    guidance: float
+    precision: str = "fp32"
+
+    def predict(
+        self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, prompted: Conditioning, unprompted: Conditioning
+    ) -> Tensor:
+        """Return the network's prediction, float32 (B, C, H, W); the conditioning has B rows each."""
+        # One context for each forward pass: autocast caches rounded weights until the context ends.
+        with autocast(self.model.device, self.precision):
+            if self.guidance <= 1:
+                return self.model.predict(network, noisy_BCHW, times_B, prompted).float()
+            both = {name: torch.cat([unprompted[name], prompted[name]]) for name in prompted}
+            predicted_BCHW = self.model.predict(network, noisy_BCHW.repeat(2, 1, 1, 1), times_B.repeat(2), both)
+        without_BCHW, with_BCHW = predicted_BCHW.float().chunk(2)
+        return without_BCHW + self.guidance * (with_BCHW - without_BCHW)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The stochastic steps of B images: the states before and after (B, S, C, H, W), and log-probabilities (B, S).
+
+    `times_S` and `next_times_S` are the schedule's times of the steps. All tensors are float32 on the CPU.
+    """
+
+    latents_BCHW: Tensor
+    """the final latents"""
+    states_BSCHW: Tensor
+    next_states_BSCHW: Tensor
+    log_probabilities_BS: Tensor
+    times_S: Tensor
+    next_times_S: Tensor
+
+
+@torch.no_grad()
+def sample_trajectory(
+    prediction: GuidedPrediction,
+    network: nn.Module,
+    prompted: Conditioning,
+    unprompted: Conditioning,
+    seeds: Sequence[int],
+    steps: int,
+    eta: float,
+) -> Trajectory:
+    """Draw an image of each seed by `steps` steps with noise of strength `eta`; keep the steps that have a density.
+
+    A seed gives its image's starting noise and then each step's noise, so that no batch affects it. Steps without
+    noise, such as those of `eta` 0 and often the last one, have no density and are not kept.
+    """
+    model = cast(SamplingModel, prediction.model)
+    sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    grid = model.schedule.grid(steps)
+    state_BCHW = draw_noise(sources, model.latent_shape).to(model.device)
+    kept: list[tuple[Tensor, Tensor, Tensor, int]] = []
+    for place in range(len(grid) - 1):
+        time_B, next_time_B = (grid[each].repeat(len(seeds)).to(model.device) for each in (place, place + 1))
+        predicted_BCHW = prediction.predict(network, state_BCHW, time_B, prompted, unprompted)
+        mean_BCHW, std = model.schedule.transition(predicted_BCHW, state_BCHW, time_B, next_time_B, eta)
+        noise_BCHW = draw_noise(sources, model.latent_shape).to(model.device)
+        if bool((std > 0).all()):
+            after_BCHW = mean_BCHW + std * noise_BCHW
+            log_probability_B = compute_log_probability(after_BCHW, mean_BCHW, std)
+            kept.append((state_BCHW.cpu(), after_BCHW.cpu(), log_probability_B.cpu(), place))
+        else:
+            after_BCHW = mean_BCHW
+        state_BCHW = after_BCHW
+    empty = torch.zeros(len(seeds), 0, *model.latent_shape)
+    places = torch.tensor([place for *_, place in kept], dtype=torch.int64)
+    return Trajectory(
+        state_BCHW.cpu(),
+        torch.stack([each[0] for each in kept], dim=1) if kept else empty,
+        torch.stack([each[1] for each in kept], dim=1) if kept else empty,
+        torch.stack([each[2] for each in kept], dim=1) if kept else empty[..., 0, 0, 0],
+        grid[places],
+        grid[places + 1],
+    )
+
+
+def compute_log_probability(after_BCHW: Tensor, mean_BCHW: Tensor, std: Tensor) -> Tensor:
+    """Return the log-density of a Gaussian step, the mean over the latent's elements: float32 (B,).
+
+    The mean and not the sum (as in DDPO's code): a sum over thousands of elements makes every ratio 0 or infinite.
+
+    Args:
+        std: above 0, (B, 1, 1, 1).
+    """
+    log_density_BCHW = -((after_BCHW - mean_BCHW).square()) / (2 * std**2) - std.log() - log(2 * pi) / 2
+    return log_density_BCHW.mean(dim=(1, 2, 3))
