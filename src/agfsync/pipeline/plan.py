@@ -24,7 +24,9 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
         RunError: the recipe has no stage `until`.
     """
     method = recipe.training.method
-    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation") if method.type == "none" else ())}
+    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation", "controls") if method.type == "none" else ())}
+    if not recipe.evaluation.controls:
+        left_out.add("controls")
     stages = [stage for stage in STAGES if stage.name not in left_out]
     names = [stage.name for stage in stages]
     inputs = {"training": (method.needs,)} if method.needs in names else {"training": ("questions",)}

@@ -249,10 +249,18 @@ class Evaluation(Section):
 
     sets: dict[str, EvaluationSet] = Field(default={HELD_OUT: EvaluationSet()}, min_length=1)
     """the first one is the verdict's"""
+    controls: tuple[Literal["random-sft", "by-lot"], ...] = ()
+    """trainings without the feedback, as long as the run's own, that the aligned model is compared with: random-sft
+    fine-tunes on a random candidate of each caption; by-lot draws winner and loser of each pair by lot"""
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64
     """images drawn at a time; fewer where memory runs out"""
+
+    @property
+    def first_set(self) -> str:
+        """The name of the verdict's set."""
+        return next(iter(self.sets))
 
 
 class Report(Section):
