@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from agfsync import catalog
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.types import (
@@ -20,6 +21,7 @@ from agfsync.recipe.types import (
     ScorerOfType,
     ScorerSettings,
     StableDiffusionSettings,
+    SteeringSettings,
     VqaSettings,
     WriterSettings,
     asks_language_model,
@@ -409,6 +411,18 @@ class Recipe(Section):
         """The scorers of all evaluation sets."""
         used = {each for name in self.evaluation.sets for each in self.set_scorers(name)}
         return {each: settings for each, settings in self.scorers.items() if each in used}
+
+    @property
+    def steering(self) -> dict[str, Any] | None:
+        """The settings of a training-free method with its parser chosen, None if the method isn't one."""
+        method = self.training.method
+        if method.trains != "nothing" or method.type == "none":
+            return None
+        settings = method.model_dump(mode="json")
+        if isinstance(method, SteeringSettings):
+            parser = method.parser.choose(embedded=self.model.path.startswith(catalog.EMBEDDED))
+            settings["parser"] = parser.model_dump(mode="json")
+        return settings
 
     @property
     def training_seed(self) -> int:
