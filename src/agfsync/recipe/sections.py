@@ -133,7 +133,9 @@ class Pairs(Section):
     repeats: Literal["majority", "all"] = "majority"
     """several judgements of the same two images in a pair set: one pair, by their majority; or a pair of each"""
     choose: ChoiceOfType = BestWorstSettings()
-    """how pairs are made of scored candidates"""
+    """how pairs are made of scored candidates. By weights: best-worst of each caption; every two candidates, ordered;
+    calibrated, best and worst by expected win rates. By judges without weights: pareto, the winner dominates the loser;
+    vote, of the majority; by-aspect, a pair for each judge. lot: drawn by lot, as a control"""
     normalise: Literal["none", "z-score", "rank"] = "none"
     """of each scorer's scores, before pairs.choose sees them, since raw scales decide more than weights do. none: the
     raw scores, as in the paper; z-score: less the mean, over the standard deviation; rank: the share of the other
