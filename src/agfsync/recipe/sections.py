@@ -399,7 +399,7 @@ class Recipe(Section):
 
     def _check_watch(self, watch: Watch) -> None:
         method = self.training.method
-        if method.trains != "model":
+        if method.trains != "model" or method.type == "none":
             raise ValueError(f"training.watch has nothing to watch: the method {method.type} trains no model")
         if not self.captions.held_out:
             raise ValueError("training.watch measures on held-out captions: set captions.held_out")

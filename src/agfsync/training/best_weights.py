@@ -13,7 +13,7 @@ from agfsync.files.atomic import store_errors, write_atomic
 from agfsync.files.tensors import read_metadata, read_tensors, write_tensors
 from agfsync.training.state import Parameters
 
-VALUES, TRAINED = "values_N", "weight."
+VALUES, PARAMETER = "values_N", "weight."
 """The values' name in a file, and the prefix of the weights'."""
 
 
@@ -47,7 +47,7 @@ class BestWeights:
         Raises:
             StoreError: the disk fails.
         """
-        tensors = {f"{TRAINED}{name}": weight.detach() for name, weight in weights.items()}
+        tensors = {f"{PARAMETER}{name}": weight.detach() for name, weight in weights.items()}
         head = {"digest": self.digest, "step": str(measured.step)}
         write_tensors(self._make_path(measured.step), {VALUES: measured.values_N, **tensors}, head)
 
@@ -89,7 +89,7 @@ class BestWeights:
         """
         tensors = self._read(step)
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"{TRAINED}{name}"])
+            parameter.copy_(tensors[f"{PARAMETER}{name}"])
 
     def _read(self, step: int) -> Mapping[str, Tensor]:
         found = read_tensors(self._make_path(step))

@@ -21,7 +21,7 @@ from agfsync.training.objective import Actor, Batch, Objective, RememberingObjec
 from agfsync.training.precision import make_loss_scaler, use_trainable_attention
 from agfsync.training.processes import ALONE, Processes
 from agfsync.training.state import TrainingState
-from agfsync.training.watching import Line, Watcher
+from agfsync.training.watching import LogLine, Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,34 +102,40 @@ def _run_steps(
     with writing as metrics, use_trainable_attention(training.actor.device):
         if metrics is not None and watcher is not None:
             watcher.resume(read_metrics(log), done)
-            if done == 0:
-                base = watcher.observe({"step": 0}, plan.steps, state)
-                metrics.write(base)
-                on_step(base)
+        if metrics is not None and watcher is not None and done == 0:
+            on_step(_record(training, state, checkpoints, metrics, {"step": 0}))
         for step in range(done, plan.steps):
             started = time.perf_counter()
             rate = compute_learning_rate(plan, step)
             figures = _run_step(training, state, step, rate)
             if metrics is not None:
                 seconds = time.perf_counter() - started
-                line: Line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": seconds}
-                if watcher is not None:
-                    line = watcher.observe(line, plan.steps, state)
-                metrics.write(line)
-                if watcher is not None and watcher.has_to_stop:
-                    metrics.flush()
-                    training.say(watcher.end())
-                elif (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                    metrics.flush()
-                    checkpoints.save(step + 1, state)
-                    if watcher is not None:
-                        watcher.prune(checkpoints.list_steps())
-                on_step(line)
+                line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": seconds}
+                on_step(_record(training, state, checkpoints, metrics, line))
             may_stop = watcher is not None and watcher.may_stop_at(step + 1, plan.steps)
             if watcher is not None and may_stop and processes.any_true(watcher.has_to_stop):
                 return
     if processes.is_first and watcher is not None:
         watcher.prune([])
+
+
+def _record(
+    training: _Training, state: TrainingState, checkpoints: Checkpoints, metrics: MetricsLog, line: LogLine
+) -> LogLine:
+    """Log the line of a step with the watched judge's figures, and save the state where that is due."""
+    plan, watcher, step = training.plan, training.watcher, int(line["step"])
+    if watcher is not None:
+        line = watcher.observe(line, plan.steps, state)
+    metrics.write(line)
+    if watcher is not None and watcher.has_to_stop:
+        metrics.flush()
+        training.say(watcher.end())
+    elif step and (step % plan.checkpoint_every == 0 or step == plan.steps):
+        metrics.flush()
+        checkpoints.save(step, state)
+        if watcher is not None:
+            watcher.prune(checkpoints.list_steps())
+    return line
 
 
 def compute_learning_rate(plan: TrainingPlan, step: int) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from agfsync.training.best_weights import BestWeights, Measured
 from agfsync.training.state import TrainingState, use_result
 
-Line = Mapping[str, float]
+LogLine = Mapping[str, float]
 """The metrics of a step."""
 RAISED = ("reward", "implicit_accuracy")
 """What a method raises, the first that it logs; without either it lowers its loss."""
@@ -52,7 +52,7 @@ def has_fallen(values_N: Tensor, best_N: Tensor) -> bool:
     return mean < 0 and mean < -ERRORS * error
 
 
-def average_raised(lines: Sequence[Line], step: int, metric: str) -> float:
+def average_raised(lines: Sequence[LogLine], step: int, metric: str) -> float:
     """Return the mean of what the method raises over the steps since the measurement before `step`, up to `step`.
 
     It is `reward` if the method logs that, else `implicit_accuracy`, else minus `loss`. For step 0, the base, it is
@@ -82,10 +82,10 @@ class Watcher:
     measure: Callable[[], Tensor]
     best: BestWeights | None = None
     has_to_stop: bool = False
-    _lines: list[Line] = field(default_factory=list)
+    _lines: list[LogLine] = field(default_factory=list)
     _best: Measured | None = None
 
-    def resume(self, lines: Sequence[Line], done: int) -> None:
+    def resume(self, lines: Sequence[LogLine], done: int) -> None:
         """Take up the watch after `done` steps, of which `lines` are the metrics."""
         self._lines = list(lines)
         self._best = self.best.find(done) if self.best else None
@@ -103,7 +103,7 @@ class Watcher:
         if self.best is not None:
             self.best.prune(steps)
 
-    def observe(self, line: Line, steps: int, state: TrainingState) -> Line:
+    def observe(self, line: LogLine, steps: int, state: TrainingState) -> LogLine:
         """Return the metrics of a step with the judge's, if it is measured after that step, and decide on the end.
 
         `state` is that after the step. If there is an average of the weights, it is the result, and is measured.
@@ -124,7 +124,7 @@ class Watcher:
         self._best = found if improved else self._best
         return line
 
-    def _make_figures(self, found: Measured) -> Line:
+    def _make_figures(self, found: Measured) -> LogLine:
         """Return the mean, and the share of the captions without a value where there are such."""
         unscored = 1 - float(found.values_N.isfinite().double().mean())
         figures = {self.metric: found.mean} if unscored < 1 else {}
@@ -164,7 +164,7 @@ class Watcher:
         return True
 
 
-def summarize_watch(judge: str, metric: str, lines: Sequence[Line], ended: tuple[int, int] | None) -> dict[str, Any]:
+def summarize_watch(judge: str, metric: str, lines: Sequence[LogLine], ended: tuple[int, int] | None) -> dict[str, Any]:
     """Return the notes on a watch: the base's mean, the best and the last one with their steps.
 
     `ended` are the step whose weights are the result and the step at which the watch ended the training; None if it

@@ -54,15 +54,18 @@ UNCHARTED = {"step", "seconds", "watch_seconds"}
 def plot_training(evidence: Evidence) -> list[Panel]:
     """Return the curves of all metrics: the watched judge's, next to it what the method raises, then the others."""
     steps = evidence.steps
+    if not steps:
+        return []
     logged = {name: None for step in steps for name in step if name not in UNCHARTED}
     charts = [*_list_watched_charts(evidence), *RAISED_CHARTS, _chart_loss(steps), *CHARTS]
     charted = {name for chart in charts if chart.names.keys() <= logged.keys() for name in chart.names}
     plain = [MetricChart(_make_title(name), {name: name}) for name in logged if name not in charted]
+    places = [step.get("step", number) for number, step in enumerate(steps)]
     panels = []
     for chart in [*charts, *plain]:
-        lines = [step for step in steps if chart.names.keys() <= step.keys()]
-        series = {label: [line[name] for line in lines] for name, label in chart.names.items()}
-        figure = make_curves([line.get("step", i) for i, line in enumerate(lines)], series, chart.reference)
+        held = [(place, step) for place, step in zip(places, steps, strict=True) if chart.names.keys() <= step.keys()]
+        series = {label: [step[name] for _, step in held] for name, label in chart.names.items()}
+        figure = make_curves([place for place, _ in held], series, chart.reference, (places[0], places[-1]))
         panels.extend([Panel(chart.title, figure, chart.text)] if figure else [])
     return panels
 
