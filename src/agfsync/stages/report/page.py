@@ -133,6 +133,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "verdict": reach_verdict(judged),
         "alarms": find_alarms(judged, contrasts),
         "caution": describe_caution(judged, contrasts),
+        "controls": _list_controls(evidence),
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
         "judges": make_forest([_make_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
@@ -227,6 +228,19 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
     """Return a sentence with the shares of pairs in which the winner scores higher, lower and the same."""
     higher, equal, lower = (f"{100 * share:.0f} %" for share in compute_win_shares(losers, winners))
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
+
+
+def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Return a row for each control and judge, for the table of controls."""
+    if "controls" not in evidence.finished:
+        return []
+    notes = evidence.finished["controls"].notes["controls"]
+    rows = [
+        {**f, "control_mean": f.get("control"), "control": c, "judge": j}
+        for c, judges in notes.items()
+        for j, f in judges.items()
+    ]
+    return [row for row in rows if row["prompts"]]
 
 
 def _list_stages(evidence: Evidence) -> list[StageLine]:
