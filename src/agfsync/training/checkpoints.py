@@ -43,8 +43,11 @@ class Checkpoints:
 
     def find_last_step(self) -> int:
         """Return the number of steps of the last checkpoint, 0 if there is none."""
-        found = self._list_files()
-        return found[0][0] if found else 0
+        return max(self.list_steps(), default=0)
+
+    def list_steps(self) -> list[int]:
+        """Return the steps after which a checkpoint was saved that is kept, the last first."""
+        return [step for step, _ in self._list_files()]
 
     def restore(self, state: TrainingState) -> int:
         """Load the last checkpoint into `state`; return its number of steps, 0 if there is none.
