@@ -11,8 +11,8 @@ from agfsync.recipe.types import (
     AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
+    DpoSettings,
     EmbeddingSettings,
-    MarginSettings,
     MethodOfType,
     ModelOfType,
     ModelSettings,
@@ -180,7 +180,7 @@ class LoraSettings(Section):
 class Training(Section):
     """Stage 6: alignment on the pairs (Eq. 8)."""
 
-    method: MethodOfType = MarginSettings()
+    method: MethodOfType = DpoSettings()
     lora: LoraSettings | None = None
     """absent: the whole denoiser is trained"""
     seed: int | None = Field(default=None, ge=0)
