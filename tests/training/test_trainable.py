@@ -9,7 +9,7 @@ from agfsync.errors import ModelError
 from agfsync.models.flow_matching import FlowMatching
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.training import DiffusionModel
-from agfsync.training.trainable import NEEDED, explain_untrainable, list_missing, list_missing_of_class
+from agfsync.training.trainable import DIFFERENTIATED, NEEDED, explain_untrainable, list_missing, list_missing_of_class
 
 
 class Whole:
@@ -83,3 +83,14 @@ def test_the_true_reason_is_not_hidden() -> None:
 
     with pytest.raises(ModelError, match="no noise schedule"):
         list_missing(Refusing())
+
+
+def test_a_method_that_follows_gradients_needs_more() -> None:
+    assert set(DIFFERENTIATED) - set(NEEDED) == {"latent_shape", "decode_pixels"}
+    assert list_missing_of_class(LatentDiffusion, DIFFERENTIATED) == list_missing_of_class(FlowMatching, DIFFERENTIATED)
+    assert list_missing_of_class(LatentDiffusion, DIFFERENTIATED) == []
+    missing = list_missing_of_class(Whole, DIFFERENTIATED)
+    assert missing == ["latent_shape", "decode_pixels"]
+    assert list_missing(Whole(), DIFFERENTIATED) == [*list_missing(Whole()), *missing]
+    message = explain_untrainable("mine", missing)
+    assert "can't be trained by the gradient of a reward: it has no latent_shape, decode_pixels" in message

@@ -378,7 +378,8 @@ class RewardGradientSettings(MethodSettings):
     steps: Positive | None = None
     """of the sampling. Default: 40 (refl), 50 (draft)"""
     window: tuple[Share, Share] | None = None
-    """refl: the step with a gradient is drawn from this share of the steps. Default: [0.75, 1], steps 30 to 39 of 40"""
+    """refl: the step with a gradient is one of those that end in this share of the sampling, drawn for each batch.
+    Default: [0.75, 1], the steps 31 to 40 of 40"""
     last: Positive | None = None
     """draft: the gradient goes through so many last steps, at the memory of each. Default: 1"""
     guidance: float | None = Field(default=None, ge=0)
@@ -415,10 +416,8 @@ class RewardGradientSettings(MethodSettings):
         steps = self.steps or 0
         if self.last is not None and self.last > steps:
             raise ValueError(f"last is {self.last}, of {steps} steps: take at most as many")
-        if self.window and not any(self.window[0] <= step / steps < self.window[1] for step in range(steps)):
-            raise ValueError(
-                f"no step lies in window {list(self.window)}: of {steps} steps, step k has the share k / {steps}"
-            )
+        if self.window and not any(self.window[0] < step / steps <= self.window[1] for step in range(1, steps + 1)):
+            raise ValueError(f"window {list(self.window)} holds the end of none of {steps} steps: make it wider")
         return self
 
 

@@ -12,7 +12,7 @@ Legend: B captions in the batch, C H W latent channels, height, width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -98,16 +98,16 @@ class RewardGradient:
 
 
 def list_window(window: tuple[float, float], steps: int) -> list[int]:
-    """Return the steps whose share of the sampling lies in [from, to).
+    """Return the steps, counted from 0, that end in the share (from, to] of the sampling.
 
     >>> list_window((0.75, 1), 8)
     [6, 7]
     """
-    return [step for step in range(steps) if window[0] <= step / steps < window[1]]
+    return [step for step in range(steps) if window[0] < (step + 1) / steps <= window[1]]
 
 
 @dataclass(frozen=True, slots=True)
-class PromptBatch:
+class CaptionBatch:
     """The captions of a step, as int64 rows (B,), with the noise of their images and the steps with a gradient."""
 
     rows_B: Tensor
@@ -119,8 +119,8 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.rows_B)
 
-    def part(self, rows: Tensor, device: torch.device) -> "PromptBatch":
-        return PromptBatch(self.rows_B[rows], self.noise_BCHW[rows], self.first, self.last, device)
+    def part(self, rows: Tensor, device: torch.device) -> "CaptionBatch":
+        return CaptionBatch(self.rows_B[rows], self.noise_BCHW[rows], self.first, self.last, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +134,14 @@ class RewardGradientObjective:
     def __len__(self) -> int:
         return len(self.data)
 
-    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[PromptBatch]:
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[CaptionBatch]:
         plan, model = self.plan, _as_differentiable(actor.model)
         source = torch.Generator().manual_seed(derive_seed(plan.seed, "noise", step))
         noise_BCHW = torch.randn(plan.batch, *model.latent_shape, generator=source)
         rows_B = draw_rows_of_step(plan.seed, step, plan.batch, len(self))
-        return [PromptBatch(rows_B, noise_BCHW, *self.method.draw_steps(source)).part(rows, _CPU)]
+        return [CaptionBatch(rows_B, noise_BCHW, *self.method.draw_steps(source)).part(rows, _CPU)]
 
-    def loss(self, actor: Actor, batch: PromptBatch) -> tuple[Tensor, Metrics]:
+    def loss(self, actor: Actor, batch: CaptionBatch) -> tuple[Tensor, Metrics]:
         method, model = self.method, _as_differentiable(actor.model)
         grid = model.schedule.grid(method.steps).to(batch.device)
         predict = self._guide(actor, model.network, batch)
@@ -160,7 +160,7 @@ class RewardGradientObjective:
         metrics |= {f"reward_{name}": values_B.mean() for name, values_B in values.items()}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
-    def _guide(self, actor: Actor, network: nn.Module, batch: PromptBatch) -> GuidedPredict:
+    def _guide(self, actor: Actor, network: nn.Module, batch: CaptionBatch) -> GuidedPredict:
         """Return the float32 prediction of `network` for the batch's captions under guidance."""
         model: Any = actor.model
 
@@ -170,11 +170,11 @@ class RewardGradientObjective:
                 predicted: Tensor = model.predict(network, noisy_BCHW, time.expand(len(noisy_BCHW)), conditioning)
             return predicted.float()
 
-        with_prompt = {name: tensor[batch.rows_B].to(batch.device) for name, tensor in self.data.conditioning.items()}
-        without = {name: self.data.unprompted[name].to(batch.device).expand_as(t) for name, t in with_prompt.items()}
+        with_prompt = self.data.make_conditioning(batch.rows_B, batch.device)
+        without = self.data.make_unprompted(len(batch), batch.device)
         return guide(predict, with_prompt, without, self.method.guidance)
 
-    def _predict_reference(self, actor: Actor, steps: Sequence[PredictedStep], batch: PromptBatch) -> list[Tensor]:
+    def _predict_reference(self, actor: Actor, steps: Sequence[PredictedStep], batch: CaptionBatch) -> list[Tensor]:
         """Return the base's predictions at the latents that the network in training came to."""
         if actor.reference is None:
             raise ValueError("a penalty for leaving the base needs a reference")
@@ -184,13 +184,13 @@ class RewardGradientObjective:
         # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
         return [predicted_BCHW.clone() for predicted_BCHW in found]
 
-    def _judge(self, pixels_BCHW: Tensor, batch: PromptBatch) -> dict[str, Tensor]:
+    def _judge(self, pixels_BCHW: Tensor, batch: CaptionBatch) -> dict[str, Tensor]:
         """Return the standardised rewards of the images, each float32 (B,)."""
-        captions = [self.data.prompts[row] for row in batch.rows_B.tolist()]
+        prompts = [self.data.prompts[row] for row in batch.rows_B.tolist()]
         found: dict[str, Tensor] = {}
         for name in self.method.reward:
-            scorer = cast(DifferentiableScorer, self.data.rewards.find_scorer(name))
-            found[name] = self.method.standardise(name, scorer, scorer.rewards(pixels_BCHW, captions))
+            scorer: Any = self.data.rewards.find_scorer(name)
+            found[name] = self.method.standardise(name, scorer, scorer.rewards(pixels_BCHW, prompts))
         return found
 
 
