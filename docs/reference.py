@@ -71,6 +71,7 @@ PATHS = {
     "captions": "captions.writer",
     "questions": "questions.writer",
     "methods": "training.method",
+    "parsers": "training.method.parser",
     "choices": "pairs.choose",
 }
 """The section of a recipe whose `type` each kind of the catalog is."""

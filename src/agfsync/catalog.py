@@ -58,7 +58,14 @@ CATALOG: dict[str, dict[str, str]] = {
         "nft": "agfsync.training.methods.nft:DiffusionNFT",
         "awm": "agfsync.training.methods.awm:AdvantageWeightedMatching",
         "reward-gradient": "agfsync.training.methods.reward_gradient:RewardGradient",
+        "syngen": "agfsync.models.steering.syngen:SynGen",
+        "structure-diffusion": "agfsync.models.steering.structure_diffusion:StructureDiffusion",
+        "attend-and-excite": "agfsync.models.steering.attend_and_excite:AttendAndExcite",
         "none": "agfsync.training.objective:Nothing",
+    },
+    "parsers": {
+        "spacy": "agfsync.language.spacy_syntax:SpacyParser",
+        "shapes": "agfsync.shapes.syntax:ShapesParser",
     },
     "choices": {
         "best-worst": "agfsync.choices.best_worst:BestWorst",

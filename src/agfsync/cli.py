@@ -408,8 +408,22 @@ def _show_status(path: Path) -> None:
             for judge, figures in of_set["judges"].items():
                 typer.echo(f"{name}: {_format_finding(judge, figures)}")
         typer.echo(f"verdict: {read_headline(path)}")
+    controls = standings.get("controls")
+    if controls and controls.state == "done" and controls.finished:
+        for control, judges in controls.finished.notes["controls"].items():
+            for judge, figures in judges.items():
+                typer.echo(_format_control(control, judge, figures))
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
+
+
+def _format_control(control: str, judge: str, figures: Mapping[str, Any]) -> str:
+    """Return a line with a judge's comparison of the aligned model with a control."""
+    if not figures["prompts"]:
+        return f"{judge:<11} has judged no caption of the control {control}"
+    interval = "" if figures["low"] is None else f" ({figures['low']:+.1f} to {figures['high']:+.1f})"
+    means = f"{figures['control']:.1f} -> {figures['aligned']:.1f}"
+    return f"{judge:<11} control {control} {means}: {figures['difference']:+.1f}{interval}"
 
 
 def _format_status(standing: "StageStatus") -> str:

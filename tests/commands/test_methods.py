@@ -10,7 +10,7 @@ import pytest
 from agfsync import catalog, cli
 from agfsync.commands.methods import METHOD_FAMILIES, format_method, format_methods, list_methods
 from agfsync.errors import ModelError, RecipeError
-from agfsync.pipeline.generators import check_trainable
+from agfsync.pipeline.generators import check_steered_type, check_trainable
 from agfsync.recipe import ModelSettings
 from agfsync.recipe.types import MethodSettings, find_settings
 
@@ -43,6 +43,21 @@ def test_what_is_said_of_a_method_holds_of_its_class(name: str) -> None:
     assert (section.needs, section.trains) == (kind.needs, kind.trains)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_models_of_a_training_free_method_are_those_that_it_isnt_refused_for(name: str) -> None:
+    section = find_settings("methods", name)
+    assert issubclass(section, MethodSettings)
+    if section.family != "training-free":
+        assert not section.models
+        return
+    for type_ in catalog.CATALOG["models"]:
+        if type_ in section.models:
+            check_steered_type(ModelSettings(type=type_), {"type": name})
+        else:
+            with pytest.raises(ModelError, match=f"{name} can't steer this model"):
+                check_steered_type(ModelSettings(type=type_), {"type": name})
+
+
 def test_all_model_types_can_be_trained_by_a_method_that_names_none() -> None:
     for type_ in catalog.CATALOG["models"]:
         for differentiates in (False, True):
@@ -64,6 +79,7 @@ def test_the_settings_of_a_method_are_shown_with_defaults_and_meaning() -> None:
     assert "  mu: number, at least 0, at most 1; default 0.9\n    how far the loser's gradient is held back" in page
     assert "  sft_weight: number, at least 0; default 0.0\n    adds this times the winner's own error" in page
     assert "type:" not in page
+    assert "  parser.type: text; default auto\n" in format_method("syngen", 80)
     assert format_method("none", 60).endswith("settings of training.method:\n  none")
 
 

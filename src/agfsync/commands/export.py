@@ -34,7 +34,9 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
     with Run.open(path) as run:
-        finished = run.find_finished("pairs")
+        finished, recipe = run.find_finished("pairs"), load_recipe(path / RECIPE)
+        if recipe.steering is not None:
+            raise RunError(f"{path} has no pairs: its method {recipe.training.method.type} needs none")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")
         out = out.resolve()
@@ -43,7 +45,7 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             try:
-                counts = writer.write(_describe_dataset(run, load_recipe(path / RECIPE), finished), beside)
+                counts = writer.write(_describe_dataset(run, recipe, finished), beside)
                 # An empty folder gives way to the new one.
                 beside.replace(out)
             finally:

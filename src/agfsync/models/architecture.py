@@ -81,6 +81,8 @@ class Architecture:
     """keys of the VAE's configuration, apart from scaling_factor, that its pipeline in diffusers applies to latents"""
     adapter_targets: Sequence[str] = ATTENTION
     """the ends of the names of the layers that a LoRA of its network adapts"""
+    steerable: bool = False
+    """training-free methods can steer its sampler: its network is a UNet with the cross-attention of 1.x and 2.x"""
     indexed: bool = False
     """its pipeline in diffusers counts the scheduler's steps from 0, and doesn't look up the first by its timestep"""
 

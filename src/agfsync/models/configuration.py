@@ -43,6 +43,10 @@ PIPELINES = {
 REFINER_TYPE = "the refiner of stable-diffusion-xl"
 REFINED = ("stable-diffusion-xl",)
 """types that may have a refiner"""
+CROSS_ATTENTION = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D")
+"""the blocks of Stable Diffusion 1.x and 2.x with cross-attention: of the way down, the middle, the way up"""
+STEERED = ("stable-diffusion",)
+"""types whose sampler training-free methods can steer"""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -181,6 +185,24 @@ def find_training_obstacle(parts: PipelineParts, scheduler: Any) -> str | None:
             f"its network predicts a variance as well ({leaving} channels for {entering}), which Eq. 8 has no term for"
         )
     return find_schedule_obstacle(scheduler)
+
+
+def find_steering_obstacle(type_: str, parts: PipelineParts) -> str | None:
+    """Return why no training-free method can steer a model of the type `type_`, None if one can."""
+    if type_ not in STEERED:
+        return f"training-free methods steer the cross-attention of {', '.join(STEERED)} only, not of {type_}"
+    unet = parts.get("unet")
+    if unet is None:
+        return None
+    blocks = (*(unet.get("down_block_types") or ()), *(unet.get("up_block_types") or ()), unet.get("mid_block_type"))
+    unknown = [kind for kind in blocks if kind and "Cross" in kind and kind not in CROSS_ATTENTION]
+    if unknown:
+        return f"its UNet has a {unknown[0]}, whose cross-attention no training-free method knows"
+    if not set(blocks) & set(CROSS_ATTENTION):
+        return "its UNet has no cross-attention"
+    if (kind := unet.get("encoder_hid_dim_type")) is not None:
+        return f"its UNet has encoder_hid_dim_type {kind}, so that its attention reads another text than its encoder's"
+    return None
 
 
 def count_channels(parts: PipelineParts) -> tuple[int, int]:

@@ -5,7 +5,7 @@ Legend: B images in the batch, U distinct prompts, C H W latent channels, height
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from agfsync.models.configuration import (
     check_choices,
     check_parts,
     count_channels,
+    find_steering_obstacle,
     find_training_obstacle,
     limit_tokens,
     parts_of,
@@ -40,6 +41,7 @@ from agfsync.models.sampling import (
     switch_models,
 )
 from agfsync.models.schedules import DiffusionSchedule
+from agfsync.models.steering import DrawnBatch, SteerableModel, SteeredDrawing, Steering, load_steering
 from agfsync.records import digest
 
 
@@ -53,7 +55,8 @@ class LatentDiffusion:
     `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
-    has one, is a model (`path`, `revision`) that takes over at step `from_step`.
+    has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
+    training-free method, its `type` among them, which steers the drawing.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -81,7 +84,9 @@ class LatentDiffusion:
         device: str = "auto",
         adapter: Path | None = None,
         refiner: Mapping[str, Any] | None = None,
+        steering: Mapping[str, Any] | None = None,
     ) -> None:
+        self._steering = _load_steering(architecture, steering) if steering else None
         self.device = torch_device(device)
         self._architecture, self._guidance = architecture, guidance
         self.adapter_targets = architecture.adapter_targets
@@ -104,12 +109,15 @@ class LatentDiffusion:
             self._size = choose_picture_size(architecture.sides(self._pipeline), height, width)
             self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
             self._guidance_1D = self._embedded_guidance()
+        if self._steering and (reason := find_steering_obstacle(architecture.name, parts_of(self._pipeline))):
+            raise ModelError(f"the model {path} can't be steered: {reason}")
         predicts = self._pipeline.scheduler.config.get("prediction_type", "epsilon")
         self._drawn_with = f"{type(self._scheduler).__name__}, prediction_type {predicts}"
         self._refiner = self._made_refiner(refiner, self._count_steps()) if refiner else None
         weights = describe_weights(architecture, origin, adapter, loras)
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, clip_skip, dtype)
-        self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity)
+        steered = (self._steering.identity,) if self._steering else ()
+        self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity, *steered)
 
     @property
     def network(self) -> nn.Module:
@@ -160,12 +168,32 @@ class LatentDiffusion:
             scheduler.set_timesteps(self._steps, device=self.device)
             # A network that takes the guidance as an input needs no second prediction (LCM).
             scale = self._guidance if self._guidance_1D is None else 1.0
-            predict = guide(self._predict, add_embedding_noise(with_prompt, noise), without, scale)
+            conditioning = add_embedding_noise(with_prompt, noise)
+            predict = guide(self._predict, conditioning, without, scale)
             if self._refiner:
                 predict = self._finished_by(self._refiner, predict, prompts, noise, scheduler.timesteps)
             start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
-            latents_BCHW = denoise(scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
+            sampling = partial(denoise, scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
+            steered = self._begin_steering(DrawnBatch(prompts, conditioning, noise, scheduler))
+            if steered is None:
+                return self._latents.decode(sampling(), self._drawn_with)
+            with steered.attached():
+                latents_BCHW = sampling(before_step=steered.before_step)
             return self._latents.decode(latents_BCHW, self._drawn_with)
+
+    def _begin_steering(self, batch: DrawnBatch) -> SteeredDrawing | None:
+        if self._steering is None:
+            return None
+        height, width = self._latents.shape[-2:]
+        model = SteerableModel(
+            network=self.network,
+            tokenizer=self._pipeline.tokenizer,
+            encode=self.encode_prompts,
+            predict=self.predict,
+            size=self._size,
+            latent_size=(height, width),
+        )
+        return self._steering.begin(model, batch)
 
     def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
         """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
@@ -297,3 +325,11 @@ class LatentDiffusion:
             raise ModelError(f"the refiner can't begin at step {settings['from_step']}: the generator has {steps}")
         with model_errors(f"the refiner {settings['path']} can't be drawn with"):
             return make(settings["path"], **others, dtype=self._precision.weights, device=self.device)
+
+
+def _load_steering(architecture: Architecture, settings: Mapping[str, Any]) -> Steering:
+    """Return the training-free method that `settings` describe, before anything is loaded."""
+    if not architecture.steerable:
+        reason = find_steering_obstacle(architecture.name, {})
+        raise ModelError(f"{settings['type']} can't steer this model: {reason}")
+    return load_steering(settings)

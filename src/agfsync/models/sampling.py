@@ -116,11 +116,13 @@ def denoise(
     sources: Sequence[torch.Generator],
     *,
     indexed: bool = False,
+    before_step: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the latents that `scheduler` makes of noise N(0, I) on its timesteps.
 
     `sources` give it more noise, one an image. `indexed`: its steps are counted from 0 (SDXL's pipeline); else the
-    first is looked up by its timestep, where the scheduler does so (SD's).
+    first is looked up by its timestep, where the scheduler does so (SD's). `before_step` gets each step's number and
+    latents, and returns the latents from which the step starts.
     """
     accepted = inspect.signature(scheduler.step).parameters
     # eta is DDIM's: 0 is what diffusers' pipelines give to every scheduler that takes one, whatever its own default.
@@ -129,7 +131,9 @@ def denoise(
     if indexed and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     latents_BCHW: Tensor = noise_BCHW * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    for step, timestep in enumerate(scheduler.timesteps):
+        if before_step is not None:
+            latents_BCHW = before_step(step, latents_BCHW)
         predicted_BCHW = predict(scheduler.scale_model_input(latents_BCHW, timestep), timestep)
         latents_BCHW = scheduler.step(predicted_BCHW, timestep, latents_BCHW, **noise, return_dict=False)[0]
     return latents_BCHW

@@ -57,6 +57,7 @@ SD_ARCHITECTURE = Architecture(
     encode=_encode_prompts,
     arguments=_make_arguments,
     vae_dtype=_vae_dtype,
+    steerable=True,
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     marker="cond_stage_model.",

@@ -12,6 +12,7 @@ from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, find_faults
+from agfsync.pipeline.controls import bring_up_controls
 from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
 from agfsync.pipeline.following import prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
@@ -174,6 +175,8 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     made_by = digest_stage(stage, run_, recipe)
     run_.reopen(stage.name)
     before, begun = run_.find_newest_part(), time.monotonic()
+    if stage.name == "controls":
+        bring_up_controls(run_, recipe, progress, lambda path: run(path, until="evaluation", progress=progress))
     try:
         notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
     except Exception as failure:

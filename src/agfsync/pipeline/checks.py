@@ -1,8 +1,9 @@
 """Checks that all files, models and packages of a recipe exist, before anything runs."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agfsync import catalog
 from agfsync.engine.packages import require_package, require_trackers
@@ -10,7 +11,7 @@ from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import check_source
 from agfsync.models import hub
-from agfsync.pipeline.generators import check_drawing, check_trainable
+from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
 from agfsync.stages import NAMES
 from agfsync.stages.writing import digest_writer
@@ -50,8 +51,23 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     if recipe.engine.type == "ray":
         yield partial(require_package, "ray", "engine ray")
     yield partial(require_trackers, recipe.training.trackers)
+    if recipe.steering is not None:
+        yield partial(check_steered_type, recipe.model, recipe.steering)
+        if (parser := recipe.steering.get("parser")) is not None:
+            yield partial(_check_parser, parser)
     if recipe.training.method.differentiates:
         yield partial(_check_rewards, recipe)
+
+
+def _check_parser(settings: Mapping[str, Any]) -> None:
+    """Check that a parser of prompts, and what it needs, is installed; nothing is loaded.
+
+    Raises:
+        RecipeError: it isn't.
+    """
+    check = getattr(catalog.find("parsers", settings["type"]), "check", None)
+    if check is not None:
+        check(**{name: value for name, value in settings.items() if name != "type"})
 
 
 def _check_rewards(recipe: Recipe) -> None:
@@ -75,7 +91,13 @@ def find_generator_faults(
     for settings in _loaded_generators(recipe, stages):
         try:
             reason = check_drawing(settings)
-            if "training" in stages and settings is recipe.model:
+            if settings is not recipe.model:
+                continue
+            if recipe.steering is not None:
+                check_steerable(settings, recipe.steering)
+                if (parser := recipe.steering.get("parser")) is not None:
+                    _check_parser(parser)
+            elif "training" in stages:
                 differentiates = recipe.training.method.differentiates
                 check_trainable(settings, reason, may_load=may_load, differentiates=differentiates)
         except AgfsyncError as fault_:

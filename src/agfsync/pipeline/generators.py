@@ -6,6 +6,7 @@ weights aren't. `agfsync run` and `agfsync doctor` ask the same.
 
 from collections.abc import Mapping
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 from agfsync import catalog
@@ -93,6 +94,58 @@ def check_trainable(
         raise ModelError(f"{explain_untrainable(settings.type, missing)}; {FAR}")
     if reason:
         raise ModelError(f"the model {settings.path} can't be trained: {reason}; {FAR}")
+
+
+def check_steerable(settings: ModelSettings, steering: Mapping[str, Any]) -> None:
+    """Check that a training-free method, by its settings `steering`, can steer a generator; no weights are loaded.
+
+    Raises:
+        ModelError: it can't.
+    """
+    from agfsync.models.configuration import find_steering_obstacle, read_parts
+
+    check_steered_type(settings, steering)
+    files = _find_files(settings) if settings.type in DRAWN else None
+    parts = read_parts(partial(_read_config, settings, files)) if files is not None else {}
+    if parts and (reason := find_steering_obstacle(settings.type, parts)):
+        raise ModelError(f"{steering['type']} can't steer the model {settings.path}: {reason}")
+    if "unet" in parts and "vae" in parts and "grid" in steering:
+        _check_grid(settings, parts, steering)
+
+
+def check_steered_type(settings: ModelSettings, steering: Mapping[str, Any]) -> None:
+    """Check that a training-free method can steer models of a generator's type.
+
+    Raises:
+        ModelError: it can't.
+    """
+    from agfsync.models.configuration import find_steering_obstacle
+
+    reason = find_steering_obstacle(settings.type, {}) if settings.type in DRAWN else None
+    if settings.type not in DRAWN and not _takes_steering(catalog.find("models", settings.type)):
+        reason = f"a model of the type {settings.type} takes no steering"
+    if reason:
+        raise ModelError(f"{steering['type']} can't steer this model: {reason}")
+
+
+def _check_grid(settings: ModelSettings, parts: Mapping[str, Any], steering: Mapping[str, Any]) -> None:
+    """Check that the UNet has cross-attention on the grid that `steering` names."""
+    from agfsync.errors import model_errors
+    from agfsync.models.architecture import size_in_latents
+    from agfsync.models.steering.attention import choose_level, list_grids
+
+    scale = 2 ** (len(parts["vae"].get("block_out_channels") or ()) - 1)
+    own = size_in_latents(parts["unet"].get("sample_size")) or (0, 0)
+    height, width = settings.sampling.height or own[0] * scale, settings.sampling.width or own[1] * scale
+    grid = None if steering["grid"] == "auto" else int(steering["grid"])
+    with model_errors(f"{steering['type']} can't steer the model {settings.path}"):
+        latents = (int(height // scale), int(width // scale))
+        choose_level(list_grids(parts["unet"].config, latents), (height, width), grid)
+
+
+def _takes_steering(maker: Any) -> bool:
+    parameters = signature(maker).parameters
+    return "steering" in parameters or any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
 
 
 def _class_of(maker: Any) -> type | None:

@@ -6,6 +6,7 @@ from agfsync.errors import RunError
 from agfsync.recipe import Recipe
 from agfsync.records import digest
 from agfsync.stages import STAGES, Stage
+from agfsync.stages.context import MODEL
 from agfsync.store import Run
 
 UNNEEDED = {
@@ -24,11 +25,16 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
         RunError: the recipe has no stage `until`.
     """
     method = recipe.training.method
-    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation") if method.type == "none" else ())}
+    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation", "controls") if method.type == "none" else ())}
+    if not recipe.evaluation.controls:
+        left_out.add("controls")
     stages = [stage for stage in STAGES if stage.name not in left_out]
     names = [stage.name for stage in stages]
     inputs = {"training": (method.needs,)} if method.needs in names else {"training": ("questions",)}
     planned = [replace(s, after=tuple(n for n in inputs.get(s.name, s.after) if n in names)) for s in stages]
+    if method.trains == "nothing":
+        # There are no steps to log.
+        planned = [replace(s, makes=(MODEL,)) if s.name == "training" else s for s in planned]
     if until is None:
         return tuple(planned)
     if until not in names:

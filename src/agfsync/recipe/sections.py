@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from agfsync import catalog
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.types import (
@@ -20,6 +21,7 @@ from agfsync.recipe.types import (
     ScorerOfType,
     ScorerSettings,
     StableDiffusionSettings,
+    SteeringSettings,
     VqaSettings,
     WriterSettings,
     asks_language_model,
@@ -247,10 +249,18 @@ class Evaluation(Section):
 
     sets: dict[str, EvaluationSet] = Field(default={HELD_OUT: EvaluationSet()}, min_length=1)
     """the first one is the verdict's"""
+    controls: tuple[Literal["random-sft", "by-lot"], ...] = ()
+    """trainings without the feedback, as long as the run's own, that the aligned model is compared with: random-sft
+    fine-tunes on a random candidate of each caption; by-lot draws winner and loser of each pair by lot"""
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64
     """images drawn at a time; fewer where memory runs out"""
+
+    @property
+    def first_set(self) -> str:
+        """The name of the verdict's set."""
+        return next(iter(self.sets))
 
 
 class Report(Section):
@@ -399,6 +409,18 @@ class Recipe(Section):
         """The scorers of all evaluation sets."""
         used = {each for name in self.evaluation.sets for each in self.set_scorers(name)}
         return {each: settings for each, settings in self.scorers.items() if each in used}
+
+    @property
+    def steering(self) -> dict[str, Any] | None:
+        """The settings of a training-free method with its parser chosen, None if the method isn't one."""
+        method = self.training.method
+        if method.trains != "nothing" or method.type == "none":
+            return None
+        settings = method.model_dump(mode="json")
+        if isinstance(method, SteeringSettings):
+            parser = method.parser.choose(embedded=self.model.path.startswith(catalog.EMBEDDED))
+            settings["parser"] = parser.model_dump(mode="json")
+        return settings
 
     @property
     def training_seed(self) -> int:

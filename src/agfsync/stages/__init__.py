@@ -66,9 +66,15 @@ STAGES = (
         lighter="the model's height and width, or its and the scorers' dtype to bf16",
     ),
     Stage(
+        "controls",
+        "Compare the aligned model with controls, which train without the feedback.",
+        after=("evaluation",),
+        lighter="training.batch",
+    ),
+    Stage(
         "report",
         "Write the report.",
-        after=("questions", "candidates", "scores", "pairs", "training", "evaluation"),
+        after=("questions", "candidates", "scores", "pairs", "training", "evaluation", "controls"),
         lighter="report.examples",
         makes=("report.html",),
     ),

@@ -18,8 +18,10 @@ SELECTED_BY = "selected_by"
 def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     """Return the scorers that chose the run's pairs; None where a pair set has brought them and doesn't say.
 
-    A pair set counts as it was when the candidates were taken from it.
+    A pair set counts as it was when the candidates were taken from it. A training-free method has no pairs.
     """
+    if recipe.steering is not None:
+        return []
     if recipe.pairs.source is None:
         return list_choosing_scorers(recipe)
     taken = run.find_finished("candidates")

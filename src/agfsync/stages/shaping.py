@@ -56,7 +56,12 @@ def evaluation(recipe: Recipe) -> Any:
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
     # A source counts by what it holds, and not by where it lies.
     sets = [(name, dump_changes(each, "source")) for name, each in recipe.evaluation.sets.items()]
-    return recipe.seed, dump_changes(recipe.evaluation, "batch", "sets"), sets, model, scorers, files
+    return recipe.seed, dump_changes(recipe.evaluation, "batch", "sets", "controls"), sets, model, scorers, files
+
+
+def controls(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `controls`, in addition to those of the evaluation."""
+    return recipe.seed, recipe.evaluation.controls, recipe.evaluation.resamples
 
 
 def report(recipe: Recipe) -> Any:

@@ -216,8 +216,7 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
 def _save_steering(recipe: Recipe, folder: Path) -> None:
     """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
     folder.mkdir()
-    steering = recipe.training.method.model_dump(mode="json")
-    ModelArtefact("base", dump_changes(recipe.model, "device"), steering=steering).save(folder)
+    ModelArtefact("base", dump_changes(recipe.model, "device"), steering=recipe.steering).save(folder)
 
 
 def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:

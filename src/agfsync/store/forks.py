@@ -65,6 +65,18 @@ def fork_run(base: Path, to: Path) -> Fork:
     return Fork(to, linked, copied, copied_bytes)
 
 
+def fork_open_run(run: Run, to: Path) -> Fork:
+    """Create the run folder `to` from a run that this process has open to write.
+
+    Raises:
+        RunError: `to` exists.
+        StoreError: the disk fails, or a file of the run is missing.
+    """
+    if to.exists() or to.is_symlink():
+        raise RunError(f"{to} exists already: choose another folder for the fork")
+    return Fork(to, *_build_fork(run, to))
+
+
 def _build_fork(run: Run, to: Path) -> tuple[int, int, int]:
     """Build the fork next to `to`, and rename it once it is complete; return the counts of `Fork`."""
     linked = copied = copied_bytes = 0

@@ -14,6 +14,7 @@ from agfsync.language.tokens import TokenEstimate, estimate_caption_tokens, esti
 from agfsync.models.pretrained import torch_device
 from agfsync.models.published import UnknownModel
 from agfsync.pipeline.counts import Counts
+from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.models import drawing_models
 from agfsync.recipe.types import VqaOpenAISettings
@@ -40,15 +41,17 @@ class Estimator:
     found: Examination
 
     def estimate(self) -> list[Need]:
-        """Return the needs of all stages, in order."""
-        before = [
-            self._estimate_captions(),
-            self._estimate_questions(),
-            self._estimate_candidates(),
-            self._estimate_scores(),
-            Need("pairs"),
-        ]
-        return [*before, self._estimate_training(), self._estimate_evaluation(), Need("report")]
+        """Return the needs of all stages that the recipe has, in order."""
+        estimates: dict[str, Callable[[], Need]] = {
+            "captions": self._estimate_captions,
+            "questions": self._estimate_questions,
+            "candidates": self._estimate_candidates,
+            "scores": self._estimate_scores,
+            "training": self._estimate_training,
+            "evaluation": self._estimate_evaluation,
+        }
+        names = [stage.name for stage in plan_stages(self.recipe)]
+        return [estimates[name]() if name in estimates else Need(name) for name in names]
 
     def _estimate_captions(self) -> Need:
         model, written = self.recipe.captions.writer.language_model, self.counts.written
@@ -97,6 +100,9 @@ class Estimator:
 
     def _estimate_training(self) -> Need:
         settings, training = self.recipe.model, self.recipe.training
+        if training.method.trains == "nothing":
+            self.found.notes.append(f"what {training.method.type} adds to the drawing of a model is in no figure")
+            return Need("training", [training.method.type])
         method = f"{training.method.type}, LoRA" if training.lora else training.method.type
         device = self._find_device(settings.device, "model")
         if device == "cpu" and training.precision == "fp16":

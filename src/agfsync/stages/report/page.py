@@ -146,6 +146,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "verdict": reach_verdict(judged),
         "alarms": find_alarms(judged, contrasts),
         "caution": describe_caution(judged, contrasts),
+        "controls": _list_controls(evidence),
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
         "judges": make_forest([_make_effect(s.judge, asdict(s)) for s in judged]) if judged else None,
@@ -267,6 +268,19 @@ def _plot_training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
             figure = make_curves([step.get("step", i) for i, step in enumerate(steps)], series, reference)
             panels.extend([Panel(title, figure, text)] if figure else [])
     return panels
+
+
+def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Return a row for each control and judge, for the table of controls."""
+    if "controls" not in evidence.finished:
+        return []
+    notes = evidence.finished["controls"].notes["controls"]
+    rows = [
+        {**f, "control_mean": f.get("control"), "control": c, "judge": j}
+        for c, judges in notes.items()
+        for j, f in judges.items()
+    ]
+    return [row for row in rows if row["prompts"]]
 
 
 def _describe_errors(steps: Sequence[Mapping[str, float]]) -> str:

@@ -118,7 +118,8 @@ def find_role(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) 
         return "selected on"
     if settings and get_model_name(settings) in {each.model for each in selectors if each.model}:
         return "shares a model"
-    return "unweighted" if judge in recipe.candidate_scorers and not recipe.pairs.source else "independent"
+    weighed = bool(selectors) and not recipe.pairs.source
+    return "unweighted" if weighed and judge in recipe.candidate_scorers else "independent"
 
 
 def rank_judges(

@@ -1,0 +1,105 @@
+"""Training-free methods: they steer the sampler of a model and leave its weights as they are.
+
+A method is a class of the catalog kind "methods" that trains nothing and has `begin`. It holds settings only; all that
+belongs to a prompt lives as long as the drawing of one batch.
+
+Legend: B images in the batch, C H W latent channels, height, width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from agfsync import catalog
+from agfsync.language.parsing import Parser
+from agfsync.models.architecture import Conditioning, Size
+
+
+@dataclass(frozen=True, slots=True)
+class SteerableModel:
+    """A UNet whose sampler is steered, with what a method may use of its pipeline."""
+
+    network: nn.Module
+    tokenizer: Any
+    encode: Callable[[Sequence[str]], Conditioning]
+    """prompts -> conditioning, float32, a row a prompt"""
+    predict: Callable[[nn.Module, Tensor, Tensor, Conditioning], Tensor]
+    """(network, noisy latents (B, C, H, W), timesteps (B,), conditioning) -> prediction, outside autocast"""
+    size: Size
+    """of the images, in pixels"""
+    latent_size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """The batch that is drawn: its prompts, and their conditioning with the embedding noise (Eq. 1) on it.
+
+    `noise` holds that noise by the name of the conditioning's tensor. `scheduler` has its timesteps set.
+    """
+
+    prompts: Sequence[str]
+    conditioning: Conditioning
+    noise: Mapping[str, Tensor]
+    scheduler: Any
+
+
+class SteeredDrawing(Protocol):
+    """The steering of one batch."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Return the context in which the network predicts under guidance; on leaving, the network is as before.
+
+        With guidance, the rows with the prompts are the last B of 2 B.
+        """
+        ...
+
+    def before_step(self, step: int, latents_BCHW: Tensor) -> Tensor:
+        """Return the latents, float32, from which the step at `scheduler.timesteps[step]` starts.
+
+        It is called in `torch.inference_mode`, before `scheduler.scale_model_input`. Rows that aren't steered are
+        returned as they are, to the last bit.
+        """
+        ...
+
+
+class Steering(Protocol):
+    """A training-free method; its parameters are its settings."""
+
+    identity: str
+    """The digest of everything that affects its images: its settings, and its parser's identity."""
+
+    def begin(self, model: SteerableModel, batch: DrawnBatch) -> SteeredDrawing | None:
+        """Return the steering of a batch, None if no prompt of it has what the method steers by."""
+        ...
+
+
+def load_steering(settings: Mapping[str, Any]) -> Steering:
+    """Return the method that `settings` describe, by their `type` in the catalog.
+
+    Raises:
+        RecipeError: there is no such method or parser, or what it needs isn't installed.
+    """
+    steering: Steering = catalog.build("methods", settings)
+    return steering
+
+
+def load_parser(parser: str | Mapping[str, Any]) -> Parser:
+    """Return the parser of this name, or that `parser`'s settings describe.
+
+    Raises:
+        RecipeError: there is no such parser, or what it needs isn't installed.
+    """
+    loaded: Parser = catalog.build("parsers", {"type": parser} if isinstance(parser, str) else parser)
+    return loaded
+
+
+def count_steps(part: float, steps: int) -> int:
+    """Return the number of steps that `part` means: above 1 a number of steps, else a share of all `steps`.
+
+    >>> count_steps(0.5, 50), count_steps(25, 30), count_steps(1, 30), count_steps(0.2, 51)
+    (25, 25, 30, 10)
+    """
+    return int(part) if part > 1 else int(part * steps + 1e-9)

@@ -1,0 +1,76 @@
+"""The stage after the evaluation: the aligned model against controls, which train as long without the feedback.
+
+A control is a run of its own in the folder `controls` of this one, and shares its files. The pipeline brings it up to
+its evaluation; this stage compares the two models on the captions of the first evaluation set.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from agfsync.recipe import Recipe
+from agfsync.records import Comparison, derive_seed
+from agfsync.stages.context import Context
+from agfsync.statistics import infer_mean
+from agfsync.store import Run
+
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "random-sft": {"training.method": {"type": "random-sft"}},
+    "by-lot": {"pairs.choose": {"type": "lot"}},
+}
+"""Control -> the settings of the recipe that it changes."""
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Compare the aligned model with each control's; return, for each control and judge, the paired difference.
+
+    The figures are the means of both models, `difference` (this run's minus the control's), the ends of its 95 %
+    interval, and its p-value.
+    """
+    name = context.recipe.evaluation.first_set
+    ours = _read_aligned(context.run, name)
+    found: dict[str, dict[str, Any]] = {}
+    for control in context.recipe.evaluation.controls:
+        with Run.open(locate_control(context.run.path, control)) as other:
+            theirs = _read_aligned(other, name)
+        found[control] = {
+            judge: _compare(control, judge, values, theirs[judge], context.recipe)
+            for judge, values in ours.items()
+            if judge in theirs
+        }
+    return {"set": name, "controls": found}
+
+
+def locate_control(path: Path, control: str) -> Path:
+    """Return the folder of a control of the run at `path`."""
+    return path / "controls" / control
+
+
+def make_control_recipe(recipe: Recipe, control: str) -> Recipe:
+    """Return the recipe of a control: that of the run, with the control's changes and no controls of its own."""
+    return recipe.with_({"evaluation.controls": [], **CHANGES[control]})
+
+
+def _read_aligned(run: Run, name: str) -> dict[str, dict[str, float]]:
+    """Return the aligned model's values by judge and caption."""
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in run.read("evaluation", Comparison):
+        if row.set == name and not row.element_type:
+            values[row.judge][row.caption_key] = row.aligned
+    return values
+
+
+def _compare(
+    control: str, judge: str, ours: Mapping[str, float], theirs: Mapping[str, float], recipe: Recipe
+) -> dict[str, Any]:
+    shared = [key for key in ours if key in theirs]
+    if not shared:
+        return {"prompts": 0}
+    gains = [ours[key] - theirs[key] for key in shared]
+    seed = derive_seed(recipe.seed, "bootstrap", "control", control, judge)
+    interval, p = infer_mean(gains, recipe.evaluation.resamples, seed)
+    low, high = interval or (None, None)
+    figures = {"aligned": fmean(ours[key] for key in shared), "control": fmean(theirs[key] for key in shared)}
+    return {"prompts": len(shared), **figures, "difference": fmean(gains), "low": low, "high": high, "p": p}
