@@ -3,27 +3,22 @@
 `docs/conf.py` calls `write_pages` at each build; nothing in docs/reference is written by hand, or committed.
 """
 
-import ast
 import inspect
-import json
 import re
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 import agfsync
 from agfsync import catalog, records
 from agfsync.recipe import Recipe
-from agfsync.recipe.types import BASES, SETTINGS
+from agfsync.recipe.describing import find_sections, format_default, format_type, read_attribute_docstrings
+from agfsync.recipe.types import BASES, SETTINGS, MethodSettings
 
 INDEX = """# Reference
 
@@ -76,6 +71,7 @@ PATHS = {
     "captions": "captions.writer",
     "questions": "questions.writer",
     "methods": "training.method",
+    "parsers": "training.method.parser",
     "choices": "pairs.choose",
 }
 """The section of a recipe whose `type` each kind of the catalog is."""
@@ -147,6 +143,9 @@ def describe_types(seen: dict[type, str]) -> Iterator[str]:
             names = ", ".join(f"`{name}`" for name, each in types.items() if each is section)
             own = {name for name in section.model_fields if name not in BASES[kind].model_fields}
             yield f"### {names}\n"
+            if issubclass(section, MethodSettings) and section.summary:
+                paper = f" ({section.paper})" if section.paper else ""
+                yield f"{section.summary.rstrip('.')}{paper}.\n"
             yield "\n".join(describe_fields(section, own, PATHS[kind], seen)) if own else "No keys of its own.\n"
 
 
@@ -168,75 +167,6 @@ def clean(text: str, *, capital: bool = True) -> str:
     line = " ".join(text.split()).replace("<", "&lt;")
     first = line[:1].upper() if capital else line[:1]
     return first + line[1:] + ("" if not line or line.endswith((".", ":", "?")) else ".")
-
-
-def read_attribute_docstrings(owner: type) -> dict[str, str]:
-    """Return the string below each annotated attribute of a class, its base classes' included."""
-    found: dict[str, str] = {}
-    for base in reversed(owner.__mro__):
-        if not base.__module__.startswith("agfsync"):
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(definition, ast.ClassDef)
-        for statement, after in pairwise(definition.body):
-            match statement, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = text
-    return found
-
-
-def find_sections(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield the recipe's sections in a field's type, each with its path; NAME stands for a key of the user's."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield path, annotation
-    origin = get_origin(annotation)
-    for argument in get_args(annotation):
-        if origin is not Literal:
-            yield from find_sections(argument, f"{path}.NAME" if origin in (dict, Mapping) else path)
-
-
-def format_type(annotation: Any, metadata: list[Any]) -> str:
-    """Return a field's type in words, with its bounds."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return format_type(arguments[0], [*metadata, *arguments[1:]])
-    if isinstance(annotation, FieldInfo):
-        return ""
-    if origin is Literal:
-        return ("one of " if len(arguments) > 2 else "") + " or ".join(
-            ", ".join(f"`{each}`" for each in arguments).rsplit(", ", 1)
-        )
-    if origin in (Union, UnionType):
-        return " or ".join(format_type(each, metadata) for each in arguments if each is not NoneType)
-    if origin is tuple:
-        return "a list of " + format_type(arguments[0], []) if arguments[-1] is ... else f"{len(arguments)} values"
-    if origin in (dict, Mapping):
-        return f"a mapping of names to {format_type(arguments[1], [])}"
-    words = {bool: "true or false", int: "integer", float: "number", str: "text"}
-    return ", ".join([words.get(annotation, getattr(annotation, "__name__", str(annotation))), *bounds_of(metadata)])
-
-
-def bounds_of(metadata: list[Any]) -> Iterator[str]:
-    """Yield the bounds among a field's metadata in words."""
-    for each in metadata:
-        if isinstance(each, FieldInfo):
-            yield from bounds_of(each.metadata)
-        for name, words in {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}.items():
-            if getattr(each, name, None) is not None:
-                yield f"{words} {getattr(each, name)}"
-
-
-def format_default(field: FieldInfo) -> str:
-    """Return a field's default in words; a section's is that of its keys."""
-    if field.default is PydanticUndefined:
-        return "" if field.default_factory else "; required"
-    if field.default is None or isinstance(field.default, BaseModel):
-        return "" if field.default is not None else "; absent by default"
-    if isinstance(field.default, Mapping) and any(isinstance(value, BaseModel) for value in field.default.values()):
-        return f"; default: {', '.join(f'`{name}`' for name in field.default)}"
-    if field.default in ("", ()):
-        return "; empty by default"
-    return f"; default `{field.default if isinstance(field.default, str) else json.dumps(field.default)}`"
 
 
 def describe_commands() -> str:

@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -179,6 +180,26 @@ def convert_command(
     from agfsync.commands.convert import convert_weights
 
     typer.echo(convert_weights(file, out))
+
+
+@app.command("methods")
+def methods_command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Such as dpo: show its settings.", show_default=False)
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="The list for programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List the alignment methods, or show the settings of one."""
+    from agfsync.commands.methods import format_method, format_methods, list_methods
+
+    width = shutil.get_terminal_size().columns
+    if name is not None:
+        typer.echo(format_method(name, width))
+    elif json_:
+        typer.echo(json.dumps([asdict(facts) for facts in list_methods()], ensure_ascii=False))
+    else:
+        typer.echo(format_methods(list_methods(), width))
 
 
 recipes = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="List the shipped recipes, or show one.")

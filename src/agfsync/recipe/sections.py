@@ -12,8 +12,8 @@ from agfsync.recipe.types import (
     AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
+    DpoSettings,
     EmbeddingSettings,
-    MarginSettings,
     MethodOfType,
     ModelOfType,
     ModelSettings,
@@ -209,7 +209,7 @@ class Watch(Section):
 class Training(Section):
     """Stage 6: alignment on the pairs (Eq. 8)."""
 
-    method: MethodOfType = MarginSettings()
+    method: MethodOfType = DpoSettings()
     lora: LoraSettings | None = None
     """absent: the whole denoiser is trained"""
     seed: int | None = Field(default=None, ge=0)

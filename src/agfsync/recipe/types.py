@@ -302,7 +302,16 @@ class MethodSettings(Section):
     trains: ClassVar[str] = "model"
     """model, reward or nothing"""
     uses: ClassVar[Literal["training", "sampling", "gradients"]] = "training"
-    """True if it needs the gradient of its rewards: then they must be scorers, and the model one, that have it"""
+    """what it uses of the model: any training, images drawn in training, or the gradient of rewards, which its scorers
+    must have too"""
+    family: ClassVar[str] = ""
+    """pairs, supervised, online, reward gradient or training-free"""
+    summary: ClassVar[str] = ""
+    """one sentence, for `agfsync methods`"""
+    paper: ClassVar[str] = ""
+    """its name and arXiv number; several are separated by semicolons"""
+    models: ClassVar[tuple[str, ...]] = ()
+    """the types of models that it works with; empty: all that can be trained"""
     type: str = "dpo"
 
     @property
@@ -311,9 +320,16 @@ class MethodSettings(Section):
         return (*(getattr(self, "reward", None) or ()), *getattr(self, "at_least", ()))
 
 
+class NoMethodSettings(MethodSettings):
+    """The method type `none`."""
+
+    summary: ClassVar[str] = "Train nothing: the run ends at the pairs."
+
+
 class PairSettings(MethodSettings):
     """The options of the methods that compare the errors of a pair with the reference's."""
 
+    family: ClassVar[str] = "pairs"
     sft_weight: float = Field(default=0.0, ge=0)
     """adds this times the winner's own error to the loss, an anchor that keeps it from rising"""
     auto_beta: float | None = Field(default=None, gt=0, lt=0.5)
@@ -322,9 +338,31 @@ class PairSettings(MethodSettings):
 
 
 class MarginSettings(PairSettings):
-    """The method types `dpo` (log-sigmoid of the margin), `ipo` (a square about one half) and `hinge`."""
+    """The method types with Diffusion-DPO's margin."""
 
     beta: float = Field(default=2000.0, gt=0)
+    """how strongly a pair's margin counts; Diffusion-DPO took 2000 for SD 1.5 and 5000 for SDXL"""
+
+
+class DpoSettings(MarginSettings):
+    """The method type `dpo`: the log-sigmoid of the margin."""
+
+    summary: ClassVar[str] = "Prefer each pair's winner to its loser, compared with the base."
+    paper: ClassVar[str] = "Diffusion-DPO, arXiv:2311.12908"
+
+
+class IpoSettings(MarginSettings):
+    """The method type `ipo`: a square about one half in place of the log-sigmoid."""
+
+    summary: ClassVar[str] = "Like dpo, towards a fixed margin: a pair beyond it is pulled back."
+    paper: ClassVar[str] = "IPO, arXiv:2310.12036"
+
+
+class HingeSettings(MarginSettings):
+    """The method type `hinge`: a hinge at a margin of 1."""
+
+    summary: ClassVar[str] = "Like dpo; a pair that has reached its margin is left alone."
+    paper: ClassVar[str] = "RSO, arXiv:2309.06657"
 
 
 class ParserSettings(Section):
@@ -358,6 +396,8 @@ class SteeringSettings(MethodSettings):
 
     needs: ClassVar[str] = "nothing"
     trains: ClassVar[str] = "nothing"
+    family: ClassVar[str] = "training-free"
+    models: ClassVar[tuple[str, ...]] = ("stable-diffusion",)
     parser: "ParserOfType" = ParserSettings()
     """finds the prompt's nouns, their modifiers and its noun phrases"""
 
@@ -365,6 +405,8 @@ class SteeringSettings(MethodSettings):
 class SynGenSettings(SteeringSettings):
     """The method type `syngen`: modifiers share their nouns' attention (arXiv:2306.08877)."""
 
+    summary: ClassVar[str] = "Steer the drawing: each modifier shares its noun's attention."
+    paper: ClassVar[str] = "SynGen, arXiv:2306.08877"
     strength: float = Field(default=20.0, gt=0)
     """the factor on the gradient of the loss, by which the latents move before a step"""
     until: Steps = 0.5
@@ -379,6 +421,8 @@ class SynGenSettings(SteeringSettings):
 class StructureDiffusionSettings(SteeringSettings):
     """The method type `structure-diffusion`: noun phrases are also read alone (arXiv:2212.05032)."""
 
+    summary: ClassVar[str] = "Steer the drawing: each noun phrase is also read alone."
+    paper: ClassVar[str] = "StructureDiffusion, arXiv:2212.05032"
     conjunction: bool = False
     """average over several keys instead of values, as the paper does for conjunctions of two things"""
 
@@ -386,6 +430,8 @@ class StructureDiffusionSettings(SteeringSettings):
 class AttendAndExciteSettings(SteeringSettings):
     """The method type `attend-and-excite`: every noun gets attention (arXiv:2301.13826)."""
 
+    summary: ClassVar[str] = "Steer the drawing: every noun gets the attention of some part."
+    paper: ClassVar[str] = "Attend-and-Excite, arXiv:2301.13826"
     strength: float = Field(default=20.0, gt=0)
     """the factor on the gradient of the loss at the first step; it falls to its root of one half at the last"""
     until: Steps = 0.5
@@ -412,6 +458,9 @@ class RewardGradientSettings(MethodSettings):
     and 0..100 as it is in draft.
     """
 
+    family: ClassVar[str] = "reward gradient"
+    summary: ClassVar[str] = "Follow the judges' gradient through the image into the network: ReFL, DRaFT-K."
+    paper: ClassVar[str] = "ReFL, arXiv:2304.05977; DRaFT, arXiv:2309.17400"
     needs: ClassVar[str] = "captions"
     uses: ClassVar[Literal["training", "sampling", "gradients"]] = "gradients"
     reward: dict[str, float]
@@ -474,6 +523,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 class SdpoSettings(MarginSettings):
     """The method type `sdpo`: dpo whose loser can't raise the winner's error."""
 
+    summary: ClassVar[str] = "Like dpo; the loser can't raise the winner's error."
+    paper: ClassVar[str] = "Diffusion-SDPO, arXiv:2511.03317"
     mu: float = Field(default=0.9, ge=0, le=1)
     """how far the loser's gradient is held back; its authors take 0.9 for SD 1.5 and 0.6 for SDXL, with beta 5000"""
 
@@ -481,6 +532,8 @@ class SdpoSettings(MarginSettings):
 class LinearSettings(PairSettings):
     """The method type `linear-dpo`: dpo with a clipped line in place of the sigmoid in the gradient."""
 
+    summary: ClassVar[str] = "Like dpo; a pair's weight is a clipped line of its margin, not a sigmoid."
+    paper: ClassVar[str] = "Linear-DPO, arXiv:2605.21123"
     beta: float = Field(default=100.0, gt=0)
     """its authors take 100 for SD 1.5, 500 for SDXL and 5000 for SD 3"""
     floor: float = Field(default=1e-3, ge=0, lt=0.5)
@@ -490,6 +543,8 @@ class LinearSettings(PairSettings):
 class SmpoSettings(MarginSettings):
     """The method type `smpo`: dpo with a beta for each pair by how clearly its winner scores higher."""
 
+    summary: ClassVar[str] = "Like dpo; a pair counts by how clearly its winner scores higher."
+    paper: ClassVar[str] = "SmPO, arXiv:2506.02698"
     temperature: float = Field(default=5.0, gt=0)
     """the winner is the better image with the probability sigmoid(margin / temperature), in units of the score"""
     gamma: float = Field(default=1.0, ge=0, lt=2)
@@ -499,16 +554,22 @@ class SmpoSettings(MarginSettings):
 class MapoSettings(MethodSettings):
     """The method type `mapo`: the winner's error and a margin, without a reference model."""
 
+    family: ClassVar[str] = "pairs"
+    summary: ClassVar[str] = "Lower the winner's error below the loser's, without a reference model."
+    paper: ClassVar[str] = "MaPO, arXiv:2406.06424"
     beta: float = Field(default=0.1, gt=0)
     """weight of the margin's term"""
     snr: float = Field(default=0.5, gt=0)
+    """s in an error's score s m / (exp(s m) - 1): the larger, the faster it falls"""
     scale: float = Field(default=1000.0, gt=0)
+    """factor on the difference of the two scores; its authors take the number of timesteps"""
 
 
 class RatedSettings(MethodSettings):
     """The method types that train on scored candidates, without pairs."""
 
     needs: ClassVar[str] = "scores"
+    family: ClassVar[str] = "supervised"
     reward: dict[str, float] | None = Field(default=None, min_length=1)
     """the scorers by which candidates are rated, each with its weight; default: those of pairs.choose"""
 
@@ -516,6 +577,8 @@ class RatedSettings(MethodSettings):
 class BestSettings(RatedSettings):
     """The method type `best`: fine-tuning on the best candidates (DreamSync; RAFT without thresholds)."""
 
+    summary: ClassVar[str] = "Fine-tune on the best candidates of each caption: DreamSync, RAFT."
+    paper: ClassVar[str] = "DreamSync, arXiv:2311.17946; RAFT, arXiv:2304.06767"
     keep: Positive = 1
     """of each caption"""
     at_least: dict[str, float] = Field(default={})
@@ -525,6 +588,8 @@ class BestSettings(RatedSettings):
 class RewardWeightedSettings(RatedSettings):
     """The method type `reward-weighted`: fine-tuning on all candidates, weighted by exp(reward / temperature)."""
 
+    summary: ClassVar[str] = "Fine-tune on all candidates, weighted by their scores."
+    paper: ClassVar[str] = "Reward-weighted regression, arXiv:2302.12192"
     temperature: float = Field(default=5.0, gt=0)
     """in units of the weighted score"""
 
@@ -532,9 +597,15 @@ class RewardWeightedSettings(RatedSettings):
 class KtoSettings(RatedSettings):
     """The method type `kto`: candidates above their caption's mean are liked, those below disliked."""
 
+    family: ClassVar[str] = "pairs"
+    summary: ClassVar[str] = "Prefer candidates above their caption's mean score to those below it."
+    paper: ClassVar[str] = "Diffusion-KTO, arXiv:2404.04465"
     beta: float = Field(default=1000.0, gt=0)
+    """how strongly an image's gain over the base counts; its authors' default"""
     liked_weight: float = Field(default=1.0, ge=0)
+    """of the candidates above their caption's mean"""
     disliked_weight: float = Field(default=1.0, ge=0)
+    """of those below"""
 
 
 class OnlineSettings(MethodSettings):
@@ -542,6 +613,7 @@ class OnlineSettings(MethodSettings):
 
     needs: ClassVar[str] = "captions"
     uses: ClassVar[Literal["training", "sampling", "gradients"]] = "sampling"
+    family: ClassVar[str] = "online"
     reward: dict[str, float] | None = Field(default=None, min_length=1)
     """the scorers whose weighted sum is the reward of an image; default: those of pairs.choose"""
     group: Positive = 8
@@ -557,6 +629,8 @@ class OnlineSettings(MethodSettings):
 class PolicySettings(OnlineSettings):
     """The method type `policy-gradient`: DDPO, DPOK, PPO and Flow-GRPO."""
 
+    summary: ClassVar[str] = "Draw while training, and make images with a high reward likelier."
+    paper: ClassVar[str] = "DDPO, arXiv:2305.13301; DPOK, arXiv:2305.16381; Flow-GRPO, arXiv:2505.05470"
     loss: Literal["ddpo", "dpok", "ppo", "grpo"] = "ddpo"
     """ddpo: rewards standardised by the prompt's last ones; ppo: by the step's; grpo: by the group's; dpok: minus a
     learned value"""
@@ -594,6 +668,8 @@ class CleanImageSettings(OnlineSettings):
 class AwmSettings(CleanImageSettings):
     """The method type `awm`: the model's own loss, weighted by the advantages."""
 
+    summary: ClassVar[str] = "Draw while training; the model's own loss, weighted by advantage."
+    paper: ClassVar[str] = "AWM, arXiv:2509.25050"
     clip: float = Field(default=0.2, gt=0)
     """the ratio exp(old error - error) counts within 1 - clip..1 + clip"""
 
@@ -601,18 +677,24 @@ class AwmSettings(CleanImageSettings):
 class NftSettings(CleanImageSettings):
     """The method type `nft`: DiffusionNFT."""
 
+    summary: ClassVar[str] = "Draw while training; towards images with a high reward, away from others."
+    paper: ClassVar[str] = "DiffusionNFT, arXiv:2509.16117"
     beta: float = Field(default=1.0, gt=0)
     """smaller is faster and less stable; its authors take 0.1 for several rewards"""
     decay_rate: float = Field(default=1e-3, ge=0)
     """the network that draws keeps the share min(decay_rate t, decay_limit) of itself in update t"""
     decay_limit: float = Field(default=0.5, ge=0, lt=1)
+    """the largest share"""
 
 
 class RandomSettings(MethodSettings):
     """The method type `random-sft`: fine-tuning on a random candidate of each caption, a control."""
 
+    family: ClassVar[str] = "supervised"
+    summary: ClassVar[str] = "Fine-tune on a random candidate of each caption: a control."
     needs: ClassVar[str] = "scores"
     seed: int = Field(default=0, ge=0)
+    """another one draws other candidates"""
 
 
 SETTINGS: dict[str, dict[str, type[Section]]] = {
@@ -636,9 +718,9 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
     "methods": {
-        "dpo": MarginSettings,
-        "ipo": MarginSettings,
-        "hinge": MarginSettings,
+        "dpo": DpoSettings,
+        "ipo": IpoSettings,
+        "hinge": HingeSettings,
         "sdpo": SdpoSettings,
         "linear-dpo": LinearSettings,
         "smpo": SmpoSettings,
@@ -654,7 +736,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "syngen": SynGenSettings,
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
-        "none": MethodSettings,
+        "none": NoMethodSettings,
     },
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
     "choices": {
@@ -713,7 +795,7 @@ def _read_settings(kind: str, type_: str, maker: Any) -> type[Section]:
     # A worker's process finds the class again by its type, since no module has it by name.
     reduce: Any = lambda self: (_restore_settings, (kind, type_, self.model_dump()))  # noqa: E731
     made.__reduce__ = reduce  # type: ignore[method-assign]
-    for name in ("needs", "trains"):
+    for name in ("needs", "trains", "family", "summary", "paper", "models"):
         if issubclass(made, MethodSettings) and hasattr(maker, name):
             setattr(made, name, getattr(maker, name))
     return made
@@ -762,6 +844,11 @@ QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ParserOfType = Annotated[SerializeAsAny[ParserSettings], BeforeValidator(_validate_as("parsers"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
+
+
+for _section in SETTINGS["methods"].values():
+    # The settings of a training-free method name ParserOfType before it is defined.
+    _section.model_rebuild()
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:
