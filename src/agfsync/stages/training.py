@@ -282,15 +282,10 @@ def _list_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of the training as plain values."""
     settings = recipe.training
     method = settings.method.model_dump() | {"LoRA": _describe_lora(settings.lora)}
-    left_out = {
-        "method",
-        "lora",
-        "seed",
-        "checkpoint_every",
-        "trackers",
-        *(() if settings.stopping_watch else ["watch"]),
-    }
+    left_out = {"method", "lora", "seed", "checkpoint_every", "trackers", "watch"}
     rest = settings.model_dump(exclude=left_out, exclude_none=True)
+    if watch := settings.stopping_watch:
+        rest["stopped by"] = f"{watch.by} if it falls, measured every {watch.every} steps"
     named = {("method" if name == "type" else name): value for name, value in method.items()}
     return named | _list_parts(recipe.model) | rest | {"seed": recipe.training_seed}
 
