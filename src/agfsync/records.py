@@ -226,9 +226,10 @@ class Score(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pair(Record):
-    """A caption's best and worst candidate (Eq. 6, 7) with their weighted sums; `margin` is the difference, above 0.
+    """A winner and a loser of a caption's candidates (Eq. 6, 7) with their total scores; `margin` is above 0.
 
-    A pair set only says which of two images is preferred: its sums are the labels 1 and 0.
+    The total is on the scale of the recipe's choice: by default the weighted sum (Eq. 5). A pair set only says which of
+    two images is preferred: its totals are the labels 1 and 0.
     """
 
     key: str

@@ -27,3 +27,12 @@ def test_pairs_of_a_set_bring_their_captions(pair_set: Any) -> None:
     folder = pair_set(("a fox", "red", "blue"), ("a boat", "blue", "red"))
     here = count_items(config.resolve_recipe("shapes", [f"pairs.source={folder}"]))
     assert (here.train, here.pairs, here.written) == (2, 2, 300)
+
+
+def test_a_choice_of_many_pairs_and_a_share_are_counted(make_recipe: Any) -> None:
+    def pairs_of(**settings: Any) -> int:
+        return count_items(make_recipe(candidates={"per_caption": 6}, pairs=settings)).pairs
+
+    assert (pairs_of(), pairs_of(share=0.5), pairs_of(share=0.01)) == (12, 6, 1)
+    assert pairs_of(choose={"type": "every", "weights": {"red": 1}}) == 12 * 3
+    assert pairs_of(choose={"type": "by-aspect", "judges": ["red", "vqa"]}) == 12 * 2

@@ -96,6 +96,9 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
     assert config.resolve_recipe(name).name == name
 
 
+UNWEIGHED = "pairs: {choose: {weights: {vqa: 1, aesthetic: 0}}}"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -112,6 +115,28 @@ def test_every_shipped_recipe_is_one(name: str) -> None:
         ("engine: {accelerators: 1.5}", "engine.accelerators: more than one accelerator is a whole number of them"),
         ("training: {steps: 0}", "training.steps: input should be greater than or equal to 1, got 0"),
         ("training: {beta: .nan}", "unknown key 'training.beta'"),
+        ("training: {watch: {by: looks}}", "training.watch.by names no scorer 'looks': scorers has vqa, clip"),
+        ("training: {watch: {by: clip}}", "training.watch.by names 'clip', which the method learns from: name a"),
+        (
+            "{scorers: {a: {type: clip, path: x}, b: {type: clip, path: x}}, pairs: {choose: {weights: {a: 1}}}, "
+            "training: {watch: {by: b}}}",
+            "training.watch.by names 'b', the same scorer as 'a', which the method learns from",
+        ),
+        ("training: {method: {type: nft, reward: {vqa: 1}}, watch: {by: vqa}}", "'vqa', which the method learns from"),
+        ("training: {watch: {by: clip, captions: 1}}", "training.watch.captions: input should be greater than or"),
+        ("training: {watch: {by: clip, evry: 1}}", "unknown key 'training.watch.evry': did you mean 'every'?"),
+        (
+            f"{{{UNWEIGHED}, captions: {{held_out: 0}}, training: {{watch: {{by: aesthetic}}}}}}",
+            "set captions.held_out",
+        ),
+        (
+            f"{{{UNWEIGHED}, model: {{loras: [{{path: a}}]}}, training: {{watch: {{by: aesthetic}}}}}}",
+            "training.watch draws with the trained network alone: leave out model.loras",
+        ),
+        (
+            f"{{{UNWEIGHED}, training: {{method: none, watch: {{by: aesthetic}}}}}}",
+            "training.watch has nothing to watch: the method none trains no model",
+        ),
         ("training: {method: {beta: .nan}}", "training.method.beta"),
         ("name: a/b", "name: "),
         ("pairs: {choose: {weights: {looks: 1.0}}}", "pairs.choose.weights names no scorer 'looks'"),
@@ -237,3 +262,19 @@ def test_the_settings_of_another_package_reach_the_workers(make_recipe: Any) -> 
     recipe = make_recipe(scorers={"red": {"type": "double", "path": "none", "mine": 3}, "vqa": {"type": "asking"}})
     assert pickle.loads(pickle.dumps(recipe)) == recipe  # noqa: S301
     assert pickle.loads(pickle.dumps(recipe.scorers["red"])).mine == 3  # noqa: S301
+
+
+def test_a_judge_that_chooses_nothing_may_be_watched(file: Path) -> None:
+    file.write_text(f"{{{UNWEIGHED}, training: {{watch: {{by: clip, every: 5}}}}}}")
+    watch = config.resolve_recipe(str(file), ["training.watch.stop=true"]).training.watch
+    assert watch is not None and (watch.every, watch.captions, watch.stop, watch.metric) == (
+        5,
+        64,
+        True,
+        "watched_clip",
+    )
+    online = "training: {method: {type: nft, reward: {vqa: 1}}, watch: {by: clip}}"
+    file.write_text(f"{{{UNWEIGHED}, {online}}}")
+    assert config.resolve_recipe(str(file)).teachers == ("vqa",)
+    file.write_text("{pairs: {source: a}, training: {watch: {by: clip}}}")
+    assert config.resolve_recipe(str(file)).teachers == ()

@@ -22,7 +22,7 @@ def resolve(folder: Path, method: str) -> RewardGradientSettings:
 
 def test_refl_is_as_published(tmp_path: Path) -> None:
     settings = resolve(tmp_path, "reward: {clip: 1.0}")
-    assert (settings.needs, settings.differentiates, settings.scorers) == ("captions", True, ("clip",))
+    assert (settings.needs, settings.uses, settings.scorers) == ("captions", "gradients", ("clip",))
     assert (settings.loss, settings.steps, settings.window) == ("refl", 40, (0.75, 1.0))
     assert (settings.guidance, settings.margin, settings.scale, settings.kl) == (1.0, 2.0, 1e-3, 0.0)
     assert settings.last is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agfsync import catalog
+from agfsync import catalog, pipeline
 from agfsync.choices.best_worst import BestWorst
 from agfsync.choices.by_aspect import ByAspect
 from agfsync.choices.normalising import Normaliser, Spread
@@ -164,3 +164,13 @@ def test_the_same_couple_chosen_by_several_judges_is_several_pairs() -> None:
     first, second = (pair for pair in sifted.records if isinstance(pair, Pair))
     assert (first.winner_key, first.margin) == ("b", 1.0) and (second.winner_key, second.margin) == ("b", 2.0)
     assert first.key == digest("pair", "b", "a") != second.key
+
+
+def test_a_lot_needs_no_score(tmp_path: Path, make_recipe: Any) -> None:
+    pipeline.prepare(tmp_path / "run", make_recipe(pairs={"choose": "lot"}, scores={"by": None}))
+    pipeline.run(tmp_path / "run", until="pairs")
+    with Run.open(tmp_path / "run") as run:
+        assert run.count_rows("scores") == 0 and run.count_rows("pairs") == 12
+        drawn = {c.key: c.caption_key for c in run.read("candidates", Candidate)}
+        for pair in run.read("pairs", Pair):
+            assert drawn[pair.winner_key] == drawn[pair.loser_key] == pair.caption_key

@@ -9,7 +9,7 @@ from agfsync.errors import ModelError
 from agfsync.models.flow_matching import FlowMatching
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.training import DiffusionModel
-from agfsync.training.trainable import DIFFERENTIATED, NEEDED, explain_untrainable, list_missing, list_missing_of_class
+from agfsync.training.trainable import NEEDED, NEEDED_FOR, explain_untrainable, list_missing, list_missing_of_class
 
 
 class Whole:
@@ -86,11 +86,13 @@ def test_the_true_reason_is_not_hidden() -> None:
 
 
 def test_a_method_that_follows_gradients_needs_more() -> None:
-    assert set(DIFFERENTIATED) - set(NEEDED) == {"latent_shape", "decode_pixels"}
-    assert list_missing_of_class(LatentDiffusion, DIFFERENTIATED) == list_missing_of_class(FlowMatching, DIFFERENTIATED)
-    assert list_missing_of_class(LatentDiffusion, DIFFERENTIATED) == []
-    missing = list_missing_of_class(Whole, DIFFERENTIATED)
+    assert set(NEEDED_FOR["gradients"]) - set(NEEDED) == {"latent_shape", "decode_pixels"}
+    assert list_missing_of_class(LatentDiffusion, NEEDED_FOR["gradients"]) == list_missing_of_class(
+        FlowMatching, NEEDED_FOR["gradients"]
+    )
+    assert list_missing_of_class(LatentDiffusion, NEEDED_FOR["gradients"]) == []
+    missing = list_missing_of_class(Whole, NEEDED_FOR["gradients"])
     assert missing == ["latent_shape", "decode_pixels"]
-    assert list_missing(Whole(), DIFFERENTIATED) == [*list_missing(Whole()), *missing]
-    message = explain_untrainable("mine", missing)
+    assert list_missing(Whole(), NEEDED_FOR["gradients"]) == [*list_missing(Whole()), *missing]
+    message = explain_untrainable("mine", missing, "gradients")
     assert "can't be trained by the gradient of a reward: it has no latent_shape, decode_pixels" in message

@@ -41,8 +41,8 @@ def sample(model: DifferentiableModel) -> Sample:
     noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(1))
 
     def draw(first: int, last: int, network: nn.Module = model.network) -> TruncatedSample:
-        def predict(noisy: Tensor, time: Tensor) -> Tensor:
-            return model.predict(network, noisy, time.expand(len(noisy)), text)
+        def predict(noisy: Tensor, times: Tensor) -> Tensor:
+            return model.predict(network, noisy, times, text)
 
         return draw_truncated(model.schedule, predict, noise, model.schedule.grid(STEPS), first, last)
 
@@ -95,7 +95,7 @@ def test_latents_are_float32_whatever_the_network_predicts_in(model: Differentia
     noise = torch.randn(1, *model.latent_shape, dtype=torch.float64)
     seen: list[torch.dtype] = []
 
-    def predict(noisy: Tensor, time: Tensor) -> Tensor:
+    def predict(noisy: Tensor, times: Tensor) -> Tensor:
         seen.append(noisy.dtype)
         return noisy.to(torch.bfloat16)
 

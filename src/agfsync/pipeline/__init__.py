@@ -142,7 +142,7 @@ def read_headline(path: Path) -> str:
     with Run.open(path) as run_:
         recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
-        judged = verdict.rank_judges(summary, recipe, selection.find_selectors(run_, recipe))
+        judged = verdict.rank_judges(summary, recipe, selection.find_training_selectors(run_, recipe))
     found: str = verdict.reach_verdict(judged).headline
     return found
 

@@ -55,7 +55,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(check_steered_type, recipe.model, recipe.steering)
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
-    if recipe.training.method.differentiates:
+    if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
 
 
@@ -98,8 +98,7 @@ def find_generator_faults(
                 if (parser := recipe.steering.get("parser")) is not None:
                     _check_parser(parser)
             elif "training" in stages:
-                differentiates = recipe.training.method.differentiates
-                check_trainable(settings, reason, may_load=may_load, differentiates=differentiates)
+                check_trainable(settings, reason, may_load=may_load, uses=recipe.training.uses)
         except AgfsyncError as fault_:
             yield fault_
 

@@ -4,7 +4,7 @@ The configuration of a model and the headers of its weights are read, in a folde
 weights aren't. `agfsync run` and `agfsync doctor` ask the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
@@ -63,25 +63,19 @@ def _check_settings(settings: ModelSettings) -> None:
 
 
 def check_trainable(
-    settings: ModelSettings, reason: str | None, *, may_load: bool, differentiates: bool = False
+    settings: ModelSettings, reason: str | None, *, may_load: bool, uses: Sequence[str] = ("training",)
 ) -> None:
     """Check that a generator can be trained; `reason` is what `check_drawing` returned.
 
-    One of another package whose class isn't known without making it is made, if it `may_load`. `differentiates`: by a
-    method that needs the gradient of its images.
+    One of another package whose class isn't known without making it is made, if it `may_load`. `uses` are those of
+    `NEEDED_FOR` that the training makes of it.
 
     Raises:
         ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
     """
-    from agfsync.training.trainable import (
-        DIFFERENTIATED,
-        NEEDED,
-        explain_untrainable,
-        list_missing,
-        list_missing_of_class,
-    )
+    from agfsync.training.trainable import NEEDED_FOR, explain_untrainable, list_missing, list_missing_of_class
 
-    needed = DIFFERENTIATED if differentiates else NEEDED
+    needed = list(dict.fromkeys(name for use in uses for name in NEEDED_FOR[use]))
     kind = _class_of(catalog.find("models", settings.type))
     if kind is not None:
         missing = list_missing_of_class(kind, needed)
@@ -91,7 +85,7 @@ def check_trainable(
     else:
         missing = []
     if missing:
-        raise ModelError(f"{explain_untrainable(settings.type, missing)}; {FAR}")
+        raise ModelError(f"{explain_untrainable(settings.type, missing, uses[-1])}; {FAR}")
     if reason:
         raise ModelError(f"the model {settings.path} can't be trained: {reason}; {FAR}")
 

@@ -30,7 +30,9 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
         left_out.add("controls")
     stages = [stage for stage in STAGES if stage.name not in left_out]
     names = [stage.name for stage in stages]
-    inputs = {"training": (method.needs,)} if method.needs in names else {"training": ("questions",)}
+    # A watch that may end the training looks at held-out captions, with their questions.
+    watched = ("questions",) if recipe.training.stopping_watch is not None else ()
+    inputs = {"training": (method.needs, *watched) if method.needs in names else ("questions",)}
     planned = [replace(s, after=tuple(n for n in inputs.get(s.name, s.after) if n in names)) for s in stages]
     if method.trains == "nothing":
         # There are no steps to log.

@@ -14,7 +14,7 @@ from agfsync.recipe.reading import (
     resolve_recipe,
     summarize_shipped,
 )
-from agfsync.recipe.sections import HELD_OUT, Captions, Engine, LoraSettings, Questions, Recipe, Training
+from agfsync.recipe.sections import HELD_OUT, Captions, Engine, LoraSettings, Questions, Recipe, Training, Watch
 from agfsync.recipe.types import LanguageModel, ModelSettings, PartSettings, RefinerSettings, ScorerSettings, Server
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ScorerSettings",
     "Server",
     "Training",
+    "Watch",
     "check_recipe",
     "dump_recipe",
     "list_named_models",

@@ -133,7 +133,9 @@ class Pairs(Section):
     repeats: Literal["majority", "all"] = "majority"
     """several judgements of the same two images in a pair set: one pair, by their majority; or a pair of each"""
     choose: ChoiceOfType = BestWorstSettings()
-    """how pairs are made of scored candidates"""
+    """how pairs are made of scored candidates. By weights: best-worst of each caption; every two candidates, ordered;
+    calibrated, best and worst by expected win rates. By judges without weights: pareto, the winner dominates the loser;
+    vote, of the majority; by-aspect, a pair for each judge. lot: drawn by lot, as a control"""
     normalise: Literal["none", "z-score", "rank"] = "none"
     """of each scorer's scores, before pairs.choose sees them, since raw scales decide more than weights do. none: the
     raw scores, as in the paper; z-score: less the mean, over the standard deviation; rank: the share of the other
@@ -179,6 +181,31 @@ class LoraSettings(Section):
     """default: the rank, so that every program reads the file with the same strength"""
 
 
+class Watch(Section):
+    """A judge that nothing trains on, measured on held-out captions while the model trains.
+
+    The images are drawn with the network as it then is, from the evaluation's seeds, in training.precision and without
+    a refiner. Watching changes no trained weight.
+    """
+
+    by: str
+    """a scorer that the method doesn't learn from"""
+    every: Positive = 25
+    """steps between two measurements; the base before the first step and the last step are also measured"""
+    captions: int = Field(default=64, ge=2)
+    """the first so many held-out captions by their keys, so that more of them contain the fewer"""
+    stop: bool = False
+    """end the training when the judge falls below its best mean by more than 1.645 standard errors of the difference
+    on the same captions, while what the method raises (its reward, else its implicit accuracy, else minus its loss) is
+    no lower than it was then. The result is the best measured step's weights. That step is chosen on captions of the
+    evaluation set held-out, so this judge's gain there is a little too high"""
+
+    @property
+    def metric(self) -> str:
+        """The name of the judge's mean among the metrics of a training."""
+        return f"watched_{self.by}"
+
+
 class Training(Section):
     """Stage 6: alignment on the pairs (Eq. 8)."""
 
@@ -222,6 +249,18 @@ class Training(Section):
     noise: Literal["independent", "tracked"] = "independent"
     """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
     the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
+    watch: Watch | None = None
+    """absent: no judge is measured during the training"""
+
+    @property
+    def stopping_watch(self) -> Watch | None:
+        """The watch that may end the training; one that may not affects no result."""
+        return self.watch if self.watch is not None and self.watch.stop else None
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The uses that the training makes of the model, for the check that it can."""
+        return self.method.uses, *(("tracked noise",) if self.noise == "tracked" else ())
 
     @model_validator(mode="after")
     def _no_empty_part(self) -> "Training":
@@ -371,12 +410,31 @@ class Recipe(Section):
                 has_source = "has the captions of captions.held_out: leave out its source"
                 told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
+        if self.training.watch is not None:
+            self._check_watch(self.training.watch)
         return self
+
+    def _check_watch(self, watch: Watch) -> None:
+        method = self.training.method
+        if method.trains != "model" or method.type == "none":
+            raise ValueError(f"training.watch has nothing to watch: the method {method.type} trains no model")
+        if not self.captions.held_out:
+            raise ValueError("training.watch measures on held-out captions: set captions.held_out")
+        if self.model.loras:
+            raise ValueError("training.watch draws with the trained network alone: leave out model.loras")
+        for name in self.teachers:
+            if self.scorers.get(name) == self.scorers[watch.by]:
+                same = "" if name == watch.by else f", the same scorer as '{name}'"
+                raise ValueError(
+                    f"training.watch.by names '{watch.by}'{same}, which the method learns from: name a scorer that "
+                    f"nothing trains on"
+                )
 
     def _named_scorers(self) -> Iterator[tuple[str, Iterable[str]]]:
         if self.pairs.source is None:
             yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights
         yield "training.method", self.training.method.scorers
+        yield "training.watch.by", () if self.training.watch is None else (self.training.watch.by,)
         yield "scores.by", self.scores.by or ()
         for name, settings in self.evaluation.sets.items():
             yield f"evaluation.sets.{name}.by", settings.by or ()
@@ -390,6 +448,14 @@ class Recipe(Section):
     def reward(self) -> dict[str, float]:
         """The weights of the scorers by which the method rates images; default: those that choose the pairs."""
         return getattr(self.training.method, "reward", None) or self.pairs.weights
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The scorers that the method learns from, directly or by the pairs; none for the pairs of a source."""
+        method = self.training.method
+        learns = self.pairs.source is None if method.needs == "pairs" else hasattr(method, "reward")
+        chosen = self.reward if learns else {}
+        return tuple(dict.fromkeys([*(name for name, weight in chosen.items() if weight), *method.scorers]))
 
     @property
     def candidate_scorers(self) -> dict[str, ScorerSettings]:

@@ -301,8 +301,9 @@ class MethodSettings(Section):
     """the table that it learns from: pairs, scores, captions or nothing"""
     trains: ClassVar[str] = "model"
     """model, reward or nothing"""
-    differentiates: ClassVar[bool] = False
-    """True if it needs the gradient of its rewards: then they must be scorers, and the model one, that have it"""
+    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "training"
+    """what it uses of the model: any training, images drawn in training, or the gradient of rewards, which its scorers
+    must have too"""
     family: ClassVar[str] = ""
     """pairs, supervised, online, reward gradient or training-free"""
     summary: ClassVar[str] = ""
@@ -461,7 +462,7 @@ class RewardGradientSettings(MethodSettings):
     summary: ClassVar[str] = "Follow the judges' gradient through the image into the network: ReFL, DRaFT-K."
     paper: ClassVar[str] = "ReFL, arXiv:2304.05977; DRaFT, arXiv:2309.17400"
     needs: ClassVar[str] = "captions"
-    differentiates: ClassVar[bool] = True
+    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "gradients"
     reward: dict[str, float]
     """scorers and the weights of their rewards"""
     loss: Literal["refl", "draft"] = "refl"
@@ -611,6 +612,7 @@ class OnlineSettings(MethodSettings):
     """The method types that draw images in training and learn from their rewards."""
 
     needs: ClassVar[str] = "captions"
+    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "sampling"
     family: ClassVar[str] = "online"
     reward: dict[str, float] | None = Field(default=None, min_length=1)
     """the scorers whose weighted sum is the reward of an image; default: those of pairs.choose"""

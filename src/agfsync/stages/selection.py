@@ -1,4 +1,4 @@
-"""The scorers that chose a run's pairs: those that the recipe's choice reads, or that a pair set names."""
+"""The scorers that chose what a model was trained on: a run's or a pair set's pairs, or rated images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -29,10 +29,28 @@ def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     return None if noted is None else [Selector(**each) for each in noted]
 
 
+def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
+    """Return the scorers that the aligned model was trained to please: as `find_selectors`, or a method's rewards.
+
+    A method without rewards, such as one that trains nothing or on random images, pleases none.
+    """
+    method = recipe.training.method
+    if method.needs == "pairs":
+        return find_selectors(run, recipe)
+    return _describe_scorers(recipe, {**dict.fromkeys(method.scorers, 1.0), **_find_reward(recipe)})
+
+
 def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
     """Return the scorers that the recipe's choice reads, without those of weight 0; each of weight 1 if it has none."""
-    weights = {name: weight for name, weight in recipe.pairs.weights.items() if weight}
-    scorers = {name: recipe.scorers[name] for name in weights}
+    return _describe_scorers(recipe, recipe.pairs.weights)
+
+
+def _find_reward(recipe: Recipe) -> Mapping[str, float]:
+    return recipe.reward if hasattr(recipe.training.method, "reward") else {}
+
+
+def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Selector]:
+    scorers = {name: recipe.scorers[name] for name, weight in weights.items() if weight}
     return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]
 
 

@@ -45,9 +45,9 @@ def pairs(recipe: Recipe) -> Any:
 
 def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
-    shaping = dump_changes(recipe.training, "seed", *UNSHAPING)
+    shaping = dump_changes(recipe.training, "seed", "watch", *UNSHAPING)
     reward = () if recipe.training.method.needs == "pairs" else (recipe.reward, recipe.pairs.share)
-    return recipe.training_seed, shaping, digest_generator(recipe.model), *reward
+    return recipe.training_seed, shaping, digest_generator(recipe.model), *reward, *_list_stopping(recipe)
 
 
 def evaluation(recipe: Recipe) -> Any:
@@ -68,6 +68,12 @@ def report(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `report`."""
     choice = (recipe.pairs.weights, _list_sources(recipe, "pairs"))
     return recipe.name, dump_changes(recipe.report), *choice, recipe.evaluation.resamples
+
+
+def _list_stopping(recipe: Recipe) -> tuple[Any, ...]:
+    """Return what decides when a watched training stops; nothing if it doesn't stop, for then it affects no result."""
+    watch = recipe.training.stopping_watch
+    return () if watch is None else (recipe.seed, watch.model_dump(), digest_scorer(watch.by, recipe.scorers[watch.by]))
 
 
 def _digest_pair_set(recipe: Recipe) -> list[tuple[str, ...]]:

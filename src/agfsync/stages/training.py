@@ -23,6 +23,7 @@ from agfsync.records import derive_seed, digest
 from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
 from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
+from agfsync.stages.watched import check_watch, list_watched, make_watcher
 from agfsync.training import DiffusionModel, Reference
 from agfsync.training.batches import EncodedPairs, RatedImages
 from agfsync.training.checkpoints import Checkpoints
@@ -38,8 +39,11 @@ from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
 from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
 from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
+from agfsync.training.watching import summarize_watch
 
 _STAGE = "training"
+WATCHED = "watch"
+"""The note on the watched judge."""
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -64,8 +68,8 @@ def run(context: Context) -> Mapping[str, Any]:
     denoiser = _load_denoiser(recipe)
     make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
-    rewarding = _list_rewards(recipe)
-    with open_judge_accounts(context, _STAGE, rewarding) as accounts:
+    check_watch(context)
+    with open_judge_accounts(context, _STAGE, _list_rewards(recipe) | list_watched(recipe)) as accounts:
         return _train(context, denoiser, method, checkpoints, plan, accounts)
 
 
@@ -81,7 +85,9 @@ def _train(
     recipe, settings, folder = context.recipe, context.recipe.training, context.run.path / _STAGE
     loaded = load_training_data(context, denoiser, method, accounts)
     actor = _prepare_actor(recipe, denoiser, method)
-    log, done = _locate_log(context), checkpoints.find_last_step()
+    log, watcher = _locate_log(context), make_watcher(context, actor, accounts)
+    ended = watcher.find_end() if watcher else None
+    done = checkpoints.find_last_step() if ended is None else plan.steps
     if done < plan.steps and launcher.count_processes() > 1:
         context.progress.say(f"{_STAGE}: by {launcher.count_processes()} processes")
         launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
@@ -91,17 +97,23 @@ def _train(
         context.progress.stage(_STAGE, plan.steps, "steps", done=done) as task,
         join_processes(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
+        watched: dict[str, float] = {}
 
         def tell(line: Mapping[str, float]) -> None:
-            task.advance(1, **{name.rpartition("_")[2]: line[name] for name in method.curves[:2]})
+            if watcher is not None and watcher.metric in line:
+                watched[watcher.judge] = line[watcher.metric]
+            shown = {name.rpartition("_")[2]: line[name] for name in method.curves[:2] if name in line}
+            task.advance(1 if line["step"] else 0, **shown, **watched)
             log_elsewhere(line)
 
         objective, say = method.objective(loaded.data, plan), context.progress.say
-        train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say)
+        train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say, watcher=watcher)
     _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
     lines = read_metrics(log)
-    notes = _collect_notes(denoiser, loaded.data, lines, method.curves)
-    return {EARLIER: sum(line["seconds"] for line in lines[:done]), **notes, **loaded.notes}
+    notes = _collect_notes(denoiser, loaded.data, [line for line in lines if line["step"]], method.curves)
+    if watcher is not None:
+        notes[WATCHED] = summarize_watch(watcher.judge, watcher.metric, lines, watcher.find_result())
+    return {EARLIER: _sum_seconds(lines, done), **notes, **loaded.notes}
 
 
 def train_as_helper(context: Context) -> None:
@@ -124,7 +136,13 @@ def train_as_helper(context: Context) -> None:
                 raise RunError(f"{place} isn't there: the run's folder must be on a disk that all share")
         checkpoints, plan, log = _open_checkpoints(context), _make_plan(recipe), _locate_log(context)
         actor, objective = _prepare_actor(recipe, denoiser, method), method.objective(data, plan)
-        train(actor, objective, plan, checkpoints, log, lambda line: None, processes=processes)
+        watcher = make_watcher(context, actor, {})
+        train(actor, objective, plan, checkpoints, log, lambda line: None, processes=processes, watcher=watcher)
+
+
+def _sum_seconds(lines: Sequence[Mapping[str, float]], done: int) -> float:
+    """Return the time of the first `done` steps, and of measuring the watched judge on the way."""
+    return sum(line.get(name, 0.0) for line in lines if line["step"] <= done for name in ("seconds", "watch_seconds"))
 
 
 def _locate_log(context: Context) -> Path:
@@ -152,7 +170,7 @@ def _list_rewards(recipe: Recipe) -> dict[str, ScorerSettings]:
 
 def _make_plan(recipe: Recipe) -> TrainingPlan:
     return TrainingPlan(
-        seed=recipe.training_seed, **recipe.training.model_dump(exclude={"method", "lora", "seed", "trackers"})
+        seed=recipe.training_seed, **recipe.training.model_dump(exclude={"method", "lora", "seed", "trackers", "watch"})
     )
 
 
@@ -264,7 +282,15 @@ def _list_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of the training as plain values."""
     settings = recipe.training
     method = settings.method.model_dump() | {"LoRA": _describe_lora(settings.lora)}
-    rest = settings.model_dump(exclude={"method", "lora", "seed", "checkpoint_every", "trackers"}, exclude_none=True)
+    left_out = {
+        "method",
+        "lora",
+        "seed",
+        "checkpoint_every",
+        "trackers",
+        *(() if settings.stopping_watch else ["watch"]),
+    }
+    rest = settings.model_dump(exclude=left_out, exclude_none=True)
     named = {("method" if name == "type" else name): value for name, value in method.items()}
     return named | _list_parts(recipe.model) | rest | {"seed": recipe.training_seed}
 

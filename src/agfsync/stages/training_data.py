@@ -84,19 +84,25 @@ def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str
     recipe = context.recipe
     asked = list(read_captions_to_draw(context, "train"))
     prompts = [each.caption.text for each in asked]
-
-    def load(name: str) -> Scorer:
-        context.progress.say(f"{_STAGE}: loading {name}")
-        made: Scorer = catalog.build("scorers", list_scorer_arguments(recipe.scorers[name], accounts.get(name)))
-        return made
-
     return PromptData(
         prompts,
         [each.questions for each in asked],
         _encode_prompts(model, prompts),
         _encode_prompts(model, [recipe.model.sampling.negative_prompt]),
-        Rewards(recipe.reward, load),
+        make_rewards(context, recipe.reward, accounts),
     )
+
+
+def make_rewards(context: Context, weights: Mapping[str, float], accounts: Mapping[str, Account]) -> Rewards:
+    """Return the weighted scorers of `weights`, which are loaded when the first image is scored."""
+
+    def load(name: str) -> Scorer:
+        context.progress.say(f"{_STAGE}: loading {name}")
+        settings = context.recipe.scorers[name]
+        made: Scorer = catalog.build("scorers", list_scorer_arguments(settings, accounts.get(name)))
+        return made
+
+    return Rewards(weights, load)
 
 
 def _encode_pairs(context: Context, model: DiffusionModel) -> EncodedPairs:

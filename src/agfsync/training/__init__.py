@@ -90,6 +90,37 @@ class DifferentiableModel(DiffusionModel, Protocol):
         ...
 
 
+class SamplingModel(DiffusionModel, Protocol):
+    """A model that can be sampled in training: it also says how it draws, and decodes latents."""
+
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance that it draws with; 1 where the guidance is built in."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps that it draws with."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image's latents."""
+        ...
+
+    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
+        """Return the RGB images of scaled latents."""
+        ...
+
+
+class TracedModel(DiffusionModel, Protocol):
+    """A model that draws the starting noise of an image again from its seed."""
+
+    def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
+        """Return the noise from which images of `seeds` were drawn, float32 (B, C, H, W), on the CPU."""
+        ...
+
+
 class Reference(Protocol):
     """The base model, whose weights never change."""
 

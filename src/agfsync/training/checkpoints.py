@@ -11,7 +11,7 @@ from agfsync.files.tensors import TensorFile, read_metadata, read_tensors, write
 from agfsync.training.state import TrainingState
 
 KEPT = 2
-WEIGHT, AVERAGE, COUNT, MEMORY = "weight", "average", "step", "memory"
+WEIGHT, AVERAGE, COUNT, _MEMORY = "weight", "average", "step", "memory"
 """Kinds of tensors: a parameter, its average, the optimizer's number of steps, the objective's own values.
 
 Other kinds are the optimizer's.
@@ -43,8 +43,11 @@ class Checkpoints:
 
     def find_last_step(self) -> int:
         """Return the number of steps of the last checkpoint, 0 if there is none."""
-        found = self._list_files()
-        return found[0][0] if found else 0
+        return max(self.list_steps(), default=0)
+
+    def list_steps(self) -> list[int]:
+        """Return the steps after which a checkpoint was saved that is kept, the last first."""
+        return [step for step, _ in self._list_files()]
 
     def restore(self, state: TrainingState) -> int:
         """Load the last checkpoint into `state`; return its number of steps, 0 if there is none.
@@ -73,7 +76,7 @@ def _collect_tensors(state: TrainingState) -> dict[str, Tensor]:
     tensors = {f"{WEIGHT}.{name}": parameter.detach() for name, parameter in state.parameters.items()}
     if state.average is not None:
         tensors |= {f"{AVERAGE}.{name}": weight for name, weight in state.average.weights.items()}
-    tensors |= {f"{MEMORY}.{name}": value for name, value in state.memory.items()}
+    tensors |= {f"{_MEMORY}.{name}": value for name, value in state.memory.items()}
     for name, parameter in state.parameters.items():
         # Copies: some optimizers share a tensor between parameters, and a file of tensors can't.
         moments = state.optimizer.state.get(parameter, {}).items()
@@ -99,7 +102,7 @@ def _load_state(found: TensorFile, state: TrainingState) -> None:
     kinds: dict[str, dict[str, Tensor]] = {name: {} for name in state.parameters}
     for key, tensor in found.tensors.items():
         kind, _, name = key.partition(".")
-        if kind == MEMORY:
+        if kind == _MEMORY:
             state.memory[name].copy_(tensor)
         else:
             kinds[name][kind] = tensor

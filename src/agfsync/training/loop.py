@@ -16,11 +16,12 @@ from torch import nn
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
 from agfsync.training.checkpoints import Checkpoints
-from agfsync.training.metrics import MetricsLog
+from agfsync.training.metrics import MetricsLog, read_metrics
 from agfsync.training.objective import Actor, Batch, Objective, RememberingObjective, TrainingPlan
 from agfsync.training.precision import make_loss_scaler, use_trainable_attention
 from agfsync.training.processes import ALONE, Processes
 from agfsync.training.state import TrainingState
+from agfsync.training.watching import LogLine, Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class _Training:
     plan: TrainingPlan
     processes: Processes
     say: Callable[[str], None]
+    watcher: Watcher | None = None
 
 
 def train(
@@ -44,14 +46,17 @@ def train(
     *,
     processes: Processes = ALONE,
     say: Callable[[str], None] = lambda text: None,
+    watcher: Watcher | None = None,
 ) -> None:
     """Train the actor's network in place, from the last checkpoint if there is one.
 
-    The network ends with its last weights, or with their average if the plan has `ema`.
+    The network ends with its last weights, or with their average if the plan has `ema`. A `watcher` measures it before
+    the first step and after some steps, and may end the training: then it has the weights of the best measured step.
 
     The figures of each step are written to `log`, a JSON line each, and passed to `on_step`: step (1 for the first),
     the objective's metrics, gradient_norm (before clipping; 0 in a step that is skipped because fp16 overflowed),
-    learning_rate and seconds; with fp16 also loss_scale. A step with several batches reports their means.
+    learning_rate and seconds; with fp16 also loss_scale. A step with several batches reports their means. The watcher
+    adds its figures and their watch_seconds, to a line of step 0 too, which has nothing else.
 
     Each of several `processes` must make the same call. Each computes its share of every step, and all end with the
     same weights; only the first writes and reports. A batch that doesn't fit into memory is split into twice as many
@@ -72,26 +77,65 @@ def train(
     if isinstance(objective, RememberingObjective):
         objective.prepare(actor)
         state.memory = objective.memory
-    training = _Training(actor, objective, plan, processes, say)
-    done = checkpoints.restore(state)
+    training = _Training(actor, objective, plan, processes, say, watcher)
+    ended = watcher.find_end() if watcher else None
+    done = checkpoints.restore(state) if ended is None else ended
     if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
+    if ended is None:
+        _run_steps(training, state, done, checkpoints, log, on_step)
+    if (watcher is None or not watcher.load_result(state)) and state.average is not None:
+        state.average.copy_to(state.parameters)
+
+
+def _run_steps(
+    training: _Training,
+    state: TrainingState,
+    done: int,
+    checkpoints: Checkpoints,
+    log: Path,
+    on_step: Callable[[Mapping[str, float]], None],
+) -> None:
+    """Run the steps after the first `done`, until the last or until the watcher ends the training."""
+    plan, processes, watcher = training.plan, training.processes, training.watcher
     writing = MetricsLog(log, done) if processes.is_first else nullcontext()
-    with writing as metrics, use_trainable_attention(actor.device):
+    with writing as metrics, use_trainable_attention(training.actor.device):
+        if metrics is not None and watcher is not None:
+            watcher.resume(read_metrics(log), done)
+        if metrics is not None and watcher is not None and done == 0:
+            on_step(_record(training, state, checkpoints, metrics, {"step": 0}))
         for step in range(done, plan.steps):
             started = time.perf_counter()
             rate = compute_learning_rate(plan, step)
             figures = _run_step(training, state, step, rate)
-            if metrics is None:
-                continue
-            line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": time.perf_counter() - started}
-            metrics.write(line)
-            if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                metrics.flush()
-                checkpoints.save(step + 1, state)
-            on_step(line)
-    if state.average is not None:
-        state.average.copy_to(state.parameters)
+            if metrics is not None:
+                seconds = time.perf_counter() - started
+                line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": seconds}
+                on_step(_record(training, state, checkpoints, metrics, line))
+            may_stop = watcher is not None and watcher.may_stop_at(step + 1, plan.steps)
+            if watcher is not None and may_stop and processes.any_true(watcher.has_to_stop):
+                return
+    if processes.is_first and watcher is not None:
+        watcher.prune([])
+
+
+def _record(
+    training: _Training, state: TrainingState, checkpoints: Checkpoints, metrics: MetricsLog, line: LogLine
+) -> LogLine:
+    """Log the line of a step with the watched judge's figures, and save the state where that is due."""
+    plan, watcher, step = training.plan, training.watcher, int(line["step"])
+    if watcher is not None:
+        line = watcher.observe(line, plan.steps, state)
+    metrics.write(line)
+    if watcher is not None and watcher.has_to_stop:
+        metrics.flush()
+        training.say(watcher.end())
+    elif step and (step % plan.checkpoint_every == 0 or step == plan.steps):
+        metrics.flush()
+        checkpoints.save(step, state)
+        if watcher is not None:
+            watcher.prune(checkpoints.list_steps())
+    return line
 
 
 def compute_learning_rate(plan: TrainingPlan, step: int) -> float:
@@ -226,5 +270,5 @@ def _check_finite(what: str, value: float, step: int, plan: TrainingPlan) -> Non
     if not math.isfinite(value):
         raise DivergedError(
             f"training diverged: the {what} is {value} at step {step + 1}; lower training.learning_rate "
-            f"(now {plan.learning_rate:g}) or training.method.beta, or set training.precision to fp32"
+            f"(now {plan.learning_rate:g}), or set training.precision to fp32"
         )

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from agfsync.files.atomic import store_errors, write_atomic
 
 
 class MetricsLog:
-    """The metrics file at `path`, truncated to the first `step` steps and open to append the next."""
+    """The metrics file at `path`, truncated to the lines up to `step`, and open to append the next."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
@@ -41,15 +42,15 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> Sequence[Mapping[str, float]]:
-    """Return the figures of each step."""
+    """Return the figures of each step; of step 0, before the first, where the base was measured too."""
     with store_errors(path):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _read_lines_until(path: Path, step: int) -> list[str]:
-    """Return the lines of the first `step` steps; the resumed training writes the later ones again."""
+    """Return the lines up to `step`, 0 for none; the resumed training writes the later ones again."""
     if step == 0 or not path.exists():
         return []
     with store_errors(path):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return lines[:step]
+    return list(takewhile(lambda line: line.endswith("\n") and json.loads(line)["step"] <= step, lines))

@@ -1,9 +1,13 @@
-"""The precision and the attention kernel of training; the weights stay float32."""
+"""The precision and the attention kernel of training, also where it draws; the weights stay float32."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agfsync.errors import RecipeError
@@ -37,3 +41,35 @@ def use_trainable_attention(device: torch.device) -> Iterator[None]:
         return
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+@contextmanager
+def leave_no_trace(network: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
+    """Let `network` draw within the context, without an effect on the training.
+
+    It is in evaluation mode, records no gradient, and multiplies in `precision`, since frozen layers may be stored so.
+    The modes and the global sources of random numbers are as before afterwards.
+    """
+    training = [module for module in network.modules() if module.training]
+    forward, own = network.forward, vars(network).get("forward")
+
+    def forward_rounded(*arguments: Any, **named: Any) -> Any:
+        with autocast(device, precision):
+            return forward(*arguments, **named)
+
+    states = random.getstate(), np.random.get_state()
+    cards = [device] if device.type == "cuda" else []
+    network.eval()
+    network.forward = forward_rounded
+    try:
+        with torch.random.fork_rng(devices=cards), torch.no_grad():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if own is None:
+            del network.forward
+        else:
+            network.forward = own
+        for module in training:
+            module.training = True

@@ -1,6 +1,7 @@
 """The state of a training: weights, optimizer, loss scale, and the average of the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -89,3 +90,22 @@ def make_optimizer(
 
     optimizer: torch.optim.Optimizer = AdamW8bit(list(parameters.values()), weight_decay=weight_decay, betas=betas)
     return optimizer
+
+
+@contextmanager
+def use_result(state: TrainingState) -> Iterator[Mapping[str, Tensor]]:
+    """Yield the weights that are the training's result so far, in place in the network within the context.
+
+    They are the average of the weights if there is one. Afterwards the network is as before, to the last bit.
+    """
+    if state.average is None:
+        yield state.parameters
+        return
+    before = {name: parameter.detach().clone() for name, parameter in state.parameters.items()}
+    state.average.copy_to(state.parameters)
+    try:
+        yield state.parameters
+    finally:
+        with torch.no_grad():
+            for name, parameter in state.parameters.items():
+                parameter.copy_(before[name])

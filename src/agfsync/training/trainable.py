@@ -1,15 +1,31 @@
 """Check that a model has the members that training needs."""
 
 import dis
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import isfunction
 from typing import Any
 
-from agfsync.training import DifferentiableModel, DiffusionModel, TrainableModel
+from agfsync.training import DifferentiableModel, DiffusionModel, SamplingModel, TracedModel, TrainableModel
 
-NEEDED = tuple(name for kind in (TrainableModel, DiffusionModel) for name in vars(kind) if not name.startswith("_"))
-DIFFERENTIATED = (*NEEDED, *(name for name in vars(DifferentiableModel) if not name.startswith("_")))
-"""What a method needs that follows the gradient of its rewards."""
+
+def _list_members(*kinds: type) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for kind in kinds for name in vars(kind) if not name.startswith("_")))
+
+
+NEEDED = _list_members(TrainableModel, DiffusionModel)
+NEEDED_FOR: Mapping[str, tuple[str, ...]] = {
+    "training": NEEDED,
+    "sampling": _list_members(TrainableModel, DiffusionModel, SamplingModel),
+    "gradients": _list_members(TrainableModel, DiffusionModel, DifferentiableModel),
+    "tracked noise": _list_members(TrainableModel, DiffusionModel, TracedModel),
+}
+"""Use of a model -> its members that are needed: any training, images drawn in training, the gradient of a reward, the
+noise that an image was drawn from."""
+_USES = {
+    "sampling": " on images that it draws in training",
+    "gradients": " by the gradient of a reward",
+    "tracked noise": " on tracked noise",
+}
 
 
 def list_missing_of_class(kind: type, needed: Sequence[str] = NEEDED) -> list[str]:
@@ -39,9 +55,9 @@ def list_missing(model: Any, needed: Sequence[str] = NEEDED) -> list[str]:
     return found
 
 
-def explain_untrainable(type_: str, missing: Sequence[str]) -> str:
-    """Return the message about a model of the type `type_` that lacks what training needs."""
-    how = "" if set(NEEDED) & {name.split(" ")[0] for name in missing} else " by the gradient of a reward"
+def explain_untrainable(type_: str, missing: Sequence[str], use: str = "training") -> str:
+    """Return the message about a model of the type `type_` that lacks what a use in training needs."""
+    how = "" if set(NEEDED) & {name.split(" ")[0] for name in missing} else _USES.get(use, "")
     return f"a model of the type {type_} draws and is scored, but can't be trained{how}: it has no {', '.join(missing)}"
 
 

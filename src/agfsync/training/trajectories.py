@@ -9,37 +9,14 @@ Legend: B images in the batch, S steps that are kept, C H W latent channels, hei
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, pi
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from agfsync.models.sampling import draw_noise
-from agfsync.training import Conditioning, DiffusionModel
+from agfsync.training import Conditioning, DiffusionModel, SamplingModel
 from agfsync.training.precision import autocast
-
-
-class SamplingModel(DiffusionModel, Protocol):
-    """A model that can be sampled in training: it also says how it draws, and decodes latents."""
-
-    @property
-    def guidance(self) -> float:
-        """The scale of classifier-free guidance that it draws with; 1 where the guidance is built in."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """The number of sampling steps that it draws with."""
-        ...
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W of an image's latents."""
-        ...
-
-    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[object]:
-        """Return the RGB images of scaled latents."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

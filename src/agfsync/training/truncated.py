@@ -3,14 +3,16 @@
 Legend: B images in the batch, C H W latent channels, height, width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from agfsync.models.sampling import GuidedPredict
 from agfsync.models.schedules import NoiseSchedule
+
+TimedPrediction = Callable[[Tensor, Tensor], Tensor]
+"""(noisy latents (B, C, H, W), times (B,)) -> the network's prediction"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class TruncatedSample:
 
 
 def draw_truncated(
-    schedule: NoiseSchedule, predict: GuidedPredict, noise_BCHW: Tensor, grid: Tensor, first: int, last: int
+    schedule: NoiseSchedule, predict: TimedPrediction, noise_BCHW: Tensor, grid: Tensor, first: int, last: int
 ) -> TruncatedSample:
     """Sample with `predict` from noise N(0, I), deterministically; only steps `first` to `last` have a gradient.
 
@@ -47,7 +49,7 @@ def draw_truncated(
     for step in range(last + 1):
         times_B, next_times_B = (time.expand(len(noise_BCHW)) for time in (grid[step], grid[step + 1]))
         with torch.set_grad_enabled(step >= first):
-            predicted_BCHW = predict(latents_BCHW, grid[step]).float()
+            predicted_BCHW = predict(latents_BCHW, times_B).float()
             if step >= first:
                 steps.append(PredictedStep(latents_BCHW, times_B, predicted_BCHW))
             if step < last:

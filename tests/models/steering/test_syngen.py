@@ -13,8 +13,10 @@ from diffusers import HeunDiscreteScheduler, PNDMScheduler
 from diffusers_pixels import replaced
 from torch import Tensor, distributions
 
+from agfsync.errors import ModelError
 from agfsync.language.parsing import Syntax
 from agfsync.models.steering import DrawnBatch
+from agfsync.models.steering.descent import MapsDescent
 from agfsync.models.steering.pieces import PromptPieces, split_prompt
 from agfsync.models.steering.syngen import BoundWords, bind_pieces, bind_prompt, compute_binding_loss
 from agfsync.shapes.syntax import ShapesParser
@@ -244,3 +246,36 @@ def test_other_models_are_steered(
     drawing = {"path": str(tmp_path / "model"), "scheduler": "model"}
     one, other = draw(build("syngen", drawing)), draw(build(None, drawing))
     assert (one[0] != other[0]).any() and (one[2:] == other[2:]).all()
+
+
+@pytest.fixture
+def steer(build: Callable[..., Any]) -> Callable[[], Tensor]:
+    """Take one step on the same latents."""
+
+    def move_latents() -> Tensor:
+        generator, prompt = build("syngen"), "two small green squares"
+        scheduler = generator._scheduler
+        scheduler.set_timesteps(4)
+        batch = DrawnBatch([prompt], generator.encode_prompts([prompt]), {}, scheduler)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        moved: Tensor = generator._begin_steering(batch).before_step(0, latents)
+        return moved
+
+    return move_latents
+
+
+def test_the_scale_of_an_fp16_loss_leaves_the_step_as_it_is(
+    steer: Callable[[], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = steer()
+    monkeypatch.setattr(MapsDescent, "_is_fp16", True)
+    torch.testing.assert_close(steer(), plain, atol=1e-6, rtol=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_is_an_error(
+    steer: Callable[[], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agfsync.models.steering.descent.FP16_SCALE", float("inf"))
+    monkeypatch.setattr(MapsDescent, "_is_fp16", True)
+    with pytest.raises(ModelError, match="gradient of the steering isn't finite"):
+        steer()

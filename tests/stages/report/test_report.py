@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,33 @@ def test_a_training_under_way_shows_its_curves(made_up: Any) -> None:
     assert "Training has not ended" in page
     assert "the loser’s rose further" in page
     assert "Implicit accuracy" not in page
+
+
+def test_every_metric_has_a_chart_and_the_watched_judge_is_next_to_what_is_raised(made_up: Any) -> None:
+    """Also metrics of methods that the page doesn't know; times have none."""
+    watch = {"training.watch": {"by": "oracle", "every": 2}}
+    context = made_up(train=4, stages=STAGES[:5], oracle=True)
+    context = replace(context, recipe=context.recipe.with_(watch))
+    folder = context.run.path / "training"
+    folder.mkdir()
+    known = {"loss": 2.0, "reward": 50.0, "gradient_norm": 1.0, "seconds": 1.0}
+    lines: list[dict[str, float]] = [{"step": 0, "watched_oracle": 40.0, "watch_seconds": 9.0}]
+    lines += [{"step": i, **known, "kl_to_base": i / 9} for i in range(1, 5)]
+    lines[2] |= {"watched_oracle": 44.0, "winner_error_change": 0.5}
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    page = page_of(context)
+    section = page[page.index('<section id="training">') : page.index('<section id="pairs">')]
+    titles = re.findall(r"<figcaption><b>([^<]+)</b>", section)
+    assert titles == ["Watched judge: oracle", "Reward", "Loss", "Gradient norm", "Kl to base", "Winner error change"]
+    assert "ln 2" not in section
+    assert section.count('d="M0,') == 2 and section.count('d="M25,') == 8  # all on the same axis of steps
+
+
+def test_a_training_that_the_watched_judge_has_ended_says_so(made_up: Any) -> None:
+    context = made_up(train=4, held_out=6, stages=STAGES[:6])
+    told = {"judge": "oracle", "best_step": 50, "best": 61.24, "last_step": 75, "last": 55.0, "stopped_at": 75}
+    context.run.finish("training", "digest", 1.0, {"watch": told})
+    assert "Stopped at step 75: oracle, which nothing trains on, fell from 61.2 at step 50 to 55.0" in page_of(context)
 
 
 def test_every_text_is_escaped(made_up: Any) -> None:

@@ -21,7 +21,7 @@ from agfsync.stages.report.verdict import (
     rank_judges,
     reach_verdict,
 )
-from agfsync.stages.selection import digest_judge, list_choosing_scorers
+from agfsync.stages.selection import digest_judge, find_training_selectors, list_choosing_scorers
 
 
 def standing(judge: str, role: Role, low: float, high: float, prompts: int = 200) -> Standing:
@@ -139,6 +139,28 @@ def test_a_judge_is_selected_on_where_its_weight_is_not_zero() -> None:
     )
     roles = [find_role(j, recipe, list_choosing_scorers(recipe)) for j in ("vqa", "clip", *judges)]
     assert roles == ["selected on", "unweighted", "independent", "selected on", "shares a model"]
+
+
+@pytest.mark.parametrize(
+    ("method", "independent"),
+    [
+        ({"type": "dpo"}, {"clip", "aesthetic"}),
+        ({"type": "kto", "reward": {"clip": 1.0, "vqa": 0.0}}, {"aesthetic", "vqa"}),
+        ({"type": "best", "reward": {"clip": 1.0}, "at_least": {"aesthetic": 60}}, {"vqa"}),
+        ({"type": "kto"}, {"clip", "aesthetic"}),
+        ({"type": "random-sft"}, {"vqa", "clip", "aesthetic"}),
+    ],
+)
+def test_a_judge_that_the_method_pleases_is_not_independent(
+    made_up: Any, method: dict[str, Any], independent: set[str]
+) -> None:
+    changes = {"training.method": method, "pairs.choose.weights": {"vqa": 1.0}, "scores.by": []}
+    context = made_up(train=4, held_out=5)
+    recipe = context.recipe.with_(changes)
+    selectors = find_training_selectors(context.run, recipe)
+    assert selectors is not None
+    pleased = {each.name for each in selectors}
+    assert {"vqa", "clip", "aesthetic"} - pleased == independent
 
 
 def test_a_pair_set_makes_every_judge_unknown_unless_it_names_its_selectors() -> None:

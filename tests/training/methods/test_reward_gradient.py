@@ -22,6 +22,8 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 from agfsync.training.rewards import Rewards
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red circle", "two green squares", "a large yellow ring"]
 NEGATIVE = "a blue star"
 PLAN = TrainingPlan(steps=3, batch=4, learning_rate=1e-3, seed=5, precision="fp32", checkpoint_every=1)

@@ -12,7 +12,7 @@ from agfsync.formats import Selector
 from agfsync.recipe import HELD_OUT, Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
 from agfsync.stages import NAMES
-from agfsync.stages.selection import find_selectors
+from agfsync.stages.selection import find_training_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
@@ -65,7 +65,7 @@ class Evidence:
     drawn: Mapping[str, ImageKeys]
     """by caption key"""
     selectors: Sequence[Selector] | None = ()
-    """that chose the pairs; None where nobody knows"""
+    """that chose what the model was trained on; None where nobody knows"""
 
 
 def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
@@ -85,7 +85,7 @@ def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
         steps=_read_steps(run),
         comparisons=_read_first_set(run, finished),
         drawn=_read_drawn(run) if "evaluation" in finished else {},
-        selectors=find_selectors(run, recipe),
+        selectors=find_training_selectors(run, recipe),
     )
 
 

@@ -159,16 +159,22 @@ class Curves:
 
 
 def make_curves(
-    steps: Sequence[float], series: Mapping[str, Sequence[float]], reference: float | None = None
+    steps: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    reference: float | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Curves | None:
-    """Return `series` over `steps` of the same length, or None. The y axis leaves out the rarest 1 % of spikes."""
+    """Return `series` over `steps` of the same length, or None. The y axis leaves out the rarest 1 % of spikes.
+
+    The x axis is the `span` of steps, by default from the first to the last.
+    """
     if not len(steps):
         return None
     held = {name: np.asarray(values, np.float64) for name, values in series.items()}
     every = np.concatenate(list(held.values()))
     bounds = [float(b) for b in np.quantile(every, [0.005, 0.995])]
     y = make_axis([*bounds, *([] if reference is None else [reference])])
-    x = make_axis([float(steps[0]), float(steps[-1])], pad=0.0)
+    x = make_axis(span or [float(steps[0]), float(steps[-1])], pad=0.0)
     lines = tuple(_make_line(name, x, y, np.asarray(steps, np.float64), values) for name, values in held.items())
     return Curves(x, y, lines, None if reference is None else 100 - y.at(reference))
 

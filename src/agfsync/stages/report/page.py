@@ -1,6 +1,5 @@
 """Evidence -> the page: one HTML string that asks for nothing outside itself."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,17 +12,14 @@ from agfsync import __version__
 from agfsync.stages import NAMES
 from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.figures import (
-    Curves,
     Direction,
     Effect,
-    Forest,
-    Histogram,
     format_compact,
-    make_curves,
     make_forest,
     make_histogram,
 )
 from agfsync.stages.report.galleries import Card
+from agfsync.stages.report.training import Panel, describe_errors, describe_watch, plot_training
 from agfsync.stages.report.verdict import (
     describe_caution,
     find_alarms,
@@ -49,15 +45,6 @@ class Galleries:
     losses: Sequence[Card] = ()
     pairs: Sequence[Card] = ()
     uris: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A small chart with its title and its explanation."""
-
-    title: str
-    figure: Curves | Histogram | Forest
-    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +149,9 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
         "contributions": _list_contributions(evidence),
-        "training": _plot_training(evidence.steps),
-        "remark": _describe_errors(evidence.steps),
+        "training": plot_training(evidence),
+        "stopped": describe_watch(evidence),
+        "remark": describe_errors(evidence.steps),
         "left_out": evidence.left_out,
         "stages": _list_stages(evidence),
         "seconds": sum(stage.seconds for stage in evidence.finished.values()),
@@ -242,34 +230,6 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
 
 
-def _plot_training(steps: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """Return the curves whose metrics exist."""
-    charts = [
-        ("Loss", {"loss": "loss"}, math.log(2), "Dashed: ln 2, the loss of a model that has learnt nothing."),
-        (
-            "Implicit accuracy",
-            {"implicit_accuracy": "accuracy"},
-            0.5,
-            "Share of pairs whose winner the model now prefers.",
-        ),
-        (
-            "Denoising error",
-            {"winner_error_change": "winner", "loser_error_change": "loser"},
-            0.0,
-            "Change against the reference. Below 0 the model draws that picture more readily than the base does.",
-        ),
-        ("Gradient norm", {"gradient_norm": "norm"}, None, "Before clipping."),
-        ("Learning rate", {"learning_rate": "rate"}, None, ""),
-    ]
-    panels = []
-    for title, names, reference, text in charts:
-        if steps and all(name in step for step in steps for name in names):
-            series = {label: [step[name] for step in steps] for name, label in names.items()}
-            figure = make_curves([step.get("step", i) for i, step in enumerate(steps)], series, reference)
-            panels.extend([Panel(title, figure, text)] if figure else [])
-    return panels
-
-
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
     """Return a row for each control and judge, for the table of controls."""
     if "controls" not in evidence.finished:
@@ -281,19 +241,6 @@ def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
         for j, f in judges.items()
     ]
     return [row for row in rows if row["prompts"]]
-
-
-def _describe_errors(steps: Sequence[Mapping[str, float]]) -> str:
-    """Describe the winner's own error: the margin can grow while both images get worse."""
-    last = [step["winner_error_change"] for step in steps[-max(1, len(steps) // 10) :] if "winner_error_change" in step]
-    if not last:
-        return ""
-    if sum(last) > 0:
-        return (
-            "At the end the winner’s own error lay above the reference’s: the margin grew only because the loser’s "
-            "rose further. Fewer steps, a lower learning rate or a larger beta keep the model closer to its base."
-        )
-    return "At the end the winner’s own error lay below the reference’s, as it should: the model learnt the winners."
 
 
 def _list_stages(evidence: Evidence) -> list[StageLine]:

@@ -230,7 +230,7 @@ def describe_caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str
         return ""
     return (
         "No independent judge took part: every score here could be selected on in making the pairs, so a gain can’t "
-        "be told from reward hacking. Name one under scorers that pairs.choose doesn't weigh."
+        "be told from reward hacking. Name one under scorers that pairs.choose doesn't read."
     )
 
 

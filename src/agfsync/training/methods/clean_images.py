@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agfsync.models.schedules import NoiseSchedule
 from agfsync.records import derive_seed
+from agfsync.training import SamplingModel
 from agfsync.training.methods.online import (
     OnlineMethod,
     Sampler,
@@ -28,7 +29,7 @@ from agfsync.training.noising import draw_pair_noise, squared_error
 from agfsync.training.objective import Actor, Metrics, TrainingPlan
 from agfsync.training.prompts import PromptData
 from agfsync.training.rewards import standardise_rewards
-from agfsync.training.trajectories import GuidedPrediction, SamplingModel
+from agfsync.training.trajectories import GuidedPrediction
 
 OLD = "old."
 """Prefix of the names of the sampling network's weights in the objective's memory."""

@@ -15,12 +15,12 @@ from torch import Tensor
 from agfsync.engine.batch_fitting import BatchFit
 from agfsync.errors import RecipeError
 from agfsync.records import derive_seed
-from agfsync.training import Conditioning
+from agfsync.training import Conditioning, SamplingModel
 from agfsync.training.batches import draw_rows_of_step
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.processes import Processes
 from agfsync.training.prompts import PromptData
-from agfsync.training.trajectories import GuidedPrediction, SamplingModel, Trajectory, sample_trajectory
+from agfsync.training.trajectories import GuidedPrediction, Trajectory, sample_trajectory
 
 
 class OnlineMethod:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agfsync.errors import RecipeError
 from agfsync.records import derive_seed
+from agfsync.training import SamplingModel
 from agfsync.training.methods.online import (
     OnlineMethod,
     Sampler,
@@ -27,7 +28,7 @@ from agfsync.training.methods.value import ValueNetwork
 from agfsync.training.objective import Actor, Metrics, TrainingPlan
 from agfsync.training.prompts import PromptData
 from agfsync.training.rewards import standardise_rewards
-from agfsync.training.trajectories import GuidedPrediction, SamplingModel, compute_log_probability
+from agfsync.training.trajectories import GuidedPrediction, compute_log_probability
 
 _CPU = torch.device("cpu")
 PolicyLoss = Literal["ddpo", "dpok", "ppo", "grpo"]

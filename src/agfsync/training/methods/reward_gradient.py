@@ -17,16 +17,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from agfsync.models.sampling import GuidedPredict, guide
 from agfsync.records import derive_seed
 from agfsync.scorers import DifferentiableScorer
-from agfsync.training import Conditioning, DifferentiableModel
+from agfsync.training import DifferentiableModel
 from agfsync.training.batches import draw_rows_of_step
 from agfsync.training.objective import Actor, Metrics, TrainingPlan
-from agfsync.training.precision import autocast
 from agfsync.training.prompts import PromptData
+from agfsync.training.trajectories import GuidedPrediction
 from agfsync.training.truncated import (
     PredictedStep,
+    TimedPrediction,
     draft_loss,
     draw_truncated,
     measure_divergence,
@@ -55,6 +55,8 @@ class RewardGradient:
     standard: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     needs: ClassVar[Literal["captions"]] = "captions"
     trains: ClassVar[Literal["model"]] = "model"
+    raises: ClassVar[str] = "reward"
+    """the metric that the training raises"""
     curves: ClassVar[Sequence[str]] = ("loss", "reward", "reference_divergence")
 
     @property
@@ -144,7 +146,7 @@ class RewardGradientObjective:
     def loss(self, actor: Actor, batch: CaptionBatch) -> tuple[Tensor, Metrics]:
         method, model = self.method, _as_differentiable(actor.model)
         grid = model.schedule.grid(method.steps).to(batch.device)
-        predict = self._guide(actor, model.network, batch)
+        predict = self._predict_under_guidance(actor, model.network, batch)
         noise_BCHW = batch.noise_BCHW.to(batch.device)
         sample = draw_truncated(model.schedule, predict, noise_BCHW, grid, batch.first, batch.last)
         values = self._judge(model.decode_pixels(sample.clean_BCHW), batch)
@@ -160,27 +162,20 @@ class RewardGradientObjective:
         metrics |= {f"reward_{name}": values_B.mean() for name, values_B in values.items()}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
-    def _guide(self, actor: Actor, network: nn.Module, batch: CaptionBatch) -> GuidedPredict:
-        """Return the float32 prediction of `network` for the batch's captions under guidance."""
-        model: Any = actor.model
-
-        def predict(noisy_BCHW: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-            # One context for each call: autocast caches rounded weights, those without a gradient too.
-            with autocast(batch.device, actor.precision):
-                predicted: Tensor = model.predict(network, noisy_BCHW, time.expand(len(noisy_BCHW)), conditioning)
-            return predicted.float()
-
-        with_prompt = self.data.make_conditioning(batch.rows_B, batch.device)
-        without = self.data.make_unprompted(len(batch), batch.device)
-        return guide(predict, with_prompt, without, self.method.guidance)
+    def _predict_under_guidance(self, actor: Actor, network: nn.Module, batch: CaptionBatch) -> TimedPrediction:
+        """Return the prediction of `network` for the batch's captions, with a gradient through both halves."""
+        guided = GuidedPrediction(_as_differentiable(actor.model), self.method.guidance, actor.precision)
+        prompted = self.data.make_conditioning(batch.rows_B, batch.device)
+        unprompted = self.data.make_unprompted(len(batch), batch.device)
+        return lambda noisy_BCHW, times_B: guided.predict(network, noisy_BCHW, times_B, prompted, unprompted)
 
     def _predict_reference(self, actor: Actor, steps: Sequence[PredictedStep], batch: CaptionBatch) -> list[Tensor]:
         """Return the base's predictions at the latents that the network in training came to."""
         if actor.reference is None:
             raise ValueError("a penalty for leaving the base needs a reference")
         with actor.reference() as frozen:
-            predict = self._guide(actor, frozen, batch)
-            found = [predict(step.noisy_BCHW.detach(), step.times_B[0]) for step in steps]
+            predict = self._predict_under_guidance(actor, frozen, batch)
+            found = [predict(step.noisy_BCHW.detach(), step.times_B) for step in steps]
         # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
         return [predicted_BCHW.clone() for predicted_BCHW in found]
 

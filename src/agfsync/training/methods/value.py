@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from agfsync.models.architecture import Conditioning
 from agfsync.records import derive_seed
+from agfsync.training import SamplingModel
 from agfsync.training.objective import Actor
 from agfsync.training.prompts import PromptData
-from agfsync.training.trajectories import SamplingModel
 
 if TYPE_CHECKING:
     from agfsync.training.methods.online import Sampler, Samples
 
-WIDTH = 256
-ROWS_AT_ONCE = 256
+_WIDTH = 256
+_ROWS_AT_ONCE = 256
 
 
 class _ValueLayers(nn.Module):
@@ -29,9 +29,9 @@ class _ValueLayers(nn.Module):
 
     def __init__(self, inputs: int, steps: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(inputs, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)])
-        self.scales = nn.ParameterList([nn.Parameter(torch.rand(steps, WIDTH)) for _ in self.layers])
-        self.last = nn.Linear(WIDTH, 1)
+        self.layers = nn.ModuleList([nn.Linear(inputs, _WIDTH), nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)])
+        self.scales = nn.ParameterList([nn.Parameter(torch.rand(steps, _WIDTH)) for _ in self.layers])
+        self.last = nn.Linear(_WIDTH, 1)
         for layer in (*self.layers, self.last):
             nn.init.xavier_normal_(cast(nn.Linear, layer).weight)
 
@@ -89,7 +89,7 @@ class ValueNetwork:
         rewards_R = samples.own_rewards_B[images_R].float().to(device)
         known_R, steps_R = rewards_R.isfinite(), steps_R.to(device)
         with torch.no_grad():
-            chunks = zip(inputs_RD.split(ROWS_AT_ONCE), steps_R.split(ROWS_AT_ONCE), strict=True)
+            chunks = zip(inputs_RD.split(_ROWS_AT_ONCE), steps_R.split(_ROWS_AT_ONCE), strict=True)
             values_R = torch.cat([self.layers(*each) for each in chunks])
         advantages_R = (rewards_R - values_R).nan_to_num().cpu()
         for _ in range(updates):
