@@ -1,6 +1,6 @@
 """Compare training steps and drawing with the bare networks' work of the same size, in one process, by turns.
 
-    python benchmarks/steps.py [dpo draw grpo] [--rounds 15] [--threads 1] [--width 128]
+    python benchmarks/steps.py [dpo draw grpo] [--rounds 15] [--threads 1] [--width 128] [--steps 10]
 
 - dpo: a step of the training loop, against the forward pass of the policy, that of the reference, the backward pass and
   the optimizer on ready tensors. At most 1.05 is wanted.
@@ -42,7 +42,7 @@ from agfsync.training.state import make_optimizer
 PAIRS, CANDIDATES = 8, 8
 PROMPTS, GROUP = 4, 2
 """of a grpo step"""
-STEPS, GUIDANCE = 10, 4.0
+GUIDANCE = 4.0
 CAPTION = "a large red circle"
 Taken = tuple[float, float]
 """Seconds of processor time, and of wall-clock time."""
@@ -165,7 +165,7 @@ def compare_drawing(model: Any, rounds: int) -> None:
     tokens = pipeline.tokenizer([CAPTION, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     bare = Bare(model, TrainingPlan(1, 1, 0.0, 0))
     noisy, _, text, _ = bare.inputs(2 * CANDIDATES)
-    model._scheduler.set_timesteps(STEPS)
+    model._scheduler.set_timesteps(model.steps)
     timesteps = model._scheduler.timesteps
 
     @torch.inference_mode()
@@ -193,7 +193,7 @@ def compare_grpo(model: Any, rounds: int) -> None:
     def step() -> None:
         for _ in range(images // PROMPTS):
             with torch.no_grad():
-                for _ in range(STEPS):
+                for _ in range(model.steps):
                     bare.unet(*inputs[:3])
             bare.decode(PROMPTS)
         for _ in range(images * kept // PROMPTS):
@@ -213,9 +213,9 @@ def compare_grpo(model: Any, rounds: int) -> None:
 
 def count_transitions(model: Any) -> int:
     """Return how many of the sampling steps have a density, and so are trained."""
-    grid, schedule = model.schedule.grid(STEPS), model.schedule
+    grid, schedule = model.schedule.grid(model.steps), model.schedule
     zero = torch.zeros(1, *model.latent_shape)
-    stds = [schedule.transition(zero, zero, grid[n : n + 1], grid[n + 1 : n + 2], 1.0)[1] for n in range(STEPS)]
+    stds = [schedule.transition(zero, zero, grid[n : n + 1], grid[n + 1 : n + 2], 1.0)[1] for n in range(model.steps)]
     return sum(bool((std > 0).all()) for std in stds)
 
 
@@ -243,14 +243,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--width", type=int, default=128, help="channels of the UNet; the embedded one has 128")
+    parser.add_argument("--steps", type=int, default=10, help="of a sampling")
     options = parser.parse_args()
     if unknown := set(options.what) - set(COMPARISONS):
         parser.error(f"nothing is called {', '.join(sorted(unknown))}: there are {', '.join(COMPARISONS)}")
     torch.set_num_threads(options.threads)
-    print(f"{describe_cpu()}, {options.threads} threads, UNet of width {options.width}", flush=True)
+    print(
+        f"{describe_cpu()}, {options.threads} threads, UNet of width {options.width}, {options.steps} sampling steps",
+        flush=True,
+    )
     with save_model(options.width) as path:
         for what in options.what:
-            settings = {"path": path, "steps": STEPS, "guidance": GUIDANCE, "dtype": "fp32", "device": "cpu"}
+            settings = {"path": path, "steps": options.steps, "guidance": GUIDANCE, "dtype": "fp32", "device": "cpu"}
             COMPARISONS[what](catalog.build("models", {"type": "stable-diffusion", **settings}), options.rounds)
 
 

@@ -25,7 +25,7 @@ def test_every_entry_names_something_that_is_there() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("dqo", "no method is called 'dqo': did you mean 'dpo'\\?"), ("kto", "no method is called 'kto': there are dpo")],
+    [("dqo", "no method is called 'dqo': did you mean 'dpo'\\?"), ("xyz", "no method is called 'xyz': there are dpo")],
 )
 def test_an_unknown_name_is_told_with_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=hint):
