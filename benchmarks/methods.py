@@ -36,43 +36,54 @@ from agfsync.training.rewards import Rewards
 JUDGES = ("vqa", "clip", "aesthetic", "oracle")
 CONTROL = "random-sft"
 RESAMPLES = 10_000
-OFFLINE = {"training.steps": 150, "training.learning_rate": 2e-4}
+DEMO_WEIGHTS = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.30}
 ONLINE = {"training.steps": 40, "training.batch": 4, "training.learning_rate": 2e-4}
-ANCHORED = {"training.method.sft_weight": 1000}
+"""The offline arms keep the demo's steps, batch and learning rate."""
+
+
+def _method(type_: str, **settings: Any) -> dict[str, Any]:
+    return {"training.method": {"type": type_, **settings}}
+
+
+def _policy(loss: str, kl: float) -> dict[str, Any]:
+    return ONLINE | _method("policy-gradient", loss=loss, group=6, timesteps=0.5, kl=kl)
+
+
 ARMS: dict[str, dict[str, Any]] = {
+    "demo: dpo, anchored": {},
     # Controls.
-    "random-sft": {**OFFLINE, "training.method": {"type": "random-sft"}},
-    "dpo by lot": {**OFFLINE, "pairs.choose": {"type": "lot"}},
+    CONTROL: _method(CONTROL),
+    "dpo by lot": {"pairs.choose": {"type": "lot"}, **_method("dpo", beta=500)},
+    "dpo by lot, anchored": {"pairs.choose": {"type": "lot"}},
     # Preference pairs.
-    "dpo": {**OFFLINE},
-    "dpo, anchored": {**OFFLINE, **ANCHORED},
-    "ipo": {**OFFLINE, "training.method": {"type": "ipo", "beta": 500}},
-    "hinge": {**OFFLINE, "training.method": {"type": "hinge", "beta": 500}},
-    "sdpo": {**OFFLINE, "training.method": {"type": "sdpo", "beta": 500, "mu": 0.5}},
-    "mapo": {**OFFLINE, "training.method": {"type": "mapo"}},
-    "linear-dpo": {**OFFLINE, "training.method": {"type": "linear-dpo", "beta": 100}},
-    "smpo": {**OFFLINE, "training.method": {"type": "smpo", "beta": 500}},
-    "dpo, tracked noise": {**OFFLINE, **ANCHORED, "training.noise": "tracked"},
-    "kto": {**OFFLINE, "training.method": {"type": "kto", "beta": 1000}},
+    "dpo": _method("dpo", beta=500),
+    "ipo": _method("ipo", beta=500),
+    "hinge": _method("hinge", beta=500),
+    "sdpo": _method("sdpo", beta=500, mu=0.5),
+    "linear-dpo": _method("linear-dpo", beta=100),
+    "smpo": _method("smpo", beta=500),
+    "mapo": _method("mapo"),
+    "kto": _method("kto", beta=1000),
+    "demo, tracked noise": {"training.noise": "tracked"},
+    "demo, every pair above 20": {"pairs.choose": {"type": "every", "weights": DEMO_WEIGHTS, "minimum_margin": 20}},
+    "demo, calibrated pairs": {"pairs.choose": {"type": "calibrated", "weights": DEMO_WEIGHTS}},
+    "demo, z-scores": {"pairs.normalise": "z-score"},
     # Supervised.
-    "raft": {**OFFLINE, "training.method": {"type": "best"}},
-    "dreamsync": {**OFFLINE, "training.method": {"type": "best", "at_least": {"vqa": 90, "aesthetic": 60}}},
-    "reward-weighted": {**OFFLINE, "training.method": {"type": "reward-weighted"}},
+    "raft": _method("best"),
+    "dreamsync": _method("best", at_least={"vqa": 90, "aesthetic": 60}),
+    "reward-weighted": _method("reward-weighted"),
     # Online.
-    **{
-        loss: {
-            **ONLINE,
-            "training.method": {"type": "policy-gradient", "loss": loss, "group": 6, "timesteps": 0.5, "kl": kl},
-        }
-        for loss, kl in (("ddpo", 0.0), ("dpok", 1e-3), ("ppo", 0.0), ("grpo", 0.01))
-    },
-    "nft": {**ONLINE, "training.method": {"type": "nft", "group": 6, "guidance": 4.0}},
-    "awm": {**ONLINE, "training.method": {"type": "awm", "group": 6, "guidance": 4.0}},
-    "reward-gradient": {**ONLINE, "training.method": {"type": "reward-gradient", "reward": {"clip": 1.0}, "steps": 10}},
+    "ddpo": _policy("ddpo", 0.0),
+    "dpok": _policy("dpok", 1e-3),
+    "ppo": _policy("ppo", 0.0),
+    "grpo": _policy("grpo", 0.01),
+    "nft": ONLINE | _method("nft", group=6, guidance=4.0),
+    "awm": ONLINE | _method("awm", group=6, guidance=4.0),
+    "reward-gradient": ONLINE | _method("reward-gradient", reward={"clip": 1.0}, steps=10),
     # Training-free.
-    "syngen": {"training.method": {"type": "syngen"}},
-    "structure-diffusion": {"training.method": {"type": "structure-diffusion"}},
-    "attend-and-excite": {"training.method": {"type": "attend-and-excite"}},
+    "syngen": _method("syngen", strength=3),
+    "structure-diffusion": _method("structure-diffusion"),
+    "attend-and-excite": _method("attend-and-excite", strength=3, refinements=0),
 }
 GUIDANCES = (2.0, 6.0, 8.0)
 """Scales of classifier-free guidance at which the base alone is drawn; the demo's is 4."""
@@ -106,18 +117,23 @@ def measure(runs: Path, seed: int, arm: str) -> None:
     if arm == "best of 8":
         keep(runs, seed, "base, best of 8", lambda: draw_base(base, None, BEST_OF))
         return
-    keep(runs, seed, arm, lambda: run_arm(base, runs / f"{arm.replace(' ', '-').replace(',', '')}-{seed}", seed, arm))
+    keep(runs, seed, arm, lambda: run_arm(base, runs / f"{make_file_name(arm)}-{seed}", seed, arm))
 
 
 def keep(runs: Path, seed: int, arm: str, make: Any) -> None:
     """Write what `make` returns to the arm's JSON file, if there is none."""
-    path = runs / "measured" / f"{arm.replace(' ', '-').replace(',', '')}-{seed}.json"
+    path = runs / "measured" / f"{make_file_name(arm)}-{seed}.json"
     if path.exists():
         return
     path.parent.mkdir(exist_ok=True)
     found = {"arm": arm, "seed": seed, "processor": describe_cpu(), **make()}
     path.write_text(json.dumps(found))
     print(f"{arm}, seed {seed}: " + ", ".join(f"{j} {fmean(v.values()):.1f}" for j, v in found["values"].items()))
+
+
+def make_file_name(arm: str) -> str:
+    """Return the name of an arm's run folder and file."""
+    return "".join(each if each.isalnum() else "-" for each in arm)
 
 
 def run_arm(base: Path, path: Path, seed: int, arm: str) -> dict[str, Any]:

@@ -5,17 +5,9 @@ from dataclasses import replace
 from agfsync.errors import RunError
 from agfsync.recipe import Recipe
 from agfsync.records import digest
-from agfsync.stages import STAGES, Stage
+from agfsync.stages import Stage, list_needed_stages
 from agfsync.stages.context import MODEL
 from agfsync.store import Run
-
-UNNEEDED = {
-    "pairs": (),
-    "scores": ("pairs",),
-    "captions": ("candidates", "scores", "pairs"),
-    "nothing": ("candidates", "scores", "pairs"),
-}
-"""What a training method needs -> the stages that it doesn't."""
 
 
 def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
@@ -24,11 +16,7 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
     Raises:
         RunError: the recipe has no stage `until`.
     """
-    method = recipe.training.method
-    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation", "controls") if method.type == "none" else ())}
-    if not recipe.evaluation.controls:
-        left_out.add("controls")
-    stages = [stage for stage in STAGES if stage.name not in left_out]
+    method, stages = recipe.training.method, list_needed_stages(recipe)
     names = [stage.name for stage in stages]
     # A watch that may end the training looks at held-out captions, with their questions.
     watched = ("questions",) if recipe.training.stopping_watch is not None else ()

@@ -81,3 +81,19 @@ STAGES = (
 )
 NAMES = tuple(stage.name for stage in STAGES)
 VERSIONS = {stage.name: stage.version for stage in STAGES}
+UNNEEDED = {
+    "pairs": (),
+    "scores": ("pairs",),
+    "captions": ("candidates", "scores", "pairs"),
+    "nothing": ("candidates", "scores", "pairs"),
+}
+"""What a training method needs -> the stages that it doesn't."""
+
+
+def list_needed_stages(recipe: "Recipe") -> list[Stage]:
+    """Return the stages that a recipe needs, in order."""
+    method = recipe.training.method
+    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation", "controls") if method.type == "none" else ())}
+    if not recipe.evaluation.controls:
+        left_out.add("controls")
+    return [stage for stage in STAGES if stage.name not in left_out]

@@ -22,7 +22,7 @@ def is_in_share(caption_key: str, share: float) -> bool:
     """Return True if a caption is in the `share` of the captions, in 0..1, that give pairs, by its key alone.
 
     >>> [is_in_share("a caption", share) for share in (0.01, 0.5, 1.0)]
-    [False, True, True]
+    [False, False, True]
     """
     return derive_seed("share", caption_key) < share * 2**63
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
-from agfsync.stages import NAMES
+from agfsync.stages import list_needed_stages
 from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.figures import (
     Direction,
@@ -86,6 +86,7 @@ def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> s
         "points": format_points,
         "duration": format_time,
         "compact": format_compact,
+        "setting": _format_setting,
         "day": format_day,
         "p_value": format_p,
     }
@@ -246,7 +247,7 @@ def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
 def _list_stages(evidence: Evidence) -> list[StageLine]:
     total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
     lines = []
-    for name in NAMES[:-1]:
+    for name in (stage.name for stage in list_needed_stages(evidence.recipe)[:-1]):
         ended = evidence.finished.get(name)
         if ended is None:
             lines.append(StageLine(name))
@@ -255,6 +256,19 @@ def _list_stages(evidence: Evidence) -> list[StageLine]:
         notes = _format_notes(ended.notes) or (f"rows {ended.rows:,}" if ended.rows else "")
         lines.append(StageLine(name, ended.skipped, ended.seconds, share, notes))
     return lines
+
+
+def _format_setting(value: Any) -> str:
+    """Return a setting of a method: a number, names with numbers, or the type of a nested setting.
+
+    >>> _format_setting({"vqa": 1.0, "clip": 0.5}), _format_setting({"type": "spacy"}), _format_setting(500.0)
+    ('1 vqa 0.5 clip', 'spacy', '500')
+    """
+    if isinstance(value, Mapping):
+        return (
+            str(value["type"]) if "type" in value else " ".join(f"{_format_setting(v)} {k}" for k, v in value.items())
+        )
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _format_notes(notes: Mapping[str, Any]) -> str:
