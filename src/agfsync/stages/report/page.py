@@ -87,6 +87,7 @@ def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> s
         "duration": format_time,
         "compact": format_compact,
         "day": format_day,
+        "setting": format_setting,
         "p_value": format_p,
     }
     pages.filters |= {"interval": lambda ends: format_interval(*ends)}
@@ -117,6 +118,17 @@ def format_day(moment: str) -> str:
     """Return the date of an ISO time."""
     when = datetime.fromisoformat(moment)
     return f"{when.day} {when:%B %Y}"
+
+
+def format_setting(value: Any) -> str:
+    """Return a method's setting for people: a number, a type's name, or scorers with their weights.
+
+    >>> format_setting(500.0), format_setting({"type": "spacy"}), format_setting({"vqa": 0.5, "clip": 1.0})
+    ('500', 'spacy', 'vqa 0.5 clip 1')
+    """
+    if isinstance(value, Mapping):
+        return str(value["type"]) if "type" in value else " ".join(f"{k} {format_setting(v)}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
