@@ -148,6 +148,13 @@ def test_a_training_that_the_watched_judge_has_ended_says_so(made_up: Any) -> No
     assert "Stopped at step 75: oracle, which nothing trains on, fell from 61.2 at step 50 to 55.0" in page_of(context)
 
 
+def test_a_method_with_rewards_is_named_with_them(made_up: Any) -> None:
+    context = made_up(train=4, held_out=6, stages=STAGES[:2])
+    method = {"type": "nft", "reward": {"vqa": 1.0, "clip": 0.5}}
+    page = page_of(replace(context, recipe=context.recipe.with_({"training.method": method})))
+    assert "nft, reward vqa 1 clip 0.5, group 8, " in page
+
+
 def test_every_text_is_escaped(made_up: Any) -> None:
     evil = '<script>alert(1)</script> & "quotes" \' {{ 7*7 }}'
     page = page_of(made_up(text=evil))

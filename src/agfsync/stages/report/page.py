@@ -86,8 +86,8 @@ def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> s
         "points": format_points,
         "duration": format_time,
         "compact": format_compact,
-        "setting": _format_setting,
         "day": format_day,
+        "setting": format_setting,
         "p_value": format_p,
     }
     pages.filters |= {"interval": lambda ends: format_interval(*ends)}
@@ -118,6 +118,17 @@ def format_day(moment: str) -> str:
     """Return the date of an ISO time."""
     when = datetime.fromisoformat(moment)
     return f"{when.day} {when:%B %Y}"
+
+
+def format_setting(value: Any) -> str:
+    """Return a method's setting for people: a number, a type's name, or scorers with their weights.
+
+    >>> format_setting(500.0), format_setting({"type": "spacy"}), format_setting({"vqa": 0.5, "clip": 1.0})
+    ('500', 'spacy', 'vqa 0.5 clip 1')
+    """
+    if isinstance(value, Mapping):
+        return str(value["type"]) if "type" in value else " ".join(f"{k} {format_setting(v)}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
@@ -256,19 +267,6 @@ def _list_stages(evidence: Evidence) -> list[StageLine]:
         notes = _format_notes(ended.notes) or (f"rows {ended.rows:,}" if ended.rows else "")
         lines.append(StageLine(name, ended.skipped, ended.seconds, share, notes))
     return lines
-
-
-def _format_setting(value: Any) -> str:
-    """Return a setting of a method: a number, names with numbers, or the type of a nested setting.
-
-    >>> _format_setting({"vqa": 1.0, "clip": 0.5}), _format_setting({"type": "spacy"}), _format_setting(500.0)
-    ('1 vqa 0.5 clip', 'spacy', '500')
-    """
-    if isinstance(value, Mapping):
-        return (
-            str(value["type"]) if "type" in value else " ".join(f"{_format_setting(v)} {k}" for k, v in value.items())
-        )
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _format_notes(notes: Mapping[str, Any]) -> str:
