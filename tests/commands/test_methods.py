@@ -12,7 +12,8 @@ from agfsync.commands.methods import METHOD_FAMILIES, format_method, format_meth
 from agfsync.errors import ModelError, RecipeError
 from agfsync.pipeline.generators import check_steered_type, check_trainable
 from agfsync.recipe import ModelSettings
-from agfsync.recipe.types import MethodSettings, find_settings
+from agfsync.recipe.methods import MethodSettings
+from agfsync.recipe.types import find_settings
 
 OWN = list(catalog.CATALOG["methods"])
 METHODS = [name for name in OWN if name != "none"]

@@ -7,7 +7,7 @@ import yaml
 
 from agfsync import recipe as config
 from agfsync.errors import RecipeError
-from agfsync.recipe.types import RewardGradientSettings
+from agfsync.recipe.online import RewardGradientSettings
 
 
 def resolve(folder: Path, method: str) -> RewardGradientSettings:

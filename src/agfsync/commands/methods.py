@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from agfsync import catalog
 from agfsync.recipe.describing import find_sections, format_default, format_type, read_attribute_docstrings
-from agfsync.recipe.types import MethodSettings, find_settings
+from agfsync.recipe.methods import MethodSettings
+from agfsync.recipe.types import find_settings
 
 METHOD_FAMILIES = ("pairs", "supervised", "online", "reward gradient", "training-free")
 _ALL_MODELS = "all that can be trained"

@@ -8,11 +8,12 @@ from pydantic import Field, field_validator, model_validator
 from agfsync import catalog
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.choices import BestWorstSettings
+from agfsync.recipe.methods import DpoSettings
+from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
     AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
-    DpoSettings,
     EmbeddingSettings,
     MethodOfType,
     ModelOfType,
@@ -21,7 +22,6 @@ from agfsync.recipe.types import (
     ScorerOfType,
     ScorerSettings,
     StableDiffusionSettings,
-    SteeringSettings,
     VqaSettings,
     WriterSettings,
     asks_language_model,

