@@ -14,6 +14,7 @@ from agfsync.pipeline.generators import check_steered_type, check_trainable
 from agfsync.recipe import ModelSettings
 from agfsync.recipe.methods import MethodSettings
 from agfsync.recipe.types import find_settings
+from agfsync.training.trainable import NEEDED_FOR
 
 OWN = list(catalog.CATALOG["methods"])
 METHODS = [name for name in OWN if name != "none"]
@@ -61,8 +62,8 @@ def test_the_models_of_a_training_free_method_are_those_that_it_isnt_refused_for
 
 def test_all_model_types_can_be_trained_by_a_method_that_names_none() -> None:
     for type_ in catalog.CATALOG["models"]:
-        for differentiates in (False, True):
-            check_trainable(ModelSettings(type=type_), None, may_load=False, differentiates=differentiates)
+        for use in NEEDED_FOR:
+            check_trainable(ModelSettings(type=type_), None, may_load=False, uses=("training", use))
     with pytest.raises(ModelError, match="can't be trained"):
         check_trainable(ModelSettings(type="double"), None, may_load=False)
 
