@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,6 +26,7 @@ from agfsync import catalog
 from agfsync.engine.progress import SilentProgress
 from agfsync.models.dtypes import describe_cpu
 from agfsync.pipeline import read_recipe
+from agfsync.recipe import Recipe
 from agfsync.records import Comparison, derive_seed
 from agfsync.stages.context import Context, read_captions_to_draw
 from agfsync.statistics import infer_mean
@@ -34,7 +35,7 @@ from agfsync.store.forks import fork_run
 from agfsync.training.rewards import Rewards
 
 JUDGES = ("vqa", "clip", "aesthetic", "oracle")
-CONTROL = "random-sft"
+DEMO, CONTROL = "demo: dpo, anchored", "random-sft"
 RESAMPLES = 10_000
 DEMO_WEIGHTS = {"vqa": 0.35, "clip": 0.55, "aesthetic": 0.30}
 ONLINE = {"training.steps": 40, "training.batch": 4, "training.learning_rate": 2e-4}
@@ -50,7 +51,7 @@ def _policy(loss: str, kl: float) -> dict[str, Any]:
 
 
 ARMS: dict[str, dict[str, Any]] = {
-    "demo: dpo, anchored": {},
+    DEMO: {},
     # Controls.
     CONTROL: _method(CONTROL),
     "dpo by lot": {"pairs.choose": {"type": "lot"}, **_method("dpo", beta=500)},
@@ -148,7 +149,12 @@ def run_arm(base: Path, path: Path, seed: int, arm: str) -> dict[str, Any]:
             if not row.element_type:
                 values[row.judge][row.caption_key] = row.aligned
     assert training is not None
-    return {"values": values, "seconds": training.seconds, "memory": memory, "notes": training.notes}
+    return {
+        "values": values,
+        "seconds": training.seconds,
+        "memory": memory if ARMS[arm] else 0,
+        "notes": training.notes,
+    }
 
 
 def run_agfsync(path: Path, changes: Mapping[str, Any]) -> int:
@@ -193,29 +199,55 @@ def draw_base(base: Path, guidance: float | None, count: int) -> dict[str, Any]:
     return {"values": values, "seconds": time.monotonic() - begun, "memory": 0, "notes": {}}
 
 
+HEAD = """# Methods on the Shapes world
+
+`python benchmarks/methods.py RUNS` made the runs, and with `--table` this page, on {processors}.
+All arms of a seed are forks of one run of the demo: they share captions, candidates, scores and the base's evaluation
+images. The offline arms have the demo's {steps} steps of {batch} pairs or images; the online ones have {online_steps}
+steps of {online_batch} prompts. Their settings are in `ARMS` of that script, and were tried on the captions of seed 100
+alone, or not tuned at all.
+
+A cell is the mean gain over the base on the held-out captions of all seeds of the row, with its 95 % interval over
+captions; values are on 0..100. Nothing trains or selects on the oracle. `random-sft` fine-tunes on a random candidate of
+each caption, without any preference: what a method gains over it is gained by feedback. The time is the training
+stage's, beside other work on the same machine; the memory is the peak of the largest process.
+"""
+
+
 def render_table(runs: Path) -> str:
     """Return the results as Markdown: gains over the base, and over the control, with 95 % intervals over captions."""
     measured: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for path in sorted((runs / "measured").glob("*.json")):
         found = json.loads(path.read_text())
         measured[found["arm"]][found["seed"]] = found
-    order = [*ARMS, *sorted(set(measured) - set(ARMS))]
     bases = {seed: read_base(runs / f"base-{seed}") for seed in {s for of in measured.values() for s in of}}
-    lines = list(render_head(measured))
-    for arm in order:
-        if arm in measured:
-            lines.append(render_row(arm, measured[arm], bases, measured.get(CONTROL, {})))
+    control, order = measured.get(CONTROL, {}), [*ARMS, *sorted(set(measured) - set(ARMS))]
+    columns = ["method", "seeds", *JUDGES, f"oracle, over {CONTROL}", "training", "peak memory"]
+    lines = [render_head(measured), f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [render_row(arm, measured[arm], bases, control) for arm in order if arm in measured]
+    missing = [arm for arm in ARMS if arm not in measured]
+    if missing:
+        lines += ["", f"Not measured yet: {'; '.join(missing)}."]
+    lines += ["", f"## The demo against {CONTROL}, seed by seed", "", "| seed | oracle | VQA |", "|---|---|---|"]
+    for seed, found in measured[DEMO].items():
+        if seed in control:
+            gains = [
+                format_gain([(found["values"][judge], control[seed]["values"][judge])]) for judge in ("oracle", "vqa")
+            ]
+            lines.append(f"| {seed} | {' | '.join(gains)} |")
     return "\n".join(lines)
 
 
-def render_head(measured: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Iterator[str]:
-    """Yield the lines above the rows."""
-    processors = sorted({found["processor"] for of in measured.values() for found in of.values()})
-    yield f"Measured on: {'; '.join(processors)}."
-    yield ""
-    columns = ["method", "seeds", *JUDGES, f"oracle, over {CONTROL}", "training", "peak memory"]
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---|' * len(columns)}"
+def render_head(measured: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """Return the text above the table."""
+    recipe = Recipe.load("shapes")
+    return HEAD.format(
+        processors="; ".join(sorted({found["processor"] for of in measured.values() for found in of.values()})),
+        steps=recipe.training.steps,
+        batch=recipe.training.batch,
+        online_steps=ONLINE["training.steps"],
+        online_batch=ONLINE["training.batch"],
+    )
 
 
 def render_row(
