@@ -208,8 +208,8 @@ steps of {online_batch} prompts. Their settings are in `ARMS` of that script, an
 alone, or not tuned at all.
 
 A cell is the mean gain over the base on the held-out captions of all seeds of the row, with its 95 % interval over
-captions; values are on 0..100. Nothing trains or selects on the oracle. `random-sft` fine-tunes on a random candidate of
-each caption, without any preference: what a method gains over it is gained by feedback. The time is the training
+captions; values are on 0..100. Nothing trains or selects on the oracle. `random-sft` fine-tunes on a random candidate
+of each caption, without any preference: what a method gains over it is gained by feedback. The time is the training
 stage's, beside other work on the same machine; the memory is the peak of the largest process.
 """
 

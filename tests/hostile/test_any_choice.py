@@ -136,9 +136,9 @@ def test_the_interval_holds_the_mean_and_moves_with_the_differences(
     wide = infer_mean(differences, 99, seed, confidence=0.999).interval
     assert wide is not None and wide.low <= interval.low and interval.high <= wide.high
     moved = infer_mean(differences + shift, 99, seed).interval
-    assert moved == pytest.approx((interval.low + shift, interval.high + shift), abs=1e-6)
+    assert moved == pytest.approx((interval.low + shift, interval.high + shift), rel=1e-8, abs=1e-6)
     mirrored = infer_mean(-differences, 99, seed).interval
-    assert mirrored == pytest.approx((-interval.high, -interval.low), abs=1e-6)
+    assert mirrored == pytest.approx((-interval.high, -interval.low), rel=1e-8, abs=1e-6)
 
 
 @settings(STEADY, max_examples=200)

@@ -17,11 +17,11 @@ class Narrow(DiffusionDPO):
 
     failures = 0
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         if os.environ.get("RANK") != "0" and len(errors.winner_P) > 2:
             Narrow.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().loss(errors)
+        return super().compare(errors, beta)
 
 
 class Failing(DiffusionDPO):
@@ -29,8 +29,8 @@ class Failing(DiffusionDPO):
 
     calls = 0
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         Failing.calls += 1
         if os.environ.get("RANK") == "1" and Failing.calls > STEPS:
             raise RuntimeError("the card fell off the bus")
-        return super().loss(errors)
+        return super().compare(errors, beta)

@@ -123,6 +123,8 @@ UNWEIGHED = "pairs: {choose: {weights: {vqa: 1, aesthetic: 0}}}"
             "training.watch.by names 'b', the same scorer as 'a', which the method learns from",
         ),
         ("training: {method: {type: nft, reward: {vqa: 1}}, watch: {by: vqa}}", "'vqa', which the method learns from"),
+        ("training: {method: nft, noise: tracked}", "training: noise has no effect on the method nft: leave it out"),
+        ("training: {method: syngen, caption_dropout: 0.1}", "caption_dropout has no effect on the method syngen"),
         ("training: {watch: {by: clip, captions: 1}}", "training.watch.captions: input should be greater than or"),
         ("training: {watch: {by: clip, evry: 1}}", "unknown key 'training.watch.evry': did you mean 'every'?"),
         (

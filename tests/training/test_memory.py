@@ -83,7 +83,7 @@ class Full(DiffusionDPO):
 
     parts: list[int] = []  # noqa: RUF012
 
-    def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         self.parts.append(len(errors.winner_P))
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
@@ -97,7 +97,7 @@ def test_where_one_pair_doesnt_fit_it_is_told_as_it_was(narrow: Session) -> None
 
 def test_other_failures_are_no_lack_of_memory(narrow: Session) -> None:
     class Wrong(DiffusionDPO):
-        def loss(self, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+        def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
             raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,10 +132,10 @@ def in_the_forward_pass(patch: pytest.MonkeyPatch, bomb: Bomb) -> None:
     """In the second part of the step, when the first has given its gradient."""
     loss, parts = DiffusionDPO.loss, iter(range(1_000_000))
 
-    def killed(self: DiffusionDPO, errors: PairErrors) -> tuple[Tensor, dict[str, Tensor]]:
+    def killed(self: DiffusionDPO, errors: PairErrors, beta: float | None) -> Any:
         if next(parts) % PLAN.accumulate:
             bomb()
-        return loss(self, errors)
+        return loss(self, errors, beta)
 
     patch.setattr(Method, "loss", killed)
 

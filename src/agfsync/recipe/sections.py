@@ -268,6 +268,15 @@ class Training(Section):
             raise ValueError(f"accumulate splits the {self.batch} pairs of training.batch into {self.accumulate} parts")
         return self
 
+    @model_validator(mode="after")
+    def _has_images_for_its_options(self) -> "Training":
+        """Refuse options about the images of a pair or candidate for a method that has none."""
+        if self.method.needs in ("captions", "nothing"):
+            for name in ("caption_dropout", "min_snr_gamma", "loss_space", "noise"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no effect on the method {self.method.type}: leave it out")
+        return self
+
 
 class EvaluationSet(Section):
     """Captions that base and aligned model are compared on, and the scorers that judge the images."""

@@ -170,3 +170,10 @@ def test_a_page_for_people(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["stage", "models", "memory", "disk", "time"]
     assert max(map(len, lines)) <= 72 and lines[-1] == "the run can begin"
+
+
+@pytest.mark.slow
+def test_what_is_not_counted_is_noted(doctor: Callable[..., Any]) -> None:
+    _, found = doctor("shapes", "--set", "training.method=nft", "--set", "evaluation.controls=[random-sft]")
+    assert any("images that nft draws and scores in training are in no figure" in note for note in found["notes"])
+    assert any(note.startswith("evaluation.controls") for note in found["notes"])

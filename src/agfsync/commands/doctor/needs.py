@@ -103,6 +103,13 @@ class Estimator:
         if training.method.trains == "nothing":
             self.found.notes.append(f"what {training.method.type} adds to the drawing of a model is in no figure")
             return Need("training", [training.method.type])
+        if training.method.needs == "captions":
+            self.found.notes.append(
+                f"the time and memory of the images that {training.method.type} draws and scores in training are in no "
+                f"figure"
+            )
+        if self.recipe.evaluation.controls:
+            self.found.notes.append("evaluation.controls: each trains and draws once more, which is in no figure")
         method = f"{training.method.type}, LoRA" if training.lora else training.method.type
         device = self._find_device(settings.device, "model")
         if device == "cpu" and training.precision == "fp16":
