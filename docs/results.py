@@ -33,7 +33,9 @@ the demo with other methods and with a control that trains without the feedback.
 
 | seed | judge | role | captions | base | aligned | difference | 95 % interval | p | win rate | 95 % interval | ties |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
-TIMES = "\nThe run of seed {seed} took, beside other work on {processor}:\n\n| {stages} | all |\n|{rules}---|\n| {times} |"
+TIMES = (
+    "\nThe run of seed {seed} took, beside other work on {processor}:\n\n| {stages} | all |\n|{rules}---|\n| {times} |"
+)
 VERDICTS = "\nThe verdicts:\n"
 
 Found = tuple[Recipe, dict[str, Finished], list[Standing]]
