@@ -6,6 +6,7 @@ Every file is complete or not there: a run that was killed continues from its la
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -109,6 +110,10 @@ def _train(
         objective, say = method.objective(loaded.data, plan), context.progress.say
         train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say, watcher=watcher)
     _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
+    if unrewarded := _count_unrewarded(loaded.data):
+        reasons = "; ".join(f"{why} ({count})" for why, count in unrewarded.items())
+        context.progress.say(f"{_STAGE}: images without a reward were left out: {reasons}")
+        loaded = replace(loaded, notes={**loaded.notes, "unrewarded": unrewarded})
     lines = read_metrics(log)
     notes = _collect_notes(denoiser, loaded.data, [line for line in lines if line["step"]], method.curves)
     if watcher is not None:
@@ -260,6 +265,11 @@ def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData)
         settings=_list_settings(recipe),
         lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
     )
+
+
+def _count_unrewarded(data: TrainingData) -> dict[str, int]:
+    """Return how many images of this process's steps have no reward, by reason."""
+    return dict(data.rewards.failures) if isinstance(data, PromptData) else {}
 
 
 def _describe_choice(recipe: Recipe) -> str:
