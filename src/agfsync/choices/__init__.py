@@ -88,6 +88,11 @@ def _take_known(values: CandidateScores, judges: Collection[str]) -> dict[str, f
     return {judge: value for judge in judges if (value := values.get(judge)) is not None}
 
 
+def join_outcome(chosen: ChosenPair | str, left_out: Counter[str]) -> tuple[list[ChosenPair], Counter[str]]:
+    """Return a caption's one pair, or the reason for none counted with what was left out, as `Choice.choose` does."""
+    return ([], left_out + Counter([chosen])) if isinstance(chosen, str) else ([chosen], left_out)
+
+
 def find_margin_fault(margin: float, minimum: float) -> str | None:
     """Return why a margin makes no pair, or None: it is above `minimum`.
 

@@ -9,6 +9,7 @@ from agfsync.choices import (
     CandidateScores,
     ChosenPair,
     find_margin_fault,
+    join_outcome,
     list_scored,
     split_margin,
     weighted_sum,
@@ -28,10 +29,7 @@ class BestWorst:
     def choose(self, values: Mapping[str, CandidateScores]) -> tuple[list[ChosenPair], Counter[str]]:
         weights = {name: weight for name, weight in self.weights.items() if weight}
         scored, left_out = list_scored(values, weights)
-        chosen = self._choose(scored, weights)
-        if isinstance(chosen, str):
-            return [], left_out + Counter([chosen])
-        return [chosen], left_out
+        return join_outcome(self._choose(scored, weights), left_out)
 
     def _choose(self, scored: Mapping[str, CandidateScores], weights: Mapping[str, float]) -> ChosenPair | str:
         if len(scored) < 2:

@@ -7,7 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agfsync.choices import TOO_FEW, CandidateScores, ChosenPair, find_margin_fault, list_scored, split_margin
+from agfsync.choices import (
+    TOO_FEW,
+    CandidateScores,
+    ChosenPair,
+    find_margin_fault,
+    join_outcome,
+    list_scored,
+    split_margin,
+)
 from agfsync.choices.normalising import Normaliser
 
 Scored = Mapping[str, Mapping[str, float]]
@@ -31,10 +39,7 @@ class ParetoFronts:
 
     def choose(self, values: Mapping[str, CandidateScores]) -> tuple[list[ChosenPair], Counter[str]]:
         scored, left_out = list_scored(values, self.judges)
-        chosen = self._choose(scored)
-        if isinstance(chosen, str):
-            return [], left_out + Counter([chosen])
-        return [chosen], left_out
+        return join_outcome(self._choose(scored), left_out)
 
     def _choose(self, scored: Scored) -> ChosenPair | str:
         if len(scored) < 2:

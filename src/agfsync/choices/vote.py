@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from agfsync.choices import TOO_FEW, CandidateScores, ChosenPair, find_margin_fault, list_scored
+from agfsync.choices import TOO_FEW, CandidateScores, ChosenPair, find_margin_fault, join_outcome, list_scored
 
 Couple = tuple[str, str]
 
@@ -28,10 +28,7 @@ class MajorityVote:
 
     def choose(self, values: Mapping[str, CandidateScores]) -> tuple[list[ChosenPair], Counter[str]]:
         scored, left_out = list_scored(values, self.judges)
-        chosen = self._choose(scored)
-        if isinstance(chosen, str):
-            return [], left_out + Counter([chosen])
-        return [chosen], left_out
+        return join_outcome(self._choose(scored), left_out)
 
     def _choose(self, scored: Mapping[str, Mapping[str, float]]) -> ChosenPair | str:
         if len(scored) < 2:

@@ -25,7 +25,7 @@ USUAL_FAMILIES = {"pairs": "pairs", "scores": "supervised", "captions": "online"
 
 @dataclass(frozen=True, slots=True)
 class MethodFacts:
-    """What `agfsync methods` says of a method."""
+    """The facts of a method that `agfsync methods` shows."""
 
     name: str
     family: str

@@ -28,7 +28,7 @@ class ChoiceSettings(Section):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return f"the choice {self.type}"
 
     def count_most_pairs(self, candidates: int) -> int:
@@ -54,7 +54,7 @@ class BestWorstSettings(ChoiceSettings):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return f"the weighted sum of the scores {self._list_weights()}"
 
     def _list_weights(self) -> str:
@@ -92,7 +92,7 @@ class CalibratedSettings(BestWorstSettings):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return f"the weighted sum of the expected win rates {self._list_weights()}"
 
 
@@ -121,7 +121,7 @@ class ParetoSettings(JudgesSettings):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return f"the Pareto fronts of {', '.join(self.judges)}"
 
 
@@ -141,7 +141,7 @@ class VoteSettings(JudgesSettings):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return f"the votes of {', '.join(self.judges)}"
 
 
@@ -154,7 +154,7 @@ class ByAspectSettings(JudgesSettings):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return f"each of {', '.join(self.judges)} alone"
 
     def count_most_pairs(self, candidates: int) -> int:
@@ -175,5 +175,5 @@ class LotSettings(ChoiceSettings):
 
     @property
     def criterion(self) -> str:
-        """What `picks` goes by, for people."""
+        """The scores that `picks` goes by, for people."""
         return "lot"

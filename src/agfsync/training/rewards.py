@@ -64,29 +64,18 @@ class Rewards:
         return torch.tensor(values, dtype=torch.float64)
 
 
-def center_rewards(rewards_B: Tensor, groups_B: Tensor) -> Tensor:
-    """Return each reward minus the mean of its group, without those that are NaN; NaN stays NaN.
-
-    Args:
-        groups_B: int64 (B,), the group of each.
-    """
-    return _by_group(rewards_B, groups_B, lambda found_N: found_N - found_N.mean())
-
-
 def standardise_rewards(rewards_B: Tensor, groups_B: Tensor, epsilon: float = 1e-4) -> Tensor:
     """Return (r - mean) / (std + epsilon) within each group; 0 where all of a group are alike, NaN stays NaN.
 
     The standard deviation is the population's.
+
+    Args:
+        groups_B: int64 (B,), the group of each.
     """
-    return _by_group(
-        rewards_B, groups_B, lambda found_N: (found_N - found_N.mean()) / (found_N.std(correction=0) + epsilon)
-    )
-
-
-def _by_group(rewards_B: Tensor, groups_B: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    changed_B = torch.full_like(rewards_B, nan)
+    standardised_B = torch.full_like(rewards_B, nan)
     for group in groups_B.unique():
         scored_B = (groups_B == group) & rewards_B.isfinite()
         if scored_B.any():
-            changed_B[scored_B] = change(rewards_B[scored_B])
-    return changed_B
+            found_N = rewards_B[scored_B]
+            standardised_B[scored_B] = (found_N - found_N.mean()) / (found_N.std(correction=0) + epsilon)
+    return standardised_B

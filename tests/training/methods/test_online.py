@@ -18,7 +18,7 @@ from agfsync.training.methods.online import Sampler, draw_samples, make_reward_m
 from agfsync.training.methods.policy_gradient import PolicyGradient, compute_policy_loss, track_rewards
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.prompts import PromptData
-from agfsync.training.rewards import Rewards, center_rewards, standardise_rewards
+from agfsync.training.rewards import Rewards, standardise_rewards
 from agfsync.training.trajectories import GuidedPrediction, compute_log_probability, sample_trajectory
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -155,7 +155,6 @@ def test_groups_are_standardised_apart_and_leave_out_what_has_no_reward() -> Non
     groups = torch.tensor([0, 0, 0, 1, 1])
     found = standardise_rewards(rewards, groups, 0.0001).tolist()
     assert found[:2] == pytest.approx([-1.0, 1.0], abs=1e-3) and math.isnan(found[2]) and found[3:] == [0.0, 0.0]
-    assert center_rewards(rewards, groups).tolist()[:2] == [-1.0, 1.0]
 
 
 def test_a_prompts_tracked_rewards_count_from_the_minimum_on() -> None:

@@ -9,7 +9,7 @@ Legend: B images in the batch, C H W latent channels, height, width.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -74,6 +74,15 @@ class Steering(Protocol):
     def begin(self, model: SteerableModel, batch: DrawnBatch) -> SteeredDrawing | None:
         """Return the steering of a batch, None if no prompt of it has what the method steers by."""
         ...
+
+
+class SteeringMethod:
+    """The base of the training-free methods: as methods of the catalog they need and train nothing."""
+
+    needs: ClassVar[Literal["nothing"]] = "nothing"
+    trains: ClassVar[Literal["nothing"]] = "nothing"
+    uses_reference: ClassVar[bool] = False
+    curves: ClassVar[Sequence[str]] = ()
 
 
 def load_steering(settings: Mapping[str, Any]) -> Steering:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from agfsync.language.parsing import Parser
 from agfsync.models.architecture import Size
-from agfsync.models.steering import DrawnBatch, SteerableModel, count_steps, load_parser
+from agfsync.models.steering import DrawnBatch, SteerableModel, SteeringMethod, count_steps, load_parser
 from agfsync.models.steering.descent import MapsDescent, move_rows
 from agfsync.models.steering.pieces import split_prompt
 from agfsync.records import digest
@@ -40,7 +40,7 @@ class ExcitedNouns:
     compared: tuple[int, ...]
 
 
-class AttendAndExcite:
+class AttendAndExcite(SteeringMethod):
     """The method `attend-and-excite`: before each of the first steps, the latents move down the loss.
 
     The loss is that of the most neglected noun: 1 - the maximum over pixels of its smoothed attention among all tokens.
@@ -50,11 +50,6 @@ class AttendAndExcite:
     most attention counts. `tokens` "all" compares all but the first and last token (published for 1.x), "prompt" only
     the prompt's own (published for 2.1); "auto" is "prompt" where padding isn't the end token, as in 2.x.
     """
-
-    needs: ClassVar = "nothing"
-    trains: ClassVar = "nothing"
-    uses_reference: ClassVar = False
-    curves: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,

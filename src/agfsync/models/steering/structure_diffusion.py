@@ -6,14 +6,14 @@ Training-Free Structured Diffusion Guidance, arXiv:2212.05032. Legend: B images,
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from agfsync.language.parsing import Parser
 from agfsync.models.architecture import TEXT_STATES
-from agfsync.models.steering import DrawnBatch, SteerableModel, load_parser
+from agfsync.models.steering import DrawnBatch, SteerableModel, SteeringMethod, load_parser
 from agfsync.models.steering.attention import list_cross_attention, replaced_processors
 from agfsync.models.steering.pieces import split_prompt
 from agfsync.records import digest
@@ -30,7 +30,7 @@ class PhrasePieces:
     pieces: tuple[int, ...]
 
 
-class StructureDiffusion:
+class StructureDiffusion(SteeringMethod):
     """The method `structure-diffusion`: in every step, the conditional half reads each noun phrase also alone.
 
     V_i is the prompt's text with the pieces of its i-th noun phrase replaced by those of the phrase encoded alone, V_0
@@ -38,11 +38,6 @@ class StructureDiffusion:
     for prompts such as "A and B", there is one attention for each set of keys V_0, V_1, ..., all with the values of the
     text in which all phrases are replaced, inner ones last; their outputs are averaged.
     """
-
-    needs: ClassVar = "nothing"
-    trains: ClassVar = "nothing"
-    uses_reference: ClassVar = False
-    curves: ClassVar[Sequence[str]] = ()
 
     def __init__(self, *, conjunction: bool = False, parser: str | Mapping[str, Any] = "spacy") -> None:
         self._parser, self._conjunction = load_parser(parser), conjunction

@@ -7,13 +7,13 @@ tokens, N cells of the attention's grid, G group's pieces, U other pieces.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from agfsync.language.parsing import Parser, Syntax
-from agfsync.models.steering import DrawnBatch, SteerableModel, count_steps, load_parser
+from agfsync.models.steering import DrawnBatch, SteerableModel, SteeringMethod, count_steps, load_parser
 from agfsync.models.steering.descent import MapsDescent, move_rows
 from agfsync.models.steering.pieces import PromptPieces, split_prompt
 from agfsync.records import digest
@@ -33,7 +33,7 @@ class BoundWords:
     others: Pieces
 
 
-class SynGen:
+class SynGen(SteeringMethod):
     """The method `syngen`: before each of the first steps, latents <- latents - strength * gradient of the loss.
 
     The loss is on the cross-attention maps of the conditional half: sum over pairs of the distance between modifier and
@@ -41,11 +41,6 @@ class SynGen:
     the maps as distributions over pixels (Eq. 1 to 4). `until` is the number of steps, or a share of them if at most 1;
     `grid` the rows or columns of the maps. With `entities`, nouns without modifiers are kept away from other words.
     """
-
-    needs: ClassVar = "nothing"
-    trains: ClassVar = "nothing"
-    uses_reference: ClassVar = False
-    curves: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,

@@ -16,8 +16,6 @@ class DiffusionDPO(PairMethod):
     predict v see `training.loss_space`.
     """
 
-    beta: float
-
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         return diffusion_dpo(errors, beta)
 

@@ -12,8 +12,6 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_
 class DiffusionHinge(PairMethod):
     """The method `hinge`. `beta` is that of `dpo`; a pair is learned at h = 1 / beta."""
 
-    beta: float
-
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         return diffusion_hinge(errors, beta)
 

@@ -15,8 +15,6 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_
 class DiffusionIPO(PairMethod):
     """The method `ipo`. `beta` is that of `dpo`, and tau in the paper."""
 
-    beta: float
-
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         return diffusion_ipo(errors, beta)
 

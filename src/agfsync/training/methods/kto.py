@@ -37,10 +37,12 @@ class DiffusionKTO(RatedMethod):
         return {key: float(sign) for key, sign in signs.items() if sign}
 
     def compute_loss(self, errors: RatedErrors) -> tuple[Tensor, Metrics]:
-        if errors.reference_B is None or errors.zero is None:
+        if errors.reference_B is None or errors.reference_point is None:
             raise ValueError("kto needs a reference")
         gain_B, liked_B = errors.reference_B - errors.error_B, errors.rating_B > 0
-        loss = diffusion_kto(gain_B, liked_B, errors.zero, self.beta, self.liked_weight, self.disliked_weight)
+        loss = diffusion_kto(
+            gain_B, liked_B, errors.reference_point, self.beta, self.liked_weight, self.disliked_weight
+        )
         changes = {"liked": liked_B, "disliked": ~liked_B}
         return loss, {
             "loss": loss.detach(),
@@ -51,14 +53,19 @@ class DiffusionKTO(RatedMethod):
 
 
 def diffusion_kto(
-    gain_B: Tensor, liked_B: Tensor, zero: float, beta: float, liked_weight: float = 1.0, disliked_weight: float = 1.0
+    gain_B: Tensor,
+    liked_B: Tensor,
+    reference_point: float,
+    beta: float,
+    liked_weight: float = 1.0,
+    disliked_weight: float = 1.0,
 ) -> Tensor:
     """Return the mean of w (1 - sigmoid(+-beta (g - z))) over the images, + for liked ones: a float32 scalar.
 
     Args:
         gain_B: g = m^ref - m, float32 (B,), how much lower the image's error is than the reference's.
-        zero: z = max(0, mean of g) over the whole step.
+        reference_point: z = max(0, mean of g) over the whole step.
     """
     sign_B = torch.where(liked_B, 1.0, -1.0)
     weight_B = torch.where(liked_B, liked_weight, disliked_weight)
-    return (weight_B * (1 - (sign_B * beta * (gain_B - zero)).sigmoid())).mean()
+    return (weight_B * (1 - (sign_B * beta * (gain_B - reference_point)).sigmoid())).mean()

@@ -28,8 +28,6 @@ class OnlineMethod:
 
     needs: ClassVar[Literal["captions"]] = "captions"
     trains: ClassVar[Literal["model"]] = "model"
-    raises: ClassVar[str] = "reward"
-    """the metric that the training raises"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class PairMethod(ABC):
     of its gradient, in 0..0.5; the method's own beta is the largest.
     """
 
+    beta: float = field(kw_only=False)
     sft_weight: float = 0.0
     auto_beta: float | None = None
 
@@ -68,7 +69,7 @@ class PairMethod(ABC):
 
     def loss(self, errors: PairErrors, beta: float | None = None) -> tuple[Tensor, Metrics]:
         """Return the loss with the terms that the method's options add, at `beta`, by default the method's own."""
-        loss, metrics = self.compare(errors, getattr(self, "beta", 1.0) if beta is None else beta)
+        loss, metrics = self.compare(errors, self.beta if beta is None else beta)
         if self.sft_weight:
             loss = loss + self.sft_weight * errors.winner_P.mean()
             metrics = {**metrics, "loss": loss.detach()}
@@ -156,7 +157,7 @@ class PairObjective:
     def _find_beta(self) -> float | None:
         if self.method.auto_beta is None:
             return None
-        return choose_beta(float(self.memory["margin"]), self.method.auto_beta, getattr(self.method, "beta", 1.0))
+        return choose_beta(float(self.memory["margin"]), self.method.auto_beta, self.method.beta)
 
 
 def choose_beta(margin: float, share: float, largest: float) -> float:

@@ -5,7 +5,7 @@ Legend: B images in the batch, C H W latent channels, height, width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -26,13 +26,13 @@ Ratings = Mapping[str, float]
 class RatedErrors:
     """The mean squared errors of a batch of images, float32 (B,), and their ratings.
 
-    `reference_B` is the reference's errors, and `zero` the reference point of KTO; both None without a reference.
+    `reference_B` is the reference's errors, and `reference_point` is KTO's; both None without a reference.
     """
 
     error_B: Tensor
     rating_B: Tensor
     reference_B: Tensor | None = None
-    zero: float | None = None
+    reference_point: float | None = None
 
 
 class RatedMethod(ABC):
@@ -66,7 +66,7 @@ class RatedBatch:
     noise_BCHW: Tensor
     times_B: Tensor
     dropped_B: Tensor | None
-    zero: float | None = None
+    reference_point: float | None = None
 
     def __len__(self) -> int:
         return len(self.rows_B)
@@ -74,7 +74,7 @@ class RatedBatch:
     def part(self, rows: Tensor, device: torch.device) -> "RatedBatch":
         dropped_B = None if self.dropped_B is None else self.dropped_B[rows]
         of = (self.rows_B[rows], self.noise_BCHW[rows].to(device), self.times_B[rows].to(device))
-        return RatedBatch(self.images, *of, dropped_B, self.zero)
+        return RatedBatch(self.images, *of, dropped_B, self.reference_point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class RatedObjective:
             noise_BCHW = self.images.noise_ICHW[rows_B]
         dropped_B = draw_dropped_rows(plan.seed, step, plan.batch, plan.caption_dropout)
         batch = RatedBatch(self.images, rows_B, noise_BCHW, noise.times_P, dropped_B).part(rows, torch.device("cpu"))
-        return [RatedBatch(*_list_fields(batch), zero=self._find_zero(actor, batch))]
+        return [replace(batch, reference_point=self._find_reference_point(actor, batch))]
 
     def loss(self, actor: Actor, batch: RatedBatch) -> tuple[Tensor, Metrics]:
         error_B = self._compute_errors(actor, actor.network, batch)
@@ -110,9 +110,9 @@ class RatedObjective:
                 reference_B = self._compute_errors(actor, frozen, batch)
             reference_B = reference_B.clone()
         rating_B = self.images.rating_I[batch.rows_B].to(error_B.device)
-        return self.method.compute_loss(RatedErrors(error_B, rating_B, reference_B, batch.zero))
+        return self.method.compute_loss(RatedErrors(error_B, rating_B, reference_B, batch.reference_point))
 
-    def _find_zero(self, actor: Actor, batch: RatedBatch) -> float | None:
+    def _find_reference_point(self, actor: Actor, batch: RatedBatch) -> float | None:
         """Return max(0, mean of m^ref - m) over the whole step's images, of all processes; None without a reference."""
         if actor.reference is None or not self.method.uses_reference:
             return None
@@ -137,7 +137,3 @@ class RatedObjective:
         target_BCHW = schedule.target(clean.latents_BCHW, noise_BCHW, times_B)
         weight_B = schedule.weight(times_B, self.plan.min_snr_gamma, self.plan.loss_space)
         return squared_error(predicted_BCHW, target_BCHW) * weight_B
-
-
-def _list_fields(batch: RatedBatch) -> tuple[RatedImages, Tensor, Tensor, Tensor, Tensor | None]:
-    return batch.images, batch.rows_B, batch.noise_BCHW, batch.times_B, batch.dropped_B

@@ -55,8 +55,6 @@ class RewardGradient:
     standard: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     needs: ClassVar[Literal["captions"]] = "captions"
     trains: ClassVar[Literal["model"]] = "model"
-    raises: ClassVar[str] = "reward"
-    """the metric that the training raises"""
     curves: ClassVar[Sequence[str]] = ("loss", "reward", "reference_divergence")
 
     @property

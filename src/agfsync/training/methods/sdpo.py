@@ -16,7 +16,6 @@ class DiffusionSDPO(PairMethod):
     The authors take beta 5000 and mu 0.9 for Stable Diffusion 1.5, 0.6 for SDXL.
     """
 
-    beta: float
     mu: float = 0.9
 
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,7 +16,6 @@ class SmoothedDPO(PairMethod):
     pair's scores in their own units; `gamma` is the certainty that gives a pair no weight, 1 for a coin toss.
     """
 
-    beta: float
     temperature: float = 5.0
     gamma: float = 1.0
 
