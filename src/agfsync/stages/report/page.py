@@ -30,7 +30,7 @@ from agfsync.stages.report.verdict import (
     rank_judges,
     reach_verdict,
 )
-from agfsync.statistics import FEWEST_FOR_VERDICT, compute_win_shares, correlate_values
+from agfsync.statistics import FEWEST_FOR_VERDICT, adjust_holm, compute_win_shares, correlate_values
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -243,16 +243,20 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
 
 
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
-    """Return a row for each control and judge, for the table of controls."""
+    """Return a row for each control and judge, for the table of controls.
+
+    The p-values are corrected by Holm over the rows with enough captions for a verdict; the others have none.
+    """
     if "controls" not in evidence.finished:
         return []
     notes = evidence.finished["controls"].notes["controls"]
-    rows = [
-        {**f, "control_mean": f.get("control"), "control": c, "judge": j}
-        for c, judges in notes.items()
-        for j, f in judges.items()
+    found = {(control, judge): f for control, judges in notes.items() for judge, f in judges.items() if f["prompts"]}
+    tested = {key: f["p"] if f["prompts"] >= FEWEST_FOR_VERDICT else None for key, f in found.items()}
+    adjusted = adjust_holm(tested)
+    return [
+        {**f, "control_mean": f["control"], "control": key[0], "judge": key[1], "p_adjusted": adjusted.get(key)}
+        for key, f in found.items()
     ]
-    return [row for row in rows if row["prompts"]]
 
 
 def _list_stages(evidence: Evidence) -> list[StageLine]:
