@@ -317,7 +317,7 @@ class RunPair:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a pair's winner won. `scores` has the winner's and the loser's value of each scorer, on 0..100."""
+    """The reasons why a winner won. `scores` has the values of the winner and the loser by each scorer, on 0..100."""
 
     caption: str
     winner: bytes

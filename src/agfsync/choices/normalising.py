@@ -76,7 +76,7 @@ class Normaliser:
 
     @property
     def identity(self) -> list[Any]:
-        """All that its result depends on in addition to a caption's own scores, as JSON can hold it."""
+        """The values that its result depends on in addition to a caption's own scores, as JSON can hold it."""
         if self.spreads is None:
             return [self.by, "caption"]
         return [self.by, "run", {judge: self._identify(spread) for judge, spread in self.spreads.items()}]

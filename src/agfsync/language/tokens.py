@@ -1,4 +1,4 @@
-"""What captions and questions take of a language model: requests, tokens and money, estimated from the very prompts.
+"""The requests, tokens and money that captions and questions take, estimated from the very prompts.
 
 A token is taken for four characters. Where a length or a number depends on what the model writes, it is the paper's.
 """
@@ -25,7 +25,7 @@ WAIT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TokenEstimate:
-    """All that a stage sends and receives."""
+    """The tokens that a stage sends and receives."""
 
     requests: float
     input: float

@@ -161,7 +161,7 @@ class Pairs(Section):
 
     @property
     def criterion(self) -> str:
-        """What decides who wins, for people: "the weighted sum of the scores vqa 0.35, clip 0.55"."""
+        """The rule that decides who wins, for people: "the weighted sum of the scores vqa 0.35, clip 0.55"."""
         if self.normalise == "none":
             return self.choose.criterion
         whose = "of the caption" if self.normalise_over == "caption" else "of the run"
@@ -169,7 +169,7 @@ class Pairs(Section):
 
     @property
     def summary(self) -> str:
-        """What makes a pair, for people; empty for the pairs of a source."""
+        """The rule that makes a pair, for people; empty for the pairs of a source."""
         return "" if self.source else f"{self.choose.picks} by {self.criterion}"
 
 

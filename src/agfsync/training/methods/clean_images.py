@@ -61,7 +61,7 @@ class CleanImageMethod(OnlineMethod):
 
     @property
     def sampler(self) -> Sampler:
-        """How it draws."""
+        """The way in which it draws."""
         return Sampler(self.group, self.steps, self.guidance, 0.0)
 
     def find_decay(self, updates: int) -> float:

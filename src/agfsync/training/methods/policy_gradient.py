@@ -76,7 +76,7 @@ class PolicyGradient(OnlineMethod):
 
     @property
     def sampler(self) -> Sampler:
-        """How it draws."""
+        """The way in which it draws."""
         return Sampler(self.group, self.steps, self.guidance, self.eta)
 
     def objective(self, data: PromptData, plan: TrainingPlan) -> "PolicyObjective":
