@@ -229,7 +229,8 @@ class Pair(Record):
     """A winner and a loser of a caption's candidates (Eq. 6, 7) with their total scores; `margin` is above 0.
 
     The total is on the scale of the recipe's choice: by default the weighted sum (Eq. 5). A pair set only says which of
-    two images is preferred: its totals are the labels 1 and 0.
+    two images is preferred: its totals are the labels 1 and 0. `aspect` is the judge or aspect that alone chose the
+    pair; empty if all together did.
     """
 
     key: str
@@ -239,6 +240,7 @@ class Pair(Record):
     winner_score: float
     loser_score: float
     margin: float
+    aspect: str = ""
 
     schema: ClassVar = pa.schema(
         [
@@ -249,6 +251,7 @@ class Pair(Record):
             ("winner_score", pa.float64()),
             ("loser_score", pa.float64()),
             ("margin", pa.float64()),
+            ("aspect", pa.string()),
         ]
     )
 

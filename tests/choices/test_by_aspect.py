@@ -7,7 +7,7 @@ from agfsync.choices.by_aspect import ByAspect
 def test_each_judge_makes_a_pair_of_its_own() -> None:
     values = {"a": {"x": 1.0, "y": 9.0}, "b": {"x": 5.0, "y": 2.0}, "c": {"x": 3.0, "y": 4.0}}
     assert ByAspect(["x", "y"]).choose(values) == (
-        [ChosenPair("b", "a", 5.0, 1.0, {"x": 4.0}), ChosenPair("a", "b", 9.0, 2.0, {"y": 7.0})],
+        [ChosenPair("b", "a", 5.0, 1.0, {"x": 4.0}, "x"), ChosenPair("a", "b", 9.0, 2.0, {"y": 7.0}, "y")],
         Counter(),
     )
 

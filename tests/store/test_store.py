@@ -320,7 +320,7 @@ def test_a_manifest_of_another_format_or_none_is_told(tmp_path: Path) -> None:
     with Run.create(tmp_path, "") as run, run._manifest.transaction() as db:
         db.execute("PRAGMA user_version=99")
     with pytest.raises(
-        RunError, match=f"{tmp_path} is a run of format 99, this agfsync reads format 2: choose another --out"
+        RunError, match=f"{tmp_path} is a run of format 99, this agfsync reads format 3: choose another --out"
     ):
         Run.open(tmp_path)
     (tmp_path / "run.db").write_bytes(b"not a database, but long enough to look at" * 99)

@@ -29,6 +29,8 @@ class ChosenPair:
     parts: Mapping[str, float] = field(default_factory=dict)
     """judge -> its part of the margin; they sum to it. A judge that prefers the loser has one below 0. Empty for a
     choice that reads no judge"""
+    aspect: str = ""
+    """the judge or aspect that alone chose the pair; empty if all together did"""
 
     @property
     def margin(self) -> float:

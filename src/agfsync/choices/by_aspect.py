@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agfsync.choices import CandidateScores, ChosenPair
 from agfsync.choices.best_worst import BestWorst
@@ -27,6 +27,6 @@ class ByAspect:
         left_out: Counter[str] = Counter()
         for judge in self.judges:
             pairs, why = BestWorst({judge: 1.0}, self.minimum_margin).choose(values)
-            chosen += pairs
+            chosen += [replace(pair, aspect=judge) for pair in pairs]
             left_out.update({f"{reason}, by {judge}": count for reason, count in why.items()})
         return chosen, left_out

@@ -146,7 +146,7 @@ def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
         Pair(
             key,
             scored.caption_key,
-            *(each.winner, each.loser, each.winner_score, each.loser_score, each.margin),
+            *(each.winner, each.loser, each.winner_score, each.loser_score, each.margin, each.aspect),
         )
         for key, each in key_pairs(chosen).items()
     ]

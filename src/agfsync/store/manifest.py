@@ -19,7 +19,7 @@ from agfsync.store.parts import FileChecksum, Hollow, PartEntry, UnitPlace
 from agfsync.store.seal import Seal
 from agfsync.store.streams import iterate_batches
 
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 _TABLES = """
 CREATE TABLE parts (
     id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
