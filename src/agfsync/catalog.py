@@ -41,6 +41,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
+        "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
     },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",

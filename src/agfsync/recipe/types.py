@@ -238,6 +238,12 @@ class AestheticSettings(ScorerSettings):
     """a small network on the model's embedding: a folder, a hub id, embedded:NAME or a safetensors file"""
 
 
+class ShapesFidelitySettings(ScorerSettings):
+    """The scorer type `shapes-fidelity`."""
+
+    path: str = "embedded:fidelity"
+
+
 class Prices(Section):
     """Prices of a million tokens, in any currency."""
 
@@ -332,6 +338,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "hpsv2.1": EmbeddingSettings,
         "imagereward": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
+        "shapes-fidelity": ShapesFidelitySettings,
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
