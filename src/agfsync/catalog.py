@@ -62,6 +62,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "syngen": "agfsync.models.steering.syngen:SynGen",
         "structure-diffusion": "agfsync.models.steering.structure_diffusion:StructureDiffusion",
         "attend-and-excite": "agfsync.models.steering.attend_and_excite:AttendAndExcite",
+        "given": "agfsync.training.objective:Given",
         "none": "agfsync.training.objective:Nothing",
     },
     "parsers": {

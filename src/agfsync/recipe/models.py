@@ -37,7 +37,8 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
 
     Models behind a server aren't among them.
     """
-    for place, model in drawing_models(recipe).items():
+    other = {} if recipe.given is None else {"training.method.model": recipe.given.model}
+    for place, model in {**drawing_models(recipe), **other}.items():
         type_ = model.type
         yield NamedModel(place, "models", "model", type_, model.path, model, model.revision)
         if path := model.configuration:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from agfsync import catalog
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.choices import BestWorstSettings
+from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import DpoSettings
 from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
@@ -48,8 +49,9 @@ class Captions(Section):
     """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
     split: str = ""
     """of a source that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
-    count: Positive = 128
-    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own"""
+    count: int = Field(default=128, ge=0)
+    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own. 0: none, for a
+    method that learns from nothing"""
     held_out: int = Field(default=200, ge=0)
     """captions kept apart for the evaluation"""
     similarity: float = Field(default=1.0, gt=0, le=1)
@@ -419,6 +421,8 @@ class Recipe(Section):
                 has_source = "has the captions of captions.held_out: leave out its source"
                 told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
+        if not self.captions.count and not self.pairs.source and self.training.method.needs != "nothing":
+            raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
         if self.training.watch is not None:
             self._check_watch(self.training.watch)
         return self
@@ -489,13 +493,30 @@ class Recipe(Section):
     def steering(self) -> dict[str, Any] | None:
         """The settings of a training-free method with its parser chosen, None if the method isn't one."""
         method = self.training.method
-        if method.trains != "nothing" or method.type == "none":
+        if method.trains != "nothing" or method.type in ("none", "given"):
             return None
         settings = method.model_dump(mode="json")
         if isinstance(method, SteeringSettings):
             parser = method.parser.choose(embedded=self.model.path.startswith(catalog.EMBEDDED))
             settings["parser"] = parser.model_dump(mode="json")
         return settings
+
+    @property
+    def given(self) -> GivenSettings | None:
+        """The settings of a comparison of two models, None if the run isn't one."""
+        method = self.training.method
+        return method if isinstance(method, GivenSettings) else None
+
+    @property
+    def evaluated_models(self) -> dict[str, ModelSettings]:
+        """The settings that the evaluation draws with, before what a training changes, by "base" and "aligned"."""
+        return {"base": self.model, "aligned": self.model if self.given is None else self.given.model}
+
+    @property
+    def model_names(self) -> dict[str, str]:
+        """What people call the models "base" and "aligned"."""
+        names = ("base", "aligned") if self.given is None else self.given.names
+        return dict(zip(("base", "aligned"), names, strict=True))
 
     @property
     def training_seed(self) -> int:

@@ -35,6 +35,7 @@ from agfsync.recipe.choices import (
     ParetoSettings,
     VoteSettings,
 )
+from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import (
     BestSettings,
     DpoSettings,
@@ -361,6 +362,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "syngen": SynGenSettings,
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
+        "given": GivenSettings,
         "none": NoMethodSettings,
     },
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
@@ -472,8 +474,8 @@ ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_valida
 
 
 for _section in SETTINGS["methods"].values():
-    # The settings of a training-free method name ParserOfType before it is defined.
-    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType})
+    # The settings of some methods name these before they are defined.
+    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType})
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:

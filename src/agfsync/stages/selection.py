@@ -37,6 +37,9 @@ def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     method = recipe.training.method
     if method.needs == "pairs":
         return find_selectors(run, recipe)
+    if recipe.given is not None:
+        known = recipe.given.selected_on
+        return None if known is None else _describe_scorers(recipe, dict.fromkeys(known, 1.0))
     return _describe_scorers(recipe, {**dict.fromkeys(method.scorers, 1.0), **_find_reward(recipe)})
 
 
