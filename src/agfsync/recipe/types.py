@@ -180,7 +180,7 @@ class StableDiffusionXLSettings(StableDiffusionSettings):
 
 
 class TransformerSettings(ModelSettings):
-    """The model types `stable-diffusion-3` and `flux`."""
+    """The model types that predict a flow: `stable-diffusion-3`, `flux`, `flux2-klein`, `qwen-image` and others."""
 
     transformer: Part = None
     """replaces the model's own"""
@@ -328,6 +328,10 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "stable-diffusion-xl": StableDiffusionXLSettings,
         "stable-diffusion-3": TransformerSettings,
         "flux": TransformerSettings,
+        "flux2-klein": TransformerSettings,
+        "qwen-image": TransformerSettings,
+        "z-image": TransformerSettings,
+        "sana": TransformerSettings,
     },
     "scorers": {
         "vqa": VqaSettings,
