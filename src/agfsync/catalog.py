@@ -34,6 +34,8 @@ CATALOG: dict[str, dict[str, str]] = {
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
+        "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
+        "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",
