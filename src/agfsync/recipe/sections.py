@@ -406,16 +406,21 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":
-        there = ", ".join(self.scorers)
+        there = ", ".join(self.score_sources)
         if self.training.noise == "tracked" and (self.pairs.source or self.candidates.beside):
             raise ValueError(
                 "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
                 "pairs.source and candidates.beside"
             )
-        for place, names in self._named_scorers():
+        for place, names, takes_aspects in self._named_scorers():
             for name in names:
-                if name not in self.scorers:
+                if name not in self.score_sources:
                     raise ValueError(f"{place} names no scorer '{name}': scorers has {there}")
+                if not takes_aspects and self.find_scorer(name).aspect_names:
+                    raise ValueError(
+                        f"{place} names '{name}', an annotator, which compares a caption's candidates and judges no "
+                        f"image by itself: name another scorer"
+                    )
         for name, settings in self.evaluation.sets.items():
             if (settings.source is None) != (name == HELD_OUT):
                 has_source = "has the captions of captions.held_out: leave out its source"
@@ -443,14 +448,24 @@ class Recipe(Section):
                     f"nothing trains on"
                 )
 
-    def _named_scorers(self) -> Iterator[tuple[str, Iterable[str]]]:
+    def _named_scorers(self) -> Iterator[tuple[str, Iterable[str], bool]]:
+        """Yield each place that names scores, their names, and True if they may be an annotator's."""
+        method = self.training.method
         if self.pairs.source is None:
-            yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights
-        yield "training.method", self.training.method.scorers
-        yield "training.watch.by", () if self.training.watch is None else (self.training.watch.by,)
-        yield "scores.by", self.scores.by or ()
+            yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights, True
+        yield "training.method", method.scorers, method.needs == "scores"
+        if method.needs == "captions" and hasattr(method, "reward"):
+            yield "training.method.reward", [name for name in self.reward if name in self.score_sources], False
+        yield "training.watch.by", () if self.training.watch is None else (self.training.watch.by,), False
+        yield "scores.by", self.scores.by or (), True
         for name, settings in self.evaluation.sets.items():
-            yield f"evaluation.sets.{name}.by", settings.by or ()
+            yield f"evaluation.sets.{name}.by", settings.by or (), False
+
+    @property
+    def score_sources(self) -> dict[str, str]:
+        """The names that a score may have, each with its scorer's: NAME, and NAME.ASPECT of an annotator."""
+        aspects = {f"{name}.{aspect}": name for name, each in self.scorers.items() for aspect in each.aspect_names}
+        return {name: name for name in self.scorers} | aspects
 
     @property
     def drawing_models(self) -> tuple[ModelSettings, ...]:
@@ -476,12 +491,24 @@ class Recipe(Section):
         method = self.training.method
         needed = {**self.reward, **dict.fromkeys(method.scorers)} if method.needs == "scores" else self.pairs.weights
         names = needed if self.scores.by is None else self.scores.by
-        return {name: settings for name, settings in self.scorers.items() if name in names}
+        asked = {self.score_sources[name] for name in names}
+        return {name: settings for name, settings in self.scorers.items() if name in asked}
+
+    def find_scorer(self, score: str) -> ScorerSettings:
+        """Return the settings of the scorer that gives the scores called `score`."""
+        return self.scorers[self.score_sources[score]]
+
+    @property
+    def candidate_scores(self) -> list[str]:
+        """The names of the candidates' scores, an annotator's aspects before their mean."""
+        scorers = self.candidate_scorers.items()
+        return [each for name, of in scorers for each in (*(f"{name}.{aspect}" for aspect in of.aspect_names), name)]
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
-        """Return the scorers of an evaluation set, in the recipe's order."""
+        """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""
         names = self.evaluation.sets[name].by
-        return {each: settings for each, settings in self.scorers.items() if names is None or each in names}
+        single = {each: settings for each, settings in self.scorers.items() if not settings.aspect_names}
+        return {each: settings for each, settings in single.items() if names is None or each in names}
 
     @property
     def evaluation_scorers(self) -> dict[str, ScorerSettings]:

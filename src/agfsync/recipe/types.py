@@ -24,7 +24,8 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.base import DtypeName, Positive, Section
+from agfsync.recipe.aspects import DEFAULT_ASPECTS, Aspects
+from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
     ByAspectSettings,
@@ -206,6 +207,11 @@ class ScorerSettings(Section):
         """The server that it asks, of a type that asks one."""
         return getattr(self, "server", None)
 
+    @property
+    def aspect_names(self) -> tuple[str, ...]:
+        """The aspects by which it judges all images of a prompt at once; empty for a scorer of single images."""
+        return tuple(getattr(self, "aspects", ()))
+
 
 class VqaSettings(ScorerSettings):
     """The scorer types `vqa`, `vlm` and `vqascore`."""
@@ -285,11 +291,53 @@ class Server(Section):
         return self
 
 
-class VqaOpenAISettings(ScorerSettings):
-    """The scorer type `vqa-openai`."""
+class ServedScorerSettings(ScorerSettings):
+    """The base of the scorer types behind a server."""
 
     path: str
     server: Server | None = None
+
+
+class VqaOpenAISettings(ServedScorerSettings):
+    """The scorer type `vqa-openai`."""
+
+
+class AnnotatorSettings(ScorerSettings):
+    """The base of the annotators: scorers that see all images of a prompt at once."""
+
+    aspects: Aspects = DEFAULT_ASPECTS
+    """a list of known aspects (prompt-following, aesthetic, fidelity, harmlessness, overall), or a mapping of names to
+    a question and the meanings of five levels; a known one needs no text. Each gives the scores NAME.ASPECT, on 0..100,
+    and their mean without overall gives NAME"""
+    orders: Positive = 2
+    """times that each caption's images are shown: in an order drawn by the seed, in its reverse, and so on"""
+    duplicates: Share = 0.0
+    """share of the captions of which one image is shown twice, as a control: its two scores should be equal"""
+
+
+class AspectsSettings(AnnotatorSettings):
+    """The scorer type `aspects`: a local vision-language model."""
+
+    path: str
+    retries: int = Field(default=2, ge=0)
+    """times that the model is asked again, with temperature 0.7, when its reply can't be read"""
+    reply_tokens: Positive = 2048
+    """the most tokens of one reply"""
+
+
+class AnnotatorServer(Server):
+    """The server of an annotator, whose reply has a reason for every image."""
+
+    reply_tokens: Positive = 4096
+    """the most tokens of one reply; a model that thinks first needs more"""
+    structured: bool = True
+    """ask for JSON by its schema; a server that refuses a schema is asked without one in any case"""
+
+
+class AspectsOpenAISettings(AnnotatorSettings, ServedScorerSettings):
+    """The scorer type `aspects-openai`."""
+
+    server: AnnotatorServer | None = None
 
 
 class WriterSettings(Section):
@@ -338,6 +386,8 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "vqa-openai": VqaOpenAISettings,
         "vlm": VqaSettings,
         "vqascore": VqaSettings,
+        "aspects": AspectsSettings,
+        "aspects-openai": AspectsOpenAISettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
@@ -412,7 +462,7 @@ def find_settings(kind: str, type_: str) -> type[Section]:
 
 def _read_settings(kind: str, type_: str, maker: Any) -> type[Section]:
     """Return settings whose keys are the parameters of another package's class, with their types and defaults."""
-    hints, base = _get_hints(maker), BASES[kind]
+    hints, base = _get_hints(maker), AnnotatorSettings if hasattr(maker, "annotate") else BASES[kind]
     fields: dict[str, Any] = {}
     parameters = inspect.signature(maker).parameters.values()
     for parameter in parameters:

@@ -53,7 +53,7 @@ def _find_reward(recipe: Recipe) -> Mapping[str, float]:
 
 
 def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Selector]:
-    scorers = {name: recipe.scorers[name] for name, weight in weights.items() if weight}
+    scorers = {name: recipe.find_scorer(name) for name, weight in weights.items() if weight}
     return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]
 
 

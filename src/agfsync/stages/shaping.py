@@ -32,7 +32,8 @@ def candidates(recipe: Recipe) -> Any:
 
 def scores(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `scores`."""
-    return _list_scorers(recipe.candidate_scorers)
+    annotated = any(each.aspect_names for each in recipe.candidate_scorers.values())
+    return [*_list_scorers(recipe.candidate_scorers), *([recipe.seed] if annotated else [])]
 
 
 def pairs(recipe: Recipe) -> Any:

@@ -225,7 +225,7 @@ def _list_contributions(evidence: Evidence) -> list[Contribution]:
 def _plot_histograms(evidence: Evidence) -> list[Panel]:
     """Return each scorer's histogram of all candidates, of the winners and of the losers."""
     panels = []
-    for scorer in evidence.recipe.candidate_scorers:
+    for scorer in evidence.recipe.candidate_scores:
         every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
         both = [
             (paired[p.winner_key][scorer], paired[p.loser_key][scorer])
