@@ -17,7 +17,7 @@ from agfsync.recipe.describing import find_sections, format_default, format_type
 from agfsync.recipe.methods import MethodSettings
 from agfsync.recipe.types import find_settings
 
-METHOD_FAMILIES = ("pairs", "supervised", "online", "reward gradient", "training-free")
+METHOD_FAMILIES = ("pairs", "supervised", "online", "reward gradient", "training-free", "reward model")
 _ALL_MODELS = "all that can be trained"
 USUAL_FAMILIES = {"pairs": "pairs", "scores": "supervised", "captions": "online", "nothing": "training-free"}
 """The family of a method that names none, by what it needs."""
@@ -79,7 +79,7 @@ def format_method(name: str, width: int) -> str:
     _, _, more = (inspect.getdoc(section) or "").partition("\n\n")
     for paragraph in more.split("\n\n") if more and section.__module__.startswith("agfsync") else ():
         lines += ["", *_fill(paragraph.replace("`", ""), width, "  ")]
-    lines += ["", "settings of training.method:"]
+    lines += ["", f"settings of {'reward' if section.trains == 'reward' else 'training'}.method:"]
     settings = list(_list_settings(section, "", set(MethodSettings.model_fields)))
     for key, kind, meaning in settings:
         lines += _fill(f"{key}: {kind}", width, "  ")

@@ -46,7 +46,7 @@ def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
 
 
 def _find_reward(recipe: Recipe) -> Mapping[str, float]:
-    return recipe.reward if hasattr(recipe.training.method, "reward") else {}
+    return recipe.reward_weights if hasattr(recipe.training.method, "reward") else {}
 
 
 def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Selector]:
