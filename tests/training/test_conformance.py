@@ -299,7 +299,9 @@ def free_port() -> Callable[[], int]:
     return find
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "policy-gradient", "policy-gradient dpok", "nft", *TOYS])
+@pytest.mark.parametrize(
+    "name", ["dpo", "kto", "policy-gradient", "policy-gradient dpok", "nft", "awm", "reward-gradient", *TOYS]
+)
 def test_two_processes_learn_what_one_learns(
     name: str, tiny_generator: Path, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:

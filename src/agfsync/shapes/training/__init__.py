@@ -9,9 +9,9 @@ from agfsync.engine.progress import Progress
 from agfsync.errors import ModelError
 from agfsync.shapes.training.lessons import Pupil, teach
 
-TRAINED_MODELS = ("vae", "clip", "generator", "aesthetic", "vqa")
+TRAINED_MODELS = ("vae", "clip", "generator", "aesthetic", "vqa", "fidelity")
 """In the order in which they need each other."""
-_NEEDS = {"generator": ("vae", "clip"), "aesthetic": ("clip",), "vqa": ("vae",)}
+_NEEDS = {"generator": ("vae", "clip"), "aesthetic": ("clip",), "vqa": ("vae",), "fidelity": ("vae",)}
 
 
 def train_models(folder: Path, progress: Progress, only: tuple[str, ...] = TRAINED_MODELS) -> None:
