@@ -82,6 +82,8 @@ def run(context: Context) -> Mapping[str, Any]:
     table = _measure_accuracy(context, model, split)
     card = _describe_model(recipe, split, table)
     replace_folder(context.run.path / REWARD, lambda beside: _save_model(model, card, beside))
+    for pixels in (context.run.path / _WORK).glob("pixels-*"):
+        pixels.unlink()
     return {**notes, ACCURACY: table}
 
 
@@ -128,7 +130,8 @@ def load_pairs(context: Context, model: RewardModel) -> SplitPairs:
     rows, texts = {key: n for n, key in enumerate(images)}, {c.key: c.text for c in run_.read("captions", Caption)}
     prompts = {text: n for n, text in enumerate(dict.fromkeys(texts[caption] for caption in images.values()))}
     tokens, _ = model.tokenize(list(prompts))
-    place = run_.path / _WORK / f"pixels-{digest(run_pairs_mark(context), model.config.to_dict())}.npy"
+    prepared = digest(find_pairs_mark(context), model.config.to_dict(), model.processor.to_json_string())
+    place = run_.path / _WORK / f"pixels-{prepared}.npy"
     data = RewardPairs(
         map_pixels(place, len(images), _resize_candidates(context, model, images)),
         tokens,
@@ -147,7 +150,7 @@ def load_pairs(context: Context, model: RewardModel) -> SplitPairs:
     return SplitPairs(records, data, list(images), *(torch.tensor(part) for part in parts.values()))
 
 
-def run_pairs_mark(context: Context) -> str | None:
+def find_pairs_mark(context: Context) -> str | None:
     """Return the mark of the pairs, None before they are finished."""
     finished = context.run.find_finished("pairs")
     return None if finished is None else finished.mark
@@ -164,7 +167,7 @@ def _resize_candidates(context: Context, model: RewardModel, images: Mapping[str
 def _train(context: Context, model: RewardModel, split: SplitPairs) -> dict[str, Any]:
     """Train, load the best weights and set the model's scale; return the notes."""
     settings, work = require_reward(context.recipe), context.run.path / _WORK
-    name = digest(_STAGE, shape_reward_training(context.recipe), run_pairs_mark(context))
+    name = digest(_STAGE, shape_reward_training(context.recipe), find_pairs_mark(context))
     method: BradleyTerry = catalog.build("methods", settings.method.model_dump())
     data, actor = split.data.select(split.train), Actor(model, None, settings.precision)
     epoch = max(1, len(data) // settings.batch)

@@ -1,14 +1,28 @@
 """The loss of a reward model by hand, its batches, its dropout, and the validation that chooses the weights."""
 
+import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from agfsync import catalog
 from agfsync.training.batches import draw_rows_of_step
 from agfsync.training.best_weights import BestWeights
-from agfsync.training.methods.bradley_terry import ValidationWatcher, compare_outputs, draw_kept
+from agfsync.training.checkpoints import Checkpoints
+from agfsync.training.loop import train
+from agfsync.training.methods.bradley_terry import (
+    BradleyTerryObjective,
+    ValidationWatcher,
+    compare_outputs,
+    draw_kept,
+    measure_losses,
+)
+from agfsync.training.objective import Actor, TrainingPlan
+from agfsync.training.reward_pairs import RewardPairs, map_pixels
 from agfsync.training.state import TrainingState
 
 
@@ -83,3 +97,103 @@ def test_a_process_that_has_not_measured_keeps_its_weights(tmp_path: Path) -> No
     state = TrainingState.create(network, "adamw", 0.0, torch.amp.GradScaler("cpu", enabled=False), None)
     watcher = ValidationWatcher("v", "validation_loss", 2, lambda: torch.zeros(1), BestWeights(tmp_path, "a"))
     assert not watcher.load_result(state)
+
+
+PLAN = TrainingPlan(steps=4, batch=5, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training of a clip-head on random images."""
+
+    together: bool = True
+
+    def prepare(self, plan: TrainingPlan, folder: Path) -> tuple[Actor, BradleyTerryObjective, ValidationWatcher]:
+        model = catalog.build(
+            "networks",
+            {"type": "clip-head", "path": "embedded:clip", "hidden": (8, 4), "seed": 1, "device": "cpu"},
+        )
+        model.network.freeze(0.7)
+        source = torch.Generator().manual_seed(2)
+        pixels = torch.randint(0, 256, (12, 3, 64, 64), generator=source).to(torch.uint8)
+        tokens, _ = model.tokenize(["a red circle", "two green squares left of a blue star", "a ring"])
+        rows = torch.tensor([[i, j] for q in range(3) for i in range(4 * q, 4 * q + 3) for j in (i + 1, 4 * q + 3)])
+        pairs = RewardPairs(pixels, tokens, torch.arange(12) // 4, rows[:, 0], rows[:, 1])
+        pairs = pairs.select(pairs.winner_P != pairs.loser_P)
+        held = pairs.select(pairs.prompt_P == 2)
+        method = catalog.build("methods", {"type": "bradley-terry", "network": {"dropout": (0.5,)}})
+        watcher = ValidationWatcher(
+            "v", "validation_loss", 2, lambda: measure_losses(model, held, "fp32", 4), BestWeights(folder / "best", "a")
+        )
+        chosen = pairs.select(pairs.prompt_P < 2)
+        objective = replace(method.objective(chosen, plan), together=self.together)
+        return Actor(model, None, plan.precision), objective, watcher
+
+    def train(self, run: Path, plan: TrainingPlan = PLAN, until: int | None = None, **more: Any) -> torch.Tensor:
+        actor, objective, watcher = self.prepare(plan, run)
+
+        def stop(line: Any) -> None:
+            if line["step"] == until:
+                raise KeyboardInterrupt
+
+        checkpoints = Checkpoints(run / "checkpoints", "a")
+        train(actor, objective, plan, checkpoints, run / "log", stop, watcher=watcher, **more)
+        return torch.cat([p.detach().flatten() for p in actor.network.parameters()])
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (run / "log").read_text().splitlines())
+    return [{name: each for name, each in line.items() if not name.endswith("seconds")} for line in lines]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_killed_after_any_step_it_goes_on_to_the_same_bits(together: bool, tmp_path: Path) -> None:
+    case = Case(together)
+    whole = case.train(tmp_path / "whole")
+    for step in range(PLAN.steps + 1):
+        with pytest.raises(KeyboardInterrupt):
+            case.train(tmp_path / "cut", until=step)
+    assert torch.equal(case.train(tmp_path / "cut"), whole)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert [line["step"] for line in curve(tmp_path / "cut") if "validation_loss" in line] == [0, 2, 4]
+
+
+def test_a_step_in_parts_is_the_step(tmp_path: Path) -> None:
+    one = replace(PLAN, steps=1)
+    Case().train(tmp_path / "whole", one)
+    Case().train(tmp_path / "parts", replace(one, accumulate=3))
+    (_, whole), (_, parts) = curve(tmp_path / "whole"), curve(tmp_path / "parts")
+    assert parts == pytest.approx(whole, rel=1e-3, abs=1e-4)
+
+
+def test_its_loss_is_that_of_the_images_rated_one_by_one(tmp_path: Path) -> None:
+    actor, objective, _ = Case().prepare(PLAN, tmp_path)
+    objective = replace(objective, dropout=())
+    (batch,) = objective.collect(actor, 0, torch.arange(PLAN.batch))
+    loss, metrics = objective.loss(actor, batch)
+    pairs, model = objective.pairs.select(batch.rows_P), actor.model
+    with torch.no_grad():
+        values = [
+            float(objective.pairs.rate(model, torch.tensor([row]), "fp32", 1))
+            for row in [*pairs.winner_P.tolist(), *pairs.loser_P.tolist()]
+        ]
+    margins = [winner - loser for winner, loser in zip(values[:5], values[5:], strict=True)]
+    assert float(loss.detach()) == pytest.approx(sum(math.log1p(math.exp(-m)) for m in margins) / 5, abs=1e-4)
+    assert float(metrics["accuracy"]) == pytest.approx(sum(m > 0 for m in margins) / 5)
+
+
+def test_the_frozen_blocks_stay_and_the_others_move(tmp_path: Path) -> None:
+    actor, objective, watcher = Case().prepare(PLAN, tmp_path)
+    before = {name: each.detach().clone() for name, each in actor.network.named_parameters()}
+    train(actor, objective, PLAN, Checkpoints(tmp_path / "c", "a"), tmp_path / "log", lambda line: None)
+    moved = {name for name, each in actor.network.named_parameters() if not torch.equal(each, before[name])}
+    assert moved == {name for name, each in actor.network.named_parameters() if each.requires_grad}
+    assert not any("embeddings" in name or ".layers.0." in name for name in moved if not name.startswith("mlp"))
+
+
+def test_pixels_are_mapped_from_a_file_that_is_made_once(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (5, 3, 4, 4)).to(torch.uint8)
+    mapped = map_pixels(tmp_path / "new" / "pixels.npy", 5, iter(images.split(2)))
+    assert torch.equal(mapped, images)
+    assert torch.equal(map_pixels(tmp_path / "new" / "pixels.npy", 5, iter([])), images)
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["pixels.npy"]
