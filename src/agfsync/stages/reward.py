@@ -28,8 +28,7 @@ from agfsync.records import Caption, Pair, derive_seed, digest
 from agfsync.scorers.reward_networks import RewardModel
 from agfsync.stages.context import EARLIER, Context, read_captions_to_draw
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
-from agfsync.stages.own_reward import REWARD
-from agfsync.stages.scored import is_in_share
+from agfsync.stages.own_reward import REWARD, choose_split
 from agfsync.stages.shaping import shape_reward_training
 from agfsync.store.streams import Stream, iterate_batches
 from agfsync.training.best_weights import BestWeights
@@ -101,16 +100,6 @@ def load_network(recipe: Recipe) -> RewardModel:
     model: RewardModel = catalog.build("networks", network | {"seed": seed, "dtype": "fp32"})
     model.network.freeze(settings.network.frozen)
     return model
-
-
-def choose_split(caption_key: str, settings: Reward) -> str:
-    """Return the split of a prompt by its key: test, validation, train, or "" beyond the share that is trained on."""
-    place = derive_seed("reward split", caption_key) / 2**63
-    if place < settings.test:
-        return "test"
-    if place < settings.test + settings.validation:
-        return "validation"
-    return "train" if is_in_share(f"reward {caption_key}", settings.share) else ""
 
 
 def load_pairs(context: Context, model: RewardModel) -> SplitPairs:
