@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from agfsync.errors import ModelError
 from agfsync.models.artefact import MODEL_FILE, ModelArtefact
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.reward_networks import BlipReward, ClipReward, RewardModel
@@ -89,8 +90,10 @@ def open_reward_model(
         return model
     artefact = ModelArtefact.load(folder)
     base, scale = artefact.require_reward(folder)
-    kind = {each.type: each for each in (BlipReward, ClipReward)}[base["type"]]
-    model = kind(path=path, activation=base["activation"], dtype=dtype, device=device)
+    kinds = {each.type: each for each in (BlipReward, ClipReward)}
+    if base.get("type") not in kinds:
+        raise ModelError(f"{path} holds a reward model of the type {base.get('type')}: known are {', '.join(kinds)}")
+    model = kinds[base["type"]](path=path, activation=base.get("activation", "none"), dtype=dtype, device=device)
     model.scale = scale
     return model
 
