@@ -48,6 +48,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
+        "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
     },
@@ -71,7 +72,12 @@ CATALOG: dict[str, dict[str, str]] = {
         "structure-diffusion": "agfsync.models.steering.structure_diffusion:StructureDiffusion",
         "attend-and-excite": "agfsync.models.steering.attend_and_excite:AttendAndExcite",
         "given": "agfsync.training.objective:Given",
+        "bradley-terry": "agfsync.training.methods.bradley_terry:BradleyTerry",
         "none": "agfsync.training.objective:Nothing",
+    },
+    "networks": {
+        "clip-head": "agfsync.scorers.reward_networks:ClipReward",
+        "blip-head": "agfsync.scorers.reward_networks:BlipReward",
     },
     "parsers": {
         "spacy": "agfsync.language.spacy_syntax:SpacyParser",
@@ -111,7 +117,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers")
+MODELS = ("models", "scorers", "networks")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

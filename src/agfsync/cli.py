@@ -209,6 +209,30 @@ def inspect_command(
     )
 
 
+@app.command("judge")
+def judge_command(
+    path: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pair set, or a run.", show_default=False)],
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the first one leads.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Take its scorers; default: the run's.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Of a folder with several, default: train; of a run: its reward model's.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Judge the first N pairs.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often scorers prefer the preferred picture of pairs."""
+    from agfsync.commands.judge import format_judged, judge_pairs, read_scorers
+    from agfsync.engine.progress import make_progress
+
+    found = judge_pairs(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
+
+
 @app.command("convert")
 def convert_command(
     file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="Pickled weights.", show_default=False)],
@@ -438,6 +462,12 @@ def _show_status(path: Path) -> None:
     standings = {standing.name: standing for standing in read_status(path)}
     for standing in standings.values():
         typer.echo(_format_status(standing))
+    reward = standings.get("reward")
+    if reward and reward.state == "done" and reward.finished:
+        from agfsync.commands.judge import format_accuracy
+
+        for judge, figures in reward.finished.notes["accuracy"][""].items():
+            typer.echo(format_accuracy(judge, figures))
     evaluation = standings.get("evaluation")
     if evaluation and evaluation.state == "done" and evaluation.finished:
         notes = evaluation.finished.notes

@@ -72,7 +72,7 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
 
 def _check_rewards(recipe: Recipe) -> None:
     """Check that the scorers whose gradient the method follows have one."""
-    for name in recipe.reward:
+    for name in recipe.reward_weights:
         type_ = recipe.scorers[name].type
         if not hasattr(catalog.find("scorers", type_), "rewards"):
             raise RecipeError(
@@ -115,6 +115,8 @@ def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bo
     """Return True if `stages` load this model of one of the project's own types, whose path is a model's."""
     if named.type not in catalog.CATALOG[named.kind]:
         return False
+    if named.kind == "networks":
+        return "reward" in stages
     if named.kind == "scorers":
         return bool({"scores", "evaluation"} & set(stages))
     models = _loaded_generators(recipe, stages)

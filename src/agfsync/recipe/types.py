@@ -39,6 +39,9 @@ from agfsync.recipe.choices import (
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import (
     BestSettings,
+    BlipHeadSettings,
+    BradleyTerrySettings,
+    ClipHeadSettings,
     DpoSettings,
     HingeSettings,
     IpoSettings,
@@ -46,6 +49,7 @@ from agfsync.recipe.methods import (
     LinearSettings,
     MapoSettings,
     MethodSettings,
+    NetworkSettings,
     NoMethodSettings,
     RandomSettings,
     RewardWeightedSettings,
@@ -187,6 +191,10 @@ class TransformerSettings(ModelSettings):
     """replaces the model's own"""
 
 
+OWN_REWARD = "run:reward"
+"""The path of a scorer that is the reward model of its own run, which the section `reward` trains."""
+
+
 class ScorerSettings(Section):
     """A scorer: its type in the catalog, its weights, and the settings of its type."""
 
@@ -196,6 +204,11 @@ class ScorerSettings(Section):
     revision: str | None = None
     dtype: DtypeName = "auto"
     device: str = "auto"
+
+    @property
+    def is_own(self) -> bool:
+        """True if it is the reward model that the run itself trains."""
+        return OWN_REWARD in (self.path, (self.revision or "").partition("@")[0])
 
     @property
     def files(self) -> tuple[str | None, ...]:
@@ -394,6 +407,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
         "imagereward": EmbeddingSettings,
+        "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
         "shapes-fidelity": ShapesFidelitySettings,
     },
@@ -419,8 +433,10 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
         "given": GivenSettings,
+        "bradley-terry": BradleyTerrySettings,
         "none": NoMethodSettings,
     },
+    "networks": {"clip-head": ClipHeadSettings, "blip-head": BlipHeadSettings},
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
     "choices": {
         "best-worst": BestWorstSettings,
@@ -438,6 +454,7 @@ BASES: dict[str, type[Section]] = {
     "captions": WriterSettings,
     "questions": WriterSettings,
     "methods": MethodSettings,
+    "networks": NetworkSettings,
     "choices": ChoiceSettings,
     "parsers": ParserSettings,
 }
@@ -524,14 +541,17 @@ ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+NetworkOfType = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_validate_as("networks"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ParserOfType = Annotated[SerializeAsAny[ParserSettings], BeforeValidator(_validate_as("parsers"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
 
 
 for _section in SETTINGS["methods"].values():
-    # The settings of some methods name these before they are defined.
-    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType})
+    # The settings of some methods name these types before they are defined.
+    _section.model_rebuild(
+        _types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType, "NetworkOfType": NetworkOfType}
+    )
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from agfsync import catalog
 from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.stages.context import digest_evaluated, digest_generator, digest_scorer, dump_changes
@@ -44,12 +45,30 @@ def pairs(recipe: Recipe) -> Any:
     return given or dump_changes(recipe.pairs, "source", "split", "repeats")
 
 
+def reward(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `reward`, with those of its table of accuracies."""
+    if recipe.reward is None:
+        return None
+    return shape_reward_training(recipe), _list_scorers(recipe.reward_judges), recipe.evaluation.resamples, recipe.seed
+
+
+def shape_reward_training(recipe: Recipe) -> Any:
+    """Return the settings that affect the weights of a reward model."""
+    section = recipe.reward
+    assert section is not None
+    network = getattr(section.method, "network", None)
+    places = (network.path, network.weights) if network is not None else ()
+    shaping = dump_changes(section, "seed", "method", "by", *UNSHAPING)
+    method = section.method.model_dump(mode="json", exclude={"network": {"device"}}, exclude_defaults=True)
+    return recipe.reward_seed, shaping, method, catalog.fingerprint(*places)
+
+
 def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
     if recipe.given is not None:
         return digest_evaluated(recipe)
     shaping = dump_changes(recipe.training, "seed", "watch", *UNSHAPING)
-    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward, recipe.pairs.share)
+    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward_weights, recipe.pairs.share)
     return recipe.training_seed, shaping, digest_generator(recipe.model), *reward, *_list_stopping(recipe)
 
 

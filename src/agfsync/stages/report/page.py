@@ -165,6 +165,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
         "contributions": _list_contributions(evidence),
+        "accuracies": _list_accuracies(evidence),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
@@ -244,6 +245,17 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
     """Return a sentence with the shares of pairs in which the winner scores higher, lower and the same."""
     higher, equal, lower = (f"{100 * share:.0f} %" for share in compute_win_shares(losers, winners))
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
+
+
+def _list_accuracies(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Return a row for each judge of the reward model's test pairs, all pairs first, then each aspect's."""
+    table = evidence.finished["reward"].notes["accuracy"] if "reward" in evidence.finished else {}
+    return [
+        {"aspect": aspect, "judge": judge, **figures}
+        for aspect, judges in table.items()
+        for judge, figures in judges.items()
+        if "accuracy" in figures
+    ]
 
 
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
