@@ -51,6 +51,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
+        "shapes-annotator": "agfsync.shapes.annotator:ShapesAnnotator",
     },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",

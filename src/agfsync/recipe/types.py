@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.aspects import DEFAULT_ASPECTS, Aspects
+from agfsync.recipe.aspects import DEFAULT_ASPECTS, SHAPES_ASPECTS, Aspects
 from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
@@ -353,6 +353,13 @@ class AspectsOpenAISettings(AnnotatorSettings, ServedScorerSettings):
     server: AnnotatorServer | None = None
 
 
+class ShapesAnnotatorSettings(AnnotatorSettings):
+    """The scorer type `shapes-annotator`: the embedded networks judge each image for itself, in one order."""
+
+    aspects: Aspects = SHAPES_ASPECTS
+    orders: Positive = 1
+
+
 class WriterSettings(Section):
     """A writer of captions or questions. In a recipe `writer: shapes` is short for `writer: {type: shapes}`."""
 
@@ -410,6 +417,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
         "shapes-fidelity": ShapesFidelitySettings,
+        "shapes-annotator": ShapesAnnotatorSettings,
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
