@@ -36,6 +36,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
         "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
         "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
+        "vlm": "agfsync.scorers.vlm:Vlm",
+        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",

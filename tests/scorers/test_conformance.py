@@ -18,6 +18,8 @@ from agfsync.stages.spending import ACCOUNT
 
 MODELS: dict[str, dict[str, str]] = {
     "vqa": {"path": "t5"},
+    "vlm": {"path": "vlm"},
+    "vqascore": {"path": "vlm"},
     "clip": {"path": "clip"},
     "aesthetic": {"path": "clip", "head": "aesthetic"},
     "pickscore": {"path": "clip"},
@@ -26,7 +28,11 @@ MODELS: dict[str, dict[str, str]] = {
     "imagereward": {"path": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
-NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
+NAMES = [
+    name
+    for name, place in catalog.CATALOG["scorers"].items()
+    if place.startswith("agfsync.scorers.") and ".annotators." not in place
+]
 
 
 @pytest.fixture

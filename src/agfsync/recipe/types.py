@@ -213,12 +213,12 @@ class ScorerSettings(Section):
 
 
 class VqaSettings(ScorerSettings):
-    """The scorer type `vqa`."""
+    """The scorer types `vqa`, `vlm` and `vqascore`."""
 
     path: str
     template: str | None = None
-    """how a question is put to the model, with {} in its place, such as "Question: {} Short answer:". Default: the
-    model's own, or that of its kind"""
+    """how a question (vqascore: the prompt) is put to the model, with {} in its place, such as "Question: {} Short
+    answer:". Default: the model's own, or that of its kind"""
 
     @field_validator("template")
     @classmethod
@@ -375,6 +375,8 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "vqa-openai": VqaOpenAISettings,
         "aspects": AspectsSettings,
         "aspects-openai": AspectsOpenAISettings,
+        "vlm": VqaSettings,
+        "vqascore": VqaSettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
