@@ -38,10 +38,10 @@ CATALOG: dict[str, dict[str, str]] = {
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
-        "vlm": "agfsync.scorers.vlm:Vlm",
-        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
         "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
+        "vlm": "agfsync.scorers.vlm:Vlm",
+        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",

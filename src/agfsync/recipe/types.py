@@ -404,10 +404,10 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     "scorers": {
         "vqa": VqaSettings,
         "vqa-openai": VqaOpenAISettings,
-        "vlm": VqaSettings,
-        "vqascore": VqaSettings,
         "aspects": AspectsSettings,
         "aspects-openai": AspectsOpenAISettings,
+        "vlm": VqaSettings,
+        "vqascore": VqaSettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
