@@ -20,7 +20,7 @@ from agfsync.records import Pair
 from agfsync.scorers import Item, Measurement
 from agfsync.stages import candidates, captions, pairs, questions, reward, scores
 from agfsync.stages.context import Context, digest_scorer
-from agfsync.stages.own_reward import bind_scorers
+from agfsync.stages.own_reward import bind_scorers, choose_split
 from agfsync.store import Run
 
 NETWORK = {"type": "clip-head", "path": "embedded:clip", "hidden": [8, 4], "frozen": 1.0, "device": "cpu"}
@@ -100,7 +100,7 @@ def test_every_scorer_is_measured_on_the_same_pairs(paired: Context) -> None:
     tested = [
         pair
         for pair in paired.run.read("pairs", Pair)
-        if reward.choose_split(pair.caption_key, reward.require_reward(paired.recipe)) == "test"
+        if choose_split(pair.caption_key, reward.require_reward(paired.recipe)) == "test"
     ]
     for name in ("red", "vqa"):
         gaps = [values[name, pair.winner_key] - values[name, pair.loser_key] for pair in tested]
