@@ -91,6 +91,45 @@ def run_command(
     _show_status(path)
 
 
+@app.command("compare")
+def compare_command(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A hub id, folder, file or run.", show_default=False)],
+    other: Annotated[
+        str,
+        typer.Argument(metavar="OTHER", help="As BASE, or a LoRA of it; MODEL+LORA is both.", show_default=False),
+    ],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SET", help="A file of prompts, or held-out; repeatable.")
+    ] = None,
+    judges: Annotated[
+        list[str] | None, typer.Option("--judge", metavar="NAME", help="One of the recipe's scorers; repeatable.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Whose captions and judges are taken; default: the run's among the two.", show_default=False),
+    ] = None,
+    out: Out = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set-option", metavar="KEY=VALUE", help="Such as model.sampling.steps=20, for both models."),
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the comparison's.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two models, LoRAs or runs on the same prompts and seeds; nothing is trained."""
+    from agfsync import pipeline
+    from agfsync.commands.compare import plan_comparison, prepare_comparison
+    from agfsync.engine.progress import make_progress
+
+    comparison = plan_comparison(
+        base, other, recipe=recipe, sets=sets or (), judges=judges or (), overrides=settings or ()
+    )
+    path, shown = out or Path("runs") / comparison.recipe.name, make_progress()
+    prepare_comparison(path, comparison, update=update, progress=shown)
+    pipeline.run(path, progress=shown)
+    _show_status(path)
+
+
 @app.command("doctor")
 def doctor_command(
     recipe: RecipeName = "shapes",

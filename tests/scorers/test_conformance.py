@@ -18,6 +18,8 @@ from agfsync.stages.spending import ACCOUNT
 
 MODELS: dict[str, dict[str, str]] = {
     "vqa": {"path": "t5"},
+    "vlm": {"path": "vlm"},
+    "vqascore": {"path": "vlm"},
     "clip": {"path": "clip"},
     "aesthetic": {"path": "clip", "head": "aesthetic"},
     "pickscore": {"path": "clip"},

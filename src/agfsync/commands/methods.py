@@ -29,7 +29,7 @@ class MethodFacts:
 
     name: str
     family: str
-    """one of METHOD_FAMILIES; empty for the method none, which is no method"""
+    """one of METHOD_FAMILIES; empty for the methods given and none, which align nothing"""
     needs: str
     """the table that it learns from: pairs, scores, captions or nothing"""
     models: tuple[str, ...]
@@ -95,7 +95,7 @@ def _read_facts(name: str) -> MethodFacts:
         reason = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
         return MethodFacts(name, "can't be imported", "", (), "", " ".join(reason.split()))
     assert issubclass(section, MethodSettings)
-    family = section.family or ("" if name == "none" else USUAL_FAMILIES.get(section.needs, "other"))
+    family = section.family or ("" if name in ("given", "none") else USUAL_FAMILIES.get(section.needs, "other"))
     summary = section.summary or _first_sentence(catalog.find("methods", name))
     return MethodFacts(name, family, section.needs, section.models, section.paper, summary)
 

@@ -146,7 +146,8 @@ def read_headline(path: Path) -> str:
         recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
         judged = verdict.rank_judges(summary, recipe, selection.find_training_selectors(run_, recipe))
-    found: str = verdict.reach_verdict(judged).headline
+        words = import_module("agfsync.stages.report.wording").find_wording(recipe)
+    found: str = verdict.reach_verdict(judged, words).headline
     return found
 
 

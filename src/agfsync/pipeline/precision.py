@@ -52,6 +52,8 @@ def _list_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any],
         yield f"candidates.beside.{name}", section, "dtype"
     for name, section in tree["scorers"].items():
         yield f"scorers.{name}", section, "dtype"
+    if tree["training"]["method"]["type"] == "given":
+        yield "training.method.model", tree["training"]["method"]["model"], "dtype"
     if tree["reward"] is not None:
         yield "reward", tree["reward"], "precision"
     yield "training", tree["training"], "precision"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agfsync.recipe.base import Section
 from agfsync.recipe.sections import Recipe
-from agfsync.recipe.types import ModelSettings, VqaOpenAISettings
+from agfsync.recipe.types import ModelSettings, ServedScorerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
 
     Models behind a server aren't among them.
     """
-    for place, model in drawing_models(recipe).items():
+    other = {} if recipe.given is None else {"training.method.model": recipe.given.model}
+    for place, model in {**drawing_models(recipe), **other}.items():
         type_ = model.type
         yield NamedModel(place, "models", "model", type_, model.path, model, model.revision)
         if path := model.configuration:
@@ -49,7 +50,7 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         for number, lora in enumerate(model.loras):
             yield NamedModel(f"{place}.loras.{number}", "models", "lora", type_, lora.path, lora, has_revision=False)
     for name, scorer in recipe.scorers.items():
-        if isinstance(scorer, VqaOpenAISettings):
+        if isinstance(scorer, ServedScorerSettings):
             continue
         place = f"scorers.{name}"
         if scorer.is_own:

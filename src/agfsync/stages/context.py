@@ -59,6 +59,15 @@ def digest_generator(settings: ModelSettings) -> str:
     return digest(dump_changes(settings, "device"), catalog.fingerprint(*models))
 
 
+def digest_evaluated(recipe: Recipe) -> dict[str, str]:
+    """Return the digests of the models "base" and "aligned" that are drawn with, apart from what a training changes."""
+    marks = ("", "") if recipe.given is None else recipe.given.marks
+    return {
+        name: digest(digest_generator(settings), mark) if mark else digest_generator(settings)
+        for (name, settings), mark in zip(recipe.evaluated_models.items(), marks, strict=True)
+    }
+
+
 def digest_scorer(name: str, settings: ScorerSettings) -> str:
     """Return the digest of a scorer and of all settings that affect its scores, without loading it."""
     server = settings.asked_server

@@ -39,6 +39,9 @@ def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     if method.needs == "pairs":
         chosen = find_selectors(run, recipe)
         return None if chosen is None else [*chosen, *_describe_scorers(recipe, own)]
+    if recipe.given is not None:
+        known = recipe.given.selected_on
+        return None if known is None else _describe_scorers(recipe, dict.fromkeys(known, 1.0))
     rewards = {**dict.fromkeys(method.scorers, 1.0), **_find_reward(recipe)}
     if not own.keys() & rewards.keys():
         return _describe_scorers(recipe, rewards)
@@ -56,7 +59,7 @@ def _find_reward(recipe: Recipe) -> Mapping[str, float]:
 
 
 def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Selector]:
-    scorers = {name: recipe.scorers[name] for name, weight in weights.items() if weight}
+    scorers = {name: recipe.find_scorer(name) for name, weight in weights.items() if weight}
     return [Selector(name, weights[name], digest_judge(each), get_model_name(each)) for name, each in scorers.items()]
 
 

@@ -58,7 +58,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, settings = context.recipe, context.recipe.training
     if settings.method.trains == "nothing":
-        replace_folder(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
+        replace_folder(context.run.path / MODEL, lambda beside: _save_untrained(recipe, beside))
         return {"steps": 0}
     if settings.batch < launcher.count_processes():
         raise RecipeError(
@@ -235,10 +235,11 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
     (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, data)), encoding="utf-8")
 
 
-def _save_steering(recipe: Recipe, folder: Path) -> None:
-    """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
+def _save_untrained(recipe: Recipe, folder: Path) -> None:
+    """Write the artefact of a method that trains nothing: the base and how it is steered, or the model given."""
     folder.mkdir()
-    ModelArtefact("base", dump_changes(recipe.model, "device"), steering=recipe.steering).save(folder)
+    base = dump_changes(recipe.evaluated_models["aligned"], "device")
+    ModelArtefact("base", base, steering=recipe.steering).save(folder)
 
 
 def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
