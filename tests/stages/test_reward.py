@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from fake_annotator import FakeAnnotator
+from fake_language import FakeServer
 from safetensors.torch import load_file
 
 from agfsync import catalog, pipeline
@@ -213,3 +215,28 @@ def test_epochs_become_steps() -> None:
     recipe = Recipe().with_({"reward": {"method": SECTION["method"], "epochs": 1.5, "batch": 10}})
     assert isinstance(recipe.reward, Reward)
     assert reward.make_plan(recipe.with_({"reward.precision": "fp32"}), 100).steps == 15
+
+
+@pytest.mark.slow
+def test_an_annotator_is_measured_by_the_scores_that_it_has_given(
+    tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-for-the-annotator")
+    with FakeServer(answer=FakeAnnotator()) as served:
+        gpt = {"type": "aspects-openai", "path": "fake", "server": {"base_url": served.url}}
+        recipe = make_recipe(
+            captions={"writer": "double", "count": 12, "held_out": 2},
+            scorers={"gpt": gpt, "red": {"type": "double", "path": "none"}},
+            scores={"by": ["gpt"]},
+            pairs={"choose": {"type": "by-aspect", "judges": ["gpt", "gpt.aesthetic"], "couples": "every"}},
+            reward=SECTION,
+            training={"method": {"type": "none"}},
+        )
+        pipeline.prepare(tmp_path / "run", recipe)
+        pipeline.run(tmp_path / "run", until="reward")
+    (noted,) = (s.finished.notes for s in pipeline.read_status(tmp_path / "run") if s.name == "reward" and s.finished)
+    table = noted["accuracy"]
+    assert set(table) == {"", "gpt", "gpt.aesthetic"}
+    assert {"reward model", "gpt", "gpt.aesthetic", "red"} <= set(table[""])
+    # It agrees with the pairs that it chose itself.
+    assert table["gpt.aesthetic"]["gpt.aesthetic"]["accuracy"] == 1

@@ -41,12 +41,16 @@ def subtract_values(pairs: Sequence[LabelledPair], values: Mapping[str, float]) 
 
 
 def _judge_test_images(context: Context, keys: set[str]) -> dict[str, dict[str, float]]:
-    """Return each scorer's values by image; those that have scored the candidates aren't asked again."""
+    """Return each scorer's values by image; those that have scored the candidates aren't asked again.
+
+    An annotator, which judges no image by itself, has values if it has scored the candidates.
+    """
     recipe, run_ = context.recipe, context.run
-    have = () if recipe.pairs.source else recipe.candidate_scorers.keys()
+    have = () if recipe.pairs.source else recipe.candidate_scores
+    of_annotators = [name for name in have if recipe.find_scorer(name).aspect_names]
     asked = {name: each for name, each in recipe.reward_judges.items() if name not in have}
     judge_images(context, Tables(_STAGE, "candidates", REWARD_SCORES), asked, _list_images(context, keys))
-    values: dict[str, dict[str, float]] = {name: {} for name in recipe.reward_judges}
+    values: dict[str, dict[str, float]] = {name: {} for name in [*of_annotators, *recipe.reward_judges]}
     for table in ("scores", REWARD_SCORES):
         for row in run_.rows(table, ["candidate_key", "scorer", "value"]):
             if row["scorer"] in values and row["candidate_key"] in keys and row["value"] is not None:
