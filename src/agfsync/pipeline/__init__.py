@@ -43,7 +43,8 @@ __all__ = [
 ]
 
 TRAINING = "training"
-"""The stage that launcher processes share."""
+_LAUNCHED = {"reward", TRAINING}
+"""The stages that launcher processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
         quarantine_damage(run_, recipe, shown)
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
-        if TRAINING in due:
+        if _LAUNCHED & set(due):
             launcher.await_helpers(shown.say)
         while True:
             try:
@@ -110,7 +111,7 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         for each in before:
             if not is_current(each, run_, recipe):
                 raise RunError(f"{name} needs {each.name}: type `agfsync {each.name} {path}` first")
-        if TRAINING in due:
+        if _LAUNCHED & set(due):
             launcher.await_helpers((progress or SilentProgress()).say)
         _bring_up(stage, run_, recipe, progress or SilentProgress())
 
@@ -121,10 +122,10 @@ def help_train(order: Order) -> None:
     Raises:
         AgfsyncError: as the first does; or the run isn't where the first process has it.
     """
-    training = import_module("agfsync.stages.training")
+    stage = import_module(f"agfsync.stages.{order.get('stage', TRAINING)}")
     with Run.open(Path(order["run"])) as run_:
         recipe = bind_scorers(read_recipe(run_), run_)
-        training.train_as_helper(Context(run_, recipe, SilentProgress(), order["digest"]))
+        stage.train_as_helper(Context(run_, recipe, SilentProgress(), order["digest"]))
 
 
 def read_status(path: Path) -> list[StageStatus]:

@@ -538,13 +538,14 @@ class Recipe(Section):
         """Return True if `stage`, training or evaluation, asks the reward model that the run trains."""
         draws = stage == "training" and self.training.method.needs == "captions"
         asked = self.evaluation_scorers if stage == "evaluation" else self.reward_weights if draws else ()
-        return any(self.scorers[name].is_own for name in asked)
+        return any(self.find_scorer(name).is_own for name in asked)
 
     @property
     def reward_judges(self) -> dict[str, ScorerSettings]:
-        """The scorers that the reward model's accuracy is compared with, in the recipe's order."""
+        """The scorers of single images that the reward model's accuracy is compared with, in the recipe's order."""
         by = None if self.reward is None else self.reward.by
-        return {name: each for name, each in self.scorers.items() if not each.is_own and (by is None or name in by)}
+        single = {name: each for name, each in self.scorers.items() if not (each.is_own or each.aspect_names)}
+        return {name: each for name, each in single.items() if by is None or name in by}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
         """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""
