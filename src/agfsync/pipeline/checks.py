@@ -14,7 +14,7 @@ from agfsync.models import hub
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
 from agfsync.stages import NAMES
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 
 def find_faults(recipe: Recipe) -> list[AgfsyncError]:
@@ -41,6 +41,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
             yield partial(check_source, Path(section.source), kind, section.split)
     yield partial(digest_writer, "captions", recipe.captions)
     yield partial(digest_writer, "questions", recipe.questions)
+    yield partial(digest_polisher, recipe.captions)
     for named in list_named_models(recipe):
         yield partial(catalog.check_place, named.path)
     for settings in recipe.evaluation.sets.values():

@@ -296,6 +296,12 @@ class WriterSettings(Section):
         return self if isinstance(self, LanguageModel) else None
 
 
+class PolisherSettings(WriterSettings):
+    """A polisher of prompts."""
+
+    type: str = "openai"
+
+
 class LanguageModel(Server, WriterSettings):
     """The writer type `openai`: a language model behind an OpenAI-compatible server."""
 
@@ -335,6 +341,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "polishers": {"openai": LanguageModel},
     "methods": {
         "dpo": DpoSettings,
         "ipo": IpoSettings,
@@ -372,6 +379,7 @@ BASES: dict[str, type[Section]] = {
     "scorers": ScorerSettings,
     "captions": WriterSettings,
     "questions": WriterSettings,
+    "polishers": PolisherSettings,
     "methods": MethodSettings,
     "choices": ChoiceSettings,
     "parsers": ParserSettings,
@@ -458,6 +466,7 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+PolisherOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("polishers"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ParserOfType = Annotated[SerializeAsAny[ParserSettings], BeforeValidator(_validate_as("parsers"))]
