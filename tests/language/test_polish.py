@@ -9,7 +9,7 @@ from agfsync.chat.client import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.errors import BudgetError
 from agfsync.language import PolishedPrompt, UnpolishedPrompt
-from agfsync.language.polish import REFUSED, LanguageModelPolisher
+from agfsync.language.polish import UNUSABLE, LanguageModelPolisher
 
 Make = Callable[..., Endpoint]
 
@@ -42,7 +42,7 @@ def test_a_prompt_that_the_model_refuses_has_its_words(endpoint: Make) -> None:
     refusal = {"number": "1", "changed": "only cruelty", "usable": "No.", "prompt": ""}
     with FakeServer(answer=lambda body: reply(refusal)) as server:
         found = LanguageModelPolisher(endpoint(server), Meter()).polish(["gore"], seed=1)
-    assert found == [UnpolishedPrompt(REFUSED, "only cruelty")]
+    assert found == [UnpolishedPrompt(UNUSABLE, "only cruelty")]
 
 
 def test_what_a_reply_leaves_out_is_asked_for_alone(endpoint: Make) -> None:

@@ -39,7 +39,7 @@ and "prompt", the prompt as it is now, empty if it isn't usable.
 Reply with a JSON object {"prompts": [{"number": 1, "changed": "...", "usable": "yes", "prompt": "..."}, ...]}, one for
 each prompt, and nothing else."""
 
-REFUSED = "refused by the language model that polishes"
+UNUSABLE = "refused by the language model that polishes"
 """The reason of a prompt that the model calls unusable; its own words stand beside it."""
 
 
@@ -106,5 +106,5 @@ class LanguageModelPolisher:
 
 def _read_draft(given: PolishDraft) -> PolishedPrompt | UnpolishedPrompt:
     if given.usable.strip(" .").casefold() in ("no", "false", "0"):
-        return UnpolishedPrompt(REFUSED, given.changed)
+        return UnpolishedPrompt(UNUSABLE, given.changed)
     return PolishedPrompt(given.prompt, given.changed)
