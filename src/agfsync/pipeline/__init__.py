@@ -13,7 +13,7 @@ from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memor
 from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, find_faults
 from agfsync.pipeline.controls import bring_up_controls
-from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damage, open_to_read, quarantine_damage
 from agfsync.pipeline.following import prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
@@ -158,8 +158,7 @@ def verify(path: Path) -> int:
         DamagedError: some failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
-        if read_recipe(run_).captions.writer.language_model is None:
-            run_.declare_ordered("captions")
+        declare_order(run_, read_recipe(run_))
         files = run_.count_files()
         found = run_.verify()
         if found:

@@ -15,7 +15,7 @@ from agfsync.pipeline.generators import check_drawing, check_steerable, check_st
 from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 
 def find_faults(recipe: Recipe) -> list[AgfsyncError]:
@@ -42,6 +42,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
             yield partial(check_source, Path(section.source), kind, section.split)
     yield partial(digest_writer, "captions", recipe.captions)
     yield partial(digest_writer, "questions", recipe.questions)
+    yield partial(digest_polisher, recipe.captions)
     for named in list_named_models(recipe):
         yield partial(catalog.check_place, named.path)
     for name, settings in recipe.evaluation.sets.items():

@@ -21,6 +21,7 @@ from agfsync.recipe.types import (
     MethodOfType,
     ModelOfType,
     ModelSettings,
+    PolisherOfType,
     QuestionWriterOfType,
     ScorerOfType,
     ScorerSettings,
@@ -63,6 +64,10 @@ class Captions(Section):
     words: tuple[Positive, Positive] | None = None
     """the fewest and the most words of a caption that a writer writes; others are left out and counted. Absent: any
     number. With a language model [4, 60] unless said otherwise"""
+    polish: PolisherOfType | None = None
+    """a language model that rewrites the prompts of the writer or the source without bias, inconsistency and unsafe
+    content; the original is kept beside each, and what was changed. Those that it refuses, or whose rewriting can't be
+    used, are skipped. Absent: prompts stay as they are"""
 
     @field_validator("words")
     @classmethod
