@@ -112,7 +112,7 @@ def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
     for name, scorer in recipe.scorers.items():
         if (server := scorer.asked_server) is not None and scorer.type in catalog.CATALOG["scorers"]:
             asked = server.model_dump(exclude=ACCOUNT)
-            endpoint = Endpoint(scorer.path, temperature=0.0, structured=False, **asked)
+            endpoint = Endpoint(scorer.path, temperature=0.0, **{"structured": False, **asked})
             found.setdefault(endpoint.url, (f"scorers.{name}.server", endpoint))
     yield from found.values()
 

@@ -30,6 +30,7 @@ from agfsync.stages.report.verdict import (
     rank_judges,
     reach_verdict,
 )
+from agfsync.stages.report.wording import find_wording, list_models
 from agfsync.statistics import FEWEST_FOR_VERDICT, adjust_holm, compute_win_shares, correlate_values
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -133,6 +134,7 @@ def format_setting(value: Any) -> str:
 
 def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
     summary = evidence.finished["evaluation"].notes if "evaluation" in evidence.finished else {}
+    words = find_wording(evidence.recipe)
     judged = rank_judges(summary.get("judges", {}), evidence.recipe, evidence.selectors)
     contrasts = summary.get("contrasts", ())
     ended = [stage.ended for stage in evidence.finished.values()]
@@ -142,9 +144,11 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "recipe_yaml": evidence.recipe_yaml,
         "ended": max(ended) if ended else "",
         "finished": evidence.finished,
-        "verdict": reach_verdict(judged),
+        "words": words,
+        "models": list_models(evidence.recipe),
+        "verdict": reach_verdict(judged, words),
         "alarms": find_alarms(judged, contrasts),
-        "caution": describe_caution(judged, contrasts),
+        "caution": describe_caution(judged, contrasts, words),
         "controls": _list_controls(evidence),
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
@@ -161,6 +165,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
         "contributions": _list_contributions(evidence),
+        "accuracies": _list_accuracies(evidence),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
@@ -221,7 +226,7 @@ def _list_contributions(evidence: Evidence) -> list[Contribution]:
 def _plot_histograms(evidence: Evidence) -> list[Panel]:
     """Return each scorer's histogram of all candidates, of the winners and of the losers."""
     panels = []
-    for scorer in evidence.recipe.candidate_scorers:
+    for scorer in evidence.recipe.candidate_scores:
         every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
         both = [
             (paired[p.winner_key][scorer], paired[p.loser_key][scorer])
@@ -240,6 +245,17 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
     """Return a sentence with the shares of pairs in which the winner scores higher, lower and the same."""
     higher, equal, lower = (f"{100 * share:.0f} %" for share in compute_win_shares(losers, winners))
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
+
+
+def _list_accuracies(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Return a row for each judge of the reward model's test pairs, all pairs first, then each aspect's."""
+    table = evidence.finished["reward"].notes["accuracy"] if "reward" in evidence.finished else {}
+    return [
+        {"aspect": aspect, "judge": judge, **figures}
+        for aspect, judges in table.items()
+        for judge, figures in judges.items()
+        if "accuracy" in figures
+    ]
 
 
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
@@ -262,7 +278,10 @@ def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
 def _list_stages(evidence: Evidence) -> list[StageLine]:
     total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
     lines = []
+    compares = evidence.recipe.given is not None
     for name in (stage.name for stage in list_needed_stages(evidence.recipe)[:-1]):
+        if compares and name == "training":
+            continue  # nothing was
         ended = evidence.finished.get(name)
         if ended is None:
             lines.append(StageLine(name))
