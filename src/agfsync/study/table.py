@@ -176,7 +176,7 @@ def format_latex(cells: Sequence[Cell], study: Study) -> str:
         lines += [" & ".join(map(_escape_latex, heads)) + r" \\", "\\midrule"]
         lines += [" & ".join(map(_escape_latex, row)) + r" \\" for row in rows]
         lines += ["\\bottomrule", "\\end{tabular}", ""]
-    return "\n".join([*lines, *(f"% {each}" for each in _list_remarks(cells, study))])
+    return "\n".join([*lines, *(f"% {each.strip()}" for each in _list_remarks(cells, study))])
 
 
 def _escape_latex(text: str) -> str:
@@ -222,8 +222,12 @@ def _format_difference(difference: Difference, mark: Callable[[str, bool], str])
 
 def _list_remarks(cells: Sequence[Cell], study: Study) -> list[str]:
     """Return what the figures are, and which arms have failed or are missing."""
-    told = {cell.arm: cell.state for cell in cells if cell.state != "done"}
-    return [describe_method(study), *(f"{arm}: {state}." for arm, state in told.items())]
+    return [describe_method(study), *(f"\n{arm}: {state}." for arm, state in list_states(cells).items())]
+
+
+def list_states(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return, for each arm that isn't complete, the seeds that have failed or are missing, and why."""
+    return {cell.arm: cell.state for cell in cells if cell.state != "done"}
 
 
 def describe_method(study: Study) -> str:

@@ -106,7 +106,7 @@ def judge_base(context: Context) -> None:
     """
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
-    context.run.select(IMAGES, _draw_with_model(context, "base", digest_generator(context.recipe.model), captions))
+    context.run.select(IMAGES, _draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], captions))
     drawn, _ = _read_images(context, sets)
     tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
     judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
