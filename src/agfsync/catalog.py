@@ -51,6 +51,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
     },
+    "pairwise": {
+        "pairwise": "agfsync.scorers.pairwise_vlm:PairwiseVlm",
+        "pairwise-openai": "agfsync.scorers.pairwise_openai:PairwiseOpenAI",
+    },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
@@ -111,7 +115,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers")
+MODELS = ("models", "scorers", "pairwise")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

@@ -326,7 +326,7 @@ class AspectsSettings(AnnotatorSettings):
 
 
 class AnnotatorServer(Server):
-    """The server of an annotator, whose reply has a reason for every image."""
+    """The server of a judge that gives reasons: an annotator's or a pairwise judge's."""
 
     reply_tokens: Positive = 4096
     """the most tokens of one reply; a model that thinks first needs more"""
@@ -336,6 +336,30 @@ class AnnotatorServer(Server):
 
 class AspectsOpenAISettings(AnnotatorSettings, ServedScorerSettings):
     """The scorer type `aspects-openai`."""
+
+    server: AnnotatorServer | None = None
+
+
+class PairwiseSettings(ScorerSettings):
+    """A judge that compares two images, and what it is asked about them."""
+
+    path: str
+    asks: tuple[Literal["preference", "alignment", "appeal"], ...] = Field(
+        default=("preference", "alignment", "appeal"), min_length=1
+    )
+    """preference: which it prefers as a picture of the prompt; alignment: which shows the prompt more faithfully;
+    appeal: which is more visually appealing, asked without the prompt"""
+
+
+class PairwiseVlmSettings(PairwiseSettings):
+    """The judge type `pairwise`: a vision-language model in this process."""
+
+    reply_tokens: Positive = 256
+    """the most tokens of a reply"""
+
+
+class PairwiseOpenAISettings(PairwiseSettings):
+    """The judge type `pairwise-openai`."""
 
     server: AnnotatorServer | None = None
 
@@ -397,6 +421,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "shapes-oracle": ScorerSettings,
         "shapes-fidelity": ShapesFidelitySettings,
     },
+    "pairwise": {"pairwise": PairwiseVlmSettings, "pairwise-openai": PairwiseOpenAISettings},
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
     "methods": {
@@ -435,6 +460,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
 BASES: dict[str, type[Section]] = {
     "models": ModelSettings,
     "scorers": ScorerSettings,
+    "pairwise": PairwiseSettings,
     "captions": WriterSettings,
     "questions": WriterSettings,
     "methods": MethodSettings,
@@ -522,6 +548,7 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
+PairwiseOfType = Annotated[SerializeAsAny[PairwiseSettings], BeforeValidator(_validate_as("pairwise"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
