@@ -32,6 +32,7 @@ from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
+from agfsync.training.peak_memory import read_peak_memory, reset_peak_memory
 from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE, join_processes
 from agfsync.training.prompts import PromptData
@@ -44,6 +45,8 @@ from agfsync.training.watching import summarize_watch
 
 _STAGE = "training"
 _NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
+PEAK_MEMORY = "peak_memory"
+"""The note on the bytes that the training took at most, of its last process, where that is known."""
 WATCHED = "watch"
 """The note on the watched judge."""
 
@@ -68,11 +71,14 @@ def run(context: Context) -> Mapping[str, Any]:
         )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe)
+    reset_peak_memory(denoiser.device)
     make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
     check_watch(context)
     with open_judge_accounts(context, _STAGE, _list_rewards(recipe) | list_watched(recipe)) as accounts:
-        return _train(context, denoiser, method, checkpoints, plan, accounts)
+        notes = _train(context, denoiser, method, checkpoints, plan, accounts)
+    peak = read_peak_memory(denoiser.device)
+    return notes if peak is None else {**notes, PEAK_MEMORY: peak}
 
 
 def _train(
