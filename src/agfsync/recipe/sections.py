@@ -259,6 +259,13 @@ class Training(Section):
     noise: Literal["independent", "tracked"] = "independent"
     """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
     the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
+    times: Literal["uniform", "logit-normal"] | None = None
+    """the distribution of a flow model's training times: uniform, or logit-normal, which favours the middle (Flow-DPO
+    by flow_grpo and Flow-Factory). Default: that of diffusers' training script, logit-normal for stable-diffusion-3 and
+    uniform for the others"""
+    shift: float | None = Field(default=None, gt=0)
+    """moves a flow model's training times t towards noise, to shift t / (1 + (shift - 1) t). Default: as the model's
+    scheduler does in drawing; 1: not at all"""
     watch: Watch | None = None
     """absent: no judge is measured during the training"""
 
@@ -425,6 +432,11 @@ class Recipe(Section):
             raise ValueError(
                 "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
                 "pairs.source and candidates.beside"
+            )
+        if isinstance(self.model, StableDiffusionSettings) and (self.training.times or self.training.shift):
+            raise ValueError(
+                f"training.times and training.shift are a flow model's, and {self.model.type} has the timesteps of its "
+                f"scheduler: leave them out"
             )
         for place, names, takes_aspects in self._named_scorers():
             for name in names:
