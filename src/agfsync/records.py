@@ -106,15 +106,27 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Caption(Record):
-    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs."""
+    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs.
+
+    A polished one has its `original`, and in `changed` a few words on the difference; both are empty otherwise.
+    """
 
     key: str
     text: str
     category: str
     split: Split
+    original: str = ""
+    changed: str = ""
 
     schema: ClassVar = pa.schema(
-        [("key", pa.string()), ("text", pa.string()), ("category", pa.string()), ("split", pa.string())]
+        [
+            ("key", pa.string()),
+            ("text", pa.string()),
+            ("category", pa.string()),
+            ("split", pa.string()),
+            ("original", pa.string()),
+            ("changed", pa.string()),
+        ]
     )
 
 
@@ -222,6 +234,53 @@ class Score(Record):
         """Return the score of `row`."""
         plain = {name: row[name] for name in cls.schema.names}
         return cls(**plain | {"answers": tuple(Answer(**a) for a in row["answers"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation(Record):
+    """An annotator's reply on a caption's candidates by one aspect, shown in one order; or the reason for none.
+
+    Scores are in 1..5, ranks from 1, equal ranks are ties; they and the reasons follow `shown`, the candidates' keys in
+    the order shown, of which one may be there twice. All three are empty where there is no judgement. `replies` are
+    the raw texts, those that could not be read among them. `refused`: the model declined to judge.
+    """
+
+    key: str
+    caption_key: str
+    annotator: str
+    aspect: str
+    order: int
+    shown: tuple[str, ...]
+    scores: tuple[float, ...]
+    ranks: tuple[int, ...]
+    reasons: tuple[str, ...]
+    replies: tuple[str, ...]
+    reason: str | None = None
+    refused: bool = False
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption_key", pa.string()),
+            ("annotator", pa.string()),
+            ("aspect", pa.string()),
+            ("order", pa.int32()),
+            ("shown", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float64())),
+            ("ranks", pa.list_(pa.int32())),
+            ("reasons", pa.list_(pa.string())),
+            ("replies", pa.list_(pa.string())),
+            ("reason", pa.string()),
+            ("refused", pa.bool_()),
+        ]
+    )
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the annotation of `row`."""
+        plain = {name: row[name] for name in cls.schema.names}
+        values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

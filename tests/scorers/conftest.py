@@ -12,6 +12,7 @@ from fake_language import FakeServer
 from PIL import Image
 from published import as_imagereward, as_open_clip
 from safetensors.torch import save_file
+from tiny_vlm import save_vlm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -75,6 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         OPTConfig(vocab_size=32, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0)
     ).save(root / "opt")
     _blip().save(root / "blip")
+    save_vlm(root / "vlm", "idefics3")
     _clip().save(root / "clip")
     _siglip().save(root / "siglip")
     _siglip2().save(root / "siglip2")

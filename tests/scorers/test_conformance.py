@@ -18,15 +18,22 @@ from agfsync.stages.spending import ACCOUNT
 
 MODELS: dict[str, dict[str, str]] = {
     "vqa": {"path": "t5"},
+    "vlm": {"path": "vlm"},
+    "vqascore": {"path": "vlm"},
     "clip": {"path": "clip"},
     "aesthetic": {"path": "clip", "head": "aesthetic"},
     "pickscore": {"path": "clip"},
     "hpsv2": {"path": "clip", "weights": "hps.safetensors"},
     "hpsv2.1": {"path": "clip", "weights": "hps.safetensors"},
     "imagereward": {"path": "matcher", "weights": "reward.safetensors"},
+    "vp-score": {"path": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
-NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
+NAMES = [
+    name
+    for name, place in catalog.CATALOG["scorers"].items()
+    if place.startswith("agfsync.scorers.") and ".annotators." not in place
+]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ _KEY_REFUSED = re.compile(
 )
 _NO_CREDIT = re.compile(r"insufficient[ _](?:credit|quota|balance|fund)|(?:out of|no|more) credits", re.IGNORECASE)
 _FLAGGED = re.compile(r"moderat|flagged|content (?:policy|filter)|safety", re.IGNORECASE)
-"""Words of a 403 that is about the question, and not about the key."""
+"""Words of an error that is about the question's content, and not about the key."""
 
 _FRAME_TOKENS = 200
 """TokenCount that a server may put around the messages."""
@@ -63,28 +63,38 @@ class Client:
         """The setting of the most tokens of a reply, for messages."""
         return f"{self._meter.section}.reply_tokens = {self._endpoint.reply_tokens}"
 
-    def ask(self, instructions: str, data: Mapping[str, Any], shape: type[Shape], seed: int) -> Shape:
+    def ask(
+        self,
+        instructions: str,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        shape: type[Shape],
+        seed: int,
+        inspect: Callable[[Reply], object] = lambda reply: None,
+    ) -> Shape:
         """Return the model's reply to `instructions` on `data`, which is sent as JSON and isn't part of them.
 
         One number of retries covers everything: requests that fail, hang or are refused for now, which the openai
         package repeats when the server says (Retry-After), and replies that can't be read.
+
+        Args:
+            data: a mapping, or the parts of a message, such as images, which are sent as they are.
+            inspect: is given each reply before it is read; what it raises ends the asking.
 
         Raises:
             NoReplyError: no retry is left.
             BudgetError: the request might pass a cap of the meter.
             ModelError: there is no server, no such model, or the key is refused.
         """
+        content = json.dumps(data, ensure_ascii=False) if isinstance(data, Mapping) else data
         arguments = self._settings() | {
-            "messages": [
-                {"role": "system", "content": instructions},
-                {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
-            ],
+            "messages": [{"role": "system", "content": instructions}, {"role": "user", "content": content}],
             "response_format": _response_format(shape),
         }
         left = self._endpoint.retries
         while True:
             # Servers hold seeds in 32 bits.
             reply, taken, sent = self._request(arguments | {"seed": (seed + left) % 2**31}, left)
+            inspect(reply)
             ignored = "response_format" in sent and not keeps_shape(reply.text, reply.cut, shape)
             try:
                 found = parse_reply(reply.text, shape)
@@ -223,6 +233,11 @@ class Client:
                 f"no language model answers at {server}: start it, or mend {BASE_URL} or base_url{through} ({cause})"
             )
         return NoReplyError(f"the connection to {server} broke ({cause})")
+
+
+def is_flagged(failure: NoReplyError) -> bool:
+    """Return True if a server has answered that it won't pass the request to the model, for its content."""
+    return " answered " in str(failure) and _FLAGGED.search(str(failure)) is not None
 
 
 @cache

@@ -6,16 +6,19 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import logging
 from transformers.utils.hub import extract_commit_hash
 
@@ -40,6 +43,8 @@ HEAD = re.compile(r"^(predictor|mlp\.layers|layers\.\d+)\.")
 """A scorer's head, which may lie in one file with its CLIP."""
 COMPILED = "_orig_mod."
 """The beginning of the names of a compiled model's weights."""
+OPTIONAL = ("num2words", "sentencepiece", "protobuf", "torchvision", "torchaudio", "librosa")
+"""Packages that some processors of transformers need."""
 _NAMED = 3
 """weights that an error names"""
 
@@ -138,6 +143,35 @@ def load_image_processor(model: str, revision: str | None) -> Any:
         return AutoImageProcessor.from_pretrained(
             model, backend="pil", trust_remote_code=False, **loading_arguments(model, revision)
         )
+
+
+def load_processor(model: str, revision: str | None) -> Any:
+    """Load the processor of a vision-language model, its images on Pillow and without its part for videos.
+
+    The part for videos needs torchvision, and nothing here shows a video.
+
+    Raises:
+        ModelError: transformers has no processor of images and texts for `model`, or lacks a package for it.
+    """
+    kind = load_config(model, revision).model_type
+    with loading_errors(model), silence_transformers():
+        if not (name := PROCESSOR_MAPPING_NAMES.get(kind)):
+            raise ModelError(f"{model} is a {kind} model, which transformers gives no processor of images and texts")
+        try:
+            found = _without_videos(getattr(transformers, name))
+            without = {"video_processor": None} if "video_processor" in signature(found.__init__).parameters else {}
+            return found.from_pretrained(model, backend="pil", **without, **loading_arguments(model, revision))
+        except ImportError as failure:
+            lacking = next((each for each in OPTIONAL if each in str(failure).lower()), None)
+            if lacking is None:
+                raise
+            raise ModelError(f"{model} needs the package {lacking}: pip install {lacking}") from failure
+
+
+def _without_videos(processor: Any) -> Any:
+    """Return the class `processor` without its parts for videos."""
+    parts = [part for part in processor.get_attributes() if "video" not in part]
+    return type(processor.__name__, (processor,), {"get_attributes": classmethod(lambda cls: parts)})
 
 
 def find_file(model: str, name: str, revision: str | None) -> Path:

@@ -15,7 +15,7 @@ from agfsync.pipeline.generators import check_drawing, check_steerable, check_st
 from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 
 def find_faults(recipe: Recipe) -> list[AgfsyncError]:
@@ -42,6 +42,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
             yield partial(check_source, Path(section.source), kind, section.split)
     yield partial(digest_writer, "captions", recipe.captions)
     yield partial(digest_writer, "questions", recipe.questions)
+    yield partial(digest_polisher, recipe.captions)
     for named in list_named_models(recipe):
         yield partial(catalog.check_place, named.path)
     for name, settings in recipe.evaluation.sets.items():
@@ -92,7 +93,7 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
 
 def _check_rewards(recipe: Recipe) -> None:
     """Check that the scorers whose gradient the method follows have one."""
-    for name in recipe.reward:
+    for name in recipe.reward_weights:
         type_ = recipe.scorers[name].type
         if not hasattr(catalog.find("scorers", type_), "rewards"):
             raise RecipeError(
@@ -135,6 +136,8 @@ def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bo
     """Return True if `stages` load this model of one of the project's own types, whose path is a model's."""
     if named.type not in catalog.CATALOG[named.kind]:
         return False
+    if named.kind == "networks":
+        return "reward" in stages
     if named.kind == "scorers":
         return bool({"scores", "evaluation"} & set(stages))
     models = _loaded_generators(recipe, stages)

@@ -1,6 +1,6 @@
 """The settings of each type of choice: how pairs are made of a caption's scored candidates."""
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -151,6 +151,9 @@ class ByAspectSettings(JudgesSettings):
     total: ClassVar[str] = "its judge's score"
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, on each judge's own 0..100"""
+    couples: Literal["extremes", "every"] = "extremes"
+    """of a caption and judge: the best and the worst candidate, or every two that differ. A couple on which an
+    annotator contradicts itself when it sees the images in another order is a tie, and gives no pair"""
 
     @property
     def criterion(self) -> str:
@@ -159,7 +162,7 @@ class ByAspectSettings(JudgesSettings):
 
     def count_most_pairs(self, candidates: int) -> int:
         """Return an upper bound of the pairs of a caption with so many candidates."""
-        return len(self.judges)
+        return len(self.judges) * (candidates * (candidates - 1) // 2 if self.couples == "every" else 1)
 
 
 class LotSettings(ChoiceSettings):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agfsync.recipe.base import Section
 from agfsync.recipe.sections import Recipe
-from agfsync.recipe.types import ModelSettings, VqaOpenAISettings
+from agfsync.recipe.types import ModelSettings, ServedScorerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,20 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         for number, lora in enumerate(model.loras):
             yield NamedModel(f"{place}.loras.{number}", "models", "lora", type_, lora.path, lora, has_revision=False)
     for name, scorer in recipe.scorers.items():
-        if isinstance(scorer, VqaOpenAISettings):
+        if isinstance(scorer, ServedScorerSettings):
             continue
         place = f"scorers.{name}"
+        if scorer.is_own:
+            continue
         if scorer.path:
             yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
         for key in ("head", "weights"):
             if path := getattr(scorer, key, None):
                 yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)
+    network = getattr(recipe.reward.method, "network", None) if recipe.reward is not None else None
+    if network is not None:
+        place = "reward.method.network"
+        yield NamedModel(place, "networks", "network", network.type, network.path, network, network.revision)
+        if network.weights:
+            at = f"{place}.weights"
+            yield NamedModel(at, "networks", "weights", network.type, network.weights, network, has_revision=False)

@@ -24,7 +24,8 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.base import DtypeName, Positive, Section
+from agfsync.recipe.aspects import DEFAULT_ASPECTS, SHAPES_ASPECTS, Aspects
+from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
     ByAspectSettings,
@@ -38,6 +39,9 @@ from agfsync.recipe.choices import (
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import (
     BestSettings,
+    BlipHeadSettings,
+    BradleyTerrySettings,
+    ClipHeadSettings,
     DpoSettings,
     HingeSettings,
     IpoSettings,
@@ -45,6 +49,7 @@ from agfsync.recipe.methods import (
     LinearSettings,
     MapoSettings,
     MethodSettings,
+    NetworkSettings,
     NoMethodSettings,
     RandomSettings,
     RewardWeightedSettings,
@@ -180,10 +185,14 @@ class StableDiffusionXLSettings(StableDiffusionSettings):
 
 
 class TransformerSettings(ModelSettings):
-    """The model types `stable-diffusion-3` and `flux`."""
+    """The model types that predict a flow: `stable-diffusion-3`, `flux`, `flux2-klein`, `qwen-image` and others."""
 
     transformer: Part = None
     """replaces the model's own"""
+
+
+OWN_REWARD = "run:reward"
+"""The path of a scorer that is the reward model of its own run, which the section `reward` trains."""
 
 
 class ScorerSettings(Section):
@@ -197,6 +206,11 @@ class ScorerSettings(Section):
     device: str = "auto"
 
     @property
+    def is_own(self) -> bool:
+        """True if it is the reward model that the run itself trains."""
+        return OWN_REWARD in (self.path, (self.revision or "").partition("@")[0])
+
+    @property
     def files(self) -> tuple[str | None, ...]:
         """The places of its weights: the model, a head on it, weights that replace the model's."""
         return self.path or None, getattr(self, "head", None), getattr(self, "weights", None)
@@ -206,14 +220,19 @@ class ScorerSettings(Section):
         """The server that it asks, of a type that asks one."""
         return getattr(self, "server", None)
 
+    @property
+    def aspect_names(self) -> tuple[str, ...]:
+        """The aspects by which it judges all images of a prompt at once; empty for a scorer of single images."""
+        return tuple(getattr(self, "aspects", ()))
+
 
 class VqaSettings(ScorerSettings):
-    """The scorer type `vqa`."""
+    """The scorer types `vqa`, `vlm` and `vqascore`."""
 
     path: str
     template: str | None = None
-    """how a question is put to the model, with {} in its place, such as "Question: {} Short answer:". Default: the
-    model's own, or that of its kind"""
+    """how a question (vqascore: the prompt) is put to the model, with {} in its place, such as "Question: {} Short
+    answer:". Default: the model's own, or that of its kind"""
 
     @field_validator("template")
     @classmethod
@@ -237,6 +256,12 @@ class AestheticSettings(ScorerSettings):
     path: str
     head: str | None = None
     """a small network on the model's embedding: a folder, a hub id, embedded:NAME or a safetensors file"""
+
+
+class ShapesFidelitySettings(ScorerSettings):
+    """The scorer type `shapes-fidelity`."""
+
+    path: str = "embedded:fidelity"
 
 
 class Prices(Section):
@@ -279,11 +304,60 @@ class Server(Section):
         return self
 
 
-class VqaOpenAISettings(ScorerSettings):
-    """The scorer type `vqa-openai`."""
+class ServedScorerSettings(ScorerSettings):
+    """The base of the scorer types behind a server."""
 
     path: str
     server: Server | None = None
+
+
+class VqaOpenAISettings(ServedScorerSettings):
+    """The scorer type `vqa-openai`."""
+
+
+class AnnotatorSettings(ScorerSettings):
+    """The base of the annotators: scorers that see all images of a prompt at once."""
+
+    aspects: Aspects = DEFAULT_ASPECTS
+    """a list of known aspects (prompt-following, aesthetic, fidelity, harmlessness, overall), or a mapping of names to
+    a question and the meanings of five levels; a known one needs no text. Each gives the scores NAME.ASPECT, on 0..100,
+    and their mean without overall gives NAME"""
+    orders: Positive = 2
+    """times that each caption's images are shown: in an order drawn by the seed, in its reverse, and so on"""
+    duplicates: Share = 0.0
+    """share of the captions of which one image is shown twice, as a control: its two scores should be equal"""
+
+
+class AspectsSettings(AnnotatorSettings):
+    """The scorer type `aspects`: a local vision-language model."""
+
+    path: str
+    retries: int = Field(default=2, ge=0)
+    """times that the model is asked again, with temperature 0.7, when its reply can't be read"""
+    reply_tokens: Positive = 2048
+    """the most tokens of one reply"""
+
+
+class AnnotatorServer(Server):
+    """The server of an annotator, whose reply has a reason for every image."""
+
+    reply_tokens: Positive = 4096
+    """the most tokens of one reply; a model that thinks first needs more"""
+    structured: bool = True
+    """ask for JSON by its schema; a server that refuses a schema is asked without one in any case"""
+
+
+class AspectsOpenAISettings(AnnotatorSettings, ServedScorerSettings):
+    """The scorer type `aspects-openai`."""
+
+    server: AnnotatorServer | None = None
+
+
+class ShapesAnnotatorSettings(AnnotatorSettings):
+    """The scorer type `shapes-annotator`: the embedded networks judge each image for itself, in one order."""
+
+    aspects: Aspects = SHAPES_ASPECTS
+    orders: Positive = 1
 
 
 class WriterSettings(Section):
@@ -295,6 +369,12 @@ class WriterSettings(Section):
     def language_model(self) -> "LanguageModel | None":
         """These settings, of a writer that asks a language model."""
         return self if isinstance(self, LanguageModel) else None
+
+
+class PolisherSettings(WriterSettings):
+    """A polisher of prompts."""
+
+    type: str = "openai"
 
 
 class LanguageModel(Server, WriterSettings):
@@ -322,20 +402,32 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "stable-diffusion-xl": StableDiffusionXLSettings,
         "stable-diffusion-3": TransformerSettings,
         "flux": TransformerSettings,
+        "flux2-klein": TransformerSettings,
+        "qwen-image": TransformerSettings,
+        "z-image": TransformerSettings,
+        "sana": TransformerSettings,
     },
     "scorers": {
         "vqa": VqaSettings,
         "vqa-openai": VqaOpenAISettings,
+        "aspects": AspectsSettings,
+        "aspects-openai": AspectsOpenAISettings,
+        "vlm": VqaSettings,
+        "vqascore": VqaSettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
         "imagereward": EmbeddingSettings,
+        "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
+        "shapes-fidelity": ShapesFidelitySettings,
+        "shapes-annotator": ShapesAnnotatorSettings,
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "polishers": {"openai": LanguageModel},
     "methods": {
         "dpo": DpoSettings,
         "ipo": IpoSettings,
@@ -356,8 +448,10 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
         "given": GivenSettings,
+        "bradley-terry": BradleyTerrySettings,
         "none": NoMethodSettings,
     },
+    "networks": {"clip-head": ClipHeadSettings, "blip-head": BlipHeadSettings},
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
     "choices": {
         "best-worst": BestWorstSettings,
@@ -374,7 +468,9 @@ BASES: dict[str, type[Section]] = {
     "scorers": ScorerSettings,
     "captions": WriterSettings,
     "questions": WriterSettings,
+    "polishers": PolisherSettings,
     "methods": MethodSettings,
+    "networks": NetworkSettings,
     "choices": ChoiceSettings,
     "parsers": ParserSettings,
 }
@@ -399,7 +495,7 @@ def find_settings(kind: str, type_: str) -> type[Section]:
 
 def _read_settings(kind: str, type_: str, maker: Any) -> type[Section]:
     """Return settings whose keys are the parameters of another package's class, with their types and defaults."""
-    hints, base = _get_hints(maker), BASES[kind]
+    hints, base = _get_hints(maker), AnnotatorSettings if hasattr(maker, "annotate") else BASES[kind]
     fields: dict[str, Any] = {}
     parameters = inspect.signature(maker).parameters.values()
     for parameter in parameters:
@@ -460,15 +556,19 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+PolisherOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("polishers"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+NetworkOfType = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_validate_as("networks"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ParserOfType = Annotated[SerializeAsAny[ParserSettings], BeforeValidator(_validate_as("parsers"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
 
 
 for _section in SETTINGS["methods"].values():
-    # The settings of some methods name these before they are defined.
-    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType})
+    # The settings of some methods name these types before they are defined.
+    _section.model_rebuild(
+        _types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType, "NetworkOfType": NetworkOfType}
+    )
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:

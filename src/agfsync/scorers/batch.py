@@ -61,7 +61,8 @@ def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]
         if word is None:
             assert reached is not None
             raise reached
-        yield ScoredPicture(_make_score(name, picture, word), isinstance(word, Measurement) and word.truncated)
+        score = make_score(picture.key, picture.candidate_key, name, word)
+        yield ScoredPicture(score, isinstance(word, Measurement) and word.truncated)
 
 
 def _collect_results(
@@ -81,8 +82,8 @@ def _open_picture(file: bytes) -> Image.Image | Unscored:
         return Unscored(str(fault))
 
 
-def _make_score(name: str, picture: PictureToScore, word: Measurement | Unscored) -> Score:
-    key, candidate = picture.key, picture.candidate_key
+def make_score(key: str, candidate: str, name: str, word: Measurement | Unscored) -> Score:
+    """Return a scorer's result as the score `key` of a candidate; a value off 0..100 is none."""
     if isinstance(word, Unscored):
         return Score(key, candidate, name, None, word.reason)
     if not (math.isfinite(word.value) and 0 <= word.value <= 100):

@@ -56,7 +56,7 @@ class Vqa:
         self._template = template or self._reader.template
         self._processor = pretrained.load_image_processor(path, revision)
         self._tokenizer = pretrained.load_tokenizer(path, revision)
-        self._yes, self._no = self._tokens_of(YES), self._tokens_of(NO)
+        self._yes, self._no = (find_spellings(self._tokenizer, words) for words in (YES, NO))
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item: a value with every answer, or `Unscored` if it has no questions."""
@@ -90,21 +90,27 @@ class Vqa:
             logits_QV = self._reader.first_logits(
                 features_QLD, ids_QT.to(features_QLD.device), mask_QT.to(features_QLD.device)
             )
-            p_yes[chunk] = self._compute_probability(logits_QV)
+            p_yes[chunk] = compute_p_yes(logits_QV, self._yes, self._no)
         return [float(p) for p in p_yes]
 
-    def _compute_probability(self, logits_QV: Tensor) -> Tensor:
-        """Return P(yes) against no, by the likeliest spelling of each; fp32 on the CPU."""
-        logits_QV = logits_QV.float()
-        return (logits_QV[:, self._yes].amax(1) - logits_QV[:, self._no].amax(1)).sigmoid().cpu()
 
-    def _tokens_of(self, spellings: Sequence[str]) -> list[int]:
-        """Return the tokens that are one of `spellings` in full."""
-        encoded = (self._tokenizer.encode(text, add_special_tokens=False) for text in spellings)
-        tokens = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id})
-        if not tokens:
-            raise ModelError(f"{self._tokenizer.name_or_path}: its vocabulary has no token for '{spellings[0]}'")
-        return tokens
+def compute_p_yes(logits_QV: Tensor, yes: Sequence[int], no: Sequence[int]) -> Tensor:
+    """Return P(yes) against no, each by the likeliest of its tokens, fp32 on the CPU, Q."""
+    logits_QV = logits_QV.float()
+    return (logits_QV[:, yes].amax(1) - logits_QV[:, no].amax(1)).sigmoid().cpu()
+
+
+def find_spellings(tokenizer: Any, spellings: Sequence[str]) -> list[int]:
+    """Return the tokens that are one of `spellings` in full.
+
+    Raises:
+        ModelError: the vocabulary has none.
+    """
+    encoded = (tokenizer.encode(text, add_special_tokens=False) for text in spellings)
+    tokens = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != tokenizer.unk_token_id})
+    if not tokens:
+        raise ModelError(f"{tokenizer.name_or_path}: its vocabulary has no token for '{spellings[0]}'")
+    return tokens
 
 
 def fill_template(template: str, question: str) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+
 from agfsync.chat.client import Client
 from agfsync.chat.completions import Reply, explain_reply, read_first_word
 from agfsync.chat.endpoint import Endpoint
@@ -65,7 +67,7 @@ class VqaOpenAI:
             ModelError: there is no server or no such model, or it doesn't take the key.
             CapReached: the next request might pass the meter's cap.
         """
-        pictures = [_data_url(item) if item.questions else "" for item in items]
+        pictures = [make_data_url(item.image) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
         asked = [(picture, question.text) for item, picture in both for question in item.questions]
         said = map_in_threads(lambda each: self._ask_question(*each), asked, self._at_once)
@@ -111,8 +113,9 @@ def p_yes(reply: Reply) -> float | None:
     return None if BOTH.match(reply.answer) else words.get(word)
 
 
-def _data_url(item: Item) -> str:
-    return f"data:image/png;base64,{base64.b64encode(encode_png(item.image)).decode()}"
+def make_data_url(image: Image.Image) -> str:
+    """Return `image` as a lossless PNG in a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
 
 
 def _make_result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:

@@ -1,9 +1,10 @@
 """Judging of images by every scorer, shared by the stages scores and evaluation."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import repeat
 from typing import Any
 
 from PIL import Image
@@ -24,6 +25,7 @@ from agfsync.engine.batch_fitting import release_memory
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
+from agfsync.scorers.annotators.scoring import REFUSED
 from agfsync.scorers.batch import PictureToScore, ScoredPicture, open_pictures, score_key, score_pictures
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import Context, digest_scorer
@@ -59,6 +61,14 @@ class ImageToJudge:
     def is_for(self, judge: str) -> bool:
         """Return True if `judge_images` is asked."""
         return self.by is None or judge in self.by
+
+
+@dataclass(frozen=True, slots=True)
+class OtherScores:
+    """Scores that are there already: their scorers' names, and for each image, in order, the units that hold them."""
+
+    names: Sequence[str] = ()
+    units: Callable[[], Iterable[Sequence[str]]] = lambda: repeat(())
 
 
 Key = Callable[[ImageToJudge], str]
@@ -136,7 +146,7 @@ class JudgingJob:
         asked: Sequence[Sequence[ScoreRequest]],
     ) -> Sequence[Sequence[ScoreRequest]]:
         """Enter the scores `asked` of each image into `outcomes` by key; each judge sees all images in one batch."""
-        images = _open_images(run, self.tables, [of[0].picture for of in asked])
+        images = open_images(run, self.tables, [of[0].picture for of in asked])
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
             shown = [
@@ -151,12 +161,18 @@ class JudgingJob:
 
 
 def judge_images(
-    context: Context, tables: Tables, judges: Judges, pictures: Reiterable[ImageToJudge]
+    context: Context,
+    tables: Tables,
+    judges: Judges,
+    pictures: Reiterable[ImageToJudge],
+    others: OtherScores | None = None,
 ) -> dict[str, Any]:
     """Let every judge score those of `pictures` that it hasn't scored, one model in memory at a time.
 
-    Returns, for each judge: the number `scored`, their `mean`, the counted reasons of the `unscored` ones, and the
-    number for which it saw the beginning of the prompt only (`truncated`).
+    The table of scores holds theirs and the `others` afterwards.
+
+    Returns, for each judge and each of the others: the number `scored`, their `mean`, the counted reasons of the
+    `unscored` ones, and the number for which it saw the beginning of the prompt only (`truncated`).
 
     Raises:
         ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or may
@@ -167,13 +183,19 @@ def judge_images(
         for panel in _group_panels(judges):
             _judge_by_panel(context, tables, panel, keys, pictures, accounts)
             release_memory()
-    asked = (key(picture) for picture in pictures for name, key in keys.items() if picture.is_for(name))
+    others = others or OtherScores()
+    asked = (
+        unit
+        for picture, more in zip(pictures, others.units(), strict=False)
+        for unit in (*(key(picture) for name, key in keys.items() if picture.is_for(name)), *more)
+    )
     context.run.select(tables.scores, asked)
-    notes = _collect_notes(context, tables, judges)
+    names = [*judges, *others.names]
+    notes = _collect_notes(context, tables, names)
     for name, account in accounts.items():
         if account.meter.remarks:
             notes[name][REMARKS] = "; ".join(account.meter.remarks)
-    _skip_unscored(context, tables, list(judges), len(pictures))
+    _skip_unscored(context, tables, names, len(pictures))
     return notes
 
 
@@ -228,7 +250,7 @@ def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> K
     return lambda picture: score_key(source, asks, picture.key, picture.questions)
 
 
-def _open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
+def open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
     """Open the images once, so that every judge sees the same ones; return them by their keys."""
     holders = list(dict.fromkeys(each.unit for each in pictures))
     files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
@@ -247,6 +269,8 @@ def _describe_truncation(judge_: str) -> str:
 def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pictures: int) -> None:
     """Enter images without a score as skipped, an entry for each judge and reason, and report them.
 
+    A refusal is an annotator's answer: it counts as skipped, and not as a failure.
+
     Raises:
         BudgetError: a judge left more unscored than `failure_budget` allows.
     """
@@ -261,11 +285,12 @@ def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pict
     for each in every:
         run.skip(each.stage, each.key, each.reason, each.where, each.count)
     for of_judge in skipped.values():
-        check_budget(tables.stage, list(of_judge.values()), pictures, context.recipe.failure_budget, "pictures")
+        failed = [each for why, each in of_judge.items() if why != REFUSED]
+        check_budget(tables.stage, failed, pictures, context.recipe.failure_budget, "pictures")
     report_skipped(context.progress, tables.stage, every, pictures * len(judges), "scores")
 
 
-def _collect_notes(context: Context, tables: Tables, judges: Judges) -> dict[str, Any]:
+def _collect_notes(context: Context, tables: Tables, judges: Sequence[str]) -> dict[str, Any]:
     means = {name: Mean() for name in judges}
     reasons: dict[str, Counter[str]] = {name: Counter() for name in judges}
     for row in context.run.rows(tables.scores, ["scorer", "value", "reason"]):

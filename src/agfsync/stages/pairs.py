@@ -87,7 +87,7 @@ def run(context: Context) -> Mapping[str, Any]:
     def keys() -> Iterator[str]:
         # Finished units hold no parts of margins: choosing again costs less than keeping them would.
         for unit in units():
-            for pair in choice.choose(unit.payload.values)[0]:
+            for pair in choose_pairs(choice, unit.payload)[0]:
                 tally.add(pair)
             yield unit.key
 
@@ -139,9 +139,15 @@ def _take_preferences(context: Context) -> Mapping[str, Any]:
     return _collect_notes(context, len({row["caption_key"] for row in context.run.rows(_STAGE, ["caption_key"])}))
 
 
+def choose_pairs(choice: Choice, scored: ScoredCaption) -> tuple[list[ChosenPair], Counter[str]]:
+    """Return the caption's pairs and what was left out; ties, which `by-aspect` alone takes, are given to it."""
+    more: Any = {"ties": scored.ties} if scored.ties else {}
+    return choice.choose(scored.values, **more)
+
+
 def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
     """Return the caption's pairs; candidates that took no part are counted."""
-    chosen, left_out = choice.choose(scored.values)
+    chosen, left_out = choose_pairs(choice, scored)
     pairs = [
         Pair(
             key,
@@ -166,7 +172,10 @@ def key_pairs(chosen: Sequence[ChosenPair]) -> dict[str, ChosenPair]:
 
 def read_normalised_captions(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
     """Yield every caption in the share with its candidates and the scores that are chosen by, normalised."""
-    for scored in read_scored_captions(run, recipe.pairs.choose.scorers, recipe.pairs.share):
+    choose = recipe.pairs.choose
+    # A choice that totals several judges has no use for the contradictions of one.
+    ties = choose.type == "by-aspect" and any(recipe.find_scorer(name).aspect_names for name in choose.scorers)
+    for scored in read_scored_captions(run, choose.scorers, recipe.pairs.share, ties=ties):
         yield replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
 
 
@@ -180,8 +189,8 @@ def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
     except (StopIteration, ValueError):
         return {}
     normaliser = make_normaliser(run, recipe)
-    values = normaliser.normalise(scored.values) if normaliser else scored.values
-    chosen = key_pairs(make_choice(recipe).choose(values)[0]).get(pair.key)
+    scored = replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
+    chosen = key_pairs(choose_pairs(make_choice(recipe), scored)[0]).get(pair.key)
     return chosen.parts if chosen and chosen.margin == pair.margin else {}
 
 

@@ -1,10 +1,15 @@
-"""Stage 4: every scorer's score of every candidate (Eq. 2 to 4), unweighted. One model is in memory at a time."""
+"""Stage 4: every scorer's score of every candidate (Eq. 2 to 4), unweighted. One model is in memory at a time.
+
+Annotators, which see all candidates of a caption at once, are asked first.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agfsync.recipe.types import AnnotatorSettings
+from agfsync.stages.annotating import ANNOTATORS, CandidateGroup, Groups, annotate_candidates
 from agfsync.stages.context import Context, read_captions_to_draw
-from agfsync.stages.judging import ImageToJudge, Tables, judge_images
+from agfsync.stages.judging import ImageToJudge, OtherScores, Tables, judge_images
 from agfsync.stages.spending import sum_judge_spending
 from agfsync.store.streams import Reiterable, Stream, group_by_column, join_in_order
 
@@ -12,7 +17,7 @@ _STAGE = "scores"
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Score what isn't scored yet; return the notes of `judge_images` and the spending of all judges.
+    """Score what isn't scored yet; return the notes of `judge_images`, the spending of all judges, and the checks.
 
     The images of a pair set need no scores.
 
@@ -20,14 +25,22 @@ def run(context: Context) -> Mapping[str, Any]:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
     tables = Tables(stage=_STAGE, pictures="candidates", scores=_STAGE)
+    groups: Groups = ()
     candidates: Reiterable[ImageToJudge] = ()
     if not context.recipe.pairs.source:
-        candidates = Stream(context.run.count_rows("candidates"), lambda: _read_candidates(context))
-    notes = judge_images(context, tables, context.recipe.candidate_scorers, candidates)
-    return {**sum_judge_spending(context.run.path, _STAGE), **notes}
+        groups = Stream(sum(1 for _ in _read_groups(context)), lambda: _read_groups(context))
+        candidates = Stream(
+            context.run.count_rows("candidates"), lambda: (each for group in groups for each in group.images)
+        )
+    scorers = context.recipe.candidate_scorers
+    annotators = {name: each for name, each in scorers.items() if isinstance(each, AnnotatorSettings)}
+    others, checks = annotate_candidates(context, annotators, groups) if annotators else (OtherScores(), {})
+    judges = {name: each for name, each in scorers.items() if name not in annotators}
+    notes = judge_images(context, tables, judges, candidates, others)
+    return {**sum_judge_spending(context.run.path, _STAGE), **notes, **({ANNOTATORS: checks} if checks else {})}
 
 
-def _read_candidates(context: Context) -> Iterator[ImageToJudge]:
+def _read_groups(context: Context) -> Iterator[CandidateGroup]:
     rows = (
         {**row, "unit": unit}
         for unit, rows in context.run.rows_by_unit("candidates", ["key", "caption_key"])
@@ -36,5 +49,6 @@ def _read_candidates(context: Context) -> Iterator[ImageToJudge]:
     for asked, drawn in join_in_order(
         read_captions_to_draw(context, "train"), lambda asked: asked.key, group_by_column("caption_key", rows)
     ):
-        for row in drawn or ():
-            yield ImageToJudge(row["key"], row["unit"], asked.caption.text, asked.questions)
+        if drawn:
+            text, questions = asked.caption.text, asked.questions
+            yield CandidateGroup(asked.key, tuple(ImageToJudge(r["key"], r["unit"], text, questions) for r in drawn))

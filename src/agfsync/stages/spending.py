@@ -89,8 +89,11 @@ def open_judge_accounts(
 
 
 def list_scorer_arguments(settings: ScorerSettings, account: Account | None) -> dict[str, Any]:
-    """Return the arguments of a judge: its settings, and its account's meter if it asks a server."""
-    plain = settings.model_dump(exclude={"server": ACCOUNT})
+    """Return the arguments of a judge: its settings, and its account's meter if it asks a server.
+
+    What an annotator is shown is the stage's business: it doesn't get the settings of that.
+    """
+    plain = settings.model_dump(exclude={"server": ACCOUNT, "orders": True, "duplicates": True})
     return plain if account is None else plain | {"meter": account.meter}
 
 

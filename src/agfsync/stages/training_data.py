@@ -89,7 +89,7 @@ def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str
         [each.questions for each in asked],
         _encode_prompts(model, prompts),
         _encode_prompts(model, [recipe.model.sampling.negative_prompt]),
-        make_rewards(context, recipe.reward, accounts),
+        make_rewards(context, recipe.reward_weights, accounts),
     )
 
 
@@ -136,7 +136,7 @@ def _encode_rated(
     categories = {caption.key: caption.category for caption in context.run.read("captions", Caption)}
     ratings: dict[str, float] = {}
     without: Counter[str] = Counter()
-    for scored in read_scored_captions(context.run, recipe.candidate_scorers, recipe.pairs.share):
+    for scored in read_scored_captions(context.run, recipe.candidate_scores, recipe.pairs.share):
         rated = method.rate(scored.values)
         ratings |= rated
         if not rated:

@@ -98,6 +98,20 @@ def run(context: Context) -> Mapping[str, Any]:
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
 
 
+def judge_base(context: Context) -> None:
+    """Draw and judge the base model's images of all sets, which every evaluation of a fork of the run finds again.
+
+    Raises:
+        ModelError: a model can't be loaded. BudgetError: as `run`.
+    """
+    sets = read_sets(context)
+    captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
+    context.run.select(IMAGES, _draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], captions))
+    drawn, _ = _read_images(context, sets)
+    tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
+    judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
+
+
 def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
     """Draw every caption with both models, one model in memory at a time."""
     selected = [

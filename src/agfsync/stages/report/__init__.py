@@ -76,7 +76,7 @@ def _make_pair_cards(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> lis
     """Return cards of training pairs: the loser and the winner."""
     found = read_judgements(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
     asked = read_questions(run, [pair.caption_key for pair in pairs])
-    scorers = list(evidence.recipe.candidate_scorers)
+    scorers = evidence.recipe.candidate_scores
     total = "" if evidence.recipe.pairs.source else evidence.recipe.pairs.choose.total
     return [
         make_card(

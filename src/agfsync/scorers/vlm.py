@@ -1,0 +1,255 @@
+"""Scorers of any image-text-to-text model that transformers loads without remote code, in this process.
+
+`vlm` asks the caption's questions (Eq. 2), `vqascore` asks whether the image shows the prompt. A model's decoder reads
+the image before the question, so what it has computed of the image, the keys and values of its attention, is kept for
+all questions on it; yes or no is the first token of an answer.
+
+Shapes: Q texts on an image, T tokens, K last places of a text, V the vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForImageTextToText, GenerationConfig, ProcessorMixin
+
+from agfsync.errors import ModelError
+from agfsync.models import pretrained
+from agfsync.scorers import Item, Measurement, Unscored, measure_answers
+from agfsync.scorers.vqa import NO, YES, compute_p_yes, fill_template, find_spellings
+
+TEMPLATE = "{}\nAnswer with one word: yes or no."
+SHOWS = 'Does this figure show "{}"? Please answer yes or no.'
+"""The question of VQAScore (github.com/linzhiqiu/t2v_metrics)."""
+TEXTS_AT_ONCE = 32
+"""Texts on one image that share a step of the decoder."""
+_OF_TOKENS = ("input_ids", "token_type_ids", "mm_token_type_ids", "attention_mask")
+"""A processor's outputs that have a value for each token; the others are the image."""
+_TOLERANCES = {torch.float32: 1e-3}
+_TOLERANCE = 0.1
+"""The most that logits may differ, relative to their spread, from those without a kept image; for half precision."""
+
+
+class Vlm:
+    """The share of the questions to which the model gives the caption's answer: 100 x correct / asked (Eq. 2).
+
+    P(yes) is that of `Vqa`: the softmax over yes and no as the first token of the reply, each by its likeliest
+    spelling. `path` is a folder or a hub id. `template` is what the model is asked, with {} in the place of the
+    question, in the model's own chat format after the image.
+    """
+
+    asks_questions = True
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        template: str | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
+        self._reader = ImageReader(path, revision, dtype, device)
+        self._template = template or TEMPLATE
+        self._yes, self._no = (find_spellings(self._reader.tokenizer, words) for words in (YES, NO))
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """Return one result for each item: a value with every answer, or `Unscored` if it has no questions."""
+        return [measure_answers(item.questions, self._ask(item)) for item in items]
+
+    def p_yes(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return P(yes) in 0..1 of each image's questions, in order."""
+        return [self._ask_on(image, texts) for image, texts in zip(images, questions, strict=True)]
+
+    def _ask(self, item: Item) -> list[float]:
+        return self._ask_on(item.image, [question.text for question in item.questions])
+
+    def _ask_on(self, image: Image.Image, questions: Sequence[str]) -> list[float]:
+        if not questions:
+            return []
+        logits_QKV = self._reader.read(image, [fill_template(self._template, each) for each in questions])
+        answers: list[float] = compute_p_yes(logits_QKV[:, -1], self._yes, self._no).tolist()
+        return answers
+
+
+class VqaScore:
+    """VQAScore of image and prompt: 100 x sqrt(P(Yes) P(end | Yes)) of the model's reply (arXiv:2404.01291).
+
+    Both probabilities are over the whole vocabulary. "Yes" is spelt as the model is likelier to, with or without a
+    space before it. The published models fit the image into a square; here it goes through the model's own processor.
+    `template` is what the model is asked, with {} in the place of the prompt.
+    """
+
+    asks_questions = False
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        template: str | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
+        self._reader = ImageReader(path, revision, dtype, device)
+        self._template = template or SHOWS
+        self._yes = find_spellings(self._reader.tokenizer, ("Yes", " Yes"))
+        self._ends = self._reader.ends
+
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """Return one result for each item, in order."""
+        return [self._measure(item) for item in items]
+
+    def _measure(self, item: Item) -> Measurement | Unscored:
+        text = fill_template(self._template, item.prompt)
+        logits_QKV = self._reader.read(item.image, [text] * len(self._yes), self._yes)
+        yes, end = logits_QKV.double().log_softmax(-1).unbind(1)
+        likeliest = int(yes[0, self._yes].argmax())
+        value = ((yes[likeliest, self._yes[likeliest]] + end[likeliest, self._ends].logsumexp(0)) / 2).exp()
+        if not value.isfinite():
+            return Unscored("the model's answer is not a number")
+        return Measurement(min(100 * float(value), 100.0))
+
+
+class ImageReader:
+    """A vision-language model that reads texts on an image, which it encodes once.
+
+    The first image is also read without what was kept of it; if that makes a difference, as it may for decoders that
+    aren't causal, every text is read by itself from then on.
+    """
+
+    def __init__(self, path: str, revision: str | None, dtype: str, device: str) -> None:
+        self._model = pretrained.load_model(AutoModelForImageTextToText, path, revision, dtype, device)
+        self._processor = pretrained.load_processor(path, revision)
+        self._preprocess = self._processor.image_processor.preprocess
+        self.tokenizer = self._processor.tokenizer
+        self._path = path
+        self._keeps_images: bool | None = None
+        """None: not tried yet."""
+        if not (self._processor.chat_template or self.tokenizer.chat_template):
+            raise ModelError(f"{path} has no chat template, so that nothing can be asked: take a model with one")
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a reply."""
+        config: GenerationConfig = self._model.generation_config
+        found = config.eos_token_id if config.eos_token_id is not None else self.tokenizer.eos_token_id
+        return [found] if isinstance(found, int) else list(found)
+
+    @torch.inference_mode()
+    def read(self, image: Image.Image, texts: Sequence[str], begun: Sequence[int] = ()) -> Tensor:
+        """Return the logits of the reply's next token after each of `texts`, asked on `image`, fp32 on the CPU, QKV.
+
+        Args:
+            begun: for each text the first token of the reply; then the logits are those before and after it (K = 2,
+                else 1).
+        """
+        pixels, inputs = self._process(image, texts, begun)
+        kept = 2 if begun else 1
+        shared = self._count_shared(inputs, kept) if len(inputs) > 1 and self._keeps_images is not False else 0
+        if not shared:
+            return torch.cat([self._read_alone(pixels, each, kept) for each in inputs])
+        logits_QKV = self._read_together(pixels, inputs, shared, kept)
+        if self._keeps_images is None:
+            longest = max(range(len(inputs)), key=lambda q: inputs[q]["input_ids"].shape[1])
+            alone_KV = self._read_alone(pixels, inputs[longest], kept)[0]
+            self._keeps_images = _are_alike(logits_QKV[longest], alone_KV, self._model.dtype)
+            if not self._keeps_images:
+                return self.read(image, texts, begun)
+        return logits_QKV
+
+    def _process(
+        self, image: Image.Image, texts: Sequence[str], begun: Sequence[int]
+    ) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+        """Return the image's inputs, and the inputs of each text's tokens, each 1T."""
+        done: list[Any] = []
+
+        def preprocess_once(images: Any, *args: Any, **kwargs: Any) -> Any:
+            if not done:
+                done.append(self._preprocess(images, *args, **kwargs))
+            return copy(done[0])
+
+        self._processor.image_processor.preprocess = preprocess_once
+        whole = [self._process_text(image.convert("RGB"), text) for text in texts]
+        inputs = [{name: each[name] for name in _OF_TOKENS if name in each} for each in whole]
+        for each, token in zip(inputs, begun, strict=bool(begun)):
+            for name, tensor in each.items():
+                last = {"input_ids": token, "attention_mask": 1}.get(name, 0)
+                each[name] = torch.cat([tensor, tensor.new_full((1, 1), last)], dim=1)
+        pixels = {name: self._place(value) for name, value in whole[0].items() if name not in _OF_TOKENS}
+        return pixels, inputs
+
+    def _process_text(self, image: Image.Image, text: str) -> Mapping[str, Any]:
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        # The processors' own methods of this name ask for the part for videos.
+        prompt = ProcessorMixin.apply_chat_template(
+            self._processor, [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        begins = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
+        processed: Mapping[str, Any] = self._processor(
+            images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not begins
+        )
+        return processed
+
+    def _place(self, value: Any) -> Any:
+        """Return an input on the model's device, in the model's dtype if it is a fraction."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self._model.device, self._model.dtype if value.is_floating_point() else None)
+
+    def _count_shared(self, inputs: Sequence[Mapping[str, Tensor]], kept: int) -> int:
+        """Return how many tokens all texts begin with, the image's among them; 0 if the image comes later."""
+        ids = [each["input_ids"][0].tolist() for each in inputs]
+        shortest = min(map(len, ids)) - kept
+        shared = next((n for n, tokens in enumerate(zip(*ids, strict=False)) if len(set(tokens)) > 1), shortest)
+        shared = min(shared, shortest)
+        image = _find_image_token(self._model.config, self._processor)
+        return shared if image in ids[0] and image not in ids[0][shared:] else 0
+
+    def _read_alone(self, pixels: Mapping[str, Any], inputs: Mapping[str, Tensor], kept: int) -> Tensor:
+        tokens = {name: self._place(tensor) for name, tensor in inputs.items()}
+        logits_1KV: Tensor = self._model(**pixels, **tokens, use_cache=False, logits_to_keep=kept).logits
+        return logits_1KV.float().cpu()
+
+    def _read_together(
+        self, pixels: Mapping[str, Any], inputs: Sequence[Mapping[str, Tensor]], shared: int, kept: int
+    ) -> Tensor:
+        """Read the first `shared` tokens once, then the rest of each text after what was kept of them."""
+        # Without a mask the places of the rest are counted from those of the kept tokens, as they are in `generate`.
+        beginning = {name: self._place(each[:, :shared]) for name, each in inputs[0].items() if name != _OF_TOKENS[-1]}
+        cache = self._model(**pixels, **beginning, use_cache=True, logits_to_keep=1).past_key_values
+        rests = [each["input_ids"][0, shared:] for each in inputs]
+        parts = []
+        for start in range(0, len(rests), TEXTS_AT_ONCE):
+            some = rests[start : start + TEXTS_AT_ONCE]
+            is_last = start + TEXTS_AT_ONCE >= len(rests)
+            parts.append(self._continue(cache if is_last else deepcopy(cache), some, kept))
+        return torch.cat(parts)
+
+    def _continue(self, cache: Any, rests: Sequence[Tensor], kept: int) -> Tensor:
+        """Return the logits at the last `kept` places of each of `rests`; the padding comes after them."""
+        cache.batch_repeat_interleave(len(rests))
+        ids_QT = self._place(pad_sequence(list(rests), batch_first=True))
+        ends = torch.tensor([len(rest) for rest in rests])
+        places_QK = ends[:, None] - torch.arange(kept, 0, -1)
+        wanted, columns_QK = places_QK.unique(return_inverse=True)
+        logits_QWV: Tensor = self._model(
+            input_ids=ids_QT, past_key_values=cache, use_cache=True, logits_to_keep=wanted.to(ids_QT.device)
+        ).logits
+        return logits_QWV.cpu().float()[torch.arange(len(rests))[:, None], columns_QK]
+
+
+def _find_image_token(config: Any, processor: Any) -> int | None:
+    """Return the token in whose places the image is read."""
+    named = ((config, "image_token_id"), (config, "image_token_index"), (processor, "image_token_id"))
+    return next((found for of, name in named if (found := getattr(of, name, None)) is not None), None)
+
+
+def _are_alike(logits: Tensor, others: Tensor, dtype: torch.dtype) -> bool:
+    """Return True if logits KV differ by no more than rounding in `dtype` explains."""
+    spread = (others - others.mean(-1, keepdim=True)).norm()
+    return bool((logits - others).norm() <= _TOLERANCES.get(dtype, _TOLERANCE) * spread)

@@ -1,0 +1,180 @@
+"""Tiny vision-language models of four families with random weights, saved as the big ones are.
+
+Their image processors, towers, placeholders and attention differ: patches at the image's own size (qwen2_5_vl), a
+sliding window and an image that sees itself both ways (gemma3), tiles with a padding mask (idefics3, SmolVLM's), tiles
+with a thumbnail (internvl).
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3Processor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+MARKS = ("<pad>", "<end>", "<unk>", "<start>", "yes", "no", "Yes", "No")
+WORDS = """
+user assistant is are there a the red blue green circle star square of left two Does this figure show Please answer or
+Answer with one word ? : , . " in
+"""
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
+TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def save_vlm(folder: Path, family: str) -> None:
+    """Save a model of `family`, one of `FAMILIES`, with its processor."""
+    torch.manual_seed(0)
+    model = FAMILIES[family](folder)
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=0.2)
+    model.generation_config.eos_token_id = 1
+    model.save_pretrained(folder)
+
+
+def _template(image: str) -> str:
+    return (
+        "{% for m in messages %}<start> {{ m['role'] }} : {% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}" + image + "{% else %}{{ c['text'] }}{% endif %}{% endfor %} <end> {% endfor %}"
+        "{% if add_generation_prompt %}<start> assistant :{% endif %}"
+    )
+
+
+def _tokenizer(image: str, marks: tuple[str, ...], named: Mapping[str, str] | None = None) -> Any:
+    words = dict.fromkeys([*MARKS, *marks, *WORDS.split()])
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in (*MARKS[:4], *marks)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unk>",
+        additional_special_tokens=["<start>", *marks],
+        extra_special_tokens=dict(named or {}),
+        chat_template=_template(image),
+    )
+
+
+def _text(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    return TEXT | {"vocab_size": len(tokenizer)} | more
+
+
+def _qwen(folder: Path) -> nn.Module:
+    marks = ("<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>")
+    tokenizer = _tokenizer(" <|vision_start|><|image_pad|><|vision_end|> ", marks)
+    vision = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "patch_size": 4,
+        "window_size": 16,
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=_text(
+            tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+        ),
+        vision_config=vision | {"out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 16},
+        **{
+            f"{name}_token_id": tokenizer.convert_tokens_to_ids(mark)
+            for name, mark in zip(("vision_start", "image", "video", "vision_end"), marks, strict=True)
+        },
+    )
+    Qwen2VLImageProcessorPil(
+        patch_size=4, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, temporal_patch_size=2, merge_size=2
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _gemma(folder: Path) -> nn.Module:
+    named = {"boi_token": "<boi>", "image_token": "<soft>", "eoi_token": "<eoi>"}
+    tokenizer = _tokenizer(" <boi> ", tuple(named.values()), named)
+    config = Gemma3Config(
+        # A window that is shorter than an image with its question, and longer than the image.
+        text_config=_text(tokenizer, head_dim=8, sliding_window=24, sliding_window_pattern=2),
+        vision_config=TOWER | {"image_size": 32, "patch_size": 4, "model_type": "siglip_vision_model"},
+        mm_tokens_per_image=16,
+        **{f"{name}_index": tokenizer.convert_tokens_to_ids(mark) for name, mark in named.items()},
+    )
+    images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    Gemma3Processor(images, tokenizer, image_seq_length=16, chat_template=tokenizer.chat_template).save_pretrained(
+        folder
+    )
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _idefics(folder: Path) -> nn.Module:
+    tiles = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+    marks = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles)
+    tokenizer = _tokenizer(" <image> ", marks)
+    config = Idefics3Config(
+        text_config=_text(tokenizer, model_type="llama"),
+        vision_config=TOWER | {"image_size": 32, "patch_size": 4},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    Idefics3Processor(images, tokenizer, image_seq_len=16, chat_template=tokenizer.chat_template).save_pretrained(
+        folder
+    )
+    return Idefics3ForConditionalGeneration(config)
+
+
+def _internvl(folder: Path) -> nn.Module:
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<context>",
+        "video_token": "<video>",
+    }
+    tokenizer = _tokenizer(" <context> ", tuple(named.values()), named)
+    config = InternVLConfig(
+        text_config=_text(tokenizer, model_type="qwen2"),
+        vision_config=TOWER | {"image_size": [32, 32], "patch_size": [4, 4]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<context>"),
+        image_seq_length=16,
+    )
+    GotOcr2ImageProcessorPil(
+        size={"height": 32, "width": 32}, crop_to_patches=True, min_patches=1, max_patches=4
+    ).save_pretrained(folder)
+    (folder / "processor_config.json").write_text('{"image_seq_length": 16, "processor_class": "InternVLProcessor"}')
+    tokenizer.save_pretrained(folder)
+    return InternVLForConditionalGeneration(config)
+
+
+FAMILIES: Mapping[str, Callable[[Path], Any]] = {
+    "qwen2_5_vl": _qwen,
+    "gemma3": _gemma,
+    "idefics3": _idefics,
+    "internvl": _internvl,
+}
