@@ -44,9 +44,9 @@ from agfsync.training.trainable import explain_untrainable, list_missing
 from agfsync.training.watching import summarize_watch
 
 _STAGE = "training"
-_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
 PEAK_MEMORY = "peak_memory"
 """The note on the bytes that the training took at most, of its last process, where that is known."""
+_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
 WATCHED = "watch"
 """The note on the watched judge."""
 
