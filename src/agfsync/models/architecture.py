@@ -112,7 +112,7 @@ def choose_picture_size(sides: PictureSides, height: int | None, width: int | No
 
 def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:
     """Return fp32 in place of fp16 for a VAE that overflows it, such as SDXL's own; bf16 has the range."""
-    return torch.float32 if dtype == torch.float16 and vae.config.get("force_upcast") else dtype
+    return torch.float32 if dtype == torch.float16 and getattr(vae.config, "force_upcast", False) else dtype
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
