@@ -30,21 +30,28 @@ CATALOG: dict[str, dict[str, str]] = {
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
         "stable-diffusion-3": "agfsync.models.stable_diffusion_3:StableDiffusion3",
         "flux": "agfsync.models.flux:Flux",
+        "flux2-klein": "agfsync.models.flux2:Flux2Klein",
+        "qwen-image": "agfsync.models.qwen_image:QwenImage",
+        "z-image": "agfsync.models.z_image:ZImage",
+        "sana": "agfsync.models.sana:Sana",
     },
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
-        "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
-        "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
         "vlm": "agfsync.scorers.vlm:Vlm",
         "vqascore": "agfsync.scorers.vlm:VqaScore",
+        "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
+        "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",
         "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
+        "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
+        "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
+        "shapes-annotator": "agfsync.shapes.annotator:ShapesAnnotator",
     },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
@@ -65,7 +72,13 @@ CATALOG: dict[str, dict[str, str]] = {
         "syngen": "agfsync.models.steering.syngen:SynGen",
         "structure-diffusion": "agfsync.models.steering.structure_diffusion:StructureDiffusion",
         "attend-and-excite": "agfsync.models.steering.attend_and_excite:AttendAndExcite",
+        "given": "agfsync.training.objective:Given",
+        "bradley-terry": "agfsync.training.methods.bradley_terry:BradleyTerry",
         "none": "agfsync.training.objective:Nothing",
+    },
+    "networks": {
+        "clip-head": "agfsync.scorers.reward_networks:ClipReward",
+        "blip-head": "agfsync.scorers.reward_networks:BlipReward",
     },
     "parsers": {
         "spacy": "agfsync.language.spacy_syntax:SpacyParser",
@@ -105,7 +118,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers")
+MODELS = ("models", "scorers", "networks")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

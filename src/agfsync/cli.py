@@ -90,6 +90,45 @@ def run_command(
     _show_status(path)
 
 
+@app.command("compare")
+def compare_command(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A hub id, folder, file or run.", show_default=False)],
+    other: Annotated[
+        str,
+        typer.Argument(metavar="OTHER", help="As BASE, or a LoRA of it; MODEL+LORA is both.", show_default=False),
+    ],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SET", help="A file of prompts, or held-out; repeatable.")
+    ] = None,
+    judges: Annotated[
+        list[str] | None, typer.Option("--judge", metavar="NAME", help="One of the recipe's scorers; repeatable.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Whose captions and judges are taken; default: the run's among the two.", show_default=False),
+    ] = None,
+    out: Out = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set-option", metavar="KEY=VALUE", help="Such as model.sampling.steps=20, for both models."),
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the comparison's.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two models, LoRAs or runs on the same prompts and seeds; nothing is trained."""
+    from agfsync import pipeline
+    from agfsync.commands.compare import plan_comparison, prepare_comparison
+    from agfsync.engine.progress import make_progress
+
+    comparison = plan_comparison(
+        base, other, recipe=recipe, sets=sets or (), judges=judges or (), overrides=settings or ()
+    )
+    path, shown = out or Path("runs") / comparison.recipe.name, make_progress()
+    prepare_comparison(path, comparison, update=update, progress=shown)
+    pipeline.run(path, progress=shown)
+    _show_status(path)
+
+
 @app.command("doctor")
 def doctor_command(
     recipe: RecipeName = "shapes",
@@ -168,6 +207,30 @@ def inspect_command(
     typer.echo(
         json.dumps({"path": str(path)} | contents, ensure_ascii=False) if json_ else _format_contents(path, contents)
     )
+
+
+@app.command("judge")
+def judge_command(
+    path: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pair set, or a run.", show_default=False)],
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the first one leads.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Take its scorers; default: the run's.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Of a folder with several, default: train; of a run: its reward model's.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Judge the first N pairs.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often scorers prefer the preferred picture of pairs."""
+    from agfsync.commands.judge import format_judged, judge_pairs, read_scorers
+    from agfsync.engine.progress import make_progress
+
+    found = judge_pairs(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
 
 
 @app.command("convert")
@@ -399,6 +462,12 @@ def _show_status(path: Path) -> None:
     standings = {standing.name: standing for standing in read_status(path)}
     for standing in standings.values():
         typer.echo(_format_status(standing))
+    reward = standings.get("reward")
+    if reward and reward.state == "done" and reward.finished:
+        from agfsync.commands.judge import format_accuracy
+
+        for judge, figures in reward.finished.notes["accuracy"][""].items():
+            typer.echo(format_accuracy(judge, figures))
     evaluation = standings.get("evaluation")
     if evaluation and evaluation.state == "done" and evaluation.finished:
         notes = evaluation.finished.notes

@@ -170,7 +170,7 @@ def sd3_pipeline(t5: bool = True) -> StableDiffusion3Pipeline:
     torch.manual_seed(3)
     tokenizer = _tokenizer()
     return StableDiffusion3Pipeline(
-        vae=_flow_vae(),
+        vae=flow_vae(),
         text_encoder=_text_encoder(tokenizer, CLIPTextModelWithProjection, layers=2, projected=12),
         text_encoder_2=_text_encoder(tokenizer, CLIPTextModelWithProjection, layers=2, width=XL_WIDTH, projected=12),
         text_encoder_3=_t5() if t5 else None,
@@ -198,7 +198,7 @@ def flux_pipeline(guidance: bool = True) -> FluxPipeline:
     torch.manual_seed(4)
     tokenizer = _tokenizer()
     return FluxPipeline(
-        vae=_flow_vae(),
+        vae=flow_vae(),
         text_encoder=_text_encoder(tokenizer),
         text_encoder_2=_t5(),
         tokenizer=tokenizer,
@@ -217,7 +217,7 @@ def flux_pipeline(guidance: bool = True) -> FluxPipeline:
     )
 
 
-def _flow_vae() -> AutoencoderKL:
+def flow_vae() -> AutoencoderKL:
     return _vae(
         latent_channels=16,
         scaling_factor=0.36,

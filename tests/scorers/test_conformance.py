@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, str]] = {
     "hpsv2": {"path": "clip", "weights": "hps.safetensors"},
     "hpsv2.1": {"path": "clip", "weights": "hps.safetensors"},
     "imagereward": {"path": "matcher", "weights": "reward.safetensors"},
+    "vp-score": {"path": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
 NAMES = [

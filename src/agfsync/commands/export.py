@@ -37,7 +37,7 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
         raise FormatError(f"{out} holds something already: choose another --out")
     with Run.open(path) as run:
         finished, recipe = run.find_finished("pairs"), load_recipe(path / RECIPE)
-        if recipe.steering is not None:
+        if recipe.training.method.needs == "nothing":
             raise RunError(f"{path} has no pairs: its method {recipe.training.method.type} needs none")
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")

@@ -4,9 +4,10 @@ import errno
 import fcntl
 import io
 import os
+import shutil
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,3 +114,19 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
+    beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
+    with store_errors(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        write(beside)
+        for path in beside.rglob("*"):
+            flush_to_disk(path)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
+        beside.rename(folder)
+        flush_to_disk(folder.parent)
+        shutil.rmtree(before, ignore_errors=True)

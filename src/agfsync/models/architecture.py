@@ -79,6 +79,8 @@ class Architecture:
     """creates the model that can draw the last steps"""
     latent_statistics: Sequence[str] = ()
     """keys of the VAE's configuration, apart from scaling_factor, that its pipeline in diffusers applies to latents"""
+    latent_patch: int = 1
+    """the side of the squares of the VAE's latents that are one latent of the network, with all their channels"""
     adapter_targets: Sequence[str] = ATTENTION
     """the ends of the names of the layers that a LoRA of its network adapts"""
     steerable: bool = False
@@ -110,7 +112,7 @@ def choose_picture_size(sides: PictureSides, height: int | None, width: int | No
 
 def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:
     """Return fp32 in place of fp16 for a VAE that overflows it, such as SDXL's own; bf16 has the range."""
-    return torch.float32 if dtype == torch.float16 and vae.config.force_upcast else dtype
+    return torch.float32 if dtype == torch.float16 and vae.config.get("force_upcast") else dtype
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:

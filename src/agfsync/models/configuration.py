@@ -7,7 +7,7 @@ Legend: C latent channels.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,16 +30,8 @@ CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
 """values of `class_embed_type`; diffusers ignores others"""
 LEARNED = ("learned", "learned_range")
 """values of a scheduler's `variance_type` with which the network also predicts a variance"""
-FLOWS = {"stable-diffusion-3": 1, "flux": 4}
-"""types that predict a flow, with the number of latents in one token of their network"""
 CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
 """beginnings of the names of parts that have a configuration file"""
-PIPELINES = {
-    "stable-diffusion": "StableDiffusionPipeline",
-    "stable-diffusion-xl": "StableDiffusionXLPipeline",
-    "stable-diffusion-3": "StableDiffusion3Pipeline",
-    "flux": "FluxPipeline",
-}
 REFINER_TYPE = "the refiner of stable-diffusion-xl"
 REFINED = ("stable-diffusion-xl",)
 """types that may have a refiner"""
@@ -48,6 +40,32 @@ CROSS_ATTENTION = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttn
 STEERED = ("stable-diffusion",)
 """types whose sampler training-free methods can steer"""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowType:
+    """A type that predicts a flow: its pipeline in diffusers, and the classes of its parts."""
+
+    pipeline: str
+    patch: int = 1
+    """latents of the VAE in one token of the network"""
+    vaes: Sequence[str] = VAES
+    schedulers: Sequence[str] = (FLOW_SCHEDULER,)
+
+
+FLOWS = {
+    "stable-diffusion-3": FlowType("StableDiffusion3Pipeline"),
+    "flux": FlowType("FluxPipeline", 4),
+    "flux2-klein": FlowType("Flux2KleinPipeline", 4, ("AutoencoderKLFlux2",)),
+    "qwen-image": FlowType("QwenImagePipeline", 4, ("AutoencoderKLQwenImage",)),
+    "z-image": FlowType("ZImagePipeline"),
+    "sana": FlowType("SanaPipeline", 1, ("AutoencoderDC",), (FLOW_SCHEDULER, "DPMSolverMultistepScheduler")),
+}
+PIPELINES = {
+    "stable-diffusion": "StableDiffusionPipeline",
+    "stable-diffusion-xl": "StableDiffusionXLPipeline",
+    **{name: flow.pipeline for name, flow in FLOWS.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +252,7 @@ def _find_faults(type_: str, parts: PipelineParts, clip_skip: int | None) -> Ite
     """Yield the unsupported settings, the most important first."""
     if type_ in FLOWS:
         yield from _find_missing_parts(parts, "vae", "transformer", "scheduler")
-        yield from _find_vae_faults(parts["vae"])
+        yield from _find_vae_faults(parts["vae"], FLOWS[type_].vaes)
         yield from _find_flow_faults(parts, FLOWS[type_])
         return
     is_refiner, is_xl = type_ == REFINER_TYPE, type_ != "stable-diffusion"
@@ -267,14 +285,14 @@ def _find_missing_tokenizers(parts: PipelineParts, is_xl: bool) -> Iterator[str]
         yield "it has no tokenizer_2"
 
 
-def _find_vae_faults(vae: PipelinePart) -> Iterator[str]:
-    if vae.kind not in VAES:
-        yield f"its VAE is a {vae.kind}: only {', '.join(VAES)} are understood"
-    for key in ("in_channels", "out_channels"):
-        if vae.get(key) != 3:
+def _find_vae_faults(vae: PipelinePart, known: Sequence[str] = VAES) -> Iterator[str]:
+    if vae.kind not in known:
+        yield f"its VAE is a {vae.kind}: only {', '.join(known)} {'are' if len(known) > 1 else 'is'} understood"
+    for key in ("in_channels", "out_channels", "input_channels"):
+        if key in vae.config and vae.get(key) != 3:
             yield f"its VAE has {key} {vae.get(key)}: pictures have 3"
     scale = vae.get("scaling_factor")
-    if not isinstance(scale, int | float) or not scale > 0:
+    if "scaling_factor" in vae.config and (not isinstance(scale, int | float) or not scale > 0):
         yield f"its VAE has scaling_factor {scale}: a number above 0 is needed"
 
 
@@ -337,12 +355,15 @@ def _find_clip_skip_faults(parts: PipelineParts, clip_skip: int | None, is_xl: b
             yield f"clip_skip {clip_skip} leaves nothing of its {name}, which has {layers} layers: {most} at most"
 
 
-def _find_flow_faults(parts: PipelineParts, patch: int) -> Iterator[str]:
-    latent, entering = parts["vae"].get("latent_channels"), parts["transformer"].get("in_channels")
-    if entering != latent * patch:
+def _find_flow_faults(parts: PipelineParts, flow: FlowType) -> Iterator[str]:
+    vae, scheduler = parts["vae"], parts["scheduler"]
+    latent, entering = vae.get("latent_channels") or vae.get("z_dim"), parts["transformer"].get("in_channels")
+    if entering != latent * flow.patch:
         yield (
             f"its transformer has in_channels {entering} and the VAE {latent} latent channels: the others would be a "
             f"picture, and there is only a text"
         )
-    if parts["scheduler"].kind != FLOW_SCHEDULER:
-        yield f"its scheduler is a {parts['scheduler'].kind}: a {FLOW_SCHEDULER} is needed"
+    if scheduler.kind not in flow.schedulers:
+        yield f"its scheduler is a {scheduler.kind}: a {' or '.join(flow.schedulers)} is needed"
+    elif scheduler.kind != FLOW_SCHEDULER and not scheduler.get("use_flow_sigmas"):
+        yield f"its scheduler, a {scheduler.kind}, has no use_flow_sigmas: it is made for diffusion, not for a flow"

@@ -1,11 +1,13 @@
-"""A transformer on a VAE's latents that predicts a flow's velocity: what Stable Diffusion 3 and FLUX have in common.
+"""A transformer on a VAE's latents that predicts a flow's velocity: Stable Diffusion 3, FLUX, Z-Image and others.
 
-Legend: B images in the batch, C H W latent channels, height, width.
+Legend: B images in the batch, C H W latent channels, height, width; U distinct prompts, T tokens of text, D their
+width; N the network's tokens of an image, each with P numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from agfsync.errors import model_errors
+from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import ATTENTION, TEXT_STATES, Architecture, Conditioning, choose_picture_size
 from agfsync.models.configuration import check_choices, check_parts, parts_of
 from agfsync.models.dtypes import Precision, torch_dtype
@@ -30,10 +33,12 @@ from agfsync.models.sampling import (
     encode_with_negative,
     guide,
 )
-from agfsync.models.schedules import FlowSchedule, TimeSampling
+from agfsync.models.schedules import FlowSchedule, MeanShift, TimeSampling, mean_shift
 from agfsync.records import digest
 
 POOLED_PROJECTIONS = "pooled_projections_BE"
+TEXT_MASK = "encoder_hidden_states_mask_BT"
+"""True for the tokens of a prompt, False for those that fill it up"""
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 """The projections of image and text, as diffusers' training scripts adapt them."""
 
@@ -44,14 +49,19 @@ class Family:
 
     architecture: Architecture
     check: Callable[[Any, float, str], None]
-    """(the transformer's configuration, guidance, negative prompt) -> raises a ModelError where they make no sense"""
+    """(pipeline, guidance, negative prompt) -> raises a ModelError where they make no sense"""
     predict: Callable[[Any, Tensor, Tensor, dict[str, Any], float], Tensor]
     """(transformer, noisy latents (B, C, H, W), timesteps (B,), conditioning, guidance) -> velocity (B, C, H, W)"""
-    distilled: bool
-    """the network takes the guidance as an input, and needs no second prediction"""
-    even_sigmas: bool
+    even_sigmas: bool = True
     """before they are shifted, the steps' sigmas are even from 1 to 1 / steps; else they are the scheduler's own"""
-    training_times: TimeSampling
+    training_times: TimeSampling = "uniform"
+    scale: Callable[[Any, float], float] = lambda pipeline, guidance: guidance
+    """(pipeline, guidance) -> the scale of classifier-free guidance; 1: the network makes no second prediction"""
+    shift: MeanShift = mean_shift
+    rescale: Callable[[Tensor, Tensor], Tensor] | None = None
+    """(guided prediction, prediction with the prompt) -> the guided prediction that is drawn with"""
+    encode_negative: Callable[[Any, str], Conditioning] | None = None
+    """(pipeline, negative prompt) -> its conditioning, one row; by default it is encoded as the prompts are"""
 
 
 class FlowMatching:
@@ -100,14 +110,20 @@ class FlowMatching:
         self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline))
-        family.check(self._pipeline.transformer.config, guidance, negative_prompt)
+        family.check(self._pipeline, guidance, negative_prompt)
+        self._scale = family.scale(self._pipeline, guidance)
         sides = architecture.sides(self._pipeline)
         self._size = choose_picture_size(sides, height, width)
         self._steps, tokens = steps, prod(side // sides.multiple_of for side in self._size)
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
         self.schedule = FlowSchedule(
-            self._scheduler, tokens, training_times or family.training_times, family.even_sigmas
+            self._scheduler,
+            tokens,
+            training_times or family.training_times,
+            family.even_sigmas,
+            shift=family.shift,
+            steps=steps,
         )
         self.adapter_targets = architecture.adapter_targets
         self.remarks = fuse_loras(self._pipeline, loras)
@@ -115,7 +131,9 @@ class FlowMatching:
             add_adapter(self._pipeline, adapter)
         with model_errors(f"the model {path} can't be drawn with"):
             self._pipeline.to(self.device)
-        self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
+        self._latents = LatentSpace(
+            self._pipeline, self._size, self._precision, architecture.latent_statistics, architecture.latent_patch
+        )
         sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
         self.identity = digest(*describe_weights(architecture, origin, adapter, loras), *sampling)
 
@@ -128,7 +146,7 @@ class FlowMatching:
     @property
     def guidance(self) -> float:
         """The scale of classifier-free guidance; 1 for a network that takes it as an input (FLUX)."""
-        return 1.0 if self._family.distilled else self._guidance
+        return self._scale
 
     @property
     def steps(self) -> int:
@@ -153,10 +171,12 @@ class FlowMatching:
         self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float
     ) -> Sequence[Image.Image]:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        with_prompt, without = encode_with_negative(self.encode_prompts, prompts, self._negative_prompt)
+        with_prompt, without = encode_with_negative(
+            self.encode_prompts, prompts, self._negative_prompt, self._negative_encoder()
+        )
         noise = draw_embedding_noise(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
-        scale = 1.0 if self._family.distilled else self._guidance
-        predict = guide(self._predict, add_embedding_noise(with_prompt, noise), without, scale)
+        conditioning = add_embedding_noise(with_prompt, noise)
+        predict = guide(self._predict, conditioning, without, self._scale, self._family.rescale)
         start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
         self.schedule.set_timesteps(self._scheduler, self._steps, self.device)
         return self._latents.decode(denoise_flow(self._scheduler, predict, start_BCHW, sources))
@@ -221,6 +241,10 @@ class FlowMatching:
         kind = self._family.architecture.pipeline
         kind.save_lora_weights(folder, transformer_lora_layers=dict(weights), safe_serialization=True)
 
+    def _negative_encoder(self) -> Callable[[str], Conditioning] | None:
+        encode = self._family.encode_negative
+        return None if encode is None else partial(encode, self._pipeline)
+
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the velocity in float32, as is everything but the network's own work."""
         timesteps_B = timestep.expand(len(noisy_BCHW))
@@ -238,3 +262,43 @@ class FlowMatching:
 def transformer_arguments(conditioning: Conditioning) -> dict[str, Any]:
     """Return the transformer's keyword arguments."""
     return {"encoder_hidden_states": conditioning[TEXT_STATES], "pooled_projections": conditioning[POOLED_PROJECTIONS]}
+
+
+def check_classifier_free(pipeline: Any, guidance: float, negative_prompt: str) -> None:
+    """Check that a negative prompt has a guidance that leads away from it.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if negative_prompt and guidance <= 1:
+        raise ModelError(
+            f"guidance {guidance:g} leads away from nothing: raise it above 1 or leave out negative_prompt"
+        )
+
+
+def pad_texts(texts: Sequence[Tensor], tokens: int) -> Conditioning:
+    """Return texts (T', D) of any length, filled up with zeros to `tokens` and with their mask: (U, T, D), (U, T).
+
+    All prompts' conditioning has one shape, so that rows of several encodings can be in one batch.
+    """
+    lengths_U = torch.tensor([len(text_TD) for text_TD in texts], device=texts[0].device)
+    states = torch.stack([pad(text_TD.float(), (0, 0, 0, tokens - len(text_TD))) for text_TD in texts])
+    return {TEXT_STATES: states, TEXT_MASK: torch.arange(tokens, device=states.device) < lengths_U[:, None]}
+
+
+def masked_text_arguments(conditioning: Conditioning) -> dict[str, Any]:
+    """Return the text and its mask, without the tokens that no row of the batch has."""
+    mask_BT = conditioning[TEXT_MASK]
+    longest = int(mask_BT.sum(dim=1).max())
+    return {"text": conditioning[TEXT_STATES][:, :longest], "mask": mask_BT[:, :longest]}
+
+
+def pack_tokens(latents_BCHW: Tensor, patch: int) -> Tensor:
+    """Return the tokens of latents, each a square of `patch` x `patch` of them: (B, N, C * patch^2), row by row."""
+    return pixel_unshuffle(latents_BCHW, patch).flatten(2).transpose(1, 2)
+
+
+def unpack_tokens(tokens_BNP: Tensor, like_BCHW: Tensor, patch: int) -> Tensor:
+    """Return the latents of tokens, the inverse of `pack_tokens`, with the height and width of `like_BCHW`."""
+    rows, columns = (side // patch for side in like_BCHW.shape[-2:])
+    return pixel_shuffle(tokens_BNP.transpose(1, 2).unflatten(2, (rows, columns)), patch)

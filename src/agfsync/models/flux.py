@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from agfsync.errors import ModelError
 from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
@@ -19,7 +18,9 @@ from agfsync.models.flow_matching import (
     POOLED_PROJECTIONS,
     Family,
     FlowMatching,
+    pack_tokens,
     transformer_arguments,
+    unpack_tokens,
 )
 from agfsync.models.loading import silence_libraries
 from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
@@ -44,10 +45,10 @@ def _find_sides(pipeline: Any) -> PictureSides:
     return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
 
 
-def _check_settings(config: Any, guidance: float, negative_prompt: str) -> None:
+def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
     if negative_prompt:
         raise ModelError("flux has its guidance built in, away from no prompt: leave out negative_prompt")
-    if guidance > 1 and not config.guidance_embeds:
+    if guidance > 1 and not pipeline.transformer.config.guidance_embeds:
         raise ModelError(f"this flux (schnell) takes no guidance: set guidance to 1, not {guidance:g}")
 
 
@@ -59,14 +60,14 @@ def _predict_packed(
     rows, columns = height // _PATCH, width // _PATCH
     axes = [torch.arange(count, device=noisy_BCHW.device) for count in (1, rows, columns)]
     predicted_BNP = network(
-        pixel_unshuffle(noisy_BCHW, _PATCH).flatten(2).transpose(1, 2),
+        pack_tokens(noisy_BCHW, _PATCH),
         timestep=timesteps_B / TIMESTEPS,
         guidance=timesteps_B.new_full((batch,), guidance) if network.config.guidance_embeds else None,
         img_ids=torch.cartesian_prod(*axes),
         txt_ids=axes[0].new_zeros(arguments["encoder_hidden_states"].shape[1], len(axes)),
         **arguments,
     ).sample
-    return pixel_shuffle(predicted_BNP.transpose(1, 2).unflatten(2, (rows, columns)), _PATCH)
+    return unpack_tokens(predicted_BNP, noisy_BCHW, _PATCH)
 
 
 FLUX_ARCHITECTURE = Architecture(
@@ -86,9 +87,7 @@ _FAMILY = Family(
     FLUX_ARCHITECTURE,
     check=_check_settings,
     predict=_predict_packed,
-    distilled=True,
-    even_sigmas=True,
-    training_times="uniform",
+    scale=lambda pipeline, guidance: 1.0,
 )
 Flux = partial(FlowMatching, _FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from agfsync.errors import ModelError
 from agfsync.files.images import fit_to_size
@@ -55,23 +56,33 @@ class LatentSpace:
     """The latent space of a pipeline's VAE, scaled and shifted as its network expects, for images of one size.
 
     `statistics` are the keys of the VAE's configuration that the pipeline of diffusers applies, in addition to its
-    `scaling_factor`: `latents_mean` with `latents_std`, one number a channel and only both together, or `shift_factor`.
+    `scaling_factor`: `latents_mean` with `latents_std`, one number a channel and only both together, `shift_factor`, or
+    `batch_norm_eps` for the running statistics of the VAE's batch normalisation. A latent of the network is a square of
+    `patch` x `patch` of the VAE's, with all their channels. A video's VAE has one frame.
     """
 
-    def __init__(self, pipeline: Any, size: Size, precision: Precision, statistics: Sequence[str] = ()) -> None:
-        self._vae, self._size, self._precision = pipeline.vae, size, precision
+    def __init__(
+        self, pipeline: Any, size: Size, precision: Precision, statistics: Sequence[str] = (), patch: int = 1
+    ) -> None:
+        self._vae, self._size, self._precision, self._patch = pipeline.vae, size, precision, patch
         self._vae.requires_grad_(False)
         height, width = size
-        scale: int = pipeline.vae_scale_factor
+        scale: int = pipeline.vae_scale_factor * patch
         config = self._vae.config
-        self.shape: tuple[int, int, int] = (config.latent_channels, height // scale, width // scale)
+        self._is_video = "z_dim" in config
+        channels = config.z_dim if self._is_video else config.latent_channels
+        self.shape: tuple[int, int, int] = (channels * patch**2, height // scale, width // scale)
         """C, H, W"""
-        self._scale: float = config.scaling_factor
+        self._scale: float = config.get("scaling_factor", 1.0)
         self._mean: Tensor | float | None = None
         self._std: Tensor | float = 1.0
         given = {key: config.get(key) for key in statistics if config.get(key) is not None}
         if {"latents_mean", "latents_std"} <= given.keys():
             self._mean, self._std = (self._by_channel(given[key]) for key in ("latents_mean", "latents_std"))
+        elif "batch_norm_eps" in given:
+            norm = self._vae.bn
+            deviations = (norm.running_var.float() + given["batch_norm_eps"]).sqrt()
+            self._mean, self._std = (self._by_channel(each.tolist()) for each in (norm.running_mean, deviations))
         elif "shift_factor" in given:
             self._mean = float(given["shift_factor"])
 
@@ -81,11 +92,8 @@ class LatentSpace:
         height, width = self._size
         pixels_BCHW = to_tensor([fit_to_size(image, width, height) for image in images])
         with self._precision.autocast():
-            means = [
-                _mean_of(self._vae.encode(some_BCHW.to(self._precision.device, self._vae.dtype))).float()
-                for some_BCHW in pixels_BCHW.split(self._pictures_at_once)
-            ]
-        latents_BCHW = torch.cat(means)
+            means = [self._encode_mean(some_BCHW).float() for some_BCHW in pixels_BCHW.split(self._pictures_at_once)]
+        latents_BCHW = pixel_unshuffle(torch.cat(means), self._patch)
         if self._mean is not None:
             latents_BCHW = latents_BCHW - self._mean
         return latents_BCHW * self._scale / self._std
@@ -123,10 +131,17 @@ class LatentSpace:
         unscaled_BCHW = latents_BCHW * self._std / self._scale
         if self._mean is not None:
             unscaled_BCHW = unscaled_BCHW + self._mean
-        for some_BCHW in unscaled_BCHW.split(self._pictures_at_once):
+        for some_BCHW in pixel_shuffle(unscaled_BCHW, self._patch).split(self._pictures_at_once):
+            given = some_BCHW.to(self._vae.dtype)
             with self._precision.autocast():
-                pixels_BCHW: Tensor = self._vae.decode(some_BCHW.to(self._vae.dtype)).sample
-            yield pixels_BCHW
+                decoded: Tensor = self._vae.decode(given[:, :, None] if self._is_video else given).sample
+            yield decoded[:, :, 0] if self._is_video else decoded
+
+    def _encode_mean(self, pixels_BCHW: Tensor) -> Tensor:
+        pixels_BCHW = pixels_BCHW.to(self._precision.device, self._vae.dtype)
+        if self._is_video:
+            return _mean_of(self._vae.encode(pixels_BCHW[:, :, None]))[:, :, 0]
+        return _mean_of(self._vae.encode(pixels_BCHW))
 
     def _not_numbers(self, latents_are_sound: bool, drawn_with: str) -> str:
         """Return the message: what was found, and what can be tried."""
@@ -157,9 +172,12 @@ class LatentSpace:
 
 
 def _mean_of(encoded: Any) -> Tensor:
-    """Return the posterior's mean, or the latents of a VAE that has no posterior (AutoencoderTiny)."""
-    mean: Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
-    return mean
+    """Return the posterior's mean, or the latents of a VAE that has no posterior (AutoencoderTiny, AutoencoderDC)."""
+    if hasattr(encoded, "latent_dist"):
+        mean: Tensor = encoded.latent_dist.mean
+        return mean
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+    return latents
 
 
 def _name_dtype(dtype: torch.dtype) -> str:

@@ -119,6 +119,17 @@ def choose_file(path: str, names: Collection[str], name: str | None = None) -> s
     return there[0]
 
 
+def holds_lora(file: Path) -> bool:
+    """Return True if the safetensors `file` holds a LoRA: most of its keys are changes of modules.
+
+    Raises:
+        ModelError: it is no safetensors file, or a broken one.
+    """
+    with loading_errors(str(file)), safe_open(file, framework="pt") as opened:
+        parts = [_split_key(key)[1] for key in opened.keys()]  # noqa: SIM118
+    return 2 * sum(map(bool, parts)) > len(parts)
+
+
 def read_changes(file: Path) -> list[Change]:
     """Return the changes of the LoRA in `file`; every key of the file belongs to one of them.
 

@@ -84,10 +84,17 @@ def add_embedding_noise(conditioning: Conditioning, noise: Mapping[str, Tensor])
     return {name: tensor + noise[name] if name in noise else tensor for name, tensor in conditioning.items()}
 
 
-def guide(predict: Predict, with_prompt: Conditioning, without: Conditioning, guidance: float) -> GuidedPredict:
+def guide(
+    predict: Predict,
+    with_prompt: Conditioning,
+    without: Conditioning,
+    guidance: float,
+    rescale: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> GuidedPredict:
     """Return the prediction under classifier-free guidance: without + guidance * (with - without).
 
-    A scale of 1 or less needs no prediction without the prompt.
+    A scale of 1 or less needs no prediction without the prompt. `rescale` gets the guided prediction and the one with
+    the prompt, and returns the one that is drawn with.
     """
     if guidance <= 1:
         return lambda noisy_BCHW, timestep: predict(noisy_BCHW, timestep, with_prompt)
@@ -95,7 +102,8 @@ def guide(predict: Predict, with_prompt: Conditioning, without: Conditioning, gu
 
     def predict_guided(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
         without_BCHW, with_BCHW = predict(torch.cat([noisy_BCHW, noisy_BCHW]), timestep, both).chunk(2)
-        return without_BCHW + guidance * (with_BCHW - without_BCHW)
+        guided_BCHW = without_BCHW + guidance * (with_BCHW - without_BCHW)
+        return guided_BCHW if rescale is None else rescale(guided_BCHW, with_BCHW)
 
     return predict_guided
 

@@ -7,6 +7,7 @@ Legend: B samples in the batch, C H W latent channels, height, width, N timestep
 one number a sample: an integer timestep of a diffusion schedule, or the share of noise in 0..1 of a flow.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from math import exp, pi, sin
@@ -23,6 +24,9 @@ LossSpace = Literal["model", "epsilon"]
 TimeSampling = Literal["uniform", "logit-normal"]
 """The distribution of a flow's training times."""
 TRAINABLE_PREDICTIONS = ("epsilon", "v_prediction")
+MeanShift = Callable[[Any, int, int], float | None]
+"""(a scheduler's configuration, the network's tokens of an image, steps) -> mu, which shifts the times of a sampling;
+None if the shift is the scheduler's own"""
 CLEAN_END = -1
 """The time after a diffusion schedule's last step, in `grid`."""
 
@@ -185,12 +189,24 @@ class DiffusionSchedule:
         return alphas_B111.sqrt(), (1 - alphas_B111).sqrt()
 
 
+def mean_shift(config: Any, tokens: int, steps: int = 0) -> float | None:
+    """Return mu, which shifts the times for an image of so many tokens; None if the shift doesn't depend on the size.
+
+    It is on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`) (FLUX.1).
+    """
+    if not config.get("use_dynamic_shifting"):
+        return None
+    rise = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return float(config.base_shift + rise * (tokens - config.base_image_seq_len))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowSchedule:
     """Flow matching: x_s = (1 - s) x_0 + s e, of which the network predicts the velocity e - x_0; s is 1 in pure noise.
 
-    `scheduler` is the model's `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; if it does so by the
-    size of the image, `tokens` is the number of the network's tokens of an image. `sampling` is the distribution of the
+    `scheduler` is the model's, such as a `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; if it does so
+    by the size of the image, `shift` says how far for `tokens`, the number of the network's tokens of an image, and
+    `steps`, the usual number of steps, which the training times take. `sampling` is the distribution of the
     training times before the shift: uniform, or logit-normal(0, 1), which favours the middle (Esser et al. 2024,
     arXiv:2403.03206, 3.1). `even_sigmas`: before the shift the steps of a sampling are even from 1 to 1 / steps; else
     they are the scheduler's own. `stochastic_step` is how `transition` adds noise.
@@ -201,6 +217,8 @@ class FlowSchedule:
     sampling: TimeSampling = "logit-normal"
     even_sigmas: bool = False
     stochastic_step: Literal["sde", "cps"] = "sde"
+    shift: MeanShift = mean_shift
+    steps: int = 28
 
     @property
     def prediction_type(self) -> str:
@@ -255,8 +273,9 @@ class FlowSchedule:
     def set_timesteps(self, scheduler: Any, steps: int, device: torch.device | None = None) -> None:
         """Set `scheduler`, this schedule's or a copy of it, to the timesteps of a sampling."""
         sigmas = np.linspace(1, 1 / steps, steps) if self.even_sigmas else None
-        mu = mean_shift(scheduler.config, self.tokens)
-        scheduler.set_timesteps(steps, device=device, sigmas=sigmas, mu=mu)
+        given = {"sigmas": sigmas, "mu": self.shift(scheduler.config, self.tokens, steps)}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        scheduler.set_timesteps(steps, device=device, **chosen)
         scheduler.set_begin_index(0)
 
     def transition(
@@ -283,21 +302,10 @@ class FlowSchedule:
     def _compute_shift(self) -> float:
         """Return k of the shift s -> k s / (1 + (k - 1) s)."""
         config = self.scheduler.config
-        mu = mean_shift(config, self.tokens)
+        mu = self.shift(config, self.tokens, self.steps)
         if mu is None:
-            return float(config.shift)
+            return float(config["shift"] if "shift" in config else config["flow_shift"])
         return exp(mu) if config.time_shift_type == "exponential" else mu
-
-
-def mean_shift(config: Any, tokens: int) -> float | None:
-    """Return mu, which shifts the times for an image of so many tokens; None if the shift doesn't depend on the size.
-
-    It is on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`) (FLUX.1).
-    """
-    if not config.use_dynamic_shifting:
-        return None
-    rise = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    return float(config.base_shift + rise * (tokens - config.base_image_seq_len))
 
 
 def _per_sample(values_B: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ LEFT_OVER = re.compile(
     r"|(^|\.)position_ids$|(^|\.)logit_scale$|^conditioner\.embedders\.0\..*text_projection"  # unused by a text encoder
 )
 """Tensors of a single file that belong to no part of a pipeline."""
+MARKERS = {"stable-diffusion": "cond_stage_model.", "stable-diffusion-xl": "conditioner.embedders."}
+"""Beginnings of the names of the text encoders' weights in a file of a whole pipeline, by its type."""
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 SAID = ("modelspec.prediction_type", "modelspec.predict_key")
 """Keys of a header for the kind of prediction: of kohya's sd-scripts and Stability's ModelSpec; of ComfyUI."""
@@ -61,6 +63,21 @@ def load_file_tensors(path: str) -> dict[str, Tensor]:
     check_suffix(Path(path))
     with loading_errors(path):
         return load_file(path)
+
+
+def find_type(path: str) -> str:
+    """Return the type in the catalog of the pipeline in the file `path`, by the names of its text encoders' weights.
+
+    Raises:
+        ModelError: it is no safetensors file, or holds no whole pipeline of a type that can be read from one file.
+    """
+    check_suffix(Path(path))
+    with loading_errors(path), safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for type_, marker in MARKERS.items():
+        if any(name.startswith(marker) for name in names):
+            return type_
+    raise ModelError(f"{path} holds no whole model of the types {' and '.join(MARKERS)}: it has none of their weights")
 
 
 def select_tensors(tensors: Mapping[str, Tensor], prefixes: Collection[str]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
+from agfsync.models.single_file import MARKERS, UNET_PREFIXES, VAE_PREFIXES
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
@@ -60,7 +60,7 @@ SD_ARCHITECTURE = Architecture(
     steerable=True,
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
-    marker="cond_stage_model.",
+    marker=MARKERS["stable-diffusion"],
     prefixes={
         "unet": UNET_PREFIXES,
         "vae": VAE_PREFIXES,

@@ -7,13 +7,13 @@ from typing import Any
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from agfsync.errors import ModelError
 from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
 from agfsync.models.flow_matching import (
     JOINT_ATTENTION,
     POOLED_PROJECTIONS,
     Family,
     FlowMatching,
+    check_classifier_free,
     transformer_arguments,
 )
 from agfsync.models.loading import silence_libraries
@@ -39,13 +39,6 @@ def _find_sides(pipeline: Any) -> PictureSides:
     return PictureSides(token, config.sample_size * scale, config.pos_embed_max_size * token)
 
 
-def _check_settings(config: Any, guidance: float, negative_prompt: str) -> None:
-    if negative_prompt and guidance <= 1:
-        raise ModelError(
-            f"guidance {guidance:g} leads away from nothing: raise it above 1 or leave out negative_prompt"
-        )
-
-
 def _predict_velocity(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
@@ -68,9 +61,8 @@ SD3_ARCHITECTURE = Architecture(
 )
 _FAMILY = Family(
     SD3_ARCHITECTURE,
-    check=_check_settings,
+    check=check_classifier_free,
     predict=_predict_velocity,
-    distilled=False,
     even_sigmas=False,
     training_times="logit-normal",
 )

@@ -16,7 +16,7 @@ from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning,
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.loading import silence_libraries
 from agfsync.models.refiner import POOLED_TEXT, TIME_IDS, Refiner, time_ids_of, xl_arguments, zero_empty_prompts
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
+from agfsync.models.single_file import MARKERS, UNET_PREFIXES, VAE_PREFIXES
 
 UNCROPPED = (0, 0)
 
@@ -59,7 +59,7 @@ XL_ARCHITECTURE = Architecture(
     arguments=xl_arguments,
     vae_dtype=vae_dtype_in_range,
     extras={"add_watermarker": False},
-    marker="conditioner.embedders.",
+    marker=MARKERS["stable-diffusion-xl"],
     prefixes={
         "unet": UNET_PREFIXES,
         "vae": VAE_PREFIXES,

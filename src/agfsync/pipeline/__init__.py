@@ -20,6 +20,7 @@ from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
 from agfsync.stages import NAMES, STAGES, Stage
 from agfsync.stages.context import EARLIER, Context
+from agfsync.stages.own_reward import bind_scorers
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
@@ -122,7 +123,8 @@ def help_train(order: Order) -> None:
     """
     training = import_module("agfsync.stages.training")
     with Run.open(Path(order["run"])) as run_:
-        training.train_as_helper(Context(run_, read_recipe(run_), SilentProgress(), order["digest"]))
+        recipe = bind_scorers(read_recipe(run_), run_)
+        training.train_as_helper(Context(run_, recipe, SilentProgress(), order["digest"]))
 
 
 def read_status(path: Path) -> list[StageStatus]:
@@ -143,7 +145,8 @@ def read_headline(path: Path) -> str:
         recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
         judged = verdict.rank_judges(summary, recipe, selection.find_training_selectors(run_, recipe))
-    found: str = verdict.reach_verdict(judged).headline
+        words = import_module("agfsync.stages.report.wording").find_wording(recipe)
+    found: str = verdict.reach_verdict(judged, words).headline
     return found
 
 
@@ -178,7 +181,8 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     if stage.name == "controls":
         bring_up_controls(run_, recipe, progress, lambda path: run(path, until="evaluation", progress=progress))
     try:
-        notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
+        context = Context(run_, bind_scorers(recipe, run_), progress, made_by)
+        notes = import_module(f"agfsync.stages.{stage.name}").run(context)
     except Exception as failure:
         plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage)
         if plain is None:

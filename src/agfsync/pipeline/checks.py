@@ -72,7 +72,7 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
 
 def _check_rewards(recipe: Recipe) -> None:
     """Check that the scorers whose gradient the method follows have one."""
-    for name in recipe.reward:
+    for name in recipe.reward_weights:
         type_ = recipe.scorers[name].type
         if not hasattr(catalog.find("scorers", type_), "rewards"):
             raise RecipeError(
@@ -97,7 +97,7 @@ def find_generator_faults(
                 check_steerable(settings, recipe.steering)
                 if (parser := recipe.steering.get("parser")) is not None:
                     _check_parser(parser)
-            elif "training" in stages:
+            elif "training" in stages and recipe.given is None:
                 check_trainable(settings, reason, may_load=may_load, uses=recipe.training.uses)
         except AgfsyncError as fault_:
             yield fault_
@@ -107,17 +107,20 @@ def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[Mode
     """Return the generators that `stages` load: other models are loaded by the candidates stage without a pair set."""
     if "candidates" in stages and recipe.pairs.source is None:
         return recipe.drawing_models
-    return [recipe.model] if {"training", "evaluation"} & set(stages) else []
+    compared = [] if recipe.given is None else [recipe.given.model]
+    return [recipe.model, *compared] if {"training", "evaluation"} & set(stages) else []
 
 
 def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bool:
     """Return True if `stages` load this model of one of the project's own types, whose path is a model's."""
     if named.type not in catalog.CATALOG[named.kind]:
         return False
+    if named.kind == "networks":
+        return "reward" in stages
     if named.kind == "scorers":
         return bool({"scores", "evaluation"} & set(stages))
     models = _loaded_generators(recipe, stages)
-    return bool(models) and (named.place.split(".")[0] == "model" or len(models) > 1)
+    return bool(models) and (named.place.split(".")[0] != "candidates" or len(models) > 1)
 
 
 def check_generators(recipe: Recipe, stages: Collection[str]) -> None:

@@ -16,7 +16,7 @@ from agfsync.models import EXCHANGED, UNLOADED
 from agfsync.models.files import INDEX, ModelFiles
 from agfsync.recipe import ModelSettings, PartSettings
 
-DRAWN = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux")
+DRAWN = tuple(catalog.CATALOG["models"])
 """types whose models are pipelines of diffusers"""
 FAR = "`agfsync run ... --until pairs` goes as far as it can"
 

@@ -21,6 +21,10 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
     # A watch that may end the training looks at held-out captions, with their questions.
     watched = ("questions",) if recipe.training.stopping_watch is not None else ()
     inputs = {"training": (method.needs, *watched) if method.needs in names else ("questions",)}
+    # The run's own reward model is a reward, a watched judge or a judge of the evaluation.
+    for name in ("training", "evaluation"):
+        if recipe.uses_own_reward(name):
+            inputs[name] = (*inputs.get(name, ("questions", "training")), "reward")
     planned = [replace(s, after=tuple(n for n in inputs.get(s.name, s.after) if n in names)) for s in stages]
     if method.trains == "nothing":
         # There are no steps to log.

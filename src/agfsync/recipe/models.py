@@ -37,7 +37,8 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
 
     Models behind a server aren't among them.
     """
-    for place, model in drawing_models(recipe).items():
+    other = {} if recipe.given is None else {"training.method.model": recipe.given.model}
+    for place, model in {**drawing_models(recipe), **other}.items():
         type_ = model.type
         yield NamedModel(place, "models", "model", type_, model.path, model, model.revision)
         if path := model.configuration:
@@ -52,8 +53,17 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         if isinstance(scorer, ServedScorerSettings):
             continue
         place = f"scorers.{name}"
+        if scorer.is_own:
+            continue
         if scorer.path:
             yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
         for key in ("head", "weights"):
             if path := getattr(scorer, key, None):
                 yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)
+    network = getattr(recipe.reward.method, "network", None) if recipe.reward is not None else None
+    if network is not None:
+        place = "reward.method.network"
+        yield NamedModel(place, "networks", "network", network.type, network.path, network, network.revision)
+        if network.weights:
+            at = f"{place}.weights"
+            yield NamedModel(at, "networks", "weights", network.type, network.weights, network, has_revision=False)

@@ -143,6 +143,18 @@ def change_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return check_recipe(tree, where=recipe.name)
 
 
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return `recipe` with `overrides` such as `training.steps=200` applied.
+
+    Raises:
+        RecipeError: as `resolve_recipe`.
+    """
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
+    for override in overrides:
+        _apply_override(tree, override)
+    return check_recipe(tree, where=recipe.name)
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):

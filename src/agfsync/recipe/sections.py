@@ -8,9 +8,12 @@ from pydantic import Field, field_validator, model_validator
 from agfsync import catalog
 from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.choices import BestWorstSettings
+from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import DpoSettings
+from agfsync.recipe.reward import Reward
 from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
+    OWN_REWARD,
     AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
@@ -48,8 +51,9 @@ class Captions(Section):
     """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
     split: str = ""
     """of a source that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
-    count: Positive = 128
-    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own"""
+    count: int = Field(default=128, ge=0)
+    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own. 0: none, for a
+    method that learns from nothing"""
     held_out: int = Field(default=200, ge=0)
     """captions kept apart for the evaluation"""
     similarity: float = Field(default=1.0, gt=0, le=1)
@@ -366,6 +370,8 @@ class Recipe(Section):
     candidates: Candidates = Candidates()
     scores: Scores = Scores()
     pairs: Pairs = Pairs()
+    reward: Reward | None = None
+    """absent: no reward model is trained"""
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
@@ -424,9 +430,30 @@ class Recipe(Section):
                 has_source = "has the captions of captions.held_out: leave out its source"
                 told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
+        if not self.captions.count and not self.pairs.source and self.training.method.needs != "nothing":
+            raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
         if self.training.watch is not None:
             self._check_watch(self.training.watch)
+        self._check_reward()
         return self
+
+    def _check_reward(self) -> None:
+        """Refuse a reward model in the place of the generator, and scores by one that isn't trained yet."""
+        method = self.training.method
+        if method.trains == "reward":
+            raise ValueError(f"training.method {method.type} trains a reward model: give it in a section reward")
+        own = {name for name, settings in self.scorers.items() if settings.is_own}
+        if own and self.reward is None:
+            raise ValueError(f"scorers.{min(own)} has the path {OWN_REWARD}, but the recipe has no section reward")
+        rated = self.reward_weights if method.needs == "scores" else {}
+        chosen = {} if self.pairs.source else self.pairs.weights
+        for place, names in (("pairs.choose", chosen), ("scores.by", self.scores.by or ()), ("training.method", rated)):
+            for name in names:
+                if name in own:
+                    raise ValueError(
+                        f"{place} names '{name}', the run's own reward model, which is trained on its pairs: it can't "
+                        f"score the candidates before it exists"
+                    )
 
     def _check_watch(self, watch: Watch) -> None:
         method = self.training.method
@@ -434,6 +461,11 @@ class Recipe(Section):
             raise ValueError(f"training.watch has nothing to watch: the method {method.type} trains no model")
         if not self.captions.held_out:
             raise ValueError("training.watch measures on held-out captions: set captions.held_out")
+        if self.scorers[watch.by].is_own:
+            raise ValueError(
+                f"training.watch.by names '{watch.by}', the run's own reward model, which learnt from the same pairs: "
+                f"name a scorer that nothing trains on"
+            )
         if self.model.loras:
             raise ValueError("training.watch draws with the trained network alone: leave out model.loras")
         for name in self.teachers:
@@ -451,9 +483,10 @@ class Recipe(Section):
             yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights, True
         yield "training.method", method.scorers, method.needs == "scores"
         if method.needs == "captions" and hasattr(method, "reward"):
-            yield "training.method.reward", [name for name in self.reward if name in self.score_sources], False
+            yield "training.method.reward", [name for name in self.reward_weights if name in self.score_sources], False
         yield "training.watch.by", () if self.training.watch is None else (self.training.watch.by,), False
         yield "scores.by", self.scores.by or (), True
+        yield "reward.by", () if self.reward is None else (self.reward.by or ()), False
         for name, settings in self.evaluation.sets.items():
             yield f"evaluation.sets.{name}.by", settings.by or (), False
 
@@ -469,7 +502,7 @@ class Recipe(Section):
         return (self.model, *self.candidates.beside.values())
 
     @property
-    def reward(self) -> dict[str, float]:
+    def reward_weights(self) -> dict[str, float]:
         """The weights of the scorers by which the method rates images; default: those that choose the pairs."""
         return getattr(self.training.method, "reward", None) or self.pairs.weights
 
@@ -478,14 +511,15 @@ class Recipe(Section):
         """The scorers that the method learns from, directly or by the pairs; none for the pairs of a source."""
         method = self.training.method
         learns = self.pairs.source is None if method.needs == "pairs" else hasattr(method, "reward")
-        chosen = self.reward if learns else {}
+        chosen = self.reward_weights if learns else {}
         return tuple(dict.fromkeys([*(name for name, weight in chosen.items() if weight), *method.scorers]))
 
     @property
     def candidate_scorers(self) -> dict[str, ScorerSettings]:
         """The scorers of the candidates, in the recipe's order."""
         method = self.training.method
-        needed = {**self.reward, **dict.fromkeys(method.scorers)} if method.needs == "scores" else self.pairs.weights
+        rated = {**self.reward_weights, **dict.fromkeys(method.scorers, 1.0)}
+        needed = rated if method.needs == "scores" else self.pairs.weights
         names = needed if self.scores.by is None else self.scores.by
         asked = {self.score_sources[name] for name in names}
         return {name: settings for name, settings in self.scorers.items() if name in asked}
@@ -499,6 +533,18 @@ class Recipe(Section):
         """The names of the candidates' scores, an annotator's aspects before their mean."""
         scorers = self.candidate_scorers.items()
         return [each for name, of in scorers for each in (*(f"{name}.{aspect}" for aspect in of.aspect_names), name)]
+
+    def uses_own_reward(self, stage: str) -> bool:
+        """Return True if `stage`, training or evaluation, asks the reward model that the run trains."""
+        draws = stage == "training" and self.training.method.needs == "captions"
+        asked = self.evaluation_scorers if stage == "evaluation" else self.reward_weights if draws else ()
+        return any(self.scorers[name].is_own for name in asked)
+
+    @property
+    def reward_judges(self) -> dict[str, ScorerSettings]:
+        """The scorers that the reward model's accuracy is compared with, in the recipe's order."""
+        by = None if self.reward is None else self.reward.by
+        return {name: each for name, each in self.scorers.items() if not each.is_own and (by is None or name in by)}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
         """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""
@@ -516,13 +562,35 @@ class Recipe(Section):
     def steering(self) -> dict[str, Any] | None:
         """The settings of a training-free method with its parser chosen, None if the method isn't one."""
         method = self.training.method
-        if method.trains != "nothing" or method.type == "none":
+        if method.trains != "nothing" or method.type in ("none", "given"):
             return None
         settings = method.model_dump(mode="json")
         if isinstance(method, SteeringSettings):
             parser = method.parser.choose(embedded=self.model.path.startswith(catalog.EMBEDDED))
             settings["parser"] = parser.model_dump(mode="json")
         return settings
+
+    @property
+    def given(self) -> GivenSettings | None:
+        """The settings of a comparison of two models, None if the run isn't one."""
+        method = self.training.method
+        return method if isinstance(method, GivenSettings) else None
+
+    @property
+    def evaluated_models(self) -> dict[str, ModelSettings]:
+        """The settings that the evaluation draws with, before what a training changes, by "base" and "aligned"."""
+        return {"base": self.model, "aligned": self.model if self.given is None else self.given.model}
+
+    @property
+    def model_names(self) -> dict[str, str]:
+        """What people call the models "base" and "aligned"."""
+        names = ("base", "aligned") if self.given is None else self.given.names
+        return dict(zip(("base", "aligned"), names, strict=True))
+
+    @property
+    def reward_seed(self) -> int:
+        """The seed of the reward model's training; default: the run's."""
+        return self.seed if self.reward is None or self.reward.seed is None else self.reward.seed
 
     @property
     def training_seed(self) -> int:

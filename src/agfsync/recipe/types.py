@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.aspects import DEFAULT_ASPECTS, Aspects
+from agfsync.recipe.aspects import DEFAULT_ASPECTS, SHAPES_ASPECTS, Aspects
 from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
@@ -36,8 +36,12 @@ from agfsync.recipe.choices import (
     ParetoSettings,
     VoteSettings,
 )
+from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import (
     BestSettings,
+    BlipHeadSettings,
+    BradleyTerrySettings,
+    ClipHeadSettings,
     DpoSettings,
     HingeSettings,
     IpoSettings,
@@ -45,6 +49,7 @@ from agfsync.recipe.methods import (
     LinearSettings,
     MapoSettings,
     MethodSettings,
+    NetworkSettings,
     NoMethodSettings,
     RandomSettings,
     RewardWeightedSettings,
@@ -180,10 +185,14 @@ class StableDiffusionXLSettings(StableDiffusionSettings):
 
 
 class TransformerSettings(ModelSettings):
-    """The model types `stable-diffusion-3` and `flux`."""
+    """The model types that predict a flow: `stable-diffusion-3`, `flux`, `flux2-klein`, `qwen-image` and others."""
 
     transformer: Part = None
     """replaces the model's own"""
+
+
+OWN_REWARD = "run:reward"
+"""The path of a scorer that is the reward model of its own run, which the section `reward` trains."""
 
 
 class ScorerSettings(Section):
@@ -195,6 +204,11 @@ class ScorerSettings(Section):
     revision: str | None = None
     dtype: DtypeName = "auto"
     device: str = "auto"
+
+    @property
+    def is_own(self) -> bool:
+        """True if it is the reward model that the run itself trains."""
+        return OWN_REWARD in (self.path, (self.revision or "").partition("@")[0])
 
     @property
     def files(self) -> tuple[str | None, ...]:
@@ -242,6 +256,12 @@ class AestheticSettings(ScorerSettings):
     path: str
     head: str | None = None
     """a small network on the model's embedding: a folder, a hub id, embedded:NAME or a safetensors file"""
+
+
+class ShapesFidelitySettings(ScorerSettings):
+    """The scorer type `shapes-fidelity`."""
+
+    path: str = "embedded:fidelity"
 
 
 class Prices(Section):
@@ -333,6 +353,13 @@ class AspectsOpenAISettings(AnnotatorSettings, ServedScorerSettings):
     server: AnnotatorServer | None = None
 
 
+class ShapesAnnotatorSettings(AnnotatorSettings):
+    """The scorer type `shapes-annotator`: the embedded networks judge each image for itself, in one order."""
+
+    aspects: Aspects = SHAPES_ASPECTS
+    orders: Positive = 1
+
+
 class WriterSettings(Section):
     """A writer of captions or questions. In a recipe `writer: shapes` is short for `writer: {type: shapes}`."""
 
@@ -369,21 +396,28 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "stable-diffusion-xl": StableDiffusionXLSettings,
         "stable-diffusion-3": TransformerSettings,
         "flux": TransformerSettings,
+        "flux2-klein": TransformerSettings,
+        "qwen-image": TransformerSettings,
+        "z-image": TransformerSettings,
+        "sana": TransformerSettings,
     },
     "scorers": {
         "vqa": VqaSettings,
         "vqa-openai": VqaOpenAISettings,
-        "aspects": AspectsSettings,
-        "aspects-openai": AspectsOpenAISettings,
         "vlm": VqaSettings,
         "vqascore": VqaSettings,
+        "aspects": AspectsSettings,
+        "aspects-openai": AspectsOpenAISettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
         "imagereward": EmbeddingSettings,
+        "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
+        "shapes-fidelity": ShapesFidelitySettings,
+        "shapes-annotator": ShapesAnnotatorSettings,
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
@@ -406,8 +440,11 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "syngen": SynGenSettings,
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
+        "given": GivenSettings,
+        "bradley-terry": BradleyTerrySettings,
         "none": NoMethodSettings,
     },
+    "networks": {"clip-head": ClipHeadSettings, "blip-head": BlipHeadSettings},
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
     "choices": {
         "best-worst": BestWorstSettings,
@@ -425,6 +462,7 @@ BASES: dict[str, type[Section]] = {
     "captions": WriterSettings,
     "questions": WriterSettings,
     "methods": MethodSettings,
+    "networks": NetworkSettings,
     "choices": ChoiceSettings,
     "parsers": ParserSettings,
 }
@@ -511,14 +549,17 @@ ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+NetworkOfType = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_validate_as("networks"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ParserOfType = Annotated[SerializeAsAny[ParserSettings], BeforeValidator(_validate_as("parsers"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
 
 
 for _section in SETTINGS["methods"].values():
-    # The settings of a training-free method name ParserOfType before it is defined.
-    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType})
+    # The settings of some methods name these types before they are defined.
+    _section.model_rebuild(
+        _types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType, "NetworkOfType": NetworkOfType}
+    )
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:

@@ -18,6 +18,7 @@ from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.backbone import Backbone
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.fidelity import ShapesFidelity
 from agfsync.shapes.grammar import (
     SHAPES_CATEGORIES,
     describe_scene,
@@ -30,6 +31,8 @@ from agfsync.shapes.oracle import Oracle, see_scene
 from agfsync.shapes.scene import MAX_THINGS, Scene, Spec
 from agfsync.shapes.training.aesthetic import rate_degree
 from agfsync.shapes.training.asking import ask_questions
+from agfsync.shapes.training.fidelity import rate_fidelity
+from agfsync.shapes.training.flaws import draw_flawed
 from agfsync.shapes.training.generator import DROPPED, SWAPPED
 from agfsync.shapes.training.lessons import has_fast_bf16
 from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene, spoil_picture
@@ -56,7 +59,7 @@ class Figure(NamedTuple):
 
 def measure_models(folder: Path) -> list[Figure]:
     """Return every figure of the models in `folder`."""
-    of_models = (_measure_size, _measure_vae, _measure_vqa, _measure_clip, _measure_aesthetic)
+    of_models = (_measure_size, _measure_vae, _measure_vqa, _measure_clip, _measure_aesthetic, _measure_fidelity)
     figures = [*_measure_oracle(), *(figure for measure in of_models for figure in measure(folder))]
     generated = _generate(folder)
     return [*figures, *_measure_generator(generated), *_measure_judges(folder, generated)]
@@ -150,6 +153,18 @@ def _measure_aesthetic(folder: Path) -> Iterator[Figure]:
     yield Figure(what, ", ".join(means), "within 1.5 points, 1 and 4")
 
 
+def _measure_fidelity(folder: Path) -> Iterator[Figure]:
+    rng = random.Random("card/fidelity")
+    drawings = [draw_flawed(rng) for _ in range(800)]
+    true = np.array([rate_fidelity(drawing) for drawing in drawings])
+    items = [Item("", (), drawing.image) for drawing in drawings]
+    found = np.array(_score(ShapesFidelity(path=str(folder / "fidelity")), items)) / 100
+    whole, broken = true == 1, true < 1
+    better = (found[whole][:, None] > found[broken]).mean()
+    yield Figure("fidelity: a drawing of whole things beats one with a broken thing", f"{better:.1%}")
+    yield Figure("fidelity: mean absolute error of the share of whole things", f"{np.abs(found - true).mean():.3f}")
+
+
 def _rate_pictures(folder: Path, images: list[Image.Image]) -> list[float]:
     scorer = Aesthetic(path=str(folder / "clip"), head=str(folder / "aesthetic"))
     return _score(scorer, [Item("", (), image) for image in images])
@@ -202,7 +217,9 @@ def _measure_judges(folder: Path, generated: _Generated) -> Iterator[Figure]:
     things = [len(scene.things) for scene in generated.scenes]
     yield from _measure_agreement(folder, generated)
     what = "{} on generated pictures: correlation with the oracle, and with the number of things"
-    for name, values in (("CLIP", own), ("aesthetic", _rate_pictures(folder, generated.images))):
+    fidelity = _score(ShapesFidelity(path=str(folder / "fidelity")), [Item("", (), i) for i in generated.images])
+    rated = {"CLIP": own, "aesthetic": _rate_pictures(folder, generated.images), "fidelity": fidelity}
+    for name, values in rated.items():
         correlations = [np.corrcoef(values, others)[0, 1] for others in (generated.oracle, things)]
         yield Figure(what.format(name), ", ".join(f"{correlation:+.2f}" for correlation in correlations))
 

@@ -59,11 +59,21 @@ def digest_generator(settings: ModelSettings) -> str:
     return digest(dump_changes(settings, "device"), catalog.fingerprint(*models))
 
 
+def digest_evaluated(recipe: Recipe) -> dict[str, str]:
+    """Return the digests of the models "base" and "aligned" that are drawn with, apart from what a training changes."""
+    marks = ("", "") if recipe.given is None else recipe.given.marks
+    return {
+        name: digest(digest_generator(settings), mark) if mark else digest_generator(settings)
+        for (name, settings), mark in zip(recipe.evaluated_models.items(), marks, strict=True)
+    }
+
+
 def digest_scorer(name: str, settings: ScorerSettings) -> str:
     """Return the digest of a scorer and of all settings that affect its scores, without loading it."""
     server = settings.asked_server
     tokens = server.reply_tokens if server is not None else None
-    shaping = dump_changes(settings, "device", "server")
+    # The run's own reward model counts by its weights, which its revision names, not by where the run lies.
+    shaping = dump_changes(settings, "device", "server", *(("path",) if settings.is_own else ()))
     return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
 
 

@@ -3,8 +3,7 @@
 Every file is complete or not there: a run that was killed continues from its last checkpoint, to the same model.
 """
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from agfsync import catalog
 from agfsync.engine import launcher
 from agfsync.errors import ModelError, RecipeError, RunError
-from agfsync.files.atomic import flush_to_disk, store_errors
+from agfsync.files.atomic import replace_folder
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
@@ -59,7 +58,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, settings = context.recipe, context.recipe.training
     if settings.method.trains == "nothing":
-        _replace_folder(context.run.path / MODEL, lambda beside: _save_steering(recipe, beside))
+        replace_folder(context.run.path / MODEL, lambda beside: _save_untrained(recipe, beside))
         return {"steps": 0}
     if settings.batch < launcher.count_processes():
         raise RecipeError(
@@ -109,7 +108,7 @@ def _train(
 
         objective, say = method.objective(loaded.data, plan), context.progress.say
         train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say, watcher=watcher)
-    _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
+    replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
     if unrewarded := _count_unrewarded(loaded.data):
         reasons = "; ".join(f"{why} ({count})" for why, count in unrewarded.items())
         context.progress.say(f"{_STAGE}: images without a reward were left out: {reasons}")
@@ -161,7 +160,7 @@ def _open_checkpoints(context: Context) -> Checkpoints:
 def _build_method(recipe: Recipe) -> Method:
     settings = recipe.training.method.model_dump()
     if "reward" in settings:
-        settings["reward"] = recipe.reward
+        settings["reward"] = recipe.reward_weights
     method: Method = catalog.build("methods", settings)
     return method
 
@@ -170,7 +169,7 @@ def _list_rewards(recipe: Recipe) -> dict[str, ScorerSettings]:
     """Return the scorers that are the rewards of images drawn in training."""
     if recipe.training.method.needs != "captions":
         return {}
-    return {name: recipe.scorers[name] for name in recipe.reward}
+    return {name: recipe.scorers[name] for name in recipe.reward_weights}
 
 
 def _make_plan(recipe: Recipe) -> TrainingPlan:
@@ -236,10 +235,11 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
     (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, data)), encoding="utf-8")
 
 
-def _save_steering(recipe: Recipe, folder: Path) -> None:
-    """Write the artefact of a method that trains nothing: the base, and how its sampling is steered."""
+def _save_untrained(recipe: Recipe, folder: Path) -> None:
+    """Write the artefact of a method that trains nothing: the base and how it is steered, or the model given."""
     folder.mkdir()
-    ModelArtefact("base", dump_changes(recipe.model, "device"), steering=recipe.steering).save(folder)
+    base = dump_changes(recipe.evaluated_models["aligned"], "device")
+    ModelArtefact("base", base, steering=recipe.steering).save(folder)
 
 
 def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
@@ -276,7 +276,7 @@ def _describe_choice(recipe: Recipe) -> str:
     """Return what makes an image better than another; nothing if the pairs were given."""
     if recipe.training.method.needs == "pairs":
         return recipe.pairs.summary
-    return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward.items())
+    return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward_weights.items())
 
 
 def _describe_data(data: TrainingData) -> str:
@@ -311,22 +311,6 @@ def _list_parts(generator: ModelSettings) -> dict[str, str]:
 
 def _describe_lora(lora: LoraSettings | None) -> str:
     return "none, the whole network" if lora is None else f"rank {lora.rank}, alpha {_find_alpha(lora):g}"
-
-
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
-    beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
-    with store_errors(folder):
-        shutil.rmtree(beside, ignore_errors=True)
-        write(beside)
-        for path in beside.rglob("*"):
-            flush_to_disk(path)
-        shutil.rmtree(before, ignore_errors=True)
-        if folder.exists():
-            folder.rename(before)
-        beside.rename(folder)
-        flush_to_disk(folder.parent)
-        shutil.rmtree(before, ignore_errors=True)
 
 
 def _collect_notes(

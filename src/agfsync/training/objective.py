@@ -149,3 +149,21 @@ class Nothing:
     def objective(self, data: Any, plan: TrainingPlan) -> Objective:
         """Raise RecipeError: there is nothing to train."""
         raise RecipeError("training.method none trains nothing: name a method")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The method `given`: another model takes the aligned one's place."""
+
+    model: Mapping[str, Any]
+    names: Sequence[str] = ("base", "other")
+    marks: Sequence[str] = ("", "")
+    selected_on: Sequence[str] | None = ()
+    needs: ClassVar = "nothing"
+    trains: ClassVar = "nothing"
+    uses_reference: ClassVar = False
+    curves: ClassVar[Sequence[str]] = ()
+
+    def objective(self, data: Any, plan: TrainingPlan) -> Objective:
+        """Raise RecipeError: there is nothing to train."""
+        raise RecipeError("training.method given trains nothing: it compares two models")

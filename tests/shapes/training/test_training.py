@@ -14,7 +14,8 @@ from agfsync.models.stable_diffusion import StableDiffusion
 from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes import training
-from agfsync.shapes.training import TRAINED_MODELS, aesthetic, clip, generator, train_models, vae, vqa
+from agfsync.shapes.fidelity import ShapesFidelity
+from agfsync.shapes.training import TRAINED_MODELS, aesthetic, clip, fidelity, generator, train_models, vae, vqa
 
 
 class Reported:
@@ -54,9 +55,9 @@ def test_what_is_there_is_left_as_it_is(trained: list[str], tmp_path: Path) -> N
     for name in ("vae", "clip"):
         (tmp_path / name).mkdir()
     train_models(tmp_path, Reported())
-    assert trained == ["generator", "aesthetic", "vqa"]
+    assert trained == ["generator", "aesthetic", "vqa", "fidelity"]
     train_models(tmp_path, Reported())
-    assert len(trained) == 3
+    assert len(trained) == 4
 
 
 def test_checkpoints_stay_until_all_are_there(trained: list[str], tmp_path: Path) -> None:
@@ -66,7 +67,9 @@ def test_checkpoints_stay_until_all_are_there(trained: list[str], tmp_path: Path
     assert not (tmp_path / ".checkpoints").exists()
 
 
-@pytest.mark.parametrize(("name", "need"), [("generator", "vae"), ("aesthetic", "clip"), ("vqa", "vae")])
+@pytest.mark.parametrize(
+    ("name", "need"), [("generator", "vae"), ("aesthetic", "clip"), ("vqa", "vae"), ("fidelity", "vae")]
+)
 def test_a_model_without_the_one_it_needs_is_refused(trained: list[str], tmp_path: Path, name: str, need: str) -> None:
     with pytest.raises(ModelError, match=f"training '{name}' needs '{need}', which isn't in {tmp_path}"):
         train_models(tmp_path, Reported(), (name,))
@@ -98,6 +101,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         aesthetic: ("AESTHETIC_PLAN",),
         generator: ("NAMING_PLAN", "DRAWING_PLAN", "GARBLED_PLAN"),
         vqa: ("SEEING_PLAN", "ANSWERING_PLAN"),
+        fidelity: ("FIDELITY_PLAN",),
     }
     for module, names in plans.items():
         for name in names:
@@ -105,6 +109,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "LATENT_POOL", 100)
     monkeypatch.setattr(aesthetic, "RATED_POOL", 100)
     monkeypatch.setattr(vqa, "FLAWED_POOL", 50)
+    monkeypatch.setattr(fidelity, "FIDELITY_POOL", 100)
     draw_pictures = vae._draw_pictures
     monkeypatch.setattr(vae, "_draw_pictures", lambda rng, size: draw_pictures(rng, min(size, 8)))
 
@@ -114,13 +119,15 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> None:
     reported = Reported()
     train_models(tmp_path, reported)
-    assert reported.stages == [("vae", 0, 2), ("clip", 0, 2), ("generator", 0, 6), ("aesthetic", 0, 2), ("vqa", 0, 4)]
-    assert len(reported.figures) == 16 and all("loss" in figures for figures in reported.figures)
+    steps = {"vae": 2, "clip": 2, "generator": 6, "aesthetic": 2, "vqa": 4, "fidelity": 2}
+    assert reported.stages == [(name, 0, count) for name, count in steps.items()]
+    assert len(reported.figures) == 18 and all("loss" in figures for figures in reported.figures)
     StableDiffusion(str(tmp_path / "generator"))
     Vqa(path=str(tmp_path / "vqa"))
     Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
+    ShapesFidelity(path=str(tmp_path / "fidelity"))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 25e6
+    assert sum(path.stat().st_size for path in files) < 26e6
     for path in (path for path in files if path.suffix == ".safetensors"):
         assert {weight.dtype for weight in load_file(path).values()} == {torch.float16}, path
     texts = [path.read_text(encoding="utf-8") for path in files if path.suffix == ".json"]

@@ -49,6 +49,7 @@ class Estimator:
             "questions": self._estimate_questions,
             "candidates": self._estimate_candidates,
             "scores": self._estimate_scores,
+            "reward": self._estimate_reward,
             "training": self._estimate_training,
             "evaluation": self._estimate_evaluation,
         }
@@ -99,6 +100,12 @@ class Estimator:
             disk=_PICTURE * load.pixels[0] * load.pixels[1] * batches * images,
             seconds=batches * (load.estimate_seconds(device) + writing * images / min(images, count_cores())),
         )
+
+    def _estimate_reward(self) -> Need:
+        section = self.recipe.reward
+        network = getattr(section.method, "network", None) if section is not None else None
+        self.found.notes.append("the time and memory of the reward model's training are in no figure")
+        return Need("reward", [_shorten_name(network.path)] if network is not None else [])
 
     def _estimate_training(self) -> Need:
         settings, training = self.recipe.model, self.recipe.training

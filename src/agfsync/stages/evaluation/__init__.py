@@ -17,9 +17,10 @@ from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.models.artefact import ModelArtefact
+from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Comparison, Score, derive_seed, digest
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import MODEL, Context, digest_generator
+from agfsync.stages.context import MODEL, Context, digest_evaluated
 from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise_comparisons
 from agfsync.stages.evaluation.sets import ReadSet, read_sets
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
@@ -34,9 +35,13 @@ SETS = "sets"
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
-    """A job that draws one image of each caption with the base or the aligned `model`; `source` is its digest."""
+    """A job that draws one image of each caption with the base or the aligned `model`; `source` is its digest.
+
+    `name` is what people call the model.
+    """
 
     model: str
+    name: str
     settings: Mapping[str, Any]
     source: str
     seed: int
@@ -52,7 +57,7 @@ class EvaluationJob:
         return IMAGES, ()
 
     def open(self, context: JobContext) -> BatchFunction[Caption]:
-        context.say(f"{_STAGE}: loading the {self.model} model")
+        context.say(f"{_STAGE}: loading {self.name}")
         generator: Generator = catalog.build("models", self.settings, self.defaults)
         for remark in getattr(generator, "remarks", ()):
             context.say(f"{_STAGE}: {remark}")
@@ -96,7 +101,7 @@ def run(context: Context) -> Mapping[str, Any]:
 def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
     """Draw every caption with both models, one model in memory at a time."""
     selected = [
-        *_draw_with_model(context, "base", digest_generator(context.recipe.model), captions),
+        *_draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], captions),
         *_draw_with_model(context, "aligned", _digest_aligned(context), captions),
     ]
     report_skipped(context.progress, _STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
@@ -105,20 +110,20 @@ def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
 
 def _draw_with_model(context: Context, model: str, source: str, captions: Sequence[Caption]) -> list[str]:
     """Draw with one model; return the keys of its units, which depend on `source`."""
-    recipe = context.recipe
+    recipe, name = context.recipe, _describe_model(context.recipe, model)
     units = [Unit(digest(_STAGE, VERSIONS[_STAGE], model, source, recipe.seed, c.key), c) for c in captions]
     run_job(
         context.run,
         IMAGES,
         units,
-        EvaluationJob(model, _list_arguments(context, model), source, recipe.seed, recipe.evaluation.batch),
+        EvaluationJob(model, name, _list_arguments(context, model), source, recipe.seed, recipe.evaluation.batch),
         engine=recipe.engine,
         at_once=recipe.evaluation.batch,
         schema=Candidate.schema,
         progress=context.progress,
         budget=recipe.failure_budget,
         unit="pictures",
-        title=f"{_STAGE}: {model} model draws",
+        title=f"{_STAGE}: {name} draws",
     )
     release_memory()
     return [unit.key for unit in units]
@@ -126,7 +131,7 @@ def _draw_with_model(context: Context, model: str, source: str, captions: Sequen
 
 def _list_arguments(context: Context, model: str) -> dict[str, Any]:
     """Return the arguments that build the base or the aligned model."""
-    settings = context.recipe.model.arguments()
+    settings = context.recipe.evaluated_models[model].arguments()
     folder = context.run.path / MODEL
     return settings if model == "base" else ModelArtefact.load(folder).extend_arguments(settings, folder)
 
@@ -135,7 +140,14 @@ def _digest_aligned(context: Context) -> str:
     training = context.run.find_finished("training")
     if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / MODEL}: type `agfsync training {context.run.path}`")
-    return digest(digest_generator(context.recipe.model), training.mark)
+    source = digest_evaluated(context.recipe)["aligned"]
+    # What is given doesn't depend on what a training had.
+    return digest(source, training.mark) if context.recipe.given is None else source
+
+
+def _describe_model(recipe: Recipe, model: str) -> str:
+    """Return what the terminal calls a model: "base model", or a name of a comparison."""
+    return f"{model} model" if recipe.given is None else recipe.model_names[model]
 
 
 def _read_images(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ImageToJudge], Sides]:

@@ -51,8 +51,10 @@ def _read_held_out(context: Context) -> ReadSet:
 
 
 def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSet:
-    """Read a file's prompts, without those that the run trains on."""
-    trained = {normalise_text(c.text) for c in context.run.read("captions", Caption) if c.split == "train"}
+    """Read a file's prompts, without those that the run trains on, if it trains."""
+    trains = context.recipe.training.method.needs != "nothing"
+    written = context.run.read("captions", Caption) if trains else ()
+    trained = {normalise_text(caption.text) for caption in written if caption.split == "train"}
     prompts = SourceCaptions(str(settings.source), trained, settings.split)
     for line in prompts.left_out.lines():
         context.progress.say(f"evaluation: {name}: {Path(str(settings.source))}: left out: {line}")

@@ -11,7 +11,7 @@ from typing import TypeVar
 from agfsync.formats import Selector
 from agfsync.recipe import HELD_OUT, Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
-from agfsync.stages import NAMES
+from agfsync.stages import list_needed_stages
 from agfsync.stages.selection import find_training_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
@@ -70,7 +70,9 @@ class Evidence:
 
 def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
     """Gather the evidence without images, questions and answers, which a gallery reads for its own captions."""
-    finished = {stage: ended for stage in NAMES if stage != "report" and (ended := run.find_finished(stage))}
+    # A fork may have more stages than it needs.
+    needed = [stage.name for stage in list_needed_stages(recipe)[:-1]]
+    finished = {stage: ended for stage in needed if (ended := run.find_finished(stage))}
     pairs = _read_records(run, finished, "pairs", Pair)
     return Evidence(
         recipe=recipe,

@@ -31,6 +31,7 @@ from agfsync.stages.report.verdict import (
     rank_judges,
     reach_verdict,
 )
+from agfsync.stages.report.wording import find_wording, list_models
 from agfsync.statistics import FEWEST_FOR_VERDICT, adjust_holm, compute_win_shares, correlate_values
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -134,6 +135,7 @@ def format_setting(value: Any) -> str:
 
 def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None) -> dict[str, Any]:
     summary = evidence.finished["evaluation"].notes if "evaluation" in evidence.finished else {}
+    words = find_wording(evidence.recipe)
     judged = rank_judges(summary.get("judges", {}), evidence.recipe, evidence.selectors)
     contrasts = summary.get("contrasts", ())
     ended = [stage.ended for stage in evidence.finished.values()]
@@ -143,9 +145,11 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "recipe_yaml": evidence.recipe_yaml,
         "ended": max(ended) if ended else "",
         "finished": evidence.finished,
-        "verdict": reach_verdict(judged),
+        "words": words,
+        "models": list_models(evidence.recipe),
+        "verdict": reach_verdict(judged, words),
         "alarms": find_alarms(judged, contrasts),
-        "caution": describe_caution(judged, contrasts),
+        "caution": describe_caution(judged, contrasts, words),
         "controls": _list_controls(evidence),
         "fewest": FEWEST_FOR_VERDICT,
         "judged": judged,
@@ -164,6 +168,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "contributions": _list_contributions(evidence),
         "annotators": list_annotators(evidence),
         "overall": describe_overall(evidence),
+        "accuracies": _list_accuracies(evidence),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
@@ -245,6 +250,17 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
 
 
+def _list_accuracies(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Return a row for each judge of the reward model's test pairs, all pairs first, then each aspect's."""
+    table = evidence.finished["reward"].notes["accuracy"] if "reward" in evidence.finished else {}
+    return [
+        {"aspect": aspect, "judge": judge, **figures}
+        for aspect, judges in table.items()
+        for judge, figures in judges.items()
+        if "accuracy" in figures
+    ]
+
+
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
     """Return a row for each control and judge, for the table of controls.
 
@@ -265,7 +281,10 @@ def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
 def _list_stages(evidence: Evidence) -> list[StageLine]:
     total = sum(stage.seconds for stage in evidence.finished.values()) or 1.0
     lines = []
+    compares = evidence.recipe.given is not None
     for name in (stage.name for stage in list_needed_stages(evidence.recipe)[:-1]):
+        if compares and name == "training":
+            continue  # nothing was
         ended = evidence.finished.get(name)
         if ended is None:
             lines.append(StageLine(name))

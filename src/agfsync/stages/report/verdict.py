@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe
+from agfsync.stages.report.wording import ORDINARY, Wording
 from agfsync.stages.selection import digest_judge, get_model_name
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, find_minimum_detectable
 
@@ -144,31 +145,28 @@ def _correct_family(family: Sequence[Standing]) -> list[Standing]:
     return [replace(s, p_adjusted=adjusted.get(s.judge), family=max(1, len(tested))) for s in family]
 
 
-def reach_verdict(judged: Sequence[Standing]) -> Verdict:
+def reach_verdict(judged: Sequence[Standing], words: Wording = ORDINARY) -> Verdict:
     """Return the verdict of the independent judges if there are any, else of all judges."""
     jury = [s for s in judged if s.role == "independent"] or list(judged)
     if not jury:
-        return Verdict("unjudged", "Not evaluated yet", "No held-out caption has been judged, so nothing can be said.")
+        return Verdict("unjudged", "Not evaluated yet", "No caption has been judged, so nothing can be said.")
     risen, fallen = [s for s in jury if s.rose], [s for s in jury if s.fell]
     first = next(iter([*risen, *fallen, *(s for s in jury if s.is_tested), *jury]))
     own = {"independent": "", "unknown": " by judges of unknown independence"}.get(first.role, " by its own scores")
+    grounds = _describe_grounds(first, words)
     if not any(s.is_tested for s in jury):
         most = max(s.prompts for s in jury)
         headline = f"Too few captions to tell ({most} of {FEWEST_FOR_VERDICT})"
-        return Verdict("unclear", headline, _describe_grounds(first))
+        return Verdict("unclear", headline, grounds)
     if risen and fallen:
-        return Verdict(
-            "mixed", f"Mixed{own}: {_describe_move(risen[0])}, {_describe_move(fallen[0])}", _describe_grounds(first)
-        )
+        moves = f"{_describe_move(risen[0], words)}, {_describe_move(fallen[0], words)}"
+        return Verdict("mixed", f"Mixed{own}: {moves}", grounds)
     if risen:
-        return Verdict("better", f"Better{own}: {_describe_move(first)} points", _describe_grounds(first))
+        return Verdict("better", f"{words.better}{own}: {_describe_move(first, words)} points", grounds)
     if fallen:
-        return Verdict("worse", f"Worse{own}: {_describe_move(first)} points", _describe_grounds(first))
-    return Verdict(
-        "unclear",
-        f"No clear change: {first.judge} moved by {format_points(first.difference)} points",
-        _describe_grounds(first),
-    )
+        return Verdict("worse", f"{words.worse}{own}: {_describe_move(first, words)} points", grounds)
+    moved = f"{first.judge} {words.moved} {format_points(first.difference)} points"
+    return Verdict("unclear", f"{words.unclear}: {moved}", grounds)
 
 
 def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]]) -> list[Excess]:
@@ -215,7 +213,9 @@ def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any
     return found
 
 
-def describe_caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> str:
+def describe_caution(
+    judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = (), words: Wording = ORDINARY
+) -> str:
     """Return a caution on the judges' independence; empty if there is none."""
     if any(s.role == "independent" for s in judged):
         ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and each.independent.rose]
@@ -228,6 +228,11 @@ def describe_caution(judged: Sequence[Standing], contrasts: Sequence[Mapping[str
         )
     if not judged:
         return ""
+    if words.compares:
+        return (
+            "No independent judge took part: a model was trained to please every score here, so a difference can’t be "
+            "told from reward hacking. Name another judge."
+        )
     return (
         "No independent judge took part: every score here could be selected on in making the pairs, so a gain can’t "
         "be told from reward hacking. Name one under scorers that pairs.choose doesn't read."
@@ -256,20 +261,20 @@ def _negate(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _describe_move(standing: Standing) -> str:
-    return f"{standing.judge} {'rose' if standing.rose else 'fell'} by {abs(standing.difference):.1f}"
+def _describe_move(standing: Standing, words: Wording) -> str:
+    return f"{standing.judge} {words.higher if standing.rose else words.lower} {abs(standing.difference):.1f}"
 
 
-def _describe_grounds(decisive: Standing) -> str:
+def _describe_grounds(decisive: Standing, words: Wording) -> str:
     """Return the grounds of the headline: interval and corrected p-value of its first judge, and its reach."""
     nature = {
         "independent": "nothing was selected on it",
         "unknown": "whether the pairs were selected on it isn’t known",
     }.get(decisive.role, "training could select on it")
+    nature = f"; {nature}" if words.shows_roles else ""
     sentences = [
-        f"Mean difference over {decisive.prompts:,} held-out captions, base and aligned model drawing each from the "
-        f"same seed.",
-        f"95 % interval of {decisive.judge}: {format_interval(decisive.low, decisive.high)}; {nature}.",
+        f"Mean difference over {decisive.prompts:,} {words.captions}, {words.both} drawing each from the same seed.",
+        f"95 % interval of {decisive.judge}: {format_interval(decisive.low, decisive.high)}{nature}.",
     ]
     if decisive.p_adjusted is not None:
         number = f"Holm’s correction over {decisive.family} judges" if decisive.family > 1 else "one judge decides"

@@ -1,0 +1,91 @@
+"""The type `flux2-klein`: FLUX.2 klein, base and distilled, and what else is saved as a diffusers `Flux2KleinPipeline`.
+
+Legend: N the network's tokens of an image, each one of its latents; T tokens of text.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import Flux2KleinPipeline
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.flow_matching import (
+    JOINT_ATTENTION,
+    Family,
+    FlowMatching,
+    check_classifier_free,
+    pack_tokens,
+    unpack_tokens,
+)
+from agfsync.models.loading import silence_libraries
+from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
+
+_PATCH = 2
+_TIMESTEPS = 1000
+"""The network's timesteps are in 0..1."""
+
+
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+    """Return three layers of the language model's states, side by side (U, T, D), by the pipeline's own method."""
+    with silence_libraries():
+        text_UTD, _ = pipeline.encode_prompt(list(prompts))
+    return {TEXT_STATES: text_UTD.float()}
+
+
+def _find_sides(pipeline: Any) -> PictureSides:
+    scale = pipeline.vae_scale_factor
+    return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
+
+
+def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
+    if pipeline.config.is_distilled and (guidance > 1 or negative_prompt):
+        raise ModelError("this flux2-klein is distilled and takes no guidance: set guidance to 1, no negative_prompt")
+    check_classifier_free(pipeline, guidance, negative_prompt)
+
+
+def _shift_by_size(config: Any, tokens: int, steps: int) -> float | None:
+    return compute_empirical_mu(tokens, steps) if config.use_dynamic_shifting else None
+
+
+def _predict_packed(
+    network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
+) -> Tensor:
+    """Give each token its row and column, and each token of text its number."""
+    _, _, rows, columns = noisy_BCHW.shape
+    device, tokens = noisy_BCHW.device, arguments["encoder_hidden_states"].shape[1]
+    counts = {"img_ids": (1, rows, columns, 1), "txt_ids": (1, 1, 1, tokens)}
+    ids = {
+        name: torch.cartesian_prod(*(torch.arange(count, device=device) for count in axes))
+        for name, axes in counts.items()
+    }
+    predicted_BNP = network(pack_tokens(noisy_BCHW, 1), timestep=timesteps_B / _TIMESTEPS, **ids, **arguments).sample
+    return unpack_tokens(predicted_BNP, noisy_BCHW, 1)
+
+
+FLUX2_KLEIN_ARCHITECTURE = Architecture(
+    name="flux2-klein",
+    pipeline=Flux2KleinPipeline,
+    embeddings=(TEXT_STATES,),
+    encode=_encode_prompts,
+    arguments=lambda conditioning: {"encoder_hidden_states": conditioning[TEXT_STATES]},
+    vae_dtype=vae_dtype_in_range,
+    sides=_find_sides,
+    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
+    latent_statistics=("batch_norm_eps",),
+    latent_patch=_PATCH,
+    adapter_targets=(*JOINT_ATTENTION, "to_qkv_mlp_proj"),
+)
+_FAMILY = Family(
+    FLUX2_KLEIN_ARCHITECTURE,
+    check=_check_settings,
+    predict=_predict_packed,
+    scale=lambda pipeline, guidance: 1.0 if pipeline.config.is_distilled else guidance,
+    shift=_shift_by_size,
+)
+Flux2Klein = partial(FlowMatching, _FAMILY)
+"""Takes the model and the keywords of `FlowMatching`."""

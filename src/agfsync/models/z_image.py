@@ -1,0 +1,69 @@
+"""The type `z-image`: Z-Image, its Turbo, and every other model that is saved as a diffusers `ZImagePipeline`."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import ZImagePipeline
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.flow_matching import Family, FlowMatching, masked_text_arguments, pad_texts
+from agfsync.models.loading import silence_libraries
+from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
+
+_PATCH = 2
+_SIDE = 1024
+"""pixels of the side of an image, by the pipeline's default"""
+_TIMESTEPS = 1000
+_TEXT_TOKENS = 512
+"""the most tokens of text that the pipeline of diffusers reads"""
+
+
+def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+    """Return the last hidden states but one of the language model, by the pipeline's own method, and their mask."""
+    with silence_libraries():
+        texts, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
+    return pad_texts(texts, _TEXT_TOKENS)
+
+
+def _find_sides(pipeline: Any) -> PictureSides:
+    return PictureSides(pipeline.vae_scale_factor * _PATCH, _SIDE)
+
+
+def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
+    if negative_prompt and guidance <= 0:
+        raise ModelError("guidance 0 leads away from nothing: raise it or leave out negative_prompt")
+
+
+def _predict_listed(
+    network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
+) -> Tensor:
+    """Give the network images and texts one by one; its time runs from 0 in noise to 1, and its velocity with it."""
+    texts = [text_TD[mask_T] for text_TD, mask_T in zip(arguments["text"], arguments["mask"], strict=True)]
+    predicted = network(list(noisy_BCHW.unsqueeze(2)), 1 - timesteps_B / _TIMESTEPS, texts).sample
+    return -torch.stack([each_CFHW.squeeze(1) for each_CFHW in predicted])
+
+
+Z_IMAGE_ARCHITECTURE = Architecture(
+    name="z-image",
+    pipeline=ZImagePipeline,
+    embeddings=(TEXT_STATES,),
+    encode=_encode_prompts,
+    arguments=masked_text_arguments,
+    vae_dtype=vae_dtype_in_range,
+    sides=_find_sides,
+    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
+    latent_statistics=("shift_factor",),
+)
+_FAMILY = Family(
+    Z_IMAGE_ARCHITECTURE,
+    check=_check_settings,
+    predict=_predict_listed,
+    # diffusers adds the difference to the prediction with the prompt: guidance 0 is none.
+    scale=lambda pipeline, guidance: 1 + guidance,
+)
+ZImage = partial(FlowMatching, _FAMILY)
+"""Takes the model and the keywords of `FlowMatching`."""
