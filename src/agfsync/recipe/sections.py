@@ -542,9 +542,14 @@ class Recipe(Section):
 
     @property
     def reward_judges(self) -> dict[str, ScorerSettings]:
-        """The scorers that the reward model's accuracy is compared with, in the recipe's order."""
+        """The scorers that the reward model's accuracy is compared with, in the recipe's order.
+
+        An annotator judges no image by itself: it is among them by the scores that it gave the candidates, if any.
+        """
         by = None if self.reward is None else self.reward.by
-        return {name: each for name, each in self.scorers.items() if not each.is_own and (by is None or name in by)}
+        scored = {} if self.pairs.source else self.candidate_scorers
+        taken = {name: each for name, each in self.scorers.items() if not each.aspect_names or name in scored}
+        return {name: each for name, each in taken.items() if not each.is_own and (by is None or name in by)}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
         """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""
