@@ -236,6 +236,11 @@ def test_an_annotator_judges_no_single_picture(annotated_by: Any) -> None:
                 {"choose": {"judges": ["gpt.beauty"], "type": "by-aspect"}},
                 r"names no scorer 'gpt\.beauty': .*gpt\.aest",
             ),
+            ({"training": {"method": {"type": "policy-gradient", "reward": {"gpt": 1}}}}, "'gpt', an annotator, which"),
+            (
+                {"training": {"watch": {"by": "gpt.fidelity"}}},
+                r"training\.watch\.by names 'gpt\.fidelity', an annotator",
+            ),
             ({"gpt": {"aspects": ["beauty"]}}, "no aspect is known as 'beauty': give it a question and five levels"),
             ({"gpt": {"aspects": {"mood": {"question": "?", "levels": ["a", "b"]}}}}, "levels"),
         ):
