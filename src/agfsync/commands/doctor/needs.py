@@ -10,7 +10,12 @@ from agfsync.commands.doctor import loads, machine
 from agfsync.commands.doctor.page import Examination, Need, format_bytes
 from agfsync.engine.local_pool import count_cores, count_wanted_workers
 from agfsync.errors import ModelError
-from agfsync.language.tokens import TokenEstimate, estimate_caption_tokens, estimate_question_tokens
+from agfsync.language.tokens import (
+    TokenEstimate,
+    estimate_caption_tokens,
+    estimate_polish_tokens,
+    estimate_question_tokens,
+)
 from agfsync.models.pretrained import torch_device
 from agfsync.models.published import UnknownModel
 from agfsync.pipeline.counts import Counts
@@ -59,7 +64,12 @@ class Estimator:
     def _estimate_captions(self) -> Need:
         model, written = self.recipe.captions.writer.language_model, self.counts.written
         need = Need("captions", disk=_TEXT * (self.counts.train + self.counts.held_out))
-        return _add_tokens(need, model, estimate_caption_tokens(written)) if model and written else need
+        if model and written:
+            need = _add_tokens(need, model, estimate_caption_tokens(written))
+        settings, polished = self.recipe.captions, self.counts.polished
+        if settings.polish and (polisher := settings.polish.language_model) and polished:
+            need = _add_tokens(need, polisher, estimate_polish_tokens(polished))
+        return need
 
     def _estimate_questions(self) -> Need:
         settings, asked, need = self.recipe.questions, self.counts.asked, Need("questions")
@@ -251,11 +261,11 @@ class Estimator:
 
 
 def _add_tokens(need: Need, model: LanguageModel, tokens: TokenEstimate) -> Need:
-    need.models, need.requests, need.tokens = [model.path], tokens.requests, tokens.input + tokens.output
-    need.seconds, need.cost = (
-        tokens.estimate_seconds(model.concurrency),
-        tokens.estimate_cost(model.prices.input, model.prices.output),
-    )
+    """Add a language model's requests to those of a stage."""
+    need.models = list(dict.fromkeys([*need.models, model.path]))
+    need.requests, need.tokens = need.requests + tokens.requests, need.tokens + tokens.input + tokens.output
+    need.seconds += tokens.estimate_seconds(model.concurrency)
+    need.cost += tokens.estimate_cost(model.prices.input, model.prices.output)
     return need
 
 
