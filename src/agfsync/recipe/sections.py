@@ -454,6 +454,12 @@ class Recipe(Section):
                 has_source = "has the captions of captions.held_out: leave out its source"
                 told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
+            evaluates = self.training.method.type != "none"
+            if evaluates and settings.by is None and self.scorers and not self.set_scorers(name):
+                raise ValueError(
+                    f"evaluation.sets.{name} has no judge: scorers has annotators alone, which judge no image by "
+                    f"itself: add another scorer"
+                )
         if not self.captions.count and not self.pairs.source and self.training.method.needs != "nothing":
             raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
         if self.training.watch is not None:
