@@ -25,6 +25,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes": "agfsync.shapes.language:ShapesWriter",
         "openai": "agfsync.language.questions:LanguageModelQuestions",
     },
+    "polishers": {
+        "openai": "agfsync.language.polish:LanguageModelPolisher",
+    },
     "models": {
         "stable-diffusion": "agfsync.models.stable_diffusion:StableDiffusion",
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
@@ -38,10 +41,10 @@ CATALOG: dict[str, dict[str, str]] = {
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
-        "vlm": "agfsync.scorers.vlm:Vlm",
-        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
         "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
+        "vlm": "agfsync.scorers.vlm:Vlm",
+        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",
@@ -52,6 +55,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
         "shapes-annotator": "agfsync.shapes.annotator:ShapesAnnotator",
+    },
+    "pairwise": {
+        "pairwise": "agfsync.scorers.pairwise_vlm:PairwiseVlm",
+        "pairwise-openai": "agfsync.scorers.pairwise_openai:PairwiseOpenAI",
     },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
@@ -108,6 +115,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "dsg": "agfsync.formats.dsg:DSG",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
+        "diffusiondb": "agfsync.formats.diffusiondb:DiffusionDB",
         "image-folder": "agfsync.formats.image_folder:ImageFolder",
         "text": "agfsync.formats.tables:TextLines",
         "jsonl": "agfsync.formats.tables:JsonLines",
@@ -118,7 +126,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers", "networks")
+MODELS = ("models", "scorers", "networks", "pairwise")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

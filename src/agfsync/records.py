@@ -106,15 +106,27 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Caption(Record):
-    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs."""
+    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs.
+
+    A polished one has its `original`, and in `changed` a few words on the difference; both are empty otherwise.
+    """
 
     key: str
     text: str
     category: str
     split: Split
+    original: str = ""
+    changed: str = ""
 
     schema: ClassVar = pa.schema(
-        [("key", pa.string()), ("text", pa.string()), ("category", pa.string()), ("split", pa.string())]
+        [
+            ("key", pa.string()),
+            ("text", pa.string()),
+            ("category", pa.string()),
+            ("split", pa.string()),
+            ("original", pa.string()),
+            ("changed", pa.string()),
+        ]
     )
 
 
@@ -329,6 +341,39 @@ class Comparison(Record):
             ("element_type", pa.string()),
             ("base", pa.float64()),
             ("aligned", pa.float64()),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Vote(Record):
+    """A pairwise judge's vote on the two images of a caption of an evaluation set, shown in one order.
+
+    `first` is the model whose image was shown first, base or aligned; `choice` is base, aligned or tie, or None with
+    the `reason` why there is none. `explanation` is the judge's own reason, `reply` its whole reply.
+    """
+
+    key: str
+    set: str
+    caption_key: str
+    ask: str
+    first: str
+    choice: str | None
+    explanation: str = ""
+    reply: str = ""
+    reason: str | None = None
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("set", pa.string()),
+            ("caption_key", pa.string()),
+            ("ask", pa.string()),
+            ("first", pa.string()),
+            ("choice", pa.string()),
+            ("explanation", pa.string()),
+            ("reply", pa.string()),
+            ("reason", pa.string()),
         ]
     )
 

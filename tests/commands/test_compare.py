@@ -70,6 +70,24 @@ def test_wrong_sets_and_judges_are_one_line(lora: Path) -> None:
     assert "unknown key 'evaluation.bach'" in refuse(BASE, lora, overrides=["evaluation.bach=1"])
 
 
+def test_files_of_one_name_are_sets_of_their_own(lora: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "held-out.txt").write_text("a kite\n")
+    files = [str(tmp_path / folder / "held-out.txt") for folder in "ab"]
+    sets = plan_comparison(BASE, str(lora), sets=["held-out", *files]).recipe.evaluation.sets
+    assert {name: each.source for name, each in sets.items()} == {
+        "held-out": None,
+        "held-out-2": files[0],
+        "held-out-3": files[1],
+    }
+
+
+def test_a_copy_is_the_same_model(lora: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(lora, tmp_path / "copy.safetensors")
+    assert "are the same model" in refuse(f"{BASE}+{lora}", f"{BASE}+{copy}")
+
+
 def test_a_lora_needs_a_base_that_it_fits(lora: Path, tiny_xl_generator: Path) -> None:
     assert f"{lora} is a LoRA, which needs a model" in refuse(lora, BASE)
     assert "is made for another model" in refuse(tiny_xl_generator, lora)

@@ -11,10 +11,10 @@ from agfsync.engine.launcher import Order
 from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
-from agfsync.pipeline.checks import check_generators, find_faults
+from agfsync.pipeline.checks import check_generators, check_names, find_faults
 from agfsync.pipeline.controls import bring_up_controls
-from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
-from agfsync.pipeline.following import prepare, read_recipe
+from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.following import bring_up_fork, prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
@@ -28,7 +28,11 @@ __all__ = [
     "NAMES",
     "STAGES",
     "StageStatus",
+    "bring_up_fork",
+    "check_generators",
+    "check_names",
     "choose_dtypes",
+    "evaluate_base",
     "find_faults",
     "help_train",
     "is_up_to_date",
@@ -116,6 +120,19 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         _bring_up(stage, run_, recipe, progress or SilentProgress())
 
 
+def evaluate_base(path: Path, *, progress: Progress | None = None) -> None:
+    """Draw and judge the base model's evaluation images of the run at `path`, whose questions are up to date.
+
+    Raises:
+        AgfsyncError: as a run does.
+    """
+    with Run.open(path, writing=True) as run_:
+        recipe = read_recipe(run_)
+        check_generators(recipe, ["evaluation"])
+        evaluation = import_module("agfsync.stages.evaluation")
+        evaluation.judge_base(Context(run_, recipe, progress or SilentProgress()))
+
+
 def help_train(order: Order) -> None:
     """Do this helper process's share of each training step; write nothing.
 
@@ -158,8 +175,7 @@ def verify(path: Path) -> int:
         DamagedError: some failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
-        if read_recipe(run_).captions.writer.language_model is None:
-            run_.declare_ordered("captions")
+        declare_order(run_, read_recipe(run_))
         files = run_.count_files()
         found = run_.verify()
         if found:

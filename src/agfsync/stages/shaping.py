@@ -7,7 +7,7 @@ from agfsync import catalog
 from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.stages.context import digest_evaluated, digest_generator, digest_scorer, dump_changes
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
@@ -15,8 +15,9 @@ UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "tracke
 
 def captions(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `captions`."""
-    shaping = dump_changes(recipe.captions, "writer", "source", "split")
-    return recipe.seed, shaping, digest_writer("captions", recipe.captions), *_list_sources(recipe)
+    shaping = dump_changes(recipe.captions, "writer", "source", "split", "polish")
+    writers = digest_writer("captions", recipe.captions), *digest_polisher(recipe.captions)
+    return recipe.seed, shaping, *writers, *_list_sources(recipe)
 
 
 def questions(recipe: Recipe) -> Any:
@@ -77,8 +78,10 @@ def evaluation(recipe: Recipe) -> Any:
     model, scorers = digest_evaluated(recipe)["base"], _list_scorers(recipe.evaluation_scorers)
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
     # A source counts by what it holds, and not by where it lies.
-    sets = [(name, dump_changes(each, "source")) for name, each in recipe.evaluation.sets.items()]
-    return recipe.seed, dump_changes(recipe.evaluation, "batch", "sets", "controls"), sets, model, scorers, files
+    sets = [(name, dump_changes(each, "source", "pairwise")) for name, each in recipe.evaluation.sets.items()]
+    judged = [digest_scorer(name, s.pairwise) for name, s in recipe.evaluation.sets.items() if s.pairwise is not None]
+    shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls")
+    return recipe.seed, shaping, sets, model, scorers, files, *([judged] if judged else ())
 
 
 def controls(recipe: Recipe) -> Any:
