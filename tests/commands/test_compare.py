@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 import agfsync
-from agfsync import cli, pipeline
+from agfsync import catalog, cli, pipeline
 from agfsync.commands.compare import plan_comparison, prepare_comparison
 from agfsync.errors import AgfsyncError, RunError
 from agfsync.models import LORA_FILE
+from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate
 from agfsync.store import Run
@@ -159,3 +160,13 @@ def test_a_run_is_compared_on_its_own_captions_to_its_own_result(trained: Path, 
     assert "<small>selected on</small>" in page and 'id="pairs"' not in page
     with pytest.raises(RunError, match="is a run of its own, which a comparison would overwrite"):
         prepare_comparison(trained, plan)
+
+
+def test_a_runs_own_reward_model_judges_from_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipeline.prepare(run, Recipe.load("shapes-visionprefer").with_({"engine": "local"}))
+    shutil.copytree(catalog.model_path(BASE), run / "model")
+    ModelArtefact("pipeline", {"path": BASE}).save(run / "model")
+    planned = plan_comparison(BASE, str(run)).recipe
+    assert planned.reward is None
+    assert planned.scorers["vp"].path == str(run / "reward")

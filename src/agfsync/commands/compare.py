@@ -27,6 +27,7 @@ from agfsync.models.single_file import find_type
 from agfsync.recipe import HELD_OUT, ModelSettings, Recipe, check_recipe, load_recipe, override_recipe, resolve_recipe
 from agfsync.records import digest
 from agfsync.stages.context import MODEL, dump_changes
+from agfsync.stages.own_reward import REWARD
 from agfsync.stages.report.verdict import find_role
 from agfsync.stages.selection import find_training_selectors
 from agfsync.store import RECIPE, Run
@@ -88,6 +89,12 @@ def plan_comparison(
         "selected_on": _find_selected(start, (base, other)),
     }
     tree = start.model_dump(mode="json", exclude_unset=True, include=set(_KEPT))
+    if run is not None:
+        # A comparison trains no reward model: it asks the run's.
+        of_run = {"path": str(run.resolve() / REWARD), "revision": None}
+        tree["scorers"] = {
+            n: of | of_run if start.scorers[n].is_own else of for n, of in tree.get("scorers", {}).items()
+        }
     evaluation = start.evaluation.model_dump(mode="json", exclude_unset=True, include={"resamples", "batch"})
     tree |= {
         "name": "-vs-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model" for name in names),
