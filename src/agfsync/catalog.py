@@ -41,10 +41,10 @@ CATALOG: dict[str, dict[str, str]] = {
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
-        "vlm": "agfsync.scorers.vlm:Vlm",
-        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
         "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
+        "vlm": "agfsync.scorers.vlm:Vlm",
+        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",
@@ -55,6 +55,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
         "shapes-annotator": "agfsync.shapes.annotator:ShapesAnnotator",
+    },
+    "pairwise": {
+        "pairwise": "agfsync.scorers.pairwise_vlm:PairwiseVlm",
+        "pairwise-openai": "agfsync.scorers.pairwise_openai:PairwiseOpenAI",
     },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
@@ -128,7 +132,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers", "networks")
+MODELS = ("models", "scorers", "networks", "pairwise")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agfsync.errors import RunError, StoreError
+from agfsync.errors import InUseError, StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BROKEN = ("disk I/O error", "Input/output error")
@@ -70,7 +70,7 @@ def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
     filelock does the same without the text, which it empties at each attempt to take the lock.
 
     Raises:
-        RunError: another process holds it; the message names the process.
+        InUseError: another process holds it; the message names the process.
     """
     with store_errors(folder / "lock"):
         file = _open_lock(folder / "lock", shared)
@@ -85,8 +85,8 @@ def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
         holder = file.read().strip() or "unknown"
     file.close()
     if holder == name:
-        raise RunError(f"{folder} is in use by this process itself: close it there first, or open it to read")
-    raise RunError(f"{folder} is in use by process {holder}: wait for it, or stop it")
+        raise InUseError(f"{folder} is in use by this process itself: close it there first, or open it to read")
+    raise InUseError(f"{folder} is in use by process {holder}: wait for it, or stop it")
 
 
 def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:

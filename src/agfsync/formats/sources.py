@@ -164,6 +164,7 @@ class SourceCaptions:
 
     Args:
         avoid: normalised captions to leave out.
+        avoided: the reason that is counted for them.
 
     Raises:
         FormatError: there is no prompt file at `source`, or it isn't what its format says.
@@ -171,8 +172,10 @@ class SourceCaptions:
 
     concurrency = 1
 
-    def __init__(self, source: str, avoid: Collection[str] = (), split: str = "") -> None:
-        self.path = Path(source)
+    def __init__(
+        self, source: str, avoid: Collection[str] = (), split: str = "", avoided: str = "in the pair set as well"
+    ) -> None:
+        self.path, self._avoided = Path(source), avoided
         self.left_out = LeftOutTally()
         self.rows = 0
         self._prompts: dict[str, Prompt] = {}
@@ -195,11 +198,16 @@ class SourceCaptions:
         if not plain:
             self.left_out.add(LeftOut("empty", failed=False))
         elif plain in avoid:
-            self.left_out.add(LeftOut("in the pair set as well", failed=False))
+            self.left_out.add(LeftOut(self._avoided, failed=False))
         elif plain in self._prompts:
             self.left_out.add(LeftOut("repeated", failed=False))
         else:
             self._prompts[plain] = prompt
+
+    @property
+    def has_questions(self) -> bool:
+        """True if the file has a question on any of its captions."""
+        return any(prompt.questions for prompt in self._prompts.values())
 
     @property
     def rooms(self) -> dict[str, int]:

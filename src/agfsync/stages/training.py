@@ -31,6 +31,7 @@ from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
+from agfsync.training.peak_memory import read_peak_memory, reset_peak_memory
 from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE, join_processes
 from agfsync.training.prompts import PromptData
@@ -42,6 +43,9 @@ from agfsync.training.trainable import explain_untrainable, list_missing
 from agfsync.training.watching import summarize_watch
 
 _STAGE = "training"
+PEAK_MEMORY = "peak_memory"
+"""The note on the bytes that the training took at most, of its last process, where that is known."""
+_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
 WATCHED = "watch"
 """The note on the watched judge."""
 
@@ -66,11 +70,14 @@ def run(context: Context) -> Mapping[str, Any]:
         )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe)
+    reset_peak_memory(denoiser.device)
     make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
     check_watch(context)
     with open_judge_accounts(context, _STAGE, _list_rewards(recipe) | list_watched(recipe)) as accounts:
-        return _train(context, denoiser, method, checkpoints, plan, accounts)
+        notes = _train(context, denoiser, method, checkpoints, plan, accounts)
+    peak = read_peak_memory(denoiser.device)
+    return notes if peak is None else {**notes, PEAK_MEMORY: peak}
 
 
 def _train(
@@ -173,9 +180,7 @@ def _list_rewards(recipe: Recipe) -> dict[str, ScorerSettings]:
 
 
 def _make_plan(recipe: Recipe) -> TrainingPlan:
-    return TrainingPlan(
-        seed=recipe.training_seed, **recipe.training.model_dump(exclude={"method", "lora", "seed", "trackers", "watch"})
-    )
+    return TrainingPlan(seed=recipe.training_seed, **recipe.training.model_dump(exclude=_NOT_IN_PLAN))
 
 
 def _load_denoiser(recipe: Recipe) -> DiffusionModel:
@@ -188,6 +193,8 @@ def _load_denoiser(recipe: Recipe) -> DiffusionModel:
     changed: dict[str, Any] = {"dtype": "fp32", "loras": ()}
     if settings.refining is not None:
         changed["refiner"] = None
+    times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
+    changed |= {name: value for name, value in times.items() if value is not None}
     if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
     denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())

@@ -8,7 +8,7 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.sections import HELD_OUT, EvaluationSet
 from agfsync.records import Caption, Question, digest
-from agfsync.stages.context import Context, read_captions_to_draw
+from agfsync.stages.context import Context, asks_questions, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
 from agfsync.stages.written import make_question
 
@@ -24,6 +24,12 @@ class ReadSet:
     captions: Sequence[Caption]
     questions: Mapping[str, tuple[Question, ...]]
     by: tuple[str, ...]
+    asking: frozenset[str] = frozenset()
+    """the scorers that ask questions, and so judge no caption without any"""
+
+    def list_judges(self, caption: Caption) -> list[str]:
+        """Return the scorers that judge the images of `caption`."""
+        return [name for name in self.by if self.questions[caption.key] or name not in self.asking]
 
 
 def read_sets(context: Context) -> list[ReadSet]:
@@ -36,6 +42,7 @@ def read_sets(context: Context) -> list[ReadSet]:
     sets = [
         _read_held_out(context) if name == HELD_OUT else _read_source(context, name, settings)
         for name, settings in recipe.evaluation.sets.items()
+        if settings.of is None
     ]
     units = {digest(_CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
     done = context.run.find_done(_CAPTIONS, units)
@@ -56,7 +63,7 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
     trains = context.recipe.training.method.needs != "nothing"
     written = context.run.read("captions", Caption) if trains else ()
     trained = {normalise_text(caption.text) for caption in written if caption.split == "train"}
-    prompts = SourceCaptions(str(settings.source), trained, settings.split)
+    prompts = SourceCaptions(str(settings.source), trained, settings.split, avoided="trained on")
     for line in prompts.left_out.lines():
         context.progress.say(f"evaluation: {name}: {Path(str(settings.source))}: left out: {line}")
     rooms = prompts.rooms
@@ -67,7 +74,13 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
         for text in prompts.captions(category, count, (), 0)
     ]
     questions = {caption.key: tuple(_read_questions(prompts, caption)) for caption in captions}
-    return ReadSet(name, captions, questions, tuple(context.recipe.set_scorers(name)))
+    judges = context.recipe.set_scorers(name)
+    asking = frozenset(each for each, scorer in judges.items() if asks_questions(scorer))
+    bare = sum(not asked for asked in questions.values())
+    if bare and asking:
+        told = f"{bare} of {len(captions)} prompts have no questions, so {', '.join(sorted(asking))} can't judge them"
+        context.progress.say(f"evaluation: {name}: {told}")
+    return ReadSet(name, captions, questions, tuple(judges), asking)
 
 
 def _read_questions(prompts: SourceCaptions, caption: Caption) -> list[Question]:

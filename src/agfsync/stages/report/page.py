@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
 from agfsync.stages import list_needed_stages
@@ -75,8 +75,13 @@ class StageLine:
 
 def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
     """Return the whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
+    return make_environment().get_template("page.html.j2").render(_collect_context(evidence, galleries, lead))
+
+
+def make_environment(*packages: str) -> Environment:
+    """Return the templates of `packages` and of the report, with its filters."""
     pages = Environment(
-        loader=PackageLoader("agfsync.stages.report", ""),
+        loader=ChoiceLoader([PackageLoader(each, "") for each in (*packages, "agfsync.stages.report")]),
         autoescape=True,
         finalize=show_invisible,
         undefined=StrictUndefined,
@@ -92,7 +97,7 @@ def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> s
         "p_value": format_p,
     }
     pages.filters |= {"interval": lambda ends: format_interval(*ends)}
-    return pages.get_template("page.html.j2").render(_collect_context(evidence, galleries, lead))
+    return pages
 
 
 def show_invisible(value: Any) -> Any:
@@ -157,6 +162,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
             (name, rank_judges(of_set["judges"], evidence.recipe, evidence.selectors))
             for name, of_set in summary.get("sets", {}).items()
         ],
+        "pairwise": summary.get("pairwise", {}),
         "agreement": _correlate_judges(evidence, lead),
         "lead": lead,
         "categories": _plot_by_part(summary.get("categories", {}), [s.judge for s in judged]),
