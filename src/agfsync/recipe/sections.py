@@ -307,10 +307,20 @@ class EvaluationSet(Section):
     """prompts that are taken, spread evenly over the source's categories; default: all"""
     by: tuple[str, ...] | None = None
     """the scorers; default: all"""
+    measure: str | None = None
+    """a benchmark's own rule, by which each judge's scores of the set are also summed up: tifa, dsg, hpsv2 or
+    soft-tifa"""
     of: str | None = None
     """of a set that is judged pairwise: the set whose captions and images it takes"""
     pairwise: PairwiseOfType | None = None
     """the judge that sees base and aligned image of each caption side by side, in both orders"""
+
+    @field_validator("measure")
+    @classmethod
+    def _is_known(cls, measure: str | None) -> str | None:
+        if measure is not None and measure not in (there := catalog.list_names("measures")):
+            raise ValueError(f"there are the measures {', '.join(there)}")
+        return measure
 
 
 class Evaluation(Section):

@@ -212,3 +212,20 @@ def test_day() -> None:
 def test_the_package_brings_its_templates() -> None:
     folder = Path(report.__file__).parent
     assert {"page.html.j2", "charts.html.j2", "style.css"} <= {path.name for path in folder.iterdir()}
+
+
+def test_polished_prompts_and_measures_have_tables(made_up: Any) -> None:
+    context = made_up()
+    counts = {"captions": 5, "categories": {"animals": 5}, "words": {"least": 2, "median": 3, "mean": 3.2, "most": 4}}
+    polish = {"before": counts, "after": counts | {"captions": 4, "categories": {"animals": 4}}}
+    finished = context.run.find_finished("captions")
+    notes = {**finished.notes, "polish": polish | {"changed": 2, "repeated": 1}}
+    context.run.finish("captions", finished.digest, 1.0, notes)
+    evaluated = context.run.find_finished("evaluation")
+    figures = {"with dependencies": [50.0, 62.5]}
+    measured = {"benchmark": {"measure": "dsg", "judges": {"vqa": {"captions": 9, "figures": figures}}}}
+    context.run.finish("evaluation", evaluated.digest, 1.0, {**evaluated.notes, "measured": measured})
+    page = page_of(context)
+    assert "5 before, 4 after, 2 of them changed. 1 became the same as another." in page
+    assert "benchmark by the rule of dsg" in page
+    assert '<td class="number">50.00</td><td class="number">62.50</td><td class="number">+12.5</td>' in page
