@@ -25,6 +25,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes": "agfsync.shapes.language:ShapesWriter",
         "openai": "agfsync.language.questions:LanguageModelQuestions",
     },
+    "polishers": {
+        "openai": "agfsync.language.polish:LanguageModelPolisher",
+    },
     "models": {
         "stable-diffusion": "agfsync.models.stable_diffusion:StableDiffusion",
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
@@ -38,10 +41,10 @@ CATALOG: dict[str, dict[str, str]] = {
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
-        "vlm": "agfsync.scorers.vlm:Vlm",
-        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
         "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
+        "vlm": "agfsync.scorers.vlm:Vlm",
+        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",
@@ -108,6 +111,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "dsg": "agfsync.formats.dsg:DSG",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
+        "diffusiondb": "agfsync.formats.diffusiondb:DiffusionDB",
         "image-folder": "agfsync.formats.image_folder:ImageFolder",
         "text": "agfsync.formats.tables:TextLines",
         "jsonl": "agfsync.formats.tables:JsonLines",

@@ -80,7 +80,8 @@ def run_command(
     resolved = resolve_recipe(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
     shown = make_progress()
-    trains = until is None or NAMES.index(until) >= NAMES.index("training")
+    first = "training" if resolved.reward is None else "reward"
+    trains = until is None or NAMES.index(until) >= NAMES.index(first)
     if trains and launcher.process_rank() > 0:
         _help_training(path, until, may_be_done=not update)
     else:
@@ -386,7 +387,7 @@ def _make_command(stage: Stage) -> Callable[[Path, bool], None]:
         from agfsync import pipeline
         from agfsync.engine.progress import make_progress
 
-        trains, shown = stage.name == "training", make_progress()
+        trains, shown = stage.name in ("reward", "training"), make_progress()
         if trains and launcher.process_rank() > 0:
             _help_training(path, stage.name)
         else:

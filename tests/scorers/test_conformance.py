@@ -29,7 +29,11 @@ MODELS: dict[str, dict[str, str]] = {
     "vp-score": {"path": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
-NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
+NAMES = [
+    name
+    for name, place in catalog.CATALOG["scorers"].items()
+    if place.startswith("agfsync.scorers.") and ".annotators." not in place
+]
 
 
 @pytest.fixture

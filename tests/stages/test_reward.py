@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from fake_annotator import FakeAnnotator
+from fake_language import FakeServer
 from safetensors.torch import load_file
 
 from agfsync import catalog, pipeline
@@ -20,7 +22,7 @@ from agfsync.records import Pair
 from agfsync.scorers import Item, Measurement
 from agfsync.stages import candidates, captions, pairs, questions, reward, scores
 from agfsync.stages.context import Context, digest_scorer
-from agfsync.stages.own_reward import bind_scorers
+from agfsync.stages.own_reward import bind_scorers, choose_split
 from agfsync.store import Run
 
 NETWORK = {"type": "clip-head", "path": "embedded:clip", "hidden": [8, 4], "frozen": 1.0, "device": "cpu"}
@@ -100,7 +102,7 @@ def test_every_scorer_is_measured_on_the_same_pairs(paired: Context) -> None:
     tested = [
         pair
         for pair in paired.run.read("pairs", Pair)
-        if reward.choose_split(pair.caption_key, reward.require_reward(paired.recipe)) == "test"
+        if choose_split(pair.caption_key, reward.require_reward(paired.recipe)) == "test"
     ]
     for name in ("red", "vqa"):
         gaps = [values[name, pair.winner_key] - values[name, pair.loser_key] for pair in tested]
@@ -213,3 +215,28 @@ def test_epochs_become_steps() -> None:
     recipe = Recipe().with_({"reward": {"method": SECTION["method"], "epochs": 1.5, "batch": 10}})
     assert isinstance(recipe.reward, Reward)
     assert reward.make_plan(recipe.with_({"reward.precision": "fp32"}), 100).steps == 15
+
+
+@pytest.mark.slow
+def test_an_annotator_is_measured_by_the_scores_that_it_has_given(
+    tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-for-the-annotator")
+    with FakeServer(answer=FakeAnnotator()) as served:
+        gpt = {"type": "aspects-openai", "path": "fake", "server": {"base_url": served.url}}
+        recipe = make_recipe(
+            captions={"writer": "double", "count": 12, "held_out": 2},
+            scorers={"gpt": gpt, "red": {"type": "double", "path": "none"}},
+            scores={"by": ["gpt"]},
+            pairs={"choose": {"type": "by-aspect", "judges": ["gpt", "gpt.aesthetic"], "couples": "every"}},
+            reward=SECTION,
+            training={"method": {"type": "none"}},
+        )
+        pipeline.prepare(tmp_path / "run", recipe)
+        pipeline.run(tmp_path / "run", until="reward")
+    (noted,) = (s.finished.notes for s in pipeline.read_status(tmp_path / "run") if s.name == "reward" and s.finished)
+    table = noted["accuracy"]
+    assert set(table) == {"", "gpt", "gpt.aesthetic"}
+    assert {"reward model", "gpt", "gpt.aesthetic", "red"} <= set(table[""])
+    # It agrees with the pairs that it chose itself.
+    assert table["gpt.aesthetic"]["gpt.aesthetic"]["accuracy"] == 1

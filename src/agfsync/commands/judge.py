@@ -78,7 +78,7 @@ class JudgedPairs:
 def read_scorers(path: Path, named: Sequence[str], recipe: str | None) -> dict[str, ScorerSettings]:
     """Return the scorers NAME=TYPE:PATH, or those of a recipe; by default those of the run at `path`.
 
-    A recipe's scorer with the path run:reward is the reward model of the run at `path`.
+    A recipe's scorer with the path run:reward is the reward model of the run at `path`. Annotators are left out.
 
     Raises:
         RecipeError: one isn't written so, there is none, or the run has no reward model.
@@ -91,6 +91,8 @@ def read_scorers(path: Path, named: Sequence[str], recipe: str | None) -> dict[s
             with Run.open(path) as run:
                 read = bind_scorers(read, run)
         found = {**read.scorers, **found}
+    # An annotator compares all candidates of a caption, and judges no image by itself.
+    found = {name: each for name, each in found.items() if not each.aspect_names}
     for name, each in found.items():
         if each.path == "run:reward":
             raise RecipeError(f"scorers.{name} is the reward model of a run, and {path} has none: name its folder")

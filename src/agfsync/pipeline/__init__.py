@@ -13,7 +13,7 @@ from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memor
 from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, check_names, find_faults
 from agfsync.pipeline.controls import bring_up_controls
-from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damage, open_to_read, quarantine_damage
 from agfsync.pipeline.following import bring_up_fork, prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 TRAINING = "training"
-"""The stage that launcher processes share."""
+_LAUNCHED = {"reward", TRAINING}
+"""The stages that launcher processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
         quarantine_damage(run_, recipe, shown)
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
-        if TRAINING in due:
+        if _LAUNCHED & set(due):
             launcher.await_helpers(shown.say)
         while True:
             try:
@@ -114,7 +115,7 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         for each in before:
             if not is_current(each, run_, recipe):
                 raise RunError(f"{name} needs {each.name}: type `agfsync {each.name} {path}` first")
-        if TRAINING in due:
+        if _LAUNCHED & set(due):
             launcher.await_helpers((progress or SilentProgress()).say)
         _bring_up(stage, run_, recipe, progress or SilentProgress())
 
@@ -138,10 +139,10 @@ def help_train(order: Order) -> None:
     Raises:
         AgfsyncError: as the first does; or the run isn't where the first process has it.
     """
-    training = import_module("agfsync.stages.training")
+    stage = import_module(f"agfsync.stages.{order.get('stage', TRAINING)}")
     with Run.open(Path(order["run"])) as run_:
         recipe = bind_scorers(read_recipe(run_), run_)
-        training.train_as_helper(Context(run_, recipe, SilentProgress(), order["digest"]))
+        stage.train_as_helper(Context(run_, recipe, SilentProgress(), order["digest"]))
 
 
 def read_status(path: Path) -> list[StageStatus]:
@@ -174,8 +175,7 @@ def verify(path: Path) -> int:
         DamagedError: some failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
-        if read_recipe(run_).captions.writer.language_model is None:
-            run_.declare_ordered("captions")
+        declare_order(run_, read_recipe(run_))
         files = run_.count_files()
         found = run_.verify()
         if found:

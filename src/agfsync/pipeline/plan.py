@@ -26,6 +26,8 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
         if recipe.uses_own_reward(name):
             inputs[name] = (*inputs.get(name, ("questions", "training")), "reward")
     planned = [replace(s, after=tuple(n for n in inputs.get(s.name, s.after) if n in names)) for s in stages]
+    if recipe.captions.polish is not None:
+        planned = [replace(s, by_rows=True) if s.name == "captions" else s for s in planned]
     if method.trains == "nothing":
         # There are no steps to log.
         planned = [replace(s, makes=(MODEL,)) if s.name == "training" else s for s in planned]

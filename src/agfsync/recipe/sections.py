@@ -21,6 +21,7 @@ from agfsync.recipe.types import (
     MethodOfType,
     ModelOfType,
     ModelSettings,
+    PolisherOfType,
     QuestionWriterOfType,
     ScorerOfType,
     ScorerSettings,
@@ -63,6 +64,10 @@ class Captions(Section):
     words: tuple[Positive, Positive] | None = None
     """the fewest and the most words of a caption that a writer writes; others are left out and counted. Absent: any
     number. With a language model [4, 60] unless said otherwise"""
+    polish: PolisherOfType | None = None
+    """a language model that rewrites the prompts of the writer or the source without bias, inconsistency and unsafe
+    content; the original is kept beside each, and what was changed. Those that it refuses, or whose rewriting can't be
+    used, are skipped. Absent: prompts stay as they are"""
 
     @field_validator("words")
     @classmethod
@@ -538,13 +543,14 @@ class Recipe(Section):
         """Return True if `stage`, training or evaluation, asks the reward model that the run trains."""
         draws = stage == "training" and self.training.method.needs == "captions"
         asked = self.evaluation_scorers if stage == "evaluation" else self.reward_weights if draws else ()
-        return any(self.scorers[name].is_own for name in asked)
+        return any(self.find_scorer(name).is_own for name in asked)
 
     @property
     def reward_judges(self) -> dict[str, ScorerSettings]:
-        """The scorers that the reward model's accuracy is compared with, in the recipe's order."""
+        """The scorers of single images that the reward model's accuracy is compared with, in the recipe's order."""
         by = None if self.reward is None else self.reward.by
-        return {name: each for name, each in self.scorers.items() if not each.is_own and (by is None or name in by)}
+        single = {name: each for name, each in self.scorers.items() if not (each.is_own or each.aspect_names)}
+        return {name: each for name, each in single.items() if by is None or name in by}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
         """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""

@@ -371,6 +371,12 @@ class WriterSettings(Section):
         return self if isinstance(self, LanguageModel) else None
 
 
+class PolisherSettings(WriterSettings):
+    """A polisher of prompts."""
+
+    type: str = "openai"
+
+
 class LanguageModel(Server, WriterSettings):
     """The writer type `openai`: a language model behind an OpenAI-compatible server."""
 
@@ -404,10 +410,10 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     "scorers": {
         "vqa": VqaSettings,
         "vqa-openai": VqaOpenAISettings,
-        "vlm": VqaSettings,
-        "vqascore": VqaSettings,
         "aspects": AspectsSettings,
         "aspects-openai": AspectsOpenAISettings,
+        "vlm": VqaSettings,
+        "vqascore": VqaSettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
@@ -421,6 +427,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     },
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "polishers": {"openai": LanguageModel},
     "methods": {
         "dpo": DpoSettings,
         "ipo": IpoSettings,
@@ -461,6 +468,7 @@ BASES: dict[str, type[Section]] = {
     "scorers": ScorerSettings,
     "captions": WriterSettings,
     "questions": WriterSettings,
+    "polishers": PolisherSettings,
     "methods": MethodSettings,
     "networks": NetworkSettings,
     "choices": ChoiceSettings,
@@ -548,6 +556,7 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+PolisherOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("polishers"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
 NetworkOfType = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_validate_as("networks"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]

@@ -77,6 +77,11 @@ def digest_scorer(name: str, settings: ScorerSettings) -> str:
     return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
 
 
+def asks_questions(settings: ScorerSettings) -> bool:
+    """Return True if a scorer gives no value without questions."""
+    return bool(getattr(catalog.find("scorers", settings.type), "asks_questions", False))
+
+
 def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:
     """Return the values of `section` that differ from their defaults, as JSON has them.
 

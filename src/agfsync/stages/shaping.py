@@ -7,7 +7,7 @@ from agfsync import catalog
 from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.stages.context import digest_evaluated, digest_generator, digest_scorer, dump_changes
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
@@ -15,8 +15,9 @@ UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "tracke
 
 def captions(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `captions`."""
-    shaping = dump_changes(recipe.captions, "writer", "source", "split")
-    return recipe.seed, shaping, digest_writer("captions", recipe.captions), *_list_sources(recipe)
+    shaping = dump_changes(recipe.captions, "writer", "source", "split", "polish")
+    writers = digest_writer("captions", recipe.captions), *digest_polisher(recipe.captions)
+    return recipe.seed, shaping, *writers, *_list_sources(recipe)
 
 
 def questions(recipe: Recipe) -> Any:

@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing import get_context
 
 from agfsync import catalog
 from agfsync.training.batches import draw_rows_of_step
@@ -22,6 +25,7 @@ from agfsync.training.methods.bradley_terry import (
     measure_losses,
 )
 from agfsync.training.objective import Actor, TrainingPlan
+from agfsync.training.processes import Processes
 from agfsync.training.reward_pairs import RewardPairs, map_pixels
 from agfsync.training.state import TrainingState
 
@@ -197,3 +201,29 @@ def test_pixels_are_mapped_from_a_file_that_is_made_once(tmp_path: Path) -> None
     assert torch.equal(mapped, images)
     assert torch.equal(map_pixels(tmp_path / "new" / "pixels.npy", 5, iter([])), images)
     assert [each.name for each in (tmp_path / "new").iterdir()] == ["pixels.npy"]
+
+
+def share_training(rank: int, run: Path, port: int) -> None:
+    """Train as process `rank` of two."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    found = Case().train(run, replace(PLAN, steps=2), processes=Processes(rank, 2))
+    torch.save(found, run / f"weights-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    with socket.socket() as each:
+        each.bind(("localhost", 0))
+        port = int(each.getsockname()[1])
+    Case().train(tmp_path / "alone", replace(PLAN, steps=2))
+    (tmp_path / "both").mkdir()
+    both = [get_context("fork").Process(target=share_training, args=(r, tmp_path / "both", port)) for r in (0, 1)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join(120)
+        assert each.exitcode == 0
+    for one, other in zip(curve(tmp_path / "alone"), curve(tmp_path / "both"), strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-4)

@@ -174,7 +174,7 @@ def _read_images(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ImageT
     by: dict[str, dict[str, None]] = defaultdict(dict)
     for each in sets:
         for caption in each.captions:
-            by[caption.key].update(dict.fromkeys(each.by))
+            by[caption.key].update(dict.fromkeys(each.list_judges(caption)))
     found: list[ImageToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
     for unit, rows in context.run.rows_by_unit(IMAGES, ["key", "caption_key", "generator"]):

@@ -174,6 +174,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
+        "polished": evidence.finished["captions"].notes.get("polish") if "captions" in evidence.finished else None,
         "left_out": evidence.left_out,
         "stages": _list_stages(evidence),
         "seconds": sum(stage.seconds for stage in evidence.finished.values()),
