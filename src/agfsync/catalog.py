@@ -56,6 +56,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
         "shapes-annotator": "agfsync.shapes.annotator:ShapesAnnotator",
     },
+    "pairwise": {
+        "pairwise": "agfsync.scorers.pairwise_vlm:PairwiseVlm",
+        "pairwise-openai": "agfsync.scorers.pairwise_openai:PairwiseOpenAI",
+    },
     "methods": {
         "dpo": "agfsync.training.methods.dpo:DiffusionDPO",
         "ipo": "agfsync.training.methods.ipo:DiffusionIPO",
@@ -122,7 +126,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers", "networks")
+MODELS = ("models", "scorers", "networks", "pairwise")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

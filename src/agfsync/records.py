@@ -345,6 +345,39 @@ class Comparison(Record):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Vote(Record):
+    """A pairwise judge's vote on the two images of a caption of an evaluation set, shown in one order.
+
+    `first` is the model whose image was shown first, base or aligned; `choice` is base, aligned or tie, or None with
+    the `reason` why there is none. `explanation` is the judge's own reason, `reply` its whole reply.
+    """
+
+    key: str
+    set: str
+    caption_key: str
+    ask: str
+    first: str
+    choice: str | None
+    explanation: str = ""
+    reply: str = ""
+    reason: str | None = None
+
+    schema: ClassVar = pa.schema(
+        [
+            ("key", pa.string()),
+            ("set", pa.string()),
+            ("caption_key", pa.string()),
+            ("ask", pa.string()),
+            ("first", pa.string()),
+            ("choice", pa.string()),
+            ("explanation", pa.string()),
+            ("reply", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )
+
+
 def add_huggingface_metadata(schema: pa.Schema) -> pa.Schema:
     """Return `schema` with the metadata by which Hugging Face datasets read its image column as images."""
     if IMAGE not in schema.types:

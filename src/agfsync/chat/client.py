@@ -88,7 +88,7 @@ class Client:
         content = json.dumps(data, ensure_ascii=False) if isinstance(data, Mapping) else data
         arguments = self._settings() | {
             "messages": [{"role": "system", "content": instructions}, {"role": "user", "content": content}],
-            "response_format": _response_format(shape),
+            "response_format": make_response_format(shape),
         }
         left = self._endpoint.retries
         while True:
@@ -241,7 +241,8 @@ def is_flagged(failure: NoReplyError) -> bool:
 
 
 @cache
-def _response_format(shape: type[BaseModel]) -> dict[str, Any]:
+def make_response_format(shape: type[BaseModel]) -> dict[str, Any]:
+    """Return the argument of a chat completion that asks for JSON of `shape`."""
     schema = {"name": shape.__name__.lower(), "schema": shape.model_json_schema(), "strict": True}
     return {"type": "json_schema", "json_schema": schema}
 

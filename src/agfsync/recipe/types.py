@@ -339,7 +339,7 @@ class AspectsSettings(AnnotatorSettings):
 
 
 class AnnotatorServer(Server):
-    """The server of an annotator, whose reply has a reason for every image."""
+    """The server of a judge that gives reasons: an annotator's or a pairwise judge's."""
 
     reply_tokens: Positive = 4096
     """the most tokens of one reply; a model that thinks first needs more"""
@@ -358,6 +358,30 @@ class ShapesAnnotatorSettings(AnnotatorSettings):
 
     aspects: Aspects = SHAPES_ASPECTS
     orders: Positive = 1
+
+
+class PairwiseSettings(ScorerSettings):
+    """A judge that compares two images, and what it is asked about them."""
+
+    path: str
+    asks: tuple[Literal["preference", "alignment", "appeal"], ...] = Field(
+        default=("preference", "alignment", "appeal"), min_length=1
+    )
+    """preference: which it prefers as a picture of the prompt; alignment: which shows the prompt more faithfully;
+    appeal: which is more visually appealing, asked without the prompt"""
+
+
+class PairwiseVlmSettings(PairwiseSettings):
+    """The judge type `pairwise`: a vision-language model in this process."""
+
+    reply_tokens: Positive = 256
+    """the most tokens of a reply"""
+
+
+class PairwiseOpenAISettings(PairwiseSettings):
+    """The judge type `pairwise-openai`."""
+
+    server: AnnotatorServer | None = None
 
 
 class WriterSettings(Section):
@@ -425,6 +449,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "shapes-fidelity": ShapesFidelitySettings,
         "shapes-annotator": ShapesAnnotatorSettings,
     },
+    "pairwise": {"pairwise": PairwiseVlmSettings, "pairwise-openai": PairwiseOpenAISettings},
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
     "polishers": {"openai": LanguageModel},
@@ -466,6 +491,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
 BASES: dict[str, type[Section]] = {
     "models": ModelSettings,
     "scorers": ScorerSettings,
+    "pairwise": PairwiseSettings,
     "captions": WriterSettings,
     "questions": WriterSettings,
     "polishers": PolisherSettings,
@@ -555,6 +581,7 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
 
 ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate_as("models"))]
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
+PairwiseOfType = Annotated[SerializeAsAny[PairwiseSettings], BeforeValidator(_validate_as("pairwise"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
 PolisherOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("polishers"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]

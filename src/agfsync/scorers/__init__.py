@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -48,7 +48,7 @@ class Unscored:
 class CapReached(BudgetError):
     """A scorer has reached its spending cap; `results` are those of the items before that, in order."""
 
-    def __init__(self, message: str, results: Sequence[Measurement | Unscored]) -> None:
+    def __init__(self, message: str, results: Sequence[Any]) -> None:
         super().__init__(message)
         self.results = results
 

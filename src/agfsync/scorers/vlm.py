@@ -162,6 +162,18 @@ class ImageReader:
                 return self.read(image, texts, begun)
         return logits_QKV
 
+    @torch.inference_mode()
+    def reply(self, parts: Sequence[Image.Image | str], most: int) -> tuple[str, bool]:
+        """Return the model's greedy reply to a message of images and texts, and True if it was cut at `most` tokens."""
+        self._processor.image_processor.preprocess = self._preprocess
+        shown = [part if isinstance(part, str) else part.convert("RGB") for part in parts]
+        inputs = {name: self._place(value) for name, value in self._process_prompt(shown).items()}
+        with pretrained.silence_transformers():
+            said = self._model.generate(**inputs, max_new_tokens=most, do_sample=False)[0]
+        said = said[inputs["input_ids"].shape[1] :]
+        text: str = self.tokenizer.decode(said, skip_special_tokens=True)
+        return text, len(said) >= most and int(said[-1]) not in self.ends
+
     def _process(
         self, image: Image.Image, texts: Sequence[str], begun: Sequence[int]
     ) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
@@ -174,7 +186,8 @@ class ImageReader:
             return copy(done[0])
 
         self._processor.image_processor.preprocess = preprocess_once
-        whole = [self._process_text(image.convert("RGB"), text) for text in texts]
+        image = image.convert("RGB")
+        whole = [self._process_prompt([image, text]) for text in texts]
         inputs = [{name: each[name] for name in _OF_TOKENS if name in each} for each in whole]
         for each, token in zip(inputs, begun, strict=bool(begun)):
             for name, tensor in each.items():
@@ -183,15 +196,17 @@ class ImageReader:
         pixels = {name: self._place(value) for name, value in whole[0].items() if name not in _OF_TOKENS}
         return pixels, inputs
 
-    def _process_text(self, image: Image.Image, text: str) -> Mapping[str, Any]:
-        content = [{"type": "image"}, {"type": "text", "text": text}]
+    def _process_prompt(self, parts: Sequence[Image.Image | str]) -> Mapping[str, Any]:
+        """Return a model's inputs of a message that consists of images and texts."""
+        images = [part for part in parts if not isinstance(part, str)]
+        content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
         # The processors' own methods of this name ask for the part for videos.
         prompt = ProcessorMixin.apply_chat_template(
             self._processor, [{"role": "user", "content": content}], add_generation_prompt=True
         )
         begins = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
         processed: Mapping[str, Any] = self._processor(
-            images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not begins
+            images=[images], text=[prompt], return_tensors="pt", add_special_tokens=not begins
         )
         return processed
 

@@ -49,8 +49,15 @@ def locate_control(path: Path, control: str) -> Path:
 
 
 def make_control_recipe(recipe: Recipe, control: str) -> Recipe:
-    """Return the recipe of a control: that of the run, with the control's changes and no controls of its own."""
-    return recipe.with_({"evaluation.controls": [], **CHANGES[control]})
+    """Return the recipe of a control: that of the run, with the control's changes, without controls of its own.
+
+    Sets that are judged pairwise are left out, since nothing compares a control by them.
+    """
+    sets = recipe.evaluation.sets
+    paired = {name: None for name, each in sets.items() if each.of is not None}
+    plain = {name: each.model_dump(mode="json") for name, each in sets.items() if name not in paired}
+    changes = {"evaluation.controls": [], **({"evaluation.sets": plain} if paired else {})}
+    return recipe.with_({**changes, **CHANGES[control]})
 
 
 def _read_aligned(run: Run, name: str) -> dict[str, dict[str, float]]:

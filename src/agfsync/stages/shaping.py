@@ -78,8 +78,10 @@ def evaluation(recipe: Recipe) -> Any:
     model, scorers = digest_evaluated(recipe)["base"], _list_scorers(recipe.evaluation_scorers)
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
     # A source counts by what it holds, and not by where it lies.
-    sets = [(name, dump_changes(each, "source")) for name, each in recipe.evaluation.sets.items()]
-    return recipe.seed, dump_changes(recipe.evaluation, "batch", "sets", "controls"), sets, model, scorers, files
+    sets = [(name, dump_changes(each, "source", "pairwise")) for name, each in recipe.evaluation.sets.items()]
+    judged = [digest_scorer(name, s.pairwise) for name, s in recipe.evaluation.sets.items() if s.pairwise is not None]
+    shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls")
+    return recipe.seed, shaping, sets, model, scorers, files, *([judged] if judged else ())
 
 
 def controls(recipe: Recipe) -> Any:

@@ -113,6 +113,11 @@ def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
             asked = server.model_dump(exclude=ACCOUNT)
             endpoint = Endpoint(scorer.path, temperature=0.0, **{"structured": False, **asked})
             found.setdefault(endpoint.url, (f"scorers.{name}.server", endpoint))
+    for name, settings in recipe.evaluation.sets.items():
+        if (judge := settings.pairwise) is not None and (server := judge.asked_server) is not None:
+            asked = server.model_dump(exclude=ACCOUNT)
+            endpoint = Endpoint(judge.path, temperature=0.0, **asked)
+            found.setdefault(endpoint.url, (f"evaluation.sets.{name}.pairwise.server", endpoint))
     yield from found.values()
 
 

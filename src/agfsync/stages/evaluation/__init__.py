@@ -22,6 +22,7 @@ from agfsync.records import Candidate, Caption, Comparison, Score, derive_seed, 
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import MODEL, Context, digest_evaluated
 from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise_comparisons
+from agfsync.stages.evaluation.pairwise import judge_pairs
 from agfsync.stages.evaluation.sets import ReadSet, read_sets
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
 from agfsync.stages.spending import sum_judge_spending
@@ -31,6 +32,8 @@ IMAGES = "evaluation_images"
 SCORES = "evaluation_scores"
 SETS = "sets"
 """The note with the summaries of the sets after the first."""
+PAIRWISE = "pairwise"
+"""The note with the figures of the sets that are judged pairwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,12 @@ def run(context: Context) -> Mapping[str, Any]:
     settings, seed = context.recipe.evaluation, context.recipe.seed
     first, *others = [summarise_comparisons(of_set, settings.resamples, seed) for of_set in rows.values()]
     told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
+    pairwise = judge_pairs(
+        context, IMAGES, {each.key: each for each in drawn}, sides, {s.name: s.captions for s in sets}
+    )
     spent = sum_judge_spending(context.run.path, _STAGE)
     more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
+    more |= {PAIRWISE: pairwise} if pairwise else {}
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
 
 

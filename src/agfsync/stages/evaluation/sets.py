@@ -41,6 +41,7 @@ def read_sets(context: Context) -> list[ReadSet]:
     sets = [
         _read_held_out(context) if name == HELD_OUT else _read_source(context, name, settings)
         for name, settings in recipe.evaluation.sets.items()
+        if settings.of is None
     ]
     units = {digest(_CAPTIONS, s.name, c.key): c for s in sets if s.name != HELD_OUT for c in s.captions}
     done = context.run.find_done(_CAPTIONS, units)

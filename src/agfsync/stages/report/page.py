@@ -162,6 +162,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
             (name, rank_judges(of_set["judges"], evidence.recipe, evidence.selectors))
             for name, of_set in summary.get("sets", {}).items()
         ],
+        "pairwise": summary.get("pairwise", {}),
         "agreement": _correlate_judges(evidence, lead),
         "lead": lead,
         "categories": _plot_by_part(summary.get("categories", {}), [s.judge for s in judged]),

@@ -1,0 +1,67 @@
+"""The pairwise judge behind an OpenAI-compatible server."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agfsync.chat.client import Client, make_response_format
+from agfsync.chat.completions import explain_reply
+from agfsync.chat.endpoint import Endpoint
+from agfsync.chat.meter import Meter
+from agfsync.chat.threads import map_in_threads
+from agfsync.errors import BudgetError, ModelError, NoReplyError
+from agfsync.scorers import CapReached, Unscored
+from agfsync.scorers.pairwise import INSTRUCTIONS, Ballot, ChoiceReply, Match, ask_about, read_ballot
+from agfsync.scorers.vqa_openai import make_data_url
+
+
+class PairwiseOpenAI:
+    """A judge of two images: a request a match, with both images inline as lossless PNG, at temperature 0.
+
+    `path` is the server's name of the model, `server` the recipe's section of that name. `meter` counts the cost of the
+    requests and caps it.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        server: Mapping[str, Any] | None = None,
+        revision: str | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        if server is None:
+            raise ModelError("a pairwise-openai judge needs a server: give server.base_url, or server: {} for OpenAI's")
+        endpoint = Endpoint(model=path, temperature=0.0, **server)
+        self._at_once = endpoint.concurrency
+        self._client = Client(endpoint, meter or Meter())
+
+    def compare(self, matches: Sequence[Match]) -> list[Ballot | Unscored]:
+        """Return one result for each match, in order.
+
+        Raises:
+            ModelError: there is no server or no such model, or it doesn't take the key.
+            CapReached: the next request might pass the meter's cap.
+        """
+        results: list[Ballot | Unscored] = []
+        try:
+            for said in map_in_threads(self._ask, matches, self._at_once):
+                results.append(said)  # those before a cap are kept
+        except BudgetError as reached:
+            raise CapReached(str(reached), results) from None
+        return results
+
+    def _ask(self, match: Match) -> Ballot | Unscored:
+        content: list[dict[str, Any]] = []
+        for number, image in enumerate((match.first, match.second), start=1):
+            content.append({"type": "text", "text": f"Picture {number}:"})
+            content.append({"type": "image_url", "image_url": {"url": make_data_url(image)}})
+        content.append({"type": "text", "text": ask_about(match)})
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": content},
+        ]
+        try:
+            reply = self._client.reply(messages, response_format=make_response_format(ChoiceReply))
+        except NoReplyError as fault:
+            return Unscored(str(fault))
+        return read_ballot(reply.text, reply.answer, explain_reply(reply, self._client.limit))
