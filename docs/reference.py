@@ -72,6 +72,7 @@ PATHS = {
     "questions": "questions.writer",
     "methods": "training.method",
     "parsers": "training.method.parser",
+    "networks": "reward.method.network",
     "choices": "pairs.choose",
 }
 """The section of a recipe whose `type` each kind of the catalog is."""

@@ -22,7 +22,7 @@ SMALL = {
 PUBLIC = [
     *("AgfsyncError", "BudgetError", "DivergedError", "Explanation", "FormatError", "LoadedRun", "Model", "ModelError"),
     *("OutOfMemoryError", "Recipe", "RecipeError", "RunCandidate", "RunError", "RunPair", "Scorer", "StoreError"),
-    *("Table", "doctor", "export", "fork", "load_run", "run"),
+    *("Table", "compare", "doctor", "export", "fork", "load_run", "run"),
 ]
 
 

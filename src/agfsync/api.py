@@ -97,6 +97,33 @@ def export(run: "str | Path | LoadedRun", format: str, out: str | Path) -> Mappi
     return export_pairs(_find_folder(run), format, Path(out))
 
 
+def compare(
+    base: str | Path,
+    other: str | Path,
+    path: str | Path | None = None,
+    *,
+    sets: Sequence[str] = (),
+    judges: Sequence[str] = (),
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    update: bool = False,
+    progress: bool = True,
+) -> "LoadedRun":
+    """Compare two models, LoRAs or runs on the same prompts and seeds, as `agfsync compare`; return the run.
+
+    Raises:
+        AgfsyncError: something that the caller can mend, in one line.
+    """
+    from agfsync.commands.compare import plan_comparison, prepare_comparison
+
+    plan = plan_comparison(str(base), str(other), recipe=recipe, sets=sets, judges=judges, overrides=overrides)
+    folder = Path(path) if path is not None else Path("runs") / plan.recipe.name
+    shown = make_progress() if progress else SilentProgress()
+    prepare_comparison(folder, plan, update=update, progress=shown)
+    pipeline.run(folder, progress=shown)
+    return load_run(folder)
+
+
 def doctor(recipe: str | Path | Recipe, path: str | Path | None = None) -> "Examination":
     """Return what a run of `recipe` at `path` would take, and what is missing for it; nothing is run."""
     from agfsync.commands.doctor import examine

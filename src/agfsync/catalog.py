@@ -25,6 +25,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "shapes": "agfsync.shapes.language:ShapesWriter",
         "openai": "agfsync.language.questions:LanguageModelQuestions",
     },
+    "polishers": {
+        "openai": "agfsync.language.polish:LanguageModelPolisher",
+    },
     "models": {
         "stable-diffusion": "agfsync.models.stable_diffusion:StableDiffusion",
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
@@ -38,18 +41,20 @@ CATALOG: dict[str, dict[str, str]] = {
     "scorers": {
         "vqa": "agfsync.scorers.vqa:Vqa",
         "vqa-openai": "agfsync.scorers.vqa_openai:VqaOpenAI",
-        "vlm": "agfsync.scorers.vlm:Vlm",
-        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "aspects": "agfsync.scorers.annotators.aspects_local:AspectsLocal",
         "aspects-openai": "agfsync.scorers.annotators.aspects_openai:AspectsOpenAI",
+        "vlm": "agfsync.scorers.vlm:Vlm",
+        "vqascore": "agfsync.scorers.vlm:VqaScore",
         "clip": "agfsync.scorers.clip:Clip",
         "aesthetic": "agfsync.scorers.aesthetic:Aesthetic",
         "pickscore": "agfsync.scorers.pickscore:PickScore",
         "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
+        "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
         "shapes-fidelity": "agfsync.shapes.fidelity:ShapesFidelity",
+        "shapes-annotator": "agfsync.shapes.annotator:ShapesAnnotator",
     },
     "pairwise": {
         "pairwise": "agfsync.scorers.pairwise_vlm:PairwiseVlm",
@@ -75,7 +80,12 @@ CATALOG: dict[str, dict[str, str]] = {
         "structure-diffusion": "agfsync.models.steering.structure_diffusion:StructureDiffusion",
         "attend-and-excite": "agfsync.models.steering.attend_and_excite:AttendAndExcite",
         "given": "agfsync.training.objective:Given",
+        "bradley-terry": "agfsync.training.methods.bradley_terry:BradleyTerry",
         "none": "agfsync.training.objective:Nothing",
+    },
+    "networks": {
+        "clip-head": "agfsync.scorers.reward_networks:ClipReward",
+        "blip-head": "agfsync.scorers.reward_networks:BlipReward",
     },
     "parsers": {
         "spacy": "agfsync.language.spacy_syntax:SpacyParser",
@@ -105,6 +115,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "dsg": "agfsync.formats.dsg:DSG",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
+        "diffusiondb": "agfsync.formats.diffusiondb:DiffusionDB",
         "image-folder": "agfsync.formats.image_folder:ImageFolder",
         "text": "agfsync.formats.tables:TextLines",
         "jsonl": "agfsync.formats.tables:JsonLines",
@@ -115,7 +126,7 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 EMBEDDED = "embedded:"
-MODELS = ("models", "scorers", "pairwise")
+MODELS = ("models", "scorers", "networks", "pairwise")
 """Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
 
 

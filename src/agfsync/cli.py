@@ -80,7 +80,8 @@ def run_command(
     resolved = resolve_recipe(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
     shown = make_progress()
-    trains = until is None or NAMES.index(until) >= NAMES.index("training")
+    first = "training" if resolved.reward is None else "reward"
+    trains = until is None or NAMES.index(until) >= NAMES.index(first)
     if trains and launcher.process_rank() > 0:
         _help_training(path, until, may_be_done=not update)
     else:
@@ -209,6 +210,30 @@ def inspect_command(
     )
 
 
+@app.command("judge")
+def judge_command(
+    path: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pair set, or a run.", show_default=False)],
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the first one leads.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Take its scorers; default: the run's.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Of a folder with several, default: train; of a run: its reward model's.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Judge the first N pairs.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often scorers prefer the preferred picture of pairs."""
+    from agfsync.commands.judge import format_judged, judge_pairs, read_scorers
+    from agfsync.engine.progress import make_progress
+
+    found = judge_pairs(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
+
+
 @app.command("convert")
 def convert_command(
     file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="Pickled weights.", show_default=False)],
@@ -266,6 +291,81 @@ def show_recipe(
     typer.echo(read_shipped(name), nl=False)
 
 
+class _StudyGroup(typer.core.TyperGroup):
+    """A group whose first argument may also be a study, which is then run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+studies = typer.Typer(
+    cls=_StudyGroup, no_args_is_help=True, rich_markup_mode=None, help="Compare arms of a recipe under several seeds."
+)
+app.add_typer(studies, name="study")
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.", show_default=False)]
+
+
+@studies.command("run")
+def study_command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A file, or the name of a shipped study.")],
+    out: Annotated[Path | None, typer.Option(help="The folder; default: studies/NAME.", show_default=False)] = None,
+    set_: Settings = None,
+    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the arms'.")] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Make the base and the arms' run folders, and train none of them.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the base and the arms of a study, which `agfsync study STUDY` is short for."""
+    from agfsync.commands.study import format_study_status
+    from agfsync.engine.progress import make_progress
+    from agfsync.study.running import run_study
+    from agfsync.study.settings import load_study
+
+    resolved = load_study(study, set_ or [])
+    path = out or Path("studies") / resolved.name
+    if launcher.process_rank() > 0:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise typer.Exit(_serve_orders())
+    with _lead_training(True):
+        run_study(resolved, path, make_progress(), update=update, prepare=prepare)
+    typer.echo(format_study_status(path))
+    typer.echo(f"table: `agfsync study table {path}`; page: {path / 'study.html'}")
+
+
+@studies.command("status")
+def study_status_command(path: StudyFolder, debug: Debug = False) -> None:
+    """Show the state of each arm, and where its run is."""
+    from agfsync.commands.study import format_study_status
+
+    typer.echo(format_study_status(path))
+
+
+@studies.command("table")
+def study_table_command(
+    path: StudyFolder,
+    format_: Annotated[Literal["markdown", "latex"], typer.Option("--format", help="Of the text.")] = "markdown",
+    debug: Debug = False,
+) -> None:
+    """Print the table of a study as far as it got."""
+    from agfsync.commands.study import format_study_table
+
+    typer.echo(format_study_table(path, format_))
+
+
+@studies.command("report")
+def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
+    """Write table.parquet and study.html anew, such as after arms that a scheduler has run."""
+    from agfsync.study.report import write_results
+    from agfsync.study.running import read_study
+
+    write_results(path, read_study(path))
+    typer.echo(f"page: {path / 'study.html'}")
+
+
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
     """Return the counts of a file or folder, a line each."""
     from agfsync.formats import format_places
@@ -287,7 +387,7 @@ def _make_command(stage: Stage) -> Callable[[Path, bool], None]:
         from agfsync import pipeline
         from agfsync.engine.progress import make_progress
 
-        trains, shown = stage.name == "training", make_progress()
+        trains, shown = stage.name in ("reward", "training"), make_progress()
         if trains and launcher.process_rank() > 0:
             _help_training(path, stage.name)
         else:
@@ -438,6 +538,12 @@ def _show_status(path: Path) -> None:
     standings = {standing.name: standing for standing in read_status(path)}
     for standing in standings.values():
         typer.echo(_format_status(standing))
+    reward = standings.get("reward")
+    if reward and reward.state == "done" and reward.finished:
+        from agfsync.commands.judge import format_accuracy
+
+        for judge, figures in reward.finished.notes["accuracy"][""].items():
+            typer.echo(format_accuracy(judge, figures))
     evaluation = standings.get("evaluation")
     if evaluation and evaluation.state == "done" and evaluation.finished:
         notes = evaluation.finished.notes

@@ -42,6 +42,10 @@ class RunError(AgfsyncError):
     """A run folder that is missing, in use, made by other settings, or lacks an earlier stage."""
 
 
+class InUseError(RunError):
+    """A folder that another process writes to."""
+
+
 class StoreError(AgfsyncError):
     """The disk failed: no space, no permission, or a part that isn't what was written."""
 

@@ -106,15 +106,27 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Caption(Record):
-    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs."""
+    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs.
+
+    A polished one has its `original`, and in `changed` a few words on the difference; both are empty otherwise.
+    """
 
     key: str
     text: str
     category: str
     split: Split
+    original: str = ""
+    changed: str = ""
 
     schema: ClassVar = pa.schema(
-        [("key", pa.string()), ("text", pa.string()), ("category", pa.string()), ("split", pa.string())]
+        [
+            ("key", pa.string()),
+            ("text", pa.string()),
+            ("category", pa.string()),
+            ("split", pa.string()),
+            ("original", pa.string()),
+            ("changed", pa.string()),
+        ]
     )
 
 

@@ -118,6 +118,56 @@ def infer_mean(values: Values, resamples: int, seed: int, confidence: float = CO
     return MeanInference(interval, min(1.0, p))
 
 
+def infer_mean_over_seeds(
+    values: Sequence[Values], resamples: int, seed: int, *, crossed: bool, confidence: float = CONFIDENCE
+) -> MeanInference:
+    """Return the interval and the p-value of the mean over seeds and prompts; equal seeds give equal results.
+
+    The interval is, at either end, the wider of Student's t and of the percentiles of a hierarchical bootstrap, which
+    resamples seeds and prompts; the p-value is the larger of theirs. The squared standard error of the former is
+    V = A / S + B / N, for prompts of each seed's own A / S + B / (S N), with A the variance of the seeds' means and B
+    that of the prompts' (within a seed, if they are its own), and its degrees of freedom are Satterthwaite's. The noise
+    of single values is in both terms, so that V is rather too large than too small. A seed's deviation from the mean is
+    resampled times sqrt(S / (S - 1)), since few seeds would show too little of their spread. A single seed has the
+    inference of `infer_mean`, which says nothing of other seeds.
+
+    Args:
+        values: S seeds, each with its N values on the prompts.
+        crossed: True if all seeds have the same prompts in the same order; False if each has its own.
+
+    Raises:
+        ValueError: no seeds, no resamples, or different numbers of prompts for crossed seeds.
+    """
+    rows = [np.asarray(row, np.float64) for row in values]
+    if not rows or resamples < 1:
+        raise ValueError("a mean over seeds needs a seed and a resample")
+    if crossed and len({row.size for row in rows}) > 1:
+        raise ValueError(f"crossed seeds have the same prompts, got {[row.size for row in rows]}")
+    if len(rows) == 1:
+        return infer_mean(rows[0], resamples, seed, confidence)
+    if min(row.size for row in rows) < FEWEST_FOR_INTERVAL:
+        return MeanInference(None, None)
+    means_S = np.array([row.mean() for row in rows])
+    mean, draws = float(means_S.mean()), np.random.default_rng(seed)
+    inner = [np.mean(rows, axis=0) - mean] if crossed else [row - row.mean() for row in rows]
+    terms = [float(means_S.var(ddof=1)) / len(rows)]
+    terms += [float(each_N.var(ddof=1)) / each_N.size / len(inner) ** 2 for each_N in inner]
+    freedoms = [len(rows) - 1, *(each_N.size - 1 for each_N in inner)]
+    error = math.sqrt(sum(terms))
+    if error <= 1e-12 * max(float(np.abs(row).max()) for row in rows):
+        return MeanInference(Interval(mean, mean), 1.0 if mean == 0 else 2.0 ** (1 - max(r.size for r in rows)))
+    freedom = sum(terms) ** 2 / sum(term**2 / df for term, df in zip(terms, freedoms, strict=True))
+    scale = math.sqrt(len(rows) / (len(rows) - 1))
+    shift_R = scale * _resample_means(means_S - mean, resamples, draws)
+    shift_R += np.sum([_resample_means(each_N, resamples, draws) for each_N in inner], axis=0) / len(inner)
+    tail = (1 - confidence) / 2
+    reach = float(stdtrit(freedom, 1 - tail)) * error
+    below, above = np.quantile(shift_R, [tail, 1 - tail])
+    beyond = int(np.sum(shift_R >= abs(mean)) if mean < 0 else np.sum(shift_R <= -abs(mean)))
+    p = max(2 * float(stdtr(freedom, -abs(mean) / error)), 2 * (1 + beyond) / (resamples + 1))
+    return MeanInference(Interval(mean + min(-reach, float(below)), mean + max(reach, float(above))), min(1.0, p))
+
+
 def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
     """Return N values whose mean is that of `difference` in units of its standard deviation; None if nothing varies.
 
@@ -204,6 +254,13 @@ def correlate_values(x: Values, y: Values) -> float | None:
     x_N, y_N = x_N - x_N.mean(), y_N - y_N.mean()
     r = x_N @ y_N / np.sqrt((x_N @ x_N) * (y_N @ y_N))
     return float(np.clip(r, -1, 1))
+
+
+def _resample_means(values_N: NDArray[np.float64], resamples: int, draws: np.random.Generator) -> NDArray[np.float64]:
+    """Return the means of `resamples` draws of N out of `values_N`, float64 (R,), drawn in chunks of bounded memory."""
+    chunk = max(1, _CELLS // values_N.size)
+    parts = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
+    return np.concatenate([values_N[draws.integers(0, values_N.size, (p, values_N.size))].mean(axis=1) for p in parts])
 
 
 def _resampled_t(values_N: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:

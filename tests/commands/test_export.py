@@ -1,3 +1,5 @@
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from agfsync import pipeline
 from agfsync.commands.export import export_pairs
 from agfsync.errors import FormatError, RecipeError, RunError
 from agfsync.files.images import decode_image
-from agfsync.formats import pick_a_pic
+from agfsync.formats import Preference, pick_a_pic
 from agfsync.formats.huggingface import HuggingFace
+from agfsync.formats.imagereward import ImageRewardDB
 from agfsync.formats.writing import read_selectors
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Pair
@@ -42,6 +45,26 @@ def test_every_pair_of_the_run_is_in_it_with_its_pictures(path: Path, tmp_path: 
         else:
             assert row["chosen"].tobytes() == decode_image(images[pair.winner_key]).tobytes()
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_imagerewards_groups_hold_exactly_the_pairs_of_the_run(path: Path, tmp_path: Path, make_recipe: Any) -> None:
+    for couples in ("extremes", "every"):
+        choose = {"type": "by-aspect", "judges": ["red", "vqa"], "couples": couples}
+        pipeline.prepare(path, make_recipe(pairs={"choose": choose}), update=True)
+        pipeline.run(path, until="pairs")
+        with Run.open(path) as run:
+            pairs = list(run.read("pairs", Pair))
+            images = {c.key: c.image for c in run.read("candidates", Candidate)}
+        out = tmp_path / couples
+        assert export_pairs(path, "imagereward", out)["pairs"] == len(pairs)
+        read = [each for each in ImageRewardDB().pairs(out / "train.json") if isinstance(each, Preference)]
+        expected = Counter((images[pair.winner_key], images[pair.loser_key]) for pair in pairs)
+        assert Counter((Path(p.winner).read_bytes(), Path(p.loser).read_bytes()) for p in read) == expected
+        groups = json.loads((out / "train.json").read_text())
+        assert {tuple(group) for group in groups} == {
+            ("id", "prompt", "classification", "aspect", "generations", "ranking")
+        }
+        assert max(len(group["generations"]) for group in groups) == (4 if couples == "every" else 2)
 
 
 def test_the_empty_folder_that_one_stands_in_is_filled(

@@ -87,7 +87,7 @@ def test_the_settings_of_a_method_are_shown_with_defaults_and_meaning() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_setting_of_a_method_has_a_meaning(name: str) -> None:
-    lines = format_method(name, 200).partition("settings of training.method:\n")[2].splitlines()
+    lines = format_method(name, 200).partition(".method:\n")[2].splitlines()
     keys = [line for line in lines if line.startswith("  ") and not line.startswith("    ")]
     meanings = [after for line, after in zip(lines, [*lines[1:], ""], strict=True) if line in keys]
     assert keys and all(meaning.startswith("    ") for meaning in meanings)

@@ -26,9 +26,14 @@ MODELS: dict[str, dict[str, str]] = {
     "hpsv2": {"path": "clip", "weights": "hps.safetensors"},
     "hpsv2.1": {"path": "clip", "weights": "hps.safetensors"},
     "imagereward": {"path": "matcher", "weights": "reward.safetensors"},
+    "vp-score": {"path": "matcher", "weights": "reward.safetensors"},
 }
 Build = Callable[[str], Scorer]
-NAMES = [name for name, place in catalog.CATALOG["scorers"].items() if place.startswith("agfsync.scorers.")]
+NAMES = [
+    name
+    for name, place in catalog.CATALOG["scorers"].items()
+    if place.startswith("agfsync.scorers.") and ".annotators." not in place
+]
 
 
 @pytest.fixture

@@ -67,14 +67,14 @@ def test_a_long_prompt_is_cut_and_told(scorer: ImageReward, items: list[Item]) -
     ("output", "value"), [(MEAN, 50.0), (MEAN + STD, 73.1059), (MEAN - STD, 26.8941), (1e9, 100.0), (-1e9, 0.0)]
 )
 def test_the_scale(output: float, value: float, scorer: ImageReward, items: list[Item]) -> None:
-    scorer._head.forward = lambda readings: torch.full((len(readings),), output)
+    scorer._model.network.mlp.forward = lambda readings, kept: torch.full((len(readings),), output)
     (only,) = scorer.score(items[:1])
     assert isinstance(only, Measurement)
     assert only.value == pytest.approx(value, abs=1e-3)
 
 
 def test_what_is_no_number_is_unscored(scorer: ImageReward, items: list[Item]) -> None:
-    scorer._head.forward = lambda readings: torch.full((len(readings),), math.nan)
+    scorer._model.network.mlp.forward = lambda readings, kept: torch.full((len(readings),), math.nan)
     assert scorer.score(items[:1]) == [Unscored("the model's reward is not a number")]
 
 

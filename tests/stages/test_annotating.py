@@ -6,11 +6,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fake_annotator import FakeAnnotator, level
 from fake_language import FakeServer
 
 from agfsync import pipeline
+from agfsync.commands.export import export_pairs
 from agfsync.errors import BudgetError, RecipeError
 from agfsync.recipe import Recipe
 from agfsync.records import Annotation, Caption, Pair, Score
@@ -135,6 +137,14 @@ def test_planted_contradictions_and_refusals_are_counted_exactly(tmp_path: Path,
         notes = advance(tmp_path / "run", recipe, "pairs")
         finished = {each.name: each.finished for each in pipeline.read_status(tmp_path / "run")}["scores"]
     assert finished is not None
+    exported = export_pairs(tmp_path / "run", "huggingface", tmp_path / "published")
+    card = (tmp_path / "published" / "README.md").read_text()
+    assert "| gpt.aesthetic | 8 replies, 4 refused; 12 of 24 couples contradicted in another order; 0 replies" in card
+    rows = pq.read_table(tmp_path / "published" / "pairs").to_pylist()
+    assert exported["pairs"] == len(rows) and {row["aspect"] for row in rows} <= {*judges}
+    told = pq.read_table(tmp_path / "published" / "annotations").to_pylist()
+    assert len(told) == 48 and sum(row["refused"] for row in told) == 12
+    assert {row["chosen_key"] for row in rows} <= {key for row in told for key in row["shown"]}
     checks = finished.notes["annotators"]["gpt"]["aspects"]
     captions = [each for each in read(tmp_path / "run", "captions", Caption) if each.split == "train"]
     food, plants = ([c for c in captions if c.category == kind] for kind in ("food", "plants"))

@@ -203,7 +203,7 @@ def test_killed_between_training_and_saving_it_only_saves(paired: Context, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_replace_folder", killed)
+        patch.setattr(training, "replace_folder", killed)
         training.run(paired)
     before = lines(paired)
     monkeypatch.setattr("agfsync.stages.training_data._encode_images", killed)

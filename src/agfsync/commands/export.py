@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from agfsync import __version__, catalog
 from agfsync.errors import FormatError, RunError
@@ -12,7 +13,8 @@ from agfsync.files.atomic import store_errors
 from agfsync.formats import Dataset, PairWriter, WrittenPair
 from agfsync.formats.sources import find_formats
 from agfsync.recipe import Captions, Questions, Recipe, load_recipe
-from agfsync.records import Candidate, Caption, Pair, Question
+from agfsync.records import Annotation, Candidate, Caption, Pair, Question
+from agfsync.stages.annotating import ANNOTATIONS, ANNOTATORS
 from agfsync.stages.context import GENERATORS
 from agfsync.stages.selection import find_selectors, public_name
 from agfsync.store import RECIPE, Run
@@ -69,7 +71,22 @@ def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
         questions=run.read("questions", Question),
         pairs=_read_pairs(run, _name_models(run), _name_model(recipe)),
         selected_by=find_selectors(run, recipe),
+        annotations=run.read(ANNOTATIONS, Annotation) if run.count(ANNOTATIONS) else None,
+        agreement=_describe_agreement(run),
     )
+
+
+def _describe_agreement(run: Run) -> dict[str, str]:
+    """Return for each aspect of the run's annotators how far its replies agree with each other."""
+    finished = run.find_finished("scores")
+    checks: Mapping[str, Any] = finished.notes.get(ANNOTATORS, {}) if finished else {}
+    return {
+        f"{name}.{aspect}": f"{of['replies']:,} replies, {of['refused']:,} refused; {of['contradicted']:,} of"
+        f" {of['couples']:,} couples contradicted in another order; {of['rank_faults']:,} replies ranked against"
+        " their scores"
+        for name, each in checks.items()
+        for aspect, of in each["aspects"].items()
+    }
 
 
 def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
@@ -152,4 +169,5 @@ def _join_pair(pair: Pair, caption: Caption, shown: Mapping[str, tuple[bytes, st
         winner_model=winner_model,
         loser_model=loser_model,
         of_prompt=of_prompt,
+        aspect=pair.aspect,
     )

@@ -17,7 +17,7 @@ from agfsync.recipe.describing import find_sections, format_default, format_type
 from agfsync.recipe.methods import MethodSettings
 from agfsync.recipe.types import find_settings
 
-METHOD_FAMILIES = ("pairs", "supervised", "online", "reward gradient", "training-free")
+METHOD_FAMILIES = ("pairs", "supervised", "online", "reward gradient", "training-free", "reward model")
 _ALL_MODELS = "all that can be trained"
 USUAL_FAMILIES = {"pairs": "pairs", "scores": "supervised", "captions": "online", "nothing": "training-free"}
 """The family of a method that names none, by what it needs."""
@@ -68,6 +68,7 @@ def format_method(name: str, width: int) -> str:
         RecipeError: no method has this name.
     """
     section, facts = find_settings("methods", name), _read_facts(name)
+    stage = "reward" if getattr(section, "trains", "") == "reward" else "training"
     lines = [*_fill(f"{name}: {facts.summary}", width)]
     for what, value in {
         "family": facts.family,
@@ -79,7 +80,7 @@ def format_method(name: str, width: int) -> str:
     _, _, more = (inspect.getdoc(section) or "").partition("\n\n")
     for paragraph in more.split("\n\n") if more and section.__module__.startswith("agfsync") else ():
         lines += ["", *_fill(paragraph.replace("`", ""), width, "  ")]
-    lines += ["", "settings of training.method:"]
+    lines += ["", f"settings of {stage}.method:"]
     settings = list(_list_settings(section, "", set(MethodSettings.model_fields)))
     for key, kind, meaning in settings:
         lines += _fill(f"{key}: {kind}", width, "  ")

@@ -4,13 +4,14 @@ import errno
 import fcntl
 import io
 import os
+import shutil
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agfsync.errors import RunError, StoreError
+from agfsync.errors import InUseError, StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BROKEN = ("disk I/O error", "Input/output error")
@@ -69,7 +70,7 @@ def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
     filelock does the same without the text, which it empties at each attempt to take the lock.
 
     Raises:
-        RunError: another process holds it; the message names the process.
+        InUseError: another process holds it; the message names the process.
     """
     with store_errors(folder / "lock"):
         file = _open_lock(folder / "lock", shared)
@@ -84,8 +85,8 @@ def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
         holder = file.read().strip() or "unknown"
     file.close()
     if holder == name:
-        raise RunError(f"{folder} is in use by this process itself: close it there first, or open it to read")
-    raise RunError(f"{folder} is in use by process {holder}: wait for it, or stop it")
+        raise InUseError(f"{folder} is in use by this process itself: close it there first, or open it to read")
+    raise InUseError(f"{folder} is in use by process {holder}: wait for it, or stop it")
 
 
 def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
@@ -113,3 +114,19 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
+    beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
+    with store_errors(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        write(beside)
+        for path in beside.rglob("*"):
+            flush_to_disk(path)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
+        beside.rename(folder)
+        flush_to_disk(folder.parent)
+        shutil.rmtree(before, ignore_errors=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from agfsync.records import AnswerWord, Caption, ElementType, Question
+from agfsync.records import Annotation, AnswerWord, Caption, ElementType, Question
 
 UNCATEGORISED = "uncategorised"
 """The category of a prompt whose file gives it none."""
@@ -133,6 +133,8 @@ class WrittenPair:
     winner_model: str
     loser_model: str
     of_prompt: int
+    aspect: str = ""
+    """the judge or aspect that alone chose the pair; empty if all together did"""
 
     @property
     def margin(self) -> float:
@@ -165,6 +167,10 @@ class Dataset:
     questions: Iterable[Question]
     pairs: Iterable[WrittenPair]
     selected_by: Sequence[Selector] | None = None
+    annotations: Iterable[Annotation] | None = None
+    """annotators' replies; None if none were asked"""
+    agreement: Mapping[str, str] = field(default_factory=dict)
+    """each annotator's aspect -> how far its replies agree with each other, for people"""
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from agfsync.formats.columns import column_names, column_rows
 from agfsync.formats.reading import Row, get_category, read_rows, require_text
 from agfsync.formats.rows import collect_questions, parse_question
 from agfsync.formats.writing import ParquetShards, name_selectors, write_pairs
-from agfsync.records import IMAGE, Caption, Question
+from agfsync.records import IMAGE, Annotation, Caption, Question, Record
 
 SUBSETS = {
     "pairs": "a prompt with its `chosen` and `rejected` picture, their scores and the `margin`",
@@ -23,6 +23,11 @@ SUBSETS = {
     "questions": "a yes/no question on the caption `caption_key`, and what a faithful picture answers",
 }
 """The subsets, each with what a row of it is."""
+ANNOTATED = {
+    "annotations": "an annotator's reply on all pictures of the caption `caption_key` by one aspect: their keys in the "
+    "order `shown`, and in that order scores in 1..5, ranks (equal ones are ties) and reasons, or why there are none"
+}
+"""The subset of annotated runs."""
 _PAIR_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -35,6 +40,9 @@ _PAIR_SCHEMA = pa.schema(
         ("chosen_score", pa.float64()),
         ("rejected_score", pa.float64()),
         ("margin", pa.float64()),
+        ("aspect", pa.string()),
+        ("chosen_key", pa.string()),
+        ("rejected_key", pa.string()),
     ]
 )
 _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -74,13 +82,15 @@ class HuggingFace:
         statistics = DatasetStatistics()
         _write_records(map(statistics.count_caption, dataset.captions), folder / "captions", Caption.schema)
         _write_records(map(statistics.count_question, dataset.questions), folder / "questions", Question.schema)
+        if dataset.annotations is not None:
+            _write_records(dataset.annotations, folder / "annotations", Annotation.schema)
         schema = name_selectors(_PAIR_SCHEMA, dataset.selected_by)
-        counts = write_pairs(dataset.pairs, folder / "pairs", schema, _make_row)
+        counts = write_pairs(map(statistics.count_pair, dataset.pairs), folder / "pairs", schema, _make_row)
         (folder / "README.md").write_text(render_dataset_card(dataset, statistics, counts["pairs"]), encoding="utf-8")
         return counts
 
 
-def _write_records(records: Iterable[Caption | Question], folder: Path, schema: pa.Schema) -> None:
+def _write_records(records: Iterable[Record], folder: Path, schema: pa.Schema) -> None:
     with ParquetShards(folder, schema) as shards:
         for record in records:
             shards.add(record.row())
@@ -88,7 +98,8 @@ def _write_records(records: Iterable[Caption | Question], folder: Path, schema: 
 
 def _make_row(pair: WrittenPair, number: int) -> dict[str, Any]:
     scores = {"chosen_score": pair.winner_score, "rejected_score": pair.loser_score, "margin": pair.margin}
-    return make_binarized_row(pair, number) | scores
+    keys = {"aspect": pair.aspect, "chosen_key": pair.winner_key, "rejected_key": pair.loser_key}
+    return make_binarized_row(pair, number) | scores | keys
 
 
 @dataclass(slots=True)
@@ -101,6 +112,8 @@ class DatasetStatistics:
     question_words: int = 0
     elements: int = 0
     """sum of each caption's number of different elements"""
+    aspects: Counter[str] = field(default_factory=Counter)
+    """pairs that one judge or aspect alone chose"""
     _caption_key: str = ""
     _caption_elements: set[str] = field(default_factory=set)
 
@@ -120,6 +133,12 @@ class DatasetStatistics:
         self.elements += bool(element) and element not in self._caption_elements
         self._caption_elements.add(element)
         return question
+
+    def count_pair(self, pair: WrittenPair) -> WrittenPair:
+        """Count `pair` and return it."""
+        if pair.aspect and pair.margin > 0:
+            self.aspects[pair.aspect] += 1
+        return pair
 
     def totals(self) -> dict[str, str]:
         """Return the rows of the paper's Table 3, formatted."""
@@ -149,16 +168,32 @@ def render_dataset_card(dataset: Dataset, statistics: DatasetStatistics, pairs: 
         _markdown_table(("element type", "questions"), _format_counts(statistics.element_types)),
         "### Captions by category",
         _markdown_table(("category", "captions"), _format_counts(statistics.categories)),
+        *_describe_aspects(dataset, statistics),
         "## Subsets",
-        _markdown_table(("subset", "a row"), SUBSETS),
+        _markdown_table(("subset", "a row"), _list_subsets(dataset)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_aspects(dataset: Dataset, statistics: DatasetStatistics) -> Iterator[str]:
+    """Yield the card's parts on pairs by aspect and on the annotators, of a dataset that has any."""
+    if statistics.aspects:
+        yield "### Pairs by aspect"
+        yield _markdown_table(("aspect", "pairs"), _format_counts(statistics.aspects))
+    if dataset.agreement:
+        yield "### Agreement of the annotators with themselves"
+        yield _markdown_table(("aspect", "replies"), dataset.agreement)
+
+
+def _list_subsets(dataset: Dataset) -> dict[str, str]:
+    return SUBSETS | (ANNOTATED if dataset.annotations is not None else {})
 
 
 def _card_metadata(dataset: Dataset, pairs: int) -> dict[str, object]:
     """Return the metadata for the hub, which without subsets takes all files for one table."""
     configs: list[dict[str, object]] = [
-        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]} for name in SUBSETS
+        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]}
+        for name in _list_subsets(dataset)
     ]
     configs[0]["default"] = True
     return {

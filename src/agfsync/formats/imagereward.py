@@ -1,10 +1,13 @@
 """ImageRewardDB: rows of single pictures, of groups on a prompt, or of pairs; a lower rank is better."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from agfsync.errors import FormatError
-from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
+from agfsync.formats import Dataset, LeftOut, NoPreference, PairItem, Preference, WrittenPair
 from agfsync.formats.columns import ROWS_WITH_PICTURES, column_names, column_rows
 from agfsync.formats.pairing import pair_by_rank, parse_picture
 from agfsync.formats.paths import locate_picture
@@ -28,10 +31,13 @@ _KINDS = {
     "rows": set(_ROW_COLUMNS),
 }
 """The three kinds of file, by their columns."""
+_SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp"}
+PicturePair = tuple[str, str]
+"""The paths of a winner's and a loser's picture."""
 
 
 class ImageRewardDB:
-    """A JSON file of any kind, or Parquet files of rows."""
+    """A JSON file of any kind, or Parquet files of rows. Groups are written."""
 
     title = "ImageRewardDB"
 
@@ -50,6 +56,60 @@ class ImageRewardDB:
         if kind == "rows":
             return _pair_rows(read_json_list(path), path)
         return read_rows(read_json_list(path), _read_group if kind == "groups" else _read_pair)
+
+    def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
+        """Write train.json, the groups that ImageReward's trainer reads, and the pictures under images/.
+
+        The trainer makes a pair of every two pictures of a group whose ranks differ.
+        """
+        counts = {"pairs": 0, "ties": 0}
+        (folder / "images").mkdir()
+        groups: list[dict[str, Any]] = []
+        for _, same in groupby(dataset.pairs, lambda pair: (pair.prompt, pair.aspect)):
+            names: list[PicturePair] = []
+            scores: dict[str, float] = {}
+            for pair in same:
+                counts["pairs" if pair.margin > 0 else "ties"] += 1
+                if pair.margin > 0:
+                    winner, loser = (_write_picture(*each, folder) for each in _list_pictures(pair))
+                    names.append((winner, loser))
+                    scores |= {winner: pair.winner_score, loser: pair.loser_score}
+            common = {"prompt": pair.prompt, "classification": pair.category, "aspect": pair.aspect}
+            for ranking in rank_groups(names, scores):
+                ranks = {"generations": list(ranking), "ranking": list(ranking.values())}
+                groups.append({"id": f"{len(groups):06}", **common, **ranks})
+        (folder / "train.json").write_text(json.dumps(groups, ensure_ascii=False, indent=1), encoding="utf-8")
+        return counts
+
+
+def rank_groups(pairs: Sequence[PicturePair], scores: Mapping[str, float]) -> list[dict[str, int]]:
+    """Return groups of pictures with ranks from 1, the best, from which exactly `pairs` of winner and loser follow.
+
+    That is one group by `scores` if these imply all pairs and no other, and else a group of two for each pair.
+
+    >>> rank_groups([("a", "b"), ("a", "c")], {"a": 3.0, "b": 1.0, "c": 1.0})
+    [{'a': 1, 'b': 2, 'c': 2}]
+    >>> rank_groups([("a", "b"), ("b", "c")], {"a": 3.0, "b": 2.0, "c": 1.0})
+    [{'a': 1, 'b': 2}, {'b': 1, 'c': 2}]
+    """
+    implied = {(one, other) for one in scores for other in scores if scores[one] > scores[other]}
+    if implied == set(pairs):
+        places = sorted(set(scores.values()), reverse=True)
+        return [{name: 1 + places.index(score) for name, score in scores.items()}] if scores else []
+    return [{winner: 1, loser: 2} for winner, loser in pairs]
+
+
+def _list_pictures(pair: WrittenPair) -> list[tuple[str, bytes]]:
+    return [(pair.winner_key, pair.winner), (pair.loser_key, pair.loser)]
+
+
+def _write_picture(key: str, picture: bytes, folder: Path) -> str:
+    """Write a picture, unless it is there, and return its path in the folder."""
+    suffix = next((end for begin, end in _SUFFIXES.items() if picture.startswith(begin)), ".jpg")
+    name = f"images/{key}{suffix}"
+    if not (folder / name).exists():
+        (folder / name).write_bytes(picture)
+    return name
 
 
 def _find_kind(names: Iterable[str]) -> str | None:

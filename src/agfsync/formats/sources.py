@@ -164,6 +164,7 @@ class SourceCaptions:
 
     Args:
         avoid: normalised captions to leave out.
+        avoided: the reason that is counted for them.
 
     Raises:
         FormatError: there is no prompt file at `source`, or it isn't what its format says.
@@ -171,14 +172,19 @@ class SourceCaptions:
 
     concurrency = 1
 
-    def __init__(self, source: str, avoid: Collection[str] = (), split: str = "") -> None:
-        self.path = Path(source)
+    def __init__(
+        self, source: str, avoid: Collection[str] = (), split: str = "", avoided: str = "in the pair set as well"
+    ) -> None:
+        self.path, self._avoided = Path(source), avoided
         self.left_out = LeftOutTally()
         self.rows = 0
         self._prompts: dict[str, Prompt] = {}
         for prompt in read_prompts(self.path, split):
             self._add(prompt, avoid)
-        self.categories: Sequence[str] = list(dict.fromkeys(p.category for p in self._prompts.values()))
+        self._texts: dict[str, list[str]] = {}
+        for each in self._prompts.values():
+            self._texts.setdefault(each.category, []).append(each.text)
+        self.categories: Sequence[str] = list(self._texts)
         # A digest of the content: the same prompts in a file that was moved or touched are the same captions.
         self.identity = digest("prompts", [(p.text, p.category) for p in self._prompts.values()])
 
@@ -192,26 +198,28 @@ class SourceCaptions:
         if not plain:
             self.left_out.add(LeftOut("empty", failed=False))
         elif plain in avoid:
-            self.left_out.add(LeftOut("in the pair set as well", failed=False))
+            self.left_out.add(LeftOut(self._avoided, failed=False))
         elif plain in self._prompts:
             self.left_out.add(LeftOut("repeated", failed=False))
         else:
             self._prompts[plain] = prompt
 
     @property
+    def has_questions(self) -> bool:
+        """True if the file has a question on any of its captions."""
+        return any(prompt.questions for prompt in self._prompts.values())
+
+    @property
     def rooms(self) -> dict[str, int]:
         """Number of captions in each category."""
-        return {category: len(self._texts(category)) for category in self.categories}
+        return {category: len(texts) for category, texts in self._texts.items()}
 
     def captions(self, category: str, count: int, avoid: Collection[str], seed: int) -> list[str]:
         """Return the next `count` captions of `category` that aren't in `avoid`."""
         written = set(avoid)
-        return [text for text in self._texts(category) if text not in written][:count]
+        return list(islice((text for text in self._texts[category] if text not in written), count))
 
     def questions_on(self, caption: str) -> tuple[tuple[SourceQuestion, ...], Mapping[str, int]]:
         """Return the file's questions on `caption`, and the count of each reason why others can't be asked."""
         prompt = self._prompts.get(normalise_text(caption))
         return (prompt.questions, prompt.left_out) if prompt else ((), {})
-
-    def _texts(self, category: str) -> list[str]:
-        return [prompt.text for prompt in self._prompts.values() if prompt.category == category]

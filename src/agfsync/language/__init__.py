@@ -1,4 +1,4 @@
-"""Writers of captions and questions."""
+"""Writers of captions and questions, and polishers of prompts."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,22 @@ class QuestionDraft:
     element_type: str
     valid: bool = True
     expected: AnswerWord = "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class PolishedPrompt:
+    """A prompt as a polisher has rewritten it, unchecked, and in a few words what it changed; empty if nothing."""
+
+    text: str
+    changed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnpolishedPrompt:
+    """The reason why a prompt can't be used, and the polisher's own words on it."""
+
+    reason: str
+    said: str = ""
 
 
 class Writer(Protocol):
@@ -78,6 +94,21 @@ class Verifier(Protocol):
 
         Raises:
             NoReplyError: a language model gave no reply that can be read.
+            BudgetError: a cap is reached.
+        """
+        ...
+
+
+class Polisher(Writer, Protocol):
+    """A rewriter of prompts."""
+
+    at_once: int
+    """Number of prompts that it takes in a call."""
+
+    def polish(self, prompts: Sequence[str], seed: int) -> Sequence[PolishedPrompt | UnpolishedPrompt]:
+        """Return the result for each of `prompts`, in order.
+
+        Raises:
             BudgetError: a cap is reached.
         """
         ...

@@ -50,33 +50,33 @@ def _to_text(given: Any) -> Any:
     return given if isinstance(given, str) else str(given) if isinstance(given, int | float) else ""
 
 
-_Text = Annotated[str, BeforeValidator(_to_text)]
-_CLOSED = ConfigDict(json_schema_extra={"additionalProperties": False})
+ReplyText = Annotated[str, BeforeValidator(_to_text)]
+CLOSED = ConfigDict(json_schema_extra={"additionalProperties": False})
 
 
 class Draft(BaseModel):
     """A question in the reply."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
-    question_id: _Text
-    question: _Text
-    answer: _Text
-    element_type: Annotated[_Text, Field(json_schema_extra={"enum": list(_TYPES)})]
-    element: _Text
-    flag: _Text
+    question_id: ReplyText
+    question: ReplyText
+    answer: ReplyText
+    element_type: Annotated[ReplyText, Field(json_schema_extra={"enum": list(_TYPES)})]
+    element: ReplyText
+    flag: ReplyText
 
 
 class CaptionVerdict(BaseModel):
     """The caption's answer to the question of that number."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
-    number: _Text
-    answer: _Text
+    number: ReplyText
+    answer: ReplyText
 
 
-def _fill_items(kind: type[BaseModel]) -> BeforeValidator:
+def fill_items(kind: type[BaseModel]) -> BeforeValidator:
     """Return a validator that fills missing fields of a list's items with empty texts, for the checks to count."""
     empty = dict.fromkeys(kind.model_fields, "")
 
@@ -89,17 +89,17 @@ def _fill_items(kind: type[BaseModel]) -> BeforeValidator:
 class Round(BaseModel):
     """The reply to one caption."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
-    questions: Annotated[list[Draft], _fill_items(Draft)]
+    questions: Annotated[list[Draft], fill_items(Draft)]
 
 
 class Verdicts(BaseModel):
     """The reply to a caption and its questions."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
-    verdicts: Annotated[list[CaptionVerdict], _fill_items(CaptionVerdict)]
+    verdicts: Annotated[list[CaptionVerdict], fill_items(CaptionVerdict)]
 
 
 class LanguageModelQuestions:

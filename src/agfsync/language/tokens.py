@@ -1,4 +1,4 @@
-"""The requests, tokens and money that captions and questions take, estimated from the very prompts.
+"""The requests, tokens and money that captions, their polishing and questions take, estimated from the very prompts.
 
 A token is taken for four characters. Where a length or a number depends on what the model writes, it is the paper's.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
-from agfsync.language import captions, questions
+from agfsync.language import captions, polish, questions
 from agfsync.language.captions import CAPTION_CATEGORIES
 
 CHARACTERS = 4.0
@@ -30,6 +30,9 @@ class TokenEstimate:
     requests: float
     input: float
     output: float
+
+    def __add__(self, other: "TokenEstimate") -> "TokenEstimate":
+        return TokenEstimate(self.requests + other.requests, self.input + other.input, self.output + other.output)
 
     def estimate_cost(self, input_price: float, output_price: float) -> float:
         """Return the cost by prices of a million tokens; NaN where there are none."""
@@ -72,6 +75,16 @@ def estimate_question_tokens(asked: int, rounds: int, verify: bool) -> TokenEsti
         sent += len(questions.VERIFY_INSTRUCTIONS) + _count_schema(questions.Verdicts) + CAPTION + QUESTIONS_KEPT * 70
         received += QUESTIONS_KEPT * len('{"number": 1, "answer": "yes"}, ') + 16
     return TokenEstimate(asked * (rounds + verify), asked * sent / CHARACTERS, asked * received / CHARACTERS)
+
+
+def estimate_polish_tokens(prompts: int) -> TokenEstimate:
+    """Estimate the polishing of prompts as long as the paper's captions, five a request."""
+    each = min(polish.PROMPTS_PER_REQUEST, prompts)
+    requests = float(-(-prompts // polish.PROMPTS_PER_REQUEST))
+    sent = len(polish.POLISH_INSTRUCTIONS) + _count_schema(polish.PolishReply) + each * (CAPTION + 30) + 15
+    sample = polish.PolishDraft(number="1", changed="removed the contradicting colours", usable="yes", prompt="")
+    received = each * (len(sample.model_dump_json()) + CAPTION + 10) + 15
+    return TokenEstimate(requests, requests * sent / CHARACTERS, requests * received / CHARACTERS)
 
 
 def _count_schema(shape: Any) -> int:

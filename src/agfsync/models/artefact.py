@@ -24,13 +24,15 @@ class ModelArtefact:
 
     `base` holds the settings of the base model, as a recipe's `model` has them. `kind` is "pipeline" if the folder
     holds a whole pipeline, "adapters" if it holds LoRAs of the base, "base" if it holds no weights, and "reward" for a
-    reward model. `steering` is the settings of a training-free method.
+    reward model, whose `base` is the network that was trained. `steering` is the settings of a training-free method,
+    `scale` the mean and deviation of a reward model's outputs on the images that it was trained on.
     """
 
     kind: Literal["pipeline", "adapters", "base", "reward"]
     base: Mapping[str, Any]
     adapters: tuple[str, ...] = ()
     steering: Mapping[str, Any] | None = None
+    scale: tuple[float, float] | None = None
     format: int = field(default=_FORMAT)
 
     def save(self, folder: Path) -> None:
@@ -52,9 +54,21 @@ class ModelArtefact:
                 tree = json.loads(path.read_text(encoding="utf-8"))
             if tree["format"] != _FORMAT:
                 raise ModelError(f"{path} has format {tree['format']}; this version reads format {_FORMAT}")
-            return cls(tree["kind"], tree["base"], tuple(tree["adapters"]), tree["steering"])
+            mean, deviation = map(float, tree.get("scale") or (0, 1))
+            scale = (mean, deviation) if tree.get("scale") else None
+            return cls(tree["kind"], tree["base"], tuple(tree["adapters"]), tree["steering"], scale)
         except (ValueError, KeyError, TypeError) as failure:
             raise ModelError(f"{path} is no description of a model: train again, or restore the file") from failure
+
+    def require_reward(self, folder: Path) -> tuple[Mapping[str, Any], tuple[float, float]]:
+        """Return the network and the scale of the reward model in `folder`.
+
+        Raises:
+            ModelError: the model is of another kind.
+        """
+        if self.kind != "reward" or self.scale is None:
+            raise ModelError(f"{folder} holds a model of the kind {self.kind}, which rates no image")
+        return self.base, self.scale
 
     def extend_arguments(self, base: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the arguments of the model's class: those of the `base` with what this model changes."""

@@ -11,15 +11,16 @@ from agfsync.engine.launcher import Order
 from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
-from agfsync.pipeline.checks import check_generators, find_faults
+from agfsync.pipeline.checks import check_generators, check_names, find_faults
 from agfsync.pipeline.controls import bring_up_controls
-from agfsync.pipeline.damage import READ_AT_ONCE, describe_damage, open_to_read, quarantine_damage
-from agfsync.pipeline.following import prepare, read_recipe
+from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.following import bring_up_fork, prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe
 from agfsync.stages import NAMES, STAGES, Stage
 from agfsync.stages.context import EARLIER, Context
+from agfsync.stages.own_reward import bind_scorers
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
 
@@ -27,7 +28,11 @@ __all__ = [
     "NAMES",
     "STAGES",
     "StageStatus",
+    "bring_up_fork",
+    "check_generators",
+    "check_names",
     "choose_dtypes",
+    "evaluate_base",
     "find_faults",
     "help_train",
     "is_up_to_date",
@@ -42,7 +47,8 @@ __all__ = [
 ]
 
 TRAINING = "training"
-"""The stage that launcher processes share."""
+_LAUNCHED = {"reward", TRAINING}
+"""The stages that launcher processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
         quarantine_damage(run_, recipe, shown)
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
-        if TRAINING in due:
+        if _LAUNCHED & set(due):
             launcher.await_helpers(shown.say)
         while True:
             try:
@@ -109,9 +115,22 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
         for each in before:
             if not is_current(each, run_, recipe):
                 raise RunError(f"{name} needs {each.name}: type `agfsync {each.name} {path}` first")
-        if TRAINING in due:
+        if _LAUNCHED & set(due):
             launcher.await_helpers((progress or SilentProgress()).say)
         _bring_up(stage, run_, recipe, progress or SilentProgress())
+
+
+def evaluate_base(path: Path, *, progress: Progress | None = None) -> None:
+    """Draw and judge the base model's evaluation images of the run at `path`, whose questions are up to date.
+
+    Raises:
+        AgfsyncError: as a run does.
+    """
+    with Run.open(path, writing=True) as run_:
+        recipe = read_recipe(run_)
+        check_generators(recipe, ["evaluation"])
+        evaluation = import_module("agfsync.stages.evaluation")
+        evaluation.judge_base(Context(run_, recipe, progress or SilentProgress()))
 
 
 def help_train(order: Order) -> None:
@@ -120,9 +139,10 @@ def help_train(order: Order) -> None:
     Raises:
         AgfsyncError: as the first does; or the run isn't where the first process has it.
     """
-    training = import_module("agfsync.stages.training")
+    stage = import_module(f"agfsync.stages.{order.get('stage', TRAINING)}")
     with Run.open(Path(order["run"])) as run_:
-        training.train_as_helper(Context(run_, read_recipe(run_), SilentProgress(), order["digest"]))
+        recipe = bind_scorers(read_recipe(run_), run_)
+        stage.train_as_helper(Context(run_, recipe, SilentProgress(), order["digest"]))
 
 
 def read_status(path: Path) -> list[StageStatus]:
@@ -155,8 +175,7 @@ def verify(path: Path) -> int:
         DamagedError: some failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
-        if read_recipe(run_).captions.writer.language_model is None:
-            run_.declare_ordered("captions")
+        declare_order(run_, read_recipe(run_))
         files = run_.count_files()
         found = run_.verify()
         if found:
@@ -179,7 +198,8 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     if stage.name == "controls":
         bring_up_controls(run_, recipe, progress, lambda path: run(path, until="evaluation", progress=progress))
     try:
-        notes = import_module(f"agfsync.stages.{stage.name}").run(Context(run_, recipe, progress, made_by))
+        context = Context(run_, bind_scorers(recipe, run_), progress, made_by)
+        notes = import_module(f"agfsync.stages.{stage.name}").run(context)
     except Exception as failure:
         plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage)
         if plain is None:

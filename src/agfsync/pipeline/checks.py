@@ -9,12 +9,13 @@ from agfsync import catalog
 from agfsync.engine.packages import require_package, require_trackers
 from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
-from agfsync.formats.sources import check_source
+from agfsync.formats.sources import SourceCaptions, check_source
 from agfsync.models import hub
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
 from agfsync.stages import NAMES
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.context import asks_questions
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 
 def find_faults(recipe: Recipe) -> list[AgfsyncError]:
@@ -41,11 +42,13 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
             yield partial(check_source, Path(section.source), kind, section.split)
     yield partial(digest_writer, "captions", recipe.captions)
     yield partial(digest_writer, "questions", recipe.questions)
+    yield partial(digest_polisher, recipe.captions)
     for named in list_named_models(recipe):
         yield partial(catalog.check_place, named.path)
-    for settings in recipe.evaluation.sets.values():
+    for name, settings in recipe.evaluation.sets.items():
         if settings.source:
             yield partial(check_source, Path(settings.source), PromptFile, settings.split)
+            yield partial(_check_judges, recipe, name)
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
     if recipe.engine.type == "ray":
@@ -57,6 +60,24 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
             yield partial(_check_parser, parser)
     if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
+
+
+def _check_judges(recipe: Recipe, name: str) -> None:
+    """Check that the scorers of an evaluation set have something to ask, and that one is left by default.
+
+    Raises:
+        RecipeError: they haven't.
+    """
+    settings, judges = recipe.evaluation.sets[name], recipe.set_scorers(name)
+    asking = [each for each, scorer in judges.items() if asks_questions(scorer)]
+    if not asking or (settings.by is None and len(asking) < len(judges)):
+        return
+    source = Path(str(settings.source))
+    if source.exists() and not SourceCaptions(str(source), split=settings.split).has_questions:
+        raise RecipeError(
+            f"evaluation.sets.{name}: {source.name} has no questions, and {', '.join(asking)} can only judge by "
+            f"questions: name other scorers in its `by`, such as clip, or a file with questions"
+        )
 
 
 def _check_parser(settings: Mapping[str, Any]) -> None:
@@ -72,7 +93,7 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
 
 def _check_rewards(recipe: Recipe) -> None:
     """Check that the scorers whose gradient the method follows have one."""
-    for name in recipe.reward:
+    for name in recipe.reward_weights:
         type_ = recipe.scorers[name].type
         if not hasattr(catalog.find("scorers", type_), "rewards"):
             raise RecipeError(
@@ -115,6 +136,8 @@ def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bo
     """Return True if `stages` load this model of one of the project's own types, whose path is a model's."""
     if named.type not in catalog.CATALOG[named.kind]:
         return False
+    if named.kind == "networks":
+        return "reward" in stages
     if named.kind == "scorers":
         return bool({"scores", "evaluation"} & set(stages))
     models = _loaded_generators(recipe, stages)

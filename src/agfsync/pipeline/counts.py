@@ -23,6 +23,8 @@ class Counts:
     held_out: int
     written: int
     """captions that a writer writes"""
+    polished: int
+    """captions that a polisher rewrites"""
     asked: int
     """captions on which a writer asks questions"""
     pairs: int
@@ -46,7 +48,8 @@ def count_items(recipe: Recipe) -> Counts:
         train=train,
         held_out=settings.held_out,
         written=0 if settings.source else needed,
-        asked=round((1 - share) * needed),
+        polished=0 if settings.polish is None else needed,
+        asked=needed if settings.polish is not None else round((1 - share) * needed),
         pairs=ceil(pairs.share * train * (1 if pairs.source else _count_pairs_of_caption(recipe))),
         questions=sum(kept) / len(kept) if kept else _sample_questions(recipe),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from agfsync.engine.progress import Progress
 from agfsync.errors import DamagedError
 from agfsync.recipe import Recipe
+from agfsync.stages.written import name_written_table
 from agfsync.store import Run
 from agfsync.store.integrity import LOG, Damage
 
@@ -23,10 +24,18 @@ def open_to_read(path: Path) -> Run:
 
 def quarantine_damage(run_: Run, recipe: Recipe, progress: Progress) -> None:
     """Verify a bounded number of bytes before anything else, and quarantine damaged files."""
-    if recipe.captions.writer.language_model is None:
-        run_.declare_ordered("captions")  # What a language model wrote isn't thrown away: it would write other things.
+    declare_order(run_, recipe)
     for damage in run_.verify(READ_AT_ONCE):
         progress.say(describe_damage(run_.path, damage))
+
+
+def declare_order(run_: Run, recipe: Recipe) -> None:
+    """Declare that the writer's captions depend on those before them.
+
+    What a language model wrote isn't thrown away: it would write other things.
+    """
+    if recipe.captions.writer.language_model is None:
+        run_.declare_ordered(name_written_table(recipe.captions))
 
 
 def describe_damage(path: Path, damage: Damage) -> str:

@@ -1,6 +1,7 @@
 """A run's recipe: written when the run is made, read, and compared with one that it is asked to follow."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any
 from agfsync import __version__
 from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import RunError
+from agfsync.files.atomic import store_errors
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.damage import open_to_read
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
@@ -48,6 +50,29 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
         run.rewrite_recipe(_document_recipe(recipe))
     if again is not None:
         (progress or SilentProgress()).say(f"{path} goes on with the new settings, from {again}")
+
+
+def bring_up_fork(path: Path, base: Run, shared: Iterable[str], fork: Callable[[], object]) -> bool:
+    """Make sure that the run at `path` is a fork of `base`; return True if `fork` has made it now.
+
+    A fork whose `shared` stages have other results than those of `base` is removed and made anew.
+    """
+    if (path / RECIPE).exists() and not _shares_results(path, base, shared):
+        with store_errors(path):
+            shutil.rmtree(path)
+    if (path / RECIPE).exists():
+        return False
+    with store_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    fork()
+    return True
+
+
+def _shares_results(path: Path, base: Run, shared: Iterable[str]) -> bool:
+    """Return True if no stage of `shared` has ended in both runs with different results."""
+    with Run.open(path) as fork:
+        ends = [(base.find_finished(name), fork.find_finished(name)) for name in shared]
+    return all(ours is None or theirs is None or ours.mark == theirs.mark for ours, theirs in ends)
 
 
 def read_recipe(run_: Run) -> Recipe:

@@ -21,7 +21,13 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
     # A watch that may end the training looks at held-out captions, with their questions.
     watched = ("questions",) if recipe.training.stopping_watch is not None else ()
     inputs = {"training": (method.needs, *watched) if method.needs in names else ("questions",)}
+    # The run's own reward model is a reward, a watched judge or a judge of the evaluation.
+    for name in ("training", "evaluation"):
+        if recipe.uses_own_reward(name):
+            inputs[name] = (*inputs.get(name, ("questions", "training")), "reward")
     planned = [replace(s, after=tuple(n for n in inputs.get(s.name, s.after) if n in names)) for s in stages]
+    if recipe.captions.polish is not None:
+        planned = [replace(s, by_rows=True) if s.name == "captions" else s for s in planned]
     if method.trains == "nothing":
         # There are no steps to log.
         planned = [replace(s, makes=(MODEL,)) if s.name == "training" else s for s in planned]

@@ -39,7 +39,7 @@ def chosen_dtypes(asked: Recipe, chosen: Recipe) -> dict[str, str]:
 def describe_dtypes(chosen: Mapping[str, str]) -> str:
     """Return one line on `chosen_dtypes`: "drawing and judging in fp32, training in fp32 (AMD EPYC, AVX2)"."""
     training = chosen.get("training.precision")
-    others = " and ".join(sorted({name for place, name in chosen.items() if place != "training.precision"}))
+    others = " and ".join(sorted({name for place, name in chosen.items() if not place.endswith(".precision")}))
     parts = [f"drawing and judging in {others}"] if others else []
     parts += [f"training in {training}"] if training else []
     return f"{', '.join(parts)} ({import_module('agfsync.models.dtypes').describe_cpu()})"
@@ -54,14 +54,17 @@ def _list_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any],
         yield f"scorers.{name}", section, "dtype"
     if tree["training"]["method"]["type"] == "given":
         yield "training.method.model", tree["training"]["method"]["model"], "dtype"
+    if tree["reward"] is not None:
+        yield "reward", tree["reward"], "precision"
     yield "training", tree["training"], "precision"
 
 
 def _choose_fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fallback: str | None) -> str:
     # By name: a run with nothing to do is answered without torch.
     dtypes, pretrained = import_module("agfsync.models.dtypes"), import_module("agfsync.models.pretrained")
-    training = place == "training"
-    device = (tree["model"] if training else section)["device"]
+    training = place in ("training", "reward")
+    own = section.get("method", {}).get("network", section) if place == "reward" else section
+    device = (tree["model"] if place == "training" else own)["device"]
     try:
         name: str = dtypes.fastest_dtype(pretrained.torch_device(device), training=training)
     except ModelError:

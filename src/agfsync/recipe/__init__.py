@@ -16,7 +16,15 @@ from agfsync.recipe.reading import (
     summarize_shipped,
 )
 from agfsync.recipe.sections import HELD_OUT, Captions, Engine, LoraSettings, Questions, Recipe, Training, Watch
-from agfsync.recipe.types import LanguageModel, ModelSettings, PartSettings, RefinerSettings, ScorerSettings, Server
+from agfsync.recipe.types import (
+    LanguageModel,
+    ModelSettings,
+    PartSettings,
+    RefinerSettings,
+    ScorerSettings,
+    Server,
+    WriterSettings,
+)
 
 __all__ = [
     "HELD_OUT",
@@ -34,6 +42,7 @@ __all__ = [
     "Server",
     "Training",
     "Watch",
+    "WriterSettings",
     "check_recipe",
     "dump_recipe",
     "list_named_models",

@@ -1,10 +1,13 @@
 """The settings of each type of method that learns from pairs or from scored candidates."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from agfsync.recipe.base import Positive, Section
+from agfsync.recipe.base import Positive, Section, Share
+
+if TYPE_CHECKING:
+    from agfsync.recipe.types import NetworkOfType
 
 
 class MethodSettings(Section):
@@ -174,3 +177,52 @@ class RandomSettings(MethodSettings):
     needs: ClassVar[str] = "scores"
     seed: int = Field(default=0, ge=0)
     """another one draws other candidates"""
+
+
+class NetworkSettings(Section):
+    """The network of a reward model: a model that sees the image and reads the prompt, and a head on it."""
+
+    type: str
+    """clip-head or blip-head"""
+    path: str
+    """a folder, a hub id or embedded:NAME"""
+    revision: str | None = None
+    """a branch, a tag or a commit of a hub id; default: the newest at hand"""
+    weights: str | None = None
+    """replaces the model's own weights: a safetensors file, a folder or a hub id; a head in it is trained further"""
+    frozen: Share = 0.7
+    """share of the blocks of each tower that stay as they are, the first ones, with the embeddings; 1: all but the head
+    is frozen. The default is ImageReward's"""
+    hidden: tuple[Positive, ...] = (1024, 128, 64, 16)
+    """widths of the head's hidden layers"""
+    activation: Literal["none", "relu"] = "none"
+    """after each hidden layer; ImageReward has none"""
+    dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.2, 0.2, 0.1)
+    """shares of the outputs of the first hidden layers that a step leaves out"""
+    device: str = "auto"
+    """auto takes an accelerator if there is one"""
+
+
+class ClipHeadSettings(NetworkSettings):
+    """The network type `clip-head`: a head on a CLIP's embeddings of image and prompt."""
+
+
+class BlipHeadSettings(NetworkSettings):
+    """The network type `blip-head`: ImageReward's, a BLIP whose text encoder sees the image."""
+
+    side: Positive | None = None
+    """pixels of the images' sides, to which the position embeddings are resized; ImageReward took 224 of a BLIP of 384.
+    Default: the model's own"""
+
+
+class BradleyTerrySettings(MethodSettings):
+    """The method type `bradley-terry`: a reward model that gives a pair's winner more than its loser."""
+
+    trains: ClassVar[str] = "reward"
+    family: ClassVar[str] = "reward model"
+    summary: ClassVar[str] = "Train a reward model on the pairs, in the section reward: ImageReward, VP-Score."
+    paper: ClassVar[str] = "ImageReward, arXiv:2304.05977; VisionPrefer, arXiv:2404.15100"
+    network: "NetworkOfType"
+    """what rates an image with its prompt: clip-head, on a CLIP; or blip-head, on a BLIP"""
+    together: bool = True
+    """the pairs of a prompt follow each other, so that a step sees each of its images once"""

@@ -53,6 +53,8 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         if isinstance(scorer, ServedScorerSettings):
             continue
         place = f"scorers.{name}"
+        if scorer.is_own:
+            continue
         if scorer.path:
             yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
         for key in ("head", "weights"):
@@ -62,3 +64,10 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         if (judge := settings.pairwise) is not None and judge.asked_server is None:
             place = f"evaluation.sets.{name}.pairwise"
             yield NamedModel(place, "pairwise", "judge", judge.type, judge.path, judge, judge.revision)
+    network = getattr(recipe.reward.method, "network", None) if recipe.reward is not None else None
+    if network is not None:
+        place = "reward.method.network"
+        yield NamedModel(place, "networks", "network", network.type, network.path, network, network.revision)
+        if network.weights:
+            at = f"{place}.weights"
+            yield NamedModel(at, "networks", "weights", network.type, network.weights, network, has_revision=False)

@@ -56,7 +56,7 @@ def resolve_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
     """
-    tree = _load_tree(_locate_recipe(recipe))
+    tree = read_yaml(_locate_recipe(recipe))
     for override in overrides:
         _apply_override(tree, override)
     return check_recipe(tree, where=recipe)
@@ -81,7 +81,7 @@ def check_recipe(tree: dict[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as failure:
-        raise RecipeError(f"{where}: {_first_fault(failure)}") from failure
+        raise RecipeError(f"{where}: {describe_first_fault(failure)}") from failure
     try:
         recipe.model_dump_json()
     except ValueError as failure:
@@ -106,7 +106,12 @@ def _locate_recipe(recipe: str) -> Path:
     raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
 
 
-def _load_tree(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that the YAML file at `path` holds.
+
+    Raises:
+        RecipeError: it can't be read, isn't YAML, or isn't a mapping.
+    """
     return _read_tree(_read_text(path), str(path))
 
 
@@ -194,8 +199,9 @@ def _begin_override(default: Any) -> Any:
     return default
 
 
-def _first_fault(failure: ValidationError) -> str:
-    return _describe_fault(failure.errors()[0], Recipe, ())
+def describe_first_fault(failure: ValidationError, section: type[BaseModel] = Recipe) -> str:
+    """Return one line on the first fault of a `section`'s values."""
+    return _describe_fault(failure.errors()[0], section, ())
 
 
 def _describe_fault(fault: Any, section: type[BaseModel], parents: tuple[Any, ...]) -> str:

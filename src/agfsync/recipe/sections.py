@@ -10,8 +10,10 @@ from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
 from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import DpoSettings
+from agfsync.recipe.reward import Reward
 from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
+    OWN_REWARD,
     AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
@@ -20,6 +22,7 @@ from agfsync.recipe.types import (
     ModelOfType,
     ModelSettings,
     PairwiseOfType,
+    PolisherOfType,
     QuestionWriterOfType,
     ScorerOfType,
     ScorerSettings,
@@ -62,6 +65,10 @@ class Captions(Section):
     words: tuple[Positive, Positive] | None = None
     """the fewest and the most words of a caption that a writer writes; others are left out and counted. Absent: any
     number. With a language model [4, 60] unless said otherwise"""
+    polish: PolisherOfType | None = None
+    """a language model that rewrites the prompts of the writer or the source without bias, inconsistency and unsafe
+    content; the original is kept beside each, and what was changed. Those that it refuses, or whose rewriting can't be
+    used, are skipped. Absent: prompts stay as they are"""
 
     @field_validator("words")
     @classmethod
@@ -373,6 +380,8 @@ class Recipe(Section):
     candidates: Candidates = Candidates()
     scores: Scores = Scores()
     pairs: Pairs = Pairs()
+    reward: Reward | None = None
+    """absent: no reward model is trained"""
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
@@ -437,6 +446,7 @@ class Recipe(Section):
             raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
         if self.training.watch is not None:
             self._check_watch(self.training.watch)
+        self._check_reward()
         return self
 
     def _check_pairwise(self, name: str, settings: EvaluationSet) -> None:
@@ -451,12 +461,35 @@ class Recipe(Section):
         if name == self.evaluation.first_set:
             raise ValueError(f"{place} comes first, but the first set is the verdict's: put {settings.of} before it")
 
+    def _check_reward(self) -> None:
+        """Refuse a reward model in the place of the generator, and scores by one that isn't trained yet."""
+        method = self.training.method
+        if method.trains == "reward":
+            raise ValueError(f"training.method {method.type} trains a reward model: give it in a section reward")
+        own = {name for name, settings in self.scorers.items() if settings.is_own}
+        if own and self.reward is None:
+            raise ValueError(f"scorers.{min(own)} has the path {OWN_REWARD}, but the recipe has no section reward")
+        rated = self.reward_weights if method.needs == "scores" else {}
+        chosen = {} if self.pairs.source else self.pairs.weights
+        for place, names in (("pairs.choose", chosen), ("scores.by", self.scores.by or ()), ("training.method", rated)):
+            for name in names:
+                if name in own:
+                    raise ValueError(
+                        f"{place} names '{name}', the run's own reward model, which is trained on its pairs: it can't "
+                        f"score the candidates before it exists"
+                    )
+
     def _check_watch(self, watch: Watch) -> None:
         method = self.training.method
         if method.trains != "model" or method.type == "none":
             raise ValueError(f"training.watch has nothing to watch: the method {method.type} trains no model")
         if not self.captions.held_out:
             raise ValueError("training.watch measures on held-out captions: set captions.held_out")
+        if self.scorers[watch.by].is_own:
+            raise ValueError(
+                f"training.watch.by names '{watch.by}', the run's own reward model, which learnt from the same pairs: "
+                f"name a scorer that nothing trains on"
+            )
         if self.model.loras:
             raise ValueError("training.watch draws with the trained network alone: leave out model.loras")
         for name in self.teachers:
@@ -474,9 +507,10 @@ class Recipe(Section):
             yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights, True
         yield "training.method", method.scorers, method.needs == "scores"
         if method.needs == "captions" and hasattr(method, "reward"):
-            yield "training.method.reward", [name for name in self.reward if name in self.score_sources], False
+            yield "training.method.reward", [name for name in self.reward_weights if name in self.score_sources], False
         yield "training.watch.by", () if self.training.watch is None else (self.training.watch.by,), False
         yield "scores.by", self.scores.by or (), True
+        yield "reward.by", () if self.reward is None else (self.reward.by or ()), False
         for name, settings in self.evaluation.sets.items():
             yield f"evaluation.sets.{name}.by", settings.by or (), False
 
@@ -492,7 +526,7 @@ class Recipe(Section):
         return (self.model, *self.candidates.beside.values())
 
     @property
-    def reward(self) -> dict[str, float]:
+    def reward_weights(self) -> dict[str, float]:
         """The weights of the scorers by which the method rates images; default: those that choose the pairs."""
         return getattr(self.training.method, "reward", None) or self.pairs.weights
 
@@ -501,14 +535,15 @@ class Recipe(Section):
         """The scorers that the method learns from, directly or by the pairs; none for the pairs of a source."""
         method = self.training.method
         learns = self.pairs.source is None if method.needs == "pairs" else hasattr(method, "reward")
-        chosen = self.reward if learns else {}
+        chosen = self.reward_weights if learns else {}
         return tuple(dict.fromkeys([*(name for name, weight in chosen.items() if weight), *method.scorers]))
 
     @property
     def candidate_scorers(self) -> dict[str, ScorerSettings]:
         """The scorers of the candidates, in the recipe's order."""
         method = self.training.method
-        needed = {**self.reward, **dict.fromkeys(method.scorers)} if method.needs == "scores" else self.pairs.weights
+        rated = {**self.reward_weights, **dict.fromkeys(method.scorers, 1.0)}
+        needed = rated if method.needs == "scores" else self.pairs.weights
         names = needed if self.scores.by is None else self.scores.by
         asked = {self.score_sources[name] for name in names}
         return {name: settings for name, settings in self.scorers.items() if name in asked}
@@ -522,6 +557,19 @@ class Recipe(Section):
         """The names of the candidates' scores, an annotator's aspects before their mean."""
         scorers = self.candidate_scorers.items()
         return [each for name, of in scorers for each in (*(f"{name}.{aspect}" for aspect in of.aspect_names), name)]
+
+    def uses_own_reward(self, stage: str) -> bool:
+        """Return True if `stage`, training or evaluation, asks the reward model that the run trains."""
+        draws = stage == "training" and self.training.method.needs == "captions"
+        asked = self.evaluation_scorers if stage == "evaluation" else self.reward_weights if draws else ()
+        return any(self.find_scorer(name).is_own for name in asked)
+
+    @property
+    def reward_judges(self) -> dict[str, ScorerSettings]:
+        """The scorers of single images that the reward model's accuracy is compared with, in the recipe's order."""
+        by = None if self.reward is None else self.reward.by
+        single = {name: each for name, each in self.scorers.items() if not (each.is_own or each.aspect_names)}
+        return {name: each for name, each in single.items() if by is None or name in by}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
         """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""
@@ -564,6 +612,11 @@ class Recipe(Section):
         """What people call the models "base" and "aligned"."""
         names = ("base", "aligned") if self.given is None else self.given.names
         return dict(zip(("base", "aligned"), names, strict=True))
+
+    @property
+    def reward_seed(self) -> int:
+        """The seed of the reward model's training; default: the run's."""
+        return self.seed if self.reward is None or self.reward.seed is None else self.reward.seed
 
     @property
     def training_seed(self) -> int:

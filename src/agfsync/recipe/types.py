@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
-from agfsync.recipe.aspects import DEFAULT_ASPECTS, Aspects
+from agfsync.recipe.aspects import DEFAULT_ASPECTS, SHAPES_ASPECTS, Aspects
 from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
@@ -39,6 +39,9 @@ from agfsync.recipe.choices import (
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import (
     BestSettings,
+    BlipHeadSettings,
+    BradleyTerrySettings,
+    ClipHeadSettings,
     DpoSettings,
     HingeSettings,
     IpoSettings,
@@ -46,6 +49,7 @@ from agfsync.recipe.methods import (
     LinearSettings,
     MapoSettings,
     MethodSettings,
+    NetworkSettings,
     NoMethodSettings,
     RandomSettings,
     RewardWeightedSettings,
@@ -187,6 +191,10 @@ class TransformerSettings(ModelSettings):
     """replaces the model's own"""
 
 
+OWN_REWARD = "run:reward"
+"""The path of a scorer that is the reward model of its own run, which the section `reward` trains."""
+
+
 class ScorerSettings(Section):
     """A scorer: its type in the catalog, its weights, and the settings of its type."""
 
@@ -196,6 +204,11 @@ class ScorerSettings(Section):
     revision: str | None = None
     dtype: DtypeName = "auto"
     device: str = "auto"
+
+    @property
+    def is_own(self) -> bool:
+        """True if it is the reward model that the run itself trains."""
+        return OWN_REWARD in (self.path, (self.revision or "").partition("@")[0])
 
     @property
     def files(self) -> tuple[str | None, ...]:
@@ -364,6 +377,13 @@ class PairwiseOpenAISettings(PairwiseSettings):
     server: AnnotatorServer | None = None
 
 
+class ShapesAnnotatorSettings(AnnotatorSettings):
+    """The scorer type `shapes-annotator`: the embedded networks judge each image for itself, in one order."""
+
+    aspects: Aspects = SHAPES_ASPECTS
+    orders: Positive = 1
+
+
 class WriterSettings(Section):
     """A writer of captions or questions. In a recipe `writer: shapes` is short for `writer: {type: shapes}`."""
 
@@ -373,6 +393,12 @@ class WriterSettings(Section):
     def language_model(self) -> "LanguageModel | None":
         """These settings, of a writer that asks a language model."""
         return self if isinstance(self, LanguageModel) else None
+
+
+class PolisherSettings(WriterSettings):
+    """A polisher of prompts."""
+
+    type: str = "openai"
 
 
 class LanguageModel(Server, WriterSettings):
@@ -408,22 +434,25 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     "scorers": {
         "vqa": VqaSettings,
         "vqa-openai": VqaOpenAISettings,
-        "vlm": VqaSettings,
-        "vqascore": VqaSettings,
         "aspects": AspectsSettings,
         "aspects-openai": AspectsOpenAISettings,
+        "vlm": VqaSettings,
+        "vqascore": VqaSettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
         "imagereward": EmbeddingSettings,
+        "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
         "shapes-fidelity": ShapesFidelitySettings,
+        "shapes-annotator": ShapesAnnotatorSettings,
     },
     "pairwise": {"pairwise": PairwiseVlmSettings, "pairwise-openai": PairwiseOpenAISettings},
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
     "questions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "polishers": {"openai": LanguageModel},
     "methods": {
         "dpo": DpoSettings,
         "ipo": IpoSettings,
@@ -444,8 +473,10 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "structure-diffusion": StructureDiffusionSettings,
         "attend-and-excite": AttendAndExciteSettings,
         "given": GivenSettings,
+        "bradley-terry": BradleyTerrySettings,
         "none": NoMethodSettings,
     },
+    "networks": {"clip-head": ClipHeadSettings, "blip-head": BlipHeadSettings},
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
     "choices": {
         "best-worst": BestWorstSettings,
@@ -463,7 +494,9 @@ BASES: dict[str, type[Section]] = {
     "pairwise": PairwiseSettings,
     "captions": WriterSettings,
     "questions": WriterSettings,
+    "polishers": PolisherSettings,
     "methods": MethodSettings,
+    "networks": NetworkSettings,
     "choices": ChoiceSettings,
     "parsers": ParserSettings,
 }
@@ -550,15 +583,19 @@ ModelOfType = Annotated[SerializeAsAny[ModelSettings], BeforeValidator(_validate
 ScorerOfType = Annotated[SerializeAsAny[ScorerSettings], BeforeValidator(_validate_as("scorers"))]
 PairwiseOfType = Annotated[SerializeAsAny[PairwiseSettings], BeforeValidator(_validate_as("pairwise"))]
 CaptionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("captions"))]
+PolisherOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("polishers"))]
 QuestionWriterOfType = Annotated[SerializeAsAny[WriterSettings], BeforeValidator(_validate_as("questions"))]
+NetworkOfType = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_validate_as("networks"))]
 MethodOfType = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_validate_as("methods"))]
 ParserOfType = Annotated[SerializeAsAny[ParserSettings], BeforeValidator(_validate_as("parsers"))]
 ChoiceOfType = Annotated[SerializeAsAny[ChoiceSettings], BeforeValidator(_validate_as("choices"))]
 
 
 for _section in SETTINGS["methods"].values():
-    # The settings of some methods name these before they are defined.
-    _section.model_rebuild(_types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType})
+    # The settings of some methods name these types before they are defined.
+    _section.model_rebuild(
+        _types_namespace={"ParserOfType": ParserOfType, "ModelOfType": ModelOfType, "NetworkOfType": NetworkOfType}
+    )
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:

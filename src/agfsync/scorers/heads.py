@@ -48,14 +48,21 @@ class Head(nn.Module):
         self.embedding_dim = embedding_dim
         self.layers = nn.Sequential(*_make_layers(embedding_dim, list(hidden)))
         self._activate = nn.functional.relu if activation == "relu" else nn.Identity()
+        self.dropped_widths = list(hidden[:-1])
+        """widths of the layers with a dropout after them"""
 
-    def forward(self, embeddings_BE: Tensor) -> Tensor:
-        """Return the head's output for the embeddings, (B,); it is not clamped, so that training gets every error."""
+    def forward(self, embeddings_BE: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+        """Return the head's output for the embeddings, (B,); it is not clamped, so that training gets every error.
+
+        `kept_BK` takes the place of the dropouts: factors of the outputs before each, one after the other.
+        """
         *hidden, last = self.layers
+        factors = iter(() if kept_BK is None else kept_BK.split(self.dropped_widths, dim=1))
         for layer in hidden:
-            embeddings_BE = (
-                self._activate(layer(embeddings_BE)) if isinstance(layer, nn.Linear) else layer(embeddings_BE)
-            )
+            if isinstance(layer, nn.Linear):
+                embeddings_BE = self._activate(layer(embeddings_BE))
+            else:
+                embeddings_BE = layer(embeddings_BE) if kept_BK is None else embeddings_BE * next(factors)
         ratings: Tensor = last(embeddings_BE).squeeze(-1)
         return ratings
 

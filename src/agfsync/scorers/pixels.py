@@ -49,7 +49,7 @@ class PixelProcessor:
         resized_BCHW = resize_pixels(pixels_BCHW.float(), self._choose_size(pixels_BCHW.shape[-2:]), self._mode)
         if self._processor.do_center_crop:
             resized_BCHW = _crop_centre(resized_BCHW, self._processor.crop_size)
-        return {"pixel_values": self._standardise(resized_BCHW)}
+        return {"pixel_values": self.standardise(resized_BCHW)}
 
     def _choose_size(self, size: torch.Size) -> Size:
         height, width = size
@@ -62,7 +62,8 @@ class PixelProcessor:
         longest = int(wanted.shortest_edge * long / short)
         return (longest, wanted.shortest_edge) if width <= height else (wanted.shortest_edge, longest)
 
-    def _standardise(self, pixels_BCHW: Tensor) -> Tensor:
+    def standardise(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return pixels in 0..1 less the processor's mean, over its deviation."""
         if not self._processor.do_normalize:
             return pixels_BCHW
         mean, std = (
@@ -77,7 +78,7 @@ class PixelProcessor:
         height, width = pixels_BCHW.shape[-2:]
         if self._processor.do_resize:
             height, width = get_image_size_for_max_num_patches(height, width, side, most)
-        pixels_BCHW = self._standardise(resize_pixels(pixels_BCHW, (height, width), self._mode))
+        pixels_BCHW = self.standardise(resize_pixels(pixels_BCHW, (height, width), self._mode))
         # F.unfold orders a patch's numbers by color first, the network by pixel first.
         patches_BDN = F.unfold(pixels_BCHW, side, stride=side)
         patches_BND = patches_BDN.transpose(1, 2).unflatten(2, (3, -1)).transpose(2, 3).flatten(2)

@@ -53,6 +53,13 @@ STAGES = (
     ),
     Stage("pairs", "Choose each caption's winner and loser.", after=("candidates", "scores")),
     Stage(
+        "reward",
+        "Train the reward model on the pairs.",
+        after=("pairs",),
+        lighter="reward.batch, or set reward.accumulate, or freeze more (reward.method.network.frozen)",
+        makes=("reward", "reward_training/metrics.jsonl"),
+    ),
+    Stage(
         "training",
         "Align the model.",
         after=("pairs",),
@@ -74,7 +81,7 @@ STAGES = (
     Stage(
         "report",
         "Write the report.",
-        after=("questions", "candidates", "scores", "pairs", "training", "evaluation", "controls"),
+        after=("questions", "candidates", "scores", "pairs", "reward", "training", "evaluation", "controls"),
         lighter="report.examples",
         makes=("report.html",),
     ),
@@ -93,7 +100,10 @@ UNNEEDED = {
 def list_needed_stages(recipe: "Recipe") -> list[Stage]:
     """Return the stages that a recipe needs, in order."""
     method = recipe.training.method
-    left_out = {*UNNEEDED[method.needs], *(("training", "evaluation", "controls") if method.type == "none" else ())}
+    # A reward model learns from pairs, whatever the method that follows needs.
+    left_out = {*(("reward", *UNNEEDED[method.needs]) if recipe.reward is None else ())}
+    if method.type == "none":
+        left_out |= {"training", "evaluation", "controls"}
     if not recipe.evaluation.controls:
         left_out.add("controls")
     return [stage for stage in STAGES if stage.name not in left_out]

@@ -1,7 +1,7 @@
 """Stage 1: a writer's captions, spread evenly over its categories, no two the same; some held out for the evaluation.
 
-A file of prompts may replace the writer. If the pairs come from a pair set, its prompts are the captions to train on,
-and all of the writer's are held out.
+A file of prompts may replace the writer, and a polisher may rewrite what either gives. If the pairs come from a pair
+set, its prompts are the captions to train on, and all of the writer's are held out.
 
 A caption is a unit of its own, so that more or fewer of them can be asked for later and those that are there stay.
 Its split is drawn when it is written, among the free places of its category.
@@ -25,11 +25,14 @@ from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.context import Context
 from agfsync.stages.places import Places, share_by_category
+from agfsync.stages.polishing import polish_captions
 from agfsync.stages.preferences import read_given_captions, skip_left_out
 from agfsync.stages.writing import WriterSession, open_writer
-from agfsync.stages.written import WrittenCaptions, make_caption
+from agfsync.stages.written import WrittenCaptions, make_caption, name_written_table
 
 _STAGE = "captions"
+POLISHED = "polish"
+"""The note of the polishing."""
 ASK = 100
 """captions asked for at a time: what a kill can cost"""
 DRY = 3
@@ -55,16 +58,26 @@ def run(context: Context) -> Mapping[str, Any]:
         with context.progress.stage(_STAGE, sum(asked.values()), done=written.count_present(wanted)) as task:
             for category, places in wanted.items():
                 _fill_category(context, session, written, category, places, task)
-    context.run.select(_STAGE, [*given, *written.select_units(wanted)])
     left_out = {"left_out": dict(prompts.left_out.counts)} if prompts else {}
-    return {**_collect_notes(context), **left_out, **session.account.to_notes()}
+    polish = _select_captions(context, written.select_units(wanted), given)
+    return {**_collect_notes(context), **left_out, **session.account.to_notes(), **polish}
+
+
+def _select_captions(context: Context, units: Sequence[str], given: Mapping[str, Caption]) -> Mapping[str, Any]:
+    """Select the stage's table, polished if the recipe says so; return the note of that."""
+    if context.recipe.captions.polish is None:
+        context.run.select(_STAGE, [*given, *units])
+        return {}
+    table = name_written_table(context.recipe.captions)
+    context.run.select(table, units)
+    return {POLISHED: polish_captions(context, list(context.run.read(table, Caption)), given)}
 
 
 def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     """Read the file of prompts, and report its unused rows."""
     settings = context.recipe.captions
     prompts = SourceCaptions(str(settings.source), taken, settings.split)
-    skip_left_out(context, _STAGE, prompts.path, prompts.left_out, prompts.rows, "rows")
+    skip_left_out(context, name_written_table(settings), prompts.path, prompts.left_out, prompts.rows, "rows")
     return prompts
 
 
@@ -98,8 +111,9 @@ def _read_written(context: Context, writer: CaptionWriter, taken: Collection[str
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
     source = digest(_STAGE, VERSIONS[_STAGE], writer.identity, context.recipe.seed, *shaping)
     written = WrittenCaptions(source, similarity, set(taken))
-    mine = [unit for unit in context.run.list_made(_STAGE) if unit.startswith(f"{source}/")]
-    for unit, each in zip(mine, context.run.read(_STAGE, Caption, mine), strict=True):
+    table = name_written_table(settings)
+    mine = [unit for unit in context.run.list_made(table) if unit.startswith(f"{source}/")]
+    for unit, each in zip(mine, context.run.read(table, Caption, mine), strict=True):
         if normalise_text(each.text) not in taken:
             written.add(unit, each)
     return written
@@ -152,7 +166,8 @@ def _commit_captions(
     units = {f"{written.source}/{each.key}": [each] for each in captions}
     if units:
         dropped = {next(iter(units)): left_out} if left_out else {}
-        context.run.commit(_STAGE, units, Caption.schema, dropped=dropped, seconds=seconds)
+        table = name_written_table(context.recipe.captions)
+        context.run.commit(table, units, Caption.schema, dropped=dropped, seconds=seconds)
     for unit, (each,) in units.items():
         written.add(unit, each)
 
@@ -182,5 +197,5 @@ def _collect_notes(context: Context) -> dict[str, Any]:
         "held_out": splits["held-out"],
         "categories": dict(Counter(row["category"] for row in rows)),
         "words": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
-        "dropped": dict(context.run.count_dropped(_STAGE)),
+        "dropped": dict(context.run.count_dropped(name_written_table(context.recipe.captions))),
     }

@@ -24,12 +24,12 @@ def sift_captions(texts: Sequence[str], words: tuple[int, int] | None = None) ->
 
     `words` are the fewest and the most that a caption may have; None: any number.
     """
-    reasons = [_find_caption_fault(text, words) for text in texts]
+    reasons = [find_caption_fault(text, words) for text in texts]
     kept = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
     return kept, Counter(reason for reason in reasons if reason is not None)
 
 
-def _find_caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
+def find_caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
     """Return why `text` may be no caption, or None."""
     if not has_words(text):
         return "empty"

@@ -72,8 +72,14 @@ def digest_scorer(name: str, settings: ScorerSettings) -> str:
     """Return the digest of a scorer and of all settings that affect its scores, without loading it."""
     server = settings.asked_server
     tokens = server.reply_tokens if server is not None else None
-    shaping = dump_changes(settings, "device", "server")
+    # The run's own reward model counts by its weights, which its revision names, not by where the run lies.
+    shaping = dump_changes(settings, "device", "server", *(("path",) if settings.is_own else ()))
     return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
+
+
+def asks_questions(settings: ScorerSettings) -> bool:
+    """Return True if a scorer gives no value without questions."""
+    return bool(getattr(catalog.find("scorers", settings.type), "asks_questions", False))
 
 
 def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:

@@ -32,15 +32,21 @@ def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
 def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     """Return the scorers that the aligned model was trained to please: as `find_selectors`, or a method's rewards.
 
-    A method without rewards, such as one that trains nothing or on random images, pleases none.
+    A method without rewards, such as one that trains nothing or on random images, pleases none. The run's own reward
+    model stands with the scorers that chose its pairs: what pleases it pleases them.
     """
-    method = recipe.training.method
+    method, own = recipe.training.method, {name: 1.0 for name, each in recipe.scorers.items() if each.is_own}
     if method.needs == "pairs":
-        return find_selectors(run, recipe)
+        chosen = find_selectors(run, recipe)
+        return None if chosen is None else [*chosen, *_describe_scorers(recipe, own)]
     if recipe.given is not None:
         known = recipe.given.selected_on
         return None if known is None else _describe_scorers(recipe, dict.fromkeys(known, 1.0))
-    return _describe_scorers(recipe, {**dict.fromkeys(method.scorers, 1.0), **_find_reward(recipe)})
+    rewards = {**dict.fromkeys(method.scorers, 1.0), **_find_reward(recipe)}
+    if not own.keys() & rewards.keys():
+        return _describe_scorers(recipe, rewards)
+    chosen = find_selectors(run, recipe)
+    return None if chosen is None else [*chosen, *_describe_scorers(recipe, own | rewards)]
 
 
 def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
@@ -49,7 +55,7 @@ def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
 
 
 def _find_reward(recipe: Recipe) -> Mapping[str, float]:
-    return recipe.reward if hasattr(recipe.training.method, "reward") else {}
+    return recipe.reward_weights if hasattr(recipe.training.method, "reward") else {}
 
 
 def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Selector]:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from agfsync import catalog
 from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.stages.context import digest_evaluated, digest_generator, digest_scorer, dump_changes
-from agfsync.stages.writing import digest_writer
+from agfsync.stages.writing import digest_polisher, digest_writer
 
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
@@ -14,8 +15,9 @@ UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "tracke
 
 def captions(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `captions`."""
-    shaping = dump_changes(recipe.captions, "writer", "source", "split")
-    return recipe.seed, shaping, digest_writer("captions", recipe.captions), *_list_sources(recipe)
+    shaping = dump_changes(recipe.captions, "writer", "source", "split", "polish")
+    writers = digest_writer("captions", recipe.captions), *digest_polisher(recipe.captions)
+    return recipe.seed, shaping, *writers, *_list_sources(recipe)
 
 
 def questions(recipe: Recipe) -> Any:
@@ -44,12 +46,30 @@ def pairs(recipe: Recipe) -> Any:
     return given or dump_changes(recipe.pairs, "source", "split", "repeats")
 
 
+def reward(recipe: Recipe) -> Any:
+    """Return the settings that affect the stage `reward`, with those of its table of accuracies."""
+    if recipe.reward is None:
+        return None
+    return shape_reward_training(recipe), _list_scorers(recipe.reward_judges), recipe.evaluation.resamples, recipe.seed
+
+
+def shape_reward_training(recipe: Recipe) -> Any:
+    """Return the settings that affect the weights of a reward model."""
+    section = recipe.reward
+    assert section is not None
+    network = getattr(section.method, "network", None)
+    places = (network.path, network.weights) if network is not None else ()
+    shaping = dump_changes(section, "seed", "method", "by", *UNSHAPING)
+    method = section.method.model_dump(mode="json", exclude={"network": {"device"}}, exclude_defaults=True)
+    return recipe.reward_seed, shaping, method, catalog.fingerprint(*places)
+
+
 def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
     if recipe.given is not None:
         return digest_evaluated(recipe)
     shaping = dump_changes(recipe.training, "seed", "watch", *UNSHAPING)
-    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward, recipe.pairs.share)
+    reward = () if recipe.training.method.needs == "pairs" else (recipe.reward_weights, recipe.pairs.share)
     return recipe.training_seed, shaping, digest_generator(recipe.model), *reward, *_list_stopping(recipe)
 
 

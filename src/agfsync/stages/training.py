@@ -3,8 +3,7 @@
 Every file is complete or not there: a run that was killed continues from its last checkpoint, to the same model.
 """
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from agfsync import catalog
 from agfsync.engine import launcher
 from agfsync.errors import ModelError, RecipeError, RunError
-from agfsync.files.atomic import flush_to_disk, store_errors
+from agfsync.files.atomic import replace_folder
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
@@ -32,6 +31,7 @@ from agfsync.training.loop import train
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
+from agfsync.training.peak_memory import read_peak_memory, reset_peak_memory
 from agfsync.training.precision import make_loss_scaler
 from agfsync.training.processes import ALONE, join_processes
 from agfsync.training.prompts import PromptData
@@ -43,6 +43,8 @@ from agfsync.training.trainable import explain_untrainable, list_missing
 from agfsync.training.watching import summarize_watch
 
 _STAGE = "training"
+PEAK_MEMORY = "peak_memory"
+"""The note on the bytes that the training took at most, of its last process, where that is known."""
 WATCHED = "watch"
 """The note on the watched judge."""
 
@@ -59,7 +61,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     recipe, settings = context.recipe, context.recipe.training
     if settings.method.trains == "nothing":
-        _replace_folder(context.run.path / MODEL, lambda beside: _save_untrained(recipe, beside))
+        replace_folder(context.run.path / MODEL, lambda beside: _save_untrained(recipe, beside))
         return {"steps": 0}
     if settings.batch < launcher.count_processes():
         raise RecipeError(
@@ -67,11 +69,14 @@ def run(context: Context) -> Mapping[str, Any]:
         )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe)
+    reset_peak_memory(denoiser.device)
     make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
     check_watch(context)
     with open_judge_accounts(context, _STAGE, _list_rewards(recipe) | list_watched(recipe)) as accounts:
-        return _train(context, denoiser, method, checkpoints, plan, accounts)
+        notes = _train(context, denoiser, method, checkpoints, plan, accounts)
+    peak = read_peak_memory(denoiser.device)
+    return notes if peak is None else {**notes, PEAK_MEMORY: peak}
 
 
 def _train(
@@ -109,7 +114,7 @@ def _train(
 
         objective, say = method.objective(loaded.data, plan), context.progress.say
         train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say, watcher=watcher)
-    _replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
+    replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
     if unrewarded := _count_unrewarded(loaded.data):
         reasons = "; ".join(f"{why} ({count})" for why, count in unrewarded.items())
         context.progress.say(f"{_STAGE}: images without a reward were left out: {reasons}")
@@ -161,7 +166,7 @@ def _open_checkpoints(context: Context) -> Checkpoints:
 def _build_method(recipe: Recipe) -> Method:
     settings = recipe.training.method.model_dump()
     if "reward" in settings:
-        settings["reward"] = recipe.reward
+        settings["reward"] = recipe.reward_weights
     method: Method = catalog.build("methods", settings)
     return method
 
@@ -170,7 +175,7 @@ def _list_rewards(recipe: Recipe) -> dict[str, ScorerSettings]:
     """Return the scorers that are the rewards of images drawn in training."""
     if recipe.training.method.needs != "captions":
         return {}
-    return {name: recipe.scorers[name] for name in recipe.reward}
+    return {name: recipe.scorers[name] for name in recipe.reward_weights}
 
 
 def _make_plan(recipe: Recipe) -> TrainingPlan:
@@ -277,7 +282,7 @@ def _describe_choice(recipe: Recipe) -> str:
     """Return what makes an image better than another; nothing if the pairs were given."""
     if recipe.training.method.needs == "pairs":
         return recipe.pairs.summary
-    return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward.items())
+    return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward_weights.items())
 
 
 def _describe_data(data: TrainingData) -> str:
@@ -312,22 +317,6 @@ def _list_parts(generator: ModelSettings) -> dict[str, str]:
 
 def _describe_lora(lora: LoraSettings | None) -> str:
     return "none, the whole network" if lora is None else f"rank {lora.rank}, alpha {_find_alpha(lora):g}"
-
-
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
-    beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
-    with store_errors(folder):
-        shutil.rmtree(beside, ignore_errors=True)
-        write(beside)
-        for path in beside.rglob("*"):
-            flush_to_disk(path)
-        shutil.rmtree(before, ignore_errors=True)
-        if folder.exists():
-            folder.rename(before)
-        beside.rename(folder)
-        flush_to_disk(folder.parent)
-        shutil.rmtree(before, ignore_errors=True)
 
 
 def _collect_notes(

@@ -89,7 +89,7 @@ def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str
         [each.questions for each in asked],
         _encode_prompts(model, prompts),
         _encode_prompts(model, [recipe.model.sampling.negative_prompt]),
-        make_rewards(context, recipe.reward, accounts),
+        make_rewards(context, recipe.reward_weights, accounts),
     )
 
 

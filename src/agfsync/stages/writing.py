@@ -1,4 +1,4 @@
-"""The writer of captions or questions, and the account of its cost."""
+"""The writer of captions or questions, the polisher of captions, and the accounts of their cost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,12 @@ from agfsync.chat.meter import Meter
 from agfsync.errors import RecipeError
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
-from agfsync.recipe import Captions, LanguageModel, Questions
+from agfsync.recipe import Captions, LanguageModel, Questions, WriterSettings
 from agfsync.stages.context import Context
 from agfsync.stages.spending import ACCOUNT, Account, open_account
+
+POLISH = "captions.polish"
+"""The polisher's section in a recipe, and its account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,29 @@ def open_writer(
         account.note()
 
 
+@contextmanager
+def open_polisher(context: Context, settings: WriterSettings) -> Iterator[WriterSession]:
+    """Open the polisher of the captions; its spending is entered in the run folder however its work ends.
+
+    Raises:
+        RecipeError: no such polisher. StoreError: the disk fails.
+    """
+    account = open_account(context.run.path, POLISH, settings.language_model, POLISH, context.progress.say)
+    try:
+        yield WriterSession(_build("polishers", settings, account.meter), account)
+    finally:
+        account.note()
+
+
+def digest_polisher(settings: Captions) -> tuple[str, ...]:
+    """Return the digest of the captions' polisher, without asking it; nothing if there is none.
+
+    Raises:
+        RecipeError: no such polisher.
+    """
+    return () if settings.polish is None else (str(_build("polishers", settings.polish, Meter()).identity),)
+
+
 def digest_writer(stage: str, settings: Captions | Questions) -> str:
     """Return the digest of a stage's writer and of all that affects its texts, without asking it.
 
@@ -64,13 +90,15 @@ def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> An
     Raises:
         RecipeError: no such writer, or it can't verify.
     """
-    found = catalog.find(stage, settings.writer.type)
-    model = settings.writer.language_model
-    own = settings.writer.model_dump(exclude={"type"})
-    writer = found(**own) if model is None else found(_make_endpoint(model), meter)
+    writer = _build(stage, settings.writer, meter)
     if isinstance(settings, Questions) and settings.verify and not isinstance(writer, Verifier):
         raise RecipeError(f"questions.verify: writer '{settings.writer.type}' can't verify questions: leave verify out")
     return writer
+
+
+def _build(kind: str, settings: WriterSettings, meter: Meter) -> Any:
+    found, model = catalog.find(kind, settings.type), settings.language_model
+    return found(**settings.model_dump(exclude={"type"})) if model is None else found(_make_endpoint(model), meter)
 
 
 def _make_endpoint(model: LanguageModel) -> Endpoint:

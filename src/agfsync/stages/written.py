@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 
 from agfsync.language.duplicates import KeptCaptions
 from agfsync.language.text import normalise_text
+from agfsync.recipe import Captions
 from agfsync.records import Caption, Split, digest, one_line
 from agfsync.stages.places import Places
 
 
-def make_caption(text: str, category: str, split: Split) -> Caption:
+def name_written_table(settings: Captions) -> str:
+    """Return the table that the writer's captions go to: those that are to be polished have one of their own."""
+    return "captions" if settings.polish is None else "captions_unpolished"
+
+
+def make_caption(text: str, category: str, split: Split, original: str = "", changed: str = "") -> Caption:
     """Return `text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
-    return Caption(digest("caption", text), text, category, split)
+    return Caption(digest("caption", text), text, category, split, original, changed)
 
 
 @dataclass(slots=True)

@@ -140,14 +140,16 @@ def _strip_prefix(prefix: str, tensors: Conditioning) -> Conditioning:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def draw_rows_of_step(seed: int, step: int, size: int, items: int) -> Tensor:
+def draw_rows_of_step(seed: int, step: int, size: int, items: int, groups: Tensor | None = None) -> Tensor:
     """Draw the rows of step `step`: `size` of `items`, int64 (size,).
+
+    With `groups`, int64 (items,), the items of a group follow each other, and the groups are shuffled.
 
     The shuffles of the epochs are concatenated and each step takes the next `size` rows, so that every item occurs once
     an epoch and a resume needs to know the step alone.
     """
     places = range(step * size, (step + 1) * size)
-    shuffles = {epoch: _shuffle(seed, epoch, items) for epoch in {place // items for place in places}}
+    shuffles = {epoch: _shuffle(seed, epoch, items, groups) for epoch in {place // items for place in places}}
     return torch.stack([shuffles[place // items][place % items] for place in places])
 
 
@@ -158,5 +160,8 @@ def draw_dropped_rows(seed: int, step: int, size: int, share: float) -> Tensor |
     return torch.rand(size, generator=torch.Generator().manual_seed(derive_seed(seed, "dropout", step))) < share
 
 
-def _shuffle(seed: int, epoch: int, items: int) -> Tensor:
-    return torch.randperm(items, generator=torch.Generator().manual_seed(derive_seed(seed, "order", epoch)))
+def _shuffle(seed: int, epoch: int, items: int, groups: Tensor | None = None) -> Tensor:
+    source = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    if groups is None:
+        return torch.randperm(items, generator=source)
+    return torch.randperm(int(groups.max()) + 1, generator=source)[groups].argsort(stable=True)

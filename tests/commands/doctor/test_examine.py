@@ -162,6 +162,21 @@ def test_a_server_a_price_and_a_cap(doctor: Callable[..., Any], monkeypatch: pyt
 
 
 @pytest.mark.slow
+def test_an_annotators_requests(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with FakeServer() as server:
+        gpt = f"{{type: aspects-openai, path: judge, server: {{base_url: '{server.url}'}}}}"
+        choose = "{type: by-aspect, judges: [gpt.aesthetic], couples: every}"
+        changes = ("--set", f"scorers.gpt={gpt}", "--set", f"pairs.choose={choose}", "--set", "captions.count=16")
+        code, found = doctor("shapes", *changes)
+        assert code == 0 and not server.bodies
+    asked = _stages(found)["scores"]
+    # Four aspects in two orders of each caption: 5 patches and 80 tokens of an answer for each of its pictures.
+    assert asked["requests"] == 16 * 4 * 2
+    assert asked["tokens"] == pytest.approx(16 * 4 * 2 * (8 * ((64 / 28) ** 2 + 80) + 450))
+
+
+@pytest.mark.slow
 def test_a_page_for_people(
     doctor: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,10 @@ from PIL import Image
 
 from agfsync import catalog
 from agfsync.engine.progress import SilentProgress
-from agfsync.errors import BudgetError, RunError
+from agfsync.errors import BudgetError, RecipeError, RunError
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
+from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import PartSettings, Recipe, check_recipe
 from agfsync.recipe.types import StableDiffusionSettings, find_settings
@@ -245,6 +246,29 @@ def test_a_set_may_be_a_part_of_a_file_spread_over_its_categories(context: Conte
     notes = evaluation.run(changed(context, evaluation={"sets": sets, "resamples": 50}))
     assert (notes["set"], notes["captions"]) == ("mine", 2) and "sets" not in notes
     assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a0", "b0"]
+
+
+def test_a_judge_that_asks_judges_the_prompts_of_a_set_that_have_questions(context: Context, tmp_path: Path) -> None:
+    """Any number of sets beside the held-out captions: without questions, partly with, and with."""
+    (tmp_path / "bare.txt").write_text("a kite\na lighthouse\n")
+    (tmp_path / "some.jsonl").write_text(
+        '{"prompt": "a fox", "questions": [{"question": "is there a fox?", "answer": "yes"}]}\n{"prompt": "a hen"}\n'
+    )
+    sets: dict[str, Any] = {"held-out": {}, "bare": {"source": str(tmp_path / "bare.txt")}}
+    sets["some"] = {"source": str(tmp_path / "some.jsonl")}
+    there = changed(context, evaluation={"sets": sets, "resamples": 50})
+    check_names(there.recipe)
+    notes = evaluation.run(there)
+    judged = {name: {j: f["prompts"] for j, f in of["judges"].items()} for name, of in notes["sets"].items()}
+    assert judged == {"bare": {"bright": 2}, "some": {"bright": 2, "oracle": 1}}
+    assert notes["unscored"] == {"bright": {}, "oracle": {}} and set(notes["judges"]) == {"bright", "oracle"}
+
+
+def test_a_set_that_no_judge_can_judge_is_refused_before_anything_runs(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "bare.txt").write_text("a kite\n")
+    sets = {"held-out": {}, "bare": {"source": str(tmp_path / "bare.txt"), "by": ["oracle", "bright"]}}
+    with pytest.raises(RecipeError, match="bare.txt has no questions, and oracle can only judge by questions"):
+        check_names(recipe(evaluation={"sets": sets}))
 
 
 class Steered:

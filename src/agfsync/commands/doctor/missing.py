@@ -105,10 +105,9 @@ def report_servers(recipe: Recipe, found: Examination) -> None:
 def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
     """Yield every server once, with the first key of the recipe that names it."""
     found: dict[str, tuple[str, Endpoint]] = {}
-    for stage, model in _list_language_models(recipe):
-        if not (stage == "captions" and recipe.captions.source):
-            endpoint = Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
-            found.setdefault(endpoint.url, (f"{stage}.writer", endpoint))
+    for section, model in _list_language_models(recipe):
+        endpoint = Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
+        found.setdefault(endpoint.url, (section, endpoint))
     for name, scorer in recipe.scorers.items():
         if (server := scorer.asked_server) is not None and scorer.type in catalog.CATALOG["scorers"]:
             asked = server.model_dump(exclude=ACCOUNT)
@@ -123,9 +122,14 @@ def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
 
 
 def _list_language_models(recipe: Recipe) -> list[tuple[str, LanguageModel]]:
-    """Return the language models that write, with their stages."""
-    writers = (("captions", recipe.captions.writer), ("questions", recipe.questions.writer))
-    return [(stage, model) for stage, writer in writers if (model := writer.language_model) is not None]
+    """Return the language models that are asked for texts, with their sections."""
+    captions = recipe.captions
+    writers = {
+        "captions.writer": None if captions.source else captions.writer,
+        "captions.polish": captions.polish,
+        "questions.writer": recipe.questions.writer,
+    }
+    return [(section, model) for section, writer in writers.items() if writer and (model := writer.language_model)]
 
 
 def _is_reached(url: str) -> bool:
@@ -168,18 +172,19 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
 def report_money(recipe: Recipe, found: Examination) -> None:
     """Report language models without prices, and caps that the run will likely reach."""
     unpriced: list[str] = []
-    for stage, model in _list_language_models(recipe):
+    for section, model in _list_language_models(recipe):
+        stage = section.partition(".")[0]
         need = next((each for each in found.needs if each.stage == stage and each.tokens), None)
         if need is None:
             continue
         if isnan(need.cost):
-            unpriced.append(f"{stage}.writer.prices")
+            unpriced.append(f"{section}.prices")
         for says, value, cap, name in (
             (f"cost about {need.cost:,.2f}", need.cost, model.max_cost, "max_cost"),
             (f"take about {need.tokens:,.0f} tokens", need.tokens, model.max_tokens_total, "max_tokens_total"),
         ):
             if cap is not None and value > cap:
-                says = f"{stage} will {says} and stops at {stage}.writer.{name} = {cap}"
+                says = f"{stage} will {says} and stops at {section}.{name} = {cap}"
                 found.notes.append(f"{says}: raise it, or go on later with a higher one")
     if unpriced:
         found.notes.append(f"the cost isn't known: give {' and '.join(unpriced)}")

@@ -10,14 +10,19 @@ from agfsync.commands.doctor import loads, machine
 from agfsync.commands.doctor.page import Examination, Need, format_bytes
 from agfsync.engine.local_pool import count_cores, count_wanted_workers
 from agfsync.errors import ModelError
-from agfsync.language.tokens import TokenEstimate, estimate_caption_tokens, estimate_question_tokens
+from agfsync.language.tokens import (
+    TokenEstimate,
+    estimate_caption_tokens,
+    estimate_polish_tokens,
+    estimate_question_tokens,
+)
 from agfsync.models.pretrained import torch_device
 from agfsync.models.published import UnknownModel
 from agfsync.pipeline.counts import Counts
 from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.models import drawing_models
-from agfsync.recipe.types import VqaOpenAISettings
+from agfsync.recipe.types import AnnotatorSettings, ServedScorerSettings
 
 _PICTURE = 1.6
 """bytes of PNG a pixel, as photographs have; plain images have fewer"""
@@ -27,6 +32,8 @@ _SCORE = 300.0
 """bytes of a score with its answers"""
 SERVED_SECONDS, SERVED_TOKENS = 1.5, 65
 """for a server to look at an image and answer; of the request and its answer, in addition to the image"""
+_REASON_TOKENS, _ASPECT_TOKENS, _ANNOTATION_SECONDS = 80, 450, 12.0
+"""tokens of an annotator's reason and score of an image, and of its instructions; seconds of a reply"""
 _PATCH = 28
 """pixels a side of what a vision-language model makes a token of"""
 _UNKNOWN = loads.Load([], nan)
@@ -47,6 +54,7 @@ class Estimator:
             "questions": self._estimate_questions,
             "candidates": self._estimate_candidates,
             "scores": self._estimate_scores,
+            "reward": self._estimate_reward,
             "training": self._estimate_training,
             "evaluation": self._estimate_evaluation,
         }
@@ -56,7 +64,12 @@ class Estimator:
     def _estimate_captions(self) -> Need:
         model, written = self.recipe.captions.writer.language_model, self.counts.written
         need = Need("captions", disk=_TEXT * (self.counts.train + self.counts.held_out))
-        return _add_tokens(need, model, estimate_caption_tokens(written)) if model and written else need
+        if model and written:
+            need = _add_tokens(need, model, estimate_caption_tokens(written))
+        settings, polished = self.recipe.captions, self.counts.polished
+        if settings.polish and (polisher := settings.polish.language_model) and polished:
+            need = _add_tokens(need, polisher, estimate_polish_tokens(polished))
+        return need
 
     def _estimate_questions(self) -> Need:
         settings, asked, need = self.recipe.questions, self.counts.asked, Need("questions")
@@ -97,6 +110,12 @@ class Estimator:
             disk=_PICTURE * load.pixels[0] * load.pixels[1] * batches * images,
             seconds=batches * (load.estimate_seconds(device) + writing * images / min(images, count_cores())),
         )
+
+    def _estimate_reward(self) -> Need:
+        section = self.recipe.reward
+        network = getattr(section.method, "network", None) if section is not None else None
+        self.found.notes.append("the time and memory of the reward model's training are in no figure")
+        return Need("reward", [_shorten_name(network.path)] if network is not None else [])
 
     def _estimate_training(self) -> Need:
         settings, training = self.recipe.model, self.recipe.training
@@ -171,19 +190,34 @@ class Estimator:
         if found:
             need.memory = max((memory for memory, _ in known), default=nan)
             need.seconds = sum(seconds for _, seconds in known) if known else nan
-        if served := [each for each in judges.values() if isinstance(each, VqaOpenAISettings)]:
-            height, width = self._find_pixels()
-            need.requests = len(served) * images * batch.questions
-            need.tokens = need.requests * (height * width / _PATCH**2 + SERVED_TOKENS)
+        for each in judges.values():
+            if isinstance(each, ServedScorerSettings):
+                requests, tokens = self._count_requests(each, batch, images)
+                need.requests += requests
+                need.tokens += requests * tokens
         return need
+
+    def _count_requests(
+        self, settings: ServedScorerSettings, batch: loads.ImageBatch, images: int
+    ) -> tuple[float, float]:
+        """Return how often a judge's server is asked about all images, and the tokens of a request with its answer."""
+        height, width = self._find_pixels()
+        of_image = height * width / _PATCH**2
+        if not isinstance(settings, AnnotatorSettings):
+            return images * batch.questions, of_image + SERVED_TOKENS
+        group = batch.images / batch.prompts
+        requests = images / group * len(settings.aspects) * settings.orders
+        return requests, group * (of_image + _REASON_TOKENS) + _ASPECT_TOKENS
 
     def _estimate_judge(
         self, place: str, settings: ScorerSettings, batch: loads.ImageBatch, images: int
     ) -> tuple[float, float]:
         """Estimate memory and seconds of one judge on all images; NaN where it is unknown."""
-        if isinstance(settings, VqaOpenAISettings):
+        if isinstance(settings, ServedScorerSettings):
             concurrency = settings.server.concurrency if settings.server else 1
-            return machine.PROCESS, images * batch.questions * SERVED_SECONDS / concurrency
+            requests, _ = self._count_requests(settings, batch, images)
+            long = _ANNOTATION_SECONDS if settings.aspect_names else SERVED_SECONDS
+            return machine.PROCESS, requests * long / concurrency
         device = self._find_device(settings.device, place)
         if device == "cpu" and settings.dtype == "fp16":
             self.found.notes.append(f"{place}.dtype fp16 is slow on a CPU: set it to fp32 or bf16")
@@ -227,11 +261,11 @@ class Estimator:
 
 
 def _add_tokens(need: Need, model: LanguageModel, tokens: TokenEstimate) -> Need:
-    need.models, need.requests, need.tokens = [model.path], tokens.requests, tokens.input + tokens.output
-    need.seconds, need.cost = (
-        tokens.estimate_seconds(model.concurrency),
-        tokens.estimate_cost(model.prices.input, model.prices.output),
-    )
+    """Add a language model's requests to those of a stage."""
+    need.models = list(dict.fromkeys([*need.models, model.path]))
+    need.requests, need.tokens = need.requests + tokens.requests, need.tokens + tokens.input + tokens.output
+    need.seconds += tokens.estimate_seconds(model.concurrency)
+    need.cost += tokens.estimate_cost(model.prices.input, model.prices.output)
     return need
 
 

@@ -31,7 +31,7 @@ Reply with a JSON object {{"pictures": [{{"picture": 1, "reason": "...", "score"
 pictures on it."""
 _REFUSAL = re.compile(
     r"^\W*(?:(?:i['’]?m|i am|we['’]?re|we are) (?:very |truly |so )?sorry|sorry|i apologi[sz]e"
-    r"|i (?:can['’]?t|cannot|can not|won['’]?t|am unable|['’]?m unable|am not able|['’]?m not able|must decline)"
+    r"|i (?:can['’]?t|cannot|can not|won['’]?t|must decline)|(?:i['’]?m|i am) (?:unable|not able)"
     r"|unable to (?:assist|comply|judge|evaluate))\b",
     re.IGNORECASE,
 )

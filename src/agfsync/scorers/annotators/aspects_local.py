@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
 from agfsync.chat.replies import UnreadableError, find_answer, parse_reply
 from agfsync.errors import ModelError
 from agfsync.models import pretrained
-from agfsync.models.hub_errors import loading_errors
 from agfsync.scorers.annotators import AnnotationRequest, AspectJudgement, Unjudged
 from agfsync.scorers.annotators.aspects import is_refusal, make_reply_shape, read_judgement, write_instructions
 from agfsync.scorers.annotators.scoring import REFUSED
@@ -38,12 +37,10 @@ class AspectsLocal:
         device: str = "auto",
     ) -> None:
         self._aspects, self._retries, self._reply_tokens = aspects, retries, reply_tokens
-        with loading_errors(path), pretrained.silence_transformers():
-            where = pretrained.loading_arguments(path, revision)
-            self._processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, **where)
-        if not getattr(self._processor, "chat_template", None):
-            raise ModelError(f"{path} has no chat template: an aspects scorer takes a model that was tuned for chat")
         self._model = pretrained.load_model(AutoModelForImageTextToText, path, revision, dtype, device)
+        self._processor = pretrained.load_processor(path, revision)
+        if not (self._processor.chat_template or self._processor.tokenizer.chat_template):
+            raise ModelError(f"{path} has no chat template, so that nothing can be asked: take a model with one")
 
     def annotate(self, requests: Sequence[AnnotationRequest]) -> Iterator[AspectJudgement | Unjudged]:
         """Yield one reply for each request, in order."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from scipy.stats import chisquare
-
 from agfsync.records import Annotation
 
 FEWEST_PER_POSITION = 5
@@ -111,6 +109,8 @@ def compute_position_bias(counts: Sequence[int]) -> float | None:
     """
     if len(counts) < 2 or sum(counts) < FEWEST_PER_POSITION * len(counts):
         return None
+    from scipy.stats import chisquare  # it takes seconds to load
+
     return float(chisquare(counts).pvalue)
 
 

@@ -22,7 +22,7 @@ from agfsync.records import Candidate, Caption, Comparison, Score, derive_seed, 
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import MODEL, Context, digest_evaluated
 from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise_comparisons
-from agfsync.stages.evaluation.pairwise import judge_pairs
+from agfsync.stages.evaluation.pairwise import judge_pairwise
 from agfsync.stages.evaluation.sets import ReadSet, read_sets
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
 from agfsync.stages.spending import sum_judge_spending
@@ -96,13 +96,27 @@ def run(context: Context) -> Mapping[str, Any]:
     settings, seed = context.recipe.evaluation, context.recipe.seed
     first, *others = [summarise_comparisons(of_set, settings.resamples, seed) for of_set in rows.values()]
     told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
-    pairwise = judge_pairs(
+    pairwise = judge_pairwise(
         context, IMAGES, {each.key: each for each in drawn}, sides, {s.name: s.captions for s in sets}
     )
     spent = sum_judge_spending(context.run.path, _STAGE)
     more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
     more |= {PAIRWISE: pairwise} if pairwise else {}
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
+
+
+def judge_base(context: Context) -> None:
+    """Draw and judge the base model's images of all sets, which every evaluation of a fork of the run finds again.
+
+    Raises:
+        ModelError: a model can't be loaded. BudgetError: as `run`.
+    """
+    sets = read_sets(context)
+    captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
+    context.run.select(IMAGES, _draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], captions))
+    drawn, _ = _read_images(context, sets)
+    tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
+    judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
 
 
 def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
@@ -167,7 +181,7 @@ def _read_images(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ImageT
     by: dict[str, dict[str, None]] = defaultdict(dict)
     for each in sets:
         for caption in each.captions:
-            by[caption.key].update(dict.fromkeys(each.by))
+            by[caption.key].update(dict.fromkeys(each.list_judges(caption)))
     found: list[ImageToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
     for unit, rows in context.run.rows_by_unit(IMAGES, ["key", "caption_key", "generator"]):

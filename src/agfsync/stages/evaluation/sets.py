@@ -8,7 +8,7 @@ from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.sections import HELD_OUT, EvaluationSet
 from agfsync.records import Caption, Question, digest, make_question_key
-from agfsync.stages.context import Context, read_captions_to_draw
+from agfsync.stages.context import Context, asks_questions, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
 
 _CAPTIONS = "evaluation_captions"
@@ -23,6 +23,12 @@ class ReadSet:
     captions: Sequence[Caption]
     questions: Mapping[str, tuple[Question, ...]]
     by: tuple[str, ...]
+    asking: frozenset[str] = frozenset()
+    """the scorers that ask questions, and so judge no caption without any"""
+
+    def list_judges(self, caption: Caption) -> list[str]:
+        """Return the scorers that judge the images of `caption`."""
+        return [name for name in self.by if self.questions[caption.key] or name not in self.asking]
 
 
 def read_sets(context: Context) -> list[ReadSet]:
@@ -56,7 +62,7 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
     trains = context.recipe.training.method.needs != "nothing"
     written = context.run.read("captions", Caption) if trains else ()
     trained = {normalise_text(caption.text) for caption in written if caption.split == "train"}
-    prompts = SourceCaptions(str(settings.source), trained, settings.split)
+    prompts = SourceCaptions(str(settings.source), trained, settings.split, avoided="trained on")
     for line in prompts.left_out.lines():
         context.progress.say(f"evaluation: {name}: {Path(str(settings.source))}: left out: {line}")
     rooms = prompts.rooms
@@ -67,7 +73,13 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
         for text in prompts.captions(category, count, (), 0)
     ]
     questions = {caption.key: tuple(_read_questions(prompts, caption)) for caption in captions}
-    return ReadSet(name, captions, questions, tuple(context.recipe.set_scorers(name)))
+    judges = context.recipe.set_scorers(name)
+    asking = frozenset(each for each, scorer in judges.items() if asks_questions(scorer))
+    bare = sum(not asked for asked in questions.values())
+    if bare and asking:
+        told = f"{bare} of {len(captions)} prompts have no questions, so {', '.join(sorted(asking))} can't judge them"
+        context.progress.say(f"evaluation: {name}: {told}")
+    return ReadSet(name, captions, questions, tuple(judges), asking)
 
 
 def _read_questions(prompts: SourceCaptions, caption: Caption) -> Iterator[Question]:

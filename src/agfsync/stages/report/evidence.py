@@ -84,7 +84,7 @@ def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
         },
         scores=_read_scores(run, finished, pairs),
         pairs=pairs,
-        steps=_read_steps(run),
+        steps=read_steps(run),
         comparisons=_read_first_set(run, finished),
         drawn=_read_drawn(run) if "evaluation" in finished else {},
         selectors=find_training_selectors(run, recipe),
@@ -167,7 +167,7 @@ def _count_left_out(run: Run, stage: str) -> Counter[str]:
     return counted
 
 
-def _read_steps(run: Run) -> list[dict[str, float]]:
+def read_steps(run: Run) -> list[dict[str, float]]:
     """Read the steps of the metrics file, also of a training that hasn't ended, up to a line cut short by a crash."""
     path = run.path / "training" / "metrics.jsonl"
     steps: list[dict[str, float]] = []

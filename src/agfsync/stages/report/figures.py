@@ -179,6 +179,48 @@ def make_curves(
     return Curves(x, y, lines, None if reference is None else 100 - y.at(reference))
 
 
+def make_lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Curves | None:
+    """Return named series, each of steps and values of its own, on common axes; None without a value."""
+    held = {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, (x, y) in series.items() if len(y)}
+    if not held:
+        return None
+    x = make_axis([end for steps_N, _ in held.values() for end in (steps_N[0], steps_N[-1])], pad=0.0)
+    smooth = [compute_moving_average(values_N, max(1, values_N.size // 12)) for _, values_N in held.values()]
+    y = make_axis([float(end) for values_N in smooth for end in (values_N.min(), values_N.max())])
+    return Curves(x, y, tuple(_make_line(name, x, y, *each) for name, each in held.items()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A point of a scatter plot in percent, y down, with the ends of its vertical interval."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Named points on two axes."""
+
+    x: Axis
+    y: Axis
+    dots: tuple[Dot, ...]
+
+
+def make_scatter(points: Mapping[str, tuple[float, float, float | None, float | None]]) -> Scatter:
+    """Return a scatter plot of `points` (at least one): name -> x, y and the ends of y's interval, if it has one."""
+    x = make_axis([x for x, *_ in points.values()], pad=0.08)
+    y = make_axis([0.0, *(end for _, *ends in points.values() for end in ends if end is not None)])
+    dots = [
+        Dot(name, x.at(at), *(round(100 - y.at(value if end is None else end), 2) for end in (value, low, high)))
+        for name, (at, value, low, high) in points.items()
+    ]
+    return Scatter(x, y, tuple(dots))
+
+
 def compute_moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Return the centred mean over `window` values, over fewer at the ends; same length."""
     sums = np.concatenate([[0.0], np.cumsum(values_N)])

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
 from agfsync.stages import list_needed_stages
@@ -75,8 +75,13 @@ class StageLine:
 
 def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
     """Return the whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
+    return make_environment().get_template("page.html.j2").render(_collect_context(evidence, galleries, lead))
+
+
+def make_environment(*packages: str) -> Environment:
+    """Return the templates of `packages` and of the report, with its filters."""
     pages = Environment(
-        loader=PackageLoader("agfsync.stages.report", ""),
+        loader=ChoiceLoader([PackageLoader(each, "") for each in (*packages, "agfsync.stages.report")]),
         autoescape=True,
         finalize=show_invisible,
         undefined=StrictUndefined,
@@ -92,7 +97,7 @@ def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> s
         "p_value": format_p,
     }
     pages.filters |= {"interval": lambda ends: format_interval(*ends)}
-    return pages.get_template("page.html.j2").render(_collect_context(evidence, galleries, lead))
+    return pages
 
 
 def show_invisible(value: Any) -> Any:
@@ -166,9 +171,11 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
         "contributions": _list_contributions(evidence),
+        "accuracies": _list_accuracies(evidence),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
+        "polished": evidence.finished["captions"].notes.get("polish") if "captions" in evidence.finished else None,
         "left_out": evidence.left_out,
         "stages": _list_stages(evidence),
         "seconds": sum(stage.seconds for stage in evidence.finished.values()),
@@ -245,6 +252,17 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
     """Return a sentence with the shares of pairs in which the winner scores higher, lower and the same."""
     higher, equal, lower = (f"{100 * share:.0f} %" for share in compute_win_shares(losers, winners))
     return f"The winner scores higher in {higher} of the pairs, lower in {lower}, and the same in {equal}."
+
+
+def _list_accuracies(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Return a row for each judge of the reward model's test pairs, all pairs first, then each aspect's."""
+    table = evidence.finished["reward"].notes["accuracy"] if "reward" in evidence.finished else {}
+    return [
+        {"aspect": aspect, "judge": judge, **figures}
+        for aspect, judges in table.items()
+        for judge, figures in judges.items()
+        if "accuracy" in figures
+    ]
 
 
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:

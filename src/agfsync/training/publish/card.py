@@ -38,6 +38,58 @@ class CardFacts:
     """names of the PEFT file and of the kohya file, if any; None: the folder is a whole pipeline"""
 
 
+@dataclass(frozen=True, slots=True)
+class RewardFacts:
+    """The facts about a reward model. `base` is a hub id or a bare name, never a path."""
+
+    name: str
+    base: str
+    base_is_public: bool
+    trained_on: str
+    choice: str
+    """what makes an image better than another, for people; empty if pairs were given"""
+    settings: Mapping[str, Any]
+    accuracy: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """aspect -> judge -> figures"""
+
+
+def render_reward_card(facts: RewardFacts) -> str:
+    """Return the README.md of a reward model's folder."""
+    base = {"base_model": facts.base, "base_model_relation": "finetune"} if facts.base_is_public else {}
+    metadata = {**base, "tags": ["reward-model", "text-to-image", "ai-feedback", "agfsync"]}
+    rows = {
+        f"{judge}{f', {aspect}' if aspect else ''}": _format_accuracy(figures)
+        for aspect, judges in facts.accuracy.items()
+        for judge, figures in judges.items()
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
+        f"# {facts.name}, reward model",
+        f"{_escape_cell(facts.base)} with a head, trained {facts.trained_on} to give the preferred image more. "
+        "Made by agfsync.",
+        "## Use",
+        "In a recipe `scorers: {vp: {type: vp-score, path: PATH/TO/THIS/FOLDER}}`; `agfsync judge PAIRS --scorer "
+        "vp=vp-score:PATH/TO/THIS/FOLDER` measures its accuracy on other pairs.",
+        "## Accuracy",
+        "On pairs of prompts that it was neither trained nor chosen on. Equal values count one half; pooled over "
+        "pairs, with 95 % intervals over prompts.",
+        _render_table(("judge", "accuracy"), rows),
+        "## Training",
+        _render_table(("setting", "value"), facts.settings),
+        _render_choice(facts),
+        "## Licence",
+        "That of the base model, whose weights it changes.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _format_accuracy(figures: Mapping[str, Any]) -> str:
+    if "accuracy" not in figures:
+        return "no pair judged"
+    interval = "" if figures["low"] is None else f" ({100 * figures['low']:.1f} to {100 * figures['high']:.1f})"
+    return f"{100 * figures['accuracy']:.1f} %{interval} on {figures['pairs']:,} pairs"
+
+
 def render_model_card(facts: CardFacts) -> str:
     """Return the README.md of the model's folder."""
     parts = [
@@ -79,7 +131,7 @@ def _render_use(facts: CardFacts) -> str:
     return f"{use}\n\n{_KOHYA_USE.format(kohya=kohya)}" if kohya else use
 
 
-def _render_choice(facts: CardFacts) -> str:
+def _render_choice(facts: "CardFacts | RewardFacts") -> str:
     """Return the paragraph on how the pairs were chosen."""
     if not facts.choice:
         return "The pairs were given, as a file."

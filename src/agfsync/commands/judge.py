@@ -1,0 +1,283 @@
+"""`agfsync judge`: the accuracy of any scorers on any pair set, without a run; and on the pairs of a run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from agfsync import catalog
+from agfsync.accuracy import LabelledPair, tabulate_accuracy
+from agfsync.chat.meter import Meter
+from agfsync.engine.batch_fitting import BatchFit, release_memory
+from agfsync.engine.progress import Progress
+from agfsync.errors import FormatError, RecipeError
+from agfsync.files.images import BrokenImageError
+from agfsync.formats import TIE, LeftOut, LeftOutTally, Preference
+from agfsync.formats.pairing import SAME_PICTURE, picture_key, read_pictures
+from agfsync.formats.sources import read_pairs
+from agfsync.recipe import ScorerSettings, load_recipe, resolve_recipe
+from agfsync.recipe.types import find_settings
+from agfsync.records import Candidate, Caption, Pair, Question
+from agfsync.scorers import Scorer
+from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
+from agfsync.stages.own_reward import bind_scorers, choose_split
+from agfsync.stages.spending import list_scorer_arguments
+from agfsync.store import RECIPE, Run
+from agfsync.store.streams import group_by_column, iterate_batches
+
+RESAMPLES = 10_000
+_SEED = 0
+SPLITS = ("train", "validation", "test")
+_AT_ONCE = 64
+"""Pairs that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairToJudge:
+    """A pair with its prompt, the prompt's questions, and the files of its images by their keys."""
+
+    labelled: LabelledPair
+    prompt: str
+    files: Mapping[str, bytes]
+    questions: tuple[Question, ...] = ()
+
+
+@dataclass(slots=True)
+class JudgedPairs:
+    """The table of accuracies by aspect and judge, what was left out of the pairs, and the cost of each judge's server.
+
+    `reasons` has, for each judge, why images have no value.
+    """
+
+    path: Path
+    left_out: LeftOutTally
+    table: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it for programs, as JSON can hold it."""
+        counts = dict(self.left_out.counts)
+        ties = counts.pop(TIE, 0)
+        return {
+            "path": str(self.path),
+            "rule": "half",
+            "ties": ties,
+            "left_out": counts,
+            "accuracy": self.table,
+            "unscored": self.reasons,
+            "spent": self.spent,
+        }
+
+
+def read_scorers(path: Path, named: Sequence[str], recipe: str | None) -> dict[str, ScorerSettings]:
+    """Return the scorers NAME=TYPE:PATH, or those of a recipe; by default those of the run at `path`.
+
+    A recipe's scorer with the path run:reward is the reward model of the run at `path`. Annotators are left out.
+
+    Raises:
+        RecipeError: one isn't written so, there is none, or the run has no reward model.
+    """
+    found = dict(map(_parse_scorer, named))
+    is_run = (path / RECIPE).is_file()
+    if recipe is not None or (not found and is_run):
+        read = resolve_recipe(recipe) if recipe is not None else load_recipe(path / RECIPE)
+        if is_run:
+            with Run.open(path) as run:
+                read = bind_scorers(read, run)
+        found = {**read.scorers, **found}
+    # An annotator compares all candidates of a caption, and judges no image by itself.
+    found = {name: each for name, each in found.items() if not each.aspect_names}
+    for name, each in found.items():
+        if each.path == "run:reward":
+            raise RecipeError(f"scorers.{name} is the reward model of a run, and {path} has none: name its folder")
+    if not found:
+        raise RecipeError("name a scorer, as --scorer clip=clip:openai/clip-vit-large-patch14, or a --recipe with some")
+    return found
+
+
+def _parse_scorer(text: str) -> tuple[str, ScorerSettings]:
+    name, equals, rest = text.partition("=")
+    type_, colon, path = rest.partition(":")
+    if not (name and equals and type_ and (path or not colon)):
+        raise RecipeError(f"--scorer {text}: write it as NAME=TYPE:PATH, such as clip=clip:embedded:clip")
+    section = find_settings("scorers", type_)
+    try:
+        settings = section.model_validate({"type": type_, **({"path": path} if path else {})})
+    except ValidationError as failure:
+        raise RecipeError(f"--scorer {text}: {failure.errors()[0]['msg']}; give it in a --recipe") from failure
+    assert isinstance(settings, ScorerSettings)
+    return name, settings
+
+
+def judge_pairs(
+    path: Path, scorers: Mapping[str, ScorerSettings], progress: Progress, split: str = "", limit: int | None = None
+) -> JudgedPairs:
+    """Return the accuracy of `scorers` on the first `limit` pairs at `path`, one model in memory at a time.
+
+    The pairs count as they stand in the file: several judgements of the same images are several pairs.
+
+    Raises:
+        FormatError: it holds no pairs, or none with both images. ModelError: a scorer can't be loaded.
+    """
+    found = JudgedPairs(path, LeftOutTally())
+    pairs: list[LabelledPair] = []
+    differences: dict[str, NDArray[np.float64]] = {}
+    total = _count_pairs(path, split, limit)
+    for name, settings in scorers.items():
+        tally, labelled, values = LeftOutTally(), list[LabelledPair](), dict[str, float]()
+        reasons: dict[str, int] = {}
+        meter = _make_meter(settings)
+        progress.say(f"judge: loading {name}")
+        arguments = list_scorer_arguments(settings, None) | ({} if meter is None else {"meter": meter})
+        scorer: Scorer = catalog.build("scorers", arguments)
+        with progress.stage(f"judge: {name}", total, "pairs") as task:
+            for some in iterate_batches(islice(_read_pairs(path, split, tally), limit), _AT_ONCE):
+                labelled += [each.labelled for each in some]
+                _score_images(scorer, name, some, values, reasons)
+                task.advance(len(some))
+        del scorer
+        release_memory()
+        pairs, found.left_out, found.reasons[name] = labelled, tally, reasons
+        nan = float("nan")
+        differences[name] = np.array([values.get(p.first, nan) - values.get(p.second, nan) for p in pairs], np.float64)
+        if meter is not None:
+            found.spent[name] = meter.spent.to_dict()
+        if not pairs:
+            told = "; ".join(found.left_out.lines()) or "it holds none"
+            raise FormatError(f"{path}: no pair can be judged: {told}")
+    found.table = tabulate_accuracy(pairs, differences, next(iter(scorers)), RESAMPLES, _SEED)
+    return found
+
+
+def _make_meter(settings: ScorerSettings) -> Meter | None:
+    server = settings.asked_server
+    if server is None:
+        return None
+    prices = server.prices.input, server.prices.output
+    return Meter(prices, server.max_cost, server.max_tokens_total)
+
+
+def _score_images(
+    scorer: Scorer, name: str, pairs: Sequence[PairToJudge], values: dict[str, float], reasons: dict[str, int]
+) -> None:
+    """Enter the values of those images of the pairs that have none, and count why others get none."""
+    new = {key: (each, file) for each in pairs for key, file in each.files.items() if key not in values}
+    images = open_pictures([file for _, file in new.values()])
+    shown = [
+        PictureToScore(key, key, pair.prompt, pair.questions, image)
+        for (key, (pair, _)), image in zip(new.items(), images, strict=True)
+    ]
+    for said in BatchFit(max(1, len(shown))).over(shown, lambda some: score_pictures(scorer, name, some)):
+        values[said.score.key] = float("nan") if said.score.value is None else said.score.value
+        if said.score.reason is not None:
+            reasons[said.score.reason] = reasons.get(said.score.reason, 0) + 1
+
+
+def _count_pairs(path: Path, split: str, limit: int | None) -> int:
+    """Return the number of pairs to judge, for the progress; their images aren't looked at."""
+    if (path / RECIPE).is_file():
+        found: Iterator[object] = (each for each in _read_run_pairs(path, split) for _ in each[1])
+    else:
+        found = (each for each in read_pairs(path, split) if isinstance(each, Preference))
+    return sum(1 for _ in islice(found, limit))
+
+
+def _read_pairs(path: Path, split: str, tally: LeftOutTally) -> Iterator[PairToJudge]:
+    """Yield the pairs of a pair set or a run; `tally` counts the others."""
+    if (path / RECIPE).is_file():
+        yield from _read_run(path, split)
+        return
+    for found in read_pairs(path, split):
+        if isinstance(found, LeftOut):
+            tally.add(found)
+        elif not isinstance(found, Preference):
+            tally.add(LeftOut(found.reason, found.where, failed=False))
+        else:
+            try:
+                files = read_pictures(found)
+            except BrokenImageError as failure:
+                tally.add(LeftOut(str(failure), found.where))
+                continue
+            winner, loser = (picture_key(found.prompt, file) for file in files)
+            if winner == loser:
+                tally.add(LeftOut(SAME_PICTURE, found.where, failed=False))
+                continue
+            labelled = LabelledPair(found.prompt, winner, loser)
+            yield PairToJudge(labelled, found.prompt, {winner: files[0], loser: files[1]})
+
+
+def _read_run(path: Path, split: str) -> Iterator[PairToJudge]:
+    """Yield the pairs of a run, whose images are read with those of the same caption."""
+    with Run.open(path) as run:
+        texts = {each.key: each.text for each in run.read("captions", Caption)}
+        asked = {
+            key: tuple(Question.of(row) for row in rows)
+            for key, rows in group_by_column("caption_key", run.rows("questions"))
+        }
+        units: dict[str, list[str]] = {}
+        for unit, rows in run.rows_by_unit("candidates", ["caption_key"]):
+            for caption in dict.fromkeys(row["caption_key"] for row in rows):
+                units.setdefault(caption, []).append(unit)
+        for caption, pairs in _read_run_pairs(path, split):
+            files = {each.key: each.image for each in run.read("candidates", Candidate, units.get(caption, ()))}
+            for pair in pairs:
+                labelled = LabelledPair(caption, pair.winner_key, pair.loser_key, 1, pair.aspect)
+                both = {key: files[key] for key in (pair.winner_key, pair.loser_key)}
+                yield PairToJudge(labelled, texts[caption], both, asked.get(caption, ()))
+
+
+def _read_run_pairs(path: Path, split: str) -> Iterator[tuple[str, list[Pair]]]:
+    """Yield each caption's pairs of a run; `split` is one of its reward model's, empty for all.
+
+    Raises:
+        FormatError: it has no such split.
+    """
+    section = load_recipe(path / RECIPE).reward
+    if split and (section is None or split not in SPLITS):
+        raise FormatError(f"{path}: has no split '{split}': those of a run with a reward model are {', '.join(SPLITS)}")
+    with Run.open(path) as run:
+        for caption, rows in group_by_column("caption_key", run.rows("pairs")):
+            if not split or (section is not None and choose_split(caption, section) == split):
+                yield caption, [Pair.of(row) for row in rows]
+
+
+def format_judged(found: JudgedPairs) -> str:
+    """Return the table for people, a line for each judge and aspect, and what was left out."""
+    plain = found.plain()
+    lines = [f"{found.path}: label ties are left out ({plain['ties']}), equal values count one half; 95 % over prompts"]
+    for aspect, judges in found.table.items():
+        lines += [f"on {aspect}:"] if aspect else []
+        lines += [format_accuracy(name, figures) for name, figures in judges.items()]
+    lines += [f"left out: {line}" for line in found.left_out.lines() if not line.startswith(f"{TIE} ")]
+    for name, reasons in found.reasons.items():
+        lines += [f"no {name} score: {reason} {count}" for reason, count in reasons.items()]
+    for name, spent in found.spent.items():
+        lines.append(f"{name} asked its server: " + ", ".join(f"{what} {n:g}" for what, n in spent.items()))
+    return "\n".join(lines)
+
+
+def format_accuracy(judge: str, figures: Mapping[str, Any]) -> str:
+    """Return a judge's line: accuracy over pairs and over prompts, each with its interval, and the first one's lead."""
+    if "accuracy" not in figures:
+        return f"{judge:<14} has judged no pair of {figures['unscored']}"
+    line = f"{judge:<14} {_show_share(figures, 'accuracy', '')}, by prompt {_show_share(figures, 'by_prompt')}"
+    line += f", {figures['pairs']} pairs of {figures['prompts']} prompts"
+    line += f", {figures['unscored']} without a value" if figures["unscored"] else ""
+    if "difference" not in figures:
+        return line
+    ends = figures["difference_low"], figures["difference_high"]
+    interval = "" if ends[0] is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
+    return f"{line}; the first is ahead by {100 * figures['difference']:+.1f}{interval}"
+
+
+def _show_share(figures: Mapping[str, Any], name: str, prefix: str | None = None) -> str:
+    start = f"{name}_" if prefix is None else prefix
+    low, high = figures[f"{start}low"], figures[f"{start}high"]
+    interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * figures[name]:.1f} %{interval}"

@@ -1,0 +1,105 @@
+"""Reward models as scorers: those that this package trains (VP-Score), and ImageReward's published one.
+
+Wu et al. 2024, arXiv:2404.15100; Xu et al. 2023, arXiv:2304.05977.
+
+Shapes: B images, C, H, W their pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agfsync.errors import ModelError
+from agfsync.models.artefact import MODEL_FILE, ModelArtefact
+from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.reward_networks import BlipReward, ClipReward, RewardModel
+
+IMAGEREWARD_SCALE = (0.16717362830052426, 1.0333394966054072)
+"""Mean and deviation of the output of ImageReward's head on the authors' data, published with their code."""
+
+
+class VpScore:
+    """The scorer `vp-score`: 100 x sigmoid(reward), where the reward is the output less its mean, over its deviation.
+
+    So 50 is the reward of an average image of the training, the order is kept, and log(value / (100 - value)) is the
+    reward again. The head learned that one image is preferred to another with the probability sigmoid(difference of its
+    outputs).
+
+    `path` is the folder of a reward model that a run has trained, with its `model.json`. Without that file it is a BLIP
+    of ImageReward's build: its configuration and tokenizer are taken, and its weights where they are ImageReward's;
+    `weights` has them otherwise, by the published names or transformers'.
+    """
+
+    asks_questions = False
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        weights: str | None = None,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "auto",
+    ) -> None:
+        self._model = open_reward_model(path, weights, revision, dtype, device)
+        self._model.network.requires_grad_(False)
+
+    @torch.inference_mode()
+    def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
+        """Return one result for each item; its questions aren't used."""
+        if not items:
+            return []
+        resized_BCHW = self._model.resize_images([item.image for item in items])
+        pixels_BCHW = self._model.standardise_images(resized_BCHW)
+        rewards_B, truncated = self._rate(pixels_BCHW, [item.prompt for item in items])
+        return [_measure_reward(reward, cut) for reward, cut in zip(rewards_B.tolist(), truncated, strict=True)]
+
+    def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return 100 x sigmoid(reward), with a gradient: `standardise` gives the reward, whose gradient never fades."""
+        rewards_B, _ = self._rate(self._model.process_pixels(pixels_BCHW), prompts)
+        return 100 * rewards_B.sigmoid().to(pixels_BCHW.device)
+
+    @staticmethod
+    def standardise(values_B: Tensor) -> Tensor:
+        """Return the rewards of values on the scale of `score`: log(value / (100 - value)), of mean 0, deviation 1."""
+        return torch.logit(values_B / 100, eps=1e-6)
+
+    def _rate(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Return the standardised rewards, fp32 (B,), and True for each prompt that was cut."""
+        tokens, truncated = self._model.tokenize(prompts)
+        there = {name: each.to(self._model.device) for name, each in tokens.items()}
+        (mean, deviation), network = self._model.scale, self._model.network
+        return (network(pixels_BCHW.to(self._model.device), there) - mean) / deviation, truncated
+
+
+def open_reward_model(
+    path: str, weights: str | None = None, revision: str | None = None, dtype: str = "fp32", device: str = "auto"
+) -> RewardModel:
+    """Return the reward model in a folder with `model.json`, or else one of ImageReward's build.
+
+    Raises:
+        ModelError: there is none.
+    """
+    folder = Path(path)
+    if weights is not None or not (folder / MODEL_FILE).is_file():
+        model: RewardModel = BlipReward(path=path, weights=weights, revision=revision, dtype=dtype, device=device)
+        model.scale = IMAGEREWARD_SCALE
+        return model
+    artefact = ModelArtefact.load(folder)
+    base, scale = artefact.require_reward(folder)
+    kinds = {each.type: each for each in (BlipReward, ClipReward)}
+    if base.get("type") not in kinds:
+        raise ModelError(f"{path} holds a reward model of the type {base.get('type')}: known are {', '.join(kinds)}")
+    model = kinds[base["type"]](path=path, activation=base.get("activation", "none"), dtype=dtype, device=device)
+    model.scale = scale
+    return model
+
+
+def _measure_reward(reward: float, truncated: bool) -> Measurement | Unscored:
+    if not math.isfinite(reward):
+        return Unscored("the model's reward is not a number")
+    # By the half argument: exp of a very bad reward would overflow.
+    return Measurement(50 * (1 + math.tanh(reward / 2)), truncated=truncated)

@@ -1,0 +1,186 @@
+"""The results of a study: the table, and its self-contained page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agfsync import __version__
+from agfsync.files.atomic import write_atomic
+from agfsync.records import Caption
+from agfsync.stages.report.evidence import read_images, read_steps
+from agfsync.stages.report.figures import Curves, Direction, Effect, Scatter, make_forest, make_lines, make_scatter
+from agfsync.stages.report.galleries import make_data_uris
+from agfsync.stages.report.page import make_environment
+from agfsync.stages.report.training import Panel
+from agfsync.stages.report.verdict import is_shown
+from agfsync.store import Run
+from agfsync.study.settings import Arm, Study
+from agfsync.study.sharing import locate_base
+from agfsync.study.table import BASE, Cell, Difference, describe_method, list_states, make_cells, write_table
+from agfsync.study.values import StudyResults, gather_results
+
+TABLE_FILE, PAGE_FILE = "table.parquet", "study.html"
+RAISED_METRICS = {"reward": "Reward", "implicit_accuracy": "Implicit accuracy"}
+"""The metrics that methods raise, with the titles of their charts."""
+SHARE_KEY = "pairs.share"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart of arms, whose colours are those of the arms' places in the study."""
+
+    title: str
+    figure: Curves | Scatter
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """A caption with one image of each arm: the arm, the key of its image among the URIs, and the leading value."""
+
+    caption: str
+    images: Sequence[tuple[str, str, float | None]]
+
+
+def write_results(path: Path, study: Study) -> None:
+    """Write the table and the page of the study at `path`, as far as it got."""
+    results = gather_results(path, study)
+    cells = make_cells(results)
+    write_table(cells, path / TABLE_FILE)
+    write_atomic(path / PAGE_FILE, render_study(results, cells, path).encode())
+
+
+def render_study(results: StudyResults, cells: Sequence[Cell], path: Path) -> str:
+    """Return the whole page; every text in it is escaped."""
+    first = next((cell.set for cell in cells if cell.set), "")
+    lead, arms = _choose_lead(results, first), results.study.resolve_arms()
+    strips, uris = _make_strips(results, arms, path, first, lead)
+    context = {
+        "version": __version__,
+        "study": results.study,
+        "seeds": results.study.varied,
+        "method": describe_method(results.study),
+        "states": list_states(cells),
+        "sets": list(dict.fromkeys(cell.set for cell in cells if cell.set)),
+        "cells": cells,
+        "lead": lead,
+        "arms": [BASE, *results.arms],
+        "gains": _plot_differences(cells, first, "gain"),
+        "overs": _plot_differences(cells, first, "over"),
+        "pair": _plot_two_judges(cells, first),
+        "shares": _plot_shares(results.study, cells, first),
+        "steps": _plot_steps(results, arms, path),
+        "strips": strips,
+        "uris": uris,
+    }
+    return make_environment("agfsync.study").get_template("study.html.j2").render(context)
+
+
+def _choose_lead(results: StudyResults, name: str) -> str:
+    """Return the first judge of a set that no arm learns from, else the first."""
+    judges = [judge for of, judge in results.list_judged() if of == name]
+    taught = {judge for arm in results.study.resolve_arms() for judge in arm.recipe.teachers}
+    return next((judge for judge in judges if judge not in taught), next(iter(judges), ""))
+
+
+def _plot_differences(cells: Sequence[Cell], name: str, kind: str) -> list[Panel]:
+    """Return a forest plot for each judge of a set, a row for each arm."""
+    panels = []
+    for judge in dict.fromkeys(cell.judge for cell in cells if cell.set == name):
+        found = [(c, getattr(c, kind)) for c in cells if (c.set, c.judge) == (name, judge)]
+        effects = [_make_effect(cell.arm, each, cell.captions) for cell, each in found if each.value is not None]
+        panels += [Panel(judge, make_forest(effects))] if effects else []
+    return panels
+
+
+def _make_effect(name: str, each: Difference, captions: int) -> Effect:
+    value = each.value or 0.0
+    tone: Direction = ("up" if value > 0 else "down") if value and is_shown(each.p) else "flat"
+    return Effect(name, value, each.low, each.high, tone, f"{captions:,}", each.p)
+
+
+def _plot_two_judges(cells: Sequence[Cell], name: str) -> Chart | None:
+    """Return the arms' gains by the aesthetic judge over those by the VQA judge, or by two others."""
+    judges = list(dict.fromkeys(cell.judge for cell in cells if cell.set == name))
+    wanted = [judge for judge in ("vqa", "aesthetic") if judge in judges]
+    x, y = [*wanted, *(judge for judge in judges if judge not in wanted), "", ""][:2]
+    found = {(cell.arm, cell.judge): cell.gain for cell in cells if cell.set == name}
+    points = {}
+    for arm in dict.fromkeys(cell.arm for cell in cells):
+        across, up = found.get((arm, x), Difference()).value, found.get((arm, y), Difference())
+        if across is not None and up.value is not None:
+            points[arm] = (across, up.value, up.low, up.high)
+    return (
+        Chart(f"{y} over {x}", make_scatter(points), f"Gains by {x} to the right, by {y} upwards.") if points else None
+    )
+
+
+def _plot_shares(study: Study, cells: Sequence[Cell], name: str) -> list[Chart]:
+    """Return, for each judge, the gains of the arms that differ in their share of the pairs alone."""
+    plain = {arm: {key: value for key, value in of.items() if key != SHARE_KEY} for arm, of in study.arms.items()}
+    sharing = {arm: float(of[SHARE_KEY]) for arm, of in study.arms.items() if SHARE_KEY in of}
+    rest = [plain[arm] for arm in sharing]
+    sharing |= {arm: 1.0 for arm in study.arms if arm not in sharing and plain[arm] in rest}
+    charts = []
+    for judge in dict.fromkeys(cell.judge for cell in cells if cell.set == name):
+        found = {c.arm: c.gain for c in cells if (c.set, c.judge) == (name, judge) and c.arm in sharing}
+        points = {a: (sharing[a], g.value, g.low, g.high) for a, g in found.items() if g.value is not None}
+        if len(points) > 1:
+            charts.append(Chart(judge, make_scatter(points), "Share of the captions to the right, gain upwards."))
+    return charts
+
+
+def _plot_steps(results: StudyResults, arms: Sequence[Arm], path: Path) -> list[Chart]:
+    """Return the curves of what the methods raise and of the watched judges, an arm a line, under the first seed."""
+    logs: dict[str, list[dict[str, float]]] = {}
+    for arm in arms:
+        if arm.name not in logs and results.arms[arm.name][arm.seed].values and not arm.is_seedless:
+            with Run.open(arm.locate(path)) as run:
+                logs[arm.name] = read_steps(run)
+    logged = dict.fromkeys(name for steps in logs.values() for step in steps for name in step)
+    titles = RAISED_METRICS | {name: f"Watched judge: {name[8:]}" for name in logged if name.startswith("watched_")}
+    charts = []
+    for metric, title in titles.items():
+        series = {
+            arm: ([step["step"] for step in held], [step[metric] for step in held])
+            for arm, steps in logs.items()
+            if len(held := [step for step in steps if metric in step]) > 1
+        }
+        figure = make_lines(series)
+        charts += [Chart(title, figure, "Along the training steps, under the first seed.")] if figure else []
+    return charts
+
+
+def _make_strips(
+    results: StudyResults, arms: Sequence[Arm], path: Path, name: str, lead: str
+) -> tuple[list[Strip], Mapping[str, str]]:
+    """Return captions with the base's and each arm's image of the same seed, and the images as data URIs."""
+    seed = results.study.varied[1][0]
+    values = {BASE: results.base.get(seed, {}).get((name, lead), {})}
+    places = {BASE: (locate_base(results.study, path, seed), "base")}
+    for arm in arms:
+        found = results.arms[arm.name][arm.seed].values.get((name, lead))
+        if arm.seed == seed and found:
+            values[arm.name] = found
+            places[arm.name] = (arm.locate(path), "base" if arm.trains_nothing else "aligned")
+    shared = sorted(set.intersection(*(set(found) for found in values.values())))[: results.study.examples]
+    images: dict[str, bytes] = {}
+    for arm_name, (place, side) in places.items() if shared else ():
+        with Run.open(place) as run:
+            rows = run.rows("evaluation_images", ["key", "caption_key", "generator"])
+            keys = {r["key"]: r["caption_key"] for r in rows if r["generator"] == side and r["caption_key"] in shared}
+            images |= {
+                f"{arm_name}/{keys[key]}": file for key, file in read_images(run, "evaluation_images", keys).items()
+            }
+    texts = _read_texts(places[BASE][0]) if shared else {}
+    return [
+        Strip(texts.get(key, key), [(arm_name, f"{arm_name}/{key}", values[arm_name].get(key)) for arm_name in places])
+        for key in shared
+    ], make_data_uris(images)
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    with Run.open(path) as run:
+        tables: tuple[Any, ...] = (run.read("captions", Caption), run.read("evaluation_captions", Caption))
+        return {caption.key: caption.text for table in tables for caption in table}

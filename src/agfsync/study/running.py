@@ -1,0 +1,191 @@
+"""The runner of a study: its base, a fork for each arm and seed, the arms one after the other, and the results."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agfsync import pipeline
+from agfsync.engine.progress import Progress
+from agfsync.errors import AgfsyncError, InUseError, RunError
+from agfsync.files.atomic import lock_folder, store_errors, write_atomic
+from agfsync.store import RECIPE, Run
+from agfsync.store.forks import fork_run
+from agfsync.study.settings import STUDY_FILE, Arm, Study, dump_study, load_study
+from agfsync.study.sharing import ALWAYS, SHARABLE, find_shared_stages, list_arm_stages, locate_base, make_base_recipe
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ArmStatus:
+    """The state of an arm under one seed: done, failed, under way or to do, with the stage or the reason."""
+
+    arm: Arm
+    state: str
+    detail: str = ""
+
+
+def run_study(study: Study, path: Path, progress: Progress, *, update: bool = False, prepare: bool = False) -> None:
+    """Bring the study at `path` up to date and write its results; a failed arm doesn't stop the others.
+
+    Several processes may work on a study: each takes the arms that no other has. What is done is kept.
+
+    Args:
+        update: go on with other settings than those that runs were made by.
+        prepare: stop before the first arm is trained: the base is complete, and each arm has its run folder.
+
+    Raises:
+        RecipeError: an arm's recipe is wrong, which is reported before anything runs.
+        AgfsyncError: the base fails, as a run does.
+    """
+    arms = study.resolve_arms()
+    check_arms(arms)
+    open_study(path, study)
+    with hold_lock(path, progress):
+        for seed in study.varied[1] if not study.is_crossed else study.varied[1][:1]:
+            some = [arm for arm in arms if study.is_crossed or arm.seed == seed]
+            prepare_arms(study, path, seed, some, update, progress)
+    for arm in () if prepare else arms:
+        run_arm(arm, path, progress)
+    from agfsync.study.report import write_results
+
+    with hold_lock(path, progress):
+        write_results(path, study)
+
+
+def check_arms(arms: Sequence[Arm]) -> None:
+    """Check the files, models and packages that each arm names.
+
+    Raises:
+        AgfsyncError: something isn't there; the message names the arm.
+    """
+    for arm in {each.name: each for each in arms}.values():
+        try:
+            pipeline.check_names(arm.recipe)
+            pipeline.check_generators(arm.recipe, list_arm_stages(arm))
+        except AgfsyncError as failure:
+            raise type(failure)(f"arm {arm.name}: {failure}") from failure
+
+
+def open_study(path: Path, study: Study) -> None:
+    """Make the folder of the study, or go on in it.
+
+    Raises:
+        RunError: it holds other things than a study.
+    """
+    is_new = path.exists() and not (path / STUDY_FILE).exists()
+    if is_new and (not path.is_dir() or {each.name for each in path.iterdir()} - {"lock", f"{STUDY_FILE}.tmp"}):
+        raise RunError(f"{path} holds other things than a study: choose another --out")
+    with store_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    write_atomic(path / STUDY_FILE, dump_study(study).encode())
+
+
+def read_study(path: Path) -> Study:
+    """Return the study that the folder `path` holds.
+
+    Raises:
+        RunError: there is none.
+    """
+    if not (path / STUDY_FILE).is_file():
+        raise RunError(f"no study at {path}: `agfsync study STUDY.yaml --out {path}` makes one")
+    return load_study(str(path / STUDY_FILE))
+
+
+@contextmanager
+def hold_lock(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of the study's folder within the block; wait for it while another process has it."""
+    told = False
+    while True:
+        try:
+            lock = lock_folder(path)
+            break
+        except InUseError as busy:
+            if not told:
+                progress.say(str(busy).partition(":")[0] + ", which makes the base or the results: waiting")
+            told = True
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def prepare_arms(study: Study, path: Path, seed: int, arms: Sequence[Arm], update: bool, progress: Progress) -> None:
+    """Bring up the base of a seed, and make the run folders of its arms."""
+    place = locate_base(study, path, seed)
+    recipe = make_base_recipe(study.resolve_base(seed), arms)
+    shared = find_shared_stages(recipe, arms)
+    until = max((*ALWAYS, *shared), key=SHARABLE.index)
+    progress.say(f"base: up to {until}, which the arms share, and the base model's evaluation images")
+    pipeline.prepare(place, recipe, update=update, progress=progress)
+    pipeline.run(place, until=until, progress=progress)
+    pipeline.evaluate_base(place, progress=progress)
+    for arm in arms:
+        try:
+            _prepare_arm(arm, path, place, [name for name in shared if name != "scores"], update, progress)
+        except InUseError as busy:
+            progress.say(f"arm {arm.name}, seed {arm.seed}: {busy}")
+
+
+def _prepare_arm(arm: Arm, path: Path, base: Path, shared: Sequence[str], update: bool, progress: Progress) -> None:
+    place = arm.locate(path)
+    with Run.open(base) as run:
+        new = pipeline.bring_up_fork(place, run, shared, lambda: fork_run(base, place))
+        # A fork whose process was killed here still follows the base's recipe.
+        new = new or (place / RECIPE).read_bytes() == (base / RECIPE).read_bytes()
+    pipeline.prepare(place, arm.recipe, update=update or new, progress=progress)
+    if arm.trains_nothing:
+        pipeline.run(place, until=ALWAYS[-1], progress=progress)
+        pipeline.evaluate_base(place, progress=progress)
+
+
+def run_arm(arm: Arm, path: Path, progress: Progress) -> None:
+    """Run an arm up to its report; a failure is kept for the table."""
+    if arm.trains_nothing:
+        return
+    failure_file, place = _locate_failure(arm, path), arm.locate(path)
+    try:
+        if pipeline.is_up_to_date(place):
+            return
+        progress.say(f"arm {arm.name}, seed {arm.seed}")
+        pipeline.run(place, progress=progress)
+    except InUseError as busy:
+        progress.say(f"arm {arm.name}, seed {arm.seed}: {busy}")
+        return
+    except Exception as failure:  # whatever it is, the other arms can go on
+        known = isinstance(failure, AgfsyncError)
+        reason = " ".join((str(failure) if known else f"{type(failure).__name__}: {failure}").split())
+        write_atomic(failure_file, reason.encode())
+        progress.say(f"arm {arm.name}, seed {arm.seed} failed: {reason}")
+        return
+    failure_file.unlink(missing_ok=True)
+
+
+def _locate_failure(arm: Arm, path: Path) -> Path:
+    place = arm.locate(path)
+    return place.with_name(f"{place.name}.failed")
+
+
+def read_arm_status(arm: Arm, path: Path) -> ArmStatus:
+    """Return the state of an arm, also while another process runs it."""
+    place, failure = arm.locate(path), _locate_failure(arm, path)
+    if failure.is_file():
+        return ArmStatus(arm, "failed", failure.read_text(encoding="utf-8"))
+    if not (place / RECIPE).is_file():
+        return ArmStatus(arm, "to do")
+    if arm.trains_nothing:
+        with Run.open(place) as run:
+            return ArmStatus(arm, "done" if run.count("evaluation_scores") else "to do")
+    states = pipeline.read_status(place)
+    undone = next((each for each in states if each.state != "done"), None)
+    if undone is None or undone.name == "report":
+        return ArmStatus(arm, "done")
+    begun = undone.name not in SETUP_STAGES or undone.state == "under way"
+    return ArmStatus(arm, "under way" if begun else "to do", f"at {undone.name}")
+
+
+SETUP_STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training")
+"""The stages at which an arm that nobody has run may stand."""

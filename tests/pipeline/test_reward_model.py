@@ -1,0 +1,88 @@
+"""A recipe that trains a reward model and then a generator with it: PPO and reward gradients on tiny models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agfsync import pipeline
+from agfsync.records import Score
+from agfsync.stages.selection import find_training_selectors
+from agfsync.store import Run
+
+NETWORK = {"type": "clip-head", "path": "embedded:clip", "hidden": [8, 4], "frozen": 1.0, "device": "cpu"}
+SECTION = {"method": {"type": "bradley-terry", "network": NETWORK}, "steps": 3, "batch": 6, "learning_rate": 1e-3}
+SECTION |= {"precision": "fp32", "validation": 0.25, "test": 0.25}
+VP = {"vp": {"type": "vp-score", "path": "run:reward", "device": "cpu", "dtype": "fp32"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "ppo": {"type": "policy-gradient", "loss": "ppo", "reward": {"vp": 1.0}, "group": 2, "steps": 2},
+    "reward-gradient": {"type": "reward-gradient", "reward": {"vp": 1.0}, "steps": 2},
+}
+
+
+def train(path: Path, make_recipe: Any, generator: Path, method: str, watch: bool = False, **changes: Any) -> Any:
+    model = {"type": "stable-diffusion", "path": str(generator), "device": "cpu", "sampling": {"steps": 2}}
+    training = {"method": METHODS[method], "steps": 2, "batch": 2, "learning_rate": 1e-3, "precision": "fp32"}
+    if watch:
+        training["watch"] = {"by": "late", "every": 1, "captions": 3}
+    recipe = make_recipe(
+        VP | {"late": {"type": "double", "path": "late"}},
+        captions={"writer": "double", "count": 24, "held_out": 4},
+        model=model,
+        pairs={"choose": {"type": "every", "weights": {"red": 1.0, "vqa": 0.5}}},
+        reward=SECTION | changes,
+        training=training,
+        evaluation={"resamples": 50},
+    )
+    if path.exists():
+        pipeline.prepare(path, recipe, update=True)
+    else:
+        pipeline.prepare(path, recipe)
+    pipeline.run(path)
+    return recipe
+
+
+@pytest.mark.slow
+def test_ppo_raises_the_reward_model_while_another_scorer_watches(
+    tmp_path: Path, make_recipe: Any, tiny_generator: Path
+) -> None:
+    recipe = train(tmp_path / "run", make_recipe, tiny_generator, "ppo", watch=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert all(0 <= line["reward"] <= 100 for line in lines[1:]) and all("watched_late" in line for line in lines)
+    with Run.open(tmp_path / "run") as run:
+        judged = {row.scorer for row in run.read("evaluation_scores", Score)}
+        assert judged == {"red", "vqa", "vp", "late"}
+        finished = run.find_finished("evaluation")
+        assert finished is not None and finished.notes["judges"]["vp"]["prompts"] == 4
+        # The reward model learnt from what red and vqa chose.
+        selectors = find_training_selectors(run, recipe)
+        assert selectors is not None and [each.name for each in selectors] == ["red", "vqa", "vp"]
+    assert pipeline.is_up_to_date(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_another_reward_model_trains_the_generator_again_and_scores_anew(
+    tmp_path: Path, make_recipe: Any, tiny_generator: Path
+) -> None:
+    train(tmp_path / "run", make_recipe, tiny_generator, "ppo")
+    with Run.open(tmp_path / "run") as run:
+        marks = {name: run.find_finished(name).mark for name in ("pairs", "reward", "training")}  # type: ignore[union-attr]
+        before = {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vp"}
+        others = {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vqa"}
+    train(tmp_path / "run", make_recipe, tiny_generator, "ppo", seed=5)
+    with Run.open(tmp_path / "run") as run:
+        after = {name: run.find_finished(name).mark for name in marks}  # type: ignore[union-attr]
+        assert after["pairs"] == marks["pairs"]
+        assert after["reward"] != marks["reward"] and after["training"] != marks["training"]
+        assert not before & {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vp"}
+        # The base's images are the same, and so are their scores by others.
+        assert others & {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vqa"}
+
+
+@pytest.mark.slow
+def test_a_gradient_goes_through_the_reward_model(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> None:
+    train(tmp_path / "run", make_recipe, tiny_generator, "reward-gradient")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and all(line["gradient_norm"] > 0 for line in lines)
