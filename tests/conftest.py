@@ -57,6 +57,16 @@ def tiny_flux_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_sana_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random `SanaPipeline`, of which a pixel's side is half a latent's."""
+    from tiny_flows import sana_pipeline
+
+    folder = tmp_path_factory.mktemp("tiny") / "sana"
+    sana_pipeline().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """An empty cache of the hub, which isn't asked; what it gives puts a model's files there, under a commit."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 import agfsync
-from agfsync import cli, pipeline
+from agfsync import catalog, cli, pipeline
 from agfsync.commands.compare import plan_comparison, prepare_comparison
 from agfsync.errors import AgfsyncError, RunError
 from agfsync.models import LORA_FILE
+from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import Recipe
 from agfsync.records import Candidate
 from agfsync.store import Run
@@ -68,6 +69,24 @@ def test_wrong_sets_and_judges_are_one_line(lora: Path) -> None:
     assert "settings are given by --set-option" in refuse(BASE, lora, sets=["x=3"])
     assert "--judge nobody: there are vqa, clip" in refuse(BASE, lora, judges=["nobody"])
     assert "unknown key 'evaluation.bach'" in refuse(BASE, lora, overrides=["evaluation.bach=1"])
+
+
+def test_files_of_one_name_are_sets_of_their_own(lora: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "held-out.txt").write_text("a kite\n")
+    files = [str(tmp_path / folder / "held-out.txt") for folder in "ab"]
+    sets = plan_comparison(BASE, str(lora), sets=["held-out", *files]).recipe.evaluation.sets
+    assert {name: each.source for name, each in sets.items()} == {
+        "held-out": None,
+        "held-out-2": files[0],
+        "held-out-3": files[1],
+    }
+
+
+def test_a_copy_is_the_same_model(lora: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(lora, tmp_path / "copy.safetensors")
+    assert "are the same model" in refuse(f"{BASE}+{lora}", f"{BASE}+{copy}")
 
 
 def test_a_lora_needs_a_base_that_it_fits(lora: Path, tiny_xl_generator: Path) -> None:
@@ -141,3 +160,13 @@ def test_a_run_is_compared_on_its_own_captions_to_its_own_result(trained: Path, 
     assert "<small>selected on</small>" in page and 'id="pairs"' not in page
     with pytest.raises(RunError, match="is a run of its own, which a comparison would overwrite"):
         prepare_comparison(trained, plan)
+
+
+def test_a_runs_own_reward_model_judges_from_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipeline.prepare(run, Recipe.load("shapes-visionprefer").with_({"engine": "local"}))
+    shutil.copytree(catalog.model_path(BASE), run / "model")
+    ModelArtefact("pipeline", {"path": BASE}).save(run / "model")
+    planned = plan_comparison(BASE, str(run)).recipe
+    assert planned.reward is None
+    assert planned.scorers["vp"].path == str(run / "reward")

@@ -88,6 +88,15 @@ def test_training_times_of_a_flow_are_shifted_as_its_sampling_is(sampling: str) 
     assert abs(plain.std() - {"uniform": 0.289, "logit-normal": 0.208}[sampling]) < 0.005
 
 
+def test_the_training_times_have_a_shift_of_their_own() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    plain, shifted = (
+        FlowSchedule(scheduler, sampling="uniform", training_shift=shift).times(source(), 9) for shift in (1.0, 2.0)
+    )
+    torch.testing.assert_close(plain, torch.rand(9, generator=source()))
+    torch.testing.assert_close(shifted, 2 * plain / (1 + plain))
+
+
 def test_a_shift_by_size_is_the_schedulers() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     schedule = FlowSchedule(scheduler, tokens=1024, sampling="uniform")

@@ -232,6 +232,21 @@ def test_what_cannot_be_asked_for_is_told(file: Path, given: str, line: str) -> 
         config.resolve_recipe(str(file), [given])
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["training.times=logit-normal"], "training.times and training.shift are a flow model's, and stable-diffusion"),
+        (
+            ["training.method.type=policy-gradient", "training.method.steps=10", "training.method.window=6"],
+            r"window 6 has no room in the share \[0.0, 0.5\] of 10 steps",
+        ),
+    ],
+)
+def test_settings_of_flows_are_refused_where_they_make_no_sense(file: Path, changes: list[str], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        config.resolve_recipe(str(file), changes)
+
+
 def test_a_caption_cannot_have_more_questions_than_it_may_keep(file: Path) -> None:
     with pytest.raises(RecipeError, match="maximum 4 is below minimum 5: no caption could have both"):
         config.resolve_recipe(str(file), ["questions.maximum=4", "questions.minimum=5"])

@@ -44,7 +44,7 @@ METHODS = [
     ),  # type: ignore[attr-defined]
     *(f"policy-gradient {loss}" for loss in POLICY_LOSSES),
 ]
-MODELS = ["stable-diffusion", "stable-diffusion-3"]
+MODELS = ["stable-diffusion", "stable-diffusion-3", "sana"]
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,7 @@ class Case:
     def prepare(self, plan: TrainingPlan) -> tuple[Actor, Any]:
         more = {"height": 16, "width": 16} if self.kind != "stable-diffusion" else {}
         model = catalog.build("models", {"type": self.kind, "path": str(self.folder), "device": "cpu"} | more)
-        channels = 4 if self.kind == "stable-diffusion" else 16
-        latents = torch.randn(10, channels, 8, 8, generator=torch.Generator().manual_seed(3))
+        latents = torch.randn(10, *model.latent_shape, generator=torch.Generator().manual_seed(3))
         rows = torch.arange(5)
         prompts = ["a red circle", "two green squares", "a large yellow ring"]
         pairs = EncodedPairs(latents, model.encode_prompts(prompts), rows, rows + 5, rows % 3)
@@ -216,6 +215,8 @@ class Case:
             settings |= {"group": 2, "steps": 3, "guidance": 2.0, "updates": 2, "kl": 0.01}
         if type_ == "policy-gradient":
             settings |= {"loss": loss or "ddpo", "eta": 0.7, "clip": 0.2}
+            if self.kind == "sana":
+                settings |= {"stochastic_step": "cps", "window": 1, "steps": 4}
         return catalog.build("methods", settings)
 
     def train(self, run: Path, plan: TrainingPlan = PLAN, until: int | None = None, **more: Any) -> Tensor:
@@ -245,8 +246,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=[*METHODS, *TOYS])
-def case(request: pytest.FixtureRequest, kind: str, tiny_generator: Path, tiny_sd3_generator: Path) -> Case:
-    folders = {"stable-diffusion": tiny_generator, "stable-diffusion-3": tiny_sd3_generator}
+def case(
+    request: pytest.FixtureRequest,
+    kind: str,
+    tiny_generator: Path,
+    tiny_sd3_generator: Path,
+    tiny_sana_generator: Path,
+) -> Case:
+    folders = {
+        "stable-diffusion": tiny_generator,
+        "stable-diffusion-3": tiny_sd3_generator,
+        "sana": tiny_sana_generator,
+    }
     return Case(kind, folders[kind], str(request.param))
 
 

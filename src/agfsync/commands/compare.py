@@ -27,6 +27,7 @@ from agfsync.models.single_file import find_type
 from agfsync.recipe import HELD_OUT, ModelSettings, Recipe, check_recipe, load_recipe, override_recipe, resolve_recipe
 from agfsync.records import digest
 from agfsync.stages.context import MODEL, dump_changes
+from agfsync.stages.own_reward import REWARD
 from agfsync.stages.report.verdict import find_role
 from agfsync.stages.selection import find_training_selectors
 from agfsync.store import RECIPE, Run
@@ -88,6 +89,12 @@ def plan_comparison(
         "selected_on": _find_selected(start, (base, other)),
     }
     tree = start.model_dump(mode="json", exclude_unset=True, include=set(_KEPT))
+    if run is not None:
+        # A comparison trains no reward model: it asks the run's.
+        of_run = {"path": str(run.resolve() / REWARD), "revision": None}
+        tree["scorers"] = {
+            n: of | of_run if start.scorers[n].is_own else of for n, of in tree.get("scorers", {}).items()
+        }
     evaluation = start.evaluation.model_dump(mode="json", exclude_unset=True, include={"resamples", "batch"})
     tree |= {
         "name": "-vs-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model" for name in names),
@@ -253,7 +260,8 @@ def _mark_files(model: ModelSettings) -> str:
     """Return the digest of a model's own files on this machine; empty for embedded models and hub ids."""
     places = [model.path, *(part.path for part in model.parts.values()), *(lora.path for lora in model.loras)]
     local = [str(path) for place in places if (path := Path(place).expanduser()).exists()]
-    return digest("files", [fingerprint_model(place, None) for place in local]) if local else ""
+    # By content: a copy is the same model.
+    return digest("files", [fingerprint_model(place, None).rpartition("@")[2] for place in local]) if local else ""
 
 
 def _check_models(base: str, other: str, models: Sequence[ModelSettings], marks: Collection[str]) -> None:
@@ -272,9 +280,12 @@ def _check_models(base: str, other: str, models: Sequence[ModelSettings], marks:
 def _identify(model: ModelSettings) -> Mapping[str, Any]:
     """Return the settings that affect a model's images, but for the places of files on this machine."""
     tree = dump_changes(model, "device")
-    is_here = Path(model.path).exists()
-    loras = [{**lora, "path": Path(lora["path"]).name} for lora in tree.get("loras", ())]
-    return {**tree, "path": "here" if is_here else model.path, "loras": loras}
+    loras = [{**lora, "path": _hide_place(lora["path"])} for lora in tree.get("loras", ())]
+    return {**tree, "path": _hide_place(model.path), "loras": loras}
+
+
+def _hide_place(path: str) -> str:
+    return "a file" if Path(path).exists() else path
 
 
 def _choose_names(base: str, other: str) -> tuple[str, str]:
@@ -311,7 +322,13 @@ def _choose_sets(start: Recipe, sets: Sequence[str], judges: Sequence[str]) -> d
                 f"scorers.{judge}='{{type: clip, path: PLACE}}'"
             )
     known = {name: each.model_dump(mode="json", exclude_unset=True) for name, each in start.evaluation.sets.items()}
-    chosen = dict(_read_set(name, {HELD_OUT: {}} | known) for name in sets) if sets else known
+    chosen: dict[str, Any] = {} if sets else known
+    for each in sets:
+        name, settings = _read_set(each, {HELD_OUT: {}} | known)
+        if "source" in settings:  # files in several folders may have the same name
+            names = (name, *(f"{name}-{number}" for number in range(2, len(sets) + 2)))
+            name = next(free for free in names if free not in (*chosen, HELD_OUT))
+        chosen[name] = settings
     by = {"by": list(judges)} if judges else {}
     return {name: {**each, **by} for name, each in chosen.items()}
 

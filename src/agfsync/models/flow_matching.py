@@ -72,7 +72,8 @@ class FlowMatching:
     network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `training_times` is the distribution of the training times (see
-    `FlowSchedule`), by default that of diffusers' training script for the family.
+    `FlowSchedule`), by default that of diffusers' training script for the family; `training_shift` moves them, by
+    default as the scheduler does.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
@@ -98,6 +99,7 @@ class FlowMatching:
         device: str = "auto",
         adapter: Path | None = None,
         training_times: TimeSampling | None = None,
+        training_shift: float | None = None,
     ) -> None:
         architecture = family.architecture
         check_choices(architecture.name, scheduler)
@@ -124,6 +126,7 @@ class FlowMatching:
             family.even_sigmas,
             shift=family.shift,
             steps=steps,
+            training_shift=training_shift,
         )
         self.adapter_targets = architecture.adapter_targets
         self.remarks = fuse_loras(self._pipeline, loras)

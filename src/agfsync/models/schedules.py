@@ -209,7 +209,8 @@ class FlowSchedule:
     `steps`, the usual number of steps, which the training times take. `sampling` is the distribution of the
     training times before the shift: uniform, or logit-normal(0, 1), which favours the middle (Esser et al. 2024,
     arXiv:2403.03206, 3.1). `even_sigmas`: before the shift the steps of a sampling are even from 1 to 1 / steps; else
-    they are the scheduler's own. `stochastic_step` is how `transition` adds noise.
+    they are the scheduler's own. `training_shift` takes the place of the scheduler's shift in the training times.
+    `stochastic_step` is how `transition` adds noise.
     """
 
     scheduler: Any
@@ -219,6 +220,7 @@ class FlowSchedule:
     stochastic_step: Literal["sde", "cps"] = "sde"
     shift: MeanShift = mean_shift
     steps: int = 28
+    training_shift: float | None = None
 
     @property
     def prediction_type(self) -> str:
@@ -236,7 +238,7 @@ class FlowSchedule:
             drawn_B = torch.rand(count, generator=source)
         else:
             drawn_B = torch.randn(count, generator=source).sigmoid()
-        shift = self._compute_shift()
+        shift = self._compute_shift() if self.training_shift is None else self.training_shift
         return shift * drawn_B / (1 + (shift - 1) * drawn_B)
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:

@@ -60,10 +60,6 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         for key in ("head", "weights"):
             if path := getattr(scorer, key, None):
                 yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)
-    for name, settings in recipe.evaluation.sets.items():
-        if (judge := settings.pairwise) is not None and judge.asked_server is None:
-            place = f"evaluation.sets.{name}.pairwise"
-            yield NamedModel(place, "pairwise", "judge", judge.type, judge.path, judge, judge.revision)
     network = getattr(recipe.reward.method, "network", None) if recipe.reward is not None else None
     if network is not None:
         place = "reward.method.network"
@@ -71,3 +67,7 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         if network.weights:
             at = f"{place}.weights"
             yield NamedModel(at, "networks", "weights", network.type, network.weights, network, has_revision=False)
+    for name, settings in recipe.evaluation.sets.items():
+        if (judge := settings.pairwise) is not None and judge.asked_server is None:
+            place = f"evaluation.sets.{name}.pairwise"
+            yield NamedModel(place, "pairwise", "judge", judge.type, judge.path, judge, judge.revision)

@@ -1,5 +1,6 @@
 """The settings of each type of method that draws images in training and learns from their rewards."""
 
+from math import ceil, floor
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -109,6 +110,15 @@ class PolicySettings(OnlineSettings):
     """in drawing and in training; default: the model's sampling.guidance"""
     eta: float = Field(default=1.0, gt=0)
     """the strength of the noise in the sampling steps"""
+    stochastic_step: Literal["sde", "cps"] = "sde"
+    """how a flow model's steps get their noise: Flow-GRPO's SDE (eta 0.7 for SD 3.5, 0.9 for FLUX.1, 1.2 for
+    Qwen-Image), or the coefficient-preserving step (eta 0.8), which adds no more than the time has; a diffusion model
+    has DDIM's"""
+    window: Positive | None = None
+    """so many steps in a row have noise and are trained, others have none (Flow-GRPO-Fast, MixGRPO: 2 or 3). Absent:
+    all"""
+    window_within: tuple[Share, Share] = (0.0, 0.5)
+    """the window lies in this share of the steps, at a place that is drawn for each training step"""
     timesteps: float = Field(default=1.0, gt=0, le=1)
     """share of an image's steps that are trained, drawn for each image"""
     clip: float = Field(default=1e-4, gt=0)
@@ -125,6 +135,16 @@ class PolicySettings(OnlineSettings):
     """dpok: of the value network"""
     value_updates: Positive = 1
     """dpok: of the value network on the images of a step"""
+
+    @model_validator(mode="after")
+    def _window_has_room(self) -> Self:
+        (lowest, highest), steps = self.window_within, self.steps
+        if self.window and steps and floor(highest * steps) - ceil(lowest * steps) < self.window:
+            raise ValueError(
+                f"window {self.window} has no room in the share {list(self.window_within)} of {steps} steps: "
+                f"make it smaller, or window_within wider"
+            )
+        return self
 
 
 class CleanImageSettings(OnlineSettings):

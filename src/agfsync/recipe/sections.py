@@ -259,6 +259,13 @@ class Training(Section):
     noise: Literal["independent", "tracked"] = "independent"
     """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
     the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
+    times: Literal["uniform", "logit-normal"] | None = None
+    """the distribution of a flow model's training times: uniform, or logit-normal, which favours the middle (Flow-DPO
+    by flow_grpo and Flow-Factory). Default: that of diffusers' training script, logit-normal for stable-diffusion-3 and
+    uniform for the others"""
+    shift: float | None = Field(default=None, gt=0)
+    """moves a flow model's training times t towards noise, to shift t / (1 + (shift - 1) t). Default: as the model's
+    scheduler does in drawing; 1: not at all"""
     watch: Watch | None = None
     """absent: no judge is measured during the training"""
 
@@ -426,6 +433,11 @@ class Recipe(Section):
                 "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
                 "pairs.source and candidates.beside"
             )
+        if isinstance(self.model, StableDiffusionSettings) and (self.training.times or self.training.shift):
+            raise ValueError(
+                f"training.times and training.shift are a flow model's, and {self.model.type} has the timesteps of its "
+                f"scheduler: leave them out"
+            )
         for place, names, takes_aspects in self._named_scorers():
             for name in names:
                 if name not in self.score_sources:
@@ -449,18 +461,6 @@ class Recipe(Section):
         self._check_reward()
         return self
 
-    def _check_pairwise(self, name: str, settings: EvaluationSet) -> None:
-        place, sets = f"evaluation.sets.{name}", self.evaluation.sets
-        if settings.of is None or settings.pairwise is None:
-            raise ValueError(f"{place} needs both: of, a set with captions, and pairwise, the judge of its images")
-        if settings.of not in sets or sets[settings.of].of is not None:
-            there = ", ".join(each for each, other in sets.items() if other.of is None)
-            raise ValueError(f"{place}.of names no set with captions of its own: there are {there or 'none'}")
-        if settings.model_dump(exclude={"of", "pairwise"}, exclude_defaults=True):
-            raise ValueError(f"{place} has the captions and images of {settings.of}: leave out all but of and pairwise")
-        if name == self.evaluation.first_set:
-            raise ValueError(f"{place} comes first, but the first set is the verdict's: put {settings.of} before it")
-
     def _check_reward(self) -> None:
         """Refuse a reward model in the place of the generator, and scores by one that isn't trained yet."""
         method = self.training.method
@@ -478,6 +478,18 @@ class Recipe(Section):
                         f"{place} names '{name}', the run's own reward model, which is trained on its pairs: it can't "
                         f"score the candidates before it exists"
                     )
+
+    def _check_pairwise(self, name: str, settings: EvaluationSet) -> None:
+        place, sets = f"evaluation.sets.{name}", self.evaluation.sets
+        if settings.of is None or settings.pairwise is None:
+            raise ValueError(f"{place} needs both: of, a set with captions, and pairwise, the judge of its images")
+        if settings.of not in sets or sets[settings.of].of is not None:
+            there = ", ".join(each for each, other in sets.items() if other.of is None)
+            raise ValueError(f"{place}.of names no set with captions of its own: there are {there or 'none'}")
+        if settings.model_dump(exclude={"of", "pairwise"}, exclude_defaults=True):
+            raise ValueError(f"{place} has the captions and images of {settings.of}: leave out all but of and pairwise")
+        if name == self.evaluation.first_set:
+            raise ValueError(f"{place} comes first, but the first set is the verdict's: put {settings.of} before it")
 
     def _check_watch(self, watch: Watch) -> None:
         method = self.training.method

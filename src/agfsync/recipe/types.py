@@ -353,6 +353,13 @@ class AspectsOpenAISettings(AnnotatorSettings, ServedScorerSettings):
     server: AnnotatorServer | None = None
 
 
+class ShapesAnnotatorSettings(AnnotatorSettings):
+    """The scorer type `shapes-annotator`: the embedded networks judge each image for itself, in one order."""
+
+    aspects: Aspects = SHAPES_ASPECTS
+    orders: Positive = 1
+
+
 class PairwiseSettings(ScorerSettings):
     """A judge that compares two images, and what it is asked about them."""
 
@@ -375,13 +382,6 @@ class PairwiseOpenAISettings(PairwiseSettings):
     """The judge type `pairwise-openai`."""
 
     server: AnnotatorServer | None = None
-
-
-class ShapesAnnotatorSettings(AnnotatorSettings):
-    """The scorer type `shapes-annotator`: the embedded networks judge each image for itself, in one order."""
-
-    aspects: Aspects = SHAPES_ASPECTS
-    orders: Positive = 1
 
 
 class WriterSettings(Section):

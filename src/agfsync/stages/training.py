@@ -45,6 +45,7 @@ from agfsync.training.watching import summarize_watch
 _STAGE = "training"
 PEAK_MEMORY = "peak_memory"
 """The note on the bytes that the training took at most, of its last process, where that is known."""
+_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
 WATCHED = "watch"
 """The note on the watched judge."""
 
@@ -179,9 +180,7 @@ def _list_rewards(recipe: Recipe) -> dict[str, ScorerSettings]:
 
 
 def _make_plan(recipe: Recipe) -> TrainingPlan:
-    return TrainingPlan(
-        seed=recipe.training_seed, **recipe.training.model_dump(exclude={"method", "lora", "seed", "trackers", "watch"})
-    )
+    return TrainingPlan(seed=recipe.training_seed, **recipe.training.model_dump(exclude=_NOT_IN_PLAN))
 
 
 def _load_denoiser(recipe: Recipe) -> DiffusionModel:
@@ -194,6 +193,8 @@ def _load_denoiser(recipe: Recipe) -> DiffusionModel:
     changed: dict[str, Any] = {"dtype": "fp32", "loras": ()}
     if settings.refining is not None:
         changed["refiner"] = None
+    times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
+    changed |= {name: value for name, value in times.items() if value is not None}
     if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
     denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())

@@ -6,7 +6,7 @@ the states to half precision would move the probability ratios by more than they
 Legend: B images in the batch, S steps that are kept, C H W latent channels, height, width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import log, pi
 from typing import cast
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.models.sampling import draw_noise
+from agfsync.models.schedules import NoiseSchedule
 from agfsync.training import Conditioning, DiffusionModel, SamplingModel
 from agfsync.training.precision import autocast
 
@@ -69,21 +70,27 @@ def sample_trajectory(
     seeds: Sequence[int],
     steps: int,
     eta: float,
+    *,
+    schedule: NoiseSchedule | None = None,
+    noised: Container[int] | None = None,
 ) -> Trajectory:
     """Draw an image of each seed by `steps` steps with noise of strength `eta`; keep the steps that have a density.
 
+    `schedule` takes the place of the model's own; steps that aren't in `noised`, by default all, have no noise.
     A seed gives its image's starting noise and then each step's noise, so that no batch affects it. Steps without
     noise, such as those of `eta` 0 and often the last one, have no density and are not kept.
     """
     model = cast(SamplingModel, prediction.model)
     sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    grid = model.schedule.grid(steps)
+    schedule = schedule or model.schedule
+    grid = schedule.grid(steps)
     state_BCHW = draw_noise(sources, model.latent_shape).to(model.device)
     kept: list[tuple[Tensor, Tensor, Tensor, int]] = []
     for place in range(len(grid) - 1):
         time_B, next_time_B = (grid[each].repeat(len(seeds)).to(model.device) for each in (place, place + 1))
         predicted_BCHW = prediction.predict(network, state_BCHW, time_B, prompted, unprompted)
-        mean_BCHW, std = model.schedule.transition(predicted_BCHW, state_BCHW, time_B, next_time_B, eta)
+        strength = eta if noised is None or place in noised else 0.0
+        mean_BCHW, std = schedule.transition(predicted_BCHW, state_BCHW, time_B, next_time_B, strength)
         noise_BCHW = draw_noise(sources, model.latent_shape).to(model.device)
         if bool((std > 0).all()):
             after_BCHW = mean_BCHW + std * noise_BCHW

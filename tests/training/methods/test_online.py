@@ -2,19 +2,29 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 
+from agfsync import catalog
 from agfsync.errors import RecipeError
 from agfsync.models.schedules import DiffusionSchedule
 from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.records import derive_seed
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.training.methods.awm import AdvantageWeightedMatching
 from agfsync.training.methods.clean_images import CleanBatch
 from agfsync.training.methods.nft import DiffusionNFT, compute_nft_loss, normalise_error
-from agfsync.training.methods.online import Sampler, draw_samples, make_reward_metrics, split_groups, weigh_known
+from agfsync.training.methods.online import (
+    Sampler,
+    draw_samples,
+    list_window_places,
+    make_reward_metrics,
+    split_groups,
+    weigh_known,
+)
 from agfsync.training.methods.policy_gradient import PolicyGradient, compute_policy_loss, track_rewards
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.prompts import PromptData
@@ -123,6 +133,63 @@ def test_without_noise_it_draws_what_ddim_draws(denoiser: StableDiffusion) -> No
             predicted = denoiser.predict(denoiser.network, latents, time.expand(1), conditioning)
             latents = scheduler.step(predicted, time, latents).prev_sample
     torch.testing.assert_close(drawn.latents_BCHW, latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sde", "cps"])
+def test_only_the_steps_in_the_window_have_noise_and_are_trained(tiny_sd3_generator: Path, kind: str) -> None:
+    model = catalog.build(
+        "models",
+        {"type": "stable-diffusion-3", "path": str(tiny_sd3_generator), "device": "cpu", "height": 16, "width": 16},
+    )
+    method = PolicyGradient(
+        {"judge": 1.0},
+        "grpo",
+        group=2,
+        steps=6,
+        guidance=1.0,
+        eta=0.7,
+        stochastic_step=kind,
+        window=2,  # type: ignore[arg-type]
+    )
+    data, actor = make_data(model, Fixed([1.0, 2.0, 3.0, 5.0] * 2)), Actor(model)
+    samples = draw_samples(data, PLAN, method.sampler, actor, 0, torch.arange(2))
+    drawn, grid = samples.trajectory, model.schedule.grid(6).tolist()
+    first = grid.index(drawn.times_S[0].item())
+    assert drawn.times_S.tolist() == grid[first : first + 2] and first in (0, 1)
+    others = {len(range(6)[method.sampler.draw_window(6, seed).start :]) for seed in range(20)}
+    assert others == {6, 5}, "the window's place is drawn anew, in the first half"
+    # By hand: Euler's steps but for the two in the window, with the noise that each step's generator gives.
+    sources = [torch.Generator().manual_seed(derive_seed(PLAN.seed, "sample", 0, place)) for place in range(4)]
+    state = torch.stack([torch.randn(model.latent_shape, generator=source) for source in sources])
+    told = data.make_conditioning(samples.prompts_B, model.device)
+    with torch.no_grad():
+        for place in range(6):
+            s, later = grid[place], grid[place + 1]
+            noise = torch.stack([torch.randn(model.latent_shape, generator=source) for source in sources])
+            v = model.predict(model.network, state, torch.full((4,), s), told)
+            if place not in (first, first + 1):
+                state = state + (later - s) * v
+            elif kind == "cps":
+                std = later * math.sin(0.7 * math.pi / 2)
+                kept = math.sqrt(later**2 - std**2)
+                state = (1 - later) * (state - s * v) + kept * (state + (1 - s) * v) + std * noise
+            else:
+                level = 0.7 * math.sqrt(s / (1 - (later if s == 1 else s)))
+                mean = state * (1 + level**2 / (2 * s) * (later - s))
+                mean = mean + v * (1 + level**2 * (1 - s) / (2 * s)) * (later - s)
+                state = mean + level * math.sqrt(s - later) * noise
+    torch.testing.assert_close(drawn.latents_BCHW, state, rtol=1e-4, atol=1e-4)
+    (batch,) = PolicyGradient.objective(method, data, PLAN).collect(actor, 0, torch.arange(2))
+    assert len(batch) == 4 * 2
+    assert method.objective(data, PLAN).loss(actor, batch)[1]["ratio_change"] < 1e-9
+
+
+def test_cps_is_for_flows_and_a_window_needs_room(denoiser: StableDiffusion) -> None:
+    with pytest.raises(RecipeError, match="cps is for models that predict a flow: leave it out"):
+        Sampler(2, 4, 1.0, 0.8, "cps").find_schedule(denoiser)
+    with pytest.raises(RecipeError, match="window 3 has no room in its share of 4 steps"):
+        Sampler(2, 4, 1.0, 0.8, "sde", 3).draw_window(4, 0)
+    assert list_window_places(2, (0.25, 1.0), 4) == [1, 2]
 
 
 def test_a_reward_that_fails_is_no_reward_of_zero(denoiser: StableDiffusion) -> None:

@@ -5,8 +5,8 @@ height, width.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import nan
+from dataclasses import dataclass, replace
+from math import ceil, floor, nan
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agfsync.engine.batch_fitting import BatchFit
 from agfsync.errors import RecipeError
+from agfsync.models.schedules import FlowSchedule, NoiseSchedule
 from agfsync.records import derive_seed
 from agfsync.training import Conditioning, SamplingModel
 from agfsync.training.batches import draw_rows_of_step
@@ -34,17 +35,47 @@ class OnlineMethod:
 class Sampler:
     """The way in which an online method draws: `group` images of each prompt, by `steps` steps with noise `eta`.
 
-    `guidance` and `steps` None are those that the model draws with.
+    `guidance` and `steps` None are those that the model draws with. With a `window` so many steps in a row have noise,
+    which lie in the share `window_within` of the steps (MixGRPO, arXiv:2507.21802).
     """
 
     group: int
     steps: int | None
     guidance: float | None
     eta: float
+    stochastic_step: Literal["sde", "cps"] = "sde"
+    window: int | None = None
+    window_within: tuple[float, float] = (0.0, 0.5)
 
     def count_steps(self, model: SamplingModel) -> int:
         """Return the number of sampling steps."""
         return self.steps or model.steps
+
+    def find_schedule(self, model: SamplingModel) -> NoiseSchedule:
+        """Return the model's schedule, whose transitions add noise as this sampler says.
+
+        Raises:
+            RecipeError: the model doesn't predict a flow, and `stochastic_step` is a flow's.
+        """
+        if self.stochastic_step == "sde":
+            return model.schedule
+        if not isinstance(model.schedule, FlowSchedule):
+            raise RecipeError("training.method.stochastic_step cps is for models that predict a flow: leave it out")
+        return replace(model.schedule, stochastic_step=self.stochastic_step)
+
+    def draw_window(self, steps: int, seed: int) -> range:
+        """Return the steps that have noise: all, or a window whose place follows from `seed`.
+
+        Raises:
+            RecipeError: there is no room for the window.
+        """
+        if self.window is None:
+            return range(steps)
+        places = list_window_places(self.window, self.window_within, steps)
+        if not places:
+            raise RecipeError(f"training.method.window {self.window} has no room in its share of {steps} steps")
+        first = places[int(torch.randint(len(places), (), generator=torch.Generator().manual_seed(seed)))]
+        return range(first, first + self.window)
 
     def make_prediction(self, actor: Actor) -> GuidedPrediction:
         """Return the guided prediction by which images are drawn and trained."""
@@ -73,6 +104,16 @@ class Samples:
         return self.rewards_N[self.own_B]
 
 
+def list_window_places(window: int, within: tuple[float, float], steps: int) -> list[int]:
+    """Return the first steps of the windows of `window` steps that lie in a share of the steps.
+
+    >>> list_window_places(3, (0.0, 0.5), 10)
+    [0, 1, 2]
+    """
+    first, end = ceil(within[0] * steps), floor(within[1] * steps)
+    return list(range(first, end - window + 1))
+
+
 def draw_samples(
     data: PromptData, plan: TrainingPlan, sampler: Sampler, actor: Actor, step: int, rows: Tensor
 ) -> Samples:
@@ -86,13 +127,24 @@ def draw_samples(
     prompts_N = draw_rows_of_step(plan.seed, step, plan.batch, len(data)).repeat_interleave(sampler.group)
     own_B = (rows[:, None] * sampler.group + torch.arange(sampler.group)).flatten()
     prediction, steps = sampler.make_prediction(actor), sampler.count_steps(model)
+    schedule, noised = sampler.find_schedule(model), sampler.draw_window(steps, derive_seed(plan.seed, "window", step))
 
     def draw(places: Sequence[int]) -> list[tuple[Trajectory, float]]:
         prompts_B = prompts_N[list(places)]
         prompted = data.make_conditioning(prompts_B, actor.device)
         unprompted = data.make_unprompted(len(places), actor.device)
         seeds = [derive_seed(plan.seed, "sample", step, place) for place in places]
-        trajectory = sample_trajectory(prediction, actor.network, prompted, unprompted, seeds, steps, sampler.eta)
+        trajectory = sample_trajectory(
+            prediction,
+            actor.network,
+            prompted,
+            unprompted,
+            seeds,
+            steps,
+            sampler.eta,
+            schedule=schedule,
+            noised=noised,
+        )
         images: Any = model.decode_latents(trajectory.latents_BCHW.to(actor.device))
         texts = [data.prompts[row] for row in prompts_B]
         total_B = data.rewards.score(images, texts, [data.questions[row] for row in prompts_B]).total_B

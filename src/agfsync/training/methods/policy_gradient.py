@@ -56,6 +56,9 @@ class PolicyGradient(OnlineMethod):
     steps: int | None = None
     guidance: float | None = None
     eta: float = 1.0
+    stochastic_step: Literal["sde", "cps"] = "sde"
+    window: int | None = None
+    window_within: tuple[float, float] = (0.0, 0.5)
     timesteps: float = 1.0
     clip: float = 1e-4
     advantage_limit: float = 5.0
@@ -77,7 +80,8 @@ class PolicyGradient(OnlineMethod):
     @property
     def sampler(self) -> Sampler:
         """The way in which it draws."""
-        return Sampler(self.group, self.steps, self.guidance, self.eta)
+        window = (self.window, self.window_within)
+        return Sampler(self.group, self.steps, self.guidance, self.eta, self.stochastic_step, *window)
 
     def objective(self, data: PromptData, plan: TrainingPlan) -> "PolicyObjective":
         return PolicyObjective(self, data, plan)
@@ -153,7 +157,8 @@ class PolicyObjective:
 
     def loss(self, actor: Actor, batch: PolicyBatch) -> tuple[Tensor, Metrics]:
         method = self.method
-        prediction, schedule = method.sampler.make_prediction(actor), cast(SamplingModel, actor.model).schedule
+        sampler = method.sampler
+        prediction, schedule = sampler.make_prediction(actor), sampler.find_schedule(cast(SamplingModel, actor.model))
         prompted, unprompted = join_prompted(self.data, batch.prompts_R, batch.device)
         given = (batch.states_RCHW, batch.times_R, prompted, unprompted)
         predicted_RCHW = prediction.predict(actor.network, *given)
