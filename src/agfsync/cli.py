@@ -276,8 +276,9 @@ def list_recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from agfsync.recipe import list_shipped, summarize_shipped
 
+        width = max(map(len, list_shipped()))
         for name in list_shipped():
-            typer.echo(f"{name:<11} {summarize_shipped(name)}")
+            typer.echo(f"{name:<{width}} {summarize_shipped(name)}")
 
 
 @recipes.command("show")

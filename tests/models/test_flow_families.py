@@ -5,6 +5,7 @@ The losses are those of a naive computation that sees one image at a time, by th
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from agfsync import catalog
 from agfsync.errors import ModelError
 from agfsync.models.architecture import TEXT_STATES
+from agfsync.models.dtypes import Precision
 from agfsync.models.flow_matching import TEXT_MASK
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.lora import adapter_weights, add_adapters
@@ -278,6 +280,28 @@ def test_losses_and_gradients_are_those_of_the_velocity(folders: dict[str, Path]
         assert (mine is None) == (other is None)
         if mine is not None:
             torch.testing.assert_close(mine / scale, other / scale, rtol=1e-3, atol=1e-4)
+
+
+def test_frozen_weights_in_bf16_have_adapters_in_fp32(
+    folders: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the CPU for an accelerator."""
+    monkeypatch.setattr(Precision, "weights", property(lambda self: self.dtype))
+    monkeypatch.setattr(Precision, "autocast", lambda self: nullcontext())
+    model = load(folders, kind, dtype="bf16")
+    assert model.network.dtype == torch.bfloat16
+    told, rows = model.encode_prompts(PROMPTS[:2]), torch.arange(2)
+    pairs = EncodedPairs(torch.randn(4, *model.latent_shape), told, rows, rows + 2, rows)
+    add_adapters(model.network, 2, 2, 0, model.adapter_targets)
+    weights = [p for p in model.network.parameters() if p.requires_grad]
+    assert {p.dtype for p in weights} == {torch.float32}
+    noise = PairNoise(torch.randn(2, *model.latent_shape), torch.tensor([0.25, 0.875]))
+    batch = pairs.make_batch(rows, model.device)
+    errors = compute_pair_errors(model, AdaptersOff(model.network), batch, noise, "bf16")
+    loss, _ = DiffusionDPO(beta=100.0).loss(errors)
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(2), abs=1e-7)
+    assert any(p.grad is not None and p.grad.any() for p in weights)
 
 
 def test_a_lora_is_read_by_diffusers_and_by_this_package(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:

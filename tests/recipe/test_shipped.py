@@ -1,10 +1,12 @@
 """Every recipe for real models, all of its stages, on tiny ones of the same architectures and without a network."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+import tiny_diffusion
+import tiny_flows
 from fake_language import FakeServer
 
 from agfsync import pipeline
@@ -16,6 +18,15 @@ from agfsync.stages.selection import list_choosing_scorers
 from agfsync.store import Run
 
 REAL = [name for name in config.list_shipped() if name != "shapes"]
+TINY: dict[str, Callable[[], Any]] = {
+    "stable-diffusion": tiny_diffusion.pipeline,
+    "stable-diffusion-xl": tiny_diffusion.xl_pipeline,
+    "stable-diffusion-3": tiny_diffusion.sd3_pipeline,
+    "flux": tiny_diffusion.flux_pipeline,
+    "flux2-klein": tiny_flows.flux2_klein_pipeline,
+    "qwen-image": tiny_flows.qwen_image_pipeline,
+    "z-image": tiny_flows.z_image_pipeline,
+}
 PAPER = {
     "sd14": (5e-7, 128, 512),
     "sd15": (5e-7, 128, 512),
@@ -108,16 +119,11 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
-def test_a_run_ends_in_a_model_and_a_report(
-    name: str, tiny_generator: Path, tiny_xl_generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ends_in_a_model_and_a_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    kind, base = (
-        (StableDiffusionXLPipeline, tiny_xl_generator)
-        if name.startswith("sdxl")
-        else (StableDiffusionPipeline, tiny_generator)
-    )
+    base, made = tmp_path / "base", TINY[config.resolve_recipe(name).model.type]()
+    made.save_pretrained(base)
     with FakeServer() as server:
         pipeline.prepare(tmp_path / "run", tiny(name, base, server.url))
         pipeline.run(tmp_path / "run")
@@ -125,11 +131,11 @@ def test_a_run_ends_in_a_model_and_a_report(
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     model = tmp_path / "run" / "model"
     if name.endswith("-lora"):
-        aligned = kind.from_pretrained(base, use_safetensors=True)
+        aligned = type(made).from_pretrained(base, use_safetensors=True)
         aligned.load_lora_weights(model, weight_name=LORA_FILE)
         assert aligned.get_active_adapters()
     else:
-        kind.from_pretrained(model, use_safetensors=True)
+        type(made).from_pretrained(model, use_safetensors=True)
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from agfsync.models.pretrained import COMPILED, describe_misfit
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """layers of a VAE's attention, by the names that diffusers had for them once and still reads"""
+_LANGUAGE = "language_model"
+"""the level of a vision-language model's names that its files lack"""
 
 
 def check_headers(
@@ -73,7 +75,8 @@ def _choose_accepted(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _simplify_name(name: str) -> str:
     """Return a weight's name without what versions of the libraries differ in."""
-    parts = name.removeprefix("text_model.").split(".")
+    # Files name a vision-language model's parts as they once were in transformers, which renames them as it loads.
+    parts = [part for part in name.removeprefix("text_model.").removeprefix("model.").split(".") if part != _LANGUAGE]
     if "attentions" in parts:
         parts = [_OLD_NAMES.get(part, part) for part in parts]
     return ".".join(parts)

@@ -112,7 +112,8 @@ class Sampling(Section):
 
     steps: Positive = 50
     guidance: float = Field(default=7.5, ge=0)
-    """classifier-free. With flux the one that is built into the model, usually 3.5; schnell has none and takes 1"""
+    """classifier-free. With flux the one that is built into the model, usually 3.5; schnell has none and takes 1. With
+    z-image as diffusers counts: 0 is none"""
     negative_prompt: str = ""
     """the prompt that guidance leads away from"""
     height: Positive | None = None

@@ -19,6 +19,7 @@ from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
+from agfsync.recipe.types import TransformerSettings
 from agfsync.records import derive_seed, digest
 from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
@@ -186,11 +187,14 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 def _load_denoiser(recipe: Recipe) -> DiffusionModel:
     """Load the generator with float32 weights, whatever it draws in: small updates vanish in bf16.
 
+    Under a LoRA that is trained in bf16 a flow model's own weights are frozen, and are loaded in bf16.
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
-    changed: dict[str, Any] = {"dtype": "fp32", "loras": ()}
+    is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
+    dtype = "bf16" if is_frozen and recipe.training.precision == "bf16" else "fp32"
+    changed: dict[str, Any] = {"dtype": dtype, "loras": ()}
     if settings.refining is not None:
         changed["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}

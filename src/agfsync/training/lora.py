@@ -15,7 +15,8 @@ from agfsync.models.architecture import ATTENTION
 def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = ATTENTION) -> None:
     """Freeze `network` and add adapters of strength alpha / rank to the layers whose names end in one of `targets`.
 
-    Untrained adapters leave the predictions unchanged. `seed` draws their initial weights.
+    The adapters are float32, whatever the dtype of the network: small updates vanish in bf16. Untrained adapters leave
+    the predictions unchanged. `seed` draws their initial weights.
 
     Raises:
         ModelError: the network has no such layers.
@@ -28,6 +29,9 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
             inject_adapter_in_model(config, network)
         except ValueError as failure:
             raise ModelError(f"no LoRA fits this model: it has no layers called {', '.join(targets)}") from failure
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 @contextmanager

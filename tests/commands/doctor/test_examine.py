@@ -11,6 +11,7 @@ from fake_language import FakeServer
 from agfsync import cli, pipeline
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
+from agfsync.models.configuration import FLOWS
 from agfsync.models.published import read_config
 from agfsync.recipe import dump_recipe
 
@@ -88,7 +89,8 @@ def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_gene
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.list_shipped():
         recipe = config.resolve_recipe(name)
-        assert read_config(recipe.model.path, name="model_index.json")
+        if recipe.model.type not in FLOWS:  # their networks aren't estimated
+            assert read_config(recipe.model.path, name="model_index.json")
         for scorer in recipe.scorers.values():
             if scorer.path:
                 assert read_config(scorer.path)
