@@ -16,6 +16,7 @@ from agfsync.statistics import (
     correlate_values,
     find_minimum_detectable,
     infer_mean,
+    infer_mean_over_seeds,
     infer_win_rate,
     standardise_gains,
     subtract_paired,
@@ -182,3 +183,40 @@ def test_unpaired_correlation_and_no_resamples_are_errors() -> None:
         correlate_values([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="resample"):
         infer_mean([1.0], resamples=0, seed=0)
+
+
+def test_the_mean_over_crossed_seeds_by_hand() -> None:
+    # Only the seeds differ: the error is that of their two means, with one degree of freedom.
+    rows = [[1.0] * 6, [3.0] * 6]
+    interval, p = infer_mean_over_seeds(rows, resamples=200, seed=0, crossed=True)
+    reach = stats.t.ppf(0.975, 1) * 1.0  # sd sqrt(2) over sqrt(2)
+    assert interval is not None and interval == pytest.approx((2 - reach, 2 + reach))
+    assert p is not None and p >= stats.ttest_1samp([1.0, 3.0], 0).pvalue - 1e-9
+
+
+def test_equal_seeds_of_the_same_prompts_have_the_spread_of_the_prompts() -> None:
+    values = np.random.default_rng(3).normal(1, 5, 200)
+    interval, _ = infer_mean_over_seeds([values, values, values], resamples=2_000, seed=0, crossed=True)
+    peer = stats.t.interval(0.95, 199, values.mean(), stats.sem(values))
+    assert interval is not None and interval == pytest.approx(peer, abs=0.1)
+    assert infer_mean_over_seeds([values], 100, 0, crossed=True) == infer_mean(values, 100, 0)
+
+
+@pytest.mark.parametrize("crossed", [True, False])
+@pytest.mark.parametrize("spread", [0.0, 2.0, 8.0])
+def test_the_interval_over_three_seeds_holds_the_truth(crossed: bool, spread: float) -> None:
+    rng, held = np.random.default_rng(5), 0
+    for number in range(200):
+        seeds, prompts = rng.normal(0, spread, (3, 1)), rng.normal(0, 10, (1 if crossed else 3, 30))
+        values = seeds + prompts + rng.normal(0, 5, (3, 30))
+        interval, _ = infer_mean_over_seeds(list(values), resamples=100, seed=number, crossed=crossed)
+        held += interval is not None and interval.low <= 0 <= interval.high
+    assert held >= 180
+
+
+def test_seeds_that_cant_be_compared_are_refused() -> None:
+    with pytest.raises(ValueError, match="same prompts"):
+        infer_mean_over_seeds([[1.0, 2.0], [1.0]], 10, 0, crossed=True)
+    with pytest.raises(ValueError, match="needs a seed"):
+        infer_mean_over_seeds([], 10, 0, crossed=True)
+    assert infer_mean_over_seeds([[1.0] * 5, [2.0] * 5], 10, 0, crossed=False) == MeanInference(None, None)

@@ -100,6 +100,12 @@ CATALOG: dict[str, dict[str, str]] = {
         "by-aspect": "agfsync.choices.by_aspect:ByAspect",
         "lot": "agfsync.choices.lot:DrawnByLot",
     },
+    "measures": {
+        "tifa": "agfsync.measures.tifa:measure_tifa",
+        "dsg": "agfsync.measures.dsg:measure_dsg",
+        "hpsv2": "agfsync.measures.hpsv2:measure_hpsv2",
+        "soft-tifa": "agfsync.measures.soft_tifa:measure_soft_tifa",
+    },
     # A file is tried against them in this order: the more special ones come first.
     "formats": {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",

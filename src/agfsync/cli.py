@@ -227,10 +227,10 @@ def judge_command(
     debug: Debug = False,
 ) -> None:
     """Measure how often scorers prefer the preferred picture of pairs."""
-    from agfsync.commands.judge import format_judged, judge_pairs, read_scorers
+    from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
     from agfsync.engine.progress import make_progress
 
-    found = judge_pairs(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    found = judge_pair_set(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
     typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
 
 

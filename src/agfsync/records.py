@@ -132,7 +132,10 @@ class Caption(Record):
 
 @dataclass(frozen=True, slots=True)
 class Question(Record):
-    """An atomic question whose answer the caption states. `answer` is the answer of a faithful image."""
+    """An atomic question whose answer the caption states. `answer` is the answer of a faithful image.
+
+    `parents` are the texts of the caption's questions without whose expected answers this one makes no sense.
+    """
 
     key: str
     caption_key: str
@@ -140,6 +143,7 @@ class Question(Record):
     answer: AnswerWord
     element: str
     element_type: ElementType
+    parents: tuple[str, ...] = ()
 
     schema: ClassVar = pa.schema(
         [
@@ -149,6 +153,7 @@ class Question(Record):
             ("answer", pa.string()),
             ("element", pa.string()),
             ("element_type", pa.string()),
+            ("parents", pa.list_(pa.string())),
         ]
     )
 
@@ -156,8 +161,8 @@ class Question(Record):
     def of(cls, row: Mapping[str, Any]) -> Self:
         """Return the question of `row`."""
         # A run has as many as candidates, of few different words: each word is kept once.
-        words: dict[str, Any] = {name: intern(row[name]) for name in cls.schema.names}
-        return cls(**words)
+        words: dict[str, Any] = {name: intern(row[name]) for name in cls.schema.names if name != "parents"}
+        return cls(**words, parents=tuple(row["parents"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from agfsync import pipeline
 from agfsync.cli import main
-from agfsync.commands.judge import format_judged, judge_pairs, read_scorers
+from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
 from agfsync.engine.progress import SilentProgress
 from agfsync.errors import FormatError, RecipeError
 from agfsync.recipe import ScorerSettings, load_recipe
@@ -22,7 +22,7 @@ Scorers = dict[str, ScorerSettings]
 
 
 def judge(path: Path, scorers: Scorers, **more: Any) -> Any:
-    return judge_pairs(path, scorers, SilentProgress(), **more)
+    return judge_pair_set(path, scorers, SilentProgress(), **more)
 
 
 def scorers(**named: Any) -> Scorers:

@@ -13,10 +13,13 @@ from fake_language import FakeServer
 
 from agfsync import pipeline
 from agfsync.commands.export import export_pairs
+from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError, RecipeError
 from agfsync.recipe import Recipe
 from agfsync.records import Annotation, Caption, Pair, Score
 from agfsync.scorers.annotators.aspects_openai import AspectsOpenAI
+from agfsync.stages import report
+from agfsync.stages.context import Context
 from agfsync.store import Run
 from agfsync.store.spending import read_spending
 
@@ -155,6 +158,10 @@ def test_planted_contradictions_and_refusals_are_counted_exactly(tmp_path: Path,
         "fidelity": (0, 0, 0),
         "harmlessness": (12, 4, 0),
     }
+    with Run.open(tmp_path / "run", writing=True) as run:
+        report.run(Context(run, recipe, SilentProgress()))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "gpt.aesthetic" in page and "12 of 24 (50 %)" in page
     scores = read(tmp_path / "run", "scores", Score)
     refused = [each for each in scores if each.reason]
     assert {(each.scorer, each.reason) for each in refused} == {
@@ -228,6 +235,11 @@ def test_an_annotator_judges_no_single_picture(annotated_by: Any) -> None:
             (
                 {"choose": {"judges": ["gpt.beauty"], "type": "by-aspect"}},
                 r"names no scorer 'gpt\.beauty': .*gpt\.aest",
+            ),
+            ({"training": {"method": {"type": "policy-gradient", "reward": {"gpt": 1}}}}, "'gpt', an annotator, which"),
+            (
+                {"training": {"watch": {"by": "gpt.fidelity"}}},
+                r"training\.watch\.by names 'gpt\.fidelity', an annotator",
             ),
             ({"gpt": {"aspects": ["beauty"]}}, "no aspect is known as 'beauty': give it a question and five levels"),
             ({"gpt": {"aspects": {"mood": {"question": "?", "levels": ["a", "b"]}}}}, "levels"),

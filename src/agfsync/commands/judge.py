@@ -115,7 +115,7 @@ def _parse_scorer(text: str) -> tuple[str, ScorerSettings]:
     return name, settings
 
 
-def judge_pairs(
+def judge_pair_set(
     path: Path, scorers: Mapping[str, ScorerSettings], progress: Progress, split: str = "", limit: int | None = None
 ) -> JudgedPairs:
     """Return the accuracy of `scorers` on the first `limit` pairs at `path`, one model in memory at a time.

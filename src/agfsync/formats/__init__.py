@@ -25,12 +25,16 @@ _PLACES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A yes/no question on a prompt, with the answer that a faithful picture gives."""
+    """A yes/no question on a prompt, with the answer that a faithful picture gives.
+
+    `parents` are the texts of the questions that it depends on.
+    """
 
     text: str
     answer: AnswerWord
     element: str
     element_type: ElementType
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

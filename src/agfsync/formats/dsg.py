@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from agfsync.formats import LeftOut, Prompt, SourceQuestion
 from agfsync.formats.reading import group_rows, read_header, read_table, require_text
 from agfsync.formats.rows import collect_questions, parse_origin, parse_question
-from agfsync.records import ElementType
+from agfsync.records import ElementType, one_line
 
 _COLUMNS = {"item_id", "text", "proposition_id", "category_broad", "tuple", "question_natural_language"}
 _DETAILED_TYPES: Mapping[str, ElementType] = {
@@ -38,8 +39,8 @@ class DSG:
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """Yield the prompts; the category is the data set that DSG has a prompt from.
 
-        A proposition that depends on another is a question like any other. The rows of a prompt lie together, as in
-        the published file.
+        A proposition that depends on others is a question like any other, which names theirs as its parents. The rows
+        of a prompt lie together, as in the published file.
         """
         for group in group_rows(
             read_table(path), lambda row: (require_text(row, "item_id"), require_text(row, "text"))
@@ -48,12 +49,18 @@ class DSG:
                 yield group
             else:
                 (identifier, prompt), rows = group
-                yield Prompt(prompt, parse_origin(identifier), *collect_questions(map(_parse_proposition, rows)))
+                texts = {row["proposition_id"].strip(): one_line(row["question_natural_language"]) for row in rows}
+                found = (_parse_proposition(row, texts) for row in rows)
+                yield Prompt(prompt, parse_origin(identifier), *collect_questions(found))
 
 
-def _parse_proposition(row: Mapping[str, str]) -> SourceQuestion | str:
+def _parse_proposition(row: Mapping[str, str], texts: Mapping[str, str]) -> SourceQuestion | str:
     """Return a proposition as a question; the answer is yes, since the prompt states it."""
     element = _ELEMENT.search(row["tuple"])
     detail, broad = row.get("category_detailed", "").strip().casefold(), row["category_broad"].strip().casefold()
     kind = _DETAILED_TYPES.get(detail) or _BROAD_TYPES.get(broad, "other")
-    return parse_question(row["question_natural_language"], "yes", element[1] if element else "", kind)
+    question = parse_question(row["question_natural_language"], "yes", element[1] if element else "", kind)
+    if isinstance(question, str):
+        return question
+    numbers = [number.strip() for number in row.get("dependency", "").split(",")]  # 0: it depends on none
+    return replace(question, parents=tuple(texts[number] for number in numbers if number in texts))

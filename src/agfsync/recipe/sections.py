@@ -307,10 +307,20 @@ class EvaluationSet(Section):
     """prompts that are taken, spread evenly over the source's categories; default: all"""
     by: tuple[str, ...] | None = None
     """the scorers; default: all"""
+    measure: str | None = None
+    """a benchmark's own rule, by which each judge's scores of the set are also summed up: tifa, dsg, hpsv2 or
+    soft-tifa"""
     of: str | None = None
     """of a set that is judged pairwise: the set whose captions and images it takes"""
     pairwise: PairwiseOfType | None = None
     """the judge that sees base and aligned image of each caption side by side, in both orders"""
+
+    @field_validator("measure")
+    @classmethod
+    def _is_known(cls, measure: str | None) -> str | None:
+        if measure is not None and measure not in (there := catalog.list_names("measures")):
+            raise ValueError(f"there are the measures {', '.join(there)}")
+        return measure
 
 
 class Evaluation(Section):
@@ -454,6 +464,12 @@ class Recipe(Section):
                 has_source = "has the captions of captions.held_out: leave out its source"
                 told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
+            evaluates = self.training.method.type != "none"
+            if evaluates and settings.by is None and self.scorers and not self.set_scorers(name):
+                raise ValueError(
+                    f"evaluation.sets.{name} has no judge: scorers has annotators alone, which judge no image by "
+                    f"itself: add another scorer"
+                )
         if not self.captions.count and not self.pairs.source and self.training.method.needs != "nothing":
             raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
         if self.training.watch is not None:

@@ -16,7 +16,7 @@ ASKS = {
     "appeal": "Which of the two is more visually appealing? What they were meant to show doesn't matter.",
 }
 """The questions Q1 to Q3 of the paper's evaluation, in words of our own; the third comes without the prompt."""
-INSTRUCTIONS = (
+COMPARE = (
     "You compare two pictures, Picture 1 and Picture 2, and judge them by what can be seen in them alone; their order "
     "means nothing. Reply with JSON and nothing else: "
     '{"reason": "one or two sentences", "choice": "1", "2" or "tie"}. Say tie if neither is better.'

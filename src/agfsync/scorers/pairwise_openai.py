@@ -10,7 +10,7 @@ from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
 from agfsync.errors import BudgetError, ModelError, NoReplyError
 from agfsync.scorers import CapReached, Unscored
-from agfsync.scorers.pairwise import INSTRUCTIONS, Ballot, ChoiceReply, Match, ask_about, read_ballot
+from agfsync.scorers.pairwise import COMPARE, Ballot, ChoiceReply, Match, ask_about, read_ballot
 from agfsync.scorers.vqa_openai import make_data_url
 
 
@@ -57,7 +57,7 @@ class PairwiseOpenAI:
             content.append({"type": "image_url", "image_url": {"url": make_data_url(image)}})
         content.append({"type": "text", "text": ask_about(match)})
         messages: list[dict[str, Any]] = [
-            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "system", "content": COMPARE},
             {"role": "user", "content": content},
         ]
         try:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from agfsync.chat.completions import Reply, explain_reply
 from agfsync.scorers import Unscored
-from agfsync.scorers.pairwise import INSTRUCTIONS, Ballot, Match, ask_about, read_ballot
+from agfsync.scorers.pairwise import COMPARE, Ballot, Match, ask_about, read_ballot
 from agfsync.scorers.vlm import ImageReader
 
 
@@ -34,7 +34,7 @@ class PairwiseVlm:
 
     def _ask(self, match: Match) -> Ballot | Unscored:
         content: list[Image.Image | str] = [
-            INSTRUCTIONS,
+            COMPARE,
             "Picture 1:",
             match.first,
             "Picture 2:",

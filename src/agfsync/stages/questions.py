@@ -18,11 +18,12 @@ from agfsync.formats import SourceQuestion
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import QuestionDraft, QuestionWriter, Verifier
 from agfsync.recipe import Recipe
-from agfsync.records import Caption, Question, derive_seed, digest, make_question_key
+from agfsync.records import Caption, Question, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_questions
 from agfsync.stages.context import Context
 from agfsync.stages.writing import WriterSession, open_writer
+from agfsync.stages.written import make_question
 from agfsync.store.streams import Reiterable, Stream
 
 _STAGE = "questions"
@@ -109,12 +110,7 @@ def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) 
 def _take_found(task: CaptionToAsk) -> Sifted:
     """Return the file's questions as they are: people have checked them."""
     key = task.caption.key
-    asked = [
-        Question(
-            make_question_key(key, each.text, each.answer), key, each.text, each.answer, each.element, each.element_type
-        )
-        for each in task.found
-    ]
+    asked = [make_question(key, each) for each in task.found]
     return Sifted(asked, task.left_out)
 
 

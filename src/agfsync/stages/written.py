@@ -4,16 +4,23 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from agfsync.formats import SourceQuestion
 from agfsync.language.duplicates import KeptCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe import Captions
-from agfsync.records import Caption, Split, digest, one_line
+from agfsync.records import Caption, Question, Split, digest, make_question_key, one_line
 from agfsync.stages.places import Places
 
 
 def name_written_table(settings: Captions) -> str:
     """Return the table that the writer's captions go to: those that are to be polished have one of their own."""
     return "captions" if settings.polish is None else "captions_unpolished"
+
+
+def make_question(caption_key: str, found: SourceQuestion) -> Question:
+    """Return a file's question on a caption as it is: people have checked it."""
+    key = make_question_key(caption_key, found.text, found.answer)
+    return Question(key, caption_key, found.text, found.answer, found.element, found.element_type, found.parents)
 
 
 def make_caption(text: str, category: str, split: Split, original: str = "", changed: str = "") -> Caption:

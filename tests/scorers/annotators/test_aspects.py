@@ -26,7 +26,8 @@ REQUEST = AnnotationRequest("a red square", "aesthetic", THREE, 1)
 
 def build(**settings: Any) -> Any:
     """The annotator as the stage makes it."""
-    made = Recipe.model_validate({"scorers": {"gpt": settings}, "pairs": {"choose": {"weights": {"gpt": 1}}}})
+    scorers = {"gpt": settings, "clip": {"type": "clip", "path": "embedded:clip"}}
+    made = Recipe.model_validate({"scorers": scorers, "pairs": {"choose": {"weights": {"gpt": 1}}}})
     return catalog.build("scorers", list_scorer_arguments(made.scorers["gpt"], None))
 
 

@@ -20,6 +20,7 @@ from agfsync.recipe import PartSettings, Recipe, check_recipe
 from agfsync.recipe.types import StableDiffusionSettings, find_settings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, derive_seed
 from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers.pairwise import Ballot, Match
 from agfsync.stages import evaluation, training
 from agfsync.stages.context import Context
 from agfsync.store import Run
@@ -71,6 +72,21 @@ class Asker(Brightness):
         return Measurement(100.0 * (word == "yes"), tuple(Answer(q.key, word, 0.5) for q in item.questions))
 
 
+class Referee:
+    """Prefers the brighter image; asked about the look, the one shown first."""
+
+    def __init__(self, *, path: str) -> None:
+        self.path = path
+
+    def compare(self, matches: Sequence[Match]) -> list[Ballot | Unscored]:
+        JUDGED.extend(match.prompt for match in matches)
+        return [Ballot("1" if self._is_first(match) else "2", "so it is", "raw") for match in matches]
+
+    def _is_first(self, match: Match) -> bool:
+        first, second = (image.convert("L").getpixel((0, 0)) for image in (match.first, match.second))
+        return match.ask == "appeal" or first > second  # type: ignore[operator]
+
+
 def recipe(**changes: Any) -> Recipe:
     painted = {
         "model": {"type": "painter", "path": "somewhere/base"},
@@ -84,11 +100,12 @@ def recipe(**changes: Any) -> Recipe:
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """A run that has trained: three held-out captions with questions, one without, one to train on."""
-    models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker)
+    models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker, Referee=Referee)
     monkeypatch.setitem(sys.modules, "ruled_models", models)
     monkeypatch.setitem(catalog.CATALOG["models"], "painter", "ruled_models:Painter")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "bright", "ruled_models:Brightness")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "asker", "ruled_models:Asker")
+    monkeypatch.setitem(catalog.CATALOG["pairwise"], "referee", "ruled_models:Referee")
     for told in (DREW, BUILT, JUDGED):
         told.clear()
     with Run.create(tmp_path / "run", "name: test\n") as run:
@@ -296,3 +313,16 @@ def test_a_method_that_trains_nothing_steers_the_base(context: Context, monkeypa
     evaluation.run(there)
     assert BUILT[-1]["steering"] == {"type": "steered", "strength": 20.0} and "adapter" not in BUILT[-1]
     assert "steering" not in BUILT[0]
+
+
+def test_a_set_that_is_judged_pairwise_takes_the_images_of_another(context: Context) -> None:
+    arena = {"of": "held-out", "pairwise": {"type": "referee", "path": "any", "asks": ["alignment", "appeal"]}}
+    paired = changed(context, evaluation={"resamples": 50, "batch": 2, "sets": {"held-out": {}, "arena": arena}})
+    notes = evaluation.run(paired)
+    assert len(DREW) == 6
+    figures = notes["pairwise"]["arena"]
+    assert [(f["wins"], f["ties"], f["first"]) for f in figures.values()] == [(3, 0, 0.5), (0, 3, 1.0)]
+    assert notes["judges"] == evaluation.run(context)["judges"]
+    JUDGED.clear()
+    assert evaluation.run(paired)["pairwise"] == notes["pairwise"]
+    assert JUDGED == []

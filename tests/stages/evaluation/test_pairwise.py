@@ -22,7 +22,7 @@ from agfsync.records import Candidate, Caption, Vote
 from agfsync.stages import shaping
 from agfsync.stages.context import Context
 from agfsync.stages.controls import make_control_recipe
-from agfsync.stages.evaluation.pairwise import VOTES, judge_pairs
+from agfsync.stages.evaluation.pairwise import VOTES, judge_pairwise
 from agfsync.stages.judging import ImageToJudge
 from agfsync.store import Run
 from agfsync.store.spending import read_spending
@@ -67,7 +67,8 @@ def judge(run: Run, of: Recipe) -> dict[str, Any]:
         for model in ("base", "aligned")
     }
     sides = {f"c{n}": (f"base{n}", f"aligned{n}") for n in range(PROMPTS)}
-    return judge_pairs(Context(run, of, SilentProgress()), "evaluation_images", images, sides, {"held-out": captions})
+    context = Context(run, of, SilentProgress())
+    return judge_pairwise(context, "evaluation_images", images, sides, {"held-out": captions})
 
 
 def seen(body: Mapping[str, Any]) -> tuple[list[int], int, str]:

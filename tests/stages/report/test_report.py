@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from agfsync import pipeline
+from agfsync.records import Vote
 from agfsync.stages import report
+from agfsync.stages.evaluation.votes import summarise_votes
 from agfsync.stages.report.page import format_day, format_time
 
 STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
@@ -212,3 +214,38 @@ def test_day() -> None:
 def test_the_package_brings_its_templates() -> None:
     folder = Path(report.__file__).parent
     assert {"page.html.j2", "charts.html.j2", "style.css"} <= {path.name for path in folder.iterdir()}
+
+
+def test_polished_prompts_and_measures_have_tables(made_up: Any) -> None:
+    context = made_up()
+    counts = {"captions": 5, "categories": {"animals": 5}, "words": {"least": 2, "median": 3, "mean": 3.2, "most": 4}}
+    polish = {"before": counts, "after": counts | {"captions": 4, "categories": {"animals": 4}}}
+    finished = context.run.find_finished("captions")
+    notes = {**finished.notes, "polish": polish | {"changed": 2, "repeated": 1}}
+    context.run.finish("captions", finished.digest, 1.0, notes)
+    evaluated = context.run.find_finished("evaluation")
+    figures = {"with dependencies": [50.0, 62.5]}
+    measured = {"benchmark": {"measure": "dsg", "judges": {"vqa": {"captions": 9, "figures": figures}}}}
+    context.run.finish("evaluation", evaluated.digest, 1.0, {**evaluated.notes, "measured": measured})
+    page = page_of(context)
+    assert "5 before, 4 after, 2 of them changed. 1 became the same as another." in page
+    assert "benchmark by the rule of dsg" in page
+    assert '<td class="number">50.00</td><td class="number">62.50</td><td class="number">+12.5</td>' in page
+
+
+def test_a_set_that_is_judged_pairwise_has_a_table_that_shows_a_position_bias(made_up: Any) -> None:
+    context = made_up()
+    votes = [
+        Vote(f"{n}{ask}{first}", "arena", f"c{n}", ask, first, "aligned" if ask == "appeal" else first)
+        for n in range(12)
+        for ask in ("appeal", "preference")
+        for first in ("base", "aligned")
+    ]
+    ended = context.run.find_finished("evaluation")
+    notes = {**ended.notes, "pairwise": {"arena": summarise_votes(votes, 50, 0)}}
+    context.run.finish("evaluation", "digest of evaluation", 1.0, notes)
+    page = page_of(context)
+    assert "arena, side by side" in page
+    appeal, preference = page[page.index("arena, side by side") :].split('<th scope="row">')[1:3]
+    assert "100 %" in appeal and "12, 0, 0" in appeal and "position bias" not in appeal
+    assert "50 %" in preference and "0, 12, 0" in preference and "position bias" in preference

@@ -22,7 +22,8 @@ from agfsync.records import Candidate, Caption, Comparison, Score, derive_seed, 
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import MODEL, Context, digest_evaluated
 from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise_comparisons
-from agfsync.stages.evaluation.pairwise import judge_pairs
+from agfsync.stages.evaluation.measuring import MEASURED, measure_set
+from agfsync.stages.evaluation.pairwise import judge_pairwise
 from agfsync.stages.evaluation.sets import ReadSet, read_sets
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
 from agfsync.stages.spending import sum_judge_spending
@@ -96,10 +97,14 @@ def run(context: Context) -> Mapping[str, Any]:
     settings, seed = context.recipe.evaluation, context.recipe.seed
     first, *others = [summarise_comparisons(of_set, settings.resamples, seed) for of_set in rows.values()]
     told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
-    pairwise = judge_pairs(
+    pairwise = judge_pairwise(
         context, IMAGES, {each.key: each for each in drawn}, sides, {s.name: s.captions for s in sets}
     )
     spent = sum_judge_spending(context.run.path, _STAGE)
+    measured = {
+        s.name: measure_set(s, name, sides, scores) for s in sets if (name := settings.sets[s.name].measure) is not None
+    }
+    told |= {MEASURED: measured} if measured else {}
     more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
     more |= {PAIRWISE: pairwise} if pairwise else {}
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}

@@ -120,7 +120,7 @@ def make_vote(game: Game, said: Ballot | Unscored) -> Vote:
     return Vote(game.key, game.set, game.caption_key, game.ask, game.first, None, "", reply, said.reason)
 
 
-def judge_pairs(
+def judge_pairwise(
     context: Context,
     table: str,
     images: Mapping[str, ImageToJudge],

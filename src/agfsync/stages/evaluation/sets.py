@@ -1,15 +1,16 @@
 """The captions that an evaluation compares on, by set: the run's held-out captions, or the prompts of a file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.sections import HELD_OUT, EvaluationSet
-from agfsync.records import Caption, Question, digest, make_question_key
+from agfsync.records import Caption, Question, digest
 from agfsync.stages.context import Context, asks_questions, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
+from agfsync.stages.written import make_question
 
 _CAPTIONS = "evaluation_captions"
 """The table of the captions that the run's own table doesn't have."""
@@ -82,8 +83,6 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
     return ReadSet(name, captions, questions, tuple(judges), asking)
 
 
-def _read_questions(prompts: SourceCaptions, caption: Caption) -> Iterator[Question]:
+def _read_questions(prompts: SourceCaptions, caption: Caption) -> list[Question]:
     found, _ = prompts.questions_on(caption.text)
-    for each in found:
-        key = make_question_key(caption.key, each.text, each.answer)
-        yield Question(key, caption.key, each.text, each.answer, each.element, each.element_type)
+    return [make_question(caption.key, each) for each in found]

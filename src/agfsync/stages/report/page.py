@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
 from agfsync.stages import list_needed_stages
+from agfsync.stages.report.annotations import describe_overall, list_annotators
 from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.figures import (
     Direction,
@@ -171,10 +172,13 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "histograms": _plot_histograms(evidence),
         "pairs": evidence.pairs,
         "contributions": _list_contributions(evidence),
+        "annotators": list_annotators(evidence),
+        "overall": describe_overall(evidence),
         "accuracies": _list_accuracies(evidence),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
+        "measured": summary.get("measured", {}),
         "polished": evidence.finished["captions"].notes.get("polish") if "captions" in evidence.finished else None,
         "left_out": evidence.left_out,
         "stages": _list_stages(evidence),

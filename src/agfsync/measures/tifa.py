@@ -1,0 +1,26 @@
+"""TIFA's score (arXiv:2303.11897): the share of right answers, by caption and by element type."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from agfsync.measures import Figures, JudgedImage
+
+
+def measure_tifa(images: Sequence[JudgedImage]) -> Figures:
+    """Return the mean over captions, their standard deviation, and the accuracy of each element type's questions.
+
+    A caption counts by the share of its questions that were answered as expected. An element type's accuracy is pooled
+    over the questions of all captions. The standard deviation is the sample's, as in TIFA's code.
+    """
+    marks = [image.list_right() for image in images]
+    shares = [100 * fmean(of.values()) for of in marks if of]
+    by_type: dict[str, list[bool]] = defaultdict(list)
+    for image, of in zip(images, marks, strict=True):
+        for question in image.questions:
+            if question.key in of:
+                by_type[question.element_type].append(of[question.key])
+    figures = {"mean over captions": fmean(shares)} if shares else {}
+    if len(shares) > 1:
+        figures["standard deviation"] = stdev(shares)
+    return figures | {f"accuracy, {name}": 100 * fmean(of) for name, of in sorted(by_type.items())}
