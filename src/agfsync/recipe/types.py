@@ -360,6 +360,11 @@ class ShapesAnnotatorSettings(AnnotatorSettings):
     aspects: Aspects = SHAPES_ASPECTS
     orders: Positive = 1
 
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """The embedded networks that it asks."""
+        return tuple(f"{catalog.EMBEDDED}{name}" for name in ("vqa", "clip", "aesthetic", "fidelity"))
+
 
 class PairwiseSettings(ScorerSettings):
     """A judge that compares two images, and what it is asked about them."""
