@@ -68,8 +68,10 @@ PROTOCOLS = ("scorers", "models", "language", "choices", "training", "formats")
 PATHS = {
     "models": "model",
     "scorers": "scorers.NAME",
+    "pairwise": "evaluation.sets.NAME.pairwise",
     "captions": "captions.writer",
     "questions": "questions.writer",
+    "polishers": "captions.polish",
     "methods": "training.method",
     "parsers": "training.method.parser",
     "networks": "reward.method.network",
@@ -111,7 +113,8 @@ def describe_section(path: str, model: type[BaseModel], seen: dict[type, str]) -
     """
     seen[model] = path
     level = "##" if path.removesuffix(".NAME").count(".") == 0 else "###"
-    yield f"\n({anchor(path)})=\n{level} {f'`{path}`' if path else 'The recipe'}\n"
+    title = f"`{path.partition('#')[0]}`" if path else "The recipe"
+    yield f"\n({anchor(path)})=\n{level} {title}\n"
     yield clean(inspect.getdoc(model) or "") + "\n"
     yield from describe_fields(model, set(model.model_fields), path, seen)
 
@@ -123,7 +126,8 @@ def describe_fields(model: type[BaseModel], names: set[str], path: str, seen: di
     for name, field in model.model_fields.items():
         for place, section in find_sections(field.annotation, f"{path}.{name}" if path else name):
             if name in names and section not in seen:
-                seen[section] = below[section] = place
+                # Several types have a key of the same place, each with a section of its own.
+                seen[section] = below[section] = f"{place}#{section.__name__}" if place in seen.values() else place
     for name, field in model.model_fields.items():
         if name not in names:
             continue
@@ -160,7 +164,7 @@ def describe_field(field: FieldInfo, documented: str | None, sections: Sequence[
 
 def anchor(path: str) -> str:
     """Return the link target of a section of the recipe."""
-    return f"recipe-{path.lower().replace('.', '-')}".rstrip("-")
+    return f"recipe-{path.lower().replace('.', '-').replace('#', '-')}".rstrip("-")
 
 
 def clean(text: str, *, capital: bool = True) -> str:

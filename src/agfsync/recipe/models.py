@@ -50,11 +50,9 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         for number, lora in enumerate(model.loras):
             yield NamedModel(f"{place}.loras.{number}", "models", "lora", type_, lora.path, lora, has_revision=False)
     for name, scorer in recipe.scorers.items():
-        if isinstance(scorer, ServedScorerSettings):
+        if isinstance(scorer, ServedScorerSettings) or scorer.is_own:
             continue
         place = f"scorers.{name}"
-        if scorer.is_own:
-            continue
         if scorer.path:
             yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
         for key in ("head", "weights"):
