@@ -124,7 +124,7 @@ def test_no_recipe_selects_or_trains_on_it() -> None:
     for name in list_shipped():
         recipe = resolve_recipe(name)
         assert "shapes-oracle" not in {settings.type for settings in recipe.candidate_scorers.values()}
-        assert set(recipe.pairs.weights) <= set(recipe.candidate_scorers)
+        assert {recipe.score_sources[name] for name in recipe.pairs.weights} <= set(recipe.candidate_scorers)
 
 
 def test_nothing_that_writes_draws_or_learns_imports_it() -> None:
