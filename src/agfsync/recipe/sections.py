@@ -464,7 +464,7 @@ class Recipe(Section):
                 has_source = "has the captions of captions.held_out: leave out its source"
                 told = has_source if settings.source else "has no source: name a file or folder of prompts"
                 raise ValueError(f"evaluation.sets.{name} {told}")
-            evaluates = self.training.method.type != "none"
+            evaluates = self.training.method.type != "none" and settings.pairwise is None
             if evaluates and settings.by is None and self.scorers and not self.set_scorers(name):
                 raise ValueError(
                     f"evaluation.sets.{name} has no judge: scorers has annotators alone, which judge no image by "
