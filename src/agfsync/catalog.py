@@ -24,6 +24,7 @@ CATALOG: dict[str, dict[str, str]] = {
     "questions": {
         "shapes": "agfsync.shapes.language:ShapesWriter",
         "openai": "agfsync.language.questions:LanguageModelQuestions",
+        "none": "agfsync.language.no_questions:NoQuestions",
     },
     "polishers": {
         "openai": "agfsync.language.polish:LanguageModelPolisher",

@@ -87,12 +87,13 @@ class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
     writer: QuestionWriterOfType = WriterSettings()
-    """asks where the captions' file has no question on a caption"""
+    """asks where the captions' file has no question on a caption. none: no scorer of the recipe needs questions"""
     rounds: Positive = 1
     """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
     said otherwise"""
-    minimum: Positive = 1
-    """a caption with fewer valid questions is skipped; the authors' code takes 5"""
+    minimum: int = Field(default=1, ge=0)
+    """a caption with fewer valid questions is skipped; the authors' code takes 5. With the writer none 0 unless said
+    otherwise"""
     maximum: Positive | None = None
     """a caption keeps its first so many valid questions; absent: all"""
     similarity: float = Field(default=1.0, gt=0, le=1)
@@ -104,6 +105,8 @@ class Questions(Section):
     @model_validator(mode="before")
     @classmethod
     def _rounds_of_the_paper(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("writer") in ("none", {"type": "none"}):
+            return {"minimum": 0} | tree
         return {"rounds": 6, "similarity": 0.8} | tree if _asks_a_model("questions", tree) else tree
 
     @model_validator(mode="after")
@@ -118,10 +121,16 @@ class Candidates(Section):
 
     beside: dict[str, ModelOfType] = Field(default={})
     """other models that also draw every caption, under names of your own; they are not aligned"""
-    per_caption: int = Field(default=8, ge=2)
-    """images by each model; drawn together, or where memory runs out in parts"""
+    per_caption: Positive = 8
+    """images by each model, 2 or more in all; drawn together, or where memory runs out in parts"""
     embedding_noise: float = Field(default=0.1, ge=0)
     """sigma of the noise on the text embedding"""
+
+    @model_validator(mode="after")
+    def _has_something_to_compare(self) -> Self:
+        if self.per_caption == 1 and not self.beside:
+            raise ValueError("per_caption 1 leaves nothing to compare: draw 2 or more, or name other models in beside")
+        return self
 
 
 class Scores(Section):

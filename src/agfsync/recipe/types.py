@@ -457,7 +457,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     },
     "pairwise": {"pairwise": PairwiseVlmSettings, "pairwise-openai": PairwiseOpenAISettings},
     "captions": {"shapes": WriterSettings, "openai": LanguageModel},
-    "questions": {"shapes": WriterSettings, "openai": LanguageModel},
+    "questions": {"shapes": WriterSettings, "openai": LanguageModel, "none": WriterSettings},
     "polishers": {"openai": LanguageModel},
     "methods": {
         "dpo": DpoSettings,

@@ -45,11 +45,12 @@ class CaptionToDraw:
 
 
 def read_captions_to_draw(context: Context, split: Split) -> Iterator[CaptionToDraw]:
-    """Yield the captions of `split` that have questions; skipped ones have none."""
+    """Yield the captions of `split` that have questions, since skipped ones have none; all if none are needed."""
+    needed = context.recipe.questions.minimum > 0
     questions = group_by_column("caption_key", context.run.rows("questions"))
     for caption, asked in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
-        if asked and caption.split == split:
-            yield CaptionToDraw(caption, tuple(Question.of(row) for row in asked))
+        if caption.split == split and (asked or not needed):
+            yield CaptionToDraw(caption, tuple(Question.of(row) for row in asked or ()))
 
 
 def digest_generator(settings: ModelSettings) -> str:
