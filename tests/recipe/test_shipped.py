@@ -17,7 +17,7 @@ from agfsync.stages.report.verdict import find_role
 from agfsync.stages.selection import list_choosing_scorers
 from agfsync.store import Run
 
-REAL = [name for name in config.list_shipped() if not name.startswith("shapes")]
+REAL = [name for name in config.list_shipped() if not name.startswith("shapes") and name != "visionprefer"]
 TINY: dict[str, Callable[[], Any]] = {
     "stable-diffusion": tiny_diffusion.pipeline,
     "stable-diffusion-xl": tiny_diffusion.xl_pipeline,
