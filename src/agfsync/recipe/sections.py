@@ -646,7 +646,7 @@ class Recipe(Section):
 
     @property
     def model_names(self) -> dict[str, str]:
-        """What people call the models "base" and "aligned"."""
+        """The names that the report gives to the models "base" and "aligned"."""
         names = ("base", "aligned") if self.given is None else self.given.names
         return dict(zip(("base", "aligned"), names, strict=True))
 
