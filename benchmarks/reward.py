@@ -3,7 +3,7 @@
     python benchmarks/reward.py RUNS --seeds 0 1 2
 
 Each seed has a run of shapes-visionprefer up to its pairs; each arm is a fork of it that trains a reward model. The
-test pairs are the same for all arms of a seed, those of aspects that an arm leaves out among them. What is done is kept:
+test pairs are the same for all arms of a seed, also those of aspects that an arm leaves out. What is done is kept:
 typed again it goes on. Prints Markdown.
 """
 
