@@ -51,6 +51,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "pickscore": "agfsync.scorers.pickscore:PickScore",
         "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
+        "hpsv3": "agfsync.scorers.hpsv3:Hpsv3",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
         "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",

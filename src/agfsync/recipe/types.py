@@ -246,7 +246,7 @@ class VqaSettings(ScorerSettings):
 
 
 class EmbeddingSettings(ScorerSettings):
-    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1` and `imagereward`."""
+    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1`, `hpsv3` and `imagereward`."""
 
     path: str
     weights: str | None = None
@@ -451,6 +451,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "pickscore": EmbeddingSettings,
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
+        "hpsv3": EmbeddingSettings,
         "imagereward": EmbeddingSettings,
         "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,
