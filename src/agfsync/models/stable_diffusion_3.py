@@ -19,12 +19,12 @@ from agfsync.models.flow_matching import (
 from agfsync.models.loading import silence_libraries
 from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
-TEXT_TOKENS = 256
+TOKENS_OF_T5 = 256
 """the tokens of T5's text, by default (diffusers' documentation of the pipeline)"""
 
 
 def _encode_prompts(
-    pipeline: Any, prompts: Sequence[str], size: Size, max_sequence_length: int = TEXT_TOKENS
+    pipeline: Any, prompts: Sequence[str], size: Size, max_sequence_length: int = TOKENS_OF_T5
 ) -> Conditioning:
     """Return text (U, T, D) and pooled (U, E) embeddings, by the pipeline's own method.
 
