@@ -364,8 +364,8 @@ def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
     from agfsync.study.report import write_results
     from agfsync.study.running import read_study
 
-    write_results(path, read_study(path))
-    typer.echo(f"page: {path / 'study.html'}")
+    write_results(path, study := read_study(path))
+    typer.echo(f"page: {path / study.page_file}")
 
 
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
