@@ -52,6 +52,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv3": "agfsync.scorers.hpsv3:Hpsv3",
+        "unifiedreward": "agfsync.scorers.unifiedreward:UnifiedReward",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
         "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",

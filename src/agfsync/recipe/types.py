@@ -251,6 +251,19 @@ class EmbeddingSettings(ScorerSettings):
     """replaces the model's own weights: a folder, a hub id, embedded:NAME or a safetensors file"""
 
 
+class UnifiedRewardSettings(ScorerSettings):
+    """The scorer type `unifiedreward`."""
+
+    path: str
+    asks: tuple[Literal["alignment", "coherence", "style"], ...] = Field(
+        default=("alignment", "coherence", "style"), min_length=1
+    )
+    """the scores that the value is the mean of: how well the picture shows the prompt, how free it is of glitches, and
+    how appealing it looks"""
+    reply_tokens: Positive = 256
+    """the most tokens of a reply"""
+
+
 class AestheticSettings(ScorerSettings):
     """The scorer type `aesthetic`."""
 
@@ -450,6 +463,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
         "hpsv3": EmbeddingSettings,
+        "unifiedreward": UnifiedRewardSettings,
         "imagereward": EmbeddingSettings,
         "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,

@@ -258,8 +258,13 @@ def write_prompt(processor: Any, parts: Sequence[Image.Image | str]) -> str:
     """Return a user's message of images and texts in the chat format of `processor`, up to where the reply begins."""
     content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
     message = {"role": "user", "content": content}
-    # The processors' own methods of this name ask for the part for videos.
-    prompt: str = ProcessorMixin.apply_chat_template(processor, [message], add_generation_prompt=True)
+    # The processors' own methods of this name ask for the part for videos. A model that can think first (Qwen3.5) is
+    # told not to, as the answer is the reply's first token; templates of others know no such thing, and transformers
+    # remarks on that.
+    with pretrained.silence_transformers():
+        prompt: str = ProcessorMixin.apply_chat_template(
+            processor, [message], add_generation_prompt=True, enable_thinking=False
+        )
     return prompt
 
 
