@@ -120,6 +120,8 @@ class Sampling(Section):
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
+    max_sequence_length: Positive | None = None
+    """tokens of T5's text (stable-diffusion-3, flux). Default: that of diffusers' pipeline"""
 
 
 class ModelSettings(Section):
