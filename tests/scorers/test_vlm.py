@@ -17,7 +17,7 @@ from agfsync.models.pretrained import load_processor
 from agfsync.records import Question
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers import vlm as module
-from agfsync.scorers.vlm import SHOWS, TEMPLATE, Vlm, VqaScore
+from agfsync.scorers.vlm import SHOWS, TEMPLATE, Vlm, VqaScore, write_prompt
 
 SIZES = ((32, 32), (64, 40), (48, 96), (20, 20))
 """Of the images: some are one tile, some several."""
@@ -156,6 +156,14 @@ def test_a_decoder_that_looks_ahead_is_read_without_what_was_kept(
     expected = [plain.p_yes(pictures[1].image, question.text) for question in pictures[1].questions]
     assert [answer.p_yes for answer in result.answers] == pytest.approx(expected, abs=1e-4)
     assert scorer._reader._keeps_images is False
+
+
+def test_a_model_that_can_think_is_told_not_to(vlms: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "thinker"
+    shutil.copytree(vlms / "internvl", copy)
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking is not false %}<think>{% endif %}")
+    assert write_prompt(load_processor(str(copy), None), ["a star"]).endswith("assistant :")
 
 
 def test_a_template_that_puts_the_image_last_is_read_text_by_text(

@@ -120,6 +120,8 @@ class Sampling(Section):
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
+    max_sequence_length: Positive | None = None
+    """tokens of T5's text (stable-diffusion-3, flux). Default: that of diffusers' pipeline"""
 
 
 class ModelSettings(Section):
@@ -272,11 +274,24 @@ class VqaSettings(VlmSettings):
 
 
 class EmbeddingSettings(ScorerSettings):
-    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1` and `imagereward`."""
+    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1`, `hpsv3` and `imagereward`."""
 
     path: str
     weights: str | None = None
     """replaces the model's own weights: a folder, a hub id, embedded:NAME or a safetensors file"""
+
+
+class UnifiedRewardSettings(ScorerSettings):
+    """The scorer type `unifiedreward`."""
+
+    path: str
+    asks: tuple[Literal["alignment", "coherence", "style"], ...] = Field(
+        default=("alignment", "coherence", "style"), min_length=1
+    )
+    """the scores that the value is the mean of: how well the picture shows the prompt, how free it is of glitches, and
+    how appealing it looks"""
+    reply_tokens: Positive = 256
+    """the most tokens of a reply"""
 
 
 class AestheticSettings(ScorerSettings):
@@ -477,6 +492,8 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "pickscore": EmbeddingSettings,
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
+        "hpsv3": EmbeddingSettings,
+        "unifiedreward": UnifiedRewardSettings,
         "imagereward": EmbeddingSettings,
         "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,

@@ -107,3 +107,11 @@ def measure_answers(questions: Sequence[Question], found: Sequence[Answer | Unsc
         return Unscored("the model's answer is not a number")
     correct = sum(question.answer == answer.answer for question, answer in zip(questions, answers, strict=True))
     return Measurement(100 * correct / len(questions), answers)
+
+
+def measure_reward(reward: float, truncated: bool = False) -> Measurement | Unscored:
+    """Return 100 x sigmoid of a standardised reward."""
+    if not math.isfinite(reward):
+        return Unscored("the model's reward is not a number")
+    # By the half argument: exp of a very bad reward would overflow.
+    return Measurement(50 * (1 + math.tanh(reward / 2)), truncated=truncated)

@@ -223,11 +223,7 @@ class ImageReader:
     def _process_prompt(self, parts: Sequence[Image.Image | str]) -> Mapping[str, Any]:
         """Return a model's inputs of a message that consists of images and texts."""
         images = [part for part in parts if not isinstance(part, str)]
-        content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
-        # The processors' own methods of this name ask for the part for videos.
-        prompt = ProcessorMixin.apply_chat_template(
-            self._processor, [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        prompt = write_prompt(self._processor, parts)
         begins = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
         processed: Mapping[str, Any] = self._processor(
             images=[images], text=[prompt], return_tensors="pt", add_special_tokens=not begins
@@ -280,6 +276,20 @@ class ImageReader:
             input_ids=ids_QT, past_key_values=cache, use_cache=True, logits_to_keep=wanted.to(ids_QT.device)
         ).logits
         return logits_QWV.cpu().float()[torch.arange(len(rests))[:, None], columns_QK]
+
+
+def write_prompt(processor: Any, parts: Sequence[Image.Image | str]) -> str:
+    """Return a user's message of images and texts in the chat format of `processor`, up to where the reply begins."""
+    content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+    message = {"role": "user", "content": content}
+    # The processors' own methods of this name ask for the part for videos. A model that can think first (Qwen3.5) is
+    # told not to, as the answer is the reply's first token; templates of others know no such thing, and transformers
+    # remarks on that.
+    with pretrained.silence_transformers():
+        prompt: str = ProcessorMixin.apply_chat_template(
+            processor, [message], add_generation_prompt=True, enable_thinking=False
+        )
+    return prompt
 
 
 def _find_image_token(config: Any, processor: Any) -> int | None:
