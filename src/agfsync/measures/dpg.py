@@ -31,11 +31,9 @@ def measure_dpg(images: Sequence[JudgedImage]) -> Figures:
 
 
 def _compute_share(image: JudgedImage, right: dict[str, bool]) -> float:
-    by_text: dict[str, bool] = {}
-    counted = []
-    for question in image.questions:
-        if question.key in right:
-            parents = [by_text.get(text.casefold(), True) for text in question.parents]
-            counted.append(right[question.key] and all(parents))
-            by_text[question.text.casefold()] = counted[-1]
-    return fmean(counted)
+    asked = [question for question in image.questions if question.key in right]
+    # A parent that comes after its child counts by its own answer.
+    counted = {question.text.casefold(): right[question.key] for question in asked}
+    for question in asked:
+        counted[question.text.casefold()] &= all(counted.get(text.casefold(), True) for text in question.parents)
+    return fmean(counted.values())
