@@ -320,8 +320,8 @@ class EvaluationSet(Section):
     by: tuple[str, ...] | None = None
     """the scorers; default: all"""
     measure: str | None = None
-    """a benchmark's own rule, by which each judge's scores of the set are also summed up: tifa, dsg, hpsv2 or
-    soft-tifa"""
+    """a benchmark's own rule, by which each judge's scores of the set are also summed up: tifa, dsg, dpg, hpsv2,
+    soft-tifa or t2i-compbench"""
     of: str | None = None
     """of a set that is judged pairwise: the set whose captions and images it takes"""
     pairwise: PairwiseOfType | None = None

@@ -90,6 +90,11 @@ def asks_questions(settings: ScorerSettings) -> bool:
     return bool(getattr(catalog.find("scorers", settings.type), "asks_questions", False))
 
 
+def takes_any_answer(settings: ScorerSettings) -> bool:
+    """Return True if a scorer that asks questions takes answers other than yes and no."""
+    return bool(getattr(catalog.find("scorers", settings.type), "takes_any_answer", False))
+
+
 def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:
     """Return the values of `section` that differ from their defaults, as JSON has them.
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from agfsync.formats import SourceQuestion
 from agfsync.language.duplicates import KeptCaptions
@@ -19,8 +19,8 @@ def name_written_table(settings: Captions) -> str:
 
 def make_question(caption_key: str, found: SourceQuestion) -> Question:
     """Return a file's question on a caption as it is: people have checked it."""
-    key = make_question_key(caption_key, found.text, found.answer)
-    return Question(key, caption_key, found.text, found.answer, found.element, found.element_type, found.parents)
+    key = make_question_key(caption_key, found.text, found.answer, found.choices)
+    return Question(key, caption_key, **{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 def make_caption(text: str, category: str, split: Split, original: str = "", changed: str = "") -> Caption:
