@@ -11,8 +11,10 @@ from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import SourceCaptions, check_source
 from agfsync.models import hub
+from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSettings, list_named_models
+from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions, takes_any_answer
 from agfsync.stages.writing import digest_polisher, digest_writer
@@ -60,8 +62,24 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(check_steered_type, recipe.model, recipe.steering)
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
+    if recipe.start is not None:
+        yield partial(_check_start, recipe, recipe.start)
     if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
+
+
+def _check_start(recipe: Recipe, start: Start) -> None:
+    """Check that a trained model is there, and that it is of the kind that the recipe trains.
+
+    Raises:
+        ModelError: it isn't.
+    """
+    kind = ModelArtefact.load(Path(start.path)).kind
+    if kind != ("pipeline" if recipe.training.lora is None else "adapters"):
+        raise ModelError(
+            f"start: {start.path} holds {kind}, and a whole network is trained further from a whole one, a LoRA from a "
+            f"LoRA: change training.lora"
+        )
 
 
 def _check_judges(recipe: Recipe, name: str) -> None:

@@ -77,15 +77,19 @@ class WrittenCaptions:
             min(count, self._count_written(c, split)) for c, places in wanted.items() for split, count in places.items()
         )
 
-    def select_units(self, wanted: Mapping[str, Places]) -> list[str]:
-        """Return the units of the finished table: as many of each category as wanted, the first that were written."""
+    def select_units(self, wanted: Mapping[str, Places], skipped: Mapping[str, Places]) -> list[str]:
+        """Return the units of the finished table: as many of each category as wanted, the first that were written.
+
+        Of those to train on, the first `skipped` ones are left out.
+        """
         chosen: list[str] = []
         for category, places in wanted.items():
             left = dict(places)
             for unit, split in self.units[category]:
                 if left[split] > 0:
                     left[split] -= 1
-                    chosen.append(unit)
+                    if split != "train" or places[split] - left[split] > skipped[category][split]:
+                        chosen.append(unit)
         return chosen
 
     def _count_written(self, category: str, split: Split) -> int:
