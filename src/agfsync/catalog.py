@@ -126,6 +126,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "geneval2": "agfsync.formats.geneval2:GenEval2",
         "geneval": "agfsync.formats.geneval:GenEval",
         "dsg": "agfsync.formats.dsg:DSG",
+        "mjhq-30k": "agfsync.formats.mjhq:MJHQ",
+        "t2i-compbench": "agfsync.formats.t2i_compbench:T2ICompBench",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
         "diffusiondb": "agfsync.formats.diffusiondb:DiffusionDB",

@@ -209,6 +209,11 @@ class SourceCaptions:
         """True if the file has a question on any of its captions."""
         return any(prompt.questions for prompt in self._prompts.values())
 
+    def explain_left_out(self) -> str:
+        """Return the first reason why the file's own questions can't be asked, in brackets; empty if there is none."""
+        reasons = (reason for prompt in self._prompts.values() for reason in prompt.left_out)
+        return next((f" ({reason})" for reason in reasons), "")
+
     def find_open_question(self) -> str:
         """Return the first question that yes or no doesn't answer; empty if there is none."""
         asked = (question for prompt in self._prompts.values() for question in prompt.questions)
