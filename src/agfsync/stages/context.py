@@ -83,6 +83,11 @@ def asks_questions(settings: ScorerSettings) -> bool:
     return bool(getattr(catalog.find("scorers", settings.type), "asks_questions", False))
 
 
+def knows_truth(settings: ScorerSettings) -> bool:
+    """Return True if a scorer's answers are the truth, as those of the Shapes world's oracle."""
+    return bool(getattr(catalog.find("scorers", settings.type), "knows_truth", False))
+
+
 def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:
     """Return the values of `section` that differ from their defaults, as JSON has them.
 
