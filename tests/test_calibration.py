@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from agfsync.calibration import (
-    Couple,
     KnownAnswer,
+    OpposedAnswers,
     compute_calibration_error,
     describe_answers,
     describe_yes_bias,
@@ -76,7 +76,10 @@ def test_the_interval_holds_the_true_error(power: float, truth: float, least: fl
 
 
 def test_a_judge_that_says_yes_to_both_is_biased() -> None:
-    couples = [Couple(f"i{n}", 0.9, 0.8) for n in range(8)] + [Couple("i8", 0.9, 0.1), Couple("i9", 0.1, 0.2)]
+    couples = [OpposedAnswers(f"i{n}", 0.9, 0.8) for n in range(8)] + [
+        OpposedAnswers("i8", 0.9, 0.1),
+        OpposedAnswers("i9", 0.1, 0.2),
+    ]
     found = describe_yes_bias(couples, 200, 0)
     assert (found["couples"], found["both_yes"], found["both_no"]) == (10, 0.8, 0.1)
     assert found["bias"] == pytest.approx(0.7) and found["low"] > 0
@@ -84,5 +87,5 @@ def test_a_judge_that_says_yes_to_both_is_biased() -> None:
 
 
 def test_a_consistent_judge_is_not_biased() -> None:
-    found = describe_yes_bias([Couple(f"i{n}", n % 2, 1 - n % 2) for n in range(10)], 200, 0)
+    found = describe_yes_bias([OpposedAnswers(f"i{n}", n % 2, 1 - n % 2) for n in range(10)], 200, 0)
     assert (found["bias"], found["low"], found["high"]) == (0, 0, 0)

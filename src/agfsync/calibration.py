@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agfsync.accuracy import describe_accuracy, sum_by_prompt
+from agfsync.accuracy import Numbers, describe_accuracy, sum_by_prompt
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, Interval, infer_mean
 
 BINS = 10
 """Bins of equal width on 0..1."""
 
-Numbers = NDArray[np.float64]
 _CELLS = 1 << 20
 """Weights drawn at a time by the bootstrap."""
 
@@ -30,7 +29,7 @@ class KnownAnswer(NamedTuple):
     p_yes: float
 
 
-class Couple(NamedTuple):
+class OpposedAnswers(NamedTuple):
     """P(yes) of a question on an image and of its opposite, one of which is true and the other isn't."""
 
     image: str
@@ -132,7 +131,7 @@ def infer_calibration_error(
     return Interval(low if error > np.quantile(noises, 1 - tail) else 0.0, high)
 
 
-def describe_yes_bias(couples: Sequence[Couple], resamples: int, seed: int) -> dict[str, Any]:
+def describe_yes_bias(couples: Sequence[OpposedAnswers], resamples: int, seed: int) -> dict[str, Any]:
     """Return the figures of questions that were also asked the other way round.
 
     The number of `couples`; the shares of `both_yes` and `both_no`, each a contradiction; and `bias`, the former minus

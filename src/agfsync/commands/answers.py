@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agfsync.calibration import Couple, KnownAnswer, describe_answers, describe_yes_bias
+from agfsync.calibration import KnownAnswer, OpposedAnswers, describe_answers, describe_yes_bias
 from agfsync.chat.meter import Meter
 from agfsync.commands.judging import RESAMPLES, Judged, let_judge, load_scorer, read_texts
 from agfsync.engine.batch_fitting import BatchFit, release_memory
@@ -53,18 +53,18 @@ class AnswerRecord:
     scorer: Scorer
     reasons: Counter[str] = field(default_factory=Counter)
     answers: list[KnownAnswer] = field(default_factory=list)
-    couples: list[Couple] = field(default_factory=list)
+    couples: list[OpposedAnswers] = field(default_factory=list)
 
     def add(self, images: Sequence[QuestionsOnImage]) -> None:
         """Ask the questions on more images, and their opposites."""
-        said, reasons = ask_questions(self.scorer, self.name, images)
+        said, reasons = _ask_questions(self.scorer, self.name, images)
         self.reasons += reasons
         for image in images:
             for couple in image.couples if image.key in said and image.truths else ():
                 (one, truth), (other, opposite) = ((said[image.key][q.key], image.truths[q.key]) for q in couple)
                 self.answers.append(KnownAnswer(image.key, couple[0].element_type, truth, one))
                 if truth != opposite:
-                    self.couples.append(Couple(image.key, one, other))
+                    self.couples.append(OpposedAnswers(image.key, one, other))
 
     def summarise(self) -> dict[str, Any]:
         """Return the figures of all answers, those of each element type under `types`, the bias under `opposite`."""
@@ -113,7 +113,7 @@ def _open_record(name: str, settings: ScorerSettings, meter: Meter | None) -> An
     return AnswerRecord(name, load_scorer(settings, meter))
 
 
-def ask_questions(
+def _ask_questions(
     scorer: Scorer, name: str, images: Sequence[QuestionsOnImage]
 ) -> tuple[dict[str, dict[str, float]], Counter[str]]:
     """Return P(yes) by image and question, and the reasons for images without answers."""
@@ -175,7 +175,7 @@ def _read_run(path: Path, teller: TruthTeller, tally: LeftOutTally) -> Iterator[
                 yield QuestionsOnImage(image.key, image.image, texts[image.caption_key], couples)
 
     for some in iterate_batches(read(), _AT_ONCE):
-        truths, _ = ask_questions(teller, "truth", some)
+        truths, _ = _ask_questions(teller, "truth", some)
         yield from (replace(e, truths={q: p > 0.5 for q, p in truths.get(e.key, {}).items()}) for e in some)
 
 

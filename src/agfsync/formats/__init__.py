@@ -25,16 +25,15 @@ _PLACES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A yes/no question on a prompt, with the answer that a faithful picture gives.
-
-    `parents` are the texts of the questions that it depends on.
-    """
+    """A question on a prompt, with the answer that a faithful picture gives; for its fields see `Question`."""
 
     text: str
-    answer: AnswerWord
+    answer: str
     element: str
     element_type: ElementType
     parents: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
