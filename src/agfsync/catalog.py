@@ -120,6 +120,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpdv1": "agfsync.formats.hpd:HPDv1",
         "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "mmrb2": "agfsync.formats.mmrb2:MMRB2",
+        "answers": "agfsync.formats.answers:AnswerTable",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",
