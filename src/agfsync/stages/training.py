@@ -25,7 +25,7 @@ from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
 from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
 from agfsync.stages.watched import check_watch, list_watched, make_watcher
-from agfsync.training import DiffusionModel, Reference
+from agfsync.training import DiffusionModel, Reference, release_encoders
 from agfsync.training.batches import EncodedPairs, RatedImages
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
@@ -143,6 +143,7 @@ def train_as_helper(context: Context) -> None:
                 data: Any = load_training_data(context, denoiser, method, accounts).data
             else:
                 data = load_cached_data(context, method)
+            release_encoders(denoiser)
             if data is None:
                 place = locate_cache(context)
                 raise RunError(f"{place} isn't there: the run's folder must be on a disk that all share")
@@ -187,21 +188,24 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 def _load_denoiser(recipe: Recipe) -> DiffusionModel:
     """Load the generator with float32 weights, whatever it draws in: small updates vanish in bf16.
 
-    Under a LoRA that is trained in bf16 a flow model's own weights are frozen, and are loaded in bf16.
+    Under a LoRA a flow model's own weights are frozen, and are loaded in the precision of the training. A UNet's are
+    rounded to it later (`round_frozen_layers`), all but those that autocast doesn't round. Text encoders are read when
+    something is encoded.
+
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
     is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
-    dtype = "bf16" if is_frozen and recipe.training.precision == "bf16" else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": ()}
+    dtype = recipe.training.precision if is_frozen else "fp32"
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True}
     if settings.refining is not None:
         changed["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
     changed |= {name: value for name, value in times.items() if value is not None}
     if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
-    denoiser = catalog.build("models", settings.arguments() | changed, settings.defaults())
+    denoiser = catalog.build("models", settings.arguments() | changed, {*settings.defaults(), "lazy"})
     if missing := list_missing(denoiser):
         raise ModelError(explain_untrainable(settings.type, missing))
     trained: DiffusionModel = denoiser
