@@ -5,7 +5,8 @@ sliding window and an image that sees itself both ways (gemma3), tiles with a pa
 with a thumbnail (internvl).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,22 @@ FAMILIES: Mapping[str, Callable[[Path], Any]] = {
     "idefics3": _idefics,
     "internvl": _internvl,
 }
+
+
+def save_parrot(folder: Path, pieces: Sequence[str]) -> None:
+    """Save a Qwen2.5-VL that always replies `pieces`, each of them a token: the last token alone decides the next."""
+    save_vlm(folder, "qwen2_5_vl")
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
+    tokenizer.save_pretrained(folder)
+    model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for layer in model.model.language_model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    words = model.get_input_embeddings().weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    chain = [tokenizer.convert_tokens_to_ids(token) for token in (":", *pieces, "<end>")]
+    nn.init.zeros_(model.lm_head.weight)
+    for before, after in pairwise(chain):
+        model.lm_head.weight.data[after] = words[before]
+    model.save_pretrained(folder)
