@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models import loading
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.recipe import dump_recipe
 from agfsync.recipe.types import SamplingLora
-from agfsync.stages import candidates, captions, pairs, questions, scores, training
+from agfsync.stages import training
 from agfsync.stages.context import EARLIER, Context
-from agfsync.store import Run
 from agfsync.training import loop
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
@@ -30,25 +28,21 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
-def paired(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> Iterator[Context]:
+def paired(open_done: Callable[..., Context], make_recipe: Any, tiny_generator: Path) -> Context:
     """A run with pairs of pictures that the tiny generator drew."""
-    yield from _paired(tmp_path, make_recipe, "stable-diffusion", tiny_generator)
+    return _open_paired(open_done, make_recipe, "stable-diffusion", tiny_generator)
 
 
 @pytest.fixture
-def paired_xl(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iterator[Context]:
+def paired_xl(open_done: Callable[..., Context], make_recipe: Any, tiny_xl_generator: Path) -> Context:
     """The same of the tiny SDXL."""
-    yield from _paired(tmp_path, make_recipe, "stable-diffusion-xl", tiny_xl_generator)
+    return _open_paired(open_done, make_recipe, "stable-diffusion-xl", tiny_xl_generator)
 
 
-def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterator[Context]:
+def _open_paired(open_done: Callable[..., Context], make_recipe: Any, kind: str, model: Path) -> Context:
     generator = {"type": kind, "path": str(model), "device": "cpu", "sampling": {"steps": 2}}
     recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}})
-    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
-        context = Context(run, recipe, SilentProgress(), "digest")
-        for stage in (captions, questions, candidates, scores, pairs):
-            stage.run(context)
-        yield context
+    return open_done(recipe, "captions", "questions", "candidates", "scores", "pairs")
 
 
 def lines(context: Context) -> list[dict[str, float]]:
