@@ -115,8 +115,9 @@ def _check_judges(recipe: Recipe, name: str) -> None:
     _check_open_questions(prompts, judges, f"evaluation.sets.{name}")
     if (settings.by is not None or len(asking) == len(judges)) and not prompts.has_questions:
         raise RecipeError(
-            f"evaluation.sets.{name}: {source.name} has no questions, and {', '.join(asking)} can only judge by "
-            f"questions: name other scorers in its `by`, such as clip, or a file with questions"
+            f"evaluation.sets.{name}: {source.name} has no questions{prompts.explain_left_out()}, and "
+            f"{', '.join(asking)} can only judge by questions: name other scorers in its `by`, such as clip, or a file "
+            f"with questions"
         )
 
 
