@@ -375,6 +375,7 @@ def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
 
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
     """Return the counts of a file or folder, a line each."""
+    from agfsync.commands.inspect import format_statistics
     from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
@@ -386,6 +387,7 @@ def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
         lines.append(f"left out: {reason} {count}{format_places(contents['left_out_at'].get(reason, []), count)}")
     for category, counts in contents["categories"].items():
         lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
+    lines += format_statistics(contents.get("statistics", {}))
     return "\n".join(lines)
 
 

@@ -10,9 +10,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
 from agfsync.stages import list_needed_stages
+from agfsync.stages.dataset import THRESHOLDS
 from agfsync.stages.report.annotations import describe_overall, list_annotators
 from agfsync.stages.report.evidence import Evidence
-from agfsync.stages.report.figures import Direction, Effect, format_compact, make_forest, make_histogram
+from agfsync.stages.report.figures import Direction, Effect, format_compact, make_curves, make_forest, make_histogram
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.training import Panel, describe_errors, describe_watch, plot_training
 from agfsync.stages.report.verdict import (
@@ -169,6 +170,8 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "annotators": list_annotators(evidence),
         "overall": describe_overall(evidence),
         "accuracies": _list_accuracies(evidence),
+        "data": evidence.data,
+        "utilisation": _plot_utilisation(evidence.data.get("utilisation", {})),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
@@ -238,6 +241,13 @@ def _plot_histograms(evidence: Evidence) -> list[Panel]:
         if figure := make_histogram({"candidates": every, "losers": losers, "winners": winners}):
             panels.append(Panel(scorer, figure, _describe_winners(losers, winners) if both else ""))
     return panels
+
+
+def _plot_utilisation(shares: Mapping[str, Sequence[float]]) -> list[Panel]:
+    """Return, for each scorer, the share of the captions with a candidate of at least a score, in percent."""
+    curves = {name: make_curves(THRESHOLDS, {"share": [100 * each for each in of]}) for name, of in shares.items()}
+    text = "Score to the right, % of the captions upwards."
+    return [Panel(name, curve, text) for name, curve in curves.items() if curve]
 
 
 def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
