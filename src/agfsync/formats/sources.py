@@ -9,6 +9,8 @@ from agfsync import catalog
 from agfsync.errors import FormatError
 from agfsync.files.atomic import store_errors
 from agfsync.formats import (
+    AnsweredPicture,
+    AnswerSet,
     Format,
     LeftOut,
     LeftOutTally,
@@ -115,6 +117,17 @@ def read_pairs(path: Path, split: str = "") -> Iterator[PairItem]:
     """Yield the pairs at `path`, and everything there that isn't read; see `read_prompts`."""
     format_ = recognise_format(path, PairSet)
     return format_.pairs(resolve_snapshot(path), _check_split(path, split))
+
+
+def read_answers(path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
+    """Yield the pictures at `path` whose questions have true answers; see `read_prompts`."""
+    format_ = recognise_format(path, AnswerSet)
+    return format_.answers(resolve_snapshot(path), _check_split(path, split))
+
+
+def holds_answers(path: Path) -> bool:
+    """Return True if an `AnswerSet` recognises `path`."""
+    return path.exists() and any(format_.recognises(path) for format_ in find_formats(AnswerSet).values())
 
 
 def _check_split(path: Path, split: str) -> str:
