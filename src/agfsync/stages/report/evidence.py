@@ -6,7 +6,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agfsync.formats import Selector
 from agfsync.recipe import HELD_OUT, Recipe
@@ -66,6 +66,8 @@ class Evidence:
     """by caption key"""
     selectors: Sequence[Selector] | None = ()
     """that chose what the model was trained on; None where nobody knows"""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """the judges' answers against those of a judge that knows the truth"""
 
 
 def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
