@@ -106,8 +106,10 @@ CATALOG: dict[str, dict[str, str]] = {
     "measures": {
         "tifa": "agfsync.measures.tifa:measure_tifa",
         "dsg": "agfsync.measures.dsg:measure_dsg",
+        "dpg": "agfsync.measures.dpg:measure_dpg",
         "hpsv2": "agfsync.measures.hpsv2:measure_hpsv2",
         "soft-tifa": "agfsync.measures.soft_tifa:measure_soft_tifa",
+        "t2i-compbench": "agfsync.measures.t2i_compbench:measure_t2i_compbench",
     },
     # A file is tried against them in this order: the more special ones come first.
     "formats": {
@@ -118,11 +120,15 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpdv1": "agfsync.formats.hpd:HPDv1",
         "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "mmrb2": "agfsync.formats.mmrb2:MMRB2",
+        "answers": "agfsync.formats.answers:AnswerTable",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",
+        "geneval2": "agfsync.formats.geneval2:GenEval2",
         "geneval": "agfsync.formats.geneval:GenEval",
         "dsg": "agfsync.formats.dsg:DSG",
+        "mjhq-30k": "agfsync.formats.mjhq:MJHQ",
+        "t2i-compbench": "agfsync.formats.t2i_compbench:T2ICompBench",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
         "diffusiondb": "agfsync.formats.diffusiondb:DiffusionDB",
@@ -202,13 +208,16 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
         return maker(**known | places)
 
 
-def check_place(path: str) -> None:
-    """Check that a model's `path` exists if it is a path or an embedded model; nothing is loaded.
+def check_place(path: str) -> str:
+    """Return `find_place(path)`, which must exist if it is written as a path or an embedded model; nothing is loaded.
 
     Raises:
-        ModelError: it isn't.
+        ModelError: it doesn't.
     """
-    _require_place(path)
+    place = find_place(path)
+    if path.startswith(("/", "./", "../", "~")) and not Path(place).exists():
+        raise ModelError(f"no model at '{path}': give a folder that exists, a hub id or {EMBEDDED}NAME")
+    return place
 
 
 def fingerprint(*models: str | None) -> str:
@@ -252,24 +261,16 @@ def _explain_unknown(kind: str, name: str) -> RecipeError:
 
 def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the places of the models that `settings` name."""
-    named = ("path", "config", "head", "weights")
-    places: dict[str, Any] = {name: _require_place(settings[name]) for name in named if settings.get(name)}
+    named = ("path", "config", "head", "weights", "nearest")
+    places: dict[str, Any] = {name: check_place(settings[name]) for name in named if settings.get(name)}
     if settings.get("loras"):
-        places["loras"] = [{**lora, "path": _require_place(lora["path"])} for lora in settings["loras"]]
+        places["loras"] = [{**lora, "path": check_place(lora["path"])} for lora in settings["loras"]]
     for name in ("refiner", "vae", "unet", "transformer"):
         if isinstance(settings.get(name), Mapping):
-            places[name] = {**settings[name], "path": _require_place(settings[name]["path"])}
+            places[name] = {**settings[name], "path": check_place(settings[name]["path"])}
         elif settings.get(name):
-            places[name] = _require_place(settings[name])
+            places[name] = check_place(settings[name])
     return places
-
-
-def _require_place(model: str) -> str:
-    """Return `find_place(model)`; a model that is written as a path must be there."""
-    place = find_place(model)
-    if model.startswith(("/", "./", "../", "~")) and not Path(place).exists():
-        raise ModelError(f"no model at '{model}': give a folder that exists, a hub id or {EMBEDDED}NAME")
-    return place
 
 
 def _locate_weights() -> Path:

@@ -20,11 +20,8 @@ from agfsync.store.forks import fork_run
 
 
 @pytest.fixture
-def path(tmp_path: Path, recipe: Recipe) -> Path:
-    """A run that is done up to its pairs."""
-    pipeline.prepare(tmp_path / "run", recipe)
-    pipeline.run(tmp_path / "run", until="pairs")
-    return tmp_path / "run"
+def path(paired_run: Path) -> Path:
+    return paired_run
 
 
 class Told(SilentProgress):
@@ -52,7 +49,7 @@ def marks(path: Path) -> list[str]:
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
-    shared = ("name", "seed", "failure_budget", "engine", "model", "scorers")
+    shared = ("name", "seed", "failure_budget", "engine", "model", "scorers", "rounds", "start")
     assert list(pipeline.NAMES) == list(VERSIONS)
     assert [name for name in Recipe.model_fields if name not in shared] == [
         name for name in pipeline.NAMES if name != "controls"

@@ -1,5 +1,6 @@
 """An image read once says what plain processing and one forward for each question say."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,35 @@ def test_every_question_agrees_with_a_plain_forward(folder: Path, pictures: Sequ
     assert said == pytest.approx(expected, abs=1e-4)
     assert max(said) - min(said) > 0.05, "nothing is compared if all answers are the same"
     assert scorer._reader._keeps_images
+
+
+def test_choices_and_words_agree_with_plain_forwards(folder: Path, pictures: Sequence[Item]) -> None:
+    scorer, plain = Vlm(path=str(folder), device="cpu", template="{} word"), Plain(folder)
+    choices, image = ("red star", "circle", "two blue square"), pictures[1].image
+    asked = (
+        Question("0", "c", "is there a", "circle", "", "object", (), choices),
+        Question("1", "c", "is the star", "two blue square", "", "object", (), choices),
+        Question("2", "c", "two of", "red star", "", "object"),
+        Question("3", "c", "is it", "no", "", "object"),
+    )
+    (result,) = scorer.score([Item("a star", asked, image)])
+    assert isinstance(result, Measurement)
+
+    def log(text: str, reply: str) -> float:
+        ids = plain.processor.tokenizer.encode(reply, add_special_tokens=False)
+        rows = plain.logits(image, text, reply).log_softmax(-1)[-len(ids) - 1 : -1]
+        return sum(float(row[token]) for row, token in zip(rows, ids, strict=True))
+
+    for question, answer in zip(asked[:2], result.answers, strict=False):
+        text = f"{question.text}\nAnswer with one of these: {', '.join(choices)}."
+        logs = torch.tensor([log(text, each) for each in choices])
+        place = choices.index(question.answer)
+        assert answer.answer == choices[int(logs.argmax())]
+        assert answer.p_yes == pytest.approx(float(logs.softmax(0)[place]), abs=1e-4)
+        assert answer.p_expected == pytest.approx(float(logs[place].exp()), rel=1e-2)
+    assert result.answers[2].p_yes == pytest.approx(math.exp(log("two of word", "red star")), rel=1e-2)
+    both = sum(math.exp(log("is it word", each)) for each in ("no", "No"))
+    assert result.answers[3].p_expected == pytest.approx(both, rel=1e-2)
 
 
 def test_an_image_is_encoded_once_for_all_its_questions(folder: Path, pictures: Sequence[Item]) -> None:

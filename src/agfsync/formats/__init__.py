@@ -25,16 +25,15 @@ _PLACES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A yes/no question on a prompt, with the answer that a faithful picture gives.
-
-    `parents` are the texts of the questions that it depends on.
-    """
+    """A question on a prompt, with the answer that a faithful picture gives; for its fields see `Question`."""
 
     text: str
-    answer: AnswerWord
+    answer: str
     element: str
     element_type: ElementType
     parents: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,5 +228,37 @@ class PairWriter(Format, Protocol):
 
         Returns:
             How many `pairs` the folder holds, and how many `ties` were dropped.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A yes/no question on a picture with its true answer; `opposite` asks it the other way round, or is empty."""
+
+    text: str
+    answer: AnswerWord
+    element_type: str = "other"
+    opposite: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredPicture:
+    """A picture with questions whose true answers are known; `where` is its place, for messages."""
+
+    picture: PictureFile
+    questions: tuple[AnsweredQuestion, ...]
+    where: str = field(default="", compare=False)
+
+
+@runtime_checkable
+class AnswerSet(Format, Protocol):
+    """A format that holds questions on pictures with their true answers."""
+
+    def answers(self, path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
+        """Yield the pictures with their questions, and everything that isn't read; the pictures aren't checked.
+
+        Raises:
+            FormatError: the file isn't what the format says, and where; or it has no such split.
         """
         ...

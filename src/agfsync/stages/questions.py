@@ -12,7 +12,8 @@ from textwrap import shorten
 from typing import Any
 
 from agfsync.chat.threads import map_in_threads
-from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process_units, report_skipped
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
+from agfsync.engine.processing import check_budget, process_units, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import SourceQuestion
 from agfsync.formats.sources import SourceCaptions
@@ -82,7 +83,8 @@ def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[Caption
 def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> str:
     """Return the key of a caption's questions."""
     if task.found:
-        found = [asdict(each) for each in task.found]
+        # Choices and labels came later, and a file without any has the questions of before.
+        found = [{k: v for k, v in asdict(each).items() if v or k not in ("choices", "label")} for each in task.found]
         return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, found, task.left_out)
     settings = recipe.questions
     shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_units, report_skipped, run_job
 from agfsync.engine.batch_fitting import release_memory
+from agfsync.engine.jobs import BatchFunction, JobContext, Outcome, Unit
+from agfsync.engine.processing import process_units, report_skipped
+from agfsync.engine.running import run_job
 from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
