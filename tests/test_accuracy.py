@@ -12,6 +12,7 @@ from agfsync.accuracy import (
     describe_accuracy,
     sum_by_prompt,
     tabulate_accuracy,
+    tabulate_agreement,
 )
 from agfsync.statistics import infer_mean
 
@@ -107,3 +108,30 @@ def test_the_table_has_all_pairs_and_each_aspect() -> None:
     assert table["look"]["other"]["accuracy"] == 0.5
     assert table[""]["other"]["difference"] == 0.5 and "difference" not in table[""]["ours"]
     assert table["fit"]["other"] == {"pairs": 0, "prompts": 0, "unscored": 1}
+
+
+def test_agreement_and_kappa_are_those_counted_by_hand() -> None:
+    """Both decide 5 pairs: right/right twice, right/wrong, wrong/right, wrong/wrong; agreement 3/5, both right 3/5."""
+    pairs = [LabelledPair(f"p{n}", "1", "2", label) for n, label in enumerate([1, 1, -1, 1, 1, 1, 1, 0])]
+    one = np.array([2.0, 1.0, -1.0, -1.0, -1.0, 0.0, 1.0, 1.0])
+    other = np.array([1.0, 3.0, 1.0, 1.0, -1.0, 1.0, NAN, 1.0])
+    (found,) = tabulate_agreement(pairs, {"one": one, "other": other}, 50, 0)
+    assert (found["judge"], found["other"], found["pairs"], found["agreement"]) == ("one", "other", 5, 3 / 5)
+    expected = 0.6 * 0.6 + 0.4 * 0.4
+    assert found["kappa"] == pytest.approx((0.6 - expected) / (1 - expected))
+    assert found["kappa"] == pytest.approx(cohens_kappa([1, 1, 1, 0, 0], [1, 1, 0, 1, 0]))
+
+
+def cohens_kappa(one: list[int], other: list[int]) -> float:
+    """By the definition, category by category."""
+    observed = sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+    chance = sum(one.count(c) * other.count(c) for c in (0, 1)) / len(one) ** 2
+    return (observed - chance) / (1 - chance)
+
+
+def test_judges_that_are_always_right_have_no_kappa() -> None:
+    pairs = [LabelledPair("p", "1", "2")] * 3
+    (found,) = tabulate_agreement(pairs, {"a": np.ones(3), "b": np.ones(3)}, 50, 0)
+    assert found["agreement"] == 1 and found["kappa"] is None
+    (found,) = tabulate_agreement(pairs, {"a": np.zeros(3), "b": np.ones(3)}, 50, 0)
+    assert found == {"judge": "a", "other": "b", "pairs": 0}

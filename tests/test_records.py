@@ -26,8 +26,9 @@ from agfsync.records import (
 RECORDS = [
     Caption("k", "a red star", "Counting", "held-out"),
     Question("k", "c", "Is there a star?", "yes", "star", "object"),
+    Question("k", "c", "What is it?", "star", "star", "object", ("Is it?",), ("star", "sun"), "thing"),
     Candidate("k", "c", 3, 2**62, "base", b"\x89PNG"),
-    Score("k", "c", "vqa", 87.5, None, (Answer("q", "no", 0.125),)),
+    Score("k", "c", "vqa", 87.5, None, (Answer("q", "no", 0.125), Answer("r", "star", 0.5, 0.25))),
     Score("k", "c", "vqa", None, "no questions"),
     Pair("k", "c", "w", "l", 1.5, 0.25, 1.25),
     Comparison("k", "held-out", "c", "Counting", "oracle", "", 20.0, 60.0),
@@ -72,3 +73,28 @@ def test_only_a_table_of_pictures_says_how_to_read_them() -> None:
 def test_another_expected_answer_makes_another_question() -> None:
     assert make_question_key("c", "Is it red?", "yes") == make_question_key("c", "Is it red?", "yes")
     assert make_question_key("c", "Is it red?", "yes") != make_question_key("c", "Is it red?", "no")
+    assert make_question_key("c", "Is it red?", "yes") == make_question_key("c", "Is it red?", "yes", ("no", "yes"))
+    assert make_question_key("c", "What?", "a") != make_question_key("c", "What?", "a", ("a", "b"))
+
+
+def test_tables_of_the_version_before_can_be_read() -> None:
+    question = Question("k", "c", "Is there a star?", "yes", "star", "object", ("Is it?",)).row()
+    for name in ("choices", "label"):
+        del question[name]
+    assert Question.of(question) == Question("k", "c", "Is there a star?", "yes", "star", "object", ("Is it?",))
+    score = Score("k", "c", "vqa", 100.0, None, (Answer("q", "yes", 0.75),)).row()
+    (answer,) = score["answers"]
+    del answer["p_expected"]
+    assert Score.of(score).answers == (Answer("q", "yes", 0.75),)
+
+
+def test_the_probability_of_the_right_answer() -> None:
+    asked = [("yes", ()), ("no", ()), ("no", ("no", "yes")), ("no", ("no", "one", "two")), ("red", ())]
+    questions = [Question("k", "c", "?", answer, "", "other", (), choices) for answer, choices in asked]
+    assert [Answer("k", "x", 0.25).compute_p_right(question) for question in questions] == [
+        0.25,
+        0.75,
+        0.75,
+        0.25,
+        0.25,
+    ]

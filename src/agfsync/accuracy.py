@@ -16,6 +16,7 @@ Shapes: P pairs, Q prompts.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -178,3 +179,33 @@ def tabulate_accuracy(
                     ends = dict.fromkeys(ends)
                 rows[name] |= {"difference": compared[0], **ends}
     return table
+
+
+def tabulate_agreement(
+    pairs: Sequence[LabelledPair], differences: Mapping[str, Numbers], resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return how far each two judges agree, on the labelled pairs of which both prefer one image.
+
+    `agreement` is the share on which they prefer the same image, with the ends of its 95 % interval over prompts.
+    `kappa` is Cohen's, of right and wrong: (agreement - expected) / (1 - expected), with the agreement that is expected
+    of independent judges of their accuracies a and b, a b + (1 - a)(1 - b) (error consistency, arXiv:2006.16736). It is
+    0 if they err independently, 1 if on the same pairs, and None if nothing else than agreement was possible.
+
+    Args:
+        differences: of each judge, see `credit_pairs`, float64 (P,).
+    """
+    prompts, labels_P = [pair.prompt for pair in pairs], np.array([pair.label for pair in pairs], np.float64)
+    found = []
+    for judge, other in combinations(differences, 2):
+        ours_P, theirs_P = np.sign(differences[judge]) * labels_P, np.sign(differences[other]) * labels_P
+        decided_P = np.abs(ours_P * theirs_P) == 1
+        agreed_P = np.where(decided_P, ours_P == theirs_P, np.nan)
+        figures = describe_accuracy(prompts, agreed_P, resamples, derive_seed(seed, "agreement", judge, other))
+        row: dict[str, Any] = {"judge": judge, "other": other, "pairs": figures["pairs"]}
+        if "accuracy" in figures:
+            agreement, a, b = figures["accuracy"], *(float((s[decided_P] == 1).mean()) for s in (ours_P, theirs_P))
+            expected = a * b + (1 - a) * (1 - b)
+            kappa = (agreement - expected) / (1 - expected) if expected < 1 else None
+            row |= {"agreement": agreement, "low": figures["low"], "high": figures["high"], "kappa": kappa}
+        found.append(row)
+    return found

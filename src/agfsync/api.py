@@ -24,6 +24,7 @@ from agfsync.records import Candidate, Caption, Comparison, Pair, Question, Reco
 from agfsync.stages.pairs import find_parts
 from agfsync.store import Run
 from agfsync.store.forks import fork_run
+from agfsync.study.rounds import list_rounds, run_with_rounds
 
 if TYPE_CHECKING:
     import datasets
@@ -63,7 +64,7 @@ def run(
     folder = Path(path) if path is not None else Path("runs") / recipe.name
     shown = make_progress() if progress else SilentProgress()
     pipeline.prepare(folder, recipe, update=update, progress=shown)
-    pipeline.run(folder, until=until, progress=shown)
+    run_with_rounds(folder, until=until, progress=shown)
     return load_run(folder)
 
 
@@ -182,6 +183,11 @@ class LoadedRun:
     def evaluation(self) -> "Table[Comparison]":
         """Base and aligned model on each caption by each scorer; rows with an `element_type` are parts of others."""
         return Table(self.path, "evaluation", Comparison, lambda row: row)
+
+    @property
+    def rounds(self) -> "list[LoadedRun]":
+        """The rounds of a recipe with `rounds`, each a run of its own; the first is this one."""
+        return [LoadedRun(place) for place in list_rounds(self.path)]
 
     @property
     def report(self) -> Path:

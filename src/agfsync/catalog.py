@@ -51,6 +51,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "pickscore": "agfsync.scorers.pickscore:PickScore",
         "hpsv2": "agfsync.scorers.hpsv2:Hpsv2",
         "hpsv2.1": "agfsync.scorers.hpsv2:Hpsv2",
+        "hpsv3": "agfsync.scorers.hpsv3:Hpsv3",
+        "unifiedreward": "agfsync.scorers.unifiedreward:UnifiedReward",
         "imagereward": "agfsync.scorers.imagereward:ImageReward",
         "vp-score": "agfsync.scorers.vp_score:VpScore",
         "shapes-oracle": "agfsync.shapes.oracle:Oracle",
@@ -104,8 +106,10 @@ CATALOG: dict[str, dict[str, str]] = {
     "measures": {
         "tifa": "agfsync.measures.tifa:measure_tifa",
         "dsg": "agfsync.measures.dsg:measure_dsg",
+        "dpg": "agfsync.measures.dpg:measure_dpg",
         "hpsv2": "agfsync.measures.hpsv2:measure_hpsv2",
         "soft-tifa": "agfsync.measures.soft_tifa:measure_soft_tifa",
+        "t2i-compbench": "agfsync.measures.t2i_compbench:measure_t2i_compbench",
     },
     # A file is tried against them in this order: the more special ones come first.
     "formats": {
@@ -115,9 +119,11 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpdv2": "agfsync.formats.hpd:HPDv2",
         "hpdv1": "agfsync.formats.hpd:HPDv1",
         "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
+        "mmrb2": "agfsync.formats.mmrb2:MMRB2",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",
+        "geneval2": "agfsync.formats.geneval2:GenEval2",
         "geneval": "agfsync.formats.geneval:GenEval",
         "dsg": "agfsync.formats.dsg:DSG",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
@@ -249,7 +255,7 @@ def _explain_unknown(kind: str, name: str) -> RecipeError:
 
 def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the places of the models that `settings` name."""
-    named = ("path", "config", "head", "weights")
+    named = ("path", "config", "head", "weights", "nearest")
     places: dict[str, Any] = {name: _require_place(settings[name]) for name in named if settings.get(name)}
     if settings.get("loras"):
         places["loras"] = [{**lora, "path": _require_place(lora["path"])} for lora in settings["loras"]]

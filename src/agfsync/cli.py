@@ -74,6 +74,7 @@ def run_command(
     from agfsync import pipeline
     from agfsync.engine.progress import make_progress
     from agfsync.recipe import resolve_recipe
+    from agfsync.study.rounds import run_with_rounds
 
     if until is not None and until not in NAMES:
         raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(NAMES)}")
@@ -87,7 +88,7 @@ def run_command(
     else:
         with _lead_training(trains):
             pipeline.prepare(path, resolved, update=update, progress=shown)
-            pipeline.run(path, until=until, progress=shown)
+            run_with_rounds(path, until=until, progress=shown)
     _show_status(path)
 
 
@@ -474,11 +475,11 @@ def _help_training(path: Path, until: str | None, *, may_be_done: bool = True) -
     Raises:
         typer.Exit: the first process has ended, or this one can't help it.
     """
-    from agfsync import pipeline
+    from agfsync.study.rounds import are_rounds_done
 
     if may_be_done:
         with suppress(AgfsyncError):
-            if pipeline.is_up_to_date(path, until):
+            if are_rounds_done(path, until):
                 return
     # It holds nothing that a stop could lose, and the first says that all was stopped.
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -561,6 +562,10 @@ def _show_status(path: Path) -> None:
                 typer.echo(_format_control(control, judge, figures))
     if (path / "report.html").exists():
         typer.echo(f"report: {path / 'report.html'}")
+    if (path / "rounds.html").exists():
+        from agfsync.commands.study import format_study_status
+
+        typer.echo(f"{format_study_status(path)}\nrounds: {path / 'rounds.html'}")
 
 
 def _format_control(control: str, judge: str, figures: Mapping[str, Any]) -> str:

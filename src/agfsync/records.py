@@ -7,7 +7,7 @@ found again whatever else changed.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from sys import intern
@@ -18,6 +18,8 @@ import pyarrow as pa
 Split = str
 """train, held-out, or the name of an evaluation set with a source of its own"""
 AnswerWord = Literal["yes", "no"]
+"""An answer to a yes/no question."""
+YES_NO: tuple[AnswerWord, ...] = ("yes", "no")
 ElementType = Literal[
     "object",
     "human",
@@ -79,9 +81,14 @@ def derive_seed(*parts: Any) -> int:
     return int(digest("seed", *parts), 16) >> 1
 
 
-def make_question_key(caption_key: str, text: str, answer: str) -> str:
-    """Return a question's key: another expected answer makes another question."""
-    return digest("question", caption_key, text, answer)
+def asks_yes_no(answer: str, choices: Iterable[str]) -> bool:
+    """Return True if a question with this expected answer and these choices is answered by yes or no."""
+    return answer in YES_NO and set(choices) <= {*YES_NO}
+
+
+def make_question_key(caption_key: str, text: str, answer: str, choices: Sequence[str] = ()) -> str:
+    """Return a question's key: another expected answer makes another question, and so do other choices than yes/no."""
+    return digest("question", caption_key, text, answer, *([] if set(choices) <= {*YES_NO} else [list(choices)]))
 
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -132,18 +139,22 @@ class Caption(Record):
 
 @dataclass(frozen=True, slots=True)
 class Question(Record):
-    """An atomic question whose answer the caption states. `answer` is the answer of a faithful image.
+    """An atomic question whose answer the caption states. `answer` is the answer of a faithful image: a short word.
 
-    `parents` are the texts of the caption's questions without whose expected answers this one makes no sense.
+    `parents` are the texts of the caption's questions without whose expected answers this one makes no sense. `choices`
+    are the answers that a judge chooses from; empty: yes and no if `answer` is one of them, else any answer. `label` is
+    the name that a benchmark's file has for questions of this kind, such as "animal/human".
     """
 
     key: str
     caption_key: str
     text: str
-    answer: AnswerWord
+    answer: str
     element: str
     element_type: ElementType
     parents: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    label: str = ""
 
     schema: ClassVar = pa.schema(
         [
@@ -154,15 +165,23 @@ class Question(Record):
             ("element", pa.string()),
             ("element_type", pa.string()),
             ("parents", pa.list_(pa.string())),
+            ("choices", pa.list_(pa.string())),
+            ("label", pa.string()),
         ]
     )
 
+    @property
+    def is_yes_no(self) -> bool:
+        """True if a judge is to say yes or no."""
+        return asks_yes_no(self.answer, self.choices)
+
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the question of `row`."""
+        """Return the question of `row`, which has no choices and no label in the runs of version 0.2."""
+        lists: dict[str, Any] = {name: tuple(row.get(name) or ()) for name in ("parents", "choices")}
         # A run has as many as candidates, of few different words: each word is kept once.
-        words: dict[str, Any] = {name: intern(row[name]) for name in cls.schema.names if name != "parents"}
-        return cls(**words, parents=tuple(row["parents"]))
+        words: dict[str, Any] = {name: intern(row.get(name) or "") for name in cls.schema.names if name not in lists}
+        return cls(**words, **lists)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +221,20 @@ class Candidate(Record):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A VQA model's answer to one question: the hard answer, and P(yes) in 0..1."""
+    """A VQA model's answer to one question: the hard answer, and its probability in 0..1.
+
+    `p_yes` is P(yes) against no; of a question that isn't a yes/no question P(expected answer), among its choices if it
+    has any. `p_expected` is P(expected answer) among all that the model could say; None if the judge doesn't know.
+    """
 
     question_key: str
-    answer: AnswerWord
+    answer: str
     p_yes: float
+    p_expected: float | None = None
+
+    def compute_p_right(self, question: Question) -> float:
+        """Return the probability of the expected answer to `question` against its alternatives, by `p_yes`."""
+        return 1 - self.p_yes if question.is_yes_no and question.answer == "no" else self.p_yes
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +257,16 @@ class Score(Record):
             ("reason", pa.string()),
             (
                 "answers",
-                pa.list_(pa.struct([("question_key", pa.string()), ("answer", pa.string()), ("p_yes", pa.float64())])),
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("question_key", pa.string()),
+                            ("answer", pa.string()),
+                            ("p_yes", pa.float64()),
+                            ("p_expected", pa.float64()),
+                        ]
+                    )
+                ),
             ),
         ]
     )

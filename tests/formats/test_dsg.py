@@ -22,9 +22,18 @@ def test_each_proposition_is_a_question_answered_with_yes(tmp_path: Path) -> Non
     cube, art = DSG().prompts(file)
     assert (cube.text, cube.category, art.category) == ("A red cube on ice", "whoops", "vrd")
     assert cube.questions == (
-        SourceQuestion("Is there a cube?", "yes", "cube", "object"),
-        SourceQuestion("Is the cube red?", "yes", "cube", "color", ("Is there a cube?",)),
-        SourceQuestion("Is the cube on ice?", "yes", "cube", "spatial", ("Is there a cube?", "Is the cube red?")),
-        SourceQuestion("Is the cube cold?", "yes", "cube", "attribute", ("Is there a cube?",)),
+        SourceQuestion("Is there a cube?", "yes", "cube", "object", label="entity - whole"),
+        SourceQuestion("Is the cube red?", "yes", "cube", "color", ("Is there a cube?",), label="attribute - color"),
+        SourceQuestion(
+            "Is the cube on ice?",
+            "yes",
+            "cube",
+            "spatial",
+            ("Is there a cube?", "Is the cube red?"),
+            label="relation - spatial",
+        ),
+        SourceQuestion(
+            "Is the cube cold?", "yes", "cube", "attribute", ("Is there a cube?",), label="attribute - state"
+        ),
     )
-    assert art.questions == (SourceQuestion("Is this art?", "yes", "art", "other"),)
+    assert art.questions == (SourceQuestion("Is this art?", "yes", "art", "other", label="global -"),)

@@ -49,9 +49,10 @@ def test_neighbouring_rows_with_questions_on_one_prompt_are_that_prompt() -> Non
     )
     assert found.questions == (
         SourceQuestion("Is there a cat?", "yes", "cat", "animal"),
+        SourceQuestion("How many?", "one", "cat", "animal"),
         SourceQuestion("Is it a dog?", "no", "cat", "animal"),
     )
-    assert found.left_out == {"answer is neither yes nor no": 1}
+    assert found.left_out == {}
 
 
 def test_a_row_may_hold_a_list_of_questions() -> None:
@@ -74,7 +75,7 @@ def test_columns_of_questions_may_be_in_any_case() -> None:
 
 def test_a_yes_or_no_question_with_a_clear_answer_can_be_asked() -> None:
     asked = parse_question("Is it  red?", "Yes.", " car ", "Color", ["yes", "No"])
-    assert asked == SourceQuestion("Is it red?", "yes", "car", "color")
+    assert asked == SourceQuestion("Is it red?", "yes", "car", "color", (), ("yes", "no"))
     assert parse_question("Is it blue?", "no") == SourceQuestion("Is it blue?", "no", "", "other")
 
 
@@ -83,14 +84,28 @@ def test_a_yes_or_no_question_with_a_clear_answer_can_be_asked() -> None:
     [
         (("", "yes"), "empty"),
         ((None, "yes"), "empty"),
-        (("What is it?", "car", "car", "object", ["car", "bus"]), "not a yes/no question"),
-        (("Is it?", "yes", "it", "object", ["yes", "no", "maybe"]), "not a yes/no question"),
+        (("What is it?", "car", "car", "object", ["tram", "bus"]), "answer is none of its choices"),
         (("Is it?", None), "no answer given"),
-        (("Is it?", "perhaps"), "answer is neither yes nor no"),
+        (("What is it?", "a car of two colors"), "answer has more than 3 words"),
     ],
 )
 def test_one_that_cant_be_asked_says_why(fields: tuple[Any, ...], reason: str) -> None:
     assert parse_question(*fields) == reason
+
+
+def test_an_answer_may_be_any_short_word_or_one_of_the_choices() -> None:
+    chosen = parse_question("What is it?", " Blue car", "car", "object", ["Blue car", "a bus", "YES"], "kind")
+    assert chosen == SourceQuestion(
+        "What is it?", "Blue car", "car", "object", (), ("Blue car", "a bus", "yes"), "kind"
+    )
+    assert parse_question("How many?", 3) == SourceQuestion("How many?", "3", "", "other")
+
+
+def test_choices_in_a_table_have_bars_between_them() -> None:
+    asked = {"question": "What is it?", "answer": "car"}
+    for choices in ("car | bus", ["car", "bus"]):
+        (found,) = read({"prompt": "a car", **asked, "choices": choices})
+        assert found.questions[0].choices == ("car", "bus")
 
 
 def test_a_type_that_is_none_of_the_thirteen_is_other() -> None:

@@ -36,8 +36,11 @@ def folder(tmp_path: Path) -> Path:
 def test_the_questions_bring_their_captions_and_a_folder_brings_both(folder: Path, name: str) -> None:
     cat, dogs = Tifa().prompts(folder / name)
     assert (cat.text, cat.category, dogs.text, dogs.category) == ("a cat", "coco", "two dogs", "drawbench")
-    assert cat.questions == (SourceQuestion("is there a cat?", "yes", "cat", "other"),)
-    assert cat.left_out == {"not a yes/no question": 1}
+    assert cat.questions == (
+        SourceQuestion("is there a cat?", "yes", "cat", "other", (), ("yes", "no"), "animal/human"),
+        SourceQuestion("what is it?", "cat", "cat", "other", (), ("cat", "dog"), "animal/human"),
+    )
+    assert cat.left_out == {}
     assert [each.answer for each in dogs.questions] == ["no"]
 
 
@@ -70,12 +73,12 @@ def test_the_real_captions_are_all_there(real: Callable[[str], Path]) -> None:
     }
 
 
-def test_of_the_real_sample_the_yes_no_questions_can_be_asked(real: Callable[[str], Path]) -> None:
+def test_all_questions_of_the_real_sample_can_be_asked(real: Callable[[str], Path]) -> None:
     file = real("tifa_sample_question_answers.json")
     items = json.loads(file.read_text())
-    plain = [item for item in items if sorted(item["choices"]) == ["no", "yes"]]
     found = list(Tifa().prompts(file))
     assert [p.text for p in found] == list(dict.fromkeys(item["caption"] for item in items))
-    assert sum(len(p.questions) for p in found) == len(plain) == 12
-    assert sum(sum(p.left_out.values()) for p in found) == len(items) - len(plain) == 7
+    asked = [(each.text, each.answer, list(each.choices)) for p in found for each in p.questions]
+    assert asked == [(item["question"], item["answer"], item["choices"]) for item in items]
+    assert not any(p.left_out for p in found)
     assert len(list(Tifa().prompts(real("tifa_sample_text_inputs.json")))) == 2

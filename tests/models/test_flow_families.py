@@ -341,6 +341,11 @@ def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(folders: 
     assert distance(together[:1], generator.draw(PROMPTS[:1], [9], 0.1)) > 4
 
 
+def test_the_tokens_of_text_are_the_familys(folders: dict[str, Path], kind: str) -> None:
+    with pytest.raises(ModelError, match="has no max_sequence_length: leave it out"):
+        load(folders, kind, max_sequence_length=5)
+
+
 def test_distilled_klein_takes_no_guidance(tmp_path: Path) -> None:
     tiny_flows.flux2_klein_pipeline(distilled=True).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is distilled and takes no guidance: set guidance to 1"):

@@ -232,6 +232,16 @@ def test_the_very_call_that_users_of_diffusers_make(
     assert distance(generator.draw(PROMPTS[:1], [1], 0.0), pipeline(PROMPTS[0], **settings, **lengths).images) <= 1
 
 
+def test_the_tokens_of_t5s_text_are_those_of_the_setting(folders: dict[str, Path], name: str) -> None:
+    shorter = load(folders, name, max_sequence_length=5)
+    told, pipeline = shorter.encode_prompts(PROMPTS), theirs(folders, name)
+    more = () if KINDS[name][0] == "flux" else (None,)
+    with torch.no_grad():
+        text = pipeline.encode_prompt(PROMPTS, None, *more, max_sequence_length=5)[0]
+    assert torch.equal(told[TEXT_STATES], text)
+    assert shorter.identity != load(folders, name).identity
+
+
 def test_embedding_noise_comes_first_and_leaves_the_latents_and_no_prompt_alone(
     folders: dict[str, Path], one_of_each: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

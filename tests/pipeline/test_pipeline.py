@@ -52,7 +52,7 @@ def marks(path: Path) -> list[str]:
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
-    shared = ("name", "seed", "failure_budget", "engine", "model", "scorers")
+    shared = ("name", "seed", "failure_budget", "engine", "model", "scorers", "rounds", "start")
     assert list(pipeline.NAMES) == list(VERSIONS)
     assert [name for name in Recipe.model_fields if name not in shared] == [
         name for name in pipeline.NAMES if name != "controls"

@@ -5,11 +5,13 @@ sliding window and an image that sees itself both ways (gemma3), tiles with a pa
 with a thumbnail (internvl).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
@@ -24,6 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLModel,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -89,31 +93,46 @@ def _text(tokenizer: Any, **more: Any) -> dict[str, Any]:
 
 
 def _qwen(folder: Path) -> nn.Module:
+    vision = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32}
+    windows = {"window_size": 16, "fullatt_block_indexes": [1]}
+    return Qwen2_5_VLForConditionalGeneration(_qwen_config(Qwen2_5_VLConfig, vision | windows, folder))
+
+
+def save_hpsv3(folder: Path, weights: Path) -> None:
+    """Save a Qwen2-VL's configuration and processor in `folder`, and HPSv3's tensors by their published names."""
+    vision = {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "depth": 1}
+    config = _qwen_config(Qwen2VLConfig, vision, folder, num_hidden_layers=1)
+    config.save_pretrained(folder)
+    config.text_config.vocab_size += 1
+    torch.manual_seed(0)
+    model = Qwen2VLModel(config)
+    head = nn.Sequential(nn.Linear(32, 24), nn.ReLU(), nn.Dropout(0.05), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 2))
+    for weight in (*model.parameters(), *head.parameters()):
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=0.15)
+    tensors = {name.replace("language_model.", "model."): each for name, each in model.state_dict().items()}
+    tensors |= {f"rm_head.{name}": each for name, each in head.state_dict().items()}
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, weights)
+
+
+def _qwen_config(kind: Any, vision: Mapping[str, Any], folder: Path, **text: Any) -> Any:
+    """The configuration of a Qwen-VL of this `kind`, its tokenizer and image processor saved in `folder`."""
     marks = ("<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>")
     tokenizer = _tokenizer(" <|vision_start|><|image_pad|><|vision_end|> ", marks)
-    vision = {
-        "depth": 2,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_heads": 2,
-        "patch_size": 4,
-        "window_size": 16,
-    }
-    config = Qwen2_5_VLConfig(
+    Qwen2VLImageProcessorPil(
+        patch_size=4, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, temporal_patch_size=2, merge_size=2
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return kind(
         text_config=_text(
-            tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+            tokenizer, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}, **text
         ),
-        vision_config=vision | {"out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 16},
+        vision_config={"depth": 2, "num_heads": 2, "patch_size": 4} | dict(vision),
         **{
             f"{name}_token_id": tokenizer.convert_tokens_to_ids(mark)
             for name, mark in zip(("vision_start", "image", "video", "vision_end"), marks, strict=True)
         },
     )
-    Qwen2VLImageProcessorPil(
-        patch_size=4, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, temporal_patch_size=2, merge_size=2
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def _gemma(folder: Path) -> nn.Module:
@@ -178,3 +197,22 @@ FAMILIES: Mapping[str, Callable[[Path], Any]] = {
     "idefics3": _idefics,
     "internvl": _internvl,
 }
+
+
+def save_parrot(folder: Path, pieces: Sequence[str]) -> None:
+    """Save a Qwen2.5-VL that always replies `pieces`, each of them a token: the last token alone decides the next."""
+    save_vlm(folder, "qwen2_5_vl")
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
+    tokenizer.save_pretrained(folder)
+    model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for layer in model.model.language_model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    words = model.get_input_embeddings().weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    chain = [tokenizer.convert_tokens_to_ids(token) for token in (":", *pieces, "<end>")]
+    nn.init.zeros_(model.lm_head.weight)
+    for before, after in pairwise(chain):
+        model.lm_head.weight.data[after] = words[before]
+    model.save_pretrained(folder)

@@ -12,7 +12,7 @@ from fake_language import FakeServer
 from PIL import Image
 from published import as_imagereward, as_open_clip
 from safetensors.torch import save_file
-from tiny_vlm import save_vlm
+from tiny_vlm import save_hpsv3, save_vlm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -77,6 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).save(root / "opt")
     _blip().save(root / "blip")
     save_vlm(root / "vlm", "idefics3")
+    save_hpsv3(root / "qwen2", root / "HPSv3.safetensors")
     _clip().save(root / "clip")
     _siglip().save(root / "siglip")
     _siglip2().save(root / "siglip2")

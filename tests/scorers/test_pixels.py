@@ -31,6 +31,7 @@ SCORERS: dict[str, dict[str, str]] = {
     "pickscore": {"path": "clip"},
     "hpsv2": {"path": "clip", "weights": "hps.safetensors"},
     "hpsv2.1": {"path": "clip", "weights": "hps.safetensors"},
+    "hpsv3": {"path": "qwen2", "weights": "HPSv3.safetensors"},
     "imagereward": {"path": "matcher", "weights": "reward.safetensors"},
 }
 TOLERANCE = 0.5

@@ -1,5 +1,6 @@
 """An image read once says what plain processing and one forward for each question say."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from agfsync.models.pretrained import load_processor
 from agfsync.records import Question
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers import vlm as module
-from agfsync.scorers.vlm import SHOWS, TEMPLATE, Vlm, VqaScore
+from agfsync.scorers.vlm import SHOWS, TEMPLATE, Vlm, VqaScore, write_prompt
 
 SIZES = ((32, 32), (64, 40), (48, 96), (20, 20))
 """Of the images: some are one tile, some several."""
@@ -82,6 +83,35 @@ def test_every_question_agrees_with_a_plain_forward(folder: Path, pictures: Sequ
     assert scorer._reader._keeps_images
 
 
+def test_choices_and_words_agree_with_plain_forwards(folder: Path, pictures: Sequence[Item]) -> None:
+    scorer, plain = Vlm(path=str(folder), device="cpu", template="{} word"), Plain(folder)
+    choices, image = ("red star", "circle", "two blue square"), pictures[1].image
+    asked = (
+        Question("0", "c", "is there a", "circle", "", "object", (), choices),
+        Question("1", "c", "is the star", "two blue square", "", "object", (), choices),
+        Question("2", "c", "two of", "red star", "", "object"),
+        Question("3", "c", "is it", "no", "", "object"),
+    )
+    (result,) = scorer.score([Item("a star", asked, image)])
+    assert isinstance(result, Measurement)
+
+    def log(text: str, reply: str) -> float:
+        ids = plain.processor.tokenizer.encode(reply, add_special_tokens=False)
+        rows = plain.logits(image, text, reply).log_softmax(-1)[-len(ids) - 1 : -1]
+        return sum(float(row[token]) for row, token in zip(rows, ids, strict=True))
+
+    for question, answer in zip(asked[:2], result.answers, strict=False):
+        text = f"{question.text}\nAnswer with one of these: {', '.join(choices)}."
+        logs = torch.tensor([log(text, each) for each in choices])
+        place = choices.index(question.answer)
+        assert answer.answer == choices[int(logs.argmax())]
+        assert answer.p_yes == pytest.approx(float(logs.softmax(0)[place]), abs=1e-4)
+        assert answer.p_expected == pytest.approx(float(logs[place].exp()), rel=1e-2)
+    assert result.answers[2].p_yes == pytest.approx(math.exp(log("two of word", "red star")), rel=1e-2)
+    both = sum(math.exp(log("is it word", each)) for each in ("no", "No"))
+    assert result.answers[3].p_expected == pytest.approx(both, rel=1e-2)
+
+
 def test_an_image_is_encoded_once_for_all_its_questions(folder: Path, pictures: Sequence[Item]) -> None:
     scorer = Vlm(path=str(folder), device="cpu")
     scorer.score(pictures)
@@ -126,6 +156,14 @@ def test_a_decoder_that_looks_ahead_is_read_without_what_was_kept(
     expected = [plain.p_yes(pictures[1].image, question.text) for question in pictures[1].questions]
     assert [answer.p_yes for answer in result.answers] == pytest.approx(expected, abs=1e-4)
     assert scorer._reader._keeps_images is False
+
+
+def test_a_model_that_can_think_is_told_not_to(vlms: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "thinker"
+    shutil.copytree(vlms / "internvl", copy)
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking is not false %}<think>{% endif %}")
+    assert write_prompt(load_processor(str(copy), None), ["a star"]).endswith("assistant :")
 
 
 def test_a_template_that_puts_the_image_last_is_read_text_by_text(

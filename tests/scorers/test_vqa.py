@@ -103,7 +103,7 @@ def test_half_precision_answers_nearly_the_same(dtype: str, folders: Path, items
 
 def test_a_model_that_says_no_number_leaves_the_item_unscored(folders: Path, items: list[Item]) -> None:
     scorer = Vqa(path=str(folders / "t5"), device="cpu")
-    scorer._reader.first_logits = lambda rows, ids, mask: torch.full((len(ids), 32), math.nan)
+    scorer._reader.logits = lambda rows, ids, mask, begun: torch.full((len(ids), 1, 32), math.nan)
     assert scorer.score(items[:1]) == [Unscored("the model's answer is not a number")]
 
 

@@ -17,8 +17,9 @@ from agfsync.errors import ModelError, RecipeError
 from agfsync.files.images import decode_image
 from agfsync.recipe import Server
 from agfsync.recipe.types import VqaOpenAISettings
+from agfsync.records import Answer, Question
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
-from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes
+from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes, read_answer
 from agfsync.stages.context import digest_scorer
 from agfsync.stages.spending import ACCOUNT
 
@@ -98,6 +99,51 @@ def test_p_yes_is_yes_against_no_by_the_likeliest_spelling(
 )
 def test_without_probabilities_the_first_word_counts(text: str, expected: float | None) -> None:
     assert p_yes(Said(text)) == expected
+
+
+CHOICES = ("red", "light blue", "blue")
+
+
+@pytest.mark.parametrize(
+    ("choices", "text", "first", "answer", "p", "p_expected"),
+    [
+        (CHOICES[::2], "Blue.", {"Blue": 0.5, " blue": 0.1, "red": 0.2}, "blue", 0.75, 0.6),
+        (CHOICES, "Light blue", {"Light": 0.7, "blue": 0.2}, "light blue", 0.0, None),  # no token is light blue
+        (CHOICES, "blue", {}, "blue", 1.0, None),
+        (CHOICES, "a bluebird", {}, "a", 0.0, None),
+        ((), "blue", {"Blue": 0.5, "blue": 0.25, "bluebird": 0.2}, "blue", 0.75, 0.75),
+        ((), "Blue it is", {}, "blue", 1.0, None),
+        ((), "Reddish", {"Red": 0.9}, "reddish", 0.0, None),
+    ],
+)
+def test_another_answer_is_what_the_reply_begins_with(
+    choices: tuple[str, ...], text: str, first: Mapping[str, float], answer: str, p: float, p_expected: float | None
+) -> None:
+    question = Question("q", "c", "What colour?", "blue", "", "color", (), choices)
+    reply = Said(text, {token: math.log(share) for token, share in first.items()})
+    expected = None if p_expected is None else pytest.approx(p_expected)
+    assert read_answer(question, reply) == Answer("q", answer, pytest.approx(p), expected)
+
+
+def test_a_number_may_be_a_word_or_digits() -> None:
+    question = Question("q", "c", "How many?", "three", "", "counting")
+    assert read_answer(question, Said("3", {"3": math.log(0.5), "three": math.log(0.25)})) == Answer(
+        "q", "three", pytest.approx(0.75), pytest.approx(0.75)
+    )
+    assert read_answer(question, Said("?!")) is None or read_answer(question, Said("")) is None
+
+
+def test_the_choices_are_sent(items: list[Item]) -> None:
+    asked = (
+        Question("q", "c", "What?", "star", "", "object", (), ("star", "sun")),
+        Question("r", "c", "N?", "2", "", "counting"),
+    )
+    with asking(lambda body: "star", concurrency=1) as (scorer, server):
+        (result,) = scorer.score([Item("a star", asked, items[0].image)])
+    told = [body["messages"][0]["content"] for body in server.bodies]
+    assert told[0].endswith("Answer with one of these: star, sun.") and told[1].endswith("Answer with one word.")
+    assert isinstance(result, Measurement) and result.value == 50
+    assert [answer.answer for answer in result.answers] == ["star", "star"]
 
 
 def test_a_server_without_probabilities_is_asked_without(items: list[Item]) -> None:

@@ -28,7 +28,8 @@ def test_each_arm_of_a_shipped_study_has_a_valid_recipe(name: str) -> None:
     some = [arm for arm in arms if arm.seed == study.varied[1][0]]
     drawn = any("candidates" in list_arm_stages(arm) for arm in some)
     shared = ["captions", "questions", "candidates", "scores"] if drawn else ["captions", "questions"]
-    assert find_shared_stages(base, some) == shared
+    # Rounds are compared with a run of more captions.
+    assert find_shared_stages(base, some) == ([] if name == "rounds" else shared)
 
 
 def test_an_arm_has_the_studys_changes_then_its_own_under_each_seed(write_study) -> None:

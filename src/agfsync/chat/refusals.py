@@ -246,12 +246,11 @@ def _read_status(codes: list[str]) -> int | None:
 
 
 def _find_named(refusal: Refusal, mine: list[str]) -> str | None:
+    spelt = {
+        name: re.compile(rf"(?<![A-Za-z0-9_])(?:{_ALIASES[name]})(?![A-Za-z0-9_])", re.IGNORECASE) for name in mine
+    }
     said = [*refusal.params, refusal.words]
-    return next((name for text in said for name in mine if _mentions(text, name)), None)
-
-
-def _mentions(text: str, name: str) -> bool:
-    return re.search(rf"(?<![A-Za-z0-9_])(?:{_ALIASES[name]})(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None
+    return next((name for text in said for name in mine if spelt[name].search(text)), None)
 
 
 def _read_lower_limit(words: str, asked: Any) -> int | None:

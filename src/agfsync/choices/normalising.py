@@ -66,13 +66,11 @@ class Normaliser:
     def normalise(self, values: Mapping[str, CandidateScores]) -> dict[str, dict[str, float | None]]:
         """Return a caption's scores, by candidate, normalised."""
         spreads = measure_spreads(values) if self.spreads is None else self.spreads
+        place = Spread.find_rank if self.by == "rank" else Spread.find_z_score
         return {
-            key: {judge: None if value is None else self._replace(spreads[judge], value) for judge, value in of.items()}
+            key: {judge: None if value is None else place(spreads[judge], value) for judge, value in of.items()}
             for key, of in values.items()
         }
-
-    def _replace(self, spread: Spread, value: float) -> float:
-        return spread.find_rank(value) if self.by == "rank" else spread.find_z_score(value)
 
     @property
     def identity(self) -> list[Any]:

@@ -47,7 +47,8 @@ class ParetoFronts:
         upper, lower = find_fronts(scored)
         couples = [(one, other) for one in upper for other in lower if dominates(scored[one], scored[other])]
         if not couples:
-            return "no candidate dominates another" if _do_differ(scored) else "tie"
+            differ = len({tuple(each.items()) for each in scored.values()}) > 1
+            return "no candidate dominates another" if differ else "tie"
         ranks, share = Normaliser("rank").normalise(scored), dict.fromkeys(self.judges, 1 / len(self.judges))
         totals = {key: sum(rank or 0.0 for rank in of.values()) / len(self.judges) for key, of in ranks.items()}
         winner, loser = max(couples, key=lambda couple: totals[couple[0]] - totals[couple[1]])
@@ -73,7 +74,3 @@ def find_fronts(scored: Scored) -> tuple[list[str], list[str]]:
     upper = [key for key in scored if not any(dominates(scored[other], scored[key]) for other in scored)]
     lower = [key for key in scored if not any(dominates(scored[key], scored[other]) for other in scored)]
     return upper, lower
-
-
-def _do_differ(scored: Scored) -> bool:
-    return len({tuple(each.items()) for each in scored.values()}) > 1

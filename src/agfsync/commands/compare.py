@@ -102,8 +102,11 @@ def plan_comparison(
         "training": {"method": given},
         "evaluation": {**evaluation, "sets": _choose_sets(start, sets, judges)},
     }
-    if run is None:
-        tree |= _ask_for_held_out(start, HELD_OUT in tree["evaluation"]["sets"])
+    if run is None and HELD_OUT in tree["evaluation"]["sets"]:
+        # Its own captions: none to train on.
+        tree["captions"] = {**start.captions.model_dump(mode="json", exclude_unset=True), "count": 0}
+    elif run is None:
+        tree |= {"captions": {"count": 0, "held_out": 0}, "questions": {}}
     return ComparisonPlan(check_recipe(tree, "comparison"), run)
 
 
@@ -220,17 +223,14 @@ def _describe_bare(lora: str) -> str:
 def _describe_plain(place: str, start: Recipe) -> ModelSettings:
     """Return the settings of a model without any: the recipe's sampling if it is for models of this type."""
     type_ = _find_type(place)
-    like = next((each for each in (start, _read_usual(type_)) if each and each.model.type == type_), None)
+    usual = resolve_recipe(RECIPES[type_]) if type_ in RECIPES else None
+    like = next((each for each in (start, usual) if each and each.model.type == type_), None)
     if like is not None and like.model.path == place:
         return like.model
     tree: dict[str, Any] = {"type": type_, "path": str(Path(place).absolute()) if Path(place).exists() else place}
     if like is not None:
         tree |= {name: value for name, value in dump_changes(like.model).items() if name in ("dtype", "sampling")}
     return Recipe.model_validate({"model": tree}).model
-
-
-def _read_usual(type_: str) -> Recipe | None:
-    return resolve_recipe(RECIPES[type_]) if type_ in RECIPES else None
 
 
 def _find_type(place: str) -> str:
@@ -342,11 +342,3 @@ def _read_set(name: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
             f"--set {name}: there is no such file of prompts, and the recipe's sets are {', '.join(known)}{hint}"
         )
     return Path(name).stem, {"source": str(Path(name).absolute())}
-
-
-def _ask_for_held_out(start: Recipe, wanted: bool) -> dict[str, Any]:
-    """Return the sections of a comparison's own captions: none to train on, and none at all if they aren't `wanted`."""
-    if not wanted:
-        return {"captions": {"count": 0, "held_out": 0}, "questions": {}}
-    captions = start.captions.model_dump(mode="json", exclude_unset=True)
-    return {"captions": {**captions, "count": 0}}

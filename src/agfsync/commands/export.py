@@ -32,7 +32,9 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
         FormatError: it can only be read, or `out` holds something.
         RunError: there is no run at `path`, or it has no pairs yet.
     """
-    writer = _find_writer(name)
+    writer = catalog.find("formats", name)()
+    if not isinstance(writer, PairWriter):
+        raise FormatError(f"{name} can be read and not written: there are {', '.join(find_formats(PairWriter))}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} holds something already: choose another --out")
     with Run.open(path) as run:
@@ -55,21 +57,16 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
     return counts
 
 
-def _find_writer(name: str) -> PairWriter:
-    writer = catalog.find("formats", name)()
-    if not isinstance(writer, PairWriter):
-        raise FormatError(f"{name} can be read and not written: there are {', '.join(find_formats(PairWriter))}")
-    return writer
-
-
 def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
+    # A pair set does not always say who drew the images, so there it is the set.
+    drawn_by = public_name(recipe.pairs.source or recipe.model.path)
     return Dataset(
         name=recipe.name,
         created=finished.ended,
         made_with=_describe_origin(recipe, finished),
         captions=run.read("captions", Caption),
         questions=run.read("questions", Question),
-        pairs=_read_pairs(run, _name_models(run), _name_model(recipe)),
+        pairs=_read_pairs(run, _name_models(run), drawn_by),
         selected_by=find_selectors(run, recipe),
         annotations=run.read(ANNOTATIONS, Annotation) if run.count(ANNOTATIONS) else None,
         agreement=_describe_agreement(run),
@@ -91,9 +88,10 @@ def _describe_agreement(run: Run) -> dict[str, str]:
 
 def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
     given, models = recipe.pairs.source, [each.path for each in recipe.drawing_models]
+    source, author = recipe.captions.source, public_name(_name_writer(recipe.questions))
     return {
-        "captions": public_name(recipe.captions.source or _name_writer(recipe.captions)),
-        "questions": _name_asker(recipe),
+        "captions": public_name(source or _name_writer(recipe.captions)),
+        "questions": f"{public_name(source)} where it has any, else {author}" if source else author,
         "pictures": public_name(given) if given else ", ".join(map(public_name, models)),
         "preferred by": f"the pair set {public_name(given)}" if given else recipe.pairs.criterion,
         "program": f"agfsync {__version__}",
@@ -105,16 +103,6 @@ def _name_writer(settings: Captions | Questions) -> str:
     """Return a writer's name, or that of the language model that it asks."""
     model = settings.writer.language_model
     return model.path if model else settings.writer.type
-
-
-def _name_asker(recipe: Recipe) -> str:
-    author, source = public_name(_name_writer(recipe.questions)), recipe.captions.source
-    return f"{public_name(source)} where it has any, else {author}" if source else author
-
-
-def _name_model(recipe: Recipe) -> str:
-    """Return who drew the images; a pair set does not always say, so there it is the set."""
-    return public_name(recipe.pairs.source or recipe.model.path)
 
 
 def _name_models(run: Run) -> dict[str, str]:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from agfsync import catalog
-from agfsync.accuracy import LabelledPair, tabulate_accuracy
+from agfsync.accuracy import LabelledPair, tabulate_accuracy, tabulate_agreement
 from agfsync.chat.meter import Meter
-from agfsync.engine.batch_fitting import BatchFit, release_memory
+from agfsync.commands.judging import PairToJudge, open_record
+from agfsync.engine.batch_fitting import release_memory
 from agfsync.engine.progress import Progress
 from agfsync.errors import FormatError, RecipeError
 from agfsync.files.images import BrokenImageError
@@ -23,10 +24,7 @@ from agfsync.formats.sources import read_pairs
 from agfsync.recipe import ScorerSettings, load_recipe, resolve_recipe
 from agfsync.recipe.types import find_settings
 from agfsync.records import Candidate, Caption, Pair, Question
-from agfsync.scorers import Scorer
-from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
 from agfsync.stages.own_reward import bind_scorers, choose_split
-from agfsync.stages.spending import list_scorer_arguments
 from agfsync.store import RECIPE, Run
 from agfsync.store.streams import group_by_column, iterate_batches
 
@@ -35,16 +33,6 @@ _SEED = 0
 SPLITS = ("train", "validation", "test")
 _AT_ONCE = 64
 """Pairs that are read at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairToJudge:
-    """A pair with its prompt, the prompt's questions, and the files of its images by their keys."""
-
-    labelled: LabelledPair
-    prompt: str
-    files: Mapping[str, bytes]
-    questions: tuple[Question, ...] = ()
 
 
 @dataclass(slots=True)
@@ -57,6 +45,9 @@ class JudgedPairs:
     path: Path
     left_out: LeftOutTally
     table: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    agreement: Sequence[Mapping[str, Any]] = ()
+    positions: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """of each pairwise judge"""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -70,6 +61,8 @@ class JudgedPairs:
             "ties": ties,
             "left_out": counts,
             "accuracy": self.table,
+            "agreement": self.agreement,
+            "positions": self.positions,
             "unscored": self.reasons,
             "spent": self.spent,
         }
@@ -83,14 +76,15 @@ def read_scorers(path: Path, named: Sequence[str], recipe: str | None) -> dict[s
     Raises:
         RecipeError: one isn't written so, there is none, or the run has no reward model.
     """
-    found = dict(map(_parse_scorer, named))
+    found: dict[str, ScorerSettings] = dict(map(_parse_scorer, named))
     is_run = (path / RECIPE).is_file()
     if recipe is not None or (not found and is_run):
         read = resolve_recipe(recipe) if recipe is not None else load_recipe(path / RECIPE)
         if is_run:
             with Run.open(path) as run:
                 read = bind_scorers(read, run)
-        found = {**read.scorers, **found}
+        pairwise = {name: each.pairwise for name, each in read.evaluation.sets.items() if each.pairwise is not None}
+        found = {**read.scorers, **pairwise, **found}
     # An annotator compares all candidates of a caption, and judges no image by itself.
     found = {name: each for name, each in found.items() if not each.aspect_names}
     for name, each in found.items():
@@ -106,9 +100,11 @@ def _parse_scorer(text: str) -> tuple[str, ScorerSettings]:
     type_, colon, path = rest.partition(":")
     if not (name and equals and type_ and (path or not colon)):
         raise RecipeError(f"--scorer {text}: write it as NAME=TYPE:PATH, such as clip=clip:embedded:clip")
-    section = find_settings("scorers", type_)
+    pairwise = type_ in catalog.list_names("pairwise")
+    section = find_settings("pairwise" if pairwise else "scorers", type_)
+    given = {"type": type_, **({"path": path} if path else {}), **({"asks": ["preference"]} if pairwise else {})}
     try:
-        settings = section.model_validate({"type": type_, **({"path": path} if path else {})})
+        settings = section.model_validate(given)
     except ValidationError as failure:
         raise RecipeError(f"--scorer {text}: {failure.errors()[0]['msg']}; give it in a --recipe") from failure
     assert isinstance(settings, ScorerSettings)
@@ -130,28 +126,27 @@ def judge_pair_set(
     differences: dict[str, NDArray[np.float64]] = {}
     total = _count_pairs(path, split, limit)
     for name, settings in scorers.items():
-        tally, labelled, values = LeftOutTally(), list[LabelledPair](), dict[str, float]()
-        reasons: dict[str, int] = {}
+        tally, labelled = LeftOutTally(), list[LabelledPair]()
         meter = _make_meter(settings)
         progress.say(f"judge: loading {name}")
-        arguments = list_scorer_arguments(settings, None) | ({} if meter is None else {"meter": meter})
-        scorer: Scorer = catalog.build("scorers", arguments)
+        record = open_record(name, settings, meter)
         with progress.stage(f"judge: {name}", total, "pairs") as task:
             for some in iterate_batches(islice(_read_pairs(path, split, tally), limit), _AT_ONCE):
                 labelled += [each.labelled for each in some]
-                _score_images(scorer, name, some, values, reasons)
+                record.add(some)
                 task.advance(len(some))
-        del scorer
+        pairs, found.left_out, found.reasons[name] = labelled, tally, dict(record.reasons)
+        differences |= {each: np.array(values) for each, values in record.find_differences().items()}
+        found.positions |= record.measure_positions(RESAMPLES, _SEED)
+        del record
         release_memory()
-        pairs, found.left_out, found.reasons[name] = labelled, tally, reasons
-        nan = float("nan")
-        differences[name] = np.array([values.get(p.first, nan) - values.get(p.second, nan) for p in pairs], np.float64)
         if meter is not None:
             found.spent[name] = meter.spent.to_dict()
         if not pairs:
             told = "; ".join(found.left_out.lines()) or "it holds none"
             raise FormatError(f"{path}: no pair can be judged: {told}")
-    found.table = tabulate_accuracy(pairs, differences, next(iter(scorers)), RESAMPLES, _SEED)
+    found.table = tabulate_accuracy(pairs, differences, next(iter(differences)), RESAMPLES, _SEED)
+    found.agreement = tabulate_agreement(pairs, differences, RESAMPLES, _SEED)
     return found
 
 
@@ -161,22 +156,6 @@ def _make_meter(settings: ScorerSettings) -> Meter | None:
         return None
     prices = server.prices.input, server.prices.output
     return Meter(prices, server.max_cost, server.max_tokens_total)
-
-
-def _score_images(
-    scorer: Scorer, name: str, pairs: Sequence[PairToJudge], values: dict[str, float], reasons: dict[str, int]
-) -> None:
-    """Enter the values of those images of the pairs that have none, and count why others get none."""
-    new = {key: (each, file) for each in pairs for key, file in each.files.items() if key not in values}
-    images = open_pictures([file for _, file in new.values()])
-    shown = [
-        PictureToScore(key, key, pair.prompt, pair.questions, image)
-        for (key, (pair, _)), image in zip(new.items(), images, strict=True)
-    ]
-    for said in BatchFit(max(1, len(shown))).over(shown, lambda some: score_pictures(scorer, name, some)):
-        values[said.score.key] = float("nan") if said.score.value is None else said.score.value
-        if said.score.reason is not None:
-            reasons[said.score.reason] = reasons.get(said.score.reason, 0) + 1
 
 
 def _count_pairs(path: Path, split: str, limit: int | None) -> int:
@@ -254,6 +233,8 @@ def format_judged(found: JudgedPairs) -> str:
     for aspect, judges in found.table.items():
         lines += [f"on {aspect}:"] if aspect else []
         lines += [format_accuracy(name, figures) for name, figures in judges.items()]
+    lines += [_format_position(name, figures) for name, figures in found.positions.items()]
+    lines += map(_format_agreement, found.agreement)
     lines += [f"left out: {line}" for line in found.left_out.lines() if not line.startswith(f"{TIE} ")]
     for name, reasons in found.reasons.items():
         lines += [f"no {name} score: {reason} {count}" for reason, count in reasons.items()]
@@ -274,6 +255,24 @@ def format_accuracy(judge: str, figures: Mapping[str, Any]) -> str:
     ends = figures["difference_low"], figures["difference_high"]
     interval = "" if ends[0] is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
     return f"{line}; the first is ahead by {100 * figures['difference']:+.1f}{interval}"
+
+
+def _format_position(judge: str, figures: Mapping[str, Any]) -> str:
+    """Return the line of a pairwise judge's choices of the image that was shown first."""
+    if figures["first"] is None:
+        return f"{judge:<14} chose no image in any order"
+    low, high = figures["first_low"], figures["first_high"]
+    biased = low is not None and not low <= 0.5 <= high
+    return f"{judge:<14} chose the first image shown in {_show_share(figures, 'first')}" + biased * ": position bias"
+
+
+def _format_agreement(figures: Mapping[str, Any]) -> str:
+    """Return the line of two judges: the share of pairs on which they prefer the same image, and kappa."""
+    both = f"{figures['judge']} and {figures['other']}"
+    if not figures["pairs"]:
+        return f"{both} have no pair on which both prefer an image"
+    kappa = "" if figures["kappa"] is None else f", kappa {figures['kappa']:.2f}"
+    return f"{both} prefer the same image in {_show_share(figures, 'agreement', '')} of {figures['pairs']} pairs{kappa}"
 
 
 def _show_share(figures: Mapping[str, Any], name: str, prefix: str | None = None) -> str:

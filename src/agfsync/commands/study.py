@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from agfsync.study.running import read_arm_status, read_study
+from agfsync.study.running import read_study
+from agfsync.study.status import read_arm_status
 from agfsync.study.table import format_latex, format_markdown, make_cells
 from agfsync.study.values import gather_results
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from agfsync.records import Annotation, AnswerWord, Caption, ElementType, Question
+from agfsync.records import Annotation, Caption, ElementType, Question
 
 UNCATEGORISED = "uncategorised"
 """The category of a prompt whose file gives it none."""
@@ -25,16 +25,15 @@ _PLACES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A yes/no question on a prompt, with the answer that a faithful picture gives.
-
-    `parents` are the texts of the questions that it depends on.
-    """
+    """A question on a prompt, with the answer that a faithful picture gives; for its fields see `Question`."""
 
     text: str
-    answer: AnswerWord
+    answer: str
     element: str
     element_type: ElementType
     parents: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

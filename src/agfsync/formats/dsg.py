@@ -1,4 +1,7 @@
-"""DSG-1k: prompts, each broken into propositions that are asked as yes/no questions."""
+"""DSG-1k and DPG-Bench: prompts, each broken into propositions that are asked as yes/no questions.
+
+DPG-Bench (arXiv:2403.05135) has its propositions in a table of the same columns, `dpg_bench.csv`.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -28,19 +31,20 @@ _ELEMENT = re.compile(r"\(([^,)]*)")
 
 
 class DSG:
-    """The CSV file of DSG-1k."""
+    """The CSV file of DSG-1k or DPG-Bench."""
 
-    title = "DSG-1k"
+    title = "DSG-1k or DPG-Bench"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a CSV with the columns of DSG-1k."""
+        """Return True for a CSV with the columns of both."""
         return path.is_file() and path.suffix.lower() == ".csv" and read_header(path) >= _COLUMNS
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts; the category is the data set that DSG has a prompt from.
+        """Yield the prompts; the category is the data set that the benchmark has a prompt from.
 
-        A proposition that depends on others is a question like any other, which names theirs as its parents. The rows
-        of a prompt lie together, as in the published file.
+        A proposition that depends on others is a question like any other, which names theirs as its parents. Its label
+        is what its tuple begins with, such as "attribute - color". The rows of a prompt lie together, as in the
+        published files.
         """
         for group in group_rows(
             read_table(path), lambda row: (require_text(row, "item_id"), require_text(row, "text"))
@@ -59,7 +63,9 @@ def _parse_proposition(row: Mapping[str, str], texts: Mapping[str, str]) -> Sour
     element = _ELEMENT.search(row["tuple"])
     detail, broad = row.get("category_detailed", "").strip().casefold(), row["category_broad"].strip().casefold()
     kind = _DETAILED_TYPES.get(detail) or _BROAD_TYPES.get(broad, "other")
-    question = parse_question(row["question_natural_language"], "yes", element[1] if element else "", kind)
+    label = row["tuple"].partition("(")[0].strip()
+    named = element[1] if element else ""
+    question = parse_question(row["question_natural_language"], "yes", named, kind, label=label)
     if isinstance(question, str):
         return question
     numbers = [number.strip() for number in row.get("dependency", "").split(",")]  # 0: it depends on none

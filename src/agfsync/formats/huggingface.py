@@ -20,7 +20,7 @@ from agfsync.records import IMAGE, Annotation, Caption, Question, Record
 SUBSETS = {
     "pairs": "a prompt with its `chosen` and `rejected` picture, their scores and the `margin`",
     "captions": "a prompt with its category; `split` is held-out where it is kept for evaluation",
-    "questions": "a yes/no question on the caption `caption_key`, and what a faithful picture answers",
+    "questions": "a question on the caption `caption_key`, and what a faithful picture answers",
 }
 """The subsets, each with what a row of it is."""
 ANNOTATED = {
@@ -66,7 +66,8 @@ class HuggingFace:
         asked: dict[str, list[SourceQuestion | str]] = defaultdict(list)
 
         def collect_question(row: Row) -> list[Prompt]:
-            question = parse_question(row.get("text"), row.get("answer"), row.get("element"), row.get("element_type"))
+            names = ("text", "answer", "element", "element_type", "choices", "label")
+            question = parse_question(*map(row.get, names))
             asked[require_text(row, "caption_key")].append(question)
             return []
 

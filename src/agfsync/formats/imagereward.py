@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.errors import FormatError
-from agfsync.formats import Dataset, LeftOut, NoPreference, PairItem, Preference, WrittenPair
+from agfsync.formats import Dataset, LeftOut, NoPreference, PairItem, Preference
 from agfsync.formats.columns import ROWS_WITH_PICTURES, column_names, column_rows
 from agfsync.formats.pairing import pair_by_rank, parse_picture
 from agfsync.formats.paths import locate_picture
@@ -71,7 +71,8 @@ class ImageRewardDB:
             for pair in same:
                 counts["pairs" if pair.margin > 0 else "ties"] += 1
                 if pair.margin > 0:
-                    winner, loser = (_write_picture(*each, folder) for each in _list_pictures(pair))
+                    pictures = (pair.winner_key, pair.winner), (pair.loser_key, pair.loser)
+                    winner, loser = (_write_picture(*each, folder) for each in pictures)
                     names.append((winner, loser))
                     scores |= {winner: pair.winner_score, loser: pair.loser_score}
             common = {"prompt": pair.prompt, "classification": pair.category, "aspect": pair.aspect}
@@ -97,10 +98,6 @@ def rank_groups(pairs: Sequence[PicturePair], scores: Mapping[str, float]) -> li
         places = sorted(set(scores.values()), reverse=True)
         return [{name: 1 + places.index(score) for name, score in scores.items()}] if scores else []
     return [{winner: 1, loser: 2} for winner, loser in pairs]
-
-
-def _list_pictures(pair: WrittenPair) -> list[tuple[str, bytes]]:
-    return [(pair.winner_key, pair.winner), (pair.loser_key, pair.loser)]
 
 
 def _write_picture(key: str, picture: bytes, folder: Path) -> str:

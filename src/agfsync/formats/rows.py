@@ -7,16 +7,17 @@ from typing import Any, get_args
 
 from agfsync.formats import LeftOut, Prompt, SourceQuestion
 from agfsync.formats.reading import Row, get_category, group_rows, require_text
-from agfsync.records import AnswerWord, ElementType, one_line
+from agfsync.records import YES_NO, ElementType, one_line
 
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "captions", "text")
 """Columns that hold the prompt, the most likely first, in any case."""
-OTHER_COLUMNS = ("category", "question", "answer", "element", "element_type", "flag", "questions")
+OTHER_COLUMNS = ("category", "question", "answer", "element", "element_type", "choices", "label", "flag", "questions")
 
 _QUESTION_COLUMN = "caption_key"
 """A column that only a table of questions has: its text is no prompt."""
 _ELEMENT_TYPES: Mapping[str, ElementType] = {name: name for name in get_args(ElementType)}
-_ANSWERS: Mapping[str, AnswerWord] = {"yes": "yes", "no": "no"}
+_MOST_WORDS = 3
+"""Words of an answer that isn't among choices: a judge is asked for one word."""
 _NUMBER = re.compile(r"[-_ ]?\d+$")
 
 
@@ -42,7 +43,8 @@ def parse_prompt(row: Row) -> tuple[str, str]:
 def parse_prompts(rows: Iterable[Row | LeftOut]) -> Iterator[Prompt | LeftOut]:
     """Yield the prompts in `rows`; neighbouring rows with questions on the same prompt make one prompt.
 
-    A row may hold one question (`question`, `answer`, `element`, `element_type`) or a list of them under `questions`.
+    A row may hold one question (`question`, `answer`, `element`, `element_type`, `label`, and `choices`, a list or a
+    text with bars between them) or a list of them under `questions`.
     """
     for group in group_rows(rows, parse_prompt):
         if isinstance(group, LeftOut):
@@ -55,23 +57,37 @@ def parse_prompts(rows: Iterable[Row | LeftOut]) -> Iterator[Prompt | LeftOut]:
 
 
 def parse_question(
-    text: Any, answer: Any, element: Any = None, element_type: Any = None, choices: Iterable[Any] = _ANSWERS
+    text: Any,
+    answer: Any,
+    element: Any = None,
+    element_type: Any = None,
+    choices: Iterable[Any] | None = None,
+    label: Any = None,
 ) -> SourceQuestion | str:
-    """Return the yes/no question in the fields of a file, or the reason why it can't be asked.
+    """Return the question in the fields of a file, or the reason why it can't be asked.
 
-    A type that isn't one of the thirteen is "other": TIFA's "animal/human" leaves open which of the two it is.
+    A type that isn't one of the thirteen is "other": TIFA's "animal/human" leaves open which of the two it is, and
+    stays the `label`. Yes and no are written in lower case, other answers as in the file.
 
-    >>> parse_question("How many cats are there?", "two")
-    'answer is neither yes nor no'
+    >>> parse_question("What is it?", "cat", choices=["dog", "cow"])
+    'answer is none of its choices'
     """
     if not isinstance(text, str) or not one_line(text):
         return "empty"
-    if {_plain(choice) for choice in choices} != set(_ANSWERS):
-        return "not a yes/no question"
-    if _plain(answer) not in _ANSWERS:
-        return "answer is neither yes nor no" if _plain(answer) else "no answer given"
+    if not _plain(answer):
+        return "no answer given"
+    wanted, listed = _clean_answer(answer), tuple(dict.fromkeys(map(_clean_answer, choices or ())))
+    if listed and wanted not in listed:
+        return "answer is none of its choices"
+    if not listed and len(wanted.split()) > _MOST_WORDS:
+        return f"answer has more than {_MOST_WORDS} words"
     kind = _ELEMENT_TYPES.get(_plain(element_type), "other")
-    return SourceQuestion(one_line(text), _ANSWERS[_plain(answer)], one_line(str(element or "")), kind)
+    named = one_line(str(label or ""))
+    return SourceQuestion(one_line(text), wanted, one_line(str(element or "")), kind, (), listed, named)
+
+
+def _clean_answer(answer: Any) -> str:
+    return plain if (plain := _plain(answer)) in YES_NO else one_line(str(answer))
 
 
 def collect_questions(found: Iterable[SourceQuestion | str]) -> tuple[tuple[SourceQuestion, ...], dict[str, int]]:
@@ -80,15 +96,15 @@ def collect_questions(found: Iterable[SourceQuestion | str]) -> tuple[tuple[Sour
     >>> collect_questions(["empty", "empty"])
     ((), {'empty': 2})
     """
-    kept: dict[str, SourceQuestion] = {}
+    kept: dict[tuple[str, tuple[str, ...]], SourceQuestion] = {}
     left_out: Counter[str] = Counter()
     for each in found:
         if isinstance(each, str):
             left_out[each] += 1
-        elif _plain(each.text) in kept:
+        elif (asked := (_plain(each.text), each.choices)) in kept:
             left_out["repeated"] += 1
         else:
-            kept[_plain(each.text)] = each
+            kept[asked] = each
     return tuple(kept.values()), dict(left_out)
 
 
@@ -113,8 +129,10 @@ def _parse_row_questions(row: Mapping[str, Any]) -> Iterator[SourceQuestion | st
 def _parse_object(row: Mapping[str, Any]) -> SourceQuestion | str:
     if str(row.get("flag", 1)) in ("0", "False"):
         return "called invalid by its writer"
-    asked = row.get("question") or row.get("text")
-    return parse_question(asked, row.get("answer"), row.get("element"), row.get("element_type"))
+    choices, asked = row.get("choices"), row.get("question") or row.get("text")
+    listed = choices.split("|") if isinstance(choices, str) else choices if isinstance(choices, list) else None
+    named = row.get("label")
+    return parse_question(asked, row.get("answer"), row.get("element"), row.get("element_type"), listed, named)
 
 
 def _plain_names(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from agfsync.formats import (
 from agfsync.formats.near_misses import explain_unknown
 from agfsync.formats.paths import ALL_SPLITS, walk_files
 from agfsync.language.text import normalise_text
-from agfsync.records import digest, digest_file
+from agfsync.records import asks_yes_no, digest, digest_file
 
 _F = TypeVar("_F", bound=Format)
 
@@ -208,6 +208,11 @@ class SourceCaptions:
     def has_questions(self) -> bool:
         """True if the file has a question on any of its captions."""
         return any(prompt.questions for prompt in self._prompts.values())
+
+    def find_open_question(self) -> str:
+        """Return the first question that yes or no doesn't answer; empty if there is none."""
+        asked = (question for prompt in self._prompts.values() for question in prompt.questions)
+        return next((each.text for each in asked if not asks_yes_no(each.answer, each.choices)), "")
 
     @property
     def rooms(self) -> dict[str, int]:

@@ -34,7 +34,8 @@ class Tifa:
             identifier, caption = require_text(row, "id"), require_text(row, "caption")
             if "question" in row:
                 element, kind, choices = row.get("element"), row.get("element_type"), require_list(row, "choices")
-                questions[identifier].append(parse_question(row["question"], row.get("answer"), element, kind, choices))
+                asked = parse_question(row["question"], row.get("answer"), element, kind, choices, kind)
+                questions[identifier].append(asked)
             captions.setdefault(identifier, caption)
             return []
 

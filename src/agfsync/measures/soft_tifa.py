@@ -1,5 +1,6 @@
-"""Soft-TIFA (github.com/facebookresearch/GenEval2): probabilities of the expected answers, not right and wrong."""
+"""Soft-TIFA of GenEval 2 (arXiv:2512.16853): probabilities of the expected answers, not right and wrong."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from math import exp, log
 from statistics import fmean
@@ -10,21 +11,32 @@ from agfsync.measures import Figures, JudgedImage
 def measure_soft_tifa(images: Sequence[JudgedImage]) -> Figures:
     """Return the mean over captions of the arithmetic and of the geometric mean of P(expected answer).
 
-    P is that of yes against no, where GenEval 2's code takes the share of the whole vocabulary.
+    The arithmetic mean is also given for each skill, pooled over its questions, and the geometric one for each category
+    of captions, which in GenEval 2 are the numbers of atoms. P is among all that the judge could say, if it knows that,
+    else against the other answers.
     """
-    found = [p for image in images if (p := _list_probabilities(image))]
+    found = [(image, each) for image in images if (each := _list_probabilities(image))]
     if not found:
         return {}
+    by_skill, by_category = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    for image, each in found:
+        by_category[image.category].append(_compute_geometric_mean([p for _, p in each]))
+        for skill, probability in each:
+            by_skill[skill].append(probability)
     return {
-        "arithmetic mean": 100 * fmean(map(fmean, found)),
-        "geometric mean": 100 * fmean(map(_compute_geometric_mean, found)),
+        "arithmetic mean": 100 * fmean(fmean(p for _, p in each) for _, each in found),
+        "geometric mean": 100 * fmean(p for of in by_category.values() for p in of),
+        **{f"arithmetic mean, {skill}": 100 * fmean(of) for skill, of in sorted(by_skill.items())},
+        **{f"geometric mean, {category}": 100 * fmean(of) for category, of in sorted(by_category.items())},
     }
 
 
-def _list_probabilities(image: JudgedImage) -> list[float]:
-    asked = [question for question in image.questions if question.key in image.answers]
-    given = [(question.answer, image.answers[question.key].p_yes) for question in asked]
-    return [p if answer == "yes" else 1 - p for answer, p in given]
+def _list_probabilities(image: JudgedImage) -> list[tuple[str, float]]:
+    """Return the skill and P(expected answer) of each question that was answered."""
+    given = [(question, image.answers[question.key]) for question in image.questions if question.key in image.answers]
+    return [
+        (q.label or q.element_type, a.compute_p_right(q) if a.p_expected is None else a.p_expected) for q, a in given
+    ]
 
 
 def _compute_geometric_mean(p: Sequence[float]) -> float:

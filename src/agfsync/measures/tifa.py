@@ -11,7 +11,8 @@ def measure_tifa(images: Sequence[JudgedImage]) -> Figures:
     """Return the mean over captions, their standard deviation, and the accuracy of each element type's questions.
 
     A caption counts by the share of its questions that were answered as expected. An element type's accuracy is pooled
-    over the questions of all captions. The standard deviation is the sample's, as in TIFA's code.
+    over the questions of all captions; the types are the file's own, such as "animal/human". The standard deviation is
+    the sample's, as in TIFA's code.
     """
     marks = [image.list_right() for image in images]
     shares = [100 * fmean(of.values()) for of in marks if of]
@@ -19,7 +20,7 @@ def measure_tifa(images: Sequence[JudgedImage]) -> Figures:
     for image, of in zip(images, marks, strict=True):
         for question in image.questions:
             if question.key in of:
-                by_type[question.element_type].append(of[question.key])
+                by_type[question.label or question.element_type].append(of[question.key])
     figures = {"mean over captions": fmean(shares)} if shares else {}
     if len(shares) > 1:
         figures["standard deviation"] = stdev(shares)

@@ -104,6 +104,16 @@ def choose_weights(names: Collection[str], variant: str | None = None, library: 
     return []
 
 
+def find_only_weights(names: Collection[str]) -> str | None:
+    """Return the safetensors file among `names`; None where there is none, or several.
+
+    >>> find_only_weights(["README.md", "HPSv3.safetensors"])
+    'HPSv3.safetensors'
+    """
+    found = [name for name in names if name.endswith(hub.SAFE)]
+    return found[0] if len(found) == 1 else None
+
+
 def missing_shards(folder: Path, names: Collection[str]) -> set[str]:
     """Return the files that the index of the shards `names` in `folder` lists beyond them; none without an index.
 

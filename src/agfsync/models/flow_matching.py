@@ -60,6 +60,8 @@ class Family:
     shift: MeanShift = mean_shift
     rescale: Callable[[Tensor, Tensor], Tensor] | None = None
     """(guided prediction, prediction with the prompt) -> the guided prediction that is drawn with"""
+    has_sequence_length: bool = False
+    """True if `architecture.encode` takes `max_sequence_length`"""
     encode_negative: Callable[[Any, str], Conditioning] | None = None
     """(pipeline, negative prompt) -> its conditioning, one row; by default it is encoded as the prompts are"""
 
@@ -71,9 +73,10 @@ class FlowMatching:
     `revision`) take the place of its own; `loras` are added to its weights; `adapter` is a folder with a LoRA of its
     network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
-    float32 weights and run under autocast. `lazy`: the text encoders are read when they are needed. `training_times` is
-    the distribution of the training times (see `FlowSchedule`), by default that of diffusers' training script for the
-    family; `training_shift` moves them, by default as the scheduler does.
+    float32 weights and run under autocast. `max_sequence_length` is the number of tokens of T5's text, of the families
+    that have one; by default that of diffusers' pipeline. `lazy`: the text encoders are read when they are needed.
+    `training_times` is the distribution of the training times (see `FlowSchedule`), by default that of diffusers'
+    training script for the family; `training_shift` moves them, by default as the scheduler does.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
@@ -95,6 +98,7 @@ class FlowMatching:
         height: int | None = None,
         width: int | None = None,
         scheduler: str = "model",
+        max_sequence_length: int | None = None,
         dtype: str = "fp32",
         device: str = "auto",
         adapter: Path | None = None,
@@ -104,6 +108,9 @@ class FlowMatching:
     ) -> None:
         architecture = family.architecture
         check_choices(architecture.name, scheduler)
+        self._text: dict[str, int] = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}
+        if self._text and not family.has_sequence_length:
+            raise ModelError(f"{architecture.name} has no max_sequence_length: leave it out")
         self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, path
         self.device = torch_device(device)
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
@@ -141,7 +148,7 @@ class FlowMatching:
         self._latents = LatentSpace(
             self._pipeline, self._size, self._precision, architecture.latent_statistics, architecture.latent_patch
         )
-        sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype)
+        sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype, *self._text.values())
         self.identity = digest(*describe_weights(architecture, origin, adapter, loras), *sampling)
 
     @property
@@ -235,7 +242,7 @@ class FlowMatching:
         """Return the prompts' conditioning: text and pooled embeddings, float32, a row a prompt."""
         self._encoders.require_text()
         with model_errors(f"the model {self._model} can't read prompts"):
-            return self._family.architecture.encode(self._pipeline, prompts, self._size)
+            return self._family.architecture.encode(self._pipeline, prompts, self._size, **self._text)
 
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the velocity that `network`, this transformer or a copy of it, predicts: (B, C, H, W).

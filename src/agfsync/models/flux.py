@@ -32,11 +32,13 @@ TEXT_TOKENS, TOKENS_OF_SCHNELL = 512, 256
 """the most tokens of text that dev and schnell take (diffusers' documentation of the pipeline)"""
 
 
-def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+def _encode_prompts(
+    pipeline: Any, prompts: Sequence[str], size: Size, max_sequence_length: int | None = None
+) -> Conditioning:
     """Return T5's text states (U, T, D) and CLIP's pooled embeddings (U, E), by the pipeline's own method."""
-    tokens = TEXT_TOKENS if pipeline.transformer.config.guidance_embeds else TOKENS_OF_SCHNELL
+    most = TEXT_TOKENS if pipeline.transformer.config.guidance_embeds else TOKENS_OF_SCHNELL
     with silence_libraries():
-        text_UTD, pooled_UE, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=tokens)
+        text_UTD, pooled_UE, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=max_sequence_length or most)
     return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
@@ -88,6 +90,7 @@ _FAMILY = Family(
     check=_check_settings,
     predict=_predict_packed,
     scale=lambda pipeline, guidance: 1.0,
+    has_sequence_length=True,
 )
 Flux = partial(FlowMatching, _FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""

@@ -56,7 +56,8 @@ def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
     try:
         with torch.device("meta"):
             if hasattr(kind, "from_config") and not hasattr(kind, "config_class"):
-                network = kind(**_choose_accepted(kind, plain))
+                accepted, _, _ = kind.extract_init_dict(dict(plain))
+                network = kind(**accepted)
             else:
                 network = kind(kind.config_class.from_dict(plain))
                 network.tie_weights()
@@ -66,11 +67,6 @@ def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
     for name, weight in network.named_parameters(remove_duplicate=False):
         groups[id(weight)].append(name)
     return list(groups.values())
-
-
-def _choose_accepted(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    accepted, _, _ = kind.extract_init_dict(dict(config))
-    return dict(accepted)
 
 
 def _simplify_name(name: str) -> str:

@@ -23,8 +23,9 @@ from transformers.utils import logging
 from transformers.utils.hub import extract_commit_hash
 
 from agfsync.errors import ModelError
+from agfsync.models import hub
 from agfsync.models.dtypes import torch_dtype
-from agfsync.models.files import CONFIG
+from agfsync.models.files import CONFIG, find_only_weights
 from agfsync.models.hub_errors import loading_errors
 
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -126,9 +127,22 @@ def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
     path = Path(place)
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelError(f"{place} isn't a safetensors file: other kinds of weights can run code and aren't read")
-    file = path if path.is_file() else find_file(place, "model.safetensors", revision)
+    file = path if path.is_file() else _find_tensors(place, revision)
     with loading_errors(place):
         return load_file(file)
+
+
+def _find_tensors(place: str, revision: str | None) -> Path:
+    """Return model.safetensors of a folder or hub id, or else its only safetensors file."""
+    try:
+        return find_file(place, "model.safetensors", revision)
+    except ModelError:
+        names = [each.name for each in Path(place).glob("*")]
+        if hub.is_hub_id(place):
+            names = hub.list_files(place, revision)
+        if (only := find_only_weights(names)) is None:
+            raise
+    return find_file(place, only, revision)
 
 
 def load_tokenizer(model: str, revision: str | None) -> Any:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
@@ -41,22 +40,13 @@ def _encode_with_clip_skip(pipeline: Any, prompts: Sequence[str], clip_skip: int
     return text_UTD
 
 
-def _make_arguments(conditioning: Conditioning) -> dict[str, Any]:
-    return {"encoder_hidden_states": conditioning[TEXT_STATES]}
-
-
-def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """Return `dtype`: its VAE keeps to fp16's range."""
-    return dtype
-
-
 SD_ARCHITECTURE = Architecture(
     name="stable-diffusion",
     pipeline=StableDiffusionPipeline,
     embeddings=(TEXT_STATES,),
     encode=_encode_prompts,
-    arguments=_make_arguments,
-    vae_dtype=_vae_dtype,
+    arguments=lambda conditioning: {"encoder_hidden_states": conditioning[TEXT_STATES]},
+    vae_dtype=lambda vae, dtype: dtype,  # its VAE keeps to fp16's range
     steerable=True,
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},

@@ -19,16 +19,22 @@ from agfsync.models.flow_matching import (
 from agfsync.models.loading import silence_libraries
 from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
+TOKENS_OF_T5 = 256
+"""the tokens of T5's text, by default (diffusers' documentation of the pipeline)"""
 
-def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
+
+def _encode_prompts(
+    pipeline: Any, prompts: Sequence[str], size: Size, max_sequence_length: int = TOKENS_OF_T5
+) -> Conditioning:
     """Return text (U, T, D) and pooled (U, E) embeddings, by the pipeline's own method.
 
     The text is both CLIPs' last hidden states but one, side by side and filled up with zeros to the width of T5's,
     which follow; zeros stand for a T5 that the model was saved without. Pooled are both CLIPs' projected embeddings.
     """
-    texts = list(prompts)
     with silence_libraries():
-        text_UTD, _, pooled_UE, _ = pipeline.encode_prompt(texts, None, None, do_classifier_free_guidance=False)
+        text_UTD, _, pooled_UE, _ = pipeline.encode_prompt(
+            list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+        )
     return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
@@ -65,6 +71,7 @@ _FAMILY = Family(
     predict=_predict_velocity,
     even_sigmas=False,
     training_times="logit-normal",
+    has_sequence_length=True,
 )
 StableDiffusion3 = partial(FlowMatching, _FAMILY)
 """Takes the model and the keywords of `FlowMatching`."""

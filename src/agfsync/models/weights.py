@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, UNLOADED, hub
-from agfsync.models.files import CONFIG, INDEX, choose_weights, missing_shards
+from agfsync.models.files import CONFIG, INDEX, choose_weights, find_only_weights, missing_shards
 from agfsync.models.hub import SAFE
 from agfsync.models.lora_files import choose_file
 
@@ -77,7 +77,7 @@ def _find_fault(folder: Path, query: WeightQuery) -> str:
     if (query.role in _PIPELINES and INDEX not in files) or not parts:
         return f"the folder is no pipeline: it has no {INDEX}, or no networks"
     for part in parts:
-        used = choose_weights([file.name for file in part.glob("*") if file.is_file()], query.variant)
+        used = _choose_network([file.name for file in part.glob("*") if file.is_file()], query)
         if not used or missing_shards(part, used):
             return f"the folder doesn't hold all of its weights as {SAFE}"
     return ""
@@ -103,5 +103,11 @@ def _choose_files(files: Mapping[str, int], query: WeightQuery) -> list[str]:
     for part in _list_parts(files, [name.rpartition("/")[0] for name in files if "/" in name], query):
         prefix = f"{part}/" if part else ""
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-        chosen += [prefix + name for name in choose_weights(names, query.variant)]
+        chosen += [prefix + name for name in _choose_network(names, query)]
     return chosen
+
+
+def _choose_network(names: Collection[str], query: WeightQuery) -> list[str]:
+    """Return the names of one network's weights: by the libraries' names, or what replaces a scorer's by any."""
+    only = find_only_weights(names) if query.role in ("head", "weights") else None
+    return choose_weights(names, query.variant) or ([only] if only else [])

@@ -73,7 +73,7 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
     """
     shown = progress or SilentProgress()
     if is_up_to_date(path, until):
-        return None
+        return
     with Run.open(path, writing=True) as run_:
         recipe, told = read_recipe(run_), set[str]()
         quarantine_damage(run_, recipe, shown)
@@ -83,7 +83,9 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
             launcher.await_helpers(shown.say)
         while True:
             try:
-                return _bring_up_all(run_, recipe, until, shown)
+                for stage in plan_stages(recipe, until):
+                    _bring_up(stage, run_, recipe, shown)
+                return
             except DamagedError as damage:
                 # Once: a disk that damages all that is written would keep us busy for ever.
                 if str(damage) in told:
@@ -182,11 +184,6 @@ def verify(path: Path) -> int:
             lines = "; ".join(describe_damage(path, damage) for damage in found)
             raise DamagedError(f"{len(found)} of {files} files aren't what was written: {lines}")
         return files
-
-
-def _bring_up_all(run_: Run, recipe: Recipe, until: str | None, progress: Progress) -> None:
-    for stage in plan_stages(recipe, until):
-        _bring_up(stage, run_, recipe, progress)
 
 
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:

@@ -11,10 +11,12 @@ from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import SourceCaptions, check_source
 from agfsync.models import hub
+from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
-from agfsync.recipe import ModelSettings, NamedModel, Recipe, list_named_models
+from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSettings, list_named_models
+from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
-from agfsync.stages.context import asks_questions
+from agfsync.stages.context import asks_questions, takes_any_answer
 from agfsync.stages.writing import digest_polisher, digest_writer
 
 
@@ -37,6 +39,8 @@ def check_names(recipe: Recipe) -> None:
 
 
 def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
+    if recipe.captions.source:
+        yield partial(_check_answers, recipe)
     for section, kind in ((recipe.captions, PromptFile), (recipe.pairs, PairSet)):
         if section.source:
             yield partial(check_source, Path(section.source), kind, section.split)
@@ -58,8 +62,24 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(check_steered_type, recipe.model, recipe.steering)
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
+    if recipe.start is not None:
+        yield partial(_check_start, recipe, recipe.start)
     if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
+
+
+def _check_start(recipe: Recipe, start: Start) -> None:
+    """Check that a trained model is there, and that it is of the kind that the recipe trains.
+
+    Raises:
+        ModelError: it isn't.
+    """
+    kind = ModelArtefact.load(Path(start.path)).kind
+    if kind != ("pipeline" if recipe.training.lora is None else "adapters"):
+        raise ModelError(
+            f"start: {start.path} holds {kind}, and a whole network is trained further from a whole one, a LoRA from a "
+            f"LoRA: change training.lora"
+        )
 
 
 def _check_judges(recipe: Recipe, name: str) -> None:
@@ -70,13 +90,36 @@ def _check_judges(recipe: Recipe, name: str) -> None:
     """
     settings, judges = recipe.evaluation.sets[name], recipe.set_scorers(name)
     asking = [each for each, scorer in judges.items() if asks_questions(scorer)]
-    if not asking or (settings.by is None and len(asking) < len(judges)):
-        return
     source = Path(str(settings.source))
-    if source.exists() and not SourceCaptions(str(source), split=settings.split).has_questions:
+    if not asking or not source.exists():
+        return
+    prompts = SourceCaptions(str(source), split=settings.split)
+    _check_open_questions(prompts, judges, f"evaluation.sets.{name}")
+    if (settings.by is not None or len(asking) == len(judges)) and not prompts.has_questions:
         raise RecipeError(
             f"evaluation.sets.{name}: {source.name} has no questions, and {', '.join(asking)} can only judge by "
             f"questions: name other scorers in its `by`, such as clip, or a file with questions"
+        )
+
+
+def _check_answers(recipe: Recipe) -> None:
+    """Check that the scorers of the captions of a file take the answers that its questions expect.
+
+    Raises:
+        RecipeError: they don't.
+    """
+    source = Path(str(recipe.captions.source))
+    judges = recipe.candidate_scorers | (recipe.set_scorers(HELD_OUT) if HELD_OUT in recipe.evaluation.sets else {})
+    if source.exists() and any(map(asks_questions, judges.values())):
+        _check_open_questions(SourceCaptions(str(source), split=recipe.captions.split), judges, "captions.source")
+
+
+def _check_open_questions(prompts: SourceCaptions, judges: Mapping[str, ScorerSettings], place: str) -> None:
+    limited = [name for name, each in judges.items() if asks_questions(each) and not takes_any_answer(each)]
+    if limited and (question := prompts.find_open_question()):
+        raise RecipeError(
+            f'{place}: {prompts.path.name} asks for other answers than yes and no, such as "{question}", and '
+            f"{', '.join(limited)} can only say yes or no: name scorers that can say more, such as a vqa or a vlm"
         )
 
 

@@ -55,7 +55,7 @@ def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
         place = f"scorers.{name}"
         if scorer.path:
             yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
-        for key in ("head", "weights"):
+        for key in scorer.PARTS:
             if path := getattr(scorer, key, None):
                 yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)
     network = getattr(recipe.reward.method, "network", None) if recipe.reward is not None else None

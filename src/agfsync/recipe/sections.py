@@ -11,6 +11,7 @@ from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import DpoSettings
 from agfsync.recipe.reward import Reward
+from agfsync.recipe.rounds import Rounds, Start
 from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
     OWN_REWARD,
@@ -58,6 +59,8 @@ class Captions(Section):
     method that learns from nothing"""
     held_out: int = Field(default=200, ge=0)
     """captions kept apart for the evaluation"""
+    skip: int = Field(default=0, ge=0)
+    """captions to train on that are left out, the first ones of each category: those of earlier rounds"""
     similarity: float = Field(default=1.0, gt=0, le=1)
     """from which on two of the writer's captions of a category are too alike (Jaccard of n-grams); 1: only if they are
     the same. With a language model 0.7 unless said otherwise"""
@@ -317,8 +320,8 @@ class EvaluationSet(Section):
     by: tuple[str, ...] | None = None
     """the scorers; default: all"""
     measure: str | None = None
-    """a benchmark's own rule, by which each judge's scores of the set are also summed up: tifa, dsg, hpsv2 or
-    soft-tifa"""
+    """a benchmark's own rule, by which each judge's scores of the set are also summed up: tifa, dsg, dpg, hpsv2,
+    soft-tifa or t2i-compbench"""
     of: str | None = None
     """of a set that is judged pairwise: the set whose captions and images it takes"""
     pairwise: PairwiseOfType | None = None
@@ -411,6 +414,10 @@ class Recipe(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
+    rounds: Rounds | None = None
+    """absent: a single one"""
+    start: Start | None = None
+    """absent: the model draws the candidates, and the training starts from it"""
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -484,7 +491,37 @@ class Recipe(Section):
         if self.training.watch is not None:
             self._check_watch(self.training.watch)
         self._check_reward()
+        if self.rounds is not None:
+            self._check_rounds(self.rounds)
         return self
+
+    def _check_rounds(self, rounds: Rounds) -> None:
+        method = self.training.method
+        if method.trains != "model" or method.type == "none":
+            raise ValueError(f"rounds: {method.type} trains no model that could draw the next round's candidates")
+        if self.pairs.source:
+            raise ValueError("rounds: the pairs of a source are the same in every round: leave out pairs.source")
+        if (stop := rounds.stop) is None:
+            return
+        if stop.set not in self.evaluation.sets or stop.by not in self.set_scorers(stop.set):
+            raise ValueError(f"rounds.stop: no scorer '{stop.by}' judges an evaluation set '{stop.set}'")
+        if stop.set == HELD_OUT and not self.captions.held_out:
+            raise ValueError("rounds.stop measures on held-out captions: set captions.held_out")
+        self._check_untaught("rounds.stop.by", stop.by)
+
+    def _check_untaught(self, place: str, judge: str) -> None:
+        """Refuse a judge that the method learns from, the same one under another name, and the run's reward model."""
+        if self.scorers[judge].is_own:
+            raise ValueError(
+                f"{place} names '{judge}', the run's own reward model, which learnt from the same pairs: "
+                f"name a scorer that nothing trains on"
+            )
+        for name in self.teachers:
+            if self.scorers.get(name) == self.scorers[judge]:
+                same = "" if name == judge else f", the same scorer as '{name}'"
+                raise ValueError(
+                    f"{place} names '{judge}'{same}, which the method learns from: name a scorer that nothing trains on"
+                )
 
     def _check_reward(self) -> None:
         """Refuse a reward model in the place of the generator, and scores by one that isn't trained yet."""
@@ -522,20 +559,9 @@ class Recipe(Section):
             raise ValueError(f"training.watch has nothing to watch: the method {method.type} trains no model")
         if not self.captions.held_out:
             raise ValueError("training.watch measures on held-out captions: set captions.held_out")
-        if self.scorers[watch.by].is_own:
-            raise ValueError(
-                f"training.watch.by names '{watch.by}', the run's own reward model, which learnt from the same pairs: "
-                f"name a scorer that nothing trains on"
-            )
         if self.model.loras:
             raise ValueError("training.watch draws with the trained network alone: leave out model.loras")
-        for name in self.teachers:
-            if self.scorers.get(name) == self.scorers[watch.by]:
-                same = "" if name == watch.by else f", the same scorer as '{name}'"
-                raise ValueError(
-                    f"training.watch.by names '{watch.by}'{same}, which the method learns from: name a scorer that "
-                    f"nothing trains on"
-                )
+        self._check_untaught("training.watch.by", watch.by)
 
     def _named_scorers(self) -> Iterator[tuple[str, Iterable[str], bool]]:
         """Yield each place that names scores, their names, and True if they may be an annotator's."""

@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import (
     BeforeValidator,
@@ -120,6 +120,8 @@ class Sampling(Section):
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
+    max_sequence_length: Positive | None = None
+    """tokens of T5's text (stable-diffusion-3, flux). Default: that of diffusers' pipeline"""
 
 
 class ModelSettings(Section):
@@ -199,6 +201,9 @@ OWN_REWARD = "run:reward"
 class ScorerSettings(Section):
     """A scorer: its type in the catalog, its weights, and the settings of its type."""
 
+    PARTS: ClassVar = ("head", "weights", "nearest")
+    """Settings of some types that name another model: a head, weights that replace the model's, a sentence model."""
+
     type: str
     path: str = ""
     """a folder, a hub id or embedded:NAME; of a scorer behind a server, the server's name for the model"""
@@ -213,8 +218,8 @@ class ScorerSettings(Section):
 
     @property
     def files(self) -> tuple[str | None, ...]:
-        """The places of its weights: the model, a head on it, weights that replace the model's."""
-        return self.path or None, getattr(self, "head", None), getattr(self, "weights", None)
+        """The places of its weights: the model, and the others of `PARTS`."""
+        return self.path or None, *(getattr(self, name, None) for name in self.PARTS)
 
     @property
     def asked_server(self) -> "Server | None":
@@ -227,8 +232,8 @@ class ScorerSettings(Section):
         return tuple(getattr(self, "aspects", ()))
 
 
-class VqaSettings(ScorerSettings):
-    """The scorer types `vqa`, `vlm` and `vqascore`."""
+class VqaScoreSettings(ScorerSettings):
+    """The scorer type `vqascore`, and the base of those that ask an image's questions."""
 
     path: str
     template: str | None = None
@@ -243,12 +248,50 @@ class VqaSettings(ScorerSettings):
         return template
 
 
+class VlmSettings(VqaScoreSettings):
+    """The scorer type `vlm`."""
+
+    choices_template: str | None = None
+    """how a question with choices is put, with {} in its place and {choices} in theirs. Default: vlm "{} Answer with
+    one of these: {choices}."; vqa TIFA's for a BLIP-2, and for a BLIP the template, without choices"""
+
+    @field_validator("choices_template")
+    @classmethod
+    def _has_a_place_for_choices(cls, template: str | None) -> str | None:
+        cls._has_one_place(template)
+        if template is not None and "{choices}" not in template:
+            raise ValueError("a choices_template has {choices} where the choices go")
+        return template
+
+
+class VqaSettings(VlmSettings):
+    """The scorer type `vqa`."""
+
+    nearest: str | None = None
+    """a folder or hub id of a sentence model, such as sentence-transformers/all-mpnet-base-v2: questions with choices
+    are answered freely, and an answer that is none of them is replaced by the nearest, as in TIFA. Default: the answer
+    is the likeliest choice"""
+
+
 class EmbeddingSettings(ScorerSettings):
-    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1` and `imagereward`."""
+    """The scorer types `clip`, `pickscore`, `hpsv2`, `hpsv2.1`, `hpsv3` and `imagereward`."""
 
     path: str
     weights: str | None = None
     """replaces the model's own weights: a folder, a hub id, embedded:NAME or a safetensors file"""
+
+
+class UnifiedRewardSettings(ScorerSettings):
+    """The scorer type `unifiedreward`."""
+
+    path: str
+    asks: tuple[Literal["alignment", "coherence", "style"], ...] = Field(
+        default=("alignment", "coherence", "style"), min_length=1
+    )
+    """the scores that the value is the mean of: how well the picture shows the prompt, how free it is of glitches, and
+    how appealing it looks"""
+    reply_tokens: Positive = 256
+    """the most tokens of a reply"""
 
 
 class AestheticSettings(ScorerSettings):
@@ -442,13 +485,15 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "vqa-openai": VqaOpenAISettings,
         "aspects": AspectsSettings,
         "aspects-openai": AspectsOpenAISettings,
-        "vlm": VqaSettings,
-        "vqascore": VqaSettings,
+        "vlm": VlmSettings,
+        "vqascore": VqaScoreSettings,
         "clip": EmbeddingSettings,
         "aesthetic": AestheticSettings,
         "pickscore": EmbeddingSettings,
         "hpsv2": EmbeddingSettings,
         "hpsv2.1": EmbeddingSettings,
+        "hpsv3": EmbeddingSettings,
+        "unifiedreward": UnifiedRewardSettings,
         "imagereward": EmbeddingSettings,
         "vp-score": EmbeddingSettings,
         "shapes-oracle": ScorerSettings,

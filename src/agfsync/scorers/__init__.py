@@ -60,7 +60,8 @@ class Scorer(Protocol):
     """
 
     asks_questions: bool
-    """True if the value depends on the items' questions."""
+    """True if the value depends on the items' questions. One that takes answers other than yes and no also has
+    `takes_any_answer`, True."""
 
     def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
         """Return one result for each item, in order.
@@ -92,15 +93,25 @@ class DifferentiableScorer(Scorer, Protocol):
         ...
 
 
-def measure_answers(questions: Sequence[Question], p_yes: Sequence[float]) -> Measurement | Unscored:
-    """Return 100 x the share of `questions` with the caption's answer; an answer is yes if P(yes) is above one half.
+def measure_answers(questions: Sequence[Question], found: Sequence[Answer | Unscored]) -> Measurement | Unscored:
+    """Return 100 x the share of `questions` with the caption's answer; the first reason why one has no answer, if any.
 
-    `p_yes` are probabilities in 0..1, one for each question, in order.
+    `found` are the answers to the questions, in order.
     """
     if not questions:
         return Unscored("no questions")
-    if not all(map(math.isfinite, p_yes)):
+    if unanswered := next((each for each in found if isinstance(each, Unscored)), None):
+        return unanswered
+    answers = tuple(each for each in found if isinstance(each, Answer))
+    if not all(math.isfinite(answer.p_yes) for answer in answers):
         return Unscored("the model's answer is not a number")
-    answers = tuple(Answer(q.key, "yes" if p > 0.5 else "no", p) for q, p in zip(questions, p_yes, strict=True))
     correct = sum(question.answer == answer.answer for question, answer in zip(questions, answers, strict=True))
     return Measurement(100 * correct / len(questions), answers)
+
+
+def measure_reward(reward: float, truncated: bool = False) -> Measurement | Unscored:
+    """Return 100 x sigmoid of a standardised reward."""
+    if not math.isfinite(reward):
+        return Unscored("the model's reward is not a number")
+    # By the half argument: exp of a very bad reward would overflow.
+    return Measurement(50 * (1 + math.tanh(reward / 2)), truncated=truncated)

@@ -279,7 +279,7 @@ class BlipReward(RewardModel):
         # Its authors' images measure 224 pixels, those of the BLIPs that lend a configuration mostly 384.
         seeing.image_size = math.isqrt(tensors[POSITIONS].shape[1] - 1) * seeing.patch_size
         seeing.layer_norm_eps = NORM_EPS
-        parts = [_select_part(tensors, prefix) for prefix in (VISION, TEXT)]
+        parts = [{n.removeprefix(of): t for n, t in tensors.items() if n.startswith(of)} for of in (VISION, TEXT)]
         vision = pretrained.fill_model(BlipVisionModel, seeing, parts[0], self.name, dtype, device)
         text = pretrained.fill_model(
             BlipTextModel, self.config.text_config, parts[1], self.name, dtype, device, add_pooling_layer=False
@@ -358,7 +358,3 @@ def resize_positions(positions: Tensor, side: int) -> Tensor:
     grid = rest.float().reshape(1, before, before, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
     return torch.cat([first, resized.to(positions.dtype)], dim=1)
-
-
-def _select_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

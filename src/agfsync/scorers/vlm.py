@@ -2,12 +2,12 @@
 
 `vlm` asks the caption's questions (Eq. 2), `vqascore` asks whether the image shows the prompt. A model's decoder reads
 the image before the question, so what it has computed of the image, the keys and values of its attention, is kept for
-all questions on it; yes or no is the first token of an answer.
+all questions on it; yes or no is the first token of an answer; other answers are read as in `answering`.
 
 Shapes: Q texts on an image, T tokens, K last places of a text, V the vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from typing import Any
 
@@ -19,10 +19,14 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Processo
 
 from agfsync.errors import ModelError
 from agfsync.models import pretrained
+from agfsync.records import Answer, Question
 from agfsync.scorers import Item, Measurement, Unscored, measure_answers
-from agfsync.scorers.vqa import NO, YES, compute_p_yes, fill_template, find_spellings
+from agfsync.scorers.answering import AnswerTokens, Speller, answer_questions, fill_template, put_question
+from agfsync.scorers.vqa import NO, YES, compute_p_yes, find_spellings
 
 TEMPLATE = "{}\nAnswer with one word: yes or no."
+WORD_TEMPLATE = "{}\nAnswer with one word."
+CHOICES_TEMPLATE = "{}\nAnswer with one of these: {choices}."
 SHOWS = 'Does this figure show "{}"? Please answer yes or no.'
 """The question of VQAScore (github.com/linzhiqiu/t2v_metrics)."""
 TEXTS_AT_ONCE = 32
@@ -39,41 +43,60 @@ class Vlm:
 
     P(yes) is that of `Vqa`: the softmax over yes and no as the first token of the reply, each by its likeliest
     spelling. `path` is a folder or a hub id. `template` is what the model is asked, with {} in the place of the
-    question, in the model's own chat format after the image.
+    question, in the model's own chat format after the image. A question with choices goes into `choices_template`, with
+    the choices in the place of {choices}. Without a `template`, one that asks for another word than yes or no goes into
+    `WORD_TEMPLATE`.
     """
 
     asks_questions = True
+    takes_any_answer = True
 
     def __init__(
         self,
         *,
         path: str,
         template: str | None = None,
+        choices_template: str | None = None,
         revision: str | None = None,
         dtype: str = "fp32",
         device: str = "auto",
     ) -> None:
         self._reader = ImageReader(path, revision, dtype, device)
-        self._template = template or TEMPLATE
+        self._template, self._word_template = template or TEMPLATE, template or WORD_TEMPLATE
+        self._choices_template = choices_template or CHOICES_TEMPLATE
+        self._speller = Speller(self._reader.tokenizer)
         self._yes, self._no = (find_spellings(self._reader.tokenizer, words) for words in (YES, NO))
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item: a value with every answer, or `Unscored` if it has no questions."""
-        return [measure_answers(item.questions, self._ask(item)) for item in items]
+        return [measure_answers(item.questions, self._answer(item)) for item in items]
 
     def p_yes(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return P(yes) in 0..1 of each image's questions, in order."""
-        return [self._ask_on(image, texts) for image, texts in zip(images, questions, strict=True)]
+        prompts = [[fill_template(self._template, text) for text in texts] for texts in questions]
+        first = [
+            self._reader.read(image, texts)[:, -1] if texts else None
+            for image, texts in zip(images, prompts, strict=True)
+        ]
+        return [[] if each is None else compute_p_yes(each, self._yes, self._no).tolist() for each in first]
 
-    def _ask(self, item: Item) -> list[float]:
-        return self._ask_on(item.image, [question.text for question in item.questions])
-
-    def _ask_on(self, image: Image.Image, questions: Sequence[str]) -> list[float]:
-        if not questions:
+    def _answer(self, item: Item) -> list[Answer | Unscored]:
+        if not item.questions:
             return []
-        logits_QKV = self._reader.read(image, [fill_template(self._template, each) for each in questions])
-        answers: list[float] = compute_p_yes(logits_QKV[:, -1], self._yes, self._no).tolist()
-        return answers
+        prompts = [self._put(question) for question in item.questions]
+        first_QV = self._reader.read(item.image, prompts)[:, -1]
+
+        def read_replies(begun: Sequence[tuple[int, AnswerTokens]]) -> Iterator[Tensor]:
+            texts = [prompts[q] for q, _ in begun]
+            yield from self._reader.read(item.image, texts, [tokens for _, tokens in begun])
+
+        p_yes = compute_p_yes(first_QV, self._yes, self._no).tolist()
+        return answer_questions(item.questions, p_yes, first_QV, self._speller, read_replies)
+
+    def _put(self, question: Question) -> str:
+        if question.is_yes_no:
+            return fill_template(self._template, question.text)
+        return put_question(question, self._choices_template, self._word_template)
 
 
 class VqaScore:
@@ -106,7 +129,7 @@ class VqaScore:
 
     def _measure(self, item: Item) -> Measurement | Unscored:
         text = fill_template(self._template, item.prompt)
-        logits_QKV = self._reader.read(item.image, [text] * len(self._yes), self._yes)
+        logits_QKV = self._reader.read(item.image, [text] * len(self._yes), [(token,) for token in self._yes])
         yes, end = logits_QKV.double().log_softmax(-1).unbind(1)
         likeliest = int(yes[0, self._yes].argmax())
         value = ((yes[likeliest, self._yes[likeliest]] + end[likeliest, self._ends].logsumexp(0)) / 2).exp()
@@ -141,15 +164,16 @@ class ImageReader:
         return [found] if isinstance(found, int) else list(found)
 
     @torch.inference_mode()
-    def read(self, image: Image.Image, texts: Sequence[str], begun: Sequence[int] = ()) -> Tensor:
+    def read(self, image: Image.Image, texts: Sequence[str], begun: Sequence[AnswerTokens] = ()) -> Tensor:
         """Return the logits of the reply's next token after each of `texts`, asked on `image`, fp32 on the CPU, QKV.
 
         Args:
-            begun: for each text the first token of the reply; then the logits are those before and after it (K = 2,
-                else 1).
+            begun: for each text the tokens that the reply begins with; then the logits are those before the first and
+                after each of them. Of a reply that has begun with fewer tokens than others the last logits mean
+                nothing.
         """
-        pixels, inputs = self._process(image, texts, begun)
-        kept = 2 if begun else 1
+        kept = 1 + max(map(len, begun), default=0)
+        pixels, inputs = self._process(image, texts, [(*each, *each[:1] * (kept - 1 - len(each))) for each in begun])
         shared = self._count_shared(inputs, kept) if len(inputs) > 1 and self._keeps_images is not False else 0
         if not shared:
             return torch.cat([self._read_alone(pixels, each, kept) for each in inputs])
@@ -175,7 +199,7 @@ class ImageReader:
         return text, len(said) >= most and int(said[-1]) not in self.ends
 
     def _process(
-        self, image: Image.Image, texts: Sequence[str], begun: Sequence[int]
+        self, image: Image.Image, texts: Sequence[str], begun: Sequence[AnswerTokens]
     ) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
         """Return the image's inputs, and the inputs of each text's tokens, each 1T."""
         done: list[Any] = []
@@ -189,21 +213,17 @@ class ImageReader:
         image = image.convert("RGB")
         whole = [self._process_prompt([image, text]) for text in texts]
         inputs = [{name: each[name] for name in _OF_TOKENS if name in each} for each in whole]
-        for each, token in zip(inputs, begun, strict=bool(begun)):
+        for each, tokens in zip(inputs, begun, strict=bool(begun)):
             for name, tensor in each.items():
-                last = {"input_ids": token, "attention_mask": 1}.get(name, 0)
-                each[name] = torch.cat([tensor, tensor.new_full((1, 1), last)], dim=1)
+                last = {"input_ids": list(tokens), "attention_mask": [1] * len(tokens)}.get(name, [0] * len(tokens))
+                each[name] = torch.cat([tensor, tensor.new_tensor([last])], dim=1)
         pixels = {name: self._place(value) for name, value in whole[0].items() if name not in _OF_TOKENS}
         return pixels, inputs
 
     def _process_prompt(self, parts: Sequence[Image.Image | str]) -> Mapping[str, Any]:
         """Return a model's inputs of a message that consists of images and texts."""
         images = [part for part in parts if not isinstance(part, str)]
-        content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
-        # The processors' own methods of this name ask for the part for videos.
-        prompt = ProcessorMixin.apply_chat_template(
-            self._processor, [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        prompt = write_prompt(self._processor, parts)
         begins = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
         processed: Mapping[str, Any] = self._processor(
             images=[images], text=[prompt], return_tensors="pt", add_special_tokens=not begins
@@ -256,6 +276,20 @@ class ImageReader:
             input_ids=ids_QT, past_key_values=cache, use_cache=True, logits_to_keep=wanted.to(ids_QT.device)
         ).logits
         return logits_QWV.cpu().float()[torch.arange(len(rests))[:, None], columns_QK]
+
+
+def write_prompt(processor: Any, parts: Sequence[Image.Image | str]) -> str:
+    """Return a user's message of images and texts in the chat format of `processor`, up to where the reply begins."""
+    content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+    message = {"role": "user", "content": content}
+    # The processors' own methods of this name ask for the part for videos. A model that can think first (Qwen3.5) is
+    # told not to, as the answer is the reply's first token; templates of others know no such thing, and transformers
+    # remarks on that.
+    with pretrained.silence_transformers():
+        prompt: str = ProcessorMixin.apply_chat_template(
+            processor, [message], add_generation_prompt=True, enable_thinking=False
+        )
+    return prompt
 
 
 def _find_image_token(config: Any, processor: Any) -> int | None:

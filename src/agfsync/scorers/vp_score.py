@@ -5,7 +5,6 @@ Wu et al. 2024, arXiv:2404.15100; Xu et al. 2023, arXiv:2304.05977.
 Shapes: B images, C, H, W their pixels.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from agfsync.errors import ModelError
 from agfsync.models.artefact import MODEL_FILE, ModelArtefact
-from agfsync.scorers import Item, Measurement, Unscored
+from agfsync.scorers import Item, Measurement, Unscored, measure_reward
 from agfsync.scorers.reward_networks import BlipReward, ClipReward, RewardModel
 
 IMAGEREWARD_SCALE = (0.16717362830052426, 1.0333394966054072)
@@ -55,7 +54,7 @@ class VpScore:
         resized_BCHW = self._model.resize_images([item.image for item in items])
         pixels_BCHW = self._model.standardise_images(resized_BCHW)
         rewards_B, truncated = self._rate(pixels_BCHW, [item.prompt for item in items])
-        return [_measure_reward(reward, cut) for reward, cut in zip(rewards_B.tolist(), truncated, strict=True)]
+        return [measure_reward(reward, cut) for reward, cut in zip(rewards_B.tolist(), truncated, strict=True)]
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return 100 x sigmoid(reward), with a gradient: `standardise` gives the reward, whose gradient never fades."""
@@ -96,10 +95,3 @@ def open_reward_model(
     model = kinds[base["type"]](path=path, activation=base.get("activation", "none"), dtype=dtype, device=device)
     model.scale = scale
     return model
-
-
-def _measure_reward(reward: float, truncated: bool) -> Measurement | Unscored:
-    if not math.isfinite(reward):
-        return Unscored("the model's reward is not a number")
-    # By the half argument: exp of a very bad reward would overflow.
-    return Measurement(50 * (1 + math.tanh(reward / 2)), truncated=truncated)

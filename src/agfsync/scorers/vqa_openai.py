@@ -15,12 +15,15 @@ from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
 from agfsync.errors import BudgetError, ModelError, NoReplyError
 from agfsync.files.images import encode_png
+from agfsync.language.text import normalise_text
+from agfsync.records import Answer, Question
 from agfsync.scorers import CapReached, Item, Measurement, Unscored, measure_answers
+from agfsync.scorers.answering import name_number
 
-INSTRUCTIONS = (
-    "You are shown a picture and asked a question about it. Only what can be seen in the picture counts. "
-    "Answer with one word: yes or no."
-)
+INSTRUCTIONS = "You are shown a picture and asked a question about it. Only what can be seen in the picture counts. "
+ANSWER_YES_NO = "Answer with one word: yes or no."
+ANSWER_WORD = "Answer with one word."
+ANSWER_CHOICE = "Answer with one of these: {choices}."
 LIKELIEST = 20
 """The number of spellings of the first token whose probabilities are requested: the most that OpenAI gives."""
 LIKELY = 0.5
@@ -38,11 +41,16 @@ class VqaOpenAI:
     no probabilities, or the beginning of the answer among them is unclear, P(yes) is 1 or 0 by the word that the model
     says. An image with a question without either is unscored.
 
+    Another question is answered by the choice or word that the reply begins with. The probability of the expected
+    answer is that of its spellings among the first token's, of a question with choices against theirs; if the first
+    tokens don't tell, it is 1 or 0 by what the model says.
+
     `path` is the server's name of the model, `server` the recipe's section of that name. The server decides how weights
     are loaded; `revision`, `dtype` and `device` are not used. `meter` counts the cost of the requests and caps it.
     """
 
     asks_questions = True
+    takes_any_answer = True
 
     def __init__(
         self,
@@ -69,31 +77,70 @@ class VqaOpenAI:
         """
         pictures = [make_data_url(item.image) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
-        asked = [(picture, question.text) for item, picture in both for question in item.questions]
+        asked = [(picture, question) for item, picture in both for question in item.questions]
         said = map_in_threads(lambda each: self._ask_question(*each), asked, self._at_once)
         results: list[Measurement | Unscored] = []
         try:
             for item in items:
-                results.append(_make_result(item, [next(said) for _ in item.questions]))
+                results.append(measure_answers(item.questions, [next(said) for _ in item.questions]))
         except BudgetError as reached:
             raise CapReached(str(reached), results) from None
         return results
 
-    def _ask_question(self, picture: str, question: str) -> float | Unscored:
-        """Return P(yes) of one question, or the reason for none."""
+    def _ask_question(self, picture: str, question: Question) -> Answer | Unscored:
+        """Return the answer to one question, or the reason for none."""
         seen = {"type": "image_url", "image_url": {"url": picture}}
+        wanted = ANSWER_YES_NO if question.is_yes_no else ANSWER_CHOICE if question.choices else ANSWER_WORD
         messages: list[dict[str, Any]] = [
-            {"role": "system", "content": INSTRUCTIONS},
-            {"role": "user", "content": [seen, {"type": "text", "text": question}]},
+            {"role": "system", "content": INSTRUCTIONS + wanted.format(choices=", ".join(question.choices))},
+            {"role": "user", "content": [seen, {"type": "text", "text": question.text}]},
         ]
         try:
             reply = self._client.reply(messages, logprobs=True, top_logprobs=LIKELIEST)
         except NoReplyError as fault:
             return Unscored(str(fault))
-        found = p_yes(reply)
+        found = read_yes_no(question, reply) if question.is_yes_no else read_answer(question, reply)
         if found is None:
-            return Unscored(f"the model's reply is neither yes nor no: {explain_reply(reply, self._client.limit)}")
+            what = "is neither yes nor no" if question.is_yes_no else "has no answer"
+            return Unscored(f"the model's reply {what}: {explain_reply(reply, self._client.limit)}")
         return found
+
+
+def read_yes_no(question: Question, reply: Reply) -> Answer | None:
+    """Return the answer to a yes/no question that `reply` gives; None where it is neither yes nor no."""
+    p = p_yes(reply)
+    return None if p is None else Answer(question.key, "yes" if p > 0.5 else "no", p)
+
+
+def read_answer(question: Question, reply: Reply) -> Answer | None:
+    """Return the answer to another question that `reply` gives; None if it has no word.
+
+    What the reply begins with is the answer: the longest of the choices or the expected answer, else its first word.
+    """
+    said = normalise_text(reply.answer)
+    if not said:
+        return None
+    options = question.choices or (question.answer,)
+    begun = [each for each in options if any(f"{said} ".startswith(f"{name} ") for name in _list_names(each))]
+    answer = max(begun, key=len, default=said.split()[0])
+    likely = {
+        each: sum(
+            math.exp(log)
+            for token, log in reply.first.items()
+            if normalise_text(token.lstrip(" Ġ▁")) in _list_names(each)
+        )
+        for each in options
+    }
+    total = sum(likely.values())
+    if not question.choices and total:
+        return Answer(question.key, answer, total, total)
+    if question.choices and all(likely.values()):
+        return Answer(question.key, answer, likely[question.answer] / total, likely[question.answer])
+    return Answer(question.key, answer, float(answer == question.answer))
+
+
+def _list_names(answer: str) -> list[str]:
+    return [normalise_text(name) for name in name_number(answer)]
 
 
 def p_yes(reply: Reply) -> float | None:
@@ -116,8 +163,3 @@ def p_yes(reply: Reply) -> float | None:
 def make_data_url(image: Image.Image) -> str:
     """Return `image` as a lossless PNG in a data URL."""
     return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
-
-
-def _make_result(item: Item, said: Sequence[float | Unscored]) -> Measurement | Unscored:
-    unanswered = next((each for each in said if isinstance(each, Unscored)), None)
-    return unanswered or measure_answers(item.questions, [each for each in said if not isinstance(each, Unscored)])

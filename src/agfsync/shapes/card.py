@@ -73,7 +73,7 @@ def render_card(figures: list[Figure]) -> str:
 
 def _measure_size(folder: Path) -> Iterator[Figure]:
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield Figure("size of all files", f"{total / 1e6:.1f} MB", "25 MB at most")
+    yield Figure("size of all files", f"{total / 1e6:.1f} MB", "40 MB at most")
 
 
 def _sample_scenes(name: str, count: int) -> Iterator[tuple[random.Random, Scene]]:

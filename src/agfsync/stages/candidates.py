@@ -17,10 +17,11 @@ from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, report_skip
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
+from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import ModelSettings, Recipe
 from agfsync.records import Candidate, Caption, derive_seed, digest
 from agfsync.stages import VERSIONS
-from agfsync.stages.context import GENERATORS, Context, digest_generator, read_captions_to_draw
+from agfsync.stages.context import GENERATORS, Context, digest_drawing, read_captions_to_draw
 from agfsync.stages.preferences import import_pair_set
 from agfsync.store.streams import Reiterable, Stream, join_in_order
 
@@ -36,6 +37,8 @@ class CandidateJob:
     noise: float
     seed: int
     indices: tuple[int, ...]
+    start: Path | None = None
+    """the folder of the trained model that draws in the place of the `settings`' own"""
 
     def name_unit(self, caption: Caption) -> str:
         """Return the key of the unit of a caption's images."""
@@ -56,7 +59,10 @@ class CandidateJob:
 
     def open(self, context: JobContext) -> BatchFunction[Caption]:
         context.say(f"{_STAGE}: loading {self.settings.path}")
-        generator: Generator = catalog.build("models", self.settings.arguments(), self.settings.defaults())
+        arguments = self.settings.arguments()
+        if self.start is not None:
+            arguments = ModelArtefact.load(self.start).extend_arguments(arguments, self.start)
+        generator: Generator = catalog.build("models", arguments, self.settings.defaults())
         for remark in getattr(generator, "remarks", ()):
             context.say(f"{_STAGE}: {remark}")
 
@@ -105,11 +111,13 @@ def derive_seeds(caption: Caption, indices: Iterable[int], seed: int) -> list[in
 
 
 def _make_job(recipe: Recipe, place: int) -> CandidateJob:
-    """Return the job of the generator at `place`."""
-    settings, count = recipe.drawing_models[place], recipe.candidates.per_caption
-    noise = recipe.candidates.embedding_noise
-    source = digest(_STAGE, VERSIONS[_STAGE], digest_generator(settings), noise)
-    return CandidateJob(settings, source, noise, recipe.seed, tuple(range(place * count, (place + 1) * count)))
+    """Return the job of the generator at `place`; the numbers of a later round's images follow those before."""
+    models, count = recipe.drawing_models, recipe.candidates.per_caption
+    noise, start = recipe.candidates.embedding_noise, recipe.start if place == 0 else None
+    source = digest(_STAGE, VERSIONS[_STAGE], digest_drawing(recipe)[place], noise)
+    first = count * (place if start is None else start.round * len(models))
+    folder = None if start is None else Path(start.path)
+    return CandidateJob(models[place], source, noise, recipe.seed, tuple(range(first, first + count)), folder)
 
 
 def _draw_candidates(context: Context, job: CandidateJob, captions: Reiterable[Caption]) -> None:

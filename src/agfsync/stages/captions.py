@@ -53,13 +53,15 @@ def run(context: Context) -> Mapping[str, Any]:
     prompts = _read_prompts(context, taken) if settings.source else None
     with open_writer(context, _STAGE, settings, instead=prompts) as session:
         asked = _count_asked(context.recipe)
-        wanted = share_by_category(asked, _count_rooms(session.writer, prompts, asked))
+        rooms = _count_rooms(session.writer, prompts, asked)
+        wanted = share_by_category(asked, rooms)
+        skipped = share_by_category({**asked, "train": settings.skip}, rooms)
         written = _read_written(context, session.writer, taken)
         with context.progress.stage(_STAGE, sum(asked.values()), done=written.count_present(wanted)) as task:
             for category, places in wanted.items():
                 _fill_category(context, session, written, category, places, task)
     left_out = {"left_out": dict(prompts.left_out.counts)} if prompts else {}
-    polish = _select_captions(context, written.select_units(wanted), given)
+    polish = _select_captions(context, written.select_units(wanted, skipped), given)
     return {**_collect_notes(context), **left_out, **session.account.to_notes(), **polish}
 
 
@@ -82,8 +84,9 @@ def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
 
 
 def _count_asked(recipe: Recipe) -> Places:
-    """Return the numbers of captions to write: none to train on if a pair set brings its own."""
-    return {"train": 0 if recipe.pairs.source else recipe.captions.count, "held-out": recipe.captions.held_out}
+    """Return the numbers of captions to write, the skipped ones included; none to train on for a pair set's pairs."""
+    settings = recipe.captions
+    return {"train": 0 if recipe.pairs.source else settings.skip + settings.count, "held-out": settings.held_out}
 
 
 def _count_rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:

@@ -56,7 +56,9 @@ def sift_questions(
         if reason is None and near.is_near(draft):
             reason = "nearly repeated"
         if reason is None:
-            kept[plain] = _make_question(caption, draft)
+            kind: Any = normalise_text(draft.element_type)
+            key = make_question_key(caption.key, draft.text, draft.expected)
+            kept[plain] = Question(key, caption.key, draft.text, draft.expected, draft.element, kind)
             near.add(draft)
         else:
             dropped[reason] += 1
@@ -96,9 +98,3 @@ def _is_mentioned(caption: str, element: str) -> bool:
     words = normalise_text(element).split()
     telling = [word for word in words if word not in FILLERS]
     return any(word in normalise_text(caption) for word in telling or words)
-
-
-def _make_question(caption: Caption, draft: QuestionDraft) -> Question:
-    kind: Any = normalise_text(draft.element_type)
-    key = make_question_key(caption.key, draft.text, draft.expected)
-    return Question(key, caption.key, draft.text, draft.expected, draft.element, kind)

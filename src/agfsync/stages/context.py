@@ -60,6 +60,13 @@ def digest_generator(settings: ModelSettings) -> str:
     return digest(dump_changes(settings, "device"), catalog.fingerprint(*models))
 
 
+def digest_drawing(recipe: Recipe) -> list[str]:
+    """Return the digests of the models that draw candidates, the first one with the start of its round."""
+    first, *others = map(digest_generator, recipe.drawing_models)
+    start = recipe.start
+    return [first if start is None else digest(first, start.identity, start.round), *others]
+
+
 def digest_evaluated(recipe: Recipe) -> dict[str, str]:
     """Return the digests of the models "base" and "aligned" that are drawn with, apart from what a training changes."""
     marks = ("", "") if recipe.given is None else recipe.given.marks
@@ -81,6 +88,11 @@ def digest_scorer(name: str, settings: ScorerSettings) -> str:
 def asks_questions(settings: ScorerSettings) -> bool:
     """Return True if a scorer gives no value without questions."""
     return bool(getattr(catalog.find("scorers", settings.type), "asks_questions", False))
+
+
+def takes_any_answer(settings: ScorerSettings) -> bool:
+    """Return True if a scorer that asks questions takes answers other than yes and no."""
+    return bool(getattr(catalog.find("scorers", settings.type), "takes_any_answer", False))
 
 
 def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:

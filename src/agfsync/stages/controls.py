@@ -56,7 +56,11 @@ def make_control_recipe(recipe: Recipe, control: str) -> Recipe:
     sets = recipe.evaluation.sets
     paired = {name: None for name, each in sets.items() if each.of is not None}
     plain = {name: each.model_dump(mode="json") for name, each in sets.items() if name not in paired}
-    changes = {"evaluation.controls": [], **({"evaluation.sets": plain} if paired else {})}
+    changes: dict[str, Any] = {
+        "evaluation.controls": [],
+        "rounds": None,
+        **({"evaluation.sets": plain} if paired else {}),
+    }
     return recipe.with_({**changes, **CHANGES[control]})
 
 

@@ -82,7 +82,8 @@ def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[Caption
 def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> str:
     """Return the key of a caption's questions."""
     if task.found:
-        found = [asdict(each) for each in task.found]
+        # Choices and labels came later, and a file without any has the questions of before.
+        found = [{k: v for k, v in asdict(each).items() if v or k not in ("choices", "label")} for each in task.found]
         return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, found, task.left_out)
     settings = recipe.questions
     shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]

@@ -42,7 +42,7 @@ def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
     if recipe.given is not None:
         known = recipe.given.selected_on
         return None if known is None else _describe_scorers(recipe, dict.fromkeys(known, 1.0))
-    rewards = {**dict.fromkeys(method.scorers, 1.0), **_find_reward(recipe)}
+    rewards = dict.fromkeys(method.scorers, 1.0) | (recipe.reward_weights if hasattr(method, "reward") else {})
     if not own.keys() & rewards.keys():
         return _describe_scorers(recipe, rewards)
     chosen = find_selectors(run, recipe)
@@ -52,10 +52,6 @@ def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
 def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
     """Return the scorers that the recipe's choice reads, without those of weight 0; each of weight 1 if it has none."""
     return _describe_scorers(recipe, recipe.pairs.weights)
-
-
-def _find_reward(recipe: Recipe) -> Mapping[str, float]:
-    return recipe.reward_weights if hasattr(recipe.training.method, "reward") else {}
 
 
 def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Selector]:

@@ -6,7 +6,7 @@ from typing import Any
 from agfsync import catalog
 from agfsync.formats.sources import fingerprint_source
 from agfsync.recipe import Recipe, ScorerSettings
-from agfsync.stages.context import digest_evaluated, digest_generator, digest_scorer, dump_changes
+from agfsync.stages.context import digest_drawing, digest_evaluated, digest_generator, digest_scorer, dump_changes
 from agfsync.stages.writing import digest_polisher, digest_writer
 
 UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "trackers")
@@ -28,8 +28,8 @@ def questions(recipe: Recipe) -> Any:
 
 def candidates(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `candidates`."""
-    models = [digest_generator(settings) for settings in recipe.drawing_models]
-    return _digest_pair_set(recipe) or (recipe.seed, dump_changes(recipe.candidates, "beside"), *models)
+    shaping = dump_changes(recipe.candidates, "beside")
+    return _digest_pair_set(recipe) or (recipe.seed, shaping, *digest_drawing(recipe))
 
 
 def scores(recipe: Recipe) -> Any:
@@ -70,7 +70,8 @@ def training(recipe: Recipe) -> Any:
         return digest_evaluated(recipe)
     shaping = dump_changes(recipe.training, "seed", "watch", *UNSHAPING)
     reward = () if recipe.training.method.needs == "pairs" else (recipe.reward_weights, recipe.pairs.share)
-    return recipe.training_seed, shaping, digest_generator(recipe.model), *reward, *_list_stopping(recipe)
+    start = () if recipe.start is None else (("start", recipe.start.identity, recipe.start.reference),)
+    return recipe.training_seed, shaping, digest_generator(recipe.model), *reward, *start, *_list_stopping(recipe)
 
 
 def evaluation(recipe: Recipe) -> Any:

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from safetensors.torch import load_file
+
 from agfsync import catalog
 from agfsync.engine import launcher
 from agfsync.errors import ModelError, RecipeError, RunError
@@ -19,6 +21,7 @@ from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
+from agfsync.recipe.rounds import Start
 from agfsync.recipe.types import TransformerSettings
 from agfsync.records import derive_seed, digest
 from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
@@ -29,7 +32,7 @@ from agfsync.training import DiffusionModel, Reference, release_encoders
 from agfsync.training.batches import EncodedPairs, RatedImages
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
-from agfsync.training.lora import adapter_weights, add_adapters
+from agfsync.training.lora import adapter_weights, add_adapters, continue_adapters
 from agfsync.training.metrics import read_metrics
 from agfsync.training.objective import Actor, Method, TrainingPlan
 from agfsync.training.peak_memory import read_peak_memory, reset_peak_memory
@@ -38,7 +41,7 @@ from agfsync.training.processes import ALONE, join_processes
 from agfsync.training.prompts import PromptData
 from agfsync.training.publish.card import CardFacts, render_model_card
 from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
-from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
+from agfsync.training.reference import AdaptersBefore, AdaptersOff, FrozenCopy, round_frozen_layers
 from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
 from agfsync.training.watching import summarize_watch
@@ -70,7 +73,7 @@ def run(context: Context) -> Mapping[str, Any]:
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
-    denoiser = _load_denoiser(recipe)
+    denoiser = _load_denoiser(recipe, recipe.start)
     reset_peak_memory(denoiser.device)
     make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
@@ -137,7 +140,7 @@ def train_as_helper(context: Context) -> None:
     recipe = context.recipe
     # First: it chooses the accelerator that is this process's own.
     with join_processes(torch_device(recipe.model.device)) as processes:
-        denoiser, method = _load_denoiser(recipe), _build_method(recipe)
+        denoiser, method = _load_denoiser(recipe, recipe.start), _build_method(recipe)
         with open_judge_accounts(context, _STAGE, _list_rewards(recipe)) as accounts:
             if method.needs == "captions":
                 data: Any = load_training_data(context, denoiser, method, accounts).data
@@ -185,8 +188,8 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
     return TrainingPlan(seed=recipe.training_seed, **recipe.training.model_dump(exclude=_NOT_IN_PLAN))
 
 
-def _load_denoiser(recipe: Recipe) -> DiffusionModel:
-    """Load the generator with float32 weights, whatever it draws in: small updates vanish in bf16.
+def _load_denoiser(recipe: Recipe, start: Start | None) -> DiffusionModel:
+    """Load the generator, or the pipeline of `start`, with float32 weights: small updates vanish in bf16.
 
     Under a LoRA a flow model's own weights are frozen, and are loaded in the precision of the training. A UNet's are
     rounded to it later (`round_frozen_layers`), all but those that autocast doesn't round. Text encoders are read when
@@ -205,7 +208,10 @@ def _load_denoiser(recipe: Recipe) -> DiffusionModel:
     changed |= {name: value for name, value in times.items() if value is not None}
     if launcher.count_processes() > 1:
         changed["device"] = torch_device(settings.device).type
-    denoiser = catalog.build("models", settings.arguments() | changed, {*settings.defaults(), "lazy"})
+    arguments = settings.arguments() | changed
+    if start is not None and recipe.training.lora is None:
+        arguments = ModelArtefact.load(Path(start.path)).extend_arguments(arguments, Path(start.path))
+    denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy"})
     if missing := list_missing(denoiser):
         raise ModelError(explain_untrainable(settings.type, missing))
     trained: DiffusionModel = denoiser
@@ -213,17 +219,25 @@ def _load_denoiser(recipe: Recipe) -> DiffusionModel:
 
 
 def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
-    """Make the network ready to train, before a checkpoint is put in place: the reference is the base."""
-    settings = recipe.training
+    """Make the network ready to train, before a checkpoint is put in place.
+
+    The reference is the base, or the model that a later round starts from if the recipe says so. A round trains the
+    LoRA of the round before further, so that its result is one LoRA of the base.
+    """
+    settings, start, lora = recipe.training, recipe.start, recipe.training.lora
     reference: Reference | None
-    lora = settings.lora
+    keeps_start = start is not None and start.reference == "previous"
     if lora is not None:
         seed = derive_seed(recipe.training_seed, "lora")
         add_adapters(denoiser.network, lora.rank, _find_alpha(lora), seed, denoiser.adapter_targets)
         round_frozen_layers(denoiser.network, settings.precision)
-        reference = AdaptersOff(denoiser.network)
+        if start is not None:
+            weights = load_file(Path(start.path) / LORA_FILE)
+            continue_adapters(denoiser.network, weights, lora.rank, _find_alpha(lora))
+        reference = AdaptersBefore(denoiser.network) if keeps_start else AdaptersOff(denoiser.network)
     else:
-        reference = FrozenCopy(denoiser.network, settings.precision) if method.uses_reference else None
+        base = denoiser if start is None or keeps_start or not method.uses_reference else _load_denoiser(recipe, None)
+        reference = FrozenCopy(base.network, settings.precision) if method.uses_reference else None
         denoiser.network.requires_grad_(True)
     return Actor(denoiser, reference, settings.precision)
 

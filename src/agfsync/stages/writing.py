@@ -11,7 +11,7 @@ from agfsync.chat.meter import Meter
 from agfsync.errors import RecipeError
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language import Verifier
-from agfsync.recipe import Captions, LanguageModel, Questions, WriterSettings
+from agfsync.recipe import Captions, Questions, WriterSettings
 from agfsync.stages.context import Context
 from agfsync.stages.spending import ACCOUNT, Account, open_account
 
@@ -98,8 +98,6 @@ def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> An
 
 def _build(kind: str, settings: WriterSettings, meter: Meter) -> Any:
     found, model = catalog.find(kind, settings.type), settings.language_model
-    return found(**settings.model_dump(exclude={"type"})) if model is None else found(_make_endpoint(model), meter)
-
-
-def _make_endpoint(model: LanguageModel) -> Endpoint:
-    return Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
+    if model is None:
+        return found(**settings.model_dump(exclude={"type"}))
+    return found(Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"})), meter)

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from agfsync.formats import SourceQuestion
 from agfsync.language.duplicates import KeptCaptions
@@ -19,8 +19,8 @@ def name_written_table(settings: Captions) -> str:
 
 def make_question(caption_key: str, found: SourceQuestion) -> Question:
     """Return a file's question on a caption as it is: people have checked it."""
-    key = make_question_key(caption_key, found.text, found.answer)
-    return Question(key, caption_key, found.text, found.answer, found.element, found.element_type, found.parents)
+    key = make_question_key(caption_key, found.text, found.answer, found.choices)
+    return Question(key, caption_key, **{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 def make_caption(text: str, category: str, split: Split, original: str = "", changed: str = "") -> Caption:
@@ -77,15 +77,19 @@ class WrittenCaptions:
             min(count, self._count_written(c, split)) for c, places in wanted.items() for split, count in places.items()
         )
 
-    def select_units(self, wanted: Mapping[str, Places]) -> list[str]:
-        """Return the units of the finished table: as many of each category as wanted, the first that were written."""
+    def select_units(self, wanted: Mapping[str, Places], skipped: Mapping[str, Places]) -> list[str]:
+        """Return the units of the finished table: as many of each category as wanted, the first that were written.
+
+        Of those to train on, the first `skipped` ones are left out.
+        """
         chosen: list[str] = []
         for category, places in wanted.items():
             left = dict(places)
             for unit, split in self.units[category]:
                 if left[split] > 0:
                     left[split] -= 1
-                    chosen.append(unit)
+                    if split != "train" or places[split] - left[split] > skipped[category][split]:
+                        chosen.append(unit)
         return chosen
 
     def _count_written(self, category: str, split: Split) -> int:

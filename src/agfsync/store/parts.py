@@ -123,17 +123,14 @@ def check_size(path: Path, size: int) -> None:
 
 def group_spans(places: Iterable[UnitPlace]) -> list[list[UnitPlace]]:
     """Group neighbours: units with consecutive rows in one part; units without rows are one group."""
-    group_spans: list[list[UnitPlace]] = []
+    spans: list[list[UnitPlace]] = []
     for place in sorted(places, key=lambda place: (place.part or 0, place.first)):
-        if group_spans and _is_next(place, group_spans[-1][-1]):
-            group_spans[-1].append(place)
+        last = spans[-1][-1] if spans else None
+        if last is not None and (place.part, place.first) == (last.part, last.first + last.rows):
+            spans[-1].append(place)
         else:
-            group_spans.append([place])
-    return group_spans
-
-
-def _is_next(place: UnitPlace, before: UnitPlace) -> bool:
-    return place.part == before.part and place.first == before.first + before.rows
+            spans.append([place])
+    return spans
 
 
 def _skip_images(data: bytes) -> Hollow:

@@ -15,15 +15,13 @@ from agfsync.stages.report.page import make_environment
 from agfsync.stages.report.training import Panel
 from agfsync.stages.report.verdict import is_shown
 from agfsync.store import Run
+from agfsync.study.rounds import locate_runs
 from agfsync.study.settings import Arm, Study
-from agfsync.study.sharing import locate_base
 from agfsync.study.table import BASE, Cell, Difference, describe_method, list_states, make_cells, write_table
 from agfsync.study.values import StudyResults, gather_results
 
-TABLE_FILE, PAGE_FILE = "table.parquet", "study.html"
 RAISED_METRICS = {"reward": "Reward", "implicit_accuracy": "Implicit accuracy"}
 """The metrics that methods raise, with the titles of their charts."""
-SHARE_KEY = "pairs.share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,8 @@ def write_results(path: Path, study: Study) -> None:
     """Write the table and the page of the study at `path`, as far as it got."""
     results = gather_results(path, study)
     cells = make_cells(results)
-    write_table(cells, path / TABLE_FILE)
-    write_atomic(path / PAGE_FILE, render_study(results, cells, path).encode())
+    write_table(cells, path / study.table_file)
+    write_atomic(path / study.page_file, render_study(results, cells, path).encode())
 
 
 def render_study(results: StudyResults, cells: Sequence[Cell], path: Path) -> str:
@@ -62,6 +60,7 @@ def render_study(results: StudyResults, cells: Sequence[Cell], path: Path) -> st
         "seeds": results.study.varied,
         "method": describe_method(results.study),
         "states": list_states(cells),
+        "alarms": results.study.find_alarms(results),
         "sets": list(dict.fromkeys(cell.set for cell in cells if cell.set)),
         "cells": cells,
         "lead": lead,
@@ -117,17 +116,13 @@ def _plot_two_judges(cells: Sequence[Cell], name: str) -> Chart | None:
 
 
 def _plot_shares(study: Study, cells: Sequence[Cell], name: str) -> list[Chart]:
-    """Return, for each judge, the gains of the arms that differ in their share of the pairs alone."""
-    plain = {arm: {key: value for key, value in of.items() if key != SHARE_KEY} for arm, of in study.arms.items()}
-    sharing = {arm: float(of[SHARE_KEY]) for arm, of in study.arms.items() if SHARE_KEY in of}
-    rest = [plain[arm] for arm in sharing]
-    sharing |= {arm: 1.0 for arm in study.arms if arm not in sharing and plain[arm] in rest}
-    charts = []
+    """Return, for each judge, the gains of the arms that have a place along something, such as their share of pairs."""
+    sharing, charts = study.list_places(), []
     for judge in dict.fromkeys(cell.judge for cell in cells if cell.set == name):
         found = {c.arm: c.gain for c in cells if (c.set, c.judge) == (name, judge) and c.arm in sharing}
         points = {a: (sharing[a], g.value, g.low, g.high) for a, g in found.items() if g.value is not None}
         if len(points) > 1:
-            charts.append(Chart(judge, make_scatter(points), "Share of the captions to the right, gain upwards."))
+            charts.append(Chart(judge, make_scatter(points), f"{study.along} to the right, gain upwards."))
     return charts
 
 
@@ -136,7 +131,7 @@ def _plot_steps(results: StudyResults, arms: Sequence[Arm], path: Path) -> list[
     logs: dict[str, list[dict[str, float]]] = {}
     for arm in arms:
         if arm.name not in logs and results.arms[arm.name][arm.seed].values and not arm.is_seedless:
-            with Run.open(arm.locate(path)) as run:
+            with Run.open(locate_runs(arm, path)[-1]) as run:
                 logs[arm.name] = read_steps(run)
     logged = dict.fromkeys(name for steps in logs.values() for step in steps for name in step)
     titles = RAISED_METRICS | {name: f"Watched judge: {name[8:]}" for name in logged if name.startswith("watched_")}
@@ -158,12 +153,12 @@ def _make_strips(
     """Return captions with the base's and each arm's image of the same seed, and the images as data URIs."""
     seed = results.study.varied[1][0]
     values = {BASE: results.base.get(seed, {}).get((name, lead), {})}
-    places = {BASE: (locate_base(results.study, path, seed), "base")}
+    places = {BASE: (results.study.locate_base(path, seed), "base")}
     for arm in arms:
         found = results.arms[arm.name][arm.seed].values.get((name, lead))
         if arm.seed == seed and found:
             values[arm.name] = found
-            places[arm.name] = (arm.locate(path), "base" if arm.trains_nothing else "aligned")
+            places[arm.name] = (locate_runs(arm, path)[-1], "base" if arm.trains_nothing else "aligned")
     shared = sorted(set.intersection(*(set(found) for found in values.values())))[: results.study.examples]
     images: dict[str, bytes] = {}
     for arm_name, (place, side) in places.items() if shared else ():

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agfsync import pipeline
@@ -12,19 +11,12 @@ from agfsync.errors import AgfsyncError, InUseError, RunError
 from agfsync.files.atomic import lock_folder, store_errors, write_atomic
 from agfsync.store import RECIPE, Run
 from agfsync.store.forks import fork_run
+from agfsync.study.rounds import are_rounds_done, read_rounds, run_with_rounds
 from agfsync.study.settings import STUDY_FILE, Arm, Study, dump_study, load_study
-from agfsync.study.sharing import ALWAYS, SHARABLE, find_shared_stages, list_arm_stages, locate_base, make_base_recipe
+from agfsync.study.sharing import ALWAYS, SHARABLE, find_shared_stages, list_arm_stages, make_base_recipe
+from agfsync.study.status import locate_failure
 
 _POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ArmStatus:
-    """The state of an arm under one seed: done, failed, under way or to do, with the stage or the reason."""
-
-    arm: Arm
-    state: str
-    detail: str = ""
 
 
 def run_study(study: Study, path: Path, progress: Progress, *, update: bool = False, prepare: bool = False) -> None:
@@ -84,12 +76,14 @@ def open_study(path: Path, study: Study) -> None:
 
 
 def read_study(path: Path) -> Study:
-    """Return the study that the folder `path` holds.
+    """Return the study that the folder `path` holds, or the rounds of a run.
 
     Raises:
         RunError: there is none.
     """
     if not (path / STUDY_FILE).is_file():
+        if (path / RECIPE).is_file():
+            return read_rounds(path)
         raise RunError(f"no study at {path}: `agfsync study STUDY.yaml --out {path}` makes one")
     return load_study(str(path / STUDY_FILE))
 
@@ -115,7 +109,7 @@ def hold_lock(path: Path, progress: Progress) -> Iterator[None]:
 
 def prepare_arms(study: Study, path: Path, seed: int, arms: Sequence[Arm], update: bool, progress: Progress) -> None:
     """Bring up the base of a seed, and make the run folders of its arms."""
-    place = locate_base(study, path, seed)
+    place = study.locate_base(path, seed)
     recipe = make_base_recipe(study.resolve_base(seed), arms)
     shared = find_shared_stages(recipe, arms)
     until = max((*ALWAYS, *shared), key=SHARABLE.index)
@@ -146,12 +140,12 @@ def run_arm(arm: Arm, path: Path, progress: Progress) -> None:
     """Run an arm up to its report; a failure is kept for the table."""
     if arm.trains_nothing:
         return
-    failure_file, place = _locate_failure(arm, path), arm.locate(path)
+    failure_file, place = locate_failure(arm, path), arm.locate(path)
     try:
-        if pipeline.is_up_to_date(place):
+        if are_rounds_done(place):
             return
         progress.say(f"arm {arm.name}, seed {arm.seed}")
-        pipeline.run(place, progress=progress)
+        run_with_rounds(place, progress=progress)
     except InUseError as busy:
         progress.say(f"arm {arm.name}, seed {arm.seed}: {busy}")
         return
@@ -162,30 +156,3 @@ def run_arm(arm: Arm, path: Path, progress: Progress) -> None:
         progress.say(f"arm {arm.name}, seed {arm.seed} failed: {reason}")
         return
     failure_file.unlink(missing_ok=True)
-
-
-def _locate_failure(arm: Arm, path: Path) -> Path:
-    place = arm.locate(path)
-    return place.with_name(f"{place.name}.failed")
-
-
-def read_arm_status(arm: Arm, path: Path) -> ArmStatus:
-    """Return the state of an arm, also while another process runs it."""
-    place, failure = arm.locate(path), _locate_failure(arm, path)
-    if failure.is_file():
-        return ArmStatus(arm, "failed", failure.read_text(encoding="utf-8"))
-    if not (place / RECIPE).is_file():
-        return ArmStatus(arm, "to do")
-    if arm.trains_nothing:
-        with Run.open(place) as run:
-            return ArmStatus(arm, "done" if run.count("evaluation_scores") else "to do")
-    states = pipeline.read_status(place)
-    undone = next((each for each in states if each.state != "done"), None)
-    if undone is None or undone.name == "report":
-        return ArmStatus(arm, "done")
-    begun = undone.name not in SETUP_STAGES or undone.state == "under way"
-    return ArmStatus(arm, "under way" if begun else "to do", f"at {undone.name}")
-
-
-SETUP_STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training")
-"""The stages at which an arm that nobody has run may stand."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -15,8 +15,13 @@ from agfsync.recipe import Recipe, check_recipe, list_shipped, resolve_recipe
 from agfsync.recipe.base import Positive, Section
 from agfsync.recipe.reading import describe_first_fault, read_yaml
 
+if TYPE_CHECKING:
+    from agfsync.stages.report.verdict import Alarm
+    from agfsync.study.values import StudyResults
+
 ARM_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 STUDY_FILE = "study.yaml"
+SHARE_KEY = "pairs.share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,12 @@ class Arm:
 class Study(Section):
     """A study: arms, which are changes of a base recipe, each under every seed."""
 
+    table_file: ClassVar[str] = "table.parquet"
+    page_file: ClassVar[str] = "study.html"
+    kind: ClassVar[str] = "study"
+    unit: ClassVar[str] = "arm"
+    along: ClassVar[str] = "Share of the captions that give pairs"
+    """what `list_places` places arms along"""
     name: str = Field(default="study", pattern=ARM_NAME)
     base: str | dict[str, Any] = "shapes"
     """the base recipe: a shipped one, a file (as seen from the study's own folder, too), or the recipe itself"""
@@ -89,6 +100,35 @@ class Study(Section):
     def is_crossed(self) -> bool:
         """True if all seeds have the same captions."""
         return self.varied[0] == "training.seed"
+
+    @property
+    def rival(self) -> str:
+        """What the arms are also compared with, for people; empty if there is nothing."""
+        return self.against or ""
+
+    @property
+    def ended(self) -> str:
+        """Why there are no more arms; empty for arms that were chosen."""
+        return ""
+
+    def find_rival(self, arm: str) -> str | None:
+        """Return the other arm that `arm` is compared with."""
+        return None if arm == self.against else self.against
+
+    def locate_base(self, path: Path, seed: int) -> Path:
+        """Return the folder of the base run of a seed."""
+        return path / "base" if self.is_crossed else path / "base" / f"seed-{seed}"
+
+    def list_places(self) -> dict[str, float]:
+        """Return the arms that differ in their share of the pairs alone, each with its share."""
+        plain = {arm: {key: value for key, value in of.items() if key != SHARE_KEY} for arm, of in self.arms.items()}
+        sharing = {arm: float(of[SHARE_KEY]) for arm, of in self.arms.items() if SHARE_KEY in of}
+        rest = [plain[arm] for arm in sharing]
+        return sharing | {arm: 1.0 for arm in self.arms if arm not in sharing and plain[arm] in rest}
+
+    def find_alarms(self, results: "StudyResults") -> "list[Alarm]":
+        """Return reasons to distrust the gains."""
+        return []
 
     def resolve_base(self, seed: int) -> Recipe:
         """Return the base recipe under a seed.

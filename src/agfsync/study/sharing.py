@@ -1,22 +1,16 @@
 """The base of a study: a run of what all arms share, made once."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from agfsync.recipe import Recipe
 from agfsync.stages import STAGES, list_needed_stages
-from agfsync.study.settings import Arm, Study
+from agfsync.study.settings import Arm
 
 SHARABLE = ("captions", "questions", "candidates", "scores")
 """The stages of a base; what follows takes seconds, or differs in all arms."""
 ALWAYS = ("captions", "questions")
 """The base model's evaluation needs these, whatever the arms share."""
-
-
-def locate_base(study: Study, path: Path, seed: int) -> Path:
-    """Return the folder of the base run of a seed."""
-    return path / "base" if study.is_crossed else path / "base" / f"seed-{seed}"
 
 
 def make_base_recipe(base: Recipe, arms: Iterable[Arm]) -> Recipe:
@@ -32,6 +26,7 @@ def make_base_recipe(base: Recipe, arms: Iterable[Arm]) -> Recipe:
     }
     by = [name for name in base.scorers if name in used]
     without: dict[str, Any] = {"training.watch": None, "training.method": {"type": "none"}, "evaluation.controls": []}
+    without["rounds"] = None
     return base.with_({**without, **({"scores.by": by} if by else {})})
 
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from agfsync.files.atomic import write_atomic
 from agfsync.records import derive_seed
 from agfsync.statistics import FEWEST_FOR_VERDICT, adjust_holm, infer_mean_over_seeds
+from agfsync.study.judged import JudgedValues
 from agfsync.study.settings import Study
-from agfsync.study.values import ArmResult, JudgedValues, StudyResults
+from agfsync.study.values import ArmResult, StudyResults
 
 BASE = "base"
 
@@ -91,7 +92,8 @@ def _make_arm_cells(
 ) -> list[Cell]:
     study, times = results.study, [each.seconds for each in of.values() if each.seconds is not None]
     sizes = [each.memory for each in of.values() if each.memory is not None]
-    chosen = {seed: each.values for seed, each in results.arms.get(study.against or "", {}).items()}
+    rival = None if name == BASE else study.find_rival(name)
+    chosen = {seed: each.values for seed, each in results.arms.get(rival or "", {}).items()}
     cells = []
     for key in judged:
         ours = {seed: each.values[key] for seed, each in of.items() if key in each.values}
@@ -106,7 +108,7 @@ def _make_arm_cells(
                 captions=len({caption for values in ours.values() for caption in values}),
                 mean=fmean(fmean(values.values()) for values in ours.values()),
                 gain=Difference() if name == BASE else _compare(study, name, key, ours, results.base),
-                over=Difference() if name in (BASE, study.against) else _compare(study, name, key, ours, chosen),
+                over=Difference() if rival is None else _compare(study, name, key, ours, chosen),
                 seconds=fmean(times) if times else None,
                 memory=max(sizes) if sizes else None,
             )
@@ -192,8 +194,8 @@ def _list_tables(
     tables = []
     for name in dict.fromkeys(cell.set for cell in cells if cell.set):
         judges = list(dict.fromkeys(cell.judge for cell in cells if cell.set == name))
-        over = judges if study.against else []
-        heads = ["arm", "seeds", *judges, *(f"{judge}, over {study.against}" for judge in over), "training", "memory"]
+        over = judges if study.rival else []
+        heads = ["arm", "seeds", *judges, *(f"{judge}, over {study.rival}" for judge in over), "training", "memory"]
         rows = []
         for arm in dict.fromkeys(cell.arm for cell in cells):
             found = {cell.judge: cell for cell in cells if cell.arm == arm and cell.set in ("", name)}
@@ -240,11 +242,9 @@ def describe_method(study: Study) -> str:
         if len(seeds) > 1
         else f"over captions, under one value of {key}: other seeds may give other gains"
     )
-    over = f" The columns over {study.against} are the differences to that arm, corrected likewise." * bool(
-        study.against
-    )
+    over = f" The columns over {study.rival} are the differences to that {study.unit}, corrected likewise."
     return (
         f"The line of the base has its mean values; the others have mean gains over it, paired by caption and seed, "
-        f"with 95 % intervals {several}. Marked gains have p at most 0.05, corrected by Holm over all arms, judges and "
-        f"sets of the table.{over if study.against else ''}"
+        f"with 95 % intervals {several}. Marked gains have p at most 0.05, corrected by Holm over all {study.unit}s, "
+        f"judges and sets of the table.{over if study.rival else ''}"
     )

@@ -1,20 +1,16 @@
 """The values of a study: each judge's score of each arm's and the base's image, by caption and seed."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agfsync.pipeline import read_recipe
-from agfsync.recipe import HELD_OUT
-from agfsync.records import Caption, Comparison
 from agfsync.store import RECIPE, Run
-from agfsync.study.running import ArmStatus, read_arm_status
+from agfsync.study.judged import JudgedValues, read_aligned_values, read_base_values
+from agfsync.study.rounds import locate_runs
 from agfsync.study.settings import Arm, Study
-from agfsync.study.sharing import locate_base
-
-JudgedValues = Mapping[tuple[str, str], Mapping[str, float]]
-"""(evaluation set, judge) -> caption key -> value on 0..100."""
+from agfsync.study.status import ArmStatus, read_arm_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class StudyResults:
 def gather_results(path: Path, study: Study) -> StudyResults:
     """Read the values of all arms that have been evaluated."""
     seeds = study.varied[1]
-    places = {seed: locate_base(study, path, seed) for seed in seeds}
+    places = {seed: study.locate_base(path, seed) for seed in seeds}
     read = {place: read_base_values(place) for place in set(places.values()) if (place / RECIPE).is_file()}
     base = {seed: read[place] for seed, place in places.items() if place in read}
     arms: dict[str, dict[int, ArmResult]] = defaultdict(dict)
@@ -64,36 +60,14 @@ def _read_arm(arm: Arm, path: Path) -> ArmResult:
         return ArmResult(status)
     if arm.trains_nothing:
         return ArmResult(status, read_base_values(place))
-    with Run.open(place) as run:
-        values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-        for row in run.read("evaluation", Comparison):
-            if not row.element_type:
-                values[row.set, row.judge][row.caption_key] = row.aligned
-        training = run.find_finished("training")
-    if training is None or not training.notes.get("steps"):
+    places = locate_runs(arm, path)
+    with ExitStack() as stack:
+        runs = [stack.enter_context(Run.open(each)) for each in places]
+        values = read_aligned_values(runs[-1])
+        ended = [
+            training for run in runs if (training := run.find_finished("training")) and training.notes.get("steps")
+        ]
+    if not ended:
         return ArmResult(status, values)
-    return ArmResult(status, values, training.seconds, training.notes.get("peak_memory"))
-
-
-def read_base_values(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the values of the base model's evaluation images of a run; nothing before they are judged."""
-    with Run.open(path) as run:
-        recipe = read_recipe(run)
-        drawn = {
-            row["key"]: row["caption_key"]
-            for row in run.rows("evaluation_images", ["key", "caption_key", "generator"])
-            if row["generator"] == "base"
-        }
-        held_out: Sequence[Caption] = [c for c in run.read("captions", Caption) if c.split == HELD_OUT]
-        captions = [*held_out, *run.read("evaluation_captions", Caption)]
-        scores = list(run.rows("evaluation_scores", ["candidate_key", "scorer", "value"]))
-    in_set = {(caption.split, caption.key) for caption in captions}
-    values: dict[tuple[str, str], dict[str, float]] = {
-        (name, judge): {} for name in recipe.evaluation.sets for judge in recipe.set_scorers(name)
-    }
-    for row in scores:
-        caption = drawn.get(row["candidate_key"])
-        for (name, judge), found in values.items():
-            if judge == row["scorer"] and row["value"] is not None and (name, caption) in in_set:
-                found[str(caption)] = row["value"]
-    return {key: found for key, found in values.items() if found}
+    peaks = [peak for each in ended if (peak := each.notes.get("peak_memory")) is not None]
+    return ArmResult(status, values, sum(each.seconds for each in ended), max(peaks, default=None))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -32,6 +32,20 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def continue_adapters(network: nn.Module, weights: Mapping[str, Tensor], rank: int, alpha: float) -> None:
+    """Put the `weights` of a trained LoRA, as `save_adapter` has written them, in the place of the adapters' own.
+
+    Raises:
+        ModelError: they are of another model, rank or layers.
+    """
+    named = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
+    own = get_peft_model_state_dict(network)
+    if {name: tensor.shape for name, tensor in own.items()} != {name: t.shape for name, t in named.items()}:
+        raise ModelError(f"the LoRA to train further fits no LoRA of rank {rank} of this model: train it anew")
+    scaled = {name: tensor / (alpha / rank) if "lora_B" in name else tensor for name, tensor in named.items()}
+    set_peft_model_state_dict(network, scaled)
 
 
 @contextmanager

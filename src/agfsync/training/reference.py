@@ -1,4 +1,4 @@
-"""The frozen base model: a copy of the network, or the network itself with its adapters disabled."""
+"""The frozen model: a copy of the network, or the network itself with other adapters or none."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +53,24 @@ class AdaptersOff:
         """Yield the network with its adapters disabled; no gradient is recorded."""
         with adapters_off(self._network), torch.inference_mode():
             yield self._network
+
+
+class AdaptersBefore:
+    """The network with its adapters as they are now, for a LoRA that is trained further, without a second network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._before = [(each, each.detach().clone()) for each in network.parameters() if each.requires_grad]
+
+    @contextmanager
+    def __call__(self) -> Iterator[nn.Module]:
+        """Yield the network with the earlier adapters; no gradient is recorded."""
+        trained = [each.data for each, _ in self._before]
+        for each, before in self._before:
+            each.data = before
+        try:
+            with torch.inference_mode():
+                yield self._network
+        finally:
+            for (each, _), now in zip(self._before, trained, strict=True):
+                each.data = now

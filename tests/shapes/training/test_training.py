@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from agfsync.errors import ModelError
 from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.models.stable_diffusion_3 import StableDiffusion3
 from agfsync.scorers.aesthetic import Aesthetic
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes import training
 from agfsync.shapes.fidelity import ShapesFidelity
-from agfsync.shapes.training import TRAINED_MODELS, aesthetic, clip, fidelity, generator, train_models, vae, vqa
+from agfsync.shapes.training import TRAINED_MODELS, aesthetic, clip, fidelity, flow, generator, train_models, vae, vqa
 
 
 class Reported:
@@ -55,9 +56,9 @@ def test_what_is_there_is_left_as_it_is(trained: list[str], tmp_path: Path) -> N
     for name in ("vae", "clip"):
         (tmp_path / name).mkdir()
     train_models(tmp_path, Reported())
-    assert trained == ["generator", "aesthetic", "vqa", "fidelity"]
+    assert trained == ["generator", "aesthetic", "vqa", "fidelity", "flow"]
     train_models(tmp_path, Reported())
-    assert len(trained) == 4
+    assert len(trained) == 5
 
 
 def test_checkpoints_stay_until_all_are_there(trained: list[str], tmp_path: Path) -> None:
@@ -68,7 +69,8 @@ def test_checkpoints_stay_until_all_are_there(trained: list[str], tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "need"), [("generator", "vae"), ("aesthetic", "clip"), ("vqa", "vae"), ("fidelity", "vae")]
+    ("name", "need"),
+    [("generator", "vae"), ("aesthetic", "clip"), ("vqa", "vae"), ("fidelity", "vae"), ("flow", "vae")],
 )
 def test_a_model_without_the_one_it_needs_is_refused(trained: list[str], tmp_path: Path, name: str, need: str) -> None:
     with pytest.raises(ModelError, match=f"training '{name}' needs '{need}', which isn't in {tmp_path}"):
@@ -102,6 +104,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         generator: ("NAMING_PLAN", "DRAWING_PLAN", "GARBLED_PLAN"),
         vqa: ("SEEING_PLAN", "ANSWERING_PLAN"),
         fidelity: ("FIDELITY_PLAN",),
+        flow: ("SINGLE_PLAN", "SCENES_PLAN", "WEB_PLAN"),
     }
     for module, names in plans.items():
         for name in names:
@@ -119,15 +122,17 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> None:
     reported = Reported()
     train_models(tmp_path, reported)
-    steps = {"vae": 2, "clip": 2, "generator": 6, "aesthetic": 2, "vqa": 4, "fidelity": 2}
+    steps = {"vae": 2, "clip": 2, "generator": 6, "aesthetic": 2, "vqa": 4, "fidelity": 2, "flow": 6}
     assert reported.stages == [(name, 0, count) for name, count in steps.items()]
-    assert len(reported.figures) == 18 and all("loss" in figures for figures in reported.figures)
+    assert len(reported.figures) == 24 and all("loss" in figures for figures in reported.figures)
     StableDiffusion(str(tmp_path / "generator"))
     Vqa(path=str(tmp_path / "vqa"))
     Aesthetic(path=str(tmp_path / "clip"), head=str(tmp_path / "aesthetic"))
     ShapesFidelity(path=str(tmp_path / "fidelity"))
+    StableDiffusion3(str(tmp_path / "flow"), max_sequence_length=1)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 26e6
+    shipped = [path for path in files if tmp_path / "vae" not in path.parents]  # the generator's files hold it
+    assert sum(path.stat().st_size for path in shipped) < 40e6
     for path in (path for path in files if path.suffix == ".safetensors"):
         assert {weight.dtype for weight in load_file(path).values()} == {torch.float16}, path
     texts = [path.read_text(encoding="utf-8") for path in files if path.suffix == ".json"]

@@ -288,6 +288,19 @@ def test_a_set_that_no_judge_can_judge_is_refused_before_anything_runs(context: 
         check_names(recipe(evaluation={"sets": sets}))
 
 
+def test_a_judge_of_yes_and_no_alone_is_refused_where_other_answers_are_asked_for(
+    context: Context, tmp_path: Path
+) -> None:
+    asked = '{"prompt": "a fox", "questions": [{"question": "how many foxes?", "answer": "one"}]}'
+    (tmp_path / "open.jsonl").write_text(asked)
+    sets = {"held-out": {}, "open": {"source": str(tmp_path / "open.jsonl")}}
+    says = r'sets.open: open.jsonl asks for other answers .* "how many foxes\?", and oracle can only say yes or no'
+    with pytest.raises(RecipeError, match=says):
+        check_names(recipe(evaluation={"sets": sets}))
+    with pytest.raises(RecipeError, match="captions.source: open.jsonl asks for other answers"):
+        check_names(recipe(captions={"source": str(tmp_path / "open.jsonl"), "count": 1}))
+
+
 class Steered:
     """A method that trains nothing and steers the sampling."""
 

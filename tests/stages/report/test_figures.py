@@ -38,8 +38,8 @@ def test_ticks_of_tiny_values_are_short() -> None:
 def test_a_forest_shows_zero_and_keeps_order() -> None:
     chart = make_forest([Effect("a", 5.0, 4.0, 6.0), Effect("b", 2.0, -1.0, 5.0)])
     assert [row.name for row in chart.rows] == ["a", "b"]
-    first = chart.rows[0]
-    assert 0 < chart.zero < first.low < first.at < first.high <= 100
+    first, at = chart.rows[0], chart.axis.at
+    assert 0 < chart.zero < at(first.ends[0]) < at(first.difference) < at(first.ends[1]) <= 100
 
 
 def test_a_histogram_of_groups_of_different_size_compares_shares() -> None:

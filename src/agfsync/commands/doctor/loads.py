@@ -15,8 +15,9 @@ from agfsync.models.counting import DATALESS, Operations, build_network, count_b
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
+from agfsync.scorers.answering import fill_template
 from agfsync.scorers.reward_networks import MOST_TOKENS as IMAGEREWARD_TOKENS
-from agfsync.scorers.vqa import QUESTIONS_AT_ONCE, fill_template
+from agfsync.scorers.vqa import QUESTIONS_AT_ONCE
 from agfsync.stages.training_data import ENCODED_AT_ONCE
 from agfsync.training.checkpoints import KEPT
 from agfsync.training.lora import adapters_off, add_adapters

@@ -9,9 +9,15 @@ from agfsync.engine.progress import Progress
 from agfsync.errors import ModelError
 from agfsync.shapes.training.lessons import Pupil, teach
 
-TRAINED_MODELS = ("vae", "clip", "generator", "aesthetic", "vqa", "fidelity")
+TRAINED_MODELS = ("vae", "clip", "generator", "aesthetic", "vqa", "fidelity", "flow")
 """In the order in which they need each other."""
-_NEEDS = {"generator": ("vae", "clip"), "aesthetic": ("clip",), "vqa": ("vae",), "fidelity": ("vae",)}
+_NEEDS = {
+    "generator": ("vae", "clip"),
+    "aesthetic": ("clip",),
+    "vqa": ("vae",),
+    "fidelity": ("vae",),
+    "flow": ("vae", "clip", "generator"),
+}
 
 
 def train_models(folder: Path, progress: Progress, only: tuple[str, ...] = TRAINED_MODELS) -> None:

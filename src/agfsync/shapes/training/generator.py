@@ -38,7 +38,7 @@ from agfsync.training.objective import Actor, Metrics
 from agfsync.training.precision import autocast
 
 LATENT_POOL = 32_000
-"""Pictures whose latents are kept; each comes round several times, with another wording of its caption."""
+"""Most pictures whose latents are kept; each comes round several times, with another wording of its caption."""
 SWAPPED, DROPPED = 0.35, 0.05
 """Shares of the attributes of the last lesson's captions that are wrong and that are missing."""
 EMPTY_CAPTIONS = 0.1
@@ -144,41 +144,44 @@ class GeneratorLesson(Lesson):
     @cached_property
     def pool(self) -> LatentPool:
         """Made at the first step that needs it: a lesson that is over, in a training that goes on, makes none."""
-        return encode_scenes(self.vae, self.categories, random.Random(f"pool/{self.name}"))
+        count = min(LATENT_POOL, len(self))
+        return encode_scenes(self.vae, self.categories, count, random.Random(f"pool/{self.name}"))
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[NoisyLatents]:
         """Choose latents of the pool, word their captions and add noise."""
-        rng, scheduler = self.seed_step(step), build_noise_scheduler()
+        rng = self.seed_step(step)
         specs, latents = zip(*rng.sample(self.pool, self.plan.batch), strict=True)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else self.caption(spec, rng) for spec in specs]
-        clean_BCHW = torch.stack(latents)
-        noise_BCHW = torch.randn_like(clean_BCHW)
-        times_B = torch.randint(scheduler.config.num_train_timesteps, (len(captions),), device=clean_BCHW.device)
         words_BT = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return [
-            NoisyLatents(
-                scheduler.add_noise(clean_BCHW, noise_BCHW, times_B),
-                scheduler.get_velocity(clean_BCHW, noise_BCHW, times_B),
-                times_B,
-                words_BT.to(clean_BCHW.device),
-            )
-        ]
+        clean_BCHW = torch.stack(latents)
+        return [NoisyLatents(*self.add_noise(clean_BCHW), words_BT.to(clean_BCHW.device))]
+
+    def add_noise(self, clean_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the latents with noise, the velocity to predict (both B, C, H, W), and the timesteps (B,)."""
+        scheduler, noise_BCHW = build_noise_scheduler(), torch.randn_like(clean_BCHW)
+        times_B = torch.randint(scheduler.config.num_train_timesteps, clean_BCHW.shape[:1], device=clean_BCHW.device)
+        noisy_BCHW = scheduler.add_noise(clean_BCHW, noise_BCHW, times_B)
+        return noisy_BCHW, scheduler.get_velocity(clean_BCHW, noise_BCHW, times_B), times_B
 
     def loss(self, actor: Actor, batch: NoisyLatents) -> tuple[Tensor, Metrics]:
         """Return the error; it is the only metric."""
-        networks: Any = actor.network
         with autocast(actor.device, actor.precision):
-            text_BTD = networks["text_encoder"](batch.words_BT).last_hidden_state
-            predicted_BCHW = networks["unet"](batch.noisy_BCHW, batch.timesteps_B, text_BTD).sample
+            predicted_BCHW = self.predict(actor.network, batch)
         loss = (predicted_BCHW.float() - batch.velocity_BCHW).square().mean()
         return loss, {"loss": loss.detach()}
 
+    def predict(self, networks: Any, batch: NoisyLatents) -> Tensor:
+        """Return the predicted velocity (B, C, H, W)."""
+        text_BTD = networks["text_encoder"](batch.words_BT).last_hidden_state
+        velocity_BCHW: Tensor = networks["unet"](batch.noisy_BCHW, batch.timesteps_B, text_BTD).sample
+        return velocity_BCHW
+
 
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, categories: Sequence[str], rng: random.Random) -> LatentPool:
-    """Draw `LATENT_POOL` captioned scenes and encode them."""
+def encode_scenes(vae: AutoencoderKL, categories: Sequence[str], count: int, rng: random.Random) -> LatentPool:
+    """Draw at least `count` captioned scenes, 100 at a time, and encode them."""
     pool: LatentPool = []
-    while len(pool) < LATENT_POOL:
+    while len(pool) < count:
         specs, scenes = zip(*(sample_captioned_scene(rng, categories) for _ in range(100)), strict=True)
         images_BCHW = to_tensor([draw_scene(scene) for scene in scenes]).to(vae.device)
         with autocast(vae.device, "bf16" if has_fast_bf16() else "fp32"):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agfsync import catalog
-from agfsync.measures import Figures, JudgedImage, Measure
+from agfsync.measures import JudgedImage, Measure
 from agfsync.records import Score
 from agfsync.stages.evaluation.comparing import Sides
 from agfsync.stages.evaluation.sets import ReadSet
@@ -40,8 +40,4 @@ def _measure_both(of: ReadSet, sides: Sides, scores: Mapping[str, Score], measur
                 answers = {answer.question_key: answer for answer in score.answers}
                 images.append(JudgedImage(caption.category, score.value, questions, answers))
     before, after = measure(base), measure(aligned)
-    return {"captions": len(base), "figures": _join(before, after)}
-
-
-def _join(base: Figures, aligned: Figures) -> dict[str, list[float]]:
-    return {name: [value, aligned[name]] for name, value in base.items() if name in aligned}
+    return {"captions": len(base), "figures": {name: [before[name], after[name]] for name in before if name in after}}

@@ -73,7 +73,10 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
         for category, count in wanted.items()
         for text in prompts.captions(category, count, (), 0)
     ]
-    questions = {caption.key: tuple(_read_questions(prompts, caption)) for caption in captions}
+    questions = {
+        caption.key: tuple(make_question(caption.key, each) for each in prompts.questions_on(caption.text)[0])
+        for caption in captions
+    }
     judges = context.recipe.set_scorers(name)
     asking = frozenset(each for each, scorer in judges.items() if asks_questions(scorer))
     bare = sum(not asked for asked in questions.values())
@@ -81,8 +84,3 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
         told = f"{bare} of {len(captions)} prompts have no questions, so {', '.join(sorted(asking))} can't judge them"
         context.progress.say(f"evaluation: {name}: {told}")
     return ReadSet(name, captions, questions, tuple(judges), asking)
-
-
-def _read_questions(prompts: SourceCaptions, caption: Caption) -> list[Question]:
-    found, _ = prompts.questions_on(caption.text)
-    return [make_question(caption.key, each) for each in found]

@@ -64,11 +64,11 @@ def _compute_ask(prompts: Sequence[Sequence[Vote]], resamples: int, seed: int) -
         "low": low,
         "high": high,
         "agreed": agreed / len(decided),
-        **_measure_position([votes for votes, _ in decided], resamples, seed),
+        **measure_position([votes for votes, _ in decided], resamples, seed),
     }
 
 
-def _measure_position(prompts: Sequence[Sequence[Vote]], resamples: int, seed: int) -> dict[str, float | None]:
+def measure_position(prompts: Sequence[Sequence[Vote]], resamples: int, seed: int) -> dict[str, float | None]:
     """Return the mean share of choices of the first image, of prompts in which an image was chosen, and its interval.
 
     A judge without a position bias has one half, and so has one that prefers the same image in both orders.

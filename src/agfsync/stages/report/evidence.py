@@ -74,33 +74,21 @@ def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
     needed = [stage.name for stage in list_needed_stages(recipe)[:-1]]
     finished = {stage: ended for stage in needed if (ended := run.find_finished(stage))}
     pairs = _read_records(run, finished, "pairs", Pair)
+    first_set = finished["evaluation"].notes.get("set", HELD_OUT) if "evaluation" in finished else ""
+    of_sets = run.read("evaluation_captions", Caption) if "evaluation" in finished else ()
     return Evidence(
         recipe=recipe,
         recipe_yaml=run.recipe_yaml,
         finished=finished,
         left_out={stage: left for stage in finished if (left := _count_left_out(run, stage))},
-        captions={
-            c.key: c for c in [*_read_sources(run, finished), *_read_records(run, finished, "captions", Caption)]
-        },
+        captions={c.key: c for c in [*of_sets, *_read_records(run, finished, "captions", Caption)]},
         scores=_read_scores(run, finished, pairs),
         pairs=pairs,
         steps=read_steps(run),
-        comparisons=_read_first_set(run, finished),
+        comparisons=[c for c in _read_records(run, finished, "evaluation", Comparison) if c.set == first_set],
         drawn=_read_drawn(run) if "evaluation" in finished else {},
         selectors=find_training_selectors(run, recipe),
     )
-
-
-def _read_first_set(run: Run, finished: Mapping[str, Finished]) -> list[Comparison]:
-    if "evaluation" not in finished:
-        return []
-    name = finished["evaluation"].notes.get("set", HELD_OUT)
-    return [comparison for comparison in run.read("evaluation", Comparison) if comparison.set == name]
-
-
-def _read_sources(run: Run, finished: Mapping[str, Finished]) -> list[Caption]:
-    """Return the captions of evaluation sets that come from files."""
-    return list(run.read("evaluation_captions", Caption)) if "evaluation" in finished else []
 
 
 def read_images(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:

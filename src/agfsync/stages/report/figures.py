@@ -21,8 +21,6 @@ POINTS = 240
 class Tick:
     """A tick of an axis: its place in 0..100 and its label."""
 
-    """A tick of an axis: its place in 0..100 and its label."""
-
     at: float
     label: str
 
@@ -53,33 +51,6 @@ def make_axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axi
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """One row of a forest plot: a mean difference and its interval, in percent of the axis and in words.
-
-    Without an interval `low` and `high` are where the difference is.
-    """
-
-    name: str
-    at: float
-    low: float
-    high: float
-    difference: float
-    interval: tuple[float | None, float | None]
-    tone: Direction = "flat"
-    detail: str = ""
-    p: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Forest:
-    """Rows that share one axis; `zero` is where no difference lies."""
-
-    axis: Axis
-    zero: float
-    rows: tuple[Mark, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Effect:
     """An entry of a forest plot: a mean difference with its 95 % interval, if it has one.
 
@@ -94,26 +65,29 @@ class Effect:
     detail: str = ""
     p: float | None = None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval; without one both are the difference."""
+        low, high = (self.difference if end is None else end for end in (self.low, self.high))
+        return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Rows that share one axis."""
+
+    axis: Axis
+    rows: tuple[Effect, ...]
+
+    @property
+    def zero(self) -> float:
+        """The place of no difference, in percent of the axis."""
+        return self.axis.at(0)
+
 
 def make_forest(effects: Sequence[Effect]) -> Forest:
     """Return a forest plot of `effects` (at least one) on an axis that shows 0."""
-    scale = make_axis([0.0, *(v for e in effects for v in (e.low, e.high, e.difference) if v is not None)])
-    return Forest(scale, scale.at(0), tuple(_make_mark(effect, scale) for effect in effects))
-
-
-def _make_mark(effect: Effect, scale: Axis) -> Mark:
-    low, high = (effect.difference if end is None else end for end in (effect.low, effect.high))
-    return Mark(
-        effect.name,
-        scale.at(effect.difference),
-        scale.at(low),
-        scale.at(high),
-        effect.difference,
-        (effect.low, effect.high),
-        effect.tone,
-        effect.detail,
-        effect.p,
-    )
+    return Forest(make_axis([0.0, *(v for e in effects for v in (*e.ends, e.difference))]), tuple(effects))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,7 @@ from agfsync import __version__
 from agfsync.stages import list_needed_stages
 from agfsync.stages.report.annotations import describe_overall, list_annotators
 from agfsync.stages.report.evidence import Evidence
-from agfsync.stages.report.figures import (
-    Direction,
-    Effect,
-    format_compact,
-    make_forest,
-    make_histogram,
-)
+from agfsync.stages.report.figures import Direction, Effect, format_compact, make_forest, make_histogram
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.training import Panel, describe_errors, describe_watch, plot_training
 from agfsync.stages.report.verdict import (
@@ -96,8 +90,8 @@ def make_environment(*packages: str) -> Environment:
         "day": format_day,
         "setting": format_setting,
         "p_value": format_p,
+        "interval": lambda ends: format_interval(*ends),
     }
-    pages.filters |= {"interval": lambda ends: format_interval(*ends)}
     return pages
 
 
@@ -190,14 +184,10 @@ def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list
     """Return a forest plot for each judge, all with their parts in the order of the first judge's differences."""
     panels: list[Panel] = []
     order: list[str] = []
-    for judge in judges:
-        parts = summary.get(judge, {})
-        if not parts:
-            continue
+    for judge, parts in ((judge, summary[judge]) for judge in judges if summary.get(judge)):
         order = order or sorted(parts, key=lambda part: -float(parts[part]["difference"]))
         rows = [part for part in order if part in parts] + [part for part in parts if part not in order]
-        effects = [_make_effect(part, parts[part]) for part in rows]
-        panels.append(Panel(judge, make_forest(effects)))
+        panels.append(Panel(judge, make_forest([_make_effect(part, parts[part]) for part in rows])))
     return panels
 
 
@@ -245,10 +235,8 @@ def _plot_histograms(evidence: Evidence) -> list[Panel]:
             if scorer in paired.get(p.winner_key, {}) and scorer in paired.get(p.loser_key, {})
         ]
         winners, losers = [w for w, _ in both], [loser for _, loser in both]
-        figure = make_histogram({"candidates": every, "losers": losers, "winners": winners})
-        if figure is None:
-            continue
-        panels.append(Panel(scorer, figure, _describe_winners(losers, winners) if both else ""))
+        if figure := make_histogram({"candidates": every, "losers": losers, "winners": winners}):
+            panels.append(Panel(scorer, figure, _describe_winners(losers, winners) if both else ""))
     return panels
 
 

@@ -59,7 +59,8 @@ def plot_training(evidence: Evidence) -> list[Panel]:
     logged = {name: None for step in steps for name in step if name not in UNCHARTED}
     charts = [*_list_watched_charts(evidence), *RAISED_CHARTS, _chart_loss(steps), *CHARTS]
     charted = {name for chart in charts if chart.names.keys() <= logged.keys() for name in chart.names}
-    plain = [MetricChart(_make_title(name), {name: name}) for name in logged if name not in charted]
+    others = [name for name in logged if name not in charted]
+    plain = [MetricChart(name.replace("_", " ").capitalize(), {name: name}) for name in others]
     places = [step.get("step", number) for number, step in enumerate(steps)]
     panels = []
     for chart in [*charts, *plain]:
@@ -85,10 +86,6 @@ def _list_watched_charts(evidence: Evidence) -> list[MetricChart]:
         return []
     text = f"Mean of {watch.captions} held-out captions, by a judge that nothing trains on; step 0 is the base."
     return [MetricChart(f"Watched judge: {watch.by}", {watch.metric: watch.by}, None, text)]
-
-
-def _make_title(metric: str) -> str:
-    return metric.replace("_", " ").capitalize()
 
 
 def describe_watch(evidence: Evidence) -> str:

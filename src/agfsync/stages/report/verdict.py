@@ -204,12 +204,8 @@ def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any
         text = " ".join(_describe_excess(each) for each in ahead)
         found.append(Alarm(title, f"{text} Trust the judge that nothing was selected on."))
     if risen and fallen:
-        title = "One score was bought with another"
-        found.append(
-            Alarm(
-                title, f"{_list_rises(risen)}, {_list_moves(fallen)}. Look at the worst losses before using this model."
-            )
-        )
+        text = f"{_list_rises(risen)}, {_list_moves(fallen)}. Look at the worst losses before using this model."
+        found.append(Alarm("One score was bought with another", text))
     return found
 
 

@@ -139,7 +139,8 @@ class PairObjective:
         errors = compute_pair_errors(model, reference, batch.tensors, batch.noise, *options)
         if self.pairs.margin_P is not None:
             errors = replace(errors, margin_P=self.pairs.margin_P[batch.rows_P].to(errors.winner_P.device))
-        beta = self._find_beta()
+        share, margin = self.method.auto_beta, float(self.memory["margin"])
+        beta = None if share is None else choose_beta(margin, share, self.method.beta)
         loss, metrics = self.method.loss(errors, beta)
         if beta is not None:
             size = compute_reward_margin(errors, 2.0).detach().abs().mean()
@@ -153,11 +154,6 @@ class PairObjective:
         if "margin_size" in figures:
             average, size = self.memory["margin"], figures["margin_size"]
             average.fill_(size if average == 0 else _BETA_DECAY * float(average) + (1 - _BETA_DECAY) * size)
-
-    def _find_beta(self) -> float | None:
-        if self.method.auto_beta is None:
-            return None
-        return choose_beta(float(self.memory["margin"]), self.method.auto_beta, self.method.beta)
 
 
 def choose_beta(margin: float, share: float, largest: float) -> float:

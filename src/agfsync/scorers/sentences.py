@@ -1,0 +1,49 @@
+"""A sentence model that finds the nearest of some choices, as TIFA replaces free answers (arXiv:2303.11897, 3.3)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoModel
+
+from agfsync.models import pretrained
+from agfsync.records import Answer, Question
+from agfsync.scorers import Unscored
+
+
+class SentenceModel:
+    """An encoder of texts whose embedding is the mean of its tokens'.
+
+    `path` is a folder or a hub id, such as TIFA's `sentence-transformers/all-mpnet-base-v2`.
+    """
+
+    def __init__(self, path: str, *, device: str = "auto") -> None:
+        self._model = pretrained.load_model(AutoModel, path, None, "fp32", device)
+        self._tokenizer = pretrained.load_tokenizer(path, None)
+        self._known: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def replace(self, found: Answer | Unscored, question: Question, said: str) -> Answer | Unscored:
+        """Return `found` with the choice for what the model `said`, if `question` has choices."""
+        if isinstance(found, Unscored) or not question.choices:
+            return found
+        return replace(found, answer=self.choose(said.strip(), question.choices))
+
+    def choose(self, answer: str, choices: tuple[str, ...]) -> str:
+        """Return `answer` if it is one of `choices`, else the choice whose embedding has the largest cosine."""
+        if answer in choices:
+            return answer
+        if (answer, choices) not in self._known:
+            first_E, *others = self._embed([answer, *choices])
+            self._known[answer, choices] = choices[int((torch.stack(others) @ first_E).argmax())]
+        return self._known[answer, choices]
+
+    @torch.inference_mode()
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of length 1, fp32 on the CPU, one a text."""
+        inputs = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._model.device)
+        states_NTE = self._model(**inputs).last_hidden_state
+        mask_NT1 = inputs["attention_mask"][..., None].to(states_NTE.dtype)
+        means_NE = (states_NTE * mask_NT1).sum(1) / mask_NT1.sum(1).clamp(min=1e-9)
+        return normalize(means_NE, dim=1).float().cpu()

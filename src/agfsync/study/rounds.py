@@ -1,0 +1,303 @@
+"""Rounds of a run: each draws candidates with the model of the round before, and trains that model further.
+
+The run itself is the first round; the later ones are forks of the round before them, in its folder `rounds`. Each is a
+run of its own. Together they are read as a study, whose arms are the rounds.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agfsync import pipeline
+from agfsync.engine.progress import Progress, SilentProgress
+from agfsync.errors import RunError
+from agfsync.files.atomic import store_errors
+from agfsync.recipe import Recipe, load_recipe
+from agfsync.records import derive_seed
+from agfsync.stages.context import MODEL
+from agfsync.stages.report.verdict import Alarm, format_points, is_shown
+from agfsync.statistics import FEWEST_FOR_VERDICT, adjust_holm, infer_mean
+from agfsync.store import RECIPE, Run
+from agfsync.store.forks import fork_run
+from agfsync.study.judged import JudgedValues, read_aligned_values, read_base_values
+from agfsync.study.settings import Arm, Study
+
+if TYPE_CHECKING:
+    from agfsync.study.values import StudyResults
+
+WRITTEN = ("captions", "captions_unpolished", "questions")
+"""Tables of which a round has all that the round before it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundArm(Arm):
+    """A round of a run; the first one is the run itself."""
+
+    number: int = 1
+
+    def locate(self, study: Path) -> Path:
+        """Return the run folder of the round in that of the first."""
+        return locate_round(study, self.number)
+
+
+class RunRounds(Study):
+    """The rounds of a run that have been run or are still to be, as the arms of a study."""
+
+    table_file: ClassVar[str] = "rounds.parquet"
+    page_file: ClassVar[str] = "rounds.html"
+    kind: ClassVar[str] = "rounds"
+    unit: ClassVar[str] = "round"
+    along: ClassVar[str] = "Rounds"
+    recipe: Recipe
+    shortfall: float | None = None
+    """the last round's gain over the one before it, if it ended the rounds"""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, count: int, shortfall: float | None = None) -> "RunRounds":
+        """Return the first `count` rounds of a recipe."""
+        return cls(
+            name=recipe.name,
+            base={"name": recipe.name},
+            seeds={"training.seed": (recipe.training_seed,)},
+            arms={f"round-{number}": {} for number in range(1, count + 1)},
+            resamples=recipe.evaluation.resamples,
+            recipe=recipe,
+            shortfall=shortfall,
+        )
+
+    @property
+    def rival(self) -> str:
+        """What each round is also compared with."""
+        return "the previous round"
+
+    @property
+    def ended(self) -> str:
+        """Why there are no more rounds; empty if all have been run."""
+        stop = None if self.recipe.rounds is None else self.recipe.rounds.stop
+        if stop is None or self.shortfall is None:
+            return ""
+        gain = format_points(self.shortfall)
+        return f"Ended after round {len(self.arms)}: {stop.by} gained {gain}, less than rounds.stop.gain {stop.gain:g}."
+
+    def find_rival(self, arm: str) -> str | None:
+        """Return the round before."""
+        before = int(arm.removeprefix("round-")) - 1
+        return f"round-{before}" if before else None
+
+    def locate_base(self, path: Path, seed: int) -> Path:
+        """Return the run itself, which has the base's values."""
+        return path
+
+    def list_places(self) -> dict[str, float]:
+        """Return the rounds with their numbers."""
+        return {name: float(number) for number, name in enumerate(self.arms, 1)}
+
+    def resolve_arms(self) -> list[Arm]:
+        """Return the rounds."""
+        recipe = self.recipe.with_({"rounds": None})
+        return [RoundArm(name, recipe.training_seed, recipe, n) for n, name in enumerate(self.arms, 1)]
+
+    def find_alarms(self, results: "StudyResults") -> list[Alarm]:
+        """Return an alarm for each round that gave up the watched judge for one that is trained on."""
+        seed, taught = self.recipe.training_seed, self.recipe.teachers
+        name, watched = find_watched(self.recipe)
+        rounds = [results.base.get(seed, {}), *(of[seed].values for of in results.arms.values())]
+        values = {
+            judge: [each.get((name, judge), {}) for each in rounds if each]
+            for judge in (watched, *taught)
+            if judge is not None
+        }
+        return find_round_alarms(values, watched, self.resamples) if watched in values else []
+
+
+def find_watched(recipe: Recipe) -> tuple[str, str | None]:
+    """Return the evaluation set and the judge by which rounds are told: those of `stop`, or the first untaught one."""
+    stop = None if recipe.rounds is None else recipe.rounds.stop
+    if stop is not None:
+        return stop.set, stop.by
+    name = recipe.evaluation.first_set
+    return name, next((judge for judge in recipe.set_scorers(name) if judge not in recipe.teachers), None)
+
+
+def find_round_alarms(values: Mapping[str, Sequence[Mapping[str, float]]], watched: str, resamples: int) -> list[Alarm]:
+    """Return an alarm for each round that is below an earlier one by the watched judge and above it by a trained one.
+
+    Each round is compared with each one before it, the base included, paired by caption. The p-values are corrected by
+    Holm over all comparisons and judges; at least `FEWEST_FOR_VERDICT` captions are needed.
+
+    Args:
+        values: judge -> for the base and each round the values by caption; the judges but `watched` are trained on.
+    """
+    moves: dict[tuple[str, int, int], float] = {}
+    p_values: dict[tuple[str, int, int], float | None] = {}
+    for judge, rounds in values.items():
+        for (i, before), (j, after) in combinations(enumerate(rounds), 2):
+            gains = list_gains(before, after)
+            if len(gains) >= FEWEST_FOR_VERDICT:
+                moves[judge, i, j] = fmean(gains)
+                p_values[judge, i, j] = infer_mean(gains, resamples, derive_seed("rounds", judge, i, j)).p
+    shown = {key: moves[key] for key, p in adjust_holm(p_values).items() if is_shown(p)}
+    alarms: dict[int, Alarm] = {}
+    for (judge, i, j), fall in sorted(shown.items(), key=lambda each: each[1]):
+        risen = {name: rise for (name, *of), rise in shown.items() if of == [i, j] and rise > 0}
+        if judge == watched and fall < 0 and risen and j not in alarms:
+            rises = ", ".join(f"{name} by {format_points(rise)}" for name, rise in risen.items())
+            since = f"round {i}" if i else "the base"
+            text = f"From {since} to round {j} the method raised {rises}, while {watched} fell by {abs(fall):.1f}."
+            alarms[j] = Alarm(f"Reward hacking? Round {j} is worse by the watched judge", text)
+    return [alarms[number] for number in sorted(alarms)]
+
+
+def list_gains(before: Mapping[str, float], after: Mapping[str, float]) -> list[float]:
+    """Return the differences on the captions of both."""
+    return [value - before[caption] for caption, value in after.items() if caption in before]
+
+
+def locate_round(path: Path, number: int) -> Path:
+    """Return the folder of a round of the run at `path`."""
+    return path if number == 1 else path / "rounds" / str(number)
+
+
+def make_round_recipe(recipe: Recipe, number: int, model: Path, mark: str) -> Recipe:
+    """Return the recipe of a later round of `recipe`, which starts from `model`, whose training has the mark `mark`."""
+    assert recipe.rounds is not None
+    start = {"path": str(model.resolve()), "mark": mark, "reference": recipe.rounds.reference, "round": number - 1}
+    changes: dict[str, Any] = {"name": f"{recipe.name}-round-{number}", "rounds": None, "start": start}
+    if recipe.rounds.captions == "new":
+        changes["captions.skip"] = recipe.captions.skip + (number - 1) * recipe.captions.count
+    return recipe.with_({**changes, "evaluation.controls": []})
+
+
+def run_with_rounds(path: Path, *, until: str | None = None, progress: Progress | None = None) -> None:
+    """Bring the run at `path` up to date and, unless it goes `until` a stage, its rounds and their page.
+
+    Raises:
+        AgfsyncError: as a run does.
+    """
+    shown = progress or SilentProgress()
+    changed = not are_rounds_done(path, until)
+    pipeline.run(path, until=until, progress=shown)
+    recipe = load_recipe(path / RECIPE)
+    if until is not None or recipe.rounds is None:
+        return
+    for number in range(2, recipe.rounds.count + 1):
+        if find_shortfall(path, recipe, number - 1) is not None:
+            break
+        place = prepare_round(path, recipe, number)
+        if not pipeline.is_up_to_date(place):
+            shown.say(f"round {number} of {recipe.rounds.count}")
+            pipeline.run(place, progress=shown)
+    if changed or not (path / RunRounds.page_file).exists():
+        from agfsync.study.report import write_results
+
+        write_results(path, rounds := read_rounds(path))
+        if rounds.ended:
+            shown.say(rounds.ended)
+
+
+def are_rounds_done(path: Path, until: str | None = None) -> bool:
+    """Return True if the run at `path` and, unless it goes `until` a stage, its rounds are complete."""
+    if not pipeline.is_up_to_date(path, until):
+        return False
+    recipe = load_recipe(path / RECIPE)
+    if until is not None or recipe.rounds is None:
+        return True
+    places = list_rounds(path)
+    return all(_follows(*two) and pipeline.is_up_to_date(two[1]) for two in pairwise(places))
+
+
+def _follows(before: Path, place: Path) -> bool:
+    """Return True if a round is there and starts from the model that the round before has now."""
+    start = load_recipe(place / RECIPE).start if (place / RECIPE).is_file() else None
+    return start is not None and start.mark == _read_mark(before)
+
+
+def _read_mark(place: Path) -> str:
+    """Return the mark of a round's training.
+
+    Raises:
+        RunError: it hasn't ended.
+    """
+    with Run.open(place) as run:
+        if (ended := run.find_finished("training")) is None:
+            raise RunError(f"{place} has no trained model: type `agfsync run` first")
+        return ended.mark
+
+
+def prepare_round(path: Path, recipe: Recipe, number: int) -> Path:
+    """Make the run folder of a round whose round before is complete, or check it; return it."""
+    before, place = locate_round(path, number - 1), locate_round(path, number)
+    later = make_round_recipe(recipe, number, before / MODEL, _read_mark(before))
+    if (place / RECIPE).exists() and not _lacks_captions(before, place):
+        pipeline.prepare(place, later, update=True)
+        return place
+    beside = place.with_name(f"{place.name}.partial")
+    with store_errors(place):
+        for each in (beside, place):
+            shutil.rmtree(each, ignore_errors=True)
+        beside.parent.mkdir(exist_ok=True)
+    fork_run(before, beside)
+    pipeline.prepare(beside, later, update=True)
+    with store_errors(place):
+        beside.rename(place)
+    return place
+
+
+def _lacks_captions(before: Path, place: Path) -> bool:
+    """Return True if the round before has captions or questions that were written after its fork at `place`."""
+    with Run.open(before) as run, Run.open(place) as fork:
+        return any(set(run.list_made(table)) - set(fork.list_made(table)) for table in WRITTEN)
+
+
+def read_rounds(path: Path) -> RunRounds:
+    """Return the rounds of the run at `path`, up to the one that ends them.
+
+    Raises:
+        RunError: its recipe has no rounds.
+    """
+    recipe = load_recipe(path / RECIPE)
+    if recipe.rounds is None:
+        raise RunError(f"{path} is a run without rounds: its recipe has none")
+    numbers = range(1, recipe.rounds.count + 1)
+    short = next(((n, gain) for n in numbers if (gain := find_shortfall(path, recipe, n)) is not None), None)
+    return RunRounds.from_recipe(recipe, *(short or (recipe.rounds.count,)))
+
+
+def locate_runs(arm: Arm, path: Path) -> list[Path]:
+    """Return the folders of the rounds of an arm of the study at `path`, or the one folder that it has."""
+    place = arm.locate(path)
+    return [place] if arm.recipe.rounds is None or not (place / RECIPE).is_file() else list_rounds(place)
+
+
+def list_rounds(path: Path) -> list[Path]:
+    """Return the folders of the rounds of the run at `path`, which may be still to be made; a run without has one."""
+    has_rounds = load_recipe(path / RECIPE).rounds is not None
+    return [locate_round(path, n) for n in range(1, len(read_rounds(path).arms) + 1)] if has_rounds else [path]
+
+
+def find_shortfall(path: Path, recipe: Recipe, number: int) -> float | None:
+    """Return a round's gain over the one before it if it is too small for the next; None if it isn't, or isn't known.
+
+    Raises:
+        RunError: the judge of `rounds.stop` has judged no caption in both rounds.
+    """
+    stop, place = None if recipe.rounds is None else recipe.rounds.stop, locate_round(path, number)
+    if stop is None or not (after := _read_evaluated(place)):
+        return None
+    key = (stop.set, stop.by)
+    before: JudgedValues = read_base_values(path) if number == 1 else _read_evaluated(locate_round(path, number - 1))
+    gains = list_gains(before.get(key, {}), after.get(key, {}))
+    if not gains:
+        raise RunError(f"rounds.stop: {stop.by} has judged no caption of {stop.set} in both rounds, see {place}")
+    return gain if (gain := fmean(gains)) < stop.gain else None
+
+
+def _read_evaluated(place: Path) -> JudgedValues:
+    if not (place / RECIPE).is_file():
+        return {}
+    with Run.open(place) as run:
+        return {} if run.find_finished("evaluation") is None else read_aligned_values(run)
