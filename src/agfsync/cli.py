@@ -210,7 +210,9 @@ def inspect_command(
 
 @app.command("judge")
 def judge_command(
-    path: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pair set, or a run.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="PAIRS", help="A pair set, a table of answers, or a run.", show_default=False)
+    ],
     scorer: Annotated[
         list[str] | None, typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the first one leads.")
     ] = None,
@@ -220,15 +222,21 @@ def judge_command(
     split: Annotated[
         str, typer.Option("--split", help="Of a folder with several, default: train; of a run: its reward model's.")
     ] = "",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Judge the first N pairs.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first N pairs or images.")] = None,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="Judge the answers to a run's questions against its oracle.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure how often scorers prefer the preferred picture of pairs."""
+    """Measure how often scorers prefer the preferred picture of pairs, or answer questions rightly."""
+    from agfsync.commands.answers import judge_answers
     from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
     from agfsync.engine.progress import make_progress
+    from agfsync.formats.sources import holds_answers
 
-    found = judge_pair_set(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    judge = judge_answers if questions or holds_answers(path) else judge_pair_set
+    found = judge(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
     typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
 
 
@@ -361,8 +369,8 @@ def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
     from agfsync.study.report import write_results
     from agfsync.study.running import read_study
 
-    write_results(path, read_study(path))
-    typer.echo(f"page: {path / 'study.html'}")
+    write_results(path, study := read_study(path))
+    typer.echo(f"page: {path / study.page_file}")
 
 
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from agfsync import catalog
 from agfsync.engine.progress import SilentProgress
 from agfsync.errors import ModelError, RecipeError, RunError
+from agfsync.models import loading
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.recipe.types import SamplingLora
 from agfsync.stages import training
 from agfsync.stages.context import EARLIER, Context
+from agfsync.training import loop
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -303,3 +305,54 @@ def test_the_card_names_networks_of_the_base_from_elsewhere_and_no_path(make_rec
     generator = {"unet": "some/unet", "vae": {"path": str(tmp_path)}}
     told = training._list_settings(make_recipe(model=generator))
     assert told.items() - plain.items() == {("UNet of the base", "some/unet"), ("VAE of the base", tmp_path.name)}
+
+
+def test_training_has_the_denoiser_alone_in_memory(
+    paired_xl: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each step nothing but the network has weights; with the pairs encoded, text encoders aren't even read."""
+    context = with_training(paired_xl, make_recipe, lora={"rank": 2})
+    read, loaded = list[str](), list[set[str]]()
+    load, step = loading.load_part, loop._run_step
+
+    def load_and_note(kind: Any, folder: Path, *rest: Any) -> Any:
+        read.append(folder.name)
+        return load(kind, folder, *rest)
+
+    def step_and_count(state: Any, *rest: Any) -> Any:
+        parts = state.actor.model._encoders._networks
+        loaded.append({name for name, part in parts.items() if any(not p.is_meta for p in part.parameters())})
+        return step(state, *rest)
+
+    monkeypatch.setattr(loading, "load_part", load_and_note)
+    monkeypatch.setattr(loop, "_run_step", step_and_count)
+    training.run(context)
+    assert sorted(read) == ["text_encoder", "text_encoder_2", "unet", "vae"] and loaded == [set()] * 4
+    weights = load_file(context.run.path / "model" / "pytorch_lora_weights.safetensors")
+    shutil.rmtree(context.run.path / "training" / "checkpoints")
+    read.clear()
+    training.run(context)
+    again = load_file(context.run.path / "model" / "pytorch_lora_weights.safetensors")
+    assert sorted(read) == ["unet", "vae"] and all(again[name].equal(weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lora", "precision", "dtype"),
+    [
+        ("flux", True, "bf16", "bf16"),
+        ("flux", True, "fp16", "fp16"),
+        ("flux", True, "fp32", "fp32"),
+        ("flux", False, "bf16", "fp32"),
+        ("stable-diffusion", True, "bf16", "fp32"),
+    ],
+)
+def test_a_flow_is_loaded_in_the_precision_of_the_training_where_its_weights_are_frozen(
+    make_recipe: Any, monkeypatch: pytest.MonkeyPatch, kind: str, lora: bool, precision: str, dtype: str
+) -> None:
+    """A UNet's weights are rounded when it is loaded, those that autocast rounds; new weights are float32 always."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(catalog, "build", lambda kind, settings, defaults: asked.update(settings))
+    monkeypatch.setattr(training, "list_missing", lambda model: [])
+    changes = SHORT | {"precision": precision, "lora": {"rank": 2} if lora else None}
+    training._load_denoiser(make_recipe(model={"type": kind, "path": "a/b"}, training=changes))
+    assert (asked["dtype"], asked["lazy"], asked["loras"]) == (dtype, True, ())

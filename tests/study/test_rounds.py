@@ -1,17 +1,19 @@
 """Rounds: each draws with the model before it and trains it further; the stop rule, kills, the alarm, and the page."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from agfsync import cli, pipeline
 from agfsync.errors import RecipeError, RunError
 from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import Recipe, dump_recipe
-from agfsync.records import Caption
+from agfsync.records import Caption, Comparison
 from agfsync.stages import training
 from agfsync.store import Run
 from agfsync.study import rounds
@@ -242,6 +244,35 @@ def test_rounds_that_make_no_sense_are_refused_in_a_line(recipe: Recipe, changes
     with pytest.raises(RecipeError, match=says) as refused:
         recipe.with_(changes)
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_must_have_enough_captions_for_all_rounds(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a thing of kind {number}" for number in range(15)))
+    changes = {"captions.source": str(tmp_path / "prompts.txt"), "captions.held_out": 8, "captions.count": 4}
+    says = r"prompts.txt has 15 captions, and 2 rounds of new ones need 16"
+    with pytest.raises(RecipeError, match=says):
+        pipeline.check_names(recipe.with_(changes))
+    pipeline.check_names(recipe.with_(changes | {"captions.held_out": 7}))
+    pipeline.check_names(recipe.with_(changes | {"rounds.captions": "same"}))
+
+
+@pytest.mark.slow
+def test_an_arm_of_a_study_may_have_rounds(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(dump_recipe(recipe.with_({"rounds": None})))
+    best = {"type": "best", "reward": {"red": 1.0}}
+    arms = {"dreamsync": {"training.method": best, "rounds": {"count": 2, "captions": "same"}}, "one": {}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"base": "tiny.yaml", "resamples": 50, "arms": arms}))
+    path, arm = tmp_path / "study", tmp_path / "study" / "arms" / "dreamsync" / "seed-0"
+    assert cli.main(["study", str(tmp_path / "mine.yaml"), "--out", str(path)]) == 0
+    assert f"dreamsync seed 0    done  {arm}" in capsys.readouterr().out
+    assert read_captions(arm, "train") == read_captions(arm / "rounds" / "2", "train")
+    with Run.open(arm / "rounds" / "2") as run:
+        last = [row.aligned - row.base for row in run.read("evaluation", Comparison) if row.judge == "red"]
+    (row,) = (
+        r for r in pq.read_table(path / "table.parquet").to_pylist() if (r["arm"], r["judge"]) == ("dreamsync", "red")
+    )
+    assert row["gain"] == pytest.approx(fmean(last))
+    assert 'href="arms/dreamsync/seed-0/rounds/2/report.html"' in (path / "study.html").read_text()
 
 
 def test_a_round_has_the_first_ones_settings_and_a_start(recipe: Recipe, tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, empty_strided, uint8
+from torch import Tensor, uint8
 
 from agfsync.errors import StoreError
-from agfsync.files.atomic import explain_disk_error, flush_to_disk
+from agfsync.files.atomic import explain_disk_error, flush_to_disk, store_errors
 
-_STRIDES, _SUM = "strides", "sha256"
-"""Our own metadata: the layout of tensors that aren't contiguous, and the checksum of everything else."""
+_LAYOUTS, _SUM = "layouts", "sha256"
+"""Our own metadata: the order of the dimensions of tensors that aren't contiguous, and the checksum of all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         StoreError: the disk is full, or writing is not allowed; the previous file is still there.
     """
     beside = path.with_name(path.name + ".partial")
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     # With another layout sums are rounded in another order: a training resumed from the file would differ.
-    strides = {name: tensor.stride() for name, tensor in tensors.items() if not tensor.is_contiguous()}
-    head = {**metadata, **({_STRIDES: json.dumps(strides)} if strides else {})}
+    layouts = {name: _find_layout(tensor) for name, tensor in tensors.items()}
+    # Nothing is copied that has no gaps: the tensors may be larger than the memory.
+    whole = {name: tensor.permute(layouts[name]).contiguous() for name, tensor in tensors.items()}
+    odd = {name: layout for name, layout in layouts.items() if layout != sorted(layout)}
+    head = {**metadata, **({_LAYOUTS: json.dumps(odd)} if odd else {})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(whole, beside, head | {_SUM: _compute_checksum(whole, head)})
@@ -49,7 +55,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> TensorFile | None:
-    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or damaged."""
+    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or damaged.
+
+    The tensors are memory-mapped: their values are read when they are used, and take no memory that isn't free.
+    """
     head = read_metadata(path)
     if head is None:
         return None
@@ -58,9 +67,8 @@ def read_tensors(path: Path) -> TensorFile | None:
     metadata = {name: value for name, value in head.items() if name != _SUM}
     if head.get(_SUM) != _compute_checksum(tensors, metadata):
         return None
-    for name, stride in json.loads(metadata.pop(_STRIDES, "{}")).items():
-        there = tensors[name]
-        tensors[name] = empty_strided(there.shape, stride, dtype=there.dtype).copy_(there)
+    for name, layout in json.loads(metadata.pop(_LAYOUTS, "{}")).items():
+        tensors[name] = _undo_layout(tensors[name], layout)
     return TensorFile(tensors, metadata)
 
 
@@ -80,3 +88,57 @@ def _compute_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         state.update(tensor.cpu().reshape(-1).view(uint8).numpy().data)
     return state.hexdigest()
+
+
+def _find_layout(tensor: Tensor) -> list[int]:
+    """Return the dimensions of a tensor as they follow each other in memory, the one of the largest steps first.
+
+    >>> _find_layout(torch.ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last))
+    [0, 2, 3, 1]
+    """
+    dims = list(range(tensor.dim()))
+    steps = tensor.stride()
+    return dims if tensor.is_contiguous() else sorted(dims, key=lambda dim: (-steps[dim], dim))
+
+
+def _undo_layout(stored: Tensor, layout: Sequence[int]) -> Tensor:
+    return stored.permute([layout.index(dim) for dim in range(len(layout))])
+
+
+class TensorSpool:
+    """Rows of named tensors that are written to temporary files in `folder` as they come, so that memory holds none.
+
+    The files have no names: nothing is left of them, however the process ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        self._kinds: dict[str, tuple[list[int], torch.dtype, torch.Size]] = {}
+        """the layout, the type, and the shape of a stored row"""
+
+    def append(self, rows: Mapping[str, Tensor]) -> None:
+        """Add rows (R, ...) to each tensor; the first ones fix its type, its layout and its shape but for R.
+
+        Raises:
+            StoreError: the disk is full, or writing is not allowed.
+        """
+        with store_errors(self._folder):
+            for name, tensor in rows.items():
+                if name not in self._files:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._files[name] = TemporaryFile(dir=self._folder)  # noqa: SIM115 - `finish` closes it
+                    layout = [0, *(dim for dim in _find_layout(tensor) if dim)]
+                    self._kinds[name] = layout, tensor.dtype, tensor.permute(layout).shape[1:]
+                stored = tensor.cpu().permute(self._kinds[name][0]).contiguous()
+                self._files[name].write(stored.reshape(-1).view(uint8).numpy().data)
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return the tensors with all their rows, on the CPU, memory-mapped."""
+        found = {}
+        with store_errors(self._folder):
+            for name, (layout, dtype, shape) in self._kinds.items():
+                with self._files.pop(name) as file:
+                    stored = torch.from_numpy(np.memmap(file, np.uint8, mode="c")).view(dtype)
+                found[name] = _undo_layout(stored.view(-1, *shape), layout)
+        return found

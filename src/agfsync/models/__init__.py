@@ -9,6 +9,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name of a LoRA's file in diffusers."""
 EXCHANGED = ("vae", "unet", "transformer")
 """Parts of pipelines that may come from another model."""
+NETWORKS = ("unet", "transformer")
+"""Parts of pipelines that draw; the others are encoders."""
 UNLOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that are never loaded."""
 

@@ -22,7 +22,7 @@ from agfsync.models.architecture import ATTENTION, TEXT_STATES, Architecture, Co
 from agfsync.models.configuration import check_choices, check_parts, parts_of
 from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_pipeline, save_pipeline
+from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_with_encoders, save_pipeline
 from agfsync.models.loras import Lora, fuse_loras
 from agfsync.models.pretrained import torch_device
 from agfsync.models.sampling import (
@@ -74,9 +74,9 @@ class FlowMatching:
     network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `max_sequence_length` is the number of tokens of T5's text, of the families
-    that have one; by default that of diffusers' pipeline. `training_times` is the distribution of the training times
-    (see `FlowSchedule`), by default that of diffusers' training script for the family; `training_shift` moves them, by
-    default as the scheduler does.
+    that have one; by default that of diffusers' pipeline. `lazy`: the text encoders are read when they are needed.
+    `training_times` is the distribution of the training times (see `FlowSchedule`), by default that of diffusers'
+    training script for the family; `training_shift` moves them, by default as the scheduler does.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
@@ -102,6 +102,7 @@ class FlowMatching:
         dtype: str = "fp32",
         device: str = "auto",
         adapter: Path | None = None,
+        lazy: bool = False,
         training_times: TimeSampling | None = None,
         training_shift: float | None = None,
     ) -> None:
@@ -116,7 +117,10 @@ class FlowMatching:
         origin = PipelineSource.from_settings(
             path, revision=revision, variant=variant, vae=vae, transformer=transformer
         )
-        self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
+        self._pipeline, self._encoders = load_with_encoders(
+            architecture, origin, self._precision.weights, lazy=lazy and not loras
+        )
+        self._encoders.are_changed = bool(loras)
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline))
         family.check(self._pipeline, guidance, negative_prompt)
@@ -140,7 +144,7 @@ class FlowMatching:
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         with model_errors(f"the model {path} can't be drawn with"):
-            self._pipeline.to(self.device)
+            self._encoders.move_pipeline(self.device)
         self._latents = LatentSpace(
             self._pipeline, self._size, self._precision, architecture.latent_statistics, architecture.latent_patch
         )
@@ -174,6 +178,7 @@ class FlowMatching:
 
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
+        self._encoders.require()
         with model_errors(f"the model {self._model} can't draw"):
             return self._draw_batch(prompts, seeds, embedding_noise)
 
@@ -205,6 +210,7 @@ class FlowMatching:
 
         The mean and not a sample, for the reasons that `LatentDiffusion.encode_images` gives.
         """
+        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't encode pictures"):
             return self._latents.encode(images)
 
@@ -214,6 +220,7 @@ class FlowMatching:
         Raises:
             ModelError: some pixels aren't numbers, which would give black images.
         """
+        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode(latents_BCHW)
 
@@ -226,12 +233,14 @@ class FlowMatching:
 
         If the network computes its blocks again on the way back, so does the VAE.
         """
+        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode_pixels(latents_BCHW, self._pipeline.transformer.is_gradient_checkpointing)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the prompts' conditioning: text and pooled embeddings, float32, a row a prompt."""
+        self._encoders.require_text()
         with model_errors(f"the model {self._model} can't read prompts"):
             return self._family.architecture.encode(self._pipeline, prompts, self._size, **self._text)
 
@@ -242,8 +251,13 @@ class FlowMatching:
         """
         return self._predict_velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
 
+    def release_encoders(self) -> None:
+        """Free the memory of the text encoders and the VAE, which are read again when they are needed."""
+        self._encoders.release()
+
     def save(self, folder: Path) -> None:
         """Write the whole pipeline, with the transformer as it now is, as safetensors."""
+        self._encoders.require()
         save_pipeline(self._pipeline, folder)
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:

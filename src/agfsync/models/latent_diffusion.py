@@ -26,7 +26,7 @@ from agfsync.models.configuration import (
 )
 from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_pipeline, save_pipeline
+from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_with_encoders, save_pipeline
 from agfsync.models.loras import Lora, fuse_loras
 from agfsync.models.pretrained import torch_device
 from agfsync.models.sampling import (
@@ -56,7 +56,8 @@ class LatentDiffusion:
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
     has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
-    training-free method, its `type` among them, which steers the drawing.
+    training-free method, its `type` among them, which steers the drawing. `lazy`: the text encoders are read when they
+    are needed.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -83,6 +84,7 @@ class LatentDiffusion:
         dtype: str = "fp32",
         device: str = "auto",
         adapter: Path | None = None,
+        lazy: bool = False,
         refiner: Mapping[str, Any] | None = None,
         steering: Mapping[str, Any] | None = None,
     ) -> None:
@@ -94,14 +96,17 @@ class LatentDiffusion:
         origin = PipelineSource.from_settings(
             path, revision=revision, config=config, variant=variant, vae=vae, unet=unet
         )
-        self._pipeline = load_pipeline(architecture, origin, self._precision.weights)
+        self._pipeline, self._encoders = load_with_encoders(
+            architecture, origin, self._precision.weights, lazy=lazy and not loras
+        )
+        self._encoders.are_changed = bool(loras)
         self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         self._negative_prompt, self._steps, self._clip_skip = negative_prompt, steps, clip_skip
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
-            self._pipeline.to(self.device)
+            self._encoders.move_pipeline(self.device)
             limit_tokens(self._pipeline)
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *count_channels(parts_of(self._pipeline))
@@ -158,6 +163,7 @@ class LatentDiffusion:
         An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._encoders.require()
         with model_errors(f"the model {self._model} can't draw"):
             with_prompt, without = encode_with_negative(
                 self.encode_prompts, prompts, self._negative_prompt, self._encode_negative if self._clip_skip else None
@@ -210,6 +216,7 @@ class LatentDiffusion:
         The mean and not a sample, because it is the same for every run and seed, and because sampling would put noise
         between winner and loser that the preference says nothing about.
         """
+        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't encode pictures"):
             return self._latents.encode(images)
 
@@ -226,6 +233,7 @@ class LatentDiffusion:
         Raises:
             ModelError: some pixels aren't numbers, which would give black images.
         """
+        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode(latents_BCHW)
 
@@ -234,6 +242,7 @@ class LatentDiffusion:
 
         If the network computes its blocks again on the way back, so does the VAE.
         """
+        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._latents.decode_pixels(latents_BCHW, self._pipeline.unet.is_gradient_checkpointing)
 
@@ -243,6 +252,7 @@ class LatentDiffusion:
 
         No layer is skipped for the empty prompt, which stands for no prompt.
         """
+        self._encoders.require_text()
         with model_errors(f"the model {self._model} can't read prompts"):
             said = self._architecture.encode(self._pipeline, prompts, self._size, self._clip_skip)
             if not self._clip_skip or all(prompts):
@@ -267,8 +277,13 @@ class LatentDiffusion:
         predicted: Tensor = network(noisy_BCHW.to(dtype), times_B, **arguments).sample
         return predicted
 
+    def release_encoders(self) -> None:
+        """Free the memory of the text encoders and the VAE, which are read again when they are needed."""
+        self._encoders.release()
+
     def save(self, folder: Path) -> None:
         """Write the whole pipeline, with the UNet as it now is, as safetensors."""
+        self._encoders.require()
         save_pipeline(self._pipeline, folder)
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:

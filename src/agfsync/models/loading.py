@@ -18,12 +18,13 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, LORA_FILE, hub
 from agfsync.models.architecture import Architecture
+from agfsync.models.encoders import Encoders
 from agfsync.models.files import CONFIG, find_variants
 from agfsync.models.hub_errors import loading_errors
 from agfsync.models.lora_files import lora_file, read_changes
 from agfsync.models.lora_names import find_targets
 from agfsync.models.loras import Lora, find_misfits
-from agfsync.models.parts import PartSource, load_own_part, load_part, part_fingerprint
+from agfsync.models.parts import PartSource, load_own_part, load_part, part_fingerprint, sketch_encoder
 from agfsync.models.pretrained import find_file, fingerprint_model, loading_arguments, silence_transformers
 from agfsync.models.single_file import (
     check_left_over,
@@ -72,23 +73,30 @@ def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: tor
     Raises:
         ModelError: there is no such pipeline, it is of another kind, or it is incomplete.
     """
+    return load_with_encoders(architecture, origin, dtype)[0]
+
+
+def load_with_encoders(
+    architecture: Architecture, origin: PipelineSource, dtype: torch.dtype, *, lazy: bool = False
+) -> tuple[Any, Encoders]:
+    """Return the pipeline at `origin` as `load_pipeline` does, and its text encoders and VAE, which can be released.
+
+    `lazy` text encoders have no weights until they are required, except those of a single file.
+    """
     model = origin.model
     with loading_errors(model), silence_libraries():
         is_file = Path(model).is_file()
         tensors = _file_tensors(architecture, origin) if is_file else {}
         folder = _find_configuration(origin, tensors) if is_file else _find_folder(architecture, origin)
         index = _read_index(architecture, folder, (origin.config or model) if is_file else model)
-        networks = _load_networks(architecture, origin, folder, index, tensors, dtype)
+        reader = _PartReader(architecture, origin, folder, _find_classes(architecture, index), dtype)
+        networks = reader.read_all(tensors, lazy=lazy)
         # diffusers needs an explicit None for each part that a pipeline was saved without, such as SD 3's T5.
         absent = {name: None for name, part in index.items() if part == [None, None] or name in LEFT_OUT}
         given = {**absent, **architecture.extras, **networks}
         pipeline = architecture.pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
         _set_prediction(pipeline, _read_scheduler_settings(origin))
-        pipeline.vae.to(architecture.vae_dtype(pipeline.vae, dtype))
-    for network in pipeline.components.values():
-        if isinstance(network, torch.nn.Module):
-            network.requires_grad_(False).eval()
-    return pipeline
+    return pipeline, Encoders(pipeline, reader.read)
 
 
 def _find_folder(architecture: Architecture, origin: PipelineSource) -> Path:
@@ -156,35 +164,49 @@ def _check_class(architecture: Architecture, model: str, index: Mapping[str, Any
         raise ModelError(f"{model} is a {found}: the type {architecture.name} needs a {kind.__name__}")
 
 
-def _load_networks(
-    architecture: Architecture,
-    origin: PipelineSource,
-    folder: Path,
-    index: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    dtype: torch.dtype,
-) -> dict[str, Any]:
-    """Return each network of the pipeline, by the name of its part."""
-    kinds = _find_classes(architecture, index)
-    for name in origin.parts.keys() - kinds.keys():
-        raise ModelError(f"{origin.model} has no {name} that another could take the place of: leave out {name}")
-    if tensors:
-        known = [prefix for name in kinds for prefix in architecture.prefixes.get(name, ())]
-        check_left_over(origin.model, tensors.keys(), known, architecture.pipeline.__name__)
-    _check_variant(origin, [folder / name for name in kinds.keys() - origin.parts.keys()])
-    networks = {}
-    for name, kind in kinds.items():
-        label, prefixes = f"{origin.model} ({name})", architecture.prefixes.get(name, ())
-        if name in origin.parts:
-            networks[name] = load_own_part(name, kind, origin.parts[name], folder / name, prefixes, dtype)
-        elif tensors:
-            own = select_tensors(tensors, prefixes)
-            if not own:
-                raise ModelError(_describe_missing(origin.model, name, prefixes))
-            networks[name] = fill_network(kind, folder / name, own, prefixes, dtype, label)
-        else:
-            networks[name] = load_part(kind, folder / name, origin.variant, dtype, label)
-    return networks
+@dataclass(frozen=True, slots=True)
+class _PartReader:
+    """Reads the networks of the pipeline at `origin`, by the names of its parts, whose classes are `kinds`."""
+
+    architecture: Architecture
+    origin: PipelineSource
+    folder: Path
+    kinds: Mapping[str, Any]
+    dtype: torch.dtype
+
+    def read_all(self, tensors: Mapping[str, Tensor], *, lazy: bool) -> dict[str, Any]:
+        """Return all networks; if `lazy`, text encoders from a folder without weights."""
+        origin, kinds = self.origin, self.kinds
+        for name in origin.parts.keys() - kinds.keys():
+            raise ModelError(f"{origin.model} has no {name} that another could take the place of: leave out {name}")
+        if tensors:
+            known = [prefix for name in kinds for prefix in self.architecture.prefixes.get(name, ())]
+            check_left_over(origin.model, tensors.keys(), known, self.architecture.pipeline.__name__)
+        _check_variant(origin, [self.folder / name for name in kinds.keys() - origin.parts.keys()])
+        sketched = {name for name in kinds if lazy and not tensors and name not in EXCHANGED}
+        return {name: self._sketch(name) if name in sketched else self.read(name, tensors) for name in kinds}
+
+    def read(self, name: str, tensors: Mapping[str, Tensor] | None = None) -> Any:
+        """Return the network `name`, frozen; `tensors` are those of a single file, which is read without them."""
+        origin, kind = self.origin, self.kinds[name]
+        label, prefixes = f"{origin.model} ({name})", self.architecture.prefixes.get(name, ())
+        with silence_libraries():
+            if name in origin.parts:
+                network = load_own_part(name, kind, origin.parts[name], self.folder / name, prefixes, self.dtype)
+            elif Path(origin.model).is_file():
+                own = select_tensors(tensors or _file_tensors(self.architecture, origin), prefixes)
+                if not own:
+                    raise ModelError(_describe_missing(origin.model, name, prefixes))
+                network = fill_network(kind, self.folder / name, own, prefixes, self.dtype, label)
+            else:
+                network = load_part(kind, self.folder / name, origin.variant, self.dtype, label)
+            if name == "vae":
+                network.to(self.architecture.vae_dtype(network, self.dtype))
+        return network.requires_grad_(False).eval()
+
+    def _sketch(self, name: str) -> Any:
+        network = sketch_encoder(self.kinds[name], self.folder / name, self.dtype, f"{self.origin.model} ({name})")
+        return network.requires_grad_(False).eval()
 
 
 def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:

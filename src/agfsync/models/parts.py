@@ -69,6 +69,18 @@ def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, 
     return network
 
 
+def sketch_encoder(kind: Any, folder: Path, dtype: torch.dtype, name: str) -> Any:
+    """Return a network of the transformers class `kind` with the configuration in `folder`, on the meta device.
+
+    Raises:
+        ModelError: there is no configuration, or none of such a network.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
+    with loading_errors(name), torch.device("meta"):
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True)).to(dtype)
+
+
 def load_own_part(
     name: str, kind: Any, origin: PartSource, base: Path, prefixes: Collection[str], dtype: torch.dtype
 ) -> Any:

@@ -62,10 +62,28 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(check_steered_type, recipe.model, recipe.steering)
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
+    if recipe.captions.source and recipe.rounds is not None and recipe.rounds.captions == "new":
+        yield partial(_check_rooms, recipe, recipe.rounds.count)
     if recipe.start is not None:
         yield partial(_check_start, recipe, recipe.start)
     if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
+
+
+def _check_rooms(recipe: Recipe, rounds: int) -> None:
+    """Check that a file of prompts has enough for every round.
+
+    Raises:
+        RecipeError: it hasn't.
+    """
+    settings = recipe.captions
+    prompts = SourceCaptions(str(settings.source), split=settings.split)
+    there, asked = sum(prompts.rooms.values()), settings.held_out + settings.skip + rounds * settings.count
+    if there < asked:
+        raise RecipeError(
+            f"rounds: {prompts.path} has {there} captions, and {rounds} rounds of new ones need {asked}: lower "
+            f"captions.count, or set rounds.captions to same"
+        )
 
 
 def _check_start(recipe: Recipe, start: Start) -> None:
@@ -97,8 +115,9 @@ def _check_judges(recipe: Recipe, name: str) -> None:
     _check_open_questions(prompts, judges, f"evaluation.sets.{name}")
     if (settings.by is not None or len(asking) == len(judges)) and not prompts.has_questions:
         raise RecipeError(
-            f"evaluation.sets.{name}: {source.name} has no questions, and {', '.join(asking)} can only judge by "
-            f"questions: name other scorers in its `by`, such as clip, or a file with questions"
+            f"evaluation.sets.{name}: {source.name} has no questions{prompts.explain_left_out()}, and "
+            f"{', '.join(asking)} can only judge by questions: name other scorers in its `by`, such as clip, or a file "
+            f"with questions"
         )
 
 

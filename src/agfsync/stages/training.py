@@ -28,7 +28,7 @@ from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
 from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
 from agfsync.stages.watched import check_watch, list_watched, make_watcher
-from agfsync.training import DiffusionModel, Reference
+from agfsync.training import DiffusionModel, Reference, release_encoders
 from agfsync.training.batches import EncodedPairs, RatedImages
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
@@ -146,6 +146,7 @@ def train_as_helper(context: Context) -> None:
                 data: Any = load_training_data(context, denoiser, method, accounts).data
             else:
                 data = load_cached_data(context, method)
+            release_encoders(denoiser)
             if data is None:
                 place = locate_cache(context)
                 raise RunError(f"{place} isn't there: the run's folder must be on a disk that all share")
@@ -190,14 +191,17 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 def _load_denoiser(recipe: Recipe, start: Start | None) -> DiffusionModel:
     """Load the generator, or the pipeline of `start`, with float32 weights: small updates vanish in bf16.
 
-    Under a LoRA that is trained in bf16 a flow model's own weights are frozen, and are loaded in bf16.
+    Under a LoRA a flow model's own weights are frozen, and are loaded in the precision of the training. A UNet's are
+    rounded to it later (`round_frozen_layers`), all but those that autocast doesn't round. Text encoders are read when
+    something is encoded.
+
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
     is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
-    dtype = "bf16" if is_frozen and recipe.training.precision == "bf16" else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": ()}
+    dtype = recipe.training.precision if is_frozen else "fp32"
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True}
     if settings.refining is not None:
         changed["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
@@ -207,7 +211,7 @@ def _load_denoiser(recipe: Recipe, start: Start | None) -> DiffusionModel:
     arguments = settings.arguments() | changed
     if start is not None and recipe.training.lora is None:
         arguments = ModelArtefact.load(Path(start.path)).extend_arguments(arguments, Path(start.path))
-    denoiser = catalog.build("models", arguments, settings.defaults())
+    denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy"})
     if missing := list_missing(denoiser):
         raise ModelError(explain_untrainable(settings.type, missing))
     trained: DiffusionModel = denoiser

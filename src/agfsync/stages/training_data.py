@@ -14,14 +14,15 @@ from agfsync import catalog
 from agfsync.engine.batch_fitting import load_batch_fit
 from agfsync.errors import RunError
 from agfsync.files.images import decode_image
+from agfsync.files.tensors import TensorSpool
 from agfsync.records import Caption, Pair
 from agfsync.scorers import Scorer
 from agfsync.stages.context import Context, digest_generator, read_captions_to_draw
 from agfsync.stages.scored import read_scored_captions
 from agfsync.stages.spending import Account, list_scorer_arguments
 from agfsync.store.streams import iterate_batches
-from agfsync.training import Conditioning, DiffusionModel
-from agfsync.training.batches import EncodedPairs, RatedImages
+from agfsync.training import Conditioning, DiffusionModel, release_encoders
+from agfsync.training.batches import LATENTS, NOISE, EncodedPairs, RatedImages
 from agfsync.training.methods.rated import RatedMethod
 from agfsync.training.objective import Method
 from agfsync.training.prompts import PromptData
@@ -56,11 +57,18 @@ class LoadedData:
 def load_training_data(
     context: Context, model: DiffusionModel, method: Method, accounts: Mapping[str, Account]
 ) -> LoadedData:
-    """Return what `method` learns from.
+    """Return what `method` learns from; the model's encoders aren't in memory afterwards.
 
     Raises:
         RunError: there is no pair, or no image that the method takes.
     """
+    try:
+        return _load_data(context, model, method, accounts)
+    finally:
+        release_encoders(model)
+
+
+def _load_data(context: Context, model: DiffusionModel, method: Method, accounts: Mapping[str, Account]) -> LoadedData:
     if method.needs == "captions":
         return LoadedData(_load_prompts(context, model, accounts))
     cached = load_cached_data(context, method)
@@ -80,6 +88,11 @@ def locate_cache(context: Context) -> Path:
     return context.run.path / _STAGE / "images.safetensors"
 
 
+def _open_spool(context: Context) -> TensorSpool:
+    """Return a place for what is being encoded, which may be more than the memory holds."""
+    return TensorSpool(context.run.path / _STAGE)
+
+
 def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str, Account]) -> PromptData:
     recipe = context.recipe
     asked = list(read_captions_to_draw(context, "train"))
@@ -87,8 +100,8 @@ def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str
     return PromptData(
         prompts,
         [each.questions for each in asked],
-        _encode_prompts(model, prompts),
-        _encode_prompts(model, [recipe.model.sampling.negative_prompt]),
+        _encode_prompts(context, model, prompts),
+        _encode_prompts(context, model, [recipe.model.sampling.negative_prompt]),
         make_rewards(context, recipe.reward_weights, accounts),
     )
 
@@ -124,8 +137,8 @@ def _encode_pairs(context: Context, model: DiffusionModel) -> EncodedPairs:
         margin_P=torch.tensor([float(pair.margin) for pair in pairs]),
         noise_ICHW=_draw_noise(context, model, images, conditioning),
     )
-    encoded.save(locate_cache(context), context.digest)
-    return encoded
+    # From the cache, which is memory-mapped too: the files of the encoding are gone with their tensors.
+    return encoded.save(locate_cache(context), context.digest)
 
 
 def _encode_rated(
@@ -161,8 +174,7 @@ def _encode_rated(
         pictures=images.pictures,
         noise_ICHW=_draw_noise(context, model, images, conditioning),
     )
-    encoded.save(locate_cache(context), context.digest)
-    return LoadedData(encoded, notes)
+    return LoadedData(encoded.save(locate_cache(context), context.digest), notes)
 
 
 def _read_texts(context: Context) -> dict[str, str]:
@@ -173,8 +185,10 @@ def _draw_noise(context: Context, model: Any, images: _EncodedImages, conditioni
     """Draw the starting noise of every image again, if the training takes it."""
     if context.recipe.training.noise != "tracked":
         return None
-    noise: Tensor = model.draw_starting_noise(images.seeds, conditioning)
-    return noise
+    spool = _open_spool(context)
+    for seeds in iterate_batches(images.seeds, ENCODED_AT_ONCE):
+        spool.append({NOISE: model.draw_starting_noise(seeds, conditioning)})
+    return spool.finish()[NOISE]
 
 
 def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) -> _EncodedImages:
@@ -184,36 +198,35 @@ def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) ->
     source = digest_generator(context.recipe.model)
     fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)
     kept: list[Mapping[str, Any]] = []
-    latents: list[Tensor] = []
-    sizes: list[Conditioning] = []
 
-    def encode(images: Sequence[Image.Image]) -> tuple[Tensor, Conditioning]:
-        return model.encode_images(images).cpu(), model.picture_conditioning(images)
+    def encode(images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        return {LATENTS: model.encode_images(images), **model.picture_conditioning(images)}
 
     columns = ["key", "caption_key", "seed", "image"]
     candidates = (row for row in context.run.rows("candidates", columns) if row["key"] in wanted)
+    spool = _open_spool(context)
     with context.progress.stage(title, len(wanted), "images") as task:
         for rows in iterate_batches(candidates, at_once):
             kept += [{name: row[name] for name in columns[:-1]} for row in rows]
-            for some, conditioning in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
-                latents.append(some)
-                sizes.append(conditioning)
-                task.advance(len(some))
+            for some in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
+                spool.append(some)
+                task.advance(len(some[LATENTS]))
+    pictures = spool.finish()
+    release_encoders(model)  # the VAE: the text encoders are next
     places = {row["key"]: place for place, row in enumerate(kept)}
     captions, seeds = ([row[name] for row in kept] for name in ("caption_key", "seed"))
-    return _EncodedImages(places, torch.cat(latents), _join_parts(sizes), captions, seeds)
+    return _EncodedImages(places, pictures.pop(LATENTS), pictures, captions, seeds)
 
 
 def _encode_with_empty(context: Context, model: DiffusionModel, prompts: Mapping[str, int]) -> Conditioning:
     """Return the conditioning of `prompts`, and of the empty prompt in the last row if captions are dropped."""
-    return _encode_prompts(model, [*prompts, *([""] if context.recipe.training.caption_dropout else [])])
+    empty = [""] if context.recipe.training.caption_dropout else []
+    return _encode_prompts(context, model, [*prompts, *empty])
 
 
-def _encode_prompts(model: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
+def _encode_prompts(context: Context, model: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
     """Return each prompt's conditioning, on the CPU."""
-    starts = range(0, len(prompts), ENCODED_AT_ONCE)
-    return _join_parts([model.encode_prompts(prompts[start : start + ENCODED_AT_ONCE]) for start in starts])
-
-
-def _join_parts(parts: Sequence[Conditioning]) -> Conditioning:
-    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    spool = _open_spool(context)
+    for texts in iterate_batches(prompts, ENCODED_AT_ONCE):
+        spool.append(model.encode_prompts(texts))
+    return spool.finish()

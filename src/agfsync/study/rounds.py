@@ -51,7 +51,7 @@ class RunRounds(Study):
     page_file: ClassVar[str] = "rounds.html"
     kind: ClassVar[str] = "rounds"
     unit: ClassVar[str] = "round"
-    along: ClassVar[str] = "Rounds"
+    along: ClassVar[str] = "round"
     recipe: Recipe
     shortfall: float | None = None
     """the last round's gain over the one before it, if it ended the rounds"""
@@ -194,9 +194,10 @@ def run_with_rounds(path: Path, *, until: str | None = None, progress: Progress 
     if changed or not (path / RunRounds.page_file).exists():
         from agfsync.study.report import write_results
 
-        write_results(path, rounds := read_rounds(path))
-        if rounds.ended:
-            shown.say(rounds.ended)
+        alarms = write_results(path, rounds := read_rounds(path))
+        for line in (rounds.ended, *(f"{alarm.title}: {alarm.text}" for alarm in alarms)):
+            if line:
+                shown.say(line)
 
 
 def are_rounds_done(path: Path, until: str | None = None) -> bool:

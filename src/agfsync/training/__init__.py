@@ -7,7 +7,7 @@ T tokens, D embedding width.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -119,6 +119,21 @@ class TracedModel(DiffusionModel, Protocol):
     def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
         """Return the noise from which images of `seeds` were drawn, float32 (B, C, H, W), on the CPU."""
         ...
+
+
+@runtime_checkable
+class ReleasingModel(Protocol):
+    """A model whose text encoders and VAE leave the memory when they aren't needed, and come back when they are."""
+
+    def release_encoders(self) -> None:
+        """Free their memory."""
+        ...
+
+
+def release_encoders(model: Any) -> None:
+    """Free the memory of a model's text encoders and VAE, if it can."""
+    if isinstance(model, ReleasingModel):
+        model.release_encoders()
 
 
 class Reference(Protocol):

@@ -1,5 +1,7 @@
 """The images of a training as tensors: encoded once, cached, and drawn in an order that depends on the seed alone.
 
+The cache is memory-mapped: a batch reads its rows from the disk, and the images may be more than the memory holds.
+
 Legend: I images, P pairs, B samples of a batch, C H W latent channels, height, width.
 """
 
@@ -17,8 +19,8 @@ from agfsync.training import Conditioning
 PROMPTS, PICTURES = "conditioning.", "pictures."
 """Prefixes of the names of the conditioning's tensors in the cache."""
 LATENTS, NOISE = "latents_ICHW", "noise_ICHW"
-FORMAT = "3"
-"""The format of the cache; format 2 had no margins and no noise."""
+FORMAT = "4"
+"""The format of the cache; format 3 stored every tensor row by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,10 @@ class EncodedPairs:
         prompts_P = _drop_captions(self.prompt_P[rows], dropped)
         return _gather_images(self, images_B, prompts_P.repeat(2), device)
 
-    def save(self, path: Path, digest: str) -> None:
-        """Write the pairs to `path`, with the digest of what they were encoded from."""
+    def save(self, path: Path, digest: str) -> Self:
+        """Write the pairs to `path`, with the digest of what they were encoded from; return them as they lie there."""
         _write_cache(self, path, digest, "winner_P", "loser_P", "prompt_P", "margin_P")
+        return self.load(path, digest) or self
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Self | None:
@@ -92,9 +95,10 @@ class RatedImages:
         """Return the images at `rows`, int64 (B,), on `device`; those `dropped`, bool (B,), get the empty prompt."""
         return _gather_images(self, rows, _drop_captions(self.prompt_I[rows], dropped), device)
 
-    def save(self, path: Path, digest: str) -> None:
-        """Write the images to `path`, with the digest of what they were encoded from."""
+    def save(self, path: Path, digest: str) -> Self:
+        """Write the images to `path`, with the digest of what they were encoded from; return them as they lie there."""
         _write_cache(self, path, digest, "prompt_I", "rating_I")
+        return self.load(path, digest) or self
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Self | None:
