@@ -17,6 +17,7 @@ from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSe
 from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions, takes_any_answer
+from agfsync.stages.report.checked import read_check
 from agfsync.stages.writing import digest_polisher, digest_writer
 
 
@@ -53,6 +54,8 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         if settings.source:
             yield partial(check_source, Path(settings.source), PromptFile, settings.split)
             yield partial(_check_judges, recipe, name)
+    for each in recipe.report.checks:
+        yield partial(read_check, Path(each))
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
     if recipe.engine.type == "ray":

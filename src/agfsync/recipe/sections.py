@@ -357,6 +357,9 @@ class Report(Section):
 
     examples: Positive = 12
     """images a gallery"""
+    checks: tuple[SourcePath, ...] = ()
+    """files that `agfsync judge PAIRS --out` has written: the report warns of a judge with more than a third of the
+    weight that is near a coin toss on one of these pair sets"""
 
 
 class Engine(Section):

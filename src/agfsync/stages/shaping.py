@@ -94,7 +94,8 @@ def report(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `report`."""
     choice = (recipe.pairs.weights, _list_sources(recipe, "pairs"))
     given = () if recipe.given is None else (recipe.given.names, recipe.given.selected_on)
-    return recipe.name, dump_changes(recipe.report), *choice, recipe.evaluation.resamples, *given
+    checks = [fingerprint_source(each) for each in recipe.report.checks]
+    return recipe.name, dump_changes(recipe.report, "checks"), *choice, recipe.evaluation.resamples, *given, *checks
 
 
 def _list_stopping(recipe: Recipe) -> tuple[Any, ...]:

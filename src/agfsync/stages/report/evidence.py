@@ -69,6 +69,8 @@ class Evidence:
     """that chose what the model was trained on; None where nobody knows"""
     data: Mapping[str, Any] = field(default_factory=dict)
     """the statistics of captions, questions and candidates"""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """the judges' answers against those of a judge that knows the truth"""
 
 
 def gather_evidence(run: Run, recipe: Recipe) -> Evidence:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -12,11 +13,13 @@ from agfsync import __version__
 from agfsync.stages import list_needed_stages
 from agfsync.stages.dataset import THRESHOLDS
 from agfsync.stages.report.annotations import describe_overall, list_annotators
+from agfsync.stages.report.checked import find_doubtful_judges, read_check
 from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.figures import Direction, Effect, format_compact, make_curves, make_forest, make_histogram
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.training import Panel, describe_errors, describe_watch, plot_training
 from agfsync.stages.report.verdict import (
+    Alarm,
     describe_caution,
     find_alarms,
     format_interval,
@@ -148,7 +151,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "words": words,
         "models": list_models(evidence.recipe),
         "verdict": reach_verdict(judged, words),
-        "alarms": find_alarms(judged, contrasts),
+        "alarms": [*find_alarms(judged, contrasts), *_find_doubts(evidence)],
         "caution": describe_caution(judged, contrasts, words),
         "controls": _list_controls(evidence),
         "fewest": FEWEST_FOR_VERDICT,
@@ -169,6 +172,7 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "contributions": _list_contributions(evidence),
         "annotators": list_annotators(evidence),
         "overall": describe_overall(evidence),
+        "truth": evidence.truth,
         "accuracies": _list_accuracies(evidence),
         "data": evidence.data,
         "utilisation": _plot_utilisation(evidence.data.get("utilisation", {})),
@@ -181,6 +185,11 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "stages": _list_stages(evidence),
         "seconds": sum(stage.seconds for stage in evidence.finished.values()),
     }
+
+
+def _find_doubts(evidence: Evidence) -> list[Alarm]:
+    checks = [read_check(Path(each)) for each in evidence.recipe.report.checks]
+    return find_doubtful_judges(evidence.selectors, checks)
 
 
 def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
