@@ -266,7 +266,7 @@ def test_what_nobody_expected_is_one_line_too(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_control_c_says_how_to_go_on(file: Path, make_recipe: Any) -> None:
     file.write_text(dump_recipe(make_recipe(captions={"count": 2000})))
     source = os.pathsep.join([*sys.path])

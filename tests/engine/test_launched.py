@@ -22,7 +22,7 @@ from launching import ForkedPair
 from agfsync import pipeline
 from agfsync.recipe import Recipe, check_recipe, dump_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = {"steps": 8, "batch": 7, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}

@@ -133,7 +133,7 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
     return config.resolve_recipe(name, [f"{key}={value}" for key, value in few.items()])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", REAL)
 def test_a_run_ends_in_a_model_and_a_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -154,7 +154,7 @@ def test_a_run_ends_in_a_model_and_a_report(name: str, tmp_path: Path, monkeypat
         type(made).from_pretrained(model, use_safetensors=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "recipe"), [("stable-diffusion-3", "sd15"), ("flux", "sdxl-lora")])
 def test_flow_models_are_drawn_scored_paired_and_trained(
     kind: str,

@@ -115,6 +115,7 @@ def test_a_lora_of_an_sdxl_is_one_that_diffusers_takes(
     assert len(generator.draw(["a"], [1], 0.0)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])
 def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
     paired_xl: Context, make_recipe: Any, lora: dict[str, Any] | None
@@ -172,6 +173,7 @@ def test_another_layout_of_the_same_strength(paired: Context, make_recipe: Any, 
 OPTIONS = {"accumulate": 2, "gradient_checkpointing": True, "ema": 0.9, "caption_dropout": 0.5, "min_snr_gamma": 5.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ipo", "hinge"])
 def test_all_options_together_make_a_model(
     paired: Context, make_recipe: Any, tiny_generator: Path, method: str
@@ -220,7 +222,7 @@ class Stopping(SilentProgress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_at_every_step_it_makes_the_same_model(paired: Context, make_recipe: Any) -> None:
     """With pictures that its own VAE has encoded, which a resume finds in a file."""
     context = with_training(paired, make_recipe, **OPTIONS)

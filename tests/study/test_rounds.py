@@ -27,6 +27,8 @@ from agfsync.study.rounds import (
     run_with_rounds,
 )
 
+pytestmark = pytest.mark.long
+
 TRAINING = {"steps": 2, "batch": 2, "learning_rate": 1e-3, "precision": "fp32", "method": {"beta": 500.0}}
 
 
@@ -55,7 +57,6 @@ def read_weights(path: Path) -> bytes:
     return (path / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_round_draws_with_the_model_before_it_and_shares_the_rest(
     tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +99,6 @@ def pipeline_recipe(path: Path) -> Recipe:
         return pipeline.read_recipe(run)
 
 
-@pytest.mark.slow
 def test_stopped_anywhere_and_typed_again_rounds_end_with_the_same_model(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,6 @@ def test_stopped_anywhere_and_typed_again_rounds_end_with_the_same_model(
     assert read_weights(whole) != read_weights(locate_round(whole, 2))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 3.0}], ids=["whole", "lora"])
 def test_the_reference_is_the_base_or_the_round_before(tmp_path: Path, recipe: Recipe, lora: Any) -> None:
     path = tmp_path / "run"
@@ -162,7 +161,6 @@ def network_output(network: Any) -> torch.Tensor:
         return network(noisy, torch.tensor([500]), encoder_hidden_states=states).sample.clone()
 
 
-@pytest.mark.slow
 def test_a_lora_of_another_rank_is_not_trained_further(tmp_path: Path, recipe: Recipe) -> None:
     path = tmp_path / "run"
     recipe = recipe.with_({"training.lora": {"rank": 2}})
@@ -256,7 +254,6 @@ def test_a_file_must_have_enough_captions_for_all_rounds(recipe: Recipe, tmp_pat
     pipeline.check_names(recipe.with_(changes | {"rounds.captions": "same"}))
 
 
-@pytest.mark.slow
 def test_an_arm_of_a_study_may_have_rounds(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.yaml").write_text(dump_recipe(recipe.with_({"rounds": None})))
     best = {"type": "best", "reward": {"red": 1.0}}
