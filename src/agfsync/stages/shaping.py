@@ -81,8 +81,11 @@ def evaluation(recipe: Recipe) -> Any:
     # A source counts by what it holds, and not by where it lies.
     sets = [(name, dump_changes(each, "source", "pairwise")) for name, each in recipe.evaluation.sets.items()]
     judged = [digest_scorer(name, s.pairwise) for name, s in recipe.evaluation.sets.items() if s.pairwise is not None]
-    shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls")
-    return recipe.seed, shaping, sets, model, scorers, files, *([judged] if judged else ())
+    shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls", "reference", "embedding")
+    embedding = recipe.embedding
+    embedded = [] if embedding is None else [digest_scorer(embedding, recipe.scorers[embedding])]
+    embedded += [fingerprint_source(recipe.evaluation.reference)] if recipe.evaluation.reference else []
+    return recipe.seed, shaping, sets, model, scorers, files, *([judged] if judged else ()), *embedded
 
 
 def controls(recipe: Recipe) -> Any:
