@@ -14,9 +14,7 @@ from agfsync.recipe import Recipe
 
 def test_prompts_and_questions_are_counted_by_category(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_text(
-        "prompt,category,question,answer\na cat,animals,Is it?,yes\na cat,animals,What?,\nbread,food,,\n"
-    )
+    file.write_text("prompt,category,question,answer\na cat,animals,Is it?,yes\na cat,animals,What?,\nbread,food,,\n")
     assert inspect_path(file).plain() == {
         "what": "a CSV or TSV table",
         "captions": 2,
