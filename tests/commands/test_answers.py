@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from agfsync.cli import main
@@ -12,10 +14,11 @@ from agfsync.commands.judge import read_scorers
 from agfsync.engine.progress import SilentProgress
 from agfsync.errors import FormatError, RecipeError
 from agfsync.files.images import encode_png
-from agfsync.records import Answer, Question
+from agfsync.records import Answer, Candidate, Caption, Question
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.scene import Scene, Thing
+from agfsync.store import Run
 
 STAR = Thing("star", "red", "large", "striped", 24.0, 32.0, 10.6)
 
@@ -72,6 +75,29 @@ def test_a_table_is_judged_and_printed(tmp_path: Path, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "right 100.0 %, yes where the truth is no 0.0 %, no where it is yes 0.0 %" in out
     assert "calibration error" in out and "2 questions asked the other way round" in out
+
+
+def test_a_run_is_judged_against_its_oracle(tmp_path: Path) -> None:
+    texts = ["Is the star red?", "Is the star large?", "Is the background black?"]
+    recipe = {"scorers": {"vqa": {"type": "vqa", "path": "embedded:vqa"}, "oracle": {"type": "shapes-oracle"}}}
+    recipe |= {"pairs": {"choose": {"weights": {"vqa": 1.0}}}}
+    with Run.create(tmp_path / "run", yaml.safe_dump(recipe)) as run:
+        file = encode_png(draw_scene(Scene((STAR,), "cream")))
+        tables: dict[str, list[Any]] = {
+            "captions": [Caption("c", "a red star", "things", "train")],
+            "questions": [Question(f"q{n}", "c", text, "yes", "", "color") for n, text in enumerate(texts)],
+            "candidates": [Candidate(str(n), "c", n, n, "base", file) for n in range(3)],
+        }
+        for table, rows in tables.items():
+            run.commit(table, {"unit": rows}, type(rows[0]).schema)
+            run.select(table, ["unit"])
+    scorers = read_scorers(tmp_path / "run", [], None)
+    found = judge_answers(tmp_path / "run", scorers, SilentProgress(), limit=2).answers
+    assert list(found) == ["vqa"] and (found["vqa"]["questions"], found["vqa"]["images"]) == (6, 2)
+    # The background is neither black nor, as its opposite asks, white: no couple.
+    assert found["vqa"]["opposite"]["couples"] == 4
+    with pytest.raises(RecipeError, match="none of its scorers knows the true answers"):
+        judge_answers(tmp_path / "run", {"vqa": scorers["vqa"]}, SilentProgress())
 
 
 def test_what_cannot_be_judged_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def _ask_questions(
 def _count_images(path: Path, split: str, limit: int | None) -> int:
     if (path / RECIPE).is_file():
         with Run.open(path) as run:
-            there = run.count("candidates")
+            there = sum(1 for _ in run.rows("candidates", ["key"]))
     else:
         there = sum(isinstance(found, AnsweredPicture) for found in read_answers(path, split))
     return there if limit is None else min(there, limit)
