@@ -1,5 +1,6 @@
 """Stand-ins for models, which every test finds by their entry points, and a quick recipe that uses them."""
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,13 @@ from agfsync.stages.context import Context
 from agfsync.store import Run
 
 sys.path.insert(0, str(Path(__file__).parent / "tests" / "plugins"))
+
+
+def pytest_collection_finish() -> None:
+    """Set what the tests have imported apart from garbage: each of the many collections would look through it all."""
+    gc.collect()
+    gc.freeze()
+
 
 QUICK: Mapping[str, Any] = {
     "name": "quick",

@@ -3,12 +3,14 @@
 A scorer, method, generator or format is one file, one line here and one test.
 """
 
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
+from functools import cache
 from hashlib import blake2b
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from importlib.resources import files
 from inspect import Parameter, signature
 from pathlib import Path
@@ -149,7 +151,18 @@ MODELS = ("models", "scorers", "networks", "pairwise")
 
 def list_names(kind: str) -> list[str]:
     """Return every name of `kind`, the project's own first."""
-    return [*CATALOG[kind], *(e.name for e in entry_points(group=f"agfsync.{kind}"))]
+    return [*CATALOG[kind], *(each.name for each in list_plugins(kind))]
+
+
+def list_plugins(kind: str) -> EntryPoints:
+    """Return what other packages add to `kind`."""
+    return _read_entry_points(f"agfsync.{kind}", tuple(sys.path))
+
+
+@cache
+def _read_entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Read them once for a search path: it takes as long as there are packages, and each section of a recipe asks."""
+    return entry_points(group=group)
 
 
 def find(kind: str, name: str) -> Any:
@@ -161,7 +174,7 @@ def find(kind: str, name: str) -> Any:
     if name in CATALOG[kind]:
         module, _, attribute = CATALOG[kind][name].partition(":")
         return getattr(import_module(module), attribute)
-    for entry in entry_points(group=f"agfsync.{kind}"):
+    for entry in list_plugins(kind):
         if entry.name == name:
             return entry.load()
     raise _explain_unknown(kind, name)

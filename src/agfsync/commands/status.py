@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from agfsync import pipeline
 from agfsync.engine.progress import format_duration
-from agfsync.pipeline import StageStatus, read_headline, read_status
 from agfsync.statistics import FEWEST_FOR_VERDICT
 
 
@@ -15,7 +15,7 @@ def list_status_lines(path: Path) -> Iterator[str]:
     Raises:
         RunError: there is no run.
     """
-    stages = read_status(path)
+    stages = pipeline.read_status(path)
     yield from map(_format_status, stages)
     notes = {each.name: each.finished.notes for each in stages if each.state == "done" and each.finished}
     if "reward" in notes:
@@ -26,7 +26,7 @@ def list_status_lines(path: Path) -> Iterator[str]:
         yield from (format_finding(judge, figures) for judge, figures in notes["evaluation"]["judges"].items())
         for name, of_set in notes["evaluation"].get("sets", {}).items():
             yield from (f"{name}: {format_finding(judge, figures)}" for judge, figures in of_set["judges"].items())
-        yield f"verdict: {read_headline(path)}"
+        yield f"verdict: {pipeline.read_headline(path)}"
     for control, judges in notes["controls"]["controls"].items() if "controls" in notes else ():
         yield from (_format_control(control, judge, figures) for judge, figures in judges.items())
     if (path / "report.html").exists():
@@ -46,7 +46,7 @@ def _format_control(control: str, judge: str, figures: Mapping[str, Any]) -> str
     return f"{judge:<11} control {control} {means}: {figures['difference']:+.1f}{interval}"
 
 
-def _format_status(standing: StageStatus) -> str:
+def _format_status(standing: pipeline.StageStatus) -> str:
     finished = standing.finished
     if finished is None:
         return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
