@@ -29,17 +29,12 @@ def file(tmp_path: Path, make_recipe: Any) -> Path:
     return path
 
 
-def test_help_answers_at_once_and_imports_no_torch() -> None:
+def test_help_imports_no_torch() -> None:
     code = (
         "import sys; from agfsync.cli import main; code = main(['--help']);"
         f"sys.exit(code or bool(set({HEAVY}) & set(sys.modules)))"
     )
-    times = []
-    for _ in range(3):
-        begun = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        times.append(time.monotonic() - begun)
-    assert min(times) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert all(verb in done.stdout for verb in ("run", "status", "shapes", *pipeline.NAMES))
 
 

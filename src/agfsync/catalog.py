@@ -36,6 +36,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
         "stable-diffusion-3": "agfsync.models.stable_diffusion_3:StableDiffusion3",
         "flux": "agfsync.models.flux:Flux",
+        "flux2": "agfsync.models.flux2:Flux2",
         "flux2-klein": "agfsync.models.flux2:Flux2Klein",
         "qwen-image": "agfsync.models.qwen_image:QwenImage",
         "z-image": "agfsync.models.z_image:ZImage",

@@ -24,9 +24,11 @@ TINY: dict[str, Callable[[], Any]] = {
     "stable-diffusion-xl": tiny_diffusion.xl_pipeline,
     "stable-diffusion-3": tiny_diffusion.sd3_pipeline,
     "flux": tiny_diffusion.flux_pipeline,
+    "flux2": tiny_flows.flux2_pipeline,
     "flux2-klein": tiny_flows.flux2_klein_pipeline,
     "qwen-image": tiny_flows.qwen_image_pipeline,
     "z-image": tiny_flows.z_image_pipeline,
+    "sana": tiny_flows.sana_pipeline,
 }
 PAPER = {
     "sd14": (5e-7, 128, 512),
@@ -155,21 +157,23 @@ def test_a_run_ends_in_a_model_and_a_report(name: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("kind", "recipe"), [("stable-diffusion-3", "sd15"), ("flux", "sdxl-lora")])
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [("stable-diffusion-3", "sd15"), ("flux", "sdxl-lora"), ("flux2", "flux2-klein-lora"), ("sana", "z-image-lora")],
+)
 def test_flow_models_are_drawn_scored_paired_and_trained(
-    kind: str,
-    recipe: str,
-    tiny_sd3_generator: Path,
-    tiny_flux_generator: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Those of no recipe of their own among them."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = tiny_flux_generator if kind == "flux" else tiny_sd3_generator
+    folder, sampling = tmp_path / "base", {"sampling.scheduler": "model"}
+    if kind == "sana":
+        sampling |= {"sampling.height": 32, "sampling.width": 32}
+    TINY[kind]().save_pretrained(folder)
     path = tmp_path / "run"
     with FakeServer() as server:
-        pipeline.prepare(path, tiny(recipe, folder, server.url, **{"type": kind, "sampling.scheduler": "model"}))
+        pipeline.prepare(path, tiny(recipe, folder, server.url, **{"type": kind, **sampling}))
         pipeline.run(path)
     assert {standing.state for standing in pipeline.read_status(path)} == {"done"}
     files = {file.name for file in (path / "model").iterdir()}
