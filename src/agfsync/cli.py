@@ -226,6 +226,9 @@ def judge_command(
     questions: Annotated[
         bool, typer.Option("--questions", help="Judge the answers to a run's questions against its oracle.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Keep the findings, for report.checks.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -233,11 +236,15 @@ def judge_command(
     from agfsync.commands.answers import judge_answers
     from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
     from agfsync.engine.progress import make_progress
+    from agfsync.files.atomic import write_atomic
     from agfsync.formats.sources import holds_answers
 
     judge = judge_answers if questions or holds_answers(path) else judge_pair_set
     found = judge(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
-    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
+    plain = json.dumps(found.plain(), ensure_ascii=False)
+    if out is not None:
+        write_atomic(out, plain.encode())
+    typer.echo(plain if json_ else format_judged(found))
 
 
 @app.command("convert")
@@ -375,6 +382,7 @@ def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
 
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
     """Return the counts of a file or folder, a line each."""
+    from agfsync.commands.inspect import format_statistics
     from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
@@ -386,6 +394,7 @@ def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
         lines.append(f"left out: {reason} {count}{format_places(contents['left_out_at'].get(reason, []), count)}")
     for category, counts in contents["categories"].items():
         lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
+    lines += format_statistics(contents.get("statistics", {}))
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import pytest
 import tiny_diffusion
 import tiny_flows
 from fake_language import FakeServer
+from tiny_vlm import save_hpsv3, save_vlm
 
 from agfsync import pipeline
 from agfsync import recipe as config
@@ -85,9 +86,18 @@ def test_sd14_is_sd15_but_for_the_model() -> None:
     assert one == two.model_copy(update={"name": "sd14", "model": same})
 
 
+def save_judges(folder: Path) -> dict[str, str]:
+    """The judges of 2026 that no embedded model stands for, as tiny Qwen-VLs: their paths by their names."""
+    save_vlm(folder / "vqa", "qwen2_5_vl")
+    save_hpsv3(folder / "hpsv3", folder / "hpsv3" / "HPSv3.safetensors")
+    return {name: str(folder / name) for name in ("vqa", "hpsv3")}
+
+
 def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
     """The recipe, of few and small things; `changes` are of its generator."""
     scorers = {"vqa": "embedded:vqa", "clip": "embedded:clip", "aesthetic": "embedded:clip"}
+    if name.endswith("-2026"):
+        scorers |= save_judges(model.parent / "judges")
     few = {
         "captions.count": 4,
         "captions.held_out": 2,
@@ -106,7 +116,10 @@ def tiny(name: str, model: Path, url: str, **changes: Any) -> config.Recipe:
         "scorers.pickscore.path": "embedded:clip",
         "scorers.pickscore.weights": "null",
         "evaluation.resamples": 100,
-        **{f"scorers.{scorer}.path": embedded for scorer, embedded in scorers.items()},
+        **{f"scorers.{scorer}.path": place for scorer, place in scorers.items()},
+        **({"scorers.hpsv3.weights": scorers["hpsv3"]} if "hpsv3" in scorers else {}),
+        # A CPU without instructions for bf16 takes a minute for them.
+        **{f"scorers.{scorer}.dtype": "fp32" for scorer in scorers},
         **{
             f"{place}.device": "cpu"
             for place in (
@@ -133,7 +146,7 @@ def test_a_run_ends_in_a_model_and_a_report(name: str, tmp_path: Path, monkeypat
     assert {standing.state for standing in pipeline.read_status(tmp_path / "run")} == {"done"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     model = tmp_path / "run" / "model"
-    if name.endswith("-lora"):
+    if name.endswith(("-lora", "-2026")):
         aligned = type(made).from_pretrained(base, use_safetensors=True)
         aligned.load_lora_weights(model, weight_name=LORA_FILE)
         assert aligned.get_active_adapters()

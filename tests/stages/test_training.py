@@ -354,5 +354,5 @@ def test_a_flow_is_loaded_in_the_precision_of_the_training_where_its_weights_are
     monkeypatch.setattr(catalog, "build", lambda kind, settings, defaults: asked.update(settings))
     monkeypatch.setattr(training, "list_missing", lambda model: [])
     changes = SHORT | {"precision": precision, "lora": {"rank": 2} if lora else None}
-    training._load_denoiser(make_recipe(model={"type": kind, "path": "a/b"}, training=changes))
+    training._load_denoiser(make_recipe(model={"type": kind, "path": "a/b"}, training=changes), None)
     assert (asked["dtype"], asked["lazy"], asked["loras"]) == (dtype, True, ())

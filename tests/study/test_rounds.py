@@ -17,9 +17,9 @@ from agfsync.records import Caption, Comparison
 from agfsync.stages import training
 from agfsync.store import Run
 from agfsync.study import rounds
+from agfsync.study.hacking import find_round_alarms
 from agfsync.study.rounds import (
     are_rounds_done,
-    find_round_alarms,
     find_shortfall,
     locate_round,
     make_round_recipe,

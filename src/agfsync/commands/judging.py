@@ -21,6 +21,7 @@ from agfsync.scorers import Scorer, Unscored
 from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
 from agfsync.scorers.pairwise import Ballot, Match, PairwiseJudge
 from agfsync.stages.evaluation.votes import decide_winner, measure_position
+from agfsync.stages.selection import digest_judge
 from agfsync.stages.spending import list_scorer_arguments
 from agfsync.store import Run
 from agfsync.store.streams import group_by_column, iterate_batches
@@ -59,13 +60,16 @@ class Judged:
     """of each pairwise judge"""
     answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """of each judge of answers"""
+    identities: dict[str, str] = field(default_factory=dict)
+    """of each judge, by which a report knows it whatever its name"""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return it for programs, as JSON can hold it."""
         counts = dict(self.left_out.counts)
-        found: dict[str, Any] = {"path": str(self.path), "unscored": self.reasons, "spent": self.spent}
+        found: dict[str, Any] = {"path": str(self.path), "judges": self.identities}
+        found |= {"unscored": self.reasons, "spent": self.spent}
         if self.answers:
             return found | {"left_out": counts, "answers": self.answers}
         found |= {"rule": "half", "ties": counts.pop(TIE, 0), "left_out": counts, "accuracy": self.table}
@@ -111,7 +115,7 @@ def let_judge(
         for some in iterate_batches(read(found.left_out), _AT_ONCE):
             record.add(some)
             task.advance(len(some))
-    found.reasons[name] = dict(record.reasons)
+    found.reasons[name], found.identities[name] = dict(record.reasons), digest_judge(settings)
     if meter is not None:
         found.spent[name] = meter.spent.to_dict()
     return record

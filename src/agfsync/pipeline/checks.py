@@ -17,6 +17,8 @@ from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSe
 from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions, takes_any_answer
+from agfsync.stages.evaluation.spread import list_reference
+from agfsync.stages.report.checked import read_check
 from agfsync.stages.writing import digest_polisher, digest_writer
 
 
@@ -53,6 +55,12 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         if settings.source:
             yield partial(check_source, Path(settings.source), PromptFile, settings.split)
             yield partial(_check_judges, recipe, name)
+    if recipe.embedding is not None:
+        yield partial(_check_embedding, recipe.embedding, recipe.scorers[recipe.embedding].type)
+    if recipe.evaluation.reference:
+        yield partial(list_reference, Path(recipe.evaluation.reference))
+    for each in recipe.report.checks:
+        yield partial(read_check, Path(each))
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
     if recipe.engine.type == "ray":
@@ -151,6 +159,14 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
     check = getattr(catalog.find("parsers", settings["type"]), "check", None)
     if check is not None:
         check(**{name: value for name, value in settings.items() if name != "type"})
+
+
+def _check_embedding(name: str, type_: str) -> None:
+    """Check that a scorer gives embeddings of images."""
+    if not hasattr(catalog.find("scorers", type_), "embed_images"):
+        raise RecipeError(
+            f"evaluation.embedding: '{name}', a {type_} scorer, gives no embeddings: name one of type clip"
+        )
 
 
 def _check_rewards(recipe: Recipe) -> None:

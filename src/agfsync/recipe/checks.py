@@ -40,6 +40,11 @@ def check_agreement(recipe: "Recipe") -> None:
     _check_sets(recipe)
     if not recipe.captions.count and not recipe.pairs.source and recipe.training.method.needs != "nothing":
         raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
+    if (recipe.evaluation.per_caption > 1 or recipe.evaluation.reference) and recipe.embedding not in recipe.scorers:
+        raise ValueError(
+            "evaluation.per_caption and evaluation.reference are measured in the embeddings of a scorer of type clip: "
+            f"name it under evaluation.embedding; scorers has {', '.join(recipe.scorers)}"
+        )
     if recipe.training.watch is not None:
         _check_watch(recipe, recipe.training.watch)
     _check_reward(recipe)

@@ -341,6 +341,14 @@ class Evaluation(Section):
     controls: tuple[Literal["random-sft", "by-lot"], ...] = ()
     """trainings without the feedback, as long as the run's own, that the aligned model is compared with: random-sft
     fine-tunes on a random candidate of each caption; by-lot draws winner and loser of each pair by lot"""
+    per_caption: Positive = 1
+    """images of each caption of the first set that either model draws. With more than one the report compares how
+    different a caption's images are, since a model that is trained too long draws them all alike"""
+    reference: SourcePath | None = None
+    """a folder of images, such as photographs: the report says how far the first set's images of either model are from
+    them as a whole (CMMD)"""
+    embedding: str | None = None
+    """the scorer whose embeddings of images these two are measured in; default: the first of type clip"""
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64
@@ -357,6 +365,9 @@ class Report(Section):
 
     examples: Positive = 12
     """images a gallery"""
+    checks: tuple[SourcePath, ...] = ()
+    """files that `agfsync judge PAIRS --out` has written: the report warns of a judge with more than a third of the
+    weight that is near a coin toss on one of these pair sets"""
 
 
 class Engine(Section):
@@ -517,6 +528,14 @@ class Recipe(Section):
         names = of_set.by if of_set.pairwise is None else ()
         single = {each: settings for each, settings in self.scorers.items() if not settings.aspect_names}
         return {each: settings for each, settings in single.items() if names is None or each in names}
+
+    @property
+    def embedding(self) -> str | None:
+        """The scorer whose embeddings the evaluation measures; None if it measures none."""
+        settings = self.evaluation
+        if settings.per_caption == 1 and settings.reference is None:
+            return None
+        return settings.embedding or next((name for name, each in self.scorers.items() if each.type == "clip"), None)
 
     @property
     def evaluation_scorers(self) -> dict[str, ScorerSettings]:

@@ -104,6 +104,14 @@ class TruthTeller(Scorer, Protocol):
         ...
 
 
+class ImageEmbedder(Protocol):
+    """A scorer that also gives the embeddings of images alone."""
+
+    def embed_images(self, images: Sequence[Image.Image]) -> "Tensor":
+        """Return the embeddings of RGB images, each of length 1, float32 on the CPU, (B, E)."""
+        ...
+
+
 def measure_answers(questions: Sequence[Question], found: Sequence[Answer | Unscored]) -> Measurement | Unscored:
     """Return 100 x the share of `questions` with the caption's answer; the first reason why one has no answer, if any.
 
