@@ -77,8 +77,8 @@ def _describe_shares(answers: Sequence[KnownAnswer], resamples: int, seed: int) 
 def make_reliability_curve(truths: Sequence[bool] | NDArray[np.bool_], p_yes: Sequence[float] | Numbers) -> list[Any]:
     """Return the filled ones of ten equal bins of P(yes): `questions`, their mean `p_yes`, the share `yes` in truth.
 
-    >>> make_reliability_curve([False, True, True], [0.05, 0.91, 1.0])[1]
-    {'low': 0.9, 'high': 1.0, 'questions': 2, 'p_yes': 0.955, 'yes': 1.0}
+    >>> make_reliability_curve([False, True, True], [0.25, 0.9375, 1.0])[1]
+    {'low': 0.9, 'high': 1.0, 'questions': 2, 'p_yes': 0.96875, 'yes': 1.0}
     """
     p_N, true_N = np.asarray(p_yes, np.float64), np.asarray(truths, np.float64)
     bins_N = _find_bins(p_N)
