@@ -5,11 +5,12 @@ INSTALLED := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test quick torture check docs format clean
+.PHONY: help demo test test-all quick torture check docs format clean
 
 help:
 	@echo "make demo    the whole loop on the embedded Shapes world, ending in runs/shapes/report.html"
-	@echo "make test    every test"
+	@echo "make test    the tests, but for the long ones"
+	@echo "make test-all  every test: also those of whole runs, kills and several processes"
 	@echo "make quick   the tests that take under a second each"
 	@echo "make torture attacks on the run folder, about an hour on two idle cores"
 	@echo "make check   lint, format, types, import rules, names and the documentation site"
@@ -21,10 +22,13 @@ demo: $(INSTALLED)
 
 # A process for each core, each with one thread.
 test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m "not long"
+
+test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 quick: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m "not slow and not long"
 
 torture: $(INSTALLED)
 	$(BIN)/python -m tests.torture $(ATTACKS)

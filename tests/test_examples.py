@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "examples" / "own_scorer"
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -35,7 +37,6 @@ def packages(tmp_path: Path) -> Path:
     return tmp_path / "packages"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_runs_in_an_empty_folder(script: Path, packages: Path, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()

@@ -98,6 +98,7 @@ def test_so_do_a_run_that_stops_before_the_training_and_other_verbs(
     assert cli.main(["run", file, "--out", str(tmp_path / "new"), "--until", "captions"]) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_the_case_as_it_was_met(paired: tuple[Path, Path], rank: str) -> None:
     """pytorch/examples#458, in a process of its own; nobody listens at the port."""
@@ -107,7 +108,7 @@ def test_the_case_as_it_was_met(paired: tuple[Path, Path], rank: str) -> None:
     ] and error == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_waits_says_so_and_can_be_stopped(paired: tuple[Path, Path], rank: str, number: signal.Signals) -> None:

@@ -34,7 +34,7 @@ SLOW = {
 }
 KILLS = 5
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,8 @@ def at_work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def cluster(at_work: Path) -> Iterator[None]:
     """A Ray of two CPUs, for all tests here: the workers have the environment in which it is started."""
     ray = pytest.importorskip("ray", reason="Ray isn't installed: pip install 'agfsync[ray]'")
+    # Ray gives its workers the lowest priority but four: beside other work they would wait for minutes.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (the name is Ray's)
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, logging_level="ERROR")
     yield
     ray.shutdown()

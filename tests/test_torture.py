@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 ROWS = {
     "faults": ["disk full from a call on", "I/O error in a call"],
@@ -20,7 +22,6 @@ ROWS = {
 }
 
 
-@pytest.mark.slow
 def test_nothing_is_lost(tmp_path: Path) -> None:
     rows = attacked(tmp_path / "rows.json")
     for attack, told in ROWS.items():

@@ -3,12 +3,14 @@
 A scorer, method, generator or format is one file, one line here and one test.
 """
 
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
+from functools import cache
 from hashlib import blake2b
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from importlib.resources import files
 from inspect import Parameter, signature
 from pathlib import Path
@@ -34,6 +36,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "stable-diffusion-xl": "agfsync.models.stable_diffusion_xl:StableDiffusionXL",
         "stable-diffusion-3": "agfsync.models.stable_diffusion_3:StableDiffusion3",
         "flux": "agfsync.models.flux:Flux",
+        "flux2": "agfsync.models.flux2:Flux2",
         "flux2-klein": "agfsync.models.flux2:Flux2Klein",
         "qwen-image": "agfsync.models.qwen_image:QwenImage",
         "z-image": "agfsync.models.z_image:ZImage",
@@ -120,12 +123,15 @@ CATALOG: dict[str, dict[str, str]] = {
         "hpdv1": "agfsync.formats.hpd:HPDv1",
         "imagereward": "agfsync.formats.imagereward:ImageRewardDB",
         "mmrb2": "agfsync.formats.mmrb2:MMRB2",
+        "answers": "agfsync.formats.answers:AnswerTable",
         "folders": "agfsync.formats.folders:Folders",
         "tifa": "agfsync.formats.tifa:Tifa",
         "hpsv2": "agfsync.formats.hpsv2:HPSv2",
         "geneval2": "agfsync.formats.geneval2:GenEval2",
         "geneval": "agfsync.formats.geneval:GenEval",
         "dsg": "agfsync.formats.dsg:DSG",
+        "mjhq-30k": "agfsync.formats.mjhq:MJHQ",
+        "t2i-compbench": "agfsync.formats.t2i_compbench:T2ICompBench",
         "partiprompts": "agfsync.formats.partiprompts:PartiPrompts",
         "drawbench": "agfsync.formats.drawbench:DrawBench",
         "diffusiondb": "agfsync.formats.diffusiondb:DiffusionDB",
@@ -145,7 +151,18 @@ MODELS = ("models", "scorers", "networks", "pairwise")
 
 def list_names(kind: str) -> list[str]:
     """Return every name of `kind`, the project's own first."""
-    return [*CATALOG[kind], *(e.name for e in entry_points(group=f"agfsync.{kind}"))]
+    return [*CATALOG[kind], *(each.name for each in list_plugins(kind))]
+
+
+def list_plugins(kind: str) -> EntryPoints:
+    """Return what other packages add to `kind`."""
+    return _read_entry_points(f"agfsync.{kind}", tuple(sys.path))
+
+
+@cache
+def _read_entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Read them once for a search path: it takes as long as there are packages, and each section of a recipe asks."""
+    return entry_points(group=group)
 
 
 def find(kind: str, name: str) -> Any:
@@ -157,7 +174,7 @@ def find(kind: str, name: str) -> Any:
     if name in CATALOG[kind]:
         module, _, attribute = CATALOG[kind][name].partition(":")
         return getattr(import_module(module), attribute)
-    for entry in entry_points(group=f"agfsync.{kind}"):
+    for entry in list_plugins(kind):
         if entry.name == name:
             return entry.load()
     raise _explain_unknown(kind, name)
@@ -205,13 +222,16 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
         return maker(**known | places)
 
 
-def check_place(path: str) -> None:
-    """Check that a model's `path` exists if it is a path or an embedded model; nothing is loaded.
+def check_place(path: str) -> str:
+    """Return `find_place(path)`, which must exist if it is written as a path or an embedded model; nothing is loaded.
 
     Raises:
-        ModelError: it isn't.
+        ModelError: it doesn't.
     """
-    _require_place(path)
+    place = find_place(path)
+    if path.startswith(("/", "./", "../", "~")) and not Path(place).exists():
+        raise ModelError(f"no model at '{path}': give a folder that exists, a hub id or {EMBEDDED}NAME")
+    return place
 
 
 def fingerprint(*models: str | None) -> str:
@@ -256,23 +276,15 @@ def _explain_unknown(kind: str, name: str) -> RecipeError:
 def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the places of the models that `settings` name."""
     named = ("path", "config", "head", "weights", "nearest")
-    places: dict[str, Any] = {name: _require_place(settings[name]) for name in named if settings.get(name)}
+    places: dict[str, Any] = {name: check_place(settings[name]) for name in named if settings.get(name)}
     if settings.get("loras"):
-        places["loras"] = [{**lora, "path": _require_place(lora["path"])} for lora in settings["loras"]]
+        places["loras"] = [{**lora, "path": check_place(lora["path"])} for lora in settings["loras"]]
     for name in ("refiner", "vae", "unet", "transformer"):
         if isinstance(settings.get(name), Mapping):
-            places[name] = {**settings[name], "path": _require_place(settings[name]["path"])}
+            places[name] = {**settings[name], "path": check_place(settings[name]["path"])}
         elif settings.get(name):
-            places[name] = _require_place(settings[name])
+            places[name] = check_place(settings[name])
     return places
-
-
-def _require_place(model: str) -> str:
-    """Return `find_place(model)`; a model that is written as a path must be there."""
-    place = find_place(model)
-    if model.startswith(("/", "./", "../", "~")) and not Path(place).exists():
-        raise ModelError(f"no model at '{model}': give a folder that exists, a hub id or {EMBEDDED}NAME")
-    return place
 
 
 def _locate_weights() -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,9 +23,6 @@ from agfsync.engine import launcher
 from agfsync.errors import AgfsyncError, DivergedError, PeerError
 from agfsync.files.atomic import explain_disk_error
 from agfsync.stages import NAMES, STAGES, Stage
-
-if TYPE_CHECKING:
-    from agfsync.pipeline import StageStatus
 
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
 """Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
@@ -216,7 +213,9 @@ def inspect_command(
 
 @app.command("judge")
 def judge_command(
-    path: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pair set, or a run.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="PAIRS", help="A pair set, a table of answers, or a run.", show_default=False)
+    ],
     scorer: Annotated[
         list[str] | None, typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the first one leads.")
     ] = None,
@@ -226,16 +225,29 @@ def judge_command(
     split: Annotated[
         str, typer.Option("--split", help="Of a folder with several, default: train; of a run: its reward model's.")
     ] = "",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Judge the first N pairs.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first N pairs or images.")] = None,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="Judge the answers to a run's questions against its oracle.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Keep the findings, for report.checks.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure how often scorers prefer the preferred picture of pairs."""
+    """Measure how often scorers prefer the preferred picture of pairs, or answer questions rightly."""
+    from agfsync.commands.answers import judge_answers
     from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
     from agfsync.engine.progress import make_progress
+    from agfsync.files.atomic import write_atomic
+    from agfsync.formats.sources import holds_answers
 
-    found = judge_pair_set(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
-    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_judged(found))
+    judge = judge_answers if questions or holds_answers(path) else judge_pair_set
+    found = judge(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    plain = json.dumps(found.plain(), ensure_ascii=False)
+    if out is not None:
+        write_atomic(out, plain.encode())
+    typer.echo(plain if json_ else format_judged(found))
 
 
 @app.command("convert")
@@ -367,12 +379,13 @@ def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
     from agfsync.study.report import write_results
     from agfsync.study.running import read_study
 
-    write_results(path, read_study(path))
-    typer.echo(f"page: {path / 'study.html'}")
+    write_results(path, study := read_study(path))
+    typer.echo(f"page: {path / study.page_file}")
 
 
 def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
     """Return the counts of a file or folder, a line each."""
+    from agfsync.commands.inspect import format_statistics
     from agfsync.formats import format_places
 
     lines = [f"{path}: {contents['what']}"]
@@ -384,6 +397,7 @@ def _format_contents(path: Path, contents: Mapping[str, Any]) -> str:
         lines.append(f"left out: {reason} {count}{format_places(contents['left_out_at'].get(reason, []), count)}")
     for category, counts in contents["categories"].items():
         lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
+    lines += format_statistics(contents.get("statistics", {}))
     return "\n".join(lines)
 
 
@@ -538,68 +552,7 @@ def _find_exit_code(result: Any) -> int:
 
 def _show_status(path: Path) -> None:
     """Print the state of each stage, the findings of the evaluation and the report's path."""
-    from agfsync.pipeline import read_headline, read_status
+    from agfsync.commands.status import list_status_lines
 
-    standings = {standing.name: standing for standing in read_status(path)}
-    for standing in standings.values():
-        typer.echo(_format_status(standing))
-    reward = standings.get("reward")
-    if reward and reward.state == "done" and reward.finished:
-        from agfsync.commands.judge import format_accuracy
-
-        for judge, figures in reward.finished.notes["accuracy"][""].items():
-            typer.echo(format_accuracy(judge, figures))
-    evaluation = standings.get("evaluation")
-    if evaluation and evaluation.state == "done" and evaluation.finished:
-        notes = evaluation.finished.notes
-        for judge, figures in notes["judges"].items():
-            typer.echo(_format_finding(judge, figures))
-        for name, of_set in notes.get("sets", {}).items():
-            for judge, figures in of_set["judges"].items():
-                typer.echo(f"{name}: {_format_finding(judge, figures)}")
-        typer.echo(f"verdict: {read_headline(path)}")
-    controls = standings.get("controls")
-    if controls and controls.state == "done" and controls.finished:
-        for control, judges in controls.finished.notes["controls"].items():
-            for judge, figures in judges.items():
-                typer.echo(_format_control(control, judge, figures))
-    if (path / "report.html").exists():
-        typer.echo(f"report: {path / 'report.html'}")
-    if (path / "rounds.html").exists():
-        from agfsync.commands.study import format_study_status
-
-        typer.echo(f"{format_study_status(path)}\nrounds: {path / 'rounds.html'}")
-
-
-def _format_control(control: str, judge: str, figures: Mapping[str, Any]) -> str:
-    """Return a line with a judge's comparison of the aligned model with a control."""
-    if not figures["prompts"]:
-        return f"{judge:<11} has judged no caption of the control {control}"
-    interval = "" if figures["low"] is None else f" ({figures['low']:+.1f} to {figures['high']:+.1f})"
-    means = f"{figures['control']:.1f} -> {figures['aligned']:.1f}"
-    return f"{judge:<11} control {control} {means}: {figures['difference']:+.1f}{interval}"
-
-
-def _format_status(standing: "StageStatus") -> str:
-    from agfsync.engine.progress import format_duration
-
-    finished = standing.finished
-    if finished is None:
-        return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
-    parts = [f"{finished.rows} rows" if finished.rows else "", format_duration(finished.seconds)]
-    parts += [f"{finished.skipped} skipped"] if finished.skipped else []
-    return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
-
-
-def _format_finding(judge: str, figures: Mapping[str, Any]) -> str:
-    """Return a judge's means over the held-out captions, their difference and the win rate, with 95 % intervals."""
-    from agfsync.statistics import FEWEST_FOR_VERDICT
-
-    difference = f"{figures['base']:.1f} -> {figures['aligned']:.1f}: {figures['difference']:+.1f}"
-    if figures["low"] is not None:
-        difference += f" ({figures['low']:+.1f} to {figures['high']:+.1f})"
-    rate, low, high, ties = (f"{100 * figures[name]:.0f}" for name in ("win_rate", "win_low", "win_high", "ties"))
-    line = f"{judge:<11} {difference}, win rate {rate} % ({low} to {high}), ties {ties} %"
-    if figures["prompts"] < FEWEST_FOR_VERDICT:
-        line += f"; too few captions to tell ({figures['prompts']} of {FEWEST_FOR_VERDICT})"
-    return line
+    for line in list_status_lines(path):
+        typer.echo(line)

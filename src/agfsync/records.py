@@ -177,7 +177,7 @@ class Question(Record):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the question of `row`, which has no choices and no label in the runs of version 0.2."""
+        """Return the question of `row`, which has no choices and no label in runs of before."""
         lists: dict[str, Any] = {name: tuple(row.get(name) or ()) for name in ("parents", "choices")}
         # A run has as many as candidates, of few different words: each word is kept once.
         words: dict[str, Any] = {name: intern(row.get(name) or "") for name in cls.schema.names if name not in lists}

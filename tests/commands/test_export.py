@@ -23,11 +23,8 @@ from agfsync.store import Run
 
 
 @pytest.fixture
-def path(tmp_path: Path, recipe: Recipe) -> Path:
-    """A run that is done up to its pairs."""
-    pipeline.prepare(tmp_path / "run", recipe)
-    pipeline.run(tmp_path / "run", until="pairs")
-    return tmp_path / "run"
+def path(paired_run: Path) -> Path:
+    return paired_run
 
 
 @pytest.mark.parametrize("name", ["pick-a-pic", "binarized", "huggingface"])

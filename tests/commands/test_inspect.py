@@ -14,9 +14,7 @@ from agfsync.recipe import Recipe
 
 def test_prompts_and_questions_are_counted_by_category(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_text(
-        "prompt,category,question,answer\na cat,animals,Is it?,yes\na cat,animals,What?,cat\nbread,food,,\n"
-    )
+    file.write_text("prompt,category,question,answer\na cat,animals,Is it?,yes\na cat,animals,What?,\nbread,food,,\n")
     assert inspect_path(file).plain() == {
         "what": "a CSV or TSV table",
         "captions": 2,
@@ -26,7 +24,7 @@ def test_prompts_and_questions_are_counted_by_category(tmp_path: Path) -> None:
         "judgements": 0,
         "left_out": {},
         "left_out_at": {},
-        "questions_left_out": {"answer is neither yes nor no": 1},
+        "questions_left_out": {"no answer given": 1},
         "categories": {"animals": {"captions": 1, "questions": 1}, "food": {"captions": 1}},
     }
 

@@ -68,7 +68,15 @@ def test_a_ranked_file_without_its_pictures_says_what_it_holds(tmp_path: Path) -
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path, make_recipe: Any) -> Path:
+def run_folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, make_recipe: Any) -> Path:
+    """The test's own copy of a run with a reward model, which is made once."""
+    made = tmp_path_factory.getbasetemp() / "with-reward-model"
+    if not made.exists():
+        _make_run(made, make_recipe)
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def _make_run(path: Path, make_recipe: Any) -> None:
     network = {"type": "clip-head", "path": "embedded:clip", "hidden": [8, 4], "frozen": 1.0, "device": "cpu"}
     section = {"method": {"type": "bradley-terry", "network": network}, "steps": 2, "batch": 6, "precision": "fp32"}
     recipe = make_recipe(
@@ -78,9 +86,8 @@ def run_folder(tmp_path: Path, make_recipe: Any) -> Path:
         reward=section | {"validation": 0.25, "test": 0.25},
         training={"method": {"type": "none"}},
     )
-    pipeline.prepare(tmp_path / "run", recipe)
-    pipeline.run(tmp_path / "run", until="reward")
-    return tmp_path / "run"
+    pipeline.prepare(path, recipe)
+    pipeline.run(path, until="reward")
 
 
 def test_the_test_pairs_of_a_run_are_judged_as_its_stage_does(run_folder: Path) -> None:

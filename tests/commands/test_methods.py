@@ -112,7 +112,7 @@ def plug_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Add a method of another package, and one that can't be imported."""
     points = [EntryPoint("doubled", f"{__name__}:Doubled", "agfsync.methods")]
     points += [EntryPoint("broken", "nowhere.at_all:Method", "agfsync.methods")]
-    monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "agfsync.methods" else [])
+    monkeypatch.setattr(catalog, "list_plugins", lambda kind: points if kind == "methods" else [])
     find_settings.cache_clear()
     yield
     find_settings.cache_clear()
@@ -132,7 +132,7 @@ def test_a_method_of_another_package_says_what_its_class_says() -> None:
 def test_the_command_lists_methods_as_json_and_imports_no_torch() -> None:
     code = (
         "import sys; from agfsync.cli import main; from agfsync import catalog;"
-        "catalog.entry_points = lambda group: []; code = main(['methods', *sys.argv[1:]]);"
+        "catalog.list_plugins = lambda kind: []; code = main(['methods', *sys.argv[1:]]);"
         "sys.exit(code or bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
     )
     listed = subprocess.run([sys.executable, "-c", code, "--json"], check=True, capture_output=True, text=True)

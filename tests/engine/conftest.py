@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import JobContext, Outcome, Unit
+from agfsync.engine.jobs import JobContext, Outcome, Unit
 from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.records import Caption
 from agfsync.store import Run

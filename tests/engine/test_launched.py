@@ -22,7 +22,7 @@ from launching import ForkedPair
 from agfsync import pipeline
 from agfsync.recipe import Recipe, check_recipe, dump_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = {"steps": 8, "batch": 7, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
@@ -160,10 +160,11 @@ def test_and_so_they_do_where_the_memory_of_one_is_too_small(
 
 def test_a_whole_run_is_done_by_the_first_and_trained_by_both(make: Make, tmp_path: Path) -> None:
     file, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    file.write_text(dump_recipe(make()))
+    file.write_text(dump_recipe(make().with_({"rounds": {"count": 2}})))
     out, error = finish(accelerate_launch("run", file, "--out", run))
-    assert {standing.state for standing in pipeline.read_status(run)} == {"done"}
-    assert error.count("training: by 2 processes") == 1
+    for each in (run, run / "rounds" / "2"):
+        assert {standing.state for standing in pipeline.read_status(each)} == {"done"}
+    assert error.count("training: by 2 processes") == 2
     assert [line.split()[0] for line in out.splitlines()].count("captions") == out.count("report: ") == 1
 
 

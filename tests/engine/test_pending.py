@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agfsync.engine import Unit, processing
+from agfsync.engine import processing
+from agfsync.engine.jobs import Unit
 from agfsync.engine.processing import PendingUnits
 from agfsync.records import Caption
 from agfsync.store import Run

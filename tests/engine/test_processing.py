@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Outcome, Sifted, Skip, Unit, process_units, processing, report_skipped
+from agfsync.engine import processing
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
+from agfsync.engine.processing import process_units, report_skipped
 from agfsync.engine.progress import LogProgress, SilentProgress
 from agfsync.errors import BudgetError
 from agfsync.records import Caption

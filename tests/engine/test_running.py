@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from agfsync.engine import Sifted, Skip, Unit, run_job, running
+from agfsync.engine import running
+from agfsync.engine.jobs import Sifted, Skip, Unit
 from agfsync.engine.pool import DEATHS
 from agfsync.engine.progress import SilentProgress
+from agfsync.engine.running import run_job
 from agfsync.errors import BudgetError, ModelError, StoreError, WorkerError
 from agfsync.recipe import Engine
 from agfsync.records import Caption, Question

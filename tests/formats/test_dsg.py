@@ -37,3 +37,13 @@ def test_each_proposition_is_a_question_answered_with_yes(tmp_path: Path) -> Non
         ),
     )
     assert art.questions == (SourceQuestion("Is this art?", "yes", "art", "other", label="global -"),)
+
+
+def test_dpg_bench_names_some_prompts_by_numbers_alone(tmp_path: Path) -> None:
+    file = tmp_path / "dpg_bench.csv"
+    rows = (
+        f"{name},{name} cubes,k,1,0,entity,whole,entity - whole (cubes),Are there cubes?"
+        for name in ("7", "COCOval20140")
+    )
+    file.write_text("\n".join([HEADER, *rows]))
+    assert [each.category for each in DSG().prompts(file)] == ["uncategorised", "COCOval"]

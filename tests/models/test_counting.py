@@ -11,6 +11,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2ForConditionalGeneration, CLIPModel
 
+from agfsync.commands.doctor.loads import JUDGES, ImageBatch
 from agfsync.commands.doctor.machine import SHARE, Speed
 from agfsync.commands.doctor.networks import Pipeline
 from agfsync.models.counting import DATALESS, Operations, build_network, count_bytes, count_operations
@@ -144,3 +145,19 @@ def test_the_published_judges_take_what_is_known_of_them() -> None:
     first = torch.zeros(1, 1).long()
     language = blip.language_model
     assert count(lambda: language(encoder_outputs=(read,), decoder_input_ids=first)) == pytest.approx(0.103, rel=0.005)
+
+
+@pytest.mark.slow
+def test_the_published_vision_language_judges_take_what_is_known_of_them() -> None:
+    """Their parameters as published; HPSv3's work is that of the layers counted one by one, without attention's own."""
+    for type_, path, parameters in (
+        ("vlm", "Qwen/Qwen3-VL-8B-Instruct", 8.767e9),
+        ("hpsv3", "Qwen/Qwen2-VL-7B-Instruct", 8.291e9),
+    ):
+        batch = ImageBatch(images=1, prompts=1, questions=9)
+        (model,), ((look, times),) = JUDGES[type_](read_config(path), batch, torch.bfloat16)
+        assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(parameters, rel=0.001)
+        assert look.memory < 1e9 < count_bytes(model) == look.moved
+    seeing, reading = 32 * 12 * 1280**2, 28 * (3584 * (2 * 3584 + 2 * 512) + 3 * 3584 * 18944)
+    # What merges four patches to a token counts for each.
+    assert _count_flops(look) * times == pytest.approx(2 * (256 * 4 * seeing + (256 + 600) * reading), rel=0.02)

@@ -1,13 +1,15 @@
-"""Random models of FLUX.2 klein, Qwen-Image, Z-Image and Sana: each draws what its pipeline of diffusers draws.
+"""Random models of FLUX.2 dev and klein, Qwen-Image, Z-Image and Sana: each draws what its pipeline of diffusers draws.
 
 The losses are those of a naive computation that sees one image at a time, by the network's own call in the pipeline.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import tiny_flows
 import torch
 import torch.nn.functional as F
-from diffusers import Flux2KleinPipeline, QwenImagePipeline, SanaPipeline, ZImagePipeline
+from diffusers import Flux2KleinPipeline, Flux2Pipeline, QwenImagePipeline, SanaPipeline, ZImagePipeline
 from torch import Tensor, nn
 
 from agfsync import catalog
@@ -24,6 +26,8 @@ from agfsync.errors import ModelError
 from agfsync.models.architecture import TEXT_STATES
 from agfsync.models.dtypes import Precision
 from agfsync.models.flow_matching import TEXT_MASK
+from agfsync.pipeline.generators import check_drawing
+from agfsync.recipe.types import find_settings
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.lora import adapter_weights, add_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
@@ -56,6 +60,17 @@ def call_klein(pipe: Any, start: Tensor, told: Told, untold: Told) -> Tensor:
     return pipe(**texts, latents=start)
 
 
+def call_flux2(pipe: Any, start: Tensor, told: Told, untold: Told) -> Tensor:
+    tokens = pipe(prompt_embeds=told[TEXT_STATES], latents=start)
+    return for_vae(pipe.vae, tokens.transpose(1, 2).reshape(start.shape))
+
+
+def for_vae(vae: Any, latents: Tensor) -> Tensor:
+    """FLUX.2's latents without the normalisation, four of them in the place of one."""
+    deviation = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()
+    return F.pixel_shuffle(latents * deviation.view(1, -1, 1, 1) + vae.bn.running_mean.view(1, -1, 1, 1), 2)
+
+
 def call_qwen(pipe: Any, start: Tensor, told: Told, untold: Told) -> Tensor:
     batch, channels, height, width = start.shape
     texts = {"prompt_embeds": told[TEXT_STATES], "prompt_embeds_mask": told[TEXT_MASK].long()}
@@ -73,6 +88,10 @@ def call_sana(pipe: Any, start: Tensor, told: Told, untold: Told) -> Tensor:
     texts = {"prompt_embeds": told[TEXT_STATES], "prompt_attention_mask": told[TEXT_MASK].long()}
     texts |= {f"negative_{n}": t for n, t in zip(texts, (untold[TEXT_STATES], untold[TEXT_MASK].long()), strict=True)}
     return pipe(**texts, negative_prompt=None, latents=start, use_resolution_binning=False)
+
+
+def flux2_velocity(net: Any, noisy: Tensor, s: Tensor, text: Tensor) -> Tensor:
+    return klein_velocity(partial(net, guidance=torch.tensor([4.0])), noisy, s, text)
 
 
 def klein_velocity(net: Any, noisy: Tensor, s: Tensor, text: Tensor) -> Tensor:
@@ -104,6 +123,7 @@ def sana_velocity(net: Any, noisy: Tensor, s: Tensor, text: Tensor) -> Tensor:
 
 
 CASES = {
+    "flux2": FamilyCase(Flux2Pipeline, tiny_flows.flux2_pipeline, call_flux2, flux2_velocity),
     "flux2-klein": FamilyCase(Flux2KleinPipeline, tiny_flows.flux2_klein_pipeline, call_klein, klein_velocity),
     "qwen-image": FamilyCase(QwenImagePipeline, tiny_flows.qwen_image_pipeline, call_qwen, qwen_velocity),
     "z-image": FamilyCase(ZImagePipeline, tiny_flows.z_image_pipeline, call_z_image, z_image_velocity),
@@ -165,12 +185,8 @@ def final_latents(generator: Any, monkeypatch: pytest.MonkeyPatch, *drawing: Any
 
 
 def in_vae(generator: Any, kind: str, latents: Tensor) -> Tensor:
-    """The latents as the family's pipeline returns them: of klein, those of the VAE."""
-    if kind != "flux2-klein":
-        return latents
-    norm = generator._pipeline.vae.bn
-    deviation = (norm.running_var + generator._pipeline.vae.config.batch_norm_eps).sqrt()
-    return F.pixel_shuffle(latents * deviation.view(1, -1, 1, 1) + norm.running_mean.view(1, -1, 1, 1), 2)
+    """The latents as the family's `call` gives them: of FLUX.2, those of the VAE."""
+    return for_vae(generator._pipeline.vae, latents) if kind.startswith("flux2") else latents
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.1])
@@ -200,6 +216,10 @@ def test_the_very_call_that_users_of_diffusers_make(folders: dict[str, Path], ki
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(folders: dict[str, Path], kind: str) -> None:
+    if kind == "flux2":
+        with pytest.raises(ModelError, match="flux2 has its guidance built in, away from no prompt"):
+            load(folders, kind, negative_prompt=PROMPTS[1])
+        return
     plain, away = load(folders, kind), load(folders, kind, negative_prompt=PROMPTS[1])
     drawn = away.draw(PROMPTS[:1], SEEDS[:1], 0.0)
     assert distance(drawn, plain.draw(PROMPTS[:1], SEEDS[:1], 0.0)) > 0 and away.identity != plain.identity
@@ -232,7 +252,7 @@ def test_latents_are_scaled_as_the_pipeline_scales_them(folders: dict[str, Path]
         encoded = pipe.vae.encode(pixels[:, :, None] if kind == "qwen-image" else pixels)
         mean = encoded.latent if kind == "sana" else encoded.latent_dist.mean
         scale, shift = pipe.vae.config.get("scaling_factor", 1.0), pipe.vae.config.get("shift_factor", 0.0)
-        if kind == "flux2-klein":
+        if kind.startswith("flux2"):
             expected, mine = mean, in_vae(generator, kind, generator.encode_images(images))
         elif kind == "qwen-image":
             of = [torch.tensor(pipe.vae.config[f"latents_{each}"]).view(1, -1, 1, 1) for each in ("mean", "std")]
@@ -344,6 +364,24 @@ def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(folders: 
 def test_the_tokens_of_text_are_the_familys(folders: dict[str, Path], kind: str) -> None:
     with pytest.raises(ModelError, match="has no max_sequence_length: leave it out"):
         load(folders, kind, max_sequence_length=5)
+
+
+def test_flux2s_guidance_is_given_to_the_network(folders: dict[str, Path]) -> None:
+    weak, strong = (load(folders, "flux2", guidance=guidance) for guidance in (1.0, 8.0))
+    assert weak.guidance == strong.guidance == 1.0 and weak.identity != strong.identity
+    assert distance(weak.draw(PROMPTS[:1], [1], 0.0), strong.draw(PROMPTS[:1], [1], 0.0)) > 0
+
+
+def test_a_tokenizer_in_a_processor_of_images_is_taken_by_itself(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As FLUX.2 dev is published: the processor would need torchvision."""
+    shutil.copytree(folders["flux2"], tmp_path / "dev")
+    file = tmp_path / "dev" / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer": ["transformers", "PixtralProcessor"]}))
+    (tmp_path / "dev" / "tokenizer" / "processor_config.json").write_text('{"processor_class": "PixtralProcessor"}')
+    found, expected = (load(place, "flux2").encode_prompts(PROMPTS) for place in ({"flux2": tmp_path / "dev"}, folders))
+    assert torch.equal(found[TEXT_STATES], expected[TEXT_STATES])
+    settings = {"type": "flux2", "path": str(tmp_path / "dev"), "sampling": {"height": 16, "width": 16}}
+    assert check_drawing(find_settings("models", "flux2").model_validate(settings)) is None
 
 
 def test_distilled_klein_takes_no_guidance(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from agfsync.records import Comparison
 from agfsync.stages.controls import _compare, locate_control, make_control_recipe
 from agfsync.store import Run
 
+pytestmark = pytest.mark.long
+
 TRAINING = {"steps": 2, "batch": 2, "learning_rate": 1e-3, "precision": "fp32", "method": {"beta": 500.0}}
 
 
@@ -25,7 +27,6 @@ def read_evaluation(path: Path) -> list[Comparison]:
         return list(run.read("evaluation", Comparison))
 
 
-@pytest.mark.slow
 def test_controls_are_trained_and_compared_on_the_runs_own_captions(tmp_path: Path, recipe_with_controls: Any) -> None:
     path = tmp_path / "run"
     pipeline.prepare(path, recipe_with_controls)
@@ -51,7 +52,6 @@ def test_controls_are_trained_and_compared_on_the_runs_own_captions(tmp_path: Pa
     assert "Against controls" in (path / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_a_control_of_other_candidates_is_made_anew(tmp_path: Path, recipe_with_controls: Any) -> None:
     path = tmp_path / "run"
     recipe = recipe_with_controls.with_({"evaluation.controls": ["random-sft"]})

@@ -11,6 +11,8 @@ from agfsync.records import Score
 from agfsync.stages.selection import find_training_selectors
 from agfsync.store import Run
 
+pytestmark = pytest.mark.long
+
 NETWORK = {"type": "clip-head", "path": "embedded:clip", "hidden": [8, 4], "frozen": 1.0, "device": "cpu"}
 SECTION = {"method": {"type": "bradley-terry", "network": NETWORK}, "steps": 3, "batch": 6, "learning_rate": 1e-3}
 SECTION |= {"precision": "fp32", "validation": 0.25, "test": 0.25}
@@ -43,7 +45,6 @@ def train(path: Path, make_recipe: Any, generator: Path, method: str, watch: boo
     return recipe
 
 
-@pytest.mark.slow
 def test_ppo_raises_the_reward_model_while_another_scorer_watches(
     tmp_path: Path, make_recipe: Any, tiny_generator: Path
 ) -> None:
@@ -62,7 +63,6 @@ def test_ppo_raises_the_reward_model_while_another_scorer_watches(
     assert pipeline.is_up_to_date(tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_another_reward_model_trains_the_generator_again_and_scores_anew(
     tmp_path: Path, make_recipe: Any, tiny_generator: Path
 ) -> None:
@@ -81,7 +81,6 @@ def test_another_reward_model_trains_the_generator_again_and_scores_anew(
         assert others & {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vqa"}
 
 
-@pytest.mark.slow
 def test_a_gradient_goes_through_the_reward_model(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> None:
     train(tmp_path / "run", make_recipe, tiny_generator, "reward-gradient")
     lines = [json.loads(line) for line in (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()]

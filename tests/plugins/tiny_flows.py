@@ -1,5 +1,6 @@
 """Random flow models of a few thousand weights, of the families whose text encoder is a language model."""
 
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
@@ -23,6 +25,8 @@ from tiny_diffusion import flow_vae
 from transformers import (
     Gemma2Config,
     Gemma2Model,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -58,8 +62,36 @@ def z_image_pipeline() -> ZImagePipeline:
 
 
 def flux2_klein_pipeline(distilled: bool = False) -> Flux2KleinPipeline:
-    """Three of the language model's 28 layers are read; the VAE's batch normalisation has seen some latents."""
+    """Three of the language model's 28 layers are read."""
     torch.manual_seed(6)
+    return Flux2KleinPipeline(**_flux2_parts(), text_encoder=_qwen3(28), tokenizer=_tokenizer(), is_distilled=distilled)
+
+
+def flux2_pipeline() -> Flux2Pipeline:
+    """Three of the language model's 30 layers are read. Published, the tokenizer lies in a processor of Pixtral."""
+    torch.manual_seed(9)
+    text = Mistral3Config(
+        text_config={"model_type": "mistral", **_language_model(30)},
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 8,
+            "image_size": 32,
+        },
+    )
+    tokenizer = copy(_tokenizer())
+    tokenizer.chat_template = CHAT.replace("m.content", "m.content[0].text").replace(
+        "{% for m in messages %}", "{% for m in messages if m.role == 'user' %}"
+    )
+    parts = _flux2_parts(guidance_embeds=True)
+    return Flux2Pipeline(**parts, text_encoder=Mistral3ForConditionalGeneration(text), tokenizer=tokenizer)
+
+
+def _flux2_parts(guidance_embeds: bool = False) -> dict[str, Any]:
+    """The VAE's batch normalisation has seen some latents."""
     vae = AutoencoderKLFlux2(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -70,24 +102,19 @@ def flux2_klein_pipeline(distilled: bool = False) -> Flux2KleinPipeline:
     )
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2)
-    return Flux2KleinPipeline(
-        vae=vae,
-        text_encoder=_qwen3(28),
-        tokenizer=_tokenizer(),
-        transformer=Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=3 * WIDTH,
-            timestep_guidance_channels=16,
-            axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=False,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        is_distilled=distilled,
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance_embeds,
     )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return {"vae": vae, "transformer": transformer, "scheduler": scheduler}
 
 
 def qwen_image_pipeline() -> QwenImagePipeline:

@@ -17,6 +17,8 @@ from agfsync.recipe import Recipe
 from agfsync.records import Annotation, Candidate, Caption, Pair
 from agfsync.store import Run
 
+pytestmark = pytest.mark.long
+
 ASPECTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
 SMALL = {"steps": 2, "height": 16, "width": 16}
 
@@ -43,7 +45,6 @@ def write_metadata(path: Path, count: int) -> str:
     return str(path)
 
 
-@pytest.mark.slow
 def test_all_of_it_runs_on_tiny_models(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

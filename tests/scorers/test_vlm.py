@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_vlm import FAMILIES, save_vlm
 from transformers import AutoModelForImageTextToText, ProcessorMixin
+from transformers.utils import is_num2words_available
 
 from agfsync.errors import ModelError
 from agfsync.models.pretrained import load_processor
@@ -203,4 +204,15 @@ def test_a_model_without_a_chat_template_is_refused(vlms: Path, tmp_path: Path) 
     shutil.copytree(vlms / "internvl", copy)
     (copy / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="has no chat template"):
+        Vlm(path=str(copy), device="cpu")
+
+
+def test_a_package_that_a_processor_lacks_is_one_line(vlms: Path, tmp_path: Path) -> None:
+    """SmolVLM's, whose model is Idefics3's."""
+    if is_num2words_available():
+        pytest.skip("num2words is installed")
+    copy = shutil.copytree(vlms / "idefics3", tmp_path / "smol")
+    for file in copy.glob("*config.json"):
+        file.write_text(file.read_text().replace("idefics3", "smolvlm").replace("Idefics3", "SmolVLM"))
+    with pytest.raises(ModelError, match=r"smol needs the package num2words: pip install num2words$"):
         Vlm(path=str(copy), device="cpu")

@@ -95,3 +95,22 @@ def test_a_clear_answer_outlasts_a_small_move(scenes: Callable[[int], Iterator[S
 def test_a_kind_that_says_nothing_fits_everything() -> None:
     assert all(ThingKind().fits(thing) for thing in SCENE.things)
     assert [ThingKind(color="red", size="small").fits(thing) for thing in SCENE.things] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("question", "opposite"),
+    [
+        ("Is there a star?", "Is there a heart?"),
+        ("Is the star red?", "Is the star orange?"),
+        ("Is the red star large?", "Is the red star small?"),
+        ("Is the red star striped?", "Is the red star solid?"),
+        ("Is the red object a cross?", "Is the red object a circle?"),
+        ("Are there exactly four stars?", "Is there exactly one star?"),
+        ("Is the star above the heart?", "Is the star below the heart?"),
+        ("Is the background black?", "Is the background white?"),
+    ],
+)
+def test_the_opposite_asks_for_another_value(question: str, opposite: str) -> None:
+    query = parse_query(question)
+    assert query is not None and query.oppose().to_text() == opposite
+    assert query.oppose().element_type == query.element_type

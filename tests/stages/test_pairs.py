@@ -1,6 +1,5 @@
 import dataclasses
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -11,11 +10,10 @@ from agfsync import catalog, pipeline
 from agfsync.choices.best_worst import BestWorst
 from agfsync.choices.by_aspect import ByAspect
 from agfsync.choices.normalising import Normaliser, Spread
-from agfsync.engine.progress import SilentProgress
 from agfsync.errors import BudgetError
-from agfsync.recipe import Recipe, dump_recipe
+from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Caption, Pair, Score, digest
-from agfsync.stages import candidates, captions, pairs, questions, scores
+from agfsync.stages import pairs
 from agfsync.stages.context import Context
 from agfsync.stages.scored import ScoredCaption
 from agfsync.store import Run
@@ -31,16 +29,8 @@ def test_an_unscored_candidate_takes_no_part_and_is_counted() -> None:
 
 
 @pytest.fixture
-def scored(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> Iterator[Context]:
-    """A copy of the quick run that is done up to its scores, which is made once."""
-    made = tmp_path_factory.getbasetemp() / "scored"
-    if not made.exists():
-        with Run.create(made, dump_recipe(recipe)) as run:
-            for stage in (captions, questions, candidates, scores):
-                stage.run(Context(run, recipe, SilentProgress()))
-    shutil.copytree(made, tmp_path / "run")
-    with Run.open(tmp_path / "run", writing=True) as run:
-        yield Context(run, recipe, SilentProgress())
+def scored(open_done: Callable[..., Context], recipe: Recipe) -> Context:
+    return open_done(recipe, "captions", "questions", "candidates", "scores")
 
 
 def test_each_caption_gives_a_pair_of_its_own_candidates(scored: Context) -> None:

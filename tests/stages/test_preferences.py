@@ -281,6 +281,7 @@ CASES = Path(__file__).parents[3] / "shared" / "cases"
 SETS = sorted(path.name for path in CASES.glob("[FP]*") if not path.name.startswith("P6"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETS)
 def test_a_run_counts_what_inspecting_counts(context: Context, make_recipe: Any, name: str) -> None:
     found = inspect_path(CASES / name)

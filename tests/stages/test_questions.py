@@ -78,7 +78,7 @@ def test_a_files_questions_are_asked_as_they_are_and_the_writer_where_it_has_non
     context: Context, make_recipe: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "prompts.csv"
-    asked = ["Is there a cat?,yes,animal", "Is it a dog?,no,animal", "What is it?,cat,object"]
+    asked = ["Is there a cat?,yes,animal", "Is it a dog?,no,animal", "What is it?,,object"]
     file.write_text("prompt,question,answer,element_type\n" + "".join(f"a cat,{row}\n" for row in asked) + "bread,,,\n")
     recipe = make_recipe(captions={"source": str(file), "count": 1, "held_out": 1})
     changed = dataclasses.replace(context, recipe=recipe)
@@ -91,7 +91,7 @@ def test_a_files_questions_are_asked_as_they_are_and_the_writer_where_it_has_non
         ("a cat", "Is it a dog?", "no"),
         ("bread", "Is there bread?", "yes"),
     }
-    assert notes["dropped"]["answer is neither yes nor no"] == 1 and notes["skipped"] == 0
+    assert notes["dropped"]["no answer given"] == 1 and notes["skipped"] == 0
 
 
 def test_a_files_questions_are_asked_of_no_writer(context: Context, make_recipe: Any, tmp_path: Path) -> None:

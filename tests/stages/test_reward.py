@@ -1,7 +1,7 @@
 """The stage reward on a run's pairs: the splits, the artefact, the accuracies, and a run that goes on where it was."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ from fake_language import FakeServer
 from safetensors.torch import load_file
 
 from agfsync import catalog, pipeline
-from agfsync.engine.progress import SilentProgress
 from agfsync.errors import RecipeError, RunError
 from agfsync.models.artefact import ModelArtefact
-from agfsync.recipe import Recipe, dump_recipe
+from agfsync.recipe import Recipe
 from agfsync.recipe.reward import Reward
 from agfsync.records import Pair
 from agfsync.scorers import Item, Measurement
-from agfsync.stages import candidates, captions, pairs, questions, reward, scores
+from agfsync.stages import reward
 from agfsync.stages.context import Context, digest_scorer
 from agfsync.stages.own_reward import bind_scorers, choose_split
-from agfsync.store import Run
 
 NETWORK = {"type": "clip-head", "path": "embedded:clip", "hidden": [8, 4], "frozen": 1.0, "device": "cpu"}
 SECTION = {"method": {"type": "bradley-terry", "network": NETWORK}, "steps": 4, "batch": 6, "learning_rate": 1e-3}
@@ -31,8 +29,11 @@ SECTION |= {"precision": "fp32", "checkpoint_every": 2, "validation": 0.25, "tes
 VP = {"type": "vp-score", "path": "run:reward", "device": "cpu", "dtype": "fp32"}
 
 
+UP_TO_PAIRS = ("captions", "questions", "candidates", "scores", "pairs")
+
+
 @pytest.fixture
-def paired(tmp_path: Path, make_recipe: Any) -> Iterator[Context]:
+def paired(open_done: Callable[..., Context], make_recipe: Any) -> Context:
     """A run with every pair of the candidates of 24 captions."""
     choose = {"type": "every", "weights": {"red": 1.0, "vqa": 0.5}}
     recipe = make_recipe(
@@ -41,11 +42,7 @@ def paired(tmp_path: Path, make_recipe: Any) -> Iterator[Context]:
         reward=SECTION,
         evaluation={"resamples": 50},
     )
-    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
-        context = Context(run, recipe, SilentProgress(), "digest")
-        for stage in (captions, questions, candidates, scores, pairs):
-            stage.run(context)
-        yield context
+    return open_done(recipe, *UP_TO_PAIRS)
 
 
 def changed(context: Context, **changes: Any) -> Context:
@@ -123,22 +120,21 @@ def test_another_judge_of_the_table_trains_nothing_again(paired: Context, loaded
     assert (paired.run.path / "reward_training" / "metrics.jsonl").read_text() == log
 
 
-def test_pairs_of_other_aspects_can_be_left_out_of_the_training(tmp_path: Path, make_recipe: Any) -> None:
+def test_pairs_of_other_aspects_can_be_left_out_of_the_training(
+    open_done: Callable[..., Context], make_recipe: Any
+) -> None:
     recipe = make_recipe(
         captions={"writer": "double", "count": 24, "held_out": 5},
         pairs={"choose": {"type": "by-aspect", "judges": ["red", "vqa"]}},
         reward=SECTION | {"aspects": ["red"]},
     )
-    with Run.create(tmp_path / "aspects", dump_recipe(recipe)) as run:
-        context = Context(run, recipe, SilentProgress(), "digest")
-        for stage in (captions, questions, candidates, scores, pairs):
-            stage.run(context)
-        split = reward.load_pairs(context, reward.load_network(recipe))
-        assert {split.records[int(n)].aspect for n in torch.cat([split.train, split.validation])} == {"red"}
-        assert {split.records[int(n)].aspect for n in split.test} == {"red", "vqa"}
-        assert set(reward.run(context)["accuracy"]) == {"", "red", "vqa"}
-        with pytest.raises(RunError, match=r"no pair is left for train: make pairs of more captions, or see reward\."):
-            reward.run(changed(context, aspects=["other"]))
+    context = open_done(recipe, *UP_TO_PAIRS)
+    split = reward.load_pairs(context, reward.load_network(recipe))
+    assert {split.records[int(n)].aspect for n in torch.cat([split.train, split.validation])} == {"red"}
+    assert {split.records[int(n)].aspect for n in split.test} == {"red", "vqa"}
+    assert set(reward.run(context)["accuracy"]) == {"", "red", "vqa"}
+    with pytest.raises(RunError, match=r"no pair is left for train: make pairs of more captions, or see reward\."):
+        reward.run(changed(context, aspects=["other"]))
 
 
 def test_a_scorer_of_the_run_counts_by_the_weights_and_not_by_the_place(paired: Context, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import doubles
 import pytest
 
-from agfsync.engine import SERVER
+from agfsync.engine.jobs import SERVER
 from agfsync.errors import BudgetError
+from agfsync.recipe import Recipe
 from agfsync.records import Candidate, Question, Score
-from agfsync.stages import candidates, captions, judging, questions, scores
+from agfsync.stages import candidates, judging, scores
 from agfsync.stages.context import Context
 
 RED = {"type": "double", "path": "none"}
@@ -15,10 +17,8 @@ VQA = {"type": "asking", "path": "none"}
 
 
 @pytest.fixture
-def drawn(context: Context) -> Context:
-    for stage in (captions, questions, candidates):
-        stage.run(context)
-    return context
+def drawn(open_done: Callable[..., Context], recipe: Recipe) -> Context:
+    return open_done(recipe, "captions", "questions", "candidates")
 
 
 def changed(context: Context, recipe: Any) -> Context:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models import loading
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.recipe import dump_recipe
 from agfsync.recipe.types import SamplingLora
-from agfsync.stages import candidates, captions, pairs, questions, scores, training
+from agfsync.stages import training
 from agfsync.stages.context import EARLIER, Context
-from agfsync.store import Run
 from agfsync.training import loop
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
@@ -30,25 +28,21 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
-def paired(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> Iterator[Context]:
+def paired(open_done: Callable[..., Context], make_recipe: Any, tiny_generator: Path) -> Context:
     """A run with pairs of pictures that the tiny generator drew."""
-    yield from _paired(tmp_path, make_recipe, "stable-diffusion", tiny_generator)
+    return _open_paired(open_done, make_recipe, "stable-diffusion", tiny_generator)
 
 
 @pytest.fixture
-def paired_xl(tmp_path: Path, make_recipe: Any, tiny_xl_generator: Path) -> Iterator[Context]:
+def paired_xl(open_done: Callable[..., Context], make_recipe: Any, tiny_xl_generator: Path) -> Context:
     """The same of the tiny SDXL."""
-    yield from _paired(tmp_path, make_recipe, "stable-diffusion-xl", tiny_xl_generator)
+    return _open_paired(open_done, make_recipe, "stable-diffusion-xl", tiny_xl_generator)
 
 
-def _paired(tmp_path: Path, make_recipe: Any, kind: str, model: Path) -> Iterator[Context]:
+def _open_paired(open_done: Callable[..., Context], make_recipe: Any, kind: str, model: Path) -> Context:
     generator = {"type": kind, "path": str(model), "device": "cpu", "sampling": {"steps": 2}}
     recipe = make_recipe(model=generator, training=SHORT | {"method": {"beta": 500.0}})
-    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
-        context = Context(run, recipe, SilentProgress(), "digest")
-        for stage in (captions, questions, candidates, scores, pairs):
-            stage.run(context)
-        yield context
+    return open_done(recipe, "captions", "questions", "candidates", "scores", "pairs")
 
 
 def lines(context: Context) -> list[dict[str, float]]:
@@ -121,6 +115,7 @@ def test_a_lora_of_an_sdxl_is_one_that_diffusers_takes(
     assert len(generator.draw(["a"], [1], 0.0)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])
 def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
     paired_xl: Context, make_recipe: Any, lora: dict[str, Any] | None
@@ -178,6 +173,7 @@ def test_another_layout_of_the_same_strength(paired: Context, make_recipe: Any, 
 OPTIONS = {"accumulate": 2, "gradient_checkpointing": True, "ema": 0.9, "caption_dropout": 0.5, "min_snr_gamma": 5.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ipo", "hinge"])
 def test_all_options_together_make_a_model(
     paired: Context, make_recipe: Any, tiny_generator: Path, method: str
@@ -226,7 +222,7 @@ class Stopping(SilentProgress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_at_every_step_it_makes_the_same_model(paired: Context, make_recipe: Any) -> None:
     """With pictures that its own VAE has encoded, which a resume finds in a file."""
     context = with_training(paired, make_recipe, **OPTIONS)

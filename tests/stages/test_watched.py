@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.errors import RecipeError, RunError
 from agfsync.formats import Selector
 from agfsync.pipeline import plan_stages
-from agfsync.recipe import Recipe, dump_recipe
+from agfsync.recipe import Recipe
 from agfsync.records import Score, digest
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.stages import candidates, captions, evaluation, pairs, questions, scores, shaping, training, watched
+from agfsync.stages import evaluation, shaping, training, watched
 from agfsync.stages.context import Context
 from agfsync.stages.selection import digest_judge
-from agfsync.store import Run
 
 SHORT = {"steps": 4, "batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2, "precision": "fp32"}
 METHOD = {"beta": 500.0}
@@ -59,15 +58,11 @@ def make_settings(make_recipe: Any, tiny_generator: Path) -> Any:
 
 
 @pytest.fixture
-def paired(tmp_path: Path, make_settings: Any) -> Iterator[Context]:
+def paired(open_done: Callable[..., Context], make_settings: Any) -> Context:
     """A run with pairs of pictures that the tiny generator drew."""
-    recipe = make_settings()
-    with Run.create(tmp_path / "run", dump_recipe(recipe)) as run:
-        context = Context(run, recipe, SilentProgress(), "digest")
-        for stage in (captions, questions, candidates, scores, pairs):
-            stage.run(context)
-        run.finish("candidates", "digest", 1.0, {})
-        yield context
+    context = open_done(make_settings(), "captions", "questions", "candidates", "scores", "pairs")
+    context.run.finish("candidates", "digest", 1.0, {})
+    return context
 
 
 def train(context: Context, recipe: Recipe, progress: SilentProgress | None = None) -> Mapping[str, Any]:

@@ -1,29 +1,33 @@
 """Rounds: each draws with the model before it and trains it further; the stop rule, kills, the alarm, and the page."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from agfsync import cli, pipeline
 from agfsync.errors import RecipeError, RunError
 from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import Recipe, dump_recipe
-from agfsync.records import Caption
+from agfsync.records import Caption, Comparison
 from agfsync.stages import training
 from agfsync.store import Run
 from agfsync.study import rounds
+from agfsync.study.hacking import find_round_alarms
 from agfsync.study.rounds import (
     are_rounds_done,
-    find_round_alarms,
     find_shortfall,
     locate_round,
     make_round_recipe,
     read_rounds,
     run_with_rounds,
 )
+
+pytestmark = pytest.mark.long
 
 TRAINING = {"steps": 2, "batch": 2, "learning_rate": 1e-3, "precision": "fp32", "method": {"beta": 500.0}}
 
@@ -53,7 +57,6 @@ def read_weights(path: Path) -> bytes:
     return (path / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_round_draws_with_the_model_before_it_and_shares_the_rest(
     tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,7 +99,6 @@ def pipeline_recipe(path: Path) -> Recipe:
         return pipeline.read_recipe(run)
 
 
-@pytest.mark.slow
 def test_stopped_anywhere_and_typed_again_rounds_end_with_the_same_model(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +127,6 @@ def test_stopped_anywhere_and_typed_again_rounds_end_with_the_same_model(
     assert read_weights(whole) != read_weights(locate_round(whole, 2))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 3.0}], ids=["whole", "lora"])
 def test_the_reference_is_the_base_or_the_round_before(tmp_path: Path, recipe: Recipe, lora: Any) -> None:
     path = tmp_path / "run"
@@ -160,7 +161,6 @@ def network_output(network: Any) -> torch.Tensor:
         return network(noisy, torch.tensor([500]), encoder_hidden_states=states).sample.clone()
 
 
-@pytest.mark.slow
 def test_a_lora_of_another_rank_is_not_trained_further(tmp_path: Path, recipe: Recipe) -> None:
     path = tmp_path / "run"
     recipe = recipe.with_({"training.lora": {"rank": 2}})
@@ -242,6 +242,34 @@ def test_rounds_that_make_no_sense_are_refused_in_a_line(recipe: Recipe, changes
     with pytest.raises(RecipeError, match=says) as refused:
         recipe.with_(changes)
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_must_have_enough_captions_for_all_rounds(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a thing of kind {number}" for number in range(15)))
+    changes = {"captions.source": str(tmp_path / "prompts.txt"), "captions.held_out": 8, "captions.count": 4}
+    says = r"prompts.txt has 15 captions, and 2 rounds of new ones need 16"
+    with pytest.raises(RecipeError, match=says):
+        pipeline.check_names(recipe.with_(changes))
+    pipeline.check_names(recipe.with_(changes | {"captions.held_out": 7}))
+    pipeline.check_names(recipe.with_(changes | {"rounds.captions": "same"}))
+
+
+def test_an_arm_of_a_study_may_have_rounds(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(dump_recipe(recipe.with_({"rounds": None})))
+    best = {"type": "best", "reward": {"red": 1.0}}
+    arms = {"dreamsync": {"training.method": best, "rounds": {"count": 2, "captions": "same"}}, "one": {}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"base": "tiny.yaml", "resamples": 50, "arms": arms}))
+    path, arm = tmp_path / "study", tmp_path / "study" / "arms" / "dreamsync" / "seed-0"
+    assert cli.main(["study", str(tmp_path / "mine.yaml"), "--out", str(path)]) == 0
+    assert f"dreamsync seed 0    done  {arm}" in capsys.readouterr().out
+    assert read_captions(arm, "train") == read_captions(arm / "rounds" / "2", "train")
+    with Run.open(arm / "rounds" / "2") as run:
+        last = [row.aligned - row.base for row in run.read("evaluation", Comparison) if row.judge == "red"]
+    (row,) = (
+        r for r in pq.read_table(path / "table.parquet").to_pylist() if (r["arm"], r["judge"]) == ("dreamsync", "red")
+    )
+    assert row["gain"] == pytest.approx(fmean(last))
+    assert 'href="arms/dreamsync/seed-0/rounds/2/report.html"' in (path / "study.html").read_text()
 
 
 def test_a_round_has_the_first_ones_settings_and_a_start(recipe: Recipe, tmp_path: Path) -> None:

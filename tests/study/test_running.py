@@ -47,7 +47,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_arms_draw_nothing_that_they_share_and_a_failed_arm_is_told(
     study_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +107,7 @@ def start(study_file: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_killed_at_random_ends_with_the_same_table_as_two_processes(study_file: Path) -> None:
     together, killed = study_file.parent / "together", study_file.parent / "killed"
     both = [start(study_file, together) for _ in range(2)]

@@ -32,7 +32,7 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.reference import AdaptersOff
 from agfsync.training.rewards import Rewards
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PLAN = TrainingPlan(steps=3, batch=4, learning_rate=1e-3, seed=11, precision="fp32", checkpoint_every=1)
 POLICY_LOSSES = ("dpok", "ppo", "grpo")

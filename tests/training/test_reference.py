@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError
+from agfsync.models import LORA_FILE
 from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.models.stable_diffusion_3 import StableDiffusion3
 from agfsync.training.batches import EncodedPairs
 from agfsync.training.checkpoints import Checkpoints
 from agfsync.training.loop import train
-from agfsync.training.lora import adapter_weights, add_adapters
+from agfsync.training.lora import adapter_weights, add_adapters, continue_adapters
 from agfsync.training.methods.dpo import DiffusionDPO
 from agfsync.training.objective import Actor, TrainingPlan
-from agfsync.training.reference import AdaptersOff, FrozenCopy, round_frozen_layers
+from agfsync.training.reference import AdaptersBefore, AdaptersOff, FrozenCopy, round_frozen_layers
 
 Nudge = Callable[[nn.Module], None]
 
@@ -52,6 +55,48 @@ def test_adapters_off_is_bitwise_the_base(denoiser: StableDiffusion, nudge: Nudg
         predicted = predict(denoiser, frozen, precision)
     assert torch.equal(predicted, base) and not predicted.requires_grad
     assert predict(denoiser, denoiser.network, precision).requires_grad
+
+
+@pytest.mark.parametrize("family", ["tiny_generator", "tiny_sd3_generator"])
+def test_a_saved_lora_is_trained_further_and_stays_the_reference(
+    family: str, request: pytest.FixtureRequest, nudge: Nudge, tmp_path: Path
+) -> None:
+    maker = StableDiffusion if family == "tiny_generator" else StableDiffusion3
+    first, second = (maker(str(request.getfixturevalue(family)), device="cpu") for _ in range(2))
+    add_adapters(first.network, 2, 3.0, 0, first.adapter_targets)
+    nudge(first.network)
+    first.save_adapter(adapter_weights(first.network, 2, 3.0), tmp_path)
+    add_adapters(second.network, 2, 3.0, 1, second.adapter_targets)
+    continue_adapters(second.network, load_file(tmp_path / LORA_FILE), 2, 3.0)
+    trained = [parameter for parameter in second.network.parameters() if parameter.requires_grad]
+    saved = [parameter.detach().clone() for parameter in first.network.parameters() if parameter.requires_grad]
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(trained, saved, strict=True)) and trained
+    before = [parameter.detach().clone() for parameter in trained]
+    reference = AdaptersBefore(second.network)
+    nudge(second.network)
+    after = [parameter.detach().clone() for parameter in trained]
+    with reference() as frozen:
+        assert frozen is second.network
+        assert all(torch.equal(a, b) for a, b in zip(trained, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trained, after, strict=True))
+    with pytest.raises(ModelError, match="fits no LoRA of rank 2"):
+        continue_adapters(second.network, {"unet.nothing": torch.zeros(1)}, 2, 3.0)
+
+
+def test_gradients_are_those_without_a_reference_in_between(denoiser: StableDiffusion, nudge: Nudge) -> None:
+    add_adapters(denoiser.network, rank=2, alpha=2, seed=0)
+    reference = AdaptersBefore(denoiser.network)
+    nudge(denoiser.network)
+    gradients = []
+    for is_asked in (False, True):
+        denoiser.network.zero_grad()
+        loss = predict(denoiser, denoiser.network).square().mean()
+        with reference() as frozen:
+            aside = predict(denoiser, frozen) if is_asked else None
+        loss.backward()
+        gradients.append([p.grad.clone() for p in denoiser.network.parameters() if p.grad is not None])
+    assert aside is not None and not aside.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True)) and gradients[0]
 
 
 def test_only_adapters_are_trained(denoiser: StableDiffusion) -> None:

@@ -27,6 +27,8 @@ from agfsync.training.precision import autocast
 from agfsync.training.reference import AdaptersOff, FrozenCopy
 from agfsync.training.state import TrainingState
 
+pytestmark = pytest.mark.long
+
 PLAN = TrainingPlan(
     steps=5,
     batch=4,
@@ -182,7 +184,6 @@ def after_the_line(patch: pytest.MonkeyPatch, bomb: Bomb) -> None:
 PLACES = [in_the_forward_pass, before_the_average, before_the_line, after_the_line]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("precision", "lora"), [("fp32", False), ("bf16", True)])
 def test_killed_at_every_step_it_is_the_same_training(
@@ -207,7 +208,6 @@ def test_killed_at_every_step_it_is_the_same_training(
     assert same(weights(resumed.network), weights(expected.network))
 
 
-@pytest.mark.slow
 def test_killed_while_any_checkpoint_is_written_it_is_the_same_training(
     sessions: Callable[[str, bool], tuple[Session, Session]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

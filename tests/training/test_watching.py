@@ -239,6 +239,7 @@ def test_it_goes_on_where_what_the_method_raises_falls_too(make_session: Callabl
     assert session.lines()[-1]["step"] == 7 and session.said == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_watching_changes_no_weight(make_session: Callable[..., Session], ema: float | None) -> None:
     """With an average of the weights that is measured, and in the end the result."""
@@ -284,7 +285,7 @@ def set_fuse(patch: pytest.MonkeyPatch, owner: type, name: str, fuse: int) -> No
     patch.setattr(owner, name, killed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_anywhere_it_is_the_same_training(
     make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:

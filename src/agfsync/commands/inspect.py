@@ -1,6 +1,7 @@
 """Recognise a file or folder and count what it holds: prompts, questions, pairs; of a run and of third-party files."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
@@ -10,7 +11,9 @@ from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile
 from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
 from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
+from agfsync.recipe import load_recipe
 from agfsync.records import Caption
+from agfsync.stages.dataset import THRESHOLDS, gather_statistics
 from agfsync.store import RECIPE, Run
 
 
@@ -33,6 +36,8 @@ class Contents:
     questions_left_out: Counter[str] = field(default_factory=Counter)
     categories: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """category -> captions, questions or pairs -> how many"""
+    statistics: dict[str, Any] = field(default_factory=dict)
+    """of a run, as `gather_statistics` has them"""
 
     def add(self, what: str, category: str, count: int = 1) -> None:
         """Add `count` captions, questions or pairs of a category."""
@@ -52,7 +57,8 @@ class Contents:
         reasons = {name: dict(getattr(self, name).most_common()) for name in ("left_out", "questions_left_out")}
         by_category = {category: dict(of) for category, of in self.categories.items()}
         places = {"left_out_at": dict(self.left_out_at)}
-        return {"what": self.what, **counts, **reasons, **places, "categories": by_category}
+        more = {"statistics": self.statistics} if self.statistics else {}
+        return {"what": self.what, **counts, **reasons, **places, "categories": by_category, **more}
 
 
 def inspect_path(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
@@ -141,4 +147,24 @@ def _count_run(path: Path) -> Contents:
         contents.questions_left_out = run.count_dropped("questions")
         contents.left_out = run.count_dropped("pairs")
         contents.ties = contents.left_out.pop(TIE, 0)
+        contents.statistics = gather_statistics(run, load_recipe(path / RECIPE))
     return contents
+
+
+def format_statistics(found: Mapping[str, Any]) -> list[str]:
+    """Return a line for each statistic of a run's data."""
+    means = ("words_a_caption", "questions_a_caption", "elements_a_caption", "words_a_question")
+    lines = [f"{name.replace('_', ' '):<19} {found[name]:.2f}" for name in means if name in found]
+    for name, of in found.get("element_types", {}).items():
+        lines.append(f"  {name:<17} {of['questions']:,} questions, {100 * of['share']:.1f} %")
+    if "conversion" in found:
+        lines.append(f"{'captions with a pair':<19} {100 * found['conversion']:.1f} % of those drawn")
+    for each in found.get("filters", ()):
+        least = " and ".join(f"{name} at least {value:g}" for name, value in each["at_least"].items())
+        lines.append(f"  {100 * each['share']:.1f} % have a candidate with {least}")
+    shown = range(0, len(THRESHOLDS), 2)
+    if curves := found.get("utilisation"):
+        lines.append("share of the captions with a candidate of at least, in %:")
+        lines.append(f"  {'':<12}" + "".join(f"{THRESHOLDS[n]:>5}" for n in shown))
+        lines += [f"  {name:<12}" + "".join(f"{100 * of[n]:>5.0f}" for n in shown) for name, of in curves.items()]
+    return lines

@@ -1,7 +1,6 @@
 """`agfsync judge`: the accuracy of any scorers on any pair set, without a run; and on the pairs of a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from pydantic import ValidationError
 
 from agfsync import catalog
 from agfsync.accuracy import LabelledPair, tabulate_accuracy, tabulate_agreement
-from agfsync.chat.meter import Meter
-from agfsync.commands.judging import PairToJudge, open_record
+from agfsync.commands.judging import RESAMPLES, Judged, PairToJudge, let_judge, open_pair_record, read_texts
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.engine.progress import Progress
 from agfsync.errors import FormatError, RecipeError
@@ -23,49 +21,13 @@ from agfsync.formats.pairing import SAME_PICTURE, picture_key, read_pictures
 from agfsync.formats.sources import read_pairs
 from agfsync.recipe import ScorerSettings, load_recipe, resolve_recipe
 from agfsync.recipe.types import find_settings
-from agfsync.records import Candidate, Caption, Pair, Question
+from agfsync.records import Candidate, Pair
 from agfsync.stages.own_reward import bind_scorers, choose_split
 from agfsync.store import RECIPE, Run
-from agfsync.store.streams import group_by_column, iterate_batches
+from agfsync.store.streams import group_by_column
 
-RESAMPLES = 10_000
 _SEED = 0
 SPLITS = ("train", "validation", "test")
-_AT_ONCE = 64
-"""Pairs that are read at a time."""
-
-
-@dataclass(slots=True)
-class JudgedPairs:
-    """The table of accuracies by aspect and judge, what was left out of the pairs, and the cost of each judge's server.
-
-    `reasons` has, for each judge, why images have no value.
-    """
-
-    path: Path
-    left_out: LeftOutTally
-    table: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    agreement: Sequence[Mapping[str, Any]] = ()
-    positions: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """of each pairwise judge"""
-    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
-    spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """Return it for programs, as JSON can hold it."""
-        counts = dict(self.left_out.counts)
-        ties = counts.pop(TIE, 0)
-        return {
-            "path": str(self.path),
-            "rule": "half",
-            "ties": ties,
-            "left_out": counts,
-            "accuracy": self.table,
-            "agreement": self.agreement,
-            "positions": self.positions,
-            "unscored": self.reasons,
-            "spent": self.spent,
-        }
 
 
 def read_scorers(path: Path, named: Sequence[str], recipe: str | None) -> dict[str, ScorerSettings]:
@@ -113,7 +75,7 @@ def _parse_scorer(text: str) -> tuple[str, ScorerSettings]:
 
 def judge_pair_set(
     path: Path, scorers: Mapping[str, ScorerSettings], progress: Progress, split: str = "", limit: int | None = None
-) -> JudgedPairs:
+) -> Judged:
     """Return the accuracy of `scorers` on the first `limit` pairs at `path`, one model in memory at a time.
 
     The pairs count as they stand in the file: several judgements of the same images are several pairs.
@@ -121,41 +83,26 @@ def judge_pair_set(
     Raises:
         FormatError: it holds no pairs, or none with both images. ModelError: a scorer can't be loaded.
     """
-    found = JudgedPairs(path, LeftOutTally())
-    pairs: list[LabelledPair] = []
+    found, pairs = Judged(path), list[LabelledPair]()
     differences: dict[str, NDArray[np.float64]] = {}
-    total = _count_pairs(path, split, limit)
+    total = _count_pairs(path, split, limit), "pairs"
     for name, settings in scorers.items():
-        tally, labelled = LeftOutTally(), list[LabelledPair]()
-        meter = _make_meter(settings)
-        progress.say(f"judge: loading {name}")
-        record = open_record(name, settings, meter)
-        with progress.stage(f"judge: {name}", total, "pairs") as task:
-            for some in iterate_batches(islice(_read_pairs(path, split, tally), limit), _AT_ONCE):
-                labelled += [each.labelled for each in some]
-                record.add(some)
-                task.advance(len(some))
-        pairs, found.left_out, found.reasons[name] = labelled, tally, dict(record.reasons)
-        differences |= {each: np.array(values) for each, values in record.find_differences().items()}
+
+        def read(tally: LeftOutTally) -> Iterator[PairToJudge]:
+            return islice(_read_pairs(path, split, tally), limit)
+
+        record = let_judge(found, name, settings, open_pair_record, read, total, progress)
+        pairs = record.pairs
+        differences |= {each: np.array(values, np.float64) for each, values in record.find_differences().items()}
         found.positions |= record.measure_positions(RESAMPLES, _SEED)
         del record
         release_memory()
-        if meter is not None:
-            found.spent[name] = meter.spent.to_dict()
         if not pairs:
             told = "; ".join(found.left_out.lines()) or "it holds none"
             raise FormatError(f"{path}: no pair can be judged: {told}")
     found.table = tabulate_accuracy(pairs, differences, next(iter(differences)), RESAMPLES, _SEED)
     found.agreement = tabulate_agreement(pairs, differences, RESAMPLES, _SEED)
     return found
-
-
-def _make_meter(settings: ScorerSettings) -> Meter | None:
-    server = settings.asked_server
-    if server is None:
-        return None
-    prices = server.prices.input, server.prices.output
-    return Meter(prices, server.max_cost, server.max_tokens_total)
 
 
 def _count_pairs(path: Path, split: str, limit: int | None) -> int:
@@ -194,11 +141,7 @@ def _read_pairs(path: Path, split: str, tally: LeftOutTally) -> Iterator[PairToJ
 def _read_run(path: Path, split: str) -> Iterator[PairToJudge]:
     """Yield the pairs of a run, whose images are read with those of the same caption."""
     with Run.open(path) as run:
-        texts = {each.key: each.text for each in run.read("captions", Caption)}
-        asked = {
-            key: tuple(Question.of(row) for row in rows)
-            for key, rows in group_by_column("caption_key", run.rows("questions"))
-        }
+        texts, asked = read_texts(run)
         units: dict[str, list[str]] = {}
         for unit, rows in run.rows_by_unit("candidates", ["caption_key"]):
             for caption in dict.fromkeys(row["caption_key"] for row in rows):
@@ -226,10 +169,14 @@ def _read_run_pairs(path: Path, split: str) -> Iterator[tuple[str, list[Pair]]]:
                 yield caption, [Pair.of(row) for row in rows]
 
 
-def format_judged(found: JudgedPairs) -> str:
-    """Return the table for people, a line for each judge and aspect, and what was left out."""
-    plain = found.plain()
-    lines = [f"{found.path}: label ties are left out ({plain['ties']}), equal values count one half; 95 % over prompts"]
+def format_judged(found: Judged) -> str:
+    """Return the findings for people: some lines for each judge, and what was left out."""
+    if found.answers:
+        lines = [f"{found.path}: an answer is yes if P(yes) is above one half; 95 % over images"]
+        lines += [f"{name:<14} {line}" for name, figures in found.answers.items() for line in _format_answers(figures)]
+    else:
+        ties = found.left_out.counts[TIE]
+        lines = [f"{found.path}: label ties are left out ({ties}), equal values count one half; 95 % over prompts"]
     for aspect, judges in found.table.items():
         lines += [f"on {aspect}:"] if aspect else []
         lines += [format_accuracy(name, figures) for name, figures in judges.items()]
@@ -241,6 +188,23 @@ def format_judged(found: JudgedPairs) -> str:
     for name, spent in found.spent.items():
         lines.append(f"{name} asked its server: " + ", ".join(f"{what} {n:g}" for what, n in spent.items()))
     return "\n".join(lines)
+
+
+def _format_answers(figures: Mapping[str, Any]) -> Iterator[str]:
+    if not figures["questions"]:
+        yield "has answered no question"
+        return
+    names = {"right": "right", "yes_where_no": "yes where the truth is no", "no_where_yes": "no where it is yes"}
+    yield ", ".join(f"{words} {_show_share(figures, n)}" for n, words in names.items() if figures[n] is not None)
+    yield f"calibration error {_show_share(figures, 'ece')}, Brier score {figures['brier']:.3f}"
+    curve = (f"{each['p_yes']:.2f} {each['yes']:.2f} ({each['questions']})" for each in figures["curve"])
+    yield f"mean P(yes) and share of yes (answers): {', '.join(curve)}"
+    yield "right by type: " + ", ".join(f"{name} {100 * of['right']:.0f} %" for name, of in figures["types"].items())
+    if (bias := figures["opposite"])["couples"]:
+        ends = "" if bias["low"] is None else f" ({100 * bias['low']:+.1f} to {100 * bias['high']:+.1f})"
+        both = (f"{100 * bias[f'both_{word}']:.1f} % {word} to both" for word in ("yes", "no"))
+        told = f"{bias['couples']} questions asked the other way round: {', '.join(both)}"
+        yield f"{told}, bias to yes {100 * bias['bias']:+.1f}{ends}"
 
 
 def format_accuracy(judge: str, figures: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from agfsync.records import Annotation, Caption, ElementType, Question
+from agfsync.records import Annotation, AnswerWord, Caption, ElementType, Question
 
 UNCATEGORISED = "uncategorised"
 """The category of a prompt whose file gives it none."""
@@ -228,5 +228,37 @@ class PairWriter(Format, Protocol):
 
         Returns:
             How many `pairs` the folder holds, and how many `ties` were dropped.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A yes/no question on a picture with its true answer; `opposite` asks it the other way round, or is empty."""
+
+    text: str
+    answer: AnswerWord
+    element_type: str = "other"
+    opposite: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredPicture:
+    """A picture with questions whose true answers are known; `where` is its place, for messages."""
+
+    picture: PictureFile
+    questions: tuple[AnsweredQuestion, ...]
+    where: str = field(default="", compare=False)
+
+
+@runtime_checkable
+class AnswerSet(Format, Protocol):
+    """A format that holds questions on pictures with their true answers."""
+
+    def answers(self, path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
+        """Yield the pictures with their questions, and everything that isn't read; the pictures aren't checked.
+
+        Raises:
+            FormatError: the file isn't what the format says, and where; or it has no such split.
         """
         ...

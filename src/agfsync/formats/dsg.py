@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from agfsync.formats import LeftOut, Prompt, SourceQuestion
+from agfsync.formats import UNCATEGORISED, LeftOut, Prompt, SourceQuestion
 from agfsync.formats.reading import group_rows, read_header, read_table, require_text
 from agfsync.formats.rows import collect_questions, parse_origin, parse_question
 from agfsync.records import ElementType, one_line
@@ -40,7 +40,7 @@ class DSG:
         return path.is_file() and path.suffix.lower() == ".csv" and read_header(path) >= _COLUMNS
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts; the category is the data set that the benchmark has a prompt from.
+        """Yield the prompts; the category is the data set that the benchmark has a prompt from, if its id says so.
 
         A proposition that depends on others is a question like any other, which names theirs as its parents. Its label
         is what its tuple begins with, such as "attribute - color". The rows of a prompt lie together, as in the
@@ -55,7 +55,8 @@ class DSG:
                 (identifier, prompt), rows = group
                 texts = {row["proposition_id"].strip(): one_line(row["question_natural_language"]) for row in rows}
                 found = (_parse_proposition(row, texts) for row in rows)
-                yield Prompt(prompt, parse_origin(identifier), *collect_questions(found))
+                category = UNCATEGORISED if identifier.isdecimal() else parse_origin(identifier)
+                yield Prompt(prompt, category, *collect_questions(found))
 
 
 def _parse_proposition(row: Mapping[str, str], texts: Mapping[str, str]) -> SourceQuestion | str:

@@ -82,10 +82,15 @@ def read_pictures(found: Preference) -> tuple[bytes, bytes]:
     Raises:
         BrokenPicture: one of them is missing or isn't a picture.
     """
-    return _read_picture(found.winner), _read_picture(found.loser)
+    return read_picture(found.winner), read_picture(found.loser)
 
 
-def _read_picture(picture: PictureFile) -> bytes:
+def read_picture(picture: PictureFile) -> bytes:
+    """Return a picture's file, checked to be a whole picture.
+
+    Raises:
+        BrokenImageError: it is missing or isn't one.
+    """
     if isinstance(picture, Path):
         try:
             picture = picture.read_bytes()

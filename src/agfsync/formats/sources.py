@@ -9,6 +9,8 @@ from agfsync import catalog
 from agfsync.errors import FormatError
 from agfsync.files.atomic import store_errors
 from agfsync.formats import (
+    AnsweredPicture,
+    AnswerSet,
     Format,
     LeftOut,
     LeftOutTally,
@@ -117,6 +119,17 @@ def read_pairs(path: Path, split: str = "") -> Iterator[PairItem]:
     return format_.pairs(resolve_snapshot(path), _check_split(path, split))
 
 
+def read_answers(path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
+    """Yield the pictures at `path` whose questions have true answers; see `read_prompts`."""
+    format_ = recognise_format(path, AnswerSet)
+    return format_.answers(resolve_snapshot(path), _check_split(path, split))
+
+
+def holds_answers(path: Path) -> bool:
+    """Return True if an `AnswerSet` recognises `path`."""
+    return path.exists() and any(format_.recognises(path) for format_ in find_formats(AnswerSet).values())
+
+
 def _check_split(path: Path, split: str) -> str:
     if split not in ("", ALL_SPLITS) and not path.is_dir():
         raise FormatError(f"{path}: is one file, and has no split '{split}': name the folder of several, or no split")
@@ -208,6 +221,11 @@ class SourceCaptions:
     def has_questions(self) -> bool:
         """True if the file has a question on any of its captions."""
         return any(prompt.questions for prompt in self._prompts.values())
+
+    def explain_left_out(self) -> str:
+        """Return the first reason why the file's own questions can't be asked, in brackets; empty if there is none."""
+        reasons = (reason for prompt in self._prompts.values() for reason in prompt.left_out)
+        return next((f" ({reason})" for reason in reasons), "")
 
     def find_open_question(self) -> str:
         """Return the first question that yes or no doesn't answer; empty if there is none."""

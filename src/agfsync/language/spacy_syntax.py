@@ -60,6 +60,10 @@ class SpacyParser:
         if not Path(path).is_dir() and (not path.isidentifier() or find_spec(path) is None):
             raise RecipeError(f"the spaCy model {path} isn't installed: python -m spacy download {path}")
 
+    def list_chunks(self, prompt: str) -> list[str]:
+        """Return spaCy's noun chunks of `prompt`, in order."""
+        return [chunk.text for chunk in self._model(prompt).noun_chunks]
+
     def parse(self, prompt: str) -> Syntax:
         document = self._model(prompt)
         words = [token for token in document if not token.is_space]

@@ -39,6 +39,8 @@ CROSS_ATTENTION = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttn
 """the blocks of Stable Diffusion 1.x and 2.x with cross-attention: of the way down, the middle, the way up"""
 STEERED = ("stable-diffusion",)
 """types whose sampler training-free methods can steer"""
+IMAGE_PROCESSOR = "Processor"
+"""the end of the names of classes that process images and texts; of a pipeline's, only the tokenizer is read"""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -56,6 +58,7 @@ class FlowType:
 FLOWS = {
     "stable-diffusion-3": FlowType("StableDiffusion3Pipeline"),
     "flux": FlowType("FluxPipeline", 4),
+    "flux2": FlowType("Flux2Pipeline", 4, ("AutoencoderKLFlux2",)),
     "flux2-klein": FlowType("Flux2KleinPipeline", 4, ("AutoencoderKLFlux2",)),
     "qwen-image": FlowType("QwenImagePipeline", 4, ("AutoencoderKLQwenImage",)),
     "z-image": FlowType("ZImagePipeline"),
@@ -117,7 +120,8 @@ def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> PipelineParts
 
 def _find_defaults(library: str, kind: str) -> dict[str, Any]:
     """Return the defaults of a class of diffusers or transformers, for the keys that a file lacks."""
-    found = find_class(library, kind)
+    # A processor of images has none, and asks for torchvision when it is looked at.
+    found = None if kind.endswith(IMAGE_PROCESSOR) else find_class(library, kind)
     if found is None:
         return {}
     if library == "transformers":

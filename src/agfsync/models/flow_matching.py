@@ -20,11 +20,10 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import ATTENTION, TEXT_STATES, Architecture, Conditioning, choose_picture_size
 from agfsync.models.configuration import check_choices, check_parts, parts_of
-from agfsync.models.dtypes import Precision, torch_dtype
+from agfsync.models.latent_model import LatentModel
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_with_encoders, save_pipeline
+from agfsync.models.loading import PipelineSource, add_adapter, describe_weights
 from agfsync.models.loras import Lora, fuse_loras
-from agfsync.models.pretrained import torch_device
 from agfsync.models.sampling import (
     add_embedding_noise,
     denoise_flow,
@@ -66,7 +65,7 @@ class Family:
     """(pipeline, negative prompt) -> its conditioning, one row; by default it is encoded as the prompts are"""
 
 
-class FlowMatching:
+class FlowMatching(LatentModel):
     """A text-to-image model with its sampling settings, which can be trained.
 
     `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
@@ -81,6 +80,8 @@ class FlowMatching:
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
     """
+
+    _denoiser = "transformer"
 
     def __init__(
         self,
@@ -111,16 +112,12 @@ class FlowMatching:
         self._text: dict[str, int] = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}
         if self._text and not family.has_sequence_length:
             raise ModelError(f"{architecture.name} has no max_sequence_length: leave it out")
-        self._family, self._guidance, self._negative_prompt, self._model = family, guidance, negative_prompt, path
-        self.device = torch_device(device)
-        self._precision = Precision(self.device, torch_dtype(dtype, self.device))
+        super().__init__(architecture, path, dtype, device)
+        self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
         origin = PipelineSource.from_settings(
             path, revision=revision, variant=variant, vae=vae, transformer=transformer
         )
-        self._pipeline, self._encoders = load_with_encoders(
-            architecture, origin, self._precision.weights, lazy=lazy and not loras
-        )
-        self._encoders.are_changed = bool(loras)
+        self._load_pipeline(origin, loras, lazy)
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline))
         family.check(self._pipeline, guidance, negative_prompt)
@@ -139,7 +136,6 @@ class FlowMatching:
             steps=steps,
             training_shift=training_shift,
         )
-        self.adapter_targets = architecture.adapter_targets
         self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
@@ -152,97 +148,25 @@ class FlowMatching:
         self.identity = digest(*describe_weights(architecture, origin, adapter, loras), *sampling)
 
     @property
-    def network(self) -> nn.Module:
-        """The transformer, which is trained."""
-        transformer: nn.Module = self._pipeline.transformer
-        return transformer
-
-    @property
     def guidance(self) -> float:
         """The scale of classifier-free guidance; 1 for a network that takes it as an input (FLUX)."""
         return self._scale
 
-    @property
-    def steps(self) -> int:
-        """The number of sampling steps."""
-        return self._steps
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W of an image's latents."""
-        return self._latents.shape
-
-    @torch.inference_mode()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
-        """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
-
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
-        """
-        self._encoders.require()
-        with model_errors(f"the model {self._model} can't draw"):
-            return self._draw_batch(prompts, seeds, embedding_noise)
-
     def _draw_batch(
-        self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float
+        self, prompts: Sequence[str], sources: Sequence[torch.Generator], embedding_noise: float
     ) -> Sequence[Image.Image]:
-        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with_prompt, without = encode_with_negative(
             self.encode_prompts, prompts, self._negative_prompt, self._negative_encoder()
         )
-        noise = draw_embedding_noise(sources, with_prompt, self._family.architecture.embeddings, embedding_noise)
+        noise = draw_embedding_noise(sources, with_prompt, self._architecture.embeddings, embedding_noise)
         conditioning = add_embedding_noise(with_prompt, noise)
         predict = guide(self._predict, conditioning, without, self._scale, self._family.rescale)
         start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
         self.schedule.set_timesteps(self._scheduler, self._steps, self.device)
         return self._latents.decode(denoise_flow(self._scheduler, predict, start_BCHW, sources))
 
-    def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
-        """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
-
-        `conditioning` is that of any prompts: the embedding noise is drawn first, and has its shape.
-        """
-        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        draw_embedding_noise(sources, conditioning, self._family.architecture.embeddings, 0.0)
-        return draw_noise(sources, self._latents.shape)
-
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
-
-        The mean and not a sample, for the reasons that `LatentDiffusion.encode_images` gives.
-        """
-        self._encoders.require("vae")
-        with model_errors(f"the VAE of {self._model} can't encode pictures"):
-            return self._latents.encode(images)
-
-    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
-        """Return RGB images of scaled latents (B, C, H, W), the inverse of `encode_images`.
-
-        Raises:
-            ModelError: some pixels aren't numbers, which would give black images.
-        """
-        self._encoders.require("vae")
-        with model_errors(f"the VAE of {self._model} can't decode latents"):
-            return self._latents.decode(latents_BCHW)
-
-    def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """Return nothing: these networks take no input about an image's own size."""
-        return self._family.architecture.picture_conditioning(images, self._size)
-
-    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
-
-        If the network computes its blocks again on the way back, so does the VAE.
-        """
-        self._encoders.require("vae")
-        with model_errors(f"the VAE of {self._model} can't decode latents"):
-            return self._latents.decode_pixels(latents_BCHW, self._pipeline.transformer.is_gradient_checkpointing)
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the prompts' conditioning: text and pooled embeddings, float32, a row a prompt."""
-        self._encoders.require_text()
-        with model_errors(f"the model {self._model} can't read prompts"):
-            return self._family.architecture.encode(self._pipeline, prompts, self._size, **self._text)
+    def _encode_texts(self, prompts: Sequence[str]) -> Conditioning:
+        return self._architecture.encode(self._pipeline, prompts, self._size, **self._text)
 
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the velocity that `network`, this transformer or a copy of it, predicts: (B, C, H, W).
@@ -250,20 +174,6 @@ class FlowMatching:
         A network with guidance built in is given the guidance that the model draws with.
         """
         return self._predict_velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
-
-    def release_encoders(self) -> None:
-        """Free the memory of the text encoders and the VAE, which are read again when they are needed."""
-        self._encoders.release()
-
-    def save(self, folder: Path) -> None:
-        """Write the whole pipeline, with the transformer as it now is, as safetensors."""
-        self._encoders.require()
-        save_pipeline(self._pipeline, folder)
-
-    def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
-        """Write a LoRA of the transformer, `weights` by peft's names, as diffusers and others read it."""
-        kind = self._family.architecture.pipeline
-        kind.save_lora_weights(folder, transformer_lora_layers=dict(weights), safe_serialization=True)
 
     def _negative_encoder(self) -> Callable[[str], Conditioning] | None:
         encode = self._family.encode_negative
@@ -279,7 +189,7 @@ class FlowMatching:
         self, network: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         dtype = self._precision.weights
-        arguments = self._family.architecture.cast(conditioning, dtype)
+        arguments = self._architecture.cast(conditioning, dtype)
         return self._family.predict(network, noisy_BCHW.to(dtype), timesteps_B, arguments, self._guidance)
 
 

@@ -1,14 +1,17 @@
-"""The type `flux2-klein`: FLUX.2 klein, base and distilled, and what else is saved as a diffusers `Flux2KleinPipeline`.
+"""The types `flux2`, FLUX.2 dev, and `flux2-klein`, base and distilled: diffusers' Flux2Pipeline, Flux2KleinPipeline.
+
+Their networks and VAEs are of one kind. dev has its guidance built in and reads prompts by a Mistral, klein by a Qwen3.
 
 Legend: N the network's tokens of an image, each one of its latents; T tokens of text.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import Flux2KleinPipeline, Flux2Pipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
@@ -42,6 +45,11 @@ def _find_sides(pipeline: Any) -> PictureSides:
     return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
 
 
+def _check_built_in(pipeline: Any, guidance: float, negative_prompt: str) -> None:
+    if negative_prompt:
+        raise ModelError("flux2 has its guidance built in, away from no prompt: leave out negative_prompt")
+
+
 def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
     if pipeline.config.is_distilled and (guidance > 1 or negative_prompt):
         raise ModelError("this flux2-klein is distilled and takes no guidance: set guidance to 1, no negative_prompt")
@@ -55,7 +63,7 @@ def _shift_by_size(config: Any, tokens: int, steps: int) -> float | None:
 def _predict_packed(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
-    """Give each token its row and column, and each token of text its number."""
+    """Give each token its row and column, and each token of text its number; dev also takes the guidance."""
     _, _, rows, columns = noisy_BCHW.shape
     device, tokens = noisy_BCHW.device, arguments["encoder_hidden_states"].shape[1]
     counts = {"img_ids": (1, rows, columns, 1), "txt_ids": (1, 1, 1, tokens)}
@@ -63,6 +71,8 @@ def _predict_packed(
         name: torch.cartesian_prod(*(torch.arange(count, device=device) for count in axes))
         for name, axes in counts.items()
     }
+    if network.config.guidance_embeds:
+        arguments = {**arguments, "guidance": timesteps_B.new_full((len(timesteps_B),), guidance)}
     predicted_BNP = network(pack_tokens(noisy_BCHW, 1), timestep=timesteps_B / _TIMESTEPS, **ids, **arguments).sample
     return unpack_tokens(predicted_BNP, noisy_BCHW, 1)
 
@@ -80,12 +90,14 @@ FLUX2_KLEIN_ARCHITECTURE = Architecture(
     latent_patch=_PATCH,
     adapter_targets=(*JOINT_ATTENTION, "to_qkv_mlp_proj"),
 )
-_FAMILY = Family(
+FLUX2_ARCHITECTURE = replace(FLUX2_KLEIN_ARCHITECTURE, name="flux2", pipeline=Flux2Pipeline)
+_KLEIN = Family(
     FLUX2_KLEIN_ARCHITECTURE,
     check=_check_settings,
     predict=_predict_packed,
     scale=lambda pipeline, guidance: 1.0 if pipeline.config.is_distilled else guidance,
     shift=_shift_by_size,
 )
-Flux2Klein = partial(FlowMatching, _FAMILY)
-"""Takes the model and the keywords of `FlowMatching`."""
+_DEV = replace(_KLEIN, architecture=FLUX2_ARCHITECTURE, check=_check_built_in, scale=lambda pipeline, guidance: 1.0)
+Flux2, Flux2Klein = partial(FlowMatching, _DEV), partial(FlowMatching, _KLEIN)
+"""They take the model and the keywords of `FlowMatching`."""

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from agfsync.models.pretrained import COMPILED, describe_misfit
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """layers of a VAE's attention, by the names that diffusers had for them once and still reads"""
-_LANGUAGE = "language_model"
-"""the level of a vision-language model's names that its files lack"""
+_LEVELS = ("text_model", "model", "language_model")
+"""levels at the beginning of a language model's names, of which files have others than the network"""
 
 
 def check_headers(
@@ -72,7 +73,7 @@ def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
 def _simplify_name(name: str) -> str:
     """Return a weight's name without what versions of the libraries differ in."""
     # Files name a vision-language model's parts as they once were in transformers, which renames them as it loads.
-    parts = [part for part in name.removeprefix("text_model.").removeprefix("model.").split(".") if part != _LANGUAGE]
+    parts = list(dropwhile(_LEVELS.__contains__, name.split(".")))
     if "attentions" in parts:
         parts = [_OLD_NAMES.get(part, part) for part in parts]
     return ".".join(parts)

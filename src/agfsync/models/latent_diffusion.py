@@ -24,11 +24,10 @@ from agfsync.models.configuration import (
     limit_tokens,
     parts_of,
 )
-from agfsync.models.dtypes import Precision, torch_dtype
+from agfsync.models.latent_model import LatentModel
 from agfsync.models.latents import LatentSpace
-from agfsync.models.loading import PipelineSource, add_adapter, describe_weights, load_with_encoders, save_pipeline
+from agfsync.models.loading import PipelineSource, add_adapter, describe_weights
 from agfsync.models.loras import Lora, fuse_loras
-from agfsync.models.pretrained import torch_device
 from agfsync.models.sampling import (
     GuidedPredict,
     add_embedding_noise,
@@ -45,7 +44,7 @@ from agfsync.models.steering import DrawnBatch, SteerableModel, SteeredDrawing, 
 from agfsync.records import digest
 
 
-class LatentDiffusion:
+class LatentDiffusion(LatentModel):
     """A text-to-image model with its sampling settings, which can be trained.
 
     `path` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
@@ -62,6 +61,8 @@ class LatentDiffusion:
     Raises:
         ModelError: there is no such model, or it is of another kind.
     """
+
+    _denoiser = "unet"
 
     def __init__(
         self,
@@ -89,17 +90,12 @@ class LatentDiffusion:
         steering: Mapping[str, Any] | None = None,
     ) -> None:
         self._steering = _load_steering(architecture, steering) if steering else None
-        self.device = torch_device(device)
-        self._architecture, self._guidance = architecture, guidance
-        self.adapter_targets = architecture.adapter_targets
-        self._precision, self._model = Precision(self.device, torch_dtype(dtype, self.device)), path
+        super().__init__(architecture, path, dtype, device)
+        self._guidance = guidance
         origin = PipelineSource.from_settings(
             path, revision=revision, config=config, variant=variant, vae=vae, unet=unet
         )
-        self._pipeline, self._encoders = load_with_encoders(
-            architecture, origin, self._precision.weights, lazy=lazy and not loras
-        )
-        self._encoders.are_changed = bool(loras)
+        self._load_pipeline(origin, loras, lazy)
         self.remarks = fuse_loras(self._pipeline, loras)
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
@@ -125,25 +121,9 @@ class LatentDiffusion:
         self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity, *steered)
 
     @property
-    def network(self) -> nn.Module:
-        """The UNet, which is trained."""
-        unet: nn.Module = self._pipeline.unet
-        return unet
-
-    @property
     def guidance(self) -> float:
-        """The scale of classifier-free guidance; 1 for a network that takes it as an input (LCM)."""
+        """The scale of classifier-free guidance; 1, for one prediction, where it is an input of the network (LCM)."""
         return self._guidance if self._guidance_1D is None else 1.0
-
-    @property
-    def steps(self) -> int:
-        """The number of sampling steps."""
-        return self._steps
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W of an image's latents."""
-        return self._latents.shape
 
     @cached_property
     def schedule(self) -> DiffusionSchedule:
@@ -156,36 +136,28 @@ class LatentDiffusion:
             raise ModelError(f"the model {self._model} can't be trained: {reason}")
         return DiffusionSchedule.from_scheduler(self._scheduler)
 
-    @torch.inference_mode()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
-        """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
-
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
-        """
-        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self._encoders.require()
-        with model_errors(f"the model {self._model} can't draw"):
-            with_prompt, without = encode_with_negative(
-                self.encode_prompts, prompts, self._negative_prompt, self._encode_negative if self._clip_skip else None
-            )
-            noise = draw_embedding_noise(sources, with_prompt, self._architecture.embeddings, embedding_noise)
-            # A copy for each drawing: schedulers keep what they have seen.
-            scheduler = deepcopy(self._scheduler)
-            scheduler.set_timesteps(self._steps, device=self.device)
-            # A network that takes the guidance as an input needs no second prediction (LCM).
-            scale = self._guidance if self._guidance_1D is None else 1.0
-            conditioning = add_embedding_noise(with_prompt, noise)
-            predict = guide(self._predict, conditioning, without, scale)
-            if self._refiner:
-                predict = self._finished_by(self._refiner, predict, prompts, noise, scheduler.timesteps)
-            start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
-            sampling = partial(denoise, scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
-            steered = self._begin_steering(DrawnBatch(prompts, conditioning, noise, scheduler))
-            if steered is None:
-                return self._latents.decode(sampling(), self._drawn_with)
-            with steered.attached():
-                latents_BCHW = sampling(before_step=steered.before_step)
-            return self._latents.decode(latents_BCHW, self._drawn_with)
+    def _draw_batch(
+        self, prompts: Sequence[str], sources: Sequence[torch.Generator], embedding_noise: float
+    ) -> Sequence[Image.Image]:
+        with_prompt, without = encode_with_negative(
+            self.encode_prompts, prompts, self._negative_prompt, self._encode_negative if self._clip_skip else None
+        )
+        noise = draw_embedding_noise(sources, with_prompt, self._architecture.embeddings, embedding_noise)
+        # A copy for each drawing: schedulers keep what they have seen.
+        scheduler = deepcopy(self._scheduler)
+        scheduler.set_timesteps(self._steps, device=self.device)
+        conditioning = add_embedding_noise(with_prompt, noise)
+        predict = guide(self._predict, conditioning, without, self.guidance)
+        if self._refiner:
+            predict = self._finished_by(self._refiner, predict, prompts, noise, scheduler.timesteps)
+        start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
+        sampling = partial(denoise, scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
+        steered = self._begin_steering(DrawnBatch(prompts, conditioning, noise, scheduler))
+        if steered is None:
+            return self._latents.decode(sampling(), self._drawn_with)
+        with steered.attached():
+            latents_BCHW = sampling(before_step=steered.before_step)
+        return self._latents.decode(latents_BCHW, self._drawn_with)
 
     def _begin_steering(self, batch: DrawnBatch) -> SteeredDrawing | None:
         if self._steering is None:
@@ -201,67 +173,16 @@ class LatentDiffusion:
         )
         return self._steering.begin(model, batch)
 
-    def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
-        """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
-
-        `conditioning` is that of any prompts: the embedding noise is drawn first, and has its shape.
-        """
-        sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        draw_embedding_noise(sources, conditioning, self._architecture.embeddings, 0.0)
-        return draw_noise(sources, self._latents.shape)
-
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
-
-        The mean and not a sample, because it is the same for every run and seed, and because sampling would put noise
-        between winner and loser that the preference says nothing about.
-        """
-        self._encoders.require("vae")
-        with model_errors(f"the VAE of {self._model} can't encode pictures"):
-            return self._latents.encode(images)
-
-    def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """Return conditioning of the images as `encode_images` fits them, such as sizes: float32, a row each.
-
-        It replaces the tensors of the same name in a prompt's conditioning, which describe an image to be drawn.
-        """
-        return self._architecture.picture_conditioning(images, self._size)
-
-    def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
-        """Return RGB images of scaled latents (B, C, H, W), the inverse of `encode_images`.
-
-        Raises:
-            ModelError: some pixels aren't numbers, which would give black images.
-        """
-        self._encoders.require("vae")
-        with model_errors(f"the VAE of {self._model} can't decode latents"):
-            return self._latents.decode(latents_BCHW)
-
-    def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
-
-        If the network computes its blocks again on the way back, so does the VAE.
-        """
-        self._encoders.require("vae")
-        with model_errors(f"the VAE of {self._model} can't decode latents"):
-            return self._latents.decode_pixels(latents_BCHW, self._pipeline.unet.is_gradient_checkpointing)
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the prompts' conditioning for images of this model's size: float32, a row a prompt.
-
-        No layer is skipped for the empty prompt, which stands for no prompt.
-        """
-        self._encoders.require_text()
-        with model_errors(f"the model {self._model} can't read prompts"):
-            said = self._architecture.encode(self._pipeline, prompts, self._size, self._clip_skip)
-            if not self._clip_skip or all(prompts):
-                return said
-            unsaid, silent_U = self._encode_negative(""), torch.tensor([not prompt for prompt in prompts])
-            return {
-                name: torch.where(silent_U.view(-1, *[1] * (each.dim() - 1)).to(each.device), unsaid[name], each)
-                for name, each in said.items()
-            }
+    def _encode_texts(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode `prompts`; no layer is skipped for the empty prompt, which stands for no prompt."""
+        said = self._architecture.encode(self._pipeline, prompts, self._size, self._clip_skip)
+        if not self._clip_skip or all(prompts):
+            return said
+        unsaid, silent_U = self._encode_negative(""), torch.tensor([not prompt for prompt in prompts])
+        return {
+            name: torch.where(silent_U.view(-1, *[1] * (each.dim() - 1)).to(each.device), unsaid[name], each)
+            for name, each in said.items()
+        }
 
     @torch.no_grad()
     def _encode_negative(self, prompt: str) -> Conditioning:
@@ -276,20 +197,6 @@ class LatentDiffusion:
             arguments["timestep_cond"] = self._guidance_1D.to(dtype).expand(len(noisy_BCHW), -1)
         predicted: Tensor = network(noisy_BCHW.to(dtype), times_B, **arguments).sample
         return predicted
-
-    def release_encoders(self) -> None:
-        """Free the memory of the text encoders and the VAE, which are read again when they are needed."""
-        self._encoders.release()
-
-    def save(self, folder: Path) -> None:
-        """Write the whole pipeline, with the UNet as it now is, as safetensors."""
-        self._encoders.require()
-        save_pipeline(self._pipeline, folder)
-
-    def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
-        """Write a LoRA of the UNet, `weights` by peft's names, as diffusers and others read it."""
-        kind = self._architecture.pipeline
-        kind.save_lora_weights(folder, unet_lora_layers=dict(weights), safe_serialization=True)
 
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the prediction in float32, as is everything but the network's own work."""

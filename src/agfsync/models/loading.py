@@ -18,6 +18,7 @@ from torch import Tensor
 from agfsync.errors import ModelError
 from agfsync.models import EXCHANGED, LORA_FILE, hub
 from agfsync.models.architecture import Architecture
+from agfsync.models.configuration import IMAGE_PROCESSOR
 from agfsync.models.encoders import Encoders
 from agfsync.models.files import CONFIG, find_variants
 from agfsync.models.hub_errors import loading_errors
@@ -25,7 +26,13 @@ from agfsync.models.lora_files import lora_file, read_changes
 from agfsync.models.lora_names import find_targets
 from agfsync.models.loras import Lora, find_misfits
 from agfsync.models.parts import PartSource, load_own_part, load_part, part_fingerprint, sketch_encoder
-from agfsync.models.pretrained import find_file, fingerprint_model, loading_arguments, silence_transformers
+from agfsync.models.pretrained import (
+    find_file,
+    fingerprint_model,
+    load_tokenizer,
+    loading_arguments,
+    silence_transformers,
+)
 from agfsync.models.single_file import (
     check_left_over,
     fill_network,
@@ -93,8 +100,10 @@ def load_with_encoders(
         networks = reader.read_all(tensors, lazy=lazy)
         # diffusers needs an explicit None for each part that a pipeline was saved without, such as SD 3's T5.
         absent = {name: None for name, part in index.items() if part == [None, None] or name in LEFT_OUT}
-        given = {**absent, **architecture.extras, **networks}
+        tokenizers = _read_tokenizers(index, folder)
+        given = {**absent, **architecture.extras, **networks, **dict.fromkeys(tokenizers)}
         pipeline = architecture.pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
+        pipeline.register_modules(**tokenizers)
         _set_prediction(pipeline, _read_scheduler_settings(origin))
     return pipeline, Encoders(pipeline, reader.read)
 
@@ -237,6 +246,14 @@ def _find_classes(architecture: Architecture, index: Mapping[str, Any]) -> dict[
         if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
             kinds[name] = kind
     return kinds
+
+
+def _read_tokenizers(index: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the tokenizers of processors of images and texts (FLUX.2 dev), whose part for images needs torchvision."""
+    processors = [
+        name for name, part in index.items() if isinstance(part, list) and str(part[1]).endswith(IMAGE_PROCESSOR)
+    ]
+    return {name: load_tokenizer(str(folder / name), None) for name in processors if name not in LEFT_OUT}
 
 
 def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[str, Tensor]:

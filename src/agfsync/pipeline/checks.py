@@ -17,6 +17,8 @@ from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSe
 from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions, takes_any_answer
+from agfsync.stages.evaluation.spread import list_reference
+from agfsync.stages.report.checked import read_check
 from agfsync.stages.writing import digest_polisher, digest_writer
 
 
@@ -53,6 +55,12 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         if settings.source:
             yield partial(check_source, Path(settings.source), PromptFile, settings.split)
             yield partial(_check_judges, recipe, name)
+    if recipe.embedding is not None:
+        yield partial(_check_embedding, recipe.embedding, recipe.scorers[recipe.embedding].type)
+    if recipe.evaluation.reference:
+        yield partial(list_reference, Path(recipe.evaluation.reference))
+    for each in recipe.report.checks:
+        yield partial(read_check, Path(each))
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
     if recipe.engine.type == "ray":
@@ -62,10 +70,28 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(check_steered_type, recipe.model, recipe.steering)
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
+    if recipe.captions.source and recipe.rounds is not None and recipe.rounds.captions == "new":
+        yield partial(_check_rooms, recipe, recipe.rounds.count)
     if recipe.start is not None:
         yield partial(_check_start, recipe, recipe.start)
     if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
+
+
+def _check_rooms(recipe: Recipe, rounds: int) -> None:
+    """Check that a file of prompts has enough for every round.
+
+    Raises:
+        RecipeError: it hasn't.
+    """
+    settings = recipe.captions
+    prompts = SourceCaptions(str(settings.source), split=settings.split)
+    there, asked = sum(prompts.rooms.values()), settings.held_out + settings.skip + rounds * settings.count
+    if there < asked:
+        raise RecipeError(
+            f"rounds: {prompts.path} has {there} captions, and {rounds} rounds of new ones need {asked}: lower "
+            f"captions.count, or set rounds.captions to same"
+        )
 
 
 def _check_start(recipe: Recipe, start: Start) -> None:
@@ -97,8 +123,9 @@ def _check_judges(recipe: Recipe, name: str) -> None:
     _check_open_questions(prompts, judges, f"evaluation.sets.{name}")
     if (settings.by is not None or len(asking) == len(judges)) and not prompts.has_questions:
         raise RecipeError(
-            f"evaluation.sets.{name}: {source.name} has no questions, and {', '.join(asking)} can only judge by "
-            f"questions: name other scorers in its `by`, such as clip, or a file with questions"
+            f"evaluation.sets.{name}: {source.name} has no questions{prompts.explain_left_out()}, and "
+            f"{', '.join(asking)} can only judge by questions: name other scorers in its `by`, such as clip, or a file "
+            f"with questions"
         )
 
 
@@ -132,6 +159,14 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
     check = getattr(catalog.find("parsers", settings["type"]), "check", None)
     if check is not None:
         check(**{name: value for name, value in settings.items() if name != "type"})
+
+
+def _check_embedding(name: str, type_: str) -> None:
+    """Check that a scorer gives embeddings of images."""
+    if not hasattr(catalog.find("scorers", type_), "embed_images"):
+        raise RecipeError(
+            f"evaluation.embedding: '{name}', a {type_} scorer, gives no embeddings: name one of type clip"
+        )
 
 
 def _check_rewards(recipe: Recipe) -> None:

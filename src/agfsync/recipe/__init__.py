@@ -4,6 +4,7 @@ A key that a recipe leaves out has its default; an unknown key is an error that 
 recipe, applies `--set` overrides and returns the whole of it, checked.
 """
 
+from agfsync.recipe.base import HELD_OUT
 from agfsync.recipe.models import NamedModel, list_named_models
 from agfsync.recipe.reading import (
     check_recipe,
@@ -15,7 +16,7 @@ from agfsync.recipe.reading import (
     resolve_recipe,
     summarize_shipped,
 )
-from agfsync.recipe.sections import HELD_OUT, Captions, Engine, LoraSettings, Questions, Recipe, Training, Watch
+from agfsync.recipe.sections import Captions, Engine, LoraSettings, Questions, Recipe, Training, Watch
 from agfsync.recipe.types import (
     LanguageModel,
     ModelSettings,

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+HELD_OUT = "held-out"
+"""The evaluation set of the captions that the run keeps apart."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]

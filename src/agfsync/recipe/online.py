@@ -13,9 +13,9 @@ class RewardGradientSettings(MethodSettings):
     """The method type `reward-gradient`: the gradient of the judges' rewards, through the image, into the network.
 
     `loss: refl` (the default) is ReFL, `loss: draft` DRaFT-K, which with `guidance` and `kl` is DRaFT+. Scorers that
-    have a gradient: clip, aesthetic, pickscore, hpsv2, hpsv2.1, imagereward. A reward is (score - mean) / deviation by
-    `standard`; without that an imagereward is its own standardised reward, another score is (score - 50) / 25 in refl,
-    and 0..100 as it is in draft.
+    have a gradient: clip, aesthetic, pickscore, hpsv2, hpsv2.1, hpsv3, imagereward. A reward is (score - mean) /
+    deviation by `standard`; without that an imagereward or hpsv3 is its own standardised reward, another score is
+    (score - 50) / 25 in refl, and 0..100 as it is in draft.
     """
 
     family: ClassVar[str] = "reward gradient"

@@ -1,12 +1,13 @@
 """The sections of a recipe in stage order; the only place with their defaults."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from agfsync import catalog
-from agfsync.recipe.base import DtypeName, Positive, Section, Share, SourcePath
+from agfsync.recipe.base import HELD_OUT, DtypeName, Positive, Section, Share, SourcePath
+from agfsync.recipe.checks import check_agreement
 from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import DpoSettings
@@ -14,7 +15,6 @@ from agfsync.recipe.reward import Reward
 from agfsync.recipe.rounds import Rounds, Start
 from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
-    OWN_REWARD,
     AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
@@ -33,8 +33,6 @@ from agfsync.recipe.types import (
     asks_language_model,
 )
 
-HELD_OUT = "held-out"
-"""The evaluation set of the captions that the run keeps apart."""
 SHAPES_SCORERS: dict[str, ScorerSettings] = {
     "vqa": VqaSettings(type="vqa", path="embedded:vqa"),
     "clip": EmbeddingSettings(type="clip", path="embedded:clip"),
@@ -343,6 +341,14 @@ class Evaluation(Section):
     controls: tuple[Literal["random-sft", "by-lot"], ...] = ()
     """trainings without the feedback, as long as the run's own, that the aligned model is compared with: random-sft
     fine-tunes on a random candidate of each caption; by-lot draws winner and loser of each pair by lot"""
+    per_caption: Positive = 1
+    """images of each caption of the first set that either model draws. With more than one the report compares how
+    different a caption's images are, since a model that is trained too long draws them all alike"""
+    reference: SourcePath | None = None
+    """a folder of images, such as photographs: the report says how far the first set's images of either model are from
+    them as a whole (CMMD)"""
+    embedding: str | None = None
+    """the scorer whose embeddings of images these two are measured in; default: the first of type clip"""
     resamples: Positive = 10_000
     """of the paired bootstrap"""
     batch: Positive = 64
@@ -359,6 +365,9 @@ class Report(Section):
 
     examples: Positive = 12
     """images a gallery"""
+    checks: tuple[SourcePath, ...] = ()
+    """files that `agfsync judge PAIRS --out` has written: the report warns of a judge with more than a third of the
+    weight that is near a coin toss on one of these pair sets"""
 
 
 class Engine(Section):
@@ -452,130 +461,9 @@ class Recipe(Section):
         return change_recipe(self, changes)
 
     @model_validator(mode="after")
-    def _names_fit(self) -> "Recipe":
-        there = ", ".join(self.score_sources)
-        if self.training.noise == "tracked" and (self.pairs.source or self.candidates.beside):
-            raise ValueError(
-                "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
-                "pairs.source and candidates.beside"
-            )
-        if isinstance(self.model, StableDiffusionSettings) and (self.training.times or self.training.shift):
-            raise ValueError(
-                f"training.times and training.shift are a flow model's, and {self.model.type} has the timesteps of its "
-                f"scheduler: leave them out"
-            )
-        for place, names, takes_aspects in self._named_scorers():
-            for name in names:
-                if name not in self.score_sources:
-                    raise ValueError(f"{place} names no scorer '{name}': scorers has {there}")
-                if not takes_aspects and self.find_scorer(name).aspect_names:
-                    raise ValueError(
-                        f"{place} names '{name}', an annotator, which compares a caption's candidates and judges no "
-                        f"image by itself: name another scorer"
-                    )
-        for name, settings in self.evaluation.sets.items():
-            if settings.of is not None or settings.pairwise is not None:
-                self._check_pairwise(name, settings)
-            elif (settings.source is None) != (name == HELD_OUT):
-                has_source = "has the captions of captions.held_out: leave out its source"
-                told = has_source if settings.source else "has no source: name a file or folder of prompts"
-                raise ValueError(f"evaluation.sets.{name} {told}")
-            evaluates = self.training.method.type != "none" and settings.pairwise is None
-            if evaluates and settings.by is None and self.scorers and not self.set_scorers(name):
-                raise ValueError(
-                    f"evaluation.sets.{name} has no judge: scorers has annotators alone, which judge no image by "
-                    f"itself: add another scorer"
-                )
-        if not self.captions.count and not self.pairs.source and self.training.method.needs != "nothing":
-            raise ValueError("captions.count 0 leaves nothing to train on: ask for captions, or name a pair set")
-        if self.training.watch is not None:
-            self._check_watch(self.training.watch)
-        self._check_reward()
-        if self.rounds is not None:
-            self._check_rounds(self.rounds)
+    def _sections_agree(self) -> Self:
+        check_agreement(self)
         return self
-
-    def _check_rounds(self, rounds: Rounds) -> None:
-        method = self.training.method
-        if method.trains != "model" or method.type == "none":
-            raise ValueError(f"rounds: {method.type} trains no model that could draw the next round's candidates")
-        if self.pairs.source:
-            raise ValueError("rounds: the pairs of a source are the same in every round: leave out pairs.source")
-        if (stop := rounds.stop) is None:
-            return
-        if stop.set not in self.evaluation.sets or stop.by not in self.set_scorers(stop.set):
-            raise ValueError(f"rounds.stop: no scorer '{stop.by}' judges an evaluation set '{stop.set}'")
-        if stop.set == HELD_OUT and not self.captions.held_out:
-            raise ValueError("rounds.stop measures on held-out captions: set captions.held_out")
-        self._check_untaught("rounds.stop.by", stop.by)
-
-    def _check_untaught(self, place: str, judge: str) -> None:
-        """Refuse a judge that the method learns from, the same one under another name, and the run's reward model."""
-        if self.scorers[judge].is_own:
-            raise ValueError(
-                f"{place} names '{judge}', the run's own reward model, which learnt from the same pairs: "
-                f"name a scorer that nothing trains on"
-            )
-        for name in self.teachers:
-            if self.scorers.get(name) == self.scorers[judge]:
-                same = "" if name == judge else f", the same scorer as '{name}'"
-                raise ValueError(
-                    f"{place} names '{judge}'{same}, which the method learns from: name a scorer that nothing trains on"
-                )
-
-    def _check_reward(self) -> None:
-        """Refuse a reward model in the place of the generator, and scores by one that isn't trained yet."""
-        method = self.training.method
-        if method.trains == "reward":
-            raise ValueError(f"training.method {method.type} trains a reward model: give it in a section reward")
-        own = {name for name, settings in self.scorers.items() if settings.is_own}
-        if own and self.reward is None:
-            raise ValueError(f"scorers.{min(own)} has the path {OWN_REWARD}, but the recipe has no section reward")
-        rated = self.reward_weights if method.needs == "scores" else {}
-        chosen = {} if self.pairs.source else self.pairs.weights
-        for place, names in (("pairs.choose", chosen), ("scores.by", self.scores.by or ()), ("training.method", rated)):
-            for name in names:
-                if name in own:
-                    raise ValueError(
-                        f"{place} names '{name}', the run's own reward model, which is trained on its pairs: it can't "
-                        f"score the candidates before it exists"
-                    )
-
-    def _check_pairwise(self, name: str, settings: EvaluationSet) -> None:
-        place, sets = f"evaluation.sets.{name}", self.evaluation.sets
-        if settings.of is None or settings.pairwise is None:
-            raise ValueError(f"{place} needs both: of, a set with captions, and pairwise, the judge of its images")
-        if settings.of not in sets or sets[settings.of].of is not None:
-            there = ", ".join(each for each, other in sets.items() if other.of is None)
-            raise ValueError(f"{place}.of names no set with captions of its own: there are {there or 'none'}")
-        if settings.model_dump(exclude={"of", "pairwise"}, exclude_defaults=True):
-            raise ValueError(f"{place} has the captions and images of {settings.of}: leave out all but of and pairwise")
-        if name == self.evaluation.first_set:
-            raise ValueError(f"{place} comes first, but the first set is the verdict's: put {settings.of} before it")
-
-    def _check_watch(self, watch: Watch) -> None:
-        method = self.training.method
-        if method.trains != "model" or method.type == "none":
-            raise ValueError(f"training.watch has nothing to watch: the method {method.type} trains no model")
-        if not self.captions.held_out:
-            raise ValueError("training.watch measures on held-out captions: set captions.held_out")
-        if self.model.loras:
-            raise ValueError("training.watch draws with the trained network alone: leave out model.loras")
-        self._check_untaught("training.watch.by", watch.by)
-
-    def _named_scorers(self) -> Iterator[tuple[str, Iterable[str], bool]]:
-        """Yield each place that names scores, their names, and True if they may be an annotator's."""
-        method = self.training.method
-        if self.pairs.source is None:
-            yield f"pairs.choose.{self.pairs.choose.named_by}", self.pairs.weights, True
-        yield "training.method", method.scorers, method.needs == "scores"
-        if method.needs == "captions" and hasattr(method, "reward"):
-            yield "training.method.reward", [name for name in self.reward_weights if name in self.score_sources], False
-        yield "training.watch.by", () if self.training.watch is None else (self.training.watch.by,), False
-        yield "scores.by", self.scores.by or (), True
-        yield "reward.by", () if self.reward is None else (self.reward.by or ()), False
-        for name, settings in self.evaluation.sets.items():
-            yield f"evaluation.sets.{name}.by", settings.by or (), False
 
     @property
     def score_sources(self) -> dict[str, str]:
@@ -640,6 +528,14 @@ class Recipe(Section):
         names = of_set.by if of_set.pairwise is None else ()
         single = {each: settings for each, settings in self.scorers.items() if not settings.aspect_names}
         return {each: settings for each, settings in single.items() if names is None or each in names}
+
+    @property
+    def embedding(self) -> str | None:
+        """The scorer whose embeddings the evaluation measures; None if it measures none."""
+        settings = self.evaluation
+        if settings.per_caption == 1 and settings.reference is None:
+            return None
+        return settings.embedding or next((name for name, each in self.scorers.items() if each.type == "clip"), None)
 
     @property
     def evaluation_scorers(self) -> dict[str, ScorerSettings]:

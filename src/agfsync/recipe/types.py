@@ -112,8 +112,8 @@ class Sampling(Section):
 
     steps: Positive = 50
     guidance: float = Field(default=7.5, ge=0)
-    """classifier-free. With flux the one that is built into the model, usually 3.5; schnell has none and takes 1. With
-    z-image as diffusers counts: 0 is none"""
+    """classifier-free. With flux and flux2 the one that is built into the model, usually 3.5 and 4; schnell has none
+    and takes 1. With z-image as diffusers counts: 0 is none"""
     negative_prompt: str = ""
     """the prompt that guidance leads away from"""
     height: Positive | None = None
@@ -188,7 +188,7 @@ class StableDiffusionXLSettings(StableDiffusionSettings):
 
 
 class TransformerSettings(ModelSettings):
-    """The model types that predict a flow: `stable-diffusion-3`, `flux`, `flux2-klein`, `qwen-image` and others."""
+    """The model types that predict a flow: `stable-diffusion-3`, `flux`, `flux2`, `qwen-image` and others."""
 
     transformer: Part = None
     """replaces the model's own"""
@@ -475,6 +475,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "stable-diffusion-xl": StableDiffusionXLSettings,
         "stable-diffusion-3": TransformerSettings,
         "flux": TransformerSettings,
+        "flux2": TransformerSettings,
         "flux2-klein": TransformerSettings,
         "qwen-image": TransformerSettings,
         "z-image": TransformerSettings,

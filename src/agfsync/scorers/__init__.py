@@ -93,6 +93,25 @@ class DifferentiableScorer(Scorer, Protocol):
         ...
 
 
+@runtime_checkable
+class TruthTeller(Scorer, Protocol):
+    """A scorer whose answers are the truth, by which others can be judged. Nothing may be trained on it."""
+
+    knows_truth: bool
+
+    def oppose(self, question: str) -> str:
+        """Return a question whose true answer is no wherever that to `question` is yes, or mostly so; empty if none."""
+        ...
+
+
+class ImageEmbedder(Protocol):
+    """A scorer that also gives the embeddings of images alone."""
+
+    def embed_images(self, images: Sequence[Image.Image]) -> "Tensor":
+        """Return the embeddings of RGB images, each of length 1, float32 on the CPU, (B, E)."""
+        ...
+
+
 def measure_answers(questions: Sequence[Question], found: Sequence[Answer | Unscored]) -> Measurement | Unscored:
     """Return 100 x the share of `questions` with the caption's answer; the first reason why one has no answer, if any.
 

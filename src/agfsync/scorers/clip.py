@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from PIL import Image
 from torch import Tensor
 
 from agfsync.scorers import Item, Measurement, Unscored
@@ -32,6 +33,10 @@ class Clip:
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
         return measure_likeness(self._backbone, items)
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the embeddings of RGB images, each of length 1, float32 on the CPU, (B, E)."""
+        return self._backbone.embed_images(images)
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return 100 x the cosines, also below 0, with a gradient."""

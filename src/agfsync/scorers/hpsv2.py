@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from agfsync.scorers import Item, Measurement, Unscored
-from agfsync.scorers.backbone import measure_likeness, reward_likeness, share_backbone
+from agfsync.scorers.clip import Clip
 from agfsync.scorers.pixels import pad_pixels_to_square
 
 
-class Hpsv2:
+class Hpsv2(Clip):
     """The HPSv2 scorer: 100 x the cosine of the embeddings of image and prompt, at least 0; the published score in %.
 
     The two versions' values can't be compared, and nothing in the weights distinguishes them. Each has a name in the
@@ -26,26 +26,13 @@ class Hpsv2:
     hub id of one.
     """
 
-    asks_questions = False
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        weights: str | None = None,
-        revision: str | None = None,
-        dtype: str = "fp32",
-        device: str = "auto",
-    ) -> None:
-        self._backbone = share_backbone(path, revision, dtype, device, weights)
-
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item; its questions aren't used."""
-        return measure_likeness(self._backbone, [replace(item, image=_pad_to_square(item.image)) for item in items])
+        return super().score([replace(item, image=_pad_to_square(item.image)) for item in items])
 
     def rewards(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return 100 x the cosines, also below 0, with a gradient."""
-        return reward_likeness(self._backbone, pad_pixels_to_square(pixels_BCHW), prompts)
+        return super().rewards(pad_pixels_to_square(pixels_BCHW), prompts)
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

@@ -52,6 +52,7 @@ class Oracle:
     """Scores a picture by the share of its questions that it answers as the caption does."""
 
     asks_questions = True
+    knows_truth = True
 
     def __init__(self, **_: object) -> None:
         """Accept the settings of any scorer and use none."""
@@ -59,6 +60,11 @@ class Oracle:
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return the share of right answers x 100 for each item; no value where a question isn't of this world."""
         return [_score_item(item) for item in items]
+
+    def oppose(self, question: str) -> str:
+        """Return the question about another value of what `question` asks; empty if it isn't of this world."""
+        query = parse_query(question)
+        return "" if query is None else query.oppose().to_text()
 
 
 def _score_item(item: Item) -> Measurement | Unscored:

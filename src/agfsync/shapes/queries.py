@@ -9,15 +9,17 @@ and for what the oracle saw in a picture.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from agfsync.records import ElementType
 from agfsync.shapes.scene import (
     BACKGROUNDS,
     COLORS,
+    LOCATIONS,
     MATERIALS,
+    MAX_THINGS,
     SHAPES,
     SIZES,
     Scene,
@@ -87,6 +89,34 @@ class Query:
             return all(is_related(a, b, relation, 5 + by) == is_related(a, b, relation, 5 - by) for a, b in pairs)
         return True
 
+    def oppose(self) -> "Query":
+        """Return the query about another value of what it asks, which is its negation where there are but two.
+
+        Left and right, above and below, and the two sizes and materials are exchanged; a colour, a shape, a place, a
+        number or a background becomes the next one. So where the answer to this is yes, to the other it mostly is no.
+
+        >>> parse_query("Is the red star small?").oppose().to_text()
+        'Is the red star large?'
+        """
+        kind = self.kind
+        match self.element_type:
+            case "counting":
+                return replace(self, count=self.count % MAX_THINGS + 1)
+            case "location":
+                return replace(self, location=_find_next(LOCATIONS, self.location))
+            case "spatial":
+                return replace(self, relation=_EXCHANGED[self.relation])
+            case "other":
+                return replace(self, background=_find_next(BACKGROUNDS, self.background))
+            case "color":
+                return replace(self, kind=replace(kind, color=_find_next(COLORS, kind.color)))
+            case "attribute":
+                return replace(self, kind=replace(kind, size=_find_next(SIZES, kind.size)))
+            case "material":
+                return replace(self, kind=replace(kind, material=_find_next(MATERIALS, kind.material)))
+            case _:
+                return replace(self, kind=replace(kind, shape=_find_next(SHAPES, kind.shape)))
+
     def to_text(self) -> str:
         """Return the question in words."""
         kind = self.kind
@@ -119,6 +149,14 @@ class Query:
     def _pairs(self, scene: Scene) -> list[tuple[Thing, Thing]]:
         others = [thing for thing in scene.things if self.other.fits(thing)]
         return [(a, b) for a in self._fitting(scene) for b in others if a is not b]
+
+
+_EXCHANGED: Final = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+def _find_next(values: Sequence[str], value: str | None) -> Any:
+    """Return the value after `value`, and the first after the last; None, any value, is its own."""
+    return None if value is None else values[(values.index(value) + 1) % len(values)]
 
 
 def _one_of(name: str, words: Iterable[str]) -> str:

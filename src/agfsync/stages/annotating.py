@@ -12,7 +12,9 @@ from typing import Any
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine import SERVER, BatchFunction, JobContext, Outcome, Unit, process_units, run_job
+from agfsync.engine.jobs import SERVER, BatchFunction, JobContext, Outcome, Unit
+from agfsync.engine.processing import process_units
+from agfsync.engine.running import run_job
 from agfsync.errors import ModelError
 from agfsync.recipe.types import AnnotatorSettings
 from agfsync.records import Annotation, Score, derive_seed, digest

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, report_skipped, run_job
 from agfsync.engine.batch_fitting import release_memory
+from agfsync.engine.jobs import BatchFunction, JobContext, Outcome, Unit
+from agfsync.engine.processing import report_skipped
+from agfsync.engine.running import run_job
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.models.artefact import ModelArtefact

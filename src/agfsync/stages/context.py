@@ -90,6 +90,11 @@ def asks_questions(settings: ScorerSettings) -> bool:
     return bool(getattr(catalog.find("scorers", settings.type), "asks_questions", False))
 
 
+def knows_truth(settings: ScorerSettings) -> bool:
+    """Return True if a scorer's answers are the truth, as those of the Shapes world's oracle."""
+    return bool(getattr(catalog.find("scorers", settings.type), "knows_truth", False))
+
+
 def takes_any_answer(settings: ScorerSettings) -> bool:
     """Return True if a scorer that asks questions takes answers other than yes and no."""
     return bool(getattr(catalog.find("scorers", settings.type), "takes_any_answer", False))

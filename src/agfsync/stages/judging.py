@@ -10,18 +10,10 @@ from typing import Any
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.engine import (
-    SERVER,
-    BatchFunction,
-    JobContext,
-    Outcome,
-    Sifted,
-    Unit,
-    check_budget,
-    report_skipped,
-    run_job,
-)
 from agfsync.engine.batch_fitting import release_memory
+from agfsync.engine.jobs import SERVER, BatchFunction, JobContext, Outcome, Sifted, Unit
+from agfsync.engine.processing import check_budget, report_skipped
+from agfsync.engine.running import run_job
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored

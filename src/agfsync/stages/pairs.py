@@ -9,7 +9,8 @@ from typing import Any
 from agfsync import catalog
 from agfsync.choices import Choice, ChosenPair
 from agfsync.choices.normalising import Normaliser, Spread
-from agfsync.engine import Outcome, Sifted, Unit, process_units
+from agfsync.engine.jobs import Outcome, Sifted, Unit
+from agfsync.engine.processing import process_units
 from agfsync.errors import BudgetError
 from agfsync.recipe import Recipe
 from agfsync.records import Pair, digest

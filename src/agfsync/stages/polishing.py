@@ -8,7 +8,8 @@ from textwrap import shorten
 from typing import Any
 
 from agfsync.chat.threads import map_in_threads
-from agfsync.engine import Outcome, Skip, Unit, process_units, report_skipped
+from agfsync.engine.jobs import Outcome, Skip, Unit
+from agfsync.engine.processing import process_units, report_skipped
 from agfsync.language import PolishedPrompt, Polisher, UnpolishedPrompt
 from agfsync.language.text import count_words, normalise_text
 from agfsync.records import Caption, derive_seed, digest, one_line

@@ -9,7 +9,8 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from agfsync.engine import PartWriter, Sifted, check_budget, report_skipped
+from agfsync.engine.jobs import Sifted
+from agfsync.engine.processing import PartWriter, check_budget, report_skipped
 from agfsync.engine.progress import ProgressTask
 from agfsync.files.images import BrokenImageError
 from agfsync.formats import LeftOut, LeftOutTally, NoPreference, PairItem, Preference

@@ -12,7 +12,8 @@ from textwrap import shorten
 from typing import Any
 
 from agfsync.chat.threads import map_in_threads
-from agfsync.engine import Outcome, Sifted, Skip, Unit, check_budget, process_units, report_skipped
+from agfsync.engine.jobs import Outcome, Sifted, Skip, Unit
+from agfsync.engine.processing import check_budget, process_units, report_skipped
 from agfsync.errors import BudgetError, NoReplyError
 from agfsync.formats import SourceQuestion
 from agfsync.formats.sources import SourceCaptions

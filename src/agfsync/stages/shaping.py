@@ -81,8 +81,11 @@ def evaluation(recipe: Recipe) -> Any:
     # A source counts by what it holds, and not by where it lies.
     sets = [(name, dump_changes(each, "source", "pairwise")) for name, each in recipe.evaluation.sets.items()]
     judged = [digest_scorer(name, s.pairwise) for name, s in recipe.evaluation.sets.items() if s.pairwise is not None]
-    shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls")
-    return recipe.seed, shaping, sets, model, scorers, files, *([judged] if judged else ())
+    shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls", "reference", "embedding")
+    embedding = recipe.embedding
+    embedded = [] if embedding is None else [digest_scorer(embedding, recipe.scorers[embedding])]
+    embedded += [fingerprint_source(recipe.evaluation.reference)] if recipe.evaluation.reference else []
+    return recipe.seed, shaping, sets, model, scorers, files, *([judged] if judged else ()), *embedded
 
 
 def controls(recipe: Recipe) -> Any:
@@ -94,7 +97,8 @@ def report(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `report`."""
     choice = (recipe.pairs.weights, _list_sources(recipe, "pairs"))
     given = () if recipe.given is None else (recipe.given.names, recipe.given.selected_on)
-    return recipe.name, dump_changes(recipe.report), *choice, recipe.evaluation.resamples, *given
+    checks = [fingerprint_source(each) for each in recipe.report.checks]
+    return recipe.name, dump_changes(recipe.report, "checks"), *choice, recipe.evaluation.resamples, *given, *checks
 
 
 def _list_stopping(recipe: Recipe) -> tuple[Any, ...]:

@@ -188,7 +188,7 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
     return TrainingPlan(seed=recipe.training_seed, **recipe.training.model_dump(exclude=_NOT_IN_PLAN))
 
 
-def _load_denoiser(recipe: Recipe, start: Start | None) -> DiffusionModel:
+def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel:
     """Load the generator, or the pipeline of `start`, with float32 weights: small updates vanish in bf16.
 
     Under a LoRA a flow model's own weights are frozen, and are loaded in the precision of the training. A UNet's are

@@ -13,7 +13,7 @@ from agfsync.stages.report.figures import Curves, Direction, Effect, Scatter, ma
 from agfsync.stages.report.galleries import make_data_uris
 from agfsync.stages.report.page import make_environment
 from agfsync.stages.report.training import Panel
-from agfsync.stages.report.verdict import is_shown
+from agfsync.stages.report.verdict import Alarm, is_shown
 from agfsync.store import Run
 from agfsync.study.rounds import locate_runs
 from agfsync.study.settings import Arm, Study
@@ -41,15 +41,16 @@ class Strip:
     images: Sequence[tuple[str, str, float | None]]
 
 
-def write_results(path: Path, study: Study) -> None:
-    """Write the table and the page of the study at `path`, as far as it got."""
+def write_results(path: Path, study: Study) -> list[Alarm]:
+    """Write the table and the page of the study at `path`, as far as it got; return the alarms of the page."""
     results = gather_results(path, study)
-    cells = make_cells(results)
+    cells, alarms = make_cells(results), study.find_alarms(results)
     write_table(cells, path / study.table_file)
-    write_atomic(path / study.page_file, render_study(results, cells, path).encode())
+    write_atomic(path / study.page_file, render_study(results, cells, path, alarms).encode())
+    return alarms
 
 
-def render_study(results: StudyResults, cells: Sequence[Cell], path: Path) -> str:
+def render_study(results: StudyResults, cells: Sequence[Cell], path: Path, alarms: Sequence[Alarm] = ()) -> str:
     """Return the whole page; every text in it is escaped."""
     first = next((cell.set for cell in cells if cell.set), "")
     lead, arms = _choose_lead(results, first), results.study.resolve_arms()
@@ -60,7 +61,8 @@ def render_study(results: StudyResults, cells: Sequence[Cell], path: Path) -> st
         "seeds": results.study.varied,
         "method": describe_method(results.study),
         "states": list_states(cells),
-        "alarms": results.study.find_alarms(results),
+        "alarms": alarms,
+        "reports": {arm.name: page for arm in reversed(arms) if (page := _find_report(arm, path))},
         "sets": list(dict.fromkeys(cell.set for cell in cells if cell.set)),
         "cells": cells,
         "lead": lead,
@@ -74,6 +76,12 @@ def render_study(results: StudyResults, cells: Sequence[Cell], path: Path) -> st
         "uris": uris,
     }
     return make_environment("agfsync.study").get_template("study.html.j2").render(context)
+
+
+def _find_report(arm: Arm, path: Path) -> str:
+    """Return the place of an arm's own report, as seen from the study's page; empty if there is none."""
+    report = locate_runs(arm, path)[-1] / "report.html"
+    return report.relative_to(path).as_posix() if report.exists() else ""
 
 
 def _choose_lead(results: StudyResults, name: str) -> str:
@@ -122,7 +130,7 @@ def _plot_shares(study: Study, cells: Sequence[Cell], name: str) -> list[Chart]:
         found = {c.arm: c.gain for c in cells if (c.set, c.judge) == (name, judge) and c.arm in sharing}
         points = {a: (sharing[a], g.value, g.low, g.high) for a, g in found.items() if g.value is not None}
         if len(points) > 1:
-            charts.append(Chart(judge, make_scatter(points), f"{study.along} to the right, gain upwards."))
+            charts.append(Chart(judge, make_scatter(points), f"{study.along.capitalize()} to the right, gain upwards."))
     return charts
 
 

@@ -54,7 +54,7 @@ class Study(Section):
     page_file: ClassVar[str] = "study.html"
     kind: ClassVar[str] = "study"
     unit: ClassVar[str] = "arm"
-    along: ClassVar[str] = "Share of the captions that give pairs"
+    along: ClassVar[str] = "share of the captions that give pairs"
     """what `list_places` places arms along"""
     name: str = Field(default="study", pattern=ARM_NAME)
     base: str | dict[str, Any] = "shapes"

@@ -15,6 +15,7 @@ from itertools import count
 
 import torch
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 
 from agfsync.engine import launcher
 from agfsync.errors import ModelError, PeerError, lacks_memory
@@ -93,10 +94,13 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         return
     from accelerate import PartialState
 
-    launcher.meet_others(next(MEETINGS))
+    number = next(MEETINGS)
+    launcher.meet_others(number)
+    # Names of its own: in those of an earlier training the addresses of its sockets are left.
+    store = PrefixStore(f"meeting/{number}", launcher.shared_store())
     place = {"rank": launcher.process_rank(), "world_size": launcher.count_processes()}
     with _explain_lost_peer():
-        state = PartialState(cpu=device.type == "cpu", store=launcher.shared_store(), timeout=PATIENCE, **place)
+        state = PartialState(cpu=device.type == "cpu", store=store, timeout=PATIENCE, **place)
     if state.num_processes != launcher.count_processes():
         raise ModelError(f"several processes can't train on {device.type} devices: launch one process")
     yield Processes(state.process_index, state.num_processes, state.device)

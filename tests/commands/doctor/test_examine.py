@@ -199,6 +199,13 @@ def test_a_page_for_people(
 
 
 @pytest.mark.slow
+def test_later_rounds_draw_no_images_of_the_base(doctor: Callable[..., Any]) -> None:
+    (_, one), (_, three) = doctor("shapes"), doctor("shapes-rounds")
+    of = {name: need["disk"] or 0.0 for name, need in _stages(three).items()}
+    assert set(of) - set(_stages(one)) == {"rounds"}
+    assert of["rounds"] == pytest.approx(2 * (sum(of.values()) - of["rounds"] - of["evaluation"] / 2))
+
+
 def test_what_is_not_counted_is_noted(doctor: Callable[..., Any]) -> None:
     _, found = doctor("shapes", "--set", "training.method=nft", "--set", "evaluation.controls=[random-sft]")
     assert any("images that nft draws and scores in training are in no figure" in note for note in found["notes"])

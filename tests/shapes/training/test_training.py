@@ -117,7 +117,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vae, "_draw_pictures", lambda rng, size: draw_pictures(rng, min(size, 8)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("hasty")
 def test_all_models_load_as_the_big_ones_do_and_are_small(tmp_path: Path) -> None:
     reported = Reported()

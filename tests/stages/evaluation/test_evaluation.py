@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from agfsync import catalog
@@ -62,6 +63,18 @@ class Brightness:
         )  # type: ignore[operator]
 
 
+class Axes(Brightness):
+    """Embeds each of the base's images on another axis, and all of the aligned model's on the first one."""
+
+    def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        self.seen = getattr(self, "seen", 0)
+        rows = []
+        for image in images:
+            self.seen += 1
+            rows.append(0 if image.getpixel((0, 0)) == (200, 200, 200) else self.seen)
+        return torch.eye(16)[rows]
+
+
 class Asker(Brightness):
     asks_questions = True
 
@@ -100,10 +113,11 @@ def recipe(**changes: Any) -> Recipe:
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """A run that has trained: three held-out captions with questions, one without, one to train on."""
-    models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker, Referee=Referee)
+    models = SimpleNamespace(Painter=Painter, Brightness=Brightness, Asker=Asker, Referee=Referee, Axes=Axes)
     monkeypatch.setitem(sys.modules, "ruled_models", models)
     monkeypatch.setitem(catalog.CATALOG["models"], "painter", "ruled_models:Painter")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "bright", "ruled_models:Brightness")
+    monkeypatch.setitem(catalog.CATALOG["scorers"], "axes", "ruled_models:Axes")
     monkeypatch.setitem(catalog.CATALOG["scorers"], "asker", "ruled_models:Asker")
     monkeypatch.setitem(catalog.CATALOG["pairwise"], "referee", "ruled_models:Referee")
     for told in (DREW, BUILT, JUDGED):
@@ -339,3 +353,40 @@ def test_a_set_that_is_judged_pairwise_takes_the_images_of_another(context: Cont
     JUDGED.clear()
     assert evaluation.run(paired)["pairwise"] == notes["pairwise"]
     assert JUDGED == []
+
+
+def test_several_images_of_a_caption_show_the_diversity_and_a_reference_the_distance(
+    context: Context, tmp_path: Path
+) -> None:
+    first = evaluation.run(context)
+    assert "diversity" not in first and "cmmd" not in first
+    DREW.clear()
+    JUDGED.clear()
+    for name in "ab":
+        Image.new("RGB", (4, 4), (200, 200, 200)).save(tmp_path / f"{name}.png")
+    settings = {"resamples": 50, "per_caption": 3, "reference": str(tmp_path), "embedding": "bright"}
+    scorers = {"bright": {"type": "axes", "path": "any"}, "oracle": {"type": "asker", "path": "any"}}
+    more = changed(context, scorers=scorers, evaluation=settings)
+    notes = evaluation.run(more)
+    # The first images are found again, and only they are judged.
+    seeds = [derive_seed(0, "evaluation", f"c{i}", n) for i in (1, 2, 3) for n in (1, 2)]
+    assert [("base", s) for s in seeds] + [("aligned", s) for s in seeds] == DREW
+    assert notes["judges"]["oracle"] == first["judges"]["oracle"]
+    assert len(list(context.run.read("evaluation_images", Candidate))) == 6
+    diversity, cmmd = notes["diversity"], notes["cmmd"]
+    assert (diversity["prompts"], diversity["per_caption"], diversity["embedding"]) == (3, 3, "bright")
+    assert (diversity["base"], diversity["aligned"], diversity["difference"]) == (100, 0, -100)
+    assert cmmd["aligned"] == pytest.approx(0, abs=1e-9) and cmmd["base"] > 5 and cmmd["reference"] == 2
+    DREW.clear()
+    assert evaluation.run(more) == notes and DREW == []
+
+
+def test_an_embedding_must_be_there_and_give_embeddings(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="name it under evaluation.embedding; scorers has bright, oracle"):
+        recipe(evaluation={"per_caption": 2})
+    with pytest.raises(RecipeError, match="evaluation.embedding: 'bright', a bright scorer, gives no embeddings"):
+        check_names(recipe(evaluation={"per_caption": 2, "embedding": "bright"}))
+    clip = {"clip": {"type": "clip", "path": "embedded:clip"}}
+    weighed = {"choose": {"weights": {"clip": 1.0}}}
+    assert recipe(scorers=clip, pairs=weighed, evaluation={"per_caption": 2}).embedding == "clip"
+    assert recipe(scorers=clip, pairs=weighed).embedding is None

@@ -25,7 +25,9 @@ window.faults = [];
 addEventListener("error", event => faults.push(event.message || "can't load " + event.target.outerHTML), true);
 addEventListener("securitypolicyviolation", event => faults.push("asked for " + event.blockedURI));
 addEventListener("load", () => {
-  const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
+  // a wide table may scroll in a frame that fits
+  const placed = [...document.querySelectorAll("body *")].filter(e => !e.parentElement.closest(".scroll"));
+  const wide = placed.filter(e => e.getBoundingClientRect().right > innerWidth + 1);
   parent.postMessage({
     name: window.name, faults, width: innerWidth, scroll: document.documentElement.scrollWidth,
     pictures: document.images.length, broken: [...document.images].filter(i => !i.naturalWidth).length,

@@ -32,7 +32,7 @@ def test_few_captions_give_no_verdict_whatever_they_say(count: int, judges: int)
         assert each.verdict.tone == "unclear" and not each.alarms
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("judges", [1, 4])
 @pytest.mark.parametrize(
     ("count", "kinds"),
@@ -46,7 +46,7 @@ def test_a_model_that_is_not_better_is_seldom_called_so(count: int, kinds: tuple
     assert rate(found, "worse") + rate(found, "mixed") <= most(len(found))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("gain", [0.25, 0.6])
 @pytest.mark.parametrize("count", [20, 100, 400])
 def test_no_alarm_where_the_independent_judge_gains_as_much(count: int, gain: float) -> None:

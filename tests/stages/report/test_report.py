@@ -13,7 +13,10 @@ from agfsync import pipeline
 from agfsync.records import Vote
 from agfsync.stages import report
 from agfsync.stages.evaluation.votes import summarise_votes
+from agfsync.stages.report.evidence import gather_evidence
 from agfsync.stages.report.page import format_day, format_time
+from agfsync.stages.report.truth import judge_judges
+from agfsync.stages.selection import digest_judge
 
 STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
 
@@ -249,3 +252,40 @@ def test_a_set_that_is_judged_pairwise_has_a_table_that_shows_a_position_bias(ma
     appeal, preference = page[page.index("arena, side by side") :].split('<th scope="row">')[1:3]
     assert "100 %" in appeal and "12, 0, 0" in appeal and "position bias" not in appeal
     assert "50 %" in preference and "0, 12, 0" in preference and "position bias" in preference
+
+
+def test_the_judges_are_judged_by_the_oracle(made_up: Any) -> None:
+    context = made_up(flattery=0.5)
+    page = page_of(context)
+    assert "Are the judges right?" in page and "against those of oracle" in page
+    truth = judge_judges(context.run, gather_evidence(context.run, context.recipe))
+    assert truth["teller"] == "oracle" and list(truth["judges"]) == ["vqa"]
+    answers = {
+        row["candidate_key"]: {a["question_key"]: a["answer"] for a in row["answers"]}
+        for row in context.run.rows("evaluation_scores")
+        if row["scorer"] == "vqa"
+    }
+    wrong = yes = asked = 0
+    for row in context.run.rows("evaluation_scores"):
+        for told in row["answers"] if row["scorer"] == "oracle" else ():
+            said = answers.get(row["candidate_key"], {}).get(told["question_key"])
+            if said is not None:
+                asked, wrong = asked + 1, wrong + (said != told["answer"])
+                yes += said == "yes" and told["answer"] == "no"
+    vqa = truth["judges"]["vqa"]
+    assert vqa["questions"] == asked and vqa["right"] == pytest.approx(1 - wrong / asked)
+    assert vqa["yes_where_no"] > vqa["no_where_yes"] and 0 < yes < wrong + 1
+
+
+def test_without_an_oracle_no_judge_is_judged(made_up: Any) -> None:
+    assert "Are the judges right?" not in page_of(made_up(oracle=False))
+
+
+def test_a_doubtful_judge_is_warned_of(made_up: Any, tmp_path: Path) -> None:
+    context = made_up(train=4, held_out=6)
+    clip = digest_judge(context.recipe.scorers["clip"])
+    figures = {"accuracy": 0.5, "low": 0.45, "high": 0.55, "pairs": 400}
+    check = {"path": "t2i.json", "judges": {"c": clip}, "accuracy": {"": {"c": figures}}}
+    (tmp_path / "check.json").write_text(json.dumps(check))
+    context = replace(context, recipe=context.recipe.with_({"report.checks": [str(tmp_path / "check.json")]}))
+    assert "clip has 55 % of the weight, and is near a coin toss" in page_of(context)

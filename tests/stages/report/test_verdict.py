@@ -14,6 +14,7 @@ from agfsync.stages.report.verdict import (
     compare_gains,
     describe_caution,
     find_alarms,
+    find_collapse,
     find_role,
     format_interval,
     format_p,
@@ -197,3 +198,15 @@ def test_points(value: float, text: str) -> None:
 def test_intervals_and_p_values_are_told_even_where_there_are_none() -> None:
     assert format_interval(-0.3, 4.04) == "−0.3 to +4.0" and format_interval(None, None) == "none, too few captions"
     assert [format_p(p) for p in (None, 0.0002, 0.0042, 0.031, 1.0)] == ["—", "< 0.001", "0.004", "0.03", "1.00"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [({}, True), ({"prompts": 19}, False), ({"p": 0.06}, False), ({"difference": 2.0}, False), ({"p": None}, False)],
+)
+def test_less_diversity_is_an_alarm(changes: dict[str, Any], warned: bool) -> None:
+    figures = {"prompts": 40, "base": 12.0, "difference": -2.0, "low": -3.0, "high": -1.0, "p": 0.01}
+    found = find_collapse({**figures, "embedding": "clip", **changes})
+    assert bool(found) == warned and find_collapse(None) == []
+    if warned:
+        assert "moved by −2.0 (−3.0 to −1.0) from 12.0, in the embeddings of clip" in found[0].text

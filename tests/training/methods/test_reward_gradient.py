@@ -267,6 +267,7 @@ def test_rewards_of_several_scorers_are_weighed(lora: Actor) -> None:
     assert loss.item() == pytest.approx(-metrics["reward"].item(), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, {"loss": "draft", "last": 2}], ids=["ReFL", "DRaFT+"])
 def test_it_learns_and_resumes_to_the_same_bits(
     lora: Actor, settings: dict[str, Any], tiny_generator: Path, tmp_path: Path

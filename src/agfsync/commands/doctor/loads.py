@@ -19,6 +19,7 @@ from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.recipe.types import TransformerSettings
 from agfsync.scorers.answering import fill_template
+from agfsync.scorers.hpsv3 import IMAGE_TOKENS
 from agfsync.scorers.reward_networks import MOST_TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE
 from agfsync.stages.training_data import count_images_at_once, count_prompts_at_once
@@ -32,6 +33,8 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""
 QUESTION_TOKENS, _TOKEN_CHARACTERS = 17, 4
 """of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
+PICTURE_TOKENS, PROMPT_TOKENS, ASKING_TOKENS = 1024, 40, 10
+"""of an image of 1024 x 1024 pixels as Qwen3-VL reads it; of a prompt; of what surrounds a question"""
 
 Works = list[tuple[Operations, float]]  # each with how often it is done
 
@@ -248,6 +251,54 @@ def _judge_by_imagereward(config: Config, batch: ImageBatch, dtype: torch.dtype)
     return [vision, text], [(count_operations(lambda: vision(pixels)), 1.0), (read, 1.0)]
 
 
+def _judge_by_decoder(
+    config: Config,
+    batch: ImageBatch,
+    dtype: torch.dtype,
+    *,
+    words: int,
+    pictures: int = PICTURE_TOKENS,
+    replied: int = 0,
+    at_once: int = 1,
+) -> tuple[list[nn.Module], Works]:
+    """Count a vision-language model: each layer once a token of image and text, without attention's own products.
+
+    Args:
+        words: tokens of the text on an image, all its questions together.
+        pictures: tokens of an image.
+        replied: tokens of a reply, each of which reads all weights.
+        at_once: images that the model reads together.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+    try:
+        settings: Any = AutoConfig.for_model(**config)
+        kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(settings)]
+    except (KeyError, ValueError) as failure:
+        raise UnknownModel(f"a {config.get('model_type')} model isn't known") from failure
+    model = build_network(kind, config, dtype)
+    layers = {name: each.weight for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+    seeing = sum(each.numel() for name, each in layers.items() if "vis" in name)
+    reading = sum(each.numel() for name, each in layers.items() if "vis" not in name and "lm_head" not in name)
+    merged = getattr(settings.vision_config, "spatial_merge_size", 1) ** 2
+    tokens = pictures * (merged * seeing + reading) + (words + replied) * reading
+    held = 4.0 * dtype.itemsize * (pictures + words) * settings.get_text_config().intermediate_size
+    moved = count_bytes(model) * (1.0 + replied)
+    look = Operations({dtype: 2.0 * at_once * tokens}, moved=moved, peak=at_once * held)
+    return [model], [(look, batch.images / at_once)]
+
+
+def _judge_by_vlm(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
+    """Count each image with all its questions, which follow it in the decoder."""
+    return _judge_by_decoder(config, batch, dtype, words=round(batch.questions * (QUESTION_TOKENS + ASKING_TOKENS)))
+
+
+def _judge_by_hpsv3(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
+    """Count small images together, each with the instructions and its prompt."""
+    words = 560 + PROMPT_TOKENS
+    return _judge_by_decoder(config, batch, dtype, words=words, pictures=IMAGE_TOKENS, at_once=batch.images)
+
+
 def _build_judge(kinds: Mapping[str, Any], config: Config, dtype: torch.dtype) -> nn.Module:
     family = str(config.get("model_type"))
     if family not in kinds:
@@ -270,5 +321,9 @@ JUDGES: Mapping[str, Callable[..., tuple[list[nn.Module], Works]]] = {
     **dict.fromkeys(CLIP_FAMILY, _judge_by_clip),
     "vqa": _judge_by_vqa,
     "imagereward": _judge_by_imagereward,
+    "vlm": _judge_by_vlm,
+    "vqascore": partial(_judge_by_decoder, words=2 * PROMPT_TOKENS),
+    "hpsv3": _judge_by_hpsv3,
+    "unifiedreward": partial(_judge_by_decoder, words=180 + PROMPT_TOKENS, replied=60),
 }
 """types of the catalog whose networks are known"""

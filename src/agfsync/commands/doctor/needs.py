@@ -1,6 +1,6 @@
 """The needs of each stage of a recipe on this machine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan, nan
@@ -59,7 +59,20 @@ class Estimator:
             "evaluation": self._estimate_evaluation,
         }
         names = [stage.name for stage in plan_stages(self.recipe)]
-        return [estimates[name]() if name in estimates else Need(name) for name in names]
+        needs = [estimates[name]() if name in estimates else Need(name) for name in names]
+        return [*needs, *self._estimate_later_rounds(needs)]
+
+    def _estimate_later_rounds(self, needs: Sequence[Need]) -> list[Need]:
+        """Estimate the rounds after the first by the `needs` of that one: the base model's images are shared."""
+        if (rounds := self.recipe.rounds) is None:
+            return []
+        later = Need("rounds", [f"2 to {rounds.count}"])
+        shares = {"evaluation": 0.5} | dict.fromkeys(("captions", "questions"), float(rounds.captions == "new"))
+        for need in needs:
+            share = (rounds.count - 1) * shares.get(need.stage, 1.0)
+            for name in ("disk", "seconds", "requests", "tokens", "cost"):
+                setattr(later, name, getattr(later, name) + share * getattr(need, name))
+        return [later]
 
     def _estimate_captions(self) -> Need:
         model, written = self.recipe.captions.writer.language_model, self.counts.written

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import BatchFunction, JobContext, Outcome, Unit, process_units, report_skipped, run_job
 from agfsync.engine.batch_fitting import release_memory
+from agfsync.engine.jobs import BatchFunction, JobContext, Outcome, Unit
+from agfsync.engine.processing import process_units, report_skipped
+from agfsync.engine.running import run_job
 from agfsync.errors import RunError
 from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
@@ -25,11 +27,14 @@ from agfsync.stages.evaluation.comparing import Sides, compare_models, summarise
 from agfsync.stages.evaluation.measuring import MEASURED, measure_set
 from agfsync.stages.evaluation.pairwise import judge_pairwise
 from agfsync.stages.evaluation.sets import ReadSet, read_sets
+from agfsync.stages.evaluation.spread import measure_spread
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
 from agfsync.stages.spending import sum_judge_spending
 
 _STAGE = "evaluation"
 IMAGES = "evaluation_images"
+MORE = "evaluation_more"
+"""The table of the further images of the first set's captions, which no judge sees: they show the diversity."""
 SCORES = "evaluation_scores"
 SETS = "sets"
 """The note with the summaries of the sets after the first."""
@@ -38,8 +43,21 @@ PAIRWISE = "pairwise"
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """An image to draw of a caption, the one with this index."""
+
+    caption: Caption
+    index: int = 0
+
+    @property
+    def which(self) -> tuple[Any, ...]:
+        """The parts of a seed or digest that tell it from others; those of the first image have no index."""
+        return (self.caption.key, self.index) if self.index else (self.caption.key,)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationJob:
-    """A job that draws one image of each caption with the base or the aligned `model`; `source` is its digest.
+    """A job that draws images of captions with the base or the aligned `model`; `source` is its digest.
 
     `name` is what people call the model.
     """
@@ -57,25 +75,25 @@ class EvaluationJob:
     def device(self) -> str:
         return str(self.settings["device"])
 
-    def reads(self, captions: Sequence[Caption]) -> tuple[str, Sequence[str]]:
+    def reads(self, drawings: Sequence[Drawing]) -> tuple[str, Sequence[str]]:
         return IMAGES, ()
 
-    def open(self, context: JobContext) -> BatchFunction[Caption]:
+    def open(self, context: JobContext) -> BatchFunction[Drawing]:
         context.say(f"{_STAGE}: loading {self.name}")
         generator: Generator = catalog.build("models", self.settings, self.defaults)
         for remark in getattr(generator, "remarks", ()):
             context.say(f"{_STAGE}: {remark}")
-        return lambda captions: context.fit.over(captions, partial(self._draw_batch, generator))
+        return lambda drawings: context.fit.over(drawings, partial(self._draw_batch, generator))
 
-    def _draw_batch(self, generator: Generator, captions: Sequence[Caption]) -> list[Outcome]:
-        seeds = [derive_seed(self.seed, _STAGE, caption.key) for caption in captions]
+    def _draw_batch(self, generator: Generator, drawings: Sequence[Drawing]) -> list[Outcome]:
+        seeds = [derive_seed(self.seed, _STAGE, *each.which) for each in drawings]
         # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
-        files = encode_pngs(generator.draw([caption.text for caption in captions], seeds, 0.0))
-        keys = [
-            digest("evaluation image", self.model, self.source, c.key, s) for c, s in zip(captions, seeds, strict=True)
-        ]
-        made = zip(keys, captions, seeds, files, strict=True)
-        return [[Candidate(key, c.key, 0, seed, self.model, file)] for key, c, seed, file in made]
+        files = encode_pngs(generator.draw([each.caption.text for each in drawings], seeds, 0.0))
+        made: list[Outcome] = []
+        for each, seed, file in zip(drawings, seeds, files, strict=True):
+            key = digest("evaluation image", self.model, self.source, each.caption.key, seed)
+            made.append([Candidate(key, each.caption.key, each.index, seed, self.model, file)])
+        return made
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -88,6 +106,7 @@ def run(context: Context) -> Mapping[str, Any]:
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
     _draw_images(context, captions)
+    _draw_more(context, sets[0].captions)
     drawn, sides = _read_images(context, sets)
     tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
     judged = judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
@@ -105,6 +124,7 @@ def run(context: Context) -> Mapping[str, Any]:
         s.name: measure_set(s, name, sides, scores) for s in sets if (name := settings.sets[s.name].measure) is not None
     }
     told |= {MEASURED: measured} if measured else {}
+    told |= measure_spread(context, sets[0].captions, (IMAGES, MORE))
     more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
     more |= {PAIRWISE: pairwise} if pairwise else {}
     return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
@@ -118,7 +138,8 @@ def judge_base(context: Context) -> None:
     """
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
-    context.run.select(IMAGES, _draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], captions))
+    source, drawings = digest_evaluated(context.recipe)["base"], list(map(Drawing, captions))
+    context.run.select(IMAGES, _draw_with_model(context, "base", source, drawings))
     drawn, _ = _read_images(context, sets)
     tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
     judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
@@ -126,21 +147,33 @@ def judge_base(context: Context) -> None:
 
 def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
     """Draw every caption with both models, one model in memory at a time."""
+    drawings = list(map(Drawing, captions))
     selected = [
-        *_draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], captions),
-        *_draw_with_model(context, "aligned", _digest_aligned(context), captions),
+        *_draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], drawings),
+        *_draw_with_model(context, "aligned", _digest_aligned(context), drawings),
     ]
     report_skipped(context.progress, _STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
     context.run.select(IMAGES, selected)
 
 
-def _draw_with_model(context: Context, model: str, source: str, captions: Sequence[Caption]) -> list[str]:
+def _draw_more(context: Context, captions: Sequence[Caption]) -> None:
+    """Draw the further images of each caption with both models."""
+    drawings = [Drawing(caption, n) for caption in captions for n in range(1, context.recipe.evaluation.per_caption)]
+    sources = {"base": digest_evaluated(context.recipe)["base"], "aligned": _digest_aligned(context)}
+    for_model = [_draw_with_model(context, *each, drawings, MORE) for each in sources.items() if drawings]
+    context.run.select(MORE, [key for keys in for_model for key in keys])
+
+
+def _draw_with_model(
+    context: Context, model: str, source: str, drawings: Sequence[Drawing], table: str = IMAGES
+) -> list[str]:
     """Draw with one model; return the keys of its units, which depend on `source`."""
     recipe, name = context.recipe, _describe_model(context.recipe, model)
-    units = [Unit(digest(_STAGE, VERSIONS[_STAGE], model, source, recipe.seed, c.key), c) for c in captions]
+    version = VERSIONS[_STAGE]
+    units = [Unit(digest(_STAGE, version, model, source, recipe.seed, *each.which), each) for each in drawings]
     run_job(
         context.run,
-        IMAGES,
+        table,
         units,
         EvaluationJob(model, name, _list_arguments(context, model), source, recipe.seed, recipe.evaluation.batch),
         engine=recipe.engine,

@@ -57,7 +57,7 @@ def compare_models(
 def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
     """Return the summary for the stage's notes, as JSON can hold it.
 
-    It holds the figures of `_compute_figures` by judge, and for each judge by category and by element type. Those of
+    It holds the figures of `compute_figures` by judge, and for each judge by category and by element type. Those of
     categories and of element types have their p-value corrected as `p_adjusted` (Holm), over all rows of their table
     with enough prompts for a verdict; the judges' is corrected where their roles are known. `contrasts` compares each
     two judges' gains.
@@ -71,7 +71,7 @@ def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, see
             groups["categories", row.judge, row.category].append(row)
     summary: dict[str, Any] = {"judges": {}, "categories": {}, "element_types": {}}
     for (table, judge, part), rows in groups.items():
-        figures = _compute_figures(rows, resamples, derive_seed(seed, "bootstrap", table, judge, part))
+        figures = compute_figures(rows, resamples, derive_seed(seed, "bootstrap", table, judge, part))
         if table == "judges":
             summary[table][judge] = figures
         else:
@@ -135,7 +135,7 @@ def _compute_shares(score: Score, questions: Sequence[Question]) -> dict[str, fl
     return {element_type: 100 * fmean(marks) for element_type, marks in right.items()}
 
 
-def _compute_figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
+def compute_figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
     """Return the figures of a group of paired rows.
 
     These are the means of base and aligned; their difference with its 95 % interval (None for too few prompts), its

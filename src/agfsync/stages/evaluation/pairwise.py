@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine import SERVER, BatchFunction, JobContext, Outcome, Unit, check_budget, report_skipped, run_job
 from agfsync.engine.batch_fitting import release_memory
+from agfsync.engine.jobs import SERVER, BatchFunction, JobContext, Outcome, Unit
+from agfsync.engine.processing import check_budget, report_skipped
+from agfsync.engine.running import run_job
 from agfsync.recipe.types import PairwiseSettings
 from agfsync.records import Caption, Vote, digest
 from agfsync.scorers import CapReached, Unscored

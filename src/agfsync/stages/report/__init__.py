@@ -1,6 +1,7 @@
 """Stage 8: one self-contained page on the model's gains: where, why, and how reliable they are."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agfsync.files.atomic import write_atomic
@@ -16,6 +17,7 @@ from agfsync.stages.report.evidence import (
 )
 from agfsync.stages.report.galleries import Card, ScoreRow, find_extremes, make_card, make_data_uris, spread_pairs
 from agfsync.stages.report.page import Galleries, render_page
+from agfsync.stages.report.truth import judge_judges
 from agfsync.stages.report.verdict import find_role
 from agfsync.store import Run
 
@@ -25,6 +27,7 @@ _FILE = "report.html"
 def run(context: Context) -> Mapping[str, Any]:
     """Write `report.html` of the run as far as it got; return its name and size."""
     evidence = gather_evidence(context.run, context.recipe)
+    evidence = replace(evidence, truth=judge_judges(context.run, evidence))
     lead = _choose_lead(evidence)
     page = render_page(evidence, _make_galleries(context.run, evidence, lead), lead).encode()
     write_atomic(context.run.path / _FILE, page)

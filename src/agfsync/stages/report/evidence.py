@@ -6,12 +6,13 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agfsync.formats import Selector
 from agfsync.recipe import HELD_OUT, Recipe
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Record
 from agfsync.stages import list_needed_stages
+from agfsync.stages.dataset import gather_statistics
 from agfsync.stages.selection import find_training_selectors
 from agfsync.store import Run
 from agfsync.store.manifest import Finished
@@ -66,6 +67,10 @@ class Evidence:
     """by caption key"""
     selectors: Sequence[Selector] | None = ()
     """that chose what the model was trained on; None where nobody knows"""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """the statistics of captions, questions and candidates"""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """the judges' answers against those of a judge that knows the truth"""
 
 
 def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
@@ -88,6 +93,7 @@ def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
         comparisons=[c for c in _read_records(run, finished, "evaluation", Comparison) if c.set == first_set],
         drawn=_read_drawn(run) if "evaluation" in finished else {},
         selectors=find_training_selectors(run, recipe),
+        data=gather_statistics(run, recipe) if "captions" in finished else {},
     )
 
 

@@ -4,20 +4,25 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from agfsync import __version__
 from agfsync.stages import list_needed_stages
+from agfsync.stages.dataset import THRESHOLDS
 from agfsync.stages.report.annotations import describe_overall, list_annotators
+from agfsync.stages.report.checked import find_doubtful_judges, read_check
 from agfsync.stages.report.evidence import Evidence
-from agfsync.stages.report.figures import Direction, Effect, format_compact, make_forest, make_histogram
+from agfsync.stages.report.figures import Direction, Effect, format_compact, make_curves, make_forest, make_histogram
 from agfsync.stages.report.galleries import Card
 from agfsync.stages.report.training import Panel, describe_errors, describe_watch, plot_training
 from agfsync.stages.report.verdict import (
+    Alarm,
     describe_caution,
     find_alarms,
+    find_collapse,
     format_interval,
     format_p,
     format_points,
@@ -147,7 +152,12 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "words": words,
         "models": list_models(evidence.recipe),
         "verdict": reach_verdict(judged, words),
-        "alarms": find_alarms(judged, contrasts),
+        "alarms": [
+            *find_alarms(judged, contrasts),
+            *find_collapse(summary.get("diversity")),
+            *_find_doubts(evidence),
+        ],
+        "spread": {name: summary[name] for name in ("diversity", "cmmd") if name in summary},
         "caution": describe_caution(judged, contrasts, words),
         "controls": _list_controls(evidence),
         "fewest": FEWEST_FOR_VERDICT,
@@ -168,7 +178,10 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "contributions": _list_contributions(evidence),
         "annotators": list_annotators(evidence),
         "overall": describe_overall(evidence),
+        "truth": evidence.truth,
         "accuracies": _list_accuracies(evidence),
+        "data": evidence.data,
+        "utilisation": _plot_utilisation(evidence.data.get("utilisation", {})),
         "training": plot_training(evidence),
         "stopped": describe_watch(evidence),
         "remark": describe_errors(evidence.steps),
@@ -178,6 +191,11 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
         "stages": _list_stages(evidence),
         "seconds": sum(stage.seconds for stage in evidence.finished.values()),
     }
+
+
+def _find_doubts(evidence: Evidence) -> list[Alarm]:
+    checks = [read_check(Path(each)) for each in evidence.recipe.report.checks]
+    return find_doubtful_judges(evidence.selectors, checks)
 
 
 def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
@@ -238,6 +256,13 @@ def _plot_histograms(evidence: Evidence) -> list[Panel]:
         if figure := make_histogram({"candidates": every, "losers": losers, "winners": winners}):
             panels.append(Panel(scorer, figure, _describe_winners(losers, winners) if both else ""))
     return panels
+
+
+def _plot_utilisation(shares: Mapping[str, Sequence[float]]) -> list[Panel]:
+    """Return, for each scorer, the share of the captions with a candidate of at least a score, in percent."""
+    curves = {name: make_curves(THRESHOLDS, {"share": [100 * each for each in of]}) for name, of in shares.items()}
+    text = "Score to the right, % of the captions upwards."
+    return [Panel(name, curve, text) for name, curve in curves.items() if curve]
 
 
 def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:

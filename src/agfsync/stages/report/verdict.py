@@ -209,6 +209,20 @@ def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any
     return found
 
 
+def find_collapse(diversity: Mapping[str, Any] | None) -> list[Alarm]:
+    """Return an alarm if a caption's images are shown to have become more alike."""
+    if not diversity or diversity["prompts"] < FEWEST_FOR_VERDICT:
+        return []
+    if diversity["difference"] >= 0 or not is_shown(diversity["p"]):
+        return []
+    change, ends = format_points(diversity["difference"]), format_interval(diversity["low"], diversity["high"])
+    text = (
+        f"The mean distance of two pictures of a caption moved by {change} ({ends}) from {diversity['base']:.1f}, in "
+        f"the embeddings of {diversity['embedding']}. A gain may have been paid for with diversity."
+    )
+    return [Alarm("The pictures of a caption became more alike", text)]
+
+
 def describe_caution(
     judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = (), words: Wording = ORDINARY
 ) -> str:
