@@ -18,7 +18,7 @@ from agfsync.recipe import ModelSettings
 
 T5_TOKENS = 256
 """of a prompt, where a T5's pipeline does not say"""
-TEXT_TOKENS = {
+_TEXT_TOKENS = {
     "FluxTransformer2DModel": 512,
     "Flux2Transformer2DModel": 512,
     "QwenImageTransformer2DModel": 512,
@@ -63,7 +63,7 @@ class Pipeline:
                 config = exchanged or _read_own(settings, f"{name}/{CONFIG}")
                 networks[name] = build_network(found, config, choose_dtype(name, config))
         pipeline = cls(networks)
-        pipeline.tokens = TEXT_TOKENS.get(type(pipeline.denoiser).__name__, T5_TOKENS)
+        pipeline.tokens = _TEXT_TOKENS.get(type(pipeline.denoiser).__name__, T5_TOKENS)
         if "vae" not in networks or pipeline.denoiser is None:
             raise UnknownModel("it has no network that draws by a known name")
         scale, channels = _read_latent_space(pipeline.vae.config)
