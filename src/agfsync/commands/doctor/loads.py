@@ -233,7 +233,8 @@ def _judge_by_vqa(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tupl
         features = reader.encode(_make_pixels(vision, 1, dtype))
         shown = features.expand(questions, *features.shape[1:])
     see = count_operations(lambda: reader.encode(_make_pixels(vision, batch.images, dtype)))
-    ask = count_operations(lambda: reader.first_logits(shown, asked, torch.ones_like(asked)))
+    inputs = (shown, asked, torch.ones_like(asked), asked[:, :0])
+    ask = count_operations(lambda: reader.logits(*inputs))
     return [model], [(see, 1.0), (ask, batch.images * batch.questions / questions)]
 
 
