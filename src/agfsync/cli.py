@@ -133,6 +133,9 @@ def doctor_command(
     recipe: RecipeName = "shapes",
     out: Out = None,
     set_: Settings = None,
+    card: Annotated[
+        float | None, typer.Option(help="Estimate for an accelerator of so many GB, which need not be here.", min=1)
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -144,7 +147,7 @@ def doctor_command(
     from agfsync.commands.doctor import examine
     from agfsync.commands.doctor.page import format_page
 
-    found = examine(resolved, out or Path("runs") / resolved.name)
+    found = examine(resolved, out or Path("runs") / resolved.name, card and card * 1e9)
     width = shutil.get_terminal_size().columns
     typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_page(found, width))
     if not found.can_begin:

@@ -15,6 +15,7 @@ from agfsync.engine.batch_fitting import load_batch_fit
 from agfsync.errors import RunError
 from agfsync.files.images import decode_image
 from agfsync.files.tensors import TensorSpool
+from agfsync.recipe import Training
 from agfsync.records import Caption, Pair
 from agfsync.scorers import Scorer
 from agfsync.stages.context import Context, digest_generator, read_captions_to_draw
@@ -30,7 +31,7 @@ from agfsync.training.rewards import Rewards
 
 _STAGE = "training"
 ENCODED_AT_ONCE = 32
-"""Images or prompts; fewer images where a part of `training.batch` is smaller, for it says what the memory holds."""
+"""Images or prompts at most; a part of `training.batch` says what the memory holds."""
 
 TrainingData = EncodedPairs | RatedImages | PromptData
 
@@ -86,6 +87,16 @@ def load_cached_data(context: Context, method: Method) -> Any:
 def locate_cache(context: Context) -> Path:
     """Return the place of the encoded images."""
     return context.run.path / _STAGE / "images.safetensors"
+
+
+def count_images_at_once(training: Training) -> int:
+    """Return how many images are encoded at a time: at most as many as a part of a step has pairs."""
+    return min(ENCODED_AT_ONCE, max(1, training.batch // training.accumulate))
+
+
+def count_prompts_at_once(training: Training) -> int:
+    """Return how many prompts are encoded at a time: fewer where the memory holds only a part of a step."""
+    return ENCODED_AT_ONCE if training.accumulate == 1 else count_images_at_once(training)
 
 
 def _open_spool(context: Context) -> TensorSpool:
@@ -193,8 +204,7 @@ def _draw_noise(context: Context, model: Any, images: _EncodedImages, conditioni
 
 def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) -> _EncodedImages:
     """Encode the candidates `wanted`, on the CPU."""
-    settings, title = context.recipe.training, f"{_STAGE}: encoding"
-    at_once = min(ENCODED_AT_ONCE, max(1, settings.batch // settings.accumulate))
+    title, at_once = f"{_STAGE}: encoding", count_images_at_once(context.recipe.training)
     source = digest_generator(context.recipe.model)
     fit = load_batch_fit(context.run.path, title, source, at_once, context.progress)
     kept: list[Mapping[str, Any]] = []
@@ -227,6 +237,6 @@ def _encode_with_empty(context: Context, model: DiffusionModel, prompts: Mapping
 def _encode_prompts(context: Context, model: DiffusionModel, prompts: Sequence[str]) -> Conditioning:
     """Return each prompt's conditioning, on the CPU."""
     spool = _open_spool(context)
-    for texts in iterate_batches(prompts, ENCODED_AT_ONCE):
+    for texts in iterate_batches(prompts, count_prompts_at_once(context.recipe.training)):
         spool.append(model.encode_prompts(texts))
     return spool.finish()

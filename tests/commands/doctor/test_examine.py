@@ -11,7 +11,6 @@ from fake_language import FakeServer
 from agfsync import cli, pipeline
 from agfsync import recipe as config
 from agfsync.commands.doctor import machine
-from agfsync.models.configuration import FLOWS
 from agfsync.models.published import read_config
 from agfsync.recipe import dump_recipe
 
@@ -86,11 +85,21 @@ def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_gene
         assert exchanged[stage]["seconds"] < alone[stage]["seconds"]
 
 
+@pytest.mark.slow
+def test_a_card_need_not_be_here(doctor: Callable[..., Any]) -> None:
+    """Its memory is that of the networks alone, its time isn't known, and what it hasn't is missing."""
+    (_, here), (_, card), (code, small) = (doctor("shapes", *card) for card in ((), ("--card", "24"), ("--card", "1")))
+    mine, its = _stages(here), _stages(card)
+    for stage in ("candidates", "scores", "training", "evaluation"):
+        assert its[stage]["seconds"] is None and 0 < its[stage]["memory"] < mine[stage]["memory"]
+    assert card["can_begin"] and card["device"] == "the card"
+    assert code == 2 and "training takes about" in small["missing"][0] and "the card has 0.4 GB" in small["missing"][0]
+
+
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
     for name in config.list_shipped():
         recipe = config.resolve_recipe(name)
-        if recipe.model.type not in FLOWS:  # their networks aren't estimated
-            assert read_config(recipe.model.path, name="model_index.json")
+        assert read_config(recipe.model.path, name="model_index.json")
         for scorer in recipe.scorers.values():
             if scorer.path and not (scorer.is_own or scorer.aspect_names):
                 assert read_config(scorer.path)

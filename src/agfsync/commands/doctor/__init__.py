@@ -8,7 +8,7 @@ from pathlib import Path
 from agfsync import pipeline
 from agfsync.commands.doctor import missing
 from agfsync.commands.doctor.needs import Estimator
-from agfsync.commands.doctor.page import Examination, Need
+from agfsync.commands.doctor.page import CARD, Examination, Need
 from agfsync.errors import FormatError
 from agfsync.models.pretrained import torch_device
 from agfsync.pipeline.counts import count_items
@@ -17,13 +17,14 @@ from agfsync.recipe import Recipe
 __all__ = ["Examination", "Need", "examine"]
 
 
-def examine(recipe: Recipe, path: Path) -> Examination:
+def examine(recipe: Recipe, path: Path, card: float | None = None) -> Examination:
     """Estimate the needs of a run of `recipe` at `path` on this machine, and find what it lacks.
 
-    Work that a run there has already done is not subtracted.
+    With `card` the models are taken to run on an accelerator of so many bytes, which need not be here: its time isn't
+    known. Work that a run there has already done is not subtracted.
     """
     recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is reported below
-    found = Examination(recipe.name, torch_device("auto").type)
+    found = Examination(recipe.name, torch_device("auto").type if card is None else CARD, card=card)
     found.missing += map(str, pipeline.find_faults(recipe))
     try:
         found.needs = Estimator(recipe, count_items(recipe), found).estimate()

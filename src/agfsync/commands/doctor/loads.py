@@ -1,25 +1,28 @@
 """Estimates of drawing, training and judging with a model: memory, work, and bytes kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from agfsync import catalog
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.networks import Pipeline
+from agfsync.models.architecture import ATTENTION
 from agfsync.models.counting import DATALESS, Operations, build_network, count_bytes, count_operations, make_dataless
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
+from agfsync.recipe.types import TransformerSettings
 from agfsync.scorers.answering import fill_template
 from agfsync.scorers.hpsv3 import IMAGE_TOKENS
 from agfsync.scorers.reward_networks import MOST_TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE
-from agfsync.stages.training_data import ENCODED_AT_ONCE
+from agfsync.stages.training_data import count_images_at_once, count_prompts_at_once
 from agfsync.training.checkpoints import KEPT
 from agfsync.training.lora import adapters_off, add_adapters
 from agfsync.training.precision import ROUNDED, autocast, use_trainable_attention
@@ -45,7 +48,7 @@ class Load:
     pixels: tuple[int, int] = (0, 0)
     """height and width of the images"""
     encoded: float = 0.0
-    """bytes of the pairs' latents and conditioning, which training keeps"""
+    """bytes of the pairs' latents and conditioning, which training keeps on the disk"""
     kept: float = 0.0
     """bytes of the checkpoints and of the trained model"""
 
@@ -65,7 +68,7 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
     # On a CPU the weights stay float32 and the multiplications are rounded.
     dtype = torch.float32 if on_cpu else DTYPES[settings.dtype]
     rounded = partial(autocast, _CPU, settings.dtype if on_cpu else "fp32")
-    rows = images * (2 if settings.sampling.guidance > 1 else 1)
+    rows = images * (2 if _is_classifier_free(settings) else 1)
 
     def choose_dtype(name: str, config: Config) -> torch.dtype:
         # Stable Diffusion 1 and 2 have the flag too, and no need of it.
@@ -73,7 +76,7 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
         return torch.float32 if is_xl_vae and dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
     pipeline = Pipeline.build(settings, choose_dtype)
-    vae, weights, steps = pipeline.vae, pipeline.count_bytes(), settings.sampling.steps
+    weights, steps = pipeline.count_bytes(), settings.sampling.steps
     at_once = min(images, pipeline.most_at_once)
     with torch.no_grad():
         works = [(count_operations(lambda: pipeline.read_prompts(prompts + 1)), 1.0)]
@@ -86,27 +89,39 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
                 refine = count_operations(refiner.prepare_denoising(rows, pipeline.latent))
                 works.append((refine, float(settings.sampling.steps - steps)))
             works.append((count_operations(pipeline.prepare_denoising(rows)), float(steps)))
-            latents = (at_once, *pipeline.latent)
-            decode = count_operations(lambda: vae.decode(torch.empty(latents, dtype=vae.dtype)).sample)
+            decode = count_operations(lambda: pipeline.decode(at_once))
     works.append((decode, images / at_once))
     return Load(works, weights + max(work.memory for work, _ in works), pipeline.pixels)
 
 
+def _is_classifier_free(settings: ModelSettings) -> bool:
+    """Return whether each step of drawing has a second prediction, without the prompt."""
+    none = {"flux": inf, "z-image": 0.0}  # flux has its guidance built in, and z-image counts from 0
+    return settings.sampling.guidance > none.get(settings.type, 1.0)
+
+
 def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool, pairs: int) -> Load:
-    """Estimate the whole training of a generator's denoiser.
+    """Estimate the whole training of a generator's denoiser: encoding images, then prompts, then the steps.
+
+    In memory are the denoiser and the VAE, then the denoiser and the text encoders, then the denoiser alone.
 
     Raises:
         UnknownModel: the generator is not known.
     """
     part = max(1, -(-training.batch // training.accumulate))
-    pipeline = Pipeline.build(settings)
-    vae, denoiser, encoded = pipeline.vae, pipeline.denoiser, min(ENCODED_AT_ONCE, part, pipeline.most_at_once)
+    is_rounded = isinstance(settings, TransformerSettings) and training.lora is not None and not on_cpu
+    dtype = DTYPES[training.precision] if is_rounded else torch.float32
+    pipeline = Pipeline.build(settings, lambda *_: dtype)
+    vae, denoiser = pipeline.vae, pipeline.denoiser
+    encoded, texts = min(count_images_at_once(training), pipeline.most_at_once), count_prompts_at_once(training)
     for each in pipeline.networks.values():
         each.requires_grad_(False)
     with torch.no_grad():
-        encode = count_operations(lambda: vae.encode(torch.empty(encoded, 3, *pipeline.pixels)))
-        read = count_operations(lambda: pipeline.read_prompts(1))
-    frozen = _make_trainable(denoiser, training)
+        encode = count_operations(lambda: pipeline.encode(encoded))
+        read = count_operations(lambda: pipeline.read_prompts(texts))
+    reading = sum(map(count_bytes, pipeline.text_encoders)) + read.memory
+    encoding = count_bytes(denoiser) + max(count_bytes(vae) + encode.memory, reading)
+    frozen = _make_trainable(denoiser, settings, training)
     trained = sum(each.numel() for each in denoiser.parameters() if each.requires_grad)
     call = pipeline.prepare_denoising(2 * part)
 
@@ -120,7 +135,6 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
 
     with use_trainable_attention(_CPU if on_cpu else torch.device("cuda")):
         step = count_operations(take_step)
-    base = pipeline.count_bytes()
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
     # With several parts, the activations of one are kept in addition to the gradients of those before it.
     gradients = 4.0 * trained if training.accumulate > 1 else 0.0
@@ -128,27 +142,45 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
     return Load(
         works=[
             (encode, 2 * pairs / encoded),
-            (read, float(pairs)),
+            (read, pairs / texts),
             (step, float(training.steps * training.accumulate)),
             (update, float(training.steps)),
         ],
-        memory=base + max(step.memory + gradients + state + frozen, encode.memory),
+        memory=max(encoding, count_bytes(denoiser) + step.memory + gradients + state + frozen),
         encoded=4.0 * pairs * (2 * torch.Size(pipeline.latent).numel() + pipeline.count_conditioning()),
-        kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.lora else base),
+        kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.lora else pipeline.count_bytes()),
     )
 
 
-def _make_trainable(network: Any, training: Training) -> float:
+def _make_trainable(network: Any, settings: ModelSettings, training: Training) -> float:
     """Make the denoiser trainable; return the bytes of the frozen copy of it that full fine-tuning needs."""
     if training.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if (lora := training.lora) is not None:
-        add_adapters(network, lora.rank, lora.rank, seed=0)
+        add_adapters(network, lora.rank, lora.rank, 0, _find_adapter_targets(settings))
         make_dataless(network)
+        _round_frozen_layers(network, training.precision)
         return 0.0
     network.requires_grad_(True)
     rounded = [m for m in network.modules() if isinstance(m, MULTIPLIED)] if training.precision in ROUNDED else []
     return count_bytes(network) - sum(map(count_bytes, rounded)) / 2
+
+
+def _round_frozen_layers(network: Any, precision: str) -> None:
+    """Do as `round_frozen_layers` with weights that hold no data, whose type can't be changed."""
+    for layer in network.modules() if precision in ROUNDED else ():
+        if isinstance(layer, MULTIPLIED) and not any(p.requires_grad for p in layer.parameters()):
+            for name, weights in layer.named_parameters(recurse=False):
+                with DATALESS:
+                    rounded = torch.empty(weights.shape, dtype=ROUNDED[precision])
+                layer._parameters[name] = nn.Parameter(rounded, requires_grad=False)
+
+
+def _find_adapter_targets(settings: ModelSettings) -> Sequence[str]:
+    """Return the layers that a LoRA adapts, of the type's architecture."""
+    described = (*getattr(catalog.find("models", settings.type), "args", ()), None)[0]
+    found: Sequence[str] = getattr(getattr(described, "architecture", described), "adapter_targets", ATTENTION)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,8 +148,8 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
 
     lighter = {stage.name: stage.lighter for stage in STAGES}
     try:
-        device = str(torch_device(recipe.model.device))
-        has = machine.read_memory(device)
+        device = found.device if found.card else str(torch_device(recipe.model.device))
+        has = found.card - machine.CONTEXT if found.card else machine.read_memory(device)
     except ModelError:
         has = inf
     for need in found.needs:
@@ -165,7 +165,7 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
             says = f"{what} takes about {format_bytes(wanted)}, {format_bytes(free)} are free at {place}: {mend}"
             found.missing.append(says)
     seconds = sum(need.seconds for need in found.needs if need.memory and not isnan(need.seconds))
-    if torch_device("auto").type == "cpu" and seconds > LONG:
+    if found.device == "cpu" and seconds > LONG:
         found.notes.append(f"there is no accelerator: on this CPU the networks would run for {format_span(seconds)}")
 
 

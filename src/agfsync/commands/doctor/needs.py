@@ -7,7 +7,7 @@ from math import isnan, nan
 from pathlib import Path
 
 from agfsync.commands.doctor import loads, machine
-from agfsync.commands.doctor.page import Examination, Need, format_bytes
+from agfsync.commands.doctor.page import Examination, Need
 from agfsync.engine.local_pool import count_cores, count_wanted_workers
 from agfsync.errors import ModelError
 from agfsync.language.tokens import (
@@ -148,15 +148,11 @@ class Estimator:
             self.found.missing.append("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32")
         estimate = partial(loads.estimate_training, settings, training, device == "cpu", self.counts.pairs)
         load = self._try_estimate(estimate, "model")
-        has = machine.read_memory("cpu")
-        if device != "cpu" and load.encoded + machine.PROCESS > has:
-            says = f"training keeps {format_bytes(load.encoded)} of encoded pairs in the machine's memory, which has"
-            self.found.missing.append(f"{says} {format_bytes(has)}: lower captions.count")
         return Need(
             "training",
             [_shorten_name(settings.path), method],
-            memory=load.memory + _count_process(device) + (load.encoded if device == "cpu" else 0.0),
-            disk=load.encoded + load.kept,
+            memory=load.memory + _count_process(device),
+            disk=2 * load.encoded + load.kept,  # while they are encoded they are there twice
             seconds=load.estimate_seconds(device),
         )
 
@@ -249,7 +245,12 @@ class Estimator:
         return settings.sampling.height or height or 512, settings.sampling.width or width or 512
 
     def _find_device(self, name: str, place: str = "") -> str | None:
-        """Return the device called `name`; None, which is reported at `place`, where it is not there."""
+        """Return the device called `name`; None, which is reported at `place`, where it is not there.
+
+        None is also a card that need not be here.
+        """
+        if self.found.card is not None and name != "cpu":
+            return None
         try:
             return str(torch_device(name))
         except ModelError as fault:

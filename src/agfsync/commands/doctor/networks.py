@@ -18,6 +18,18 @@ from agfsync.recipe import ModelSettings
 
 T5_TOKENS = 256
 """of a prompt, where a T5's pipeline does not say"""
+_TEXT_TOKENS = {
+    "FluxTransformer2DModel": 512,
+    "Flux2Transformer2DModel": 512,
+    "QwenImageTransformer2DModel": 512,
+    "ZImageTransformer2DModel": 512,
+    "SanaTransformer2DModel": 300,
+}
+"""a prompt's tokens by the network that draws, as its type in `agfsync.models` encodes them"""
+_TEXTS = ("encoder_hidden_states", "cap_feats")
+"""a network's input of text, by the classes' names for it"""
+_PACKED = 2
+"""the side of the squares of latents that are one token of FLUX, FLUX.2 and Qwen-Image"""
 
 
 @dataclass(slots=True)
@@ -29,6 +41,8 @@ class Pipeline:
     """C, H, W"""
     pixels: tuple[int, int] = (0, 0)
     """height and width of the images"""
+    tokens: int = T5_TOKENS
+    """of a prompt, for text encoders that read any number"""
 
     @classmethod
     def build(
@@ -49,14 +63,16 @@ class Pipeline:
                 config = exchanged or _read_own(settings, f"{name}/{CONFIG}")
                 networks[name] = build_network(found, config, choose_dtype(name, config))
         pipeline = cls(networks)
+        pipeline.tokens = _TEXT_TOKENS.get(type(pipeline.denoiser).__name__, T5_TOKENS)
         if "vae" not in networks or pipeline.denoiser is None:
             raise UnknownModel("it has no network that draws by a known name")
-        scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        scale, channels = _read_latent_space(pipeline.vae.config)
         side = int(pipeline.denoiser.config.get("sample_size") or 1024 // scale)
         height, width = (
             each // scale if each else side for each in (settings.sampling.height, settings.sampling.width)
         )
-        pipeline.latent = (int(pipeline.vae.config.latent_channels), height, width)
+        pipeline.tokens = getattr(settings, "max_sequence_length", None) or pipeline.tokens
+        pipeline.latent = (channels, height, width)
         pipeline.pixels = (height * scale, width * scale)
         return pipeline
 
@@ -86,12 +102,24 @@ class Pipeline:
 
     def count_conditioning(self) -> int:
         """Return the numbers of a prompt's conditioning: an embedding of each token, pooled embeddings left aside."""
-        return sum(_count_tokens(each) * int(getattr(each.config, "hidden_size", 0)) for each in self.text_encoders)
+        text = next(each for name, each in self._make_inputs(1, None).items() if name in _TEXTS)
+        return int(text[0].numel())
 
     def read_prompts(self, prompts: int) -> None:
         """Pass prompts through the text encoders."""
         for encoder in self.text_encoders:
-            encoder(torch.zeros(prompts, _count_tokens(encoder), dtype=torch.int64))
+            encoder(torch.zeros(prompts, self._count_tokens(encoder), dtype=torch.int64))
+
+    def encode(self, images: int) -> Any:
+        """Pass images through the VAE's encoder."""
+        shape = (images, 3, 1, *self.pixels) if self._is_video else (images, 3, *self.pixels)
+        return self.vae.encode(torch.empty(shape, dtype=self.vae.dtype))
+
+    def decode(self, images: int) -> Any:
+        """Pass the latents of images through the VAE's decoder."""
+        channels, height, width = self.latent
+        shape = (images, channels, 1, height, width) if self._is_video else (images, channels, height, width)
+        return self.vae.decode(torch.empty(shape, dtype=self.vae.dtype)).sample
 
     def prepare_denoising(self, rows: int, latent: tuple[int, int, int] | None = None) -> Callable[[], Tensor]:
         """Return a call of the denoiser on `rows` latents, of the shape `latent` or its own, in the denoiser's type.
@@ -99,8 +127,18 @@ class Pipeline:
         Raises:
             UnknownModel: the inputs of its class are not known here.
         """
+        denoiser, inputs = self.denoiser, self._make_inputs(rows, latent)
+
+        def call() -> Tensor:
+            predicted = denoiser(**inputs).sample
+            return torch.stack(predicted) if isinstance(predicted, list) else predicted
+
+        return call
+
+    def _make_inputs(self, rows: int, latent: tuple[int, int, int] | None) -> dict[str, Any]:
         denoiser, dtype = self.denoiser, next(self.denoiser.parameters()).dtype
         kind, config, (_, height, width) = type(denoiser).__name__, denoiser.config, latent or self.latent
+        packed = (height // _PACKED) * (width // _PACKED)
 
         def make(*shape: int) -> Tensor:
             return torch.empty(rows, *shape, dtype=dtype)
@@ -111,7 +149,7 @@ class Pipeline:
                 inputs["timestep"] = torch.zeros(rows, dtype=torch.int64)
                 # Those that paint over an image take other latent channels than the VAE's.
                 inputs["sample"] = make(config.in_channels, height, width)
-                tokens = max(map(_count_tokens, self.text_encoders))
+                tokens = max(map(self._count_tokens, self.text_encoders))
                 inputs["encoder_hidden_states"] = make(tokens, config.cross_attention_dim)
                 if config.addition_embed_type == "text_time":
                     # The pooled embedding of the prompt, and as many sizes of the image as there is room for.
@@ -120,18 +158,47 @@ class Pipeline:
                     inputs["added_cond_kwargs"] = {"text_embeds": make(pooled), "time_ids": make(sizes)}
             elif kind == "SD3Transformer2DModel":
                 inputs["hidden_states"] = make(config.in_channels, height, width)
-                inputs["encoder_hidden_states"] = make(77 + T5_TOKENS, config.joint_attention_dim)
+                inputs["encoder_hidden_states"] = make(
+                    self._count_tokens(self.text_encoders[0]) + self.tokens, config.joint_attention_dim
+                )
                 inputs["pooled_projections"] = make(config.pooled_projection_dim)
-            elif kind == "FluxTransformer2DModel":
-                places, tokens = height * width // 4, 2 * T5_TOKENS  # four latents are a token
-                inputs["hidden_states"] = make(places, config.in_channels)
-                inputs["encoder_hidden_states"] = make(tokens, config.joint_attention_dim)
-                inputs["pooled_projections"] = make(config.pooled_projection_dim)
-                inputs |= {"img_ids": torch.empty(places, 3), "txt_ids": torch.empty(tokens, 3)}
-                inputs |= {"guidance": make()} if config.guidance_embeds else {}
+            elif kind == "SanaTransformer2DModel":
+                inputs["hidden_states"] = make(config.in_channels, height, width)
+                inputs["encoder_hidden_states"] = make(self.tokens, config.caption_channels)
+            elif kind == "ZImageTransformer2DModel":
+                images = [torch.empty(config.in_channels, 1, height, width, dtype=dtype)] * rows
+                texts = [torch.empty(self.tokens, config.cap_feat_dim, dtype=dtype)] * rows
+                inputs = {"x": images, "t": make(), "cap_feats": texts}
+            elif kind in ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel"):
+                inputs["hidden_states"] = make(packed, config.in_channels)
+                inputs["encoder_hidden_states"] = make(self.tokens, config.joint_attention_dim)
+                if kind == "QwenImageTransformer2DModel":
+                    inputs["img_shapes"] = [[(1, height // _PACKED, width // _PACKED)]] * rows
+                else:
+                    axes = len(config.axes_dims_rope)
+                    inputs |= {"img_ids": torch.empty(packed, axes), "txt_ids": torch.empty(self.tokens, axes)}
+                    inputs |= {"guidance": make()} if config.guidance_embeds else {}
+                if kind == "FluxTransformer2DModel":
+                    inputs["pooled_projections"] = make(config.pooled_projection_dim)
             else:
                 raise UnknownModel(f"what a {kind} is called with isn't known")
-        return lambda: denoiser(**inputs).sample
+        return inputs
+
+    @property
+    def _is_video(self) -> bool:
+        return "z_dim" in self.vae.config
+
+    def _count_tokens(self, encoder: Any) -> int:
+        """Return how many tokens of a prompt a text encoder reads."""
+        return min(self.tokens, int(getattr(encoder.config, "max_position_embeddings", self.tokens)))
+
+
+def _read_latent_space(config: Config) -> tuple[int, int]:
+    """Return the pixels of a latent's side, and the channels, by a VAE's configuration."""
+    if "z_dim" in config:
+        return 2 ** len(config["temperal_downsample"]), int(config["z_dim"])
+    blocks = config.get("block_out_channels") or config["encoder_block_out_channels"]
+    return 2 ** (len(blocks) - 1), int(config["latent_channels"])
 
 
 def _read_own(settings: ModelSettings, name: str) -> Config:
@@ -150,8 +217,3 @@ def _read_exchanged(settings: ModelSettings, name: str) -> Config | None:
         return read_config(part.path, part.revision, f"{name}/{CONFIG}")
     except UnknownModel:
         return read_config(part.path, part.revision)
-
-
-def _count_tokens(encoder: Any) -> int:
-    """Return how many tokens of a prompt a text encoder reads."""
-    return int(getattr(encoder.config, "max_position_embeddings", T5_TOKENS))

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 SPANS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+CARD = "the card"
+"""the name of an accelerator that need not be here"""
 LEAST_WIDTH = 68  # columns of the terminal below which the models are left out
 
 
@@ -45,6 +47,8 @@ class Examination:
     missing: list[str] = field(default_factory=list)
     """what keeps the run from beginning"""
     notes: list[str] = field(default_factory=list)
+    card: float | None = None
+    """bytes of the accelerator that is estimated for, where that isn't this machine's"""
 
     @property
     def can_begin(self) -> bool:

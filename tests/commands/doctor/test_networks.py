@@ -1,0 +1,59 @@
+"""Flow models as the doctor builds them: what tiny ones keep is exact, and published ones have their counts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_diffusion
+import tiny_flows
+import torch
+
+from agfsync import catalog
+from agfsync.commands.doctor.loads import estimate_drawing, estimate_training
+from agfsync.commands.doctor.networks import Pipeline
+from agfsync.models.architecture import TEXT_STATES
+from agfsync.models.counting import count_bytes
+from agfsync.recipe import resolve_recipe
+
+TINY = {
+    "stable-diffusion-3": tiny_diffusion.sd3_pipeline,
+    "flux": tiny_diffusion.flux_pipeline,
+    "flux2-klein": tiny_flows.flux2_klein_pipeline,
+    "qwen-image": tiny_flows.qwen_image_pipeline,
+    "z-image": tiny_flows.z_image_pipeline,
+    "sana": tiny_flows.sana_pipeline,
+}
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_what_a_flow_keeps_is_what_it_encodes(kind: str, tmp_path: Path, make_recipe: Any) -> None:
+    TINY[kind]().save_pretrained(tmp_path / kind)
+    sampling = {"height": 16, "width": 32, "steps": 2}
+    model = {"type": kind, "path": str(tmp_path / kind), "device": "cpu", "sampling": sampling}
+    recipe = make_recipe(model=model, training={"batch": 2, "precision": "bf16", "lora": {"rank": 2}})
+    training = recipe.training.model_copy(update={"gradient_checkpointing": False})
+    load = estimate_training(recipe.model, training, False, 10)
+    real = catalog.build("models", {"type": kind, "path": model["path"], "device": "cpu", **sampling})
+    of_pair = 2 * torch.Size(real.latent_shape).numel() + real.encode_prompts(["a star"])[TEXT_STATES].numel()
+    assert load.encoded == 4.0 * 10 * of_pair
+    # The network in bf16, its activations, and the adapters in float32.
+    assert count_bytes(real.network) / 2 < load.memory < estimate_training(recipe.model, training, True, 10).memory
+    drawing = estimate_drawing(recipe.model.model_copy(update={"dtype": "bf16"}), False, 4, 1)
+    assert drawing.pixels == (16, 32) and drawing.memory > count_bytes(real.network) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "billions", "of_text"),
+    [
+        ("flux-lora", 11.9, 4.76 + 0.12),
+        ("sd35-lora", 2.24, 4.76 + 0.12 + 0.69),
+        ("flux2-klein-lora", 3.88, 4.02),
+        ("qwen-image-lora", 20.4, 8.29),
+        ("z-image-lora", 6.15, 4.02),
+    ],
+)
+def test_published_models_have_the_published_counts_of_weights(recipe: str, billions: float, of_text: float) -> None:
+    built = Pipeline.build(resolve_recipe(recipe).model, lambda *_: torch.bfloat16)
+    assert count_bytes(built.denoiser) / 2e9 == pytest.approx(billions, rel=0.005)
+    assert sum(map(count_bytes, built.text_encoders)) / 2e9 == pytest.approx(of_text, rel=0.01)
