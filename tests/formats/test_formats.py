@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agfsync import catalog
-from agfsync.formats import Format, LeftOut, LeftOutTally, PairSet, PairWriter, PromptFile
+from agfsync.formats import AnswerSet, Format, LeftOut, LeftOutTally, PairSet, PairWriter, PromptFile
 
 NAMES = catalog.list_names("formats")
 
@@ -17,7 +17,7 @@ NAMES = catalog.list_names("formats")
 def test_it_has_a_title_and_does_something(name: str) -> None:
     format_ = catalog.find("formats", name)()
     assert isinstance(format_, Format) and format_.title
-    assert isinstance(format_, PromptFile | PairSet | PairWriter)
+    assert isinstance(format_, PromptFile | PairSet | PairWriter | AnswerSet)
 
 
 @pytest.mark.parametrize("name", NAMES)
