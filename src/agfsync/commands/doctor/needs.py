@@ -175,7 +175,8 @@ class Estimator:
         at_once = max(1, min(self.recipe.evaluation.batch, captions))
         shown = loads.ImageBatch(batch, batch, self.counts.questions)
         need = self._estimate_judging("evaluation", judges, shown, 2 * captions)
-        drawn = self._estimate_drawing("model", settings, 2 * captions / at_once, at_once, prompts=at_once)
+        batches = 2 * captions * self.recipe.evaluation.per_caption / at_once
+        drawn = self._estimate_drawing("model", settings, batches, at_once, prompts=at_once)
         need.models = [_shorten_name(settings.path), *need.models]
         need.memory = max(drawn.memory, need.memory)  # NaN only where the generator is unknown: it stands first
         need.seconds += drawn.seconds

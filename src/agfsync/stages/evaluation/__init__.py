@@ -106,7 +106,7 @@ def run(context: Context) -> Mapping[str, Any]:
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
     _draw_images(context, captions)
-    _draw_more(context, sets[0].captions)
+    _draw_more(context, sets[0].captions, ("base", "aligned"))
     drawn, sides = _read_images(context, sets)
     tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
     judged = judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
@@ -140,6 +140,7 @@ def judge_base(context: Context) -> None:
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
     source, drawings = digest_evaluated(context.recipe)["base"], list(map(Drawing, captions))
     context.run.select(IMAGES, _draw_with_model(context, "base", source, drawings))
+    _draw_more(context, sets[0].captions, ("base",))
     drawn, _ = _read_images(context, sets)
     tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
     judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
@@ -156,12 +157,14 @@ def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
     context.run.select(IMAGES, selected)
 
 
-def _draw_more(context: Context, captions: Sequence[Caption]) -> None:
-    """Draw the further images of each caption with both models."""
+def _draw_more(context: Context, captions: Sequence[Caption], models: Sequence[str]) -> None:
+    """Draw the further images of each caption with these models."""
     drawings = [Drawing(caption, n) for caption in captions for n in range(1, context.recipe.evaluation.per_caption)]
-    sources = {"base": digest_evaluated(context.recipe)["base"], "aligned": _digest_aligned(context)}
-    for_model = [_draw_with_model(context, *each, drawings, MORE) for each in sources.items() if drawings]
-    context.run.select(MORE, [key for keys in for_model for key in keys])
+    keys = []
+    for model in models if drawings else ():
+        source = digest_evaluated(context.recipe)["base"] if model == "base" else _digest_aligned(context)
+        keys += _draw_with_model(context, model, source, drawings, MORE)
+    context.run.select(MORE, keys)
 
 
 def _draw_with_model(
