@@ -93,7 +93,7 @@ def test_a_card_need_not_be_here(doctor: Callable[..., Any]) -> None:
     for stage in ("candidates", "scores", "training", "evaluation"):
         assert its[stage]["seconds"] is None and 0 < its[stage]["memory"] < mine[stage]["memory"]
     assert card["can_begin"] and card["device"] == "the card"
-    assert code == 2 and "training takes about" in small["missing"][0] and "the card has 0.4 GB" in small["missing"][0]
+    assert code == 2 and "training takes about" in small["missing"][0] and "the card has 400 MB" in small["missing"][0]
 
 
 def test_what_the_shipped_recipes_name_is_known_offline() -> None:
