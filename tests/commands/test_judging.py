@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from agfsync.accuracy import LabelledPair
 from agfsync.commands.judging import PairToJudge, PairwiseRecord
 from agfsync.files.images import encode_png
 from agfsync.scorers import Unscored
 from agfsync.scorers.pairwise import Ballot, Match
+from agfsync.statistics.accuracy import LabelledPair
 
 CASES = 40
 

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agfsync.calibration import KnownAnswer, OpposedAnswers, describe_answers, describe_yes_bias
 from agfsync.chat.meter import Meter
 from agfsync.commands.judging import RESAMPLES, Judged, let_judge, load_scorer, read_texts
 from agfsync.engine.batch_fitting import BatchFit, release_memory
@@ -27,6 +26,7 @@ from agfsync.records import Candidate, Question, derive_seed, digest
 from agfsync.scorers import Scorer, TruthTeller
 from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
 from agfsync.stages.context import asks_questions, knows_truth
+from agfsync.statistics.calibration import KnownAnswer, OpposedAnswers, describe_answers, describe_yes_bias
 from agfsync.store import RECIPE, Run
 from agfsync.store.streams import iterate_batches
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from agfsync import catalog
-from agfsync.accuracy import LabelledPair, tabulate_accuracy, tabulate_agreement
 from agfsync.commands.judging import RESAMPLES, Judged, PairToJudge, let_judge, open_pair_record, read_texts
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.engine.progress import Progress
@@ -23,6 +22,7 @@ from agfsync.recipe import ScorerSettings, load_recipe, resolve_recipe
 from agfsync.recipe.types import find_settings
 from agfsync.records import Candidate, Pair
 from agfsync.stages.own_reward import bind_scorers, choose_split
+from agfsync.statistics.accuracy import LabelledPair, tabulate_accuracy, tabulate_agreement
 from agfsync.store import RECIPE, Run
 from agfsync.store.streams import group_by_column
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from agfsync import catalog
-from agfsync.accuracy import LabelledPair
 from agfsync.chat.meter import Meter
 from agfsync.engine.batch_fitting import BatchFit
 from agfsync.engine.progress import Progress
@@ -23,6 +22,7 @@ from agfsync.scorers.pairwise import Ballot, Match, PairwiseJudge
 from agfsync.stages.evaluation.votes import decide_winner, measure_position
 from agfsync.stages.selection import digest_judge
 from agfsync.stages.spending import list_scorer_arguments
+from agfsync.statistics.accuracy import LabelledPair
 from agfsync.store import Run
 from agfsync.store.streams import group_by_column, iterate_batches
 

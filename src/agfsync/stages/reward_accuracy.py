@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfsync.accuracy import LabelledPair, tabulate_accuracy
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.scorers.reward_networks import RewardModel
 from agfsync.stages.context import Context, read_captions_to_draw
 from agfsync.stages.judging import ImageToJudge, Tables, judge_images
 from agfsync.stages.own_reward import REWARD
 from agfsync.stages.reward_data import SplitPairs, require_reward
+from agfsync.statistics.accuracy import LabelledPair, tabulate_accuracy
 from agfsync.store.streams import Stream
 
 _STAGE = REWARD

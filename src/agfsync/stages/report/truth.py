@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agfsync.calibration import KnownAnswer, describe_answers
 from agfsync.recipe import Recipe
 from agfsync.records import Answer, Question, derive_seed
 from agfsync.stages.context import knows_truth
 from agfsync.stages.report.evidence import Evidence
 from agfsync.stages.report.verdict import find_role
+from agfsync.statistics.calibration import KnownAnswer, describe_answers
 from agfsync.store import Run
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from agfsync.accuracy import (
+from agfsync.statistics import infer_mean
+from agfsync.statistics.accuracy import (
     LabelledPair,
     compare_accuracy,
     credit_pairs,
@@ -14,7 +15,6 @@ from agfsync.accuracy import (
     tabulate_accuracy,
     tabulate_agreement,
 )
-from agfsync.statistics import infer_mean
 
 NAN = math.nan
 LABELS = [1, 1, 1, -1, -1, 0, 0, 1]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agfsync.accuracy import Numbers, describe_accuracy, sum_by_prompt
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, Interval, infer_mean
+from agfsync.statistics.accuracy import Numbers, describe_accuracy, sum_by_prompt
 
 BINS = 10
 """Bins of equal width on 0..1."""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from agfsync.calibration import (
+from agfsync.statistics.calibration import (
     KnownAnswer,
     OpposedAnswers,
     compute_calibration_error,
