@@ -36,7 +36,10 @@ def test_a_model_without_a_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     members = ("latent_shape", "decode_pixels")
     find: Callable[..., Any] = catalog.find
-    plain = type("Plain", (), {n: v for n, v in vars(LatentDiffusion).items() if n not in members})
+    plain: type = object
+    for each in reversed(LatentDiffusion.__mro__[:-1]):
+        kept = {n: v for n, v in vars(each).items() if n not in (*members, "__dict__", "__weakref__")}
+        plain = type(each.__name__, (plain,), kept)
     monkeypatch.setattr(catalog, "find", lambda kind, name: plain if kind == "models" else find(kind, name))
     (fault,) = find_generator_faults(make("clip"), ["training"])
     assert "can't be trained by the gradient of a reward: it has no latent_shape, decode_pixels" in str(fault)
