@@ -98,6 +98,7 @@ def test_the_questions_writer_gives_the_good_ones_or_none(monkeypatch: pytest.Mo
     assert kept[0] > 20 and kept[3] > 20
 
 
+@pytest.mark.long
 def test_a_run_has_every_caption_or_its_reason(context: Context, make_recipe: Make, tmp_path: Path) -> None:
     """One malformed reply a caption: each caption keeps right questions, or is skipped with why."""
     replies = list(malformed("questions").values())

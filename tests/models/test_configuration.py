@@ -382,7 +382,7 @@ EDITS = st.lists(
 ).flatmap(lambda places: st.tuples(*(st.tuples(st.just(place), VALUES) for place in places)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(type_=st.sampled_from(list(PIPELINES)), edits=EDITS)
 @example(type_=SD, edits=((("unet/config.json", "sample_size"), [4, 8]),))

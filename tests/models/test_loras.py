@@ -321,7 +321,7 @@ NAMES = sorted({name.split(".")[0] for name in TENSORS})
 SPOILT = ["rename", "drop up", "drop down", "unknown", "reshape", "transpose", "dora"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(spoilt=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(SPOILT), max_size=6), partial=st.booleans())
 def test_no_lora_is_ever_silently_drawn_in_part(

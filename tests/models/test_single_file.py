@@ -67,7 +67,7 @@ def without(*prefixes: str) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(type=st.sampled_from(sorted(KINDS)), place=st.integers(0, 10_000), fault=st.integers(0, 4))
 def test_no_file_with_a_weight_amiss_is_loaded(

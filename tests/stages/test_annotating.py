@@ -189,7 +189,7 @@ def test_planted_contradictions_and_refusals_are_counted_exactly(tmp_path: Path,
     assert set(contradicted) <= {f"contradicted in another order, by {name}" for name in judges}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_planted_position_bias_is_found(tmp_path: Path, annotated_by: Any) -> None:
     found = {}
     for bias in (0.0, 0.2):

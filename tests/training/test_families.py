@@ -28,7 +28,7 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.reference import AdaptersOff
 from agfsync.training.rewards import Rewards
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROMPTS = ["a red circle", "two green squares"]
 PLAN = TrainingPlan(steps=1, batch=2, learning_rate=1e-2, seed=11, precision="fp32", checkpoint_every=1)

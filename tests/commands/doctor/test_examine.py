@@ -52,7 +52,7 @@ def test_the_demo_can_begin(doctor: Callable[..., Any]) -> None:
     assert found["notes"] == ["scorers.oracle: what a shapes-oracle scorer takes isn't known; it is in no figure"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
     doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +67,7 @@ def test_a_recipe_whose_models_cant_be_had_is_reckoned_all_the_same(
     assert sum("can't be looked at: no network" in line for line in found["missing"]) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_generator_is_in_the_figures(doctor: Callable[..., Any], tiny_generator: Path) -> None:
     """Those that draw beside the one that is aligned, and what takes the place of a model's own UNet."""
     scorers = "scorers={vqa: {type: vqa-openai, path: m, server: {base_url: 'http://localhost:1'}}}"

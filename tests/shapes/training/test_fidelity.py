@@ -26,6 +26,7 @@ def test_fidelity_is_the_share_of_whole_things() -> None:
     assert rate_fidelity(FlawedDrawing(image, (none,), ())) == 1.0
 
 
+@pytest.mark.long
 def test_a_few_steps_lower_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_vae().save_pretrained(tmp_path / "vae")
     monkeypatch.setattr(fidelity, "FIDELITY_PLAN", plan_lesson(steps=30, batch=32, learning_rate=3e-3, warmup=1))
