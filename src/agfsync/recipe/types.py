@@ -120,8 +120,6 @@ class Sampling(Section):
     width: Positive | None = None
     scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
     """model: the one that the model was saved with"""
-    max_sequence_length: Positive | None = None
-    """tokens of T5's text (stable-diffusion-3, flux). Default: that of diffusers' pipeline"""
 
 
 class ModelSettings(Section):
@@ -192,6 +190,19 @@ class TransformerSettings(ModelSettings):
 
     transformer: Part = None
     """replaces the model's own"""
+
+
+class T5Sampling(Sampling):
+    """The settings of drawing with a model that reads prompts with a T5, in addition to its CLIPs."""
+
+    max_sequence_length: Positive | None = None
+    """tokens of T5's text. Default: that of diffusers' pipeline"""
+
+
+class T5TransformerSettings(TransformerSettings):
+    """The model types `stable-diffusion-3` and `flux`."""
+
+    sampling: T5Sampling = T5Sampling()
 
 
 OWN_REWARD = "run:reward"
@@ -473,8 +484,8 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
     "models": {
         "stable-diffusion": StableDiffusionSettings,
         "stable-diffusion-xl": StableDiffusionXLSettings,
-        "stable-diffusion-3": TransformerSettings,
-        "flux": TransformerSettings,
+        "stable-diffusion-3": T5TransformerSettings,
+        "flux": T5TransformerSettings,
         "flux2": TransformerSettings,
         "flux2-klein": TransformerSettings,
         "qwen-image": TransformerSettings,
