@@ -97,3 +97,29 @@ def test_the_key_follows_the_questions_only_where_they_are_asked() -> None:
     assert score_key("s", True, "a", [QUESTION]) != score_key("s", True, "a", [])
     assert score_key("s", False, "a", [QUESTION]) == score_key("s", False, "a", [])
     assert len({score_key("s", False, "a", []), score_key("t", False, "a", []), score_key("s", False, "b", [])}) == 3
+
+
+class Refusing(Width):
+    """As Qwen's processor: no picture may be more than 200 times as wide as high. `spoilt` ones aren't read either."""
+
+    spoilt = 0
+
+    def score(self, items: Sequence[Item]) -> Sequence[Measurement | Unscored]:
+        if any(item.image.width in (self.spoilt, 900) for item in items):
+            raise ValueError("absolute aspect ratio must be smaller than 200, got 900.0\nand more")
+        return super().score(items)
+
+
+def test_a_narrow_picture_that_the_model_refuses_is_unscored_and_the_others_are_scored() -> None:
+    pictures = [picture("a", 3), picture("b", 900), picture("c", 5)]
+    scores = [each.score for each in score_pictures(Refusing(), "wide", pictures)]
+    assert [each.value for each in scores] == [3.0, None, 5.0]
+    reason = "the model can't read the picture: absolute aspect ratio must be smaller than 200, got 900.0"
+    assert scores[1].reason == reason
+
+
+def test_a_picture_of_common_sides_that_is_refused_is_an_error() -> None:
+    scorer = Refusing()
+    scorer.spoilt = 3
+    with pytest.raises(ValueError, match="absolute aspect ratio"):
+        list(score_pictures(scorer, "wide", [picture("a", 3), picture("b", 900)]))

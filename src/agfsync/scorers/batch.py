@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 
 from PIL import Image
 
@@ -11,6 +12,9 @@ from agfsync.errors import ModelError
 from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.records import Question, Score, digest
 from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
+
+NARROW = 100
+"""the longer side of a narrow picture is more than so many times the shorter"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,32 @@ def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]
 def _collect_results(
     scorer: Scorer, items: Sequence[Item]
 ) -> tuple[Sequence[Measurement | Unscored], CapReached | None]:
-    """Return the scorer's results, and the exception that kept it from the rest, if any."""
+    """Return the scorer's results, and the exception that kept it from the rest, if any.
+
+    Where the scorer refuses the items by a ValueError, the narrow pictures among them are unscored, and the others are
+    scored without them.
+    """
     try:
         return (scorer.score(items) if items else ()), None
     except CapReached as reached:
         return reached.results, reached
+    except ValueError as refusal:
+        read = [not _is_narrow(item.image) for item in items]
+        if all(read):
+            raise
+        results, cap = _collect_results(scorer, list(compress(items, read)))
+        words, refused = iter(results), Unscored(f"the model can't read the picture: {refusal}".splitlines()[0])
+        found: list[Measurement | Unscored] = []
+        for fits in read:
+            if (word := next(words, None) if fits else refused) is None:
+                break
+            found.append(word)
+        return found, cap
+
+
+def _is_narrow(image: Image.Image) -> bool:
+    """Return True for a picture whose sides some models refuse, such as Qwen's beyond 1 to 200."""
+    return max(image.size) > NARROW * min(image.size)
 
 
 def _open_picture(file: bytes) -> Image.Image | Unscored:
