@@ -124,10 +124,10 @@ def _recipe(generator: Path, size: Size) -> dict[str, Any]:
 
 def small_parts() -> None:
     """Lets a part be committed long before it is as large as on a real run."""
-    from agfsync import engine
+    from agfsync.engine.processing import process_units
 
-    assert engine.process_units.__kwdefaults__ is not None
-    engine.process_units.__kwdefaults__["part_bytes"] = PART_BYTES
+    assert process_units.__kwdefaults__ is not None
+    process_units.__kwdefaults__["part_bytes"] = PART_BYTES
 
 
 def findings(run: Path) -> Findings:
