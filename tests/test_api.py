@@ -121,7 +121,7 @@ def test_a_model_and_a_scorer_by_themselves() -> None:
     assert agfsync.Scorer("vqa", path="embedded:vqa").score([grey], ["a"])[0].value is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fork_shares_what_is_done_and_goes_on_by_itself(run: agfsync.LoadedRun, tmp_path: Path) -> None:
     arms = [agfsync.fork(run, tmp_path / name) for name in ("one", "two", "three")]
     for beta, arm in zip((100.0, 1000.0, 4000.0), arms, strict=True):

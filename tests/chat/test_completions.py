@@ -177,7 +177,7 @@ def listed(kind: str, seen: list[Any], whole: list[Any], ahead: list[Any], mine:
     return {"content": [entry(each, 1 - RIGHT) for each in ("Something", " else", " was", " said")]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_shape_of_a_reply_gives_a_wrong_value() -> None:
     tried: Counter[str] = Counter()
     for shape in shapes():

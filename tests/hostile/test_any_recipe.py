@@ -38,6 +38,7 @@ def reads(act: Any) -> Recipe | None:
     return recipe
 
 
+@pytest.mark.long
 @settings(STEADY, max_examples=150)
 @given(data=BYTES)
 @example(data=b"a: &a [*a]")
@@ -74,6 +75,7 @@ def test_any_mapping_is_a_recipe_that_survives_being_written_or_a_line(tree: dic
         assert load_recipe(path) == recipe
 
 
+@pytest.mark.long
 @settings(STEADY, max_examples=200)
 @given(override=TEXT | st.tuples(PATHS, TEXT).map("=".join) | st.tuples(PATHS, TREES.map(repr)).map("=".join))
 @example(override="a" * 100_000)

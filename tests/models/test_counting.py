@@ -100,7 +100,7 @@ def test_time_is_the_multiplications_the_bytes_and_the_calls() -> None:
     assert speed.seconds(work) == pytest.approx(1 / (2 * SHARE) + 1 + 2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "parameters", "denoise", "decode", "encode"),
     [(SD15, 859_520_964, 0.803, 2.51, 1.12), (XL, 2_567_463_684, 6.76, 10.5, 4.88)],

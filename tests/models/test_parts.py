@@ -258,6 +258,7 @@ def test_weights_of_a_part_name_its_pictures(tiny_generator: Path, tuned: Path) 
     assert build(tiny_generator, unet=str(tuned)).identity != before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("type", ["stable-diffusion-3", "flux"])
 def test_a_transformer_is_put_onto_a_base(folders: Callable[[str], Path], tmp_path: Path, type: str) -> None:
     import damaged

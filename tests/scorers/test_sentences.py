@@ -60,6 +60,7 @@ def test_the_nearest_choice_is_that_of_the_largest_cosine(sentences: str) -> Non
     assert model.choose("red star", ("red star ", "red star")) == "red star"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["blip", "t5", "opt"])
 def test_the_free_reply_is_that_of_generate(kind: str, folders: Path, sentences: str, items: list[Item]) -> None:
     texts = ("is there a star of the left ?", "the square is ?", "two ?")

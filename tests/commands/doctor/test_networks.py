@@ -25,6 +25,7 @@ TINY = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", TINY)
 def test_what_a_flow_keeps_is_what_it_encodes(kind: str, tmp_path: Path, make_recipe: Any) -> None:
     TINY[kind]().save_pretrained(tmp_path / kind)
@@ -42,7 +43,7 @@ def test_what_a_flow_keeps_is_what_it_encodes(kind: str, tmp_path: Path, make_re
     assert drawing.pixels == (16, 32) and drawing.memory > count_bytes(real.network) / 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "billions", "of_text"),
     [

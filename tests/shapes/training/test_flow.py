@@ -58,7 +58,7 @@ def test_the_models_have_the_size_that_the_weights_may_have() -> None:
     assert sum(p.numel() for p in flow.build_flow_transformer().parameters()) == 4_705_040
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_lessons_end_in_a_stable_diffusion_3(pupil: Pupil, tmp_path: Path) -> None:
     hasty = [replace(each, plan=replace(each.plan, steps=2, batch=2, learning_rate=1e-4)) for each in pupil.lessons]
     assert all(isinstance(each, FlowLesson) for each in hasty)

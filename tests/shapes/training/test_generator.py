@@ -76,7 +76,7 @@ def test_web_captions_are_wrong_in_part(rng: random.Random) -> None:
     assert sum(dropped) / len(dropped) == pytest.approx(DROPPED, abs=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_lessons_end_in_a_stable_diffusion(pupil: Pupil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "LATENT_POOL", 100)
     hasty = [replace(each, plan=replace(each.plan, steps=2, batch=2, learning_rate=1e-4)) for each in pupil.lessons]
