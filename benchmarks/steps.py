@@ -4,7 +4,7 @@
 
 - dpo: a step of the training loop, against the forward pass of the policy, that of the reference, the backward pass and
   the optimizer on ready tensors. At most 1.05 is wanted.
-- flow: the same of a flow model, an untrained Stable Diffusion 3 of 4.9 M weights. At most 1.05.
+- flow: the same of a flow model, an untrained Stable Diffusion 3 of 4.7 M weights. At most 1.05.
 - draw: drawing a caption's candidates, against the calls of the text encoder, the UNet and the VAE. At most 1.05.
 - grpo: a step of policy-gradient with the loss grpo, against its sampling forward passes, its decoding, its training
   forward and backward passes and the optimizer. At most 1.10.

@@ -37,7 +37,7 @@ WEB_PLAN = plan_lesson(steps=200, batch=64, learning_rate=2e-4)
 
 
 def build_flow_transformer() -> SD3Transformer2DModel:
-    """Return an untrained transformer of 4.9 M parameters on 8x8x16 latents, a token for each of their 64 places."""
+    """Return an untrained transformer of 4.7 M parameters on 8x8x16 latents, a token for each of their 64 places."""
     return SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=1,
