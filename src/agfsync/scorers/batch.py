@@ -13,7 +13,7 @@ from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.records import Question, Score, digest
 from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
 
-NARROW = 100
+MOST_NARROW = 100
 """the longer side of a narrow picture is more than so many times the shorter"""
 
 
@@ -97,7 +97,7 @@ def _collect_results(
 
 def _is_narrow(image: Image.Image) -> bool:
     """Return True for a picture whose sides some models refuse, such as Qwen's beyond 1 to 200."""
-    return max(image.size) > NARROW * min(image.size)
+    return max(image.size) > MOST_NARROW * min(image.size)
 
 
 def _open_picture(file: bytes) -> Image.Image | Unscored:
