@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo    the whole loop on the embedded Shapes world, ending in runs/shapes/report.html"
 	@echo "make test    the tests, but for the long ones"
-	@echo "make test-all  every test: also those of whole runs, kills and several processes"
+	@echo "make test-all every test: also those of whole runs, kills and several processes"
 	@echo "make quick   the tests that take under a second each"
 	@echo "make torture attacks on the run folder, about an hour on two idle cores"
 	@echo "make check   lint, format, types, import rules, names and the documentation site"

@@ -96,8 +96,13 @@ def test_a_run_is_judged_against_its_oracle(tmp_path: Path) -> None:
     assert list(found) == ["vqa"] and (found["vqa"]["questions"], found["vqa"]["images"]) == (6, 2)
     # The background is neither black nor, as its opposite asks, white: no couple.
     assert found["vqa"]["opposite"]["couples"] == 4
-    with pytest.raises(RecipeError, match="none of its scorers knows the true answers"):
-        judge_answers(tmp_path / "run", {"vqa": scorers["vqa"]}, SilentProgress())
+    # A judge that is named takes the place of the recipe's judges, not of the truth.
+    named = read_scorers(tmp_path / "run", ["vqa=vqa:embedded:vqa"], None)
+    assert judge_answers(tmp_path / "run", named, SilentProgress(), limit=2).answers == found
+    recipe["scorers"].pop("oracle")
+    Run.create(tmp_path / "blind", yaml.safe_dump(recipe)).close()
+    with pytest.raises(RecipeError, match="none of its recipe's scorers knows the true answers"):
+        judge_answers(tmp_path / "blind", named, SilentProgress())
 
 
 def test_what_cannot_be_judged_is_refused_in_a_line(tmp_path: Path) -> None:

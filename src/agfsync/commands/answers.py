@@ -21,6 +21,7 @@ from agfsync.formats import AnsweredPicture, LeftOut, LeftOutTally
 from agfsync.formats.pairing import picture_key, read_picture
 from agfsync.formats.sources import read_answers
 from agfsync.language.opposites import oppose_question
+from agfsync.pipeline import read_recipe
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, derive_seed, digest
 from agfsync.scorers import Scorer, TruthTeller
@@ -90,9 +91,11 @@ def judge_answers(
         raise RecipeError(f"none of {', '.join(scorers)} answers questions: name one, as vqa=vqa:embedded:vqa")
     read: Callable[[LeftOutTally], Iterator[QuestionsOnImage]] = partial(_read_table, path, split)
     if (path / RECIPE).is_file():
-        teller = next((each for each in scorers.values() if knows_truth(each)), None)
+        with Run.open(path) as run:
+            own = read_recipe(run).scorers
+        teller = next((each for each in own.values() if knows_truth(each)), None)
         if teller is None:
-            raise RecipeError(f"{path}: none of its scorers knows the true answers: judge a table of them")
+            raise RecipeError(f"{path}: none of its recipe's scorers knows the true answers: judge a table of them")
         read = partial(_read_run, path, load_scorer(teller, None))
     found, total = Judged(path), _count_images(path, split, limit)
 
