@@ -47,7 +47,7 @@ class PairToJudge:
 
 @dataclass(slots=True)
 class Judged:
-    """What was found out about judges, on pairs or on answers; what was left out; and the cost of each judge's server.
+    """Findings about judges, on pairs or on answers, with what was left out and the cost of each judge's server.
 
     `table` has the accuracies by aspect and judge, `reasons` for each judge why images have no value.
     """

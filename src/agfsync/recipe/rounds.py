@@ -46,5 +46,5 @@ class Start(Section):
 
     @property
     def identity(self) -> str:
-        """What the model is known by."""
+        """The model's mark, or its path where it has none."""
         return self.mark or self.path

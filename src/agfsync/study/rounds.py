@@ -69,12 +69,12 @@ class RunRounds(Study):
 
     @property
     def rival(self) -> str:
-        """What each round is also compared with."""
+        """The name of the second comparison of each round."""
         return "the previous round"
 
     @property
     def ended(self) -> str:
-        """Why there are no more rounds; empty if all have been run."""
+        """The reason for which there are no more rounds; empty if all have been run."""
         stop = None if self.recipe.rounds is None else self.recipe.rounds.stop
         if stop is None or self.shortfall is None:
             return ""

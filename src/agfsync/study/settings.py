@@ -103,12 +103,12 @@ class Study(Section):
 
     @property
     def rival(self) -> str:
-        """What the arms are also compared with, for people; empty if there is nothing."""
+        """The name of the arm that the others are also compared with; empty if there is none."""
         return self.against or ""
 
     @property
     def ended(self) -> str:
-        """Why there are no more arms; empty for arms that were chosen."""
+        """The reason for which there are no more arms; empty for arms that were chosen."""
         return ""
 
     def find_rival(self, arm: str) -> str | None:

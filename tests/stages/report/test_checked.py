@@ -47,10 +47,14 @@ def test_the_alarm_says_where_and_how_much() -> None:
     assert "in 51.0 % (48.0 to 54.0) of 1,000 pairs of t2i.json." in found.text
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"path": "x"}', None])
-def test_another_file_is_refused_in_a_line(text: str | None, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / "check.json").write_text(text)
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"report\.checks: .*check\.json can't be read: No such file or directory"):
+        read_check(tmp_path / "check.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"path": "x"}', "\udcff"])
+def test_another_file_is_refused_in_a_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "check.json").write_text(text, errors="surrogateescape")
     with pytest.raises(FormatError, match=r"check\.json isn't what `agfsync judge PAIRS --out"):
         read_check(tmp_path / "check.json")
     (tmp_path / "check.json").write_text(json.dumps(check("c")))

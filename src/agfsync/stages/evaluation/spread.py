@@ -1,4 +1,4 @@
-"""What judges of single images can't see: how different a caption's images are, and how far all are from real ones.
+"""The measures that no judge of single images gives: diversity of a caption's images, and distance from real ones.
 
 Shapes: N images, M of a reference, K images a caption, E the embedding's width. Embeddings have length 1.
 """

@@ -21,11 +21,14 @@ def read_check(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if {"path", "judges", "accuracy"} <= found.keys():
-            return dict(found)
-    except (OSError, ValueError, AttributeError):
-        pass
-    raise FormatError(f"report.checks: {path} isn't what `agfsync judge PAIRS --out FILE.json` writes: write it again")
+    except OSError as failure:
+        raise FormatError(f"report.checks: {path} can't be read: {failure.strerror}") from failure
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"path", "judges", "accuracy"} <= found.keys():
+        says = f"{path} isn't what `agfsync judge PAIRS --out FILE.json` writes: write it again"
+        raise FormatError(f"report.checks: {says}")
+    return found
 
 
 def find_doubtful_judges(selectors: Sequence[Selector] | None, checks: Sequence[dict[str, Any]]) -> list[Alarm]:
