@@ -16,6 +16,7 @@ from agfsync.errors import model_errors
 from agfsync.models.architecture import Architecture, Conditioning, Size
 from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.encoders import Encoders
+from agfsync.models.execution import Execution
 from agfsync.models.latents import LatentSpace
 from agfsync.models.loading import PipelineSource, load_with_encoders, save_pipeline
 from agfsync.models.loras import Lora
@@ -34,8 +35,8 @@ class LatentModel(ABC):
     _size: Size
     _steps: int
 
-    def __init__(self, architecture: Architecture, path: str, dtype: str, device: str) -> None:
-        self._architecture, self._model = architecture, path
+    def __init__(self, architecture: Architecture, path: str, dtype: str, device: str, execution: Execution) -> None:
+        self._architecture, self._model, self._execution = architecture, path, execution
         self.adapter_targets = architecture.adapter_targets
         self.device = torch_device(device)
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
@@ -46,6 +47,11 @@ class LatentModel(ABC):
             self._architecture, origin, self._precision.weights, lazy=lazy and not loras
         )
         self._encoders.are_changed = bool(loras)
+
+    def _move_pipeline(self) -> None:
+        """Move the networks to their device, and have the denoiser run as it is set."""
+        self._encoders.move_pipeline(self.device)
+        self._execution.prepare(self._architecture.name, self.network, self.device, self._precision.dtype)
 
     @property
     def network(self) -> nn.Module:

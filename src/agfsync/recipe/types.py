@@ -137,6 +137,12 @@ class ModelSettings(Section):
     """added to the model's weights, for drawing only"""
     dtype: DtypeName = "auto"
     device: str = "auto"
+    attention: str | None = None
+    """one of diffusers' attention backends, such as _native_cudnn, flash, flash_hub, sage or xformers (flux, flux2,
+    flux2-klein, qwen-image, z-image). Training takes it too, but for sage's, which have no gradient. Default: torch's
+    own choice"""
+    compile: bool = False
+    """torch.compile the network for drawing: the first images take minutes longer, the others less time"""
     sampling: Sampling = Sampling()
 
     @property
@@ -144,6 +150,11 @@ class ModelSettings(Section):
         """The networks that come from another place, by their name in the pipeline."""
         named = {name: getattr(self, name, None) for name in ("vae", "unet", "transformer")}
         return {name: part for name, part in named.items() if isinstance(part, PartSettings)}
+
+    @property
+    def is_attention_for_drawing(self) -> bool:
+        """True if the attention backend has no gradient, and training takes torch's own choice."""
+        return "sage" in (self.attention or "")
 
     @property
     def configuration(self) -> str | None:

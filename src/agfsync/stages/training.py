@@ -19,6 +19,7 @@ from agfsync.files.atomic import replace_folder
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
+from agfsync.models.execution import check_compiler, compile_blocks
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.rounds import Start
@@ -49,7 +50,7 @@ from agfsync.training.watching import summarize_watch
 _STAGE = "training"
 PEAK_MEMORY = "peak_memory"
 """The note on the bytes that the training took at most, of its last process, where that is known."""
-_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
+_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift", "compile"}
 WATCHED = "watch"
 """The note on the watched judge."""
 
@@ -201,7 +202,9 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     settings = recipe.model
     is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
     dtype = recipe.training.precision if is_frozen else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True}
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False}
+    if settings.is_attention_for_drawing:
+        changed["attention"] = None
     if settings.refining is not None:
         changed["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
@@ -237,8 +240,11 @@ def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> 
         reference = AdaptersBefore(denoiser.network) if keeps_start else AdaptersOff(denoiser.network)
     else:
         base = denoiser if start is None or keeps_start or not method.uses_reference else _load_denoiser(recipe, None)
-        reference = FrozenCopy(base.network, settings.precision) if method.uses_reference else None
+        reference = FrozenCopy(base.network, settings.precision, settings.compile) if method.uses_reference else None
         denoiser.network.requires_grad_(True)
+    if settings.compile:
+        check_compiler(denoiser.device)
+        compile_blocks(denoiser.network)
     return Actor(denoiser, reference, settings.precision)
 
 

@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from agfsync.models.execution import compile_blocks
 from agfsync.training.lora import adapters_off
 from agfsync.training.precision import ROUNDED
 
@@ -28,12 +29,15 @@ class FrozenCopy:
     """A frozen copy of the network, for full fine-tuning; copy it before training or a checkpoint changes the network.
 
     With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step. Its
-    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory.
+    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory. The
+    copy is not compiled, even if the network is, unless it `is_compiled`.
     """
 
-    def __init__(self, network: nn.Module, precision: str) -> None:
+    def __init__(self, network: nn.Module, precision: str, is_compiled: bool = False) -> None:
         self._network = deepcopy(network).requires_grad_(False).eval()
         round_frozen_layers(self._network, precision)
+        if is_compiled:
+            compile_blocks(self._network)
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
