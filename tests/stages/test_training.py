@@ -155,9 +155,9 @@ def test_an_attention_without_a_gradient_is_for_drawing_alone(
     monkeypatch.setattr(training, "list_missing", lambda model: [])
     for chosen, taken in (("sage_hub", None), ("flash", "flash"), (None, None)):
         training._load_denoiser(
-            make_recipe(model={"type": "flux", "path": "a/b", "attention": chosen, "compile": True})
+            make_recipe(model={"type": "flux", "path": "a/b", "attention": chosen, "compile": True, "offload": True})
         )
-        assert (asked["attention"], asked["compile"]) == (taken, False)
+        assert (asked["attention"], asked["compile"], asked["offload"]) == (taken, False, False)
 
 
 def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> None:

@@ -17,10 +17,14 @@ VARIANTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a network runs: `attention` is one of diffusers' backends, `compile` compiles its blocks by torch.compile."""
+    """How a network runs: `attention` is one of diffusers' backends, `compile` compiles its blocks by torch.compile.
+
+    `offload`: a pipeline's networks take turns on the device in drawing.
+    """
 
     attention: str | None = None
     compile: bool = False
+    offload: bool = False
 
     def list_changes(self) -> tuple[str, ...]:
         """Return what differs from the defaults, for a model's identity; it may change the last bits of an image."""

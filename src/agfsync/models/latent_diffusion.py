@@ -56,8 +56,8 @@ class LatentDiffusion(LatentModel):
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
     has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
-    training-free method, its `type` among them, which steers the drawing. `attention` and `compile` are those of
-    `Execution`. `lazy`: the text encoders are read when they are needed.
+    training-free method, its `type` among them, which steers the drawing. `attention`, `compile` and `offload`
+    are those of `Execution`. `lazy`: the text encoders are read when they are needed.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -87,13 +87,14 @@ class LatentDiffusion(LatentModel):
         device: str = "auto",
         attention: str | None = None,
         compile: bool = False,
+        offload: bool = False,
         adapter: Path | None = None,
         lazy: bool = False,
         refiner: Mapping[str, Any] | None = None,
         steering: Mapping[str, Any] | None = None,
     ) -> None:
         self._steering = _load_steering(architecture, steering) if steering else None
-        super().__init__(architecture, path, dtype, device, Execution(attention, compile))
+        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload))
         self._guidance = guidance
         origin = PipelineSource.from_settings(
             path, revision=revision, config=config, variant=variant, vae=vae, unet=unet
@@ -157,11 +158,12 @@ class LatentDiffusion(LatentModel):
         start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
         sampling = partial(denoise, scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
         steered = self._begin_steering(DrawnBatch(prompts, conditioning, noise, scheduler))
+        self._encoders.take_turn(self._denoiser)
         if steered is None:
-            return self._latents.decode(sampling(), self._drawn_with)
+            return self._decode(sampling(), self._drawn_with)
         with steered.attached():
             latents_BCHW = sampling(before_step=steered.before_step)
-        return self._latents.decode(latents_BCHW, self._drawn_with)
+        return self._decode(latents_BCHW, self._drawn_with)
 
     def _begin_steering(self, batch: DrawnBatch) -> SteeredDrawing | None:
         if self._steering is None:

@@ -50,8 +50,14 @@ class LatentModel(ABC):
 
     def _move_pipeline(self) -> None:
         """Move the networks to their device, and have the denoiser run as it is set."""
+        self._encoders.take_turns = self._execution.offload
         self._encoders.move_pipeline(self.device)
         self._execution.prepare(self._architecture.name, self.network, self.device, self._precision.dtype)
+
+    def _decode(self, latents_BCHW: Tensor, drawn_with: str = "") -> Sequence[Image.Image]:
+        self._encoders.require("vae")
+        self._encoders.take_turn("vae")
+        return self._latents.decode(latents_BCHW, drawn_with)
 
     @property
     def network(self) -> nn.Module:
@@ -101,6 +107,7 @@ class LatentModel(ABC):
         between winner and loser that the preference says nothing about.
         """
         self._encoders.require("vae")
+        self._encoders.take_turn("vae")
         with model_errors(f"the VAE of {self._model} can't encode pictures"):
             return self._latents.encode(images)
 
@@ -118,9 +125,8 @@ class LatentModel(ABC):
         Raises:
             ModelError: some pixels aren't numbers, which would give black images.
         """
-        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
-            return self._latents.decode(latents_BCHW)
+            return self._decode(latents_BCHW)
 
     def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
         """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.

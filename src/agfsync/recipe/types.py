@@ -143,6 +143,9 @@ class ModelSettings(Section):
     own choice"""
     compile: bool = False
     """torch.compile the network for drawing: the first images take minutes longer, the others less time"""
+    offload: bool = False
+    """in drawing, only one of text encoders, denoiser and VAE is on the accelerator at a time; the others wait in the
+    machine's memory. It affects no image"""
     sampling: Sampling = Sampling()
 
     @property

@@ -25,7 +25,7 @@ from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.rounds import Start
 from agfsync.recipe.types import TransformerSettings
 from agfsync.records import derive_seed, digest
-from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
+from agfsync.stages.context import EARLIER, MODEL, NOT_SHAPING, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
 from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
 from agfsync.stages.watched import check_watch, list_watched, make_watcher
@@ -202,7 +202,7 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     settings = recipe.model
     is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
     dtype = recipe.training.precision if is_frozen else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False}
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False, "offload": False}
     if settings.is_attention_for_drawing:
         changed["attention"] = None
     if settings.refining is not None:
@@ -265,7 +265,7 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
             metadata = describe_lora(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
             write_tensors(folder / kohya, convert_to_kohya(weights), metadata)
     adapters = (LORA_FILE,) if lora is not None else ()
-    base = dump_changes(recipe.model, "device")
+    base = dump_changes(recipe.model, *NOT_SHAPING)
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
     (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, data)), encoding="utf-8")
 
@@ -273,7 +273,7 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
 def _save_untrained(recipe: Recipe, folder: Path) -> None:
     """Write the artefact of a method that trains nothing: the base and how it is steered, or the model given."""
     folder.mkdir()
-    base = dump_changes(recipe.evaluated_models["aligned"], "device")
+    base = dump_changes(recipe.evaluated_models["aligned"], *NOT_SHAPING)
     ModelArtefact("base", base, steering=recipe.steering).save(folder)
 
 

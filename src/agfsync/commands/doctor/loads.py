@@ -79,7 +79,8 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
     weights, steps = pipeline.count_bytes(), settings.sampling.steps
     at_once = min(images, pipeline.most_at_once)
     with torch.no_grad():
-        works = [(count_operations(lambda: pipeline.read_prompts(prompts + 1)), 1.0)]
+        read = count_operations(lambda: pipeline.read_prompts(prompts + 1))
+        works = [(read, 1.0)]
         with rounded():
             if settings.refining:
                 origin = ModelSettings(path=settings.refining.path, revision=settings.refining.revision)
@@ -88,10 +89,16 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
                 weights += refiner.count_bytes()
                 refine = count_operations(refiner.prepare_denoising(rows, pipeline.latent))
                 works.append((refine, float(settings.sampling.steps - steps)))
-            works.append((count_operations(pipeline.prepare_denoising(rows)), float(steps)))
+            step = count_operations(pipeline.prepare_denoising(rows))
+            works.append((step, float(steps)))
             decode = count_operations(lambda: pipeline.decode(at_once))
     works.append((decode, images / at_once))
-    return Load(works, weights + max(work.memory for work, _ in works), pipeline.pixels)
+    memory = weights + max(work.memory for work, _ in works)
+    if settings.offload and not on_cpu:
+        turns = ((pipeline.text_encoders, read), ([pipeline.denoiser], step), ([pipeline.vae], decode))
+        staying = weights - pipeline.count_bytes()  # a refiner
+        memory = staying + max(sum(map(count_bytes, networks)) + work.memory for networks, work in turns)
+    return Load(works, memory, pipeline.pixels)
 
 
 def _is_classifier_free(settings: ModelSettings) -> bool:
