@@ -19,16 +19,17 @@ VARIANTS = 64
 class Execution:
     """How a network runs: `attention` is one of diffusers' backends, `compile` compiles its blocks by torch.compile.
 
-    `offload`: a pipeline's networks take turns on the device in drawing.
+    `offload`: a pipeline's networks take turns on the device in drawing. `quantization` is how its weights are stored.
     """
 
     attention: str | None = None
     compile: bool = False
     offload: bool = False
+    quantization: str | None = None
 
     def list_changes(self) -> tuple[str, ...]:
-        """Return what differs from the defaults, for a model's identity; it may change the last bits of an image."""
-        return tuple(filter(None, (self.attention, "compiled" if self.compile else None)))
+        """Return what differs from the defaults and affects images, for a model's identity."""
+        return tuple(filter(None, (self.attention, "compiled" if self.compile else None, self.quantization)))
 
     def prepare(self, type_: str, network: Any, device: torch.device, dtype: torch.dtype) -> None:
         """Have `network`, of a model of the type `type_`, which multiplies in `dtype` on `device`, run so.

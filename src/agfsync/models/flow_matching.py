@@ -74,10 +74,10 @@ class FlowMatching(LatentModel):
     network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `max_sequence_length` is the number of tokens of T5's text, of the families
-    that have one; by default that of diffusers' pipeline. `attention`, `compile` and `offload` are those of
-    `Execution`. `lazy`: the text encoders are read when they are needed. `training_times` is the distribution of the
-    training times (see `FlowSchedule`), by default that of diffusers' training script for the family; `training_shift`
-    moves them, by default as the scheduler does.
+    that have one; by default that of diffusers' pipeline. `attention`, `compile`, `offload` and `quantization` are
+    those of `Execution`. `lazy`: the text encoders are read when they are needed. `training_times` is the distribution
+    of the training times (see `FlowSchedule`), by default that of diffusers' training script for the family;
+    `training_shift` moves them, by default as the scheduler does.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
@@ -107,6 +107,7 @@ class FlowMatching(LatentModel):
         attention: str | None = None,
         compile: bool = False,
         offload: bool = False,
+        quantization: str | None = None,
         adapter: Path | None = None,
         lazy: bool = False,
         training_times: TimeSampling | None = None,
@@ -117,7 +118,7 @@ class FlowMatching(LatentModel):
         self._text: dict[str, int] = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}
         if self._text and not family.has_sequence_length:
             raise ModelError(f"{architecture.name} has no max_sequence_length: leave it out")
-        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload))
+        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload, quantization))
         self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
         origin = PipelineSource.from_settings(
             path, revision=revision, variant=variant, vae=vae, transformer=transformer

@@ -56,8 +56,8 @@ class LatentDiffusion(LatentModel):
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
     has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
-    training-free method, its `type` among them, which steers the drawing. `attention`, `compile` and `offload`
-    are those of `Execution`. `lazy`: the text encoders are read when they are needed.
+    training-free method, its `type` among them, which steers the drawing. `attention`, `compile`,
+    `offload` and `quantization` are those of `Execution`. `lazy`: the text encoders are read when they are needed.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -88,13 +88,14 @@ class LatentDiffusion(LatentModel):
         attention: str | None = None,
         compile: bool = False,
         offload: bool = False,
+        quantization: str | None = None,
         adapter: Path | None = None,
         lazy: bool = False,
         refiner: Mapping[str, Any] | None = None,
         steering: Mapping[str, Any] | None = None,
     ) -> None:
         self._steering = _load_steering(architecture, steering) if steering else None
-        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload))
+        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload, quantization))
         self._guidance = guidance
         origin = PipelineSource.from_settings(
             path, revision=revision, config=config, variant=variant, vae=vae, unet=unet

@@ -21,6 +21,7 @@ from agfsync.models.latents import LatentSpace
 from agfsync.models.loading import PipelineSource, load_with_encoders, save_pipeline
 from agfsync.models.loras import Lora
 from agfsync.models.pretrained import torch_device
+from agfsync.models.quantization import quantize_network
 from agfsync.models.sampling import draw_embedding_noise, draw_noise
 
 
@@ -51,6 +52,8 @@ class LatentModel(ABC):
     def _move_pipeline(self) -> None:
         """Move the networks to their device, and have the denoiser run as it is set."""
         self._encoders.take_turns = self._execution.offload
+        if self._execution.quantization is not None:
+            quantize_network(self.network, self._execution.quantization, self.device, self._precision.dtype)
         self._encoders.move_pipeline(self.device)
         self._execution.prepare(self._architecture.name, self.network, self.device, self._precision.dtype)
 

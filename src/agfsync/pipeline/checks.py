@@ -15,6 +15,8 @@ from agfsync.models import hub
 from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSettings, list_named_models
+from agfsync.recipe.base import QUANTIZED_BY
+from agfsync.recipe.models import drawing_models
 from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions, takes_any_answer
@@ -64,6 +66,9 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(read_check, Path(each))
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
+    for place, drawing in drawing_models(recipe).items():
+        if (bits := drawing.quantization) is not None:
+            yield partial(require_package, QUANTIZED_BY[bits], f"{place}.quantization {bits}")
     if recipe.engine.type == "ray":
         yield partial(require_package, "ray", "engine ray")
     else:

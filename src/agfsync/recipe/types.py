@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
 from agfsync.recipe.aspects import DEFAULT_ASPECTS, SHAPES_ASPECTS, Aspects
-from agfsync.recipe.base import DtypeName, Positive, Section, Share
+from agfsync.recipe.base import DtypeName, Positive, QuantizationName, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
     ByAspectSettings,
@@ -143,6 +143,9 @@ class ModelSettings(Section):
     own choice"""
     compile: bool = False
     """torch.compile the network for drawing: the first images take minutes longer, the others less time"""
+    quantization: QuantizationName | None = None
+    """store the linear layers of the network that draws in 4 bits (nf4, fp4: package bitsandbytes) or 8 (int8, fp8:
+    torchao), as the frozen base of a LoRA too: pip install 'agfsync[quantization]'. Default: in dtype"""
     offload: bool = False
     """in drawing, only one of text encoders, denoiser and VAE is on the accelerator at a time; the others wait in the
     machine's memory. It affects no image"""

@@ -192,15 +192,16 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel:
     """Load the generator, or the pipeline of `start`, with float32 weights: small updates vanish in bf16.
 
-    Under a LoRA a flow model's own weights are frozen, and are loaded in the precision of the training. A UNet's are
-    rounded to it later (`round_frozen_layers`), all but those that autocast doesn't round. Text encoders are read when
-    something is encoded.
+    Under a LoRA the own weights of a flow model are frozen, and are loaded in the precision of the training, as are
+    quantized ones. Those of another UNet are rounded to it later (`round_frozen_layers`), all but those that autocast
+    doesn't round. Text encoders are read when something is encoded.
 
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
-    is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
+    is_whole = isinstance(settings, TransformerSettings) or settings.quantization is not None
+    is_frozen = recipe.training.lora is not None and is_whole
     dtype = recipe.training.precision if is_frozen else "fp32"
     changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False, "offload": False}
     if settings.is_attention_for_drawing:
@@ -332,7 +333,8 @@ def _list_settings(recipe: Recipe) -> dict[str, Any]:
     if watch := settings.stopping_watch:
         rest["stopped by"] = f"{watch.by} if it falls, measured every {watch.every} steps"
     named = {("method" if name == "type" else name): value for name, value in method.items()}
-    return named | _list_parts(recipe.model) | rest | {"seed": recipe.training_seed}
+    base = {"base stored in": recipe.model.quantization} if recipe.model.quantization else {}
+    return named | _list_parts(recipe.model) | base | rest | {"seed": recipe.training_seed}
 
 
 def _list_parts(generator: ModelSettings) -> dict[str, str]:

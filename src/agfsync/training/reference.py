@@ -21,7 +21,8 @@ def round_frozen_layers(network: nn.Module, precision: str) -> None:
     The predictions and gradients stay the same to the last bit. In "fp32" nothing is rounded.
     """
     for layer in network.modules() if precision in ROUNDED else ():
-        if isinstance(layer, MULTIPLIED) and not any(p.requires_grad for p in layer.parameters()):
+        is_plain = isinstance(layer, MULTIPLIED) and type(layer.weight) is nn.Parameter  # not quantized
+        if is_plain and not any(p.requires_grad for p in layer.parameters()):
             layer.to(ROUNDED[precision])
 
 
