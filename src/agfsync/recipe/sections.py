@@ -253,6 +253,8 @@ class Training(Section):
     are more by themselves where memory runs out, and several processes share them"""
     gradient_checkpointing: bool = False
     """compute activations twice and keep few: less memory, more time, the same result"""
+    compile: bool = False
+    """torch.compile the network that is trained: the first step takes minutes longer, the others less time"""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps its moments in a quarter of the memory; it needs the package bitsandbytes"""
     ema: float | None = Field(default=None, gt=0, lt=1)
