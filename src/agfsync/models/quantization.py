@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agfsync.engine.packages import require_package
 from agfsync.recipe.base import QUANTIZED_BY
 
-BLOCK = 64
+_BLOCK = 64
 """weights that share a scale, float32, in 4 bits"""
 
 
@@ -47,7 +47,7 @@ def count_saved_bytes(network: nn.Module, kind: str | None) -> float:
     if kind is None:
         return 0.0
     weights: list[Any] = [network.get_submodule(name).weight for name in list_quantized(network)]
-    of_weight = 0.5 + 4 / BLOCK if QUANTIZED_BY[kind] == "bitsandbytes" else 1.0
+    of_weight = 0.5 + 4 / _BLOCK if QUANTIZED_BY[kind] == "bitsandbytes" else 1.0
     return float(sum(each.nbytes - of_weight * each.numel() for each in weights))
 
 
@@ -56,7 +56,7 @@ def _quantize_to_4_bits(layer: Any, kind: str, dtype: torch.dtype) -> nn.Module:
 
     has_bias, device = layer.bias is not None, layer.weight.device
     made = Linear4bit(layer.in_features, layer.out_features, has_bias, dtype, False, kind, device="meta")
-    made.weight = Params4bit(layer.weight.detach(), False, blocksize=BLOCK, quant_type=kind, compress_statistics=False)
+    made.weight = Params4bit(layer.weight.detach(), False, blocksize=_BLOCK, quant_type=kind, compress_statistics=False)
     made.bias = layer.bias
     quantized: nn.Module = made.to(device)  # where the numbers are rounded
     return quantized
