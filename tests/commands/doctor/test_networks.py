@@ -69,6 +69,6 @@ def test_of_networks_that_take_turns_the_largest_counts() -> None:
     )
     built = Pipeline.build(model, lambda *_: torch.bfloat16)
     others = built.count_bytes() - count_bytes(built.denoiser)
-    assert in_turn == pytest.approx(all_at_once - others, rel=0.02) and 23.8e9 < in_turn < 26e9
+    assert all_at_once - in_turn > others and 23.8e9 < in_turn < 26e9
     on_cpu = model.model_copy(update={"offload": True})
     assert estimate_drawing(on_cpu, True, 1, 1).memory > 2 * built.count_bytes()
