@@ -72,6 +72,11 @@ def run(context: Context) -> Mapping[str, Any]:
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
+    if settings.fsdp and settings.batch % launcher.count_processes():
+        raise RecipeError(
+            f"training.fsdp needs as many pairs in each process: make training.batch {settings.batch} a multiple of "
+            f"{launcher.count_processes()}"
+        )
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe, recipe.start)
     reset_peak_memory(denoiser.device)

@@ -9,6 +9,8 @@ from torch import nn
 
 from agfsync.training.lora import adapters_off
 from agfsync.training.precision import ROUNDED
+from agfsync.training.processes import Processes
+from agfsync.training.sharding import shard_network
 
 MULTIPLIED = (nn.Linear, nn.Conv2d)
 """Layers whose weights autocast rounds before it uses them."""
@@ -34,6 +36,10 @@ class FrozenCopy:
     def __init__(self, network: nn.Module, precision: str) -> None:
         self._network = deepcopy(network).requires_grad_(False).eval()
         round_frozen_layers(self._network, precision)
+
+    def shard(self, processes: Processes, precision: str) -> None:
+        """Shard the copy over the processes, as the trained network is."""
+        shard_network(self._network, processes, precision)
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:
