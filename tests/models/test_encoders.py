@@ -88,3 +88,9 @@ def test_encoders_with_a_fused_lora_are_kept(tmp_path: Path) -> None:
     model.release_encoders()
     assert same(model.draw(*DRAWING), expected)
     assert not same(load("stable-diffusion", tmp_path / "base").draw(*DRAWING), expected)
+
+
+def test_the_network_is_left_where_it_is(kind: str, folder: Path) -> None:
+    model = load(kind, folder, network_on_cpu=True)
+    model._encoders.move_pipeline(torch.device("meta"), but=model._denoiser)
+    assert set(count_loaded(model)) == {"network"}

@@ -24,11 +24,11 @@ class Encoders:
         parts = pipeline.components.items()
         self._networks = {n: each for n, each in parts if isinstance(each, nn.Module) and n not in NETWORKS}
 
-    def move_pipeline(self, device: torch.device) -> None:
-        """Move the whole pipeline to `device`, where networks that are read later go too."""
+    def move_pipeline(self, device: torch.device, *, but: str | None = None) -> None:
+        """Move the whole pipeline `but` one network to `device`, where networks that are read later go too."""
         self._device = device
-        for network in self._pipeline.components.values():
-            if isinstance(network, nn.Module) and not _is_dropped(network):
+        for name, network in self._pipeline.components.items():
+            if isinstance(network, nn.Module) and name != but and not _is_dropped(network):
                 network.to(device)
 
     def release(self) -> None:

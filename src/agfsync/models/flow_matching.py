@@ -73,7 +73,8 @@ class FlowMatching(LatentModel):
     network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `max_sequence_length` is the number of tokens of T5's text, of the families
-    that have one; by default that of diffusers' pipeline. `lazy`: the text encoders are read when they are needed.
+    that have one; by default that of diffusers' pipeline. `lazy`: the text encoders are read when they are needed;
+    `network_on_cpu`: the transformer is left there, to be sharded.
     `training_times` is the distribution of the training times (see `FlowSchedule`), by default that of diffusers'
     training script for the family; `training_shift` moves them, by default as the scheduler does.
 
@@ -104,6 +105,7 @@ class FlowMatching(LatentModel):
         device: str = "auto",
         adapter: Path | None = None,
         lazy: bool = False,
+        network_on_cpu: bool = False,
         training_times: TimeSampling | None = None,
         training_shift: float | None = None,
     ) -> None:
@@ -140,7 +142,7 @@ class FlowMatching(LatentModel):
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         with model_errors(f"the model {path} can't be drawn with"):
-            self._encoders.move_pipeline(self.device)
+            self._encoders.move_pipeline(self.device, but=self._denoiser if network_on_cpu else None)
         self._latents = LatentSpace(
             self._pipeline, self._size, self._precision, architecture.latent_statistics, architecture.latent_patch
         )

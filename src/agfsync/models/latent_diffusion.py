@@ -56,7 +56,7 @@ class LatentDiffusion(LatentModel):
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
     has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
     training-free method, its `type` among them, which steers the drawing. `lazy`: the text encoders are read when they
-    are needed.
+    are needed; `network_on_cpu`: the UNet is left there, to be sharded.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -86,6 +86,7 @@ class LatentDiffusion(LatentModel):
         device: str = "auto",
         adapter: Path | None = None,
         lazy: bool = False,
+        network_on_cpu: bool = False,
         refiner: Mapping[str, Any] | None = None,
         steering: Mapping[str, Any] | None = None,
     ) -> None:
@@ -102,7 +103,7 @@ class LatentDiffusion(LatentModel):
         self._negative_prompt, self._steps, self._clip_skip = negative_prompt, steps, clip_skip
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
-            self._encoders.move_pipeline(self.device)
+            self._encoders.move_pipeline(self.device, but=self._denoiser if network_on_cpu else None)
             limit_tokens(self._pipeline)
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *count_channels(parts_of(self._pipeline))

@@ -42,6 +42,7 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.publish.card import CardFacts, render_model_card
 from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
 from agfsync.training.reference import AdaptersBefore, AdaptersOff, FrozenCopy, round_frozen_layers
+from agfsync.training.sharding import check_sharding
 from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
 from agfsync.training.watching import summarize_watch
@@ -72,11 +73,8 @@ def run(context: Context) -> Mapping[str, Any]:
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
-    if settings.fsdp and settings.batch % launcher.count_processes():
-        raise RecipeError(
-            f"training.fsdp needs as many pairs in each process: make training.batch {settings.batch} a multiple of "
-            f"{launcher.count_processes()}"
-        )
+    if _is_sharded(recipe):
+        check_sharding(settings.batch, launcher.count_processes())
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe, recipe.start)
     reset_peak_memory(denoiser.device)
@@ -200,13 +198,15 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     rounded to it later (`round_frozen_layers`), all but those that autocast doesn't round. Text encoders are read when
     something is encoded.
 
+    A network that is to be sharded is left on the CPU, since one accelerator may not hold it.
+
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
     is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
     dtype = recipe.training.precision if is_frozen else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True}
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "network_on_cpu": _is_sharded(recipe)}
     if settings.refining is not None:
         changed["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
@@ -216,11 +216,15 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     arguments = settings.arguments() | changed
     if start is not None and recipe.training.lora is None:
         arguments = ModelArtefact.load(Path(start.path)).extend_arguments(arguments, Path(start.path))
-    denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy"})
+    denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy", "network_on_cpu"})
     if missing := list_missing(denoiser):
         raise ModelError(explain_untrainable(settings.type, missing))
     trained: DiffusionModel = denoiser
     return trained
+
+
+def _is_sharded(recipe: Recipe) -> bool:
+    return recipe.training.fsdp and launcher.count_processes() > 1
 
 
 def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:

@@ -86,12 +86,14 @@ def train(
     done = checkpoints.restore(state) if ended is None else ended
     if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
-    if ended is None:
-        _run_steps(training, state, done, checkpoints, log, on_step)
-    if (watcher is None or not watcher.load_result(state)) and state.average is not None:
-        state.average.copy_to(state.parameters)
-    if sharded is not None:
-        sharded.make_whole(processes)
+    # In shards every use of the network is an exchange.
+    with explain_lost_peer(by_text=True) if sharded else nullcontext():
+        if ended is None:
+            _run_steps(training, state, done, checkpoints, log, on_step)
+        if (watcher is None or not watcher.load_result(state)) and state.average is not None:
+            state.average.copy_to(state.parameters)
+        if sharded is not None:
+            sharded.make_whole(processes)
 
 
 def _shard(actor: Actor, processes: Processes) -> ShardedNetwork:
@@ -120,8 +122,7 @@ def _run_steps(
         for step in range(done, plan.steps):
             started = time.perf_counter()
             rate = compute_learning_rate(plan, step)
-            with explain_lost_peer(by_text=True) if state.is_sharded else nullcontext():
-                figures = _run_step(training, state, step, rate)
+            figures = _run_step(training, state, step, rate)
             if metrics is not None:
                 seconds = time.perf_counter() - started
                 line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": seconds}

@@ -15,8 +15,23 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from agfsync.errors import RecipeError
 from agfsync.training.precision import ROUNDED
 from agfsync.training.processes import Processes
+
+
+def check_sharding(batch: int, count: int) -> None:
+    """Check that `count` processes can train in shards on `batch` items a step.
+
+    Raises:
+        RecipeError: they would have different numbers of items, and wait for each other; or torch is too old.
+    """
+    if batch % count:
+        raise RecipeError(
+            f"training.fsdp needs as many pairs in each process: make training.batch {batch} a multiple of {count}"
+        )
+    if not hasattr(FSDPModule, "set_gradient_divide_factor"):
+        raise RecipeError("training.fsdp needs torch 2.9 or later: pip install --upgrade torch, or leave it out")
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
