@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from agfsync.models.latent_model import LatentModel
 from agfsync.models.stable_diffusion import StableDiffusion
+from agfsync.models.stable_diffusion_3 import StableDiffusion3
 from agfsync.records import Question, derive_seed
 from agfsync.scorers import Item, Measurement, Scorer
 from agfsync.scorers.aesthetic import Aesthetic
@@ -33,6 +35,7 @@ from agfsync.shapes.training.aesthetic import rate_degree
 from agfsync.shapes.training.asking import ask_questions
 from agfsync.shapes.training.fidelity import rate_fidelity
 from agfsync.shapes.training.flaws import draw_flawed
+from agfsync.shapes.training.flow import NO_T5
 from agfsync.shapes.training.generator import DROPPED, SWAPPED
 from agfsync.shapes.training.lessons import has_fast_bf16
 from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene, spoil_picture
@@ -61,8 +64,9 @@ def measure_models(folder: Path) -> list[Figure]:
     """Return every figure of the models in `folder`."""
     of_models = (_measure_size, _measure_vae, _measure_vqa, _measure_clip, _measure_aesthetic, _measure_fidelity)
     figures = [*_measure_oracle(), *(figure for measure in of_models for figure in measure(folder))]
-    generated = _generate(folder)
-    return [*figures, *_measure_generator(generated), *_measure_judges(folder, generated)]
+    generated, flow = (_generate(model) for model in _load_generators(folder))
+    drawn = [*_measure_generator("base generator", generated), *_measure_generator("base flow model", flow)]
+    return [*figures, *drawn, *_measure_judges(folder, generated)]
 
 
 def render_card(figures: list[Figure]) -> str:
@@ -175,7 +179,7 @@ def _score(scorer: Scorer, items: Sequence[Item]) -> list[float]:
 
 
 class _Generated(NamedTuple):
-    """Captions, in turn of every category, the base generator's picture of each, and what the oracle sees in it."""
+    """Captions, in turn of every category, a generator's picture of each, and what the oracle sees in it."""
 
     prompts: list[str]
     specs: list[Spec]
@@ -184,9 +188,14 @@ class _Generated(NamedTuple):
     oracle: list[float]
 
 
-def _generate(folder: Path) -> _Generated:
+def _load_generators(folder: Path) -> Iterator[LatentModel]:
     dtype = "bf16" if has_fast_bf16() else "fp32"
-    model = StableDiffusion(str(folder / "generator"), steps=STEPS, guidance=GUIDANCE, scheduler="dpm++", dtype=dtype)
+    yield StableDiffusion(str(folder / "generator"), steps=STEPS, guidance=GUIDANCE, scheduler="dpm++", dtype=dtype)
+    path = str(folder / "flow")
+    yield StableDiffusion3(path, steps=STEPS, guidance=GUIDANCE, max_sequence_length=NO_T5, dtype=dtype)
+
+
+def _generate(model: LatentModel) -> _Generated:
     rng = random.Random("card/generator")
     specs = [invent_spec(SHAPES_CATEGORIES[n % len(SHAPES_CATEGORIES)], rng) for n in range(_CAPTIONS)]
     prompts = [write_caption(spec, rng) for spec in specs]
@@ -204,10 +213,10 @@ def _list_stated(spec: Spec) -> tuple[Question, ...]:
     return tuple(Question(text, "", text, "yes", "", element_type) for text, element_type in texts)
 
 
-def _measure_generator(generated: _Generated) -> Iterator[Figure]:
+def _measure_generator(name: str, generated: _Generated) -> Iterator[Figure]:
     scores = np.array(generated.oracle)
-    yield Figure("base generator: oracle score on held-out captions", f"{scores.mean():.1f} of 100", "45 to 85")
-    yield Figure("base generator: pictures wholly right", f"{(scores == 100).mean():.1%}")
+    yield Figure(f"{name}: oracle score on held-out captions", f"{scores.mean():.1f} of 100", "45 to 85")
+    yield Figure(f"{name}: pictures wholly right", f"{(scores == 100).mean():.1%}")
 
 
 def _measure_judges(folder: Path, generated: _Generated) -> Iterator[Figure]:
