@@ -255,11 +255,19 @@ def test_shards_need_as_many_pairs_in_each_process(
     assert process.returncode != 0 and "make training.batch 7 a multiple of 2" in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, {"batch": 8, "fsdp": True})],
+    ids=["interrupted", "terminated", "in-shards"],
+)
 def test_stopped_it_says_so_in_one_line(
-    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair], number: signal.Signals
+    paired: Callable[[str, Recipe], Path],
+    make: Make,
+    launch: Callable[..., ForkedPair],
+    number: signal.Signals,
+    changes: dict[str, Any],
 ) -> None:
-    run = paired("run", make(steps=2000))
+    run = paired("run", make(steps=2000, **changes))
     process: Launched = accelerate_launch("training", run) if number == signal.SIGINT else launch("training", run)
     wait_for_step(process, run, 2)
     both = workers(process)
