@@ -9,6 +9,7 @@ import tiny_diffusion
 import tiny_flows
 import torch
 from PIL import Image
+from torch import nn
 
 from agfsync import catalog
 
@@ -90,7 +91,23 @@ def test_encoders_with_a_fused_lora_are_kept(tmp_path: Path) -> None:
     assert not same(load("stable-diffusion", tmp_path / "base").draw(*DRAWING), expected)
 
 
-def test_the_network_is_left_where_it_is(kind: str, folder: Path) -> None:
-    model = load(kind, folder, network_on_cpu=True)
-    model._encoders.move_pipeline(torch.device("meta"), but=model._denoiser)
-    assert set(count_loaded(model)) == {"network"}
+def test_networks_that_take_turns_draw_the_same(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU nothing moves, so that what is asked for is looked at: who leaves first, then who comes."""
+    plain, offloaded = load(kind, folder), load(kind, folder, offload=True)
+    names = {id(part): name for name, part in offloaded._pipeline.components.items() if isinstance(part, nn.Module)}
+    moved: list[tuple[str, str]] = []
+    offloaded._encoders._device = "cpu:0"  # the accelerator
+
+    def record(self: nn.Module, device: Any, *rest: Any) -> nn.Module:
+        if id(self) in names and isinstance(device, str):
+            moved.append((names[id(self)], device))
+        return self
+
+    monkeypatch.setattr(nn.Module, "to", record)
+    assert same(offloaded.draw(*DRAWING), plain.draw(*DRAWING)) and offloaded.identity == plain.identity
+    texts = {name for name in names.values() if name.startswith("text_encoder")}
+    turns = [moved[place : place + len(names)] for place in range(0, len(moved), len(names))]
+    assert all([device for _, device in turn] == sorted(device for _, device in turn) for turn in turns)
+    on = [{name for name, device in turn if device == "cpu:0"} for turn in turns]
+    assert on[0] == texts and on[-2:] == [{offloaded._denoiser}, {"vae"}]
+    assert all(each == texts for each in on[:-2])

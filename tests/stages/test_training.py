@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from agfsync import catalog
 from agfsync.engine.progress import SilentProgress
@@ -127,6 +129,35 @@ def test_gradient_checkpointing_changes_what_is_kept_and_not_what_is_learnt(
     assert len(logs[0]) == len(logs[1]) == 4 and logs[0][-1]["gradient_norm"] > 0
     for plain, checkpointed in zip(*logs, strict=True):
         assert plain == pytest.approx(checkpointed, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_a_compiled_training_learns_the_same_and_saves_the_same_names(
+    paired: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch, lora: Any
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    file = "model/pytorch_lora_weights.safetensors" if lora else f"model/{UNET}"
+    training.run(with_training(paired, make_recipe, lora=lora))
+    plain, before = lines(paired), load_file(paired.run.path / file)
+    training.run(with_training(paired, make_recipe, lora=lora, compile=True, gradient_checkpointing=True))
+    after = load_file(paired.run.path / file)
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=2e-4) for name in before)
+    assert [each["loss"] for each in lines(paired)] == pytest.approx([each["loss"] for each in plain], abs=1e-4)
+
+
+def test_an_attention_without_a_gradient_is_for_drawing_alone(
+    make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(catalog, "build", lambda kind, settings, defaults: asked.update(settings))
+    monkeypatch.setattr(training, "list_missing", lambda model: [])
+    for chosen, taken in (("sage_hub", None), ("flash", "flash"), (None, None)):
+        training._load_denoiser(
+            make_recipe(model={"type": "flux", "path": "a/b", "attention": chosen, "compile": True, "offload": True})
+        )
+        assert (asked["attention"], asked["compile"], asked["offload"]) == (taken, False, False)
 
 
 def test_loras_to_draw_with_are_no_part_of_what_is_trained(paired: Context) -> None:

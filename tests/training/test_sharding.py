@@ -153,6 +153,7 @@ def test_an_ordinary_tensor_is_whole() -> None:
         ({"method": {"type": "nft"}}, "the method nft: take one that learns from pairs or scores"),
         ({"optimizer": "adamw8bit"}, "set it to adamw"),
         ({"precision": "fp16"}, "set precision to bf16 or fp32"),
+        ({"compile": True}, "leave out compile"),
         ({"watch": {"by": "oracle"}}, "a watch, which draws in the first process alone"),
     ],
 )

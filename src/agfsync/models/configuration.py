@@ -53,16 +53,20 @@ class FlowType:
     """latents of the VAE in one token of the network"""
     vaes: Sequence[str] = VAES
     schedulers: Sequence[str] = (FLOW_SCHEDULER,)
+    chooses_attention: bool = True
+    """False if its network in diffusers has no choice of attention backends"""
+    masks_text: bool = False
+    """True if its attention has a mask where prompts differ in length"""
 
 
 FLOWS = {
-    "stable-diffusion-3": FlowType("StableDiffusion3Pipeline"),
+    "stable-diffusion-3": FlowType("StableDiffusion3Pipeline", chooses_attention=False),
     "flux": FlowType("FluxPipeline", 4),
     "flux2": FlowType("Flux2Pipeline", 4, ("AutoencoderKLFlux2",)),
     "flux2-klein": FlowType("Flux2KleinPipeline", 4, ("AutoencoderKLFlux2",)),
-    "qwen-image": FlowType("QwenImagePipeline", 4, ("AutoencoderKLQwenImage",)),
-    "z-image": FlowType("ZImagePipeline"),
-    "sana": FlowType("SanaPipeline", 1, ("AutoencoderDC",), (FLOW_SCHEDULER, "DPMSolverMultistepScheduler")),
+    "qwen-image": FlowType("QwenImagePipeline", 4, ("AutoencoderKLQwenImage",), masks_text=True),
+    "z-image": FlowType("ZImagePipeline", masks_text=True),
+    "sana": FlowType("SanaPipeline", 1, ("AutoencoderDC",), (FLOW_SCHEDULER, "DPMSolverMultistepScheduler"), False),
 }
 PIPELINES = {
     "stable-diffusion": "StableDiffusionPipeline",
@@ -139,8 +143,10 @@ def find_class(library: str, kind: str) -> Any:
     return getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
 
 
-def check_choices(type_: str, scheduler: str = "model", refiner: str | None = None) -> None:
-    """Check that a model of the type `type_` supports this scheduler and this refiner.
+def check_choices(
+    type_: str, scheduler: str = "model", refiner: str | None = None, attention: str | None = None
+) -> None:
+    """Check that a model of the type `type_` supports this scheduler, this refiner and a choice of attention.
 
     Raises:
         ModelError: it doesn't.
@@ -152,6 +158,12 @@ def check_choices(type_: str, scheduler: str = "model", refiner: str | None = No
         )
     if refiner is not None and type_ not in REFINED:
         raise ModelError(f"a model of the type {type_} has no refiner: leave out {refiner}")
+    choosing = [name for name, flow in FLOWS.items() if flow.chooses_attention]
+    if attention is not None and type_ not in choosing:
+        raise ModelError(
+            f"a model of the type {type_} has no choice of attention in diffusers, as {', '.join(choosing)} have: "
+            f"leave out attention {attention}"
+        )
 
 
 def check_parts(type_: str, parts: PipelineParts, clip_skip: int | None = None) -> None:

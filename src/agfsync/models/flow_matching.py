@@ -20,6 +20,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import ATTENTION, TEXT_STATES, Architecture, Conditioning, choose_picture_size
 from agfsync.models.configuration import check_choices, check_parts, parts_of
+from agfsync.models.execution import Execution
 from agfsync.models.latent_model import LatentModel
 from agfsync.models.latents import LatentSpace
 from agfsync.models.loading import PipelineSource, add_adapter, describe_weights
@@ -73,10 +74,10 @@ class FlowMatching(LatentModel):
     network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
     can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
     float32 weights and run under autocast. `max_sequence_length` is the number of tokens of T5's text, of the families
-    that have one; by default that of diffusers' pipeline. `lazy`: the text encoders are read when they are needed;
-    `network_on_cpu`: the transformer is left there, to be sharded.
-    `training_times` is the distribution of the training times (see `FlowSchedule`), by default that of diffusers'
-    training script for the family; `training_shift` moves them, by default as the scheduler does.
+    that have one; by default that of diffusers' pipeline. `attention`, `compile`, `offload` and `quantization` are
+    those of `Execution`. `lazy`: the text encoders are read when they are needed. `training_times` is the distribution
+    of the training times (see `FlowSchedule`), by default that of diffusers' training script for the family;
+    `training_shift` moves them, by default as the scheduler does.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
@@ -103,9 +104,12 @@ class FlowMatching(LatentModel):
         max_sequence_length: int | None = None,
         dtype: str = "fp32",
         device: str = "auto",
+        attention: str | None = None,
+        compile: bool = False,
+        offload: bool = False,
+        quantization: str | None = None,
         adapter: Path | None = None,
         lazy: bool = False,
-        network_on_cpu: bool = False,
         training_times: TimeSampling | None = None,
         training_shift: float | None = None,
     ) -> None:
@@ -114,7 +118,7 @@ class FlowMatching(LatentModel):
         self._text: dict[str, int] = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}
         if self._text and not family.has_sequence_length:
             raise ModelError(f"{architecture.name} has no max_sequence_length: leave it out")
-        super().__init__(architecture, path, dtype, device)
+        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload, quantization))
         self._family, self._guidance, self._negative_prompt = family, guidance, negative_prompt
         origin = PipelineSource.from_settings(
             path, revision=revision, variant=variant, vae=vae, transformer=transformer
@@ -142,11 +146,21 @@ class FlowMatching(LatentModel):
         if adapter is not None:
             add_adapter(self._pipeline, adapter)
         with model_errors(f"the model {path} can't be drawn with"):
-            self._encoders.move_pipeline(self.device, but=self._denoiser if network_on_cpu else None)
+            self._move_pipeline()
         self._latents = LatentSpace(
             self._pipeline, self._size, self._precision, architecture.latent_statistics, architecture.latent_patch
         )
-        sampling = (steps, guidance, negative_prompt, height, width, scheduler, dtype, *self._text.values())
+        sampling = (
+            steps,
+            guidance,
+            negative_prompt,
+            height,
+            width,
+            scheduler,
+            dtype,
+            *self._text.values(),
+            *self._execution.list_changes(),
+        )
         self.identity = digest(*describe_weights(architecture, origin, adapter, loras), *sampling)
 
     @property
@@ -165,7 +179,8 @@ class FlowMatching(LatentModel):
         predict = guide(self._predict, conditioning, without, self._scale, self._family.rescale)
         start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
         self.schedule.set_timesteps(self._scheduler, self._steps, self.device)
-        return self._latents.decode(denoise_flow(self._scheduler, predict, start_BCHW, sources))
+        self._encoders.take_turn(self._denoiser)
+        return self._decode(denoise_flow(self._scheduler, predict, start_BCHW, sources))
 
     def _encode_texts(self, prompts: Sequence[str]) -> Conditioning:
         return self._architecture.encode(self._pipeline, prompts, self._size, **self._text)

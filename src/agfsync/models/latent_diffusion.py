@@ -24,6 +24,7 @@ from agfsync.models.configuration import (
     limit_tokens,
     parts_of,
 )
+from agfsync.models.execution import Execution
 from agfsync.models.latent_model import LatentModel
 from agfsync.models.latents import LatentSpace
 from agfsync.models.loading import PipelineSource, add_adapter, describe_weights
@@ -55,8 +56,8 @@ class LatentDiffusion(LatentModel):
     layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
     that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
     has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
-    training-free method, its `type` among them, which steers the drawing. `lazy`: the text encoders are read when they
-    are needed; `network_on_cpu`: the UNet is left there, to be sharded.
+    training-free method, its `type` among them, which steers the drawing. `attention`, `compile`,
+    `offload` and `quantization` are those of `Execution`. `lazy`: the text encoders are read when they are needed.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -84,14 +85,17 @@ class LatentDiffusion(LatentModel):
         clip_skip: int | None = None,
         dtype: str = "fp32",
         device: str = "auto",
+        attention: str | None = None,
+        compile: bool = False,
+        offload: bool = False,
+        quantization: str | None = None,
         adapter: Path | None = None,
         lazy: bool = False,
-        network_on_cpu: bool = False,
         refiner: Mapping[str, Any] | None = None,
         steering: Mapping[str, Any] | None = None,
     ) -> None:
         self._steering = _load_steering(architecture, steering) if steering else None
-        super().__init__(architecture, path, dtype, device)
+        super().__init__(architecture, path, dtype, device, Execution(attention, compile, offload, quantization))
         self._guidance = guidance
         origin = PipelineSource.from_settings(
             path, revision=revision, config=config, variant=variant, vae=vae, unet=unet
@@ -103,7 +107,7 @@ class LatentDiffusion(LatentModel):
         self._negative_prompt, self._steps, self._clip_skip = negative_prompt, steps, clip_skip
         with model_errors(f"the model {path} can't be drawn with"):
             check_parts(architecture.name, parts_of(self._pipeline), clip_skip)
-            self._encoders.move_pipeline(self.device, but=self._denoiser if network_on_cpu else None)
+            self._move_pipeline()
             limit_tokens(self._pipeline)
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *count_channels(parts_of(self._pipeline))
@@ -117,7 +121,8 @@ class LatentDiffusion(LatentModel):
         self._drawn_with = f"{type(self._scheduler).__name__}, prediction_type {predicts}"
         self._refiner = self._made_refiner(refiner, self._count_steps()) if refiner else None
         weights = describe_weights(architecture, origin, adapter, loras)
-        sampling = (steps, guidance, negative_prompt, height, width, scheduler, clip_skip, dtype)
+        execution = self._execution.list_changes()
+        sampling = (steps, guidance, negative_prompt, height, width, scheduler, clip_skip, dtype, *execution)
         steered = (self._steering.identity,) if self._steering else ()
         self.identity = digest(*weights, *sampling, self._refiner and self._refiner.identity, *steered)
 
@@ -154,11 +159,12 @@ class LatentDiffusion(LatentModel):
         start_BCHW = draw_noise(sources, self._latents.shape).to(self.device)
         sampling = partial(denoise, scheduler, predict, start_BCHW, sources, indexed=self._architecture.indexed)
         steered = self._begin_steering(DrawnBatch(prompts, conditioning, noise, scheduler))
+        self._encoders.take_turn(self._denoiser)
         if steered is None:
-            return self._latents.decode(sampling(), self._drawn_with)
+            return self._decode(sampling(), self._drawn_with)
         with steered.attached():
             latents_BCHW = sampling(before_step=steered.before_step)
-        return self._latents.decode(latents_BCHW, self._drawn_with)
+        return self._decode(latents_BCHW, self._drawn_with)
 
     def _begin_steering(self, batch: DrawnBatch) -> SteeredDrawing | None:
         if self._steering is None:

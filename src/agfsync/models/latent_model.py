@@ -16,10 +16,12 @@ from agfsync.errors import model_errors
 from agfsync.models.architecture import Architecture, Conditioning, Size
 from agfsync.models.dtypes import Precision, torch_dtype
 from agfsync.models.encoders import Encoders
+from agfsync.models.execution import Execution
 from agfsync.models.latents import LatentSpace
 from agfsync.models.loading import PipelineSource, load_with_encoders, save_pipeline
 from agfsync.models.loras import Lora
 from agfsync.models.pretrained import torch_device
+from agfsync.models.quantization import quantize_network
 from agfsync.models.sampling import draw_embedding_noise, draw_noise
 
 
@@ -34,8 +36,8 @@ class LatentModel(ABC):
     _size: Size
     _steps: int
 
-    def __init__(self, architecture: Architecture, path: str, dtype: str, device: str) -> None:
-        self._architecture, self._model = architecture, path
+    def __init__(self, architecture: Architecture, path: str, dtype: str, device: str, execution: Execution) -> None:
+        self._architecture, self._model, self._execution = architecture, path, execution
         self.adapter_targets = architecture.adapter_targets
         self.device = torch_device(device)
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
@@ -46,6 +48,19 @@ class LatentModel(ABC):
             self._architecture, origin, self._precision.weights, lazy=lazy and not loras
         )
         self._encoders.are_changed = bool(loras)
+
+    def _move_pipeline(self) -> None:
+        """Move the networks to their device, and have the denoiser run as it is set."""
+        self._encoders.take_turns = self._execution.offload
+        if self._execution.quantization is not None:
+            quantize_network(self.network, self._execution.quantization, self.device, self._precision.dtype)
+        self._encoders.move_pipeline(self.device)
+        self._execution.prepare(self._architecture.name, self.network, self.device, self._precision.dtype)
+
+    def _decode(self, latents_BCHW: Tensor, drawn_with: str = "") -> Sequence[Image.Image]:
+        self._encoders.require("vae")
+        self._encoders.take_turn("vae")
+        return self._latents.decode(latents_BCHW, drawn_with)
 
     @property
     def network(self) -> nn.Module:
@@ -95,6 +110,7 @@ class LatentModel(ABC):
         between winner and loser that the preference says nothing about.
         """
         self._encoders.require("vae")
+        self._encoders.take_turn("vae")
         with model_errors(f"the VAE of {self._model} can't encode pictures"):
             return self._latents.encode(images)
 
@@ -112,9 +128,8 @@ class LatentModel(ABC):
         Raises:
             ModelError: some pixels aren't numbers, which would give black images.
         """
-        self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
-            return self._latents.decode(latents_BCHW)
+            return self._decode(latents_BCHW)
 
     def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
         """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from agfsync.models import hub
 from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSettings, list_named_models
+from agfsync.recipe.base import QUANTIZED_BY
+from agfsync.recipe.models import drawing_models
 from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES
 from agfsync.stages.context import asks_questions, takes_any_answer
@@ -63,8 +66,15 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(read_check, Path(each))
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
+    for place, drawing in drawing_models(recipe).items():
+        if (bits := drawing.quantization) is not None:
+            yield partial(require_package, QUANTIZED_BY[bits], f"{place}.quantization {bits}")
     if recipe.engine.type == "ray":
         yield partial(require_package, "ray", "engine ray")
+    else:
+        # A cluster's machines may have other accelerators and packages than this one.
+        for model in recipe.drawing_models:
+            yield partial(_check_execution, recipe, model)
     yield partial(require_trackers, recipe.training.trackers)
     if recipe.steering is not None:
         yield partial(check_steered_type, recipe.model, recipe.steering)
@@ -76,6 +86,31 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(_check_start, recipe, recipe.start)
     if recipe.training.method.uses == "gradients":
         yield partial(_check_rewards, recipe)
+
+
+def _check_execution(recipe: Recipe, settings: ModelSettings) -> None:
+    """Check that this machine runs a generator's attention, and compiles what is to be compiled.
+
+    Raises:
+        ModelError: it doesn't.
+    """
+    method = recipe.training.method
+    trains = settings is recipe.model and method.trains == "model" and method.type != "none"
+    compiles = settings.compile or (trains and recipe.training.compile)
+    if settings.attention is None and not compiles:
+        return
+    # By name: most runs need no torch here.
+    execution, dtypes, pretrained = (
+        import_module(f"agfsync.models.{name}") for name in ("execution", "dtypes", "pretrained")
+    )
+    device = pretrained.torch_device(settings.device)
+    if settings.attention is not None:
+        check = partial(execution.check_attention, settings.type, settings.attention, device)
+        check(dtypes.torch_dtype(settings.dtype, device))
+        if trains and not settings.is_attention_for_drawing:
+            check(dtypes.torch_dtype(recipe.training.precision, device), training=True)
+    if compiles:
+        execution.check_compiler(device)
 
 
 def _check_rooms(recipe: Recipe, rounds: int) -> None:

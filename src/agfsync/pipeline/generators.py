@@ -56,10 +56,11 @@ def check_drawing(settings: ModelSettings) -> str | None:
 
 
 def _check_settings(settings: ModelSettings) -> None:
-    """Check that the type can draw with the scheduler and refiner that are set."""
+    """Check that the type can draw with the scheduler, refiner and attention that are set."""
     from agfsync.models.configuration import check_choices
 
-    check_choices(settings.type, settings.sampling.scheduler, settings.refining.path if settings.refining else None)
+    refiner = settings.refining.path if settings.refining else None
+    check_choices(settings.type, settings.sampling.scheduler, refiner, settings.attention)
 
 
 def check_trainable(

@@ -28,6 +28,16 @@ def check_agreement(recipe: "Recipe") -> None:
             f"training.times and training.shift are a flow model's, and {recipe.model.type} has the timesteps of its "
             f"scheduler: leave them out"
         )
+    method, quantization = recipe.training.method, recipe.model.quantization
+    if quantization and method.trains == "model" and method.type != "none" and recipe.training.lora is None:
+        raise ValueError(
+            f"model.quantization {quantization}: weights of few bits can't be trained: add training.lora, such as "
+            f"{{rank: 16}}, or leave it out"
+        )
+    if recipe.model.compile and recipe.steering is not None:
+        raise ValueError(
+            f"model.compile: {recipe.training.method.type} changes the attention as it draws: leave it out"
+        )
     for place, names, takes_aspects in _list_named_scorers(recipe):
         for name in names:
             if name not in recipe.score_sources:

@@ -256,6 +256,8 @@ class Training(Section):
     fsdp: bool = False
     """several processes share the weights, gradients and moments of the whole network, each with its part (torch's
     FSDP2): less memory in each; one process trains as without"""
+    compile: bool = False
+    """torch.compile the network that is trained: the first step takes minutes longer, the others less time"""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps its moments in a quarter of the memory; it needs the package bitsandbytes"""
     ema: float | None = Field(default=None, gt=0, lt=1)
@@ -308,6 +310,7 @@ class Training(Section):
             ),
             "the optimizer adamw8bit: set it to adamw": self.optimizer == "adamw8bit",
             "fp16: set precision to bf16 or fp32": self.precision == "fp16",
+            "compiled blocks: leave out compile": self.compile,
             "a watch, which draws in the first process alone: leave it out": self.watch is not None,
         }
         for what in (what for what, is_there in obstacles.items() if self.fsdp and is_there):

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from agfsync import catalog
 from agfsync.errors import AgfsyncError
 from agfsync.recipe.aspects import DEFAULT_ASPECTS, SHAPES_ASPECTS, Aspects
-from agfsync.recipe.base import DtypeName, Positive, Section, Share
+from agfsync.recipe.base import DtypeName, Positive, QuantizationName, Section, Share
 from agfsync.recipe.choices import (
     BestWorstSettings,
     ByAspectSettings,
@@ -137,6 +137,18 @@ class ModelSettings(Section):
     """added to the model's weights, for drawing only"""
     dtype: DtypeName = "auto"
     device: str = "auto"
+    attention: str | None = None
+    """one of diffusers' attention backends, such as _native_cudnn, flash, flash_hub, sage or xformers (flux, flux2,
+    flux2-klein, qwen-image, z-image). Training takes it too, but for sage's, which have no gradient. Default: torch's
+    own choice"""
+    compile: bool = False
+    """torch.compile the network for drawing: the first images take minutes longer, the others less time"""
+    quantization: QuantizationName | None = None
+    """store the linear layers of the network that draws in 4 bits (nf4, fp4: package bitsandbytes) or 8 (int8, fp8:
+    torchao), as the frozen base of a LoRA too: pip install 'agfsync[quantization]'. Default: in dtype"""
+    offload: bool = False
+    """in drawing, only one of text encoders, denoiser and VAE is on the accelerator at a time; the others wait in the
+    machine's memory. It affects no image"""
     sampling: Sampling = Sampling()
 
     @property
@@ -144,6 +156,11 @@ class ModelSettings(Section):
         """The networks that come from another place, by their name in the pipeline."""
         named = {name: getattr(self, name, None) for name in ("vae", "unet", "transformer")}
         return {name: part for name, part in named.items() if isinstance(part, PartSettings)}
+
+    @property
+    def is_attention_for_drawing(self) -> bool:
+        """True if the attention backend has no gradient, and training takes torch's own choice."""
+        return "sage" in (self.attention or "")
 
     @property
     def configuration(self) -> str | None:

@@ -15,6 +15,8 @@ from agfsync.store.streams import group_by_column, join_in_order
 
 MODEL = "model"
 """The folder of the trained model in the run's folder."""
+NOT_SHAPING = ("device", "offload")
+"""Settings of a model that affect no image."""
 GENERATORS = "generators"
 """The candidates' note of the models that drew them, by the candidates' `generator`, if there are several."""
 EARLIER = "earlier_seconds"
@@ -57,7 +59,7 @@ def digest_generator(settings: ModelSettings) -> str:
     """Return the digest of a model and of all settings that affect its images, without loading it."""
     refiner = (settings.refining.path,) if settings.refining else ()
     models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
-    return digest(dump_changes(settings, "device"), catalog.fingerprint(*models))
+    return digest(dump_changes(settings, *NOT_SHAPING), catalog.fingerprint(*models))
 
 
 def digest_drawing(recipe: Recipe) -> list[str]:

@@ -19,12 +19,13 @@ from agfsync.files.atomic import replace_folder
 from agfsync.files.tensors import write_tensors
 from agfsync.models import LORA_FILE
 from agfsync.models.artefact import ModelArtefact
+from agfsync.models.execution import check_compiler, compile_blocks
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.rounds import Start
 from agfsync.recipe.types import TransformerSettings
 from agfsync.records import derive_seed, digest
-from agfsync.stages.context import EARLIER, MODEL, Context, dump_changes
+from agfsync.stages.context import EARLIER, MODEL, NOT_SHAPING, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
 from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
 from agfsync.stages.watched import check_watch, list_watched, make_watcher
@@ -50,7 +51,7 @@ from agfsync.training.watching import summarize_watch
 _STAGE = "training"
 PEAK_MEMORY = "peak_memory"
 """The note on the bytes that the training took at most, of its last process, where that is known."""
-_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift"}
+_NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift", "compile"}
 WATCHED = "watch"
 """The note on the watched judge."""
 
@@ -194,19 +195,23 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel:
     """Load the generator, or the pipeline of `start`, with float32 weights: small updates vanish in bf16.
 
-    Under a LoRA a flow model's own weights are frozen, and are loaded in the precision of the training. A UNet's are
-    rounded to it later (`round_frozen_layers`), all but those that autocast doesn't round. Text encoders are read when
-    something is encoded.
+    Under a LoRA the own weights of a flow model are frozen, and are loaded in the precision of the training, as are
+    quantized ones. Those of another UNet are rounded to it later (`round_frozen_layers`), all but those that autocast
+    doesn't round. Text encoders are read when something is encoded.
 
-    A network that is to be sharded is left on the CPU, since one accelerator may not hold it.
+    A network that is to be sharded stays on the CPU, since one accelerator may not hold it.
 
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
     settings = recipe.model
-    is_frozen = recipe.training.lora is not None and isinstance(settings, TransformerSettings)
+    is_whole = isinstance(settings, TransformerSettings) or settings.quantization is not None
+    is_frozen = recipe.training.lora is not None and is_whole
     dtype = recipe.training.precision if is_frozen else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "network_on_cpu": _is_sharded(recipe)}
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False}
+    changed["offload"] = _is_sharded(recipe)  # then the network stays on the CPU, and the encoders take turns
+    if settings.is_attention_for_drawing:
+        changed["attention"] = None
     if settings.refining is not None:
         changed["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
@@ -216,7 +221,7 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     arguments = settings.arguments() | changed
     if start is not None and recipe.training.lora is None:
         arguments = ModelArtefact.load(Path(start.path)).extend_arguments(arguments, Path(start.path))
-    denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy", "network_on_cpu"})
+    denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy"})
     if missing := list_missing(denoiser):
         raise ModelError(explain_untrainable(settings.type, missing))
     trained: DiffusionModel = denoiser
@@ -246,8 +251,11 @@ def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> 
         reference = AdaptersBefore(denoiser.network) if keeps_start else AdaptersOff(denoiser.network)
     else:
         base = denoiser if start is None or keeps_start or not method.uses_reference else _load_denoiser(recipe, None)
-        reference = FrozenCopy(base.network, settings.precision) if method.uses_reference else None
+        reference = FrozenCopy(base.network, settings.precision, settings.compile) if method.uses_reference else None
         denoiser.network.requires_grad_(True)
+    if settings.compile:
+        check_compiler(denoiser.device)
+        compile_blocks(denoiser.network)
     return Actor(denoiser, reference, settings.precision)
 
 
@@ -268,7 +276,7 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
             metadata = describe_lora(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
             write_tensors(folder / kohya, convert_to_kohya(weights), metadata)
     adapters = (LORA_FILE,) if lora is not None else ()
-    base = dump_changes(recipe.model, "device")
+    base = dump_changes(recipe.model, *NOT_SHAPING)
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
     (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, data)), encoding="utf-8")
 
@@ -276,7 +284,7 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
 def _save_untrained(recipe: Recipe, folder: Path) -> None:
     """Write the artefact of a method that trains nothing: the base and how it is steered, or the model given."""
     folder.mkdir()
-    base = dump_changes(recipe.evaluated_models["aligned"], "device")
+    base = dump_changes(recipe.evaluated_models["aligned"], *NOT_SHAPING)
     ModelArtefact("base", base, steering=recipe.steering).save(folder)
 
 
@@ -335,7 +343,8 @@ def _list_settings(recipe: Recipe) -> dict[str, Any]:
     if watch := settings.stopping_watch:
         rest["stopped by"] = f"{watch.by} if it falls, measured every {watch.every} steps"
     named = {("method" if name == "type" else name): value for name, value in method.items()}
-    return named | _list_parts(recipe.model) | rest | {"seed": recipe.training_seed}
+    base = {"base stored in": recipe.model.quantization} if recipe.model.quantization else {}
+    return named | _list_parts(recipe.model) | base | rest | {"seed": recipe.training_seed}
 
 
 def _list_parts(generator: ModelSettings) -> dict[str, str]:

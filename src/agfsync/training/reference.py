@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from agfsync.models.execution import compile_blocks
 from agfsync.training.lora import adapters_off
 from agfsync.training.precision import ROUNDED
 from agfsync.training.processes import Processes
@@ -22,7 +23,8 @@ def round_frozen_layers(network: nn.Module, precision: str) -> None:
     The predictions and gradients stay the same to the last bit. In "fp32" nothing is rounded.
     """
     for layer in network.modules() if precision in ROUNDED else ():
-        if isinstance(layer, MULTIPLIED) and not any(p.requires_grad for p in layer.parameters()):
+        is_plain = isinstance(layer, MULTIPLIED) and type(layer.weight) is nn.Parameter  # not quantized
+        if is_plain and not any(p.requires_grad for p in layer.parameters()):
             layer.to(ROUNDED[precision])
 
 
@@ -30,12 +32,15 @@ class FrozenCopy:
     """A frozen copy of the network, for full fine-tuning; copy it before training or a checkpoint changes the network.
 
     With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step. Its
-    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory.
+    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory. The
+    copy is not compiled, even if the network is, unless it `is_compiled`.
     """
 
-    def __init__(self, network: nn.Module, precision: str) -> None:
+    def __init__(self, network: nn.Module, precision: str, is_compiled: bool = False) -> None:
         self._network = deepcopy(network).requires_grad_(False).eval()
         round_frozen_layers(self._network, precision)
+        if is_compiled:
+            compile_blocks(self._network)
 
     def shard(self, processes: Processes, precision: str) -> None:
         """Shard the copy over the processes, as the trained network is."""

@@ -73,3 +73,17 @@ def test_processes_divide_weights_gradients_moments_and_the_frozen_copy(
     assert load.estimate_shard_memory(1) == load.memory >= whole.memory
     assert load.estimate_shard_memory(4) == pytest.approx(load.memory - 0.75 * load.shared)
     assert whole.shared == 0.0
+
+
+@pytest.mark.long
+def test_of_networks_that_take_turns_the_largest_counts() -> None:
+    """FLUX.1 dev in bf16: its transformer and what it computes, without the 9.8 GB of its text encoders and the VAE."""
+    model = resolve_recipe("flux-lora").model
+    all_at_once, in_turn = (
+        estimate_drawing(model.model_copy(update={"offload": offload}), False, 1, 1).memory for offload in (False, True)
+    )
+    built = Pipeline.build(model, lambda *_: torch.bfloat16)
+    others = built.count_bytes() - count_bytes(built.denoiser)
+    assert in_turn == pytest.approx(all_at_once - others, rel=0.02) and 23.8e9 < in_turn < 26e9
+    on_cpu = model.model_copy(update={"offload": True})
+    assert estimate_drawing(on_cpu, True, 1, 1).memory > 2 * built.count_bytes()

@@ -25,7 +25,9 @@ def examine(recipe: Recipe, path: Path, card: float | None = None) -> Examinatio
     """
     recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is reported below
     found = Examination(recipe.name, torch_device("auto").type if card is None else CARD, card=card)
-    found.missing += map(str, pipeline.find_faults(recipe))
+    # Whether a card that isn't here has the kernels and the compiler can't be tried.
+    absent = {"model.attention": None, "model.compile": False, "training.compile": False}
+    found.missing += map(str, pipeline.find_faults(recipe if card is None else recipe.with_(absent)))
     try:
         found.needs = Estimator(recipe, count_items(recipe), found).estimate()
     except FormatError as fault:

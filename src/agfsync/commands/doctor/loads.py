@@ -24,6 +24,7 @@ from agfsync.models.counting import (
 )
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.published import Config, UnknownModel, read_config
+from agfsync.models.quantization import count_saved_bytes
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.recipe.types import TransformerSettings
 from agfsync.scorers.answering import fill_template
@@ -91,10 +92,12 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
         return torch.float32 if is_xl_vae and dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
     pipeline = Pipeline.build(settings, choose_dtype)
-    weights, steps = pipeline.count_bytes(), settings.sampling.steps
+    saved, steps = count_saved_bytes(pipeline.denoiser, settings.quantization), settings.sampling.steps
+    weights = pipeline.count_bytes() - saved
     at_once = min(images, pipeline.most_at_once)
     with torch.no_grad():
-        works = [(count_operations(lambda: pipeline.read_prompts(prompts + 1)), 1.0)]
+        read = count_operations(lambda: pipeline.read_prompts(prompts + 1))
+        works = [(read, 1.0)]
         with rounded():
             if settings.refining:
                 origin = ModelSettings(path=settings.refining.path, revision=settings.refining.revision)
@@ -103,10 +106,17 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
                 weights += refiner.count_bytes()
                 refine = count_operations(refiner.prepare_denoising(rows, pipeline.latent))
                 works.append((refine, float(settings.sampling.steps - steps)))
-            works.append((count_operations(pipeline.prepare_denoising(rows)), float(steps)))
+            step = count_operations(pipeline.prepare_denoising(rows))
+            works.append((step, float(steps)))
             decode = count_operations(lambda: pipeline.decode(at_once))
     works.append((decode, images / at_once))
-    return Load(works, weights + max(work.memory for work, _ in works), pipeline.pixels)
+    memory = weights + max(work.memory for work, _ in works)
+    if settings.offload and not on_cpu:
+        texts, denoiser = sum(map(count_bytes, pipeline.text_encoders)), count_bytes(pipeline.denoiser) - saved
+        turns = ((texts, read), (denoiser, step), (count_bytes(pipeline.vae), decode))
+        staying = weights + saved - pipeline.count_bytes()  # a refiner
+        memory = staying + max(of_turn + work.memory for of_turn, work in turns)
+    return Load(works, memory, pipeline.pixels)
 
 
 def _is_classifier_free(settings: ModelSettings) -> bool:
@@ -124,10 +134,12 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
         UnknownModel: the generator is not known.
     """
     part = max(1, -(-training.batch // training.accumulate))
-    is_rounded = isinstance(settings, TransformerSettings) and training.lora is not None and not on_cpu
+    is_whole = isinstance(settings, TransformerSettings) or settings.quantization is not None
+    is_rounded = is_whole and training.lora is not None and not on_cpu
     dtype = DTYPES[training.precision] if is_rounded else torch.float32
     pipeline = Pipeline.build(settings, lambda *_: dtype)
     vae, denoiser = pipeline.vae, pipeline.denoiser
+    saved = count_saved_bytes(denoiser, settings.quantization)
     encoded, texts = min(count_images_at_once(training), pipeline.most_at_once), count_prompts_at_once(training)
     for each in pipeline.networks.values():
         each.requires_grad_(False)
@@ -135,7 +147,7 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
         encode = count_operations(lambda: pipeline.encode(encoded))
         read = count_operations(lambda: pipeline.read_prompts(texts))
     reading = sum(map(count_bytes, pipeline.text_encoders)) + read.memory
-    encoding = count_bytes(denoiser) + max(count_bytes(vae) + encode.memory, reading)
+    encoding = count_bytes(denoiser) - saved + max(count_bytes(vae) + encode.memory, reading)
     frozen = _make_trainable(denoiser, settings, training)
     trained = sum(each.numel() for each in denoiser.parameters() if each.requires_grad)
     if training.fsdp:
@@ -152,7 +164,7 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
 
     with use_trainable_attention(_CPU if on_cpu else torch.device("cuda")):
         step = count_operations(take_step)
-    held = count_bytes(denoiser) + frozen
+    held = count_bytes(denoiser) - saved + frozen
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
     # With several parts, the activations of one are kept in addition to the gradients of those before it.
     gradients = 4.0 * trained if training.accumulate > 1 or training.fsdp else 0.0

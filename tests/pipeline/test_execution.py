@@ -1,0 +1,31 @@
+"""The settings of how a network runs, checked before anything runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from agfsync.errors import RecipeError
+from agfsync.pipeline.checks import check_names, find_faults
+from agfsync.recipe import Recipe
+
+
+def faults(*overrides: str) -> Sequence[str]:
+    return [str(each) for each in find_faults(Recipe.load("shapes", ["model.device=cpu", *overrides]))]
+
+
+def test_an_attention_that_isnt_here_is_told_before_anything_runs(tiny_flux_generator: Any) -> None:
+    flux = ("model.type=flux", f"model.path={tiny_flux_generator}", "model.sampling.scheduler=model")
+    assert not faults(*flux, "model.attention=native", "training.compile=true")
+    assert any(
+        "attention xformers can't draw with flux on cpu" in each for each in faults(*flux, "model.attention=xformers")
+    )
+    assert any("attention flex can't train with flux" in each for each in faults(*flux, "model.attention=flex"))
+    assert not faults(*flux, "model.attention=flex", "training.method=none")
+    assert any("has no choice of attention" in each for each in faults("model.attention=native"))
+    check_names(Recipe.load("shapes", [*flux, "model.attention=flash", "engine=ray"]))
+
+
+def test_a_method_that_steers_isnt_compiled() -> None:
+    with pytest.raises(RecipeError, match="model.compile: syngen changes the attention as it draws: leave it out"):
+        Recipe.load("shapes", ["model.compile=true", "training.method=syngen"])
