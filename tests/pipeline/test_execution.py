@@ -29,3 +29,17 @@ def test_an_attention_that_isnt_here_is_told_before_anything_runs(tiny_flux_gene
 def test_a_method_that_steers_isnt_compiled() -> None:
     with pytest.raises(RecipeError, match="model.compile: syngen changes the attention as it draws: leave it out"):
         Recipe.load("shapes", ["model.compile=true", "training.method=syngen"])
+
+
+def test_few_bits_are_for_a_lora(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        RecipeError, match="model.quantization nf4: weights of few bits can't be trained: add training.l"
+    ):
+        Recipe.load("shapes", ["model.quantization=nf4"])
+    with pytest.raises(RecipeError, match="model.quantization"):
+        Recipe.load("shapes", ["model.quantization=nf3", "training.lora={}"])
+    Recipe.load("shapes", ["model.quantization=int8", "training.method=none"])
+    monkeypatch.setattr("agfsync.engine.packages.find_spec", lambda name: None)
+    assert "model.quantization int8 needs the package torchao: pip install torchao, or set it otherwise" in faults(
+        "model.quantization=int8", "training.lora={}"
+    )

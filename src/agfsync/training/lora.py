@@ -1,5 +1,6 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): low-rank adapters on the attention layers, through peft."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +24,8 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
     """
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that peft could not merge an adapter into torchao's weights: nothing does
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, network)
