@@ -8,7 +8,7 @@ import pytest
 from agfsync import pipeline
 from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.recipe import Recipe, resolve_recipe
-from agfsync.recipe.types import StableDiffusionSettings
+from agfsync.recipe.models import StableDiffusionSettings
 
 Put = Callable[..., str]
 CLIP, HEAD = "openai/clip-vit-large-patch14", "somebody/head"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agfsync.recipe.types import EmbeddingSettings
+from agfsync.recipe.scorers import EmbeddingSettings
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.clip import Clip
 from agfsync.scorers.hpsv2 import Hpsv2

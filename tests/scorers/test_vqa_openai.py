@@ -16,7 +16,7 @@ from agfsync.chat.meter import Meter
 from agfsync.errors import ModelError, RecipeError
 from agfsync.files.images import decode_image
 from agfsync.recipe import Server
-from agfsync.recipe.types import VqaOpenAISettings
+from agfsync.recipe.scorers import VqaOpenAISettings
 from agfsync.records import Answer, Question
 from agfsync.scorers import CapReached, Item, Measurement, Unscored
 from agfsync.scorers.vqa_openai import VqaOpenAI, p_yes, read_answer

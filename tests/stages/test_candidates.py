@@ -8,7 +8,7 @@ import pytest
 from agfsync import catalog
 from agfsync.engine.progress import LogProgress
 from agfsync.files.images import decode_image
-from agfsync.recipe.types import StableDiffusionSettings, StableDiffusionXLSettings
+from agfsync.recipe.models import StableDiffusionSettings, StableDiffusionXLSettings
 from agfsync.records import Candidate, Caption, Pair, derive_seed, digest
 from agfsync.stages import candidates, captions, pairs, questions, scores
 from agfsync.stages.context import Context, digest_generator, read_captions_to_draw

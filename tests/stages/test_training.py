@@ -20,7 +20,7 @@ from agfsync.engine.progress import SilentProgress
 from agfsync.errors import ModelError, RecipeError, RunError
 from agfsync.models import loading
 from agfsync.models.latent_diffusion import LatentDiffusion
-from agfsync.recipe.types import SamplingLora
+from agfsync.recipe.models import SamplingLora
 from agfsync.stages import training
 from agfsync.stages.context import EARLIER, Context
 from agfsync.training import loop

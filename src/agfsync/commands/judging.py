@@ -14,7 +14,7 @@ from agfsync.engine.batch_fitting import BatchFit
 from agfsync.engine.progress import Progress
 from agfsync.formats import TIE, LeftOutTally
 from agfsync.recipe import ScorerSettings
-from agfsync.recipe.types import PairwiseSettings
+from agfsync.recipe.scorers import PairwiseSettings
 from agfsync.records import Caption, Question, Vote, derive_seed
 from agfsync.scorers import Scorer, Unscored
 from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures

@@ -5,7 +5,8 @@ recipe, applies `--set` overrides and returns the whole of it, checked.
 """
 
 from agfsync.recipe.base import HELD_OUT
-from agfsync.recipe.models import NamedModel, list_named_models
+from agfsync.recipe.models import ModelSettings, PartSettings, RefinerSettings
+from agfsync.recipe.named_models import NamedModel, list_named_models
 from agfsync.recipe.reading import (
     check_recipe,
     dump_recipe,
@@ -16,16 +17,10 @@ from agfsync.recipe.reading import (
     resolve_recipe,
     summarize_shipped,
 )
+from agfsync.recipe.scorers import ScorerSettings
 from agfsync.recipe.sections import Captions, Engine, LoraSettings, Questions, Recipe, Training, Watch
-from agfsync.recipe.types import (
-    LanguageModel,
-    ModelSettings,
-    PartSettings,
-    RefinerSettings,
-    ScorerSettings,
-    Server,
-    WriterSettings,
-)
+from agfsync.recipe.servers import Server
+from agfsync.recipe.writers import LanguageModel, WriterSettings
 
 __all__ = [
     "HELD_OUT",

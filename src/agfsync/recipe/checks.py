@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from agfsync.recipe.base import HELD_OUT
-from agfsync.recipe.types import OWN_REWARD, StableDiffusionSettings
+from agfsync.recipe.models import StableDiffusionSettings
+from agfsync.recipe.scorers import OWN_REWARD
 
 if TYPE_CHECKING:
     from agfsync.recipe.rounds import Rounds

@@ -1,71 +1,158 @@
-"""Every model that a recipe names."""
+"""The settings of the diffusion models, and of how they sample."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from agfsync.recipe.base import Section
-from agfsync.recipe.sections import Recipe
-from agfsync.recipe.types import ModelSettings, ServedScorerSettings
+from pydantic import BeforeValidator, Field
+
+from agfsync.recipe.base import DtypeName, Positive, QuantizationName, Section
 
 
-@dataclass(frozen=True, slots=True)
-class NamedModel:
-    """A model that a recipe names: `place` is its section's, such as "model.vae"; `path` is as the recipe has it."""
+class SamplingLora(Section):
+    """A LoRA that images are drawn with, such as LCM's. It is not part of what is trained."""
 
-    place: str
-    kind: str
-    """the catalog's: models or scorers"""
-    role: str
-    """model, config, vae, unet, transformer, refiner, lora; scorer, head, weights"""
-    type: str
     path: str
-    section: Section
-    """that names it"""
+    """a .safetensors file, a folder with one in it, or a hub id"""
+    file: str | None = None
+    """which of a folder's or hub id's files; default: pytorch_lora_weights.safetensors, else the only one"""
+    strength: float = 1.0
+    partial: bool = False
+    """draw also where only some of its modules fit the model; the others are counted in a line"""
+
+
+class RefinerSettings(Section):
+    """A second model that takes the last steps of drawing (stable-diffusion-xl). It is not part of what is trained."""
+
+    path: str = "stabilityai/stable-diffusion-xl-refiner-1.0"
     revision: str | None = None
-    has_revision: bool = True
-    """True if its section has a key for a revision"""
+    from_step: Positive = 40
+    """the paper's, of 50"""
 
 
-def drawing_models(recipe: Recipe) -> dict[str, ModelSettings]:
-    """Return the models that draw candidates by their places in the recipe, the one that is aligned first."""
-    beside = recipe.candidates.beside.items()
-    return {"model": recipe.model} | {f"candidates.beside.{name}": model for name, model in beside}
+class PartSettings(Section):
+    """A network of a pipeline from another place. In a recipe `vae: PLACE` is short for `vae: {path: PLACE}`."""
+
+    path: str
+    """a folder, a hub id, or a .safetensors file"""
+    revision: str | None = None
 
 
-def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
-    """Yield every model, part, LoRA, refiner, scorer, head and replacement that `recipe` names, in its order.
+def _expand_part(tree: Any) -> Any:
+    return {"path": tree} if isinstance(tree, str) else tree
 
-    Models behind a server aren't among them.
-    """
-    other = {} if recipe.given is None else {"training.method.model": recipe.given.model}
-    for place, model in {**drawing_models(recipe), **other}.items():
-        type_ = model.type
-        yield NamedModel(place, "models", "model", type_, model.path, model, model.revision)
-        if path := model.configuration:
-            yield NamedModel(f"{place}.config", "models", "config", type_, path, model, has_revision=False)
-        for name, part in model.parts.items():
-            yield NamedModel(f"{place}.{name}", "models", name, type_, part.path, part, part.revision)
-        if refiner := model.refining:
-            yield NamedModel(f"{place}.refiner", "models", "refiner", type_, refiner.path, refiner, refiner.revision)
-        for number, lora in enumerate(model.loras):
-            yield NamedModel(f"{place}.loras.{number}", "models", "lora", type_, lora.path, lora, has_revision=False)
-    for name, scorer in recipe.scorers.items():
-        if isinstance(scorer, ServedScorerSettings) or scorer.is_own:
-            continue
-        place = f"scorers.{name}"
-        if scorer.path:
-            yield NamedModel(place, "scorers", "scorer", scorer.type, scorer.path, scorer, scorer.revision)
-        for key in scorer.PARTS:
-            if path := getattr(scorer, key, None):
-                yield NamedModel(f"{place}.{key}", "scorers", key, scorer.type, path, scorer, has_revision=False)
-    network = getattr(recipe.reward.method, "network", None) if recipe.reward is not None else None
-    if network is not None:
-        place = "reward.method.network"
-        yield NamedModel(place, "networks", "network", network.type, network.path, network, network.revision)
-        if network.weights:
-            at = f"{place}.weights"
-            yield NamedModel(at, "networks", "weights", network.type, network.weights, network, has_revision=False)
-    for name, settings in recipe.evaluation.sets.items():
-        if (judge := settings.pairwise) is not None and judge.asked_server is None:
-            place = f"evaluation.sets.{name}.pairwise"
-            yield NamedModel(place, "pairwise", "judge", judge.type, judge.path, judge, judge.revision)
+
+Part = Annotated[PartSettings | None, BeforeValidator(_expand_part)]
+
+
+class Sampling(Section):
+    """The settings of drawing."""
+
+    steps: Positive = 50
+    guidance: float = Field(default=7.5, ge=0)
+    """classifier-free. With flux and flux2 the one that is built into the model, usually 3.5 and 4; schnell has none
+    and takes 1. With z-image as diffusers counts: 0 is none"""
+    negative_prompt: str = ""
+    """the prompt that guidance leads away from"""
+    height: Positive | None = None
+    width: Positive | None = None
+    scheduler: Literal["model", "ddim", "ddpm", "dpm++", "euler", "lcm"] = "model"
+    """model: the one that the model was saved with"""
+
+
+class ModelSettings(Section):
+    """The diffusion model that is aligned, and how it samples."""
+
+    type: str = "stable-diffusion"
+    path: str = "embedded:generator"
+    """a folder, a hub id, a .safetensors file, or embedded:NAME"""
+    revision: str | None = None
+    variant: str | None = None
+    """of the weights, such as fp16. Default: those without a variant, or the only one there is"""
+    vae: Part = None
+    """replaces the model's own, or the one that a single file lacks"""
+    loras: tuple[SamplingLora, ...] = ()
+    """added to the model's weights, for drawing only"""
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    attention: str | None = None
+    """one of diffusers' attention backends, such as _native_cudnn, flash, flash_hub, sage or xformers (flux, flux2,
+    flux2-klein, qwen-image, z-image). Training takes it too, but for sage's, which have no gradient. Default: torch's
+    own choice"""
+    compile: bool = False
+    """torch.compile the network for drawing: the first images take minutes longer, the others less time"""
+    quantization: QuantizationName | None = None
+    """store the linear layers of the network that draws in 4 bits (nf4, fp4: package bitsandbytes) or 8 (int8, fp8:
+    torchao), as the frozen base of a LoRA too: pip install 'agfsync[quantization]'. Default: in dtype"""
+    offload: bool = False
+    """in drawing, only one of text encoders, denoiser and VAE is on the accelerator at a time; the others wait in the
+    machine's memory. It affects no image"""
+    sampling: Sampling = Sampling()
+
+    @property
+    def parts(self) -> dict[str, PartSettings]:
+        """The networks that come from another place, by their name in the pipeline."""
+        named = {name: getattr(self, name, None) for name in ("vae", "unet", "transformer")}
+        return {name: part for name, part in named.items() if isinstance(part, PartSettings)}
+
+    @property
+    def is_attention_for_drawing(self) -> bool:
+        """True if the attention backend has no gradient, and training takes torch's own choice."""
+        return "sage" in (self.attention or "")
+
+    @property
+    def configuration(self) -> str | None:
+        """The place of a single file's configuration, of a type that loads one."""
+        return getattr(self, "config", None)
+
+    @property
+    def refining(self) -> RefinerSettings | None:
+        """The refiner, of a type that has one."""
+        return getattr(self, "refiner", None)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the class that the catalog finds: these settings, the sampling's among them."""
+        plain = self.model_dump()
+        return {**plain.pop("sampling"), **plain}
+
+    def defaults(self) -> set[str]:
+        """Return the names of the arguments that have their default, which a class need not take."""
+        changed: dict[str, Any] = self.model_dump(exclude_defaults=True)
+        return set(self.arguments()) - set(changed) - set(changed.get("sampling", {}))
+
+
+class StableDiffusionSettings(ModelSettings):
+    """The model type `stable-diffusion`."""
+
+    config: str | None = None
+    """of a single file: a folder or hub id of a pipeline with its configuration and tokenizers. Default: those of the
+    known model that it is like, fetched from the hub; for SD 2.x that is 2.1's at 768 pixels"""
+    unet: Part = None
+    """replaces the model's own"""
+    clip_skip: Positive | None = None
+    """layers of the text encoder that are left out, as diffusers counts them: 1 reads the last but one
+    (stable-diffusion) or the last but two (stable-diffusion-xl). What other programs call clip skip 2 is 1 here"""
+
+
+class StableDiffusionXLSettings(StableDiffusionSettings):
+    """The model type `stable-diffusion-xl`."""
+
+    refiner: RefinerSettings | None = None
+
+
+class TransformerSettings(ModelSettings):
+    """The model types that predict a flow: `stable-diffusion-3`, `flux`, `flux2`, `qwen-image` and others."""
+
+    transformer: Part = None
+    """replaces the model's own"""
+
+
+class T5Sampling(Sampling):
+    """The settings of drawing with a model that reads prompts with a T5, in addition to its CLIPs."""
+
+    max_sequence_length: Positive | None = None
+    """tokens of T5's text. Default: that of diffusers' pipeline"""
+
+
+class T5TransformerSettings(TransformerSettings):
+    """The model types `stable-diffusion-3` and `flux`."""
+
+    sampling: T5Sampling = T5Sampling()

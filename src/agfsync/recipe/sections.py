@@ -11,27 +11,23 @@ from agfsync.recipe.checks import check_agreement
 from agfsync.recipe.choices import BestWorstSettings
 from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import DpoSettings
+from agfsync.recipe.models import ModelSettings, StableDiffusionSettings
 from agfsync.recipe.reward import Reward
 from agfsync.recipe.rounds import Rounds, Start
+from agfsync.recipe.scorers import AestheticSettings, EmbeddingSettings, ScorerSettings, VqaSettings
 from agfsync.recipe.steering import SteeringSettings
 from agfsync.recipe.types import (
-    AestheticSettings,
     CaptionWriterOfType,
     ChoiceOfType,
-    EmbeddingSettings,
     MethodOfType,
     ModelOfType,
-    ModelSettings,
     PairwiseOfType,
     PolisherOfType,
     QuestionWriterOfType,
     ScorerOfType,
-    ScorerSettings,
-    StableDiffusionSettings,
-    VqaSettings,
-    WriterSettings,
     asks_language_model,
 )
+from agfsync.recipe.writers import WriterSettings
 
 SHAPES_SCORERS: dict[str, ScorerSettings] = {
     "vqa": VqaSettings(type="vqa", path="embedded:vqa"),

@@ -16,7 +16,7 @@ from agfsync.engine.jobs import SERVER, BatchFunction, JobContext, Outcome, Unit
 from agfsync.engine.processing import process_units
 from agfsync.engine.running import run_job
 from agfsync.errors import ModelError
-from agfsync.recipe.types import AnnotatorSettings
+from agfsync.recipe.scorers import AnnotatorSettings
 from agfsync.records import Annotation, Score, derive_seed, digest
 from agfsync.scorers import Measurement, Unscored
 from agfsync.scorers.annotators import AnnotationRequest, Annotator, AspectJudgement, Unjudged, draw_orders

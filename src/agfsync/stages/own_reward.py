@@ -2,7 +2,7 @@
 
 from agfsync.recipe import Recipe
 from agfsync.recipe.reward import Reward
-from agfsync.recipe.types import OWN_REWARD
+from agfsync.recipe.scorers import OWN_REWARD
 from agfsync.records import derive_seed
 from agfsync.stages.scored import is_in_share
 from agfsync.store import Run

@@ -6,7 +6,7 @@ Annotators, which see all candidates of a caption at once, are asked first.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agfsync.recipe.types import AnnotatorSettings
+from agfsync.recipe.scorers import AnnotatorSettings
 from agfsync.stages.annotating import ANNOTATORS, CandidateGroup, Groups, annotate_candidates
 from agfsync.stages.context import Context, read_captions_to_draw
 from agfsync.stages.judging import ImageToJudge, OtherScores, Tables, judge_images

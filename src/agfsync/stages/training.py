@@ -22,8 +22,8 @@ from agfsync.models.artefact import ModelArtefact
 from agfsync.models.execution import check_compiler, compile_blocks
 from agfsync.models.pretrained import torch_device
 from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
+from agfsync.recipe.models import TransformerSettings
 from agfsync.recipe.rounds import Start
-from agfsync.recipe.types import TransformerSettings
 from agfsync.records import derive_seed, digest
 from agfsync.stages.context import EARLIER, MODEL, NOT_SHAPING, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts

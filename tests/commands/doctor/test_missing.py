@@ -10,7 +10,7 @@ from agfsync.catalog import find_place
 from agfsync.commands.doctor.missing import find_lora_faults, list_loaded
 from agfsync.models.weights import WeightQuery, find_weights
 from agfsync.recipe import resolve_recipe
-from agfsync.recipe.types import SamplingLora, StableDiffusionSettings, TransformerSettings
+from agfsync.recipe.models import SamplingLora, StableDiffusionSettings, TransformerSettings
 
 TO_Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 

@@ -18,7 +18,8 @@ from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline.checks import check_names
 from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import PartSettings, Recipe, check_recipe
-from agfsync.recipe.types import StableDiffusionSettings, find_settings
+from agfsync.recipe.models import StableDiffusionSettings
+from agfsync.recipe.types import find_settings
 from agfsync.records import Answer, Candidate, Caption, Comparison, Question, Score, derive_seed
 from agfsync.scorers import Item, Measurement, Unscored
 from agfsync.scorers.pairwise import Ballot, Match

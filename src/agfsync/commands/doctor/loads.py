@@ -26,7 +26,7 @@ from agfsync.models.dtypes import DTYPES
 from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.models.quantization import count_saved_bytes
 from agfsync.recipe import ModelSettings, ScorerSettings, Training
-from agfsync.recipe.types import TransformerSettings
+from agfsync.recipe.models import TransformerSettings
 from agfsync.scorers.answering import fill_template
 from agfsync.scorers.hpsv3 import IMAGE_TOKENS
 from agfsync.scorers.reward_networks import MOST_TOKENS as IMAGEREWARD_TOKENS

@@ -22,7 +22,7 @@ from agfsync.models.published import UnknownModel
 from agfsync.models.weights import WeightQuery, find_weights
 from agfsync.pipeline import STAGES
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, list_named_models
-from agfsync.recipe.models import drawing_models
+from agfsync.recipe.named_models import drawing_models
 from agfsync.stages.spending import ACCOUNT
 
 LONG = 2 * 86400.0

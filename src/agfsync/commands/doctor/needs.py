@@ -21,8 +21,8 @@ from agfsync.models.published import UnknownModel
 from agfsync.pipeline.counts import Counts
 from agfsync.pipeline.plan import plan_stages
 from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
-from agfsync.recipe.models import drawing_models
-from agfsync.recipe.types import AnnotatorSettings, ServedScorerSettings
+from agfsync.recipe.named_models import drawing_models
+from agfsync.recipe.scorers import AnnotatorSettings, ServedScorerSettings
 
 _PICTURE = 1.6
 """bytes of PNG a pixel, as photographs have; plain images have fewer"""

@@ -10,7 +10,7 @@ from agfsync.engine.batch_fitting import release_memory
 from agfsync.engine.jobs import SERVER, BatchFunction, JobContext, Outcome, Unit
 from agfsync.engine.processing import check_budget, report_skipped
 from agfsync.engine.running import run_job
-from agfsync.recipe.types import PairwiseSettings
+from agfsync.recipe.scorers import PairwiseSettings
 from agfsync.records import Caption, Vote, digest
 from agfsync.scorers import CapReached, Unscored
 from agfsync.scorers.pairwise import Ballot, Match, PairwiseJudge, UnreadReply
