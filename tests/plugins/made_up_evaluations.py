@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe, check_recipe
-from agfsync.recipe.sections import SHAPES_SCORERS
+from agfsync.recipe.recipe import SHAPES_SCORERS
 from agfsync.records import Comparison
 from agfsync.stages.evaluation.comparing import summarise_comparisons
 from agfsync.stages.report.verdict import Alarm, Standing, Verdict, find_alarms, rank_judges, reach_verdict

@@ -5,6 +5,7 @@ recipe, applies `--set` overrides and returns the whole of it, checked.
 """
 
 from agfsync.recipe.base import HELD_OUT
+from agfsync.recipe.data import Captions, Questions
 from agfsync.recipe.models import ModelSettings, PartSettings, RefinerSettings
 from agfsync.recipe.named_models import NamedModel, list_named_models
 from agfsync.recipe.reading import (
@@ -17,9 +18,10 @@ from agfsync.recipe.reading import (
     resolve_recipe,
     summarize_shipped,
 )
+from agfsync.recipe.recipe import Engine, Recipe
 from agfsync.recipe.scorers import ScorerSettings
-from agfsync.recipe.sections import Captions, Engine, LoraSettings, Questions, Recipe, Training, Watch
 from agfsync.recipe.servers import Server
+from agfsync.recipe.training import LoraSettings, Training, Watch
 from agfsync.recipe.writers import LanguageModel, WriterSettings
 
 __all__ = [

@@ -8,8 +8,10 @@ from agfsync.recipe.models import StableDiffusionSettings
 from agfsync.recipe.scorers import OWN_REWARD
 
 if TYPE_CHECKING:
+    from agfsync.recipe.evaluation import EvaluationSet
+    from agfsync.recipe.recipe import Recipe
     from agfsync.recipe.rounds import Rounds
-    from agfsync.recipe.sections import EvaluationSet, Recipe, Watch
+    from agfsync.recipe.training import Watch
 
 
 def check_agreement(recipe: "Recipe") -> None:

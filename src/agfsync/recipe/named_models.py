@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from agfsync.recipe.base import Section
 from agfsync.recipe.models import ModelSettings
+from agfsync.recipe.recipe import Recipe
 from agfsync.recipe.scorers import ServedScorerSettings
-from agfsync.recipe.sections import Recipe
 
 
 @dataclass(frozen=True, slots=True)

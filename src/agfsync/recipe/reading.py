@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from agfsync.errors import RecipeError
 from agfsync.recipe.base import Section
-from agfsync.recipe.sections import Recipe
+from agfsync.recipe.recipe import Recipe
 
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
 """Errors that PyYAML raises on texts that it can't read: mostly its own, but others on a month 13."""

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from agfsync import recipe as config
 from agfsync.engine.progress import SilentProgress
-from agfsync.recipe.sections import SHAPES_SCORERS
+from agfsync.recipe.recipe import SHAPES_SCORERS
 from agfsync.records import Answer, Candidate, Caption, Comparison, Pair, Question, Score
 from agfsync.stages.context import Context
 from agfsync.stages.evaluation.comparing import compare_models, summarise_comparisons

@@ -7,7 +7,7 @@ import pytest
 
 from agfsync.formats import Selector
 from agfsync.recipe import Recipe, ScorerSettings, check_recipe
-from agfsync.recipe.sections import SHAPES_SCORERS
+from agfsync.recipe.recipe import SHAPES_SCORERS
 from agfsync.stages.report.verdict import (
     Role,
     Standing,

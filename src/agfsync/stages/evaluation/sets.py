@@ -7,7 +7,7 @@ from pathlib import Path
 from agfsync.formats.sources import SourceCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe.base import HELD_OUT
-from agfsync.recipe.sections import EvaluationSet
+from agfsync.recipe.evaluation import EvaluationSet
 from agfsync.records import Caption, Question, digest
 from agfsync.stages.context import Context, asks_questions, read_captions_to_draw
 from agfsync.stages.places import spread_evenly
