@@ -220,11 +220,54 @@ def test_a_process_that_fails_says_why_and_the_first_how_to_go_on(
     assert "type the same command to go on" in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_says_so_in_one_line(
-    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair], number: signal.Signals
+def test_two_processes_that_share_the_network_learn_what_one_does(
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
 ) -> None:
-    run = paired("run", make(steps=2000))
+    one, two = (paired(name, make(batch=8, fsdp=fsdp)) for name, fsdp in (("one", False), ("two", True)))
+    pipeline.run_stage(one, "training")
+    finish(launch("training", two))
+    assert max(differences(one, two)) <= 1e-4
+    StableDiffusionPipeline.from_pretrained(two / "model", use_safetensors=True)
+
+
+def test_rounds_are_trained_in_shards_too(make: Make, tmp_path: Path, launch: Callable[..., ForkedPair]) -> None:
+    file, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    file.write_text(dump_recipe(make(batch=8, fsdp=True).with_({"rounds": {"count": 2}})))
+    finish(launch("run", file, "--out", run))
+    for each in (run, run / "rounds" / "2"):
+        assert {standing.state for standing in pipeline.read_status(each)} == {"done"}
+
+
+def test_a_process_that_fails_in_shards_says_why_and_the_first_how_to_go_on(
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
+) -> None:
+    run = paired("run", make({"type": "failing"}, steps=2000, batch=8, fsdp=True))
+    _, error = launch("training", run).communicate(timeout=300)
+    assert "process 1: error: unexpected RuntimeError: the card fell off the bus" in error
+    assert error.count("type the same command to go on") == 1 and len(lines(run)) == 3
+
+
+def test_shards_need_as_many_pairs_in_each_process(
+    paired: Callable[[str, Recipe], Path], make: Make, launch: Callable[..., ForkedPair]
+) -> None:
+    process = launch("training", paired("run", make(fsdp=True)))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode != 0 and "make training.batch 7 a multiple of 2" in error
+
+
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, {"batch": 8, "fsdp": True})],
+    ids=["interrupted", "terminated", "in-shards"],
+)
+def test_stopped_it_says_so_in_one_line(
+    paired: Callable[[str, Recipe], Path],
+    make: Make,
+    launch: Callable[..., ForkedPair],
+    number: signal.Signals,
+    changes: dict[str, Any],
+) -> None:
+    run = paired("run", make(steps=2000, **changes))
     process: Launched = accelerate_launch("training", run) if number == signal.SIGINT else launch("training", run)
     wait_for_step(process, run, 2)
     both = workers(process)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from agfsync import catalog
+from agfsync.engine.packages import QUANTIZED_BY
 from agfsync.errors import RecipeError
 from agfsync.models.quantization import _BLOCK, count_saved_bytes, list_quantized, quantize_network
-from agfsync.recipe.base import QUANTIZED_BY
 from agfsync.training.lora import adapter_weights, adapters_off, add_adapters
 from agfsync.training.reference import round_frozen_layers
 

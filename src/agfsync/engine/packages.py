@@ -5,6 +5,9 @@ from importlib.util import find_spec
 
 from agfsync.errors import RecipeError
 
+QUANTIZED_BY = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "torchao", "fp8": "torchao"}
+"""The package that stores weights so."""
+
 
 def require_package(package: str, setting: str) -> None:
     """Check that `package`, which `setting` needs, is installed, without importing it.

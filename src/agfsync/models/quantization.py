@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agfsync.engine.packages import require_package
-from agfsync.recipe.base import QUANTIZED_BY
+from agfsync.engine.packages import QUANTIZED_BY, require_package
 
 _BLOCK = 64
 """weights that share a scale, float32, in 4 bits"""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync import catalog
-from agfsync.engine.packages import require_package, require_trackers
+from agfsync.engine.packages import QUANTIZED_BY, require_package, require_trackers
 from agfsync.errors import AgfsyncError, ModelError, RecipeError
 from agfsync.formats import PairSet, PromptFile
 from agfsync.formats.sources import SourceCaptions, check_source
@@ -15,7 +15,6 @@ from agfsync.models import hub
 from agfsync.models.artefact import ModelArtefact
 from agfsync.pipeline.generators import check_drawing, check_steerable, check_steered_type, check_trainable
 from agfsync.recipe import HELD_OUT, ModelSettings, NamedModel, Recipe, ScorerSettings, list_named_models
-from agfsync.recipe.base import QUANTIZED_BY
 from agfsync.recipe.models import drawing_models
 from agfsync.recipe.rounds import Start
 from agfsync.stages import NAMES

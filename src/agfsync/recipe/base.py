@@ -12,8 +12,6 @@ Positive = Annotated[int, Field(ge=1)]
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 """auto: the fastest on the device, chosen when the run is made and written into its recipe.yaml"""
 QuantizationName = Literal["nf4", "fp4", "int8", "fp8"]
-QUANTIZED_BY = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "torchao", "fp8": "torchao"}
-"""The package that stores weights so."""
 
 
 def _make_absolute(path: str) -> str:

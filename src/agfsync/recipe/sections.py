@@ -253,6 +253,9 @@ class Training(Section):
     are more by themselves where memory runs out, and several processes share them"""
     gradient_checkpointing: bool = False
     """compute activations twice and keep few: less memory, more time, the same result"""
+    fsdp: bool = False
+    """several processes share the weights, gradients and moments of the whole network, each with its part (torch's
+    FSDP2): less memory in each; one process trains as without"""
     compile: bool = False
     """torch.compile the network that is trained: the first step takes minutes longer, the others less time"""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
@@ -295,6 +298,23 @@ class Training(Section):
     def _no_empty_part(self) -> "Training":
         if self.accumulate > self.batch:
             raise ValueError(f"accumulate splits the {self.batch} pairs of training.batch into {self.accumulate} parts")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> "Training":
+        """Refuse what a training with `fsdp` can't do."""
+        obstacles = {
+            "a LoRA, whose network is frozen: leave out lora, or fsdp": self.lora is not None,
+            f"the method {self.method.type}: take one that learns from pairs or scores": (
+                self.method.needs not in ("pairs", "scores")
+            ),
+            "the optimizer adamw8bit: set it to adamw": self.optimizer == "adamw8bit",
+            "fp16: set precision to bf16 or fp32": self.precision == "fp16",
+            "compiled blocks: leave out compile": self.compile,
+            "a watch, which draws in the first process alone: leave it out": self.watch is not None,
+        }
+        for what in (what for what, is_there in obstacles.items() if self.fsdp and is_there):
+            raise ValueError(f"fsdp isn't there for {what}")
         return self
 
     @model_validator(mode="after")

@@ -12,9 +12,7 @@ from agfsync.errors import ModelError
 from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.records import Question, Score, digest
 from agfsync.scorers import CapReached, Item, Measurement, Scorer, Unscored
-
-MOST_NARROW = 100
-"""the longer side of a narrow picture is more than so many times the shorter"""
+from agfsync.scorers.narrow import explain_refusal, is_narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +80,16 @@ def _collect_results(
     except CapReached as reached:
         return reached.results, reached
     except ValueError as refusal:
-        read = [not _is_narrow(item.image) for item in items]
-        if all(read):
-            raise
+        refused = Unscored(explain_refusal((item.image for item in items), refusal))
+        read = [not is_narrow(item.image) for item in items]
         results, cap = _collect_results(scorer, list(compress(items, read)))
-        words, refused = iter(results), Unscored(f"the model can't read the picture: {refusal}".splitlines()[0])
+        words = iter(results)
         found: list[Measurement | Unscored] = []
         for fits in read:
             if (word := next(words, None) if fits else refused) is None:
                 break
             found.append(word)
         return found, cap
-
-
-def _is_narrow(image: Image.Image) -> bool:
-    """Return True for a picture whose sides some models refuse, such as Qwen's beyond 1 to 200."""
-    return max(image.size) > MOST_NARROW * min(image.size)
 
 
 def _open_picture(file: bytes) -> Image.Image | Unscored:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from agfsync.chat.completions import Reply, explain_reply
 from agfsync.scorers import Unscored
+from agfsync.scorers.narrow import explain_refusal
 from agfsync.scorers.pairwise import COMPARE, Ballot, Match, ask_about, read_ballot
 from agfsync.scorers.vlm import ImageReader
 
@@ -41,6 +42,9 @@ class PairwiseVlm:
             match.second,
             ask_about(match),
         ]
-        text, cut = self._reader.reply(content, self._reply_tokens)
+        try:
+            text, cut = self._reader.reply(content, self._reply_tokens)
+        except ValueError as refusal:
+            return Unscored(explain_refusal((match.first, match.second), refusal))
         reply = Reply(text, finish="length" if cut else "stop", cut=cut)
         return read_ballot(text, reply.answer, explain_reply(reply, f"reply_tokens = {self._reply_tokens}"))

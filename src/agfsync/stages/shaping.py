@@ -9,7 +9,7 @@ from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.stages.context import digest_drawing, digest_evaluated, digest_generator, digest_scorer, dump_changes
 from agfsync.stages.writing import digest_polisher, digest_writer
 
-UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "compile", "trackers")
+UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "fsdp", "compile", "trackers")
 """Settings of the training that change no more than the last bits of its result."""
 
 

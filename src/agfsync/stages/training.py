@@ -43,6 +43,7 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.publish.card import CardFacts, render_model_card
 from agfsync.training.publish.kohya import convert_to_kohya, describe_lora
 from agfsync.training.reference import AdaptersBefore, AdaptersOff, FrozenCopy, round_frozen_layers
+from agfsync.training.sharding import check_sharding
 from agfsync.training.tracking import Session, open_trackers
 from agfsync.training.trainable import explain_untrainable, list_missing
 from agfsync.training.watching import summarize_watch
@@ -73,6 +74,8 @@ def run(context: Context) -> Mapping[str, Any]:
         raise RecipeError(
             f"training.batch {settings.batch} is too small for {launcher.count_processes()} processes: raise it"
         )
+    if _is_sharded(recipe):
+        check_sharding(settings.batch, launcher.count_processes())
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe, recipe.start)
     reset_peak_memory(denoiser.device)
@@ -196,6 +199,8 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     quantized ones. Those of another UNet are rounded to it later (`round_frozen_layers`), all but those that autocast
     doesn't round. Text encoders are read when something is encoded.
 
+    A network that is to be sharded stays on the CPU, since one accelerator may not hold it.
+
     It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
     to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
     """
@@ -203,7 +208,8 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
     is_whole = isinstance(settings, TransformerSettings) or settings.quantization is not None
     is_frozen = recipe.training.lora is not None and is_whole
     dtype = recipe.training.precision if is_frozen else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False, "offload": False}
+    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False}
+    changed["offload"] = _is_sharded(recipe)  # then the network stays on the CPU, and the encoders take turns
     if settings.is_attention_for_drawing:
         changed["attention"] = None
     if settings.refining is not None:
@@ -220,6 +226,10 @@ def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel
         raise ModelError(explain_untrainable(settings.type, missing))
     trained: DiffusionModel = denoiser
     return trained
+
+
+def _is_sharded(recipe: Recipe) -> bool:
+    return recipe.training.fsdp and launcher.count_processes() > 1
 
 
 def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:

@@ -1,6 +1,7 @@
 """Checkpoints of the training state, from which training resumes to the last bit."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agfsync.files.tensors import TensorFile, read_metadata, read_tensors, write_tensors
+from agfsync.training.sharding import gather_tensor, shard_like
 from agfsync.training.state import TrainingState
 
 KEPT = 2
@@ -26,7 +28,10 @@ class Checkpoints:
     digest: str
 
     def save(self, step: int, state: TrainingState) -> None:
-        """Write the state after `step` steps; keep it and the one before, and delete all others."""
+        """Write the state after `step` steps; keep it and the one before, and delete all others.
+
+        Where the state is sharded, the other processes must call `iterate_tensors` meanwhile.
+        """
         head = {
             "digest": self.digest,
             "step": str(step),
@@ -34,7 +39,7 @@ class Checkpoints:
             "moves": str(_count_steps(state)),
         }
         head |= {"scaler": json.dumps(state.scaler.state_dict()), "parts": str(state.parts)}
-        write_tensors(self._make_path(step), _collect_tensors(state), head)
+        write_tensors(self._make_path(step), dict(iterate_tensors(state)), head)
         kept = [path for _, path in self._list_files()[:KEPT]]
         # Also a partial file of a run that was killed while it wrote.
         for path in self.folder.glob("*.safetensors*"):
@@ -71,17 +76,19 @@ class Checkpoints:
         return self.folder / f"step-{step:07}.safetensors"
 
 
-def _collect_tensors(state: TrainingState) -> dict[str, Tensor]:
-    """Return all tensors of `state` by KIND.NAME, where NAME is the parameter's."""
-    tensors = {f"{WEIGHT}.{name}": parameter.detach() for name, parameter in state.parameters.items()}
+def iterate_tensors(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of `state` by KIND.NAME, where NAME is the parameter's; sharded ones whole, on the CPU."""
+    tensors = [(f"{WEIGHT}.{name}", parameter.detach()) for name, parameter in state.parameters.items()]
     if state.average is not None:
-        tensors |= {f"{AVERAGE}.{name}": weight for name, weight in state.average.weights.items()}
-    tensors |= {f"{_MEMORY}.{name}": value for name, value in state.memory.items()}
+        tensors += [(f"{AVERAGE}.{name}", weight) for name, weight in state.average.weights.items()]
+    tensors += [(f"{_MEMORY}.{name}", value) for name, value in state.memory.items()]
+    for name, tensor in tensors:
+        yield name, gather_tensor(tensor).cpu() if state.is_sharded else tensor
     for name, parameter in state.parameters.items():
-        # Copies: some optimizers share a tensor between parameters, and a file of tensors can't.
-        moments = state.optimizer.state.get(parameter, {}).items()
-        tensors |= {f"{kind}.{name}": moment.clone() for kind, moment in moments if kind != COUNT}
-    return tensors
+        for kind, moment in state.optimizer.state.get(parameter, {}).items():
+            # Copies: some optimizers share a tensor between parameters, and a file of tensors can't.
+            if kind != COUNT:
+                yield f"{kind}.{name}", gather_tensor(moment).cpu() if state.is_sharded else moment.clone()
 
 
 def _count_steps(state: TrainingState) -> int:
@@ -107,10 +114,10 @@ def _load_state(found: TensorFile, state: TrainingState) -> None:
         else:
             kinds[name][kind] = tensor
     for name, parameter in state.parameters.items():
-        parameter.copy_(kinds[name].pop(WEIGHT))
+        parameter.copy_(shard_like(kinds[name].pop(WEIGHT), parameter))
         average = kinds[name].pop(AVERAGE, None)
         if state.average is not None and average is not None:
-            state.average.weights[name].copy_(average)
+            state.average.weights[name].copy_(shard_like(average, parameter))
         moments = {kind: _copy_like(parameter, tensor) for kind, tensor in kinds[name].items()}
         if moments:
             state.optimizer.state[parameter] = {COUNT: _make_count(moves, parameter, state.optimizer), **moments}
@@ -119,7 +126,7 @@ def _load_state(found: TensorFile, state: TrainingState) -> None:
 def _copy_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
     if tensor.shape != parameter.shape:
         return tensor.to(parameter.device)
-    return torch.zeros_like(parameter, dtype=tensor.dtype).copy_(tensor)
+    return torch.zeros_like(parameter, dtype=tensor.dtype).copy_(shard_like(tensor, parameter))
 
 
 def _make_count(moves: int, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | int:

@@ -5,6 +5,7 @@ All randomness of a step follows from (seed, step), so that a resume is exact.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,11 +16,13 @@ from torch import nn
 
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import DivergedError, ModelError, PeerError, lacks_memory
-from agfsync.training.checkpoints import Checkpoints
+from agfsync.training.checkpoints import Checkpoints, iterate_tensors
 from agfsync.training.metrics import MetricsLog, read_metrics
 from agfsync.training.objective import Actor, Batch, Objective, RememberingObjective, TrainingPlan
 from agfsync.training.precision import make_loss_scaler, use_trainable_attention
-from agfsync.training.processes import ALONE, Processes
+from agfsync.training.processes import ALONE, Processes, explain_lost_peer
+from agfsync.training.reference import FrozenCopy
+from agfsync.training.sharding import ShardedNetwork, gather_tensor
 from agfsync.training.state import TrainingState
 from agfsync.training.watching import LogLine, Watcher
 
@@ -71,6 +74,7 @@ def train(
     """
     if plan.gradient_checkpointing:
         _enable_gradient_checkpointing(actor.network)
+    sharded = _shard(actor, processes) if plan.fsdp and processes.count > 1 else None
     scaler = make_loss_scaler(actor.device, plan.precision)
     state = TrainingState.create(actor.network, plan.optimizer, plan.weight_decay, scaler, plan.ema, plan.betas)
     actor = replace(actor, processes=processes)
@@ -82,10 +86,21 @@ def train(
     done = checkpoints.restore(state) if ended is None else ended
     if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
-    if ended is None:
-        _run_steps(training, state, done, checkpoints, log, on_step)
-    if (watcher is None or not watcher.load_result(state)) and state.average is not None:
-        state.average.copy_to(state.parameters)
+    # In shards every use of the network is an exchange.
+    with explain_lost_peer(by_text=True) if sharded else nullcontext():
+        if ended is None:
+            _run_steps(training, state, done, checkpoints, log, on_step)
+        if (watcher is None or not watcher.load_result(state)) and state.average is not None:
+            state.average.copy_to(state.parameters)
+        if sharded is not None:
+            sharded.make_whole(processes)
+
+
+def _shard(actor: Actor, processes: Processes) -> ShardedNetwork:
+    """Shard the network in training, and its frozen copy if there is one."""
+    if isinstance(actor.reference, FrozenCopy):
+        actor.reference.shard(processes, actor.precision)
+    return ShardedNetwork.shard(actor.network, processes, actor.precision)
 
 
 def _run_steps(
@@ -112,6 +127,8 @@ def _run_steps(
                 seconds = time.perf_counter() - started
                 line = {"step": step + 1, **figures, "learning_rate": rate, "seconds": seconds}
                 on_step(_record(training, state, checkpoints, metrics, line))
+            elif state.is_sharded and _has_checkpoint(plan, step + 1):
+                deque(iterate_tensors(state), maxlen=0)  # the first process gathers them
             may_stop = watcher is not None and watcher.may_stop_at(step + 1, plan.steps)
             if watcher is not None and may_stop and processes.any_true(watcher.has_to_stop):
                 return
@@ -130,12 +147,16 @@ def _record(
     if watcher is not None and watcher.has_to_stop:
         metrics.flush()
         training.say(watcher.end())
-    elif step and (step % plan.checkpoint_every == 0 or step == plan.steps):
+    elif step and _has_checkpoint(plan, step):
         metrics.flush()
         checkpoints.save(step, state)
         if watcher is not None:
             watcher.prune(checkpoints.list_steps())
     return line
+
+
+def _has_checkpoint(plan: TrainingPlan, step: int) -> bool:
+    return step % plan.checkpoint_every == 0 or step == plan.steps
 
 
 def compute_learning_rate(plan: TrainingPlan, step: int) -> float:
@@ -178,7 +199,7 @@ def _update(training: _Training, state: TrainingState, step: int, batch: Batch) 
     plan = training.plan
     figures = _sum_gradients(training, state, step, batch)
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(state.optimizer.param_groups[0]["params"], plan.max_gradient_norm)
+    norm = gather_tensor(nn.utils.clip_grad_norm_(state.optimizer.param_groups[0]["params"], plan.max_gradient_norm))
     scale = state.scaler.get_scale()
     # A gradient that overflows under a scale only says that it is too large: the update is left out, the scale halved.
     # Without scaling the scale is 1.
@@ -202,7 +223,8 @@ def _sum_gradients(training: _Training, state: TrainingState, step: int, batch: 
     loss, figures = _backward_in_memory(training, state, step, batch, int(size))
     loss, *values = processes.sum_values([loss, *figures.values()])
     _check_finite("loss", loss, step, training.plan)
-    processes.sum_gradients([p.grad for p in state.parameters.values() if p.grad is not None])
+    if not state.is_sharded:
+        processes.sum_gradients([p.grad for p in state.parameters.values() if p.grad is not None])
     return dict(zip(figures, values, strict=True))
 
 
@@ -222,7 +244,8 @@ def _backward_in_memory(
         try:
             found = _backward(training, state, batch, size)
         except Exception as failure:
-            if not lacks_memory(failure):
+            # The processes of a sharded network are in the midst of an exchange, and can't begin anew.
+            if not lacks_memory(failure) or state.is_sharded:
                 raise
             lacking = failure
         parts, share = _count_parts(training, state), _count_shares(training, batch)

@@ -23,7 +23,8 @@ class TrainingPlan:
     The items of a step go through the networks in `accumulate` parts, one after the other, which changes only the last
     bits of the result; several processes share the parts. `ema` is the decay of the weights' average. `loss_space` is
     the quantity whose errors the loss takes: the prediction of the network, or the noise. `noise` is the noise that is
-    added to an image: new in each step ("independent"), or the one that the image was drawn from ("tracked").
+    added to an image: new in each step ("independent"), or the one that the image was drawn from ("tracked"). With
+    `fsdp` each of several processes keeps a part of the weights and of the optimizer's state.
     """
 
     steps: int
@@ -39,6 +40,7 @@ class TrainingPlan:
     checkpoint_every: int = 50
     accumulate: int = 1
     gradient_checkpointing: bool = False
+    fsdp: bool = False
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     ema: float | None = None
     min_snr_gamma: float | None = None

@@ -99,7 +99,7 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     # Names of its own: in those of an earlier training the addresses of its sockets are left.
     store = PrefixStore(f"meeting/{number}", launcher.shared_store())
     place = {"rank": launcher.process_rank(), "world_size": launcher.count_processes()}
-    with _explain_lost_peer():
+    with explain_lost_peer():
         state = PartialState(cpu=device.type == "cpu", store=store, timeout=PATIENCE, **place)
     if state.num_processes != launcher.count_processes():
         raise ModelError(f"several processes can't train on {device.type} devices: launch one process")
@@ -124,17 +124,21 @@ def _split_into_buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _all_reduce(tensor: Tensor) -> None:
-    with _explain_lost_peer():
+    with explain_lost_peer():
         torch.distributed.all_reduce(tensor)
 
 
 @contextmanager
-def _explain_lost_peer() -> Iterator[None]:
-    """Raise PeerError for an error of an exchange: it means that another process has ended."""
+def explain_lost_peer(*, by_text: bool = False) -> Iterator[None]:
+    """Raise PeerError for an error of an exchange: it means that another process has ended.
+
+    Within the context is nothing but exchanges, or, `by_text`, also work that may fail: then torch's text tells.
+    """
     try:
         yield
     except RuntimeError as failure:
-        if lacks_memory(failure):
+        is_exchange = isinstance(failure, torch.distributed.DistError) or "gloo" in str(failure)
+        if lacks_memory(failure) or (by_text and not is_exchange):
             raise
         # The others may have ended because all are being stopped: then this one gets the signal in a moment.
         time.sleep(GRACE)

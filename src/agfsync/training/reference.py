@@ -10,6 +10,8 @@ from torch import nn
 from agfsync.models.execution import compile_blocks
 from agfsync.training.lora import adapters_off
 from agfsync.training.precision import ROUNDED
+from agfsync.training.processes import Processes
+from agfsync.training.sharding import shard_network
 
 MULTIPLIED = (nn.Linear, nn.Conv2d)
 """Layers whose weights autocast rounds before it uses them."""
@@ -39,6 +41,10 @@ class FrozenCopy:
         round_frozen_layers(self._network, precision)
         if is_compiled:
             compile_blocks(self._network)
+
+    def shard(self, processes: Processes, precision: str) -> None:
+        """Shard the copy over the processes, as the trained network is."""
+        shard_network(self._network, processes, precision)
 
     @contextmanager
     def __call__(self) -> Iterator[nn.Module]:

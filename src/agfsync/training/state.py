@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from agfsync.engine.packages import require_package
 
@@ -54,6 +55,11 @@ class TrainingState:
     """number of updates of the weights, also counting those that were skipped because fp16 overflowed"""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """the values that the objective carries from step to step"""
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if each process has a part of each tensor alone."""
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
 
     @classmethod
     def create(

@@ -210,3 +210,9 @@ def test_what_is_not_counted_is_noted(doctor: Callable[..., Any]) -> None:
     _, found = doctor("shapes", "--set", "training.method=nft", "--set", "evaluation.controls=[random-sft]")
     assert any("images that nft draws and scores in training are in no figure" in note for note in found["notes"])
     assert any(note.startswith("evaluation.controls") for note in found["notes"])
+
+
+def test_a_training_in_shards_takes_less_in_each_process(doctor: Callable[..., Any]) -> None:
+    _, found = doctor("shapes", "--set", "training.fsdp=true")
+    (note,) = [note for note in found["notes"] if note.startswith("training.fsdp")]
+    assert all(f"with {count}" in note for count in (2, 4, 8))

@@ -1,7 +1,7 @@
 """Estimates of drawing, training and judging with a model: memory, work, and bytes kept."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import inf, nan
 from typing import Any
@@ -13,7 +13,15 @@ from agfsync import catalog
 from agfsync.commands.doctor import machine
 from agfsync.commands.doctor.networks import Pipeline
 from agfsync.models.architecture import ATTENTION
-from agfsync.models.counting import DATALESS, Operations, build_network, count_bytes, count_operations, make_dataless
+from agfsync.models.counting import (
+    DATALESS,
+    SLACK,
+    Operations,
+    build_network,
+    count_bytes,
+    count_operations,
+    make_dataless,
+)
 from agfsync.models.dtypes import DTYPES
 from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.models.quantization import count_saved_bytes
@@ -28,8 +36,11 @@ from agfsync.training.checkpoints import KEPT
 from agfsync.training.lora import adapters_off, add_adapters
 from agfsync.training.precision import ROUNDED, autocast, use_trainable_attention
 from agfsync.training.reference import MULTIPLIED
+from agfsync.training.sharding import list_blocks
 
 _CPU = torch.device("cpu")
+DECODING = 1.4
+"""times what the results of a VAE hold: cuDNN copies a convolution's input and output; measured on an H100"""
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""
 QUESTION_TOKENS, _TOKEN_CHARACTERS = 17, 4
@@ -52,6 +63,12 @@ class Load:
     """bytes of the pairs' latents and conditioning, which training keeps on the disk"""
     kept: float = 0.0
     """bytes of the checkpoints and of the trained model"""
+    shared: float = 0.0
+    """bytes of the memory of which each of several processes of a sharded training has a part"""
+
+    def estimate_shard_memory(self, processes: int) -> float:
+        """Return the bytes of memory in each of `processes` of a sharded training."""
+        return self.memory - self.shared * (1 - 1 / processes)
 
     def estimate_seconds(self, device: str | None) -> float:
         """Return the time on `device`, NaN where there is none."""
@@ -94,6 +111,8 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
             step = count_operations(pipeline.prepare_denoising(rows))
             works.append((step, float(steps)))
             decode = count_operations(lambda: pipeline.decode(at_once))
+    if not on_cpu:
+        decode = replace(decode, peak=DECODING * decode.peak)
     works.append((decode, images / at_once))
     memory = weights + max(work.memory for work, _ in works)
     if settings.offload and not on_cpu:
@@ -135,6 +154,8 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
     encoding = count_bytes(denoiser) - saved + max(count_bytes(vae) + encode.memory, reading)
     frozen = _make_trainable(denoiser, settings, training)
     trained = sum(each.numel() for each in denoiser.parameters() if each.requires_grad)
+    if training.fsdp:
+        _drop_gradients(denoiser)
     call = pipeline.prepare_denoising(2 * part)
 
     def take_step() -> None:
@@ -147,9 +168,14 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
 
     with use_trainable_attention(_CPU if on_cpu else torch.device("cuda")):
         step = count_operations(take_step)
+    held = count_bytes(denoiser) - saved + frozen
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
     # With several parts, the activations of one are kept in addition to the gradients of those before it.
-    gradients = 4.0 * trained if training.accumulate > 1 else 0.0
+    gradients = 4.0 * trained if training.accumulate > 1 or training.fsdp else 0.0
+    if training.fsdp:
+        # The network comes to the accelerator in shards, and of its blocks one is whole, and the next one.
+        encoding -= 0 if on_cpu else count_bytes(denoiser)
+        step.peak += 2 * max(map(count_bytes, list_blocks(denoiser)), default=count_bytes(denoiser)) / SLACK
     update = Operations(moved=trained * (20.0 + 2 * MOMENTS[training.optimizer]))
     return Load(
         works=[
@@ -158,7 +184,9 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
             (step, float(training.steps * training.accumulate)),
             (update, float(training.steps)),
         ],
-        memory=max(encoding, count_bytes(denoiser) - saved + step.memory + gradients + state + frozen),
+        memory=max(encoding, held + step.memory + gradients + state),
+        # Each process has all buffers of the network and of the copy.
+        shared=held - 2 * (count_bytes(denoiser) - 4.0 * trained) + gradients + state if training.fsdp else 0.0,
         encoded=4.0 * pairs * (2 * torch.Size(pipeline.latent).numel() + pipeline.count_conditioning()),
         kept=(KEPT + 1) * (4.0 * trained + state) + (8.0 * trained if training.lora else pipeline.count_bytes()),
     )
@@ -176,6 +204,17 @@ def _make_trainable(network: Any, settings: ModelSettings, training: Training) -
     network.requires_grad_(True)
     rounded = [m for m in network.modules() if isinstance(m, MULTIPLIED)] if training.precision in ROUNDED else []
     return count_bytes(network) - sum(map(count_bytes, rounded)) / 2
+
+
+def _drop_gradients(network: nn.Module) -> None:
+    """Count each gradient only while it is summed: afterwards a process has its part of it."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(drop)
 
 
 def _round_frozen_layers(network: Any, precision: str) -> None:

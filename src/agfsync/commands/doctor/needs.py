@@ -7,7 +7,7 @@ from math import isnan, nan
 from pathlib import Path
 
 from agfsync.commands.doctor import loads, machine
-from agfsync.commands.doctor.page import Examination, Need
+from agfsync.commands.doctor.page import Examination, Need, format_bytes
 from agfsync.engine.local_pool import count_cores, count_wanted_workers
 from agfsync.errors import ModelError
 from agfsync.language.tokens import (
@@ -148,6 +148,10 @@ class Estimator:
             self.found.missing.append("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32")
         estimate = partial(loads.estimate_training, settings, training, device == "cpu", self.counts.pairs)
         load = self._try_estimate(estimate, "model")
+        if load.shared:
+            memory = {n: format_bytes(load.estimate_shard_memory(n) + _count_process(device)) for n in (2, 4, 8)}
+            each = ", ".join(f"{taken} with {count}" for count, taken in memory.items())
+            self.found.notes.append(f"training.fsdp: the training takes less in each of several processes: {each}")
         return Need(
             "training",
             [_shorten_name(settings.path), method],

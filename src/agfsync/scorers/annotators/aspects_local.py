@@ -12,6 +12,7 @@ from agfsync.models import pretrained
 from agfsync.scorers.annotators import AnnotationRequest, AspectJudgement, Unjudged
 from agfsync.scorers.annotators.aspects import is_refusal, make_reply_shape, read_judgement, write_instructions
 from agfsync.scorers.annotators.scoring import REFUSED
+from agfsync.scorers.narrow import explain_refusal
 
 AGAIN_TEMPERATURE = 0.7
 """Temperature of the replies after a first, greedy one that can't be read."""
@@ -49,7 +50,10 @@ class AspectsLocal:
     def _ask(self, request: AnnotationRequest) -> AspectJudgement | Unjudged:
         shape, replies, fault = make_reply_shape(len(request.images)), list[str](), ""
         for attempt in range(1 + self._retries):
-            replies.append(self._generate(request, attempt))
+            try:
+                replies.append(self._generate(request, attempt))
+            except ValueError as refusal:
+                return Unjudged(explain_refusal(request.images, refusal), tuple(replies))
             if is_refusal(replies[-1][slice(*find_answer(replies[-1]))]):
                 return Unjudged(REFUSED, tuple(replies), refused=True)
             try:
