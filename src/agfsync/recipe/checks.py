@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agfsync.recipe.base import HELD_OUT, QUANTIZED_BY
+from agfsync.recipe.base import HELD_OUT
 from agfsync.recipe.types import OWN_REWARD, StableDiffusionSettings
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def check_agreement(recipe: "Recipe") -> None:
             f"model.quantization {quantization}: weights of few bits can't be trained: add training.lora, such as "
             f"{{rank: 16}}, or leave it out"
         )
-    if quantization and recipe.training.compile and QUANTIZED_BY[quantization] == "torchao":
+    if quantization in ("int8", "fp8") and recipe.training.compile:
         raise ValueError(
-            f"training.compile: PyTorch compiles no gradient through {quantization} weights of torchao: leave it out, or "
-            f"set model.quantization to nf4"
+            f"training.compile: PyTorch compiles no gradient through {quantization} weights (torchao's): leave it out, "
+            f"or set model.quantization to nf4"
         )
     if recipe.model.compile and recipe.steering is not None:
         raise ValueError(
