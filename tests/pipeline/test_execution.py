@@ -39,6 +39,10 @@ def test_few_bits_are_for_a_lora(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="model.quantization"):
         Recipe.load("shapes", ["model.quantization=nf3", "training.lora={}"])
     Recipe.load("shapes", ["model.quantization=int8", "training.method=none"])
+    lora = ["training.lora={}", "training.compile=true"]
+    Recipe.load("shapes", ["model.quantization=nf4", *lora])
+    with pytest.raises(RecipeError, match="training.compile: PyTorch compiles no gradient through fp8 weights"):
+        Recipe.load("shapes", ["model.quantization=fp8", *lora])
     monkeypatch.setattr("agfsync.engine.packages.find_spec", lambda name: None)
     assert "model.quantization int8 needs the package torchao: pip install torchao, or set it otherwise" in faults(
         "model.quantization=int8", "training.lora={}"

@@ -37,6 +37,11 @@ def check_agreement(recipe: "Recipe") -> None:
             f"model.quantization {quantization}: weights of few bits can't be trained: add training.lora, such as "
             f"{{rank: 16}}, or leave it out"
         )
+    if quantization in ("int8", "fp8") and recipe.training.compile:
+        raise ValueError(
+            f"training.compile: PyTorch compiles no gradient through {quantization} weights (torchao's): leave it out, "
+            f"or set model.quantization to nf4"
+        )
     if recipe.model.compile and recipe.steering is not None:
         raise ValueError(
             f"model.compile: {recipe.training.method.type} changes the attention as it draws: leave it out"
