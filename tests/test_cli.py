@@ -179,6 +179,7 @@ def test_what_is_left_out_is_told_with_its_reason_and_its_place(
         (["status", "/nowhere"], "no run at /nowhere"),
         (["run", "nosuch"], "no recipe 'nosuch'"),
         (["run", "{file}", "--until", "drawing"], "no stage is called 'drawing'"),
+        (["doctor", "{file}", "--card", "-3"], "see `agfsync doctor --help`"),
         (
             ["run", "{file}", "--set", "pairs.choose.wieghts.red=1"],
             "unknown key 'pairs.choose.wieghts': did you mean 'weights'?",

@@ -406,7 +406,7 @@ class Model:
 
     def _load(self, settings: Mapping[str, Any], extend: Callable[[dict[str, Any]], Any]) -> None:
         self.settings = pipeline.choose_dtypes(check_recipe({"model": dict(settings)}, "Model")).model
-        self._model = catalog.build("models", extend(self.settings.arguments()), self.settings.defaults())
+        self._model = _build("models", extend(self.settings.arguments()), self.settings.defaults())
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float = 0.0) -> "list[Image]":
         """Draw one image for each prompt and its seed, in order, all in one batch.
@@ -438,7 +438,7 @@ class Scorer:
         tree = {"scorers": {"scorer": {"type": type, **settings}}, "pairs": _SCORED}
         recipe = pipeline.choose_dtypes(check_recipe(tree, "Scorer"))
         self.settings = recipe.scorers["scorer"]
-        self._scorer = catalog.build("scorers", self.settings.model_dump())
+        self._scorer = _build("scorers", self.settings.model_dump())
 
     def score(
         self,
@@ -482,3 +482,11 @@ def _show(row: Any, name: str) -> str:
 def _show_image(data: bytes) -> str:
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg" if data.startswith(b"\xff\xd8") else "webp"
     return f'<img src="data:image/{kind};base64,{b64encode(data).decode()}" style="max-width: 12em">'
+
+
+def _build(kind: str, *settings: Any) -> Any:
+    """Return what the catalog builds, without the warnings of the libraries that are imported for it."""
+    from agfsync.models.pretrained import silence_transformers
+
+    with silence_transformers():
+        return catalog.build(kind, *settings)

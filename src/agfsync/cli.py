@@ -529,7 +529,9 @@ def _describe_failure(failure: Exception) -> tuple[str, int]:
     if isinstance(failure, AgfsyncError):
         return f"error: {_one_line(str(failure))}", USAGE
     if isinstance(failure, typer.TyperException):
-        return f"error: {_one_line(failure.format_message())}: see `agfsync --help`", USAGE
+        context = getattr(failure, "ctx", None)
+        command = "agfsync" if context is None else context.command_path
+        return f"error: {_one_line(failure.format_message())}: see `{command} --help`", USAGE
     kind = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
     return f"error: unexpected {_one_line(kind)}; run with --debug for the traceback", UNEXPECTED
 

@@ -168,7 +168,7 @@ UNWEIGHED = "pairs: {choose: {weights: {vqa: 1, aesthetic: 0}}}"
             "unknown key 'captions.writer.api_key': there are type, base_url, ",
         ),
         ("- captions", "a recipe is a mapping of stages, this is a list"),
-        ("name: [unclosed", "not YAML"),
+        ("name: x\nmodel: {path: a\nscorers: 3", "not YAML: line 3, column 8: expected ',' or '}'"),
     ],
 )
 def test_a_fault_is_one_line_that_says_where(file: Path, text: str, says: str) -> None:

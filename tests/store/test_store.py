@@ -296,8 +296,13 @@ def test_a_run_needs_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="holds other things"):
         Run.create(tmp_path, "")
-    with pytest.raises(RunError, match="no run at"):
+    with pytest.raises(RunError, match="isn't the folder of a run: it has no recipe.yaml"):
         Run.open(tmp_path, writing=True)
+    with pytest.raises(RunError, match="no run at"):
+        Run.open(tmp_path / "nowhere")
+    (tmp_path / "study.yaml").write_text("arms: {}")
+    with pytest.raises(RunError, match="is a study and no run: `agfsync study status"):
+        Run.open(tmp_path)
 
 
 def test_creation_that_was_interrupted_goes_on(tmp_path: Path) -> None:

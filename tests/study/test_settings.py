@@ -92,3 +92,10 @@ def test_what_one_arm_changes_ends_what_all_share(write_study) -> None:
     study = load_study(write_study({"a": {}, "b": {"candidates.embedding_noise": 0.1}}))
     base = make_base_recipe(study.resolve_base(0), study.resolve_arms())
     assert find_shared_stages(base, study.resolve_arms()) == ["captions", "questions"]
+
+
+def test_a_study_file_in_the_current_folder_is_named_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    Path("study.yaml").write_text("arms: {a: {}}")
+    assert load_study("study.yaml").name == "mine"

@@ -162,7 +162,8 @@ def _read_run_pairs(path: Path, split: str) -> Iterator[tuple[str, list[Pair]]]:
     """
     section = load_recipe(path / RECIPE).reward
     if split and (section is None or split not in SPLITS):
-        raise FormatError(f"{path}: has no split '{split}': those of a run with a reward model are {', '.join(SPLITS)}")
+        there = f"a run with a reward model has {', '.join(SPLITS)}"
+        raise FormatError(f"{path}: has no split '{split}': {there}; without --split all pairs are read")
     with Run.open(path) as run:
         for caption, rows in group_by_column("caption_key", run.rows("pairs")):
             if not split or (section is not None and choose_split(caption, section) == split):

@@ -124,11 +124,17 @@ def _read_text(path: Path) -> str:
         raise RecipeError(f"{path}: not YAML: {failure}") from failure
 
 
+def _describe_yaml_fault(failure: Exception) -> str:
+    """Return the problem and its place in a line, of faults that have a place."""
+    mark, problem = getattr(failure, "problem_mark", None), getattr(failure, "problem", None)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark and problem else str(failure)
+
+
 def _read_tree(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except YAML_FAULTS as failure:
-        raise RecipeError(f"{where}: not YAML: {failure}") from failure
+        raise RecipeError(f"{where}: not YAML: {_describe_yaml_fault(failure)}") from failure
     if tree is None:
         return {}
     if not isinstance(tree, dict):

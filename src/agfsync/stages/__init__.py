@@ -63,7 +63,7 @@ STAGES = (
         "training",
         "Align the model.",
         after=("pairs",),
-        lighter="training.batch, or set training.gradient_checkpointing, or train a LoRA (training.lora.rank)",
+        lighter="training.batch, or set training.gradient_checkpointing, or train a LoRA (training.lora)",
         makes=("model", "training/metrics.jsonl"),
     ),
     Stage(

@@ -70,7 +70,7 @@ class Run:
             RunError: there is no run, it is of another format, or another process writes to it.
         """
         if not (path / RECIPE).is_file():
-            raise RunError(f"no run at {path}: `agfsync run RECIPE --out {path}` makes one")
+            raise RunError(_explain_absence(path))
         return cls._open_folder(path, writing=writing, new=False)
 
     @classmethod
@@ -329,3 +329,12 @@ class Run:
     def _stage_files(self, stage: str) -> Mapping[str, FileChecksum]:
         finished = self.find_finished(stage)
         return {} if finished is None else finished.files
+
+
+def _explain_absence(path: Path) -> str:
+    """Return why there is no run at `path`, and what to do."""
+    if (path / "study.yaml").is_file():
+        return f"{path} is a study and no run: `agfsync study status {path}` shows where its runs are"
+    if path.exists():
+        return f"{path} isn't the folder of a run: it has no {RECIPE}; give the folder that `agfsync run --out` made"
+    return f"no run at {path}: `agfsync run RECIPE --out {path}` makes one"

@@ -182,7 +182,7 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
             f"no study '{source}': it is neither a file nor a shipped study; shipped are "
             f"{', '.join(list_shipped_studies())}"
         )
-    tree = {"name": path.parent.name if path.name == STUDY_FILE else path.stem, **read_yaml(path)}
+    tree = {"name": path.resolve().parent.name if path.name == STUDY_FILE else path.stem, **read_yaml(path)}
     try:
         study = Study.model_validate(tree)
     except ValidationError as failure:

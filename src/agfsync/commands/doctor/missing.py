@@ -99,7 +99,9 @@ def report_servers(recipe: Recipe, found: Examination) -> None:
         except ModelError as fault:
             found.missing.append(f"{where}: {fault}")
         if not (find_address_fault(endpoint.url) or getproxies() or _is_reached(endpoint.url)):
-            found.missing.append(f"{where}: no server answers at {endpoint.server}: start it, or mend {BASE_URL}")
+            found.missing.append(
+                f"{where}: no server answers at {endpoint.server}: start it, connect to the network, or mend {BASE_URL}"
+            )
 
 
 def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
