@@ -463,3 +463,12 @@ def test_a_missing_package_is_told_at_the_start(
     with pytest.raises(RecipeError, match=f"needs the package {package}"):
         pipeline.prepare(tmp_path / "run", make_recipe(training=setting))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_to_lower_leaves_out_what_is_set() -> None:
+    (training,) = (stage for stage in pipeline.STAGES if stage.name == "training")
+    recipe = Recipe.load("sd15")
+    assert training.advise_on_memory(recipe).endswith("or train a LoRA (training.lora)")
+    changed = recipe.with_({"training.lora": {"rank": 8}, "training.gradient_checkpointing": True})
+    advice = "training.batch, or store the frozen network in few bits (model.quantization)"
+    assert training.advise_on_memory(changed) == advice

@@ -198,7 +198,7 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
         context = Context(run_, bind_scorers(recipe, run_), progress, made_by)
         notes = import_module(f"agfsync.stages.{stage.name}").run(context)
     except Exception as failure:
-        plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage)
+        plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage, recipe)
         if plain is None:
             raise
         raise plain from failure
@@ -207,13 +207,13 @@ def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> No
     run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told, stage.makes, by_rows=stage.by_rows)
 
 
-def _explain_memory_error(failure: Exception, stage: Stage) -> OutOfMemoryError | None:
+def _explain_memory_error(failure: Exception, stage: Stage, recipe: Recipe) -> OutOfMemoryError | None:
     """Return an error with advice if `failure` is a lack of memory, else None."""
     if not lacks_memory(failure):
         return None
     says = (str(failure).splitlines() or ["MemoryError"])[0]
     return OutOfMemoryError(
-        f"{stage.name} ran out of memory ({says[:120]}): lower {stage.lighter}; what is done is kept"
+        f"{stage.name} ran out of memory ({says[:120]}): lower {stage.advise_on_memory(recipe)}; what is done is kept"
     )
 
 

@@ -5,6 +5,7 @@ affects its result. A table is in the order of the tables that it is made from (
 scores, by scorer), so that they can be read in parallel, however long they are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ class Stage:
     """the command's help"""
     after: tuple[str, ...] = ()
     """the stages whose results it reads"""
-    lighter: str = "captions.count"
-    """the settings to lower if memory runs out even for the smallest batch"""
+    lighter: "str | Callable[[Recipe], str]" = "captions.count"
+    """the settings to lower if memory runs out even for the smallest batch, which may depend on the recipe's"""
     makes: tuple[str, ...] = ()
     """files and folders that it writes in addition to its tables"""
     by_rows: bool = False
@@ -34,6 +35,21 @@ class Stage:
     def settings(self, recipe: "Recipe") -> Any:
         """Return the part of `recipe` that affects the stage's result, without devices and batch sizes."""
         return getattr(import_module("agfsync.stages.shaping"), self.name)(recipe)
+
+    def advise_on_memory(self, recipe: "Recipe") -> str:
+        """Return the settings to lower if memory runs out."""
+        return self.lighter if isinstance(self.lighter, str) else self.lighter(recipe)
+
+
+def _lighten_training(recipe: "Recipe") -> str:
+    advice = ["training.batch"]
+    if not recipe.training.gradient_checkpointing:
+        advice.append("set training.gradient_checkpointing")
+    if recipe.training.lora is None:
+        advice.append("train a LoRA (training.lora)")
+    elif recipe.model.quantization is None:
+        advice.append("store the frozen network in few bits (model.quantization)")
+    return ", or ".join(advice)
 
 
 STAGES = (
@@ -63,7 +79,7 @@ STAGES = (
         "training",
         "Align the model.",
         after=("pairs",),
-        lighter="training.batch, or set training.gradient_checkpointing, or train a LoRA (training.lora)",
+        lighter=_lighten_training,
         makes=("model", "training/metrics.jsonl"),
     ),
     Stage(

@@ -148,7 +148,7 @@ def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
     """Report stages that do not fit in memory and what to lower, full disks, and a CPU that would take too long."""
     from huggingface_hub import constants
 
-    lighter = {stage.name: stage.lighter for stage in STAGES}
+    lighter = {stage.name: stage.advise_on_memory(recipe) for stage in STAGES}
     try:
         device = found.device if found.card else str(torch_device(recipe.model.device))
         has = found.card - machine.CONTEXT if found.card else machine.read_memory(device)
