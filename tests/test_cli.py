@@ -135,7 +135,13 @@ def test_pickled_weights_are_converted(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"error: {out} exists already: choose another name\n" == capsys.readouterr().err
 
 
-def test_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_recipes_are_listed_and_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli.main(["recipes"]) == 0
+    assert all(len(line) <= 60 for line in capsys.readouterr().out.splitlines())
+    monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list_shipped()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any, Literal
 
 import typer
@@ -292,9 +293,11 @@ def list_recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from agfsync.recipe import list_shipped, summarize_shipped
 
-        width = max(map(len, list_shipped()))
+        indent = " " * (max(map(len, list_shipped())) + 1)
+        width = shutil.get_terminal_size((200, 24)).columns  # whole lines where they go into a pipe
         for name in list_shipped():
-            typer.echo(f"{name:<{width}} {summarize_shipped(name)}")
+            line = f"{name:<{len(indent)}}{summarize_shipped(name)}"
+            typer.echo(fill(line, max(width, len(indent) + 20), subsequent_indent=indent, break_on_hyphens=False))
 
 
 @recipes.command("show")
