@@ -17,7 +17,7 @@ VARIANTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """The way a network runs: `attention` is one of diffusers' backends, `compile` compiles its blocks by torch.compile.
+    """The way a network runs: `attention` is a backend of diffusers, `compile` has torch.compile compile its blocks.
 
     `offload`: a pipeline's networks take turns on the device in drawing. `quantization` is how its weights are stored.
     """
