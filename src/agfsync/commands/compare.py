@@ -248,8 +248,9 @@ def _find_type(place: str) -> str:
     index = ModelFiles.from_path(place).read(INDEX)
     if index is None:
         reason = hub.why_absent(place) if hub.is_hub_id(place) else ""
-        there = f"it has no {INDEX}" if Path(place).exists() or not reason else reason
-        raise ModelError(f"no model at {place}: {there}; {_GIVE}")
+        if reason:
+            raise ModelError(hub.describe_absence(place, None, "", reason))
+        raise ModelError(f"no model at {place}: it has no {INDEX}; {_GIVE}")
     kind = index.get("_class_name")
     if kind not in PIPELINES.values():
         raise ModelError(f"{place} is a {kind}, which can't be drawn with: there are {', '.join(PIPELINES.values())}")

@@ -79,10 +79,14 @@ def ask_hub(model: str, revision: str | None = None) -> HubAnswer:
 
 def why_absent(model: str, revision: str | None = None) -> str:
     """Return the reason why a hub model can't be had; "" if the cache has some of it or the hub lists its files."""
-    if cached_commit(model, revision) is not None:
-        return ""
-    fault = ask_hub(model, revision).fault
-    return describe_offline() if fault == NO_NETWORK else fault
+    return "" if cached_commit(model, revision) is not None else ask_hub(model, revision).fault
+
+
+def describe_absence(model: str, revision: str | None, place: str, fault: str) -> str:
+    """Return the line on a hub model that the recipe names at `place`, if it does, and that `fault` keeps away."""
+    named = f"{model} at {revision}" if revision else model
+    where = f" ({place})" if place else ""
+    return f"can't load the model {named}{where}: {describe_offline() if fault == NO_NETWORK else fault}"
 
 
 @cache
