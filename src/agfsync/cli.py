@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from agfsync import __version__
+from agfsync.commands.help import WholeHelpGroup
 from agfsync.engine import launcher
 from agfsync.errors import AgfsyncError, DivergedError, PeerError
 from agfsync.files.atomic import explain_disk_error
@@ -32,7 +33,9 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error", 
 """What the libraries read when imported: threads without work sleep, since spinning makes a busy machine
 up to ten times slower, and warnings stay out of the bars."""
 
-app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    name="agfsync", cls=WholeHelpGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
 RecipeName = Annotated[str, typer.Argument(metavar="[RECIPE]", help="A file, or the name of a shipped recipe.")]
@@ -283,7 +286,12 @@ def methods_command(
         typer.echo(format_methods(list_methods(), width))
 
 
-recipes = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="List the shipped recipes, or show one.")
+recipes = typer.Typer(
+    cls=WholeHelpGroup,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="List the shipped recipes, or show one.",
+)
 app.add_typer(recipes, name="recipes")
 
 
@@ -311,7 +319,7 @@ def show_recipe(
     typer.echo(read_shipped(name), nl=False)
 
 
-class _StudyGroup(typer.core.TyperGroup):
+class _StudyGroup(WholeHelpGroup):
     """A group whose first argument may also be a study, which is then run."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -498,7 +506,7 @@ def _help_training(path: Path, until: str | None, *, may_be_done: bool = True) -
     from agfsync.study.rounds import are_rounds_done
 
     if may_be_done:
-        with suppress(AgfsyncError):
+        with suppress(AgfsyncError):  # The first process meets the same error, and reports it.
             if are_rounds_done(path, until):
                 return
     # It holds nothing that a stop could lose, and the first says that all was stopped.
