@@ -22,6 +22,7 @@ import typer
 from agfsync import __version__
 from agfsync.commands.help import WholeHelpGroup
 from agfsync.engine import launcher
+from agfsync.engine.packages import mute_libraries
 from agfsync.errors import AgfsyncError, DivergedError, PeerError
 from agfsync.files.atomic import explain_disk_error
 from agfsync.stages import NAMES, STAGES, Stage
@@ -452,7 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        with _stop_on(signal.SIGTERM):
+        with _stop_on(signal.SIGTERM), mute_libraries():
             return _find_exit_code(app(args=given, prog_name="agfsync", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):
         return _find_exit_code(STOPPED)
