@@ -9,6 +9,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agfsync.engine.packages import silence_library_imports
+
 if TYPE_CHECKING:
     from agfsync.api import (
         Explanation,
@@ -64,6 +66,8 @@ __all__ = [
     "load_run",
     "run",
 ]
+
+silence_library_imports()
 
 
 def __getattr__(name: str) -> Any:

@@ -9,9 +9,15 @@ import typer
 
 from agfsync.cli.options import Debug, Settings
 from agfsync.cli.processes import lead_training, serve_orders
+from agfsync.commands.help import WholeHelpGroup
 from agfsync.engine import launcher
 
-recipes = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help="List the shipped recipes, or show one.")
+recipes = typer.Typer(
+    cls=WholeHelpGroup,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="List the shipped recipes, or show one.",
+)
 
 
 @recipes.callback()
@@ -38,7 +44,7 @@ def show_recipe(
     typer.echo(read_shipped(name), nl=False)
 
 
-class _StudyGroup(typer.core.TyperGroup):
+class _StudyGroup(WholeHelpGroup):
     """A group whose first argument may also be a study, which is then run."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

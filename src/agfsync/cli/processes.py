@@ -59,7 +59,7 @@ def help_training(path: Path, until: str | None, *, may_be_done: bool = True) ->
     from agfsync.study.rounds import are_rounds_done
 
     if may_be_done:
-        with suppress(AgfsyncError):
+        with suppress(AgfsyncError):  # The first process meets the same error, and reports it.
             if are_rounds_done(path, until):
                 return
     raise typer.Exit(serve_orders())

@@ -17,10 +17,13 @@ from agfsync.cli.failures import USAGE
 from agfsync.cli.groups import recipes, studies
 from agfsync.cli.options import Debug, Folder, Out, RecipeName, Settings
 from agfsync.cli.processes import help_training, lead_training
+from agfsync.commands.help import WholeHelpGroup
 from agfsync.engine import launcher
 from agfsync.stages import NAMES, STAGES, Stage
 
-app = typer.Typer(name="agfsync", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    name="agfsync", cls=WholeHelpGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 app.add_typer(recipes, name="recipes")
 app.add_typer(studies, name="study")
 
