@@ -20,7 +20,7 @@ logging.getLogger(__name__).error("failed")
 def test_the_command_line_shows_the_errors_of_libraries_and_not_their_warnings(tmp_path: Path) -> None:
     """diffusers imports bitsandbytes where it is installed; any module stands for it here."""
     (tmp_path / "noisy.py").write_text(NOISY)
-    program = "from agfsync import cli; cli._find_exit_code = lambda code: __import__('noisy'); cli.main(['--version'])"
+    program = "from agfsync import cli; cli.find_exit_code = lambda code: __import__('noisy'); cli.main(['--version'])"
     places = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2] / "src")])
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": places}, capture_output=True, text=True
