@@ -11,7 +11,7 @@ from agfsync.store import Run
 from agfsync.store.integrity import LOG, Damage
 from agfsync.store.parts import MISSING
 
-LISTED = 5
+_LISTED = 5
 """damaged files named in a line"""
 READ_AT_ONCE = 256 << 20
 """Bytes that every command verifies before anything else: a quarter of a second, about."""
@@ -53,6 +53,6 @@ def describe_damage(path: Path, damage: Damage) -> str:
 
 def describe_damages(path: Path, damages: Sequence[Damage]) -> str:
     """Return the line that reports the first few of all damaged files, and how many more there are."""
-    more = len(damages) - LISTED
-    lines = "; ".join(describe_damage(path, damage) for damage in damages[:LISTED])
+    more = len(damages) - _LISTED
+    lines = "; ".join(describe_damage(path, damage) for damage in damages[:_LISTED])
     return f"{lines}; and {more} more" if more > 0 else lines
