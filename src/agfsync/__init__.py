@@ -9,8 +9,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agfsync.engine.packages import silence_library_imports
-
 if TYPE_CHECKING:
     from agfsync.api import (
         Explanation,
@@ -66,8 +64,6 @@ __all__ = [
     "load_run",
     "run",
 ]
-
-silence_library_imports()
 
 
 def __getattr__(name: str) -> Any:

@@ -177,7 +177,9 @@ def find(kind: str, name: str) -> Any:
     for entry in list_plugins(kind):
         if entry.name == name:
             return entry.load()
-    raise _explain_unknown(kind, name)
+    close = get_close_matches(name, list_names(kind), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(list_names(kind))}"
+    raise RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
 def model_path(model: str) -> str:
@@ -266,12 +268,6 @@ def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Col
         if name not in (*parameters, *optional, *OF_EVERY_MODEL) and value not in (None, "", ()):
             raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
     return {name: value for name, value in settings.items() if name in parameters}
-
-
-def _explain_unknown(kind: str, name: str) -> RecipeError:
-    close = get_close_matches(name, list_names(kind), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(list_names(kind))}"
-    return RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
 def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
