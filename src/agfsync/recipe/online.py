@@ -152,6 +152,8 @@ class CleanImageSettings(OnlineSettings):
 
     guidance: float = Field(default=1.0, ge=0)
     """in drawing; training predicts with the prompt alone"""
+    noisings: Positive | None = None
+    """times that each image is noised and trained on in a step; default: as many as the sampling has steps"""
     kl: float = Field(default=1e-4, ge=0)
     """weight of the squared distance to the base's prediction"""
 

@@ -317,6 +317,26 @@ def _with_advantage(batch: CleanBatch, value: float) -> list[Any]:
     return found
 
 
+def test_each_image_is_trained_at_several_times(denoiser: StableDiffusion) -> None:
+    """The published code trains an image at all times of its sampling: one alone is mostly noise."""
+    rewards = [10.0, 20.0, 30.0, 50.0]
+    batches: dict[int | None, list[CleanBatch]] = {}
+    for noisings in (None, 1, 3):
+        data = make_data(denoiser, Fixed(rewards))
+        method = DiffusionNFT(reward={"judge": 1.0}, group=2, steps=4, noisings=noisings, kl=0.0, updates=2)
+        objective = method.objective(data, PLAN)
+        objective.prepare(Actor(denoiser))
+        batches[noisings] = list(objective.collect(Actor(denoiser), 0, torch.arange(2)))
+    assert [len(each) for each in batches[None]] == [8, 8]  # 2 of the 4 images, at as many times as steps
+    assert [len(each) for each in batches[1]] == [2, 2]
+    for batch, once in zip(batches[3], batches[1], strict=True):
+        assert len(batch.times_B.unique()) > 2
+        assert batch.prompts_B.tolist() == once.prompts_B.repeat_interleave(3).tolist()
+        torch.testing.assert_close(batch.advantages_B, once.advantages_B.repeat_interleave(3))
+        torch.testing.assert_close(batch.clean_BCHW, once.clean_BCHW.repeat_interleave(3, dim=0), rtol=0, atol=0)
+        assert len(batch.noise_BCHW.flatten(1).unique(dim=0)) == 6
+
+
 def test_awm_and_its_gradient() -> None:
     batch, noisy, _, schedule = clean_batch()
     predicted = (batch.old_BCHW + 0.02 * torch.randn_like(batch.old_BCHW)).requires_grad_()
