@@ -39,9 +39,10 @@ OLD = "old."
 class CleanImageMethod(OnlineMethod):
     """A method that draws images without noise in the steps, noises them anew, and weighs their errors by rewards.
 
-    `guidance` is that of the drawing; training predicts with the prompt alone. Each image is noised `noisings` times,
-    by default as often as the sampling has steps, as in the published code of DiffusionNFT: drawing an image costs many
-    times what one noising of it costs, and the gradient of one noising is mostly noise.
+    The network draws and is trained with the same `guidance`, if any through both halves of it: a change of the
+    prompt's prediction alone would be multiplied by it in drawing. Each image is noised `noisings` times, by default as
+    often as the sampling has steps, as in the published code of DiffusionNFT: drawing an image costs many times what
+    one noising of it costs, and the gradient of one noising is mostly noise.
     """
 
     reward: Mapping[str, float]
@@ -208,7 +209,7 @@ class CleanImageObjective:
         return torch.cat(found)
 
     def _predict(self, actor: Actor, network: nn.Module, batch: CleanBatch, noisy_BCHW: Tensor) -> Tensor:
-        prediction = GuidedPrediction(cast(Any, actor.model), 1.0, actor.precision)
+        prediction = GuidedPrediction(cast(Any, actor.model), self.method.guidance, actor.precision)
         return prediction.predict(
             network, noisy_BCHW, batch.times_B, *join_prompted(self.data, batch.prompts_B, actor.device)
         )
