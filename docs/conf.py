@@ -60,7 +60,13 @@ copyright = "The agfsync authors, Apache-2.0"
 def setup(app: Sphinx) -> None:
     """Write the reference pages before Sphinx looks for pages, and mend docstrings for its markup."""
     app.connect("builder-inited", lambda app: reference.write_pages(Path(app.srcdir) / "reference"))
+    app.connect("source-read", link_recipe_keys)
     app.connect("autodoc-process-docstring", end_backticks)
+
+
+def link_recipe_keys(app: Sphinx, page: str, source: list[str]) -> None:
+    """Link the generated page of the recipe's keys, where the pages as they lie in the repository link the source."""
+    source[:] = [text.replace("(../src/agfsync/recipe/recipe.py)", "(reference/recipe.md)") for text in source]
 
 
 def end_backticks(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:

@@ -108,7 +108,7 @@ def test_the_aligned_model_draws_other_images_than_the_base(run: agfsync.LoadedR
         row = next(r for r in opened.rows("evaluation_images") if r["caption_key"] == caption.key)
     drawn = run.base_model().draw([caption.text], [row["seed"]])[0]
     stored = next(r for r in [row] if r["generator"] == "base")
-    assert agfsync.api.decode_image(stored["image"]["bytes"]).tobytes() == drawn.tobytes()
+    assert agfsync.api.tables.decode_image(stored["image"]["bytes"]).tobytes() == drawn.tobytes()
 
 
 @pytest.mark.slow

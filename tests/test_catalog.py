@@ -65,6 +65,11 @@ def test_a_model_that_is_missing_is_told_before_anything_is_loaded() -> None:
         catalog.model_path("embedded:llama")
     with pytest.raises(ModelError, match="no model at './nowhere': give a folder that exists, a hub id or embedded:"):
         catalog.check_place("./nowhere")
+    for written in ("my models/one", "runs/none/model"):
+        with pytest.raises(ModelError, match=f"no model at '{written}'"):
+            catalog.check_place(written)
+    for other in ("owner/name", "gpt2", "run:reward", "http://localhost:8000/v1"):
+        assert catalog.check_place(other) == other
 
 
 def test_the_fingerprint_follows_what_the_embedded_models_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

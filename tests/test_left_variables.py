@@ -124,6 +124,30 @@ def test_who_waits_says_so_and_can_be_stopped(paired: tuple[Path, Path], rank: s
     assert error.splitlines() == (["stopped; type the same command to go on"] if rank == "0" else [])
 
 
+STOPPED = """
+import signal, sys
+from agfsync.engine import launcher
+launcher._POLL_SECONDS = 0.0
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+launcher.shared_store()
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try:
+    launcher.await_helpers(print)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_asks_the_store_all_the_time_ends_before_python_does() -> None:
+    """Else Python aborts (-6): the slower it exits, the likelier, such as with torchao imported."""
+    environment = os.environ | LEFT | {"MASTER_PORT": free_port(), "PYTHONPATH": str(HERE.parent / "src")}
+    done = subprocess.run([sys.executable, "-c", STOPPED], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(
     ("rank", "line"),
     [

@@ -177,7 +177,9 @@ def find(kind: str, name: str) -> Any:
     for entry in list_plugins(kind):
         if entry.name == name:
             return entry.load()
-    raise _explain_unknown(kind, name)
+    close = get_close_matches(name, list_names(kind), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(list_names(kind))}"
+    raise RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
 def model_path(model: str) -> str:
@@ -223,13 +225,14 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
 
 
 def check_place(path: str) -> str:
-    """Return `find_place(path)`, which must exist if it is written as a path or an embedded model; nothing is loaded.
+    """Return `find_place(path)`, which must exist unless it may be a hub id or an address; nothing is loaded.
 
     Raises:
-        ModelError: it doesn't.
+        ModelError: it is written as a path, or has spaces, and isn't there.
     """
     place = find_place(path)
-    if path.startswith(("/", "./", "../", "~")) and not Path(place).exists():
+    is_path = path.startswith(("/", "./", "../", "~")) or (path.count("/") > 1 and "://" not in path)
+    if (is_path or any(map(str.isspace, path))) and not Path(place).exists():
         raise ModelError(f"no model at '{path}': give a folder that exists, a hub id or {EMBEDDED}NAME")
     return place
 
@@ -265,12 +268,6 @@ def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Col
         if name not in (*parameters, *optional, *OF_EVERY_MODEL) and value not in (None, "", ()):
             raise RecipeError(f"a {what} has no {name}: leave out {name} '{value}'")
     return {name: value for name, value in settings.items() if name in parameters}
-
-
-def _explain_unknown(kind: str, name: str) -> RecipeError:
-    close = get_close_matches(name, list_names(kind), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(list_names(kind))}"
-    return RecipeError(f"no {kind.removesuffix('s')} is called '{name}': {hint}")
 
 
 def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import get_annotations
 from pathlib import Path
 from sys import intern
-from typing import Any, ClassVar, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 import pyarrow as pa
 
@@ -93,13 +95,19 @@ def make_question_key(caption_key: str, text: str, answer: str, choices: Sequenc
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """How Hugging Face datasets store an image column."""
+ImageFile = Annotated[bytes, IMAGE]
+SmallInt = Annotated[int, pa.int32()]
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The base of the records: a row of a Parquet table."""
+    """The base of the records: a row of a Parquet table, whose schema follows from the annotations."""
 
     schema: ClassVar[pa.Schema]
+
+    def __init_subclass__(cls) -> None:
+        cls.schema = pa.schema(get_columns(cls))
 
     def row(self) -> dict[str, Any]:
         """Return this record as the row that its schema describes."""
@@ -107,8 +115,30 @@ class Record:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the record of `row`; unknown columns are left out."""
-        return cls(**{name: row[name] for name in cls.schema.names})
+        """Return the record of `row`; unknown columns are left out, and lists become tuples."""
+        values: dict[str, Any] = {name: row[name] for name in cls.schema.names}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def get_columns(kind: type) -> dict[str, pa.DataType]:
+    """Return the name and the Arrow type of each annotated field of a class."""
+    return {name: find_arrow_type(each) for name, each in get_annotations(kind).items()}
+
+
+def find_arrow_type(annotation: Any) -> pa.DataType:
+    """Return the Arrow type of a field: that of its annotation, a list for a tuple, or a struct for a dataclass.
+
+    >>> find_arrow_type(tuple[float, ...]), find_arrow_type(str | None)
+    (ListType(list<item: double>), DataType(string))
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return arguments[1]
+    if origin is tuple:
+        return pa.list_(find_arrow_type(arguments[0]))
+    if origin in (UnionType, Literal):
+        return pa.string() if origin is Literal else find_arrow_type(arguments[0])
+    return _ARROW_TYPES[annotation] if annotation in _ARROW_TYPES else pa.struct(get_columns(annotation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +154,6 @@ class Caption(Record):
     split: Split
     original: str = ""
     changed: str = ""
-
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("text", pa.string()),
-            ("category", pa.string()),
-            ("split", pa.string()),
-            ("original", pa.string()),
-            ("changed", pa.string()),
-        ]
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +174,6 @@ class Question(Record):
     parents: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     label: str = ""
-
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("caption_key", pa.string()),
-            ("text", pa.string()),
-            ("answer", pa.string()),
-            ("element", pa.string()),
-            ("element_type", pa.string()),
-            ("parents", pa.list_(pa.string())),
-            ("choices", pa.list_(pa.string())),
-            ("label", pa.string()),
-        ]
-    )
 
     @property
     def is_yes_no(self) -> bool:
@@ -193,21 +198,10 @@ class Candidate(Record):
 
     key: str
     caption_key: str
-    index: int
+    index: SmallInt
     seed: int | None
     generator: str
-    image: bytes
-
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("caption_key", pa.string()),
-            ("index", pa.int32()),
-            ("seed", pa.int64()),
-            ("generator", pa.string()),
-            ("image", IMAGE),
-        ]
-    )
+    image: ImageFile
 
     def row(self) -> dict[str, Any]:
         """Return this candidate as the row that its schema describes."""
@@ -248,29 +242,6 @@ class Score(Record):
     reason: str | None
     answers: tuple[Answer, ...] = ()
 
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("candidate_key", pa.string()),
-            ("scorer", pa.string()),
-            ("value", pa.float64()),
-            ("reason", pa.string()),
-            (
-                "answers",
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("question_key", pa.string()),
-                            ("answer", pa.string()),
-                            ("p_yes", pa.float64()),
-                            ("p_expected", pa.float64()),
-                        ]
-                    )
-                ),
-            ),
-        ]
-    )
-
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """Return the score of `row`."""
@@ -291,38 +262,14 @@ class Annotation(Record):
     caption_key: str
     annotator: str
     aspect: str
-    order: int
+    order: SmallInt
     shown: tuple[str, ...]
     scores: tuple[float, ...]
-    ranks: tuple[int, ...]
+    ranks: tuple[SmallInt, ...]
     reasons: tuple[str, ...]
     replies: tuple[str, ...]
     reason: str | None = None
     refused: bool = False
-
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("caption_key", pa.string()),
-            ("annotator", pa.string()),
-            ("aspect", pa.string()),
-            ("order", pa.int32()),
-            ("shown", pa.list_(pa.string())),
-            ("scores", pa.list_(pa.float64())),
-            ("ranks", pa.list_(pa.int32())),
-            ("reasons", pa.list_(pa.string())),
-            ("replies", pa.list_(pa.string())),
-            ("reason", pa.string()),
-            ("refused", pa.bool_()),
-        ]
-    )
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the annotation of `row`."""
-        plain = {name: row[name] for name in cls.schema.names}
-        values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,19 +290,6 @@ class Pair(Record):
     margin: float
     aspect: str = ""
 
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("caption_key", pa.string()),
-            ("winner_key", pa.string()),
-            ("loser_key", pa.string()),
-            ("winner_score", pa.float64()),
-            ("loser_score", pa.float64()),
-            ("margin", pa.float64()),
-            ("aspect", pa.string()),
-        ]
-    )
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Record):
@@ -372,19 +306,6 @@ class Comparison(Record):
     element_type: str
     base: float
     aligned: float
-
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("set", pa.string()),
-            ("caption_key", pa.string()),
-            ("category", pa.string()),
-            ("judge", pa.string()),
-            ("element_type", pa.string()),
-            ("base", pa.float64()),
-            ("aligned", pa.float64()),
-        ]
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,20 +325,6 @@ class Vote(Record):
     explanation: str = ""
     reply: str = ""
     reason: str | None = None
-
-    schema: ClassVar = pa.schema(
-        [
-            ("key", pa.string()),
-            ("set", pa.string()),
-            ("caption_key", pa.string()),
-            ("ask", pa.string()),
-            ("first", pa.string()),
-            ("choice", pa.string()),
-            ("explanation", pa.string()),
-            ("reply", pa.string()),
-            ("reason", pa.string()),
-        ]
-    )
 
 
 def add_huggingface_metadata(schema: pa.Schema) -> pa.Schema:

@@ -64,6 +64,12 @@ def test_what_is_no_model_is_one_line(base: str, other: str, line: str) -> None:
     assert line in refuse(base, other)
 
 
+def test_several_loras_in_a_folder_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    assert "a.safetensors, b.safetensors" in refuse(BASE, tmp_path)
+
+
 def test_wrong_sets_and_judges_are_one_line(lora: Path) -> None:
     assert "--set x=3: there is no such file of prompts" in refuse(BASE, lora, sets=["x=3"])
     assert "settings are given by --set-option" in refuse(BASE, lora, sets=["x=3"])

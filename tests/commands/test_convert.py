@@ -111,6 +111,16 @@ def test_what_is_no_file_of_torchs_is_refused(data: bytes, tmp_path: Path) -> No
         convert_weights(tmp_path / "in.pth", tmp_path / "out.safetensors")
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.pth").write_bytes(b"")
+    monkeypatch.setattr(torch, "load", forbid)
+    with pytest.raises(FormatError, match=r"a\.pth: can't be read: Permission denied"):
+        convert_weights(tmp_path / "a.pth", tmp_path / "a.safetensors")
+
+
 def test_nothing_is_overwritten_and_names_are_as_they_should(tmp_path: Path) -> None:
     file = saved(WEIGHTS, tmp_path / "in.pth")
     (tmp_path / "there.safetensors").write_text("mine")

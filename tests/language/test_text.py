@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agfsync.language.duplicates import KeptCaptions
-from agfsync.language.text import has_words, normalise_text
+from agfsync.language.text import has_words, normalise_text, oppose_question
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 SCRIPTS = (
@@ -117,3 +117,16 @@ def test_near_duplicates_are_recognised_in_every_script() -> None:
         near.add(text)
     assert near.is_near("ปูสีแดง!") and near.is_near("दिन में, लाल तारा।")
     assert not any(map(near.is_near, ("ปีสีดำ", "🚀🌞", "C#", "C", "50", "दून में नीला वर्ग")))
+
+
+@pytest.mark.parametrize(
+    ("question", "opposite"),
+    [
+        ("Is there a dog?", "Is there no dog?"),
+        ("are there any dogs in the picture?", "are there no dogs in the picture?"),
+        ("Are there two dogs?", 'Is the answer to the question "Are there two dogs?" no?'),
+        (" Does the dog run? ", 'Is the answer to the question "Does the dog run?" no?'),
+    ],
+)
+def test_the_opposite_asks_for_the_other_answer(question: str, opposite: str) -> None:
+    assert oppose_question(question) == opposite

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from huggingface_hub.errors import GatedRepoError
 
 from agfsync.models import hub
 
@@ -32,7 +34,7 @@ def _info(*files: str) -> SimpleNamespace:
 
 
 def test_what_is_no_hub_id(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    for model in ("embedded:clip", "/a/b", "./a", "a/b/c", "name", "none", str(tmp_path)):
+    for model in ("embedded:clip", "/a/b", "./a", "a/b/c", "name", "none", "my models/one", "a\nb/c", str(tmp_path)):
         assert not hub.is_hub_id(model)
     assert hub.is_hub_id("owner/name")
 
@@ -59,6 +61,19 @@ def test_a_hub_that_fails_is_asked_once(online: Callable[[object], None]) -> Non
     assert hub.ask_hub("owner/other").fault == hub.NO_NETWORK
     hub.forget_answers()
     assert hub.ask_hub("owner/other").files == {"model.safetensors": 10}
+
+
+def test_a_file_that_the_hub_refuses_says_nothing_of_other_models(
+    online: Callable[[object], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        answer: Any = SimpleNamespace(status_code=403, headers={}, request=None)
+        raise GatedRepoError("gated", response=answer)
+
+    online(_info("config.json"))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    assert hub.fetch_file("owner/gated", "config.json") is None
+    assert hub.ask_hub("owner/name").commit == "b" * 40
 
 
 def test_a_hub_that_hangs_is_not_waited_for(online: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_offline_is_said_with_its_variable(
     if variable:
         monkeypatch.setenv(variable, "1")
     says = f"{variable} is set" if variable else "the hub isn't asked"
-    with pytest.raises(ModelError, match=f"{says}.*, and the cache on this machine doesn't hold it all"):
+    with pytest.raises(ModelError, match=f"{says}.*, and the cache on this machine doesn't hold all of it"):
         loaders[kind]()
     assert server.asked == []
 

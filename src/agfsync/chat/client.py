@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel
 
@@ -57,6 +57,24 @@ class Client:
         self._meter = meter
         self._refused: dict[str, int | None] = {} if endpoint.structured else {"response_format": None}
         self._answered = False
+
+    @classmethod
+    def of_judge(
+        cls, who: str, model: str, server: Mapping[str, Any] | None, meter: Meter | None, **settings: Any
+    ) -> Self:
+        """Return the client of a judge: `model` is its `path` in the recipe, and `server` the section of that name.
+
+        Raises:
+            ModelError: `who`, such as "a vqa-openai scorer", has no server.
+        """
+        if server is None:
+            raise ModelError(f"{who} needs a server: give server.base_url, or server: {{}} for OpenAI's")
+        return cls(Endpoint(model=model, temperature=0.0, **settings, **server), meter or Meter())
+
+    @property
+    def at_once(self) -> int:
+        """The number of requests at a time."""
+        return self._endpoint.concurrency
 
     @property
     def limit(self) -> str:

@@ -209,7 +209,7 @@ def _text_messages(text: str, deep: int) -> Iterator[str]:
             yield from _messages(json.loads(text), deep - 1)
             return
         except (ValueError, RecursionError):
-            pass
+            pass  # It only looks like JSON: it is a text.
     if text.startswith("<") and (_TITLE.search(text) or _TAG.match(text)):
         title = _TITLE.search(text)
         yield f'a page, "{" ".join((title[1] if title else _TAG.sub(" ", text[:5000])).split())}"'
@@ -225,7 +225,7 @@ def _find_values(value: Any, names: tuple[str, ...], deep: int) -> Iterator[str 
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return
+            return  # It only looks like JSON: it has no fields.
     if isinstance(value, list):
         for each in value[:20]:
             yield from _find_values(each, names, deep - 1)

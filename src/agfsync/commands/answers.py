@@ -20,7 +20,7 @@ from agfsync.files.images import BrokenImageError
 from agfsync.formats import AnsweredPicture, LeftOut, LeftOutTally
 from agfsync.formats.pairing import picture_key, read_picture
 from agfsync.formats.sources import read_answers
-from agfsync.language.opposites import oppose_question
+from agfsync.language.text import oppose_question
 from agfsync.pipeline import read_recipe
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, derive_seed, digest

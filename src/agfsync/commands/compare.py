@@ -7,7 +7,6 @@ a run, whose aligned model is taken. If one of the two is a run, its captions, q
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,10 +209,13 @@ def _is_lora(place: str) -> bool:
     """Return True if a LoRA is at `place`, and no pipeline."""
     if place.startswith(catalog.EMBEDDED) or ModelFiles.from_path(place).read(INDEX) is not None:
         return False
-    with suppress(ModelError):
+    try:
         if Path(place).exists() or LORA_FILE in hub.list_files(place):
             return holds_lora(lora_file(place))
-    return False
+    except ModelError:
+        if any(Path(place).glob(f"*{hub.SAFE}")):
+            raise  # such as of several LoRAs in a folder
+    return False  # Whoever asks for the model's type reports what else is wrong.
 
 
 def _describe_bare(lora: str) -> str:
@@ -248,8 +250,9 @@ def _find_type(place: str) -> str:
     index = ModelFiles.from_path(place).read(INDEX)
     if index is None:
         reason = hub.why_absent(place) if hub.is_hub_id(place) else ""
-        there = f"it has no {INDEX}" if Path(place).exists() or not reason else reason
-        raise ModelError(f"no model at {place}: {there}; {_GIVE}")
+        if reason:
+            raise ModelError(hub.describe_absence(place, None, "", reason))
+        raise ModelError(f"no model at {place}: it has no {INDEX}; {_GIVE}")
     kind = index.get("_class_name")
     if kind not in PIPELINES.values():
         raise ModelError(f"{place} is a {kind}, which can't be drawn with: there are {', '.join(PIPELINES.values())}")

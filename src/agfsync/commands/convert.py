@@ -61,7 +61,9 @@ def _load_pickle(file: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as failure:
+    except OSError as failure:
+        raise FormatError(f"{file}: can't be read: {failure.strerror or failure}") from failure
+    except Exception as failure:  # Unpickling raises whatever the file makes it raise.
         if named := CODE.search(str(failure)):
             raise FormatError(
                 f"{file} holds {named[1]}, not weights alone: it could run code, and isn't read"

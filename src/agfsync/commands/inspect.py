@@ -8,7 +8,7 @@ from sys import intern
 from typing import Any
 
 from agfsync.files.images import BrokenImageError
-from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile
+from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile, format_places
 from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
 from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
 from agfsync.recipe import load_recipe
@@ -149,6 +149,21 @@ def _count_run(path: Path) -> Contents:
         contents.ties = contents.left_out.pop(TIE, 0)
         contents.statistics = gather_statistics(run, load_recipe(path / RECIPE))
     return contents
+
+
+def format_contents(path: Path, contents: Mapping[str, Any]) -> str:
+    """Return the counts of a file or folder, a line each."""
+    lines = [f"{path}: {contents['what']}"]
+    counted = ["captions", "questions", "pairs", "ties"]
+    counted += ["judgements"] if contents["judgements"] != contents["pairs"] else []
+    lines += [f"{name:<11} {contents[name]}" for name in counted if contents[name]]
+    lines += [f"questions left out: {reason} {count}" for reason, count in contents["questions_left_out"].items()]
+    for reason, count in contents["left_out"].items():
+        lines.append(f"left out: {reason} {count}{format_places(contents['left_out_at'].get(reason, []), count)}")
+    for category, counts in contents["categories"].items():
+        lines.append(f"  {category}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
+    lines += format_statistics(contents.get("statistics", {}))
+    return "\n".join(lines)
 
 
 def format_statistics(found: Mapping[str, Any]) -> list[str]:

@@ -96,13 +96,9 @@ def _read_facts(name: str) -> MethodFacts:
         return MethodFacts(name, "can't be imported", "", (), "", " ".join(reason.split()))
     assert issubclass(section, MethodSettings)
     family = section.family or ("" if name in ("given", "none") else USUAL_FAMILIES.get(section.needs, "other"))
-    summary = section.summary or _first_sentence(catalog.find("methods", name))
+    docstring = section.summary or inspect.getdoc(catalog.find("methods", name)) or ""
+    summary = " ".join(docstring.partition("\n\n")[0].split())
     return MethodFacts(name, family, section.needs, section.models, section.paper, summary)
-
-
-def _first_sentence(maker: object) -> str:
-    """Return the first paragraph of the docstring of another package's method."""
-    return " ".join((inspect.getdoc(maker) or "").partition("\n\n")[0].split())
 
 
 def _join_facts(facts: MethodFacts) -> str:

@@ -32,6 +32,8 @@ _QUIET_SECONDS = 2.0
 """seconds after which a process that hasn't found the first one reports that it waits"""
 ATTEMPT_SECONDS = 5.0
 """seconds for one connection, and for the last message"""
+_END_SECONDS = 1.0
+"""seconds for a thread that is no longer waited for to end"""
 _REPLY_TIMEOUT = timedelta(minutes=30)
 """Timeout of the store's own calls: torch's default."""
 _END = "end"
@@ -232,7 +234,7 @@ def lead_helpers() -> Iterator[None]:
         # Without a store they have ended already; a launcher that hosts one answers at once.
         with suppress(PeerError, RuntimeError, TimeoutError):
             shared = shared_store(0.0)
-            _run_interruptibly(lambda: shared.set(_END, ""), ATTEMPT_SECONDS)
+            _run_interruptibly(lambda _: shared.set(_END, ""), ATTEMPT_SECONDS)
 
 
 def _await_all(keys: Mapping[str, int]) -> None:
@@ -255,11 +257,10 @@ def _find_missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[
     """
     until = time.monotonic() + seconds
 
-    def look() -> list[int]:
+    def look(given_up: Event) -> list[int]:
         while absent := [each for key, each in keys.items() if not shared.check([key])]:
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or given_up.wait(_POLL_SECONDS):
                 break
-            time.sleep(_POLL_SECONDS)
         return absent
 
     with _peer_errors():
@@ -293,7 +294,8 @@ def _connect_store(seconds: float) -> Any:
     reasons: list[str] = []
     try:
         return _run_interruptibly(
-            lambda: _host_store(launch) if hosts else _reach_store(launch, seconds, reasons), seconds + ATTEMPT_SECONDS
+            lambda given_up: _host_store(launch) if hosts else _reach_store(launch, seconds, reasons, given_up),
+            seconds + ATTEMPT_SECONDS,
         )
     except (TimeoutError, ConnectionError) as failure:
         whom = "the launcher" if launch.launcher_hosts else "the first process (RANK=0)"
@@ -317,7 +319,7 @@ def _host_store(launch: Launch) -> Any:
     )
 
 
-def _reach_store(launch: Launch, seconds: float, reasons: list[str]) -> Any:
+def _reach_store(launch: Launch, seconds: float, reasons: list[str], given_up: Event) -> Any:
     """Connect once the address accepts connections: until then torch would fill the terminal with warnings."""
     until = time.monotonic() + seconds
     while True:
@@ -326,35 +328,40 @@ def _reach_store(launch: Launch, seconds: float, reasons: list[str]) -> Any:
             break
         except (OSError, UnicodeError) as failure:
             reasons.append(getattr(failure, "strerror", None) or str(failure))
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or given_up.wait(_POLL_SECONDS):
                 raise ConnectionError(reasons[-1]) from failure
-            time.sleep(_POLL_SECONDS)
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     return TCPStore(launch.address, launch.port, launch.count, False, _REPLY_TIMEOUT)
 
 
-def _run_interruptibly(work: Callable[[], _T], seconds: float) -> _T:
+def _run_interruptibly(work: Callable[[Event], _T], seconds: float) -> _T:
     """Return the result of `work`, which runs in its own thread, so that a signal ends the wait at once.
 
+    `work` gets an event that is set when nobody waits for it any more, and then has `_END_SECONDS` to end: Python
+    aborts if a thread comes back from torch's C++ while it exits.
+
     Raises:
-        TimeoutError: it takes longer than `seconds`; its thread runs on.
+        TimeoutError: it takes longer than `seconds`.
     """
-    ended, results, failures = Event(), list[_T](), list[Exception]()
+    given_up, results, failures = Event(), list[_T](), list[Exception]()
 
     def do() -> None:
         try:
-            results.append(work())
-        except Exception as failure:
+            results.append(work(given_up))
+        except Exception as failure:  # raised again by the thread that waits
             failures.append(failure)
-        finally:
-            ended.set()
 
-    Thread(target=do, daemon=True).start()
-    until = time.monotonic() + seconds
-    while not ended.wait(_POLL_SECONDS):
-        if time.monotonic() >= until:
-            raise TimeoutError
+    thread, until = Thread(target=do, daemon=True), time.monotonic() + seconds
+    thread.start()
+    try:
+        while thread.is_alive():
+            if time.monotonic() >= until:
+                raise TimeoutError
+            thread.join(_POLL_SECONDS)
+    finally:
+        given_up.set()
+        thread.join(_END_SECONDS)
     if failures:
         raise failures[0]
     return results[0]

@@ -13,6 +13,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
+from agfsync.engine.packages import mute_libraries
 from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.recipe import Engine
 
@@ -126,12 +127,13 @@ def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, 
     os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = JobWorker(plan)
-    while True:
-        try:
-            method, arguments = calls.recv()
-        except EOFError:
-            return
-        calls.send(getattr(worker, method)(*arguments))
+    with mute_libraries():
+        while True:
+            try:
+                method, arguments = calls.recv()
+            except EOFError:
+                return
+            calls.send(getattr(worker, method)(*arguments))
 
 
 def _end_with_parent() -> None:

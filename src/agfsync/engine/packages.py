@@ -1,6 +1,8 @@
 """Optional packages, which only some settings need."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from agfsync.errors import RecipeError
@@ -27,3 +29,18 @@ def require_trackers(names: Sequence[str]) -> None:
     """
     for name in names:
         require_package(name, f"training.trackers {name}")
+
+
+@contextmanager
+def mute_libraries() -> Iterator[None]:
+    """Keep warnings that libraries log out of the terminal; errors stay.
+
+    diffusers, transformers, peft and accelerate import each optional package that is installed, also one that nothing
+    asks for, and some of these log warnings when they are imported.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -78,7 +78,7 @@ def read_metadata(path: Path) -> Mapping[str, str] | None:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError):
-        return None
+        return None  # A checkpoint that can't be read is like one that was never finished: an earlier one serves.
 
 
 def _compute_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -58,7 +58,7 @@ def column_names(path: Path) -> list[set[str]]:
         try:
             found.append(set(_read_schema(file).names))
         except (OSError, pa.ArrowException, ValueError):
-            continue
+            continue  # Another file may tell the format; reading this one raises the error again.
     return found
 
 

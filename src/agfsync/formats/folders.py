@@ -163,7 +163,7 @@ def _find_sides(folder: Path, depth: int = 0) -> Iterator[tuple[Path, tuple[Path
     try:
         inside = sorted(each for each in folder.iterdir() if not is_hidden(each.name) and each.is_dir())
     except OSError:
-        return
+        return  # `walk_files` yields a folder that can't be read, and it is counted as left out.
     by_name = {each.name.casefold(): each for each in reversed(inside)}
     winners, losers = ([by_name[name] for name in names if name in by_name] for names in zip(*SIDE_NAMES, strict=True))
     fitting = ((by_name[one], by_name[other]) for one, other in SIDE_NAMES if one in by_name and other in by_name)

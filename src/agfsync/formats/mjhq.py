@@ -36,7 +36,7 @@ class MJHQ:
             name = _FIRST_NAME.match(beginning)
             first = json.JSONDecoder().raw_decode(beginning, name.end())[0] if name else None
         except (FormatError, ValueError, RecursionError):
-            return False
+            return False  # A file that no format recognises is explained as a whole.
         return isinstance(first, dict) and first.keys() >= {"prompt", "category"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:

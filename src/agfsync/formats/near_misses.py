@@ -123,7 +123,7 @@ def _explain_json(path: Path) -> str:
     try:
         return f"its list holds {_name_kind(next(read_json_items(path)))}, no texts or objects"
     except (StopIteration, FormatError):
-        pass
+        pass  # It holds no list, or none that can be read: what follows says which.
     if path.suffix.lower() != ".json" and (names := peek_row(read_json_lines(path))):
         return _explain_columns(names)
     try:

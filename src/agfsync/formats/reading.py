@@ -266,7 +266,7 @@ def peek_row(rows: Rows) -> Mapping[str, Any]:
                 if found.get(name) is None:
                     found[name] = value
     except FormatError:
-        pass
+        pass  # A file that no format recognises is explained as a whole; of one that is, its reading raises this again.
     return found
 
 

@@ -123,7 +123,7 @@ def _has_two_lines(path: Path) -> bool:
     try:
         first = list(islice(read_json_lines(path), 2))
     except FormatError:
-        return False
+        return False  # A file that no format recognises is explained as a whole.
     return len(first) == 2 and all(isinstance(row, Row) for row in first)
 
 

@@ -112,7 +112,7 @@ def read_selectors(path: Path) -> list[Selector] | None:
             entries = json.loads((schema.metadata or {})[_SELECTORS_KEY.encode()])
             selectors = [Selector(**entry) for entry in (entries if isinstance(entries, list) else [entries])]
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-            return None
+            return None  # No judge then counts as independent of the pairs.
         known = True
         found |= {(each.name, each.identity): each for each in selectors}
     return list(found.values()) if known else None

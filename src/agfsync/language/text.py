@@ -1,4 +1,4 @@
-"""Compare and count texts in any script."""
+"""Compare and count texts in any script, and turn a question into its opposite."""
 
 import re
 import unicodedata
@@ -9,6 +9,7 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana and Han."""
+_IS_THERE = re.compile(r"(Is there|Are there) (?:an?|any) (.+)", re.IGNORECASE)
 _NO_WORD = re.compile(r"\*+|[^\w\s]|_")
 
 
@@ -38,6 +39,18 @@ def count_words(text: str) -> int:
     """
     unspaced = len(_UNSPACED.findall(text))
     return sum(map(has_words, _UNSPACED.sub(" ", text).split())) + -(-unspaced // 2)
+
+
+def oppose_question(text: str) -> str:
+    """Return the opposite of an English yes/no question: its true answer is no where that of the other is yes.
+
+    Where it asks whether there is something, it asks whether there is none; any other is asked about its answer.
+
+    >>> oppose_question("Is there a dog?"), oppose_question("Is the dog brown?")
+    ('Is there no dog?', 'Is the answer to the question "Is the dog brown?" no?')
+    """
+    found = _IS_THERE.fullmatch(text.strip())
+    return f"{found[1]} no {found[2]}" if found else f'Is the answer to the question "{text.strip()}" no?'
 
 
 def _fold(text: str) -> str:

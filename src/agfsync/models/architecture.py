@@ -20,6 +20,13 @@ Conditioning = Mapping[str, Tensor]
 """The network's inputs other than latents and time: named tensors, one row a prompt or image."""
 Size = tuple[int, int]
 """Height and width."""
+_DENOISER_PREFIXES = ("model.diffusion_model.",)
+NETWORK_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "unet": _DENOISER_PREFIXES,
+    "transformer": _DENOISER_PREFIXES,
+    "vae": ("first_stage_model.", "vae."),
+}
+"""Beginnings of the names of a network's weights in a file of a whole pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +57,30 @@ def size_in_latents(sample_size: Any) -> Size | None:
     return both[0], both[1]
 
 
+def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:
+    """Return fp32 in place of fp16 for a VAE that overflows it, such as SDXL's own; bf16 has the range."""
+    return torch.float32 if dtype == torch.float16 and getattr(vae.config, "force_upcast", False) else dtype
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """A family of models. `name` is its type in the catalog, `pipeline` its class in diffusers."""
 
     name: str
     pipeline: Any
-    embeddings: Sequence[str]
-    """the conditioning tensors that are c in Eq. 1: they take its noise, and the network's dtype"""
     encode: Callable[..., Conditioning]
     """(pipeline, prompts, size in pixels[, clip_skip]) -> float32 conditioning, a row a prompt"""
-    arguments: Callable[[Conditioning], dict[str, Any]]
+    embeddings: Sequence[str] = (TEXT_STATES,)
+    """the conditioning tensors that are c in Eq. 1: they take its noise, and the network's dtype"""
+    arguments: Callable[[Conditioning], dict[str, Any]] = lambda given: {"encoder_hidden_states": given[TEXT_STATES]}
     """conditioning -> the network's keyword arguments"""
-    vae_dtype: Callable[[Any, torch.dtype], torch.dtype]
+    vae_dtype: Callable[[Any, torch.dtype], torch.dtype] = vae_dtype_in_range
     """(VAE, the networks' dtype) -> the VAE's, in which it doesn't overflow"""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """parts of its pipeline that are left out, with the arguments that do so"""
     marker: str | None = None
     """prefix of the names of the text encoders' weights in a single file; None: single files aren't supported"""
-    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NETWORK_PREFIXES)
     """part -> possible prefixes of the names of its weights in a single file"""
     sides: Callable[[Any], PictureSides] = unet_sides
     """pipeline -> the sizes of its images"""
@@ -108,11 +120,6 @@ def choose_picture_size(sides: PictureSides, height: int | None, width: int | No
     if default is None and not (height and width):
         raise ModelError("the generator's network doesn't say the size it was made for: set height and width")
     return height or (default or (0, 0))[0], width or (default or (0, 0))[1]
-
-
-def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """Return fp32 in place of fp16 for a VAE that overflows it, such as SDXL's own; bf16 has the range."""
-    return torch.float32 if dtype == torch.float16 and getattr(vae.config, "force_upcast", False) else dtype
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:

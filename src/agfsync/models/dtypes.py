@@ -69,7 +69,7 @@ def _fastest_on_cpu(training: bool) -> str:
     kept = _read_cache(file)
     if kept.get(key) not in DTYPES:
         kept[key] = "bf16" if _speedup_of_bf16(training) > FASTER else "fp32"
-        with suppress(StoreError, OSError):
+        with suppress(StoreError, OSError):  # It is measured again in the next process.
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, json.dumps(kept, indent=1).encode())
     return kept[key]
@@ -82,7 +82,7 @@ def describe_cpu() -> str:
 
 
 def _cpu_name() -> str:
-    with suppress(OSError):
+    with suppress(OSError):  # another system than Linux
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from agfsync.errors import ModelError, model_errors
-from agfsync.models.architecture import ATTENTION, TEXT_STATES, Architecture, Conditioning, choose_picture_size
+from agfsync.models.architecture import (
+    ATTENTION,
+    TEXT_STATES,
+    Architecture,
+    Conditioning,
+    PictureSides,
+    choose_picture_size,
+)
 from agfsync.models.configuration import check_choices, check_parts, parts_of
 from agfsync.models.execution import Execution
 from agfsync.models.latent_model import LatentModel
@@ -39,6 +46,10 @@ from agfsync.records import digest
 POOLED_PROJECTIONS = "pooled_projections_BE"
 TEXT_MASK = "encoder_hidden_states_mask_BT"
 """True for the tokens of a prompt, False for those that fill it up"""
+TIMESTEPS = 1000
+"""The timestep of pure noise; some networks take their time in 0..1."""
+PATCH = 2
+"""The side of the squares of latents that are one token of FLUX, FLUX.2 and Qwen-Image."""
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 """The projections of image and text, as diffusers' training scripts adapt them."""
 
@@ -213,6 +224,12 @@ class FlowMatching(LatentModel):
 def transformer_arguments(conditioning: Conditioning) -> dict[str, Any]:
     """Return the transformer's keyword arguments."""
     return {"encoder_hidden_states": conditioning[TEXT_STATES], "pooled_projections": conditioning[POOLED_PROJECTIONS]}
+
+
+def find_packed_sides(pipeline: Any) -> PictureSides:
+    """Return the sides of a model whose latents are packed by squares into tokens."""
+    scale = pipeline.vae_scale_factor
+    return PictureSides(scale * PATCH, pipeline.default_sample_size * scale)
 
 
 def check_classifier_free(pipeline: Any, guidance: float, negative_prompt: str) -> None:

@@ -12,22 +12,21 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size
 from agfsync.models.flow_matching import (
     JOINT_ATTENTION,
+    PATCH,
     POOLED_PROJECTIONS,
+    TIMESTEPS,
     Family,
     FlowMatching,
+    find_packed_sides,
     pack_tokens,
     transformer_arguments,
     unpack_tokens,
 )
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
-_PATCH = 2
-TIMESTEPS = 1000
-"""The network's timesteps are in 0..1."""
 TEXT_TOKENS, TOKENS_OF_SCHNELL = 512, 256
 """the most tokens of text that dev and schnell take (diffusers' documentation of the pipeline)"""
 
@@ -42,11 +41,6 @@ def _encode_prompts(
     return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
-def _find_sides(pipeline: Any) -> PictureSides:
-    scale = pipeline.vae_scale_factor
-    return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
-
-
 def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
     if negative_prompt:
         raise ModelError("flux has its guidance built in, away from no prompt: leave out negative_prompt")
@@ -59,17 +53,17 @@ def _predict_packed(
 ) -> Tensor:
     """Pack the latents into tokens with their positions, and unpack the prediction; text tokens have position 0."""
     batch, _, height, width = noisy_BCHW.shape
-    rows, columns = height // _PATCH, width // _PATCH
+    rows, columns = height // PATCH, width // PATCH
     axes = [torch.arange(count, device=noisy_BCHW.device) for count in (1, rows, columns)]
     predicted_BNP = network(
-        pack_tokens(noisy_BCHW, _PATCH),
+        pack_tokens(noisy_BCHW, PATCH),
         timestep=timesteps_B / TIMESTEPS,
         guidance=timesteps_B.new_full((batch,), guidance) if network.config.guidance_embeds else None,
         img_ids=torch.cartesian_prod(*axes),
         txt_ids=axes[0].new_zeros(arguments["encoder_hidden_states"].shape[1], len(axes)),
         **arguments,
     ).sample
-    return unpack_tokens(predicted_BNP, noisy_BCHW, _PATCH)
+    return unpack_tokens(predicted_BNP, noisy_BCHW, PATCH)
 
 
 FLUX_ARCHITECTURE = Architecture(
@@ -79,9 +73,7 @@ FLUX_ARCHITECTURE = Architecture(
     embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
     encode=_encode_prompts,
     arguments=transformer_arguments,
-    vae_dtype=vae_dtype_in_range,
-    sides=_find_sides,
-    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
+    sides=find_packed_sides,
     latent_statistics=("shift_factor",),
     adapter_targets=(*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )

@@ -16,21 +16,19 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size
 from agfsync.models.flow_matching import (
     JOINT_ATTENTION,
+    PATCH,
+    TIMESTEPS,
     Family,
     FlowMatching,
     check_classifier_free,
+    find_packed_sides,
     pack_tokens,
     unpack_tokens,
 )
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
-
-_PATCH = 2
-_TIMESTEPS = 1000
-"""The network's timesteps are in 0..1."""
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
@@ -38,11 +36,6 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Condit
     with silence_libraries():
         text_UTD, _ = pipeline.encode_prompt(list(prompts))
     return {TEXT_STATES: text_UTD.float()}
-
-
-def _find_sides(pipeline: Any) -> PictureSides:
-    scale = pipeline.vae_scale_factor
-    return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
 
 
 def _check_built_in(pipeline: Any, guidance: float, negative_prompt: str) -> None:
@@ -73,21 +66,17 @@ def _predict_packed(
     }
     if network.config.guidance_embeds:
         arguments = {**arguments, "guidance": timesteps_B.new_full((len(timesteps_B),), guidance)}
-    predicted_BNP = network(pack_tokens(noisy_BCHW, 1), timestep=timesteps_B / _TIMESTEPS, **ids, **arguments).sample
+    predicted_BNP = network(pack_tokens(noisy_BCHW, 1), timestep=timesteps_B / TIMESTEPS, **ids, **arguments).sample
     return unpack_tokens(predicted_BNP, noisy_BCHW, 1)
 
 
 FLUX2_KLEIN_ARCHITECTURE = Architecture(
     name="flux2-klein",
     pipeline=Flux2KleinPipeline,
-    embeddings=(TEXT_STATES,),
     encode=_encode_prompts,
-    arguments=lambda conditioning: {"encoder_hidden_states": conditioning[TEXT_STATES]},
-    vae_dtype=vae_dtype_in_range,
-    sides=_find_sides,
-    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
+    sides=find_packed_sides,
     latent_statistics=("batch_norm_eps",),
-    latent_patch=_PATCH,
+    latent_patch=PATCH,
     adapter_targets=(*JOINT_ATTENTION, "to_qkv_mlp_proj"),
 )
 FLUX2_ARCHITECTURE = replace(FLUX2_KLEIN_ARCHITECTURE, name="flux2", pipeline=Flux2Pipeline)

@@ -63,7 +63,7 @@ def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
                 network = kind(kind.config_class.from_dict(plain))
                 network.tie_weights()
     except Exception:
-        return []
+        return []  # A configuration that no network can be made of; the loading makes the same one, and says why.
     groups: dict[int, list[str]] = defaultdict(list)
     for name, weight in network.named_parameters(remove_duplicate=False):
         groups[id(weight)].append(name)

@@ -4,6 +4,7 @@ Nothing here waits longer than `HUB_PATIENCE`, and HF_HUB_OFFLINE is honoured. A
 again.
 """
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
@@ -30,16 +31,16 @@ class HubAnswer:
 
 
 NO_NETWORK = "no network"
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def is_hub_id(model: str) -> bool:
     """Return True if `model` can only be a hub id: no embedded model, and nothing of that name on this machine.
 
-    >>> is_hub_id("openai/clip-vit-base-patch16"), is_hub_id("./folder"), is_hub_id("embedded:clip")
+    >>> is_hub_id("openai/clip-vit-base-patch16"), is_hub_id("./folder"), is_hub_id("my models/one")
     (True, False, False)
     """
-    written_as_path = model.startswith((".", "/", "~")) or model.count("/") != 1
-    return not (written_as_path or ":" in model or Path(model).exists())
+    return _HUB_ID.fullmatch(model) is not None and not Path(model).exists()
 
 
 def cached_commit(model: str, revision: str | None = None) -> str | None:
@@ -79,10 +80,14 @@ def ask_hub(model: str, revision: str | None = None) -> HubAnswer:
 
 def why_absent(model: str, revision: str | None = None) -> str:
     """Return the reason why a hub model can't be had; "" if the cache has some of it or the hub lists its files."""
-    if cached_commit(model, revision) is not None:
-        return ""
-    fault = ask_hub(model, revision).fault
-    return describe_offline() if fault == NO_NETWORK else fault
+    return "" if cached_commit(model, revision) is not None else ask_hub(model, revision).fault
+
+
+def describe_absence(model: str, revision: str | None, place: str, fault: str) -> str:
+    """Return the line on a hub model that the recipe names at `place`, if it does, and that `fault` keeps away."""
+    named = f"{model} at {revision}" if revision else model
+    where = f" ({place})" if place else ""
+    return f"can't load the model {named}{where}: {describe_offline() if fault == NO_NETWORK else fault}"
 
 
 @cache
@@ -127,10 +132,14 @@ def fetch_file(model: str, name: str, revision: str | None = None) -> Path | Non
     if name not in ask_hub(model, revision).files:
         return None
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(_in_time(lambda: hf_hub_download(model, name, revision=revision, etag_timeout=HUB_PATIENCE - 1)))
+    except HfHubHTTPError:
+        return None  # It refuses this file, such as one of a gated model; the loading reports its answer.
     except Exception:
+        # No connection, no answer in time, or an answer that isn't the hub's.
         _SILENT.append(model)
         return None
 

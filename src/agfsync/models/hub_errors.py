@@ -195,9 +195,14 @@ def _asked_for(response: Any) -> tuple[str, str]:
 
 def describe_offline() -> str:
     """Return the reason why a file that the cache lacks can't be had, and what to do."""
+    from huggingface_hub import constants
+
     named = [name for name in OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]
-    cause = f"{named[0]} is set" if named else "the hub isn't asked (offline mode)"
-    return f"{cause}, and the cache on this machine doesn't hold it all: fetch it with a network, then try again"
+    unasked = "the hub isn't asked (offline mode)" if constants.HF_HUB_OFFLINE else f"{_get_hub_address()} is silent"
+    return (
+        f"{f'{named[0]} is set' if named else unasked}, and the cache on this machine doesn't hold all of it: fetch it "
+        "with a network, or name a folder"
+    )
 
 
 def _get_hub_address() -> str:

@@ -8,23 +8,22 @@ from diffusers import QwenImagePipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.architecture import Architecture, Conditioning, Size
 from agfsync.models.flow_matching import (
     JOINT_ATTENTION,
+    PATCH,
+    TIMESTEPS,
     Family,
     FlowMatching,
     check_classifier_free,
+    find_packed_sides,
     masked_text_arguments,
     pack_tokens,
     pad_texts,
     unpack_tokens,
 )
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
-_PATCH = 2
-_TIMESTEPS = 1000
-"""The network's timesteps are in 0..1."""
 _TEXT_TOKENS = 512
 """the most tokens of a prompt; the pipeline of diffusers reads 1024, whose states would take 15 MB a prompt"""
 
@@ -36,11 +35,6 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Condit
     if mask_UT is None:
         return pad_texts(text_UTD, _TEXT_TOKENS)
     return pad_texts([text[mask.bool()] for text, mask in zip(text_UTD, mask_UT, strict=True)], _TEXT_TOKENS)
-
-
-def _find_sides(pipeline: Any) -> PictureSides:
-    scale = pipeline.vae_scale_factor
-    return PictureSides(scale * _PATCH, pipeline.default_sample_size * scale)
 
 
 def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
@@ -56,31 +50,28 @@ def _predict_packed(
 ) -> Tensor:
     batch, _, height, width = noisy_BCHW.shape
     predicted_BNP = network(
-        pack_tokens(noisy_BCHW, _PATCH),
-        timestep=timesteps_B / _TIMESTEPS,
+        pack_tokens(noisy_BCHW, PATCH),
+        timestep=timesteps_B / TIMESTEPS,
         encoder_hidden_states=arguments["text"],
         encoder_hidden_states_mask=arguments["mask"],
-        img_shapes=[[(1, height // _PATCH, width // _PATCH)]] * batch,
+        img_shapes=[[(1, height // PATCH, width // PATCH)]] * batch,
     ).sample
-    return unpack_tokens(predicted_BNP, noisy_BCHW, _PATCH)
+    return unpack_tokens(predicted_BNP, noisy_BCHW, PATCH)
 
 
 def _keep_norm(guided_BCHW: Tensor, with_BCHW: Tensor) -> Tensor:
     """Return the guided prediction with the norm that each token has in the prediction with the prompt."""
-    guided_BNP, with_BNP = pack_tokens(guided_BCHW, _PATCH), pack_tokens(with_BCHW, _PATCH)
+    guided_BNP, with_BNP = pack_tokens(guided_BCHW, PATCH), pack_tokens(with_BCHW, PATCH)
     scale_BN1 = with_BNP.norm(dim=-1, keepdim=True) / guided_BNP.norm(dim=-1, keepdim=True)
-    return unpack_tokens(guided_BNP * scale_BN1, guided_BCHW, _PATCH)
+    return unpack_tokens(guided_BNP * scale_BN1, guided_BCHW, PATCH)
 
 
 QWEN_IMAGE_ARCHITECTURE = Architecture(
     name="qwen-image",
     pipeline=QwenImagePipeline,
-    embeddings=(TEXT_STATES,),
     encode=_encode_prompts,
     arguments=masked_text_arguments,
-    vae_dtype=vae_dtype_in_range,
-    sides=_find_sides,
-    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
+    sides=find_packed_sides,
     latent_statistics=("latents_mean", "latents_std"),
     adapter_targets=JOINT_ATTENTION,
 )

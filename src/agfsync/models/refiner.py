@@ -11,12 +11,11 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 from torch import Tensor
 
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size, token_ids
+from agfsync.models.architecture import NETWORK_PREFIXES, TEXT_STATES, Architecture, Conditioning, Size, token_ids
 from agfsync.models.configuration import REFINER_TYPE, check_parts, limit_tokens, parts_of
 from agfsync.models.loading import PipelineSource, load_pipeline
 from agfsync.models.pretrained import fingerprint_model
 from agfsync.models.sampling import add_embedding_noise, encode_with_negative
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 POOLED_TEXT = "text_embeds_BE"
 TIME_IDS = "time_ids_BI"
@@ -103,19 +102,14 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Condit
     return {TEXT_STATES: text_UTD, POOLED_TEXT: pooled_UE, TIME_IDS: time_ids}
 
 
-def _vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """Return `dtype`: its VAE is the base's, and never used."""
-    return dtype
-
-
 REFINER_ARCHITECTURE = Architecture(
     name=REFINER_TYPE,
     pipeline=StableDiffusionXLImg2ImgPipeline,
     embeddings=(TEXT_STATES, POOLED_TEXT),
     encode=_encode_prompts,
     arguments=xl_arguments,
-    vae_dtype=_vae_dtype,
+    vae_dtype=lambda vae, dtype: dtype,  # its VAE is the base's, and never used
     extras={"add_watermarker": False},
     marker="conditioner.embedders.0.model.",
-    prefixes={"unet": UNET_PREFIXES, "vae": VAE_PREFIXES, "text_encoder_2": ("conditioner.embedders.0.model.",)},
+    prefixes={**NETWORK_PREFIXES, "text_encoder_2": ("conditioner.embedders.0.model.",)},
 )

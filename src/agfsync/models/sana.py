@@ -10,10 +10,9 @@ from diffusers import SanaPipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size
 from agfsync.models.flow_matching import TEXT_MASK, Family, FlowMatching, check_classifier_free
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 INSTRUCTION: Sequence[str] = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 """what the pipeline of diffusers puts before a prompt, and not before the negative prompt"""
@@ -66,12 +65,9 @@ def _predict_velocity(
 SANA_ARCHITECTURE = Architecture(
     name="sana",
     pipeline=SanaPipeline,
-    embeddings=(TEXT_STATES,),
     encode=_encode_prompts,
     arguments=lambda given: {"encoder_hidden_states": given[TEXT_STATES], "encoder_attention_mask": given[TEXT_MASK]},
-    vae_dtype=vae_dtype_in_range,
     sides=_find_sides,
-    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
 )
 _FAMILY = Family(
     SANA_ARCHITECTURE,

@@ -23,9 +23,6 @@ from agfsync.models.hub_errors import loading_errors
 from agfsync.models.pretrained import check_weights
 
 _SUFFIX = ".safetensors"
-UNET_PREFIXES = ("model.diffusion_model.",)
-VAE_PREFIXES = ("first_stage_model.", "vae.")
-"""Beginnings of the names of a part's weights in a file of a whole pipeline."""
 TEXT_MODEL = "text_model."
 LEFT_OVER = re.compile(
     r"^model_ema\."  # a second copy of the UNet

@@ -7,10 +7,10 @@ from typing import Any
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size
+from agfsync.models.architecture import NETWORK_PREFIXES, TEXT_STATES, Architecture, Conditioning, Size
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import MARKERS, UNET_PREFIXES, VAE_PREFIXES
+from agfsync.models.single_file import MARKERS
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
@@ -43,17 +43,14 @@ def _encode_with_clip_skip(pipeline: Any, prompts: Sequence[str], clip_skip: int
 SD_ARCHITECTURE = Architecture(
     name="stable-diffusion",
     pipeline=StableDiffusionPipeline,
-    embeddings=(TEXT_STATES,),
     encode=_encode_prompts,
-    arguments=lambda conditioning: {"encoder_hidden_states": conditioning[TEXT_STATES]},
     vae_dtype=lambda vae, dtype: dtype,  # its VAE keeps to fp16's range
     steerable=True,
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     marker=MARKERS["stable-diffusion"],
     prefixes={
-        "unet": UNET_PREFIXES,
-        "vae": VAE_PREFIXES,
+        **NETWORK_PREFIXES,
         "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),  # 1.x; 2.x
     },
 )

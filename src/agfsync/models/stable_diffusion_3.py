@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size
 from agfsync.models.flow_matching import (
     JOINT_ATTENTION,
     POOLED_PROJECTIONS,
@@ -17,7 +17,6 @@ from agfsync.models.flow_matching import (
     transformer_arguments,
 )
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
 TOKENS_OF_T5 = 256
 """the tokens of T5's text, by default (diffusers' documentation of the pipeline)"""
@@ -59,9 +58,7 @@ SD3_ARCHITECTURE = Architecture(
     embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
     encode=_encode_prompts,
     arguments=transformer_arguments,
-    vae_dtype=vae_dtype_in_range,
     sides=_find_sides,
-    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
     latent_statistics=("shift_factor",),
     adapter_targets=JOINT_ATTENTION,
 )

@@ -12,11 +12,11 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from agfsync.files.images import measure_cut
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, Size, vae_dtype_in_range
+from agfsync.models.architecture import NETWORK_PREFIXES, TEXT_STATES, Architecture, Conditioning, Size
 from agfsync.models.latent_diffusion import LatentDiffusion
 from agfsync.models.loading import silence_libraries
 from agfsync.models.refiner import POOLED_TEXT, TIME_IDS, Refiner, time_ids_of, xl_arguments, zero_empty_prompts
-from agfsync.models.single_file import MARKERS, UNET_PREFIXES, VAE_PREFIXES
+from agfsync.models.single_file import MARKERS
 
 UNCROPPED = (0, 0)
 
@@ -57,12 +57,10 @@ XL_ARCHITECTURE = Architecture(
     embeddings=(TEXT_STATES, POOLED_TEXT),
     encode=_encode_prompts,
     arguments=xl_arguments,
-    vae_dtype=vae_dtype_in_range,
     extras={"add_watermarker": False},
     marker=MARKERS["stable-diffusion-xl"],
     prefixes={
-        "unet": UNET_PREFIXES,
-        "vae": VAE_PREFIXES,
+        **NETWORK_PREFIXES,
         "text_encoder": ("conditioner.embedders.0.transformer.",),
         "text_encoder_2": ("conditioner.embedders.1.model.",),
     },

@@ -9,15 +9,12 @@ from diffusers import ZImagePipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size, vae_dtype_in_range
-from agfsync.models.flow_matching import Family, FlowMatching, masked_text_arguments, pad_texts
+from agfsync.models.architecture import Architecture, Conditioning, PictureSides, Size
+from agfsync.models.flow_matching import PATCH, TIMESTEPS, Family, FlowMatching, masked_text_arguments, pad_texts
 from agfsync.models.loading import silence_libraries
-from agfsync.models.single_file import UNET_PREFIXES, VAE_PREFIXES
 
-_PATCH = 2
 _SIDE = 1024
 """pixels of the side of an image, by the pipeline's default"""
-_TIMESTEPS = 1000
 _TEXT_TOKENS = 512
 """the most tokens of text that the pipeline of diffusers reads"""
 
@@ -30,7 +27,7 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Condit
 
 
 def _find_sides(pipeline: Any) -> PictureSides:
-    return PictureSides(pipeline.vae_scale_factor * _PATCH, _SIDE)
+    return PictureSides(pipeline.vae_scale_factor * PATCH, _SIDE)
 
 
 def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:
@@ -43,19 +40,16 @@ def _predict_listed(
 ) -> Tensor:
     """Give the network images and texts one by one; its time runs from 0 in noise to 1, and its velocity with it."""
     texts = [text_TD[mask_T] for text_TD, mask_T in zip(arguments["text"], arguments["mask"], strict=True)]
-    predicted = network(list(noisy_BCHW.unsqueeze(2)), 1 - timesteps_B / _TIMESTEPS, texts).sample
+    predicted = network(list(noisy_BCHW.unsqueeze(2)), 1 - timesteps_B / TIMESTEPS, texts).sample
     return -torch.stack([each_CFHW.squeeze(1) for each_CFHW in predicted])
 
 
 Z_IMAGE_ARCHITECTURE = Architecture(
     name="z-image",
     pipeline=ZImagePipeline,
-    embeddings=(TEXT_STATES,),
     encode=_encode_prompts,
     arguments=masked_text_arguments,
-    vae_dtype=vae_dtype_in_range,
     sides=_find_sides,
-    prefixes={"transformer": UNET_PREFIXES, "vae": VAE_PREFIXES},
     latent_statistics=("shift_factor",),
 )
 _FAMILY = Family(

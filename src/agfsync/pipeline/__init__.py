@@ -12,9 +12,8 @@ from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, check_names, find_faults
-from agfsync.pipeline.controls import bring_up_controls
 from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damage, open_to_read, quarantine_damage
-from agfsync.pipeline.following import bring_up_fork, prepare, read_recipe
+from agfsync.pipeline.following import bring_up_controls, bring_up_fork, prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
 from agfsync.recipe import Recipe

@@ -266,6 +266,6 @@ def check_generators(recipe: Recipe, stages: Collection[str]) -> None:
         if not _is_loaded(named, recipe, stages) or not hub.is_hub_id(named.path):
             continue
         if reason := hub.why_absent(named.path, named.revision):
-            raise ModelError(f"can't load the model {named.path} ({named.place}): {reason}")
+            raise ModelError(hub.describe_absence(named.path, named.revision, named.place, reason))
     for fault_ in find_generator_faults(recipe, stages, may_load=True):
         raise fault_

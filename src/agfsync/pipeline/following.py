@@ -1,7 +1,8 @@
-"""A run's recipe: written when the run is made, read, and compared with one that it is asked to follow."""
+"""A run's recipe: written when the run is made, read, and compared with one that it is asked to follow; and forks."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,12 @@ from agfsync.pipeline.pinning import list_unpinnable, pin_revisions
 from agfsync.pipeline.precision import choose_dtypes, chosen_dtypes, describe_dtypes
 from agfsync.recipe import Recipe, dump_recipe, load_recipe
 from agfsync.stages import STAGES
+from agfsync.stages.controls import locate_control, make_control_recipe
 from agfsync.store import RECIPE, Run
+from agfsync.store.forks import fork_open_run
+
+SHARED = ("captions", "questions", "candidates", "scores")
+"""The stages whose results a control shares with its run; a fork of other results is made anew."""
 
 
 def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progress | None = None) -> None:
@@ -73,6 +79,20 @@ def _shares_results(path: Path, base: Run, shared: Iterable[str]) -> bool:
     with Run.open(path) as fork:
         ends = [(base.find_finished(name), fork.find_finished(name)) for name in shared]
     return all(ours is None or theirs is None or ours.mark == theirs.mark for ours, theirs in ends)
+
+
+def bring_up_controls(run: Run, recipe: Recipe, progress: Progress, bring_up: Callable[[Path], None]) -> None:
+    """Fork the run for each of its controls and call `bring_up` on the fork, which runs it up to its evaluation.
+
+    Raises:
+        AgfsyncError: as a run does.
+    """
+    for control in recipe.evaluation.controls:
+        path = locate_control(run.path, control)
+        bring_up_fork(path, run, SHARED, partial(fork_open_run, run, path))
+        progress.say(f"control {control}: trained and evaluated like this run")
+        prepare(path, make_control_recipe(recipe, control), update=True)
+        bring_up(path)
 
 
 def read_recipe(run_: Run) -> Recipe:

@@ -28,7 +28,7 @@ def read_attribute_docstrings(owner: type) -> Mapping[str, str]:
         try:
             (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         except (OSError, TypeError):
-            continue
+            continue  # no source: the key's help is left out
         assert isinstance(definition, ast.ClassDef)
         for statement, after in pairwise(definition.body):
             match statement, after:

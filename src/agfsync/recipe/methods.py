@@ -1,4 +1,4 @@
-"""The settings of each type of method that learns from pairs or from scored candidates."""
+"""The settings of each type of method that learns from pairs or from scored candidates, or trains nothing."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from agfsync.recipe.base import Positive, Section, Share
 
 if TYPE_CHECKING:
-    from agfsync.recipe.types import NetworkOfType
+    from agfsync.recipe.types import ModelOfType, NetworkOfType
 
 
 class MethodSettings(Section):
@@ -40,6 +40,22 @@ class NoMethodSettings(MethodSettings):
     """The method type `none`."""
 
     summary: ClassVar[str] = "Train nothing: the run ends at the pairs."
+
+
+class GivenSettings(MethodSettings):
+    """The method type `given`: the run compares two models. `agfsync compare` writes such a recipe."""
+
+    needs: ClassVar[str] = "nothing"
+    trains: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "Train nothing: compare the base with another model."
+    model: "ModelOfType"
+    """the model that takes the aligned one's place, with its LoRAs and its own sampling"""
+    names: tuple[str, str] = ("base", "other")
+    """what the report calls the two models"""
+    marks: tuple[str, str] = ("", "")
+    """digests of the two models' files on this machine; models of other marks are drawn with again"""
+    selected_on: tuple[str, ...] | None = ()
+    """the scorers that the models were trained to please; absent: nobody knows, and no judge is called independent"""
 
 
 class PairSettings(MethodSettings):

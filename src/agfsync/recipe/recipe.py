@@ -10,7 +10,7 @@ from agfsync.recipe.base import Positive, Section, Share
 from agfsync.recipe.checks import check_agreement
 from agfsync.recipe.data import Candidates, Captions, Pairs, Questions, Scores
 from agfsync.recipe.evaluation import Evaluation, Report
-from agfsync.recipe.given import GivenSettings
+from agfsync.recipe.methods import GivenSettings
 from agfsync.recipe.models import ModelSettings, StableDiffusionSettings
 from agfsync.recipe.reward import Reward
 from agfsync.recipe.rounds import Rounds, Start

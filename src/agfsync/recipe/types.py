@@ -31,13 +31,13 @@ from agfsync.recipe.choices import (
     ParetoSettings,
     VoteSettings,
 )
-from agfsync.recipe.given import GivenSettings
 from agfsync.recipe.methods import (
     BestSettings,
     BlipHeadSettings,
     BradleyTerrySettings,
     ClipHeadSettings,
     DpoSettings,
+    GivenSettings,
     HingeSettings,
     IpoSettings,
     KtoSettings,

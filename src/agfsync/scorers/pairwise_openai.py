@@ -5,10 +5,9 @@ from typing import Any
 
 from agfsync.chat.client import Client, make_response_format
 from agfsync.chat.completions import explain_reply
-from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
-from agfsync.errors import BudgetError, ModelError, NoReplyError
+from agfsync.errors import BudgetError, NoReplyError
 from agfsync.scorers import CapReached, Unscored
 from agfsync.scorers.pairwise import COMPARE, Ballot, ChoiceReply, Match, ask_about, read_ballot
 from agfsync.scorers.vqa_openai import make_data_url
@@ -29,11 +28,7 @@ class PairwiseOpenAI:
         revision: str | None = None,
         meter: Meter | None = None,
     ) -> None:
-        if server is None:
-            raise ModelError("a pairwise-openai judge needs a server: give server.base_url, or server: {} for OpenAI's")
-        endpoint = Endpoint(model=path, temperature=0.0, **server)
-        self._at_once = endpoint.concurrency
-        self._client = Client(endpoint, meter or Meter())
+        self._client = Client.of_judge("a pairwise-openai judge", path, server, meter)
 
     def compare(self, matches: Sequence[Match]) -> list[Ballot | Unscored]:
         """Return one result for each match, in order.
@@ -44,7 +39,7 @@ class PairwiseOpenAI:
         """
         results: list[Ballot | Unscored] = []
         try:
-            for said in map_in_threads(self._ask, matches, self._at_once):
+            for said in map_in_threads(self._ask, matches, self._client.at_once):
                 results.append(said)  # those before a cap are kept
         except BudgetError as reached:
             raise CapReached(str(reached), results) from None

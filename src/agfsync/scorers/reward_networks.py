@@ -68,6 +68,10 @@ BLOCK = re.compile(r"\.layers?\.(\d+)\.")
 FIRST = re.compile(r"embeddings|pre_layrnorm")
 """Parts of a tower before its blocks."""
 
+HeadShape = tuple[Sequence[int], Activation, int]
+"""The hidden widths, the activation and the seed of a new head."""
+Place = tuple[str, str | None, str, str]
+"""The path, the revision, the dtype and the device of the towers."""
 Tokens = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` of prompts, int64 (B, T), padded on the right."""
 
@@ -190,18 +194,14 @@ class RewardModel(ABC):
         tensors = pretrained.load_tensors(self.name, None if weights else revision)
         self.config = pretrained.load_config(path, revision)
         self.tokenizer = pretrained.load_tokenizer(path, revision)
-        places = path, revision, dtype, device
-        self.network, self.processor = self._build(tensors, (hidden, activation, seed), side, places)
+        place = path, revision, dtype, device
+        self.network, self.processor = self._build(tensors, (hidden, activation, seed), side, place)
         self._pixel_processor = PixelProcessor(self.processor, path)
         self.network.to(pretrained.torch_device(device)).eval()
 
     @abstractmethod
     def _build(
-        self,
-        tensors: dict[str, Tensor],
-        head: tuple[Sequence[int], Activation, int],
-        side: int | None,
-        places: tuple[str, str | None, str, str],
+        self, tensors: dict[str, Tensor], head: HeadShape, side: int | None, place: Place
     ) -> tuple[RewardNetwork, Any]:
         """Return the network and its image processor."""
         ...
@@ -261,13 +261,9 @@ class BlipReward(RewardModel):
         return MOST_TOKENS
 
     def _build(
-        self,
-        tensors: dict[str, Tensor],
-        head: tuple[Sequence[int], Activation, int],
-        side: int | None,
-        places: tuple[str, str | None, str, str],
+        self, tensors: dict[str, Tensor], head: HeadShape, side: int | None, place: Place
     ) -> tuple[RewardNetwork, Any]:
-        path, _, dtype, device = places
+        path, _, dtype, device = place
         if self.config.model_type != "blip":
             raise ModelError(f"{path} is a {self.config.model_type} model: a blip-head takes blip")
         tensors = rename_tensors(tensors)
@@ -301,13 +297,9 @@ class ClipReward(RewardModel):
         return most
 
     def _build(
-        self,
-        tensors: dict[str, Tensor],
-        head: tuple[Sequence[int], Activation, int],
-        side: int | None,
-        places: tuple[str, str | None, str, str],
+        self, tensors: dict[str, Tensor], head: HeadShape, side: int | None, place: Place
     ) -> tuple[RewardNetwork, Any]:
-        path, revision, dtype, device = places
+        path, revision, dtype, device = place
         if self.config.model_type != "clip":
             raise ModelError(f"{path} is a {self.config.model_type} model: a clip-head takes clip")
         named = open_clip.in_transformers_names(tensors)

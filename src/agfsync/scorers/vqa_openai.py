@@ -10,10 +10,9 @@ from PIL import Image
 
 from agfsync.chat.client import Client
 from agfsync.chat.completions import Reply, explain_reply, read_first_word
-from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
-from agfsync.errors import BudgetError, ModelError, NoReplyError
+from agfsync.errors import BudgetError, NoReplyError
 from agfsync.files.images import encode_png
 from agfsync.language.text import normalise_text
 from agfsync.records import Answer, Question
@@ -62,11 +61,7 @@ class VqaOpenAI:
         device: str = "auto",
         meter: Meter | None = None,
     ) -> None:
-        if server is None:
-            raise ModelError("a vqa-openai scorer needs a server: give server.base_url, or server: {} for OpenAI's")
-        endpoint = Endpoint(model=path, temperature=0.0, structured=False, **server)
-        self._at_once = endpoint.concurrency
-        self._client = Client(endpoint, meter or Meter())
+        self._client = Client.of_judge("a vqa-openai scorer", path, server, meter, structured=False)
 
     def score(self, items: Sequence[Item]) -> list[Measurement | Unscored]:
         """Return one result for each item: a value with every answer, or `Unscored`.
@@ -78,7 +73,7 @@ class VqaOpenAI:
         pictures = [make_data_url(item.image) if item.questions else "" for item in items]
         both = zip(items, pictures, strict=True)
         asked = [(picture, question) for item, picture in both for question in item.questions]
-        said = map_in_threads(lambda each: self._ask_question(*each), asked, self._at_once)
+        said = map_in_threads(lambda each: self._ask_question(*each), asked, self._client.at_once)
         results: list[Measurement | Unscored] = []
         try:
             for item in items:

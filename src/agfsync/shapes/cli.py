@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
+from agfsync.commands.help import WholeHelpGroup
 from agfsync.engine.progress import make_progress
 from agfsync.errors import ModelError
 
 shapes_app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
+    cls=WholeHelpGroup,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 

@@ -30,15 +30,15 @@ def run(context: Context) -> Mapping[str, Any]:
     interval, and its p-value.
     """
     name = context.recipe.evaluation.first_set
-    ours = _read_aligned(context.run, name)
+    ours = read_aligned_values(context.run)
     found: dict[str, dict[str, Any]] = {}
     for control in context.recipe.evaluation.controls:
         with Run.open(locate_control(context.run.path, control)) as other:
-            theirs = _read_aligned(other, name)
+            theirs = read_aligned_values(other)
         found[control] = {
-            judge: _compare(control, judge, values, theirs[judge], context.recipe)
-            for judge, values in ours.items()
-            if judge in theirs
+            judge: _compare(control, judge, values, theirs[of, judge], context.recipe)
+            for (of, judge), values in ours.items()
+            if of == name and (of, judge) in theirs
         }
     return {"set": name, "controls": found}
 
@@ -64,12 +64,12 @@ def make_control_recipe(recipe: Recipe, control: str) -> Recipe:
     return recipe.with_({**changes, **CHANGES[control]})
 
 
-def _read_aligned(run: Run, name: str) -> dict[str, dict[str, float]]:
-    """Return the aligned model's values by judge and caption."""
-    values: dict[str, dict[str, float]] = defaultdict(dict)
+def read_aligned_values(run: Run) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the values of the aligned model's images by evaluation set and judge, and then by caption."""
+    values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for row in run.read("evaluation", Comparison):
-        if row.set == name and not row.element_type:
-            values[row.judge][row.caption_key] = row.aligned
+        if not row.element_type:
+            values[row.set, row.judge][row.caption_key] = row.aligned
     return values
 
 

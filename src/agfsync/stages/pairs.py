@@ -188,7 +188,7 @@ def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
         captions = read_normalised_captions(run, recipe, None)
         scored = next(each for each in captions if each.caption_key == pair.caption_key)
     except (StopIteration, ValueError):
-        return {}
+        return {}  # The caption, or one of its judges, is gone since the pair was chosen.
     normaliser = make_normaliser(run, recipe)
     scored = replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
     chosen = key_pairs(choose_pairs(make_choice(recipe), scored)[0]).get(pair.key)

@@ -28,6 +28,8 @@ from agfsync.store.tables import TableReader
 _R = TypeVar("_R", bound=Record)
 
 RECIPE, DATABASE = "recipe.yaml", "run.db"
+STUDY_FILE = "study.yaml"
+"""what the folder of a study has where that of a run has `RECIPE`"""
 OWN = {"lock", RECIPE, f"{RECIPE}.tmp", *(DATABASE + end for end in ("", "-journal", ".sum", ".copy"))}
 OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
 """The condition on a stage's own table and its others."""
@@ -333,7 +335,7 @@ class Run:
 
 def _explain_absence(path: Path) -> str:
     """Return why there is no run at `path`, and what to do."""
-    if (path / "study.yaml").is_file():
+    if (path / STUDY_FILE).is_file():
         return f"{path} is a study and no run: `agfsync study status {path}` shows where its runs are"
     if path.exists():
         return f"{path} isn't the folder of a run: it has no {RECIPE}; give the folder that `agfsync run --out` made"

@@ -1,25 +1,15 @@
 """The values of a run's evaluation: each judge's score of the base's and the aligned model's images, by caption."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agfsync.pipeline import read_recipe
 from agfsync.recipe import HELD_OUT
-from agfsync.records import Caption, Comparison
+from agfsync.records import Caption
 from agfsync.store import Run
 
 JudgedValues = Mapping[tuple[str, str], Mapping[str, float]]
 """(evaluation set, judge) -> caption key -> value on 0..100."""
-
-
-def read_aligned_values(run: Run) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the values of the aligned model's evaluation images of a run."""
-    values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for row in run.read("evaluation", Comparison):
-        if not row.element_type:
-            values[row.set, row.judge][row.caption_key] = row.aligned
-    return values
 
 
 def read_base_values(path: Path) -> dict[tuple[str, str], dict[str, float]]:

@@ -17,11 +17,12 @@ from agfsync.errors import RunError
 from agfsync.files.atomic import store_errors
 from agfsync.recipe import Recipe, load_recipe
 from agfsync.stages.context import MODEL
+from agfsync.stages.controls import read_aligned_values
 from agfsync.stages.report.verdict import Alarm, format_points
 from agfsync.store import RECIPE, Run
 from agfsync.store.forks import fork_run
 from agfsync.study.hacking import find_round_alarms, find_watched, list_gains
-from agfsync.study.judged import JudgedValues, read_aligned_values, read_base_values
+from agfsync.study.judged import JudgedValues, read_base_values
 from agfsync.study.settings import Arm, Study
 
 if TYPE_CHECKING:

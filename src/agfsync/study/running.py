@@ -9,10 +9,10 @@ from agfsync import pipeline
 from agfsync.engine.progress import Progress
 from agfsync.errors import AgfsyncError, InUseError, RunError
 from agfsync.files.atomic import lock_folder, store_errors, write_atomic
-from agfsync.store import RECIPE, Run
+from agfsync.store import RECIPE, STUDY_FILE, Run
 from agfsync.store.forks import fork_run
 from agfsync.study.rounds import are_rounds_done, read_rounds, run_with_rounds
-from agfsync.study.settings import STUDY_FILE, Arm, Study, dump_study, load_study
+from agfsync.study.settings import Arm, Study, dump_study, load_study
 from agfsync.study.sharing import ALWAYS, SHARABLE, find_shared_stages, list_arm_stages, make_base_recipe
 from agfsync.study.status import locate_failure
 

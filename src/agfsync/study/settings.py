@@ -14,13 +14,13 @@ from agfsync.errors import RecipeError
 from agfsync.recipe import Recipe, check_recipe, list_shipped, resolve_recipe
 from agfsync.recipe.base import Positive, Section
 from agfsync.recipe.reading import describe_first_fault, read_yaml
+from agfsync.store import STUDY_FILE
 
 if TYPE_CHECKING:
     from agfsync.stages.report.verdict import Alarm
     from agfsync.study.values import StudyResults
 
 ARM_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-STUDY_FILE = "study.yaml"
 SHARE_KEY = "pairs.share"
 
 

@@ -6,8 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agfsync.stages.controls import read_aligned_values
 from agfsync.store import RECIPE, Run
-from agfsync.study.judged import JudgedValues, read_aligned_values, read_base_values
+from agfsync.study.judged import JudgedValues, read_base_values
 from agfsync.study.rounds import locate_runs
 from agfsync.study.settings import Arm, Study
 from agfsync.study.status import ArmStatus, read_arm_status

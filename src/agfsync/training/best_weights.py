@@ -77,7 +77,7 @@ class BestWeights:
         try:
             noted = json.loads(self._end_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
+            return None  # The training goes on from its last checkpoint, and notes its end again.
         return (noted["best"], noted["step"]) if noted["digest"] == self.digest else None
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):
+        with suppress(OSError):  # another system than Linux, or one that forbids it: the peak is then of the process
             _RESET.write_text("5")
 
 
@@ -21,7 +21,7 @@ def read_peak_memory(device: torch.device) -> int | None:
     """Return the peak in bytes; None where it isn't known."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):  # another system than Linux
         lines = [line.split() for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
         return int(lines[0][1]) * 1024 if lines and device.type == "cpu" else None
     return None

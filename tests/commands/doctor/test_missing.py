@@ -1,14 +1,21 @@
 """The doctor looks for every model, and refuses the LoRAs that a run would refuse, without loading the model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from agfsync.catalog import find_place
-from agfsync.commands.doctor.missing import find_lora_faults, list_loaded
+from agfsync.commands.doctor.missing import find_lora_faults, list_loaded, report_weights
+from agfsync.commands.doctor.page import Examination
+from agfsync.errors import ModelError
+from agfsync.models import hub
 from agfsync.models.weights import WeightQuery, find_weights
+from agfsync.pipeline.checks import check_generators
 from agfsync.recipe import resolve_recipe
 from agfsync.recipe.models import SamplingLora, StableDiffusionSettings, TransformerSettings
 
@@ -66,6 +73,22 @@ def test_the_embedded_models_are_here() -> None:
         "embedded:generator", "embedded:vqa", "embedded:clip", "embedded:aesthetic",
     }  # fmt: skip
     assert all(find_weights(replace(query, model=find_place(query.model))).here for query in loaded)
+
+
+def test_a_hub_model_that_cant_be_had_is_reported_in_the_words_of_the_run(
+    hub_cache: object, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = {"type": "clip", "path": "some/model", "revision": "v1"}
+    recipe = make_recipe(scorers={"clip": clip}, pairs={"choose": {"weights": {"clip": 1.0}}})
+    for faulty, says in ((None, "all of it"), (hub.HubAnswer(fault="it is gated"), "it is gated")):
+        if faulty:
+            monkeypatch.setattr(hub, "ask_hub", lambda *_, answer=faulty: answer)
+        report_weights(recipe, found := Examination("mine", "cpu", [], 0.0))
+        with pytest.raises(ModelError) as caught:
+            check_generators(recipe, ["scores"])
+        assert found.missing == [str(caught.value)]
+        assert found.missing[0].startswith("can't load the model some/model at v1 (scorers.clip): ")
+        assert says in found.missing[0]
 
 
 def test_every_model_of_a_generator_is_looked_for() -> None:

@@ -43,10 +43,10 @@ def report_weights(recipe: Recipe, found: Examination) -> float:
         total += weights.to_download
         if weights.here or weights.to_download:
             continue
-        far = " isn't in the cache and can't be looked at: no network; fetch it, or name a folder"
-        says = far if weights.fault == hub.NO_NETWORK else f": {weights.fault}"
-        revision = f" at {query.revision}" if query.revision else ""
-        found.missing.append(f"{place}: {query.model}{revision}{says}")
+        if hub.is_hub_id(query.model):
+            found.missing.append(hub.describe_absence(query.model, query.revision, place, weights.fault))
+        else:
+            found.missing.append(f"{place}: {query.model}: {weights.fault}")
     for place, settings in drawing_models(recipe).items():
         found.missing += [f"{place}.loras: {fault}" for fault in find_lora_faults(settings)]
     return total

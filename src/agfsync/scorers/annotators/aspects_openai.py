@@ -5,10 +5,9 @@ from typing import Any
 
 from agfsync.chat.client import Client, is_flagged
 from agfsync.chat.completions import Reply
-from agfsync.chat.endpoint import Endpoint
 from agfsync.chat.meter import Meter
 from agfsync.chat.threads import map_in_threads
-from agfsync.errors import ModelError, NoReplyError
+from agfsync.errors import NoReplyError
 from agfsync.scorers.annotators import AnnotationRequest, AspectJudgement, Unjudged
 from agfsync.scorers.annotators.aspects import is_refusal, make_reply_shape, read_judgement, write_instructions
 from agfsync.scorers.annotators.scoring import REFUSED
@@ -41,14 +40,8 @@ class AspectsOpenAI:
         device: str = "auto",
         meter: Meter | None = None,
     ) -> None:
-        if server is None:
-            raise ModelError(
-                "an aspects-openai scorer needs a server: give server.base_url, or server: {} for OpenAI's"
-            )
-        endpoint = Endpoint(model=path, temperature=0.0, **server)
         self._aspects = aspects
-        self._at_once = endpoint.concurrency
-        self._client = Client(endpoint, meter or Meter())
+        self._client = Client.of_judge("an aspects-openai scorer", path, server, meter)
 
     def annotate(self, requests: Sequence[AnnotationRequest]) -> Iterator[AspectJudgement | Unjudged]:
         """Yield one reply for each request, in order.
@@ -57,7 +50,7 @@ class AspectsOpenAI:
             ModelError: there is no server or no such model, or it doesn't take the key.
             BudgetError: the next request might pass the meter's cap.
         """
-        return map_in_threads(self._ask, requests, self._at_once)
+        return map_in_threads(self._ask, requests, self._client.at_once)
 
     def _ask(self, request: AnnotationRequest) -> AspectJudgement | Unjudged:
         replies: list[str] = []
