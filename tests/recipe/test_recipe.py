@@ -102,6 +102,8 @@ UNWEIGHED = "pairs: {choose: {weights: {vqa: 1, aesthetic: 0}}}"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("training: {lr: 1}", "unknown key 'training.lr': did you mean 'learning_rate'?"),
+        ("candidates: {per_caption: 1}", "draw 2 or more, or name other models in beside"),
         ("traning: {}", "unknown key 'traning': did you mean 'training'?"),
         ("training: {stesp: 3}", "unknown key 'training.stesp': did you mean 'steps'?"),
         ("training: {lora: {rnak: 3}}", "unknown key 'training.lora.rnak': did you mean 'rank'?"),
@@ -169,6 +171,12 @@ UNWEIGHED = "pairs: {choose: {weights: {vqa: 1, aesthetic: 0}}}"
         ),
         ("- captions", "a recipe is a mapping of stages, this is a list"),
         ("name: x\nmodel: {path: a\nscorers: 3", "not YAML: line 3, column 8: expected ',' or '}'"),
+        ("captions: {count: 4}\nseed: 1\ncaptions: {seed: 2}", "not YAML: line 3, column 1: 'captions' stands twice"),
+        ("# nothing yet", "it is empty; `agfsync recipes show shapes` prints a whole recipe"),
+        ("captions: {count: many}", "captions.count: should be a whole number, got 'many'"),
+        ("training: {learning_rate: much}", "training.learning_rate: should be a number, got 'much'"),
+        ("captions: 4", "captions: should be a section of keys, got 4"),
+        ("name: 4", "name: should be a text, got 4"),
     ],
 )
 def test_a_fault_is_one_line_that_says_where(file: Path, text: str, says: str) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from agfsync.errors import StoreError
+from agfsync.errors import RunError, StoreError
 from agfsync.store.manifest import Manifest
 
 
@@ -17,6 +17,17 @@ def test_it_rests_with_a_sum_once_somebody_has_written(tmp_path: Path) -> None:
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in entries(path)}
     Manifest.open(path, writing=True).close()
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in entries(path)} == before
+
+
+def test_where_it_is_gone_its_copy_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    Manifest.create(path).close()
+    path.unlink()
+    with pytest.raises(RunError, match=r"is missing: `cp .*run.db.copy .*run.db` puts a copy"):
+        Manifest.open(path)
+    path.with_name("run.db.copy").unlink()
+    with pytest.raises(RunError, match="is missing: put it back"):
+        Manifest.open(path)
 
 
 def test_while_a_journal_is_to_be_rolled_back_it_has_no_sum(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_an_arm_without_training_has_one_training_seed(write_study) -> None:
         ({"a/b": {}}, {}, "arms.a/b: an arm's name has"),
         ({"base": {}}, {}, "isn't base"),
         ({"a": {}}, {"against": "b"}, "against names no arm 'b': arms has a"),
-        ({"a": {}}, {"seeds": {"seed": [1], "training.seed": [2]}}, "seeds varies one key"),
+        ({"a": {}}, {"seeds": {"seed": [1], "training.seed": [2]}}, "seeds: give one key"),
         ({"a": {}}, {"seed": [1]}, "unknown key 'seed'"),
         ({"a": {}}, {"base": "shaps"}, "no recipe 'shaps'"),
     ],

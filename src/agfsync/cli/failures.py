@@ -18,7 +18,8 @@ def describe_failure(failure: Exception) -> tuple[str, int]:
     if isinstance(failure, typer.TyperException):
         context = getattr(failure, "ctx", None)
         command = "agfsync" if context is None else context.command_path
-        return f"error: {_one_line(failure.format_message())}: see `{command} --help`", USAGE
+        says = _one_line(failure.format_message())
+        return f"error: {says}{'' if says.endswith('?') else ':'} see `{command} --help`", USAGE
     kind = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
     return f"error: unexpected {_one_line(kind)}; run with --debug for the traceback", UNEXPECTED
 

@@ -38,7 +38,8 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as failure:
-        plain = StoreError(f"{path}: {failure}: see to it, then type the same command again")
+        says = getattr(failure, "strerror", None) or failure
+        plain = StoreError(f"{path}: {says}: see to it, then type the same command again")
         raise explain_disk_error(failure, path) or plain from failure
 
 

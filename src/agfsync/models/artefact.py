@@ -48,7 +48,9 @@ class ModelArtefact:
         """
         path = folder / MODEL_FILE
         if not path.is_file():
-            raise ModelError(f"no trained model at {folder}: there is no {MODEL_FILE}")
+            raise ModelError(
+                f"no trained model at {folder}: there is no {MODEL_FILE}, which a training writes at its end"
+            )
         try:
             with store_errors(path):
                 tree = json.loads(path.read_text(encoding="utf-8"))

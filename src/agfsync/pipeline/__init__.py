@@ -12,7 +12,7 @@ from agfsync.engine.progress import Progress, SilentProgress
 from agfsync.errors import DamagedError, OutOfMemoryError, RunError, lacks_memory
 from agfsync.files.atomic import explain_disk_error
 from agfsync.pipeline.checks import check_generators, check_names, find_faults
-from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damage, open_to_read, quarantine_damage
+from agfsync.pipeline.damage import READ_AT_ONCE, declare_order, describe_damages, open_to_read, quarantine_damage
 from agfsync.pipeline.following import bring_up_controls, bring_up_fork, prepare, read_recipe
 from agfsync.pipeline.plan import digest_stage, find_due, is_current, plan_stages
 from agfsync.pipeline.precision import choose_dtypes
@@ -180,8 +180,9 @@ def verify(path: Path) -> int:
         files = run_.count_files()
         found = run_.verify()
         if found:
-            lines = "; ".join(describe_damage(path, damage) for damage in found)
-            raise DamagedError(f"{len(found)} of {files} files aren't what was written: {lines}")
+            raise DamagedError(
+                f"{len(found)} of {files} files aren't what was written: {describe_damages(path, found)}"
+            )
         return files
 
 

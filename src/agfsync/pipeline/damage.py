@@ -1,5 +1,6 @@
 """Damaged files of a run folder: found, reported and quarantined, so that they are regenerated."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from agfsync.engine.progress import Progress
@@ -8,7 +9,10 @@ from agfsync.recipe import Recipe
 from agfsync.stages.written import name_written_table
 from agfsync.store import Run
 from agfsync.store.integrity import LOG, Damage
+from agfsync.store.parts import MISSING
 
+_LISTED = 5
+"""damaged files named in a line"""
 READ_AT_ONCE = 256 << 20
 """Bytes that every command verifies before anything else: a quarter of a second, about."""
 
@@ -42,4 +46,13 @@ def describe_damage(path: Path, damage: Damage) -> str:
     """Return the line that reports a damaged file of the run folder `path`."""
     if damage.path.endswith(LOG):
         return f"{path}/{damage}: put it back, or delete {path / damage.stage} to make it anew"
+    if damage.fault == MISSING:
+        return f"{path}/{damage}: it will be regenerated"
     return f"{path}/{damage}: it was quarantined, to be regenerated"
+
+
+def describe_damages(path: Path, damages: Sequence[Damage]) -> str:
+    """Return the line that reports the first few of all damaged files, and how many more there are."""
+    more = len(damages) - _LISTED
+    lines = "; ".join(describe_damage(path, damage) for damage in damages[:_LISTED])
+    return f"{lines}; and {more} more" if more > 0 else lines

@@ -104,8 +104,8 @@ class PolicySettings(OnlineSettings):
     summary: ClassVar[str] = "Draw while training, and make images with a high reward likelier."
     paper: ClassVar[str] = "DDPO, arXiv:2305.13301; DPOK, arXiv:2305.16381; Flow-GRPO, arXiv:2505.05470"
     loss: Literal["ddpo", "dpok", "ppo", "grpo"] = "ddpo"
-    """ddpo: rewards standardised by the prompt's last ones; ppo: by the step's; grpo: by the group's; dpok: minus a
-    learned value"""
+    """ddpo: rewards standardised by the prompt's last ones; ppo: by the step's; grpo: minus the group's mean, over the
+    step's deviation; dpok: minus a learned value"""
     guidance: float | None = Field(default=None, ge=0)
     """in drawing and in training; default: the model's sampling.guidance"""
     eta: float = Field(default=1.0, gt=0)
@@ -121,6 +121,9 @@ class PolicySettings(OnlineSettings):
     """the window lies in this share of the steps, at a place that is drawn for each training step"""
     timesteps: float = Field(default=1.0, gt=0, le=1)
     """share of an image's steps that are trained, drawn for each image"""
+    step_weights: Literal["variance", "equal"] = "variance"
+    """variance: a step counts by the variance of its noise; equal: all alike, as in DDPO's and Flow-GRPO's code, where
+    of few steps the last one, which hardly changes the image, makes up most of the gradient"""
     clip: float = Field(default=1e-4, gt=0)
     """a step's probability ratio counts within 1 - clip..1 + clip"""
     kl: float = Field(default=0.0, ge=0)
@@ -151,7 +154,9 @@ class CleanImageSettings(OnlineSettings):
     """The options that `awm` and `nft` share: they need clean images and rewards only."""
 
     guidance: float = Field(default=1.0, ge=0)
-    """in drawing; training predicts with the prompt alone"""
+    """in drawing and in training; the published runs have none"""
+    noisings: Positive | None = None
+    """times that each image is noised and trained on in a step; default: as many as the sampling has steps"""
     kl: float = Field(default=1e-4, ge=0)
     """weight of the squared distance to the base's prediction"""
 

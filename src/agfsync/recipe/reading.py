@@ -21,6 +21,19 @@ YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeE
 """Errors that PyYAML raises on texts that it can't read: mostly its own, but others on a month 13."""
 SHORT = Repr()
 """Shows a wrong value: of one that holds another a million times over, as YAML allows, only the beginning."""
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    **dict.fromkeys(
+        ("model_type", "dict_type", "mapping_type", "model_attributes_type"), "should be a section of keys"
+    ),
+    **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
+    "string_type": "should be a text",
+}
+"""pydantic's types of a wrong value -> what a recipe's author can read"""
+_ALIASES = {"lr": "learning_rate", "bs": "batch", "epochs": "steps", "cfg": "guidance"}
+"""others' names of keys, which no likeness of letters tells"""
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
@@ -101,8 +114,10 @@ def _locate_recipe(recipe: str) -> Path:
     with suppress(OSError):  # such as a name that is too long for one
         if path.is_file():
             return path
+        if path.is_dir():
+            raise RecipeError(f"'{recipe}' is a folder: give the file of a recipe, such as the recipe.yaml in a run")
     close = get_close_matches(recipe, list_shipped(), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"shipped are {', '.join(list_shipped())}"
+    hint = f"did you mean '{close[0]}'?" if close else "`agfsync recipes` lists those"
     raise RecipeError(f"no recipe '{recipe}': it is neither a file nor a shipped recipe; {hint}")
 
 
@@ -120,8 +135,8 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as failure:
         raise RecipeError(f"{path}: can't be read: {failure.strerror}") from failure
-    except ValueError as failure:
-        raise RecipeError(f"{path}: not YAML: {failure}") from failure
+    except UnicodeDecodeError as failure:
+        raise RecipeError(f"{path}: isn't UTF-8 text: save it as UTF-8, or give a YAML file") from failure
 
 
 def _describe_yaml_fault(failure: Exception) -> str:
@@ -130,13 +145,26 @@ def _describe_yaml_fault(failure: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark and problem else str(failure)
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which takes the last one of equal keys, refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def _read_tree(text: str, where: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _StrictLoader)
     except YAML_FAULTS as failure:
         raise RecipeError(f"{where}: not YAML: {_describe_yaml_fault(failure)}") from failure
     if tree is None:
-        return {}
+        raise RecipeError(f"{where}: it is empty; `agfsync recipes show shapes` prints a whole recipe")
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of stages, this is a {type(tree).__name__}")
     return tree
@@ -218,13 +246,16 @@ def _describe_fault(fault: Any, section: type[BaseModel], parents: tuple[Any, ..
     where = ".".join(str(part) for part in (*parents, *fault["loc"]))
     if fault["type"] == "extra_forbidden":
         known = _known_keys(section, [str(part) for part in fault["loc"][:-1]])
-        close = get_close_matches(str(fault["loc"][-1]), known, n=1)
+        wanted = _ALIASES.get(str(fault["loc"][-1]), str(fault["loc"][-1]))
+        close = get_close_matches(wanted, known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
         return f"unknown key '{where}': {hint}"
-    says: str = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"the key '{where}' is missing"
+    says: str = _WANTED.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     if not where:
         return says
-    if fault["type"] in ("secret", "plain"):
+    if fault["type"] in ("secret", "plain") or (fault["type"] == "value_error" and isinstance(fault["input"], dict)):
         return f"{where}: {says}"
     return f"{where}: {says[:1].lower()}{says[1:]}, got {_show_value(fault['input'])}"
 

@@ -57,7 +57,8 @@ class Run:
         if (path / RECIPE).exists():
             raise RunError(f"{path} is a run already: choose another --out")
         if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - OWN):
-            raise RunError(f"{path} holds other things than a run: choose another --out")
+            there = "is a file" if path.is_file() else "holds other things than a run"
+            raise RunError(f"{path} {there}: choose another --out")
         with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         run = cls._open_folder(path, writing=True, new=True)
@@ -337,6 +338,8 @@ def _explain_absence(path: Path) -> str:
     """Return why there is no run at `path`, and what to do."""
     if (path / STUDY_FILE).is_file():
         return f"{path} is a study and no run: `agfsync study status {path}` shows where its runs are"
+    if path.is_file():
+        return f"{path} is a file: give the folder that `agfsync run --out` made"
     if path.exists():
         return f"{path} isn't the folder of a run: it has no {RECIPE}; give the folder that `agfsync run --out` made"
     return f"no run at {path}: `agfsync run RECIPE --out {path}` makes one"

@@ -34,7 +34,7 @@ class Damage:
     units: int = 0
 
     def __str__(self) -> str:
-        held = f", with {self.units} units" if self.part is not None else ""
+        held = f", with {self.units} unit{'s' if self.units != 1 else ''}" if self.part is not None else ""
         return f"{self.path}{held} {self.fault}"
 
 

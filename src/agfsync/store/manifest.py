@@ -116,7 +116,9 @@ class Manifest:
             RunError: it isn't, or is of another format.
         """
         if not path.is_file():
-            raise RunError(f"{path} is missing: put it back, or choose another --out")
+            copy = path.with_name(f"{path.name}.copy")
+            back = f"`cp {copy} {path}` puts a copy of it in its place" if copy.is_file() else "put it back"
+            raise RunError(f"{path} is missing: {back}, or choose another --out")
         return cls(path, writing=writing)._of_this_format()
 
     def _read_format(self) -> int:

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from agfsync.files.atomic import store_errors, write_atomic
 from agfsync.records import IMAGE, add_huggingface_metadata
 
+MISSING = "is missing"
+"""the fault of a part or file that isn't there"""
+
 
 class DamagedPartError(Exception):
     """A part that is missing or isn't what was written; the message says which."""
@@ -116,7 +119,7 @@ def check_size(path: Path, size: int) -> None:
     """
     with store_errors(path):
         if not path.is_file():
-            raise DamagedPartError("is missing")
+            raise DamagedPartError(MISSING)
         if path.stat().st_size != size:
             raise DamagedPartError("isn't what was written")
 

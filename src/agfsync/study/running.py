@@ -69,7 +69,8 @@ def open_study(path: Path, study: Study) -> None:
     """
     is_new = path.exists() and not (path / STUDY_FILE).exists()
     if is_new and (not path.is_dir() or {each.name for each in path.iterdir()} - {"lock", f"{STUDY_FILE}.tmp"}):
-        raise RunError(f"{path} holds other things than a study: choose another --out")
+        there = "holds other things than a study" if path.is_dir() else "is a file"
+        raise RunError(f"{path} {there}: choose another --out")
     with store_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / STUDY_FILE, dump_study(study).encode())

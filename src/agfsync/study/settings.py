@@ -77,7 +77,7 @@ class Study(Section):
     @classmethod
     def _vary_one_key(cls, seeds: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         if len(seeds) != 1 or not all(each and len(set(each)) == len(each) for each in seeds.values()):
-            raise ValueError("seeds varies one key, seed or training.seed, over different numbers: seed: [0, 1, 2]")
+            raise ValueError("give one key, seed or training.seed, and different numbers, such as seed: [0, 1, 2]")
         return seeds
 
     @model_validator(mode="after")
@@ -177,6 +177,8 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
     """
     shipped = source in list_shipped_studies()
     path = Path(str(files("agfsync") / "study" / "shipped" / f"{source}.yaml")) if shipped else Path(source)
+    if path.is_dir():
+        raise RecipeError(f"'{source}' is a folder: give the file of a study, such as the {STUDY_FILE} in it")
     if not path.is_file():
         raise RecipeError(
             f"no study '{source}': it is neither a file nor a shipped study; shipped are "

@@ -65,17 +65,17 @@ class Rewards:
 
 
 def standardise_rewards(rewards_B: Tensor, groups_B: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """Return (r - mean) / (std + epsilon) within each group; 0 where all of a group are alike, NaN stays NaN.
+    """Return (r - mean of its group) / (std of all + epsilon); 0 where all of a group are alike, NaN stays NaN.
 
-    The standard deviation is the population's.
+    The standard deviation is the population's. It is that of all groups (the option `global_std` of Flow-GRPO's code,
+    which it, DiffusionNFT and AWM are run with): by its own, a group of nearly equal images would count as much as one
+    of good and bad ones.
 
     Args:
         groups_B: int64 (B,), the group of each.
     """
-    standardised_B = torch.full_like(rewards_B, nan)
+    centred_B = torch.full_like(rewards_B, nan)
     for group in groups_B.unique():
         scored_B = (groups_B == group) & rewards_B.isfinite()
-        if scored_B.any():
-            found_N = rewards_B[scored_B]
-            standardised_B[scored_B] = (found_N - found_N.mean()) / (found_N.std(correction=0) + epsilon)
-    return standardised_B
+        centred_B[scored_B] = rewards_B[scored_B] - rewards_B[scored_B].mean()
+    return centred_B / (rewards_B[rewards_B.isfinite()].std(correction=0) + epsilon)

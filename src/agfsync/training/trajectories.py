@@ -19,6 +19,9 @@ from agfsync.models.schedules import NoiseSchedule
 from agfsync.training import Conditioning, DiffusionModel, SamplingModel
 from agfsync.training.precision import autocast
 
+LEAST_NOISE = 0.01
+"""the share of a trajectory's largest noise with which a step counts as stochastic"""
+
 
 @dataclass(frozen=True, slots=True)
 class GuidedPrediction:
@@ -49,7 +52,8 @@ class GuidedPrediction:
 class Trajectory:
     """The stochastic steps of B images: the states before and after (B, S, C, H, W), and log-probabilities (B, S).
 
-    `times_S` and `next_times_S` are the schedule's times of the steps. All tensors are float32 on the CPU.
+    `times_S` and `next_times_S` are the schedule's times of the steps, `stds_S` the standard deviations of their noise.
+    All tensors are float32 on the CPU.
     """
 
     latents_BCHW: Tensor
@@ -59,6 +63,7 @@ class Trajectory:
     log_probabilities_BS: Tensor
     times_S: Tensor
     next_times_S: Tensor
+    stds_S: Tensor
 
 
 @torch.no_grad()
@@ -78,14 +83,15 @@ def sample_trajectory(
 
     `schedule` takes the place of the model's own; steps that aren't in `noised`, by default all, have no noise.
     A seed gives its image's starting noise and then each step's noise, so that no batch affects it. Steps without
-    noise, such as those of `eta` 0 and often the last one, have no density and are not kept.
+    noise, such as those of `eta` 0 and often the last one, have no density and are not kept; neither are those with
+    less than `LEAST_NOISE` of the largest noise, whose densities are so narrow that they drown the others.
     """
     model = cast(SamplingModel, prediction.model)
     sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     schedule = schedule or model.schedule
     grid = schedule.grid(steps)
     state_BCHW = draw_noise(sources, model.latent_shape).to(model.device)
-    kept: list[tuple[Tensor, Tensor, Tensor, int]] = []
+    kept: list[tuple[Tensor, Tensor, Tensor, int, float]] = []
     for place in range(len(grid) - 1):
         time_B, next_time_B = (grid[each].repeat(len(seeds)).to(model.device) for each in (place, place + 1))
         predicted_BCHW = prediction.predict(network, state_BCHW, time_B, prompted, unprompted)
@@ -95,12 +101,14 @@ def sample_trajectory(
         if bool((std > 0).all()):
             after_BCHW = mean_BCHW + std * noise_BCHW
             log_probability_B = compute_log_probability(after_BCHW, mean_BCHW, std)
-            kept.append((state_BCHW.cpu(), after_BCHW.cpu(), log_probability_B.cpu(), place))
+            kept.append((state_BCHW.cpu(), after_BCHW.cpu(), log_probability_B.cpu(), place, std.max().item()))
         else:
             after_BCHW = mean_BCHW
         state_BCHW = after_BCHW
     empty = torch.zeros(len(seeds), 0, *model.latent_shape)
-    places = torch.tensor([place for *_, place in kept], dtype=torch.int64)
+    least = LEAST_NOISE * max((std for *_, std in kept), default=0.0)
+    kept = [each for each in kept if each[-1] >= least]
+    places = torch.tensor([place for *_, place, _ in kept], dtype=torch.int64)
     return Trajectory(
         state_BCHW.cpu(),
         torch.stack([each[0] for each in kept], dim=1) if kept else empty,
@@ -108,6 +116,7 @@ def sample_trajectory(
         torch.stack([each[2] for each in kept], dim=1) if kept else empty[..., 0, 0, 0],
         grid[places],
         grid[places + 1],
+        torch.tensor([std for *_, std in kept]),
     )
 
 

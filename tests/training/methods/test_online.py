@@ -25,7 +25,12 @@ from agfsync.training.methods.online import (
     split_groups,
     weigh_known,
 )
-from agfsync.training.methods.policy_gradient import PolicyGradient, compute_policy_loss, track_rewards
+from agfsync.training.methods.policy_gradient import (
+    PolicyGradient,
+    compute_policy_loss,
+    standardise_by_first,
+    track_rewards,
+)
 from agfsync.training.objective import Actor, TrainingPlan
 from agfsync.training.prompts import PromptData
 from agfsync.training.rewards import Rewards, standardise_rewards
@@ -217,11 +222,68 @@ def test_rewards_weigh_scores_and_miss_what_one_scorer_misses(denoiser: StableDi
     assert found.scores["a"].tolist() == [10.0, 20.0]
 
 
-def test_groups_are_standardised_apart_and_leave_out_what_has_no_reward() -> None:
+def test_groups_have_their_own_mean_and_one_deviation() -> None:
     rewards = torch.tensor([1.0, 3.0, math.nan, 5.0, 5.0], dtype=torch.float64)
     groups = torch.tensor([0, 0, 0, 1, 1])
-    found = standardise_rewards(rewards, groups, 0.0001).tolist()
-    assert found[:2] == pytest.approx([-1.0, 1.0], abs=1e-3) and math.isnan(found[2]) and found[3:] == [0.0, 0.0]
+    found = standardise_rewards(rewards, groups, 0.0).tolist()
+    deviation = math.sqrt((2.5**2 + 0.5**2 + 2 * 1.5**2) / 4)  # of 1, 3, 5 and 5
+    assert found[:2] == pytest.approx([-1 / deviation, 1 / deviation]) and math.isnan(found[2]) and found[3:] == [0, 0]
+    # A group of nearly equal images is not blown up to the size of the other.
+    small = standardise_rewards(torch.tensor([0.0, 80.0, 50.0, 50.1], dtype=torch.float64), torch.tensor([0, 0, 1, 1]))
+    assert small[1] > 1 and small[3] < 0.01
+
+
+def test_dpok_standardises_by_the_first_rewards() -> None:
+    standard = torch.full((2,), math.nan, dtype=torch.float64)
+    first = standardise_by_first(standard, torch.tensor([70.0, 90.0, math.nan], dtype=torch.float64)).tolist()
+    assert first[:2] == pytest.approx([-1, 1]) and math.isnan(first[2])
+    later = standardise_by_first(standard, torch.tensor([100.0, 80.0], dtype=torch.float64))
+    assert later.tolist() == pytest.approx([2, 0], abs=1e-6) and standard.tolist() == pytest.approx([80, 10])
+
+
+def test_the_value_network_sees_standardised_rewards(denoiser: StableDiffusion) -> None:
+    """With rewards of 80 every advantage was about 80: the value network had no time to learn that."""
+    method = PolicyGradient({"judge": 1.0}, "dpok", group=2, steps=4, guidance=1.0)
+    objective = method.objective(make_data(denoiser, Fixed([70.0, 80.0, 80.0, 90.0])), PLAN)
+    objective.prepare(Actor(denoiser))
+    (batch,) = objective.collect(Actor(denoiser), 0, torch.arange(2))
+    assert batch.advantages_R.abs().max() < 6 and objective.memory["reward_standard"][0] == 80
+
+
+def test_a_step_counts_by_the_variance_of_its_noise(denoiser: StableDiffusion) -> None:
+    """Of 10 DDIM steps 101 -> 1 is the last with noise: 7.9 times the gradient of 901 -> 801, and no effect."""
+    rewards = [1.0, 2.0, 3.0, 5.0]
+    batches = []
+    for weights in ("variance", "equal"):
+        method = PolicyGradient({"judge": 1.0}, "grpo", 2, 10, 1.0, step_weights=weights)  # type: ignore[arg-type]
+        objective = method.objective(make_data(denoiser, Fixed(rewards)), PLAN)
+        batches.append(objective.collect(Actor(denoiser), 0, torch.arange(2))[0])
+    varied, equal = batches
+    assert equal.weights_R.unique().tolist() == [1.0]
+    schedule, times = denoiser.schedule, varied.times_R.unique()
+    assert times.tolist() == list(range(101, 1000, 100))
+    zero = torch.zeros(9, 4, 8, 8)
+    stds = schedule.transition(zero, zero, times, times - 100, 1.0)[1].flatten()
+    expected = stds**2 / (stds**2).mean()
+    for time, weight in zip(times, expected, strict=True):
+        torch.testing.assert_close(varied.weights_R[varied.times_R == time], weight.expand(4))
+    assert varied.weights_R.mean().item() == pytest.approx(1) and expected[0] < 0.01
+
+
+def test_a_step_with_next_to_no_noise_has_no_probability(tiny_sd3_generator: Path) -> None:
+    """CPS ends with a step of 1/1000 of the noise: its gradient is some hundred times that of the others."""
+    model = catalog.build(
+        "models",
+        {"type": "stable-diffusion-3", "path": str(tiny_sd3_generator), "device": "cpu", "height": 16, "width": 16},
+    )
+    conditioning, prediction = model.encode_prompts(["a"]), GuidedPrediction(model, 1.0)
+    schedule = Sampler(2, 5, 1.0, 0.8, "cps").find_schedule(model)
+    drawn = sample_trajectory(prediction, model.network, conditioning, conditioning, [1], 5, 0.8, schedule=schedule)
+    grid = schedule.grid(5)
+    stds = grid[1:] * math.sin(0.8 * math.pi / 2)
+    assert stds[-2] < 0.01 * stds[0] and stds[-1] == 0
+    torch.testing.assert_close(drawn.stds_S, stds[:-2])
+    assert drawn.times_S.tolist() == grid[:-3].tolist()
 
 
 def test_a_prompts_tracked_rewards_count_from_the_minimum_on() -> None:
@@ -315,6 +377,26 @@ def _with_advantage(batch: CleanBatch, value: float) -> list[Any]:
     found = [getattr(batch, each.name) for each in fields(batch)]
     found[5] = torch.full((3,), value)
     return found
+
+
+def test_each_image_is_trained_at_several_times(denoiser: StableDiffusion) -> None:
+    """The published code trains an image at all times of its sampling: one alone is mostly noise."""
+    rewards = [10.0, 20.0, 30.0, 50.0]
+    batches: dict[int | None, list[CleanBatch]] = {}
+    for noisings in (None, 1, 3):
+        data = make_data(denoiser, Fixed(rewards))
+        method = DiffusionNFT(reward={"judge": 1.0}, group=2, steps=4, noisings=noisings, kl=0.0, updates=2)
+        objective = method.objective(data, PLAN)
+        objective.prepare(Actor(denoiser))
+        batches[noisings] = list(objective.collect(Actor(denoiser), 0, torch.arange(2)))
+    assert [len(each) for each in batches[None]] == [8, 8]  # 2 of the 4 images, at as many times as steps
+    assert [len(each) for each in batches[1]] == [2, 2]
+    for batch, once in zip(batches[3], batches[1], strict=True):
+        assert len(batch.times_B.unique()) > 2
+        assert batch.prompts_B.tolist() == once.prompts_B.repeat_interleave(3).tolist()
+        torch.testing.assert_close(batch.advantages_B, once.advantages_B.repeat_interleave(3))
+        torch.testing.assert_close(batch.clean_BCHW, once.clean_BCHW.repeat_interleave(3, dim=0), rtol=0, atol=0)
+        assert len(batch.noise_BCHW.flatten(1).unique(dim=0)) == 6
 
 
 def test_awm_and_its_gradient() -> None:

@@ -39,13 +39,17 @@ OLD = "old."
 class CleanImageMethod(OnlineMethod):
     """A method that draws images without noise in the steps, noises them anew, and weighs their errors by rewards.
 
-    `guidance` is that of the drawing; training predicts with the prompt alone.
+    The network draws and is trained with the same `guidance`, if any through both halves of it: a change of the
+    prompt's prediction alone would be multiplied by it in drawing. Each image is noised `noisings` times, by default as
+    often as the sampling has steps, as in the published code of DiffusionNFT: drawing an image costs many times what
+    one noising of it costs, and the gradient of one noising is mostly noise.
     """
 
     reward: Mapping[str, float]
     group: int = 8
     steps: int | None = None
     guidance: float = 1.0
+    noisings: int | None = None
     advantage_limit: float = 5.0
     kl: float = 1e-4
     updates: int = 1
@@ -81,7 +85,10 @@ class CleanImageMethod(OnlineMethod):
 
 @dataclass(frozen=True, slots=True)
 class CleanBatch:
-    """Images that were drawn, noised at a time each, and the sampling network's predictions of them."""
+    """Images that were drawn, noised at a time each, and the sampling network's predictions of them.
+
+    An image with several noisings has as many rows, which stand together.
+    """
 
     prompts_B: Tensor
     clean_BCHW: Tensor
@@ -129,23 +136,26 @@ class CleanImageObjective:
             advantages_N = standardise_rewards(samples.rewards_N, samples.prompts_N).nan_to_num()
             advantages_N = advantages_N.clamp(-method.advantage_limit, method.advantage_limit)
             weights_N, metrics = weigh_known(samples.rewards_N), make_reward_metrics(samples.rewards_N)
-            clean_BCHW, own_B = samples.trajectory.latents_BCHW, samples.own_B
-            shape = torch.Size([len(samples.rewards_N), *clean_BCHW.shape[1:]])
-            noise = draw_pair_noise(plan.seed, step, shape, cast(SamplingModel, actor.model).schedule).select(own_B)
+            model = cast(SamplingModel, actor.model)
+            times = method.noisings or method.sampler.count_steps(model)
+            clean_BCHW = samples.trajectory.latents_BCHW.repeat_interleave(times, dim=0)
+            rows_B = expand_rows(samples.own_B, times)
+            shape = torch.Size([len(samples.rewards_N) * times, *clean_BCHW.shape[1:]])
+            noise = draw_pair_noise(plan.seed, step, shape, model.schedule).select(rows_B)
             batch = CleanBatch(
-                samples.prompts_B,
+                samples.prompts_B.repeat_interleave(times),
                 clean_BCHW,
                 noise.noise_PCHW,
                 noise.times_P,
                 torch.zeros_like(clean_BCHW),
-                advantages_N[own_B].float(),
-                weights_N[own_B],
+                advantages_N.repeat_interleave(times)[rows_B].float(),
+                weights_N.repeat_interleave(times)[rows_B],
                 metrics,
             )
             batch = replace(batch, old_BCHW=self._predict_old(actor, batch))
         order = derive_seed(plan.seed, "update", step)
-        groups = split_groups(own_B, method.group, method.updates, order)
-        return [batch.part(images, torch.device("cpu")) for images in groups]
+        groups = split_groups(samples.own_B, method.group, method.updates, order)
+        return [batch.part(expand_rows(images, times), torch.device("cpu")) for images in groups]
 
     def loss(self, actor: Actor, batch: CleanBatch) -> tuple[Tensor, Metrics]:
         schedule = cast(SamplingModel, actor.model).schedule
@@ -199,7 +209,16 @@ class CleanImageObjective:
         return torch.cat(found)
 
     def _predict(self, actor: Actor, network: nn.Module, batch: CleanBatch, noisy_BCHW: Tensor) -> Tensor:
-        prediction = GuidedPrediction(cast(Any, actor.model), 1.0, actor.precision)
+        prediction = GuidedPrediction(cast(Any, actor.model), self.method.guidance, actor.precision)
         return prediction.predict(
             network, noisy_BCHW, batch.times_B, *join_prompted(self.data, batch.prompts_B, actor.device)
         )
+
+
+def expand_rows(images_B: Tensor, times: int) -> Tensor:
+    """Return the rows of images that have `times` rows each: int64 (B * times,).
+
+    >>> expand_rows(torch.tensor([0, 2]), 2)
+    tensor([0, 1, 4, 5])
+    """
+    return (images_B[:, None] * times + torch.arange(times)).flatten()

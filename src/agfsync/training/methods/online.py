@@ -221,6 +221,7 @@ def _split_trajectory(trajectory: Trajectory) -> Iterator[Trajectory]:
             trajectory.log_probabilities_BS[one],
             trajectory.times_S,
             trajectory.next_times_S,
+            trajectory.stds_S,
         )
 
 
@@ -235,4 +236,5 @@ def _join_trajectories(parts: Sequence[Trajectory]) -> Trajectory:
         join("log_probabilities_BS"),
         parts[0].times_S,
         parts[0].next_times_S,
+        parts[0].stds_S,
     )

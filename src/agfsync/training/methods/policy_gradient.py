@@ -43,11 +43,18 @@ class PolicyGradient(OnlineMethod):
     - `ddpo` (Black et al. 2023, arXiv:2305.13301): standardised by the prompt's last `buffer` rewards, once there are
       `buffer_minimum`; else by the step's.
     - `ppo`: standardised by the step's rewards; VisionPrefer trains so with its reward model.
-    - `grpo` (Flow-GRPO, Liu et al. 2025, arXiv:2505.05470): standardised within the prompt's group.
-    - `dpok` (Fan et al. 2023, arXiv:2305.16381): the reward minus a learned value of each state, without scaling.
+    - `grpo` (Flow-GRPO, Liu et al. 2025, arXiv:2505.05470): minus the mean of the prompt's group, over the standard
+      deviation of the step's.
+    - `dpok` (Fan et al. 2023, arXiv:2305.16381): minus a learned value of each state. Before that the reward is
+      standardised by the first step's, as its ImageReward is by constants: the value begins near 0.
 
     `kl` weighs the distance to the base: of the guided predictions for `dpok`, as in its code, of the steps' means in
     units of their variance for the others. The gradient goes through both halves of the guidance.
+
+    `step_weights` "variance" weighs each step by its noise's variance, with a mean of 1. The gradient of a step's
+    log-probability grows with 1 / std, its effect on the image with std: of 10 steps of DDIM the last one with noise
+    has 19 of 20 parts of the summed squares, and nearly no effect. "equal" is as published for DDIM, where that step
+    has a half of 50; published code of CPS leaves the variance out of the log-probability, which is "variance".
     """
 
     reward: Mapping[str, float]
@@ -60,6 +67,7 @@ class PolicyGradient(OnlineMethod):
     window: int | None = None
     window_within: tuple[float, float] = (0.0, 0.5)
     timesteps: float = 1.0
+    step_weights: Literal["variance", "equal"] = "variance"
     clip: float = 1e-4
     advantage_limit: float = 5.0
     kl: float = 0.0
@@ -101,7 +109,7 @@ class PolicyBatch:
     """of the network that drew the images"""
     advantages_R: Tensor
     weights_R: Tensor
-    """0 for an image without a reward, with a mean of 1 over all images"""
+    """0 for an image without a reward, times the step's weight, with a mean of 1 over all images and steps"""
     metrics: Metrics
     device: torch.device = _CPU
 
@@ -127,6 +135,8 @@ class PolicyObjective:
     def __post_init__(self) -> None:
         if self.method.loss == "ddpo":
             self.memory["rewards"] = torch.full((len(self.data), self.method.buffer), torch.nan, dtype=torch.float64)
+        if self.method.loss == "dpok":
+            self.memory["reward_standard"] = torch.full((2,), torch.nan, dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -200,6 +210,7 @@ class PolicyObjective:
         """Return the advantages of the chosen steps, float32 (B, S'), 0 for images without a reward."""
         method, rewards_N = self.method, samples.rewards_N
         if method.loss == "dpok":
+            samples = replace(samples, rewards_N=standardise_by_first(self.memory["reward_standard"], rewards_N))
             advantages_BS = self.value[0].learn(actor, self.data, samples, chosen_BS, method.value_updates)
         else:
             if method.loss == "ddpo":
@@ -235,9 +246,13 @@ class PolicyObjective:
             trajectory.next_times_S[steps_R],
             trajectory.log_probabilities_BS[images_R, steps_R],
             advantages_BS[images_B].flatten(),
-            weights_B[images_R],
+            weights_B[images_R] * self._weigh_steps(trajectory.stds_S)[steps_R],
             metrics,
         )
+
+    def _weigh_steps(self, stds_S: Tensor) -> Tensor:
+        """Return the weights of the steps, (S,), with a mean of 1."""
+        return torch.ones_like(stds_S) if self.method.step_weights == "equal" else stds_S**2 / (stds_S**2).mean()
 
 
 def compute_policy_loss(change_R: Tensor, advantages_R: Tensor, clip: float) -> Tensor:
@@ -248,6 +263,18 @@ def compute_policy_loss(change_R: Tensor, advantages_R: Tensor, clip: float) -> 
     """
     ratio_R = change_R.exp()
     return torch.maximum(-advantages_R * ratio_R, -advantages_R * ratio_R.clamp(1 - clip, 1 + clip))
+
+
+def standardise_by_first(standard: Tensor, rewards_N: Tensor) -> Tensor:
+    """Return (r - mean) / std of the rewards that were given first: float64 (N,), NaN without a reward.
+
+    Args:
+        standard: their mean and standard deviation, (2,); NaN before, then this call enters them.
+    """
+    if standard.isnan().any():
+        known_N = rewards_N[rewards_N.isfinite()]
+        standard.copy_(torch.stack([known_N.mean(), known_N.std(correction=0) + 1e-6]))
+    return (rewards_N - standard[0]) / standard[1]
 
 
 def track_rewards(tracked: Tensor, prompts_N: Tensor, rewards_N: Tensor, minimum: int) -> Tensor:
