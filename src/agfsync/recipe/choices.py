@@ -14,6 +14,8 @@ class ChoiceSettings(Section):
     """what a winner's and a loser's score are; empty if they say nothing"""
     picks: ClassVar[str] = "the best and the worst candidate of a caption"
     """what makes a pair, for people"""
+    goes_by: ClassVar[str] = "the choice {type}"
+    """the scores that `picks` goes by, for people, with {weights} or {judges} where the scorers are named"""
     type: str = "best-worst"
 
     @property
@@ -29,7 +31,8 @@ class ChoiceSettings(Section):
     @property
     def criterion(self) -> str:
         """The scores that `picks` goes by, for people."""
-        return f"the choice {self.type}"
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in self.scorers.items() if weight)
+        return self.goes_by.format(type=self.type, weights=weights, judges=", ".join(self.scorers))
 
     def count_most_pairs(self, candidates: int) -> int:
         """Return an upper bound of the pairs of a caption with so many candidates."""
@@ -40,6 +43,7 @@ class BestWorstSettings(ChoiceSettings):
     """The choice type `best-worst`: argmax and argmin of the weighted sum (Eq. 5 to 7)."""
 
     total: ClassVar[str] = "weighted sum"
+    goes_by: ClassVar[str] = "the weighted sum of the scores {weights}"
     weights: dict[str, float] = Field(default={"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10})
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, on the weighted sum's 0..100. With pairs.normalise on that of
@@ -51,14 +55,6 @@ class BestWorstSettings(ChoiceSettings):
         if not any(weights.values()):
             raise ValueError("the weights are all 0: give at least one scorer a weight")
         return weights
-
-    @property
-    def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
-        return f"the weighted sum of the scores {self._list_weights()}"
-
-    def _list_weights(self) -> str:
-        return ", ".join(f"{name} {weight:g}" for name, weight in self.weights.items() if weight)
 
 
 class EverySettings(BestWorstSettings):
@@ -79,6 +75,7 @@ class CalibratedSettings(BestWorstSettings):
     """
 
     total: ClassVar[str] = "weighted win rate"
+    goes_by: ClassVar[str] = "the weighted sum of the expected win rates {weights}"
     scale: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """a judge's points per unit of log-odds: with 10, one that lies 10 points higher wins in 73 %. Default: 1 for each,
     which is PickScore's and HPSv2's own model of preferences; a judge whose scores lie many units apart gives bare
@@ -89,11 +86,6 @@ class CalibratedSettings(BestWorstSettings):
         for name in self.scale.keys() - self.weights.keys():
             raise ValueError(f"scale names '{name}', which has no weight: there are {', '.join(self.weights)}")
         return self
-
-    @property
-    def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
-        return f"the weighted sum of the expected win rates {self._list_weights()}"
 
 
 class JudgesSettings(ChoiceSettings):
@@ -116,19 +108,16 @@ class ParetoSettings(JudgesSettings):
     """The choice type `pareto`: winner from the upper, loser from the lower Pareto front of all judges (CaPO)."""
 
     total: ClassVar[str] = "mean rank"
+    goes_by: ClassVar[str] = "the Pareto fronts of {judges}"
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, by their mean rank among the candidates on 0..100"""
-
-    @property
-    def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
-        return f"the Pareto fronts of {', '.join(self.judges)}"
 
 
 class VoteSettings(JudgesSettings):
     """The choice type `vote`: the judges vote on every two candidates (BalancedDPO)."""
 
     total: ClassVar[str] = "votes"
+    goes_by: ClassVar[str] = "the votes of {judges}"
     minimum_margin: float = Field(default=0.0, ge=0)
     """the winner must have more than so many votes more than the loser: of three judges, 2 wants all three"""
 
@@ -139,26 +128,17 @@ class VoteSettings(JudgesSettings):
             raise ValueError(f"minimum_margin {self.minimum_margin:g} leaves no pair: there are {count} votes")
         return self
 
-    @property
-    def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
-        return f"the votes of {', '.join(self.judges)}"
-
 
 class ByAspectSettings(JudgesSettings):
     """The choice type `by-aspect`: a pair for each judge, of the candidates that it scores highest and lowest."""
 
     total: ClassVar[str] = "its judge's score"
+    goes_by: ClassVar[str] = "each of {judges} alone"
     minimum_margin: float = Field(default=0.0, ge=0)
     """winner and loser must lie further apart than this, on each judge's own 0..100"""
     couples: Literal["extremes", "every"] = "extremes"
     """of a caption and judge: the best and the worst candidate, or every two that differ. A couple on which an
     annotator contradicts itself when it sees the images in another order is a tie, and gives no pair"""
-
-    @property
-    def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
-        return f"each of {', '.join(self.judges)} alone"
 
     def count_most_pairs(self, candidates: int) -> int:
         """Return an upper bound of the pairs of a caption with so many candidates."""
@@ -173,10 +153,6 @@ class LotSettings(ChoiceSettings):
 
     total: ClassVar[str] = ""
     picks: ClassVar[str] = "two candidates of a caption"
+    goes_by: ClassVar[str] = "lot"
     seed: int = Field(default=0, ge=0)
     """another one draws other lots"""
-
-    @property
-    def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
-        return "lot"

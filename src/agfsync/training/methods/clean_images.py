@@ -59,11 +59,6 @@ class CleanImageMethod(OnlineMethod):
     """True if the images are drawn by an average of the network, whose weights are in the objective's memory"""
 
     @property
-    def uses_reference(self) -> bool:
-        """True if `kl` is above 0."""
-        return self.kl > 0
-
-    @property
     def sampler(self) -> Sampler:
         """The way in which it draws."""
         return Sampler(self.group, self.steps, self.guidance, 0.0)

@@ -23,12 +23,21 @@ from agfsync.training.processes import Processes
 from agfsync.training.prompts import PromptData
 from agfsync.training.trajectories import GuidedPrediction, Trajectory, sample_trajectory
 
+_OF_IMAGES = ("latents_BCHW", "states_BSCHW", "next_states_BSCHW", "log_probabilities_BS")
+"""The tensors of a trajectory that have a row an image; its times and deviations are the same for all."""
+
 
 class OnlineMethod:
     """A method that draws images of the captions in training and learns from their rewards."""
 
     needs: ClassVar[Literal["captions"]] = "captions"
     trains: ClassVar[Literal["model"]] = "model"
+    kl: float
+
+    @property
+    def uses_reference(self) -> bool:
+        """True if there is a penalty for leaving the base: `kl` is above 0."""
+        return self.kl > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,28 +222,8 @@ def join_prompted(data: PromptData, rows_B: Tensor, device: torch.device) -> tup
 def _split_trajectory(trajectory: Trajectory) -> Iterator[Trajectory]:
     """Yield each image's trajectory: a batch of one."""
     for place in range(len(trajectory.latents_BCHW)):
-        one = slice(place, place + 1)
-        yield Trajectory(
-            trajectory.latents_BCHW[one],
-            trajectory.states_BSCHW[one],
-            trajectory.next_states_BSCHW[one],
-            trajectory.log_probabilities_BS[one],
-            trajectory.times_S,
-            trajectory.next_times_S,
-            trajectory.stds_S,
-        )
+        yield replace(trajectory, **{name: getattr(trajectory, name)[place : place + 1] for name in _OF_IMAGES})
 
 
 def _join_trajectories(parts: Sequence[Trajectory]) -> Trajectory:
-    def join(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    return Trajectory(
-        join("latents_BCHW"),
-        join("states_BSCHW"),
-        join("next_states_BSCHW"),
-        join("log_probabilities_BS"),
-        parts[0].times_S,
-        parts[0].next_times_S,
-        parts[0].stds_S,
-    )
+    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in _OF_IMAGES})

@@ -81,11 +81,6 @@ class PolicyGradient(OnlineMethod):
     curves: ClassVar[Sequence[str]] = ("reward", "loss", "ratio_change", "clipped", "kl", "without_reward")
 
     @property
-    def uses_reference(self) -> bool:
-        """True if `kl` is above 0."""
-        return self.kl > 0
-
-    @property
     def sampler(self) -> Sampler:
         """The way in which it draws."""
         window = (self.window, self.window_within)

@@ -21,6 +21,7 @@ from agfsync.records import derive_seed
 from agfsync.scorers import DifferentiableScorer
 from agfsync.training import DifferentiableModel
 from agfsync.training.batches import draw_rows_of_step
+from agfsync.training.methods.online import OnlineMethod
 from agfsync.training.objective import Actor, Metrics, TrainingPlan
 from agfsync.training.prompts import PromptData
 from agfsync.training.trajectories import GuidedPrediction
@@ -40,7 +41,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class RewardGradient:
+class RewardGradient(OnlineMethod):
     """The method `reward-gradient`; its settings are explained in `RewardGradientSettings`."""
 
     reward: Mapping[str, float]
@@ -53,14 +54,8 @@ class RewardGradient:
     margin: float | None = None
     last: int | None = None
     standard: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    needs: ClassVar[Literal["captions"]] = "captions"
-    trains: ClassVar[Literal["model"]] = "model"
-    curves: ClassVar[Sequence[str]] = ("loss", "reward", "reference_divergence")
 
-    @property
-    def uses_reference(self) -> bool:
-        """True if there is a penalty for leaving the base."""
-        return self.kl > 0
+    curves: ClassVar[Sequence[str]] = ("loss", "reward", "reference_divergence")
 
     def objective(self, data: PromptData, plan: TrainingPlan) -> "RewardGradientObjective":
         return RewardGradientObjective(self, data, plan)
