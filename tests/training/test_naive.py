@@ -49,6 +49,12 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.fixture(scope="module")
+def pipe(model: Path) -> StableDiffusionPipeline:
+    """The whole model by diffusers; of its networks the encoders alone are asked, and nothing changes them."""
+    return StableDiffusionPipeline.from_pretrained(model, use_safetensors=True)
+
+
 def pictures(seed: int, darkest: int, brightest: int) -> list[Image.Image]:
     source = torch.Generator().manual_seed(seed)
     pixels = torch.randint(darkest, brightest, (PAIRS, 16, 16, 3), generator=source, dtype=torch.uint8)
@@ -89,16 +95,13 @@ class Naive:
 
     def log_ratio(self, picture: Image.Image, row: int) -> Tensor:
         """-(m - m^ref) / 2, times the weight of the timestep."""
-        change = self.error(self.trained, picture, row) - self.error(self.base, picture, row).detach()
+        clean, text = self.encode(picture, row)
+        change = self.error(self.trained, clean, text, row) - self.error(self.base, clean, text, row).detach()
         return -change / 2 * self.weight(NOISE.times_P[row])
 
-    def error(self, network: nn.Module, picture: Image.Image, row: int) -> Tensor:
-        pipe, scheduler = self.pipe, self.pipe.scheduler
+    def error(self, network: nn.Module, latents: Tensor, text: Tensor, row: int) -> Tensor:
+        scheduler = self.pipe.scheduler
         noise, timestep = NOISE.noise_PCHW[row, None], NOISE.times_P[row, None]
-        with torch.no_grad():
-            posterior = pipe.vae.encode(to_tensor([picture])).latent_dist
-            latents = posterior.mode() * pipe.vae.config.scaling_factor
-            text, _ = pipe.encode_prompt(PROMPTS[row], "cpu", 1, False)
         wanted = noise
         if scheduler.config.prediction_type == "v_prediction":
             wanted = scheduler.get_velocity(latents, noise, timestep)
@@ -108,6 +111,12 @@ class Naive:
             alpha = scheduler.alphas_cumprod[timestep].item()
             predicted, wanted = math.sqrt(alpha) * predicted + math.sqrt(1 - alpha) * noisy, noise
         return F.mse_loss(predicted, wanted)
+
+    @torch.no_grad()
+    def encode(self, picture: Image.Image, row: int) -> tuple[Tensor, Tensor]:
+        """Encode a picture and its caption, for both networks."""
+        latents = self.pipe.vae.encode(to_tensor([picture])).latent_dist.mode() * self.pipe.vae.config.scaling_factor
+        return latents, self.pipe.encode_prompt(PROMPTS[row], "cpu", 1, False)[0]
 
     def weight(self, timestep: Tensor) -> float:
         if self.gamma is None:
@@ -147,7 +156,13 @@ def encoded(denoiser: StableDiffusion) -> EncodedPairs:
 )
 @pytest.mark.parametrize("lora", [False, True])
 def test_losses_and_gradients_agree(
-    model: Path, nudge: Nudge, lora: bool, kind: str, gamma: float | None, space: LossSpace
+    model: Path,
+    pipe: StableDiffusionPipeline,
+    nudge: Nudge,
+    lora: bool,
+    kind: str,
+    gamma: float | None,
+    space: LossSpace,
 ) -> None:
     denoiser = StableDiffusion(str(model), device="cpu")
     base = deepcopy(denoiser.network)
@@ -160,7 +175,6 @@ def test_losses_and_gradients_agree(
     loss, _ = method.loss(compute_pair_errors(denoiser, reference, batch, NOISE, "fp32", gamma, space))
     gradients = torch.autograd.grad(loss, trained)
 
-    pipe = StableDiffusionPipeline.from_pretrained(model, use_safetensors=True)
     naive = Naive(pipe, denoiser.network, base, gamma, space == "epsilon").loss(kind)
     naive_gradients = torch.autograd.grad(naive, trained)
     untrained = {"dpo": math.log(2), "ipo": 0.25, "hinge": 1.0}[kind]
