@@ -61,7 +61,7 @@ def test_arms_draw_nothing_that_they_share_and_a_failed_arm_is_told(
         return build(recipe)
 
     monkeypatch.setattr(training, "_build_method", fail)
-    assert cli.main(["study", str(study_file), "--out", str(out)]) == 0
+    assert cli.main(["study", str(study_file), "--out", str(out)]) == 1
     said = capsys.readouterr()
     assert "arm half, seed 0 failed: ValueError: no such thing" in said.err
     assert [line.split()[3].rstrip(":") for line in said.out.splitlines()[:7]] == [

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from agfsync.cli.failures import UNEXPECTED
 from agfsync.cli.options import Debug, Settings
 from agfsync.cli.processes import lead_training, serve_orders
 from agfsync.commands.help import WholeHelpGroup
@@ -75,6 +76,7 @@ def study_command(
     from agfsync.engine.progress import make_progress
     from agfsync.study.running import run_study
     from agfsync.study.settings import load_study
+    from agfsync.study.status import locate_failure
 
     resolved = load_study(study, set_ or [])
     path = out or Path("studies") / resolved.name
@@ -84,6 +86,8 @@ def study_command(
         run_study(resolved, path, make_progress(), update=update, prepare=prepare)
     typer.echo(format_study_status(path))
     typer.echo(f"table: `agfsync study table {path}`; page: {path / 'study.html'}")
+    if any(locate_failure(arm, path).is_file() for arm in resolved.resolve_arms()):
+        raise typer.Exit(UNEXPECTED)
 
 
 @studies.command("status")
