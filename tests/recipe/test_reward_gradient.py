@@ -37,7 +37,7 @@ def test_draft_is_as_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        ("loss: refl", "training.method.reward: field required"),
+        ("loss: refl", "the key 'training.method.reward' is missing"),
         ("reward: {}", "reward names nothing to follow"),
         ("reward: {clip: 0.0}", "reward names nothing to follow"),
         ("reward: {looks: 1.0}", "training.method names no scorer 'looks': scorers has vqa, clip, aesthetic"),
