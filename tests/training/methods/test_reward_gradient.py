@@ -221,7 +221,7 @@ def test_a_batch_of_any_size_is_the_mean_of_its_rows(lora: Actor, settings: dict
     parts = [objective.loss(lora, batch.part(torch.tensor([row]), lora.device))[0] for row in range(5)]
     torch.testing.assert_close(loss, torch.stack(parts).mean(), rtol=1e-5, atol=1e-6)
     ours, theirs = gradient_of(lora, loss), gradient_of(lora, torch.stack(parts).mean())
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("loss", ["refl", "draft"])
