@@ -1,9 +1,14 @@
 """Geometry of the charts, against places worked out by hand."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from agfsync.stages.report.figures import (
+    LABEL_HEIGHT,
+    LABEL_WIDTH,
+    Dot,
     Effect,
     compute_moving_average,
     format_compact,
@@ -11,6 +16,8 @@ from agfsync.stages.report.figures import (
     make_curves,
     make_forest,
     make_histogram,
+    make_scatter,
+    place_labels,
 )
 
 
@@ -80,3 +87,16 @@ def test_moving_average_by_hand() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.5374, "0.537"), (-1.69e-5, "−1.7e−5"), (0.8, "0.800"), (0, "0.00")])
 def test_compact(value: float, text: str) -> None:
     assert format_compact(value) == text
+
+
+def test_labels_that_would_cover_each_other_are_moved_down() -> None:
+    dots = [Dot(name, x, y, y, y) for name, x, y in (("a", 10, 20), ("b", 11, 22), ("c", 90, 20), ("d", 12, 27.5))]
+    assert [dot.label for dot in place_labels(dots)] == [20, 26, 20, 32]
+    assert [dot.is_left for dot in place_labels(dots)] == [False, False, True, False]
+
+
+def test_a_scatter_plots_labels_stand_apart() -> None:
+    plot = make_scatter({f"arm-{at}": (float(at % 3), at / 50, at / 50 - 1, at / 50 + 1) for at in range(12)})
+    assert all(dot.low >= dot.y >= dot.high for dot in plot.dots)
+    for one, other in combinations(plot.dots, 2):
+        assert abs(one.label - other.label) >= LABEL_HEIGHT - 0.02 or abs(one.x - other.x) > 2 * LABEL_WIDTH

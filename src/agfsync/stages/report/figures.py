@@ -5,7 +5,7 @@ Nothing here knows of HTML; everything is plain data, so that the template's esc
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -164,15 +164,26 @@ def make_lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) ->
     return Curves(x, y, tuple(_make_line(name, x, y, *each) for name, each in held.items()), None)
 
 
+LABEL_WIDTH, LABEL_HEIGHT = 2.0, 6.0
+"""of a letter and of a line of a scatter plot's labels, in percent of the plot"""
+
+
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A point of a scatter plot in percent, y down, with the ends of its vertical interval."""
+    """A point of a scatter plot in percent, y down, with the ends of its vertical interval and its label's place."""
 
     name: str
     x: float
     y: float
     low: float
     high: float
+    label: float = 0.0
+    """y of the label's middle"""
+
+    @property
+    def is_left(self) -> bool:
+        """True if the label stands to the left of the point."""
+        return self.x > 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +203,22 @@ def make_scatter(points: Mapping[str, tuple[float, float, float | None, float | 
         Dot(name, x.at(at), *(round(100 - y.at(value if end is None else end), 2) for end in (value, low, high)))
         for name, (at, value, low, high) in points.items()
     ]
-    return Scatter(x, y, tuple(dots))
+    return Scatter(x, y, tuple(place_labels(dots)))
+
+
+def place_labels(dots: Sequence[Dot]) -> list[Dot]:
+    """Return the dots with labels next to them, each moved down as far as it would cover one above it."""
+    placed: list[tuple[float, float, float]] = []
+    labels = dict[str, float]()
+    for dot in sorted(dots, key=lambda each: each.y):
+        width, at = LABEL_WIDTH * len(dot.name), dot.y
+        start = dot.x - width if dot.is_left else dot.x
+        for left, right, above in placed:  # from above to below
+            if start < right and left < start + width and abs(at - above) < LABEL_HEIGHT:
+                at = above + LABEL_HEIGHT
+        placed = sorted([*placed, (start, start + width, at)], key=lambda each: each[2])
+        labels[dot.name] = at
+    return [replace(dot, label=round(labels[dot.name], 2)) for dot in dots]
 
 
 def compute_moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
