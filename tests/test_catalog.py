@@ -68,7 +68,7 @@ def test_a_model_that_is_missing_is_told_before_anything_is_loaded() -> None:
     for written in ("my models/one", "runs/none/model"):
         with pytest.raises(ModelError, match=f"no model at '{written}'"):
             catalog.check_place(written)
-    for other in ("owner/name", "gpt2", "run:reward", "http://localhost:8000/v1"):
+    for other in ("owner/name", "gpt2", "run:reward", "http://localhost:8000/v1", "plug-in:a name/of/its own"):
         assert catalog.check_place(other) == other
 
 

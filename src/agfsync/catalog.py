@@ -225,14 +225,16 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
 
 
 def check_place(path: str) -> str:
-    """Return `find_place(path)`, which must exist unless it may be a hub id or an address; nothing is loaded.
+    """Return `find_place(path)`, which must exist unless it may be a hub id, an address or a plug-in's `KIND:NAME`.
+
+    Nothing is loaded.
 
     Raises:
         ModelError: it is written as a path, or has spaces, and isn't there.
     """
     place = find_place(path)
-    is_path = path.startswith(("/", "./", "../", "~")) or (path.count("/") > 1 and "://" not in path)
-    if (is_path or any(map(str.isspace, path))) and not Path(place).exists():
+    is_no_id = ":" not in path and (path.count("/") > 1 or any(map(str.isspace, path)))
+    if (is_no_id or path.startswith(("/", "./", "../", "~"))) and not Path(place).exists():
         raise ModelError(f"no model at '{path}': give a folder that exists, a hub id or {EMBEDDED}NAME")
     return place
 
