@@ -17,9 +17,13 @@ from agfsync.engine.packages import mute_libraries
 from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.recipe import Engine
 
-SPAWN = get_context("spawn")
-"""A forked process could use neither CUDA nor torch's threads."""
+CONTEXT = get_context("forkserver" if sys.platform == "linux" else "spawn")
+"""On Linux, workers are forks of one process that only imports: they start at once, and share its memory. A fork of this
+process itself could use neither CUDA nor torch's threads, and elsewhere a fork can break the system's libraries."""
+PRELOADED = ("agfsync.engine.worker", "agfsync.models.latent_model")
+"""The modules that the process to be forked imports, besides that of the first job."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = "OMP_NUM_THREADS"
 MOST_CPU_WORKERS = 8
 """Workers of `engine.workers: cores`, each of which holds a model."""
 
@@ -55,7 +59,7 @@ class LocalPool:
     def __init__(self, size: int, devices: list[str]) -> None:
         self.size = size
         threads = str(max(1, count_cores() // size))
-        each = [{VISIBLE: name} for name in devices] or [{"OMP_NUM_THREADS": threads}]
+        each = [{VISIBLE: name} for name in devices] or [{THREADS: threads}]
         self._environments = cycle(each)
 
     def start_worker(self, plan: WorkerPlan) -> "ProcessHandle":
@@ -72,9 +76,11 @@ class ProcessHandle:
     """A process that answers one call at a time; it ends with this process."""
 
     def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
-        self.environment = environment
-        self._ours, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_serve_calls, args=(theirs, plan, dict(environment)), daemon=True)
+        self._ours, theirs = CONTEXT.Pipe()
+        current = {**os.environ, **environment}  # a fork has the environment of the first one's start
+        threads = environment.get(THREADS)
+        self._process = CONTEXT.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
+        CONTEXT.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
         with _hidden_main():
             self._process.start()
         theirs.close()
@@ -121,10 +127,13 @@ def _hidden_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
+def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str], threads: str | None) -> None:
     """Serve calls: Ctrl-C is for the leading process, and without that one this process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
     os.environ.update(environment)
+    if threads is not None:
+        import_module("torch").set_num_threads(int(threads))  # a fork's OpenMP doesn't read the variable again
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = JobWorker(plan)
     with mute_libraries():
