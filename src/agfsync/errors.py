@@ -47,11 +47,11 @@ class InUseError(RunError):
 
 
 class StoreError(AgfsyncError):
-    """The disk failed: no space, no permission, or a part that isn't what was written."""
+    """The disk failed: no space, no permission, or a part that is damaged."""
 
 
 class DamagedError(StoreError):
-    """Something wasn't what was written any more, and was set aside: the same command makes it anew."""
+    """A file failed verification and was quarantined; the same command regenerates it."""
 
 
 class OutOfMemoryError(AgfsyncError):

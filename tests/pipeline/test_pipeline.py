@@ -189,7 +189,7 @@ def test_a_corrupt_part_is_made_anew_by_the_same_command(path: Path, make_recipe
     progress = Told()
     pipeline.run(path, until="pairs", progress=progress)
     (line,) = (line for line in progress.lines if "part-000000" in line)
-    assert line == f"{part}, with 12 units isn't what was written: it was quarantined, to be regenerated"
+    assert line == f"{part} (12 units) is damaged: it was quarantined, to be regenerated"
     with Run.open(path) as run:
         assert list(run.read("candidates", Candidate)) == before
         assert len(list(run.read("pairs", Pair))) > 0
@@ -271,8 +271,8 @@ def test_files_that_a_stage_made_are_made_anew_and_a_log_is_only_told(
     progress = Told()
     pipeline.run(path, until="training", progress=progress)
     assert weights.read_bytes() == b"weights"
-    aside = f"{weights} isn't what was written: it was quarantined, to be regenerated"
-    told = f"{log} isn't what was written: put it back, or delete {log.parent} to make it anew"
+    aside = f"{weights} is damaged: it was quarantined, to be regenerated"
+    told = f"{log} is damaged: put it back, or delete {log.parent} to regenerate it"
     assert sorted(progress.lines) == sorted([aside, told])
 
 
@@ -284,7 +284,7 @@ def test_verify_reads_every_byte(path: Path) -> None:
     data[len(data) // 2] ^= 4
     part.write_bytes(data)
     with pytest.raises(
-        DamagedError, match=f"1 of {files} files aren't what was written: .*part-000000.*was quarantined"
+        DamagedError, match=f"1 of {files} files failed verification: .*part-000000.*was quarantined"
     ):
         pipeline.verify(path)
     assert states(path)["scores"] == "to do" or states(path)["scores"] == "under way"

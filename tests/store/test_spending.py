@@ -21,5 +21,5 @@ def test_what_was_noted_last_is_what_was_spent(tmp_path: Path) -> None:
 )
 def test_a_broken_account_is_told_and_not_taken_for_nothing(tmp_path: Path, broken: str) -> None:
     (tmp_path / SPENDING).write_text(broken)
-    with pytest.raises(StoreError, match=r"spending\.json isn't what was written: put it back, or delete it"):
+    with pytest.raises(StoreError, match=r"spending\.json is damaged: put it back, or delete it"):
         read_spending(tmp_path).get("captions", {})

@@ -208,7 +208,7 @@ def test_a_corrupt_part_is_set_aside_and_its_units_are_forgotten(run: Run, colum
         data[at] ^= 0xFF
     part.write_bytes(data)
     with pytest.raises(
-        StoreError, match=r"part-000001.parquet isn't what was written: it was quarantined; type the same"
+        StoreError, match=r"part-000001.parquet is damaged: it was quarantined; type the same"
     ):
         list(run.rows("captions", columns, ["b"]))
     assert set(run.list_made("captions")) == {"a"}
@@ -222,7 +222,7 @@ def test_a_cut_or_missing_part_is_told(run: Run) -> None:
     cut, missing = sorted((run.path / "captions").iterdir())
     cut.write_bytes(cut.read_bytes()[:-1])
     missing.unlink()
-    with pytest.raises(StoreError, match="isn't what was written"):
+    with pytest.raises(StoreError, match="is damaged"):
         keys(run, "a")
     with pytest.raises(StoreError, match="is missing"):
         keys(run, "b")

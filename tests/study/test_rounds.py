@@ -25,6 +25,7 @@ from agfsync.study.rounds import (
     make_round_recipe,
     read_rounds,
     run_with_rounds,
+    verify_rounds,
 )
 
 pytestmark = pytest.mark.long
@@ -92,6 +93,13 @@ def test_a_round_draws_with_the_model_before_it_and_shares_the_rest(
     before = {each: each.stat().st_mtime_ns for each in path.rglob("*") if each.is_file()}
     assert cli.main(["run", str(tmp_path / "mine.yaml"), "--out", str(path)]) == 0
     assert before == {each: each.stat().st_mtime_ns for each in path.rglob("*") if each.is_file()}
+    assert verify_rounds(path) == pipeline.verify(path) + pipeline.verify(second)
+    own = {each.name for each in (path / "evaluation_images").iterdir()}
+    part = next(each for each in (second / "evaluation_images").iterdir() if each.name not in own)
+    part.write_bytes(part.read_bytes()[::-1])
+    assert cli.main(["verify", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(second) in error and part.name in error
 
 
 def pipeline_recipe(path: Path) -> Recipe:

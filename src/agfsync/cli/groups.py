@@ -112,7 +112,7 @@ def study_table_command(
 
 @studies.command("report")
 def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
-    """Write table.parquet and study.html anew, such as after arms that a scheduler has run."""
+    """Rewrite table.parquet and study.html, such as after arms that a scheduler has run."""
     from agfsync.study.report import write_results
     from agfsync.study.running import read_study
 

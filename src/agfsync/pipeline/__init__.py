@@ -181,7 +181,7 @@ def verify(path: Path) -> int:
         found = run_.verify()
         if found:
             raise DamagedError(
-                f"{len(found)} of {files} files aren't what was written: {describe_damages(path, found)}"
+                f"{len(found)} of {files} files failed verification: {describe_damages(path, found)}"
             )
         return files
 

@@ -45,7 +45,7 @@ def declare_order(run_: Run, recipe: Recipe) -> None:
 def describe_damage(path: Path, damage: Damage) -> str:
     """Return the line that reports a damaged file of the run folder `path`."""
     if damage.path.endswith(LOG):
-        return f"{path}/{damage}: put it back, or delete {path / damage.stage} to make it anew"
+        return f"{path}/{damage}: put it back, or delete {path / damage.stage} to regenerate it"
     if damage.fault == MISSING:
         return f"{path}/{damage}: it will be regenerated"
     return f"{path}/{damage}: it was quarantined, to be regenerated"

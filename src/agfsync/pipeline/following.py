@@ -23,7 +23,7 @@ from agfsync.store import RECIPE, Run
 from agfsync.store.forks import fork_open_run
 
 SHARED = ("captions", "questions", "candidates", "scores")
-"""The stages whose results a control shares with its run; a fork of other results is made anew."""
+"""The stages whose results a control shares with its run; a fork of other results is regenerated."""
 
 
 def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progress | None = None) -> None:
@@ -61,7 +61,7 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
 def bring_up_fork(path: Path, base: Run, shared: Iterable[str], fork: Callable[[], object]) -> bool:
     """Make sure that the run at `path` is a fork of `base`; return True if `fork` has made it now.
 
-    A fork whose `shared` stages have other results than those of `base` is removed and made anew.
+    A fork whose `shared` stages have other results than those of `base` is removed and regenerated.
     """
     if (path / RECIPE).exists() and not _shares_results(path, base, shared):
         with store_errors(path):

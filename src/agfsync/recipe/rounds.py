@@ -38,7 +38,7 @@ class Start(Section):
     path: str
     """the folder of a trained model, with its model.json"""
     mark: str = ""
-    """what the model is known by, whose results are made anew when it changes. Default: its path"""
+    """what the model is known by, whose results are regenerated when it changes. Default: its path"""
     reference: Literal["base", "previous"] = "previous"
     """the frozen model that the method compares with: `model`, or this one"""
     round: Positive = 1

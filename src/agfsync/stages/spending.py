@@ -68,7 +68,7 @@ def open_judge_accounts(
     """Open the accounts of those of a stage's `judges` that are behind a server; enter them in any case at the end.
 
     Raises:
-        StoreError: the disk fails, or the file isn't what was written.
+        StoreError: the disk fails, or the file is damaged.
     """
     accounts = {
         name: open_account(

@@ -38,7 +38,7 @@ OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
 class Run:
     """A run folder. One process at a time writes to it; any number may read.
 
-    Raises (from every method): StoreError when the disk fails or a part isn't what was written.
+    Raises (from every method): StoreError when the disk fails or a part is damaged.
     """
 
     def __init__(self, path: Path, manifest: Manifest, lock: io.TextIOWrapper | None) -> None:
@@ -285,7 +285,7 @@ class Run:
         """Yield the records of the stage's table, or of `units`, in order.
 
         Raises:
-            StoreError: a part is missing or isn't what was written; it is quarantined, to be regenerated.
+            StoreError: a part is missing or is damaged; it is quarantined, to be regenerated.
         """
         return (kind.of(row) for row in self.rows(stage, units=units))
 

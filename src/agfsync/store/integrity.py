@@ -34,7 +34,7 @@ class Damage:
     units: int = 0
 
     def __str__(self) -> str:
-        held = f", with {self.units} unit{'s' if self.units != 1 else ''}" if self.part is not None else ""
+        held = f" ({self.units} unit{'s' if self.units != 1 else ''})" if self.part is not None else ""
         return f"{self.path}{held} {self.fault}"
 
 
@@ -62,7 +62,7 @@ def find_damage(
         try:
             check_size(run / damage.path, expected.size)
             if (most is None or most >= 0) and compute_sha256(run / damage.path) != expected.sha256:
-                raise DamagedPartError("isn't what was written")
+                raise DamagedPartError("is damaged")
         except DamagedPartError as fault:
             yield Damage(damage.path, str(fault), damage.stage, damage.part, damage.units)
 

@@ -82,7 +82,7 @@ class Finished:
 class Manifest:
     """The database at `path`.
 
-    Raises (from every method): StoreError when the disk fails, or the database isn't what was written.
+    Raises (from every method): StoreError when the disk fails, or the database is damaged.
     """
 
     def __init__(self, path: Path, *, writing: bool) -> None:

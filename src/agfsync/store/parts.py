@@ -18,7 +18,7 @@ MISSING = "is missing"
 
 
 class DamagedPartError(Exception):
-    """A part that is missing or isn't what was written; the message says which."""
+    """A part that is missing or damaged; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ def read_part(path: Path, columns: Sequence[str] | None, entry: PartEntry) -> pa
     """Return the table at `path`, or some of its columns, verified against the checksum of when it was written.
 
     Raises:
-        BadPart: it isn't there, or isn't what was written.
-        StoreError: the disk doesn't let it be read.
+        DamagedPartError: it is missing or damaged.
+        StoreError: the disk can't be read.
     """
     check_size(path, entry.size)
     whole = columns is None or "image" in columns
@@ -108,20 +108,20 @@ def read_part(path: Path, columns: Sequence[str] | None, entry: PartEntry) -> pa
     try:
         return pq.ParquetFile(source, page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as failure:
-        raise DamagedPartError("isn't what was written") from failure
+        raise DamagedPartError("is damaged") from failure
 
 
 def check_size(path: Path, size: int) -> None:
     """Check that `path` is there, `size` bytes long.
 
     Raises:
-        BadPart: it isn't. StoreError: the disk doesn't let it be looked at.
+        DamagedPartError: it isn't. StoreError: the disk can't be read.
     """
     with store_errors(path):
         if not path.is_file():
             raise DamagedPartError(MISSING)
         if path.stat().st_size != size:
-            raise DamagedPartError("isn't what was written")
+            raise DamagedPartError("is damaged")
 
 
 def group_spans(places: Iterable[UnitPlace]) -> list[list[UnitPlace]]:
@@ -164,5 +164,5 @@ def _read_without_images(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
 def _verify_checksum(data: bytes, sha256: str) -> bytes:
     """Return `data` if it has the checksum `sha256`."""
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamagedPartError("isn't what was written")
+        raise DamagedPartError("is damaged")
     return data

@@ -37,14 +37,14 @@ class Seal:
         if exists and compute_sha256(copy) == compute_sha256(self.path):
             return False  # The checksum itself is damaged.
         if not exists or compute_sha256(copy) != sum_:
-            raise StoreError(f"{self.path} isn't what was written: put a copy of it back, or choose another --out")
+            raise StoreError(f"{self.path} is damaged: put a copy of it back, or choose another --out")
         if not mend:
-            raise DamagedError(f"{self.path} isn't what was written: the next `agfsync run` puts its copy in its place")
+            raise DamagedError(f"{self.path} is damaged: the next `agfsync run` puts its copy in its place")
         with store_errors(self.path):
             self.path.replace(self._path_with(".corrupt"))
             _copy_file(copy, self.path)
         raise StoreError(
-            f"{self.path} isn't what was written: its copy was put in its place; type the same command again"
+            f"{self.path} is damaged: its copy was put in its place; type the same command again"
         )
 
     def put(self) -> None:

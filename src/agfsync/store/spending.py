@@ -28,7 +28,7 @@ def read_spending(run: Path) -> dict[str, dict[str, float]]:
         with store_errors(path):
             return _SHAPE.validate_json(path.read_bytes())
     except ValueError as failure:
-        raise StoreError(f"{path} isn't what was written: put it back, or delete it to count anew") from failure
+        raise StoreError(f"{path} is damaged: put it back, or delete it to count anew") from failure
 
 
 def note_spending(run: Path, stage: str, spending: Mapping[str, float]) -> None:

@@ -96,7 +96,7 @@ class BestWeights:
         if found is None:
             raise StoreError(
                 f"{self._make_path(step)} is damaged or gone: delete {self.folder.parent}, then type the same command "
-                f"again to train anew"
+                f"again to train from the start"
             )
         return found.tensors
 

@@ -244,7 +244,7 @@ def _backward_in_memory(
         try:
             found = _backward(training, state, batch, size)
         except Exception as failure:
-            # The processes of a sharded network are in the midst of an exchange, and can't begin anew.
+            # The processes of a sharded network are in the midst of an exchange, and can't start again.
             if not lacks_memory(failure) or state.is_sharded:
                 raise
             lacking = failure

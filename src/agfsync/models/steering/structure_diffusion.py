@@ -153,7 +153,7 @@ def _average_keys(
 
 
 class _ConjunctionProcessor:
-    """Computes by the `original` processor, and the steered rows anew with each of their keys."""
+    """Computes by the `original` processor, and the steered rows again with each of their keys."""
 
     def __init__(self, original: Any, batch: int, rows: Sequence[int], sequences: Sequence[PhraseSequences]) -> None:
         self._original, self._batch, self._rows, self._sequences = original, batch, rows, sequences

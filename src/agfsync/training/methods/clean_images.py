@@ -37,7 +37,7 @@ OLD = "old."
 
 @dataclass(frozen=True, kw_only=True)
 class CleanImageMethod(OnlineMethod):
-    """A method that draws images without noise in the steps, noises them anew, and weighs their errors by rewards.
+    """A method that draws images without noise in the steps, noises them again, and weighs their errors by rewards.
 
     The network draws and is trained with the same `guidance`, if any through both halves of it: a change of the
     prompt's prediction alone would be multiplied by it in drawing. Each image is noised `noisings` times, by default as
