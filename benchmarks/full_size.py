@@ -52,10 +52,10 @@ ASKED: Mapping[str, tuple[str, Callable[..., None]]] = {
 """Models that are asked questions: their scorer, and what writes their folder."""
 ORDER = ("sd15", "sdxl", "sd35", "flux", "blip2-xl", "qwen3-vl", "klein")
 QUESTIONS, SEEN = 9, 1024
-"""questions a picture, and the side of a picture in pixels"""
+"""questions an image, and the side of an image in pixels"""
 RANK = 16
 TINY = {"sd15": 64, "sdxl": 64, "sd35": 64, "flux": 64, "klein": 64}
-"""the side of the pictures of tiny generators"""
+"""the side of the images of tiny generators"""
 GRACE = 5.0
 """seconds in which the process of a model can't begin anything"""
 
@@ -304,7 +304,7 @@ def train(bench: Bench, size: TrainingSize, settings: Mapping[str, Any], lora: b
 
 
 def measure_asking(bench: Bench) -> None:
-    """Measure nine questions about each of a batch of pictures."""
+    """Measure nine questions about each of a batch of images."""
     kind, write = ASKED[bench.model]
     images = bench.options.batch or 8
     side = 64 if bench.options.tiny else SEEN
@@ -379,7 +379,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=ORDER, metavar="MODEL", help=f"of {', '.join(known)}")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps")
-    parser.add_argument("--batch", type=int, help="pictures at a time, by default as many as suit the model")
+    parser.add_argument("--batch", type=int, help="images at a time, by default as many as suit the model")
     parser.add_argument("--pairs", type=int, help="pairs of a training step, by default as many as suit the model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most", type=float, default=10.0, help="seconds after which nothing is repeated")

@@ -23,7 +23,7 @@ from agfsync.models.pretrained import torch_device
 from agfsync.scorers.vqa import Vqa
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.training.asking import ask_questions
-from agfsync.shapes.training.pictures import sample_scene
+from agfsync.shapes.training.images import sample_scene
 from agfsync.shapes.training.tokenizers import build_word_tokenizer
 from agfsync.shapes.training.vqa import build_vqa, build_vqa_processor
 
@@ -46,8 +46,8 @@ def drawings(images: int, questions: int) -> Asked:
 
 def fast(scorer: Vqa, asked: Asked) -> list[str]:
     """Return the answers from the first token's logits, with each image opened and encoded once."""
-    pictures = [Image.open(io.BytesIO(file)) for file, _ in asked]
-    p_yes = scorer.p_yes(pictures, [texts for _, texts in asked])
+    images = [Image.open(io.BytesIO(file)) for file, _ in asked]
+    p_yes = scorer.p_yes(images, [texts for _, texts in asked])
     return ["yes" if p > 0.5 else "no" for row in p_yes for p in row]
 
 
@@ -60,8 +60,8 @@ def plain(model: Any, processor: Any, template: str, asked: Asked) -> list[str]:
     said = []
     for file, texts in asked:
         for text in texts:
-            picture = Image.open(io.BytesIO(file))
-            inputs = processor(images=picture, text=template.format(question=text), return_tensors="pt")
+            image = Image.open(io.BytesIO(file))
+            inputs = processor(images=image, text=template.format(question=text), return_tensors="pt")
             reply = model.generate(
                 **inputs.to(model.device, model.dtype),
                 max_new_tokens=2,  # a word and its end

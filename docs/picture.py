@@ -34,10 +34,10 @@ def main(path: Path, out: Path) -> None:
         left = GAP + column * (SIDE + GAP)
         pen.multiline_text((left, 8), textwrap.fill(evidence.captions[key].text, 26), INK, font)
         rows = (("base", side.base, oracle[key].base), ("aligned", side.aligned, oracle[key].aligned))
-        for row, (model, picture_key, score) in enumerate(rows):
+        for row, (model, image_key, score) in enumerate(rows):
             top = TEXT + row * (SIDE + 30)
-            picture = Image.open(io.BytesIO(images[picture_key])).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (left, top))
+            image = Image.open(io.BytesIO(images[image_key])).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(image, (left, top))
             pen.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=EDGE)
             pen.text((left, top + SIDE + 5), f"{model}: oracle {score:.0f}", SOFT, small)
     sheet.save(out, optimize=True)

@@ -54,8 +54,8 @@ Another package adds to agfsync by an entry point of one of these groups; a reci
 TABLES = """# Tables of a run
 
 Each stage writes its records as Parquet parts into a folder of its name, which
-`datasets.load_dataset("parquet", data_files="runs/mine/pairs/*.parquet")` reads. Hugging Face `datasets` opens the
-images as pictures. [The run folder](../concepts.md#the-run-folder) has what else lies there.
+`datasets.load_dataset("parquet", data_files="runs/mine/pairs/*.parquet")` reads. Hugging Face `datasets` decodes the
+images. [The run folder](../concepts.md#the-run-folder) has what else lies there.
 """
 EXAMPLES = """# Examples
 

@@ -65,7 +65,7 @@ def test_seeds_are_in_the_range_that_torch_takes() -> None:
     assert len(seeds) == 1000 and min(seeds) >= 0 and max(seeds) < 2**63
 
 
-def test_only_a_table_of_pictures_says_how_to_read_them() -> None:
+def test_only_a_table_of_images_says_how_to_read_them() -> None:
     assert add_huggingface_metadata(Caption.schema).metadata is None
     assert b'"image": {"_type": "Image"}' in add_huggingface_metadata(Candidate.schema).metadata[b"huggingface"]
 

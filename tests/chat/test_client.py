@@ -192,7 +192,7 @@ def test_the_cap_is_held_before_the_request_is_sent(endpoint: Make) -> None:
         assert server.bodies == []
 
 
-def test_a_picture_counts_as_pictures_do_and_not_by_its_bytes(endpoint: Make) -> None:
+def test_an_image_counts_as_images_do_and_not_by_its_bytes(endpoint: Make) -> None:
     seen = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 500_000}}
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
     meter = Meter(max_tokens=60_000)
@@ -268,7 +268,7 @@ def test_fewer_log_probabilities_are_asked_for_where_the_server_says_how_many(en
         (403, {"error": {"message": "your input was flagged"}}, NoReplyError, "answered 403: your input was flagged"),
         (403, {"error": {"message": "not your region"}}, ModelError, r"refuses the key .*\(403\): .*not your region"),
         (404, {"detail": "Not Found"}, ModelError, r"no model 'fake' \(404\): .*base_url.* \(it says: Not F"),
-        (413, {"message": "picture too large"}, NoReplyError, "answered 413: picture too large"),
+        (413, {"message": "image too large"}, NoReplyError, "answered 413: image too large"),
     ],
 )  # fmt: skip
 def test_what_a_server_says_is_said(endpoint: Make, status: int, body: Any, kind: type[Exception], says: str) -> None:

@@ -195,7 +195,7 @@ def test_answers_count_by_their_word_where_probabilities_are_left_out_in_silence
 
 def test_answers_cut_among_thoughts_say_so(type_run: Type) -> None:
     code, lines, _ = type_run(judge="thinks", reply_tokens=8)
-    assert code == cli.USAGE and "scores: 4 of 4 pictures skipped: no vqa score" in lines[-1]
+    assert code == cli.USAGE and "scores: 4 of 4 images skipped: no vqa score" in lines[-1]
     says = (
         "neither yes nor no: it was cut at scorers.vqa.server.reply_tokens = 8 (finish_reason length) with all"
         " its text in content, as thoughts: raise that, or turn the model's thinking off"

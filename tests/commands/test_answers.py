@@ -35,7 +35,7 @@ def question(key: str) -> Question:
 
 
 class Yea:
-    """A judge that says yes to everything, and nothing of green pictures."""
+    """A judge that says yes to everything, and nothing of green images."""
 
     asks_questions = True
 

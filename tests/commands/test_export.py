@@ -28,7 +28,7 @@ def path(paired_run: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["pick-a-pic", "binarized", "huggingface"])
-def test_every_pair_of_the_run_is_in_it_with_its_pictures(path: Path, tmp_path: Path, name: str) -> None:
+def test_every_pair_of_the_run_is_in_it_with_its_images(path: Path, tmp_path: Path, name: str) -> None:
     with Run.open(path) as run:
         pairs = list(run.read("pairs", Pair))
         images = {c.key: c.image for c in run.read("candidates", Candidate)}
@@ -73,7 +73,7 @@ def test_the_empty_folder_that_one_stands_in_is_filled(
     assert (tmp_path / "out" / "data" / "train-00000.parquet").exists()
 
 
-def test_each_picture_of_several_generators_has_its_own_ones_name(path: Path, tmp_path: Path, make_recipe: Any) -> None:
+def test_each_image_of_several_generators_has_its_own_ones_name(path: Path, tmp_path: Path, make_recipe: Any) -> None:
     more = make_recipe(candidates={"beside": {"other": {"type": "double", "path": "other"}}})
     pipeline.prepare(path, more, update=True)
     pipeline.run(path, until="pairs")
@@ -123,11 +123,11 @@ def test_what_fails_leaves_nothing_behind(path: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
-def test_pairs_whose_pictures_are_gone_are_told(path: Path, tmp_path: Path, make_recipe: Any) -> None:
+def test_pairs_whose_images_are_gone_are_told(path: Path, tmp_path: Path, make_recipe: Any) -> None:
     pipeline.prepare(path, make_recipe(seed=1), update=True)
     for stage in ("captions", "candidates"):
         pipeline.run(path, until=stage)
-        with pytest.raises(RunError, match="its captions or pictures were regenerated since its pairs"):
+        with pytest.raises(RunError, match="its captions or images were regenerated since its pairs"):
             export_pairs(path, "binarized", tmp_path / "out")
 
 

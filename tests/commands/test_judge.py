@@ -30,7 +30,7 @@ def scorers(**named: Any) -> Scorers:
 
 
 def test_pairs_are_counted_by_hand(pair_set: Callable[..., Path]) -> None:
-    # The red channel decides: right, right, wrong, equal; the last pair's pictures are one.
+    # The red channel decides: right, right, wrong, equal; the last pair's images are one.
     folder = pair_set(
         ("a", "#ff0000", "#000000"),
         ("a", "#800000", "#400000"),
@@ -42,10 +42,10 @@ def test_pairs_are_counted_by_hand(pair_set: Callable[..., Path]) -> None:
     red, picky = found.table[""]["red"], found.table[""]["picky"]
     assert (red["accuracy"], red["by_prompt"]) == (2.5 / 4, (1 + 0 + 0.5) / 3)
     assert (red["pairs"], red["prompts"], red["unscored"]) == (4, 3, 0)
-    # The darkest picture has no value, so that pair is left out; on the three that both have, they agree.
+    # The darkest image has no value, so that pair is left out; on the three that both have, they agree.
     assert (picky["pairs"], picky["unscored"], picky["accuracy"]) == (3, 1, 0.5)
     assert picky["difference"] == 0 and found.reasons == {"red": {}, "picky": {"too dark": 1}}
-    assert found.plain()["left_out"] == {"winner and loser are the same picture": 1}
+    assert found.plain()["left_out"] == {"winner and loser are the same image": 1}
     lines = format_judged(found).splitlines()
     assert lines[0].endswith("label ties are left out (0), equal values count one half; 95 % over prompts")
     assert lines[1] == "red            62.5 %, by prompt 50.0 %, 4 pairs of 3 prompts"
@@ -58,7 +58,7 @@ def test_a_limit_takes_the_first_pairs(pair_set: Callable[..., Path], loaded: li
     assert loaded == ["none"]
 
 
-def test_a_ranked_file_without_its_pictures_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_ranked_file_without_its_images_says_what_it_holds(tmp_path: Path) -> None:
     groups = [{"id": "1", "prompt": "a cat", "generations": ["1.png", "2.png", "3.png"], "ranking": [1, 2, 2]}]
     (tmp_path / "test.json").write_text(json.dumps(groups))
     with pytest.raises(FormatError) as raised:

@@ -88,7 +88,7 @@ def test_the_size_is_known_to_the_next_command_and_told_once(tmp_path: Path) -> 
     told, model = Told(), Model(3)
     load_batch_fit(tmp_path, "scores: clip", "source", 16, told).over(range(16), model)
     assert told.said == [
-        "scores: clip: out of memory: 2 pictures at a time instead of 16; memory.json remembers it",
+        "scores: clip: out of memory: 2 images at a time instead of 16; memory.json remembers it",
     ]
     assert load_batch_fit(tmp_path, "scores: clip", "source", 16, told).size == 2
     for other in (("scores: vqa", "source", 16), ("scores: clip", "bf16", 16), ("scores: clip", "source", 8)):

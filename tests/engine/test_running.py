@@ -181,7 +181,7 @@ def test_a_batch_that_does_not_fit_is_lowered_for_all_and_told_once(
 ) -> None:
     told = Told()
     go(pool(nobody), captions(room=1), progress=told)
-    lowered = "captions: out of memory: 1 pictures at a time instead of 4; memory.json remembers it"
+    lowered = "captions: out of memory: 1 images at a time instead of 4; memory.json remembers it"
     assert told.said == ["captions: loading in 2 workers", lowered]
     assert keys(run) == [f"k{number}" for number in range(40)]
 

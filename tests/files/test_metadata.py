@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malformed_pictures import chunk, passed_over, whole
+from malformed_images import chunk, passed_over, whole
 from PIL import Image
 from random_exif import INTO, TURNED, directory, faults, orientation, stored, turned_by
 
@@ -22,7 +22,7 @@ CASES = Path(__file__).parents[2] / "shared" / "cases"
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("kind", INTO)
-def test_a_picture_is_turned_by_the_tag(kind: str, value: int, order: str) -> None:
+def test_an_image_is_turned_by_the_tag(kind: str, value: int, order: str) -> None:
     upright = np.asarray(decode_image(INTO[kind](b"")))
     assert np.abs(upright.astype(int) - np.asarray(stored())).mean() <= (8 if kind == "JPEG" else 0)
     for prefix in (b"", b"Exif\0\0"):
@@ -134,7 +134,7 @@ def test_a_jpeg_ends_at_its_end_whatever_lies_before_and_after_it(name: str) -> 
             decode_image(good[:2] + preview + good[2:cut])
 
 
-def test_whatever_a_decoder_raises_is_a_broken_picture_but_not_a_lack_of_memory(
+def test_whatever_a_decoder_raises_is_a_broken_image_but_not_a_lack_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for failure in (AttributeError, ZeroDivisionError, KeyError, RecursionError, AssertionError, NotImplementedError):

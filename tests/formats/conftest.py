@@ -1,4 +1,4 @@
-"""Pictures to pair, and the real files of public benchmarks, if they lie next to the checkout."""
+"""Images to pair, and the real files of public benchmarks, if they lie next to the checkout."""
 
 import io
 from collections.abc import Callable
@@ -14,8 +14,8 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture
-def picture() -> Callable[..., bytes]:
-    """The file of a picture of one colour."""
+def image_file() -> Callable[..., bytes]:
+    """The file of an image of one colour."""
 
     def make(color: str = "red", kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
         file = io.BytesIO()
@@ -38,7 +38,7 @@ def real() -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def dataset(picture: Callable[..., bytes]) -> Dataset:
+def dataset(image_file: Callable[..., bytes]) -> Dataset:
     """Six captions, four questions on the first two, and a pair of each caption: red wins over blue, the last ties."""
     captions = [Caption(f"c{i}", f"prompt {i}", "odd" if i % 2 else "even", "train") for i in range(6)]
     asked = [("c0", "Is it red?", "It"), ("c0", "Is it there?", "it"), ("c0", "Is there a cat?", "cat")]
@@ -49,8 +49,8 @@ def dataset(picture: Callable[..., bytes]) -> Dataset:
             key=f"p{i}",
             prompt=caption.text,
             category=caption.category,
-            winner=picture("red"),
-            loser=picture("blue"),
+            winner=image_file("red"),
+            loser=image_file("blue"),
             winner_key=f"w{i}",
             loser_key=f"l{i}",
             winner_score=50.0,
@@ -61,4 +61,4 @@ def dataset(picture: Callable[..., bytes]) -> Dataset:
         )
         for i, caption in enumerate(captions)
     ]
-    return Dataset("name", "2026-01-02T03:04:05+00:00", {"pictures": "a model"}, captions, questions, iter(pairs))
+    return Dataset("name", "2026-01-02T03:04:05+00:00", {"images": "a model"}, captions, questions, iter(pairs))

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agfsync.formats import AnsweredPicture, AnsweredQuestion, AnswerSet, LeftOut
+from agfsync.formats import AnsweredImage, AnsweredQuestion, AnswerSet, LeftOut
 from agfsync.formats.answers import AnswerTable
 from agfsync.formats.sources import holds_answers, recognise_format
 
@@ -33,11 +33,11 @@ def write(folder: Path, ending: str) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
-def test_rows_of_a_picture_belong_together(tmp_path: Path, ending: str) -> None:
+def test_rows_of_an_image_belong_together(tmp_path: Path, ending: str) -> None:
     file = write(tmp_path, ending)
     assert holds_answers(file) and isinstance(recognise_format(file, AnswerSet), AnswerTable)
     one, left, three = AnswerTable().answers(file)
-    assert one == AnsweredPicture(
+    assert one == AnsweredImage(
         tmp_path / "1.png",
         (
             AnsweredQuestion("Is there a dog?", "yes", "animal"),
@@ -45,7 +45,7 @@ def test_rows_of_a_picture_belong_together(tmp_path: Path, ending: str) -> None:
         ),
     )
     assert isinstance(left, LeftOut) and left.reason == "the answer is neither yes nor no"
-    assert three == AnsweredPicture(tmp_path / "3.png", (AnsweredQuestion("Is there a cat?", "yes", "uncategorised"),))
+    assert three == AnsweredImage(tmp_path / "3.png", (AnsweredQuestion("Is there a cat?", "yes", "uncategorised"),))
 
 
 def test_other_tables_are_not_taken_for_it(tmp_path: Path) -> None:

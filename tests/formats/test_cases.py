@@ -89,6 +89,6 @@ def test_the_row_that_is_left_out_is_reported_by_its_number() -> None:
     assert found.left_out_at == {"no text under 'Prompt'": ["row 2"]}
 
 
-def test_four_judgements_of_two_pictures_are_one_pair() -> None:
+def test_four_judgements_of_two_images_are_one_pair() -> None:
     found = inspect_path(CASES / "P11-raters")
     assert (found.pairs, found.judgements) == (1, 4)

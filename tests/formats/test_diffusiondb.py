@@ -31,7 +31,7 @@ def metadata(tmp_path: Path) -> Path:
     return tmp_path / "metadata.parquet"
 
 
-def test_each_picture_gives_its_prompt_and_unsafe_ones_are_counted(metadata: Path) -> None:
+def test_each_image_gives_its_prompt_and_unsafe_ones_are_counted(metadata: Path) -> None:
     assert isinstance(recognise_format(metadata, PromptFile), DiffusionDB)
     assert isinstance(recognise_format(metadata.parent, PromptFile), DiffusionDB)
     assert list(DiffusionDB().prompts(metadata)) == [

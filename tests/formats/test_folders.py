@@ -15,10 +15,10 @@ from agfsync.formats.folders import AMBIGUOUS, NO_PROMPT, SIDE_NAMES, Folders
 
 
 @pytest.fixture
-def put(tmp_path: Path, picture: Callable[..., bytes]) -> Callable[..., Path]:
-    """Writes a picture, or what is given, under each of the names."""
+def put(tmp_path: Path, image_file: Callable[..., bytes]) -> Callable[..., Path]:
+    """Writes an image, or what is given, under each of the names."""
 
-    def make(*names: str, data: bytes | str = picture()) -> Path:
+    def make(*names: str, data: bytes | str = image_file()) -> Path:
         for name in names:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(data.encode() if isinstance(data, str) else data)
@@ -39,9 +39,7 @@ def left(folder: Path, split: str = "") -> list[tuple[str, str]]:
     return [(each.reason, each.where) for each in Folders().pairs(folder, split) if not isinstance(each, Preference)]
 
 
-def test_pictures_are_paired_by_name_and_what_has_no_partner_is_counted(
-    tmp_path: Path, put: Callable[..., Path]
-) -> None:
+def test_images_are_paired_by_name_and_what_has_no_partner_is_counted(tmp_path: Path, put: Callable[..., Path]) -> None:
     put("winner/a.png", "winner/b.png", "winner/c.png", "loser/a.JPG", "loser/b.png", "loser/d.png")
     put("winner/a.txt", data="a cat\n")
     assert Folders().recognises(tmp_path) and not Folders().recognises(tmp_path / "winner")
@@ -62,7 +60,7 @@ def test_the_prompts_may_stand_in_a_table(tmp_path: Path, put: Callable[..., Pat
 
 @pytest.mark.parametrize("place", ["", "winner/", "loser/"])
 @pytest.mark.parametrize("column", ["text", "caption", "Prompt"])
-def test_metadata_may_be_json_lines_and_lie_next_to_the_pictures(
+def test_metadata_may_be_json_lines_and_lie_next_to_the_images(
     tmp_path: Path, put: Callable[..., Path], place: str, column: str
 ) -> None:
     put("winner/a.png", "loser/a.webp", "winner/b/c.png", "loser/b/c.png")
@@ -74,8 +72,8 @@ def test_metadata_may_be_json_lines_and_lie_next_to_the_pictures(
     assert [prompt for prompt, *_ in paired(tmp_path)] == ["thing 0", "thing 1"]
     assert left(tmp_path) == [
         ("no text under 'file_name'", f"{place}metadata.jsonl: line 4"),
-        ("a picture outside of its folder", f"{place}metadata.jsonl: line 5"),
-        ("a row on a picture that isn't there", f"{place}metadata.jsonl: line 3"),
+        ("an image outside of its folder", f"{place}metadata.jsonl: line 5"),
+        ("a row on an image that isn't there", f"{place}metadata.jsonl: line 3"),
     ]
 
 
@@ -86,7 +84,7 @@ def test_captions_lie_next_to_winner_or_loser_under_either_ending(tmp_path: Path
     put("winner/c.d.png.txt", data="a cow")
     put("winner/e.txt", data="a fish")
     assert [prompt for prompt, *_ in paired(tmp_path)] == ["a cat", "a dog", "a cow"]
-    assert left(tmp_path) == [("a caption without a picture", "winner/e.txt")]
+    assert left(tmp_path) == [("a caption without an image", "winner/e.txt")]
 
 
 @pytest.mark.parametrize("names", SIDE_NAMES)
@@ -99,7 +97,7 @@ def test_the_two_folders_are_called_by_many_names_and_may_lie_deeper(
     assert Folders().recognises(tmp_path) and len(paired(tmp_path)) == 2 and left(tmp_path) == []
 
 
-def test_several_pictures_of_one_name_are_paired_by_their_endings(tmp_path: Path, put: Callable[..., Path]) -> None:
+def test_several_images_of_one_name_are_paired_by_their_endings(tmp_path: Path, put: Callable[..., Path]) -> None:
     put("winner/a.jpg", "winner/a.png", "loser/a.jpg", "loser/a.PNG", "winner/b.png", "winner/b.jpg", "loser/b.jpg")
     put("winner/c.png", "winner/c.jpg", "loser/c.webp", "winner/d.png", "winner/d.jpg", "loser/d.png", "loser/d.webp")
     put(*(f"winner/{name}.txt" for name in "abcd"), data="a thing")
@@ -118,7 +116,7 @@ def test_several_pictures_of_one_name_are_paired_by_their_endings(tmp_path: Path
     ]
 
 
-def test_each_of_several_pictures_of_one_name_may_have_a_text_of_its_own(
+def test_each_of_several_images_of_one_name_may_have_a_text_of_its_own(
     tmp_path: Path, put: Callable[..., Path]
 ) -> None:
     put("winner/a.jpg", "winner/a.png", "loser/a.jpg", "loser/a.png")
@@ -130,26 +128,24 @@ def test_each_of_several_pictures_of_one_name_may_have_a_text_of_its_own(
     ]
 
 
-def test_of_two_rows_on_a_picture_the_first_is_taken_and_the_other_counted(
+def test_of_two_rows_on_an_image_the_first_is_taken_and_the_other_counted(
     tmp_path: Path, put: Callable[..., Path]
 ) -> None:
     put("winner/a.png", "loser/a.png")
     put("metadata.csv", data="file_name,text\na.png,first\na.png,second\n")
     assert [prompt for prompt, *_ in paired(tmp_path)] == ["first"]
-    assert left(tmp_path) == [("another row on a picture", "metadata.csv: line 3")]
+    assert left(tmp_path) == [("another row on an image", "metadata.csv: line 3")]
 
 
-def test_subfolders_are_read_and_other_kinds_of_pictures_are_paired_too(
-    tmp_path: Path, put: Callable[..., Path]
-) -> None:
+def test_subfolders_are_read_and_other_kinds_of_images_are_paired_too(tmp_path: Path, put: Callable[..., Path]) -> None:
     put("winner/a.png", "loser/a.png", "winner/set2/a.bmp", "loser/set2/a.bmp", "winner/set2/b.GIF", "loser/b.gif")
     put("winner/a.txt", "winner/set2/a.txt", data="a thing")
     put("notes.md", "winner/model.safetensors", "other/c.png", data="x")
     assert [winner for _, winner, _ in paired(tmp_path)] == ["winner/a.png", "winner/set2/a.bmp"]
     assert left(tmp_path) == [
-        ("neither picture nor prompt", "notes.md"),
-        ("a picture of neither side", "other/c.png"),
-        ("neither picture nor prompt", "winner/model.safetensors"),
+        ("neither image nor prompt", "notes.md"),
+        ("an image of neither side", "other/c.png"),
+        ("neither image nor prompt", "winner/model.safetensors"),
         ("a loser without a winner of its name", "loser/b.gif"),
         ("a winner without a loser of its name", "winner/set2/b.GIF"),
     ]
@@ -162,7 +158,7 @@ def test_of_folders_by_split_train_is_taken(tmp_path: Path, put: Callable[..., P
     assert [prompt for prompt, *_ in paired(tmp_path)] == ["of train"]
     assert [prompt for prompt, *_ in paired(tmp_path, "test")] == ["of test"]
     (found,) = [each for each in Folders().pairs(tmp_path) if isinstance(each, LeftOut)]
-    assert (found.reason, found.count, found.failed) == ("pictures of the split 'test'", 2, False)
+    assert (found.reason, found.count, found.failed) == ("images of the split 'test'", 2, False)
     with pytest.raises(FormatError, match="no split 'dev'"):
         paired(tmp_path, "dev")
 
@@ -208,7 +204,7 @@ def test_whatever_lies_there_is_read_once_or_counted(tree: dict[tuple[str, str],
     if not Folders().recognises(root):
         return
     read: Counter[str] = Counter()
-    prompts = pictures_left = 0
+    prompts = images_left = 0
     try:
         for each in Folders().pairs(root):
             if isinstance(each, Preference):
@@ -216,13 +212,13 @@ def test_whatever_lies_there_is_read_once_or_counted(tree: dict[tuple[str, str],
             elif isinstance(each, NoPreference):
                 read[str(root / each.where)] += 1
             elif each.reason == NO_PROMPT:
-                pictures_left += 2
-            elif each.reason.startswith("pictures of"):
-                pictures_left += each.count
-            elif each.reason == "a caption without a picture":
+                images_left += 2
+            elif each.reason.startswith("images of"):
+                images_left += each.count
+            elif each.reason == "a caption without an image":
                 prompts += 1
             else:
-                assert each.reason in ("neither picture nor prompt", "a picture of neither side"), each
+                assert each.reason in ("neither image nor prompt", "an image of neither side"), each
                 read[str(root / each.where)] += 1
     except FormatError as reason:
         assert "choose one of them" in str(reason)
@@ -232,5 +228,5 @@ def test_whatever_lies_there_is_read_once_or_counted(tree: dict[tuple[str, str],
     wanted = [each for each in there if each[1] != "metadata.csv" and each[1] not in captions]
     assert all(count == 1 for count in read.values())
     outside = sum(Path(each).suffix in (".txt", ".caption") for each in read)
-    assert len(read) - outside + pictures_left == len(wanted)
+    assert len(read) - outside + images_left == len(wanted)
     assert prompts + outside <= len(captions)

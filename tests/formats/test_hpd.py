@@ -33,7 +33,7 @@ def test_who_is_preferred_wins_and_the_lower_rank(tmp_path: Path) -> None:
         list(HPDv2().pairs(tmp_path, "val"))
 
 
-def test_a_row_without_as_many_ranks_as_pictures_is_counted(tmp_path: Path) -> None:
+def test_a_row_without_as_many_ranks_as_images_is_counted(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     file.write_text(json.dumps([TRAIN[0] | {"human_preference": [1]}, TRAIN[0]]))
     left, found = HPDv2().pairs(file)
@@ -41,7 +41,7 @@ def test_a_row_without_as_many_ranks_as_pictures_is_counted(tmp_path: Path) -> N
     assert isinstance(found, Preference)
 
 
-def test_pictures_of_the_hubs_cache_are_links_and_backslashes_are_windows_own(tmp_path: Path) -> None:
+def test_images_of_the_hubs_cache_are_links_and_backslashes_are_windows_own(tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshots" / "0123abc"
     (snapshot / "train").mkdir(parents=True)
     (tmp_path / "blobs").mkdir()
@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_preferred_picture_wins_over_each_of_the_others(folder: Path) -> None:
+def test_the_preferred_image_wins_over_each_of_the_others(folder: Path) -> None:
     file = folder / "preference_train.json"
     assert isinstance(recognise_format(file, PairSet), HPDv1) and not HPDv2().recognises(file)
     (folder / "preference_images").mkdir()
@@ -79,10 +79,10 @@ def test_the_preferred_picture_wins_over_each_of_the_others(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("best", [3, -1, True, None, "2", [0, 1]])
-def test_a_number_that_is_none_of_its_pictures_is_counted(folder: Path, best: Any) -> None:
+def test_a_number_that_is_none_of_its_images_is_counted(folder: Path, best: Any) -> None:
     file = folder / "preference_train.json"
     file.write_text(json.dumps([ROW, ROW | {"human_preference": best}]))
     assert HPDv1().recognises(file)
     assert list(HPDv1().pairs(file))[2:] == [
-        LeftOut("the number under 'human_preference' is none of its pictures'", "item 2")
+        LeftOut("the number under 'human_preference' is none of its images'", "item 2")
     ]

@@ -71,5 +71,5 @@ def test_the_card_names_its_subsets_and_escapes_what_it_is_given(dataset: Datase
     metadata = yaml.safe_load(front)
     assert [each["config_name"] for each in metadata["configs"]] == ["pairs", "captions", "questions"]
     assert metadata["size_categories"] == ["1K<n<10K"]
-    assert "| pairs | 1,234 |" in body and "| color | 1 |" in body and "| pictures | a model |" in body
+    assert "| pairs | 1,234 |" in body and "| color | 1 |" in body and "| images | a model |" in body
     assert "| a \\| &lt;b> | 1 |" in body

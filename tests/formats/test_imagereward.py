@@ -17,18 +17,18 @@ def rows(*of: tuple[str, Any, int]) -> list[dict[str, Any]]:
     return [common | {"prompt_id": key, "image": image, "rank": rank} for key, image, rank in of]
 
 
-def test_rows_with_pictures_in_parquet_are_ranked_prompt_by_prompt(
-    tmp_path: Path, picture: Callable[..., bytes]
+def test_rows_with_images_in_parquet_are_ranked_prompt_by_prompt(
+    tmp_path: Path, image_file: Callable[..., bytes]
 ) -> None:
-    red, blue, green = ({"bytes": picture(color), "path": None} for color in ("red", "blue", "green"))
+    red, blue, green = ({"bytes": image_file(color), "path": None} for color in ("red", "blue", "green"))
     found = rows(("1", red, 2), ("1", blue, 1), ("1", green, 1), ("2", red, 1))
     pq.write_table(pa.Table.from_pylist(found), tmp_path / "train.parquet")
     assert ImageRewardDB().recognises(tmp_path)
     assert list(ImageRewardDB().pairs(tmp_path)) == [
-        Preference("a cat", picture("blue"), picture("red"), "Animals"),
-        Preference("a cat", picture("green"), picture("red"), "Animals"),
+        Preference("a cat", image_file("blue"), image_file("red"), "Animals"),
+        Preference("a cat", image_file("green"), image_file("red"), "Animals"),
         NoPreference("a cat", "tie", "Animals"),
-        NoPreference("a cat", "a prompt with fewer than two pictures", "Animals"),
+        NoPreference("a cat", "a prompt with fewer than two images", "Animals"),
     ]
 
 

@@ -10,7 +10,7 @@ from agfsync.formats.sources import recognise_format
 ROWS = {'a"1': {"category": "people", "prompt": "a  man"}, "b2": {"category": "logo"}, "c3": "a", "d4": {"prompt": "x"}}
 
 
-def test_each_picture_has_a_prompt_and_a_category(tmp_path: Path) -> None:
+def test_each_image_has_a_prompt_and_a_category(tmp_path: Path) -> None:
     file = tmp_path / "meta_data.json"
     file.write_text(json.dumps(ROWS, indent=1))
     assert isinstance(recognise_format(file, PromptFile), MJHQ)

@@ -40,7 +40,7 @@ def test_the_chosen_response_wins(tmp_path: Path) -> None:
             Preference("a pine tree", tmp_path / "images/1_1.jpg", tmp_path / "images/1_0.jpg", "wise"),
             NoPreference("a pine tree", "no label", "wise"),
             LeftOut("the prompt isn't text alone: it is no pair of text-to-image models", "item 4"),
-            LeftOut("not one picture under 'response_a'", "item 5"),
+            LeftOut("not one image under 'response_a'", "item 5"),
             LeftOut("it is no object", "item 6"),
         ]
 

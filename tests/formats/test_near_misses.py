@@ -42,7 +42,7 @@ FILES = {
             "it isn't UTF-8 text, but likely Windows-1252 or Latin-1: save it as UTF-8",
         ),
         ("prompt\na\n".encode("utf-16-le"), "it is likely UTF-16 (little-endian) without a byte order mark"),
-        (b"\x89PNG\r\n", "it is a picture"),
+        (b"\x89PNG\r\n", "it is an image"),
     ],
     "a.json": [
         (b'{"prompts": ["a"], "n": 1}', "it is a JSON object with n, prompts, and no list"),
@@ -100,7 +100,7 @@ def test_of_a_folder_too(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_bytes(b"x")
     assert reason() == "it holds nothing but hidden files, such as .DS_Store"
     (tmp_path / "b.png").write_bytes(b"x")
-    assert reason().startswith("it holds pictures (1), and no folders winner and loser")
+    assert reason().startswith("it holds images (1), and no folders winner and loser")
     (tmp_path / "Winners").mkdir()
     assert reason() == "it has a folder Winners, and none called loser"
     pq.write_table(pa.table({"loss": [1.0]}), tmp_path / "a.parquet")

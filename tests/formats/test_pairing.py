@@ -12,40 +12,38 @@ from agfsync.formats import TIE, NoPreference, Preference, pairing
 from agfsync.formats.pairing import OVERRULED, REPEATED, Judgements, RepeatRule
 
 
-def test_a_columns_picture_is_bytes_or_a_name_or_both(tmp_path: Path) -> None:
-    assert pairing.parse_picture(b"bytes", tmp_path) == b"bytes"
-    assert pairing.parse_picture({"bytes": b"bytes", "path": "a.png"}, tmp_path) == b"bytes"
-    assert pairing.parse_picture({"bytes": None, "path": "a.png"}, tmp_path) == tmp_path / "a.png"
-    assert pairing.parse_picture("a.png", tmp_path) == tmp_path / "a.png"
-    assert (
-        pairing.parse_picture({"bytes": None, "path": None}, tmp_path) == pairing.parse_picture(None, tmp_path) == b""
-    )
+def test_a_columns_image_is_bytes_or_a_name_or_both(tmp_path: Path) -> None:
+    assert pairing.parse_image(b"bytes", tmp_path) == b"bytes"
+    assert pairing.parse_image({"bytes": b"bytes", "path": "a.png"}, tmp_path) == b"bytes"
+    assert pairing.parse_image({"bytes": None, "path": "a.png"}, tmp_path) == tmp_path / "a.png"
+    assert pairing.parse_image("a.png", tmp_path) == tmp_path / "a.png"
+    assert pairing.parse_image({"bytes": None, "path": None}, tmp_path) == pairing.parse_image(None, tmp_path) == b""
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_may_be_a_text_in_base64_or_a_data_url(
-    tmp_path: Path, picture: Callable[..., bytes], kind: str
+def test_an_image_may_be_a_text_in_base64_or_a_data_url(
+    tmp_path: Path, image_file: Callable[..., bytes], kind: str
 ) -> None:
-    file = picture("red", kind)
+    file = image_file("red", kind)
     plain, safe = b64encode(file).decode(), urlsafe_b64encode(file).decode().rstrip("=")
     broken = "\n".join(plain[start : start + 76] for start in range(0, len(plain), 76))
     for text in (plain, safe, broken, f"data:image/{kind.lower()};base64,{plain}", f"data:;base64,{broken}"):
-        assert pairing.parse_picture(text, tmp_path) == file
-    assert pairing.parse_picture("data:image/png;base64,!!!", tmp_path) == b""
+        assert pairing.parse_image(text, tmp_path) == file
+    assert pairing.parse_image("data:image/png;base64,!!!", tmp_path) == b""
     # A name that looks like base64 is a name.
-    assert pairing.parse_picture("iVBORw0KGgo/a", tmp_path) == tmp_path / "iVBORw0KGgo" / "a"
+    assert pairing.parse_image("iVBORw0KGgo/a", tmp_path) == tmp_path / "iVBORw0KGgo" / "a"
 
 
-def test_both_pictures_of_a_pair_are_whole_or_the_reason_is_given(
-    tmp_path: Path, picture: Callable[..., bytes]
+def test_both_images_of_a_pair_are_whole_or_the_reason_is_given(
+    tmp_path: Path, image_file: Callable[..., bytes]
 ) -> None:
-    (tmp_path / "a.png").write_bytes(picture("red"))
-    jpeg = picture("blue", "JPEG")
-    assert pairing.read_pictures(Preference("p", tmp_path / "a.png", jpeg)) == (picture("red"), jpeg)
+    (tmp_path / "a.png").write_bytes(image_file("red"))
+    jpeg = image_file("blue", "JPEG")
+    assert pairing.read_pair_images(Preference("p", tmp_path / "a.png", jpeg)) == (image_file("red"), jpeg)
     broken = {tmp_path / "b.png": "missing image: No such file", b"": "missing image", jpeg[:-400]: "broken image"}
     for loser, says in broken.items():
         with pytest.raises(BrokenImageError, match=says):
-            pairing.read_pictures(Preference("p", jpeg, loser))
+            pairing.read_pair_images(Preference("p", jpeg, loser))
 
 
 @pytest.mark.parametrize(
@@ -63,12 +61,12 @@ def test_both_pictures_of_a_pair_are_whole_or_the_reason_is_given(
         (b"../../../blobs/b1", "missing image: it is a link that was copied as a file"),
     ],
 )
-def test_what_is_no_picture_that_is_read_is_told_by_its_kind(data: bytes, says: str) -> None:
+def test_what_is_no_image_that_is_read_is_told_by_its_kind(data: bytes, says: str) -> None:
     with pytest.raises(BrokenImageError, match=f"^{says}"):
-        pairing.read_pictures(Preference("p", data, data))
+        pairing.read_pair_images(Preference("p", data, data))
 
 
-def test_of_ranked_pictures_every_two_are_a_pair_or_a_tie() -> None:
+def test_of_ranked_images_every_two_are_a_pair_or_a_tie() -> None:
     found = list(pairing.pair_by_rank("p", [b"a", b"b", b"c"], [2, 1, 2], "art"))
     assert found == [
         Preference("p", b"b", b"a", "art"),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from agfsync.errors import FormatError
-from agfsync.formats.paths import locate_picture, split_of, take_split, walk_files
+from agfsync.formats.paths import locate_image, split_of, take_split, walk_files
 from agfsync.formats.reading import UnusableRow
 
 
@@ -35,28 +35,28 @@ def test_links_are_followed_but_not_to_a_folder_above(tmp_path: Path) -> None:
 def test_a_name_is_found_as_it_is_written_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
     put(tmp_path, "one/a.png", "two/a.png", "two/b/c.png", "two/d\\e.png")
     one, two = tmp_path / "one", tmp_path / "two"
-    assert locate_picture("a.png", one, two) == one / "a.png" and locate_picture("./a.png", two, one) == two / "a.png"
+    assert locate_image("a.png", one, two) == one / "a.png" and locate_image("./a.png", two, one) == two / "a.png"
     assert (
-        locate_picture("b\\c.png", one, two)
-        == locate_picture("b//c.png", one, two)
-        == locate_picture("x/../b/c.png", one, two)
+        locate_image("b\\c.png", one, two)
+        == locate_image("b//c.png", one, two)
+        == locate_image("x/../b/c.png", one, two)
     )
     # Unpacked where a backslash is a character like any other.
-    assert locate_picture("d\\e.png", one, two) == two / "d\\e.png"
-    assert locate_picture("none.png", one, two) == one / "none.png"
-    assert locate_picture("x" * 5000, one) == one / ("x" * 5000)
+    assert locate_image("d\\e.png", one, two) == two / "d\\e.png"
+    assert locate_image("none.png", one, two) == one / "none.png"
+    assert locate_image("x" * 5000, one) == one / ("x" * 5000)
 
 
 def test_a_link_may_lead_out_of_the_folder_and_a_name_may_not(tmp_path: Path) -> None:
     put(tmp_path, "secret.png", "in/a.png")
     (tmp_path / "in" / "link.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "in" / "out").symlink_to(tmp_path)
-    assert locate_picture("link.png", tmp_path / "in") == tmp_path / "in" / "link.png"
+    assert locate_image("link.png", tmp_path / "in") == tmp_path / "in" / "link.png"
     # Through a link, the system would go up from where it leads.
-    assert locate_picture("out/../secret.png", tmp_path / "in") == tmp_path / "in" / "secret.png"
+    assert locate_image("out/../secret.png", tmp_path / "in") == tmp_path / "in" / "secret.png"
     for name in ("../secret.png", "/etc/passwd", "a/../../b.png", "..\\b.png", "C:\\b.png", "\\\\server\\b.png", "."):
-        with pytest.raises(UnusableRow, match="a picture outside of its folder"):
-            locate_picture(name, tmp_path / "in")
+        with pytest.raises(UnusableRow, match="an image outside of its folder"):
+            locate_image(name, tmp_path / "in")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_link_may_lead_out_of_the_folder_and_a_name_may_not(tmp_path: Path) ->
 )
 def test_names_of_no_file_are_refused(tmp_path: Path, name: str, says: str) -> None:
     with pytest.raises(UnusableRow, match=says):
-        locate_picture(name, tmp_path)
+        locate_image(name, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ COLUMNS = (
 )
 
 
-def test_the_better_label_wins_and_a_tie_or_no_label_is_no_pair(tmp_path: Path, picture: Callable[..., bytes]) -> None:
-    red, blue = picture("red"), picture("blue", "JPEG")
+def test_the_better_label_wins_and_a_tie_or_no_label_is_no_pair(
+    tmp_path: Path, image_file: Callable[..., bytes]
+) -> None:
+    red, blue = image_file("red"), image_file("blue", "JPEG")
     labels = [(1.0, 0.0, True), (0.0, 1.0, True), (0.5, 0.5, True), (1.0, 0.0, False), (float("nan"), 1.0, True)]
     rows = [
         {"caption": "a  cat", "jpg_0": red, "jpg_1": blue, "label_0": zero, "label_1": one, "has_label": has}
@@ -54,7 +56,7 @@ def test_the_winner_is_where_its_label_says_and_on_either_side(tmp_path: Path, d
     assert {row["label_0"] for row in rows} == {0.0, 1.0}
 
 
-def test_what_is_written_is_read_again(tmp_path: Path, dataset: Dataset, picture: Callable[..., bytes]) -> None:
+def test_what_is_written_is_read_again(tmp_path: Path, dataset: Dataset, image_file: Callable[..., bytes]) -> None:
     PickAPic().write(dataset, tmp_path)
     found = list(PickAPic().pairs(tmp_path))
-    assert found == [Preference(f"prompt {i}", picture("red"), picture("blue")) for i in range(5)]
+    assert found == [Preference(f"prompt {i}", image_file("red"), image_file("blue")) for i in range(5)]

@@ -76,7 +76,7 @@ def test_its_questions_are_found_by_the_caption(tmp_path: Path, file: Path) -> N
     assert prompts.questions_on("a dog") == prompts.questions_on("a horse") == ((), {})
 
 
-def test_a_pair_sets_captions_are_those_that_somebody_prefers_a_picture_of(pair_set: Callable[..., Path]) -> None:
+def test_a_pair_sets_captions_are_those_that_somebody_prefers_an_image_of(pair_set: Callable[..., Path]) -> None:
     folder = pair_set(("a cat", "red", "blue"), ("a dog", "red", "blue"), ("a cat", "blue", "green"))
     (folder / "loser" / "1.png").unlink()
     assert read_pair_prompts(str(folder)) == {"a cat": "things"}

@@ -31,7 +31,7 @@ def test_rows_leave_memory_group_by_group_and_files_are_continued_in_new_ones(
 
 
 @pytest.mark.parametrize("name", ["pick-a-pic", "binarized", "huggingface"])
-def test_memory_holds_a_few_pictures_however_many_there_are(tmp_path: Path, dataset: Dataset, name: str) -> None:
+def test_memory_holds_a_few_images_however_many_there_are(tmp_path: Path, dataset: Dataset, name: str) -> None:
     (first, *_) = dataset.pairs
     some = (dataclasses.replace(first, winner=os.urandom(1 << 20), loser=os.urandom(1 << 20)) for _ in range(60))
     tracemalloc.start()

@@ -112,7 +112,7 @@ def test_the_win_rates_of_both_sides_make_one(both: tuple[list[float], list[floa
 
 @settings(STEADY, max_examples=200)
 @given(both=PAIRED, place=st.integers(0, 29), gain=st.floats(0, 50))
-def test_a_better_picture_lowers_no_figure(both: tuple[list[float], list[float]], place: int, gain: float) -> None:
+def test_a_better_image_lowers_no_figure(both: tuple[list[float], list[float]], place: int, gain: float) -> None:
     base, aligned = both
     better = [value + gain * (n == place % len(aligned)) for n, value in enumerate(aligned)]
     assert compute_win_shares(base, better).rate >= compute_win_shares(base, aligned).rate

@@ -16,7 +16,7 @@ from agfsync.commands.inspect import inspect_path
 from agfsync.errors import AgfsyncError, FormatError
 from agfsync.files.images import BrokenImageError, decode_image
 from agfsync.formats import LeftOut, NoPreference, PairSet, Preference, Prompt, PromptFile
-from agfsync.formats.pairing import read_pictures
+from agfsync.formats.pairing import read_pair_images
 from agfsync.records import one_line
 
 pytestmark = pytest.mark.slow
@@ -84,7 +84,7 @@ def check(found: Prompt | Preference | NoPreference | LeftOut) -> None:
     if isinstance(found, Preference):
         assert found.prompt and found.prompt == one_line(found.prompt)
         try:
-            assert all(decode_image(file) for file in read_pictures(found))
+            assert all(decode_image(file) for file in read_pair_images(found))
         except BrokenImageError as reason:
             assert "\n" not in str(reason)
 

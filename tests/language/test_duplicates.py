@@ -20,7 +20,7 @@ FIRST = "A tabby cat on a windowsill watches a blackbird through glass covered i
         ("", False),
     ],
 )
-def test_a_word_more_or_less_is_near_another_picture_is_not(text: str, near: bool) -> None:
+def test_a_word_more_or_less_is_near_another_image_is_not(text: str, near: bool) -> None:
     neighbours = KeptCaptions(0.7)
     neighbours.add(FIRST)
     assert neighbours.is_near(text) is near

@@ -353,7 +353,7 @@ def test_the_whole_model_is_saved_and_drawn_with(folders: dict[str, Path], kind:
     assert distance(again.draw(PROMPTS[:1], [1], 0.0), whole.draw(PROMPTS[:1], [1], 0.0)) == 0
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(folders: dict[str, Path], kind: str) -> None:
+def test_an_image_depends_on_its_prompt_and_seed_and_not_on_its_batch(folders: dict[str, Path], kind: str) -> None:
     generator = load(folders, kind)
     together = generator.draw(PROMPTS, [1, 2, 3], 0.1)
     alone = [generator.draw([prompt], [seed], 0.1)[0] for prompt, seed in zip(PROMPTS, (1, 2, 3), strict=True)]

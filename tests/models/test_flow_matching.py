@@ -148,7 +148,7 @@ def test_what_was_trained_is_saved_and_drawn_with(folders: dict[str, Path], one_
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(
+def test_an_image_depends_on_its_prompt_and_seed_and_not_on_its_batch(
     folders: dict[str, Path], name: str, dtype: str
 ) -> None:
     generator = load(folders, name, dtype=dtype)
@@ -175,7 +175,7 @@ def test_on_an_accelerator_the_weights_themselves_are_of_the_dtype(
     assert np.abs(np.stack(half).astype(int) - np.stack(full)).mean() < 4
 
 
-def test_pictures_of_one_process_and_the_next_are_equal(folders: dict[str, Path], name: str) -> None:
+def test_images_of_one_process_and_the_next_are_equal(folders: dict[str, Path], name: str) -> None:
     assert distance(*(load(folders, name).draw(PROMPTS, [1, 2, 3], 0.1) for _ in range(2))) == 0
 
 
@@ -201,8 +201,8 @@ def test_agrees_with_the_pipeline_of_diffusers(
     torch.testing.assert_close(
         latents_of(generator, monkeypatch, PROMPTS[:2], seeds, sigma), latents, rtol=1e-5, atol=1e-5
     )
-    pictures = pipeline(**embedded, **settings).images
-    assert distance(generator.draw(PROMPTS[:2], seeds, sigma), pictures) <= 1
+    images = pipeline(**embedded, **settings).images
+    assert distance(generator.draw(PROMPTS[:2], seeds, sigma), images) <= 1
 
 
 def encode(pipeline: Any, prompts: list[str], name: str) -> tuple[Tensor, Tensor]:
@@ -288,7 +288,7 @@ def test_the_whole_batch_is_predicted_at_once(folders: dict[str, Path], name: st
     assert seen == [rows] * 3
 
 
-def test_guidance_changes_the_picture_and_is_part_of_the_identity(folders: dict[str, Path], one_of_each: str) -> None:
+def test_guidance_changes_the_image_and_is_part_of_the_identity(folders: dict[str, Path], one_of_each: str) -> None:
     one, other = load(folders, one_of_each), load(folders, one_of_each, guidance=9.0)
     assert distance(one.draw(PROMPTS[:1], [1], 0.0), other.draw(PROMPTS[:1], [1], 0.0)) > 0
     assert one.identity != other.identity
@@ -334,14 +334,14 @@ def test_the_size_is_the_networks_unless_said_otherwise(folders: dict[str, Path]
     assert load(folders, "dev", height=None, width=None)._size == (256, 256)
 
 
-def test_a_scheduler_that_draws_noise_takes_it_from_the_pictures_seeds(folders: dict[str, Path]) -> None:
+def test_a_scheduler_that_draws_noise_takes_it_from_the_images_seeds(folders: dict[str, Path]) -> None:
     generator = load(folders, "sd3")
     generator._scheduler.register_to_config(stochastic_sampling=True)
     together = generator.draw(PROMPTS, [1, 2, 3], 0.1)
     assert distance(generator.draw(PROMPTS[2:], [3], 0.1), together[2:]) <= 1
 
 
-def test_latents_and_pictures_are_shifted_as_the_vae_says(folders: dict[str, Path]) -> None:
+def test_latents_and_images_are_shifted_as_the_vae_says(folders: dict[str, Path]) -> None:
     generator = load(folders, "sd3")
     latents = generator.encode_images([Image.new("RGB", (24, 16), "red")])
     pixels = torch.full((1, 3, 16, 24), -1.0)
@@ -354,7 +354,7 @@ def test_latents_and_pictures_are_shifted_as_the_vae_says(folders: dict[str, Pat
     assert distance(generator._latents.decode(latents), [expected]) <= 1
 
 
-def test_the_vae_works_on_a_few_large_pictures_at_a_time(
+def test_the_vae_works_on_a_few_large_images_at_a_time(
     folders: dict[str, Path], one_of_each: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = load(folders, one_of_each)

@@ -207,7 +207,7 @@ def test_half_precision_alone_is_read_by_itself(
     assert np.array_equal(drawn(build(folder, type, variant="fp16")), before)
 
 
-def test_the_named_variant_is_drawn_with_and_names_the_pictures(own: Path) -> None:
+def test_the_named_variant_is_drawn_with_and_names_the_images(own: Path) -> None:
     import damaged
 
     before = drawn(build(own))
@@ -249,7 +249,7 @@ def test_a_unet_is_put_onto_a_base(tiny_generator: Path, tuned: Path, tmp_path: 
     assert put.identity != base.identity
 
 
-def test_weights_of_a_part_name_its_pictures(tiny_generator: Path, tuned: Path) -> None:
+def test_weights_of_a_part_name_its_images(tiny_generator: Path, tuned: Path) -> None:
     import damaged
 
     before = build(tiny_generator, unet=str(tuned)).identity

@@ -173,7 +173,7 @@ def test_a_scheduler_whose_noise_no_seed_gives_is_refused() -> None:
         def step(self, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True) -> Any:
             return (super().step(model_output, timestep, sample).prev_sample + torch.randn(sample.shape),)
 
-    with pytest.raises(ModelError, match="noise that no seed of a picture gives"):
+    with pytest.raises(ModelError, match="noise that no seed of an image gives"):
         make_scheduler(Restless(), "model", 4)
 
 

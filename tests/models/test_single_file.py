@@ -257,7 +257,7 @@ def test_another_prediction_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("type", KINDS)
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "DDIMScheduler", "PNDMScheduler"])
-def test_pictures_are_drawn_by_what_the_file_predicts(
+def test_images_are_drawn_by_what_the_file_predicts(
     singles: Callable[[str], tuple[Path, Path]], tmp_path: Path, type: str, scheduler: str
 ) -> None:
     """The same as of a folder whose scheduler says so."""

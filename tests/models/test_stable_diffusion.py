@@ -38,7 +38,7 @@ def test_is_a_generator_that_can_be_trained(tiny_generator: Path) -> None:
 
 @pytest.mark.parametrize("scheduler", ["model", "ddim", "ddpm", "dpm++", "euler", "lcm"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(
+def test_an_image_depends_on_its_prompt_and_seed_and_not_on_its_batch(
     tiny_generator: Path, scheduler: str, dtype: str
 ) -> None:
     generator = load(tiny_generator, scheduler=scheduler, dtype=dtype)
@@ -49,7 +49,7 @@ def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(
     assert distance(together[:1], together[3:]) > 4
 
 
-def test_pictures_of_one_process_and_the_next_are_equal(tiny_generator: Path) -> None:
+def test_images_of_one_process_and_the_next_are_equal(tiny_generator: Path) -> None:
     assert distance(*(load(tiny_generator).draw(PROMPTS, [1, 2, 3], 0.1) for _ in range(2))) == 0
 
 
@@ -125,7 +125,7 @@ def test_latents_are_the_scaled_mean_of_the_posterior(tiny_generator: Path) -> N
     torch.testing.assert_close(latents[:1], expected)
 
 
-def test_pictures_of_other_sizes_are_fitted_to_the_generators_own(tiny_generator: Path) -> None:
+def test_images_of_other_sizes_are_fitted_to_the_generators_own(tiny_generator: Path) -> None:
     generator = load(tiny_generator, height=32, width=24)
     images = [Image.new("RGB", size, "red") for size in ((24, 32), (100, 50))]
     latents = generator.encode_images(images)
@@ -133,7 +133,7 @@ def test_pictures_of_other_sizes_are_fitted_to_the_generators_own(tiny_generator
     torch.testing.assert_close(latents[0], latents[1])
 
 
-def test_the_vae_works_on_a_few_large_pictures_at_a_time(tiny_generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vae_works_on_a_few_large_images_at_a_time(tiny_generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = load(tiny_generator)
     images = generator.draw(PROMPTS, [1, 2, 3], 0.1)
     latents = generator.encode_images(images)
@@ -190,7 +190,7 @@ def test_a_missing_adapter_is_said_in_a_line(tiny_generator: Path, tmp_path: Pat
         load(tiny_generator, adapter=tmp_path)
 
 
-def test_pictures_that_are_no_numbers_are_told_and_not_painted_black(tiny_generator: Path) -> None:
+def test_images_that_are_no_numbers_are_told_and_not_painted_black(tiny_generator: Path) -> None:
     with pytest.raises(ModelError, match=r"not numbers: its last latents already aren't \(float32\)") as caught:
         load(tiny_generator).decode_latents(torch.full((1, 4, 8, 8), torch.nan))
     assert "fp32" not in str(caught.value), "it is fp32"

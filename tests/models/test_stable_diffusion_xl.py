@@ -35,7 +35,7 @@ def test_is_a_generator_that_can_be_trained(generator: LatentDiffusion) -> None:
     assert isinstance(drawing, DiffusionModel)
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_its_batch(generator: LatentDiffusion) -> None:
+def test_an_image_depends_on_its_prompt_and_seed_and_not_on_its_batch(generator: LatentDiffusion) -> None:
     together = generator.draw([*PROMPTS, PROMPTS[0]], [1, 2, 3, 4], 0.1)
     alone = [generator.draw([prompt], [seed], 0.1)[0] for prompt, seed in zip(PROMPTS, (1, 2, 3), strict=True)]
     assert all(difference(a, b) <= 1 for a, b in zip(together[:3], alone, strict=True))
@@ -76,9 +76,9 @@ def test_sizes_are_told_in_pixels_height_first(tiny_xl_generator: Path) -> None:
     assert tall.draw([PROMPTS[0]], [1], 0.0)[0].size == (24, 32)
 
 
-def test_of_each_picture_the_network_is_told_its_size_and_what_was_cut_off(generator: LatentDiffusion) -> None:
+def test_of_each_image_the_network_is_told_its_size_and_what_was_cut_off(generator: LatentDiffusion) -> None:
     drawn, wide, tall = (Image.new("RGB", size) for size in ((16, 16), (64, 32), (8, 12)))
-    told = generator.picture_conditioning([drawn, wide, tall])
+    told = generator.image_conditioning([drawn, wide, tall])
     assert told.keys() == {TIME_IDS} and told[TIME_IDS].dtype == torch.float32
     assert told[TIME_IDS].tolist() == [[16, 16, 0, 0, 16, 16], [32, 64, 0, 8, 16, 16], [12, 8, 4, 0, 16, 16]]
     assert torch.equal(told[TIME_IDS][:1], generator.encode_prompts(["a"])[TIME_IDS])

@@ -359,7 +359,7 @@ def test_a_batch_that_does_not_fit_is_lowered_once_and_the_next_command_knows(
     monkeypatch.setattr("doubles.ROOM", 3)
     pipeline.prepare(tmp_path / "run", recipe)
     pipeline.run(tmp_path / "run", until="candidates", progress=LogProgress())
-    lowered = "candidates: out of memory: 2 pictures at a time instead of 4; memory.json remembers it"
+    lowered = "candidates: out of memory: 2 images at a time instead of 4; memory.json remembers it"
     assert [line for line in capsys.readouterr().err.splitlines() if "memory" in line] == [lowered]
     with Run.open(tmp_path / "run", writing=True) as run, run._manifest.transaction() as db:
         db.execute("DELETE FROM units WHERE stage = 'candidates' AND place > 5")

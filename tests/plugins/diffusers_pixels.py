@@ -1,4 +1,4 @@
-"""A picture by diffusers' own pipeline and by a generator of ours, of one folder, prompt and seed."""
+"""An image by diffusers' own pipeline and by a generator of ours, of one folder, prompt and seed."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ Edits = Mapping[str, Mapping[str, Any]]
 
 
 def are_same_pixels(one: Any, other: Any) -> bool:
-    """Return True if two pictures differ by at most 1 of 255, which another order of sums makes."""
+    """Return True if two images differ by at most 1 of 255, which another order of sums makes."""
     return np.shape(one) == np.shape(other) and bool(np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1)
 
 
@@ -97,7 +97,7 @@ def _embeddings(pipeline: Any, type_: str) -> list[tuple[int, ...]]:
 
 
 def by_ours(type_: str, folder: Path, **settings: Any) -> np.ndarray:
-    """Draw one picture without embedding noise."""
+    """Draw one image without embedding noise."""
     generator = ours(type_, folder, **settings)
     return np.asarray(generator.draw([PROMPT], [SEED], 0.0)[0], int)
 

@@ -19,7 +19,7 @@ LOADED: list[str] = []
 """Models that were loaded, in order."""
 
 ROOM: int | None = None
-"""Pictures that fit into memory at a time; None: any number."""
+"""Images that fit into memory at a time; None: any number."""
 
 AT_WORK = "DOUBLES_AT_WORK"
 """Of the environment: a folder in which each process that draws or judges leaves its number."""
@@ -88,7 +88,7 @@ class MuteWriter(Writer):
 
 def _fit(count: int) -> None:
     if ROOM is not None and count > ROOM:
-        raise RuntimeError(f"CUDA out of memory. Tried to allocate {count} pictures")
+        raise RuntimeError(f"CUDA out of memory. Tried to allocate {count} images")
 
 
 def _at_work() -> None:
@@ -97,7 +97,7 @@ def _at_work() -> None:
 
 
 class Generator:
-    """Pictures of one colour that the seed gives. Of `deadly:TEXT` it is killed by a prompt with that text."""
+    """Images of one colour that the seed gives. Of `deadly:TEXT` it is killed by a prompt with that text."""
 
     def __init__(self, path: str, **settings: Any) -> None:
         if path == "missing":

@@ -1,4 +1,4 @@
-"""A fake of a multimodal model that annotates pictures, with planted faults: answers for `FakeServer`."""
+"""A fake of a multimodal model that annotates images, with planted faults: answers for `FakeServer`."""
 
 import base64
 import hashlib
@@ -16,11 +16,11 @@ ASPECT = re.compile(r"by one aspect alone: ([\w-]+)\.")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request shows: the prompt, the aspect, and a name of each picture in order."""
+    """What a request shows: the prompt, the aspect, and a name of each image in order."""
 
     prompt: str
     aspect: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "Asked":
@@ -46,7 +46,7 @@ def level(*what: str) -> int:
 
 @dataclass
 class FakeAnnotator:
-    """Scores each picture by a hash of its file, but for what is planted.
+    """Scores each image by a hash of its file, but for what is planted.
 
     Args:
         bias: share of the replies that put the first place on rank 1 whatever it shows.
@@ -66,14 +66,14 @@ class FakeAnnotator:
         asked = Asked.of(body)
         self.asked.append(asked)
         if self.refuses(asked.prompt, asked.aspect):
-            return "I'm sorry, but I can't judge these pictures."
+            return "I'm sorry, but I can't judge these images."
         if self.garbled[asked] < self.garbles(asked.prompt, asked.aspect):
             self.garbled[asked] += 1
             return "Well, all of them are nice."
-        scores = [level(asked.aspect, picture) for picture in asked.pictures]
+        scores = [level(asked.aspect, image) for image in asked.images]
         if self.contradicts(asked.prompt, asked.aspect):
             scores = [5 - min(place, 4) for place in range(len(scores))]
-        elif draw(self.bias, asked.prompt, asked.aspect, *asked.pictures):
+        elif draw(self.bias, asked.prompt, asked.aspect, *asked.images):
             scores = [5, *(min(score, 4) for score in scores[1:])]
         return json.dumps(write_reply(scores))
 
@@ -81,5 +81,5 @@ class FakeAnnotator:
 def write_reply(scores: list[int]) -> dict[str, Any]:
     """The reply with these scores, ranked by them."""
     places = [[n for n, score in enumerate(scores, 1) if score == value] for value in sorted({*scores}, reverse=True)]
-    pictures = [{"picture": n, "reason": f"It is worth {score}.", "score": score} for n, score in enumerate(scores, 1)]
-    return {"pictures": pictures, "ranking": places}
+    images = [{"picture": n, "reason": f"It is worth {score}.", "score": score} for n, score in enumerate(scores, 1)]
+    return {"pictures": images, "ranking": places}

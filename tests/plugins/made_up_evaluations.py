@@ -17,7 +17,7 @@ from agfsync.stages.selection import list_choosing_scorers
 
 SCORERS = ("vqa", "clip", "aesthetic")
 TIES = 0.58
-"""The share of captions on which the demo's judges call both pictures equal."""
+"""The share of captions on which the demo's judges call both images equal."""
 
 
 def questions(draws: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -29,7 +29,7 @@ def questions(draws: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def embedding(draws: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Differences of a judge that compares embeddings: long tails, and ties where the pictures are the same."""
+    """Differences of a judge that compares embeddings: long tails, and ties where the images are the same."""
     return np.where(draws.random(count) < 0.25, 0.0, draws.laplace(0, 12, count)).clip(-100, 100)
 
 

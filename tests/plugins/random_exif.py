@@ -38,7 +38,7 @@ def directory(entries: list[tuple[int, int, int, bytes]], order: str = "<", tail
 
 
 def turned_by(value: int, order: str = "<") -> tuple[int, int, int, bytes]:
-    """The entry that turns a picture as it should be done."""
+    """The entry that turns an image as it should be done."""
     return 0x0112, 3, 1, struct.pack(f"{order}HH", value, 0)
 
 
@@ -90,10 +90,10 @@ def orientation(block: bytes) -> int:
 
 
 def stored(width: int = 24, height: int = 16) -> Image.Image:
-    """A picture whose every turn is another one, also after JPEG."""
-    picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
-    picture.paste("red", (0, 0, width // 3, height // 4))
-    return picture
+    """An image whose every turn is another one, also after JPEG."""
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    image.paste("red", (0, 0, width // 3, height // 4))
+    return image
 
 
 def in_jpeg(block: bytes) -> bytes:

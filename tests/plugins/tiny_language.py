@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-UNKNOWN, END, PROMPTED, PICTURE = MARKS = ("<unk>", "<eos>", "<go>", "<image>")
+UNKNOWN, END, PROMPTED, IMAGE = MARKS = ("<unk>", "<eos>", "<go>", "<image>")
 SIDE = 16
 TEMPLATE = (
     "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -40,10 +40,10 @@ def save_writer(folder: Path, tokens: Sequence[str], endless: bool = False) -> N
 
 
 def save_onlooker(folder: Path, tokens: Sequence[str], endless: bool = False) -> None:
-    """Save a vision-language model that says `tokens` of every picture, as `save_writer` does."""
+    """Save a vision-language model that says `tokens` of every image, as `save_writer` does."""
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1}
     vision = CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=8, projection_dim=8)
-    place = MARKS.index(PICTURE)
+    place = MARKS.index(IMAGE)
     config = LlavaConfig(
         vision_config=vision, text_config=_text_config(tokens), image_token_index=place, vision_feature_layer=-1
     )
@@ -88,7 +88,7 @@ def _tokenizer(tokens: Sequence[str]) -> Any:
         unk_token=UNKNOWN,
         eos_token=END,
         pad_token=END,
-        additional_special_tokens=[PROMPTED, PICTURE],
+        additional_special_tokens=[PROMPTED, IMAGE],
         chat_template=TEMPLATE,
     )
 

@@ -90,20 +90,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def onlooker() -> Iterator[FakeServer]:
-    """A server whose model answers by the picture and the question, and tells how sure it is."""
+    """A server whose model answers by the image and the question, and tells how sure it is."""
     with FakeServer(answer=lambda body: (200, sure(*asked(body)))) as server:
         yield server
 
 
 def asked(body: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The picture's file and the question in a request."""
-    picture, question = body["messages"][-1]["content"]
-    return base64.b64decode(picture["image_url"]["url"].partition("base64,")[2]), question["text"]
+    """The image's file and the question in a request."""
+    image, question = body["messages"][-1]["content"]
+    return base64.b64decode(image["image_url"]["url"].partition("base64,")[2]), question["text"]
 
 
-def sure(picture: bytes, question: str) -> dict[str, Any]:
+def sure(image: bytes, question: str) -> dict[str, Any]:
     """A completion with the log-probabilities of yes and no, which follow from what was asked."""
-    p = (int(digest(picture.hex(), question)[:4], 16) + 1) / 65538
+    p = (int(digest(image.hex(), question)[:4], 16) + 1) / 65538
     spellings = {" yes": p / 2, "Yes": p, "no": 1 - p, "Nothing": 0.9, "!": 0.9}
     said = "Yes" if p > 0.5 else "no"
     return completion(said, {said: spellings.pop(said)} | spellings)
@@ -123,7 +123,7 @@ def completion(text: str, first: Mapping[str, float]) -> dict[str, Any]:
 
 @pytest.fixture
 def items() -> list[Item]:
-    """Nine pictures of a tinted noise with 1 to 9 questions each, of varied length."""
+    """Nine images of a tinted noise with 1 to 9 questions each, of varied length."""
     return [_item(n) for n in range(9)]
 
 
@@ -190,7 +190,7 @@ def _blip() -> _Saved:
 
 
 def _reward_model(folder: Path, weights: Path) -> None:
-    """A BLIP for matching in `folder`, of larger pictures than the one whose weights go with a head to `weights`."""
+    """A BLIP for matching in `folder`, of larger images than the one whose weights go with a head to `weights`."""
     matcher = _matcher(SIDE)
     head = Head(embedding_dim=16, hidden=(8, 4)).state_dict()
     for weight in head.values():

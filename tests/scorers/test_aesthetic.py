@@ -53,7 +53,7 @@ def test_laions_file_alone_is_a_head(
 
 
 def _constant(rating: float, folders: Path, folder: Path) -> Aesthetic:
-    """A scorer whose head rates every picture alike."""
+    """A scorer whose head rates every image alike."""
     head = Head(embedding_dim=8, hidden=(2,))
     for weight in head.parameters():
         torch.nn.init.zeros_(weight)

@@ -16,7 +16,7 @@ from agfsync.scorers.pickscore import PickScore
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each pass through a vision tower had."""
+    """How many images each pass through a vision tower had."""
     counts: list[int] = []
     embed = Backbone._embed_images
     monkeypatch.setattr(
@@ -25,7 +25,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_scorers_of_one_model_see_a_picture_once(folders: Path, items: list[Item], seen: list[int]) -> None:
+def test_scorers_of_one_model_see_an_image_once(folders: Path, items: list[Item], seen: list[int]) -> None:
     model = str(folders / "clip")
     scorers = (
         Clip(path=model, device="cpu"),
@@ -64,7 +64,7 @@ def test_a_model_that_nobody_uses_is_let_go(folders: Path) -> None:
     assert key not in _OPEN
 
 
-def test_a_picture_is_known_by_itself_and_not_by_its_place(folders: Path, items: list[Item], seen: list[int]) -> None:
+def test_an_image_is_known_by_itself_and_not_by_its_place(folders: Path, items: list[Item], seen: list[int]) -> None:
     model = Backbone(str(folders / "clip"), device="cpu")
     a, b, c = (item.image for item in items[:3])
     first = model.embed_images([a, b, a])

@@ -13,7 +13,7 @@ from agfsync.errors import AgfsyncError, ModelError
 from agfsync.files.images import encode_png
 from agfsync.recipe import Server
 from agfsync.scorers import Item, Measurement, Scorer, Unscored
-from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
+from agfsync.scorers.batch import ImageToScore, decode_images, score_images
 from agfsync.stages.spending import ACCOUNT
 
 MODELS: dict[str, dict[str, str]] = {
@@ -63,7 +63,7 @@ def test_values_are_numbers_from_0_to_100(name: str, build: Build, items: list[I
     values = _values(build(name), items)
     assert len(values) == len(items)
     assert all(math.isfinite(value) and 0 <= value <= 100 for value in values)
-    assert len(set(values)) > 2, "pictures of noise should not all be worth the same"
+    assert len(set(values)) > 2, "images of noise should not all be worth the same"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,14 +77,14 @@ def test_an_item_is_worth_the_same_in_any_batch_and_order(name: str, build: Buil
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_broken_picture_has_a_reason_and_leaves_the_others_alone(name: str, build: Build, items: list[Item]) -> None:
+def test_a_broken_image_has_a_reason_and_leaves_the_others_alone(name: str, build: Build, items: list[Item]) -> None:
     scorer = build(name)
     files = [encode_png(items[0].image), encode_png(items[1].image)[:-40], encode_png(items[2].image)]
-    pictures = [
-        PictureToScore(f"s{n}", f"c{n}", item.prompt, item.questions, image)
-        for n, (item, image) in enumerate(zip(items, open_pictures(files), strict=False))
+    images = [
+        ImageToScore(f"s{n}", f"c{n}", item.prompt, item.questions, image)
+        for n, (item, image) in enumerate(zip(items, decode_images(files), strict=False))
     ]
-    first, middle, last = (judged.score for judged in score_pictures(scorer, name, pictures))
+    first, middle, last = (judged.score for judged in score_images(scorer, name, images))
     assert (middle.value, middle.reason) == (None, "broken image: it is damaged")
     assert [first.value, last.value] == pytest.approx(_values(scorer, [items[0], items[2]]), abs=1e-3)
 
@@ -113,7 +113,7 @@ def test_only_a_scorer_that_asks_needs_questions(name: str, build: Build, items:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_transparent_and_oblong_pictures_are_judged(name: str, build: Build, items: list[Item]) -> None:
+def test_grey_transparent_and_oblong_images_are_judged(name: str, build: Build, items: list[Item]) -> None:
     images = [items[0].image.convert(mode) for mode in ("L", "RGBA", "P")]
     images += [items[0].image.resize(size) for size in ((8, 64), (64, 8), (1, 1))]
     assert len(_values(build(name), [Item("a star", items[0].questions, image) for image in images])) == 6

@@ -19,7 +19,7 @@ def test_the_weights_are_those_of_the_head(folders: Path, items: list[Item]) -> 
     assert _scorer(folders).score(items) != base
 
 
-def test_an_oblong_picture_is_seen_whole_on_black(folders: Path) -> None:
+def test_an_oblong_image_is_seen_whole_on_black(folders: Path) -> None:
     oblong = Image.effect_noise((64, 16), 90).convert("RGB")
     framed = Image.new("RGB", (64, 64))
     framed.paste(oblong, (0, 24))

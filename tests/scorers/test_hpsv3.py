@@ -1,7 +1,7 @@
 """HPSv3 against the published formula by hand, and what it refuses.
 
 Once, outside of the suite, it was run beside the package hpsv3 1.0.0 on transformers 4.45.2: the same tiny weights, of
-patches of 14 pixels, three pictures of other shapes, in one batch there: equal to 1e-6.
+patches of 14 pixels, three images of other shapes, in one batch there: equal to 1e-6.
 """
 
 import math

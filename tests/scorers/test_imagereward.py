@@ -50,7 +50,7 @@ def test_it_is_the_standardised_reward_through_a_sigmoid(scorer: ImageReward, fo
         assert math.log(result.value / (100 - result.value)) == pytest.approx(reward, abs=1e-3)
 
 
-def test_the_reward_depends_on_picture_and_prompt(scorer: ImageReward, items: list[Item]) -> None:
+def test_the_reward_depends_on_image_and_prompt(scorer: ImageReward, items: list[Item]) -> None:
     pairs = [Item(words.prompt, (), seen.image) for words in items[:2] for seen in items[:2]]
     assert len({result.value for result in scorer.score(pairs) if isinstance(result, Measurement)}) == 4
 

@@ -17,7 +17,7 @@ from agfsync.scorers.pairwise_vlm import PairwiseVlm
 
 SQUARE, NARROW = Image.new("RGB", (24, 24)), Image.new("RGB", (4, 900))
 REFUSAL = ValueError("absolute aspect ratio must be smaller than 200, got 225.0\nand more")
-REASON = "the model can't read the picture: absolute aspect ratio must be smaller than 200, got 225.0"
+REASON = "the model can't read the image: absolute aspect ratio must be smaller than 200, got 225.0"
 
 
 def refuse(*_: Any) -> Any:

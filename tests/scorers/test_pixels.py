@@ -21,7 +21,7 @@ from agfsync.scorers import DifferentiableScorer, Item, Measurement
 from agfsync.scorers.imagereward import ImageReward
 from agfsync.scorers.pixels import PixelProcessor, pad_pixels_to_square, resize_pixels
 from agfsync.shapes.drawing import draw_scene
-from agfsync.shapes.training.pictures import sample_scene
+from agfsync.shapes.training.images import sample_scene
 
 SCORERS: dict[str, dict[str, str]] = {
     "clip": {"path": "clip"},
@@ -47,22 +47,22 @@ PROCESSORS: dict[str, Any] = {
 }
 
 
-def shapes_picture(seed: int) -> Image.Image:
+def shapes_image(seed: int) -> Image.Image:
     return draw_scene(sample_scene(random.Random(seed)))
 
 
-def smooth_picture(seed: int, width: int = 512, height: int = 512) -> Image.Image:
-    """Noise of a few waves a picture, as a photo has."""
+def smooth_image(seed: int, width: int = 512, height: int = 512) -> Image.Image:
+    """Noise of a few waves an image, as a photo has."""
     source = np.random.default_rng(seed)
     small = Image.fromarray(source.integers(0, 256, (9, 9, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
-PICTURES = {
-    "Shapes": [shapes_picture(n) for n in range(4)],
-    "smooth, 512": [smooth_picture(n) for n in range(4)],
-    "smooth, wide": [smooth_picture(n, 300, 200) for n in range(2)],
-    "smooth, high": [smooth_picture(n, 67, 131) for n in range(2)],
+IMAGES = {
+    "Shapes": [shapes_image(n) for n in range(4)],
+    "smooth, 512": [smooth_image(n) for n in range(4)],
+    "smooth, wide": [smooth_image(n, 300, 200) for n in range(2)],
+    "smooth, high": [smooth_image(n, 67, 131) for n in range(2)],
 }
 
 
@@ -86,10 +86,10 @@ def scores(scorer: DifferentiableScorer, images: list[Image.Image], prompts: lis
     return torch.tensor([result.value for result in results if isinstance(result, Measurement)])
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("name", SCORERS)
 def test_rewards_are_scores(name: str, kind: str, build: Callable[[str], DifferentiableScorer]) -> None:
-    scorer, images = build(name), PICTURES[kind]
+    scorer, images = build(name), IMAGES[kind]
     prompts = ["a red star", "two blue circles", "a square", "a star left of the circle"][: len(images)]
     rewards = scorer.rewards(to_pixels(images), prompts)
     assert rewards.shape == (len(images),) and rewards.dtype == torch.float32
@@ -97,22 +97,22 @@ def test_rewards_are_scores(name: str, kind: str, build: Callable[[str], Differe
     torch.testing.assert_close(inside, scores(scorer, images, prompts), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("name", ["clip", "aesthetic"])
 def test_rewards_of_the_embedded_models_are_scores(name: str, kind: str) -> None:
     head = {"head": "embedded:aesthetic"} if name == "aesthetic" else {}
     scorer = catalog.build("scorers", {"type": name, "path": "embedded:clip", **head})
-    images = PICTURES[kind]
+    images = IMAGES[kind]
     prompts = ["a red star", "two blue circles", "a square", "a star left of the circle"][: len(images)]
     rewards = scorer.rewards(to_pixels(images), prompts)
     # Their weights aren't random, which makes them less sensitive to rounding.
     torch.testing.assert_close(rewards.clamp(0, 100), scores(scorer, images, prompts), rtol=0, atol=TOLERANCE / 10)
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_the_inputs_are_the_processors(name: str, kind: str) -> None:
-    processor, images = PROCESSORS[name], PICTURES[kind]
+    processor, images = PROCESSORS[name], IMAGES[kind]
     wanted = processor(images, return_tensors="pt")
     found = PixelProcessor(processor, "a model")(to_pixels(images))
     assert found.keys() == wanted.keys()
@@ -144,7 +144,7 @@ def test_a_pixel_cut_by_a_resize_keeps_its_gradient() -> None:
 
 
 def test_an_oblong_image_is_put_on_a_square() -> None:
-    image = smooth_picture(0, 40, 13)
+    image = smooth_image(0, 40, 13)
     square = Image.new("RGB", (40, 40))
     square.paste(image, (0, 13))
     assert torch.equal(pad_pixels_to_square(to_pixels([image])), to_pixels([square]))
@@ -157,7 +157,7 @@ def test_an_oblong_image_is_put_on_a_square() -> None:
 def test_the_gradient_is_that_of_the_reward(name: str, build: Callable[[str], DifferentiableScorer]) -> None:
     scorer, prompts = build(name), ["a red star", "two blue circles"]
     # Away from the ends of the range, where a resize could be cut.
-    pixels = (0.3 + 0.4 * to_pixels(PICTURES["smooth, high"][:2])).requires_grad_(True)
+    pixels = (0.3 + 0.4 * to_pixels(IMAGES["smooth, high"][:2])).requires_grad_(True)
     (gradient,) = torch.autograd.grad(scorer.rewards(pixels, prompts).sum(), pixels)
     direction = gradient / gradient.norm()
     with torch.no_grad():
@@ -177,9 +177,9 @@ def test_black_and_white_images_have_a_gradient(name: str, build: Callable[[str]
 
 def test_a_cosine_below_0_has_a_gradient() -> None:
     scorer = catalog.build("scorers", {"type": "clip", "path": "embedded:clip"})
-    pixels = to_pixels(PICTURES["smooth, 512"][:1]).requires_grad_(True)
+    pixels = to_pixels(IMAGES["smooth, 512"][:1]).requires_grad_(True)
     reward = scorer.rewards(pixels, ["a red star"])
-    assert reward.item() < 0 == scores(scorer, PICTURES["smooth, 512"][:1], ["a red star"]).item()
+    assert reward.item() < 0 == scores(scorer, IMAGES["smooth, 512"][:1], ["a red star"]).item()
     (gradient,) = torch.autograd.grad(reward.sum(), pixels)
     assert gradient.abs().max() > 0
 
@@ -190,7 +190,7 @@ def test_a_standardised_imagereward_is_the_reward(build: Callable[[str], Differe
         found = ImageReward.standardise(value)
         assert found.item() == pytest.approx(reward, abs=1e-3)
     scorer = build("imagereward")
-    pixels = to_pixels(PICTURES["Shapes"][:1]).requires_grad_(True)
+    pixels = to_pixels(IMAGES["Shapes"][:1]).requires_grad_(True)
     value = scorer.rewards(pixels, ["a star"])
     (plain,) = torch.autograd.grad(value.sum(), pixels, retain_graph=True)
     (gradient,) = torch.autograd.grad(ImageReward.standardise(value).sum(), pixels)
@@ -201,7 +201,7 @@ def test_a_standardised_imagereward_is_the_reward(build: Callable[[str], Differe
 @pytest.mark.parametrize("name", SCORERS)
 def test_weights_get_no_gradient_and_no_graph_is_kept(name: str, build: Callable[[str], DifferentiableScorer]) -> None:
     scorer = build(name)
-    assert not scorer.rewards(to_pixels(PICTURES["Shapes"][:1]), ["a star"]).requires_grad
+    assert not scorer.rewards(to_pixels(IMAGES["Shapes"][:1]), ["a star"]).requires_grad
     assert isinstance(scorer, DifferentiableScorer)
 
 
@@ -210,7 +210,7 @@ def test_half_precision_rewards_are_nearly_the_same(name: str, folders: Path) ->
     settings = {key: str(folders / place) for key, place in SCORERS[name].items()} | {"device": "cpu"}
     settings |= {"type": name.partition(",")[0]}
     full, half = (catalog.build("scorers", settings | {"dtype": dtype}) for dtype in ("fp32", "bf16"))
-    pixels = to_pixels(PICTURES["Shapes"]).requires_grad_(True)
+    pixels = to_pixels(IMAGES["Shapes"]).requires_grad_(True)
     prompts = ["a red star", "two blue circles", "a square", "a star left of the circle"]
     rewards = half.rewards(pixels, prompts)
     torch.testing.assert_close(rewards, full.rewards(pixels, prompts), rtol=0, atol=6)

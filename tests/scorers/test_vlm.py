@@ -38,7 +38,7 @@ def folder(request: pytest.FixtureRequest, vlms: Path) -> Path:
 
 
 @pytest.fixture
-def pictures() -> list[Item]:
+def four_items() -> list[Item]:
     """Four images of different sizes with 1 to 9 questions each, of varied length."""
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -73,20 +73,20 @@ class Plain:
         return 1 / (1 + float(torch.tensor(no - yes).exp()))
 
 
-def test_every_question_agrees_with_a_plain_forward(folder: Path, pictures: Sequence[Item]) -> None:
+def test_every_question_agrees_with_a_plain_forward(folder: Path, four_items: Sequence[Item]) -> None:
     scorer, plain = Vlm(path=str(folder), device="cpu"), Plain(folder)
-    results = scorer.score(pictures)
+    results = scorer.score(four_items)
     said = [a.p_yes for result in results if isinstance(result, Measurement) for a in result.answers]
-    expected = [plain.p_yes(item.image, question.text) for item in pictures for question in item.questions]
-    assert len(said) == sum(len(item.questions) for item in pictures)
+    expected = [plain.p_yes(item.image, question.text) for item in four_items for question in item.questions]
+    assert len(said) == sum(len(item.questions) for item in four_items)
     assert said == pytest.approx(expected, abs=1e-4)
     assert max(said) - min(said) > 0.05, "nothing is compared if all answers are the same"
     assert scorer._reader._keeps_images
 
 
-def test_choices_and_words_agree_with_plain_forwards(folder: Path, pictures: Sequence[Item]) -> None:
+def test_choices_and_words_agree_with_plain_forwards(folder: Path, four_items: Sequence[Item]) -> None:
     scorer, plain = Vlm(path=str(folder), device="cpu", template="{} word"), Plain(folder)
-    choices, image = ("red star", "circle", "two blue square"), pictures[1].image
+    choices, image = ("red star", "circle", "two blue square"), four_items[1].image
     asked = (
         Question("0", "c", "is there a", "circle", "", "object", (), choices),
         Question("1", "c", "is the star", "two blue square", "", "object", (), choices),
@@ -113,48 +113,48 @@ def test_choices_and_words_agree_with_plain_forwards(folder: Path, pictures: Seq
     assert result.answers[3].p_expected == pytest.approx(both, rel=1e-2)
 
 
-def test_an_image_is_encoded_once_for_all_its_questions(folder: Path, pictures: Sequence[Item]) -> None:
+def test_an_image_is_encoded_once_for_all_its_questions(folder: Path, four_items: Sequence[Item]) -> None:
     scorer = Vlm(path=str(folder), device="cpu")
-    scorer.score(pictures)
+    scorer.score(four_items)
     seen: list[bool] = []
     forward = scorer._reader._model.forward
     scorer._reader._model.forward = lambda **inputs: seen.append("pixel_values" in inputs) or forward(**inputs)
-    scorer.score([*pictures, Item("nothing to ask", (), pictures[0].image)])
-    assert seen.count(True) == len(pictures)
-    assert seen.count(False) == sum(len(item.questions) > 1 for item in pictures)
+    scorer.score([*four_items, Item("nothing to ask", (), four_items[0].image)])
+    assert seen.count(True) == len(four_items)
+    assert seen.count(False) == sum(len(item.questions) > 1 for item in four_items)
 
 
 def test_parts_of_the_questions_leave_the_answers_alone(
-    folder: Path, pictures: Sequence[Item], monkeypatch: pytest.MonkeyPatch
+    folder: Path, four_items: Sequence[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = Vlm(path=str(folder), device="cpu")
-    images = [item.image for item in pictures]
-    questions = [[question.text for question in item.questions] for item in pictures]
+    images = [item.image for item in four_items]
+    questions = [[question.text for question in item.questions] for item in four_items]
     whole = scorer.p_yes(images, questions)
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
     for a, b in zip(whole, scorer.p_yes(images, questions), strict=True):
         assert a == pytest.approx(b, abs=1e-5)
 
 
-def test_vqascore_is_that_of_a_plain_forward(folder: Path, pictures: Sequence[Item]) -> None:
+def test_vqascore_is_that_of_a_plain_forward(folder: Path, four_items: Sequence[Item]) -> None:
     plain = Plain(folder)
     yes, end = plain.processor.tokenizer.convert_tokens_to_ids(["Yes", "<end>"])
     expected = []
-    for item in pictures:
+    for item in four_items:
         before, after = plain.logits(item.image, SHOWS.format(item.prompt), "Yes").log_softmax(-1)[-2:]
         expected.append(100 * float(((before[yes] + after[end]) / 2).exp()))
-    results = VqaScore(path=str(folder), device="cpu").score(pictures)
+    results = VqaScore(path=str(folder), device="cpu").score(four_items)
     assert [result.value for result in results] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_decoder_that_looks_ahead_is_read_without_what_was_kept(
-    vlms: Path, pictures: Sequence[Item], monkeypatch: pytest.MonkeyPatch
+    vlms: Path, four_items: Sequence[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_are_alike", lambda *_: False)
     scorer, plain = Vlm(path=str(vlms / "qwen2_5_vl"), device="cpu"), Plain(vlms / "qwen2_5_vl")
-    (result,) = scorer.score(pictures[1:2])
+    (result,) = scorer.score(four_items[1:2])
     assert isinstance(result, Measurement)
-    expected = [plain.p_yes(pictures[1].image, question.text) for question in pictures[1].questions]
+    expected = [plain.p_yes(four_items[1].image, question.text) for question in four_items[1].questions]
     assert [answer.p_yes for answer in result.answers] == pytest.approx(expected, abs=1e-4)
     assert scorer._reader._keeps_images is False
 
@@ -168,35 +168,35 @@ def test_a_model_that_can_think_is_told_not_to(vlms: Path, tmp_path: Path) -> No
 
 
 def test_a_template_that_puts_the_image_last_is_read_text_by_text(
-    vlms: Path, pictures: Sequence[Item], tmp_path: Path
+    vlms: Path, four_items: Sequence[Item], tmp_path: Path
 ) -> None:
     copy = tmp_path / "last"
     shutil.copytree(vlms / "internvl", copy)
     template = copy / "chat_template.jinja"
     template.write_text(template.read_text().replace("m['content'] %}{% if", "m['content'] | reverse %}{% if"))
     scorer, plain = Vlm(path=str(copy), device="cpu"), Plain(copy)
-    expected = [plain.p_yes(pictures[3].image, question.text) for question in pictures[3].questions]
-    assert scorer.p_yes([pictures[3].image], [[q.text for q in pictures[3].questions]])[0] == pytest.approx(
+    expected = [plain.p_yes(four_items[3].image, question.text) for question in four_items[3].questions]
+    assert scorer.p_yes([four_items[3].image], [[q.text for q in four_items[3].questions]])[0] == pytest.approx(
         expected, abs=1e-4
     )
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_answers_nearly_the_same(dtype: str, folder: Path, pictures: Sequence[Item]) -> None:
-    questions = [[question.text for question in item.questions] for item in pictures]
-    images = [item.image for item in pictures]
+def test_half_precision_answers_nearly_the_same(dtype: str, folder: Path, four_items: Sequence[Item]) -> None:
+    questions = [[question.text for question in item.questions] for item in four_items]
+    images = [item.image for item in four_items]
     full = Vlm(path=str(folder), device="cpu").p_yes(images, questions)
     half = Vlm(path=str(folder), dtype=dtype, device="cpu").p_yes(images, questions)
     for a, b in zip(full, half, strict=True):
         assert a == pytest.approx(b, abs=0.15)
 
 
-def test_a_model_that_says_no_number_leaves_the_item_unscored(vlms: Path, pictures: Sequence[Item]) -> None:
+def test_a_model_that_says_no_number_leaves_the_item_unscored(vlms: Path, four_items: Sequence[Item]) -> None:
     nothing = Unscored("the model's answer is not a number")
     for kind in (Vlm, VqaScore):
         scorer = kind(path=str(vlms / "idefics3"), device="cpu")
         torch.nn.init.constant_(scorer._reader._model.lm_head.weight, float("nan"))
-        assert scorer.score(pictures[:1]) == [nothing]
+        assert scorer.score(four_items[:1]) == [nothing]
 
 
 def test_a_model_without_a_chat_template_is_refused(vlms: Path, tmp_path: Path) -> None:

@@ -46,12 +46,12 @@ def p(scorer: VqaOpenAI, items: list[Item]) -> list[list[float]]:
     return [[answer.p_yes for answer in each.answers] for each in results if isinstance(each, Measurement)]
 
 
-def test_a_picture_is_sent_inline_and_whole_before_its_question(items: list[Item]) -> None:
+def test_an_image_is_sent_inline_and_whole_before_its_question(items: list[Item]) -> None:
     with asking(lambda body: "yes") as (scorer, server):
         scorer.score(items[:1])
     (body,) = server.bodies
-    picture, question = body["messages"][-1]["content"]
-    kind, _, data = picture["image_url"]["url"].partition(",")
+    image, question = body["messages"][-1]["content"]
+    kind, _, data = image["image_url"]["url"].partition(",")
     assert kind == "data:image/png;base64"
     assert decode_image(base64.b64decode(data)).tobytes() == items[0].image.tobytes()
     assert question == {"type": "text", "text": items[0].questions[0].text}
@@ -161,7 +161,7 @@ def test_a_refusal_that_names_nothing_is_taken_for_the_probabilities(items: list
         assert p(scorer, items[:1]) == [[0.0]]
 
 
-def test_a_picture_with_an_unanswered_question_is_unscored_and_the_others_arent(items: list[Item]) -> None:
+def test_an_image_with_an_unanswered_question_is_unscored_and_the_others_arent(items: list[Item]) -> None:
     def answer(body: Mapping[str, Any]) -> Reply:
         text = body["messages"][-1]["content"][1]["text"]
         if text == items[2].questions[1].text:
@@ -190,7 +190,7 @@ def test_many_questions_are_under_way_at_a_time_and_failures_are_repeated(items:
     assert server.kinds["429"] and server.kinds["500"]
 
 
-def test_a_cap_leaves_the_pictures_that_were_judged_before_it(items: list[Item]) -> None:
+def test_a_cap_leaves_the_images_that_were_judged_before_it(items: list[Item]) -> None:
     meter = Meter(max_tokens=150_000)
     with FakeServer(answer=lambda body: "yes") as server:
         scorer = VqaOpenAI(
@@ -205,7 +205,7 @@ def test_a_cap_leaves_the_pictures_that_were_judged_before_it(items: list[Item])
         server.reply = dear  # type: ignore[method-assign]
         with pytest.raises(CapReached, match="max_tokens_total") as reached:
             scorer.score(items)
-    # Five requests leave less room than a sixth might take: the questions of two pictures, and two of the third's.
+    # Five requests leave less room than a sixth might take: the questions of two images, and two of the third's.
     assert [len(item.questions) for item in items[:3]] == [1, 2, 3]
     assert [len(each.answers) for each in reached.value.results if isinstance(each, Measurement)] == [1, 2]
     assert meter.spent.requests == len(server.bodies) == 5

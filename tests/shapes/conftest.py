@@ -7,7 +7,7 @@ import pytest
 
 from agfsync.shapes.grammar import SHAPES_CATEGORIES
 from agfsync.shapes.scene import Scene, Spec
-from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene
+from agfsync.shapes.training.images import sample_captioned_scene, sample_scene
 
 
 @pytest.fixture(params=SHAPES_CATEGORIES)

@@ -35,7 +35,7 @@ def test_a_score_is_a_quarter_level_and_equal_scores_tie() -> None:
     assert found.reasons == ("a", "b", "c", "d")
 
 
-def test_the_picture_of_the_caption_follows_it_best(annotator: ShapesAnnotator) -> None:
+def test_the_image_of_the_caption_follows_it_best(annotator: ShapesAnnotator) -> None:
     right, wrong = draw_scene(Scene((STAR,), "cream")), draw_scene(Scene((CROSS,), "black"))
     found = judge(annotator, "prompt-following", "a large blue star on a cream background", wrong, right)
     assert found.ranks == (2, 1) and found.scores[1] - found.scores[0] > 2

@@ -14,7 +14,7 @@ def pixels(scene: Scene) -> np.ndarray:
     return np.asarray(draw_scene(scene), np.int64)
 
 
-def test_drawing_the_same_scene_gives_the_same_picture(scenes: Callable[[int], Iterator[Scene]]) -> None:
+def test_drawing_the_same_scene_gives_the_same_image(scenes: Callable[[int], Iterator[Scene]]) -> None:
     for scene in scenes(10):
         image = draw_scene(scene)
         assert image.size == (SIDE, SIDE) and image.mode == "RGB"

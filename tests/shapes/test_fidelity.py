@@ -12,7 +12,7 @@ from agfsync.scorers import Item, Measurement
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.fidelity import FidelityNetwork, ShapesFidelity
 from agfsync.shapes.training.flaws import assemble_drawing, paint_clean
-from agfsync.shapes.training.pictures import sample_scene
+from agfsync.shapes.training.images import sample_scene
 
 
 def test_a_saved_network_is_loaded_with_the_same_output(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_every_question_is_answered_as_expected_by_any_scene_of_its_caption(cate
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_the_oracle_scores_foils_by_their_own_answer(wrong: bool) -> None:
-    """A picture as captioned gets 100; one in the other colour passes just what doesn't depend on it."""
+    """An image as captioned gets 100; one in the other colour passes just what doesn't depend on it."""
     caption = "a large red star in the centre on a grey background"
     thing = Thing("star", "blue" if wrong else "red", "large", "solid", 32.0, 32.0, 10.6)
     asked, _ = sift_questions(Caption("c", caption, "Locations", "train"), WRITER.questions(caption, 0))

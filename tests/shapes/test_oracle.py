@@ -57,7 +57,7 @@ def test_a_clean_drawing_is_seen_as_it_was_meant(scenes: Scenes, rng: random.Ran
     ],
     ids=["blurred", "grainy", "four times as large", "half as large again", "with an alpha channel"],
 )
-def test_what_leaves_a_picture_legible_leaves_the_answers(
+def test_what_leaves_an_image_legible_leaves_the_answers(
     change: Callable[[Image.Image], Image.Image], least: float, scenes: Scenes, rng: random.Random
 ) -> None:
     assert right(scenes(40), rng, change) >= least

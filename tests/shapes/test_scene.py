@@ -38,7 +38,7 @@ def test_a_composed_scene_answers_yes_to_every_question_of_its_specification(cat
         assert len(scene.things) == sum(group.count for group in spec.groups) <= MAX_THINGS
 
 
-def test_things_stand_apart_inside_the_picture(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
+def test_things_stand_apart_inside_the_image(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
     for scene in [*scenes(80), *(scatter_things(12, rng) for _ in range(20))]:
         assert scene.background in BACKGROUNDS
         for thing in scene.things:
@@ -66,7 +66,7 @@ def test_the_same_seed_composes_the_same_scene() -> None:
     )
 
 
-def test_too_much_for_one_picture_is_refused() -> None:
+def test_too_much_for_one_image_is_refused() -> None:
     with pytest.raises(CrowdedError, match="no room for"):
         compose_scene(Spec((Group("circle", size="large", count=20),)), random.Random(0))
 

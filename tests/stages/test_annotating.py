@@ -223,7 +223,7 @@ def test_a_reply_that_cannot_be_read_is_asked_again_and_then_skipped(tmp_path: P
     assert notes["annotators"]["gpt"]["aspects"]["fidelity"]["unread"] == 4
 
 
-def test_an_annotator_judges_no_single_picture(annotated_by: Any) -> None:
+def test_an_annotator_judges_no_single_image(annotated_by: Any) -> None:
     with FakeServer() as server:
         recipe = annotated_by(server)
         assert list(recipe.evaluation_scorers) == ["red"]

@@ -26,7 +26,7 @@ def test_a_model_is_named_by_what_differs_from_the_defaults() -> None:
     assert len({digest_generator(each) for each in (plain, *others)}) == len(others) + 1
 
 
-def test_every_embedded_model_that_a_model_takes_names_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_embedded_model_that_a_model_takes_names_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "fingerprint", lambda *models: "+".join(str(model) for model in models if model))
     parts = {"vae": {"path": "v"}, "unet": {"path": "u"}, "refiner": {"path": "r", "from_step": 1}}
     told = {"path": "m", "config": "c", **parts}
@@ -40,7 +40,7 @@ def asked(context: Context) -> Context:
     return context
 
 
-def test_each_train_caption_gets_its_pictures_from_their_own_seeds(asked: Context) -> None:
+def test_each_train_caption_gets_its_images_from_their_own_seeds(asked: Context) -> None:
     notes = candidates.run(asked)
     drawn = list(asked.run.read("candidates", Candidate))
     train = [each.key for each in read_captions_to_draw(asked, "train")]
@@ -85,7 +85,7 @@ def test_seeds_depend_on_run_caption_and_index_alone() -> None:
 BESIDE = {"beside": {"other": {"type": "double", "path": "other"}, "third": {"type": "double", "path": "third"}}}
 
 
-def test_generators_beside_add_pictures_of_their_own_and_change_none(
+def test_generators_beside_add_images_of_their_own_and_change_none(
     asked: Context, make_recipe: Any, loaded: list[str]
 ) -> None:
     candidates.run(asked)
@@ -105,7 +105,7 @@ def test_generators_beside_add_pictures_of_their_own_and_change_none(
     assert len({c.key for c in drawn}) == len({c.seed for c in drawn}) == 144
 
 
-def test_pairs_are_chosen_over_the_pictures_of_all_generators(asked: Context, make_recipe: Any) -> None:
+def test_pairs_are_chosen_over_the_images_of_all_generators(asked: Context, make_recipe: Any) -> None:
     context = dataclasses.replace(asked, recipe=make_recipe(candidates=BESIDE))
     candidates.run(context)
     scores.run(context)
@@ -116,7 +116,7 @@ def test_pairs_are_chosen_over_the_pictures_of_all_generators(asked: Context, ma
     assert any(drew[pair.winner_key] != drew[pair.loser_key] for pair in chosen)
 
 
-def test_pictures_that_do_not_fit_together_are_drawn_apart_and_are_the_same(
+def test_images_that_do_not_fit_together_are_drawn_apart_and_are_the_same(
     asked: Context, monkeypatch: pytest.MonkeyPatch, make_recipe: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doubles, "ROOM", 3)
@@ -130,7 +130,7 @@ def test_pictures_that_do_not_fit_together_are_drawn_apart_and_are_the_same(
         assert list(run.read("candidates", Candidate)) == apart
 
 
-def test_one_picture_that_does_not_fit_ends_the_stage(asked: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_image_that_does_not_fit_ends_the_stage(asked: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doubles, "ROOM", 0)
-    with pytest.raises(RuntimeError, match="out of memory. Tried to allocate 1 pictures"):
+    with pytest.raises(RuntimeError, match="out of memory. Tried to allocate 1 images"):
         candidates.run(asked)

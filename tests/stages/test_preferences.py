@@ -57,26 +57,26 @@ def test_a_caption_that_is_trained_on_is_never_held_out(
     assert held_out == ["a horse", "a fish"]
 
 
-def test_nothing_is_asked_or_scored_of_pictures_whose_preference_is_given(given: Context, loaded: list[str]) -> None:
+def test_nothing_is_asked_or_scored_of_images_whose_preference_is_given(given: Context, loaded: list[str]) -> None:
     run_all(given)
     held_out = {c.key for c in given.run.read("captions", Caption) if c.split == "held-out"}
     assert {row["caption_key"] for row in given.run.rows("questions", ["caption_key"])} == held_out
     assert list(given.run.rows("scores")) == [] and loaded == []
 
 
-def test_its_pictures_are_the_candidates_and_its_preferences_the_pairs(given: Context) -> None:
+def test_its_images_are_the_candidates_and_its_preferences_the_pairs(given: Context) -> None:
     notes = run_all(given)
     texts = {c.key: c.text for c in given.run.read("captions", Caption)}
-    pictures = {c.key: c for c in given.run.read("candidates", Candidate)}
-    # The cat's blue picture loses once and wins once: one candidate in two pairs.
-    assert [(texts[c.caption_key], c.index, c.seed) for c in pictures.values()] == [
+    images = {c.key: c for c in given.run.read("candidates", Candidate)}
+    # The cat's blue image loses once and wins once: one candidate in two pairs.
+    assert [(texts[c.caption_key], c.index, c.seed) for c in images.values()] == [
         ("a cat", 0, None),
         ("a cat", 1, None),
         ("a dog", 0, None),
         ("a dog", 1, None),
         ("a cat", 2, None),
     ]
-    made = [(texts[p.caption_key], colour(pictures[p.winner_key]), p.margin) for p in given.run.read("pairs", Pair)]
+    made = [(texts[p.caption_key], colour(images[p.winner_key]), p.margin) for p in given.run.read("pairs", Pair)]
     assert made == [("a cat", (255, 0, 0), 1.0), ("a dog", (255, 0, 0), 1.0), ("a cat", (0, 0, 255), 1.0)]
     assert (notes["candidates"]["pairs"], notes["pairs"]["pairs"], notes["pairs"]["captions"]) == (3, 3, 2)
 
@@ -86,11 +86,11 @@ def test_what_makes_no_pair_is_counted(given: Context) -> None:
     (folder / "winner" / "1.png").unlink()
     (folder / "loser" / "2.png").write_bytes((folder / "winner" / "2.png").read_bytes())
     notes = run_all(given)
-    wanted = {"a loser without a winner of its name": 1, "winner and loser are the same picture": 1}
+    wanted = {"a loser without a winner of its name": 1, "winner and loser are the same image": 1}
     assert notes["candidates"]["left_out"] == notes["pairs"]["dropped"] == given.run.count_dropped("pairs") == wanted
 
 
-def test_broken_pictures_are_counted_up_to_the_budget_and_named(
+def test_broken_images_are_counted_up_to_the_budget_and_named(
     given: Context, make_recipe: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(str(given.recipe.pairs.source))
@@ -156,8 +156,8 @@ def test_a_pair_set_that_changes_is_taken_in_anew(path: Path, pair_set: Callable
     assert all(states[name] == "out of date" for name in ("captions", "candidates", "pairs"))
     pipeline.run(path, until="pairs")
     with Run.open(path) as run:
-        pictures = {c.key: c for c in run.read("candidates", Candidate)}
-        assert colour(pictures[next(iter(run.read("pairs", Pair))).winner_key]) == (0, 0, 255)
+        images = {c.key: c for c in run.read("candidates", Candidate)}
+        assert colour(images[next(iter(run.read("pairs", Pair))).winner_key]) == (0, 0, 255)
 
 
 def marks(path: Path) -> list[str]:
@@ -199,10 +199,8 @@ def sizes(context: Context, make_recipe: Any, folder: Path, **settings: Any) -> 
     recipe = make_recipe(pairs={"source": str(folder), **settings}, failure_budget=budget)
     context = dataclasses.replace(context, recipe=recipe)
     notes = run_all(context)
-    pictures = {c.key: colour(c) for c in context.run.read("candidates", Candidate)}
-    return notes["candidates"], [
-        (pictures[p.winner_key], pictures[p.loser_key]) for p in context.run.read("pairs", Pair)
-    ]
+    images = {c.key: colour(c) for c in context.run.read("candidates", Candidate)}
+    return notes["candidates"], [(images[p.winner_key], images[p.loser_key]) for p in context.run.read("pairs", Pair)]
 
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

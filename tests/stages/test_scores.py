@@ -62,7 +62,7 @@ def test_unscored_candidates_are_counted_and_past_the_budget_it_stops(drawn: Con
     assert 0 < unscored < 48
     assert notes["red"]["scored"] == 48 - unscored
     with pytest.raises(
-        BudgetError, match=rf"scores: {unscored} of 48 pictures skipped: no red score: too dark \(picture .*\)"
+        BudgetError, match=rf"scores: {unscored} of 48 images skipped: no red score: too dark \(image .*\)"
     ):
         scores.run(changed(drawn, make_recipe(scorers=picky, failure_budget=0.0)))
 
@@ -103,7 +103,7 @@ def test_judges_of_one_model_see_each_batch_in_turn(
     assert [(name, len(images)) for name, images in shown] == [("Brightness", 7)] * 6 + [("Brightness", 6)]
 
 
-def test_clip_and_aesthetic_embed_a_picture_once(
+def test_clip_and_aesthetic_embed_an_image_once(
     drawn: Context, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from agfsync.scorers.backbone import Backbone
@@ -119,7 +119,7 @@ def test_clip_and_aesthetic_embed_a_picture_once(
     assert (notes["clip"]["scored"], notes["aesthetic"]["scored"]) == (48, 48)
 
 
-def test_pictures_that_do_not_fit_together_are_judged_apart_also_by_the_next_command(
+def test_images_that_do_not_fit_together_are_judged_apart_also_by_the_next_command(
     drawn: Context, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
 ) -> None:
     monkeypatch.setattr(doubles, "ROOM", 3)

@@ -20,7 +20,7 @@ JUDGE = "scorers.vqa.server"
 
 @pytest.fixture
 def judged_by(make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
-    """A recipe whose pictures a fake server judges, which sees four of them at a time."""
+    """A recipe whose images a fake server judges, which sees four of them at a time."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-for-the-judge")
 
     def make(server: FakeServer, **caps: Any) -> Recipe:
@@ -66,7 +66,7 @@ def test_a_judges_cap_stops_the_stage_keeps_its_scores_and_goes_on(
             there = [each for each in run.read("scores", Score, keys) if each.scorer == "vqa"]
         assert 0 < len(there) < 16 and all(each.value is not None for each in there)
         answers = sum(len(each.answers) for each in there)
-        # Only the questions of a picture that was begun are asked again.
+        # Only the questions of an image that was begun are asked again.
         assert len(server.bodies) - answers < 2 * max(len(each.answers) for each in there) + 2
         before = len(server.bodies)
         score(tmp_path / "run", judged_by(server))

@@ -31,7 +31,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def paired(open_done: Callable[..., Context], make_recipe: Any, tiny_generator: Path) -> Context:
-    """A run with pairs of pictures that the tiny generator drew."""
+    """A run with pairs of images that the tiny generator drew."""
     return _open_paired(open_done, make_recipe, "stable-diffusion", tiny_generator)
 
 
@@ -255,7 +255,7 @@ class Stopping(SilentProgress):
 
 @pytest.mark.long
 def test_stopped_at_every_step_it_makes_the_same_model(paired: Context, make_recipe: Any) -> None:
-    """With pictures that its own VAE has encoded, which a resume finds in a file."""
+    """With images that its own VAE has encoded, which a resume finds in a file."""
     context = with_training(paired, make_recipe, **OPTIONS)
     folder = context.run.path
     training.run(context)
@@ -328,8 +328,8 @@ def test_images_that_do_not_fit_together_are_encoded_by_fewer(
 
     monkeypatch.setattr(LatentDiffusion, "encode_images", cramped)
     training.run(paired)
-    pictures = len({row[side] for row in paired.run.rows("pairs", ["winner_key", "loser_key"]) for side in row})
-    assert SHORT["batch"] > 1 and sorted(seen) == [1] * pictures + seen[:1]
+    distinct = len({row[side] for row in paired.run.rows("pairs", ["winner_key", "loser_key"]) for side in row})
+    assert SHORT["batch"] > 1 and sorted(seen) == [1] * distinct + seen[:1]
     assert "training: encoding" in (paired.run.path / "memory.json").read_text()
 
 

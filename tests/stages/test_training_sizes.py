@@ -1,4 +1,4 @@
-"""Pairs of pictures of several sizes on a tiny SDXL: each is told to the network as it came and was cut."""
+"""Pairs of images of several sizes on a tiny SDXL: each is told to the network as it came and was cut."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -92,7 +92,7 @@ def test_time_ids_of_winner_and_loser_are_their_own(given: Context) -> None:
 
 @pytest.mark.slow
 def test_a_second_plain_computation_agrees(given: Context, tiny_xl_generator: Path) -> None:
-    """One picture at a time, fitted, encoded and described by other means, through another copy of the network."""
+    """One image at a time, fitted, encoded and described by other means, through another copy of the network."""
     training.run(given)
     encoded = EncodedPairs.load(given.run.path / "training" / "images.safetensors", "digest")
     assert encoded is not None
@@ -102,8 +102,8 @@ def test_a_second_plain_computation_agrees(given: Context, tiny_xl_generator: Pa
     _nudge(network)
     batch = encoded.make_batch(torch.arange(len(SIZES)), denoiser.device)
     loss, _ = DiffusionDPO(BETA).loss(compute_pair_errors(denoiser, reference, batch, NOISE))
-    pictures = {row["key"]: row["image"]["bytes"] for row in given.run.rows("candidates", ["key", "image"])}
-    assert len(pictures) == 2 * len(SIZES) == len(list(given.run.read("candidates", Candidate)))
+    images = {row["key"]: row["image"]["bytes"] for row in given.run.rows("candidates", ["key", "image"])}
+    assert len(images) == 2 * len(SIZES) == len(list(given.run.read("candidates", Candidate)))
 
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_xl_generator, use_safetensors=True)
     folder = Path(given.recipe.pairs.source or "")
@@ -136,12 +136,12 @@ def _nudge(network: nn.Module) -> None:
 @torch.no_grad()
 def _error(pipe: Any, network: nn.Module, path: Path, number: int, row: int) -> Tensor:
     with Image.open(path) as file:
-        picture = file.convert("RGB")
-    width, height = picture.size
+        image = file.convert("RGB")
+    width, height = image.size
     scale = 16 / min(width, height)
     left, top = (width * scale - 16) / 2 / scale, (height * scale - 16) / 2 / scale
     box = (left, top, left + 16 / scale, top + 16 / scale)
-    square = picture if picture.size == (16, 16) else picture.resize((16, 16), Image.Resampling.LANCZOS, box)
+    square = image if image.size == (16, 16) else image.resize((16, 16), Image.Resampling.LANCZOS, box)
     pixels = pipe.image_processor.preprocess(square)
     latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
     text, _, pooled, _ = pipe.encode_prompt(f"a {NAMES[number]}", do_classifier_free_guidance=False)

@@ -59,7 +59,7 @@ def make_settings(make_recipe: Any, tiny_generator: Path) -> Any:
 
 @pytest.fixture
 def paired(open_done: Callable[..., Context], make_settings: Any) -> Context:
-    """A run with pairs of pictures that the tiny generator drew."""
+    """A run with pairs of images that the tiny generator drew."""
     context = open_done(make_settings(), "captions", "questions", "candidates", "scores", "pairs")
     context.run.finish("candidates", "digest", 1.0, {})
     return context
@@ -101,14 +101,14 @@ def test_the_first_and_the_last_measurement_are_what_the_evaluation_finds(paired
     context = replace(paired, recipe=recipe)
     evaluation.run(context)
     keys = sorted({row["caption_key"] for row in context.run.rows("evaluation_images", ["caption_key"])})[:3]
-    pictures = {
+    images = {
         (row["generator"], row["caption_key"]): row["key"]
         for row in context.run.rows("evaluation_images", ["key", "caption_key", "generator"])
     }
     values = {s.candidate_key: s.value for s in context.run.read("evaluation_scores", Score) if s.scorer == "other"}
     first, *_, last = (row["watched_other"] for row in lines(context) if "watched_other" in row)
     for model, mean in (("base", first), ("aligned", last)):
-        assert sum(values[pictures[model, key]] or 0.0 for key in keys) / 3 == pytest.approx(mean, abs=0.5)
+        assert sum(values[images[model, key]] or 0.0 for key in keys) / 3 == pytest.approx(mean, abs=0.5)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_units_of_several_parts_may_take_turns(run: Run, monkeypatch: pytest.Mon
 def test_the_end_of_a_part_is_asked_for_again_and_again_and_read_once(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caption's pictures are judged in several batches, and each asks for their unit."""
+    """A caption's images are judged in several batches, and each asks for their unit."""
     loads: list[str] = []
     read = parts.read_part
     monkeypatch.setattr(parts, "read_part", lambda path, *rest: loads.append(path.name) or read(path, *rest))
@@ -347,13 +347,13 @@ def test_what_a_killed_process_left_is_swept_out(run: Run) -> None:
         assert keys(again, "a") == ["1"]
 
 
-def pictures(count: int) -> list[Candidate]:
+def make_candidates(count: int) -> list[Candidate]:
     return [Candidate(f"k{n}", "c", n, n, "g", bytes([n]) * 100) for n in range(count)]
 
 
 @pytest.mark.parametrize("columns", [None, ["key"], ["key", "image"]])
 def test_any_bit_of_what_is_read_is_held_against_what_was_written(run: Run, columns: list[str] | None) -> None:
-    run.commit("candidates", {"a": pictures(3)}, Candidate.schema)
+    run.commit("candidates", {"a": make_candidates(3)}, Candidate.schema)
     part = run.path / "candidates" / "part-000000.parquet"
     receipt, data = run._manifest.find_part(1), part.read_bytes()
     assert receipt.hollow.end - receipt.hollow.first > 20

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("request", "picture", "score", "step")
+KINDS = ("request", "image", "score", "step")
 STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation", "report")
 TABLES = {
     "captions": "request",
     "questions": "request",
-    "candidates": "picture",
-    "evaluation_images": "picture",
+    "candidates": "image",
+    "evaluation_images": "image",
     "scores": "score",
     "evaluation_scores": "score",
 }
@@ -73,7 +73,7 @@ class Odometer:
 
         self._before(doubles.Writer, "captions", lambda *_: self._add("request", 1))
         self._before(doubles.Writer, "questions", lambda *_: self._add("request", 1))
-        self._before(LatentDiffusion, "draw", lambda _, prompts, *__: self._add("picture", len(prompts)))
+        self._before(LatentDiffusion, "draw", lambda _, prompts, *__: self._add("image", len(prompts)))
         self._before(doubles.Brightness, "score", lambda _, items: self._add("score", len(items)))
         self._before(doubles.Asking, "score", lambda _, items: self._add("score", len(items)))
         self._before(loop, "_update", lambda *_: self._add("step", 1))

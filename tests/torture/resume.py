@@ -1,4 +1,4 @@
-"""A run of the paper's size, its candidates finished, of tiny pictures: when does new work begin, in what memory?"""
+"""A run of the paper's size, its candidates finished, of tiny images: when does new work begin, in what memory?"""
 
 import os
 import subprocess
@@ -89,7 +89,7 @@ def _typed(function: str, arguments: Sequence[str]) -> str:
 
 
 def typed(arguments: Sequence[str]) -> None:
-    """The command, with pictures of one pixel that take no time."""
+    """The command, with images of one pixel that take no time."""
     sys.exit(_run(arguments))
 
 
@@ -113,7 +113,7 @@ def until_work(arguments: Sequence[str]) -> None:
 
 
 def until_half(arguments: Sequence[str]) -> None:
-    """The command, until it has scored as many pictures as its last argument says, and what is scored is committed."""
+    """The command, until it has scored as many images as its last argument says, and what is scored is committed."""
     import doubles
 
     left = int(arguments[-1])

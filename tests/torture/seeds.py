@@ -8,7 +8,7 @@ from tests.torture.forks import at_once, command
 from tests.torture.rows import Row
 
 BATCHES = (8, 1, 3)
-"""The first is what the others are held against: all of a caption's pictures together."""
+"""The first is what the others are held against: all of a caption's images together."""
 WORKERS = (2, 4)
 
 
@@ -30,24 +30,24 @@ def attack(folder: Path, captions: int, jobs: int) -> list[Row]:
 
 
 def _row(name: str, first: dict[str, Any], other: dict[str, Any]) -> Row:
-    pictures = first["pictures"]
-    faults = () if pictures.keys() == other["pictures"].keys() else ("other pictures were drawn",)
-    apart = [_apart(pictures[key], other["pictures"][key]) for key in pictures if key in other["pictures"]]
+    images = first["images"]
+    faults = () if images.keys() == other["images"].keys() else ("other images were drawn",)
+    apart = [_apart(images[key], other["images"][key]) for key in images if key in other["images"]]
     flips = sum(first["pairs"].get(key) != other["pairs"].get(key) for key in first["pairs"] | other["pairs"])
     told = (
-        f"{sum(map(bool, apart))} of {len(apart)} pictures differ in a pixel, by {max(apart)} of 255 at most;"
+        f"{sum(map(bool, apart))} of {len(apart)} images differ in a pixel, by {max(apart)} of 255 at most;"
         f" {flips} of {len(first['pairs'])} pairs have another winner or loser"
     )
     return Row(f"seeds: {name}", len(apart), len(faults), told, faults)
 
 
 def _apart(one: str, two: str) -> int:
-    """The largest difference of a pixel's channel; the pictures are raw, in hex."""
+    """The largest difference of a pixel's channel; the images are raw, in hex."""
     return max(abs(a - b) for a, b in zip(bytes.fromhex(one), bytes.fromhex(two), strict=True))
 
 
 def _drawn(run: Path, captions: int, way: Callable[[], None], settings: Sequence[str]) -> dict[str, Any]:
-    """The pictures by key, and by caption the keys of winner and loser."""
+    """The images by key, and by caption the keys of winner and loser."""
     few = [f"captions.count={captions}", "captions.held_out=0", *settings]
     arguments = ["run", "shapes", "--out", str(run), "--until", "pairs"]
     ended = command([*arguments, *(word for each in few for word in ("--set", each))], way)
@@ -58,11 +58,11 @@ def _drawn(run: Path, captions: int, way: Callable[[], None], settings: Sequence
     from agfsync.store import Run
 
     with Run.open(run) as opened:
-        pictures = {
+        images = {
             c.key: decode_image(c.image).convert("RGB").tobytes().hex() for c in opened.read("candidates", Candidate)
         }
         pairs = {pair.caption_key: [pair.winner_key, pair.loser_key] for pair in opened.read("pairs", Pair)}
-    return {"pictures": pictures, "pairs": pairs}
+    return {"images": images, "pairs": pairs}
 
 
 def _draw_by(size: int) -> None:

@@ -32,10 +32,10 @@ def test_winners_come_first_and_losers_under_the_same_prompts(pairs: EncodedPair
     assert torch.equal(batch.conditioning[name], pairs.conditioning[name][[1, 1, 1, 1]])
 
 
-def test_what_is_told_of_pictures_is_each_ones_own_and_stands_for_the_prompts(pairs: EncodedPairs) -> None:
+def test_what_is_told_of_images_is_each_ones_own_and_stands_for_the_prompts(pairs: EncodedPairs) -> None:
     (name,) = pairs.conditioning
     sizes = torch.arange(10.0).view(10, 1)
-    told = replace(pairs, pictures={"sizes": sizes, name: torch.zeros(10, 2)})
+    told = replace(pairs, image_conditioning={"sizes": sizes, name: torch.zeros(10, 2)})
     batch = told.make_batch(torch.tensor([4, 1]), CPU, dropped=torch.tensor([True, False]))
     assert torch.equal(batch.conditioning["sizes"], sizes[[4, 1, 9, 6]])
     assert torch.equal(batch.conditioning[name], torch.zeros(4, 2))
@@ -52,11 +52,11 @@ def test_latents_come_back_as_they_lay_in_memory(
     assert kept.latents_ICHW.stride() == latents.stride()
 
 
-def test_a_cache_without_the_pictures_part_counts_as_none(pairs: EncodedPairs, tmp_path: Path) -> None:
+def test_a_cache_without_a_format_counts_as_none(pairs: EncodedPairs, tmp_path: Path) -> None:
     path = tmp_path / "images.safetensors"
-    replace(pairs, pictures={"sizes": torch.arange(10.0)}).save(path, "a")
+    replace(pairs, image_conditioning={"sizes": torch.arange(10.0)}).save(path, "a")
     kept, raw = EncodedPairs.load(path, "a"), read_tensors(path)
-    assert kept is not None and torch.equal(kept.pictures["sizes"], torch.arange(10.0))
+    assert kept is not None and torch.equal(kept.image_conditioning["sizes"], torch.arange(10.0))
     assert raw is not None
     write_tensors(path, raw.tensors, {"digest": "a"})
     assert EncodedPairs.load(path, "a") is None

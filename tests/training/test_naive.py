@@ -1,6 +1,6 @@
 """A second implementation, as plain as can be, with which losses and gradients agree.
 
-Pictures and captions of one pair at a time are encoded where they are used, by diffusers' own pipeline; the reference
+Images and captions of one pair at a time are encoded where they are used, by diffusers' own pipeline; the reference
 is a deep copy; noising is the scheduler's; each image goes through each network by itself; and the losses are written
 out as in their papers.
 """
@@ -55,14 +55,14 @@ def pipe(model: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(model, use_safetensors=True)
 
 
-def pictures(seed: int, darkest: int, brightest: int) -> list[Image.Image]:
+def draw_images(seed: int, darkest: int, brightest: int) -> list[Image.Image]:
     source = torch.Generator().manual_seed(seed)
     pixels = torch.randint(darkest, brightest, (PAIRS, 16, 16, 3), generator=source, dtype=torch.uint8)
     return [Image.fromarray(each.numpy()) for each in pixels]
 
 
-# Far apart: of like pictures the gradients all but cancel, and what is left is rounding.
-WINNERS, LOSERS = pictures(1, 160, 256), pictures(2, 0, 96)
+# Far apart: of like images the gradients all but cancel, and what is left is rounding.
+WINNERS, LOSERS = draw_images(1, 160, 256), draw_images(2, 0, 96)
 
 
 class Naive:
@@ -93,9 +93,9 @@ class Naive:
             return BETA**2 * (ratio - 1 / (2 * BETA)) ** 2
         return torch.clamp(1 - BETA * ratio, min=0)
 
-    def log_ratio(self, picture: Image.Image, row: int) -> Tensor:
+    def log_ratio(self, image: Image.Image, row: int) -> Tensor:
         """-(m - m^ref) / 2, times the weight of the timestep."""
-        clean, text = self.encode(picture, row)
+        clean, text = self.encode(image, row)
         change = self.error(self.trained, clean, text, row) - self.error(self.base, clean, text, row).detach()
         return -change / 2 * self.weight(NOISE.times_P[row])
 
@@ -113,9 +113,9 @@ class Naive:
         return F.mse_loss(predicted, wanted)
 
     @torch.no_grad()
-    def encode(self, picture: Image.Image, row: int) -> tuple[Tensor, Tensor]:
-        """Encode a picture and its caption, for both networks."""
-        latents = self.pipe.vae.encode(to_tensor([picture])).latent_dist.mode() * self.pipe.vae.config.scaling_factor
+    def encode(self, image: Image.Image, row: int) -> tuple[Tensor, Tensor]:
+        """Encode an image and its caption, for both networks."""
+        latents = self.pipe.vae.encode(to_tensor([image])).latent_dist.mode() * self.pipe.vae.config.scaling_factor
         return latents, self.pipe.encode_prompt(PROMPTS[row], "cpu", 1, False)[0]
 
     def weight(self, timestep: Tensor) -> float:

@@ -115,7 +115,7 @@ def test_damaged_weights_are_told_in_one_line(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="step-0000002.* is damaged or gone: delete .*to train from the start") as caught:
+    with pytest.raises(StoreError, match="step-0000002.* is damaged or gone: delete .*from the start") as caught:
         best.find(4)
     assert "\n" not in str(caught.value)
 

@@ -34,9 +34,9 @@ _FLAGGED = re.compile(r"moderat|flagged|content (?:policy|filter)|safety", re.IG
 
 _FRAME_TOKENS = 200
 """TokenCount that a server may put around the messages."""
-_INLINE_PICTURE = re.compile(r'data:image/[^"]*')
-_MOST_PICTURE_TOKENS, _USUAL_PICTURE_TOKENS = 50_000, 1000
-"""TokenCount of an inline picture, at most and usually: its bytes don't tell."""
+_INLINE_IMAGE = re.compile(r'data:image/[^"]*')
+_MOST_IMAGE_TOKENS, _USUAL_IMAGE_TOKENS = 50_000, 1000
+"""TokenCount of an inline image, at most and usually: its bytes don't tell."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 """Seconds before a request that failed under status 200 is repeated, as the openai package waits for others."""
 
@@ -307,7 +307,7 @@ def _read_body(text: str, limit: int) -> Reply:
 
 def _estimate_tokens(arguments: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of tokens of a request, at most and probably."""
-    text, pictures = _INLINE_PICTURE.subn("", json.dumps(arguments))
+    text, images = _INLINE_IMAGE.subn("", json.dumps(arguments))
     # A token is at least a byte.
-    most = len(text) + _FRAME_TOKENS + pictures * _MOST_PICTURE_TOKENS
-    return most, len(text) // 4 + pictures * _USUAL_PICTURE_TOKENS
+    most = len(text) + _FRAME_TOKENS + images * _MOST_IMAGE_TOKENS
+    return most, len(text) // 4 + images * _USUAL_IMAGE_TOKENS

@@ -221,7 +221,7 @@ def judge_command(
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure how often scorers prefer the preferred picture of pairs, or answer questions rightly."""
+    """Measure how often scorers prefer the preferred image of pairs, or answer questions rightly."""
     from agfsync.commands.answers import judge_answers
     from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
     from agfsync.engine.progress import make_progress

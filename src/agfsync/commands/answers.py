@@ -17,15 +17,15 @@ from agfsync.engine.batch_fitting import BatchFit, release_memory
 from agfsync.engine.progress import Progress
 from agfsync.errors import FormatError, RecipeError
 from agfsync.files.images import BrokenImageError
-from agfsync.formats import AnsweredPicture, LeftOut, LeftOutTally
-from agfsync.formats.pairing import picture_key, read_picture
+from agfsync.formats import AnsweredImage, LeftOut, LeftOutTally
+from agfsync.formats.pairing import image_key, read_image
 from agfsync.formats.sources import read_answers
 from agfsync.language.text import oppose_question
 from agfsync.pipeline import read_recipe
 from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, derive_seed, digest
 from agfsync.scorers import Scorer, TruthTeller
-from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
+from agfsync.scorers.batch import ImageToScore, decode_images, score_images
 from agfsync.stages.context import asks_questions, knows_truth
 from agfsync.statistics.calibration import KnownAnswer, OpposedAnswers, describe_answers, describe_yes_bias
 from agfsync.store import RECIPE, Run
@@ -120,15 +120,13 @@ def _ask_questions(
     scorer: Scorer, name: str, images: Sequence[QuestionsOnImage]
 ) -> tuple[dict[str, dict[str, float]], Counter[str]]:
     """Return P(yes) by image and question, and the reasons for images without answers."""
-    opened = open_pictures([image.file for image in images])
+    opened = decode_images([image.file for image in images])
     shown = [
-        PictureToScore(
-            image.key, image.key, image.prompt, tuple(q for couple in image.couples for q in couple), picture
-        )
-        for image, picture in zip(images, opened, strict=True)
+        ImageToScore(image.key, image.key, image.prompt, tuple(q for couple in image.couples for q in couple), decoded)
+        for image, decoded in zip(images, opened, strict=True)
         if image.couples
     ]
-    scored = BatchFit(max(1, len(shown))).over(shown, lambda some: list(score_pictures(scorer, name, some)))
+    scored = BatchFit(max(1, len(shown))).over(shown, lambda some: list(score_images(scorer, name, some)))
     answers = {s.score.key: {a.question_key: a.p_yes for a in s.score.answers} for s in scored if s.score.answers}
     return answers, Counter(each.score.reason for each in scored if each.score.reason is not None)
 
@@ -138,7 +136,7 @@ def _count_images(path: Path, split: str, limit: int | None) -> int:
         with Run.open(path) as run:
             there = sum(1 for _ in run.rows("candidates", ["key"]))
     else:
-        there = sum(isinstance(found, AnsweredPicture) for found in read_answers(path, split))
+        there = sum(isinstance(found, AnsweredImage) for found in read_answers(path, split))
     return there if limit is None else min(there, limit)
 
 
@@ -149,14 +147,14 @@ def _read_table(path: Path, split: str, tally: LeftOutTally) -> Iterator[Questio
             tally.add(found)
             continue
         try:
-            file = read_picture(found.picture)
+            file = read_image(found.image)
         except BrokenImageError as failure:
             tally.add(LeftOut(str(failure), found.where))
         else:
-            yield _make_questions(picture_key("", file), file, found)
+            yield _make_questions(image_key("", file), file, found)
 
 
-def _make_questions(key: str, file: bytes, found: AnsweredPicture) -> QuestionsOnImage:
+def _make_questions(key: str, file: bytes, found: AnsweredImage) -> QuestionsOnImage:
     couples: list[tuple[Question, Question]] = []
     truths: dict[str, bool] = {}
     for each in found.questions:

@@ -92,7 +92,7 @@ def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
     return {
         "captions": public_name(source or _name_writer(recipe.captions)),
         "questions": f"{public_name(source)} where it has any, else {author}" if source else author,
-        "pictures": public_name(given) if given else ", ".join(map(public_name, models)),
+        "images": public_name(given) if given else ", ".join(map(public_name, models)),
         "preferred by": f"the pair set {public_name(given)}" if given else recipe.pairs.criterion,
         "program": f"agfsync {__version__}",
         "made": finished.ended,
@@ -128,7 +128,7 @@ def _read_pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[Wri
     of_caption = Counter(row["caption_key"] for row in run.rows("pairs", ["caption_key"]))
     if wanted - units.keys() or of_caption.keys() - captions.keys():
         raise RunError(
-            f"{run.path}: its captions or pictures were regenerated since its pairs: type `agfsync run` with"
+            f"{run.path}: its captions or images were regenerated since its pairs: type `agfsync run` with"
             f" --out {run.path}, then export again"
         )
     pairs = run.read("pairs", Pair)

@@ -9,7 +9,7 @@ from typing import Any
 
 from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, Format, LeftOut, LeftOutTally, PairSet, Preference, PromptFile, format_places
-from agfsync.formats.pairing import SAME_PICTURE, Judgements, RepeatRule, picture_key, read_pictures
+from agfsync.formats.pairing import SAME_IMAGE, Judgements, RepeatRule, image_key, read_pair_images
 from agfsync.formats.sources import read_pairs, read_prompts, recognise_format
 from agfsync.recipe import load_recipe
 from agfsync.records import Caption
@@ -124,11 +124,11 @@ def _count_pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule
 def _add_preference(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
     """Enter a preference and the category of its images, or return why it is none."""
     try:
-        winner, loser = (intern(picture_key(found.prompt, picture)) for picture in read_pictures(found))
+        winner, loser = (intern(image_key(found.prompt, image)) for image in read_pair_images(found))
     except BrokenImageError as failure:
         return str(failure)
     if winner == loser:
-        return SAME_PICTURE
+        return SAME_IMAGE
     judged.add(winner, loser)
     categories[winner] = categories[loser] = found.category
     return ""

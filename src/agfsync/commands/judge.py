@@ -16,7 +16,7 @@ from agfsync.engine.progress import Progress
 from agfsync.errors import FormatError, RecipeError
 from agfsync.files.images import BrokenImageError
 from agfsync.formats import TIE, LeftOut, LeftOutTally, Preference
-from agfsync.formats.pairing import SAME_PICTURE, picture_key, read_pictures
+from agfsync.formats.pairing import SAME_IMAGE, image_key, read_pair_images
 from agfsync.formats.sources import read_pairs
 from agfsync.recipe import ScorerSettings, load_recipe, resolve_recipe
 from agfsync.recipe.types import find_settings
@@ -126,13 +126,13 @@ def _read_pairs(path: Path, split: str, tally: LeftOutTally) -> Iterator[PairToJ
             tally.add(LeftOut(found.reason, found.where, failed=False))
         else:
             try:
-                files = read_pictures(found)
+                files = read_pair_images(found)
             except BrokenImageError as failure:
                 tally.add(LeftOut(str(failure), found.where))
                 continue
-            winner, loser = (picture_key(found.prompt, file) for file in files)
+            winner, loser = (image_key(found.prompt, file) for file in files)
             if winner == loser:
-                tally.add(LeftOut(SAME_PICTURE, found.where, failed=False))
+                tally.add(LeftOut(SAME_IMAGE, found.where, failed=False))
                 continue
             labelled = LabelledPair(found.prompt, winner, loser)
             yield PairToJudge(labelled, found.prompt, {winner: files[0], loser: files[1]})

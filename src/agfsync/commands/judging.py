@@ -17,7 +17,7 @@ from agfsync.recipe import ScorerSettings
 from agfsync.recipe.scorers import PairwiseSettings
 from agfsync.records import Caption, Question, Vote, derive_seed
 from agfsync.scorers import Scorer, Unscored
-from agfsync.scorers.batch import PictureToScore, open_pictures, score_pictures
+from agfsync.scorers.batch import ImageToScore, decode_images, score_images
 from agfsync.scorers.pairwise import Ballot, Match, PairwiseJudge
 from agfsync.stages.evaluation.votes import decide_winner, measure_position
 from agfsync.stages.selection import digest_judge
@@ -178,12 +178,12 @@ class ImageRecord:
         """Score those images of the pairs that have no value yet."""
         self.pairs += [each.labelled for each in pairs]
         new = {key: (each, file) for each in pairs for key, file in each.files.items() if key not in self.values}
-        images = open_pictures([file for _, file in new.values()])
+        images = decode_images([file for _, file in new.values()])
         shown = [
-            PictureToScore(key, key, pair.prompt, pair.questions, image)
+            ImageToScore(key, key, pair.prompt, pair.questions, image)
             for (key, (pair, _)), image in zip(new.items(), images, strict=True)
         ]
-        for said in BatchFit(max(1, len(shown))).over(shown, lambda some: score_pictures(self.scorer, self.name, some)):
+        for said in BatchFit(max(1, len(shown))).over(shown, lambda some: score_images(self.scorer, self.name, some)):
             self.values[said.score.key] = float("nan") if said.score.value is None else said.score.value
             if said.score.reason is not None:
                 self.reasons[said.score.reason] += 1
@@ -215,7 +215,7 @@ class PairwiseRecord:
         games: list[tuple[Vote, Match | Unscored]] = []
         for pair in pairs:
             labelled = pair.labelled
-            images = open_pictures([pair.files[labelled.first], pair.files[labelled.second]])
+            images = decode_images([pair.files[labelled.first], pair.files[labelled.second]])
             for ask in self.asks:
                 for first, shown in ((_WINNER, images), (_LOSER, images[::-1])):
                     vote = Vote("", "", labelled.prompt, ask, first, None)
@@ -242,7 +242,7 @@ class PairwiseRecord:
         }
 
     def measure_positions(self, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-        """Return the share of choices of the picture shown `first`, with its 95 % interval over prompts, by ask."""
+        """Return the share of choices of the image shown `first`, with its 95 % interval over prompts, by ask."""
         found: dict[str, dict[str, Any]] = {}
         for ask, pairs in self.votes.items():
             by_prompt: dict[str, list[Vote]] = defaultdict(list)

@@ -78,7 +78,7 @@ def load_batch_fit(run: Path, what: str, source: str, batch: int, progress: Prog
     def remember(size: int) -> None:
         entry = {"what": what, "of": batch, "fit": size}
         write_atomic(run / MEMORY, json.dumps(_read_entries(run) | {key: entry}, indent=1).encode())
-        progress.say(f"{what}: out of memory: {size} pictures at a time instead of {batch}; {MEMORY} remembers it")
+        progress.say(f"{what}: out of memory: {size} images at a time instead of {batch}; {MEMORY} remembers it")
 
     known = _read_entries(run).get(key, {}).get("fit")
     return BatchFit(min(known, batch) if isinstance(known, int) and known > 0 else batch, remember)

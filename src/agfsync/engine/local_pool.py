@@ -17,9 +17,9 @@ from agfsync.engine.packages import mute_libraries
 from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.recipe import Engine
 
-CONTEXT = get_context("forkserver" if sys.platform == "linux" else "spawn")
-"""On Linux, workers are forks of one process that only imports: they start at once, and share its memory. A fork of this
-process itself could use neither CUDA nor torch's threads, and elsewhere a fork can break the system's libraries."""
+START_METHOD = get_context("forkserver") if sys.platform == "linux" else get_context("spawn")
+"""On Linux, workers are forks of one process that only imports, so that they start at once. A fork of this process itself
+could use neither CUDA nor torch's threads; elsewhere a fork can break the system's libraries."""
 PRELOADED = ("agfsync.engine.worker", "agfsync.models.latent_model")
 """The modules that the process to be forked imports, besides that of the first job."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -76,11 +76,11 @@ class ProcessHandle:
     """A process that answers one call at a time; it ends with this process."""
 
     def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
-        self._ours, theirs = CONTEXT.Pipe()
+        self._ours, theirs = START_METHOD.Pipe()
         current = {**os.environ, **environment}  # a fork has the environment of the first one's start
         threads = environment.get(THREADS)
-        self._process = CONTEXT.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
-        CONTEXT.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
+        self._process = START_METHOD.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
+        START_METHOD.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
         with _hidden_main():
             self._process.start()
         theirs.close()

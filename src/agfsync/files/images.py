@@ -101,7 +101,7 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise BrokenImageError(f"broken image: {width} x {height} is more than {MOST_PIXELS} pixels")
     if max(width, height) > _MOST_SLENDER * min(width, height):
-        raise BrokenImageError(f"broken image: {width} x {height} is too slender for a picture")
+        raise BrokenImageError(f"broken image: {width} x {height} is too slender for an image")
 
 
 def _check_kind(image: Image.Image, data: bytes) -> None:

@@ -15,17 +15,17 @@ from agfsync.records import Annotation, AnswerWord, Caption, ElementType, Questi
 UNCATEGORISED = "uncategorised"
 """The category of a prompt whose file gives it none."""
 TIE = "tie"
-"""The reason why a pair with no preferred picture is left out."""
+"""The reason why a pair with no preferred image is left out."""
 
-PictureFile = bytes | Path
-"""A picture's encoded file, or its path, so that a reader that needs no pictures reads none."""
+ImageSource = bytes | Path
+"""An image's encoded file, or its path, so that a reader that needs no images reads none."""
 
 _PLACES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A question on a prompt, with the answer that a faithful picture gives; for its fields see `Question`."""
+    """A question on a prompt, with the answer that a faithful image gives; for its fields see `Question`."""
 
     text: str
     answer: str
@@ -48,18 +48,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The preferred one of two pictures of a prompt, and the other; `where` is their place, for messages."""
+    """The preferred one of two images of a prompt, and the other; `where` is their place, for messages."""
 
     prompt: str
-    winner: PictureFile
-    loser: PictureFile
+    winner: ImageSource
+    loser: ImageSource
     category: str = UNCATEGORISED
     where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NoPreference:
-    """Two pictures of a prompt that make no pair, for `reason`; `where` is their place, for messages."""
+    """Two images of a prompt that make no pair, for `reason`; `where` is their place, for messages."""
 
     prompt: str
     reason: str = TIE
@@ -119,7 +119,7 @@ PairItem = Preference | NoPreference | LeftOut
 
 @dataclass(frozen=True, slots=True)
 class WrittenPair:
-    """A pair of a run for export: pictures as encoded files, and the names of the models that drew them.
+    """A pair of a run for export: images as encoded files, and the names of the models that drew them.
 
     `margin` is above 0 unless the pair is a tie. `of_prompt` is the number of pairs that the run has of this prompt.
     """
@@ -157,7 +157,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A run for export. `pairs` can be iterated once: pictures are read as they are needed.
+    """A run for export. `pairs` can be iterated once: images are read as they are needed.
 
     `created` is the time at which the pairs were made (ISO 8601); `made_with` names the models, for people.
     `selected_by` are the scorers that chose the pairs, for programs; None if they aren't known.
@@ -208,7 +208,7 @@ class PairSet(Format, Protocol):
     """A format that holds pairs."""
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield every pair of pictures, ties included, and everything that isn't read; the pictures aren't checked.
+        """Yield every pair of images, ties included, and everything that isn't read; the images aren't checked.
 
         Args:
             split: one of a folder with several; empty: its train split (see `paths.take_split`).
@@ -224,7 +224,7 @@ class PairWriter(Format, Protocol):
     """A format for the pairs of a run."""
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Fill the empty `folder`; memory holds a few pictures at a time.
+        """Fill the empty `folder`; memory holds a few images at a time.
 
         Returns:
             How many `pairs` the folder holds, and how many `ties` were dropped.
@@ -234,7 +234,7 @@ class PairWriter(Format, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """A yes/no question on a picture with its true answer; `opposite` asks it the other way round, or is empty."""
+    """A yes/no question on an image with its true answer; `opposite` asks it the other way round, or is empty."""
 
     text: str
     answer: AnswerWord
@@ -243,20 +243,20 @@ class AnsweredQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredPicture:
-    """A picture with questions whose true answers are known; `where` is its place, for messages."""
+class AnsweredImage:
+    """An image with questions whose true answers are known; `where` is its place, for messages."""
 
-    picture: PictureFile
+    image: ImageSource
     questions: tuple[AnsweredQuestion, ...]
     where: str = field(default="", compare=False)
 
 
 @runtime_checkable
 class AnswerSet(Format, Protocol):
-    """A format that holds questions on pictures with their true answers."""
+    """A format that holds questions on images with their true answers."""
 
-    def answers(self, path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
-        """Yield the pictures with their questions, and everything that isn't read; the pictures aren't checked.
+    def answers(self, path: Path, split: str = "") -> Iterator[AnsweredImage | LeftOut]:
+        """Yield the images with their questions, and everything that isn't read; the images aren't checked.
 
         Raises:
             FormatError: the file isn't what the format says, and where; or it has no such split.

@@ -1,18 +1,18 @@
-"""Questions on pictures with their true answers, to test judges with: a table with a row for each question.
+"""Questions on images with their true answers, to test judges with: a table with a row for each question.
 
     image,question,answer,element_type
     1.png,Is there a dog?,yes,animal
     1.png,Is the dog brown?,no,color
 
-A column `opposite` may hold each question asked the other way round. Pictures lie next to the file.
+A column `opposite` may hold each question asked the other way round. Images lie next to the file.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from agfsync.formats import AnsweredPicture, AnsweredQuestion, LeftOut
-from agfsync.formats.columns import ROWS_WITH_PICTURES, column_rows, has_columns
-from agfsync.formats.pairing import parse_picture
+from agfsync.formats import AnsweredImage, AnsweredQuestion, LeftOut
+from agfsync.formats.columns import ROWS_WITH_IMAGES, column_rows, has_columns
+from agfsync.formats.pairing import parse_image
 from agfsync.formats.paths import take_split
 from agfsync.formats.reading import (
     Row,
@@ -55,8 +55,8 @@ class AnswerTable:
         names = read_header(path) if reader is read_table else peek_row(reader(path)).keys()
         return names >= set(_NEEDED)
 
-    def answers(self, path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
-        """Yield the pictures; neighbouring rows with the same one belong together."""
+    def answers(self, path: Path, split: str = "") -> Iterator[AnsweredImage | LeftOut]:
+        """Yield the images; neighbouring rows with the same one belong together."""
         for found in group_rows(_read_table(path, split), lambda row: str(row.get("image"))):
             if isinstance(found, LeftOut):
                 yield found
@@ -68,17 +68,15 @@ class AnswerTable:
                 else:
                     questions.append(each)
             first = found[1][0]
-            pictures = read_rows([first], lambda row: [parse_picture(row.get("image"), row.file.parent, path)])
-            for picture in pictures if questions else ():
-                yield (
-                    picture if isinstance(picture, LeftOut) else AnsweredPicture(picture, tuple(questions), first.where)
-                )
+            images = read_rows([first], lambda row: [parse_image(row.get("image"), row.file.parent, path)])
+            for image in images if questions else ():
+                yield (image if isinstance(image, LeftOut) else AnsweredImage(image, tuple(questions), first.where))
 
 
 def _read_table(path: Path, split: str) -> Rows:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        return column_rows(path, _COLUMNS, split, _NEEDED, ROWS_WITH_PICTURES)
+        return column_rows(path, _COLUMNS, split, _NEEDED, ROWS_WITH_IMAGES)
     take_split(path, [("", path)], split)
     return reader(path)
 

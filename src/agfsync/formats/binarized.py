@@ -1,4 +1,4 @@
-"""Binarized preferences, as in open-image-preferences-v1-binarized: a chosen and a rejected picture in each row."""
+"""Binarized preferences, as in open-image-preferences-v1-binarized: a chosen and a rejected image in each row."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import Dataset, PairItem, Preference, WrittenPair
-from agfsync.formats.columns import ROWS_WITH_PICTURES, column_rows, has_columns
-from agfsync.formats.pairing import parse_picture
+from agfsync.formats.columns import ROWS_WITH_IMAGES, column_rows, has_columns
+from agfsync.formats.pairing import parse_image
 from agfsync.formats.reading import Row, get_category, read_rows, require_text
 from agfsync.formats.writing import name_selectors, write_pairs
 from agfsync.records import IMAGE
@@ -39,8 +39,8 @@ class Binarized:
         return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the chosen picture of each row against the rejected one."""
-        rows = column_rows(path, (*_NEEDED, "category"), split, _NEEDED, ROWS_WITH_PICTURES)
+        """Yield the chosen image of each row against the rejected one."""
+        rows = column_rows(path, (*_NEEDED, "category"), split, _NEEDED, ROWS_WITH_IMAGES)
         return read_rows(rows, lambda row: [_read_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
@@ -63,5 +63,5 @@ def make_binarized_row(pair: WrittenPair, number: int) -> dict[str, Any]:
 
 
 def _read_pair(row: Row, path: Path) -> Preference:
-    chosen, rejected = (parse_picture(row.get(name), row.file.parent, path) for name in ("chosen", "rejected"))
+    chosen, rejected = (parse_image(row.get(name), row.file.parent, path) for name in ("chosen", "rejected"))
     return Preference(require_text(row, "prompt"), chosen, rejected, get_category(row, "category"), row.where)

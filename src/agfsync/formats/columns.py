@@ -13,11 +13,11 @@ from agfsync.formats import LeftOut
 from agfsync.formats.paths import read_split, split_of, walk_files
 from agfsync.formats.reading import Row, Rows, format_errors
 
-ROWS_WITH_PICTURES = 16
-"""Rows with pictures in memory at a time."""
+ROWS_WITH_IMAGES = 16
+"""Rows with images in memory at a time."""
 TABLE_ENDINGS = {".parquet", ".pq", ".arrow", ".feather"}
 _ROWS = 1000
-"""Rows without pictures in memory at a time."""
+"""Rows without images in memory at a time."""
 _BUFFER = 1 << 20
 """Bytes of a Parquet column read at a time; without it a whole row group's are."""
 _FILES_TRIED = 8

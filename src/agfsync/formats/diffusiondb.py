@@ -1,4 +1,4 @@
-"""DiffusionDB: the metadata of pictures that people have drawn, a row for each picture with its prompt."""
+"""DiffusionDB: the metadata of images that people have drawn, a row for each image with its prompt."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ class DiffusionDB:
     title = "DiffusionDB"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a table with DiffusionDB's columns of a picture, its prompt and the prompt's safety."""
+        """Return True for a table with DiffusionDB's columns of an image, its prompt and the prompt's safety."""
         return has_columns(path, ("image_name", *_COLUMNS))
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompt of each picture, without the unsafe ones; people draw a prompt several times."""
+        """Yield the prompt of each image, without the unsafe ones; people draw a prompt several times."""
         return read_rows(column_rows(path, _COLUMNS, split, _COLUMNS), _read_row)
 
 

@@ -1,4 +1,4 @@
-"""Two folders of pictures, winners and losers, paired by their names.
+"""Two folders of images, winners and losers, paired by their names.
 
 FOLDER/winner/cat.png  FOLDER/loser/cat.png   and the prompt in FOLDER/winner/cat.txt, or .caption, or in a row of
                                               FOLDER/metadata.csv or .jsonl (file_name, text, and perhaps category)
@@ -17,7 +17,7 @@ from agfsync.formats.image_folder import (
     METADATA_FILES,
     MetadataRow,
     index_metadata,
-    is_picture_name,
+    is_image_name,
     plain_path,
     read_caption_file,
     strip_ending,
@@ -37,8 +37,8 @@ SIDE_NAMES = (
     ("positive", "negative"),
 )
 """Names of the two folders, in any case; the names of one line are preferred to any other two."""
-NO_PROMPT = "no prompt: neither a .txt or .caption next to the picture nor a row in metadata.csv or metadata.jsonl"
-AMBIGUOUS = "several pictures of one name: which belong together can't be told"
+NO_PROMPT = "no prompt: neither a .txt or .caption next to the image nor a row in metadata.csv or metadata.jsonl"
+AMBIGUOUS = "several images of one name: which belong together can't be told"
 
 _DEEPEST = 3
 """Folders between FOLDER and that of the winners."""
@@ -54,7 +54,7 @@ class Folders:
         return path.is_dir() and next(_find_sides(path), None) is not None
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs of equal names, and the pictures, captions and rows that belong to none."""
+        """Yield the pairs of equal names, and the images, captions and rows that belong to none."""
         sides = {side: (folder, number) for folder, both in _find_sides(path) for number, side in enumerate(both)}
         groups: dict[tuple[Path, str], _Group] = {}
         metadata: dict[str, MetadataRow] = {}
@@ -63,19 +63,19 @@ class Folders:
             is_caption = file.suffix.lower() in CAPTION_ENDINGS
             if file.name.lower() in METADATA_FILES:
                 yield from index_metadata(file, path, metadata)
-            elif side is None or not (is_caption or is_picture_name(file)):
-                reason = "a picture of neither side" if is_picture_name(file) else "neither picture nor prompt"
+            elif side is None or not (is_caption or is_image_name(file)):
+                reason = "an image of neither side" if is_image_name(file) else "neither image nor prompt"
                 yield LeftOut(reason, plain_path(file.relative_to(path)), failed=False)
             else:
                 folder, number = sides[side]
                 name = plain_path(strip_ending(PurePosixPath(file.relative_to(side).as_posix())))
                 group = groups.setdefault((folder, name), _Group(path, folder, name))
-                (group.captions if is_caption else group.pictures)[number].append(file)
+                (group.captions if is_caption else group.images)[number].append(file)
         for group in groups.values():
             group.find_rows(metadata)
         yield from _pair_split(path, [groups[key] for key in sorted(groups)], split)
         unused = (row for row in metadata.values() if not row.used)
-        yield from (LeftOut("a row on a picture that isn't there", row.where) for row in unused)
+        yield from (LeftOut("a row on an image that isn't there", row.where) for row in unused)
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class _Group:
     root: Path
     folder: Path
     name: str
-    pictures: tuple[list[Path], list[Path]] = field(default_factory=lambda: ([], []))
+    images: tuple[list[Path], list[Path]] = field(default_factory=lambda: ([], []))
     captions: tuple[list[Path], list[Path]] = field(default_factory=lambda: ([], []))
     rows: dict[Path, MetadataRow] = field(default_factory=dict)
 
@@ -94,58 +94,58 @@ class _Group:
         return plain_path(file.relative_to(self.root))
 
     def find_rows(self, metadata: dict[str, MetadataRow]) -> None:
-        """Find the pictures' rows: by the picture's path, else by its name in the folder, with or without ending."""
+        """Find the images' rows: by the image's path, else by its name in the folder, with or without ending."""
         folder = PurePosixPath(plain_path(self.folder.relative_to(self.root)))
-        for picture in (*self.pictures[0], *self.pictures[1]):
-            path = PurePosixPath(self.place(picture))
-            for name in (path, strip_ending(path), folder / f"{self.name}{picture.suffix}", folder / self.name):
+        for image in (*self.images[0], *self.images[1]):
+            path = PurePosixPath(self.place(image))
+            for name in (path, strip_ending(path), folder / f"{self.name}{image.suffix}", folder / self.name):
                 if (row := metadata.get(plain_path(name))) is not None:
                     row.used = True
-                    self.rows.setdefault(picture, row)
+                    self.rows.setdefault(image, row)
 
-    def prompt(self, picture: Path) -> tuple[str, str]:
-        """Return a picture's prompt and category: from its row, else another row of the group, else a caption file."""
-        if row := self.rows.get(picture) or next(iter(self.rows.values()), None):
+    def prompt(self, image: Path) -> tuple[str, str]:
+        """Return an image's prompt and category: from its row, else another row of the group, else a caption file."""
+        if row := self.rows.get(image) or next(iter(self.rows.values()), None):
             return row.prompt, row.category
         # Reversed, .txt comes before .caption.
         files = [*reversed(self.captions[0]), *self.captions[1]]
-        # Two pictures of one name may each have a caption file by their whole name.
-        files.sort(key=lambda file: file.stem != picture.name)
+        # Two images of one name may each have a caption file by their whole name.
+        files.sort(key=lambda file: file.stem != image.name)
         return next((text for file in files if (text := read_caption_file(file))), ""), UNCATEGORISED
 
     def pairs(self) -> Iterator[PairItem]:
-        """Yield the pairs, and the pictures and captions that belong to none."""
-        pairs, winners, losers = _match(*self.pictures)
+        """Yield the pairs, and the images and captions that belong to none."""
+        pairs, winners, losers = _match(*self.images)
         for winner, loser in pairs:
             text, category = self.prompt(winner)
             where = self.place(winner)
             yield Preference(text, winner, loser, category, where) if text else LeftOut(NO_PROMPT, where)
         for lonely, side, other in ((winners, "winner", "loser"), (losers, "loser", "winner")):
-            for picture in lonely:
+            for image in lonely:
                 reason = AMBIGUOUS if winners and losers else f"a {side} without a {other} of its name"
-                text, category = self.prompt(picture)
-                yield NoPreference(text, reason, category, self.place(picture))
-        if not any(self.pictures):
+                text, category = self.prompt(image)
+                yield NoPreference(text, reason, category, self.place(image))
+        if not any(self.images):
             for caption in (*self.captions[0], *self.captions[1]):
-                yield LeftOut("a caption without a picture", self.place(caption), failed=False)
+                yield LeftOut("a caption without an image", self.place(caption), failed=False)
 
 
 def _pair_split(root: Path, groups: list[_Group], split: str) -> Iterator[PairItem]:
-    """Yield the pairs of `split`, and count the pictures of others."""
+    """Yield the pairs of `split`, and count the images of others."""
 
     def split_name(group: _Group) -> str:
         return split_of((*group.folder.relative_to(root).parts, *group.name.split("/")[:-1], ""))
 
     taken, others = take_split(root, ((split_name(group), group) for group in groups), split)
     for name, rest in others.items():
-        pictures = sum(len(each) for group in rest for each in group.pictures)
-        yield LeftOut(f"pictures of the split '{name}'" if name else "pictures of no split", "", pictures, failed=False)
+        images = sum(len(each) for group in rest for each in group.images)
+        yield LeftOut(f"images of the split '{name}'" if name else "images of no split", "", images, failed=False)
     for group in taken:
         yield from group.pairs()
 
 
 def _match(winners: list[Path], losers: list[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
-    """Return pairs of pictures of one name, those of equal endings first, and the pictures left on either side."""
+    """Return pairs of images of one name, those of equal endings first, and the images left on either side."""
     pairs: list[tuple[Path, Path]] = []
     keys: tuple[Callable[[Path], Any], ...] = (lambda p: p.name, lambda p: p.suffix.lower(), lambda p: None)
     for key in keys:

@@ -18,7 +18,7 @@ class GenEval:
         return is_lines and peek_row(read_json_lines(path)).keys() >= {"tag", "include", "prompt"}
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield the prompts without questions: an object detector checks what a picture must include."""
+        """Yield the prompts without questions: an object detector checks what an image must include."""
         return read_rows(
             read_json_lines(path), lambda row: [Prompt(require_text(row, "prompt"), get_category(row, "tag"))]
         )

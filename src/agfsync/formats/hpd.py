@@ -1,7 +1,7 @@
-"""HPD, both versions: JSON lists of prompts with pictures and what people preferred.
+"""HPD, both versions: JSON lists of prompts with images and what people preferred.
 
-Version 2 has train.json with two pictures and a preference for each prompt, and test.json with several ranked
-pictures. Version 1 has several pictures and the number of the preferred one.
+Version 2 has train.json with two images and a preference for each prompt, and test.json with several ranked
+images. Version 1 has several images and the number of the preferred one.
 
 Sources: https://github.com/tgxs002/HPSv2, https://github.com/tgxs002/align_sd
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.formats import UNCATEGORISED, NoPreference, PairItem, Preference
-from agfsync.formats.pairing import TOO_FEW_PICTURES, is_number, pair_by_rank
-from agfsync.formats.paths import locate_picture, read_split, split_of
+from agfsync.formats.pairing import TOO_FEW_IMAGES, is_number, pair_by_rank
+from agfsync.formats.paths import locate_image, read_split, split_of
 from agfsync.formats.reading import (
     Row,
     UnusableRow,
@@ -27,7 +27,7 @@ _COLUMNS = {"prompt", "file_path", "human_preference"}
 _RANKED_COLUMNS = {"prompt", "image_path", "rank"}
 _FILES = ("train.json", "test.json")
 _FILES_1 = ("preference_train.json", "preference_test.json", *_FILES)
-_PICTURES_FOLDER_1 = "preference_images"
+_IMAGES_FOLDER_1 = "preference_images"
 
 
 class HPDv2:
@@ -43,7 +43,7 @@ class HPDv2:
         )
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs; pictures lie next to the file, or in a folder with the file's name."""
+        """Yield the pairs; images lie next to the file, or in a folder with the file's name."""
         return _read_files(path, _FILES, split, _read_pairs)
 
 
@@ -58,7 +58,7 @@ class HPDv1:
         return any(row.keys() >= _COLUMNS and isinstance(row["human_preference"], int) for row in rows)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the preferred picture against each other one; they lie as HPDv2's do, or in preference_images."""
+        """Yield the preferred image against each other one; they lie as HPDv2's do, or in preference_images."""
         return _read_files(path, _FILES_1, split, _read_pairs_1)
 
 
@@ -82,25 +82,25 @@ def _read_pairs(row: Row) -> Iterator[Preference | NoPreference]:
     if "file_path" in row:
         names = require_list(row, "file_path")
         marks = require_list(row, "human_preference", len(names))
-        # The preferred picture (1) ranks before the other (0).
+        # The preferred image (1) ranks before the other (0).
         ranks = [-mark if is_number(mark) else None for mark in marks]
     else:
         names = require_list(row, "image_path")
         ranks = require_list(row, "rank", len(names))
     folders = (row.file.parent / row.file.stem, row.file.parent)
-    pictures = [locate_picture(name, *folders) for name in names]
-    return pair_by_rank(require_text(row, "prompt"), pictures, ranks, UNCATEGORISED, row.where)
+    images = [locate_image(name, *folders) for name in names]
+    return pair_by_rank(require_text(row, "prompt"), images, ranks, UNCATEGORISED, row.where)
 
 
 def _read_pairs_1(row: Row) -> Iterator[Preference | NoPreference]:
     names, best = require_list(row, "file_path"), row.get("human_preference")
     if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best < len(names):
-        raise UnusableRow("the number under 'human_preference' is none of its pictures'")
+        raise UnusableRow("the number under 'human_preference' is none of its images'")
     folder = row.file.parent
-    pictures = [locate_picture(name, folder / row.file.stem, folder, folder / _PICTURES_FOLDER_1) for name in names]
+    images = [locate_image(name, folder / row.file.stem, folder, folder / _IMAGES_FOLDER_1) for name in names]
     prompt = require_text(row, "prompt")
-    if len(pictures) < 2:
-        yield NoPreference(prompt, TOO_FEW_PICTURES, where=row.where)
-    for number, picture in enumerate(pictures):
+    if len(images) < 2:
+        yield NoPreference(prompt, TOO_FEW_IMAGES, where=row.where)
+    for number, image in enumerate(images):
         if number != best:
-            yield Preference(prompt, pictures[best], picture, where=row.where)
+            yield Preference(prompt, images[best], image, where=row.where)

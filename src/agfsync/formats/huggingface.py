@@ -18,13 +18,13 @@ from agfsync.formats.writing import ParquetShards, name_selectors, write_pairs
 from agfsync.records import IMAGE, Annotation, Caption, Question, Record
 
 SUBSETS = {
-    "pairs": "a prompt with its `chosen` and `rejected` picture, their scores and the `margin`",
+    "pairs": "a prompt with its `chosen` and `rejected` image, their scores and the `margin`",
     "captions": "a prompt with its category; `split` is held-out where it is kept for evaluation",
-    "questions": "a question on the caption `caption_key`, and what a faithful picture answers",
+    "questions": "a question on the caption `caption_key`, and what a faithful image answers",
 }
 """The subsets, each with what a row of it is."""
 ANNOTATED = {
-    "annotations": "an annotator's reply on all pictures of the caption `caption_key` by one aspect: their keys in the "
+    "annotations": "an annotator's reply on all images of the caption `caption_key` by one aspect: their keys in the "
     "order `shown`, and in that order scores in 1..5, ranks (equal ones are ties) and reasons, or why there are none"
 }
 """The subset of annotated runs."""
@@ -79,7 +79,7 @@ class HuggingFace:
         yield from read_rows(column_rows(path / "captions", Caption.schema.names, split), read_caption)
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Write the subsets and the card; pairs without ties, which have no chosen picture."""
+        """Write the subsets and the card; pairs without ties, which have no chosen image."""
         statistics = DatasetStatistics()
         _write_records(map(statistics.count_caption, dataset.captions), folder / "captions", Caption.schema)
         _write_records(map(statistics.count_question, dataset.questions), folder / "questions", Question.schema)
@@ -159,7 +159,7 @@ def render_dataset_card(dataset: Dataset, statistics: DatasetStatistics, pairs: 
     parts = [
         f"---\n{yaml.safe_dump(_card_metadata(dataset, pairs), sort_keys=False, allow_unicode=True)}---",
         f"# {dataset.name}",
-        f"{pairs:,} pairs of a chosen and a rejected picture for one prompt, with all captions and questions of the run"
+        f"{pairs:,} pairs of a chosen and a rejected image for one prompt, with all captions and questions of the run"
         " that they come from. Written by agfsync.",
         "## How it was made",
         _markdown_table(("", ""), dataset.made_with),

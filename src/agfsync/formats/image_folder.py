@@ -1,6 +1,6 @@
-"""A folder of pictures with metadata files, as Hugging Face's image folders: the texts of their rows are prompts.
+"""A folder of images with metadata files, as Hugging Face's image folders: the texts of their rows are prompts.
 
-Pictures, caption files and metadata are also read for `folders`.
+Images, caption files and metadata are also read for `folders`.
 """
 
 import unicodedata
@@ -28,9 +28,9 @@ from agfsync.records import one_line
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTION_ENDINGS = {".txt", ".caption"}
-_PICTURE_ENDINGS = {
+_IMAGE_ENDINGS = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"),
-    # These aren't read: their pictures are paired all the same, and left out with their kind as the reason.
+    # These aren't read: their images are paired all the same, and left out with their kind as the reason.
     *(".avif", ".bmp", ".dds", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm"),
     *(".psd", ".svg", ".tga", ".tif", ".tiff"),
 }
@@ -40,7 +40,7 @@ _FILE_COLUMNS = ("file_name", "filename", "image", "path")
 class ImageFolder:
     """A folder with a metadata file, or one for each split."""
 
-    title = "a folder of pictures with their texts"
+    title = "a folder of images with their texts"
 
     def recognises(self, path: Path) -> bool:
         """Return True for a folder with a metadata file that names files and their texts."""
@@ -51,7 +51,7 @@ class ImageFolder:
         return False
 
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
-        """Yield a prompt for each row, whether or not its picture exists."""
+        """Yield a prompt for each row, whether or not its image exists."""
         files = ((split_of(file.relative_to(path).parts), file) for file in _metadata_files(path))
         return read_rows(read_split(path, files, split, _metadata_rows), lambda row: [Prompt(*parse_prompt(row))])
 
@@ -75,7 +75,7 @@ def _metadata_rows(file: Path) -> Rows:
 
 @dataclass(slots=True)
 class MetadataRow:
-    """A row of a metadata file; `used` if the picture that it names was found."""
+    """A row of a metadata file; `used` if the image that it names was found."""
 
     prompt: str
     category: str
@@ -84,7 +84,7 @@ class MetadataRow:
 
 
 def index_metadata(file: Path, root: Path, into: dict[str, MetadataRow]) -> Iterator[LeftOut]:
-    """Put the rows of a metadata file `into` a mapping by the paths of their pictures; yield unusable rows."""
+    """Put the rows of a metadata file `into` a mapping by the paths of their images; yield unusable rows."""
     folder = PurePosixPath(plain_path(file.parent.relative_to(root)))
     name = plain_path(file.relative_to(root))
     for row in _metadata_rows(file):
@@ -95,7 +95,7 @@ def index_metadata(file: Path, root: Path, into: dict[str, MetadataRow]) -> Iter
             parts = split_relative_name(require_text(row, find_column(row, _FILE_COLUMNS) or _FILE_COLUMNS[0]))
             found = MetadataRow(*parse_prompt(row), f"{name}: {row.where}")
             if into.setdefault(plain_path(folder.joinpath(*parts)), found) is not found:
-                yield LeftOut("another row on a picture", found.where, failed=False)
+                yield LeftOut("another row on an image", found.where, failed=False)
         except UnusableRow as failure:
             yield LeftOut(str(failure), f"{name}: {row.where}")
 
@@ -106,15 +106,15 @@ def plain_path(path: PurePosixPath | Path) -> str:
 
 
 def strip_ending(path: PurePosixPath) -> PurePosixPath:
-    """Return `path` without the endings of pictures and captions; other dots belong to the name."""
-    while path.suffix.lower() in _PICTURE_ENDINGS | CAPTION_ENDINGS:
+    """Return `path` without the endings of images and captions; other dots belong to the name."""
+    while path.suffix.lower() in _IMAGE_ENDINGS | CAPTION_ENDINGS:
         path = path.with_suffix("")
     return path
 
 
-def is_picture_name(path: Path) -> bool:
-    """Return True if the name of a file is that of a picture of any kind."""
-    return path.suffix.lower() in _PICTURE_ENDINGS
+def is_image_name(path: Path) -> bool:
+    """Return True if the name of a file is that of an image of any kind."""
+    return path.suffix.lower() in _IMAGE_ENDINGS
 
 
 def read_caption_file(file: Path) -> str:

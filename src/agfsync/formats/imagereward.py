@@ -1,4 +1,4 @@
-"""ImageRewardDB: rows of single pictures, of groups on a prompt, or of pairs; a lower rank is better."""
+"""ImageRewardDB: rows of single images, of groups on a prompt, or of pairs; a lower rank is better."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 from agfsync.errors import FormatError
 from agfsync.formats import Dataset, LeftOut, NoPreference, PairItem, Preference
-from agfsync.formats.columns import ROWS_WITH_PICTURES, column_names, column_rows
-from agfsync.formats.pairing import pair_by_rank, parse_picture
-from agfsync.formats.paths import locate_picture
+from agfsync.formats.columns import ROWS_WITH_IMAGES, column_names, column_rows
+from agfsync.formats.pairing import pair_by_rank, parse_image
+from agfsync.formats.paths import locate_image
 from agfsync.formats.reading import (
     Row,
     Rows,
@@ -32,8 +32,8 @@ _KINDS = {
 }
 """The three kinds of file, by their columns."""
 _SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp"}
-PicturePair = tuple[str, str]
-"""The paths of a winner's and a loser's picture."""
+ImagePair = tuple[str, str]
+"""The paths of a winner's and a loser's image."""
 
 
 class ImageRewardDB:
@@ -48,31 +48,31 @@ class ImageRewardDB:
         return any(_find_kind(names) == "rows" for names in column_names(path))
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield every two pictures of a prompt, or the pairs of a pair file; pictures lie next to the file."""
+        """Yield every two images of a prompt, or the pairs of a pair file; images lie next to the file."""
         if path.is_dir() or path.suffix.lower() != ".json":
             columns = (*_ROW_COLUMNS, "classification")
-            return _pair_rows(column_rows(path, columns, split, _ROW_COLUMNS, ROWS_WITH_PICTURES), path)
+            return _pair_rows(column_rows(path, columns, split, _ROW_COLUMNS, ROWS_WITH_IMAGES), path)
         kind = _find_kind(peek_row(read_json_list(path)))
         if kind == "rows":
             return _pair_rows(read_json_list(path), path)
         return read_rows(read_json_list(path), _read_group if kind == "groups" else _read_pair)
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
-        """Write train.json, the groups that ImageReward's trainer reads, and the pictures under images/.
+        """Write train.json, the groups that ImageReward's trainer reads, and the images under images/.
 
-        The trainer makes a pair of every two pictures of a group whose ranks differ.
+        The trainer makes a pair of every two images of a group whose ranks differ.
         """
         counts = {"pairs": 0, "ties": 0}
         (folder / "images").mkdir()
         groups: list[dict[str, Any]] = []
         for _, same in groupby(dataset.pairs, lambda pair: (pair.prompt, pair.aspect)):
-            names: list[PicturePair] = []
+            names: list[ImagePair] = []
             scores: dict[str, float] = {}
             for pair in same:
                 counts["pairs" if pair.margin > 0 else "ties"] += 1
                 if pair.margin > 0:
-                    pictures = (pair.winner_key, pair.winner), (pair.loser_key, pair.loser)
-                    winner, loser = (_write_picture(*each, folder) for each in pictures)
+                    images = (pair.winner_key, pair.winner), (pair.loser_key, pair.loser)
+                    winner, loser = (_write_image(*each, folder) for each in images)
                     names.append((winner, loser))
                     scores |= {winner: pair.winner_score, loser: pair.loser_score}
             common = {"prompt": pair.prompt, "classification": pair.category, "aspect": pair.aspect}
@@ -83,8 +83,8 @@ class ImageRewardDB:
         return counts
 
 
-def rank_groups(pairs: Sequence[PicturePair], scores: Mapping[str, float]) -> list[dict[str, int]]:
-    """Return groups of pictures with ranks from 1, the best, from which exactly `pairs` of winner and loser follow.
+def rank_groups(pairs: Sequence[ImagePair], scores: Mapping[str, float]) -> list[dict[str, int]]:
+    """Return groups of images with ranks from 1, the best, from which exactly `pairs` of winner and loser follow.
 
     That is one group by `scores` if these imply all pairs and no other, and else a group of two for each pair.
 
@@ -100,12 +100,12 @@ def rank_groups(pairs: Sequence[PicturePair], scores: Mapping[str, float]) -> li
     return [{winner: 1, loser: 2} for winner, loser in pairs]
 
 
-def _write_picture(key: str, picture: bytes, folder: Path) -> str:
-    """Write a picture, unless it is there, and return its path in the folder."""
-    suffix = next((end for begin, end in _SUFFIXES.items() if picture.startswith(begin)), ".jpg")
+def _write_image(key: str, image: bytes, folder: Path) -> str:
+    """Write an image, unless it is there, and return its path in the folder."""
+    suffix = next((end for begin, end in _SUFFIXES.items() if image.startswith(begin)), ".jpg")
     name = f"images/{key}{suffix}"
     if not (folder / name).exists():
-        (folder / name).write_bytes(picture)
+        (folder / name).write_bytes(image)
     return name
 
 
@@ -114,7 +114,7 @@ def _find_kind(names: Iterable[str]) -> str | None:
 
 
 def _pair_rows(rows: Rows, path: Path) -> Iterator[PairItem]:
-    """Yield the pairs of neighbouring rows, so that memory holds the pictures of one prompt only."""
+    """Yield the pairs of neighbouring rows, so that memory holds the images of one prompt only."""
     finished: set[str] = set()
     for group in group_rows(rows, _require_prompt_id):
         if isinstance(group, LeftOut):
@@ -124,16 +124,16 @@ def _pair_rows(rows: Rows, path: Path) -> Iterator[PairItem]:
         if key in finished:
             raise FormatError(f"{path}: the rows of prompt_id {key} don't lie together: sort them by prompt_id")
         finished.add(key)
-        ranks, pictures = [], []
+        ranks, images = [], []
         for row in same:
             try:
-                pictures.append(parse_picture(row.get("image"), row.file.parent, path))
+                images.append(parse_image(row.get("image"), row.file.parent, path))
                 ranks.append(row.get("rank"))
             except UnusableRow as failure:
                 yield LeftOut(str(failure), row.where)
         first = same[0]
         category = get_category(first, "classification")
-        yield from pair_by_rank(require_text(first, "prompt"), pictures, ranks, category, first.where)
+        yield from pair_by_rank(require_text(first, "prompt"), images, ranks, category, first.where)
 
 
 def _require_prompt_id(row: Row) -> str:
@@ -146,10 +146,10 @@ def _require_prompt_id(row: Row) -> str:
 def _read_group(row: Row) -> Iterator[Preference | NoPreference]:
     names = require_list(row, "generations")
     ranks = require_list(row, "ranking", len(names))
-    pictures = [locate_picture(name, row.file.parent) for name in names]
-    return pair_by_rank(require_text(row, "prompt"), pictures, ranks, get_category(row, "classification"), row.where)
+    images = [locate_image(name, row.file.parent) for name in names]
+    return pair_by_rank(require_text(row, "prompt"), images, ranks, get_category(row, "classification"), row.where)
 
 
 def _read_pair(row: Row) -> Iterator[Preference | NoPreference]:
-    better, worse = (locate_picture(require_text(row, name), row.file.parent) for name in ("img_better", "img_worse"))
+    better, worse = (locate_image(require_text(row, name), row.file.parent) for name in ("img_better", "img_worse"))
     yield Preference(require_text(row, "prompt"), better, worse, get_category(row, "classification"), row.where)

@@ -1,4 +1,4 @@
-"""MJHQ-30K (arXiv:2402.17245): a JSON object that gives each picture's prompt and category by its name."""
+"""MJHQ-30K (arXiv:2402.17245): a JSON object that gives each image's prompt and category by its name."""
 
 import json
 import re

@@ -1,7 +1,7 @@
 """MMRB2 (Multimodal RewardBench 2): text-to-image pairs with the choice of experts, to test judges with.
 
 t2i.json is {"pairs": [{"id", "prompt_content": [["text", ...]], "response_a", "response_b", "chosen": "A" or "B"}]},
-a response having "response_content": [["image", "images/NAME.jpg"]]; the pictures lie next to the file.
+a response having "response_content": [["image", "images/NAME.jpg"]]; the images lie next to the file.
 
 Source: https://github.com/facebookresearch/MMRB2 (arXiv:2512.16899), CC BY-NC 4.0: it is read, never shipped.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agfsync.formats import LeftOut, NoPreference, PairItem, Preference
-from agfsync.formats.paths import locate_picture, take_split
+from agfsync.formats.paths import locate_image, take_split
 from agfsync.formats.reading import Row, UnusableRow, format_errors, get_category, open_text, read_rows, require_list
 
 _FILE = "t2i.json"
@@ -35,7 +35,7 @@ class MMRB2:
             return _BEGINNING.match(opened.read(256)) is not None
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
-        """Yield the pairs; those whose prompt has pictures, as of the tasks on editing, are left out."""
+        """Yield the pairs; those whose prompt has images, as of the tasks on editing, are left out."""
         take_split(path, [("", path)], split)
         yield from read_rows(_read_file(_find_file(path)), lambda row: [_read_pair(row)])
 
@@ -59,17 +59,17 @@ def _read_pair(row: Row) -> Preference | NoPreference:
     category = get_category(row, "prompt_source")
     if row.get("chosen") not in ("A", "B"):
         return NoPreference(prompt, "no label", category, row.where)
-    first, second = (_find_picture(row, name) for name in ("response_a", "response_b"))
+    first, second = (_find_image(row, name) for name in ("response_a", "response_b"))
     winner, loser = (first, second) if row["chosen"] == "A" else (second, first)
     return Preference(prompt, winner, loser, category, row.where)
 
 
-def _find_picture(row: Row, name: str) -> Path:
+def _find_image(row: Row, name: str) -> Path:
     response = row.get(name)
     images = _list_parts(response if isinstance(response, dict) else {}, "response_content", _IMAGE)
     if len(images) != 1:
-        raise UnusableRow(f"not one picture under '{name}'")
-    return locate_picture(images[0], row.file.parent)
+        raise UnusableRow(f"not one image under '{name}'")
+    return locate_image(images[0], row.file.parent)
 
 
 def _list_parts(row: dict[str, Any], name: str, kind: str) -> list[str]:

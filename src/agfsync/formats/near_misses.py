@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from agfsync.errors import FormatError
 from agfsync.formats.columns import TABLE_ENDINGS, column_names, table_files
 from agfsync.formats.folders import SIDE_NAMES
-from agfsync.formats.image_folder import is_picture_name
+from agfsync.formats.image_folder import is_image_name
 from agfsync.formats.pairing import COPIED_LINK, explain_kind
 from agfsync.formats.paths import is_hidden, walk_files
 from agfsync.formats.reading import (
@@ -28,7 +28,7 @@ from agfsync.formats.reading import (
 )
 
 _UNPACK = "unpack it, and name the folder"
-_PICTURE = "it is a picture: name the folder of winners and losers"
+_IMAGE = "it is an image: name the folder of winners and losers"
 _KNOWN_BEGINNINGS = {
     b"\x1f\x8b": "it is compressed (gzip): unpack it",
     b"\x28\xb5\x2f\xfd": "it is compressed (Zstandard): unpack it",
@@ -42,9 +42,9 @@ _KNOWN_BEGINNINGS = {
     b"SQLite format 3": "it is a SQLite database: write its table as CSV",
     b"\x89HDF": "it is an HDF5 file: write its table as Parquet or CSV",
     b"\x80\x04\x95": "it is a pickle, which is never opened: write it as Parquet or CSV",
-    b"\x89PNG": _PICTURE,
-    b"\xff\xd8\xff": _PICTURE,
-    b"RIFF": _PICTURE,
+    b"\x89PNG": _IMAGE,
+    b"\xff\xd8\xff": _IMAGE,
+    b"RIFF": _IMAGE,
     b"version https://git-lfs": "it is a Git LFS pointer: fetch the file itself",
 }
 _TAR = (257, b"ustar")
@@ -148,8 +148,8 @@ def _explain_folder(path: Path) -> str:
     for names, missing in ((winners, losers[0]), (losers, winners[0])):
         if found := next((folders[name] for name in names if name in folders), None):
             return f"it has a folder {found}, and none called {missing}"
-    if pictures := sum(map(is_picture_name, files)):
-        return f"it holds pictures ({pictures}), and no folders winner and loser, nor a metadata.jsonl with their texts"
+    if images := sum(map(is_image_name, files)):
+        return f"it holds images ({images}), and no folders winner and loser, nor a metadata.jsonl with their texts"
     if archive := next((file for file in files if file.suffix.lower() in _ARCHIVE_ENDINGS), None):
         return f"{archive.relative_to(path)} is compressed: unpack it"
     return f"it holds {_list_names(str(file.relative_to(path)) for file in files)}"

@@ -1,4 +1,4 @@
-"""Read the pictures of pair sets, and turn ranks and repeated judgements into pairs. No format of its own."""
+"""Read the images of pair sets, and turn ranks and repeated judgements into pairs. No format of its own."""
 
 import binascii
 import re
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
 from agfsync.files.images import BrokenImageError, decode_image
-from agfsync.formats import TIE, NoPreference, PictureFile, Preference
-from agfsync.formats.paths import locate_picture
+from agfsync.formats import TIE, ImageSource, NoPreference, Preference
+from agfsync.formats.paths import locate_image
 from agfsync.records import digest
 
 _K = TypeVar("_K", bound=Hashable)
 
-TOO_FEW_PICTURES = "a prompt with fewer than two pictures"
-SAME_PICTURE = "winner and loser are the same picture"
-REPEATED = "repeated judgement of the same two pictures"
-OVERRULED = "overruled by most judgements of the same two pictures"
+TOO_FEW_IMAGES = "a prompt with fewer than two images"
+SAME_IMAGE = "winner and loser are the same image"
+REPEATED = "repeated judgement of the same two images"
+OVERRULED = "overruled by most judgements of the same two images"
 COPIED_LINK = re.compile(rb"(\.\.?[/\\])+[\w./\\-]+\s*")
 """The content of a link that became a file of its own when its folder was copied."""
 
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGOD|Qk|SUkq|TU0A|AAAA)[A-Za-z0-9+/=_\s-]*")
-"""The beginning of a picture in base64: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
+"""The beginning of an image in base64: PNG, JPEG, WebP, GIF, BMP, TIFF and those in the container of MP4."""
 _SHORTEST_BASE64 = 64
 """Characters below which such a text is a name."""
 _OTHER_KINDS: Mapping[str, re.Pattern[bytes]] = {
@@ -45,26 +45,26 @@ _OTHER_KINDS: Mapping[str, re.Pattern[bytes]] = {
     "Git LFS pointer": re.compile(rb"version https://git-lfs"),
     "web page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
 }
-"""The beginnings of files that are often found among pictures, and that aren't read."""
+"""The beginnings of files that are often found among images, and that aren't read."""
 
 _AGAINST = 1 << 32
 
 
-def parse_picture(value: Any, *folders: Path) -> PictureFile:
-    """Return a column's picture: its bytes, its name, base64 or a data URL, or datasets' struct of bytes and name.
+def parse_image(value: Any, *folders: Path) -> ImageSource:
+    """Return a column's image: its bytes, its name, base64 or a data URL, or datasets' struct of bytes and name.
 
     Raises:
-        UnusableRow: the name is outside of `folders`, see `locate_picture`.
+        UnusableRow: the name is outside of `folders`, see `locate_image`.
     """
     if isinstance(value, Mapping):
-        return parse_picture(value.get("bytes") or value.get("path") or value.get("url"), *folders)
+        return parse_image(value.get("bytes") or value.get("path") or value.get("url"), *folders)
     if not isinstance(value, str):
         return value if isinstance(value, bytes) else b""
     if url := _DATA_URL.match(value):
         return _decode_base64(value[url.end() :])
     if len(value) >= _SHORTEST_BASE64 and _BASE64.fullmatch(value):
         return _decode_base64(value)
-    return locate_picture(value, *folders) if value.strip() else b""
+    return locate_image(value, *folders) if value.strip() else b""
 
 
 def _decode_base64(text: str) -> bytes:
@@ -76,36 +76,36 @@ def _decode_base64(text: str) -> bytes:
         return b""
 
 
-def read_pictures(found: Preference) -> tuple[bytes, bytes]:
-    """Return the files of a pair's winner and loser, both checked to be whole pictures.
+def read_pair_images(found: Preference) -> tuple[bytes, bytes]:
+    """Return the files of a pair's winner and loser, both checked to be whole images.
 
     Raises:
-        BrokenPicture: one of them is missing or isn't a picture.
+        BrokenImageError: one of them is missing or isn't an image.
     """
-    return read_picture(found.winner), read_picture(found.loser)
+    return read_image(found.winner), read_image(found.loser)
 
 
-def read_picture(picture: PictureFile) -> bytes:
-    """Return a picture's file, checked to be a whole picture.
+def read_image(image: ImageSource) -> bytes:
+    """Return an image's file, checked to be a whole image.
 
     Raises:
         BrokenImageError: it is missing or isn't one.
     """
-    if isinstance(picture, Path):
+    if isinstance(image, Path):
         try:
-            picture = picture.read_bytes()
+            image = image.read_bytes()
         except (OSError, ValueError) as failure:
             raise BrokenImageError(f"missing image: {getattr(failure, 'strerror', None) or failure}") from failure
-    if not picture:
+    if not image:
         raise BrokenImageError("missing image: the file holds none")
-    if reason := explain_kind(picture):
+    if reason := explain_kind(image):
         raise BrokenImageError(reason)
-    decode_image(picture)
-    return picture
+    decode_image(image)
+    return image
 
 
 def explain_kind(data: bytes) -> str:
-    """Return the reason why files of the kind of `data` aren't read as pictures; empty if the kind isn't known."""
+    """Return the reason why files of the kind of `data` aren't read as images; empty if the kind isn't known."""
     kind = next((kind for kind, begins in _OTHER_KINDS.items() if begins.match(data[:4096])), "")
     if kind == "Git LFS pointer":
         return "missing image: it is a Git LFS pointer: fetch the file itself"
@@ -117,12 +117,12 @@ def explain_kind(data: bytes) -> str:
 
 
 def pair_by_rank(
-    prompt: str, pictures: Sequence[PictureFile], ranks: Sequence[Any], category: str, where: str = ""
+    prompt: str, images: Sequence[ImageSource], ranks: Sequence[Any], category: str, where: str = ""
 ) -> Iterator[Preference | NoPreference]:
-    """Yield every two of a prompt's ranked pictures as a pair: the lower rank is better, equal ranks are a tie."""
-    if len(pictures) < 2:
-        yield NoPreference(prompt, TOO_FEW_PICTURES, category, where)
-    for (one, rank), (other, against) in combinations(zip(pictures, ranks, strict=True), 2):
+    """Yield every two of a prompt's ranked images as a pair: the lower rank is better, equal ranks are a tie."""
+    if len(images) < 2:
+        yield NoPreference(prompt, TOO_FEW_IMAGES, category, where)
+    for (one, rank), (other, against) in combinations(zip(images, ranks, strict=True), 2):
         if not is_number(rank) or not is_number(against):
             yield NoPreference(prompt, "no rank", category, where)
         elif rank == against:
@@ -137,17 +137,17 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 RepeatRule = Literal["majority", "all"]
-"""The rule for several judgements of the same two pictures: one pair by their majority, or a pair for each."""
+"""The rule for several judgements of the same two images: one pair by their majority, or a pair for each."""
 
 
-def picture_key(caption: str, image: bytes) -> str:
-    """Return the key of a caption's picture; equal files have the same key."""
+def image_key(caption: str, image: bytes) -> str:
+    """Return the key of a caption's image; equal files have the same key."""
     return digest("pair set's picture", caption, blake2b(image, digest_size=16).hexdigest())
 
 
 @dataclass(slots=True)
 class Judgements(Generic[_K]):
-    """Judgements by the keys of the two pictures. Memory holds two keys and a number for each pair.
+    """Judgements by the keys of the two images. Memory holds two keys and a number for each pair.
 
     >>> judgements = Judgements("majority")
     >>> for winner, loser in ("ab", "ab", "ba"):
@@ -158,7 +158,7 @@ class Judgements(Generic[_K]):
 
     rule: RepeatRule
     _votes: dict[tuple[_K, _K], int] = field(default_factory=dict)
-    """by the two pictures as they were first judged: votes for the first, plus `_AGAINST` times those for the other"""
+    """by the two images as they were first judged: votes for the first, plus `_AGAINST` times those for the other"""
 
     def add(self, winner: _K, loser: _K) -> None:
         """Add one judgement."""

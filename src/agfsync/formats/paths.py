@@ -71,7 +71,7 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
             yield path
 
 
-def locate_picture(name: Any, *folders: Path) -> Path:
+def locate_image(name: Any, *folders: Path) -> Path:
     """Return the path of the file `name` in the first of `folders` that has it, else in the first.
 
     The name itself is checked, not where links lead: those of the hub's cache may lead anywhere.
@@ -82,13 +82,13 @@ def locate_picture(name: Any, *folders: Path) -> Path:
     """
     written = str(name)
     if written.partition(":")[0].lower() in ("http", "https", "s3", "gs", "hf"):
-        raise UnusableRow("a picture on the web: fetch it, and name the file")
+        raise UnusableRow("an image on the web: fetch it, and name the file")
     try:
         possible = "\0" not in written and bool(os.fsencode(written))
     except UnicodeError:
         possible = False
     if not possible:
-        raise UnusableRow("a picture called as no file can be")
+        raise UnusableRow("an image called as no file can be")
     parts = split_relative_name(written)
     # A backslash may be part of a file's name: an archive from Windows that was unpacked elsewhere.
     spellings = [parts] if ".." in written else [parts, [part for part in written.split("/") if part]]
@@ -107,12 +107,12 @@ def split_relative_name(name: str) -> list[str]:
     for part in plain.split("/"):
         if part == "..":
             if not parts:
-                raise UnusableRow("a picture outside of its folder")
+                raise UnusableRow("an image outside of its folder")
             parts.pop()
         elif part not in ("", "."):
             parts.append(part)
     if not parts or plain.startswith("/") or (plain[1:2] == ":" and plain[0].isalpha()):
-        raise UnusableRow("a picture outside of its folder")
+        raise UnusableRow("an image outside of its folder")
     return parts
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from agfsync.formats import Dataset, NoPreference, PairItem, Preference, WrittenPair
-from agfsync.formats.columns import ROWS_WITH_PICTURES, column_rows, has_columns
-from agfsync.formats.pairing import is_number, parse_picture
+from agfsync.formats.columns import ROWS_WITH_IMAGES, column_rows, has_columns
+from agfsync.formats.pairing import is_number, parse_image
 from agfsync.formats.reading import Row, read_rows, require_text
 from agfsync.formats.writing import name_selectors, write_pairs
 from agfsync.records import derive_seed
@@ -46,12 +46,12 @@ class PickAPic:
     title = "Pick-a-Pic v2"
 
     def recognises(self, path: Path) -> bool:
-        """Return True for a table with a caption, two pictures and their labels."""
+        """Return True for a table with a caption, two images and their labels."""
         return has_columns(path, _NEEDED)
 
     def pairs(self, path: Path, split: str = "") -> Iterator[PairItem]:
         """Yield the pair of each row; equal labels are a tie."""
-        rows = column_rows(path, (*_NEEDED, "has_label"), split, _NEEDED, ROWS_WITH_PICTURES)
+        rows = column_rows(path, (*_NEEDED, "has_label"), split, _NEEDED, ROWS_WITH_IMAGES)
         return read_rows(rows, lambda row: [_read_pair(row, path)])
 
     def write(self, dataset: Dataset, folder: Path) -> Mapping[str, int]:
@@ -67,22 +67,22 @@ def _read_pair(row: Row, path: Path) -> Preference | NoPreference:
         return NoPreference(prompt, "no label", where=row.where)
     if zero == one:
         return NoPreference(prompt, where=row.where)
-    pictures = [parse_picture(row.get(name), row.file.parent, path) for name in ("jpg_0", "jpg_1")]
-    winner, loser = pictures if zero > one else reversed(pictures)
+    images = [parse_image(row.get(name), row.file.parent, path) for name in ("jpg_0", "jpg_1")]
+    winner, loser = images if zero > one else reversed(images)
     return Preference(prompt, winner, loser, where=row.where)
 
 
 def _make_row(pair: WrittenPair, number: int, created: datetime) -> dict[str, Any]:
     """Return a pair as a row; columns called jpg hold any encoded file, here the run's own, which is lossless."""
-    pictures = [
+    images = [
         (pair.winner_key, pair.winner, pair.winner_model, 1.0),
         (pair.loser_key, pair.loser, pair.loser_model, 0.0),
     ]
     if derive_seed("winner's place", pair.key) % 2:
-        pictures.reverse()
+        images.reverse()
     sides: dict[str, Any] = {}
-    for place, (key, picture, model, label) in enumerate(pictures):
-        sides |= {f"image_{place}_uid": key, f"image_{place}_url": "", f"jpg_{place}": picture}
+    for place, (key, image, model, label) in enumerate(images):
+        sides |= {f"image_{place}_uid": key, f"image_{place}_url": "", f"jpg_{place}": image}
         sides |= {f"label_{place}": label, f"model_{place}": model}
     return sides | {
         "are_different": pair.winner_key != pair.loser_key,

@@ -9,7 +9,7 @@ from agfsync import catalog
 from agfsync.errors import FormatError
 from agfsync.files.atomic import store_errors
 from agfsync.formats import (
-    AnsweredPicture,
+    AnsweredImage,
     AnswerSet,
     Format,
     LeftOut,
@@ -119,8 +119,8 @@ def read_pairs(path: Path, split: str = "") -> Iterator[PairItem]:
     return format_.pairs(resolve_snapshot(path), _check_split(path, split))
 
 
-def read_answers(path: Path, split: str = "") -> Iterator[AnsweredPicture | LeftOut]:
-    """Yield the pictures at `path` whose questions have true answers; see `read_prompts`."""
+def read_answers(path: Path, split: str = "") -> Iterator[AnsweredImage | LeftOut]:
+    """Yield the images at `path` whose questions have true answers; see `read_prompts`."""
     format_ = recognise_format(path, AnswerSet)
     return format_.answers(resolve_snapshot(path), _check_split(path, split))
 
@@ -158,7 +158,7 @@ def fingerprint_source(source: str) -> str:
 
 
 def read_pair_prompts(source: str, split: str = "") -> Mapping[str, str]:
-    """Return every prompt with a preference in the pair set at `source`, with its category; no picture is opened.
+    """Return every prompt with a preference in the pair set at `source`, with its category; no image is opened.
 
     Raises:
         FormatError: it is no pair set.

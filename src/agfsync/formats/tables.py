@@ -105,7 +105,7 @@ class ParquetTable:
     def prompts(self, path: Path, split: str = "") -> Iterator[Prompt | LeftOut]:
         """Yield the prompts of the rows, reading no other columns."""
         wanted = {*PROMPT_COLUMNS, *OTHER_COLUMNS}
-        # Other columns, such as pictures, are never read.
+        # Other columns, such as images, are never read.
         there = [names for names in column_names(path) if find_column(names) is not None]
         columns = sorted({name for names in there for name in names if name.strip().casefold() in wanted})
         return parse_prompts(column_rows(path, columns, split, lambda names: find_column(names) is not None))

@@ -18,11 +18,11 @@ from agfsync.formats.columns import table_files
 from agfsync.records import add_huggingface_metadata
 
 _SHARD_BYTES = 500_000_000
-"""Approximate bytes of pictures in a file, as in Hugging Face datasets."""
+"""Approximate bytes of images in a file, as in Hugging Face datasets."""
 _GROUP_BYTES, _GROUP_ROWS = 16_000_000, 1000
 """Limits of a row group, which is in memory."""
 _SELECTORS_KEY = "agfsync.selected_by"
-_PICTURE_COLUMNS = {"chosen", "jpg_0"}
+_IMAGE_COLUMNS = {"chosen", "jpg_0"}
 """Columns one of which is in every file of pairs that agfsync writes."""
 
 
@@ -45,10 +45,10 @@ class ParquetShards:
             self._write_group()
         self._close_file()
 
-    def add(self, row: Mapping[str, Any], picture_bytes: int = 0) -> None:
-        """Append a row, whose pictures have `picture_bytes` together."""
+    def add(self, row: Mapping[str, Any], image_bytes: int = 0) -> None:
+        """Append a row, whose images have `image_bytes` together."""
         self._waiting.append(row)
-        self._waiting_bytes += picture_bytes
+        self._waiting_bytes += image_bytes
         if self._waiting_bytes >= _GROUP_BYTES or len(self._waiting) >= _GROUP_ROWS:
             self._write_group()
 
@@ -107,7 +107,7 @@ def read_selectors(path: Path) -> list[Selector] | None:
     for file in table_files(path):
         try:
             schema = pq.read_schema(file)
-            if _PICTURE_COLUMNS.isdisjoint(schema.names):
+            if _IMAGE_COLUMNS.isdisjoint(schema.names):
                 continue
             entries = json.loads((schema.metadata or {})[_SELECTORS_KEY.encode()])
             selectors = [Selector(**entry) for entry in (entries if isinstance(entries, list) else [entries])]

@@ -30,7 +30,7 @@ NETWORK_PREFIXES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSides:
+class ImageSides:
     """The allowed heights and widths of an image, in pixels."""
 
     multiple_of: int
@@ -39,10 +39,10 @@ class PictureSides:
     most: int | None = None
 
 
-def unet_sides(pipeline: Any) -> PictureSides:
+def unet_sides(pipeline: Any) -> ImageSides:
     """Return the sides of a UNet, which takes any size that the VAE does."""
     scale, size = pipeline.vae_scale_factor, size_in_latents(pipeline.unet.config.sample_size)
-    return PictureSides(scale, size and (size[0] * scale, size[1] * scale))
+    return ImageSides(scale, size and (size[0] * scale, size[1] * scale))
 
 
 def size_in_latents(sample_size: Any) -> Size | None:
@@ -82,9 +82,9 @@ class Architecture:
     """prefix of the names of the text encoders' weights in a single file; None: single files aren't supported"""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NETWORK_PREFIXES)
     """part -> possible prefixes of the names of its weights in a single file"""
-    sides: Callable[[Any], PictureSides] = unet_sides
+    sides: Callable[[Any], ImageSides] = unet_sides
     """pipeline -> the sizes of its images"""
-    picture_conditioning: Callable[[Sequence[Image.Image], Size], Conditioning] = lambda images, size: {}
+    image_conditioning: Callable[[Sequence[Image.Image], Size], Conditioning] = lambda images, size: {}
     """(images, size to which they are fitted) -> conditioning of each image in training, float32, a row an image; it
     replaces the prompt's tensors of the same name"""
     refiner: Callable[..., Any] | None = None
@@ -105,7 +105,7 @@ class Architecture:
         return self.arguments({n: t.to(dtype) if n in self.embeddings else t for n, t in conditioning.items()})
 
 
-def choose_picture_size(sides: PictureSides, height: int | None, width: int | None) -> Size:
+def choose_image_size(sides: ImageSides, height: int | None, width: int | None) -> Size:
     """Return the image's height and width in pixels, by default the size that the network was trained for.
 
     Raises:

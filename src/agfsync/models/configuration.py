@@ -306,7 +306,7 @@ def _find_vae_faults(vae: PipelinePart, known: Sequence[str] = VAES) -> Iterator
         yield f"its VAE is a {vae.kind}: only {', '.join(known)} {'are' if len(known) > 1 else 'is'} understood"
     for key in ("in_channels", "out_channels", "input_channels"):
         if key in vae.config and vae.get(key) != 3:
-            yield f"its VAE has {key} {vae.get(key)}: pictures have 3"
+            yield f"its VAE has {key} {vae.get(key)}: images have 3"
     scale = vae.get("scaling_factor")
     if "scaling_factor" in vae.config and (not isinstance(scale, int | float) or not scale > 0):
         yield f"its VAE has scaling_factor {scale}: a number above 0 is needed"
@@ -320,7 +320,7 @@ def _find_unet_faults(parts: PipelineParts, embeddings: tuple[str | None, ...]) 
     latent, entering, leaving = parts["vae"].get("latent_channels"), unet.get("in_channels"), unet.get("out_channels")
     if entering != latent:
         yield (
-            f"its UNet has in_channels {entering} and the VAE {latent} latent channels: the others would be a picture "
+            f"its UNet has in_channels {entering} and the VAE {latent} latent channels: the others would be an image "
             f"(inpainting, upscaling, editing), and there is only a text"
         )
     varied = scheduler.get("variance_type") in LEARNED
@@ -376,8 +376,8 @@ def _find_flow_faults(parts: PipelineParts, flow: FlowType) -> Iterator[str]:
     latent, entering = vae.get("latent_channels") or vae.get("z_dim"), parts["transformer"].get("in_channels")
     if entering != latent * flow.patch:
         yield (
-            f"its transformer has in_channels {entering} and the VAE {latent} latent channels: the others would be a "
-            f"picture, and there is only a text"
+            f"its transformer has in_channels {entering} and the VAE {latent} latent channels: the others would be an "
+            f"image, and there is only a text"
         )
     if scheduler.kind not in flow.schedulers:
         yield f"its scheduler is a {scheduler.kind}: a {' or '.join(flow.schedulers)} is needed"

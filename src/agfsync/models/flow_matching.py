@@ -23,8 +23,8 @@ from agfsync.models.architecture import (
     TEXT_STATES,
     Architecture,
     Conditioning,
-    PictureSides,
-    choose_picture_size,
+    ImageSides,
+    choose_image_size,
 )
 from agfsync.models.configuration import check_choices, check_parts, parts_of
 from agfsync.models.execution import Execution
@@ -140,7 +140,7 @@ class FlowMatching(LatentModel):
         family.check(self._pipeline, guidance, negative_prompt)
         self._scale = family.scale(self._pipeline, guidance)
         sides = architecture.sides(self._pipeline)
-        self._size = choose_picture_size(sides, height, width)
+        self._size = choose_image_size(sides, height, width)
         self._steps, tokens = steps, prod(side // sides.multiple_of for side in self._size)
         # A copy: it counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
@@ -226,10 +226,10 @@ def transformer_arguments(conditioning: Conditioning) -> dict[str, Any]:
     return {"encoder_hidden_states": conditioning[TEXT_STATES], "pooled_projections": conditioning[POOLED_PROJECTIONS]}
 
 
-def find_packed_sides(pipeline: Any) -> PictureSides:
+def find_packed_sides(pipeline: Any) -> ImageSides:
     """Return the sides of a model whose latents are packed by squares into tokens."""
     scale = pipeline.vae_scale_factor
-    return PictureSides(scale * PATCH, pipeline.default_sample_size * scale)
+    return ImageSides(scale * PATCH, pipeline.default_sample_size * scale)
 
 
 def check_classifier_free(pipeline: Any, guidance: float, negative_prompt: str) -> None:

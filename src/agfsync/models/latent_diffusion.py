@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agfsync.errors import ModelError, model_errors
-from agfsync.models.architecture import Architecture, Conditioning, choose_picture_size
+from agfsync.models.architecture import Architecture, Conditioning, choose_image_size
 from agfsync.models.configuration import (
     check_choices,
     check_parts,
@@ -112,7 +112,7 @@ class LatentDiffusion(LatentModel):
             self._scheduler = make_scheduler(
                 self._pipeline.scheduler, scheduler, steps, *count_channels(parts_of(self._pipeline))
             )
-            self._size = choose_picture_size(architecture.sides(self._pipeline), height, width)
+            self._size = choose_image_size(architecture.sides(self._pipeline), height, width)
             self._latents = LatentSpace(self._pipeline, self._size, self._precision, architecture.latent_statistics)
             self._guidance_1D = self._embedded_guidance()
         if self._steering and (reason := find_steering_obstacle(architecture.name, parts_of(self._pipeline))):

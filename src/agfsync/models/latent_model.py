@@ -111,16 +111,16 @@ class LatentModel(ABC):
         """
         self._encoders.require("vae")
         self._encoders.take_turn("vae")
-        with model_errors(f"the VAE of {self._model} can't encode pictures"):
+        with model_errors(f"the VAE of {self._model} can't encode images"):
             return self._latents.encode(images)
 
-    def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
+    def image_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
         """Return conditioning of the images as `encode_images` fits them, such as sizes: float32, a row each.
 
         It replaces the tensors of the same name in a prompt's conditioning, which describe an image to be drawn.
         Most networks take none.
         """
-        return self._architecture.picture_conditioning(images, self._size)
+        return self._architecture.image_conditioning(images, self._size)
 
     def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
         """Return RGB images of scaled latents (B, C, H, W), the inverse of `encode_images`.

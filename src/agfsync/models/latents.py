@@ -92,7 +92,7 @@ class LatentSpace:
         height, width = self._size
         pixels_BCHW = to_tensor([fit_to_size(image, width, height) for image in images])
         with self._precision.autocast():
-            means = [self._encode_mean(some_BCHW).float() for some_BCHW in pixels_BCHW.split(self._pictures_at_once)]
+            means = [self._encode_mean(some_BCHW).float() for some_BCHW in pixels_BCHW.split(self._images_at_once)]
         latents_BCHW = pixel_unshuffle(torch.cat(means), self._patch)
         if self._mean is not None:
             latents_BCHW = latents_BCHW - self._mean
@@ -131,7 +131,7 @@ class LatentSpace:
         unscaled_BCHW = latents_BCHW * self._std / self._scale
         if self._mean is not None:
             unscaled_BCHW = unscaled_BCHW + self._mean
-        for some_BCHW in pixel_shuffle(unscaled_BCHW, self._patch).split(self._pictures_at_once):
+        for some_BCHW in pixel_shuffle(unscaled_BCHW, self._patch).split(self._images_at_once):
             given = some_BCHW.to(self._vae.dtype)
             with self._precision.autocast():
                 decoded: Tensor = self._vae.decode(given[:, :, None] if self._is_video else given).sample
@@ -157,7 +157,7 @@ class LatentSpace:
             if half
             else "its weights or its scheduler's configuration may be damaged: draw it with diffusers alone to see"
         )
-        return f"the generator's pictures are not numbers: {seen}; {guess}"
+        return f"the generator's images are not numbers: {seen}; {guess}"
 
     def _by_channel(self, values: Sequence[float]) -> Tensor:
         """Return a number a channel as (1, C, 1, 1)."""
@@ -166,7 +166,7 @@ class LatentSpace:
         return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(self._precision.device)
 
     @property
-    def _pictures_at_once(self) -> int:
+    def _images_at_once(self) -> int:
         height, width = self._size
         return max(1, PIXELS_AT_ONCE // (height * width))
 

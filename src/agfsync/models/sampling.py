@@ -227,7 +227,7 @@ def _try_scheduler(scheduler: Any, name: str, steps: int, channels: tuple[int, i
         raise ModelError(f"the scheduler {what} makes something that isn't numbers in {steps} steps: choose another")
     if not torch.equal(first, second):
         raise ModelError(
-            f"the scheduler {what} draws noise that no seed of a picture gives, so that none can be drawn again: "
+            f"the scheduler {what} draws noise that no seed of an image gives, so that none can be drawn again: "
             f"choose another"
         )
 

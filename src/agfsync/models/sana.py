@@ -10,7 +10,7 @@ from diffusers import SanaPipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, ImageSides, Size
 from agfsync.models.flow_matching import TEXT_MASK, Family, FlowMatching, check_classifier_free
 from agfsync.models.loading import silence_libraries
 
@@ -42,9 +42,9 @@ def _encode(pipeline: Any, prompts: Sequence[str], instruction: Sequence[str] | 
     return {TEXT_STATES: text_UTD.float(), TEXT_MASK: mask_UT.bool()}
 
 
-def _find_sides(pipeline: Any) -> PictureSides:
+def _find_sides(pipeline: Any) -> ImageSides:
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
-    return PictureSides(scale * config.patch_size, config.sample_size * scale)
+    return ImageSides(scale * config.patch_size, config.sample_size * scale)
 
 
 def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, PictureSides, Size
+from agfsync.models.architecture import TEXT_STATES, Architecture, Conditioning, ImageSides, Size
 from agfsync.models.flow_matching import (
     JOINT_ATTENTION,
     POOLED_PROJECTIONS,
@@ -37,11 +37,11 @@ def _encode_prompts(
     return {TEXT_STATES: text_UTD.float(), POOLED_PROJECTIONS: pooled_UE.float()}
 
 
-def _find_sides(pipeline: Any) -> PictureSides:
+def _find_sides(pipeline: Any) -> ImageSides:
     """Return the sizes: a token is a patch of latents, and there are embeddings for so many positions."""
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
     token = scale * config.patch_size
-    return PictureSides(token, config.sample_size * scale, config.pos_embed_max_size * token)
+    return ImageSides(token, config.sample_size * scale, config.pos_embed_max_size * token)
 
 
 def _predict_velocity(

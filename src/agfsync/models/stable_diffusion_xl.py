@@ -27,7 +27,7 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip
     The text is both encoders' last hidden states but one (but `clip_skip` more), end to end, or the second's alone
     where the model has no first; pooled is the second's projected embedding. The time ids are inputs of each
     image in training: the size it had before it was scaled, the crop's top and left, and the size it has
-    (SDXL, section 2.2). Pictures that it drew itself were never scaled nor cropped.
+    (SDXL, section 2.2). Images that it drew itself were never scaled nor cropped.
     """
     device = pipeline.text_encoder_2.device
     with silence_libraries():
@@ -39,7 +39,7 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip
     return {TEXT_STATES: text_UTD, POOLED_TEXT: pooled_UE, TIME_IDS: time_ids}
 
 
-def _picture_conditioning(images: Sequence[Image.Image], size: Size) -> Conditioning:
+def _image_conditioning(images: Sequence[Image.Image], size: Size) -> Conditioning:
     """Return each image's time ids (B, 6), on the CPU: its original size, the crop's top and left, and `size`.
 
     So a small or cropped image teaches to draw such images, and doesn't spoil whole ones.
@@ -64,7 +64,7 @@ XL_ARCHITECTURE = Architecture(
         "text_encoder": ("conditioner.embedders.0.transformer.",),
         "text_encoder_2": ("conditioner.embedders.1.model.",),
     },
-    picture_conditioning=_picture_conditioning,
+    image_conditioning=_image_conditioning,
     refiner=Refiner,
     latent_statistics=("latents_mean", "latents_std"),
     indexed=True,

@@ -9,7 +9,7 @@ from diffusers import ZImagePipeline
 from torch import Tensor
 
 from agfsync.errors import ModelError
-from agfsync.models.architecture import Architecture, Conditioning, PictureSides, Size
+from agfsync.models.architecture import Architecture, Conditioning, ImageSides, Size
 from agfsync.models.flow_matching import PATCH, TIMESTEPS, Family, FlowMatching, masked_text_arguments, pad_texts
 from agfsync.models.loading import silence_libraries
 
@@ -26,8 +26,8 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Condit
     return pad_texts(texts, _TEXT_TOKENS)
 
 
-def _find_sides(pipeline: Any) -> PictureSides:
-    return PictureSides(pipeline.vae_scale_factor * PATCH, _SIDE)
+def _find_sides(pipeline: Any) -> ImageSides:
+    return ImageSides(pipeline.vae_scale_factor * PATCH, _SIDE)
 
 
 def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> None:

@@ -103,7 +103,7 @@ class UnifiedRewardSettings(ScorerSettings):
     asks: tuple[Literal["alignment", "coherence", "style"], ...] = Field(
         default=("alignment", "coherence", "style"), min_length=1
     )
-    """the scores that the value is the mean of: how well the picture shows the prompt, how free it is of glitches, and
+    """the scores that the value is the mean of: how well the image shows the prompt, how free it is of glitches, and
     how appealing it looks"""
     reply_tokens: Positive = 256
     """the most tokens of a reply"""
@@ -191,7 +191,7 @@ class PairwiseSettings(ScorerSettings):
     asks: tuple[Literal["preference", "alignment", "appeal"], ...] = Field(
         default=("preference", "alignment", "appeal"), min_length=1
     )
-    """preference: which it prefers as a picture of the prompt; alignment: which shows the prompt more faithfully;
+    """preference: which it prefers as an image of the prompt; alignment: which shows the prompt more faithfully;
     appeal: which is more visually appealing, asked without the prompt"""
 
 

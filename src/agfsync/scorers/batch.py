@@ -16,7 +16,7 @@ from agfsync.scorers.narrow import explain_refusal, is_narrow
 
 
 @dataclass(frozen=True, slots=True)
-class PictureToScore:
+class ImageToScore:
     """A candidate's image, or the reason for none, with its prompt and questions. `key` is the key of its score."""
 
     key: str
@@ -27,7 +27,7 @@ class PictureToScore:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPicture:
+class ScoredImage:
     """An image's score; `truncated` is True if the scorer saw only the beginning of the prompt."""
 
     score: Score
@@ -40,31 +40,31 @@ def score_key(source: str, asks_questions: bool, candidate_key: str, questions: 
     return digest("score", source, candidate_key, asked)
 
 
-def open_pictures(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
+def decode_images(files: Sequence[bytes]) -> list[Image.Image | Unscored]:
     """Return the RGB image in each file (PNG, WebP or JPEG), in order, or the reason for none."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_open_picture, files))
+        return list(pool.map(_decode_or_explain, files))
 
 
-def score_pictures(scorer: Scorer, name: str, pictures: Sequence[PictureToScore]) -> Iterator[ScoredPicture]:
+def score_images(scorer: Scorer, name: str, images: Sequence[ImageToScore]) -> Iterator[ScoredImage]:
     """Yield the score of each image, in order, under the scorer's `name`; one without an image is unscored.
 
     Raises:
         ModelError: the scorer returned another number of results than it got images.
         CapReached: the scorer has reached its spending cap; the scores before that are yielded first.
     """
-    whole = [Item(p.prompt, p.questions, p.image) for p in pictures if isinstance(p.image, Image.Image)]
+    whole = [Item(p.prompt, p.questions, p.image) for p in images if isinstance(p.image, Image.Image)]
     results, reached = _collect_results(scorer, whole)
     if reached is None and len(results) != len(whole):
-        raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(whole)} pictures: mend the scorer")
+        raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(whole)} images: mend the scorer")
     words = iter(results)
-    for picture in pictures:
-        word = next(words, None) if isinstance(picture.image, Image.Image) else picture.image
+    for each in images:
+        word = next(words, None) if isinstance(each.image, Image.Image) else each.image
         if word is None:
             assert reached is not None
             raise reached
-        score = make_score(picture.key, picture.candidate_key, name, word)
-        yield ScoredPicture(score, isinstance(word, Measurement) and word.truncated)
+        score = make_score(each.key, each.candidate_key, name, word)
+        yield ScoredImage(score, isinstance(word, Measurement) and word.truncated)
 
 
 def _collect_results(
@@ -72,7 +72,7 @@ def _collect_results(
 ) -> tuple[Sequence[Measurement | Unscored], CapReached | None]:
     """Return the scorer's results, and the exception that kept it from the rest, if any.
 
-    Where the scorer refuses the items by a ValueError, the narrow pictures among them are unscored, and the others are
+    Where the scorer refuses the items by a ValueError, the narrow images among them are unscored, and the others are
     scored without them.
     """
     try:
@@ -92,7 +92,7 @@ def _collect_results(
         return found, cap
 
 
-def _open_picture(file: bytes) -> Image.Image | Unscored:
+def _decode_or_explain(file: bytes) -> Image.Image | Unscored:
     try:
         return decode_image(file)
     except BrokenImageError as fault:

@@ -21,4 +21,4 @@ def explain_refusal(images: Iterable[Image.Image], refusal: ValueError) -> str:
     """
     if not any(map(is_narrow, images)):
         raise refusal
-    return f"the model can't read the picture: {refusal}".splitlines()[0]
+    return f"the model can't read the image: {refusal}".splitlines()[0]

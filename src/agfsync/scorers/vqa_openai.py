@@ -70,9 +70,9 @@ class VqaOpenAI:
             ModelError: there is no server or no such model, or it doesn't take the key.
             CapReached: the next request might pass the meter's cap.
         """
-        pictures = [make_data_url(item.image) if item.questions else "" for item in items]
-        both = zip(items, pictures, strict=True)
-        asked = [(picture, question) for item, picture in both for question in item.questions]
+        images = [make_data_url(item.image) if item.questions else "" for item in items]
+        both = zip(items, images, strict=True)
+        asked = [(image, question) for item, image in both for question in item.questions]
         said = map_in_threads(lambda each: self._ask_question(*each), asked, self._client.at_once)
         results: list[Measurement | Unscored] = []
         try:
@@ -82,9 +82,9 @@ class VqaOpenAI:
             raise CapReached(str(reached), results) from None
         return results
 
-    def _ask_question(self, picture: str, question: Question) -> Answer | Unscored:
+    def _ask_question(self, image: str, question: Question) -> Answer | Unscored:
         """Return the answer to one question, or the reason for none."""
-        seen = {"type": "image_url", "image_url": {"url": picture}}
+        seen = {"type": "image_url", "image_url": {"url": image}}
         wanted = ANSWER_YES_NO if question.is_yes_no else ANSWER_CHOICE if question.choices else ANSWER_WORD
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": INSTRUCTIONS + wanted.format(choices=", ".join(question.choices))},

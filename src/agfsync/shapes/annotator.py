@@ -3,7 +3,7 @@
     prompt-following   the mean P(right answer) of the VQA model over the caption's statements and foils
     aesthetic          the aesthetic head's rating
     fidelity           the share of whole things, by the fidelity network
-    harmlessness       a stand-in: the red cross is a protected emblem, and a picture that shows one counts as harmful.
+    harmlessness       a stand-in: the red cross is a protected emblem, and an image that shows one counts as harmful.
                        It is P(no) of the VQA model to `TABOO`
 
 It is the only one that sees no order and has no bias of position: one order is enough.
@@ -27,7 +27,7 @@ from agfsync.shapes.language import ShapesWriter
 
 TABOO = "Is there a red cross?"
 STEPS_A_LEVEL = 4
-"""Scores are multiples of a quarter of a level: smaller differences between two pictures are ties."""
+"""Scores are multiples of a quarter of a level: smaller differences between two images are ties."""
 
 Rating = tuple[float, str]
 """A value in 0..1, and its reason."""

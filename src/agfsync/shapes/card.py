@@ -37,8 +37,8 @@ from agfsync.shapes.training.fidelity import rate_fidelity
 from agfsync.shapes.training.flaws import draw_flawed
 from agfsync.shapes.training.flow import NO_T5
 from agfsync.shapes.training.generator import DROPPED, SWAPPED
+from agfsync.shapes.training.images import sample_captioned_scene, sample_scene, spoil_image
 from agfsync.shapes.training.lessons import has_fast_bf16
-from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene, spoil_picture
 
 _DRAWINGS = 500
 _CAPTIONS = 240
@@ -136,8 +136,8 @@ def _measure_clip(folder: Path) -> Iterator[Figure]:
     texts, _ = clip.embed_texts([write_caption(describe_scene(scene, rng), rng) for scene in scenes])
     similarity = clip.embed_images([draw_scene(scene) for scene in scenes]) @ texts.T
     own = torch.arange(len(scenes))
-    yield Figure("CLIP: picture finds its caption among 100", f"{(similarity.argmax(1) == own).float().mean():.1%}")
-    yield Figure("CLIP: caption finds its picture among 100", f"{(similarity.argmax(0) == own).float().mean():.1%}")
+    yield Figure("CLIP: image finds its caption among 100", f"{(similarity.argmax(1) == own).float().mean():.1%}")
+    yield Figure("CLIP: caption finds its image among 100", f"{(similarity.argmax(0) == own).float().mean():.1%}")
 
 
 def _measure_aesthetic(folder: Path) -> Iterator[Figure]:
@@ -145,14 +145,14 @@ def _measure_aesthetic(folder: Path) -> Iterator[Figure]:
     degrees = np.array([rng.choice((0.0, rng.uniform(0.3, 1))) for _ in range(800)])
     counts = np.array([1 + n % MAX_THINGS for n in range(len(degrees))])
     pairs = zip(counts.tolist(), degrees.tolist(), strict=True)
-    images = [spoil_picture(draw_scene(sample_scene(rng, count)), degree, rng) for count, degree in pairs]
-    values = np.array(_rate_pictures(folder, images))
+    images = [spoil_image(draw_scene(sample_scene(rng, count)), degree, rng) for count, degree in pairs]
+    values = np.array(_rate_images(folder, images))
     whole = degrees == 0
     better = (values[whole][:, None] > values[~whole]).mean()
     error = np.abs(values / 10 - np.array([rate_degree(degree) for degree in degrees])).mean()
     means = [f"{n}: {values[whole & (counts == n)].mean():.1f}" for n in range(1, MAX_THINGS + 1)]
-    what = "aesthetic: mean score of untouched pictures of 1 to 4 things"
-    yield Figure("aesthetic: an untouched picture beats a spoilt one", f"{better:.1%}")
+    what = "aesthetic: mean score of untouched images of 1 to 4 things"
+    yield Figure("aesthetic: an untouched image beats a spoilt one", f"{better:.1%}")
     yield Figure("aesthetic: mean absolute error, on 0..10", f"{error:.2f}")
     yield Figure(what, ", ".join(means), "within 1.5 points, 1 and 4")
 
@@ -169,7 +169,7 @@ def _measure_fidelity(folder: Path) -> Iterator[Figure]:
     yield Figure("fidelity: mean absolute error of the share of whole things", f"{np.abs(found - true).mean():.3f}")
 
 
-def _rate_pictures(folder: Path, images: list[Image.Image]) -> list[float]:
+def _rate_images(folder: Path, images: list[Image.Image]) -> list[float]:
     scorer = Aesthetic(path=str(folder / "clip"), head=str(folder / "aesthetic"))
     return _score(scorer, [Item("", (), image) for image in images])
 
@@ -179,7 +179,7 @@ def _score(scorer: Scorer, items: Sequence[Item]) -> list[float]:
 
 
 class _Generated(NamedTuple):
-    """Captions, in turn of every category, a generator's picture of each, and what the oracle sees in it."""
+    """Captions, in turn of every category, a generator's image of each, and what the oracle sees in it."""
 
     prompts: list[str]
     specs: list[Spec]
@@ -216,18 +216,18 @@ def _list_stated(spec: Spec) -> tuple[Question, ...]:
 def _measure_generator(name: str, generated: _Generated) -> Iterator[Figure]:
     scores = np.array(generated.oracle)
     yield Figure(f"{name}: oracle score on held-out captions", f"{scores.mean():.1f} of 100", "45 to 85")
-    yield Figure(f"{name}: pictures wholly right", f"{(scores == 100).mean():.1%}")
+    yield Figure(f"{name}: images wholly right", f"{(scores == 100).mean():.1%}")
 
 
 def _measure_judges(folder: Path, generated: _Generated) -> Iterator[Figure]:
-    """Measure the judges on the base generator's pictures, which they weren't trained on."""
+    """Measure the judges on the base generator's images, which they weren't trained on."""
     clip = Backbone(str(folder / "clip"), None, "fp32", "cpu")
     own = (clip.embed_images(generated.images) * clip.embed_texts(generated.prompts)[0]).sum(dim=1).tolist()
     things = [len(scene.things) for scene in generated.scenes]
     yield from _measure_agreement(folder, generated)
-    what = "{} on generated pictures: correlation with the oracle, and with the number of things"
+    what = "{} on generated images: correlation with the oracle, and with the number of things"
     fidelity = _score(ShapesFidelity(path=str(folder / "fidelity")), [Item("", (), i) for i in generated.images])
-    rated = {"CLIP": own, "aesthetic": _rate_pictures(folder, generated.images), "fidelity": fidelity}
+    rated = {"CLIP": own, "aesthetic": _rate_images(folder, generated.images), "fidelity": fidelity}
     for name, values in rated.items():
         correlations = [np.corrcoef(values, others)[0, 1] for others in (generated.oracle, things)]
         yield Figure(what.format(name), ", ".join(f"{correlation:+.2f}" for correlation in correlations))
@@ -252,7 +252,7 @@ def _measure_agreement(folder: Path, generated: _Generated) -> Iterator[Figure]:
     by_kind = [f"{kind} {agree(row for row in answers if row[0] == kind)}" for kind in kinds]
     after_no = [vqa for _, oracle, vqa in answers if not oracle]
     after_yes = [not vqa for _, oracle, vqa in answers if oracle]
-    what = "VQA: agreement with the oracle on generated pictures"
+    what = "VQA: agreement with the oracle on generated images"
     yield Figure(what, f"{agree(answers)} of {len(answers)}", "93 % at least")
     yield Figure(f"{what}, by element type", ", ".join(by_kind))
     yield Figure("VQA: yes where the oracle says no", _share(sum(after_no), len(after_no)))

@@ -45,7 +45,7 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def fill_canvas(background: str) -> FloatArray:
-    """Return an empty picture (H, W, 3), in 0..255."""
+    """Return an empty image (H, W, 3), in 0..255."""
     canvas = np.empty((SIDE, SIDE, 3), np.float32)
     canvas[:] = BACKGROUND_PALETTE[background]
     return canvas

@@ -1,4 +1,4 @@
-"""The fidelity network: how many of the things in a picture are whole, from the picture alone.
+"""The fidelity network: how many of the things in an image are whole, from the image alone.
 
 A small convolutional network of this project's own, trained by `agfsync shapes train` on drawings with known flaws.
 
@@ -26,7 +26,7 @@ _GROUPS = 8
 
 
 class FidelityNetwork(nn.Module):
-    """Convolutions that halve the picture at each width but the first, and a linear layer on their mean and maximum."""
+    """Convolutions that halve the image at each width but the first, and a linear layer on their mean and maximum."""
 
     def __init__(self, widths: Sequence[int] = (24, 48, 96, 128)) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class FidelityNetwork(nn.Module):
         self.rating = nn.Linear(2 * widths[-1], 1)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the logit of the share of whole things, (B,), of pictures in -1..1."""
+        """Return the logit of the share of whole things, (B,), of images in -1..1."""
         features_BCHW = self.features(pixels_BCHW)
         pooled_BC = torch.cat([features_BCHW.mean((2, 3)), features_BCHW.amax((2, 3))], dim=1)
         logits_B: Tensor = self.rating(pooled_BC).squeeze(-1)
@@ -66,7 +66,7 @@ class FidelityNetwork(nn.Module):
 
 
 class ShapesFidelity:
-    """Scores a picture by the share of its things that are whole x 100; the prompt and questions aren't used."""
+    """Scores an image by the share of its things that are whole x 100; the prompt and questions aren't used."""
 
     asks_questions = False
 

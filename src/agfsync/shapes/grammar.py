@@ -107,7 +107,7 @@ def list_foils(spec: Spec, rng: random.Random) -> list[tuple[Query, Query]]:
     """Return questions that `spec` answers with no, each after the question on the same thing that it answers with yes.
 
     A foil is false in every scene that fulfils `spec` word by word: "a red star" is one star and no blue one. What
-    `spec` merely leaves out, such as another object, is no foil: a picture may have it. The wrong place is a neighbour,
+    `spec` merely leaves out, such as another object, is no foil: an image may have it. The wrong place is a neighbour,
     the wrong number is off by one, the wrong relation the opposite.
     """
     pairs: list[tuple[Query, Query]] = []

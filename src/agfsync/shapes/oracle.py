@@ -1,4 +1,4 @@
-"""The oracle: code that looks at a picture and answers every question of the grammar. Nothing learns from it.
+"""The oracle: code that looks at an image and answers every question of the grammar. Nothing learns from it.
 
 It takes the background from the border, cuts out what differs from it, and compares each piece with every shape at
 every size. A piece that fits no shape well enough is no thing and answers no question with yes.
@@ -39,7 +39,7 @@ _WINDOW: Final = 32
 
 
 def see_scene(image: Image.Image) -> Scene:
-    """Return the things and the background that a picture of any size shows, as far as they can be made out."""
+    """Return the things and the background that an image of any size shows, as far as they can be made out."""
     pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
     background = _find_background(pixels)
     away = np.linalg.norm(pixels - np.array(BACKGROUND_PALETTE[background], np.float32), axis=-1)
@@ -49,7 +49,7 @@ def see_scene(image: Image.Image) -> Scene:
 
 
 class Oracle:
-    """Scores a picture by the share of its questions that it answers as the caption does."""
+    """Scores an image by the share of its questions that it answers as the caption does."""
 
     asks_questions = True
     knows_truth = True
@@ -92,7 +92,7 @@ def _find_background(pixels: FloatArray) -> str:
 def _recognise_thing(
     pixels: FloatArray, away: FloatArray, piece: npt.NDArray[np.bool_], background: str
 ) -> Thing | None:
-    """Return the thing that a piece of the picture shows, or None if it is like none."""
+    """Return the thing that a piece of the image shows, or None if it is like none."""
     if piece.sum() < _SMALLEST:
         return None
     color, material = _recognise_paint(pixels, piece)

@@ -1,7 +1,7 @@
 """Questions of the Shapes world as logic: what a question asks, its words, and its answer in a scene.
 
 A `Query` is asked of a scene, never of the caption, so the same code answers for a drawn scene (to teach the VQA model)
-and for what the oracle saw in a picture.
+and for what the oracle saw in an image.
 
 >>> query = parse_query("Is the red star to the left of the blue heart?")
 >>> query.kind, query.relation, query.other.shape

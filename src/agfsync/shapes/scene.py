@@ -1,6 +1,6 @@
 """Scenes of one to four things on a plain background, and specifications: what a caption says of a scene.
 
-Coordinates are pixels of the 64x64 picture, x to the right, y down. A `Spec` leaves open what its caption doesn't
+Coordinates are pixels of the 64x64 image, x to the right, y down. A `Spec` leaves open what its caption doesn't
 mention; `compose_scene` makes up a scene that fulfils it, with everything left open at random.
 
 >>> spec = Spec((Group("star", "red", count=2), Group("heart", location="centre")), background="grey")
@@ -105,7 +105,7 @@ class Spec:
 
 
 class CrowdedError(Exception):
-    """The things of a specification don't fit into one picture."""
+    """The things of a specification don't fit into one image."""
 
 
 def is_related(a: Thing, b: Thing, relation: str, margin: float = 5.0) -> bool:

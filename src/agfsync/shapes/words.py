@@ -35,7 +35,7 @@ _STRIPES: Final = "with stripes"
 NOUN_PHRASE: Final = rf"(?:(?:{_ADJECTIVE}),? )*(?:{_NOUN})\b(?: {_STRIPES})?"
 """A regular expression of a noun phrase without its article or number."""
 PLACE_PHRASE: Final = r"(?:in|at) the (?:(?:top|upper|bottom|lower) (?:left|right)(?: corner)?|centre|center|middle)"
-"""A regular expression of a place in the picture."""
+"""A regular expression of a place in the image."""
 
 
 def build_noun_phrase(kind: ThingKind, count: int = 1, article: bool = True) -> str:

@@ -164,7 +164,7 @@ def annotate_candidates(context: Context, annotators: Annotators, groups: Groups
         schema=Score.schema,
         progress=context.progress,
         budget=context.recipe.failure_budget,
-        unit="pictures",
+        unit="images",
         title=f"scores: {', '.join(annotators)}",
     )
     names = [score for name, of in annotators.items() for score in (*(f"{name}.{each}" for each in of.aspects), name)]

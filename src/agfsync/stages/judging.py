@@ -18,7 +18,7 @@ from agfsync.recipe import ScorerSettings
 from agfsync.records import Candidate, Question, Score, digest
 from agfsync.scorers import CapReached, Scorer, Unscored
 from agfsync.scorers.annotators.scoring import REFUSED
-from agfsync.scorers.batch import PictureToScore, ScoredPicture, open_pictures, score_key, score_pictures
+from agfsync.scorers.batch import ImageToScore, ScoredImage, decode_images, score_images, score_key
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import Context, digest_scorer
 from agfsync.stages.spending import REMARKS, Account, list_scorer_arguments, open_judge_accounts
@@ -35,7 +35,7 @@ class Tables:
     """The tables of `stage` with its images and their scores."""
 
     stage: str
-    pictures: str
+    images: str
     scores: str
 
 
@@ -73,7 +73,7 @@ class ScoreRequest:
 
     judge: str
     key: str
-    picture: ImageToJudge
+    image: ImageToJudge
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class JudgingJob:
         return first.device if first.asked_server is None else SERVER
 
     def reads(self, asked: Sequence[ScoreRequest]) -> tuple[str, Sequence[str]]:
-        return self.tables.pictures, list(dict.fromkeys(each.picture.unit for each in asked))
+        return self.tables.images, list(dict.fromkeys(each.image.unit for each in asked))
 
     def open(self, context: JobContext) -> BatchFunction[ScoreRequest]:
         @cache
@@ -111,14 +111,14 @@ class JudgingJob:
 
         def work(asked: Sequence[ScoreRequest]) -> Iterator[Outcome]:
             """Yield the outcomes; if a cap is reached, yield those before it first, since they were paid for."""
-            of_picture: dict[str, list[ScoreRequest]] = defaultdict(list)
+            of_image: dict[str, list[ScoreRequest]] = defaultdict(list)
             for each in asked:
-                of_picture[each.picture.key].append(each)
+                of_image[each.image.key].append(each)
             scorers = {name: load_scorer(name) for name in self.panel if any(each.judge == name for each in asked)}
             outcomes: dict[str, Outcome] = {}
             reached: CapReached | None = None
             try:
-                context.fit.over(list(of_picture.values()), partial(self._judge_batch, context.run, scorers, outcomes))
+                context.fit.over(list(of_image.values()), partial(self._judge_batch, context.run, scorers, outcomes))
             except CapReached as failure:
                 reached = failure
             for account in self.accounts.values():
@@ -138,16 +138,14 @@ class JudgingJob:
         asked: Sequence[Sequence[ScoreRequest]],
     ) -> Sequence[Sequence[ScoreRequest]]:
         """Enter the scores `asked` of each image into `outcomes` by key; each judge sees all images in one batch."""
-        images = open_images(run, self.tables, [of[0].picture for of in asked])
+        images = open_images(run, self.tables, [of[0].image for of in asked])
         for name, scorer in scorers.items():
             mine = [each for of in asked for each in of if each.judge == name]
             shown = [
-                PictureToScore(
-                    each.key, each.picture.key, each.picture.prompt, each.picture.questions, images[each.picture.key]
-                )
+                ImageToScore(each.key, each.image.key, each.image.prompt, each.image.questions, images[each.image.key])
                 for each in mine
             ]
-            for each, said in zip(mine, score_pictures(scorer, name, shown) if shown else [], strict=True):
+            for each, said in zip(mine, score_images(scorer, name, shown) if shown else [], strict=True):
                 outcomes[each.key] = _make_outcome(said)
         return asked
 
@@ -156,10 +154,10 @@ def judge_images(
     context: Context,
     tables: Tables,
     judges: Judges,
-    pictures: Reiterable[ImageToJudge],
+    images: Reiterable[ImageToJudge],
     others: OtherScores | None = None,
 ) -> dict[str, Any]:
-    """Let every judge score those of `pictures` that it hasn't scored, one model in memory at a time.
+    """Let every judge score those of `images` that it hasn't scored, one model in memory at a time.
 
     The table of scores holds theirs and the `others` afterwards.
 
@@ -173,13 +171,13 @@ def judge_images(
     keys = {name: _make_key_function(tables, name, settings) for name, settings in judges.items()}
     with open_judge_accounts(context, tables.stage, judges) as accounts:
         for panel in _group_panels(judges):
-            _judge_by_panel(context, tables, panel, keys, pictures, accounts)
+            _judge_by_panel(context, tables, panel, keys, images, accounts)
             release_memory()
     others = others or OtherScores()
     asked = (
         unit
-        for picture, more in zip(pictures, others.units(), strict=False)
-        for unit in (*(key(picture) for name, key in keys.items() if picture.is_for(name)), *more)
+        for image, more in zip(images, others.units(), strict=False)
+        for unit in (*(key(image) for name, key in keys.items() if image.is_for(name)), *more)
     )
     context.run.select(tables.scores, asked)
     names = [*judges, *others.names]
@@ -187,7 +185,7 @@ def judge_images(
     for name, account in accounts.items():
         if account.meter.remarks:
             notes[name][REMARKS] = "; ".join(account.meter.remarks)
-    _skip_unscored(context, tables, names, len(pictures))
+    _skip_unscored(context, tables, names, len(images))
     return notes
 
 
@@ -206,30 +204,30 @@ def _judge_by_panel(
     tables: Tables,
     panel: Judges,
     keys: Mapping[str, Key],
-    pictures: Reiterable[ImageToJudge],
+    images: Reiterable[ImageToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
     """Score the images with the judges of a panel."""
     batch = context.recipe.scores.batch
 
     def units() -> Iterator[Unit[ScoreRequest]]:
-        for some in iterate_batches(pictures, batch):
+        for some in iterate_batches(images, batch):
             for name in panel:
-                for picture in (each for each in some if each.is_for(name)):
-                    key = keys[name](picture)
-                    yield Unit(key, ScoreRequest(name, key, picture))
+                for image in (each for each in some if each.is_for(name)):
+                    key = keys[name](image)
+                    yield Unit(key, ScoreRequest(name, key, image))
 
     run_job(
         context.run,
         tables.scores,
-        Stream(sum(each.is_for(name) for each in pictures for name in panel), units),
+        Stream(sum(each.is_for(name) for each in images for name in panel), units),
         JudgingJob(tables, panel, batch, {name: accounts[name] for name in panel if name in accounts}),
         engine=context.recipe.engine,
         at_once=batch * len(panel),
         schema=Score.schema,
         progress=context.progress,
         budget=context.recipe.failure_budget,
-        unit="pictures" if len(panel) == 1 else "scores",
+        unit="images" if len(panel) == 1 else "scores",
         title=f"{tables.stage}: {', '.join(panel)}",
     )
 
@@ -239,17 +237,17 @@ def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> K
     source = digest(tables.scores, VERSIONS[tables.stage], digest_scorer(name, settings))
     # A scorer whose class doesn't say counts as asking: at worst, other questions make it score again.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
-    return lambda picture: score_key(source, asks, picture.key, picture.questions)
+    return lambda image: score_key(source, asks, image.key, image.questions)
 
 
-def open_images(run: Run, tables: Tables, pictures: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
+def open_images(run: Run, tables: Tables, images: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
     """Open the images once, so that every judge sees the same ones; return them by their keys."""
-    holders = list(dict.fromkeys(each.unit for each in pictures))
-    files = {c.key: c.image for c in run.read(tables.pictures, Candidate, holders)}
-    return dict(zip((p.key for p in pictures), open_pictures([files[p.key] for p in pictures]), strict=True))
+    holders = list(dict.fromkeys(each.unit for each in images))
+    files = {c.key: c.image for c in run.read(tables.images, Candidate, holders)}
+    return dict(zip((p.key for p in images), decode_images([files[p.key] for p in images]), strict=True))
 
 
-def _make_outcome(judged: ScoredPicture) -> Outcome:
+def _make_outcome(judged: ScoredImage) -> Outcome:
     """Return the score; a truncated prompt is counted with it, and so known after a resume."""
     return Sifted([judged.score], {_describe_truncation(judged.score.scorer): 1} if judged.truncated else {})
 
@@ -258,7 +256,7 @@ def _describe_truncation(judge_: str) -> str:
     return f"{judge_} saw the beginning of the prompt only"
 
 
-def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pictures: int) -> None:
+def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], images: int) -> None:
     """Enter images without a score as skipped, an entry for each judge and reason, and report them.
 
     A refusal is an annotator's answer: it counts as skipped, and not as a failure.
@@ -269,7 +267,7 @@ def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pict
     run, skipped = context.run, dict[str, dict[str, Skipped]]()
     for row in run.rows(tables.scores, ["candidate_key", "scorer", "reason"]):
         if (why := row["reason"]) is not None:
-            of_judge, where = skipped.setdefault(row["scorer"], {}), f"picture {row['candidate_key']}"
+            of_judge, where = skipped.setdefault(row["scorer"], {}), f"image {row['candidate_key']}"
             key, reason = digest("unscored", row["scorer"], why), f"no {row['scorer']} score: {why}"
             before = of_judge.get(why, Skipped(tables.scores, key, reason, where, 0))
             of_judge[why] = replace(before, count=before.count + 1)
@@ -278,8 +276,8 @@ def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], pict
         run.skip(each.stage, each.key, each.reason, each.where, each.count)
     for of_judge in skipped.values():
         failed = [each for why, each in of_judge.items() if why != REFUSED]
-        check_budget(tables.stage, failed, pictures, context.recipe.failure_budget, "pictures")
-    report_skipped(context.progress, tables.stage, every, pictures * len(judges), "scores")
+        check_budget(tables.stage, failed, images, context.recipe.failure_budget, "images")
+    report_skipped(context.progress, tables.stage, every, images * len(judges), "scores")
 
 
 def _collect_notes(context: Context, tables: Tables, judges: Sequence[str]) -> dict[str, Any]:

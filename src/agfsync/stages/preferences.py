@@ -14,7 +14,7 @@ from agfsync.engine.processing import PartWriter, check_budget, report_skipped
 from agfsync.engine.progress import ProgressTask
 from agfsync.files.images import BrokenImageError
 from agfsync.formats import LeftOut, LeftOutTally, NoPreference, PairItem, Preference
-from agfsync.formats.pairing import SAME_PICTURE, Judgements, picture_key, read_pictures
+from agfsync.formats.pairing import SAME_IMAGE, Judgements, image_key, read_pair_images
 from agfsync.formats.sources import read_pair_prompts, read_pairs, resolve_snapshot
 from agfsync.formats.writing import read_selectors
 from agfsync.records import Candidate, Caption, Pair, digest
@@ -69,7 +69,7 @@ def import_pair_set(context: Context, source: Path) -> Mapping[str, Any]:
     tally = intake.tally
     skip_left_out(context, _CANDIDATES, source, tally, intake.meant, "pairs")
     intake.select_tables()
-    counts = {"captions": len(captions), "candidates": len(intake.pictures), "pairs": len(intake.pairs)}
+    counts = {"captions": len(captions), "candidates": len(intake.images), "pairs": len(intake.pairs)}
     counts["judgements"] = len(intake.judged)
     left_out = {"left_out": dict(tally.counts), "left_out_at": dict(tally.places)}
     return counts | left_out | {SELECTED_BY: note_selectors(read_selectors(resolve_snapshot(source)))}
@@ -109,7 +109,7 @@ class _Intake:
         self._preferences = PartWriter(context.run, PREFERENCES, Pair.schema)
         self._of_caption: Counter[str] = Counter()
         self.judged: Judgements[str] = Judgements(context.recipe.pairs.repeats)
-        self.pictures: dict[str, str] = {}
+        self.images: dict[str, str] = {}
         """key -> its caption's key"""
         self.pairs: dict[str, None] = {}
         self.tally = LeftOutTally()
@@ -130,11 +130,11 @@ class _Intake:
         if isinstance(found, NoPreference):
             return LeftOut(found.reason, found.where, failed=False)
         try:
-            winner, loser = read_pictures(found)
+            winner, loser = read_pair_images(found)
         except BrokenImageError as failure:
             return LeftOut(str(failure), found.where)
         if winner == loser:
-            return LeftOut(SAME_PICTURE, found.where, failed=False)
+            return LeftOut(SAME_IMAGE, found.where, failed=False)
         caption = self._captions.get(found.prompt)
         if caption is None:
             return LeftOut(CHANGED, found.where, failed=False)
@@ -143,15 +143,15 @@ class _Intake:
 
     def _add_candidate(self, caption: str, image: bytes) -> str:
         """Enter an image, if it is new, and return its key. The same one in several pairs is one candidate."""
-        key = intern(picture_key(caption, image))
-        if key not in self.pictures:
+        key = intern(image_key(caption, image))
+        if key not in self.images:
             if not self._of_caption[caption]:
                 self._task.advance(1)
             index = self._of_caption[caption]
             if not self._is_there(_CANDIDATES, key):
                 self._candidates.add(key, [Candidate(key, caption, index, None, PAIR_SET, image)])
             self._of_caption[caption] += 1
-            self.pictures[key] = caption
+            self.images[key] = caption
         return key
 
     def add_pairs(self) -> None:
@@ -159,7 +159,7 @@ class _Intake:
         for winner, loser, number in self.judged.pairs():
             key = digest("pair", winner, loser, *([number] if number else []))
             if not self._is_there(PREFERENCES, key):
-                self._preferences.add(key, [Pair(key, self.pictures[winner], winner, loser, 1.0, 0.0, 1.0)])
+                self._preferences.add(key, [Pair(key, self.images[winner], winner, loser, 1.0, 0.0, 1.0)])
             self.pairs[key] = None
         for reason, count in self.judged.left_out().items():
             self.tally.add(LeftOut(reason, count=count, failed=False))
@@ -178,5 +178,5 @@ class _Intake:
         if left_out and not self._is_there(PREFERENCES, counts):
             self._preferences.add(counts, Sifted([], left_out))
             self._preferences.commit()
-        self._run.select(_CANDIDATES, self.pictures)
+        self._run.select(_CANDIDATES, self.images)
         self._run.select(PREFERENCES, [*self.pairs, *([counts] if left_out else [])])

@@ -24,7 +24,7 @@ def run(context: Context) -> Mapping[str, Any]:
     Raises:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
     """
-    tables = Tables(stage=_STAGE, pictures="candidates", scores=_STAGE)
+    tables = Tables(stage=_STAGE, images="candidates", scores=_STAGE)
     groups: Groups = ()
     candidates: Reiterable[ImageToJudge] = ()
     if not context.recipe.pairs.source:

@@ -330,7 +330,7 @@ def _describe_data(data: TrainingData) -> str:
     if isinstance(data, PromptData):
         return f"to raise the rewards of the images that it drew for {len(data):,} prompts"
     if isinstance(data, EncodedPairs):
-        return f"to prefer the better picture of {len(data):,} pairs on {len(data.prompt_P.unique()):,} prompts"
+        return f"to prefer the better image of {len(data):,} pairs on {len(data.prompt_P.unique()):,} prompts"
     return f"on {len(data):,} of the images that it drew for {len(data.prompt_I.unique()):,} prompts"
 
 

@@ -42,7 +42,7 @@ class _EncodedImages:
 
     rows: Mapping[str, int]
     latents_ICHW: Tensor
-    pictures: Conditioning
+    image_conditioning: Conditioning
     captions: Sequence[str]
     seeds: Sequence[int]
 
@@ -144,7 +144,7 @@ def _encode_pairs(context: Context, model: DiffusionModel) -> EncodedPairs:
         winner_P=torch.tensor([images.rows[pair.winner_key] for pair in pairs]),
         loser_P=torch.tensor([images.rows[pair.loser_key] for pair in pairs]),
         prompt_P=torch.tensor([prompts[texts[pair.caption_key]] for pair in pairs]),
-        pictures=images.pictures,
+        image_conditioning=images.image_conditioning,
         margin_P=torch.tensor([float(pair.margin) for pair in pairs]),
         noise_ICHW=_draw_noise(context, model, images, conditioning),
     )
@@ -182,7 +182,7 @@ def _encode_rated(
         conditioning,
         prompt_I=torch.tensor([prompts[texts[caption]] for caption in images.captions]),
         rating_I=torch.tensor([ratings[key] for key in images.rows]),
-        pictures=images.pictures,
+        image_conditioning=images.image_conditioning,
         noise_ICHW=_draw_noise(context, model, images, conditioning),
     )
     return LoadedData(encoded.save(locate_cache(context), context.digest), notes)
@@ -210,7 +210,7 @@ def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) ->
     kept: list[Mapping[str, Any]] = []
 
     def encode(images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        return {LATENTS: model.encode_images(images), **model.picture_conditioning(images)}
+        return {LATENTS: model.encode_images(images), **model.image_conditioning(images)}
 
     columns = ["key", "caption_key", "seed", "image"]
     candidates = (row for row in context.run.rows("candidates", columns) if row["key"] in wanted)
@@ -221,11 +221,11 @@ def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) ->
             for some in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
                 spool.append(some)
                 task.advance(len(some[LATENTS]))
-    pictures = spool.finish()
+    encoded = spool.finish()
     release_encoders(model)  # the VAE: the text encoders are next
     places = {row["key"]: place for place, row in enumerate(kept)}
     captions, seeds = ([row[name] for row in kept] for name in ("caption_key", "seed"))
-    return _EncodedImages(places, pictures.pop(LATENTS), pictures, captions, seeds)
+    return _EncodedImages(places, encoded.pop(LATENTS), encoded, captions, seeds)
 
 
 def _encode_with_empty(context: Context, model: DiffusionModel, prompts: Mapping[str, int]) -> Conditioning:

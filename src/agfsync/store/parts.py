@@ -140,9 +140,9 @@ def _skip_images(data: bytes) -> Hollow:
     """Return `data` without its images, whose columns are adjacent: a part is one row group."""
     footer = pq.read_metadata(pa.BufferReader(data))
     chunks = [footer.row_group(0).column(n) for n in range(footer.num_columns)]
-    pictures = [chunk for chunk in chunks if chunk.path_in_schema in _LEAVES]
-    first = min((chunk.data_page_offset for chunk in pictures), default=len(data))
-    end = first + sum(chunk.total_compressed_size for chunk in pictures)
+    images = [chunk for chunk in chunks if chunk.path_in_schema in _LEAVES]
+    first = min((chunk.data_page_offset for chunk in images), default=len(data))
+    end = first + sum(chunk.total_compressed_size for chunk in images)
     return Hollow(first, end, hashlib.sha256(data[:first] + data[end:]).hexdigest())
 
 

@@ -53,7 +53,7 @@ class DiffusionModel(TrainableModel, Protocol):
         """Return the scaled latents of `images`, float32 (B, C, H, W)."""
         ...
 
-    def picture_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
+    def image_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
         """Return the conditioning on the images themselves, one row an image; {} for most networks.
 
         An example is their sizes. It replaces the prompt's tensors of the same name.

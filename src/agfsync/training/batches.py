@@ -16,11 +16,11 @@ from agfsync.files.tensors import read_tensors, write_tensors
 from agfsync.records import derive_seed
 from agfsync.training import Conditioning
 
-PROMPTS, PICTURES = "conditioning.", "pictures."
+PROMPT_PREFIX, IMAGE_PREFIX = "conditioning.", "image_conditioning."
 """Prefixes of the names of the conditioning's tensors in the cache."""
 LATENTS, NOISE = "latents_ICHW", "noise_ICHW"
-FORMAT = "4"
-"""The format of the cache; format 3 stored every tensor row by row."""
+FORMAT = "5"
+"""The format of the cache; format 3 stored every tensor row by row, format 4 had another name for IMAGE_PREFIX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class LatentBatch:
 class EncodedPairs:
     """The winner, loser and prompt of every pair, as int64 (P,) rows of the images' latents and of the conditioning.
 
-    If captions are dropped, the last row of the conditioning is that of the empty prompt. `pictures` is the
+    If captions are dropped, the last row of the conditioning is that of the empty prompt. `image_conditioning` is the
     conditioning on the images themselves, one row an image; most networks have none. `margin_P`, float32, is by how
     much the winner's score exceeds the loser's. `noise_ICHW` is the noise that each image was drawn from, if it is
     needed.
@@ -46,7 +46,7 @@ class EncodedPairs:
     winner_P: Tensor
     loser_P: Tensor
     prompt_P: Tensor
-    pictures: Conditioning = field(default_factory=dict)
+    image_conditioning: Conditioning = field(default_factory=dict)
     margin_P: Tensor | None = None
     noise_ICHW: Tensor | None = None
 
@@ -85,7 +85,7 @@ class RatedImages:
     conditioning: Conditioning
     prompt_I: Tensor
     rating_I: Tensor
-    pictures: Conditioning = field(default_factory=dict)
+    image_conditioning: Conditioning = field(default_factory=dict)
     noise_ICHW: Tensor | None = None
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ def _gather_images(
     data: EncodedPairs | RatedImages, images_B: Tensor, prompts_B: Tensor, device: torch.device
 ) -> LatentBatch:
     conditioning = {name: tensor[prompts_B] for name, tensor in data.conditioning.items()}
-    conditioning |= {name: tensor[images_B] for name, tensor in data.pictures.items()}
+    conditioning |= {name: tensor[images_B] for name, tensor in data.image_conditioning.items()}
     there = {name: tensor.to(device) for name, tensor in conditioning.items()}
     return LatentBatch(data.latents_ICHW[images_B].to(device), there)
 
@@ -123,7 +123,7 @@ def _gather_images(
 def _write_cache(data: EncodedPairs | RatedImages, path: Path, digest: str, *columns: str) -> None:
     named = {name: getattr(data, name) for name in (LATENTS, NOISE, *columns)}
     tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
-    tensors |= _add_prefix(PROMPTS, data.conditioning) | _add_prefix(PICTURES, data.pictures)
+    tensors |= _add_prefix(PROMPT_PREFIX, data.conditioning) | _add_prefix(IMAGE_PREFIX, data.image_conditioning)
     write_tensors(path, tensors, {"digest": digest, "format": FORMAT})
 
 
@@ -131,9 +131,9 @@ def _read_cache(path: Path, digest: str) -> dict[str, Any] | None:
     found = read_tensors(path)
     if found is None or (found.metadata.get("digest"), found.metadata.get("format")) != (digest, FORMAT):
         return None
-    prompts, pictures = (_strip_prefix(prefix, found.tensors) for prefix in (PROMPTS, PICTURES))
+    prompts, images = (_strip_prefix(prefix, found.tensors) for prefix in (PROMPT_PREFIX, IMAGE_PREFIX))
     columns = {name: tensor for name, tensor in found.tensors.items() if "." not in name}
-    return {"conditioning": prompts, "pictures": pictures, **columns}
+    return {"conditioning": prompts, "image_conditioning": images, **columns}
 
 
 def _add_prefix(prefix: str, conditioning: Conditioning) -> dict[str, Tensor]:

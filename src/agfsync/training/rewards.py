@@ -56,7 +56,7 @@ class Rewards:
     def _score_by(self, name: str, items: Sequence[Item]) -> Tensor:
         results = self.find_scorer(name).score(items) if items else []
         if len(results) != len(items):
-            raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(items)} pictures: mend the scorer")
+            raise ModelError(f"scorer '{name}' gave {len(results)} results for {len(items)} images: mend the scorer")
         for each in results:
             if not isinstance(each, Measurement):
                 self.failures[f"no {name} score: {each.reason}"] += 1

@@ -182,7 +182,7 @@ def test_an_annotators_requests(doctor: Callable[..., Any], monkeypatch: pytest.
         code, found = doctor("shapes", *changes)
         assert code == 0 and not server.bodies
     asked = _stages(found)["scores"]
-    # Four aspects in two orders of each caption: 5 patches and 80 tokens of an answer for each of its pictures.
+    # Four aspects in two orders of each caption: 5 patches and 80 tokens of an answer for each of its images.
     assert asked["requests"] == 16 * 4 * 2
     assert asked["tokens"] == pytest.approx(16 * 4 * 2 * (8 * ((64 / 28) ** 2 + 80) + 450))
 

@@ -37,8 +37,8 @@ def test_the_shapes_models_take_what_was_measured_of_them() -> None:
     """The process's peak in MB in bf16, on two cores: docs/doctor.md."""
     recipe = resolve_recipe("shapes")
     generator = recipe.model.model_copy(update={"dtype": "bf16"})
-    for pictures, measured in ((8, 559), (64, 648)):
-        reckoned = (estimate_drawing(generator, True, pictures, 1).memory + machine.PROCESS) / 1e6
+    for images, measured in ((8, 559), (64, 648)):
+        reckoned = (estimate_drawing(generator, True, images, 1).memory + machine.PROCESS) / 1e6
         assert reckoned == pytest.approx(measured, rel=0.15)
     for batch, measured in ((24, 946), (96, 1970)):
         training = recipe.training.model_copy(update={"batch": batch, "precision": "bf16"})

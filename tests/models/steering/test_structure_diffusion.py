@@ -147,7 +147,7 @@ def test_a_truncated_phrase_is_left_out(build: Callable[..., Any]) -> None:
 
 
 def test_the_effect_is_more_than_rounding(build: Callable[..., Any]) -> None:
-    """Users report that published pictures barely change: the values do, in every cross-attention layer."""
+    """Users report that published images barely change: the values do, in every cross-attention layer."""
     generator, changes = build("structure-diffusion"), []
     conditioning = generator.encode_prompts([PROMPT])
     noise = {TEXT_STATES: torch.zeros_like(conditioning[TEXT_STATES])}

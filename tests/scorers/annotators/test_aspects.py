@@ -39,8 +39,8 @@ def test_a_request_has_the_question_and_every_level() -> None:
 
 
 def test_a_reply_becomes_scores_ranks_and_reasons_in_the_order_shown() -> None:
-    pictures = [{"picture": n, "reason": f"r{n}", "score": score} for n, score in ((2, 5), (1, 3), (3, 3))]
-    found = parse_reply(json.dumps({"pictures": pictures, "ranking": [[2], [1, 3]]}), make_reply_shape(3))
+    images = [{"picture": n, "reason": f"r{n}", "score": score} for n, score in ((2, 5), (1, 3), (3, 3))]
+    found = parse_reply(json.dumps({"pictures": images, "ranking": [[2], [1, 3]]}), make_reply_shape(3))
     assert read_judgement(found, ["raw"]) == AspectJudgement((3, 5, 3), (2, 1, 2), ("r1", "r2", "r3"), ("raw",))
 
 
@@ -53,7 +53,7 @@ def test_a_reply_becomes_scores_ranks_and_reasons_in_the_order_shown() -> None:
         ({"ranking": [[1, 2], [2, 3]]}, "not each of 3 pictures has one place"),
     ],
 )
-def test_a_reply_that_leaves_a_picture_out_is_none(change: dict[str, Any], says: str) -> None:
+def test_a_reply_that_leaves_an_image_out_is_none(change: dict[str, Any], says: str) -> None:
     with pytest.raises(UnreadableError, match=says):
         parse_reply(json.dumps(write_reply([1, 2, 3]) | change), make_reply_shape(3))
 
@@ -74,7 +74,7 @@ def test_refusals_are_known_by_their_beginning(answer: str, expected: bool) -> N
     assert is_refusal(answer) is expected
 
 
-def test_a_server_is_sent_the_schema_and_the_numbered_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_sent_the_schema_and_the_numbered_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     fake = FakeAnnotator()
     with FakeServer(answer=fake) as server:
@@ -84,7 +84,7 @@ def test_a_server_is_sent_the_schema_and_the_numbered_pictures(monkeypatch: pyte
     assert isinstance(found, AspectJudgement) and len(found.scores) == 3 and len(found.replies) == 1
     schema = body["response_format"]["json_schema"]["schema"]
     assert schema["required"] == ["pictures", "ranking"] and body["max_tokens"] == 4096 and body["temperature"] == 0
-    assert fake.asked[0].prompt == "a red square" and len(set(fake.asked[0].pictures)) == 3
+    assert fake.asked[0].prompt == "a red square" and len(set(fake.asked[0].images)) == 3
 
 
 @pytest.mark.parametrize(

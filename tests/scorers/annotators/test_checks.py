@@ -60,7 +60,7 @@ def test_a_tally_by_hand() -> None:
     tally = AspectTally()
     # The best is second, then first; b and c are contradicted; one reply ranks c over b against its scores.
     assert tally.add_replies([reply("abc", [2, 5, 4], [3, 2, 1]), reply("cba", [5, 3, 1])]) == {frozenset("bc")}
-    # a is shown twice, with other scores; the first place is not of three pictures.
+    # a is shown twice, with other scores; the first place is not of three images.
     assert tally.add_replies([reply("aba", [4, 3, 3]), reply("aba", [4, 4, 4])]) == set()
     assert tally.add_replies([reply("abc", [], refused=True), reply("cba", [])]) == set()
     assert tally.summarise() == {

@@ -16,7 +16,7 @@ from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.grammar import SHAPES_CATEGORIES, invent_spec
 from agfsync.shapes.training import clip
 from agfsync.shapes.training.clip import ClipLesson
-from agfsync.shapes.training.pictures import sample_captioned_scene
+from agfsync.shapes.training.images import sample_captioned_scene
 from agfsync.shapes.training.tokenizers import build_clip_tokenizer
 
 MakeActor = Callable[[Any], Any]
@@ -40,9 +40,7 @@ def test_a_wrong_caption_is_never_the_right_one(rng: random.Random) -> None:
             assert clip.make_wrong(spec, rng) != spec
 
 
-def test_a_batch_holds_pictures_and_right_captions_before_wrong_ones(
-    tokenizer: CLIPTokenizer, actor: MakeActor
-) -> None:
+def test_a_batch_holds_images_and_right_captions_before_wrong_ones(tokenizer: CLIPTokenizer, actor: MakeActor) -> None:
     plan = replace(clip.CLIP_PLAN, batch=5)
     (batch,) = ClipLesson("clip", plan, tokenizer).collect(actor(None), 0, torch.arange(1))
     images, words = batch.images_BCHW, batch.words_NT

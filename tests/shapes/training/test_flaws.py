@@ -59,7 +59,7 @@ def test_things_that_run_into_one_another_are_none_and_those_apart_are_things() 
     assert apart.image.tobytes() == draw_scene(apart.readings[0]).tobytes()
 
 
-def test_mild_spoiling_keeps_a_picture_near_itself(rng: random.Random) -> None:
+def test_mild_spoiling_keeps_an_image_near_itself(rng: random.Random) -> None:
     image = draw_scene(Scene((STAR,), "cream"))
     changes = [np.abs(np.asarray(smear_mildly(image, rng), float) - np.asarray(image, float)).mean() for _ in range(40)]
     assert min(changes) == 0 and 0.5 < max(changes) < 15
@@ -80,7 +80,7 @@ def test_a_smear_that_leaves_nothing_may_be_nothing() -> None:
     assert Scene((), "black") in add_readings(FlawedDrawing(empty, (scene,), scene.things)).readings
 
 
-def test_the_autoencoder_smears_each_picture_and_keeps_what_was_drawn(rng: random.Random) -> None:
+def test_the_autoencoder_smears_each_image_and_keeps_what_was_drawn(rng: random.Random) -> None:
     drawings = [draw_flawed(rng) for _ in range(2)]
     model = vae.build_vae().eval()
     one, again = (smear_by_vae(model, drawings, random.Random(1)) for _ in range(2))

@@ -33,7 +33,7 @@ def _noisy(lesson: Any, clean_BCHW: torch.Tensor) -> NoisyLatents:
     return NoisyLatents(*lesson.add_noise(clean_BCHW), words_BT)
 
 
-def test_noisy_latents_lie_on_the_line_from_the_picture_to_the_noise(pupil: Pupil) -> None:
+def test_noisy_latents_lie_on_the_line_from_the_image_to_the_noise(pupil: Pupil) -> None:
     clean = 0.35 * torch.randn(4096, LATENT_CHANNELS, 2, 2)
     batch = _noisy(pupil.lessons[0], clean)
     sigmas = batch.timesteps_B / 1000

@@ -13,7 +13,7 @@ from agfsync.shapes.grammar import (
     write_caption,
 )
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, SHAPES
-from agfsync.shapes.training.pictures import sample_captioned_scene
+from agfsync.shapes.training.images import sample_captioned_scene
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, build_clip_tokenizer, build_word_tokenizer
 from agfsync.shapes.words import PLURALS
 

@@ -96,7 +96,7 @@ def test_a_model_that_is_half_written_is_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each model learns for two steps from a few pictures."""
+    """Each model learns for two steps from a few images."""
     plans = {
         vae: ("VAE_PLAN",),
         clip: ("CLIP_PLAN",),
@@ -113,8 +113,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aesthetic, "RATED_POOL", 100)
     monkeypatch.setattr(vqa, "FLAWED_POOL", 50)
     monkeypatch.setattr(fidelity, "FIDELITY_POOL", 100)
-    draw_pictures = vae._draw_pictures
-    monkeypatch.setattr(vae, "_draw_pictures", lambda rng, size: draw_pictures(rng, min(size, 8)))
+    draw_images = vae._draw_images
+    monkeypatch.setattr(vae, "_draw_images", lambda rng, size: draw_images(rng, min(size, 8)))
 
 
 @pytest.mark.long

@@ -14,8 +14,8 @@ from agfsync.shapes.training.vae import (
     LATENT_NOISE,
     LATENT_SIDE,
     VAE_PLAN,
+    VaeImages,
     VaeLesson,
-    VaePictures,
     normalise_channels,
     standardise_latents,
 )
@@ -44,7 +44,7 @@ def untrained() -> AutoencoderKL:
 
 @pytest.fixture
 def images(rng: random.Random) -> Tensor:
-    return vae._draw_pictures(rng, 6)
+    return vae._draw_images(rng, 6)
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_noise_is_in_proportion_to_each_channel(actor: MakeActor) -> None:
     assert torch.allclose(batch.noise_BCHW.std((0, 2, 3)), torch.ones(LATENT_CHANNELS), atol=0.1)
 
 
-def test_pictures_become_an_eighth_of_their_side() -> None:
+def test_images_become_an_eighth_of_their_side() -> None:
     model = vae.build_vae().eval()
     assert 1e6 < sum(p.numel() for p in model.parameters()) < 2e6
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_pictures_become_an_eighth_of_their_side() -> None:
 
 def test_the_loss_reaches_every_weight(untrained: AutoencoderKL, images: Tensor, actor: MakeActor) -> None:
     noise = torch.randn(6, LATENT_CHANNELS, 16, 16)
-    loss, metrics = LESSON.loss(actor(untrained), VaePictures(images, torch.full((6, 1, 1, 1), 0.1), noise))
+    loss, metrics = LESSON.loss(actor(untrained), VaeImages(images, torch.full((6, 1, 1, 1), 0.1), noise))
     loss.backward()
     assert metrics["mse"] > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in untrained.parameters())
@@ -110,6 +110,6 @@ def test_an_error_in_a_thing_counts_six_times_one_in_the_background(actor: MakeA
         model = SimpleNamespace(
             encode=lambda images: SimpleNamespace(latent_dist=latents), decode=lambda latents: decoded
         )
-        return LESSON.loss(actor(model), VaePictures(images, torch.zeros(1, 1, 1, 1), images))[0].item()
+        return LESSON.loss(actor(model), VaeImages(images, torch.zeros(1, 1, 1, 1), images))[0].item()
 
     assert loss(moved=0) == pytest.approx(vae.THINGS_WEIGHT * loss(moved=20))

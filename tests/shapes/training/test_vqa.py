@@ -18,7 +18,7 @@ from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIZES, 
 from agfsync.shapes.training import vqa
 from agfsync.shapes.training.asking import ASKED_TYPES, ask_questions
 from agfsync.shapes.training.flaws import FlawedDrawing, draw_flawed
-from agfsync.shapes.training.pictures import sample_captioned_scene
+from agfsync.shapes.training.images import sample_captioned_scene
 from agfsync.shapes.training.tokenizers import build_word_tokenizer
 from agfsync.shapes.training.vae import build_vae
 from agfsync.shapes.training.vqa import (
@@ -31,7 +31,7 @@ from agfsync.shapes.training.vqa import (
     draw_crowded,
     draw_example,
     embed_places,
-    label_pictures,
+    label_images,
 )
 
 
@@ -98,7 +98,7 @@ def test_only_what_every_reading_answers_alike_is_asked(rng: random.Random) -> N
     assert not any(query == Query("object", ThingKind("star")) for query, _ in asked)
 
 
-def test_on_an_empty_picture_only_the_background_is_answered_yes(rng: random.Random) -> None:
+def test_on_an_empty_image_only_the_background_is_answered_yes(rng: random.Random) -> None:
     asked = [pair for _ in range(20) for pair in ask_questions((Scene((), "black"),), (), 10, rng)]
     assert {query.element_type for query, answer in asked if answer} == {"other"}
     assert len({query.element_type for query, answer in asked if not answer}) == 9
@@ -107,15 +107,15 @@ def test_on_an_empty_picture_only_the_background_is_answered_yes(rng: random.Ran
 def test_an_unsure_cell_teaches_nothing() -> None:
     thing = Thing("heart", "blue", "large", "striped", 24.0, 60.0, 3.0)
     other = replace(thing, color="purple")
-    two = label_pictures([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((other,), "black"))])
-    none = label_pictures([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((), "black"))])
+    two = label_images([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((other,), "black"))])
+    none = label_images([Image.new("RGB", (64, 64))], [(Scene((thing,), "black"), Scene((), "black"))])
     cell = 3 * CELLS + 1
     expected = [1 + SHAPES.index("heart"), UNSURE, SIZES.index("large"), MATERIALS.index("striped")]
     assert two.cells_BQ4[0, cell].tolist() == expected
     assert none.cells_BQ4[0, cell, 0] == UNSURE and none.cells_BQ4[0].count_nonzero() == 4
 
 
-def test_clean_flawed_and_smeared_pictures_are_shown(rng: random.Random) -> None:
+def test_clean_flawed_and_smeared_images_are_shown(rng: random.Random) -> None:
     pool = [FlawedDrawing(Image.new("RGB", (64, 64), "red"), (Scene((), "white"),), ())]
     examples = [draw_example(rng, lambda: pool) for _ in range(120)]
     smeared = sum(not example.drawn and example.readings == pool[0].readings for example in examples)
@@ -125,7 +125,7 @@ def test_clean_flawed_and_smeared_pictures_are_shown(rng: random.Random) -> None
 def test_cells_tell_what_stands_where() -> None:
     thing = Thing("heart", "blue", "large", "striped", 24.0, 60.0, 3.0)
     scene = Scene((thing,), "cream")
-    shown = label_pictures([draw_scene(scene)], [(scene,)])
+    shown = label_images([draw_scene(scene)], [(scene,)])
     cells = shown.cells_BQ4[0]
     cell = 3 * CELLS + 1
     expected = [1 + SHAPES.index("heart"), COLORS.index("blue"), SIZES.index("large"), MATERIALS.index("striped")]
@@ -136,9 +136,9 @@ def test_cells_tell_what_stands_where() -> None:
 
 
 def test_no_two_things_share_a_cell(rng: random.Random) -> None:
-    pictures = draw_crowded(rng, 20)
-    full = (pictures.cells_BQ4[..., 0] > 0).sum(dim=1)
-    assert full.min() >= 1 and full.max() > 4 and pictures.offsets_BQ2.abs().max() <= 1
+    images = draw_crowded(rng, 20)
+    full = (images.cells_BQ4[..., 0] > 0).sum(dim=1)
+    assert full.min() >= 1 and full.max() > 4 and images.offsets_BQ2.abs().max() <= 1
 
 
 def test_queries_start_where_their_cells_are(network: VqaNetwork) -> None:

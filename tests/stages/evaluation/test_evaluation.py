@@ -151,8 +151,8 @@ def test_both_models_draw_every_held_out_caption_from_the_same_seed(context: Con
     evaluation.run(context)
     seeds = [derive_seed(0, "evaluation", f"c{i}") for i in (1, 2, 3)]
     assert [("base", s) for s in seeds] + [("aligned", s) for s in seeds] == DREW
-    pictures = list(context.run.read("evaluation_images", Candidate))
-    assert [(p.caption_key, p.generator) for p in pictures] == [
+    images = list(context.run.read("evaluation_images", Candidate))
+    assert [(p.caption_key, p.generator) for p in images] == [
         (f"c{i}", m) for m in ("base", "aligned") for i in (1, 2, 3)
     ]
 
@@ -188,7 +188,7 @@ def test_after_another_training_only_the_aligned_model_draws(context: Context) -
     assert len(list(context.run.read("evaluation_images", Candidate))) == 6
 
 
-def test_a_new_judge_judges_the_pictures_that_are_there(context: Context) -> None:
+def test_a_new_judge_judges_the_images_that_are_there(context: Context) -> None:
     evaluation.run(context)
     DREW.clear()
     bright, asker = {"type": "bright", "path": "any"}, {"type": "asker", "path": "any"}
@@ -229,7 +229,7 @@ def test_without_an_aligned_model_it_says_what_to_do(context: Context) -> None:
 
 def test_a_judge_that_says_nothing_stops_the_run(context: Context) -> None:
     blind = {"bright": {"type": "bright", "path": "any"}, "oracle": {"type": "bright", "path": "blind"}}
-    with pytest.raises(BudgetError, match="evaluation: 6 of 6 pictures skipped: no oracle score: too dark to see"):
+    with pytest.raises(BudgetError, match="evaluation: 6 of 6 images skipped: no oracle score: too dark to see"):
         evaluation.run(changed(context, scorers=blind))
     notes = evaluation.run(changed(context, scorers=blind, failure_budget=1.0))
     assert notes["unscored"] == {"bright": {}, "oracle": {"too dark to see": 6}}
@@ -261,7 +261,7 @@ def test_a_set_of_a_file_is_drawn_and_judged_by_its_own_scorers(context: Context
     assert [c.text for c in context.run.read("evaluation_captions", Caption)] == ["a kite", "a lighthouse"]
 
 
-def test_another_set_draws_no_held_out_picture_again(context: Context, tmp_path: Path) -> None:
+def test_another_set_draws_no_held_out_image_again(context: Context, tmp_path: Path) -> None:
     evaluation.run(context)
     DREW.clear()
     (tmp_path / "prompts.txt").write_text("a kite\n")

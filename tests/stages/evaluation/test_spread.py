@@ -69,9 +69,9 @@ def test_the_interval_of_the_difference_holds_what_a_resampling_of_captions_give
     assert found["high"] - found["low"] == pytest.approx(4 * float(np.std(values)), rel=0.35)
 
 
-def test_a_reference_is_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_reference_is_a_folder_of_images(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(FormatError, match="isn't a folder with two pictures or more"):
+        with pytest.raises(FormatError, match="isn't a folder with two images or more"):
             list_reference(folder)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)

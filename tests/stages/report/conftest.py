@@ -1,4 +1,4 @@
-"""A made-up run: real pictures drawn with Pillow, scores and answers as a real run has them, any stage left out."""
+"""A made-up run: real images drawn with Pillow, scores and answers as a real run has them, any stage left out."""
 
 import io
 import json
@@ -88,7 +88,7 @@ class Builder:
             for reason in (
                 "broken image: truncated PNG",
                 "broken image: truncated PNG",
-                "the generator gave no picture",
+                "the generator gave no image",
             ):
                 self.run.skip("candidates", f"unit {self.random.random()}", reason)
 
@@ -195,7 +195,7 @@ class Builder:
         )
 
     def _draw(self, caption: Caption, index: int, skill: float, model: str = "base") -> tuple[Candidate, Scene]:
-        """A picture in which each attribute is as asked with the chance `skill`, and what it really shows."""
+        """An image in which each attribute is as asked with the chance `skill`, and what it really shows."""
         choices = {"color": list(COLORS), "shape": list(SHAPES), "size": list(SIZES), "background": list(GROUNDS)}
         chance = random.Random(f"{caption.key} {index}")
         scene = {
@@ -203,7 +203,7 @@ class Builder:
             for name, value in self.scenes[caption.key].items()
         }
         key = f"{model} {caption.key} {index} {caption.split}"
-        return Candidate(key, caption.key, index, 1, model, picture(scene, self.world.side)), scene
+        return Candidate(key, caption.key, index, 1, model, draw_png(scene, self.world.side)), scene
 
     def _judge(self, key: str, candidate: Candidate, shown: Scene, aligned: bool) -> list[Score]:
         asked = self.questions[key]
@@ -216,7 +216,7 @@ class Builder:
         scores = [self._score(candidate, "vqa", asked, seen)]
         scores += [Score(f"{candidate.key} {name}", candidate.key, name, value, None) for name, value in values.items()]
         if candidate.caption_key == "caption-3" and self.world.failures:
-            scores[2] = Score(scores[2].key, candidate.key, "aesthetic", None, "the picture is of one colour")
+            scores[2] = Score(scores[2].key, candidate.key, "aesthetic", None, "the image is of one colour")
         return [*scores, self._score(candidate, "oracle", asked, truth)] if self.world.oracle else scores
 
     def _score(self, candidate: Candidate, name: str, asked: tuple[Question, ...], right: list[bool]) -> Score:
@@ -226,7 +226,7 @@ class Builder:
         return Score(f"{candidate.key} {name}", candidate.key, name, 100 * sum(right) / len(right), None, answers)
 
 
-def picture(scene: Scene, side: int) -> bytes:
+def draw_png(scene: Scene, side: int) -> bytes:
     """A PNG of the scene, anti-aliased."""
     scale = 4 if side <= 128 else 1
     edge = side * scale

@@ -1,4 +1,4 @@
-"""The page in Chromium, at desktop and phone width: no error, no broken picture, no sideways scrolling."""
+"""The page in Chromium, at desktop and phone width: no error, no broken image, no sideways scrolling."""
 
 import html
 import json
@@ -30,7 +30,7 @@ addEventListener("load", () => {
   const wide = placed.filter(e => e.getBoundingClientRect().right > innerWidth + 1);
   parent.postMessage({
     name: window.name, faults, width: innerWidth, scroll: document.documentElement.scrollWidth,
-    pictures: document.images.length, broken: [...document.images].filter(i => !i.naturalWidth).length,
+    images: document.images.length, broken: [...document.images].filter(i => !i.naturalWidth).length,
     astray: [...document.querySelectorAll(".card li")].filter(line => {
       const [asked, answers] = [...line.children].map(each => each.getBoundingClientRect());
       return answers.left < asked.left;
@@ -84,7 +84,7 @@ def look(page: Path, folder: Path) -> dict[str, dict[str, Any]]:
         pytest.param({"text": "W" * 300}, id="long-word"),
         pytest.param({"text": "\u202e\u2066\u2069\x00\x1b[2J <b>قطة</b> חתול"}, id="right-to-left"),
         pytest.param({"stages": ("captions", "questions")}, id="begun"),
-        pytest.param({"side": 512, "train": 6, "held_out": 8}, id="large-pictures"),
+        pytest.param({"side": 512, "train": 6, "held_out": 8}, id="large-images"),
     ],
 )
 def test_the_page_shows_well(made_up: Any, tmp_path: Path, world: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ def test_the_page_shows_well(made_up: Any, tmp_path: Path, world: dict[str, Any]
         assert seen["width"] == width
         assert seen["faults"] == []
         assert seen["broken"] == 0
-        assert seen["pictures"] > 0 or "stages" in world
+        assert seen["images"] > 0 or "stages" in world
         assert seen["scroll"] <= width
         assert seen["wide"] == []
         assert not seen["hacked"]

@@ -1,4 +1,4 @@
-"""Which pictures are shown, and what is said of them."""
+"""Which images are shown, and what is said of them."""
 
 import base64
 import io
@@ -60,16 +60,16 @@ def test_pairs_shown_run_from_the_widest_margin_to_the_narrowest() -> None:
     assert spread_pairs([], 3) == []
 
 
-def test_small_pictures_stay_as_they_are() -> None:
+def test_small_images_stay_as_they_are() -> None:
     image = png(64)
     (uri,) = make_data_uris({"a": image}).values()
     assert uri.startswith("data:image/png;base64,")
     assert base64.b64decode(uri.partition(",")[2]) == image
 
 
-def test_large_pictures_are_brought_down() -> None:
-    picture = opened(make_data_uris({"a": png(1024)})["a"])
-    assert (picture.format, picture.size) == ("WEBP", (384, 384))
+def test_large_images_are_brought_down() -> None:
+    image = opened(make_data_uris({"a": png(1024)})["a"])
+    assert (image.format, image.size) == ("WEBP", (384, 384))
 
 
 def test_a_format_is_known_by_its_first_bytes() -> None:
@@ -81,12 +81,12 @@ def test_a_format_is_known_by_its_first_bytes() -> None:
     assert all(uri.startswith(f"data:image/{kind};") for kind, uri in make_data_uris(files).items())
 
 
-def test_many_pictures_keep_to_the_budget(monkeypatch: Any) -> None:
+def test_many_images_keep_to_the_budget(monkeypatch: Any) -> None:
     monkeypatch.setattr(galleries, "BUDGET", 200_000)
     uris = make_data_uris({str(i): png(256, noise=True) for i in range(8)})
     assert len(uris) == 8
     assert sum(map(len, uris.values())) < 280_000
 
 
-def test_a_broken_picture_is_left_out() -> None:
+def test_a_broken_image_is_left_out() -> None:
     assert set(make_data_uris({"broken": b"\x89PNG nothing", "whole": png(8)})) == {"whole"}

@@ -105,7 +105,7 @@ def test_what_was_left_out_has_its_reasons(made_up: Any) -> None:
     for reason in (
         "broken image: truncated PNG",
         "tie: every candidate",
-        "no aesthetic score: the picture is of one colour",
+        "no aesthetic score: the image is of one colour",
     ):
         assert reason in page
 
@@ -189,11 +189,11 @@ def test_nothing_is_asked_for_outside_the_page(made_up: Any) -> None:
     assert "<script" not in page
 
 
-def test_large_pictures_keep_the_page_small(made_up: Any) -> None:
+def test_large_images_keep_the_page_small(made_up: Any) -> None:
     assert len(page_of(made_up(train=6, held_out=6, side=512))) < 1_000_000
 
 
-def test_a_lost_picture_leaves_a_gap(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_image_leaves_a_gap(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "make_data_uris", lambda images: {})
     assert 'class="absent"' in page_of(made_up(train=4, held_out=6))
 

@@ -45,7 +45,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """bytes a trained weight"""
 QUESTION_TOKENS, _TOKEN_CHARACTERS = 17, 4
 """of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
-PICTURE_TOKENS, PROMPT_TOKENS, ASKING_TOKENS = 1024, 40, 10
+VLM_IMAGE_TOKENS, PROMPT_TOKENS, ASKING_TOKENS = 1024, 40, 10
 """of an image of 1024 x 1024 pixels as Qwen3-VL reads it; of a prompt; of what surrounds a question"""
 
 Works = list[tuple[Operations, float]]  # each with how often it is done
@@ -309,7 +309,7 @@ def _judge_by_decoder(
     dtype: torch.dtype,
     *,
     words: int,
-    pictures: int = PICTURE_TOKENS,
+    image_tokens: int = VLM_IMAGE_TOKENS,
     replied: int = 0,
     at_once: int = 1,
 ) -> tuple[list[nn.Module], Works]:
@@ -317,7 +317,7 @@ def _judge_by_decoder(
 
     Args:
         words: tokens of the text on an image, all its questions together.
-        pictures: tokens of an image.
+        image_tokens: tokens of an image.
         replied: tokens of a reply, each of which reads all weights.
         at_once: images that the model reads together.
     """
@@ -333,8 +333,8 @@ def _judge_by_decoder(
     seeing = sum(each.numel() for name, each in layers.items() if "vis" in name)
     reading = sum(each.numel() for name, each in layers.items() if "vis" not in name and "lm_head" not in name)
     merged = getattr(settings.vision_config, "spatial_merge_size", 1) ** 2
-    tokens = pictures * (merged * seeing + reading) + (words + replied) * reading
-    held = 4.0 * dtype.itemsize * (pictures + words) * settings.get_text_config().intermediate_size
+    tokens = image_tokens * (merged * seeing + reading) + (words + replied) * reading
+    held = 4.0 * dtype.itemsize * (image_tokens + words) * settings.get_text_config().intermediate_size
     moved = count_bytes(model) * (1.0 + replied)
     look = Operations({dtype: 2.0 * at_once * tokens}, moved=moved, peak=at_once * held)
     return [model], [(look, batch.images / at_once)]
@@ -348,7 +348,7 @@ def _judge_by_vlm(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tupl
 def _judge_by_hpsv3(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
     """Count small images together, each with the instructions and its prompt."""
     words = 560 + PROMPT_TOKENS
-    return _judge_by_decoder(config, batch, dtype, words=words, pictures=IMAGE_TOKENS, at_once=batch.images)
+    return _judge_by_decoder(config, batch, dtype, words=words, image_tokens=IMAGE_TOKENS, at_once=batch.images)
 
 
 def _build_judge(kinds: Mapping[str, Any], config: Config, dtype: torch.dtype) -> nn.Module:

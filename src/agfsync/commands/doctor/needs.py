@@ -24,7 +24,7 @@ from agfsync.recipe import LanguageModel, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.named_models import drawing_models
 from agfsync.recipe.scorers import AnnotatorSettings, ServedScorerSettings
 
-_PICTURE = 1.6
+_PIXEL = 1.6
 """bytes of PNG a pixel, as photographs have; plain images have fewer"""
 _TEXT = 2500.0
 """bytes of a caption with its questions"""
@@ -120,7 +120,7 @@ class Estimator:
             [_shorten_name(model) for model in models + ([settings.refining.path] if settings.refining else [])],
             # Workers share a CPU's memory; each accelerator has its own.
             memory=(load.memory + _count_process(device)) * (workers if device == "cpu" else 1),
-            disk=_PICTURE * load.pixels[0] * load.pixels[1] * batches * images,
+            disk=_PIXEL * load.pixels[0] * load.pixels[1] * batches * images,
             seconds=batches * (load.estimate_seconds(device) + writing * images / min(images, count_cores())),
         )
 

@@ -1,6 +1,6 @@
 """The protocol of annotators that are language models: the text of a request, and how a reply is read.
 
-One request has one aspect and all images, labelled by position. The reply is JSON: for each picture first the reason
+One request has one aspect and all images, labelled by position. The reply is JSON: for each image first the reason
 and then the score, since a score that comes first is only justified afterwards, and then a ranking with ties.
 """
 
@@ -59,7 +59,7 @@ class ImageRatings(BaseModel):
 
 @cache
 def make_reply_shape(count: int) -> type[ImageRatings]:
-    """Return the shape of a reply on `count` pictures, which refuses one that leaves a picture out."""
+    """Return the shape of a reply on `count` images, which refuses one that leaves an image out."""
 
     def check_pictures(pictures: list[ImageRating]) -> list[ImageRating]:
         if sorted(each.picture for each in pictures) != list(range(1, count + 1)):
@@ -81,13 +81,13 @@ def make_reply_shape(count: int) -> type[ImageRatings]:
 
 
 def write_instructions(name: str, aspect: Mapping[str, Any], count: int) -> str:
-    """Return the request's text on `count` pictures; an aspect has a `question` and the meanings of its `levels`."""
+    """Return the request's text on `count` images; an aspect has a `question` and the meanings of its `levels`."""
     levels = "\n".join(f"{level}: {meaning}" for level, meaning in enumerate(aspect["levels"], start=LOWEST))
     return _INSTRUCTIONS.format(count=count, aspect=name, question=aspect["question"], levels=levels)
 
 
 def read_judgement(found: ImageRatings, replies: Sequence[str]) -> AspectJudgement:
-    """Return the judgement that a reply holds: pictures of the place after k others have rank k + 1."""
+    """Return the judgement that a reply holds: images of the place after k others have rank k + 1."""
     ranks: dict[int, int] = {}
     for place in found.ranking:
         ranks |= dict.fromkeys(place, len(ranks) + 1)

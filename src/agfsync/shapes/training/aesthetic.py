@@ -1,6 +1,6 @@
-"""The aesthetic head: rates a picture 0..10 from its CLIP embedding, having seen good pictures spoilt by degrees.
+"""The aesthetic head: rates an image 0..10 from its CLIP embedding, having seen good images spoilt by degrees.
 
-The rating is of how well a picture is drawn, not of how much it shows: the pool has as many pictures of one thing as of
+The rating is of how well an image is drawn, not of how much it shows: the pool has as many images of one thing as of
 four, and the head learns to err no more on one number of things than on another.
 """
 
@@ -18,15 +18,15 @@ from agfsync.models.latents import to_tensor
 from agfsync.scorers.heads import Head
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.scene import MAX_THINGS
+from agfsync.shapes.training.images import sample_scene, spoil_image
 from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
-from agfsync.shapes.training.pictures import sample_scene, spoil_picture
 from agfsync.training.objective import Actor, Metrics
 
 AESTHETIC_PLAN = plan_lesson(steps=2500, batch=256, learning_rate=3e-3, weight_decay=0.3)
 RATED_POOL = 10_000
-"""Pictures that are embedded once, each spoilt in one way and to one degree."""
+"""Images that are embedded once, each spoilt in one way and to one degree."""
 BEST, WORST = 9.0, 1.0
-"""Ratings of an untouched picture and of one spoilt to the full."""
+"""Ratings of an untouched image and of one spoilt to the full."""
 EVENNESS = 20.0
 """Weight of the squared differences between the mean errors on each number of things."""
 _SHRINKAGE = 0.01
@@ -34,24 +34,24 @@ _SHRINKAGE = 0.01
 
 
 def prepare_aesthetic(folder: Path) -> Pupil:
-    """Return a head to train on embeddings, by the CLIP in `folder`, of pictures spoilt to known degrees."""
+    """Return a head to train on embeddings, by the CLIP in `folder`, of images spoilt to known degrees."""
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, use_safetensors=True).to(training_device())
     torch.manual_seed(AESTHETIC_PLAN.seed)
     head = Head(clip.config.projection_dim, (64, 32), activation="relu").to(training_device())
-    pictures = embed_pictures(clip, random.Random(f"aesthetic/{AESTHETIC_PLAN.seed}"))
-    mean_D, whiten_DD = find_whitening(pictures.embeddings_BD)
+    images = embed_images(clip, random.Random(f"aesthetic/{AESTHETIC_PLAN.seed}"))
+    mean_D, whiten_DD = find_whitening(images.embeddings_BD)
 
     def save(target: Path) -> None:
         fold_whitening(head, mean_D, whiten_DD)
         head.half().save(target)
 
-    whitened = RatedPictures((pictures.embeddings_BD - mean_D) @ whiten_DD, pictures.ratings_B, pictures.counts_B)
+    whitened = RatedEmbeddings((images.embeddings_BD - mean_D) @ whiten_DD, images.ratings_B, images.counts_B)
     return Pupil(head, [AestheticLesson("aesthetic", AESTHETIC_PLAN, whitened)], save)
 
 
 @dataclass(frozen=True)
-class RatedPictures(WholeBatch):
-    """Embeddings of pictures (B, D), the rating that each deserves, and the number of things that it shows."""
+class RatedEmbeddings(WholeBatch):
+    """Embeddings of images (B, D), the rating that each deserves, and the number of things that it shows."""
 
     embeddings_BD: Tensor
     ratings_B: Tensor
@@ -62,16 +62,16 @@ class RatedPictures(WholeBatch):
 class AestheticLesson(Lesson):
     """The squared error of the rating, and how unevenly the head errs on numbers of things."""
 
-    pool: RatedPictures
+    pool: RatedEmbeddings
 
-    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[RatedPictures]:
-        """Choose pictures of the pool."""
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[RatedEmbeddings]:
+        """Choose images of the pool."""
         pool = self.pool
         chosen = self.seed_step(step).sample(range(len(pool.ratings_B)), self.plan.batch)
         chosen_B = torch.tensor(chosen, device=actor.device)
-        return [RatedPictures(pool.embeddings_BD[chosen_B], pool.ratings_B[chosen_B], pool.counts_B[chosen_B])]
+        return [RatedEmbeddings(pool.embeddings_BD[chosen_B], pool.ratings_B[chosen_B], pool.counts_B[chosen_B])]
 
-    def loss(self, actor: Actor, batch: RatedPictures) -> tuple[Tensor, Metrics]:
+    def loss(self, actor: Actor, batch: RatedEmbeddings) -> tuple[Tensor, Metrics]:
         """Return the weighted sum of both, and the mean absolute error as a metric."""
         error_B = actor.network(batch.embeddings_BD) - batch.ratings_B
         uneven = measure_unevenness(error_B, batch.counts_B, batch.ratings_B == BEST)
@@ -80,27 +80,27 @@ class AestheticLesson(Lesson):
 
 
 def rate_degree(degree: float) -> float:
-    """Return the rating that a picture spoilt to `degree` deserves."""
+    """Return the rating that an image spoilt to `degree` deserves."""
     return BEST - (BEST - WORST) * degree
 
 
 @torch.no_grad()
-def embed_pictures(clip: CLIPModel, rng: random.Random) -> RatedPictures:
-    """Embed `RATED_POOL` pictures: as many of each number of things, half of them spoilt."""
+def embed_images(clip: CLIPModel, rng: random.Random) -> RatedEmbeddings:
+    """Embed `RATED_POOL` images: as many of each number of things, half of them spoilt."""
     degrees = [rng.choice((0.0, rng.random())) for _ in range(RATED_POOL)]
     counts = [1 + n % MAX_THINGS for n in range(RATED_POOL)]
     embeddings = []
     for start in range(0, RATED_POOL, 100):
         some = zip(counts[start : start + 100], degrees[start : start + 100], strict=True)
-        images = [spoil_picture(draw_scene(sample_scene(rng, count)), degree, rng) for count, degree in some]
+        images = [spoil_image(draw_scene(sample_scene(rng, count)), degree, rng) for count, degree in some]
         embeddings.append(clip.get_image_features(pixel_values=to_tensor(images).to(clip.device)).pooler_output)
     ratings_B = torch.tensor([rate_degree(degree) for degree in degrees], device=clip.device)
     counts_B = torch.tensor(counts, device=clip.device)
-    return RatedPictures(F.normalize(torch.cat(embeddings), dim=-1), ratings_B, counts_B)
+    return RatedEmbeddings(F.normalize(torch.cat(embeddings), dim=-1), ratings_B, counts_B)
 
 
 def measure_unevenness(error_B: Tensor, counts_B: Tensor, untouched_B: Tensor) -> Tensor:
-    """Return the variance of the mean error over the numbers of things: untouched and spoilt pictures' sum."""
+    """Return the variance of the mean error over the numbers of things: untouched and spoilt images' sum."""
     total = error_B.new_zeros(())
     for group_B in (untouched_B, ~untouched_B):
         of_counts = [error_B[group_B & (counts_B == count)] for count in counts_B.unique().tolist()]

@@ -40,10 +40,10 @@ _BORDER = 1.0
 def ask_questions(
     readings: Sequence[Scene], drawn: Sequence[Thing], count: int, rng: random.Random
 ) -> list[tuple[Query, bool]]:
-    """Return about `count` questions that all `readings` of a picture answer alike; half of the answers are no.
+    """Return about `count` questions that all `readings` of an image answer alike; half of the answers are no.
 
     They are on the things `drawn`, on mixtures of two, and on others: in a no the relation or the place is another one,
-    the number is off, the colour is another thing's. Fewer come back where a picture shows so little that there is
+    the number is off, the colour is another thing's. Fewer come back where an image shows so little that there is
     hardly anything to say yes to.
     """
     asked: list[tuple[Query, bool]] = []

@@ -1,7 +1,7 @@
-"""The CLIP: a small image and text encoder that learns which caption belongs to which picture.
+"""The CLIP: a small image and text encoder that learns which caption belongs to which image.
 
-Random batches hold mostly easy negatives, so every picture also meets its own caption made slightly wrong. Some
-pictures are spoilt, and their captions say so, as the web's do, so that the embedding tells good pictures from bad.
+Random batches hold mostly easy negatives, so every image also meets its own caption made slightly wrong. Some
+images are spoilt, and their captions say so, as the web's do, so that the embedding tells good images from bad.
 """
 
 import random
@@ -28,20 +28,20 @@ from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.grammar import describe_scene, garble_spec, write_caption
 from agfsync.shapes.scene import SIDE, Spec
+from agfsync.shapes.training.images import SPOILERS, sample_captioned_scene
 from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
-from agfsync.shapes.training.pictures import SPOILERS, sample_captioned_scene
 from agfsync.shapes.training.tokenizers import MAX_TOKENS, build_clip_tokenizer
 from agfsync.training.objective import Actor, Metrics
 from agfsync.training.precision import autocast
 
 CLIP_PLAN = plan_lesson(steps=1400, batch=64, learning_rate=1e-3)
 SPOILT, WRONG_QUALITY = 0.25, 0.2
-"""Shares of the pictures that are spoilt, and of the wrong captions that are wrong in that."""
+"""Shares of the images that are spoilt, and of the wrong captions that are wrong in that."""
 CLIP_WIDTH = 128
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Return an untrained CLIP of 1.2 M parameters for 64x64 pictures."""
+    """Return an untrained CLIP of 1.2 M parameters for 64x64 images."""
     shared = {
         "hidden_size": CLIP_WIDTH,
         "intermediate_size": 2 * CLIP_WIDTH,
@@ -62,7 +62,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def build_clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
-    """Return the processor of pictures and captions into the model's input."""
+    """Return the processor of images and captions into the model's input."""
     size = {"height": SIDE, "width": SIDE}
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -84,8 +84,8 @@ def prepare_clip(folder: Path) -> Pupil:
 
 
 @dataclass(frozen=True)
-class CaptionedPictures(WholeBatch):
-    """Pictures (B, 3, H, W), and tokens (2B, T): the right captions first, then the wrong."""
+class CaptionedImages(WholeBatch):
+    """Images (B, 3, H, W), and tokens (2B, T): the right captions first, then the wrong."""
 
     images_BCHW: Tensor
     words_NT: Tensor
@@ -97,15 +97,15 @@ class ClipLesson(Lesson):
 
     tokenizer: CLIPTokenizer
 
-    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[CaptionedPictures]:
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[CaptionedImages]:
         """Draw captioned scenes."""
         rng = self.seed_step(step)
         images, right, wrong = zip(*(_draw_example(rng) for _ in range(self.plan.batch)), strict=True)
         words = self.tokenizer([*right, *wrong], padding=True, truncation=True, return_tensors="pt").input_ids
-        return [CaptionedPictures(to_tensor(images).to(actor.device), words.to(actor.device))]
+        return [CaptionedImages(to_tensor(images).to(actor.device), words.to(actor.device))]
 
-    def loss(self, actor: Actor, batch: CaptionedPictures) -> tuple[Tensor, Metrics]:
-        """Return the cross entropy, and the share of pictures that find their caption as a metric."""
+    def loss(self, actor: Actor, batch: CaptionedImages) -> tuple[Tensor, Metrics]:
+        """Return the cross entropy, and the share of images that find their caption as a metric."""
         model: Any = actor.network
         with autocast(actor.device, actor.precision):
             images_BD = model.get_image_features(pixel_values=batch.images_BCHW).pooler_output
@@ -118,7 +118,7 @@ class ClipLesson(Lesson):
 
 
 def _draw_example(rng: random.Random) -> tuple[Image.Image, str, str]:
-    """Draw a picture, and return a right caption and one wrong in what there is or in how the picture was spoilt."""
+    """Draw an image, and return a right caption and one wrong in what there is or in how the image was spoilt."""
     spec, scene = sample_captioned_scene(rng)
     right = spec if rng.random() < 0.7 else describe_scene(scene, rng)
     quality = rng.choice(list(SPOILERS)) if rng.random() < SPOILT else ""
@@ -127,11 +127,11 @@ def _draw_example(rng: random.Random) -> tuple[Image.Image, str, str]:
         image = SPOILERS[quality](image, rng.uniform(0.2, 1), rng)
     if rng.random() < WRONG_QUALITY:
         wrong, other = right, rng.choice([word for word in ("", *SPOILERS) if word != quality])
-        return image, _caption_picture(right, quality, rng), _caption_picture(wrong, other, rng)
-    return image, _caption_picture(right, quality, rng), _caption_picture(make_wrong(right, rng), quality, rng)
+        return image, _caption_image(right, quality, rng), _caption_image(wrong, other, rng)
+    return image, _caption_image(right, quality, rng), _caption_image(make_wrong(right, rng), quality, rng)
 
 
-def _caption_picture(spec: Spec, quality: str, rng: random.Random) -> str:
+def _caption_image(spec: Spec, quality: str, rng: random.Random) -> str:
     return f"a {quality} picture of {write_caption(spec, rng)}" if quality else write_caption(spec, rng)
 
 

@@ -20,7 +20,7 @@ FIDELITY_PLAN = plan_lesson(steps=2000, batch=64, learning_rate=2e-3, weight_dec
 FIDELITY_POOL = 6000
 """Drawings that are sent through the autoencoder once; each comes round several times, mirrored at random."""
 _FRESH = 0.2
-"""Share of the pictures that are drawn for their step alone and not smeared."""
+"""Share of the images that are drawn for their step alone and not smeared."""
 _AT_ONCE = 100
 
 
@@ -39,7 +39,7 @@ def prepare_fidelity(folder: Path) -> Pupil:
 def rate_fidelity(drawing: FlawedDrawing) -> float:
     """Return the share in 0..1 of a drawing's things that are whole: of each, the share of the readings that have it.
 
-    A picture without a thing has none that is broken: 1.
+    An image without a thing has none that is broken: 1.
     """
     if not drawing.drawn:
         return 1.0
@@ -50,7 +50,7 @@ def rate_fidelity(drawing: FlawedDrawing) -> float:
 
 @dataclass(frozen=True)
 class RatedDrawings(WholeBatch):
-    """Pictures in -1..1 (B, 3, H, W) and their fidelity in 0..1 (B,)."""
+    """Images in -1..1 (B, 3, H, W) and their fidelity in 0..1 (B,)."""
 
     pixels_BCHW: Tensor
     fidelity_B: Tensor
@@ -63,7 +63,7 @@ class FidelityLesson(Lesson):
     pool: RatedDrawings
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[RatedDrawings]:
-        """Draw some pictures and choose the others from the pool, mirrored at random."""
+        """Draw some images and choose the others from the pool, mirrored at random."""
         rng, pool = self.seed_step(step), self.pool
         fresh = _stack_drawings([draw_flawed(rng) for _ in range(max(1, round(_FRESH * self.plan.batch)))])
         chosen_B = torch.tensor(rng.sample(range(len(pool.fidelity_B)), self.plan.batch - len(fresh.fidelity_B)))

@@ -1,6 +1,6 @@
 """Drawings with a generator's flaws: faint, cut, blended and touching things, smeared by its autoencoder.
 
-What a judge should answer on such a picture follows from how it was made, and from nothing that looks at it. A thing
+What a judge should answer on such an image follows from how it was made, and from nothing that looks at it. A thing
 counts as one while its coverage overlaps that of a clean one well (intersection over union above `WHOLE`), and as none
 below `BROKEN` or where it runs into another. In between, and between two colours or sizes, either is possible, and
 only questions whose answer is the same either way are worth asking.
@@ -42,18 +42,18 @@ from agfsync.shapes.scene import (
     Thing,
     nearest_to_edge,
 )
-from agfsync.shapes.training.pictures import SPOILERS, sample_captioned_scene, sample_scene
+from agfsync.shapes.training.images import SPOILERS, sample_captioned_scene, sample_scene
 
 WHOLE, BROKEN = 0.85, 0.6
 """Overlap with a clean thing above which a flawed one is that thing, and below which it is none."""
 EMPTY = 0.06
-"""Share of the pictures without any thing."""
+"""Share of the images without any thing."""
 FLAWED = 0.3
 """Share of the things that are given a flaw."""
 MILD: Final = {"blurry": 0.2, "grainy": 0.08, "faded": 0.3, "coarse": 0.15, "bent": 0.12}
 """Largest degree of each way of spoiling where what is shown must stay recognisable."""
 SMEAR_NOISE: Final = 0.35
-"""Most noise on the latents of a smeared picture, in their standard deviations."""
+"""Most noise on the latents of a smeared image, in their standard deviations."""
 AS_GOOD: Final = 1.2
 """A smeared thing is beyond doubt if any other shape or colour explains its pixels this many times worse."""
 _FAINT: Final = 0.45
@@ -148,7 +148,7 @@ def _find_likely(pixels: FloatArray, thing: Thing, background: str) -> list[Thin
 
 
 def smear_mildly(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Spoil a picture in up to two ways, mildly enough for its things to stay what they are."""
+    """Spoil an image in up to two ways, mildly enough for its things to stay what they are."""
     for way in rng.sample(list(MILD), rng.choice((0, 0, 1, 1, 2))):
         image = SPOILERS[way](image, rng.uniform(0, MILD[way]), rng)
     return image
@@ -246,7 +246,7 @@ def judge_cover(piece: PaintedThing, sources: list[Thing]) -> None:
 
 
 def assemble_drawing(pieces: list[PaintedThing], background: str) -> FlawedDrawing:
-    """Paint the pieces into one picture and list what it may show."""
+    """Paint the pieces into one image and list what it may show."""
     canvas = fill_canvas(background)
     for piece in pieces:
         paint_thing(canvas, piece.thing, piece.cover, piece.tone)
@@ -271,7 +271,7 @@ def _doubt_touching(pieces: list[PaintedThing]) -> None:
 
 
 def _mask_piece(piece: PaintedThing) -> npt.NDArray[np.bool_]:
-    """Return the pixels of the picture of which a piece covers a good part, (SIDE, SIDE)."""
+    """Return the pixels of the image of which a piece covers a good part, (SIDE, SIDE)."""
     side = len(piece.cover)
     whole = np.zeros((SIDE + 2 * side, SIDE + 2 * side), bool)
     left, top = math.floor(piece.thing.x) - side // 2 + side, math.floor(piece.thing.y) - side // 2 + side

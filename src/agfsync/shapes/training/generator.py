@@ -23,6 +23,7 @@ from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.grammar import SHAPES_CATEGORIES, garble_spec, write_caption
 from agfsync.shapes.scene import Spec
 from agfsync.shapes.training.clip import CLIP_WIDTH
+from agfsync.shapes.training.images import sample_captioned_scene
 from agfsync.shapes.training.lessons import (
     Lesson,
     Pupil,
@@ -31,19 +32,18 @@ from agfsync.shapes.training.lessons import (
     plan_lesson,
     training_device,
 )
-from agfsync.shapes.training.pictures import sample_captioned_scene
 from agfsync.shapes.training.tokenizers import build_clip_tokenizer
 from agfsync.shapes.training.vae import LATENT_CHANNELS, LATENT_SIDE, load_vae
 from agfsync.training.objective import Actor, Metrics
 from agfsync.training.precision import autocast
 
 LATENT_POOL = 32_000
-"""Most pictures whose latents are kept; each comes round several times, with another wording of its caption."""
+"""Most images whose latents are kept; each comes round several times, with another wording of its caption."""
 SWAPPED, DROPPED = 0.35, 0.05
 """Shares of the attributes of the last lesson's captions that are wrong and that are missing."""
 EMPTY_CAPTIONS = 0.1
 LatentPool = list[tuple[Spec, Tensor]]
-"""Specifications with the scaled latents (C, H, W) of a picture of each."""
+"""Specifications with the scaled latents (C, H, W) of an image of each."""
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -65,7 +65,7 @@ def build_unet() -> UNet2DConditionModel:
 def build_noise_scheduler() -> DDPMScheduler:
     """Return Stable Diffusion's noise schedule with Stable Diffusion 2's prediction of v (arXiv 2202.00512).
 
-    In so small a picture a few noisy latents give away what stands where, so a caption tells something new only where
+    In so small an image a few noisy latents give away what stands where, so a caption tells something new only where
     nearly all is noise. Predicting the noise gives these timesteps next to no weight; predicting v gives them theirs.
     """
     return DDPMScheduler(

@@ -25,7 +25,7 @@ plan_lesson = partial(
 
 
 class WholeBatch:
-    """A batch that counts as one row: losses that compare its pictures with one another aren't means over them."""
+    """A batch that counts as one row: losses that compare its images with one another aren't means over them."""
 
     def __len__(self) -> int:
         return 1

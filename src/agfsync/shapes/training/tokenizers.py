@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from agfsync.shapes.grammar import SHAPES_CATEGORIES, describe_scene, invent_spec, list_questions, write_caption
-from agfsync.shapes.training.pictures import SPOILERS, sample_scene
+from agfsync.shapes.training.images import SPOILERS, sample_scene
 
 MAX_TOKENS = 40
 """Length of the text encoders' input; the longest caption of any category is shorter."""

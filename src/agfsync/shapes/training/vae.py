@@ -1,4 +1,4 @@
-"""The autoencoder: 64x64 pictures to 8x8x16 latents and back."""
+"""The autoencoder: 64x64 images to 8x8x16 latents and back."""
 
 import math
 import random
@@ -13,24 +13,24 @@ from torch import Tensor
 
 from agfsync.models.latents import to_tensor
 from agfsync.shapes.drawing import draw_scene
+from agfsync.shapes.training.images import sample_scene
 from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
-from agfsync.shapes.training.pictures import sample_scene
 from agfsync.training.objective import Actor, Metrics
 from agfsync.training.precision import autocast
 
 VAE_PLAN = plan_lesson(steps=6300, batch=16, learning_rate=2e-3, checkpoint_every=500)
 LATENT_SIDE, LATENT_CHANNELS = 8, 16
-"""An eighth of the picture's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for
+"""An eighth of the image's side, as Stable Diffusion's, so that a thing is a few cells; four times its channels, for
 a cell holds a good part of a thing: two colours, a texture and an outline."""
 LATENT_NOISE = 0.3
-"""Most noise, in the latents' standard deviations, that a picture comes through: a denoiser's latents are never exact.
+"""Most noise, in the latents' standard deviations, that an image comes through: a denoiser's latents are never exact.
 
 Without it the colours fill the latents' range and the outlines hide in their last digits, where a denoiser loses them.
 """
 SCALING = 0.35
-"""The denoiser's latents' standard deviation: below 1 for more noise, as small pictures need (arXiv 2301.10972)."""
+"""The denoiser's latents' standard deviation: below 1 for more noise, as small images need (arXiv 2301.10972)."""
 THINGS_WEIGHT = 6.0
-"""Weight of a thing's pixel next to one of the background, which fills most of a picture."""
+"""Weight of a thing's pixel next to one of the background, which fills most of an image."""
 
 
 def build_vae() -> AutoencoderKL:
@@ -53,7 +53,7 @@ def prepare_vae(folder: Path) -> Pupil:
     vae = build_vae().to(training_device())
 
     def save(target: Path) -> None:
-        standardise_latents(vae, _draw_pictures(random.Random("standardise"), 512))
+        standardise_latents(vae, _draw_images(random.Random("standardise"), 512))
         vae.to(torch.float16).save_pretrained(target)
 
     return Pupil(vae, [VaeLesson("vae", VAE_PLAN)], save)
@@ -67,8 +67,8 @@ def load_vae(folder: Path) -> Any:
 
 
 @dataclass(frozen=True)
-class VaePictures(WholeBatch):
-    """Pictures (B, 3, H, W) and, for the latents of each, noise and its strength (B, 1, 1, 1)."""
+class VaeImages(WholeBatch):
+    """Images (B, 3, H, W) and, for the latents of each, noise and its strength (B, 1, 1, 1)."""
 
     images_BCHW: Tensor
     strength_B111: Tensor
@@ -79,15 +79,15 @@ class VaePictures(WholeBatch):
 class VaeLesson(Lesson):
     """Absolute and squared error, weighted towards the things, of what is decoded from noisy latents."""
 
-    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[VaePictures]:
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[VaeImages]:
         """Draw random scenes."""
-        images_BCHW = _draw_pictures(self.seed_step(step), self.plan.batch)
+        images_BCHW = _draw_images(self.seed_step(step), self.plan.batch)
         size, device = len(images_BCHW), actor.device
         strength_B111 = LATENT_NOISE * torch.rand(size, 1, 1, 1, device=device)
         noise_BCHW = torch.randn(size, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE, device=device)
-        return [VaePictures(images_BCHW, strength_B111, noise_BCHW)]
+        return [VaeImages(images_BCHW, strength_B111, noise_BCHW)]
 
-    def loss(self, actor: Actor, batch: VaePictures) -> tuple[Tensor, Metrics]:
+    def loss(self, actor: Actor, batch: VaeImages) -> tuple[Tensor, Metrics]:
         """Return the weighted error, and the plain squared one as a metric."""
         vae: Any = actor.network
         images_BCHW = batch.images_BCHW
@@ -125,5 +125,5 @@ def standardise_latents(vae: AutoencoderKL, images_BCHW: Tensor) -> None:
     vae.register_to_config(scaling_factor=SCALING)
 
 
-def _draw_pictures(rng: random.Random, size: int) -> Tensor:
+def _draw_images(rng: random.Random, size: int) -> Tensor:
     return to_tensor([draw_scene(sample_scene(rng)) for _ in range(size)]).to(training_device())

@@ -1,7 +1,7 @@
 """The VQA model: a small BLIP-2 that answers the Shapes world's yes/no questions.
 
 It learns to see before it learns to answer: its sixteen query tokens learn to say what stands in each of the sixteen
-cells of the picture. Without that the Q-Former, which doesn't see the question, takes hours to find out what is worth
+cells of the image. Without that the Q-Former, which doesn't see the question, takes hours to find out what is worth
 passing on. The heads that teach it so are thrown away afterwards.
 
 It answers on clean drawings, and on drawings with a generator's flaws: a judge of clean drawings alone says yes to what
@@ -36,8 +36,8 @@ from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.scene import BACKGROUNDS, COLORS, MATERIALS, SHAPES, SIDE, SIZES, Scene, scatter_things
 from agfsync.shapes.training.asking import ask_questions
 from agfsync.shapes.training.flaws import FlawedDrawing, draw_flawed, smear_by_vae, smear_mildly
+from agfsync.shapes.training.images import sample_captioned_scene, sample_scene
 from agfsync.shapes.training.lessons import Lesson, Pupil, WholeBatch, plan_lesson, training_device
-from agfsync.shapes.training.pictures import sample_captioned_scene, sample_scene
 from agfsync.shapes.training.tokenizers import build_word_tokenizer
 from agfsync.shapes.training.vae import load_vae
 from agfsync.training.objective import Actor, Metrics
@@ -49,16 +49,16 @@ QUESTIONS_AN_IMAGE = 10
 FLAWED_POOL = 8000
 """Flawed drawings that are sent through the autoencoder once; each comes round several times, with other questions."""
 CLEAN, SMEARED = 0.35, 0.4
-"""Shares of the pictures that are clean drawings and that come from the pool; the others have flaws and no smear."""
+"""Shares of the images that are clean drawings and that come from the pool; the others have flaws and no smear."""
 CELLS = 4
-"""The picture is divided into CELLS x CELLS; a scene has at most one thing's centre in each."""
+"""The image is divided into CELLS x CELLS; a scene has at most one thing's centre in each."""
 VQA_WIDTH = 128
 VQA_PATCH = 8
 UNSURE = -1
 
 
 def build_vqa(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
-    """Return an untrained BLIP-2 of 2 M parameters for 64x64 pictures."""
+    """Return an untrained BLIP-2 of 2 M parameters for 64x64 images."""
     shared = {"hidden_size": VQA_WIDTH, "intermediate_size": 2 * VQA_WIDTH, "num_attention_heads": 4}
     vision = Blip2VisionConfig(
         num_hidden_layers=4, image_size=SIDE, patch_size=VQA_PATCH, initializer_range=0.02, **shared
@@ -111,7 +111,7 @@ def embed_places(side: int) -> Tensor:
 
 
 def build_vqa_processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
-    """Return the processor of a picture and a question into the model's input."""
+    """Return the processor of an image and a question into the model's input."""
     images = BlipImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
     )
@@ -164,8 +164,8 @@ class VqaNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class LabelledPictures(WholeBatch):
-    """Pictures (B, 3, H, W) with what each of their cells holds."""
+class LabelledImages(WholeBatch):
+    """Images (B, 3, H, W) with what each of their cells holds."""
 
     images_BCHW: Tensor
     cells_BQ4: Tensor
@@ -176,10 +176,10 @@ class LabelledPictures(WholeBatch):
 
 
 @dataclass(frozen=True)
-class AskedPictures(WholeBatch):
-    """Pictures with the tokens of their questions (N, T), the first token of each answer, and the picture it is on."""
+class AskedImages(WholeBatch):
+    """Images with the tokens of their questions (N, T), the first token of each answer, and the image it is on."""
 
-    pictures: LabelledPictures
+    images: LabelledImages
     words_NT: Tensor
     answers_N: Tensor
     image_of_N: Tensor
@@ -195,11 +195,11 @@ class SeeingLesson(Lesson):
         model.language_model.requires_grad_(False)
         model.language_projection.requires_grad_(False)
 
-    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[LabelledPictures]:
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[LabelledImages]:
         """Draw scenes."""
         return [draw_crowded(self.seed_step(step), self.plan.batch)]
 
-    def loss(self, actor: Actor, batch: LabelledPictures) -> tuple[Tensor, Metrics]:
+    def loss(self, actor: Actor, batch: LabelledImages) -> tuple[Tensor, Metrics]:
         """Return the loss of `cell_loss`."""
         network: Any = actor.network
         with autocast(actor.device, actor.precision):
@@ -224,29 +224,29 @@ class AnsweringLesson(Lesson):
             drawings += smear_by_vae(self.vae, [draw_flawed(rng) for _ in range(50)], rng)
         return drawings
 
-    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[AskedPictures]:
-        """Draw pictures and ask about each."""
+    def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[AskedImages]:
+        """Draw images and ask about each."""
         rng = self.seed_step(step)
         drawings = [draw_example(rng, lambda: self.pool) for _ in range(self.plan.batch)]
         asked = [ask_questions(each.readings, each.drawn, QUESTIONS_AN_IMAGE, rng) for each in drawings]
         pairs = [(i, query, answer) for i, of_image in enumerate(asked) for query, answer in of_image]
         words = self.tokenizer([query.to_text() for _, query, _ in pairs], padding=True, return_tensors="pt")
         yes, no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
-        batch = AskedPictures(
-            label_pictures([each.image for each in drawings], [each.readings for each in drawings]),
+        batch = AskedImages(
+            label_images([each.image for each in drawings], [each.readings for each in drawings]),
             words["input_ids"].to(actor.device),
             torch.tensor([yes if answer else no for *_, answer in pairs], device=actor.device),
             torch.tensor([i for i, *_ in pairs], device=actor.device),
         )
         return [batch]
 
-    def loss(self, actor: Actor, batch: AskedPictures) -> tuple[Tensor, Metrics]:
+    def loss(self, actor: Actor, batch: AskedImages) -> tuple[Tensor, Metrics]:
         """Return the weighted sum of both, and as metrics each of them and the share of right answers."""
         network: Any = actor.network
         with autocast(actor.device, actor.precision):
-            looked_BQD = network.look(batch.pictures.images_BCHW)
+            looked_BQD = network.look(batch.images.images_BCHW)
             logits_NV = network.answer(looked_BQD, batch.words_NT, batch.image_of_N).float()
-            cells, metrics = cell_loss(network, looked_BQD, batch.pictures)
+            cells, metrics = cell_loss(network, looked_BQD, batch.images)
         answers = _cross_entropy(logits_NV, batch.answers_N)
         loss = answers + 0.2 * cells
         yes, no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
@@ -255,7 +255,7 @@ class AnsweringLesson(Lesson):
 
 
 def draw_example(rng: random.Random, pool: Callable[[], list[FlawedDrawing]]) -> FlawedDrawing:
-    """Draw a picture, clean or flawed, or take one of the pool, half of which are spoilt a little more."""
+    """Draw an image, clean or flawed, or take one of the pool, half of which are spoilt a little more."""
     luck = rng.random()
     if luck < CLEAN:
         scene = sample_scene(rng) if rng.random() < 0.5 else sample_captioned_scene(rng)[1]
@@ -264,14 +264,14 @@ def draw_example(rng: random.Random, pool: Callable[[], list[FlawedDrawing]]) ->
     return replace(drawing, image=smear_mildly(drawing.image, rng)) if rng.random() < 0.5 else drawing
 
 
-def draw_crowded(rng: random.Random, size: int) -> LabelledPictures:
+def draw_crowded(rng: random.Random, size: int) -> LabelledImages:
     """Draw scenes of which most are denser than any caption asks for."""
     scenes = [sample_scene(rng) if rng.random() < 0.3 else scatter_things(rng.randint(5, 12), rng) for _ in range(size)]
-    return label_pictures([draw_scene(scene) for scene in scenes], [(scene,) for scene in scenes])
+    return label_images([draw_scene(scene) for scene in scenes], [(scene,) for scene in scenes])
 
 
-def label_pictures(images: Sequence[Image.Image], readings: Sequence[Sequence[Scene]]) -> LabelledPictures:
-    """Return the pictures with what each of their cells holds by all of its readings, on the training's device."""
+def label_images(images: Sequence[Image.Image], readings: Sequence[Sequence[Scene]]) -> LabelledImages:
+    """Return the images with what each of their cells holds by all of its readings, on the training's device."""
     cells = torch.zeros(len(images), CELLS * CELLS, 4, dtype=torch.long)
     offsets = torch.zeros(len(images), CELLS * CELLS, 2)
     for i, scenes in enumerate(readings):
@@ -280,7 +280,7 @@ def label_pictures(images: Sequence[Image.Image], readings: Sequence[Sequence[Sc
             cells[i][cells[i] != _label_cells(scene)[0]] = UNSURE
     backgrounds = torch.tensor([BACKGROUNDS.index(scenes[0].background) for scenes in readings])
     tensors = (to_tensor(images), cells, offsets, backgrounds)
-    return LabelledPictures(*(tensor.to(training_device()) for tensor in tensors))
+    return LabelledImages(*(tensor.to(training_device()) for tensor in tensors))
 
 
 def _label_cells(scene: Scene) -> tuple[Tensor, Tensor]:
@@ -296,7 +296,7 @@ def _label_cells(scene: Scene) -> tuple[Tensor, Tensor]:
     return cells, offsets
 
 
-def cell_loss(network: VqaNetwork, looked_BQD: Tensor, pictures: LabelledPictures) -> tuple[Tensor, Metrics]:
+def cell_loss(network: VqaNetwork, looked_BQD: Tensor, images: LabelledImages) -> tuple[Tensor, Metrics]:
     """Return how wrong the query tokens are about their cells: empty or not, and what each thing is and where.
 
     The metrics are the loss and the share of things whose shape is right.
@@ -304,14 +304,14 @@ def cell_loss(network: VqaNetwork, looked_BQD: Tensor, pictures: LabelledPicture
     shape, *others = (head(looked_BQD).float() for head in network.cells)
     offsets = network.offset(looked_BQD).float()
     background = network.background(looked_BQD.mean(dim=1)).float()
-    shapes_BQ = pictures.cells_BQ4[..., 0]
+    shapes_BQ = images.cells_BQ4[..., 0]
     full = shapes_BQ > 0
     loss = _cross_entropy(shape.flatten(0, 1), shapes_BQ.flatten()) + _cross_entropy(shape[full], shapes_BQ[full])
     for k, head in enumerate(others, start=1):
-        loss = loss + _cross_entropy(head[full], pictures.cells_BQ4[..., k][full])
+        loss = loss + _cross_entropy(head[full], images.cells_BQ4[..., k][full])
     if full.any():
-        loss = loss + F.mse_loss(offsets[full], pictures.offsets_BQ2[full])
-    loss = loss + F.cross_entropy(background, pictures.background_B)
+        loss = loss + F.mse_loss(offsets[full], images.offsets_BQ2[full])
+    loss = loss + F.cross_entropy(background, images.background_B)
     right = (shape[full].argmax(dim=-1) == shapes_BQ[full]).float().mean()
     return loss, {"cells": loss.detach(), "shapes": right}
 

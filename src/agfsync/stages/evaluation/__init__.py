@@ -108,7 +108,7 @@ def run(context: Context) -> Mapping[str, Any]:
     _draw_images(context, captions)
     _draw_more(context, sets[0].captions, ("base", "aligned"))
     drawn, sides = _read_images(context, sets)
-    tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
+    tables = Tables(stage=_STAGE, images=IMAGES, scores=SCORES)
     judged = judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
     scores = list(context.run.read(SCORES, Score))
     rows = {s.name: compare_models(s.captions, sides, scores, s.questions, s.name, s.by) for s in sets}
@@ -142,7 +142,7 @@ def judge_base(context: Context) -> None:
     context.run.select(IMAGES, _draw_with_model(context, "base", source, drawings))
     _draw_more(context, sets[0].captions, ("base",))
     drawn, _ = _read_images(context, sets)
-    tables = Tables(stage=_STAGE, pictures=IMAGES, scores=SCORES)
+    tables = Tables(stage=_STAGE, images=IMAGES, scores=SCORES)
     judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
 
 
@@ -153,7 +153,7 @@ def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
         *_draw_with_model(context, "base", digest_evaluated(context.recipe)["base"], drawings),
         *_draw_with_model(context, "aligned", _digest_aligned(context), drawings),
     ]
-    report_skipped(context.progress, _STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "pictures")
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(IMAGES), 2 * len(captions), "images")
     context.run.select(IMAGES, selected)
 
 
@@ -184,7 +184,7 @@ def _draw_with_model(
         schema=Candidate.schema,
         progress=context.progress,
         budget=recipe.failure_budget,
-        unit="pictures",
+        unit="images",
         title=f"{_STAGE}: {name} draws",
     )
     release_memory()

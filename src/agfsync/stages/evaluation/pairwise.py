@@ -48,7 +48,7 @@ class PairwiseJob:
     """
 
     settings: PairwiseSettings
-    pictures: str
+    images_table: str
     batch: int
     account: Account | None = None
 
@@ -61,7 +61,7 @@ class PairwiseJob:
         return self.settings.device if self.settings.asked_server is None else SERVER
 
     def reads(self, games: Sequence[Game]) -> tuple[str, Sequence[str]]:
-        return self.pictures, list(dict.fromkeys(each.unit for game in games for each in game.images))
+        return self.images_table, list(dict.fromkeys(each.unit for game in games for each in game.images))
 
     def open(self, context: JobContext) -> BatchFunction[Game]:
         context.say(f"{_STAGE}: loading {self.settings.path or self.settings.type}")
@@ -92,7 +92,7 @@ class PairwiseJob:
     ) -> Sequence[Game]:
         """Enter the vote on each game into `votes` by its key; a game with a broken image isn't shown."""
         files = {each.key: each for game in games for each in game.images}
-        images = open_images(run, Tables(_STAGE, self.pictures, VOTES), list(files.values()))
+        images = open_images(run, Tables(_STAGE, self.images_table, VOTES), list(files.values()))
         shown: list[tuple[Game, Match]] = []
         for game in games:
             first, second = (images[each.key] for each in game.images)

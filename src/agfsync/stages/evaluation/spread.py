@@ -14,7 +14,7 @@ from agfsync import catalog
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.errors import FormatError
 from agfsync.files.images import BrokenImageError, decode_image
-from agfsync.formats.image_folder import is_picture_name
+from agfsync.formats.image_folder import is_image_name
 from agfsync.formats.paths import walk_files
 from agfsync.records import Candidate, Caption, Comparison, derive_seed
 from agfsync.scorers import ImageEmbedder
@@ -131,9 +131,9 @@ def list_reference(folder: Path) -> list[Path]:
     Raises:
         FormatError: there are fewer than two.
     """
-    files = [file for file in walk_files(folder) if is_picture_name(file)] if folder.is_dir() else []
+    files = [file for file in walk_files(folder) if is_image_name(file)] if folder.is_dir() else []
     if len(files) < 2:
-        raise FormatError(f"evaluation.reference: {folder}: isn't a folder with two pictures or more")
+        raise FormatError(f"evaluation.reference: {folder}: isn't a folder with two images or more")
     return files
 
 

@@ -44,7 +44,7 @@ def find_doubtful_judges(selectors: Sequence[Selector] | None, checks: Sequence[
         doubts = list(_list_doubts(each, checks)) if share > HEAVY else []
         if doubts:
             title = f"{each.name} has {100 * share:.0f} % of the weight, and is near a coin toss where it was checked"
-            text = f"It prefers the preferred picture in {', and in '.join(doubts)}."
+            text = f"It prefers the preferred image in {', and in '.join(doubts)}."
             found.append(Alarm(title, f"{text} Lower its weight, or take a better judge."))
     return found
 

@@ -42,7 +42,7 @@ CHARTS = (
         "Denoising error",
         {"winner_error_change": "winner", "loser_error_change": "loser"},
         0.0,
-        "Change against the reference. Below 0 the model draws that picture more readily than the base does.",
+        "Change against the reference. Below 0 the model draws that image more readily than the base does.",
     ),
     MetricChart("Gradient norm", {"gradient_norm": "norm"}, None, "Before clipping."),
     MetricChart("Learning rate", {"learning_rate": "rate"}),

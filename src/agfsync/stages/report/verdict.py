@@ -217,10 +217,10 @@ def find_collapse(diversity: Mapping[str, Any] | None) -> list[Alarm]:
         return []
     change, ends = format_points(diversity["difference"]), format_interval(diversity["low"], diversity["high"])
     text = (
-        f"The mean distance of two pictures of a caption moved by {change} ({ends}) from {diversity['base']:.1f}, in "
+        f"The mean distance of two images of a caption moved by {change} ({ends}) from {diversity['base']:.1f}, in "
         f"the embeddings of {diversity['embedding']}. A gain may have been paid for with diversity."
     )
-    return [Alarm("The pictures of a caption became more alike", text)]
+    return [Alarm("The images of a caption became more alike", text)]
 
 
 def describe_caution(
@@ -234,7 +234,7 @@ def describe_caution(
     if any(s.role == "unknown" for s in judged):
         return (
             "What chose the pairs isn’t known, so no judge is called independent: a judge that took part in choosing "
-            "them can rise without better pictures. Pair sets that agfsync exports say which scorers chose."
+            "them can rise without better images. Pair sets that agfsync exports say which scorers chose."
         )
     if not judged:
         return ""

@@ -17,7 +17,7 @@ class Wording:
     captions: str = "held-out captions"
     before: str = "before"
     after: str = "after"
-    pictures: str = "Before and after"
+    images: str = "Before and after"
     parts: str = "Where it changed"
     gains: str = "Best gains"
     losses: str = "Worst losses"
@@ -49,7 +49,7 @@ def find_wording(recipe: Recipe) -> Wording:
         captions="captions",
         before=base,
         after=other,
-        pictures="Side by side",
+        images="Side by side",
         parts="Where they differ",
         gains=f"Where {other} gains most",
         losses=f"Where {other} loses most",

@@ -106,7 +106,7 @@ def render_model_card(facts: CardFacts) -> str:
         "## Evaluation",
         "Not part of this file, which is written before the model is judged. The folder of the run that this one lies "
         "in holds it: `report.html` compares the base and this model on prompts that it was not trained on, and "
-        "`evaluation/` has every picture and score.",
+        "`evaluation/` has every image and score.",
         "## Licence",
         "That of the base model, whose weights it changes.",
     ]

@@ -1,4 +1,4 @@
-"""Files that aren't good pictures, each under a name that says why, and good ones that look odd."""
+"""Files that aren't good images, each under a name that says why, and good ones that look odd."""
 
 import base64
 import gzip
@@ -36,7 +36,7 @@ SIZES = (
 """That a header gives where the pixels are of 16 x 16."""
 
 
-def picture(width: int = 16, height: int = 16, mode: str = "RGB") -> Image.Image:
+def make_image(width: int = 16, height: int = 16, mode: str = "RGB") -> Image.Image:
     """A gradient with a bar, so that turning or cutting it shows."""
     gradient = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     gradient.paste("red", (0, 0, width // 2, height // 4))
@@ -69,7 +69,7 @@ def rows(width: int, height: int, pixel: bytes = b"\x40\x80\xc0") -> bytes:
 @cache
 def whole() -> dict[str, bytes]:
     """A good file of every kind."""
-    plain = picture(48, 32)
+    plain = make_image(48, 32)
     return {
         **{f"png {mode}": saved(plain.convert(mode), "PNG") for mode in ("1", "L", "P", "RGB", "RGBA", "LA")},
         "jpeg": saved(plain, "JPEG"),
@@ -82,8 +82,8 @@ def whole() -> dict[str, bytes]:
 
 @cache
 def odd_but_good() -> dict[str, bytes]:
-    """Good pictures that are easily taken for bad ones, or the other way round."""
-    plain = picture(48, 32)
+    """Good images that are easily taken for bad ones, or the other way round."""
+    plain = make_image(48, 32)
     exif = {turn: Image.Exif() for turn in range(1, 9)}
     for turn, each in exif.items():
         each[0x0112] = turn
@@ -95,8 +95,8 @@ def odd_but_good() -> dict[str, bytes]:
         "interlaced": interlaced,
         "4 bits": png(3, 2, b"\0\x12\x30" * 2, depth=4, colour=0),
         "pixels in many chunks": _in_pieces(whole()["png RGB"]),
-        "as slender as may be": saved(picture(64, 1), "PNG"),
-        "of one pixel": saved(picture(1, 1), "PNG"),
+        "as slender as may be": saved(make_image(64, 1), "PNG"),
+        "of one pixel": saved(make_image(1, 1), "PNG"),
     }
 
 
@@ -105,7 +105,7 @@ def malformed() -> dict[str, bytes]:
     """Files that must be refused, by what is wrong with them."""
     return {
         **{f"{name} cut at {place}": file[:place] for name, file in whole().items() for place in _cuts(len(file))},
-        **{f"really a {kind}": saved(picture(), kind) for kind in FOREIGN},
+        **{f"really a {kind}": saved(make_image(), kind) for kind in FOREIGN},
         **{f"really {name}": data for name, data in FOREIGN_TEXTS.items()},
         **{f"header says {w} x {h}": png(w, h, rows(16, 16)) for w, h in SIZES},
         **{
@@ -139,15 +139,15 @@ def _depths_and_colours() -> Iterator[tuple[str, bytes]]:
     yield "16 bits of grey by Pillow", saved(Image.new("I;16", (8, 8), 40_000), "PNG")
     for progressive in (False, True):
         name = f"cmyk{', progressive' if progressive else ''}"
-        yield name, saved(picture(mode="CMYK"), "JPEG", progressive=progressive)
-    half = picture(mode="RGBA")
+        yield name, saved(make_image(mode="CMYK"), "JPEG", progressive=progressive)
+    half = make_image(mode="RGBA")
     half.putalpha(Image.linear_gradient("L").resize(half.size))
     for kind in ("PNG", "WEBP"):
         yield f"transparent {kind}", saved(half, kind)
     yield "transparent grey", saved(half.convert("LA"), "PNG")
     yield "a transparent colour", saved(Image.new("RGB", (8, 8), (3, 4, 5)), "PNG", transparency=(3, 4, 5))
     yield "a transparent grey", saved(Image.new("L", (8, 8), 3), "PNG", transparency=3)
-    yield "a transparent palette", saved(picture(mode="P"), "PNG", transparency=0)
+    yield "a transparent palette", saved(make_image(mode="P"), "PNG", transparency=0)
     yield "colours beyond the palette", saved(Image.new("P", (8, 8), 3), "PNG")
     for depth, colour in ((3, 0), (8, 1), (8, 5), (16, 3), (4, 2), (32, 2), (0, 0)):
         yield f"depth {depth} of colour type {colour}", png(8, 8, rows(8, 8), depth=depth, colour=colour)
@@ -156,7 +156,7 @@ def _depths_and_colours() -> Iterator[tuple[str, bytes]]:
 def _frames() -> Iterator[tuple[str, bytes]]:
     for kind in ("PNG", "WEBP", "GIF"):
         for count in (2, 3, 9):
-            frames = [picture().rotate(10 * n) for n in range(count)]
+            frames = [make_image().rotate(10 * n) for n in range(count)]
             yield f"{kind} of {count} frames", saved(frames[0], kind, save_all=True, append_images=frames[1:])
 
 
@@ -185,7 +185,7 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
 
 @cache
 def passed_over() -> dict[str, bytes]:
-    """Good pictures beside which lies what nobody reads, and what Pillow refuses to read."""
+    """Good images beside which lies what nobody reads, and what Pillow refuses to read."""
     good, files = whole()["png RGB"], dict[str, bytes]()
     for kind in (b"zTXt", b"iCCP", b"iTXt"):
         middle = b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0"

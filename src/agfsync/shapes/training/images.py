@@ -1,4 +1,4 @@
-"""The pictures that the models learn from: random scenes, and ways to spoil a drawing by degrees."""
+"""The images that the models learn from: random scenes, and ways to spoil a drawing by degrees."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ def sample_captioned_scene(rng: random.Random, categories: Sequence[str] = SHAPE
             continue
 
 
-def spoil_picture(image: Image.Image, degree: float, rng: random.Random) -> Image.Image:
-    """Spoil a picture in a random way; `degree` 0 leaves it as it is, 1 ruins it."""
+def spoil_image(image: Image.Image, degree: float, rng: random.Random) -> Image.Image:
+    """Spoil an image in a random way; `degree` 0 leaves it as it is, 1 ruins it."""
     return image if degree == 0 else rng.choice(list(SPOILERS.values()))(image, degree, rng)
 
 
@@ -74,4 +74,4 @@ SPOILERS: Final[dict[str, Spoiler]] = {
     "coarse": _coarsen,
     "bent": _bend,
 }
-"""Ways to spoil a picture, each under the word that a caption has for it."""
+"""Ways to spoil an image, each under the word that a caption has for it."""

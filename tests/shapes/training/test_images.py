@@ -9,7 +9,7 @@ from PIL import Image
 from agfsync.shapes.drawing import draw_scene
 from agfsync.shapes.grammar import SHAPES_CATEGORIES, list_questions
 from agfsync.shapes.scene import Scene
-from agfsync.shapes.training.pictures import SPOILERS, sample_captioned_scene, sample_scene, spoil_picture
+from agfsync.shapes.training.images import SPOILERS, sample_captioned_scene, sample_scene, spoil_image
 
 
 def test_scenes_hold_one_to_four_things_of_one_to_four_kinds(rng: random.Random) -> None:
@@ -40,10 +40,10 @@ def measure_damage(image: Image.Image, spoilt: Image.Image) -> float:
     return float(np.abs(np.asarray(image, float) - np.asarray(spoilt, float)).mean())
 
 
-def test_degree_zero_leaves_a_picture_as_it_is(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
+def test_degree_zero_leaves_an_image_as_it_is(scenes: Callable[[int], Iterator[Scene]], rng: random.Random) -> None:
     for scene in scenes(10):
         image = draw_scene(scene)
-        assert spoil_picture(image, 0.0, rng).tobytes() == image.tobytes()
+        assert spoil_image(image, 0.0, rng).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("spoiler", list(SPOILERS.values()))
@@ -64,4 +64,4 @@ def test_every_way_spoils_more_by_degrees(
 def test_all_ways_come_up(scenes: Callable[[int], Iterator[Scene]]) -> None:
     image = draw_scene(next(scenes(1)))
     assert len({spoiler(image, 1.0, random.Random(0)).tobytes() for spoiler in SPOILERS.values()}) == 5
-    assert len({spoil_picture(image, 1.0, random.Random(n)).tobytes() for n in range(30)}) > 8
+    assert len({spoil_image(image, 1.0, random.Random(n)).tobytes() for n in range(30)}) > 8
