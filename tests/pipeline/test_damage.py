@@ -9,9 +9,7 @@ RUN = Path("run")
 
 
 def test_a_file_that_is_missing_is_not_called_quarantined() -> None:
-    there, gone = (
-        Damage("pairs/a.parquet", fault, "pairs", 3, 1) for fault in ("is damaged", "is missing")
-    )
+    there, gone = (Damage("pairs/a.parquet", fault, "pairs", 3, 1) for fault in ("is damaged", "is missing"))
     said = "run/pairs/a.parquet (1 unit)"
     assert describe_damage(RUN, there) == f"{said} is damaged: it was quarantined, to be regenerated"
     assert describe_damage(RUN, gone) == f"{said} is missing: it will be regenerated"

@@ -283,9 +283,7 @@ def test_verify_reads_every_byte(path: Path) -> None:
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 4
     part.write_bytes(data)
-    with pytest.raises(
-        DamagedError, match=f"1 of {files} files failed verification: .*part-000000.*was quarantined"
-    ):
+    with pytest.raises(DamagedError, match=f"1 of {files} files failed verification: .*part-000000.*was quarantined"):
         pipeline.verify(path)
     assert states(path)["scores"] == "to do" or states(path)["scores"] == "under way"
 

@@ -207,9 +207,7 @@ def test_a_corrupt_part_is_set_aside_and_its_units_are_forgotten(run: Run, colum
     for at in range(4, len(data) // 2):
         data[at] ^= 0xFF
     part.write_bytes(data)
-    with pytest.raises(
-        StoreError, match=r"part-000001.parquet is damaged: it was quarantined; type the same"
-    ):
+    with pytest.raises(StoreError, match=r"part-000001.parquet is damaged: it was quarantined; type the same"):
         list(run.rows("captions", columns, ["b"]))
     assert set(run.list_made("captions")) == {"a"}
     assert run.find_finished("captions") is None

@@ -18,8 +18,8 @@ from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.recipe import Engine
 
 START_METHOD = get_context("forkserver") if sys.platform == "linux" else get_context("spawn")
-"""On Linux, workers are forks of one process that only imports, so that they start at once. A fork of this process itself
-could use neither CUDA nor torch's threads; elsewhere a fork can break the system's libraries."""
+"""On Linux, workers are forks of one process that only imports, so that they start at once. A fork of this process
+itself could use neither CUDA nor torch's threads; elsewhere a fork can break the system's libraries."""
 PRELOADED = ("agfsync.engine.worker", "agfsync.models.latent_model")
 """The modules that the process to be forked imports, besides that of the first job."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"

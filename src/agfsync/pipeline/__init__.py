@@ -180,9 +180,7 @@ def verify(path: Path) -> int:
         files = run_.count_files()
         found = run_.verify()
         if found:
-            raise DamagedError(
-                f"{len(found)} of {files} files failed verification: {describe_damages(path, found)}"
-            )
+            raise DamagedError(f"{len(found)} of {files} files failed verification: {describe_damages(path, found)}")
         return files
 
 

@@ -43,9 +43,7 @@ class Seal:
         with store_errors(self.path):
             self.path.replace(self._path_with(".corrupt"))
             _copy_file(copy, self.path)
-        raise StoreError(
-            f"{self.path} is damaged: its copy was put in its place; type the same command again"
-        )
+        raise StoreError(f"{self.path} is damaged: its copy was put in its place; type the same command again")
 
     def put(self) -> None:
         """Seal the file. The copy is written first: a checksum implies that there is one."""

@@ -45,7 +45,9 @@ def continue_adapters(network: nn.Module, weights: Mapping[str, Tensor], rank: i
     named = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
     own = get_peft_model_state_dict(network)
     if {name: tensor.shape for name, tensor in own.items()} != {name: t.shape for name, t in named.items()}:
-        raise ModelError(f"the LoRA to train further fits no LoRA of rank {rank} of this model: train it from the start")
+        raise ModelError(
+            f"the LoRA to train further fits no LoRA of rank {rank} of this model: train it from the start"
+        )
     scaled = {name: tensor / (alpha / rank) if "lora_B" in name else tensor for name, tensor in named.items()}
     set_peft_model_state_dict(network, scaled)
 
