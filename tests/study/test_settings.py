@@ -28,8 +28,10 @@ def test_each_arm_of_a_shipped_study_has_a_valid_recipe(name: str) -> None:
     some = [arm for arm in arms if arm.seed == study.varied[1][0]]
     drawn = any("candidates" in list_arm_stages(arm) for arm in some)
     shared = ["captions", "questions", "candidates", "scores"] if drawn else ["captions", "questions"]
+    found = find_shared_stages(base, some)
     # Rounds are compared with a run of more captions.
-    assert find_shared_stages(base, some) == ([] if name == "rounds" else shared)
+    assert found == [] if name == "rounds" else found[: len(shared)] == shared
+    assert ("reward" in found) == (name == "rewards"), "all its arms judge by one reward model"
 
 
 def test_an_arm_has_the_studys_changes_then_its_own_under_each_seed(write_study) -> None:
@@ -86,6 +88,19 @@ def test_arms_that_draw_alike_share_scores_by_all_of_their_judges(write_study) -
     base = make_base_recipe(study.resolve_base(0), study.resolve_arms())
     assert list(base.candidate_scorers) == ["vqa", "clip"]
     assert find_shared_stages(base, study.resolve_arms()) == ["captions", "questions", "candidates", "scores"]
+
+
+def test_arms_with_the_same_scores_and_choice_share_pairs_and_the_reward_model(write_study) -> None:
+    drawn = ["captions", "questions", "candidates", "scores"]
+    for changes, shared in (
+        ({"training.steps": 9}, ["pairs", "reward"]),
+        ({"reward.share": 0.5}, ["pairs"]),
+        ({"pairs.share": 0.5}, []),
+        ({"scores.by": ["annotator", "vqa"]}, []),
+    ):
+        study = load_study(write_study({"a": {}, "b": changes}, base="shapes-visionprefer"))
+        base = make_base_recipe(study.resolve_base(0), study.resolve_arms())
+        assert find_shared_stages(base, study.resolve_arms()) == [*drawn, *shared]
 
 
 def test_what_one_arm_changes_ends_what_all_share(write_study) -> None:

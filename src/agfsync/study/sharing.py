@@ -7,8 +7,8 @@ from agfsync.recipe import Recipe
 from agfsync.stages import STAGES, list_needed_stages
 from agfsync.study.settings import Arm
 
-SHARABLE = ("captions", "questions", "candidates", "scores")
-"""The stages of a base; what follows takes seconds, or differs in all arms."""
+SHARABLE = ("captions", "questions", "candidates", "scores", "pairs", "reward")
+"""The stages of a base."""
 ALWAYS = ("captions", "questions")
 """The base model's evaluation needs these, whatever the arms share."""
 
@@ -33,17 +33,18 @@ def make_base_recipe(base: Recipe, arms: Iterable[Arm]) -> Recipe:
 def find_shared_stages(base: Recipe, arms: Sequence[Arm]) -> list[str]:
     """Return the stages that all arms which need them share with the base run, in order.
 
-    The last of them is the last stage whose settings are equal in all of those arms; scores are shared if the base
-    has each arm's scorers.
+    The last of them is the last stage whose settings are equal in all of those arms. Scores are shared if the base
+    has each arm's scorers, but pairs only if all arms have the same scores.
     """
-    shared: list[str] = []
+    shared, settings = list[str](), {stage.name: stage.settings for stage in STAGES}
     for stage in (each for each in STAGES if each.name in SHARABLE):
         needing = [arm.recipe for arm in arms if stage.name in list_arm_stages(arm)]
         if stage.name == "scores":
-            alike = all(_has_scorers(base, recipe) for recipe in needing)
+            is_shared = all(_has_scorers(base, recipe) for recipe in needing)
         else:
-            alike = all(stage.settings(recipe) == stage.settings(base) for recipe in needing)
-        if not alike:
+            named = ("scores", "pairs") if stage.name == "pairs" else (stage.name,)
+            is_shared = all(settings[name](recipe) == settings[name](base) for recipe in needing for name in named)
+        if not is_shared:
             break
         shared += [stage.name] if needing else []
     return shared
