@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from agfsync import pipeline
+from agfsync.engine.progress import SilentProgress
+from agfsync.recipe import dump_recipe
 from agfsync.records import Score
 from agfsync.stages.selection import find_training_selectors
 from agfsync.store import Run
+from agfsync.study.running import run_study
+from agfsync.study.settings import load_study
 
 pytestmark = pytest.mark.long
 
@@ -23,12 +28,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(path: Path, make_recipe: Any, generator: Path, method: str, watch: bool = False, **changes: Any) -> Any:
+def make_visionprefer(make_recipe: Any, generator: Path, method: str, watch: bool = False, **changes: Any) -> Any:
     model = {"type": "stable-diffusion", "path": str(generator), "device": "cpu", "sampling": {"steps": 2}}
     training = {"method": METHODS[method], "steps": 2, "batch": 2, "learning_rate": 1e-3, "precision": "fp32"}
     if watch:
         training["watch"] = {"by": "late", "every": 1, "captions": 3}
-    recipe = make_recipe(
+    return make_recipe(
         VP | {"late": {"type": "double", "path": "late"}},
         captions={"writer": "double", "count": 24, "held_out": 4},
         model=model,
@@ -37,6 +42,10 @@ def train(path: Path, make_recipe: Any, generator: Path, method: str, watch: boo
         training=training,
         evaluation={"resamples": 50},
     )
+
+
+def train(path: Path, *arguments: Any, **changes: Any) -> Any:
+    recipe = make_visionprefer(*arguments, **changes)
     if path.exists():
         pipeline.prepare(path, recipe, update=True)
     else:
@@ -79,6 +88,26 @@ def test_another_reward_model_trains_the_generator_again_and_scores_anew(
         assert not before & {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vp"}
         # The base's images are the same, and so are their scores by others.
         assert others & {row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vqa"}
+
+
+@pytest.mark.parametrize(("other", "share"), [({"training.steps": 1}, True), ({"reward.share": 0.9}, False)])
+def test_arms_of_a_study_share_the_reward_model_if_all_have_the_same(
+    tmp_path: Path, make_recipe: Any, tiny_generator: Path, other: dict[str, Any], share: bool
+) -> None:
+    recipe = make_visionprefer(make_recipe, tiny_generator, "reward-gradient")
+    (tmp_path / "tiny.yaml").write_text(dump_recipe(recipe))
+    study = {"base": "tiny.yaml", "resamples": 50, "arms": {"a": {}, "b": other}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    run_study(load_study(str(tmp_path / "study.yaml")), tmp_path / "out", SilentProgress())
+    marks, vp = [], []
+    for place in ("base", "arms/a/seed-0", "arms/b/seed-0"):
+        with Run.open(tmp_path / "out" / place) as run:
+            found = run.find_finished("reward")
+            marks.append(found and found.mark)
+            vp.append({row.key for row in run.read("evaluation_scores", Score) if row.scorer == "vp"})
+    assert len(set(marks)) == (1 if share else 3) and (marks[0] is None) == (not share)
+    assert len(vp[0]) == (4 if share else 0) and len(vp[1]) == len(vp[2]) == 8
+    assert vp[0] <= vp[1] & vp[2]
 
 
 def test_a_gradient_goes_through_the_reward_model(tmp_path: Path, make_recipe: Any, tiny_generator: Path) -> None:

@@ -128,7 +128,7 @@ def evaluate_base(path: Path, *, progress: Progress | None = None) -> None:
         AgfsyncError: as a run does.
     """
     with Run.open(path, writing=True) as run_:
-        recipe = read_recipe(run_)
+        recipe = bind_scorers(read_recipe(run_), run_)
         check_generators(recipe, ["evaluation"])
         evaluation = import_module("agfsync.stages.evaluation")
         evaluation.judge_base(Context(run_, recipe, progress or SilentProgress()))

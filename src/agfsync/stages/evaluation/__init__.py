@@ -20,6 +20,7 @@ from agfsync.files.images import encode_pngs
 from agfsync.models import Generator
 from agfsync.models.artefact import ModelArtefact
 from agfsync.recipe import Recipe
+from agfsync.recipe.scorers import OWN_REWARD
 from agfsync.records import Candidate, Caption, Comparison, Score, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.context import MODEL, Context, digest_evaluated
@@ -133,6 +134,8 @@ def run(context: Context) -> Mapping[str, Any]:
 def judge_base(context: Context) -> None:
     """Draw and judge the base model's images of all sets, which every evaluation of a fork of the run finds again.
 
+    The run's own reward model judges them if it is trained.
+
     Raises:
         ModelError: a model can't be loaded. BudgetError: as `run`.
     """
@@ -143,7 +146,8 @@ def judge_base(context: Context) -> None:
     _draw_more(context, sets[0].captions, ("base",))
     drawn, _ = _read_images(context, sets)
     tables = Tables(stage=_STAGE, images=IMAGES, scores=SCORES)
-    judge_images(context, tables, context.recipe.evaluation_scorers, drawn)
+    judges = {name: each for name, each in context.recipe.evaluation_scorers.items() if each.path != OWN_REWARD}
+    judge_images(context, tables, judges, drawn)
 
 
 def _draw_images(context: Context, captions: Sequence[Caption]) -> None:
