@@ -198,3 +198,26 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_is_there(
     assert "Traceback" not in out + err
     with Run.open(path, writing=True) as run:
         assert 0 < len(set(run.list_made("candidates"))) < 400
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_ctrl_c_while_workers_are_started_is_one_line_too(tmp_path: Path, make_recipe: Any, seconds: float) -> None:
+    """Processes that import can't ignore Ctrl-C yet."""
+    file = tmp_path / "slow.yaml"
+    file.write_text(dump_recipe(make_recipe(**SLOW, engine={"type": "local", "workers": 2})))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agfsync", "run", str(file), "--out", str(tmp_path / "run"), "--until", "candidates"],
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    try:
+        next(line for line in process.stderr if "loading in 2 workers" in line)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+    finally:
+        process.kill()
+    assert process.wait() == 130 and rest == "stopped; type the same command to go on\n"

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import cycle
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -81,7 +81,7 @@ class ProcessHandle:
         threads = environment.get(THREADS)
         self._process = START_METHOD.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
         START_METHOD.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
-        with _hidden_main():
+        with _hidden_main(), _held_interrupts():
             self._process.start()
         theirs.close()
         self._caller = ThreadPoolExecutor(1)
@@ -125,6 +125,24 @@ def _hidden_main() -> Iterator[None]:
     finally:
         for name, value in hidden.items():
             setattr(main, name, value)
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C from this thread until the end, and for good from a process that is started within.
+
+    A worker, and the process that workers are forked from, end with this process. While they import, they couldn't
+    ignore Ctrl-C yet, and would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its own start lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str], threads: str | None) -> None:
