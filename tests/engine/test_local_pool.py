@@ -30,13 +30,26 @@ def test_each_accelerator_that_torch_sees_is_named(
 
 def test_workers_take_the_accelerators_in_turn_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     hired: list[dict[str, str]] = []
-    monkeypatch.setattr(local_pool, "ProcessHandle", lambda plan, environment: hired.append(environment))
+    monkeypatch.setattr(local_pool, "ProcessHandle", lambda plan, environment, context: hired.append(environment))
     monkeypatch.setattr(local_pool, "count_cores", lambda: 12)
     for devices in (["4", "6"], []):
         pool = local_pool.LocalPool(3, devices)
         for _ in range(3):
             pool.start_worker(None)  # type: ignore[arg-type]
     assert hired == [{local_pool.VISIBLE: name} for name in ("4", "6", "4")] + [{"OMP_NUM_THREADS": "4"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "forks"),
+    [("auto", [], True), ("cpu", [], True), ("auto", ["0"], False), ("cuda:1", [], False), ("xpu", [], False)],
+)
+def test_workers_with_an_accelerator_are_not_forked(
+    monkeypatch: pytest.MonkeyPatch, device: str, devices: list[str], forks: bool
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(local_pool, "ProcessHandle", lambda plan, environment, context: started.append(context))
+    local_pool.LocalPool(2, devices, device).start_worker(None)  # type: ignore[arg-type]
+    assert started == [local_pool.FORK if forks else local_pool.SPAWN]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from agfsync.engine.packages import mute_libraries
 from agfsync.engine.worker import JobWorker, TaskResult, WorkerPlan
 from agfsync.recipe import Engine
 
-START_METHOD = get_context("forkserver") if sys.platform == "linux" else get_context("spawn")
-"""On Linux, workers are forks of one process that only imports, so that they start at once. A fork of this process
-itself could use neither CUDA nor torch's threads; elsewhere a fork can break the system's libraries."""
+SPAWN = get_context("spawn")
+FORK = get_context("forkserver") if sys.platform == "linux" else SPAWN
+"""On Linux, workers without an accelerator are forks of one process that only imports, so that they start at once. A
+fork can't use an accelerator that an import has asked for, nor the threads of torch if the forked process had some."""
 PRELOADED = ("agfsync.engine.worker", "agfsync.models.latent_model")
 """The modules that the process to be forked imports, besides that of the first job."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -54,16 +55,20 @@ class WorkerDiedError(Exception):
 
 
 class LocalPool:
-    """A pool of `size` processes; each sees one of `devices`, in turn, or without any has its share of the cores."""
+    """A pool of `size` processes; each sees one of `devices`, in turn, or without any has its share of the cores.
 
-    def __init__(self, size: int, devices: list[str]) -> None:
+    `device` is the recipe's name of where the models run.
+    """
+
+    def __init__(self, size: int, devices: list[str], device: str = "auto") -> None:
         self.size = size
+        self._context = FORK if device in ("auto", "cpu") and not devices else SPAWN
         threads = str(max(1, count_cores() // size))
         each = [{VISIBLE: name} for name in devices] or [{THREADS: threads}]
         self._environments = cycle(each)
 
     def start_worker(self, plan: WorkerPlan) -> "ProcessHandle":
-        return ProcessHandle(plan, next(self._environments))
+        return ProcessHandle(plan, next(self._environments), self._context)
 
     def describe_death(self, failure: BaseException) -> str | None:
         return str(failure) if isinstance(failure, WorkerDiedError) else None
@@ -75,12 +80,12 @@ class LocalPool:
 class ProcessHandle:
     """A process that answers one call at a time; it ends with this process."""
 
-    def __init__(self, plan: WorkerPlan, environment: Mapping[str, str]) -> None:
-        self._ours, theirs = START_METHOD.Pipe()
+    def __init__(self, plan: WorkerPlan, environment: Mapping[str, str], context: Any) -> None:
+        self._ours, theirs = context.Pipe()
         current = {**os.environ, **environment}  # a fork has the environment of the first one's start
         threads = environment.get(THREADS)
-        self._process = START_METHOD.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
-        START_METHOD.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
+        self._process = context.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
+        context.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
         with _hidden_main(), _held_interrupts():
             self._process.start()
         theirs.close()

@@ -88,7 +88,7 @@ def _find_pool(engine: Engine, device: str, pending: PendingUnits[_P], at_once: 
         return pool
     devices = list_accelerators(device)
     size = pending.count_batches(at_once, most=count_wanted_workers(engine, len(devices)))
-    return LocalPool(size, devices) if size > 1 else None
+    return LocalPool(size, devices, device) if size > 1 else None
 
 
 def _open_here(job: Job[_P], context: JobContext) -> Callable[[Sequence[_P]], Iterable[Outcome]]:
