@@ -51,7 +51,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Any:
     def leave(**given: str) -> None:
         for name, value in (LEFT | given).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(launcher, "_FOUND", [])
+        monkeypatch.setattr(launcher, "_CONNECTED", [])
 
     return leave
 
@@ -151,8 +151,8 @@ def test_a_thread_that_asks_the_store_all_the_time_ends_before_python_does() -> 
 @pytest.mark.parametrize(
     ("rank", "line"),
     [
-        ("0", "of 3 processes, RANK 1, 2 didn't come to 127.0.0.1:{port} within 0.5 s"),
-        ("1", "process 1 of 3 found no sign of the first process (RANK=0) at 127.0.0.1:{port} within 0.5 s"),
+        ("0", "of 3 processes, RANK 1, 2 didn't join at 127.0.0.1:{port} within 0.5 s"),
+        ("1", "process 1 of 3 didn't reach the first process (RANK=0) at 127.0.0.1:{port} within 0.5 s"),
     ],
 )
 @pytest.mark.parametrize("verb", ["training", "run"])
@@ -258,7 +258,7 @@ def test_a_store_that_is_gone_is_one_line(left: Any) -> None:
             raise RuntimeError("Connection reset by peer\nException raised from recvBytes at a.cpp")
 
     left(AGFSYNC_JOIN_TIMEOUT="1")
-    launcher._FOUND.append(Gone())
+    launcher._CONNECTED.append(Gone())
     for work in (
         lambda: launcher.send_order({}),
         lambda: launcher.meet_others(1),
