@@ -26,9 +26,9 @@ def test_what_is_whole_is_whole(file: Path) -> None:
 
 def test_what_is_damaged_is_told_and_its_copy_takes_its_place(file: Path) -> None:
     file.write_bytes(b"what was writtem")
-    with pytest.raises(DamagedError, match="the next `agfsync run` puts its copy in its place"):
+    with pytest.raises(DamagedError, match="the next `agfsync run` restores its copy"):
         Seal(file).check(mend=False)
-    with pytest.raises(StoreError, match="its copy was put in its place; type the same command again"):
+    with pytest.raises(StoreError, match="its copy was restored; type the same command again"):
         Seal(file).check(mend=True)
     assert file.read_bytes() == b"what was written" and Seal(file).check(mend=True)
     assert beside(file, ".corrupt").read_bytes() == b"what was writtem"
