@@ -25,7 +25,7 @@ from agfsync.models.pretrained import fingerprint_model
 from agfsync.models.single_file import find_type
 from agfsync.recipe import HELD_OUT, ModelSettings, Recipe, check_recipe, load_recipe, override_recipe, resolve_recipe
 from agfsync.records import digest
-from agfsync.stages.context import MODEL, NOT_SHAPING, dump_changes
+from agfsync.stages.context import MODEL, NOT_SHAPING_IMAGES, dump_changes
 from agfsync.stages.own_reward import REWARD
 from agfsync.stages.report.verdict import find_role
 from agfsync.stages.selection import find_training_selectors
@@ -282,7 +282,7 @@ def _check_models(base: str, other: str, models: Sequence[ModelSettings], marks:
 
 def _identify(model: ModelSettings) -> Mapping[str, Any]:
     """Return the settings that affect a model's images, but for the places of files on this machine."""
-    tree = dump_changes(model, *NOT_SHAPING)
+    tree = dump_changes(model, *NOT_SHAPING_IMAGES)
     loras = [{**lora, "path": _hide_place(lora["path"])} for lora in tree.get("loras", ())]
     return {**tree, "path": _hide_place(model.path), "loras": loras}
 
