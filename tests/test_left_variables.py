@@ -175,7 +175,7 @@ def test_after_a_while_one_line_says_who_is_missing(
 def test_a_launcher_that_is_gone_is_told_as_well(left: Any) -> None:
     left(MASTER_PORT=free_port(), TORCHELASTIC_USE_AGENT_STORE="True", AGFSYNC_JOIN_TIMEOUT="0.3")
     said: list[str] = []
-    with pytest.raises(PeerError, match=r"no sign of the launcher at .* within 0\.3 s \(Connection refused\)"):
+    with pytest.raises(PeerError, match=r"didn't reach the launcher at .* within 0\.3 s \(Connection refused\)"):
         launcher.await_helpers(said.append)
     assert len(said) == 1
     with launcher.lead_helpers():
