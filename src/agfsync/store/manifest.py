@@ -89,7 +89,7 @@ class Manifest:
         self._path, self._writing = path, writing
         self._seal = Seal(path)
         self._touched = False
-        sealed = self._seal.check(mend=writing)
+        sealed = self._seal.check(restore=writing)
         with store_errors(path):
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             # A rollback journal rather than WAL, which isn't safe on the network file systems of clusters.

@@ -21,8 +21,8 @@ class Seal:
 
     path: Path
 
-    def check(self, *, mend: bool) -> bool:
-        """Verify the file against its checksum; False if it has none, or doesn't exist. `mend` restores the copy.
+    def check(self, *, restore: bool) -> bool:
+        """Verify the file against its checksum; False if it has none, or doesn't exist. `restore` restores the copy.
 
         Raises:
             StoreError: it is damaged; once restored, the next command finds it intact.
@@ -38,7 +38,7 @@ class Seal:
             return False  # The checksum itself is damaged.
         if not exists or compute_sha256(copy) != sum_:
             raise StoreError(f"{self.path} is damaged: put a copy of it back, or choose another --out")
-        if not mend:
+        if not restore:
             raise DamagedError(f"{self.path} is damaged: the next `agfsync run` restores its copy")
         with store_errors(self.path):
             self.path.replace(self._path_with(".corrupt"))
