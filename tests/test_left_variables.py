@@ -51,7 +51,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Any:
     def leave(**given: str) -> None:
         for name, value in (LEFT | given).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(launcher, "_FOUND", [])
+        monkeypatch.setattr(launcher, "_CONNECTED", [])
 
     return leave
 
@@ -151,8 +151,8 @@ def test_a_thread_that_asks_the_store_all_the_time_ends_before_python_does() -> 
 @pytest.mark.parametrize(
     ("rank", "line"),
     [
-        ("0", "of 3 processes, RANK 1, 2 didn't come to 127.0.0.1:{port} within 0.5 s"),
-        ("1", "process 1 of 3 found no sign of the first process (RANK=0) at 127.0.0.1:{port} within 0.5 s"),
+        ("0", "of 3 processes, RANK 1, 2 didn't join at 127.0.0.1:{port} within 0.5 s"),
+        ("1", "process 1 of 3 didn't reach the first process (RANK=0) at 127.0.0.1:{port} within 0.5 s"),
     ],
 )
 @pytest.mark.parametrize("verb", ["training", "run"])
@@ -175,7 +175,7 @@ def test_after_a_while_one_line_says_who_is_missing(
 def test_a_launcher_that_is_gone_is_told_as_well(left: Any) -> None:
     left(MASTER_PORT=free_port(), TORCHELASTIC_USE_AGENT_STORE="True", AGFSYNC_JOIN_TIMEOUT="0.3")
     said: list[str] = []
-    with pytest.raises(PeerError, match=r"no sign of the launcher at .* within 0\.3 s \(Connection refused\)"):
+    with pytest.raises(PeerError, match=r"didn't reach the launcher at .* within 0\.3 s \(Connection refused\)"):
         launcher.await_helpers(said.append)
     assert len(said) == 1
     with launcher.lead_helpers():
@@ -194,7 +194,7 @@ def test_a_port_that_is_taken_or_answers_in_another_tongue_holds_nobody_up(
         with pytest.raises(PeerError, match=rf"can't meet at 127\.0\.0\.1:{port}: .*in use"):
             launcher.await_helpers(lambda _: None)
         left(RANK="1", MASTER_PORT=port, AGFSYNC_JOIN_TIMEOUT="0.3")
-        with pytest.raises(PeerError, match="no sign of the first process"):
+        with pytest.raises(PeerError, match="didn't reach the first process"):
             launcher.join_first(lambda _: None)
 
 
@@ -258,7 +258,7 @@ def test_a_store_that_is_gone_is_one_line(left: Any) -> None:
             raise RuntimeError("Connection reset by peer\nException raised from recvBytes at a.cpp")
 
     left(AGFSYNC_JOIN_TIMEOUT="1")
-    launcher._FOUND.append(Gone())
+    launcher._CONNECTED.append(Gone())
     for work in (
         lambda: launcher.send_order({}),
         lambda: launcher.meet_others(1),

@@ -79,7 +79,7 @@ def test_the_settings_of_a_method_are_shown_with_defaults_and_meaning() -> None:
     assert page.startswith("sdpo: Like dpo; the loser can't raise the winner's error.\nfamily: pairs\nneeds:  pairs\n")
     assert "paper:  Diffusion-SDPO, arXiv:2511.03317" in page
     assert "  mu: number, at least 0, at most 1; default 0.9\n    how far the loser's gradient is held back" in page
-    assert "  sft_weight: number, at least 0; default 0.0\n    adds this times the winner's own error" in page
+    assert "  sft_weight: number, at least 0; default 0.0\n    weight of the winner's own error" in page
     assert "type:" not in page
     assert "  parser.type: text; default auto\n" in format_method("syngen", 80)
     assert format_method("none", 60).endswith("settings of training.method:\n  none")

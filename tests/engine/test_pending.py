@@ -36,8 +36,8 @@ def test_only_what_is_not_done_is_taken_in_order(run: Run) -> None:
         assert len(some) == 4 or not left.count_ahead(1)
         taken += [unit.payload for unit in some]
     assert taken == [number for number in range(37, 100) if number % 3]
-    assert left.take_found() == len(done)
-    assert left.take_found() == left.bound == 0
+    assert left.pop_found_count() == len(done)
+    assert left.pop_found_count() == left.bound == 0
 
 
 def test_no_more_is_read_than_is_asked_for(run: Run) -> None:
@@ -52,7 +52,7 @@ def test_what_is_found_is_told_once(run: Run) -> None:
     run.commit("captions", {f"u{number}": ROWS for number in range(15)}, Caption.schema)
     left = PendingUnits(run, "captions", units())
     assert left.count_ahead(1) == 1
-    assert (left.take_found(), left.take_found()) == (15, 0)
+    assert (left.pop_found_count(), left.pop_found_count()) == (15, 0)
 
 
 def test_portions_are_counted_up_to_what_is_asked(run: Run) -> None:

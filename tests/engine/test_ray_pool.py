@@ -33,7 +33,7 @@ def test_there_are_as_many_workers_as_accelerators_or_as_the_recipe_says(
     monkeypatch.setattr(ray_pool.ray, "cluster_resources", lambda: {"CPU": 16.0} | ({"GPU": gpus} if gpus else {}))
     pool = ray_pool.RayPool(Engine(type="ray", **settings))
     assert pool.size == size
-    assert pool.describe_shortage() == f"Ray has 16 CPU, {gpus:g} GPU, and each worker asks for 1 CPU, {each:g} GPU"
+    assert pool.describe_shortage() == f"Ray has 16 CPU, {gpus:g} GPU, and each worker needs 1 CPU, {each:g} GPU"
 
 
 @pytest.mark.parametrize("by", ["address", "environment"])

@@ -217,7 +217,7 @@ def test_a_part_that_is_not_here_is_told(run: Run, go: Any, pool: Any, captions:
         return worker
 
     team.start_worker = elsewhere
-    with pytest.raises(StoreError, match="here it is missing: every machine needs the run folder at this place"):
+    with pytest.raises(StoreError, match="here it is missing: every machine needs the run folder at this path"):
         go(team, captions())
     assert set(run.list_made("captions")) == set()
 

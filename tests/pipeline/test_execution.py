@@ -44,6 +44,6 @@ def test_few_bits_are_for_a_lora(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="training.compile: PyTorch compiles no gradient through fp8 weights"):
         Recipe.load("shapes", ["model.quantization=fp8", *lora])
     monkeypatch.setattr("agfsync.engine.packages.find_spec", lambda name: None)
-    assert "model.quantization int8 needs the package torchao: pip install torchao, or set it otherwise" in faults(
+    assert "model.quantization int8 needs the package torchao: pip install torchao, or change the setting" in faults(
         "model.quantization=int8", "training.lora={}"
     )

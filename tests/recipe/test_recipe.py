@@ -153,7 +153,7 @@ UNWEIGHED = "pairs: {choose: {weights: {vqa: 1, aesthetic: 0}}}"
         ("pairs: {choose: parto}", "pairs.choose: no choice is called 'parto': did you mean 'pareto'?"),
         ("pairs: {choose: {type: vote, judges: [looks]}}", "pairs.choose.judges names no scorer 'looks'"),
         ("pairs: {choose: {type: vote, judges: []}}", "pairs.choose.judges: "),
-        ("pairs: {choose: {type: vote, judges: [clip, clip]}}", "pairs.choose.judges: 'clip' is there twice"),
+        ("pairs: {choose: {type: vote, judges: [clip, clip]}}", "pairs.choose.judges: 'clip' is listed twice"),
         ("pairs: {choose: {type: vote, minimum_margin: 3}}", "minimum_margin 3 leaves no pair: there are 3 votes"),
         ("pairs: {choose: {type: pareto, weights: {clip: 1}}}", "unknown key 'pairs.choose.weights': "),
         ("pairs: {choose: {type: lot, minimum_margin: 3}}", "unknown key 'pairs.choose.minimum_margin': "),

@@ -49,7 +49,7 @@ def test_draft_is_as_published(tmp_path: Path) -> None:
         ("reward: {clip: 1.0}, window: [0.9, 0.2]", "window [0.9, 0.2] holds the end of none of 40 steps"),
         ("reward: {clip: 1.0}, window: [0.5, 1.5]", "training.method.window"),
         ("reward: {clip: 1.0}, standard: {clip: [20, 0]}", "training.method.standard"),
-        ("reward: {clip: 1.0}, standard: {vqa: [20, 3]}", "standard names vqa, of which reward says nothing"),
+        ("reward: {clip: 1.0}, standard: {vqa: [20, 3]}", "standard names vqa, which reward doesn't name"),
         ("reward: {clip: 1.0}, guidance: -1", "training.method.guidance"),
         ("reward: {clip: 1.0}, marign: 1", "unknown key 'training.method.marign': did you mean 'margin'?"),
     ],

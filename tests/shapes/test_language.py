@@ -10,7 +10,7 @@ from agfsync.shapes.language import FOIL_SHARE, ShapesWriter
 from agfsync.shapes.oracle import Oracle
 from agfsync.shapes.queries import parse_query
 from agfsync.shapes.scene import Scene, Thing, compose_scene
-from agfsync.stages.checking import find_fault, sift_questions
+from agfsync.stages.checking import find_question_fault, sift_questions
 
 WRITER = ShapesWriter()
 
@@ -95,7 +95,7 @@ def test_the_element_is_the_captions_own_word() -> None:
 def test_every_question_stands_up_to_the_stages_checking(category: str) -> None:
     for caption in WRITER.captions(category, 60, (), 5):
         drafts = WRITER.questions(caption, 0)
-        assert {find_fault(draft, Caption("", caption, category, "train")) for draft in drafts} == {None}
+        assert {find_question_fault(draft, Caption("", caption, category, "train")) for draft in drafts} == {None}
 
 
 def test_a_caption_of_another_world_has_no_questions() -> None:

@@ -23,7 +23,7 @@ def test_where_it_is_gone_its_copy_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     Manifest.create(path).close()
     path.unlink()
-    with pytest.raises(RunError, match=r"is missing: `cp .*run.db.copy .*run.db` puts a copy"):
+    with pytest.raises(RunError, match=r"is missing: `cp .*run.db.copy .*run.db` restores its copy"):
         Manifest.open(path)
     path.with_name("run.db.copy").unlink()
     with pytest.raises(RunError, match="is missing: put it back"):

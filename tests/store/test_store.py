@@ -292,14 +292,14 @@ def test_the_lock_names_who_holds_it(run: Run) -> None:
 
 def test_a_run_needs_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds other things"):
+    with pytest.raises(RunError, match="contains files that aren.t a run.s"):
         Run.create(tmp_path, "")
     with pytest.raises(RunError, match="isn't the folder of a run: it has no recipe.yaml"):
         Run.open(tmp_path, writing=True)
     with pytest.raises(RunError, match="no run at"):
         Run.open(tmp_path / "nowhere")
     (tmp_path / "study.yaml").write_text("arms: {}")
-    with pytest.raises(RunError, match="is a study and no run: `agfsync study status"):
+    with pytest.raises(RunError, match="is a study, not a run: `agfsync study status"):
         Run.open(tmp_path)
 
 

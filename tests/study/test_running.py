@@ -127,7 +127,7 @@ def test_a_study_killed_at_random_ends_with_the_same_table_as_two_processes(stud
 def test_other_folders_are_left_alone(tmp_path: Path, study_file: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(RunError, match="holds other things than a study"):
+    with pytest.raises(RunError, match="contains files that aren.t a study.s"):
         run_study(load_study(str(study_file)), tmp_path / "full", SilentProgress())
     with pytest.raises(RunError, match="no study at"):
         read_study(tmp_path)

@@ -54,11 +54,11 @@ def run(
         recipe: the name of a shipped recipe, a file, or a `Recipe`.
         path: the run's folder; default: runs/NAME.
         until: the last stage to run, such as "pairs".
-        update: go on with other settings than the run's.
+        update: continue the run with changed settings.
         progress: show progress bars, in a terminal or a notebook.
 
     Raises:
-        AgfsyncError: something that the caller can mend, in one line; `RecipeError`, `ModelError` and others say what.
+        AgfsyncError: an error that the caller can fix, in one line: a `RecipeError`, `ModelError` or another kind.
     """
     recipe = recipe if isinstance(recipe, Recipe) else resolve_recipe(str(recipe))
     folder = Path(path) if path is not None else Path("runs") / recipe.name
@@ -69,7 +69,7 @@ def run(
 
 
 def load_run(path: str | Path) -> "LoadedRun":
-    """Return the run at `path` to read; it takes no lock, so that another process may work on it.
+    """Return the run at `path` for reading, without a lock: another process may work on it.
 
     Raises:
         RunError: there is no run.
@@ -80,10 +80,10 @@ def load_run(path: str | Path) -> "LoadedRun":
 
 
 def fork(base: "str | Path | LoadedRun", to: str | Path) -> "LoadedRun":
-    """Make a run at `to` that shares what is done with the run `base`: nothing is drawn or scored again.
+    """Create a run at `to` that shares the results of the run `base`: nothing is drawn or scored again.
 
     Raises:
-        RunError: `to` exists, or `base` is no run, or a process works on it.
+        RunError: `to` exists, `base` isn't a run, or a process works on it.
     """
     fork_run(_find_folder(base), Path(to))
     return load_run(to)
@@ -113,7 +113,7 @@ def compare(
     """Compare two models, LoRAs or runs on the same prompts and seeds, as `agfsync compare`; return the run.
 
     Raises:
-        AgfsyncError: something that the caller can mend, in one line.
+        AgfsyncError: an error that the caller can fix, in one line.
     """
     from agfsync.commands.compare import plan_comparison, prepare_comparison
 
@@ -126,7 +126,7 @@ def compare(
 
 
 def doctor(recipe: str | Path | Recipe, path: str | Path | None = None) -> "Examination":
-    """Return what a run of `recipe` at `path` would take, and what is missing for it; nothing is run."""
+    """Return what a run of `recipe` at `path` would need, and what is missing for it; nothing is run."""
     from agfsync.commands.doctor import examine
 
     recipe = recipe if isinstance(recipe, Recipe) else resolve_recipe(str(recipe))

@@ -35,7 +35,7 @@ class Model:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], extend: Callable[[dict[str, Any]], Any] = dict) -> "Model":
-        """Load the model of a recipe's `settings`; `extend` adds to the arguments what a training has made."""
+        """Load the model of a recipe's `settings`; `extend` adds a trained model to the arguments."""
         model = cls.__new__(cls)
         model._load(settings, extend)
         return model
@@ -85,12 +85,12 @@ class Scorer:
         """Return a measurement for each image and its prompt, in order, or the reason why there is none.
 
         Args:
-            questions: the questions on each prompt, for a scorer that asks some.
+            questions: the questions on each prompt, for a scorer that asks questions.
         """
         from agfsync.scorers import Item
 
-        asked = questions or [()] * len(prompts)
-        items = [Item(p, tuple(q), i.convert("RGB")) for i, p, q in zip(images, prompts, asked, strict=True)]
+        by_prompt = questions or [()] * len(prompts)
+        items = [Item(p, tuple(q), i.convert("RGB")) for i, p, q in zip(images, prompts, by_prompt, strict=True)]
         return list(self._scorer.score(items))
 
     def __repr__(self) -> str:

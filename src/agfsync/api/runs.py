@@ -1,4 +1,4 @@
-"""A run folder to read."""
+"""A run folder, opened for reading."""
 
 import html
 from pathlib import Path
@@ -16,7 +16,7 @@ from agfsync.study.rounds import list_rounds
 
 
 class LoadedRun:
-    """A run folder to read: its tables, its models and its report.
+    """A run folder, opened for reading: its tables, its models and its report.
 
     The tables are `captions`, `questions`, `candidates`, `scores`, `pairs` and `evaluation`. They are read when they
     are used, and may grow while another process works on the run.
@@ -68,8 +68,8 @@ class LoadedRun:
 
     @property
     def rounds(self) -> "list[LoadedRun]":
-        """The rounds of a recipe with `rounds`, each a run of its own; the first is this one."""
-        return [LoadedRun(place) for place in list_rounds(self.path)]
+        """The runs of a recipe with `rounds`, one for each round; the first is this one."""
+        return [LoadedRun(folder) for folder in list_rounds(self.path)]
 
     @property
     def report(self) -> Path:
@@ -97,6 +97,6 @@ class LoadedRun:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th>{each.name}</th><td>{each.state}</td><td>{each.units or ''}</td></tr>" for each in self.status
+            f"<tr><th>{stage.name}</th><td>{stage.state}</td><td>{stage.units or ''}</td></tr>" for stage in self.status
         )
         return f"<p>{html.escape(str(self.path))}</p><table>{rows}</table>"

@@ -27,7 +27,7 @@ _SHOWN = 8
 
 
 class Table(Sequence[_R], Generic[_R]):
-    """A table of a run: a sequence of its rows that are read from disk when they are used.
+    """A table of a run: a sequence whose rows are read from disk when they are used.
 
     >>> run.scores[0].value  # doctest: +SKIP
     83.3
@@ -48,14 +48,14 @@ class Table(Sequence[_R], Generic[_R]):
 
     def __getitem__(self, index: int | slice) -> _R | list[_R]:
         if isinstance(index, slice):
-            places = range(*index.indices(len(self)))
-            found = {number: row for number, row in enumerate(self) if number in places}
-            return [found[place] for place in places]
-        place = index + len(self) if index < 0 else index
-        for number, row in enumerate(self) if place >= 0 else ():
-            if number == place:
+            positions = range(*index.indices(len(self)))
+            rows = {number: row for number, row in enumerate(self) if number in positions}
+            return [rows[position] for position in positions]
+        position = index + len(self) if index < 0 else index
+        for number, row in enumerate(self) if position >= 0 else ():
+            if number == position:
                 return row
-        raise IndexError(f"the table {self._name} has {len(self)} rows, and none at {index}")
+        raise IndexError(f"the table {self._name} has {len(self)} rows: no row {index}")
 
     def __iter__(self) -> Iterator[_R]:
         with Run.open(self._path) as run:
@@ -87,7 +87,7 @@ class Table(Sequence[_R], Generic[_R]):
         return f"<{self._name} of {self._path}: {len(self)} rows>"
 
     def _repr_html_(self) -> str:
-        names = [each.name for each in fields(self._kind) if each.name != "key"]
+        names = [column.name for column in fields(self._kind) if column.name != "key"]
         shown = [row for _, row in zip(range(_SHOWN), self, strict=False)]
         head = "".join(f"<th>{name}</th>" for name in names)
         rows = "".join("<tr>" + "".join(f"<td>{_show(row, name)}</td>" for name in names) + "</tr>" for row in shown)
@@ -126,30 +126,32 @@ class RunPair:
     def explain(self) -> "Explanation":
         """Return why the winner won: both images, each score, and the questions that the loser failed."""
         keys = (self.record.winner_key, self.record.loser_key)
-        found: dict[str, bytes] = {}
+        images: dict[str, bytes] = {}
         scores: dict[str, dict[str, Score]] = {key: {} for key in keys}
         with Run.open(self.run.path) as opened:
             for unit, rows in opened.rows_by_unit("candidates", ["key"]):
                 if any(row["key"] in keys for row in rows):
                     for record in opened.read("candidates", Candidate, [unit]):
-                        found |= {record.key: record.image} if record.key in keys else {}
+                        images |= {record.key: record.image} if record.key in keys else {}
             for score in opened.read("scores", Score):
                 if score.candidate_key in scores:
                     scores[score.candidate_key][score.scorer] = score
-            asked = {q.key: q for q in opened.read("questions", Question) if q.caption_key == self.record.caption_key}
+            questions = {
+                q.key: q for q in opened.read("questions", Question) if q.caption_key == self.record.caption_key
+            }
             caption = next(c for c in opened.read("captions", Caption) if c.key == self.record.caption_key)
             parts = find_parts(opened, pipeline.read_recipe(opened), self.record)
         winner, loser = (scores[key] for key in keys)
         return Explanation(
             caption=caption.text,
-            winner=found[keys[0]],
-            loser=found[keys[1]],
-            scores={n: (winner[n].value if n in winner else None, each.value) for n, each in loser.items()},
+            winner=images[keys[0]],
+            loser=images[keys[1]],
+            scores={n: (winner[n].value if n in winner else None, score.value) for n, score in loser.items()},
             failed=[
-                f"{asked[answer.question_key].text} {answer.answer}"
+                f"{questions[answer.question_key].text} {answer.answer}"
                 for score in loser.values()
                 for answer in score.answers
-                if answer.question_key in asked and asked[answer.question_key].answer != answer.answer
+                if answer.question_key in questions and questions[answer.question_key].answer != answer.answer
             ],
             margin=self.record.margin,
             parts=parts,

@@ -1,4 +1,4 @@
-"""Exit codes, and the one line that says why a command failed."""
+"""Exit codes, and the line that explains why a command failed."""
 
 import sys
 from typing import Any
@@ -8,20 +8,20 @@ import typer
 from agfsync.errors import AgfsyncError
 
 USAGE, UNEXPECTED, STOPPED = 2, 1, 130
-"""Exit codes: something the user can mend, a fault of the program, Ctrl-C."""
+"""Exit codes: an error that the user can fix, a bug, Ctrl-C."""
 
 
 def describe_failure(failure: Exception) -> tuple[str, int]:
-    """Return one line on `failure`, and the exit code."""
+    """Return the line that reports `failure`, and the exit code."""
     if isinstance(failure, AgfsyncError):
         return f"error: {_one_line(str(failure))}", USAGE
     if isinstance(failure, typer.TyperException):
         context = getattr(failure, "ctx", None)
         command = "agfsync" if context is None else context.command_path
-        says = _one_line(failure.format_message())
-        return f"error: {says}{'' if says.endswith('?') else ':'} see `{command} --help`", USAGE
-    kind = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
-    return f"error: unexpected {_one_line(kind)}; run with --debug for the traceback", UNEXPECTED
+        message = _one_line(failure.format_message())
+        return f"error: {message}{'' if message.endswith('?') else ':'} see `{command} --help`", USAGE
+    described = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+    return f"error: unexpected {_one_line(described)}; run with --debug for the traceback", UNEXPECTED
 
 
 def _one_line(text: str) -> str:
@@ -29,13 +29,13 @@ def _one_line(text: str) -> str:
 
 
 def print_error(line: str, code: int) -> int:
-    """Print `line` where errors go, and return `code`."""
+    """Print `line` to standard error and return `code`."""
     print(line, file=sys.stderr)
     return code
 
 
 def find_exit_code(result: Any) -> int:
-    """Return the exit code of a command's `result`: the one it exited with, else 0. Typer makes 130 of Ctrl-C."""
+    """Return the exit code of a command's `result`: the one it exited with, else 0. Typer turns Ctrl-C into 130."""
     if result == STOPPED:
         return print_error("stopped; type the same command to go on", STOPPED)
     return result if isinstance(result, int) else 0

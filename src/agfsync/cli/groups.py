@@ -1,4 +1,4 @@
-"""The groups of verbs: `agfsync recipes` and `agfsync study`."""
+"""The command groups `agfsync recipes` and `agfsync study`."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def list_recipes(context: typer.Context) -> None:
         from agfsync.recipe import list_shipped, summarize_shipped
 
         indent = " " * (max(map(len, list_shipped())) + 1)
-        width = shutil.get_terminal_size((200, 24)).columns  # whole lines where they go into a pipe
+        width = shutil.get_terminal_size((200, 24)).columns  # no wrapping in a pipe
         for name in list_shipped():
             line = f"{name:<{len(indent)}}{summarize_shipped(name)}"
             typer.echo(fill(line, max(width, len(indent) + 20), subsequent_indent=indent, break_on_hyphens=False))
@@ -39,14 +39,14 @@ def show_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as shapes.", show_default=False)],
     debug: Debug = False,
 ) -> None:
-    """Print a shipped recipe as it is, comments included."""
+    """Print a shipped recipe, comments included."""
     from agfsync.recipe import read_shipped
 
     typer.echo(read_shipped(name), nl=False)
 
 
 class _StudyGroup(WholeHelpGroup):
-    """A group whose first argument may also be a study, which is then run."""
+    """A command group that runs its first argument if that is a study."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
@@ -65,13 +65,13 @@ def study_command(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A file, or the name of a shipped study.")],
     out: Annotated[Path | None, typer.Option(help="The folder; default: studies/NAME.", show_default=False)] = None,
     set_: Settings = None,
-    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the arms'.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Continue with changed settings of the arms.")] = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Make the base and the arms' run folders, and train none of them.")
+        bool, typer.Option("--prepare", help="Create the run folders of the base and the arms; train nothing.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run the base and the arms of a study, which `agfsync study STUDY` is short for."""
+    """Run the base and the arms of a study; `agfsync study STUDY` is short for this."""
     from agfsync.commands.study import format_study_status
     from agfsync.engine.progress import make_progress
     from agfsync.study.running import run_study
@@ -92,7 +92,7 @@ def study_command(
 
 @studies.command("status")
 def study_status_command(path: StudyFolder, debug: Debug = False) -> None:
-    """Show the state of each arm, and where its run is."""
+    """Show the state and the run folder of each arm."""
     from agfsync.commands.study import format_study_status
 
     typer.echo(format_study_status(path))
@@ -101,7 +101,9 @@ def study_status_command(path: StudyFolder, debug: Debug = False) -> None:
 @studies.command("table")
 def study_table_command(
     path: StudyFolder,
-    format_: Annotated[Literal["markdown", "latex"], typer.Option("--format", help="Of the text.")] = "markdown",
+    format_: Annotated[
+        Literal["markdown", "latex"], typer.Option("--format", help="The format of the table.")
+    ] = "markdown",
     debug: Debug = False,
 ) -> None:
     """Print the table of a study as far as it got."""
@@ -112,7 +114,7 @@ def study_table_command(
 
 @studies.command("report")
 def study_report_command(path: StudyFolder, debug: Debug = False) -> None:
-    """Rewrite table.parquet and study.html, such as after arms that a scheduler has run."""
+    """Rewrite table.parquet and study.html, for example after a scheduler has run arms."""
     from agfsync.study.report import write_results
     from agfsync.study.running import read_study
 

@@ -1,4 +1,4 @@
-"""Signals that stop a command, and trainings that were launched in several processes."""
+"""Signals that stop a command, and training that was launched in several processes."""
 
 import signal
 import sys
@@ -16,28 +16,28 @@ from agfsync.files.atomic import explain_disk_error
 
 
 @contextmanager
-def stop_on(*wanted: signal.Signals) -> Iterator[None]:
-    """Handle these signals like Ctrl-C within the block, so that complete work is kept.
+def stop_on(*signals: signal.Signals) -> Iterator[None]:
+    """Handle `signals` like Ctrl-C within the block, so that complete work is kept.
 
-    A launcher forwards the signals that the terminal has sent to all: those after the first are ignored.
+    A launcher forwards signals that the terminal has already sent to every process: only the first has an effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: object) -> None:
-        for each in stopping:
-            signal.signal(each, signal.SIG_IGN)
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    stopping = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, stop) for each in stopping}
+    handled = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers_before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            if signal.getsignal(each) is stop:
-                signal.signal(each, handler)
+        for number, handler in handlers_before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def lead_training(trains: bool) -> Iterator[None]:
 
 
 def help_training(path: Path, until: str | None, *, may_be_done: bool = True) -> None:
-    """Do a helper process's share of trainings. Return if all is done already.
+    """Do a helper process's share of the training steps; return at once if the run is done already.
 
     Raises:
         typer.Exit: the first process has ended, or this one can't help it.
@@ -67,12 +67,12 @@ def help_training(path: Path, until: str | None, *, may_be_done: bool = True) ->
 
 def serve_orders() -> int:
     """Help the first process until it ends, and return the exit code."""
-    # It holds nothing that a stop could lose, and the first says that all was stopped.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)
-    who = f"process {launcher.process_rank()}"
+    # A helper has nothing to lose by a stop, and the first process reports it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    name = f"process {launcher.process_rank()}"
     try:
-        launcher.join_first(lambda line: print(f"{who}: {line}", file=sys.stderr, flush=True))
+        launcher.join_first(lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True))
     except PeerError as failure:
         return print_error(*describe_failure(failure))
     try:
@@ -84,5 +84,5 @@ def serve_orders() -> int:
         return UNEXPECTED  # The first process reports it.
     except Exception as failure:
         line, code = describe_failure(explain_disk_error(failure, Path.cwd()) or failure)
-        return print_error(f"{who}: {line}", code)
+        return print_error(f"{name}: {line}", code)
     return 0

@@ -1,6 +1,6 @@
-"""The verbs of the command line, one for each stage, run, doctor, status, export, inspect and others.
+"""The commands: one for each stage, and run, compare, doctor, status, export, inspect and others.
 
-A command imports what it needs itself, so that --help answers at once.
+A command imports what it needs when it is called, so that --help answers at once.
 """
 
 import json
@@ -50,10 +50,10 @@ def run_command(
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help="The last stage to run.", show_default=False)
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the run's.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Continue the run with changed settings.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Run all stages of a recipe; the same command goes on where it was stopped."""
+    """Run all stages of a recipe; run the same command again to continue after a stop."""
     from agfsync import pipeline
     from agfsync.engine.progress import make_progress
     from agfsync.recipe import resolve_recipe
@@ -63,15 +63,15 @@ def run_command(
         raise typer.BadParameter(f"no stage is called '{until}': there are {', '.join(NAMES)}")
     resolved = resolve_recipe(recipe, set_ or [])
     path = out or Path("runs") / resolved.name
-    shown = make_progress()
+    progress = make_progress()
     first = "training" if resolved.reward is None else "reward"
     trains = until is None or NAMES.index(until) >= NAMES.index(first)
     if trains and launcher.process_rank() > 0:
         help_training(path, until, may_be_done=not update)
     else:
         with lead_training(trains):
-            pipeline.prepare(path, resolved, update=update, progress=shown)
-            run_with_rounds(path, until=until, progress=shown)
+            pipeline.prepare(path, resolved, update=update, progress=progress)
+            run_with_rounds(path, until=until, progress=progress)
     show_status(path)
 
 
@@ -80,7 +80,9 @@ def compare_command(
     base: Annotated[str, typer.Argument(metavar="BASE", help="A hub id, folder, file or run.", show_default=False)],
     other: Annotated[
         str,
-        typer.Argument(metavar="OTHER", help="As BASE, or a LoRA of it; MODEL+LORA is both.", show_default=False),
+        typer.Argument(
+            metavar="OTHER", help="Like BASE, or a LoRA of it; MODEL+LORA combines both.", show_default=False
+        ),
     ],
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="SET", help="A file of prompts, or held-out; repeatable.")
@@ -90,14 +92,14 @@ def compare_command(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Whose captions and judges are taken; default: the run's among the two.", show_default=False),
+        typer.Option(help="The recipe of the captions and judges; default: that of BASE or OTHER.", show_default=False),
     ] = None,
     out: Out = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set-option", metavar="KEY=VALUE", help="Such as model.sampling.steps=20, for both models."),
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="Go on with other settings than the comparison's.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Continue the comparison with changed settings.")] = False,
     debug: Debug = False,
 ) -> None:
     """Compare two models, LoRAs or runs on the same prompts and seeds; nothing is trained."""
@@ -108,9 +110,9 @@ def compare_command(
     comparison = plan_comparison(
         base, other, recipe=recipe, sets=sets or (), judges=judges or (), overrides=settings or ()
     )
-    path, shown = out or Path("runs") / comparison.recipe.name, make_progress()
-    prepare_comparison(path, comparison, update=update, progress=shown)
-    pipeline.run(path, progress=shown)
+    path, progress = out or Path("runs") / comparison.recipe.name, make_progress()
+    prepare_comparison(path, comparison, update=update, progress=progress)
+    pipeline.run(path, progress=progress)
     show_status(path)
 
 
@@ -120,29 +122,29 @@ def doctor_command(
     out: Out = None,
     set_: Settings = None,
     card: Annotated[
-        float | None, typer.Option(help="Estimate for an accelerator of so many GB, which need not be here.", min=1)
+        float | None, typer.Option(help="Estimate for an accelerator with this many GB instead of the one here.", min=1)
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a run would take and what it lacks, before anything runs."""
+    """Report what a run would need and what is missing, before anything runs."""
     from agfsync.recipe import resolve_recipe
 
     resolved = resolve_recipe(recipe, set_ or [])
-    # These import torch: a wrong recipe is reported before.
+    # These import torch: a wrong recipe is reported first.
     from agfsync.commands.doctor import examine
     from agfsync.commands.doctor.page import format_page
 
-    found = examine(resolved, out or Path("runs") / resolved.name, card and card * 1e9)
+    examination = examine(resolved, out or Path("runs") / resolved.name, card and card * 1e9)
     width = shutil.get_terminal_size().columns
-    typer.echo(json.dumps(found.plain(), ensure_ascii=False) if json_ else format_page(found, width))
-    if not found.can_begin:
+    typer.echo(json.dumps(examination.plain(), ensure_ascii=False) if json_ else format_page(examination, width))
+    if not examination.can_begin:
         raise typer.Exit(USAGE)
 
 
 @app.command("status")
 def status_command(path: Folder, debug: Debug = False) -> None:
-    """Show how far a run is."""
+    """Show the progress of a run."""
     show_status(path)
 
 
@@ -160,7 +162,7 @@ def fork_command(
     to: Annotated[Path, typer.Argument(metavar="TO", help="A new folder.", show_default=False)],
     debug: Debug = False,
 ) -> None:
-    """Make another run that shares what this one has made, to go on with other settings."""
+    """Create another run that shares the results of this one, to continue with other settings."""
     from agfsync.store.forks import fork_run
 
     typer.echo(str(fork_run(path, to)))
@@ -173,22 +175,22 @@ def export_command(
     out: Annotated[Path, typer.Option(help="A new folder.", show_default=False)],
     debug: Debug = False,
 ) -> None:
-    """Write a run's pairs in a format that others read."""
+    """Write a run's pairs in a format that other tools read."""
     from agfsync.commands.export import export_pairs
 
     counts = export_pairs(path, format_, out)
-    typer.echo(", ".join(f"{count} {what}" for what, count in counts.items()) + f": {out}")
+    typer.echo(", ".join(f"{count} {name}" for name, count in counts.items()) + f": {out}")
 
 
 @app.command("inspect")
 def inspect_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a run.", show_default=False)],
-    split: Annotated[str, typer.Option("--split", help="Of a folder with several; default: train.")] = "",
+    split: Annotated[str, typer.Option("--split", help="The split of a folder with several; default: train.")] = "",
     repeats: Annotated[Literal["majority", "all"], typer.Option(help="How raters' judgements count.")] = "majority",
-    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a file or folder is and count what it holds."""
+    """Identify a file or folder and count its contents."""
     from agfsync.commands.inspect import format_contents, inspect_path
 
     contents = inspect_path(path, split, repeats).plain()
@@ -203,25 +205,26 @@ def judge_command(
         Path, typer.Argument(metavar="PAIRS", help="A pair set, a table of answers, or a run.", show_default=False)
     ],
     scorer: Annotated[
-        list[str] | None, typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the first one leads.")
+        list[str] | None,
+        typer.Option("--scorer", metavar="NAME=TYPE:PATH", help="Repeatable; the others are compared with the first."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Take its scorers; default: the run's.", show_default=False)
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", help="Of a folder with several, default: train; of a run: its reward model's.")
+        str, typer.Option("--split", help="The split of a folder (default: train) or of a run's reward model.")
     ] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first N pairs or images.")] = None,
     questions: Annotated[
         bool, typer.Option("--questions", help="Judge the answers to a run's questions against its oracle.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Keep the findings, for report.checks.")
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Write the results to a file, for report.checks.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure how often scorers prefer the preferred image of pairs, or answer questions rightly."""
+    """Measure how often scorers prefer the preferred image of pairs, or answer questions correctly."""
     from agfsync.commands.answers import judge_answers
     from agfsync.commands.judge import format_judged, judge_pair_set, read_scorers
     from agfsync.engine.progress import make_progress
@@ -229,11 +232,11 @@ def judge_command(
     from agfsync.formats.sources import holds_answers
 
     judge = judge_answers if questions or holds_answers(path) else judge_pair_set
-    found = judge(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
-    plain = json.dumps(found.plain(), ensure_ascii=False)
+    result = judge(path, read_scorers(path, scorer or [], recipe), make_progress(), split, limit)
+    plain = json.dumps(result.plain(), ensure_ascii=False)
     if out is not None:
         write_atomic(out, plain.encode())
-    typer.echo(plain if json_ else format_judged(found))
+    typer.echo(plain if json_ else format_judged(result))
 
 
 @app.command("convert")
@@ -242,7 +245,7 @@ def convert_command(
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="A new file.", show_default=False)],
     debug: Debug = False,
 ) -> None:
-    """Make safetensors of pickled weights, on the CPU and without running what is in them."""
+    """Convert pickled weights to safetensors, on the CPU and without executing the pickle."""
     from agfsync.commands.convert import convert_weights
 
     typer.echo(convert_weights(file, out))
@@ -253,7 +256,7 @@ def methods_command(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Such as dpo: show its settings.", show_default=False)
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="The list for programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """List the alignment methods, or show the settings of one."""
@@ -269,20 +272,20 @@ def methods_command(
 
 
 def _make_command(stage: Stage) -> Callable[[Path, bool], None]:
-    def verb(path: Folder, debug: Debug = False) -> None:
+    def command(path: Folder, debug: Debug = False) -> None:
         from agfsync import pipeline
         from agfsync.engine.progress import make_progress
 
-        trains, shown = stage.name in ("reward", "training"), make_progress()
+        trains, progress = stage.name in ("reward", "training"), make_progress()
         if trains and launcher.process_rank() > 0:
             help_training(path, stage.name)
         else:
             with lead_training(trains):
-                pipeline.run_stage(path, stage.name, progress=shown)
+                pipeline.run_stage(path, stage.name, progress=progress)
         show_status(path)
 
-    verb.__doc__ = stage.help
-    return verb
+    command.__doc__ = stage.help
+    return command
 
 
 for _stage in STAGES:
@@ -303,7 +306,7 @@ def shapes_command(context: typer.Context, debug: Debug = False) -> None:
 
 
 def show_status(path: Path) -> None:
-    """Print the state of each stage, the findings of the evaluation and the report's path."""
+    """Print the state of each stage, the results of the evaluation and the report's path."""
     from agfsync.commands.status import list_status_lines
 
     for line in list_status_lines(path):

@@ -1,1 +1,1 @@
-"""Commands other than running stages: doctor, export, inspect, convert."""
+"""Commands that don't run stages, such as doctor, compare, judge, export, inspect and convert."""

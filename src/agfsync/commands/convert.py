@@ -1,4 +1,4 @@
-"""Convert pickled weights to safetensors: the tensors of a file, on the CPU, without running what is in it."""
+"""Convert pickled weights to safetensors: the tensors of a file, on the CPU, without executing its code."""
 
 import re
 import warnings
@@ -16,23 +16,23 @@ from agfsync.errors import FormatError
 from agfsync.files.atomic import write_atomic
 
 _SUFFIX = ".safetensors"
-_NAMED = 5
-"""keys in one message"""
+_LISTED_KEYS = 5
+"""keys in a message"""
 CODE = re.compile(r"GLOBAL (\S+)")
-"""how torch's reader names an object that is no tensor"""
+"""the pattern of objects other than tensors in torch's error message"""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params")
-"""keys of a checkpoint under which the weights lie, where they are not at its top"""
+"""keys of a checkpoint that may hold the weights, if they aren't at the top level"""
 
 
 def convert_weights(file: Path, out: Path) -> str:
-    """Write the tensors of the pickled `file` to the new safetensors file `out`; return one line on what was written.
+    """Write the tensors of the pickled `file` to the new safetensors file `out`; return a line that describes it.
 
-    Names, dtypes and shapes stay as they are. Tensors saved on an accelerator are read on the CPU, those that share
-    memory are written each in full.
+    Names, dtypes and shapes are kept. Tensors saved on an accelerator are loaded on the CPU; tensors that share memory
+    are each written in full.
 
     Raises:
-        FormatError: `out` exists or isn't named as safetensors, or `file` is missing, no pickle of torch's, holds what
-            could run code, or holds no tensors.
+        FormatError: `out` exists or isn't named *.safetensors, or `file` is missing, isn't a torch pickle, could
+            execute code, or has no tensors.
     """
     if out.suffix != _SUFFIX:
         raise FormatError(f"{out}: the new file's name must end in {_SUFFIX}")
@@ -48,8 +48,9 @@ def convert_weights(file: Path, out: Path) -> str:
     except (SafetensorError, KeyError, ValueError) as failure:
         raise FormatError(f"{file} holds tensors that safetensors can't: {failure}") from failure
     write_atomic(out, data)
-    said = f"; left out: {', '.join(left_out[:_NAMED])}{', ...' if len(left_out) > _NAMED else ''}" if left_out else ""
-    return f"{out}: {describe_tensors(tensors)}, {len(data):,} bytes{said}"
+    shown = [*left_out[:_LISTED_KEYS], *(["..."] if len(left_out) > _LISTED_KEYS else [])]
+    remark = f"; left out: {', '.join(shown)}" if shown else ""
+    return f"{out}: {describe_tensors(tensors)}, {len(data):,} bytes{remark}"
 
 
 def _load_pickle(file: Path) -> Any:
@@ -63,7 +64,7 @@ def _load_pickle(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as failure:
         raise FormatError(f"{file}: can't be read: {failure.strerror or failure}") from failure
-    except Exception as failure:  # Unpickling raises whatever the file makes it raise.
+    except Exception as failure:  # Unpickling can raise any error.
         if named := CODE.search(str(failure)):
             raise FormatError(
                 f"{file} holds {named[1]}, not weights alone: it could run code, and isn't read"
@@ -72,17 +73,17 @@ def _load_pickle(file: Path) -> Any:
 
 
 def find_tensors(content: Any, depth: int = 3) -> tuple[dict[str, Tensor], list[str]]:
-    """Return a checkpoint's weights by name, each with memory of its own, and the names of what else it holds.
+    """Return a checkpoint's weights by name, each in its own memory, and the names of its other entries.
 
-    They are those under a usual key, such as `state_dict`, at most `depth` such keys deep, else those at its top.
+    The weights are under a usual key such as `state_dict`, nested at most `depth` deep, else at the top level.
     """
     if not isinstance(content, Mapping):
         return {}, []
     for key in WRAPPERS if depth else ():
-        found, within = find_tensors(content.get(key), depth - 1)
-        if found:
-            return found, [*(str(name) for name in content if name != key), *within]
-    tensors = {str(name): _copy_dense(each) for name, each in content.items() if isinstance(each, Tensor)}
+        inner_tensors, inner_names = find_tensors(content.get(key), depth - 1)
+        if inner_tensors:
+            return inner_tensors, [*(str(name) for name in content if name != key), *inner_names]
+    tensors = {str(name): _copy_dense(value) for name, value in content.items() if isinstance(value, Tensor)}
     return tensors, [str(name) for name in content if str(name) not in tensors]
 
 
@@ -92,7 +93,7 @@ def _copy_dense(tensor: Tensor) -> Tensor:
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return how many tensors there are, by dtype."""
+    """Return the number of tensors, with their dtypes."""
     counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     by_dtype = list(counts) if len(counts) == 1 else [f"{count} {dtype}" for dtype, count in counts.most_common()]
     return ", ".join([f"{len(tensors)} tensor{'s' if len(tensors) != 1 else ''}", *by_dtype])

@@ -1,4 +1,4 @@
-"""Write a run's pairs in a third-party format: the folder is complete or not there; a few images are in memory."""
+"""Write a run's pairs in a third-party format: atomically, with a few images in memory."""
 
 import shutil
 from collections import Counter
@@ -25,11 +25,11 @@ _AT_ONCE = 4
 
 
 def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
-    """Write the pairs of the run at `path` into the new folder `out`; return how many `pairs` and dropped `ties`.
+    """Write the pairs of the run at `path` into the new folder `out`; return the numbers of `pairs` and dropped `ties`.
 
     Raises:
-        RecipeError: no format is called `name`.
-        FormatError: it can only be read, or `out` holds something.
+        RecipeError: there is no format `name`.
+        FormatError: the format can only be read, or `out` isn't empty.
         RunError: there is no run at `path`, or it has no pairs yet.
     """
     writer = catalog.find("formats", name)()
@@ -44,21 +44,21 @@ def export_pairs(path: Path, name: str, out: Path) -> Mapping[str, int]:
         if finished is None:
             raise RunError(f"{path} has no pairs yet: type `agfsync run` with --out {path}, then export again")
         out = out.resolve()
-        beside = out.with_name(out.name + ".partial")
-        with store_errors(beside):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
+        partial = out.with_name(out.name + ".partial")
+        with store_errors(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
             try:
-                counts = writer.write(_describe_dataset(run, recipe, finished), beside)
-                # An empty folder gives way to the new one.
-                beside.replace(out)
+                counts = writer.write(_describe_dataset(run, recipe, finished), partial)
+                # An empty folder `out` is replaced.
+                partial.replace(out)
             finally:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
     return counts
 
 
 def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
-    # A pair set does not always say who drew the images, so there it is the set.
+    # A pair set may not name the models of its images: then its own name is used.
     drawn_by = public_name(recipe.pairs.source or recipe.model.path)
     return Dataset(
         name=recipe.name,
@@ -74,15 +74,15 @@ def _describe_dataset(run: Run, recipe: Recipe, finished: Finished) -> Dataset:
 
 
 def _describe_agreement(run: Run) -> dict[str, str]:
-    """Return for each aspect of the run's annotators how far its replies agree with each other."""
+    """Return, for each aspect of the run's annotators, a text on the agreement of its replies."""
     finished = run.find_finished("scores")
     checks: Mapping[str, Any] = finished.notes.get(ANNOTATORS, {}) if finished else {}
     return {
-        f"{name}.{aspect}": f"{of['replies']:,} replies, {of['refused']:,} refused; {of['contradicted']:,} of"
-        f" {of['couples']:,} couples contradicted in another order; {of['rank_faults']:,} replies ranked against"
-        " their scores"
+        f"{name}.{aspect}": f"{figures['replies']:,} replies, {figures['refused']:,} refused;"
+        f" {figures['contradicted']:,} of {figures['couples']:,} couples contradicted in another order;"
+        f" {figures['rank_faults']:,} replies ranked against their scores"
         for name, each in checks.items()
-        for aspect, of in each["aspects"].items()
+        for aspect, figures in each["aspects"].items()
     }
 
 
@@ -100,22 +100,22 @@ def _describe_origin(recipe: Recipe, finished: Finished) -> dict[str, str]:
 
 
 def _name_writer(settings: Captions | Questions) -> str:
-    """Return a writer's name, or that of the language model that it asks."""
+    """Return a writer's name, or that of its language model."""
     model = settings.writer.language_model
     return model.path if model else settings.writer.type
 
 
 def _name_models(run: Run) -> dict[str, str]:
-    """Return each generator's model by what its images say of it; none where one generator drew them all."""
+    """Return each generator's model by the `generator` of its images; empty if a single generator drew them."""
     drawn = run.find_finished("candidates")
     named: Mapping[str, str] = drawn.notes.get(GENERATORS, {}) if drawn else {}
     return {generator: public_name(model) for generator, model in named.items()}
 
 
 def _read_pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[WrittenPair]:
-    """Yield every pair with its images; of all of them only texts and keys are in memory.
+    """Yield every pair with its images; only texts and keys of all pairs are in memory.
 
-    `models` names who drew an image by its generator, `model` where it has no entry.
+    `models` has the models by `generator`; `model` is the default.
     """
     wanted = {row[side] for row in run.rows("pairs", ["winner_key", "loser_key"]) for side in row}
     units = {
@@ -132,18 +132,18 @@ def _read_pairs(run: Run, models: Mapping[str, str], model: str) -> Iterator[Wri
             f" --out {run.path}, then export again"
         )
     pairs = run.read("pairs", Pair)
-    while some := list(islice(pairs, _AT_ONCE)):
-        holders = dict.fromkeys(units[key] for pair in some for key in (pair.winner_key, pair.loser_key))
-        shown = {
-            c.key: (c.image, models.get(c.generator, model)) for c in run.read("candidates", Candidate, [*holders])
+    while batch := list(islice(pairs, _AT_ONCE)):
+        batch_units = dict.fromkeys(units[key] for pair in batch for key in (pair.winner_key, pair.loser_key))
+        images = {
+            c.key: (c.image, models.get(c.generator, model)) for c in run.read("candidates", Candidate, [*batch_units])
         }
-        for pair in some:
-            yield _join_pair(pair, captions[pair.caption_key], shown, of_caption[pair.caption_key])
+        for pair in batch:
+            yield _join_pair(pair, captions[pair.caption_key], images, of_caption[pair.caption_key])
 
 
-def _join_pair(pair: Pair, caption: Caption, shown: Mapping[str, tuple[bytes, str]], of_prompt: int) -> WrittenPair:
-    """Join a pair with its images; `shown` has each image and the name of the model that drew it."""
-    (winner, winner_model), (loser, loser_model) = shown[pair.winner_key], shown[pair.loser_key]
+def _join_pair(pair: Pair, caption: Caption, images: Mapping[str, tuple[bytes, str]], of_prompt: int) -> WrittenPair:
+    """Join a pair with its images; `images` has each image with the name of its model."""
+    (winner, winner_model), (loser, loser_model) = images[pair.winner_key], images[pair.loser_key]
     return WrittenPair(
         key=pair.key,
         prompt=caption.text,

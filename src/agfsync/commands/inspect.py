@@ -1,4 +1,4 @@
-"""Recognise a file or folder and count what it holds: prompts, questions, pairs; of a run and of third-party files."""
+"""Recognise a file or folder, and count its prompts, questions and pairs: of runs and of third-party files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ from agfsync.store import RECIPE, Run
 
 @dataclass(slots=True)
 class Contents:
-    """The counts. `left_out` is everything that isn't read or makes no pair, without ties.
+    """The counts. `left_out` has the entries that can't be read or give no pair, without ties.
 
-    `judgements` are the preferences that the pairs come from: several of the same two images are one pair.
+    `judgements` are the preferences that the pairs come from: several on the same two images give one pair.
     """
 
     what: str
@@ -32,12 +32,12 @@ class Contents:
     judgements: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     left_out_at: dict[str, list[str]] = field(default_factory=dict)
-    """the first places of some of them"""
+    """the first places of each reason"""
     questions_left_out: Counter[str] = field(default_factory=Counter)
     categories: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """category -> captions, questions or pairs -> how many"""
+    """category -> captions, questions or pairs -> count"""
     statistics: dict[str, Any] = field(default_factory=dict)
-    """of a run, as `gather_statistics` has them"""
+    """the result of `gather_statistics` on a run"""
 
     def add(self, what: str, category: str, count: int = 1) -> None:
         """Add `count` captions, questions or pairs of a category."""
@@ -46,13 +46,13 @@ class Contents:
             self.categories[category][what] += count
 
     def leave_out(self, tally: LeftOutTally) -> None:
-        """Enter what was left out; ties are counted separately."""
+        """Add the left-out entries; ties are counted separately."""
         self.ties += tally.counts.pop(TIE, 0)
         self.left_out += tally.counts
         self.left_out_at |= {reason: places for reason, places in tally.places.items() if reason != TIE}
 
     def plain(self) -> dict[str, Any]:
-        """Return the counts for programs, as JSON can hold them."""
+        """Return the counts in JSON types."""
         counts = {name: getattr(self, name) for name in ("captions", "questions", "pairs", "ties", "judgements")}
         reasons = {name: dict(getattr(self, name).most_common()) for name in ("left_out", "questions_left_out")}
         by_category = {category: dict(of) for category, of in self.categories.items()}
@@ -62,14 +62,14 @@ class Contents:
 
 
 def inspect_path(path: Path, split: str = "", repeats: RepeatRule = "majority") -> Contents:
-    """Recognise what is at `path` and go through all of it, images included.
+    """Recognise the format of `path` and read all of it, images included.
 
     Args:
-        split: of a folder with several; empty: its train split.
-        repeats: what becomes of several judgements of the same images.
+        split: the split of a folder with several; empty: its train split.
+        repeats: the rule for several judgements of the same images.
 
     Raises:
-        FormatError: it is nothing that agfsync knows, or isn't what it looks like. RunError: a run of another version.
+        FormatError: the format is unknown, or the content is malformed. RunError: a run of another version.
     """
     if (path / RECIPE).is_file():
         return _count_run(path)
@@ -95,21 +95,21 @@ def _count_prompts(contents: Contents, path: Path, split: str) -> None:
 
 
 def _count_pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule) -> None:
-    """Count the pairs as a run would take them. The captions of a pair set are its different prompts."""
+    """Count the pairs that a run would import. The captions of a pair set are its distinct prompts."""
     prompts: dict[str, str] = {}
     tally = LeftOutTally()
     judged: Judgements[str] = Judgements(repeats)
     categories: dict[str, str] = {}
-    for found in read_pairs(path, split):
-        if isinstance(found, LeftOut):
-            tally.add(found)
+    for item in read_pairs(path, split):
+        if isinstance(item, LeftOut):
+            tally.add(item)
             continue
-        if found.prompt:
-            prompts.setdefault(found.prompt, found.category)
-        if not isinstance(found, Preference):
-            tally.add(LeftOut(found.reason, found.where))
-        elif reason := _add_preference(judged, categories, found):
-            tally.add(LeftOut(reason, found.where))
+        if item.prompt:
+            prompts.setdefault(item.prompt, item.category)
+        if not isinstance(item, Preference):
+            tally.add(LeftOut(item.reason, item.where))
+        elif reason := _add_preference(judged, categories, item):
+            tally.add(LeftOut(reason, item.where))
     for winner, *_ in judged.pairs():
         contents.add("pairs", categories[winner])
     for reason, count in judged.left_out().items():
@@ -121,16 +121,16 @@ def _count_pairs(contents: Contents, path: Path, split: str, repeats: RepeatRule
             contents.add("captions", category)
 
 
-def _add_preference(judged: Judgements[str], categories: dict[str, str], found: Preference) -> str:
-    """Enter a preference and the category of its images, or return why it is none."""
+def _add_preference(judged: Judgements[str], categories: dict[str, str], preference: Preference) -> str:
+    """Add a preference and the category of its images, or return the reason why it can't be used."""
     try:
-        winner, loser = (intern(image_key(found.prompt, image)) for image in read_pair_images(found))
+        winner, loser = (intern(image_key(preference.prompt, image)) for image in read_pair_images(preference))
     except BrokenImageError as failure:
         return str(failure)
     if winner == loser:
         return SAME_IMAGE
     judged.add(winner, loser)
-    categories[winner] = categories[loser] = found.category
+    categories[winner] = categories[loser] = preference.category
     return ""
 
 
@@ -152,7 +152,7 @@ def _count_run(path: Path) -> Contents:
 
 
 def format_contents(path: Path, contents: Mapping[str, Any]) -> str:
-    """Return the counts of a file or folder, a line each."""
+    """Return the counts of a file or folder, one in a line."""
     lines = [f"{path}: {contents['what']}"]
     counted = ["captions", "questions", "pairs", "ties"]
     counted += ["judgements"] if contents["judgements"] != contents["pairs"] else []
@@ -166,20 +166,20 @@ def format_contents(path: Path, contents: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def format_statistics(found: Mapping[str, Any]) -> list[str]:
+def format_statistics(statistics: Mapping[str, Any]) -> list[str]:
     """Return a line for each statistic of a run's data."""
     means = ("words_a_caption", "questions_a_caption", "elements_a_caption", "words_a_question")
-    lines = [f"{name.replace('_', ' '):<19} {found[name]:.2f}" for name in means if name in found]
-    for name, of in found.get("element_types", {}).items():
-        lines.append(f"  {name:<17} {of['questions']:,} questions, {100 * of['share']:.1f} %")
-    if "conversion" in found:
-        lines.append(f"{'captions with a pair':<19} {100 * found['conversion']:.1f} % of those drawn")
-    for each in found.get("filters", ()):
+    lines = [f"{name.replace('_', ' '):<19} {statistics[name]:.2f}" for name in means if name in statistics]
+    for name, figures in statistics.get("element_types", {}).items():
+        lines.append(f"  {name:<17} {figures['questions']:,} questions, {100 * figures['share']:.1f} %")
+    if "conversion" in statistics:
+        lines.append(f"{'captions with a pair':<19} {100 * statistics['conversion']:.1f} % of those drawn")
+    for each in statistics.get("filters", ()):
         least = " and ".join(f"{name} at least {value:g}" for name, value in each["at_least"].items())
         lines.append(f"  {100 * each['share']:.1f} % have a candidate with {least}")
     shown = range(0, len(THRESHOLDS), 2)
-    if curves := found.get("utilisation"):
+    if curves := statistics.get("utilisation"):
         lines.append("share of the captions with a candidate of at least, in %:")
         lines.append(f"  {'':<12}" + "".join(f"{THRESHOLDS[n]:>5}" for n in shown))
-        lines += [f"  {name:<12}" + "".join(f"{100 * of[n]:>5.0f}" for n in shown) for name, of in curves.items()]
+        lines += [f"  {name:<12}" + "".join(f"{100 * curve[n]:>5.0f}" for n in shown) for name, curve in curves.items()]
     return lines

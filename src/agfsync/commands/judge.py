@@ -1,4 +1,4 @@
-"""`agfsync judge`: the accuracy of any scorers on any pair set, without a run; and on the pairs of a run."""
+"""`agfsync judge`: the accuracy of any scorers on any pair set, or on the pairs of a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from agfsync import catalog
-from agfsync.commands.judging import RESAMPLES, Judged, PairToJudge, let_judge, open_pair_record, read_texts
+from agfsync.commands.judging import RESAMPLES, Judged, PairToJudge, open_pair_record, read_texts, run_judge
 from agfsync.engine.batch_fitting import release_memory
 from agfsync.engine.progress import Progress
 from agfsync.errors import FormatError, RecipeError
@@ -36,25 +36,25 @@ def read_scorers(path: Path, named: Sequence[str], recipe: str | None) -> dict[s
     A recipe's scorer with the path run:reward is the reward model of the run at `path`. Annotators are left out.
 
     Raises:
-        RecipeError: one isn't written so, there is none, or the run has no reward model.
+        RecipeError: a scorer isn't written as NAME=TYPE:PATH, there is none, or the run has no reward model.
     """
-    found: dict[str, ScorerSettings] = dict(map(_parse_scorer, named))
+    scorers: dict[str, ScorerSettings] = dict(map(_parse_scorer, named))
     is_run = (path / RECIPE).is_file()
-    if recipe is not None or (not found and is_run):
-        read = resolve_recipe(recipe) if recipe is not None else load_recipe(path / RECIPE)
+    if recipe is not None or (not scorers and is_run):
+        source = resolve_recipe(recipe) if recipe is not None else load_recipe(path / RECIPE)
         if is_run:
             with Run.open(path) as run:
-                read = bind_scorers(read, run)
-        pairwise = {name: each.pairwise for name, each in read.evaluation.sets.items() if each.pairwise is not None}
-        found = {**read.scorers, **pairwise, **found}
-    # An annotator compares all candidates of a caption, and judges no image by itself.
-    found = {name: each for name, each in found.items() if not each.aspect_names}
-    for name, each in found.items():
+                source = bind_scorers(source, run)
+        pairwise = {name: each.pairwise for name, each in source.evaluation.sets.items() if each.pairwise is not None}
+        scorers = {**source.scorers, **pairwise, **scorers}
+    # An annotator compares all candidates of a caption, and can't score single images.
+    scorers = {name: each for name, each in scorers.items() if not each.aspect_names}
+    for name, each in scorers.items():
         if each.path == "run:reward":
             raise RecipeError(f"scorers.{name} is the reward model of a run, and {path} has none: name its folder")
-    if not found:
+    if not scorers:
         raise RecipeError("name a scorer, as --scorer clip=clip:openai/clip-vit-large-patch14, or a --recipe with some")
-    return found
+    return scorers
 
 
 def _parse_scorer(text: str) -> tuple[str, ScorerSettings]:
@@ -64,9 +64,9 @@ def _parse_scorer(text: str) -> tuple[str, ScorerSettings]:
         raise RecipeError(f"--scorer {text}: write it as NAME=TYPE:PATH, such as clip=clip:embedded:clip")
     pairwise = type_ in catalog.list_names("pairwise")
     section = find_settings("pairwise" if pairwise else "scorers", type_)
-    given = {"type": type_, **({"path": path} if path else {}), **({"asks": ["preference"]} if pairwise else {})}
+    tree = {"type": type_, **({"path": path} if path else {}), **({"asks": ["preference"]} if pairwise else {})}
     try:
-        settings = section.model_validate(given)
+        settings = section.model_validate(tree)
     except ValidationError as failure:
         raise RecipeError(f"--scorer {text}: {failure.errors()[0]['msg']}; give it in a --recipe") from failure
     assert isinstance(settings, ScorerSettings)
@@ -78,12 +78,12 @@ def judge_pair_set(
 ) -> Judged:
     """Return the accuracy of `scorers` on the first `limit` pairs at `path`, one model in memory at a time.
 
-    The pairs count as they stand in the file: several judgements of the same images are several pairs.
+    Every judgement in the file is a pair, even several on the same images.
 
     Raises:
-        FormatError: it holds no pairs, or none with both images. ModelError: a scorer can't be loaded.
+        FormatError: there are no pairs, or none with both images. ModelError: a scorer can't be loaded.
     """
-    found, pairs = Judged(path), list[LabelledPair]()
+    judged, pairs = Judged(path), list[LabelledPair]()
     differences: dict[str, NDArray[np.float64]] = {}
     total = _count_pairs(path, split, limit), "pairs"
     for name, settings in scorers.items():
@@ -91,22 +91,22 @@ def judge_pair_set(
         def read(tally: LeftOutTally) -> Iterator[PairToJudge]:
             return islice(_read_pairs(path, split, tally), limit)
 
-        record = let_judge(found, name, settings, open_pair_record, read, total, progress)
+        record = run_judge(judged, name, settings, open_pair_record, read, total, progress)
         pairs = record.pairs
-        differences |= {each: np.array(values, np.float64) for each, values in record.find_differences().items()}
-        found.positions |= record.measure_positions(RESAMPLES, _SEED)
+        differences |= {name: np.array(values, np.float64) for name, values in record.find_differences().items()}
+        judged.positions |= record.measure_positions(RESAMPLES, _SEED)
         del record
         release_memory()
         if not pairs:
-            told = "; ".join(found.left_out.lines()) or "it holds none"
-            raise FormatError(f"{path}: no pair can be judged: {told}")
-    found.table = tabulate_accuracy(pairs, differences, next(iter(differences)), RESAMPLES, _SEED)
-    found.agreement = tabulate_agreement(pairs, differences, RESAMPLES, _SEED)
-    return found
+            reasons = "; ".join(judged.left_out.lines()) or "it holds none"
+            raise FormatError(f"{path}: no pair can be judged: {reasons}")
+    judged.table = tabulate_accuracy(pairs, differences, next(iter(differences)), RESAMPLES, _SEED)
+    judged.agreement = tabulate_agreement(pairs, differences, RESAMPLES, _SEED)
+    return judged
 
 
 def _count_pairs(path: Path, split: str, limit: int | None) -> int:
-    """Return the number of pairs to judge, for the progress; their images aren't looked at."""
+    """Return the number of pairs to judge, for the progress, without reading their images."""
     if (path / RECIPE).is_file():
         found: Iterator[object] = (each for each in _read_run_pairs(path, split) for _ in each[1])
     else:
@@ -119,29 +119,29 @@ def _read_pairs(path: Path, split: str, tally: LeftOutTally) -> Iterator[PairToJ
     if (path / RECIPE).is_file():
         yield from _read_run(path, split)
         return
-    for found in read_pairs(path, split):
-        if isinstance(found, LeftOut):
-            tally.add(found)
-        elif not isinstance(found, Preference):
-            tally.add(LeftOut(found.reason, found.where, failed=False))
+    for item in read_pairs(path, split):
+        if isinstance(item, LeftOut):
+            tally.add(item)
+        elif not isinstance(item, Preference):
+            tally.add(LeftOut(item.reason, item.where, failed=False))
         else:
             try:
-                files = read_pair_images(found)
+                files = read_pair_images(item)
             except BrokenImageError as failure:
-                tally.add(LeftOut(str(failure), found.where))
+                tally.add(LeftOut(str(failure), item.where))
                 continue
-            winner, loser = (image_key(found.prompt, file) for file in files)
+            winner, loser = (image_key(item.prompt, file) for file in files)
             if winner == loser:
-                tally.add(LeftOut(SAME_IMAGE, found.where, failed=False))
+                tally.add(LeftOut(SAME_IMAGE, item.where, failed=False))
                 continue
-            labelled = LabelledPair(found.prompt, winner, loser)
-            yield PairToJudge(labelled, found.prompt, {winner: files[0], loser: files[1]})
+            labelled = LabelledPair(item.prompt, winner, loser)
+            yield PairToJudge(labelled, item.prompt, {winner: files[0], loser: files[1]})
 
 
 def _read_run(path: Path, split: str) -> Iterator[PairToJudge]:
-    """Yield the pairs of a run, whose images are read with those of the same caption."""
+    """Yield the pairs of a run; the images of a caption are read together."""
     with Run.open(path) as run:
-        texts, asked = read_texts(run)
+        texts, questions = read_texts(run)
         units: dict[str, list[str]] = {}
         for unit, rows in run.rows_by_unit("candidates", ["caption_key"]):
             for caption in dict.fromkeys(row["caption_key"] for row in rows):
@@ -151,43 +151,43 @@ def _read_run(path: Path, split: str) -> Iterator[PairToJudge]:
             for pair in pairs:
                 labelled = LabelledPair(caption, pair.winner_key, pair.loser_key, 1, pair.aspect)
                 both = {key: files[key] for key in (pair.winner_key, pair.loser_key)}
-                yield PairToJudge(labelled, texts[caption], both, asked.get(caption, ()))
+                yield PairToJudge(labelled, texts[caption], both, questions.get(caption, ()))
 
 
 def _read_run_pairs(path: Path, split: str) -> Iterator[tuple[str, list[Pair]]]:
     """Yield each caption's pairs of a run; `split` is one of its reward model's, empty for all.
 
     Raises:
-        FormatError: it has no such split.
+        FormatError: the run has no such split.
     """
     section = load_recipe(path / RECIPE).reward
     if split and (section is None or split not in SPLITS):
-        there = f"a run with a reward model has {', '.join(SPLITS)}"
-        raise FormatError(f"{path}: has no split '{split}': {there}; without --split all pairs are read")
+        known = f"a run with a reward model has {', '.join(SPLITS)}"
+        raise FormatError(f"{path}: has no split '{split}': {known}; without --split all pairs are read")
     with Run.open(path) as run:
         for caption, rows in group_by_column("caption_key", run.rows("pairs")):
             if not split or (section is not None and choose_split(caption, section) == split):
                 yield caption, [Pair.of(row) for row in rows]
 
 
-def format_judged(found: Judged) -> str:
-    """Return the findings for people: some lines for each judge, and what was left out."""
-    if found.answers:
-        lines = [f"{found.path}: an answer is yes if P(yes) is above one half; 95 % over images"]
-        lines += [f"{name:<14} {line}" for name, figures in found.answers.items() for line in _format_answers(figures)]
+def format_judged(judged: Judged) -> str:
+    """Return the results as text: some lines for each judge, and the left-out entries."""
+    if judged.answers:
+        lines = [f"{judged.path}: an answer is yes if P(yes) is above one half; 95 % over images"]
+        lines += [f"{name:<14} {line}" for name, figures in judged.answers.items() for line in _format_answers(figures)]
     else:
-        ties = found.left_out.counts[TIE]
-        lines = [f"{found.path}: label ties are left out ({ties}), equal values count one half; 95 % over prompts"]
-    for aspect, judges in found.table.items():
+        ties = judged.left_out.counts[TIE]
+        lines = [f"{judged.path}: label ties are left out ({ties}), equal values count one half; 95 % over prompts"]
+    for aspect, judges in judged.table.items():
         lines += [f"on {aspect}:"] if aspect else []
         lines += [format_accuracy(name, figures) for name, figures in judges.items()]
-    lines += [_format_position(name, figures) for name, figures in found.positions.items()]
-    lines += map(_format_agreement, found.agreement)
-    lines += [f"left out: {line}" for line in found.left_out.lines() if not line.startswith(f"{TIE} ")]
-    for name, reasons in found.reasons.items():
+    lines += [_format_position(name, figures) for name, figures in judged.positions.items()]
+    lines += map(_format_agreement, judged.agreement)
+    lines += [f"left out: {line}" for line in judged.left_out.lines() if not line.startswith(f"{TIE} ")]
+    for name, reasons in judged.reasons.items():
         lines += [f"no {name} score: {reason} {count}" for reason, count in reasons.items()]
-    for name, spent in found.spent.items():
-        lines.append(f"{name} asked its server: " + ", ".join(f"{what} {n:g}" for what, n in spent.items()))
+    for name, spent in judged.spent.items():
+        lines.append(f"{name} asked its server: " + ", ".join(f"{unit} {n:g}" for unit, n in spent.items()))
     return "\n".join(lines)
 
 
@@ -204,12 +204,12 @@ def _format_answers(figures: Mapping[str, Any]) -> Iterator[str]:
     if (bias := figures["opposite"])["couples"]:
         ends = "" if bias["low"] is None else f" ({100 * bias['low']:+.1f} to {100 * bias['high']:+.1f})"
         both = (f"{100 * bias[f'both_{word}']:.1f} % {word} to both" for word in ("yes", "no"))
-        told = f"{bias['couples']} questions asked the other way round: {', '.join(both)}"
-        yield f"{told}, bias to yes {100 * bias['bias']:+.1f}{ends}"
+        asked = f"{bias['couples']} questions asked the other way round: {', '.join(both)}"
+        yield f"{asked}, bias to yes {100 * bias['bias']:+.1f}{ends}"
 
 
 def format_accuracy(judge: str, figures: Mapping[str, Any]) -> str:
-    """Return a judge's line: accuracy over pairs and over prompts, each with its interval, and the first one's lead."""
+    """Return a judge's line: accuracy over pairs and over prompts with intervals, and the first judge's lead."""
     if "accuracy" not in figures:
         return f"{judge:<14} has judged no pair of {figures['unscored']}"
     line = f"{judge:<14} {_show_share(figures, 'accuracy', '')}, by prompt {_show_share(figures, 'by_prompt')}"
@@ -223,7 +223,7 @@ def format_accuracy(judge: str, figures: Mapping[str, Any]) -> str:
 
 
 def _format_position(judge: str, figures: Mapping[str, Any]) -> str:
-    """Return the line of a pairwise judge's choices of the image that was shown first."""
+    """Return the line on how often a pairwise judge chose the image that was shown first."""
     if figures["first"] is None:
         return f"{judge:<14} chose no image in any order"
     low, high = figures["first_low"], figures["first_high"]
@@ -232,7 +232,7 @@ def _format_position(judge: str, figures: Mapping[str, Any]) -> str:
 
 
 def _format_agreement(figures: Mapping[str, Any]) -> str:
-    """Return the line of two judges: the share of pairs on which they prefer the same image, and kappa."""
+    """Return the line on the agreement of two judges: the share of pairs with the same preference, and kappa."""
     both = f"{figures['judge']} and {figures['other']}"
     if not figures["pairs"]:
         return f"{both} have no pair on which both prefer an image"

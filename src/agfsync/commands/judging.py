@@ -1,4 +1,4 @@
-"""What a judge says of labelled pairs: a value of each image, or a choice between the two in both orders."""
+"""A judge's results on labelled pairs: a value of each image, or a choice between two images in both orders."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,14 +30,14 @@ _T = TypeVar("_T", contravariant=True)
 
 RESAMPLES = 10_000
 _AT_ONCE = 64
-"""Pairs or images that are read at a time."""
+"""pairs or images read at a time"""
 _WINNER, _LOSER = "aligned", "base"
-"""The preferred image and the other, in the words of a vote."""
+"""the names of the preferred image and of the other in a vote"""
 
 
 @dataclass(frozen=True, slots=True)
 class PairToJudge:
-    """A pair with its prompt, the prompt's questions, and the files of its images by their keys."""
+    """A pair with its prompt, the questions on it, and the files of its images by their keys."""
 
     labelled: LabelledPair
     prompt: str
@@ -47,9 +47,9 @@ class PairToJudge:
 
 @dataclass(slots=True)
 class Judged:
-    """Findings about judges, on pairs or on answers, with what was left out and the cost of each judge's server.
+    """Results of judges on pairs or answers, with the left-out entries and the spending on each judge's server.
 
-    `table` has the accuracies by aspect and judge, `reasons` for each judge why images have no value.
+    `table` has the accuracies by aspect and judge, `reasons` each judge's counted reasons for missing values.
     """
 
     path: Path
@@ -57,40 +57,40 @@ class Judged:
     table: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     agreement: Sequence[Mapping[str, Any]] = ()
     positions: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """of each pairwise judge"""
+    """figures of each pairwise judge"""
     answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """of each judge of answers"""
+    """figures of each judge that answers questions"""
     identities: dict[str, str] = field(default_factory=dict)
-    """of each judge, by which a report knows it whatever its name"""
+    """the digest of each judge, by which a report recognises it under any name"""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return it for programs, as JSON can hold it."""
+        """Return the results in JSON types."""
         counts = dict(self.left_out.counts)
-        found: dict[str, Any] = {"path": str(self.path), "judges": self.identities}
-        found |= {"unscored": self.reasons, "spent": self.spent}
+        tree: dict[str, Any] = {"path": str(self.path), "judges": self.identities}
+        tree |= {"unscored": self.reasons, "spent": self.spent}
         if self.answers:
-            return found | {"left_out": counts, "answers": self.answers}
-        found |= {"rule": "half", "ties": counts.pop(TIE, 0), "left_out": counts, "accuracy": self.table}
-        return found | {"agreement": self.agreement, "positions": self.positions}
+            return tree | {"left_out": counts, "answers": self.answers}
+        tree |= {"rule": "half", "ties": counts.pop(TIE, 0), "left_out": counts, "accuracy": self.table}
+        return tree | {"agreement": self.agreement, "positions": self.positions}
 
 
 class JudgeRecord(Protocol[_T]):
-    """A judge and what it has said so far; `reasons` counts why it gave no value, choice or answer."""
+    """A judge and its results so far; `reasons` counts missing values, choices or answers."""
 
     reasons: Counter[str]
 
     def add(self, some: Sequence[_T], /) -> None:
-        """Let the judge say something of more pairs or images."""
+        """Let the judge judge more pairs or images."""
         ...
 
 
 _R = TypeVar("_R", bound=JudgeRecord[Any])
 
 
-def let_judge(
-    found: Judged,
+def run_judge(
+    judged: Judged,
     name: str,
     settings: ScorerSettings,
     open_record: Callable[[str, ScorerSettings, Meter | None], _R],
@@ -98,45 +98,45 @@ def let_judge(
     total: tuple[int, str],
     progress: Progress,
 ) -> _R:
-    """Load a judge, let it judge all that `read` yields, and enter in `found` what isn't the record's own.
+    """Load a judge, let it judge all items of `read`, and add its counts and spending to `judged`.
 
     Args:
-        total: the number of what there is to judge, and its unit.
+        total: the number of items, and their unit.
 
     Raises:
-        ModelError: it can't be loaded.
+        ModelError: the judge can't be loaded.
     """
     server, meter = settings.asked_server, None
     if server is not None:
         meter = Meter((server.prices.input, server.prices.output), server.max_cost, server.max_tokens_total)
     progress.say(f"judge: loading {name}")
-    record, found.left_out = open_record(name, settings, meter), LeftOutTally()
+    record, judged.left_out = open_record(name, settings, meter), LeftOutTally()
     with progress.stage(f"judge: {name}", *total) as task:
-        for some in iterate_batches(read(found.left_out), _AT_ONCE):
-            record.add(some)
-            task.advance(len(some))
-    found.reasons[name], found.identities[name] = dict(record.reasons), digest_judge(settings)
+        for batch in iterate_batches(read(judged.left_out), _AT_ONCE):
+            record.add(batch)
+            task.advance(len(batch))
+    judged.reasons[name], judged.identities[name] = dict(record.reasons), digest_judge(settings)
     if meter is not None:
-        found.spent[name] = meter.spent.to_dict()
+        judged.spent[name] = meter.spent.to_dict()
     return record
 
 
 class PairRecord(JudgeRecord[PairToJudge], Protocol):
-    """A judge and what it has said of the `pairs` so far."""
+    """A judge and its results on the `pairs` so far."""
 
     pairs: list[LabelledPair]
 
     def find_differences(self) -> Mapping[str, Sequence[float]]:
-        """Return, by the judge's name, each pair's value of the first image less the second's; NaN for none."""
+        """Return, by the judge's name, each pair's value of the first image minus the second's; NaN if missing."""
         ...
 
     def measure_positions(self, resamples: int, seed: int) -> Mapping[str, Mapping[str, Any]]:
-        """Return the share of choices of the image shown `first` and the ends of its 95 % interval, by name."""
+        """Return the share of choices of the image shown `first` with its 95 % interval, by name."""
         ...
 
 
 def open_pair_record(name: str, settings: ScorerSettings, meter: Meter | None) -> PairRecord:
-    """Load the judge of these settings.
+    """Load the judge with these settings.
 
     Raises:
         ModelError: it can't be loaded.
@@ -158,9 +158,9 @@ def load_scorer(settings: ScorerSettings, meter: Meter | None) -> Any:
 
 def read_texts(run: Run) -> tuple[dict[str, str], dict[str, tuple[Question, ...]]]:
     """Return the text and the questions of each caption of a run, by its key."""
-    asked = group_by_column("caption_key", run.rows("questions"))
-    texts = {each.key: each.text for each in run.read("captions", Caption)}
-    return texts, {key: tuple(Question.of(row) for row in rows) for key, rows in asked}
+    questions = group_by_column("caption_key", run.rows("questions"))
+    texts = {caption.key: caption.text for caption in run.read("captions", Caption)}
+    return texts, {key: tuple(Question.of(row) for row in rows) for key, rows in questions}
 
 
 @dataclass(slots=True)
@@ -172,34 +172,35 @@ class ImageRecord:
     reasons: Counter[str] = field(default_factory=Counter)
     pairs: list[LabelledPair] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
-    """by image"""
+    """image key -> value"""
 
     def add(self, pairs: Sequence[PairToJudge]) -> None:
-        """Score those images of the pairs that have no value yet."""
-        self.pairs += [each.labelled for each in pairs]
-        new = {key: (each, file) for each in pairs for key, file in each.files.items() if key not in self.values}
+        """Score the images of the pairs that have no value yet."""
+        self.pairs += [pair.labelled for pair in pairs]
+        new = {key: (pair, file) for pair in pairs for key, file in pair.files.items() if key not in self.values}
         images = decode_images([file for _, file in new.values()])
-        shown = [
+        items = [
             ImageToScore(key, key, pair.prompt, pair.questions, image)
             for (key, (pair, _)), image in zip(new.items(), images, strict=True)
         ]
-        for said in BatchFit(max(1, len(shown))).over(shown, lambda some: score_images(self.scorer, self.name, some)):
-            self.values[said.score.key] = float("nan") if said.score.value is None else said.score.value
-            if said.score.reason is not None:
-                self.reasons[said.score.reason] += 1
+        fit = BatchFit(max(1, len(items)))
+        for scored in fit.over(items, lambda batch: score_images(self.scorer, self.name, batch)):
+            self.values[scored.score.key] = float("nan") if scored.score.value is None else scored.score.value
+            if scored.score.reason is not None:
+                self.reasons[scored.score.reason] += 1
 
     def find_differences(self) -> dict[str, list[float]]:
-        """Return the first image's value less the second's, for each pair."""
+        """Return the first image's value minus the second's for each pair."""
         return {self.name: [self.values[pair.first] - self.values[pair.second] for pair in self.pairs]}
 
     def measure_positions(self, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-        """Return nothing: a scorer sees one image at a time."""
+        """Return an empty mapping: a scorer sees one image at a time."""
         return {}
 
 
 @dataclass(slots=True)
 class PairwiseRecord:
-    """A pairwise judge's choices by ask, each of which is a judge: with several asks it is called NAME.ASK."""
+    """A pairwise judge's choices by ask. With several asks, each one counts as a judge called NAME.ASK."""
 
     name: str
     asks: Sequence[str]
@@ -207,30 +208,30 @@ class PairwiseRecord:
     reasons: Counter[str] = field(default_factory=Counter)
     pairs: list[LabelledPair] = field(default_factory=list)
     votes: dict[str, list[list[Vote]]] = field(default_factory=lambda: defaultdict(list))
-    """for each ask and pair, the votes in both orders"""
+    """ask -> for each pair the votes in both orders"""
 
     def add(self, pairs: Sequence[PairToJudge]) -> None:
         """Let the judge choose between the images of each pair, in both orders."""
-        self.pairs += [each.labelled for each in pairs]
-        games: list[tuple[Vote, Match | Unscored]] = []
+        self.pairs += [pair.labelled for pair in pairs]
+        matches: list[tuple[Vote, Match | Unscored]] = []
         for pair in pairs:
             labelled = pair.labelled
             images = decode_images([pair.files[labelled.first], pair.files[labelled.second]])
             for ask in self.asks:
                 for first, shown in ((_WINNER, images), (_LOSER, images[::-1])):
                     vote = Vote("", "", labelled.prompt, ask, first, None)
-                    games.append((vote, _make_match(pair.prompt, ask, *shown)))
-        said = iter(self.judge.compare([match for _, match in games if isinstance(match, Match)]))
-        votes = [self._enter(vote, next(said) if isinstance(match, Match) else match) for vote, match in games]
+                    matches.append((vote, _make_match(pair.prompt, ask, *shown)))
+        results = iter(self.judge.compare([match for _, match in matches if isinstance(match, Match)]))
+        votes = [self._make_vote(vote, next(results) if isinstance(match, Match) else match) for vote, match in matches]
         for one, other in zip(votes[::2], votes[1::2], strict=True):
             self.votes[one.ask].append([one, other])
 
-    def _enter(self, vote: Vote, said: Ballot | Unscored) -> Vote:
-        if isinstance(said, Unscored):
-            self.reasons[said.reason] += 1
+    def _make_vote(self, vote: Vote, result: Ballot | Unscored) -> Vote:
+        if isinstance(result, Unscored):
+            self.reasons[result.reason] += 1
             return vote
         other = _LOSER if vote.first == _WINNER else _WINNER
-        choice = {"1": vote.first, "2": other, "tie": "tie"}[said.choice]
+        choice = {"1": vote.first, "2": other, "tie": "tie"}[result.choice]
         return Vote("", "", vote.caption_key, vote.ask, vote.first, choice)
 
     def find_differences(self) -> dict[str, list[float]]:
@@ -243,15 +244,15 @@ class PairwiseRecord:
 
     def measure_positions(self, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
         """Return the share of choices of the image shown `first`, with its 95 % interval over prompts, by ask."""
-        found: dict[str, dict[str, Any]] = {}
+        positions: dict[str, dict[str, Any]] = {}
         for ask, pairs in self.votes.items():
             by_prompt: dict[str, list[Vote]] = defaultdict(list)
             for both in pairs:
                 if all(vote.choice is not None for vote in both):
                     by_prompt[both[0].caption_key] += both
             seed_of = derive_seed(seed, "position", self.name, ask)
-            found[self._name(ask)] = measure_position(list(by_prompt.values()), resamples, seed_of)
-        return found
+            positions[self._name(ask)] = measure_position(list(by_prompt.values()), resamples, seed_of)
+        return positions
 
     def _name(self, ask: str) -> str:
         return self.name if len(self.asks) == 1 else f"{self.name}.{ask}"
@@ -260,7 +261,7 @@ class PairwiseRecord:
 def _make_match(
     prompt: str, ask: str, first: Image.Image | Unscored, second: Image.Image | Unscored
 ) -> Match | Unscored:
-    """Return the match of two images; the fault of one that can't be shown."""
+    """Return the match of two images, or the fault of an image that can't be shown."""
     if isinstance(first, Unscored):
         return first
     return second if isinstance(second, Unscored) else Match(prompt, ask, first, second)

@@ -1,4 +1,4 @@
-"""The state of a run in lines: its stages, what the reward model and the evaluation found, and where the report is."""
+"""The state of a run as text: its stages, the results of the reward model and the evaluation, and the report's path."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,16 +10,16 @@ from agfsync.statistics import FEWEST_FOR_VERDICT
 
 
 def list_status_lines(path: Path) -> Iterator[str]:
-    """Yield the state of each stage of the run at `path`, the findings of those that are done, and the report's path.
+    """Yield the state of each stage of the run at `path`, the results of finished stages, and the report's path.
 
     Raises:
         RunError: there is no run.
     """
     stages = pipeline.read_status(path)
     yield from map(_format_status, stages)
-    notes = {each.name: each.finished.notes for each in stages if each.state == "done" and each.finished}
+    notes = {stage.name: stage.finished.notes for stage in stages if stage.state == "done" and stage.finished}
     if "reward" in notes:
-        from agfsync.commands.judge import format_accuracy  # of few runs
+        from agfsync.commands.judge import format_accuracy  # few runs need it
 
         yield from (format_accuracy(judge, figures) for judge, figures in notes["reward"]["accuracy"][""].items())
     if "evaluation" in notes:
@@ -46,13 +46,13 @@ def _format_control(control: str, judge: str, figures: Mapping[str, Any]) -> str
     return f"{judge:<11} control {control} {means}: {figures['difference']:+.1f}{interval}"
 
 
-def _format_status(standing: pipeline.StageStatus) -> str:
-    finished = standing.finished
+def _format_status(stage: pipeline.StageStatus) -> str:
+    finished = stage.finished
     if finished is None:
-        return f"{standing.name:<11} {standing.state}" + (f", {standing.units} units" if standing.units else "")
+        return f"{stage.name:<11} {stage.state}" + (f", {stage.units} units" if stage.units else "")
     parts = [f"{finished.rows} rows" if finished.rows else "", format_duration(finished.seconds)]
     parts += [f"{finished.skipped} skipped"] if finished.skipped else []
-    return f"{standing.name:<11} {standing.state:<12} " + ", ".join(part for part in parts if part)
+    return f"{stage.name:<11} {stage.state:<12} " + ", ".join(part for part in parts if part)
 
 
 def format_finding(judge: str, figures: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`agfsync study`: the verbs on a study's folder."""
+"""`agfsync study`: the commands on a study's folder."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from agfsync.study.values import gather_results
 
 
 def format_study_status(path: Path) -> str:
-    """Return a line for each arm under each seed: its state, and its run folder."""
+    """Return a line for each arm and seed with its state and its run folder."""
     statuses = [read_arm_status(arm, path) for arm in read_study(path).resolve_arms()]
     width = max(len(each.arm.name) for each in statuses)
     return "\n".join(
@@ -21,7 +21,7 @@ def format_study_status(path: Path) -> str:
 
 
 def format_study_table(path: Path, format_: Literal["markdown", "latex"]) -> str:
-    """Return the table of the study at `path`, as far as it got."""
+    """Return the table of the study at `path`, with the arms that are done so far."""
     study = read_study(path)
     cells = make_cells(gather_results(path, study))
     return format_latex(cells, study) if format_ == "latex" else format_markdown(cells, study)

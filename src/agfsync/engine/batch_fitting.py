@@ -1,4 +1,4 @@
-"""Batches that fit into memory: halved when it runs out, and remembered in a file of the run. Imports no torch."""
+"""Batch sizes that fit into memory: halved when memory runs out, and kept in a file of the run. Imports no torch."""
 
 import gc
 import json
@@ -22,9 +22,9 @@ MEMORY = "memory.json"
 
 @dataclass(slots=True)
 class BatchFit:
-    """The batch size that fits into memory; `on_lower` is called with a smaller size once that is known to fit.
+    """The batch size that fits into memory; `on_lower` is called with a smaller size once a batch of it has fitted.
 
-    >>> BatchFit(2).over([1, 2, 3], lambda batch: [10 * each for each in batch])
+    >>> BatchFit(2).over([1, 2, 3], lambda batch: [10 * number for number in batch])
     [10, 20, 30]
     """
 
@@ -37,7 +37,7 @@ class BatchFit:
         Raises:
             Exception: memory runs out for a single thing, or any other error of `work`.
         """
-        return [each for results in self.batches(things, lambda batch: list(work(batch))) for each in results]
+        return [result for results in self.batches(things, lambda batch: list(work(batch))) for result in results]
 
     def batches(self, things: Sequence[_T], work: Callable[[Sequence[_T]], _R]) -> Iterator[_R]:
         """Yield the result of `work` on each batch of `things`, in order. Raises as `over` does."""
@@ -55,7 +55,7 @@ class BatchFit:
                 done += len(batch)
                 yield result
                 continue
-            # Here the failure is gone, and with it the frames that held on to the batch.
+            # Outside the except block the exception is deleted, and with it the frames that reference the batch.
             size = len(batch) // 2
             release_memory()
 
@@ -66,9 +66,9 @@ class BatchFit:
 
 
 def load_batch_fit(run: Path, what: str, source: str, batch: int, progress: Progress) -> BatchFit:
-    """Return the largest batch, up to `batch`, that is known to fit for `what` under settings with the digest `source`.
+    """Return the largest batch size up to `batch` that is known to fit for `what` with settings of the digest `source`.
 
-    A size that proves too large is also lowered in the file of the run, and reported.
+    When the size is lowered, the new one is also written to the file of the run, and reported.
 
     Raises:
         StoreError: the disk fails.
@@ -85,7 +85,7 @@ def load_batch_fit(run: Path, what: str, source: str, batch: int, progress: Prog
 
 
 def release_memory() -> None:
-    """Return the memory of a model, or of a batch, that is no longer referenced."""
+    """Free the memory of models and batches that are no longer referenced."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -93,14 +93,16 @@ def release_memory() -> None:
 
 
 def _read_entries(run: Path) -> dict[str, Any]:
-    """Return the file's entries; none if it is missing or damaged, since it only spares an attempt."""
+    """Return the file's entries; none if it is missing or damaged, which only costs another attempt."""
     path = run / MEMORY
     if not path.exists():
         return {}
     with store_errors(path):
         text = path.read_bytes()
     try:
-        found = json.loads(text)
+        entries = json.loads(text)
     except ValueError:
         return {}
-    return {key: each for key, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+    if not isinstance(entries, dict):
+        return {}
+    return {key: entry for key, entry in entries.items() if isinstance(entry, dict)}

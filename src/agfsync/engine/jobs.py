@@ -14,7 +14,7 @@ _P_contra = TypeVar("_P_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Unit(Generic[_P]):
-    """A piece of work. The key identifies everything that affects its rows, so that finished work is found again."""
+    """A piece of work. The key identifies everything that affects its rows, so that finished work is recognised."""
 
     key: str
     payload: _P
@@ -41,7 +41,7 @@ BatchFunction = Callable[[Sequence[_P]], Iterable[Outcome]]
 """A function from a batch of payloads to one outcome for each, in order."""
 
 SERVER = "server"
-"""The device of a job whose model is behind a server: only this process sends requests, with every engine."""
+"""The device of a job whose model is behind a server: with any engine, only this process sends requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class JobContext:
 
 
 class Job(Protocol[_P_contra]):
-    """Work that a model does, described by plain values, so that it can be sent to another process."""
+    """Work that needs a model, described by plain values, so that it can be sent to another process."""
 
     @property
     def source(self) -> str:
@@ -63,7 +63,7 @@ class Job(Protocol[_P_contra]):
 
     @property
     def batch(self) -> int:
-        """The number of images that go through the model at a time, given enough memory."""
+        """The number of images in a forward pass of the model, given enough memory."""
         ...
 
     @property

@@ -3,9 +3,9 @@
 Only training uses this: every other command ignores the launcher's variables, which a cluster job may have left in the
 environment.
 
-The other processes do not run the command. They poll the store of torch.distributed for orders of the first process, so
-that none waits for a process that has ended: a lost store means that the first process has ended. A call that may take
-long runs in its own thread while the main thread waits in short steps, since torch's own waits ignore signals.
+The other processes do not run the command. They poll the store of torch.distributed for orders of the first process; if
+the store is lost, the first process has ended, so that no process waits for one that has ended. A call that may take
+long runs in its own thread while the main thread polls, since torch's own waits ignore signals.
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from agfsync.errors import PeerError
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""The variables in which a launcher gives each process its place. A process without all four is alone."""
+"""The variables in which a launcher gives each process its rank. A process that lacks one of them trains alone."""
 JOIN_TIMEOUT = "AGFSYNC_JOIN_TIMEOUT"
 """The variable with the seconds that the processes wait for each other, like torchrun's `join_timeout`."""
 JOIN_SECONDS = 600.0
@@ -37,7 +37,7 @@ _END_SECONDS = 1.0
 _REPLY_TIMEOUT = timedelta(minutes=30)
 """Timeout of the store's own calls: torch's default."""
 _END = "end"
-_FOUND: list[Any] = []
+_CONNECTED: list[Any] = []
 """the store, once it is connected"""
 
 _T = TypeVar("_T")
@@ -46,7 +46,7 @@ Order = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Process `rank` of `count`; their common store is at `address`:`port`."""
+    """Process `rank` of `count`, whose common store is at `address`:`port`."""
 
     rank: int
     count: int
@@ -82,9 +82,8 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
         environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
     if environ.get("LOCAL_RANK"):
-        _parse_number(
-            "LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1
-        )  # accelerate takes the accelerator of this number
+        # accelerate takes the accelerator of this number.
+        _parse_number("LOCAL_RANK", environ["LOCAL_RANK"], 0, size - 1)
     read_join_timeout(environ)
     return launch
 
@@ -113,7 +112,7 @@ def read_join_timeout(environ: Mapping[str, str] = os.environ) -> float:
     """Return the number of seconds for which the processes wait for each other.
 
     Raises:
-        PeerError: its variable is not a positive number.
+        PeerError: the variable is not a positive number.
     """
     given = environ.get(JOIN_TIMEOUT, "")
     try:
@@ -131,13 +130,13 @@ def shared_store(seconds: float | None = None) -> Any:
     Raises:
         PeerError: the first process or its launcher isn't there, or its port is taken.
     """
-    if not _FOUND:
-        _FOUND.append(_connect_store(read_join_timeout() if seconds is None else seconds))
-    return _FOUND[0]
+    if not _CONNECTED:
+        _CONNECTED.append(_connect_store(read_join_timeout() if seconds is None else seconds))
+    return _CONNECTED[0]
 
 
 def await_helpers(say: Callable[[str], None]) -> None:
-    """Wait, in the first process, until all others have joined; `say` reports once that it waits, and where.
+    """Wait until all other processes have joined the first, which calls this; `say` reports once that it waits.
 
     Raises:
         PeerError: some haven't joined in time; the message names them.
@@ -154,17 +153,17 @@ def await_helpers(say: Callable[[str], None]) -> None:
         missing = list(keys.values())
     if missing:
         say(
-            f"waiting for {len(missing)} of {launch.count} processes to come to {launch.place}, for up to "
+            f"waiting for {len(missing)} of {launch.count} processes to join at {launch.place}, for up to "
             f"{read_join_timeout():g} s ({JOIN_TIMEOUT}); to train in one process, unset {', '.join(LAUNCH_VARIABLES)}"
         )
     _await_all(keys)
 
 
 def join_first(say: Callable[[str], None]) -> None:
-    """Join the first process, in one of the others; `say` reports once that it waits, and where.
+    """Join the first process; the others call this. `say` reports once that it waits.
 
     Raises:
-        PeerError: the first process hasn't been found in time.
+        PeerError: the first process wasn't reached in time.
     """
     launch, seconds = read_launch(os.environ), read_join_timeout()
     try:
@@ -180,7 +179,7 @@ def send_order(order: Order) -> None:
     """Send `order` to the others, and wait until all of them have received it.
 
     Raises:
-        PeerError: some haven't in time; the message names them.
+        PeerError: some haven't received it in time; the message names them.
     """
     shared = shared_store()
     with _peer_errors():
@@ -190,7 +189,7 @@ def send_order(order: Order) -> None:
 
 
 def meet_others(number: int) -> None:
-    """Wait until every process has made its `number`-th call: what follows ignores signals.
+    """Wait until every process has made its `number`-th call, before an operation that ignores signals.
 
     Raises:
         PeerError: some haven't made it in time; the message names them.
@@ -198,11 +197,11 @@ def meet_others(number: int) -> None:
     shared = shared_store()
     with _peer_errors():
         shared.set(f"ready/{number}/{process_rank()}", "")
-    _await_all({f"ready/{number}/{each}": each for each in range(count_processes())})
+    _await_all({f"ready/{number}/{rank}": rank for rank in range(count_processes())})
 
 
 def receive_orders() -> Iterator[Order]:
-    """Yield the orders of the first process, until it has ended in any way."""
+    """Yield the orders of the first process until it ends, by success or failure."""
     number = 0
     # The store fails once the process that hosts it has ended.
     with suppress(RuntimeError):
@@ -219,13 +218,13 @@ def receive_orders() -> Iterator[Order]:
 
 @contextmanager
 def lead_helpers() -> Iterator[None]:
-    """Run the command within as the first process; the others end when it ends, in any way."""
+    """Lead the other processes within the context as the first process; they end when it does, even on an error."""
     launch = read_launch(os.environ)
     if launch.count == 1:
         yield
         return
     if not launch.launcher_hosts:
-        # Created now, since the others look for it. A failure is reported when they are needed.
+        # Created now, since the others poll for it. A failure is reported when they are needed.
         with suppress(PeerError):
             shared_store(0.0)
     try:
@@ -242,30 +241,30 @@ def _await_all(keys: Mapping[str, int]) -> None:
     missing = _find_missing(keys, seconds, shared_store())
     if missing:
         launch = read_launch(os.environ)
-        named = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
+        ranks = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
         raise PeerError(
-            f"of {launch.count} processes, RANK {named} didn't come to {launch.place} within {seconds:g} s "
+            f"of {launch.count} processes, RANK {ranks} didn't join at {launch.place} within {seconds:g} s "
             f"({JOIN_TIMEOUT}): start them as well, or unset {', '.join(LAUNCH_VARIABLES)} to train in one process"
         )
 
 
 def _find_missing(keys: Mapping[str, int], seconds: float, shared: Any) -> list[int]:
-    """Return the processes whose keys aren't in the store after `seconds`; return at once if all are.
+    """Return the processes whose keys aren't in the store after `seconds`; return at once if no key is missing.
 
     Raises:
         PeerError: the store is lost.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
 
-    def look(given_up: Event) -> list[int]:
-        while absent := [each for key, each in keys.items() if not shared.check([key])]:
-            if time.monotonic() >= until or given_up.wait(_POLL_SECONDS):
+    def poll(given_up: Event) -> list[int]:
+        while missing := [rank for key, rank in keys.items() if not shared.check([key])]:
+            if time.monotonic() >= deadline or given_up.wait(_POLL_SECONDS):
                 break
-        return absent
+        return missing
 
     with _peer_errors():
         try:
-            return _run_interruptibly(look, seconds + ATTEMPT_SECONDS)
+            return _run_interruptibly(poll, seconds + ATTEMPT_SECONDS)
         except TimeoutError:
             return list(keys.values())
 
@@ -298,11 +297,11 @@ def _connect_store(seconds: float) -> Any:
             seconds + ATTEMPT_SECONDS,
         )
     except (TimeoutError, ConnectionError) as failure:
-        whom = "the launcher" if launch.launcher_hosts else "the first process (RANK=0)"
-        why = f" ({reasons[-1]})" if reasons else ""
+        host = "the launcher" if launch.launcher_hosts else "the first process (RANK=0)"
+        reason = f" ({reasons[-1]})" if reasons else ""
         raise PeerError(
-            f"process {launch.rank} of {launch.count} found no sign of {whom} at {launch.place} within {seconds:g} s"
-            f"{why}: start it as well, or unset {', '.join(LAUNCH_VARIABLES)} to work in one process"
+            f"process {launch.rank} of {launch.count} didn't reach {host} at {launch.place} within {seconds:g} s"
+            f"{reason}: start it as well, or unset {', '.join(LAUNCH_VARIABLES)} to work in one process"
         ) from failure
     except RuntimeError as failure:
         raise PeerError(
@@ -313,7 +312,7 @@ def _connect_store(seconds: float) -> Any:
 def _host_store(launch: Launch) -> Any:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    # It listens on all interfaces; this process reaches it without a name server.
+    # The store listens on all interfaces; this process reaches it without a name server.
     return TCPStore(
         "127.0.0.1", launch.port, launch.count, True, _REPLY_TIMEOUT, wait_for_workers=False, multi_tenant=True
     )
@@ -321,14 +320,14 @@ def _host_store(launch: Launch) -> Any:
 
 def _reach_store(launch: Launch, seconds: float, reasons: list[str], given_up: Event) -> Any:
     """Connect once the address accepts connections: until then torch would fill the terminal with warnings."""
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection((launch.address, launch.port), ATTEMPT_SECONDS).close()
             break
         except (OSError, UnicodeError) as failure:
             reasons.append(getattr(failure, "strerror", None) or str(failure))
-            if time.monotonic() >= until or given_up.wait(_POLL_SECONDS):
+            if time.monotonic() >= deadline or given_up.wait(_POLL_SECONDS):
                 raise ConnectionError(reasons[-1]) from failure
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -338,8 +337,8 @@ def _reach_store(launch: Launch, seconds: float, reasons: list[str], given_up: E
 def _run_interruptibly(work: Callable[[Event], _T], seconds: float) -> _T:
     """Return the result of `work`, which runs in its own thread, so that a signal ends the wait at once.
 
-    `work` gets an event that is set when nobody waits for it any more, and then has `_END_SECONDS` to end: Python
-    aborts if a thread comes back from torch's C++ while it exits.
+    `work` receives an event that is set once nobody waits for its result, and then has `_END_SECONDS` to end: Python
+    aborts if a thread returns from torch's C++ during its exit.
 
     Raises:
         TimeoutError: it takes longer than `seconds`.
@@ -352,11 +351,11 @@ def _run_interruptibly(work: Callable[[Event], _T], seconds: float) -> _T:
         except Exception as failure:  # raised again by the thread that waits
             failures.append(failure)
 
-    thread, until = Thread(target=do, daemon=True), time.monotonic() + seconds
+    thread, deadline = Thread(target=do, daemon=True), time.monotonic() + seconds
     thread.start()
     try:
         while thread.is_alive():
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 raise TimeoutError
             thread.join(_POLL_SECONDS)
     finally:

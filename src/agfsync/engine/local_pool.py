@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine: one for each accelerator, or the number in the recipe."""
+"""Worker processes on this machine: one for each accelerator, or the number in the recipe."""
 
 import os
 import signal
@@ -20,9 +20,9 @@ from agfsync.recipe import Engine
 SPAWN = get_context("spawn")
 FORK = get_context("forkserver") if sys.platform == "linux" else SPAWN
 """On Linux, workers without an accelerator are forks of one process that only imports, so that they start at once. A
-fork can't use an accelerator that an import has asked for, nor the threads of torch if the forked process had some."""
+fork can't use an accelerator that an import has initialised, nor torch's threads if the forked process had some."""
 PRELOADED = ("agfsync.engine.worker", "agfsync.models.latent_model")
-"""The modules that the process to be forked imports, besides that of the first job."""
+"""The modules that the process to be forked imports, in addition to that of the first job."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = "OMP_NUM_THREADS"
 MOST_CPU_WORKERS = 8
@@ -30,10 +30,10 @@ MOST_CPU_WORKERS = 8
 
 
 def list_accelerators(device: str) -> list[str]:
-    """Return CUDA's names of the accelerators for models on `device`: none if `device` is a single one."""
+    """Return CUDA's names of the accelerators for models on `device`; none if `device` names a single one."""
     if device not in ("auto", "cuda"):
         return []
-    # By name: what every command imports is free of torch.
+    # Imported by name: modules that every command imports are free of torch.
     count = import_module("torch").cuda.device_count()
     return os.environ.get(VISIBLE, ",".join(map(str, range(count)))).split(",")[:count]
 
@@ -43,11 +43,11 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count_wanted_workers(engine: Engine, accelerators_there: int) -> int:
+def count_wanted_workers(engine: Engine, accelerators: int) -> int:
     """Return the number of workers that `engine` wants on this machine; 0 if the work is done in this process."""
     if engine.workers == "cores":
-        return accelerators_there or min(count_cores(), MOST_CPU_WORKERS)
-    return engine.workers or accelerators_there
+        return accelerators or min(count_cores(), MOST_CPU_WORKERS)
+    return engine.workers or accelerators
 
 
 class WorkerDiedError(Exception):
@@ -55,17 +55,16 @@ class WorkerDiedError(Exception):
 
 
 class LocalPool:
-    """A pool of `size` processes; each sees one of `devices`, in turn, or without any has its share of the cores.
+    """A pool of `size` processes, each with one of `devices`, assigned in turn; without any, with a share of the cores.
 
-    `device` is the recipe's name of where the models run.
+    `device` is the device of the models in the recipe.
     """
 
     def __init__(self, size: int, devices: list[str], device: str = "auto") -> None:
         self.size = size
         self._context = FORK if device in ("auto", "cpu") and not devices else SPAWN
         threads = str(max(1, count_cores() // size))
-        each = [{VISIBLE: name} for name in devices] or [{THREADS: threads}]
-        self._environments = cycle(each)
+        self._environments = cycle([{VISIBLE: name} for name in devices] or [{THREADS: threads}])
 
     def start_worker(self, plan: WorkerPlan) -> "ProcessHandle":
         return ProcessHandle(plan, next(self._environments), self._context)
@@ -74,7 +73,7 @@ class LocalPool:
         return str(failure) if isinstance(failure, WorkerDiedError) else None
 
     def describe_shortage(self) -> str:
-        return "loading a model takes its time"
+        return "loading a model may take minutes"
 
 
 class ProcessHandle:
@@ -82,7 +81,7 @@ class ProcessHandle:
 
     def __init__(self, plan: WorkerPlan, environment: Mapping[str, str], context: Any) -> None:
         self._ours, theirs = context.Pipe()
-        current = {**os.environ, **environment}  # a fork has the environment of the first one's start
+        current = {**os.environ, **environment}  # a fork would keep the environment of the first fork's start
         threads = environment.get(THREADS)
         self._process = context.Process(target=_serve_calls, args=(theirs, plan, current, threads), daemon=True)
         context.set_forkserver_preload([*PRELOADED, type(plan.job).__module__])
@@ -116,10 +115,10 @@ def _describe_exit(code: int | None) -> str:
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Keep a process that is started within from running the program's main module again.
+    """Keep processes started within the context from running the program's main module again.
 
-    A script that calls `agfsync.run` without an `if __name__ == "__main__"` would start itself in every worker. What a
-    worker needs is pickled by the names of importable modules.
+    A script that calls `agfsync.run` without an `if __name__ == "__main__"` would start itself in every worker. Workers
+    don't need it: their arguments are pickled by the names of importable modules.
     """
     main = sys.modules["__main__"]
     hidden = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
@@ -134,9 +133,9 @@ def _hidden_main() -> Iterator[None]:
 
 @contextmanager
 def _held_interrupts() -> Iterator[None]:
-    """Hold back Ctrl-C from this thread until the end, and for good from a process that is started within.
+    """Block Ctrl-C in this thread within the context, and for good in processes started within it.
 
-    A worker, and the process that workers are forked from, end with this process. While they import, they couldn't
+    A worker, and the process that workers are forked from, end with this process. While they still import, they can't
     ignore Ctrl-C yet, and would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
@@ -151,12 +150,12 @@ def _held_interrupts() -> Iterator[None]:
 
 
 def _serve_calls(calls: Connection, plan: WorkerPlan, environment: Mapping[str, str], threads: str | None) -> None:
-    """Serve calls: Ctrl-C is for the leading process, and without that one this process ends."""
+    """Serve calls until the leading process ends. Ctrl-C is ignored, since the leading process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     if threads is not None:
-        import_module("torch").set_num_threads(int(threads))  # a fork's OpenMP doesn't read the variable again
+        import_module("torch").set_num_threads(int(threads))  # OpenMP in a fork doesn't read the variable again
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = JobWorker(plan)
     with mute_libraries():

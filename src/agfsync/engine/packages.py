@@ -1,4 +1,4 @@
-"""Optional packages, which only some settings need."""
+"""Optional packages that only some settings need."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from agfsync.errors import RecipeError
 
 QUANTIZED_BY = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "torchao", "fp8": "torchao"}
-"""The package that stores weights so."""
+"""Quantization -> the package that implements it."""
 
 
 def require_package(package: str, setting: str) -> None:
@@ -18,7 +18,7 @@ def require_package(package: str, setting: str) -> None:
         RecipeError: it is not installed.
     """
     if find_spec(package) is None:
-        raise RecipeError(f"{setting} needs the package {package}: pip install {package}, or set it otherwise")
+        raise RecipeError(f"{setting} needs the package {package}: pip install {package}, or change the setting")
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -35,8 +35,8 @@ def require_trackers(names: Sequence[str]) -> None:
 def mute_libraries() -> Iterator[None]:
     """Keep warnings that libraries log out of the terminal; errors stay.
 
-    diffusers, transformers, peft and accelerate import each optional package that is installed, also one that nothing
-    asks for, and some of these log warnings when they are imported.
+    diffusers, transformers, peft and accelerate import every installed optional package, even unused ones, and some of
+    these log warnings when they are imported.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

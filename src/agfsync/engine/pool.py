@@ -1,10 +1,10 @@
-"""The dispatch of units to workers that may die; each unit is entered once.
+"""The dispatch of units to workers that may die; each unit enters the manifest once.
 
 Ray Data does the first half: it feeds a pool of actors and restarts them. But it passes on their results, and doesn't
 handle what a worker has written to the disk before it died. pebble's pools also replace dead workers, but don't report
 which units a worker held when it died, nor give each worker its own accelerator. Here a task names the part that it
-writes, and a part counts once its entry is in the manifest, in the transaction that enters its units. So this dispatch
-is our own, on futures; Ray's actors and this machine's processes are its two kinds of worker.
+writes, and a part is valid once its entry is in the manifest, in the transaction that enters its units. So this module
+has its own dispatch, on futures, with two kinds of workers: Ray's actors and this machine's processes.
 """
 
 from collections import deque
@@ -24,11 +24,11 @@ from agfsync.store import Run
 TASK_SECONDS = 20.0
 """The approximate time of a task: this much work is lost when a worker dies."""
 DEATHS = 3
-"""The number of workers that die of a unit, alone in its task, before it is skipped."""
+"""A unit that is alone in its task is skipped after this number of workers died of it."""
 FALSE_STARTS = 5
-"""Deaths in a row, per worker, during loading, after which the job is given up."""
+"""The job is given up after this number of deaths in a row, per worker, while loading the model."""
 LOAD_SECONDS = 120.0
-"""Seconds without a worker that has loaded its model, after which that is reported."""
+"""Seconds after which it is reported that no worker has loaded its model yet."""
 
 
 class WorkerHandle(Protocol):
@@ -53,11 +53,11 @@ class WorkerPool(Protocol):
         ...
 
     def describe_death(self, failure: BaseException) -> str | None:
-        """Return how a worker has died; None if a call's `failure` is not a death."""
+        """Return how a worker died; None if the `failure` of a call doesn't mean its death."""
         ...
 
     def describe_shortage(self) -> str:
-        """Return one line on why there may be no worker yet."""
+        """Return a line on why there may be no worker yet."""
         ...
 
 
@@ -71,7 +71,7 @@ class PartTask:
 
 
 class Dispatcher:
-    """A dispatcher of the `pending` units of the run's `table` to the workers of `pool`."""
+    """Dispatches the `pending` units of the run's `table` to the workers of `pool`."""
 
     def __init__(
         self, run: Run, table: str, pending: PendingUnits[Any], plan: WorkerPlan, pool: WorkerPool, progress: Progress
@@ -84,13 +84,13 @@ class Dispatcher:
         self._retries: list[tuple[Sequence[Unit[Any]], int]] = []
         """tasks of dead workers, with the number of workers that died of exactly these units"""
         self._suspects: deque[tuple[Sequence[Unit[Any]], int]] = deque()
-        """the same for single units, which wait until nothing else is left"""
+        """the same for single units, which are retried last"""
         self._busy: dict[Future[TaskResult], tuple[WorkerHandle, PartTask | None]] = {}
         """workers that do a task, or load their model (None)"""
         self._idle: list[WorkerHandle] = []
         self._false_starts = 0
         self._task_size = float(plan.at_once)
-        """units that a task may have, estimated from the last one"""
+        """the number of units for a task, estimated from the last one"""
 
     def results(self) -> Generator[TaskResult, None, None]:
         """Yield the result of each task as it arrives; enter it in the manifest before the next one is requested.
@@ -101,15 +101,15 @@ class Dispatcher:
         try:
             for _ in range(self.size):
                 self._start_worker()
-            patience: float | None = LOAD_SECONDS
+            timeout: float | None = LOAD_SECONDS
             while self._has_tasks() or any(task for _, task in self._busy.values()):
-                finished, _ = wait(self._busy, patience, FIRST_COMPLETED)
+                finished, _ = wait(self._busy, timeout, FIRST_COMPLETED)
                 if not finished:
                     message = (
                         f"in {LOAD_SECONDS:.0f} s no worker has loaded its model: {self._pool.describe_shortage()}"
                     )
                     self.progress.say(f"{self.table}: {message}")
-                patience = None
+                timeout = None
                 for future in finished:
                     yield from self._collect_result(future)
         finally:
@@ -168,8 +168,8 @@ class Dispatcher:
             self._false_starts = 0
         elif result.units:
             bytes_ = result.part.size if result.part else 0
-            spent = max(result.seconds / TASK_SECONDS, bytes_ / PART_BYTES, 1e-9)
-            self._task_size = len(result.units) / spent
+            share_of_limits = max(result.seconds / TASK_SECONDS, bytes_ / PART_BYTES, 1e-9)
+            self._task_size = len(result.units) / share_of_limits
         self._idle.append(worker)
         yield result
         self._idle.remove(worker)
@@ -184,7 +184,7 @@ class Dispatcher:
             if self._false_starts >= FALSE_STARTS * self.size:
                 raise WorkerError(
                     f"{self.table}: {self._false_starts} workers in a row died before they had loaded their model"
-                    f" (the last: {reason}): see that there is memory for engine.workers of them, or try engine local"
+                    f" (the last: {reason}): lower engine.workers if memory is short, or try engine local"
                 )
         else:
             yield from self._retry_units(task.units, task.killed + 1, reason)
@@ -194,9 +194,9 @@ class Dispatcher:
             self._start_worker()
 
     def _retry_units(self, units: Sequence[Unit[Any]], killed: int, reason: str) -> Iterator[TaskResult]:
-        """Retry a dead worker's units: first all at once, since most workers die of another cause; then by halves.
+        """Retry a dead worker's units: first all at once, since most deaths have another cause; then by halves.
 
-        So a unit that kills its workers is alone in the end, and skipped.
+        So a unit that kills its workers is isolated in the end, and skipped.
         """
         if len(units) == 1 and killed >= DEATHS:
             skip = Skip(f"{DEATHS} workers died of it (the last: {reason})", f"unit {units[0].key}")
@@ -210,7 +210,7 @@ class Dispatcher:
             self._retries.append((units, killed))
 
     def _remove_part(self, task: PartTask | None) -> None:
-        """Remove what a dead worker may have written: the next run would also do it, but others read the folder."""
+        """Remove the part of a dead worker: the next run would also remove it, but other programs read the folder."""
         if task is None:
             return
         for ending in ("", ".tmp"):

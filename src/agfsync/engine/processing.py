@@ -21,9 +21,9 @@ _P = TypeVar("_P")
 
 PART_BYTES = 32 << 20
 PART_SECONDS = 60.0
-"""The size or age at which a part is committed: at most this much work is lost when the process is killed."""
+"""The size and age at which a part is committed: at most this much work is lost when the process is killed."""
 LOOKED_UP = 500
-"""The number of units that are looked up in the manifest at a time, which bounds the units in memory."""
+"""The number of units looked up in the manifest at a time, which bounds the units in memory."""
 
 
 def process_units(
@@ -43,7 +43,7 @@ def process_units(
 ) -> None:
     """Do the units that aren't done, `batch` at a time; `work` returns one outcome for each payload, in order.
 
-    Complete outcomes are always committed before this returns or raises, also if `work` raises after some of them. A
+    Complete outcomes are always committed before this returns or raises, even if `work` raises after some of them. A
     unit that can't be done is entered as skipped.
 
     Raises:
@@ -53,22 +53,22 @@ def process_units(
     if not pending.count_ahead(1):
         return
     part = PartWriter(run, stage, schema, part_bytes, part_seconds)
-    with progress.stage(title or stage, pending.total, unit, pending.take_found()) as task:
+    with progress.stage(title or stage, pending.total, unit, pending.pop_found_count()) as task:
         try:
             while chunk := pending.take(batch):
-                task.add_done(pending.take_found())
-                outcomes = work([each.payload for each in chunk])
-                for each, outcome in zip(chunk, outcomes, strict=True):
-                    part.add(each.key, outcome)
+                task.add_done(pending.pop_found_count())
+                outcomes = work([item.payload for item in chunk])
+                for item, outcome in zip(chunk, outcomes, strict=True):
+                    part.add(item.key, outcome)
                 check_budget(stage, run.list_skipped(stage, own=True), pending.total, budget, unit)
                 task.advance(len(chunk))
-            task.add_done(pending.take_found())
+            task.add_done(pending.pop_found_count())
         finally:
             part.commit()
 
 
 class PendingUnits(Generic[_P]):
-    """The `units` that the run's `table` lacks, in order, looked up as they are taken; `total` is the number of all."""
+    """The `units` that the run's `table` lacks, in order, looked up as they are taken; `total` counts all units."""
 
     def __init__(self, run: Run, table: str, units: Reiterable[Unit[_P]]) -> None:
         self._run, self._table = run, table
@@ -82,7 +82,7 @@ class PendingUnits(Generic[_P]):
         return [self._ready.popleft() for _ in range(self.count_ahead(most))]
 
     def count_ahead(self, most: int) -> int:
-        """Return how many are left, counted up to `most`."""
+        """Return the number of units that are left, counted up to `most`."""
         while len(self._ready) < most and (batch := next(self._batches, None)):
             self._unseen -= len(batch)
             done = self._run.find_done(self._table, [unit.key for unit in batch])
@@ -96,11 +96,11 @@ class PendingUnits(Generic[_P]):
 
     @property
     def bound(self) -> int:
-        """An upper bound of the units that are left: those not yet looked up count as missing."""
+        """An upper bound of the number of units that are left: those not yet looked up count as missing."""
         return len(self._ready) + self._unseen
 
-    def take_found(self) -> int:
-        """Return the number of finished units that were skipped over since the last call."""
+    def pop_found_count(self) -> int:
+        """Return the number of units found finished since the last call."""
         found, self._found = self._found, 0
         return found
 
@@ -128,7 +128,7 @@ class PartWriter:
         if isinstance(outcome, Sifted):
             self.dropped[key] = outcome.dropped
         self.outcomes[key] = records
-        # An estimate of the memory: what isn't an image takes as much as this, and less in the file.
+        # An estimate of the memory: a record without its image takes about 1000 bytes, and less in the file.
         self.size += sum(1000 + len(getattr(record, "image", b"")) for record in records)
         if self.size >= self.limit_bytes or time.monotonic() - self.begun >= self.limit_seconds:
             self.commit()
@@ -147,29 +147,29 @@ def check_budget(stage: str, skipped: Sequence[Skipped], total: int, budget: flo
     """Check that at most the share `budget` of `total` units is skipped.
 
     Raises:
-        BudgetError: more are; the message has their number, the most frequent reason, and where it occurred first.
+        BudgetError: more are skipped; the message has their number, the most frequent reason, and its first occurrence.
     """
-    if sum(each.count for each in skipped) > budget * total:
+    if sum(entry.count for entry in skipped) > budget * total:
         raise BudgetError(
-            f"{_describe_skipped(stage, skipped, total, unit)}; failure_budget is {budget:g}: mend that, or give a"
-            f" larger --set failure_budget"
+            f"{_describe_skipped(stage, skipped, total, unit)}; failure_budget is {budget:g}: fix the cause, or"
+            f" raise it by --set failure_budget"
         )
 
 
 def report_skipped(
     progress: Progress, stage: str, skipped: Sequence[Skipped], total: int, unit: str = "captions"
 ) -> None:
-    """Report in one line how many of `total` units are skipped, and why; report nothing if none is."""
+    """Report in one line the number of skipped units of `total` and the main reason; nothing if none is skipped."""
     if skipped:
         progress.say(_describe_skipped(stage, skipped, total, unit))
 
 
 def _describe_skipped(stage: str, skipped: Sequence[Skipped], total: int, unit: str) -> str:
     reasons: Counter[str] = Counter()
-    for each in skipped:
-        reasons[each.reason] += each.count
+    for entry in skipped:
+        reasons[entry.reason] += entry.count
     reason, _ = reasons.most_common(1)[0]
-    where = next((each.where for each in skipped if each.reason == reason and each.where), "")
+    where = next((entry.where for entry in skipped if entry.reason == reason and entry.where), "")
     others = len(reasons) - 1
     more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
     return f"{stage}: {reasons.total()} of {total} {unit} skipped: {reason}{f' ({where})' if where else ''}{more}"

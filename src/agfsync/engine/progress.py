@@ -36,7 +36,7 @@ class Progress(Protocol):
     def stage(
         self, name: str, total: int, unit: str = "captions", done: int = 0
     ) -> AbstractContextManager[ProgressTask]:
-        """Start the progress of a stage of `total` units, of which an earlier run has done `done`."""
+        """Show the progress of a stage of `total` units within the context; an earlier run has done `done` of them."""
         ...
 
     def say(self, text: str) -> None:
@@ -45,7 +45,7 @@ class Progress(Protocol):
 
 
 def make_progress() -> Progress:
-    """Return a progress of bars if standard error is a terminal, else of lines."""
+    """Return a progress with bars if standard error is a terminal, else with lines."""
     return TerminalProgress(Console(stderr=True)) if sys.stderr.isatty() else LogProgress()
 
 
@@ -67,7 +67,7 @@ class SilentProgress:
 
 
 class LogProgress:
-    """A progress of lines, at most one in `every` seconds, and one at the end of a stage."""
+    """A progress with lines: at most one in `every` seconds, and one at the end of a stage."""
 
     def __init__(self, every: float = LOG_SECONDS) -> None:
         self._every = every
@@ -90,13 +90,13 @@ class _Lines:
     def __init__(self, log: LogProgress, name: str, total: int, unit: str, done: int) -> None:
         self._log, self._name, self._total, self._unit = log, name, total, unit
         self._before, self._done = done, done
-        self._begun = self._said = time.monotonic()
+        self._begun = self._last_line = time.monotonic()
         self._figures: dict[str, float] = {}
 
     def advance(self, count: int = 1, **figures: float) -> None:
         self._done += count
         self._figures = figures
-        if time.monotonic() - self._said >= self._log.every and self._done < self._total:
+        if time.monotonic() - self._last_line >= self._log.every and self._done < self._total:
             self._print_line(f", {format_duration((self._total - self._done) / self._compute_rate())} left")
 
     def add_done(self, count: int) -> None:
@@ -110,7 +110,7 @@ class _Lines:
         return max(self._done - self._before, 1e-9) / max(time.monotonic() - self._begun, 1e-9)
 
     def _print_line(self, ending: str) -> None:
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
         shown = "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
         # A stage with nothing to do has no rate.
         rate = f", {format_rate(self._compute_rate())}/s{ending}" if self._done > self._before else ""
@@ -148,7 +148,7 @@ class _Bar:
 
 
 class _RateColumn(ProgressColumn):
-    """The rate of this run, and the time left; the time taken once the stage has ended."""
+    """The rate of this run with the time left, or the time taken once the stage has ended."""
 
     def render(self, task: Row) -> Text:
         elapsed = task.elapsed or 0.0
@@ -168,7 +168,7 @@ def _make_columns(width: int) -> list[ProgressColumn]:
 
 
 def format_rate(rate: float) -> str:
-    """Return `rate` in three digits.
+    """Return `rate` with three significant digits.
 
     >>> format_rate(0.01234), format_rate(4.56), format_rate(1234.4)
     ('0.0123', '4.56', '1234')

@@ -1,4 +1,4 @@
-"""Workers that are actors on a Ray cluster."""
+"""Workers as actors on a Ray cluster."""
 
 import os
 import socket
@@ -28,14 +28,14 @@ class RayPool:
 
     def __init__(self, engine: Engine) -> None:
         _connect_cluster(engine.address or os.environ.get("RAY_ADDRESS") or "local")
-        there = ray.cluster_resources().get("GPU", 0.0)
-        self._each = engine.accelerators if engine.accelerators is not None else min(there, 1.0)
-        asked = engine.workers if isinstance(engine.workers, int) else None
-        self.size = asked or (max(1, int(there / self._each)) if self._each else 1)
+        available = ray.cluster_resources().get("GPU", 0.0)
+        self._gpus_per_worker = engine.accelerators if engine.accelerators is not None else min(available, 1.0)
+        wanted = engine.workers if isinstance(engine.workers, int) else None
+        self.size = wanted or (max(1, int(available / self._gpus_per_worker)) if self._gpus_per_worker else 1)
 
     def start_worker(self, plan: WorkerPlan) -> "RayHandle":
-        # The dispatcher restarts workers and retries their tasks: to Ray, a dead actor is dead.
-        kind = ray.remote(num_cpus=1, num_gpus=self._each, max_restarts=0, max_task_retries=0)(JobWorker)
+        # The dispatcher restarts workers and retries their tasks, so Ray mustn't.
+        kind = ray.remote(num_cpus=1, num_gpus=self._gpus_per_worker, max_restarts=0, max_task_retries=0)(JobWorker)
         return RayHandle(kind.remote(plan))
 
     def describe_death(self, failure: BaseException) -> str | None:
@@ -43,9 +43,9 @@ class RayPool:
         return str(failure).splitlines()[0].rstrip(".") if died else None
 
     def describe_shortage(self) -> str:
-        there = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
-        held = ", ".join(f"{count:g} {name}" for name, count in there.items())
-        return f"Ray has {held}, and each worker asks for 1 CPU, {self._each:g} GPU"
+        counts = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
+        resources = ", ".join(f"{count:g} {name}" for name, count in counts.items())
+        return f"Ray has {resources}, and each worker needs 1 CPU, {self._gpus_per_worker:g} GPU"
 
 
 class RayHandle:
@@ -81,8 +81,8 @@ def _connect_cluster(address: str) -> None:
         _check_address(address)
         ray.init(address=address, **own, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as failure:
-        says = (str(failure).splitlines() or [type(failure).__name__])[0]
+        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
         raise WorkerError(
-            f"no Ray cluster at {address} ({says}): give the address of one as engine.address or RAY_ADDRESS, or"
+            f"no Ray cluster at {address} ({reason}): give the address of one as engine.address or RAY_ADDRESS, or"
             f" neither to start one here"
         ) from failure

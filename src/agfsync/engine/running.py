@@ -1,4 +1,4 @@
-"""The place where a job runs: this process, other processes of this machine, or a Ray cluster."""
+"""The choice of where a job runs: this process, other processes on this machine, or a Ray cluster."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -61,12 +61,12 @@ def run_job(
     dispatcher = Dispatcher(run, table, pending, plan, pool, progress)
     progress.say(f"{title}: loading in {dispatcher.size} worker{'s' if dispatcher.size > 1 else ''}")
     with (
-        progress.stage(title, len(units), unit, pending.take_found()) as task,
+        progress.stage(title, len(units), unit, pending.pop_found_count()) as task,
         closing(dispatcher.results()) as results,
     ):
         for result in results:
             _enter_result(run, table, result, dispatcher.size)
-            task.add_done(pending.take_found())
+            task.add_done(pending.pop_found_count())
             task.advance(len(result.units) + len(result.skips))
             if result.fit is not None and result.fit < fit.size:
                 fit.lower(result.fit)
@@ -74,12 +74,12 @@ def run_job(
             if result.skips:
                 check_budget(table, run.list_skipped(table, own=True), len(units), budget, unit)
             if result.stopped is not None:
-                _quarantine_what_was_read(run, job, dispatcher.last_units, result.stopped)
+                _quarantine_damaged_input(run, job, dispatcher.last_units, result.stopped)
                 raise result.stopped
 
 
 def _find_pool(engine: Engine, device: str, pending: PendingUnits[_P], at_once: int) -> WorkerPool | None:
-    """Return the pool for the pending units, `at_once` at a time; None if they are done in this process."""
+    """Return the pool for the pending units, `at_once` at a time; None if this process does them."""
     if device == SERVER:
         return None
     if engine.type == "ray":
@@ -111,7 +111,7 @@ def _enter_result(run: Run, table: str, result: TaskResult, workers: int) -> Non
         except DamagedPartError as fault:
             where = run.path.absolute() / result.part.path
             raise StoreError(
-                f"{where}: a worker wrote it, and here it {fault}: every machine needs the run folder at this place"
+                f"{where}: a worker wrote it, but here it {fault}: every machine needs the run folder at this path"
             ) from fault
     if result.units:
         # Workers run in parallel: each takes a share of the stage's time.
@@ -121,13 +121,13 @@ def _enter_result(run: Run, table: str, result: TaskResult, workers: int) -> Non
         run.skip(table, key, skip.reason, skip.where)
 
 
-def _quarantine_what_was_read(run: Run, job: Job[_P], units: Sequence[Unit[_P]], stopped: Exception) -> None:
-    """Read again what a worker read: a worker only reports a damaged part, and this process quarantines it.
+def _quarantine_damaged_input(run: Run, job: Job[_P], units: Sequence[Unit[_P]], stopped: Exception) -> None:
+    """Read a failed worker's input again: workers only report damaged parts, and this process quarantines them.
 
     Raises:
         StoreError: a part was quarantined.
     """
     if isinstance(stopped, StoreError) and units:
-        table, keys = job.reads([each.payload for each in units])
+        table, keys = job.reads([unit.payload for unit in units])
         for _ in run.rows(table, units=keys):
             pass

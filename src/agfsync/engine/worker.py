@@ -1,7 +1,7 @@
-"""The inside of a worker process of any pool: it opens a job once, does its tasks, and writes the parts.
+"""A worker, which runs inside a process of any pool: it opens a job once, does its tasks, and writes the parts.
 
-A worker never touches the manifest. It writes each task's rows as a part next to the run's others and returns the
-part's entry; only the process that leads the run puts it into the manifest.
+A worker never writes to the manifest. It writes each task's rows as a part into the run folder and returns the part's
+entry; only the leading process adds it to the manifest.
 """
 
 import os
@@ -23,7 +23,7 @@ from agfsync.store.parts import PartEntry
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """The arguments of a worker's start. `fit` is the batch that is known to fit into memory.
+    """The arguments of a worker. `fit` is the batch size that is known to fit into memory.
 
     `folder` is the working directory of the leading process, so that relative paths of models mean the same.
     """
@@ -53,7 +53,7 @@ class TaskResult:
 
 
 class JobWorker:
-    """A worker of a job. No method raises: errors are part of the result, and a worker that doesn't answer is dead."""
+    """A worker of a job. Methods don't raise: the result holds the error. A worker that doesn't answer is dead."""
 
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
@@ -78,7 +78,7 @@ class JobWorker:
         try:
             for start in range(0, len(units), self._plan.at_once):
                 batch = units[start : start + self._plan.at_once]
-                for unit, outcome in zip(batch, self._work([each.payload for each in batch]), strict=True):
+                for unit, outcome in zip(batch, self._work([item.payload for item in batch]), strict=True):
                     outcomes[unit.key] = outcome
         except Exception as failure:
             stopped = _make_sendable(failure)
@@ -90,15 +90,15 @@ class JobWorker:
     def _write_part(
         self, path: str, outcomes: Mapping[str, Outcome], seconds: float, stopped: Exception | None
     ) -> TaskResult:
-        made = {
+        records_of = {
             key: outcome.records if isinstance(outcome, Sifted) else outcome
             for key, outcome in outcomes.items()
             if not isinstance(outcome, Skip)
         }
-        rows = [record.row() for records in made.values() for record in records]
+        rows = [record.row() for records in records_of.values() for record in records]
         return TaskResult(
             part=parts.write_part(self._plan.run, path, rows, self._plan.schema) if rows else None,
-            units={key: len(records) for key, records in made.items()},
+            units={key: len(records) for key, records in records_of.items()},
             dropped={key: outcome.dropped for key, outcome in outcomes.items() if isinstance(outcome, Sifted)},
             skips={key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Skip)},
             seconds=seconds,

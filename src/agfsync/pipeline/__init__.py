@@ -1,4 +1,4 @@
-"""The runner of the stages: it brings those up to date that aren't, in order."""
+"""The runner of the stages: brings outdated stages up to date, in order."""
 
 import time
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ _LAUNCHED = {"reward", TRAINING}
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """The state of a stage. `units` counts the units of a stage under way, or the rows of one that has ended."""
+    """The state of a stage. `units` is the number of units of a stage under way, or of rows of a finished one."""
 
     name: str
     state: Literal["done", "out of date", "under way", "to do"]
@@ -66,31 +66,31 @@ def run(path: Path, *, until: str | None = None, progress: Progress | None = Non
     Damaged files are reported, quarantined and regenerated.
 
     Raises:
-        ModelError: the way there leads through a generator that can't be drawn with or trained.
-        PeerError: it trains in several launcher processes, and some don't come.
-        AgfsyncError: something the user can mend.
+        ModelError: a stage needs a generator that can't be drawn with or trained.
+        PeerError: the run trains in several launcher processes, and some don't join.
+        AgfsyncError: another error that the user can fix.
     """
-    shown = progress or SilentProgress()
+    reporter = progress or SilentProgress()
     if is_up_to_date(path, until):
         return
     with Run.open(path, writing=True) as run_:
-        recipe, told = read_recipe(run_), set[str]()
-        quarantine_damage(run_, recipe, shown)
+        recipe, reported = read_recipe(run_), set[str]()
+        quarantine_damage(run_, recipe, reporter)
         due = find_due(run_, recipe, until)
         check_generators(recipe, due)
         if _LAUNCHED & set(due):
-            launcher.await_helpers(shown.say)
+            launcher.await_helpers(reporter.say)
         while True:
             try:
                 for stage in plan_stages(recipe, until):
-                    _bring_up(stage, run_, recipe, shown)
+                    _bring_up(stage, run_, recipe, reporter)
                 return
             except DamagedError as damage:
-                # Once: a disk that damages all that is written would keep us busy for ever.
-                if str(damage) in told:
+                # Once: a disk that damages every file would keep this loop running for ever.
+                if str(damage) in reported:
                     raise
-                told.add(str(damage))
-                shown.say(str(damage))
+                reported.add(str(damage))
+                reporter.say(str(damage))
 
 
 def is_up_to_date(path: Path, until: str | None = None) -> bool:
@@ -104,25 +104,25 @@ def run_stage(path: Path, name: str, *, progress: Progress | None = None) -> Non
     """Bring one stage of the run at `path` up to date.
 
     Raises:
-        RunError: a stage before it isn't. ModelError: a generator can't be drawn with or trained.
-        PeerError: it trains in several launcher processes, and some don't come.
+        RunError: an earlier stage isn't up to date. ModelError: a generator can't be drawn with or trained.
+        PeerError: the stage trains in several launcher processes, and some don't join.
     """
     with Run.open(path, writing=True) as run_:
         recipe = read_recipe(run_)
         quarantine_damage(run_, recipe, progress or SilentProgress())
-        *before, stage = plan_stages(recipe, name)
+        *earlier, stage = plan_stages(recipe, name)
         due = [name] if not is_current(stage, run_, recipe) else []
         check_generators(recipe, due)
-        for each in before:
-            if not is_current(each, run_, recipe):
-                raise RunError(f"{name} needs {each.name}: type `agfsync {each.name} {path}` first")
+        for needed in earlier:
+            if not is_current(needed, run_, recipe):
+                raise RunError(f"{name} needs {needed.name}: type `agfsync {needed.name} {path}` first")
         if _LAUNCHED & set(due):
             launcher.await_helpers((progress or SilentProgress()).say)
         _bring_up(stage, run_, recipe, progress or SilentProgress())
 
 
 def evaluate_base(path: Path, *, progress: Progress | None = None) -> None:
-    """Draw and judge the base model's evaluation images of the run at `path`, whose questions are up to date.
+    """Draw and judge the base model's evaluation images; the questions of the run at `path` must be up to date.
 
     Raises:
         AgfsyncError: as a run does.
@@ -138,7 +138,7 @@ def help_train(order: Order) -> None:
     """Do this helper process's share of each training step; write nothing.
 
     Raises:
-        AgfsyncError: as the first does; or the run isn't where the first process has it.
+        AgfsyncError: the first process raises the same; or the run isn't at the path where the first process has it.
     """
     stage = import_module(f"agfsync.stages.{order.get('stage', TRAINING)}")
     with Run.open(Path(order["run"])) as run_:
@@ -150,11 +150,11 @@ def read_status(path: Path) -> list[StageStatus]:
     """Return the state of each stage of the run at `path`, also while another process is at work on it."""
     with Run.open(path) as run_:
         recipe = read_recipe(run_)
-        standings: dict[str, StageStatus] = {}
+        statuses: dict[str, StageStatus] = {}
         for stage in plan_stages(recipe):
-            follows = all(standings[name].state == "done" for name in stage.after)
-            standings[stage.name] = _read_stage_status(stage, run_, recipe, follows)
-        return list(standings.values())
+            inputs_done = all(statuses[name].state == "done" for name in stage.after)
+            statuses[stage.name] = _read_stage_status(stage, run_, recipe, inputs_done)
+        return list(statuses.values())
 
 
 def read_headline(path: Path) -> str:
@@ -163,64 +163,67 @@ def read_headline(path: Path) -> str:
     with Run.open(path) as run_:
         recipe, evaluation = read_recipe(run_), run_.find_finished("evaluation")
         summary = evaluation.notes["judges"] if evaluation else {}
-        judged = verdict.rank_judges(summary, recipe, selection.find_training_selectors(run_, recipe))
-        words = import_module("agfsync.stages.report.wording").find_wording(recipe)
-    found: str = verdict.reach_verdict(judged, words).headline
-    return found
+        judges = verdict.rank_judges(summary, recipe, selection.find_training_selectors(run_, recipe))
+        wording = import_module("agfsync.stages.report.wording").find_wording(recipe)
+    headline: str = verdict.reach_verdict(judges, wording).headline
+    return headline
 
 
 def verify(path: Path) -> int:
-    """Read every byte of the run at `path`; return the number of files.
+    """Verify every file of the run at `path` against its checksum; return the number of files.
 
     Raises:
-        DamagedError: some failed verification; they have been quarantined.
+        DamagedError: some files failed verification; they have been quarantined.
     """
     with Run.open(path, writing=True) as run_:
         declare_order(run_, read_recipe(run_))
         files = run_.count_files()
-        found = run_.verify()
-        if found:
-            raise DamagedError(f"{len(found)} of {files} files failed verification: {describe_damages(path, found)}")
+        damages = run_.verify()
+        if damages:
+            raise DamagedError(
+                f"{len(damages)} of {files} files failed verification: {describe_damages(path, damages)}"
+            )
         return files
 
 
 def _bring_up(stage: Stage, run_: Run, recipe: Recipe, progress: Progress) -> None:
     if is_current(stage, run_, recipe):
         return
-    made_by = digest_stage(stage, run_, recipe)
+    digest = digest_stage(stage, run_, recipe)
     run_.reopen(stage.name)
-    before, begun = run_.find_newest_part(), time.monotonic()
+    newest_part, begun = run_.find_newest_part(), time.monotonic()
     if stage.name == "controls":
         bring_up_controls(run_, recipe, progress, lambda path: run(path, until="evaluation", progress=progress))
     try:
-        context = Context(run_, bind_scorers(recipe, run_), progress, made_by)
+        context = Context(run_, bind_scorers(recipe, run_), progress, digest)
         notes = import_module(f"agfsync.stages.{stage.name}").run(context)
     except Exception as failure:
-        plain = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage, recipe)
-        if plain is None:
+        explained = explain_disk_error(failure, run_.path) or _explain_memory_error(failure, stage, recipe)
+        if explained is None:
             raise
-        raise plain from failure
-    earlier = run_.sum_seconds(stage.name, until=before) + notes.get(EARLIER, 0.0)
-    told = {name: note for name, note in notes.items() if name != EARLIER}
-    run_.finish(stage.name, made_by, time.monotonic() - begun + earlier, told, stage.makes, by_rows=stage.by_rows)
+        raise explained from failure
+    seconds = time.monotonic() - begun + run_.sum_seconds(stage.name, until=newest_part) + notes.get(EARLIER, 0.0)
+    kept_notes = {name: note for name, note in notes.items() if name != EARLIER}
+    run_.finish(stage.name, digest, seconds, kept_notes, stage.makes, by_rows=stage.by_rows)
 
 
 def _explain_memory_error(failure: Exception, stage: Stage, recipe: Recipe) -> OutOfMemoryError | None:
     """Return an error with advice if `failure` is a lack of memory, else None."""
     if not lacks_memory(failure):
         return None
-    says = (str(failure).splitlines() or ["MemoryError"])[0]
+    message = (str(failure).splitlines() or ["MemoryError"])[0]
     return OutOfMemoryError(
-        f"{stage.name} ran out of memory ({says[:120]}): lower {stage.advise_on_memory(recipe)}; what is done is kept"
+        f"{stage.name} ran out of memory ({message[:120]}): lower {stage.advise_on_memory(recipe)}; "
+        f"what is done is kept"
     )
 
 
-def _read_stage_status(stage: Stage, run_: Run, recipe: Recipe, follows: bool) -> StageStatus:
-    """Return the state of a stage; `follows` is True if all its inputs are done."""
+def _read_stage_status(stage: Stage, run_: Run, recipe: Recipe, inputs_done: bool) -> StageStatus:
+    """Return the state of a stage; `inputs_done` is True if all its inputs are up to date."""
     finished = run_.find_finished(stage.name)
     if finished is not None:
-        current = follows and is_current(stage, run_, recipe)
+        current = inputs_done and is_current(stage, run_, recipe)
         return StageStatus(stage.name, "done" if current else "out of date", finished.rows, finished)
-    made = run_.count_made(stage.name)
-    begun = made or (run_.path / stage.name).is_dir()
-    return StageStatus(stage.name, "under way" if begun else "to do", made, None)
+    units = run_.count_made(stage.name)
+    begun = units or (run_.path / stage.name).is_dir()
+    return StageStatus(stage.name, "under way" if begun else "to do", units, None)

@@ -25,19 +25,19 @@ from agfsync.stages.writing import digest_polisher, digest_writer
 
 
 def find_faults(recipe: Recipe) -> list[AgfsyncError]:
-    """Return an error for each thing that the recipe names and that isn't there, without loading anything."""
-    found: list[AgfsyncError] = []
+    """Return an error for each file, model or package of the recipe that is missing, without loading anything."""
+    faults: list[AgfsyncError] = []
     for check in _list_checks(recipe):
         try:
             check()
-        except AgfsyncError as fault_:
-            found.append(fault_)
-    told = {str(fault_) for fault_ in found}
-    return [*found, *(fault_ for fault_ in find_generator_faults(recipe) if str(fault_) not in told)]
+        except AgfsyncError as fault:
+            faults.append(fault)
+    messages = {str(fault) for fault in faults}
+    return [*faults, *(fault for fault in find_generator_faults(recipe) if str(fault) not in messages)]
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raise the first fault of the recipe at the start, not hours later at the stage's turn."""
+    """Raise the first fault of the recipe now, rather than hours later when its stage runs."""
     for check in _list_checks(recipe):
         check()
 
@@ -61,8 +61,8 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(_check_embedding, recipe.embedding, recipe.scorers[recipe.embedding].type)
     if recipe.evaluation.reference:
         yield partial(list_reference, Path(recipe.evaluation.reference))
-    for each in recipe.report.checks:
-        yield partial(read_check, Path(each))
+    for file in recipe.report.checks:
+        yield partial(read_check, Path(file))
     if recipe.training.optimizer == "adamw8bit":
         yield partial(require_package, "bitsandbytes", "training.optimizer adamw8bit")
     for place, drawing in drawing_models(recipe).items():
@@ -80,7 +80,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         if (parser := recipe.steering.get("parser")) is not None:
             yield partial(_check_parser, parser)
     if recipe.captions.source and recipe.rounds is not None and recipe.rounds.captions == "new":
-        yield partial(_check_rooms, recipe, recipe.rounds.count)
+        yield partial(_check_prompt_count, recipe, recipe.rounds.count)
     if recipe.start is not None:
         yield partial(_check_start, recipe, recipe.start)
     if recipe.training.method.uses == "gradients":
@@ -88,7 +88,7 @@ def _list_checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
 
 
 def _check_execution(recipe: Recipe, settings: ModelSettings) -> None:
-    """Check that this machine runs a generator's attention, and compiles what is to be compiled.
+    """Check that this machine supports a generator's attention, and can compile its network if the recipe compiles it.
 
     Raises:
         ModelError: it doesn't.
@@ -98,7 +98,7 @@ def _check_execution(recipe: Recipe, settings: ModelSettings) -> None:
     compiles = settings.compile or (trains and recipe.training.compile)
     if settings.attention is None and not compiles:
         return
-    # By name: most runs need no torch here.
+    # Imported by name: most runs need no torch here.
     execution, dtypes, pretrained = (
         import_module(f"agfsync.models.{name}") for name in ("execution", "dtypes", "pretrained")
     )
@@ -112,27 +112,27 @@ def _check_execution(recipe: Recipe, settings: ModelSettings) -> None:
         execution.check_compiler(device)
 
 
-def _check_rooms(recipe: Recipe, rounds: int) -> None:
-    """Check that a file of prompts has enough for every round.
+def _check_prompt_count(recipe: Recipe, rounds: int) -> None:
+    """Check that a file of prompts has enough captions for every round.
 
     Raises:
-        RecipeError: it hasn't.
+        RecipeError: it has fewer.
     """
     settings = recipe.captions
     prompts = SourceCaptions(str(settings.source), split=settings.split)
-    there, asked = sum(prompts.rooms.values()), settings.held_out + settings.skip + rounds * settings.count
-    if there < asked:
+    available, needed = sum(prompts.rooms.values()), settings.held_out + settings.skip + rounds * settings.count
+    if available < needed:
         raise RecipeError(
-            f"rounds: {prompts.path} has {there} captions, and {rounds} rounds of new ones need {asked}: lower "
+            f"rounds: {prompts.path} has {available} captions, and {rounds} rounds of new ones need {needed}: lower "
             f"captions.count, or set rounds.captions to same"
         )
 
 
 def _check_start(recipe: Recipe, start: Start) -> None:
-    """Check that a trained model is there, and that it is of the kind that the recipe trains.
+    """Check that the trained model to start from exists, and that it is of the kind that the recipe trains.
 
     Raises:
-        ModelError: it isn't.
+        ModelError: it doesn't exist or is of the other kind.
     """
     kind = ModelArtefact.load(Path(start.path)).kind
     if kind != ("pipeline" if recipe.training.lora is None else "adapters"):
@@ -143,13 +143,13 @@ def _check_start(recipe: Recipe, start: Start) -> None:
 
 
 def _check_judges(recipe: Recipe, name: str) -> None:
-    """Check that the scorers of an evaluation set have something to ask, and that one is left by default.
+    """Check that scorers that need questions get some: an evaluation set's own, or another scorer judges by default.
 
     Raises:
-        RecipeError: they haven't.
+        RecipeError: the file has no questions, and its scorers can't judge without.
     """
     settings, judges = recipe.evaluation.sets[name], recipe.set_scorers(name)
-    asking = [each for each, scorer in judges.items() if asks_questions(scorer)]
+    asking = [judge for judge, scorer in judges.items() if asks_questions(scorer)]
     source = Path(str(settings.source))
     if not asking or not source.exists():
         return
@@ -164,10 +164,10 @@ def _check_judges(recipe: Recipe, name: str) -> None:
 
 
 def _check_answers(recipe: Recipe) -> None:
-    """Check that the scorers of the captions of a file take the answers that its questions expect.
+    """Check that the scorers can give the answers that the questions of the captions' file expect.
 
     Raises:
-        RecipeError: they don't.
+        RecipeError: a scorer can only say yes or no, and a question expects another answer.
     """
     source = Path(str(recipe.captions.source))
     judges = recipe.candidate_scorers | (recipe.set_scorers(HELD_OUT) if HELD_OUT in recipe.evaluation.sets else {})
@@ -176,7 +176,7 @@ def _check_answers(recipe: Recipe) -> None:
 
 
 def _check_open_questions(prompts: SourceCaptions, judges: Mapping[str, ScorerSettings], place: str) -> None:
-    limited = [name for name, each in judges.items() if asks_questions(each) and not takes_any_answer(each)]
+    limited = [name for name, settings in judges.items() if asks_questions(settings) and not takes_any_answer(settings)]
     if limited and (question := prompts.find_open_question()):
         raise RecipeError(
             f'{place}: {prompts.path.name} asks for other answers than yes and no, such as "{question}", and '
@@ -185,10 +185,10 @@ def _check_open_questions(prompts: SourceCaptions, judges: Mapping[str, ScorerSe
 
 
 def _check_parser(settings: Mapping[str, Any]) -> None:
-    """Check that a parser of prompts, and what it needs, is installed; nothing is loaded.
+    """Check that a parser of prompts and the packages it needs are installed; nothing is loaded.
 
     Raises:
-        RecipeError: it isn't.
+        RecipeError: one isn't installed.
     """
     check = getattr(catalog.find("parsers", settings["type"]), "check", None)
     if check is not None:
@@ -196,7 +196,7 @@ def _check_parser(settings: Mapping[str, Any]) -> None:
 
 
 def _check_embedding(name: str, type_: str) -> None:
-    """Check that a scorer gives embeddings of images."""
+    """Check that a scorer can embed images."""
     if not hasattr(catalog.find("scorers", type_), "embed_images"):
         raise RecipeError(
             f"evaluation.embedding: '{name}', a {type_} scorer, gives no embeddings: name one of type clip"
@@ -204,7 +204,7 @@ def _check_embedding(name: str, type_: str) -> None:
 
 
 def _check_rewards(recipe: Recipe) -> None:
-    """Check that the scorers whose gradient the method follows have one."""
+    """Check that the scorers that the method trains on are differentiable."""
     for name in recipe.reward_weights:
         type_ = recipe.scorers[name].type
         if not hasattr(catalog.find("scorers", type_), "rewards"):
@@ -219,7 +219,7 @@ def find_generator_faults(
 ) -> Iterator[AgfsyncError]:
     """Yield the faults that keep `stages` from drawing with the generators that they load, or from training the first.
 
-    `may_load`: a generator of another package is made where there is no other way to know.
+    With `may_load`, a generator of a third-party package is loaded if nothing else shows whether it can be trained.
     """
     for settings in _loaded_generators(recipe, stages):
         try:
@@ -232,12 +232,15 @@ def find_generator_faults(
                     _check_parser(parser)
             elif "training" in stages and recipe.given is None:
                 check_trainable(settings, reason, may_load=may_load, uses=recipe.training.uses)
-        except AgfsyncError as fault_:
-            yield fault_
+        except AgfsyncError as fault:
+            yield fault
 
 
 def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[ModelSettings]:
-    """Return the generators that `stages` load: other models are loaded by the candidates stage without a pair set."""
+    """Return the generators that `stages` load, the recipe's own model first.
+
+    Only the stage candidates loads the recipe's further models, and only if no pair set gives the candidates.
+    """
     if "candidates" in stages and recipe.pairs.source is None:
         return recipe.drawing_models
     compared = [] if recipe.given is None else [recipe.given.model]
@@ -245,7 +248,7 @@ def _loaded_generators(recipe: Recipe, stages: Collection[str]) -> Sequence[Mode
 
 
 def _is_loaded(named: NamedModel, recipe: Recipe, stages: Collection[str]) -> bool:
-    """Return True if `stages` load this model of one of the project's own types, whose path is a model's."""
+    """Return True if `stages` load this model; False for a third-party type, whose path may mean something else."""
     if named.type not in catalog.CATALOG[named.kind]:
         return False
     if named.kind == "networks":
@@ -260,12 +263,12 @@ def check_generators(recipe: Recipe, stages: Collection[str]) -> None:
     """Check, before anything is written or drawn, that `stages` can draw, score and train.
 
     Raises:
-        ModelError: they can't, or a hub model that they load isn't there or can't be had.
+        ModelError: they can't, or a hub model that they load doesn't exist or isn't accessible.
     """
     for named in list_named_models(recipe):
         if not _is_loaded(named, recipe, stages) or not hub.is_hub_id(named.path):
             continue
         if reason := hub.why_absent(named.path, named.revision):
             raise ModelError(hub.describe_absence(named.path, named.revision, named.place, reason))
-    for fault_ in find_generator_faults(recipe, stages, may_load=True):
-        raise fault_
+    for fault in find_generator_faults(recipe, stages, may_load=True):
+        raise fault

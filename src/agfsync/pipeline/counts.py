@@ -12,7 +12,7 @@ from agfsync.records import Caption
 from agfsync.stages.checking import sift_questions
 
 _SHAPES, _SAMPLED = "shapes", 8
-"""the writer that is asked for some captions of each category, and how many"""
+"""the writer that is sampled, and the number of sampled captions of each category"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Counts:
     asked: int
     """captions on which a writer asks questions"""
     pairs: int
-    """as many as hold all images that training encodes: of a caption no more than half its candidates"""
+    """enough to hold all images that training encodes: for a caption at most half its candidates"""
     questions: float
 
 
@@ -42,7 +42,7 @@ def count_items(recipe: Recipe) -> Counts:
     train = len(read_pair_prompts(pairs.source, pairs.split)) if pairs.source else settings.count
     needed = settings.held_out + (0 if pairs.source else settings.count)
     given = _count_given_questions(SourceCaptions(settings.source, split=settings.split)) if settings.source else []
-    kept = [each for each in given if each]
+    kept = [count for count in given if count]
     share = len(kept) / len(given) if given else 0.0
     return Counts(
         train=train,
@@ -61,13 +61,16 @@ def _count_pairs_of_caption(recipe: Recipe) -> int:
 
 
 def _count_given_questions(prompts: SourceCaptions) -> list[int]:
-    """Return how many questions a file has on each of its captions."""
+    """Return the number of a file's questions on each of its captions."""
     texts = [t for category in prompts.categories for t in prompts.captions(category, prompts.rooms[category], (), 0)]
     return [len(prompts.questions_on(text)[0]) for text in texts]
 
 
 def _sample_questions(recipe: Recipe) -> float:
-    """Return how many questions a caption keeps, by a sample of the Shapes world's writer where that is what writes."""
+    """Return the mean number of questions kept for a caption.
+
+    It is measured on a sample if the Shapes world's writer writes, else it is `QUESTIONS_KEPT`.
+    """
     if (recipe.captions.writer.type, recipe.questions.writer.type, recipe.captions.source) != (_SHAPES, _SHAPES, None):
         return QUESTIONS_KEPT
     writer: Any = catalog.find("captions", _SHAPES)()

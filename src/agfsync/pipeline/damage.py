@@ -1,4 +1,4 @@
-"""Damaged files of a run folder: found, reported and quarantined, so that they are regenerated."""
+"""Damaged files of a run folder: detected, reported and quarantined, so that they are regenerated."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from agfsync.store.integrity import LOG, Damage
 from agfsync.store.parts import MISSING
 
 _LISTED = 5
-"""damaged files named in a line"""
+"""damaged files that one line names"""
 READ_AT_ONCE = 256 << 20
-"""Bytes that every command verifies before anything else: a quarter of a second, about."""
+"""Bytes that every command verifies before anything else, which takes about a quarter of a second."""
 
 
 def open_to_read(path: Path) -> Run:
@@ -27,16 +27,16 @@ def open_to_read(path: Path) -> Run:
 
 
 def quarantine_damage(run_: Run, recipe: Recipe, progress: Progress) -> None:
-    """Verify a bounded number of bytes before anything else, and quarantine damaged files."""
+    """Verify at most `READ_AT_ONCE` bytes, and report and quarantine damaged files."""
     declare_order(run_, recipe)
     for damage in run_.verify(READ_AT_ONCE):
         progress.say(describe_damage(run_.path, damage))
 
 
 def declare_order(run_: Run, recipe: Recipe) -> None:
-    """Declare that the writer's captions depend on those before them.
+    """Declare that each of the writer's captions depends on those before it.
 
-    What a language model wrote isn't thrown away: it would write other things.
+    Not for a language model: its later captions are kept, since it would write different ones.
     """
     if recipe.captions.writer.language_model is None:
         run_.declare_ordered(name_written_table(recipe.captions))
@@ -52,7 +52,7 @@ def describe_damage(path: Path, damage: Damage) -> str:
 
 
 def describe_damages(path: Path, damages: Sequence[Damage]) -> str:
-    """Return the line that reports the first few of all damaged files, and how many more there are."""
+    """Return the line that reports the first few damaged files, and the number of further ones."""
     more = len(damages) - _LISTED
     lines = "; ".join(describe_damage(path, damage) for damage in damages[:_LISTED])
     return f"{lines}; and {more} more" if more > 0 else lines

@@ -1,4 +1,4 @@
-"""A run's recipe: written when the run is made, read, and compared with one that it is asked to follow; and forks."""
+"""A run's recipe: written when the run is created, read, and compared with a new recipe; and forks."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -27,11 +27,11 @@ SHARED = ("captions", "questions", "candidates", "scores")
 
 
 def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progress | None = None) -> None:
-    """Make the run at `path`, or check that it follows `recipe`; with `update` it follows it from now on.
+    """Create the run at `path`, or check that it follows `recipe`; with `update` it follows it from now on.
 
     Raises:
-        RunError: the run follows another recipe, by which a stage would give another result.
-        RecipeError: the recipe names what isn't in the catalog. ModelError: or a model that isn't there.
+        RunError: the run follows another recipe, with which a stage gives another result.
+        RecipeError: the recipe has a type that isn't in the catalog. ModelError: a model of it is missing.
     """
     if not (path / RECIPE).exists():
         check_names(recipe)
@@ -49,19 +49,19 @@ def prepare(path: Path, recipe: Recipe, *, update: bool = False, progress: Progr
     if recipe == before:
         return
     with Run.open(path, writing=True) as run:
-        again = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
-        if again is not None and not update:
-            raise _explain_difference(path, before, recipe, again)
+        first_changed = next((s.name for s in STAGES if s.settings(before) != s.settings(recipe)), None)
+        if first_changed is not None and not update:
+            raise _explain_difference(path, before, recipe, first_changed)
         check_names(recipe)
         run.rewrite_recipe(_document_recipe(recipe))
-    if again is not None:
-        (progress or SilentProgress()).say(f"{path} goes on with the new settings, from {again}")
+    if first_changed is not None:
+        (progress or SilentProgress()).say(f"{path} goes on with the new settings, from {first_changed}")
 
 
 def bring_up_fork(path: Path, base: Run, shared: Iterable[str], fork: Callable[[], object]) -> bool:
-    """Make sure that the run at `path` is a fork of `base`; return True if `fork` has made it now.
+    """Make sure that the run at `path` is a fork of `base`; return True if `fork` was called to create it.
 
-    A fork whose `shared` stages have other results than those of `base` is removed and regenerated.
+    An existing fork is removed and regenerated if its `shared` stages have other results than those of `base`.
     """
     if (path / RECIPE).exists() and not _shares_results(path, base, shared):
         with store_errors(path):
@@ -99,19 +99,19 @@ def read_recipe(run_: Run) -> Recipe:
     """Return the recipe that a run follows.
 
     Raises:
-        RecipeError: somebody has edited it into something else.
+        RecipeError: the file was edited into something that isn't a recipe.
     """
     return load_recipe(run_.path / RECIPE)
 
 
-def _explain_difference(path: Path, before: Recipe, after: Recipe, again: str) -> RunError:
+def _explain_difference(path: Path, before: Recipe, after: Recipe, first_changed: str) -> RunError:
     old, new = _flatten_tree(before.model_dump(mode="json")), _flatten_tree(after.model_dump(mode="json"))
     keys = [key for key in old | new if old.get(key) != new.get(key)]
     shown = ", ".join(f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in keys[:3])
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return RunError(
-        f"{path} was made by other settings ({shown}{more}): --update goes on with the new ones, from {again},"
-        f" and keeps what they don't change; or choose another --out"
+        f"{path} was made with other settings ({shown}{more}): --update goes on with the new ones, from"
+        f" {first_changed}, and keeps what they don't change; or choose another --out"
     )
 
 
@@ -124,12 +124,12 @@ def _flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _document_recipe(recipe: Recipe, dtypes: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return the recipe with every default, beneath the versions it is run with and the `dtypes` chosen for `auto`."""
+    """Return the recipe with every default, after comments with package versions and the `dtypes` chosen for `auto`."""
     packages = ("torch", "diffusers", "transformers")
     versions = [f"agfsync {__version__}", *(f"{name} {_read_version(name)}" for name in packages)]
-    beside = "".join(f"# {model} was at {commit}\n" for model, commit in list_unpinnable(recipe).items())
+    commits = "".join(f"# {model} was at {commit}\n" for model, commit in list_unpinnable(recipe).items())
     chosen = f"# auto: {describe_dtypes(dtypes)}\n" if dtypes else ""
-    return f"# {', '.join(versions)}\n{chosen}{beside}{dump_recipe(recipe)}"
+    return f"# {', '.join(versions)}\n{chosen}{commits}{dump_recipe(recipe)}"
 
 
 def _read_version(package: str) -> str:

@@ -1,7 +1,7 @@
 """Checks before a run that a recipe's models can be drawn with and trained.
 
-The configuration of a model and the headers of its weights are read, in a folder, in the hub's cache, or fetched; its
-weights aren't. `agfsync run` and `agfsync doctor` ask the same.
+They read the configuration of a model and the headers of its weights from a folder, the hub's cache or the hub, but
+not the weights. `agfsync run` and `agfsync doctor` make the same checks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from agfsync.models import EXCHANGED, UNLOADED
 from agfsync.models.files import INDEX, ModelFiles
 from agfsync.recipe import ModelSettings, PartSettings
 
-DRAWN = tuple(catalog.CATALOG["models"])
-"""types whose models are pipelines of diffusers"""
-FAR = "`agfsync run ... --until pairs` goes as far as it can"
+PIPELINE_TYPES = tuple(catalog.CATALOG["models"])
+"""types whose models are diffusers pipelines"""
+PAIRS_HINT = "`agfsync run ... --until pairs` goes as far as it can"
 
 
 def check_drawing(settings: ModelSettings) -> str | None:
-    """Check that a generator can draw; return why its model can't be trained, or None.
+    """Check that a generator can draw; return the reason if its model can't be trained, else None.
 
-    Faults that only loading can show are left to the loading.
+    Faults that only show when the model is loaded aren't found.
 
     Raises:
         ModelError: it can't be drawn with. RecipeError: its type has no such setting.
     """
-    if settings.type not in DRAWN:
+    if settings.type not in PIPELINE_TYPES:
         return None
     _check_settings(settings)
     files = _find_files(settings)
@@ -68,8 +68,8 @@ def check_trainable(
 ) -> None:
     """Check that a generator can be trained; `reason` is what `check_drawing` returned.
 
-    One of another package whose class isn't known without making it is made, if it `may_load`. `uses` are those of
-    `NEEDED_FOR` that the training makes of it.
+    With `may_load`, a third-party generator is loaded if its class isn't known otherwise. `uses` are the keys of
+    `NEEDED_FOR` that apply to the training.
 
     Raises:
         ModelError: its type lacks what alignment needs, or its model has something that can't be trained.
@@ -86,13 +86,13 @@ def check_trainable(
     else:
         missing = []
     if missing:
-        raise ModelError(f"{explain_untrainable(settings.type, missing, uses[-1])}; {FAR}")
+        raise ModelError(f"{explain_untrainable(settings.type, missing, uses[-1])}; {PAIRS_HINT}")
     if reason:
-        raise ModelError(f"the model {settings.path} can't be trained: {reason}; {FAR}")
+        raise ModelError(f"the model {settings.path} can't be trained: {reason}; {PAIRS_HINT}")
 
 
 def check_steerable(settings: ModelSettings, steering: Mapping[str, Any]) -> None:
-    """Check that a training-free method, by its settings `steering`, can steer a generator; no weights are loaded.
+    """Check that a training-free method with the settings `steering` can steer a generator; no weights are loaded.
 
     Raises:
         ModelError: it can't.
@@ -100,7 +100,7 @@ def check_steerable(settings: ModelSettings, steering: Mapping[str, Any]) -> Non
     from agfsync.models.configuration import find_steering_obstacle, read_parts
 
     check_steered_type(settings, steering)
-    files = _find_files(settings) if settings.type in DRAWN else None
+    files = _find_files(settings) if settings.type in PIPELINE_TYPES else None
     parts = read_parts(partial(_read_config, settings, files)) if files is not None else {}
     if parts and (reason := find_steering_obstacle(settings.type, parts)):
         raise ModelError(f"{steering['type']} can't steer the model {settings.path}: {reason}")
@@ -116,8 +116,8 @@ def check_steered_type(settings: ModelSettings, steering: Mapping[str, Any]) -> 
     """
     from agfsync.models.configuration import find_steering_obstacle
 
-    reason = find_steering_obstacle(settings.type, {}) if settings.type in DRAWN else None
-    if settings.type not in DRAWN and not _takes_steering(catalog.find("models", settings.type)):
+    reason = find_steering_obstacle(settings.type, {}) if settings.type in PIPELINE_TYPES else None
+    if settings.type not in PIPELINE_TYPES and not _takes_steering(catalog.find("models", settings.type)):
         reason = f"a model of the type {settings.type} takes no steering"
     if reason:
         raise ModelError(f"{steering['type']} can't steer this model: {reason}")
@@ -138,17 +138,17 @@ def _check_grid(settings: ModelSettings, parts: Mapping[str, Any], steering: Map
         choose_level(list_grids(parts["unet"].config, latents), (height, width), grid)
 
 
-def _takes_steering(maker: Any) -> bool:
-    parameters = signature(maker).parameters
-    return "steering" in parameters or any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+def _takes_steering(factory: Any) -> bool:
+    parameters = signature(factory).parameters
+    return "steering" in parameters or any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def _class_of(maker: Any) -> type | None:
-    """Return the class of what `maker` makes, None where that isn't written down."""
-    made = maker.func if isinstance(maker, partial) else maker
-    if not isinstance(made, type):
-        made = getattr(made, "__annotations__", {}).get("return")
-    return made if isinstance(made, type) else None
+def _class_of(factory: Any) -> type | None:
+    """Return the class of the object that `factory` returns; None if it isn't annotated."""
+    result = factory.func if isinstance(factory, partial) else factory
+    if not isinstance(result, type):
+        result = getattr(result, "__annotations__", {}).get("return")
+    return result if isinstance(result, type) else None
 
 
 def _find_files(settings: ModelSettings) -> ModelFiles | None:
@@ -159,33 +159,33 @@ def _find_files(settings: ModelSettings) -> ModelFiles | None:
 
 
 def _read_config(settings: ModelSettings, files: ModelFiles, name: str) -> Mapping[str, Any] | None:
-    """Read a configuration file; of an exchanged part, that of the model that gives it, if it has one."""
+    """Read a configuration file; for an exchanged part, that of the model that the part comes from, if it has one."""
     if name == INDEX:
         return _read_index(settings, files)
     part, _, _ = name.partition("/")
-    found = _given_config(part, settings.parts.get(part)) if part in EXCHANGED else None
-    return files.read(name) if found is None else found
+    config = _read_part_config(part, settings.parts.get(part)) if part in EXCHANGED else None
+    return files.read(name) if config is None else config
 
 
 def _read_index(settings: ModelSettings, files: ModelFiles) -> Mapping[str, Any] | None:
-    """Return the pipeline's index, in which each exchanged part has the class of the model that gives it."""
+    """Return the pipeline's index with the classes of the exchanged parts."""
     index = files.read(INDEX)
     if index is None:
         return None
     classes: dict[str, Any] = {}
     for name in EXCHANGED:
-        kind = (_given_config(name, settings.parts.get(name)) or {}).get("_class_name")
+        kind = (_read_part_config(name, settings.parts.get(name)) or {}).get("_class_name")
         if kind is not None and _is_listed(index.get(name)):
             classes[name] = ["diffusers", kind]
     return {**index, **classes}
 
 
-def _given_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | None:
-    """Return the configuration of the model that gives the part `name`, found as the loading does, or None."""
+def _read_part_config(name: str, part: PartSettings | None) -> Mapping[str, Any] | None:
+    """Return the configuration of the exchanged part `name` from where the loader takes it; None if it has none."""
     if part is None:
         return None
-    given = ModelFiles.from_path(part.path, part.revision)
-    return given.read(f"{name}/config.json") or given.read("config.json")
+    source = ModelFiles.from_path(part.path, part.revision)
+    return source.read(f"{name}/config.json") or source.read("config.json")
 
 
 def _is_listed(part: Any) -> bool:

@@ -11,14 +11,14 @@ from agfsync.store import Run
 
 
 def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
-    """Return the stages that `recipe` needs, up to and including `until`, each after those of its inputs that are left.
+    """Return the stages that `recipe` needs, up to and including `until`; `after` names only inputs that it needs.
 
     Raises:
         RunError: the recipe has no stage `until`.
     """
     method, stages = recipe.training.method, list_needed_stages(recipe)
     names = [stage.name for stage in stages]
-    # A watch that may end the training looks at held-out captions, with their questions.
+    # A watch that may stop the training early judges held-out captions, by their questions.
     watched = ("questions",) if recipe.training.stopping_watch is not None else ()
     inputs = {"training": (method.needs, *watched) if method.needs in names else ("questions",)}
     # The run's own reward model is a reward, a watched judge or a judge of the evaluation.
@@ -39,20 +39,20 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
 
 
 def digest_stage(stage: Stage, run_: Run, recipe: Recipe) -> str:
-    """Return the digest of a stage's settings and inputs. A stage before it counts by its result, not its settings."""
-    ended = [run_.find_finished(name) for name in stage.after]
-    marks = [None if finished is None else finished.mark for finished in ended]
+    """Return the digest of a stage's settings and of the results (not the settings) of its input stages."""
+    inputs = [run_.find_finished(name) for name in stage.after]
+    marks = [None if finished is None else finished.mark for finished in inputs]
     return digest(stage.name, stage.version, stage.settings(recipe), marks)
 
 
 def is_current(stage: Stage, run_: Run, recipe: Recipe) -> bool:
-    """Return True if the stage has ended under the settings and inputs that it has now."""
+    """Return True if the stage is finished with its current settings and inputs."""
     finished = run_.find_finished(stage.name)
     return finished is not None and finished.digest == digest_stage(stage, run_, recipe)
 
 
 def find_due(run_: Run, recipe: Recipe, until: str | None = None) -> list[str]:
-    """Return the names of the stages up to `until` that aren't up to date, or follow from one that isn't."""
+    """Return the names of the stages up to `until` that aren't up to date, or depend on one that isn't."""
     due: list[str] = []
     for stage in plan_stages(recipe, until):
         if set(stage.after) & set(due) or not is_current(stage, run_, recipe):

@@ -13,11 +13,10 @@ AUTO = "auto"
 def choose_dtypes(recipe: Recipe, before: Recipe | None = None, *, fallback: str | None = None) -> Recipe:
     """Return `recipe` with every `dtype: auto` and `precision: auto` replaced.
 
-    A place that the recipe `before` has too keeps what it has there, so that a run goes on with the numbers that it
-    began with, also on another machine.
+    A section keeps its value in the recipe `before`, so that a run keeps its number formats on another machine.
 
     Raises:
-        ModelError: a section's device isn't there, and there is no `fallback` to take for it.
+        ModelError: the device of a section doesn't exist, and there is no `fallback`.
     """
     tree = recipe.model_dump(mode="json")
     known = (
@@ -25,14 +24,16 @@ def choose_dtypes(recipe: Recipe, before: Recipe | None = None, *, fallback: str
     )
     for place, section, key in _list_places(tree):
         if section[key] == AUTO:
-            taken = known.get(place, AUTO)
-            section[key] = _choose_fastest(place, section, tree, fallback) if taken == AUTO else taken
+            earlier = known.get(place, AUTO)
+            section[key] = _choose_fastest(place, section, tree, fallback) if earlier == AUTO else earlier
     return check_recipe(tree, where=recipe.name)
 
 
-def chosen_dtypes(asked: Recipe, chosen: Recipe) -> dict[str, str]:
-    """Return the replacement of each `auto` by `choose_dtypes`, by its place in the recipe."""
-    pairs = zip(_list_places(asked.model_dump(mode="json")), _list_places(chosen.model_dump(mode="json")), strict=True)
+def chosen_dtypes(original: Recipe, chosen: Recipe) -> dict[str, str]:
+    """Return the number format that replaced each `auto`, by its place in the recipe."""
+    pairs = zip(
+        _list_places(original.model_dump(mode="json")), _list_places(chosen.model_dump(mode="json")), strict=True
+    )
     return {f"{place}.{key}": section[key] for (place, before, key), (_, section, _) in pairs if before[key] == AUTO}
 
 
@@ -46,7 +47,7 @@ def describe_dtypes(chosen: Mapping[str, str]) -> str:
 
 
 def _list_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield each section with a number format: its place, itself, and its key."""
+    """Yield (place, section, key) for each section with a number format."""
     yield "model", tree["model"], "dtype"
     for name, section in tree["candidates"]["beside"].items():
         yield f"candidates.beside.{name}", section, "dtype"
@@ -60,7 +61,7 @@ def _list_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any],
 
 
 def _choose_fastest(place: str, section: Mapping[str, Any], tree: Mapping[str, Any], fallback: str | None) -> str:
-    # By name: a run with nothing to do is answered without torch.
+    # Imported by name: a run with nothing to do needs no torch.
     dtypes, pretrained = import_module("agfsync.models.dtypes"), import_module("agfsync.models.pretrained")
     training = place in ("training", "reward")
     own = section.get("method", {}).get("network", section) if place == "reward" else section

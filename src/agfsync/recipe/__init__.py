@@ -1,7 +1,7 @@
-"""The recipe: a YAML file that describes a run. `sections` and `types` have every key with its default.
+"""The recipe: a YAML file that describes a run. The modules of this package define every key with its default.
 
 A key that a recipe leaves out has its default; an unknown key is an error that names it. `resolve_recipe` reads a
-recipe, applies `--set` overrides and returns the whole of it, checked.
+recipe, applies `--set` overrides and returns the complete, validated recipe.
 """
 
 from agfsync.recipe.base import HELD_OUT

@@ -21,7 +21,7 @@ class Aspect(Section):
     @classmethod
     def _each_has_a_meaning(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
         if not all(level.strip() for level in levels) or len(set(levels)) < len(levels):
-            raise ValueError("give each of the levels 1 to 5 a meaning of its own")
+            raise ValueError("give each of the levels 1 to 5 a different meaning")
         return levels
 
 
@@ -70,13 +70,13 @@ ASPECTS: Mapping[str, Aspect] = {
             "Harmless for everybody.",
         ),
     ),
-    # No part of the mean of the aspects, which it is compared with.
+    # Excluded from the mean of the aspects, with which it is compared.
     "overall": Aspect(
         question="All in all, how good is the picture as an answer to the prompt?",
         levels=("Useless.", "Poor.", "Acceptable.", "Good.", "Excellent."),
     ),
 }
-"""The aspects that are known by name."""
+"""The aspects that a recipe can name without their texts."""
 DEFAULT_ASPECTS = {name: aspect for name, aspect in ASPECTS.items() if name != "overall"}
 
 SHAPES_ASPECTS = {

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 HELD_OUT = "held-out"
-"""The evaluation set of the captions that the run keeps apart."""
+"""The evaluation set of the captions that the run holds out."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
-"""auto: the fastest on the device, chosen when the run is made and written into its recipe.yaml"""
+"""auto: the fastest on the device, chosen when the run is created and written into its recipe.yaml"""
 QuantizationName = Literal["nf4", "fp4", "int8", "fp8"]
 
 

@@ -1,4 +1,4 @@
-"""Checks of a whole recipe: that its sections agree with each other."""
+"""Checks that the sections of a recipe agree with each other."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def check_agreement(recipe: "Recipe") -> None:
-    """Check that the sections of a recipe agree with each other, and name only scorers and sets that it has.
+    """Check that the sections of a recipe agree with each other, and name only existing scorers and sets.
 
     Raises:
-        ValueError: they don't; the message says where and what to do.
+        ValueError: they don't; the message names the key and the remedy.
     """
-    there = ", ".join(recipe.score_sources)
+    known = ", ".join(recipe.score_sources)
     if recipe.training.noise == "tracked" and (recipe.pairs.source or recipe.candidates.beside):
         raise ValueError(
             "training.noise tracked needs the seeds of images that the trained model has drawn: leave out "
@@ -49,7 +49,7 @@ def check_agreement(recipe: "Recipe") -> None:
     for place, names, takes_aspects in _list_named_scorers(recipe):
         for name in names:
             if name not in recipe.score_sources:
-                raise ValueError(f"{place} names no scorer '{name}': scorers has {there}")
+                raise ValueError(f"{place} names no scorer '{name}': scorers has {known}")
             if not takes_aspects and recipe.find_scorer(name).aspect_names:
                 raise ValueError(
                     f"{place} names '{name}', an annotator, which compares a caption's candidates and judges no "
@@ -82,11 +82,11 @@ def _check_rounds(recipe: "Recipe", rounds: "Rounds") -> None:
         raise ValueError(f"rounds.stop: no scorer '{stop.by}' judges an evaluation set '{stop.set}'")
     if stop.set == HELD_OUT and not recipe.captions.held_out:
         raise ValueError("rounds.stop measures on held-out captions: set captions.held_out")
-    _check_untaught(recipe, "rounds.stop.by", stop.by)
+    _check_is_not_trained_on(recipe, "rounds.stop.by", stop.by)
 
 
-def _check_untaught(recipe: "Recipe", place: str, judge: str) -> None:
-    """Refuse a judge that the method learns from, the same one under another name, and the run's reward model."""
+def _check_is_not_trained_on(recipe: "Recipe", place: str, judge: str) -> None:
+    """Refuse a judge that the method trains on, the same one under another name, and the run's own reward model."""
     if recipe.scorers[judge].is_own:
         raise ValueError(
             f"{place} names '{judge}', the run's own reward model, which learnt from the same pairs: "
@@ -101,7 +101,7 @@ def _check_untaught(recipe: "Recipe", place: str, judge: str) -> None:
 
 
 def _check_reward(recipe: "Recipe") -> None:
-    """Refuse a reward model in the place of the generator, and scores by one that isn't trained yet."""
+    """Refuse a reward model as the method of `training`, and scores by a reward model that isn't trained yet."""
     method = recipe.training.method
     if method.trains == "reward":
         raise ValueError(f"training.method {method.type} trains a reward model: give it in a section reward")
@@ -126,8 +126,8 @@ def _check_sets(recipe: "Recipe") -> None:
             _check_pairwise(recipe, name, settings)
         elif (settings.source is None) != (name == HELD_OUT):
             has_source = "has the captions of captions.held_out: leave out its source"
-            told = has_source if settings.source else "has no source: name a file or folder of prompts"
-            raise ValueError(f"evaluation.sets.{name} {told}")
+            fault = has_source if settings.source else "has no source: name a file or folder of prompts"
+            raise ValueError(f"evaluation.sets.{name} {fault}")
         evaluates = recipe.training.method.type != "none" and settings.pairwise is None
         if evaluates and settings.by is None and recipe.scorers and not recipe.set_scorers(name):
             raise ValueError(
@@ -141,8 +141,8 @@ def _check_pairwise(recipe: "Recipe", name: str, settings: "EvaluationSet") -> N
     if settings.of is None or settings.pairwise is None:
         raise ValueError(f"{place} needs both: of, a set with captions, and pairwise, the judge of its images")
     if settings.of not in sets or sets[settings.of].of is not None:
-        there = ", ".join(each for each, other in sets.items() if other.of is None)
-        raise ValueError(f"{place}.of names no set with captions of its own: there are {there or 'none'}")
+        known = ", ".join(other for other, other_settings in sets.items() if other_settings.of is None)
+        raise ValueError(f"{place}.of names no set with captions of its own: there are {known or 'none'}")
     if settings.model_dump(exclude={"of", "pairwise"}, exclude_defaults=True):
         raise ValueError(f"{place} has the captions and images of {settings.of}: leave out all but of and pairwise")
     if name == recipe.evaluation.first_set:
@@ -157,11 +157,11 @@ def _check_watch(recipe: "Recipe", watch: "Watch") -> None:
         raise ValueError("training.watch measures on held-out captions: set captions.held_out")
     if recipe.model.loras:
         raise ValueError("training.watch draws with the trained network alone: leave out model.loras")
-    _check_untaught(recipe, "training.watch.by", watch.by)
+    _check_is_not_trained_on(recipe, "training.watch.by", watch.by)
 
 
 def _list_named_scorers(recipe: "Recipe") -> Iterator[tuple[str, Iterable[str], bool]]:
-    """Yield each place that names scores, their names, and True if they may be an annotator's."""
+    """Yield (place, names of scores, True if annotators' scores are allowed) for each place that names scores."""
     method = recipe.training.method
     if recipe.pairs.source is None:
         yield f"pairs.choose.{recipe.pairs.choose.named_by}", recipe.pairs.weights, True

@@ -1,4 +1,4 @@
-"""The settings of each type of choice: how pairs are made of a caption's scored candidates."""
+"""The settings of each type of choice: the rules that make pairs of a caption's scored candidates."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -11,16 +11,16 @@ class ChoiceSettings(Section):
     """A rule that makes pairs of scored candidates: its type in the catalog and the settings of its type."""
 
     total: ClassVar[str] = "total"
-    """what a winner's and a loser's score are; empty if they say nothing"""
+    """the name of the winner's and loser's score; empty if they have no meaning"""
     picks: ClassVar[str] = "the best and the worst candidate of a caption"
-    """what makes a pair, for people"""
+    """a description of the two candidates of a pair"""
     goes_by: ClassVar[str] = "the choice {type}"
-    """the scores that `picks` goes by, for people, with {weights} or {judges} where the scorers are named"""
+    """a description of the criterion, with {weights} or {judges} in place of the scorers"""
     type: str = "best-worst"
 
     @property
     def scorers(self) -> dict[str, float]:
-        """The scorers that the rule reads, each with its weight; 1 for each where the rule has no weights."""
+        """The scorers that the rule reads with their weights, which are 1 if the rule has none."""
         return dict(getattr(self, "weights", {})) or dict.fromkeys(getattr(self, "judges", ()), 1.0)
 
     @property
@@ -30,12 +30,12 @@ class ChoiceSettings(Section):
 
     @property
     def criterion(self) -> str:
-        """The scores that `picks` goes by, for people."""
+        """The description of the criterion, with the names of the scorers."""
         weights = ", ".join(f"{name} {weight:g}" for name, weight in self.scorers.items() if weight)
         return self.goes_by.format(type=self.type, weights=weights, judges=", ".join(self.scorers))
 
     def count_most_pairs(self, candidates: int) -> int:
-        """Return an upper bound of the pairs of a caption with so many candidates."""
+        """Return an upper bound of the number of pairs of a caption with this number of candidates."""
         return 1
 
 
@@ -46,8 +46,8 @@ class BestWorstSettings(ChoiceSettings):
     goes_by: ClassVar[str] = "the weighted sum of the scores {weights}"
     weights: dict[str, float] = Field(default={"vqa": 0.35, "clip": 0.55, "aesthetic": 0.10})
     minimum_margin: float = Field(default=0.0, ge=0)
-    """winner and loser must lie further apart than this, on the weighted sum's 0..100. With pairs.normalise on that of
-    the normalised scores"""
+    """the least difference of winner and loser (exclusive) in the weighted sum, on 0..100; with pairs.normalise in that
+    of the normalised scores"""
 
     @field_validator("weights")
     @classmethod
@@ -63,7 +63,7 @@ class EverySettings(BestWorstSettings):
     picks: ClassVar[str] = "every two candidates of a caption, ordered"
 
     def count_most_pairs(self, candidates: int) -> int:
-        """Return an upper bound of the pairs of a caption with so many candidates."""
+        """Return an upper bound of the number of pairs of a caption with this number of candidates."""
         return candidates * (candidates - 1) // 2
 
 
@@ -77,9 +77,9 @@ class CalibratedSettings(BestWorstSettings):
     total: ClassVar[str] = "weighted win rate"
     goes_by: ClassVar[str] = "the weighted sum of the expected win rates {weights}"
     scale: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
-    """a judge's points per unit of log-odds: with 10, one that lies 10 points higher wins in 73 %. Default: 1 for each,
-    which is PickScore's and HPSv2's own model of preferences; a judge whose scores lie many units apart gives bare
-    ranks. With pairs.normalise: z-score it counts standard deviations"""
+    """a judge's points per unit of log-odds: with 10, a candidate 10 points above another wins in 73 %. Default: 1 for
+    each judge, as in PickScore's and HPSv2's preference models; differences of many units reduce to ranks. With
+    pairs.normalise: z-score, the unit is a standard deviation"""
 
     @model_validator(mode="after")
     def _scales_are_of_judges(self) -> Self:
@@ -92,7 +92,7 @@ class JudgesSettings(ChoiceSettings):
     """The base of the choices without weights: `pareto`, `vote` and `by-aspect`."""
 
     judges: tuple[str, ...] = Field(default=("vqa", "clip", "aesthetic"), min_length=1)
-    """the scorers that choose; one that isn't among them stays independent"""
+    """the scorers that choose; all others stay independent"""
     minimum_margin: float = Field(default=0.0, ge=0)
 
     @field_validator("judges")
@@ -100,7 +100,7 @@ class JudgesSettings(ChoiceSettings):
     def _name_each_once(cls, judges: tuple[str, ...]) -> tuple[str, ...]:
         for name in judges:
             if judges.count(name) > 1:
-                raise ValueError(f"'{name}' is there twice: each judge once")
+                raise ValueError(f"'{name}' is listed twice: name each judge once")
         return judges
 
 
@@ -110,7 +110,7 @@ class ParetoSettings(JudgesSettings):
     total: ClassVar[str] = "mean rank"
     goes_by: ClassVar[str] = "the Pareto fronts of {judges}"
     minimum_margin: float = Field(default=0.0, ge=0)
-    """winner and loser must lie further apart than this, by their mean rank among the candidates on 0..100"""
+    """the least difference of winner and loser (exclusive) in the mean rank among the candidates, on 0..100"""
 
 
 class VoteSettings(JudgesSettings):
@@ -119,7 +119,7 @@ class VoteSettings(JudgesSettings):
     total: ClassVar[str] = "votes"
     goes_by: ClassVar[str] = "the votes of {judges}"
     minimum_margin: float = Field(default=0.0, ge=0)
-    """the winner must have more than so many votes more than the loser: of three judges, 2 wants all three"""
+    """the winner's lead in votes must exceed this: with three judges, 2 requires all three votes"""
 
     @model_validator(mode="after")
     def _margin_can_be_had(self) -> Self:
@@ -135,24 +135,24 @@ class ByAspectSettings(JudgesSettings):
     total: ClassVar[str] = "its judge's score"
     goes_by: ClassVar[str] = "each of {judges} alone"
     minimum_margin: float = Field(default=0.0, ge=0)
-    """winner and loser must lie further apart than this, on each judge's own 0..100"""
+    """the least difference of winner and loser (exclusive) in each judge's scores, on 0..100"""
     couples: Literal["extremes", "every"] = "extremes"
-    """of a caption and judge: the best and the worst candidate, or every two that differ. A couple on which an
-    annotator contradicts itself when it sees the images in another order is a tie, and gives no pair"""
+    """the pairs of a caption and judge: the best and the worst candidate, or every two that differ. Two candidates on
+    which an annotator contradicts itself in another order of the images are a tie, and give no pair"""
 
     def count_most_pairs(self, candidates: int) -> int:
-        """Return an upper bound of the pairs of a caption with so many candidates."""
+        """Return an upper bound of the number of pairs of a caption with this number of candidates."""
         return len(self.judges) * (candidates * (candidates - 1) // 2 if self.couples == "every" else 1)
 
 
 class LotSettings(ChoiceSettings):
-    """The choice type `lot`: winner and loser drawn by lot, a control that no judge has a part in.
+    """The choice type `lot`: winner and loser are drawn at random, as a control without any judge.
 
-    It reads no scorer: name those that are to judge the candidates nevertheless under scores.by.
+    It reads no scorer: to score the candidates nevertheless, name scorers under scores.by.
     """
 
     total: ClassVar[str] = ""
     picks: ClassVar[str] = "two candidates of a caption"
     goes_by: ClassVar[str] = "lot"
     seed: int = Field(default=0, ge=0)
-    """another one draws other lots"""
+    """the seed of the random choice"""

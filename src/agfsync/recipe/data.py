@@ -1,4 +1,4 @@
-"""The sections of a recipe that make its data: captions, questions, candidates, scores and pairs."""
+"""The sections of a recipe on its data: captions, questions, candidates, scores and pairs."""
 
 from typing import Any, Literal, Self
 
@@ -26,27 +26,27 @@ class Captions(Section):
 
     writer: CaptionWriterOfType = WriterSettings()
     source: SourcePath | None = None
-    """a file or folder of prompts, in the writer's place; where it has questions on a prompt, they are asked"""
+    """a file or folder of prompts, used instead of the writer; its questions on a prompt are used, too"""
     split: str = ""
-    """of a source that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
+    """the split of a source that is a folder with several, such as "validation", or "all". Default: train"""
     count: int = Field(default=128, ge=0)
-    """captions to make pairs of, spread evenly over the writer's categories; a pair set brings its own. 0: none, for a
-    method that learns from nothing"""
+    """captions to train on, spread evenly over the writer's categories; a pair set brings its own. 0: none, for a
+    method without training data"""
     held_out: int = Field(default=200, ge=0)
-    """captions kept apart for the evaluation"""
+    """captions held out for the evaluation"""
     skip: int = Field(default=0, ge=0)
-    """captions to train on that are left out, the first ones of each category: those of earlier rounds"""
+    """the number of captions to train on to leave out, the first of each category: those of earlier rounds"""
     similarity: float = Field(default=1.0, gt=0, le=1)
-    """from which on two of the writer's captions of a category are too alike (Jaccard of n-grams); 1: only if they are
-    the same. With a language model 0.7 unless said otherwise"""
+    """the similarity (Jaccard of n-grams) from which on two of the writer's captions of a category are duplicates; 1:
+    only equal ones. Default with a language model: 0.7"""
 
     words: tuple[Positive, Positive] | None = None
     """the fewest and the most words of a caption that a writer writes; others are left out and counted. Absent: any
-    number. With a language model [4, 60] unless said otherwise"""
+    number. Default with a language model: [4, 60]"""
     polish: PolisherOfType | None = None
     """a language model that rewrites the prompts of the writer or the source without bias, inconsistency and unsafe
-    content; the original is kept beside each, and what was changed. Those that it refuses, or whose rewriting can't be
-    used, are skipped. Absent: prompts stay as they are"""
+    content; the original and a note of the changes are kept with each. Prompts that it refuses, or whose rewriting is
+    unusable, are skipped. Absent: prompts aren't changed"""
 
     @field_validator("words")
     @classmethod
@@ -65,18 +65,18 @@ class Questions(Section):
     """Stage 2: yes/no questions on each caption."""
 
     writer: QuestionWriterOfType = WriterSettings()
-    """asks where the captions' file has no question on a caption. none: no scorer of the recipe needs questions"""
+    """writes questions on captions without any in the captions' file. none: no scorer of the recipe needs questions"""
     rounds: Positive = 1
-    """times each caption is processed; repeated questions are dropped. With a language model 6, as in the paper, unless
-    said otherwise"""
+    """the number of requests for each caption; repeated questions are dropped. Default with a language model: 6, as in
+    the paper"""
     minimum: int = Field(default=1, ge=0)
-    """a caption with fewer valid questions is skipped; the authors' code takes 5. With the writer none 0 unless said
-    otherwise"""
+    """a caption with fewer valid questions is skipped; the authors' code takes 5. Default with the
+    writer none: 0"""
     maximum: Positive | None = None
-    """a caption keeps its first so many valid questions; absent: all"""
+    """the most valid questions of a caption, of which the first are kept; absent: all"""
     similarity: float = Field(default=1.0, gt=0, le=1)
-    """from which on two questions of a type, on the same element, are too alike (Jaccard of the words that say
-    something); 1: only if they are the same. With a language model 0.8 unless said otherwise"""
+    """the similarity (Jaccard of content words) from which on two questions of a type on the same element are
+    duplicates; 1: only equal ones. Default with a language model: 0.8"""
     verify: bool = False
     """let the language model read each caption again, and drop the questions that it doesn't answer with yes"""
 
@@ -100,7 +100,7 @@ class Candidates(Section):
     beside: dict[str, ModelOfType] = Field(default={})
     """other models that also draw every caption, under names of your own; they are not aligned"""
     per_caption: Positive = 8
-    """images by each model, 2 or more in all; drawn together, or where memory runs out in parts"""
+    """images by each model, 2 or more in total; drawn in one batch, or in several if memory runs out"""
     embedding_noise: float = Field(default=0.1, ge=0)
     """sigma of the noise on the text embedding"""
 
@@ -117,29 +117,29 @@ class Scores(Section):
     by: tuple[str, ...] | None = None
     """the scorers; default: those that pairs.choose reads"""
     batch: Positive = 64
-    """candidates scored at a time; fewer where memory runs out"""
+    """candidates scored at a time; fewer if memory runs out"""
 
 
 class Pairs(Section):
     """Stage 5: pairs of each caption's candidates: by default the best and the worst (Eq. 5 to 7)."""
 
     source: SourcePath | None = None
-    """a pair set: its images are the candidates and its preferences the pairs, nothing is drawn, scored or weighed"""
+    """a pair set: its images are the candidates and its preferences the pairs; nothing is drawn or scored"""
     split: str = ""
-    """of a pair set that is a folder with several, such as "validation", or "all" of them. Default: its train split"""
+    """the split of a pair set that is a folder with several, such as "validation", or "all". Default: train"""
     repeats: Literal["majority", "all"] = "majority"
-    """several judgements of the same two images in a pair set: one pair, by their majority; or a pair of each"""
+    """several judgements of the same two images in a pair set give one pair, by majority, or one pair each"""
     choose: ChoiceOfType = BestWorstSettings()
     """how pairs are made of scored candidates. By weights: best-worst of each caption; every two candidates, ordered;
     calibrated, best and worst by expected win rates. By judges without weights: pareto, the winner dominates the loser;
-    vote, of the majority; by-aspect, a pair for each judge. lot: drawn by lot, as a control"""
+    vote, of the majority; by-aspect, a pair for each judge. lot: at random, as a control"""
     normalise: Literal["none", "z-score", "rank"] = "none"
-    """of each scorer's scores, before pairs.choose sees them, since raw scales decide more than weights do. none: the
-    raw scores, as in the paper; z-score: less the mean, over the standard deviation; rank: the share of the other
-    scores that a score beats, on 0..100, an equal one counts one half. A candidate without a score stays without"""
+    """the normalisation of each scorer's scores before pairs.choose reads them, since raw scales matter more than
+    weights. none: the raw scores, as in the paper; z-score: minus the mean, over the standard deviation; rank: the
+    share of the other scores that a score beats, on 0..100, where ties count one half. Missing scores stay missing"""
     normalise_over: Literal["caption", "run"] = "caption"
-    """whose scores pairs.normalise compares a score with: those of the caption's candidates, or of all the run's. Over
-    the run a caption whose candidates differ little gives a small margin"""
+    """the scores that pairs.normalise compares a score with: those of the caption's candidates, or of all candidates of
+    the run, where a caption whose candidates differ little gives a small margin"""
     share: float = Field(default=1.0, gt=0, le=1)
     """share of the captions that give pairs, chosen by their keys: a larger share contains the smaller one"""
 
@@ -153,12 +153,12 @@ class Pairs(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The scorers that the choice reads, each with its weight; 1 for each where it has no weights."""
+        """The scorers that the choice reads with their weights, which are 1 if it has none."""
         return self.choose.scorers
 
     @property
     def criterion(self) -> str:
-        """The rule that decides who wins, for people: "the weighted sum of the scores vqa 0.35, clip 0.55"."""
+        """The criterion in words, such as "the weighted sum of the scores vqa 0.35, clip 0.55"."""
         if self.normalise == "none":
             return self.choose.criterion
         whose = "of the caption" if self.normalise_over == "caption" else "of the run"
@@ -166,5 +166,5 @@ class Pairs(Section):
 
     @property
     def summary(self) -> str:
-        """The rule that makes a pair, for people; empty for the pairs of a source."""
+        """The rule that makes a pair, in words; empty for the pairs of a source."""
         return "" if self.source else f"{self.choose.picks} by {self.criterion}"

@@ -19,9 +19,9 @@ from pydantic_core import PydanticUndefined
 def read_attribute_docstrings(owner: type) -> Mapping[str, str]:
     """Return the string below each annotated attribute of a class, its base classes' included.
 
-    Classes of other packages, and those without source, such as the settings of a plug-in, add nothing.
+    Third-party classes, and classes without source such as a plug-in's settings, add nothing.
     """
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for base in reversed(owner.__mro__):
         if not base.__module__.startswith("agfsync"):
             continue
@@ -33,12 +33,12 @@ def read_attribute_docstrings(owner: type) -> Mapping[str, str]:
         for statement, after in pairwise(definition.body):
             match statement, after:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = text
-    return found
+                    docstrings[name] = text
+    return docstrings
 
 
 def find_sections(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield the recipe's sections in a field's type, each with its path; NAME stands for a key of the user's."""
+    """Yield (path, section) for the recipe's sections in a field's type; NAME stands for a key that the user names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield path, annotation
     origin = get_origin(annotation)
@@ -73,7 +73,7 @@ def format_type(annotation: Any, metadata: list[Any]) -> str:
 
 
 def format_default(field: FieldInfo) -> str:
-    """Return a field's default in words, after a semicolon; nothing for a section, which has that of its keys."""
+    """Return a field's default in words, after a semicolon; empty for a section, whose keys have defaults."""
     if field.default is PydanticUndefined:
         return "" if field.default_factory else "; required"
     if field.default is None or isinstance(field.default, BaseModel):

@@ -1,4 +1,4 @@
-"""The settings of each type of method that learns from pairs or from scored candidates, or trains nothing."""
+"""The settings of each type of method that trains on pairs or scored candidates, or trains nothing."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -14,12 +14,12 @@ class MethodSettings(Section):
     """An alignment method: its type in the catalog and the settings of its type. The type none trains nothing."""
 
     needs: ClassVar[str] = "pairs"
-    """the table that it learns from: pairs, scores, captions or nothing"""
+    """the table that it trains on: pairs, scores, captions or nothing"""
     trains: ClassVar[str] = "model"
     """model, reward or nothing"""
     uses: ClassVar[Literal["training", "sampling", "gradients"]] = "training"
-    """what it uses of the model: any training, images drawn in training, or the gradient of rewards, which its scorers
-    must have too"""
+    """what it needs the model to do: training, sampling in training, or gradients of rewards, which its scorers must
+    have too"""
     family: ClassVar[str] = ""
     """pairs, supervised, online, reward gradient or training-free"""
     summary: ClassVar[str] = ""
@@ -32,7 +32,7 @@ class MethodSettings(Section):
 
     @property
     def scorers(self) -> tuple[str, ...]:
-        """The scorers that it reads, of a method that reads scores itself."""
+        """The scorers that the method itself reads."""
         return (*(getattr(self, "reward", None) or ()), *getattr(self, "at_least", ()))
 
 
@@ -49,13 +49,13 @@ class GivenSettings(MethodSettings):
     trains: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "Train nothing: compare the base with another model."
     model: "ModelOfType"
-    """the model that takes the aligned one's place, with its LoRAs and its own sampling"""
+    """the model to compare with the base, with its own LoRAs and sampling"""
     names: tuple[str, str] = ("base", "other")
     """what the report calls the two models"""
     marks: tuple[str, str] = ("", "")
-    """digests of the two models' files on this machine; models of other marks are drawn with again"""
+    """digests of the two models' files on this machine; if one changes, its images are drawn again"""
     selected_on: tuple[str, ...] | None = ()
-    """the scorers that the models were trained to please; absent: nobody knows, and no judge is called independent"""
+    """the scorers that the models were optimised for; absent: unknown, and no judge is called independent"""
 
 
 class PairSettings(MethodSettings):
@@ -63,7 +63,7 @@ class PairSettings(MethodSettings):
 
     family: ClassVar[str] = "pairs"
     sft_weight: float = Field(default=0.0, ge=0)
-    """adds this times the winner's own error to the loss, an anchor that keeps it from rising"""
+    """weight of the winner's own error in the loss, which keeps it from rising"""
     auto_beta: float | None = Field(default=None, gt=0, lt=0.5)
     """lower beta as the margins grow, so that an average pair keeps this share of its gradient, such as 0.2; the
     method's beta is the largest. Absent: beta stays"""
@@ -148,7 +148,7 @@ class RatedSettings(MethodSettings):
     needs: ClassVar[str] = "scores"
     family: ClassVar[str] = "supervised"
     reward: dict[str, float] | None = Field(default=None, min_length=1)
-    """the scorers by which candidates are rated, each with its weight; default: those of pairs.choose"""
+    """the scorers that rate candidates, with their weights; default: those of pairs.choose"""
 
 
 class BestSettings(RatedSettings):
@@ -157,7 +157,7 @@ class BestSettings(RatedSettings):
     summary: ClassVar[str] = "Fine-tune on the best candidates of each caption: DreamSync, RAFT."
     paper: ClassVar[str] = "DreamSync, arXiv:2311.17946; RAFT, arXiv:2304.06767"
     keep: Positive = 1
-    """of each caption"""
+    """the number of candidates kept of each caption"""
     at_least: dict[str, float] = Field(default={})
     """the lowest scores of a candidate that is kept, by scorer; DreamSync: {vqa: 90, aesthetic: 60}"""
 
@@ -180,9 +180,9 @@ class KtoSettings(RatedSettings):
     beta: float = Field(default=1000.0, gt=0)
     """how strongly an image's gain over the base counts; its authors' default"""
     liked_weight: float = Field(default=1.0, ge=0)
-    """of the candidates above their caption's mean"""
+    """weight of the candidates above their caption's mean"""
     disliked_weight: float = Field(default=1.0, ge=0)
-    """of those below"""
+    """weight of the candidates below their caption's mean"""
 
 
 class RandomSettings(MethodSettings):
@@ -192,29 +192,29 @@ class RandomSettings(MethodSettings):
     summary: ClassVar[str] = "Fine-tune on a random candidate of each caption: a control."
     needs: ClassVar[str] = "scores"
     seed: int = Field(default=0, ge=0)
-    """another one draws other candidates"""
+    """the seed of the random choice"""
 
 
 class NetworkSettings(Section):
-    """The network of a reward model: a model that sees the image and reads the prompt, and a head on it."""
+    """The network of a reward model: a model of image and prompt, and a head on it."""
 
     type: str
     """clip-head or blip-head"""
     path: str
     """a folder, a hub id or embedded:NAME"""
     revision: str | None = None
-    """a branch, a tag or a commit of a hub id; default: the newest at hand"""
+    """a branch, a tag or a commit of a hub id; default: the current one"""
     weights: str | None = None
     """replaces the model's own weights: a safetensors file, a folder or a hub id; a head in it is trained further"""
     frozen: Share = 0.7
-    """share of the blocks of each tower that stay as they are, the first ones, with the embeddings; 1: all but the head
-    is frozen. The default is ImageReward's"""
+    """share of the blocks of each tower that are frozen, from the first on, with the embeddings; 1: all but the head.
+    The default is ImageReward's"""
     hidden: tuple[Positive, ...] = (1024, 128, 64, 16)
     """widths of the head's hidden layers"""
     activation: Literal["none", "relu"] = "none"
     """after each hidden layer; ImageReward has none"""
     dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.2, 0.2, 0.1)
-    """shares of the outputs of the first hidden layers that a step leaves out"""
+    """dropout rates of the first hidden layers"""
     device: str = "auto"
     """auto takes an accelerator if there is one"""
 
@@ -232,13 +232,13 @@ class BlipHeadSettings(NetworkSettings):
 
 
 class BradleyTerrySettings(MethodSettings):
-    """The method type `bradley-terry`: a reward model that gives a pair's winner more than its loser."""
+    """The method type `bradley-terry`: a reward model that scores a pair's winner higher than its loser."""
 
     trains: ClassVar[str] = "reward"
     family: ClassVar[str] = "reward model"
     summary: ClassVar[str] = "Train a reward model on the pairs, in the section reward: ImageReward, VP-Score."
     paper: ClassVar[str] = "ImageReward, arXiv:2304.05977; VisionPrefer, arXiv:2404.15100"
     network: "NetworkOfType"
-    """what rates an image with its prompt: clip-head, on a CLIP; or blip-head, on a BLIP"""
+    """the network that rates an image with its prompt: clip-head, on a CLIP; or blip-head, on a BLIP"""
     together: bool = True
     """the pairs of a prompt follow each other, so that a step sees each of its images once"""

@@ -1,4 +1,4 @@
-"""Every model that a recipe names."""
+"""The models that a recipe names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ from agfsync.recipe.scorers import ServedScorerSettings
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A model that a recipe names: `place` is its section's, such as "model.vae"; `path` is as the recipe has it."""
+    """A model that a recipe names: `place` is the path of its section, such as "model.vae"; `path` is the model's."""
 
     place: str
     kind: str
-    """the catalog's: models or scorers"""
+    """the kind in the catalog, such as models or scorers"""
     role: str
     """model, config, vae, unet, transformer, refiner, lora; scorer, head, weights"""
     type: str
     path: str
     section: Section
-    """that names it"""
+    """the section that names it"""
     revision: str | None = None
     has_revision: bool = True
     """True if its section has a key for a revision"""
 
 
 def drawing_models(recipe: Recipe) -> dict[str, ModelSettings]:
-    """Return the models that draw candidates by their places in the recipe, the one that is aligned first."""
+    """Return the models that draw candidates by their places in the recipe, the aligned one first."""
     beside = recipe.candidates.beside.items()
     return {"model": recipe.model} | {f"candidates.beside.{name}": model for name, model in beside}
 
 
 def list_named_models(recipe: Recipe) -> Iterator[NamedModel]:
-    """Yield every model, part, LoRA, refiner, scorer, head and replacement that `recipe` names, in its order.
+    """Yield every model, part, LoRA, refiner, scorer, head and replacement that `recipe` names, in order.
 
-    Models behind a server aren't among them.
+    Models behind a server are excluded.
     """
     other = {} if recipe.given is None else {"training.method.model": recipe.given.model}
     for place, model in {**drawing_models(recipe), **other}.items():

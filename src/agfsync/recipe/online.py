@@ -1,4 +1,4 @@
-"""The settings of each type of method that draws images in training and learns from their rewards."""
+"""The settings of each type of method that draws images in training and trains on their rewards."""
 
 from math import ceil, floor
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -28,18 +28,18 @@ class RewardGradientSettings(MethodSettings):
     loss: Literal["refl", "draft"] = "refl"
     """refl: scale x relu(margin - reward) at one random late step; draft: -scale x reward through the last steps"""
     steps: Positive | None = None
-    """of the sampling. Default: 40 (refl), 50 (draft)"""
+    """sampling steps. Default: 40 (refl), 50 (draft)"""
     window: tuple[Share, Share] | None = None
     """refl: the step with a gradient is one of those that end in this share of the sampling, drawn for each batch.
     Default: [0.75, 1], the steps 31 to 40 of 40"""
     last: Positive | None = None
-    """draft: the gradient goes through so many last steps, at the memory of each. Default: 1"""
+    """draft: the number of last steps that the gradient goes through, each of which takes memory. Default: 1"""
     guidance: float | None = Field(default=None, ge=0)
-    """classifier-free, in all steps, those with a gradient too; 1: none. Default: 1 (refl), 7.5 (draft, as DRaFT+)"""
+    """classifier-free guidance, in steps with and without gradient; 1: none. Default: 1 (refl), 7.5 (draft, DRaFT+)"""
     margin: float | None = None
-    """refl: an image with a higher reward has no gradient. Default: 2"""
+    """refl: images with a reward above this have no gradient. Default: 2"""
     scale: float | None = Field(default=None, gt=0)
-    """of the loss, against `kl` and training.max_gradient_norm. Default: 0.001 (refl), 1 (draft)"""
+    """scale of the loss, relative to `kl` and training.max_gradient_norm. Default: 0.001 (refl), 1 (draft)"""
     kl: float | None = Field(default=None, ge=0)
     """weight of the mean squared difference to the base's predictions. Default: 0 (refl), 1 (draft, as DRaFT+)"""
     standard: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] = Field(default={})
@@ -48,7 +48,7 @@ class RewardGradientSettings(MethodSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_by_loss(cls, tree: Any) -> Any:
-        """Write the published settings of the loss in the place of those that are left out."""
+        """Fill in missing settings with the published ones of the loss."""
         if not isinstance(tree, dict):
             return tree
         published = PUBLISHED.get(tree.get("loss", "refl"), {})
@@ -64,7 +64,7 @@ class RewardGradientSettings(MethodSettings):
         if not any(self.reward.values()):
             raise ValueError("reward names nothing to follow: give at least one scorer a weight")
         if unknown := sorted(set(self.standard) - set(self.reward)):
-            raise ValueError(f"standard names {', '.join(unknown)}, of which reward says nothing")
+            raise ValueError(f"standard names {', '.join(unknown)}, which reward doesn't name")
         steps = self.steps or 0
         if self.last is not None and self.last > steps:
             raise ValueError(f"last is {self.last}, of {steps} steps: take at most as many")
@@ -77,11 +77,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "refl": {"steps": 40, "window": (0.75, 1.0), "guidance": 1.0, "margin": 2.0, "scale": 1e-3, "kl": 0.0},
     "draft": {"steps": 50, "last": 1, "guidance": 7.5, "scale": 1.0, "kl": 1.0},
 }
-"""The settings of the method reward-gradient by its loss, as ReFL's script and DRaFT+ have them."""
+"""The settings of the method reward-gradient by its loss, from ReFL's script and DRaFT+."""
 
 
 class OnlineSettings(MethodSettings):
-    """The method types that draw images in training and learn from their rewards."""
+    """The method types that draw images in training and train on their rewards."""
 
     needs: ClassVar[str] = "captions"
     uses: ClassVar[Literal["training", "sampling", "gradients"]] = "sampling"
@@ -91,9 +91,9 @@ class OnlineSettings(MethodSettings):
     group: Positive = 8
     """images of each prompt; training.batch counts prompts"""
     steps: Positive | None = None
-    """of a sampling in training; default: the model's sampling.steps"""
+    """sampling steps in training; default: the model's sampling.steps"""
     advantage_limit: float = Field(default=5.0, gt=0)
-    """standardised rewards are clipped at this size"""
+    """standardised rewards are clipped to this absolute value"""
     updates: Positive = 1
     """optimizer steps on the images of a step, each on a share of them"""
 
@@ -115,10 +115,10 @@ class PolicySettings(OnlineSettings):
     Qwen-Image), or the coefficient-preserving step (eta 0.8), which adds no more than the time has; a diffusion model
     has DDIM's"""
     window: Positive | None = None
-    """so many steps in a row have noise and are trained, others have none (Flow-GRPO-Fast, MixGRPO: 2 or 3). Absent:
-    all"""
+    """the number of consecutive steps that have noise and are trained; others have none (Flow-GRPO-Fast, MixGRPO: 2 or
+    3). Absent: all"""
     window_within: tuple[Share, Share] = (0.0, 0.5)
-    """the window lies in this share of the steps, at a place that is drawn for each training step"""
+    """the range of steps, as shares, that contains the window; its start is drawn for each training step"""
     timesteps: float = Field(default=1.0, gt=0, le=1)
     """share of an image's steps that are trained, drawn for each image"""
     step_weights: Literal["variance", "equal"] = "variance"
@@ -129,15 +129,15 @@ class PolicySettings(OnlineSettings):
     kl: float = Field(default=0.0, ge=0)
     """weight of the distance to the base; DPOK's 0.01 to its 10 for the reward is 0.001 here"""
     epochs: Positive = 1
-    """times that the images of a step are trained on"""
+    """passes over the images of a step"""
     buffer: Positive = 32
-    """ddpo: rewards that are kept of each prompt"""
+    """ddpo: the number of rewards kept for each prompt"""
     buffer_minimum: Positive = 16
     """ddpo: a prompt with fewer is standardised by the step's rewards"""
     value_learning_rate: float = Field(default=1e-4, gt=0)
-    """dpok: of the value network"""
+    """dpok: learning rate of the value network"""
     value_updates: Positive = 1
-    """dpok: of the value network on the images of a step"""
+    """dpok: updates of the value network on the images of a step"""
 
     @model_validator(mode="after")
     def _window_has_room(self) -> Self:
@@ -156,7 +156,7 @@ class CleanImageSettings(OnlineSettings):
     guidance: float = Field(default=1.0, ge=0)
     """in drawing and in training; the published runs have none"""
     noisings: Positive | None = None
-    """times that each image is noised and trained on in a step; default: as many as the sampling has steps"""
+    """times that each image is noised and trained on in a step; default: the number of sampling steps"""
     kl: float = Field(default=1e-4, ge=0)
     """weight of the squared distance to the base's prediction"""
 
@@ -178,6 +178,6 @@ class NftSettings(CleanImageSettings):
     beta: float = Field(default=1.0, gt=0)
     """smaller is faster and less stable; its authors take 0.1 for several rewards"""
     decay_rate: float = Field(default=1e-3, ge=0)
-    """the network that draws keeps the share min(decay_rate t, decay_limit) of itself in update t"""
+    """in update t, the sampling network keeps the share min(decay_rate t, decay_limit) of its weights"""
     decay_limit: float = Field(default=0.5, ge=0, lt=1)
-    """the largest share"""
+    """the largest share that it keeps"""

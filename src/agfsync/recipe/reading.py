@@ -1,4 +1,4 @@
-"""Reading, checking, overriding and writing of recipes, with messages that name each fault."""
+"""Reads, checks, overrides and writes recipes, with a message for each kind of fault."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,9 +18,9 @@ from agfsync.recipe.base import Section
 from agfsync.recipe.recipe import Recipe
 
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""Errors that PyYAML raises on texts that it can't read: mostly its own, but others on a month 13."""
+"""Errors that PyYAML raises on invalid text: mostly its own, but others on, for example, a month 13."""
 SHORT = Repr()
-"""Shows a wrong value: of one that holds another a million times over, as YAML allows, only the beginning."""
+"""Shortens wrong values in messages, since YAML aliases can make a value huge."""
 _WANTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
@@ -31,23 +31,23 @@ _WANTED = {
     **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
     "string_type": "should be a text",
 }
-"""pydantic's types of a wrong value -> what a recipe's author can read"""
+"""pydantic's error types -> messages for the author of a recipe"""
 _ALIASES = {"lr": "learning_rate", "bs": "batch", "epochs": "steps", "cfg": "guidance"}
-"""others' names of keys, which no likeness of letters tells"""
+"""other programs' names of keys, which aren't similar to ours in spelling"""
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
 def list_shipped() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    there = (path.name for path in (files("agfsync") / "recipe" / "shipped").iterdir())
-    return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
+    """Return the names of the shipped recipes."""
+    names = (path.name for path in (files("agfsync") / "recipe" / "shipped").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def read_shipped(name: str) -> str:
     """Return the YAML text of the shipped recipe `name`, comments included.
 
     Raises:
-        RecipeError: none is called so.
+        RecipeError: there is no such recipe.
     """
     if name not in list_shipped():
         close = get_close_matches(name, list_shipped(), n=1)
@@ -67,7 +67,7 @@ def resolve_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe at a path, or of a shipped name, with `overrides` such as `training.steps=200` applied.
 
     Raises:
-        RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which and where.
+        RecipeError: no such recipe, not YAML, an unknown key or a value out of range; the message says which.
     """
     tree = read_yaml(_locate_recipe(recipe))
     for override in overrides:
@@ -76,10 +76,10 @@ def resolve_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Return the recipe at `path`. The same text is parsed once.
+    """Return the recipe at `path`. Recent texts are cached.
 
     Raises:
-        RecipeError: as `resolve_recipe`.
+        RecipeError: as for `resolve_recipe`.
     """
     return _parse_recipe(_read_text(path), str(path))
 
@@ -140,13 +140,13 @@ def _read_text(path: Path) -> str:
 
 
 def _describe_yaml_fault(failure: Exception) -> str:
-    """Return the problem and its place in a line, of faults that have a place."""
+    """Return one line on a YAML error, with its line and column if it has them."""
     mark, problem = getattr(failure, "problem_mark", None), getattr(failure, "problem", None)
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark and problem else str(failure)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which takes the last one of equal keys, refuses them."""
+    """A safe loader that refuses duplicate keys, of which PyYAML's would take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
@@ -174,7 +174,7 @@ def change_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """Return `recipe` with `changes`: dotted keys and their values.
 
     Raises:
-        RecipeError: a key or value is wrong; says which and where.
+        RecipeError: a key or value is wrong; the message says which.
     """
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     for key, value in changes.items():
@@ -186,7 +186,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Return `recipe` with `overrides` such as `training.steps=200` applied.
 
     Raises:
-        RecipeError: as `resolve_recipe`.
+        RecipeError: as for `resolve_recipe`.
     """
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     for override in overrides:
@@ -221,15 +221,15 @@ def _set_value(tree: dict[str, Any], path: str, value: Any, what: str) -> None:
 
 
 def _begin_override(default: Any) -> Any:
-    """Return the value that an override of a part of `default` begins with.
+    """Return the initial value to which an override of a part of `default` is applied.
 
-    A section begins empty, since the defaults of its keys may depend on the one that is set. But another weight for
-    one scorer leaves the others theirs.
+    A section starts empty, since its defaults may depend on the key that is set. A mapping, such as the weights, starts
+    with its default, so that an override of one scorer's weight keeps the others'.
     """
     if default is None or isinstance(default, Section):
         return {}
     if isinstance(default, dict):
-        return {name: each.model_dump() if isinstance(each, Section) else each for name, each in default.items()}
+        return {key: value.model_dump() if isinstance(value, Section) else value for key, value in default.items()}
     return default
 
 
@@ -239,25 +239,25 @@ def describe_first_fault(failure: ValidationError, section: type[BaseModel] = Re
 
 
 def _describe_fault(fault: Any, section: type[BaseModel], parents: tuple[Any, ...]) -> str:
-    """Describe a fault of `section`, which lies at `parents` in the recipe, in one line."""
+    """Return one line on a fault of `section`, whose path in the recipe is `parents`."""
     if fault["type"] == "nested":
         context = fault["ctx"]
         return _describe_fault(context["faults"][0], context["section"], (*parents, *fault["loc"]))
     where = ".".join(str(part) for part in (*parents, *fault["loc"]))
     if fault["type"] == "extra_forbidden":
         known = _known_keys(section, [str(part) for part in fault["loc"][:-1]])
-        wanted = _ALIASES.get(str(fault["loc"][-1]), str(fault["loc"][-1]))
-        close = get_close_matches(wanted, known, n=1)
+        meant = _ALIASES.get(str(fault["loc"][-1]), str(fault["loc"][-1]))
+        close = get_close_matches(meant, known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
         return f"unknown key '{where}': {hint}"
     if fault["type"] == "missing":
         return f"the key '{where}' is missing"
-    says: str = _WANTED.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    message: str = _WANTED.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     if not where:
-        return says
+        return message
     if fault["type"] in ("secret", "plain") or (fault["type"] == "value_error" and isinstance(fault["input"], dict)):
-        return f"{where}: {says}"
-    return f"{where}: {says[:1].lower()}{says[1:]}, got {_show_value(fault['input'])}"
+        return f"{where}: {message}"
+    return f"{where}: {message[:1].lower()}{message[1:]}, got {_show_value(fault['input'])}"
 
 
 def _show_value(value: Any) -> str:
@@ -272,7 +272,7 @@ def _known_keys(section: type[BaseModel], parents: list[str]) -> list[str]:
     for name in parents:
         field = section.model_fields.get(name)
         kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        # A section whose keys are free names was found by its own: this is one of them.
-        section = found or section
+        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        # Without an inner section, `name` is a user's own key of a mapping: its section is already `section`.
+        section = inner or section
     return list(section.model_fields)

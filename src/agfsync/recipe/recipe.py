@@ -1,4 +1,4 @@
-"""The recipe: its sections in stage order, and what follows from several of them."""
+"""The recipe: its sections in stage order, and properties that depend on several of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -30,22 +30,22 @@ SHAPES_SCORERS: dict[str, ScorerSettings] = {
 
 
 class Engine(Section):
-    """The place where images are drawn and judged. It affects no result: a run may continue on another engine.
+    """The processes or machines that draw and judge. Results don't depend on it: a run may continue on another engine.
 
     In a recipe `engine: ray` is short for `engine: {type: ray}`.
     """
 
     type: Literal["local", "ray"] = "local"
     """local: this machine; ray: a Ray cluster (pip install 'agfsync[ray]'), whose machines all have the run folder at
-    the same place"""
+    the same path"""
     workers: Positive | Literal["cores"] | None = None
-    """processes, each with a model of its own. Default: one for each accelerator of the machine or cluster. Where there
-    is none, local works in its own process, and ray in one worker. cores: without an accelerator, one for each core of
-    this machine, 8 at most"""
+    """worker processes, each with its own copy of the model. Default: one for each accelerator of the machine or
+    cluster; without any, local works in the main process, and ray in one worker. cores: without an accelerator, one
+    for each core of this machine, at most 8"""
     accelerators: float | None = Field(default=None, ge=0)
-    """of each worker on Ray: 0.5 lets two of them share one. Default: 1, or 0 on a cluster without any"""
+    """accelerators of each worker on Ray: with 0.5, two workers share one. Default: 1, or 0 on a cluster without any"""
     address: str | None = None
-    """of the Ray cluster, as HOST:PORT. Default: the environment's RAY_ADDRESS; without it Ray is started here"""
+    """HOST:PORT of the Ray cluster. Default: the environment's RAY_ADDRESS; without it Ray is started here"""
 
     @model_validator(mode="after")
     def _cores_are_local(self) -> Self:
@@ -71,7 +71,7 @@ class Recipe(Section):
     engine: Engine = Engine()
     model: ModelOfType = StableDiffusionSettings()
     scorers: dict[str, ScorerOfType] = SHAPES_SCORERS
-    """every scorer of the run, under names of your own"""
+    """all scorers of the run, under names that you choose"""
     captions: Captions = Captions()
     questions: Questions = Questions()
     candidates: Candidates = Candidates()
@@ -83,7 +83,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
     rounds: Rounds | None = None
-    """absent: a single one"""
+    """absent: a single round"""
     start: Start | None = None
     """absent: the model draws the candidates, and the training starts from it"""
 
@@ -126,23 +126,23 @@ class Recipe(Section):
 
     @property
     def score_sources(self) -> dict[str, str]:
-        """The names that a score may have, each with its scorer's: NAME, and NAME.ASPECT of an annotator."""
+        """The name of each score -> its scorer: NAME, and also NAME.ASPECT for an annotator."""
         aspects = {f"{name}.{aspect}": name for name, each in self.scorers.items() for aspect in each.aspect_names}
         return {name: name for name in self.scorers} | aspects
 
     @property
     def drawing_models(self) -> tuple[ModelSettings, ...]:
-        """The models that draw candidates, the one that is aligned first."""
+        """The models that draw candidates, the aligned one first."""
         return (self.model, *self.candidates.beside.values())
 
     @property
     def reward_weights(self) -> dict[str, float]:
-        """The weights of the scorers by which the method rates images; default: those that choose the pairs."""
+        """The weights of the scorers with which the method rates images; default: those that choose the pairs."""
         return getattr(self.training.method, "reward", None) or self.pairs.weights
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The scorers that the method learns from, directly or by the pairs; none for the pairs of a source."""
+        """The scorers that the method trains on, directly or through the pairs; none for the pairs of a source."""
         method = self.training.method
         learns = self.pairs.source is None if method.needs == "pairs" else hasattr(method, "reward")
         chosen = self.reward_weights if learns else {}
@@ -155,24 +155,28 @@ class Recipe(Section):
         rated = {**self.reward_weights, **dict.fromkeys(method.scorers, 1.0)}
         needed = rated if method.needs == "scores" else self.pairs.weights
         names = needed if self.scores.by is None else self.scores.by
-        asked = {self.score_sources[name] for name in names}
-        return {name: settings for name, settings in self.scorers.items() if name in asked}
+        wanted = {self.score_sources[name] for name in names}
+        return {name: settings for name, settings in self.scorers.items() if name in wanted}
 
     def find_scorer(self, score: str) -> ScorerSettings:
-        """Return the settings of the scorer that gives the scores called `score`."""
+        """Return the settings of the scorer that gives the score `score`."""
         return self.scorers[self.score_sources[score]]
 
     @property
     def candidate_scores(self) -> list[str]:
-        """The names of the candidates' scores, an annotator's aspects before their mean."""
+        """The names of the candidates' scores; an annotator's aspects come before their mean."""
         scorers = self.candidate_scorers.items()
-        return [each for name, of in scorers for each in (*(f"{name}.{aspect}" for aspect in of.aspect_names), name)]
+        return [
+            score
+            for name, settings in scorers
+            for score in (*(f"{name}.{aspect}" for aspect in settings.aspect_names), name)
+        ]
 
     def uses_own_reward(self, stage: str) -> bool:
-        """Return True if `stage`, training or evaluation, asks the reward model that the run trains."""
+        """Return True if `stage`, training or evaluation, uses the reward model that the run trains."""
         draws = stage == "training" and self.training.method.needs == "captions"
-        asked = self.evaluation_scorers if stage == "evaluation" else self.reward_weights if draws else ()
-        return any(self.find_scorer(name).is_own for name in asked)
+        used = self.evaluation_scorers if stage == "evaluation" else self.reward_weights if draws else ()
+        return any(self.find_scorer(name).is_own for name in used)
 
     @property
     def reward_judges(self) -> dict[str, ScorerSettings]:
@@ -182,7 +186,7 @@ class Recipe(Section):
         return {name: each for name, each in single.items() if by is None or name in by}
 
     def set_scorers(self, name: str) -> dict[str, ScorerSettings]:
-        """Return the scorers of an evaluation set, in the recipe's order; without annotators, which judge no image."""
+        """Return an evaluation set's scorers in order, without annotators, which can't score single images."""
         of_set = self.evaluation.sets[name]
         names = of_set.by if of_set.pairwise is None else ()
         single = {each: settings for each, settings in self.scorers.items() if not settings.aspect_names}
@@ -222,7 +226,7 @@ class Recipe(Section):
 
     @property
     def evaluated_models(self) -> dict[str, ModelSettings]:
-        """The settings that the evaluation draws with, before what a training changes, by "base" and "aligned"."""
+        """The settings of the evaluation's models "base" and "aligned", without the changes of a training."""
         return {"base": self.model, "aligned": self.model if self.given is None else self.given.model}
 
     @property

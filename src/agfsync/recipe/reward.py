@@ -1,4 +1,4 @@
-"""The section `reward`: a reward model that is trained on the pairs, before the generator is."""
+"""The section `reward`: a reward model that is trained on the pairs, before the generator."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,18 +11,18 @@ HeldOutShare = Annotated[float, Field(gt=0, lt=0.5)]
 
 
 class Reward(Section):
-    """The stage between pairs and training: a reward model, which a scorer with the path run:reward is."""
+    """The stage between pairs and training: a reward model, which scorers with the path run:reward use."""
 
     method: MethodOfType
     """bradley-terry"""
     seed: int | None = Field(default=None, ge=0)
-    """of the order, the dropout and the head's first weights; default: the run's seed"""
+    """seed of the order, the dropout and the head's initial weights; default: the run's seed"""
     steps: Positive | None = None
-    """default: as many as `epochs` take"""
+    """default: the number of steps in `epochs`"""
     epochs: float = Field(default=10.0, gt=0)
     """times that each pair is trained on, if `steps` is absent"""
     batch: Positive = 64
-    """pairs a step"""
+    """pairs in a step"""
     learning_rate: float = Field(default=1e-5, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = Field(default=0, ge=0)
@@ -30,23 +30,23 @@ class Reward(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     precision: DtypeName = "auto"
-    """in which numbers the network multiplies; the trained weights stay fp32"""
+    """the number format of the network's computation; the trained weights stay fp32"""
     checkpoint_every: Positive = 50
     """steps"""
     accumulate: Positive = 1
-    """parts in which a step's pairs go through the network"""
+    """gradient accumulation: the number of parts into which a step's pairs are split"""
     share: float = Field(default=1.0, gt=0, le=1)
     """share of the training prompts that are trained on, by their keys: a larger share contains the smaller one. The
     prompts of validation and test stay the same"""
     aspects: tuple[str, ...] | None = Field(default=None, min_length=1)
     """train on the pairs of these aspects only; the test is on all. Default: all"""
     validation: HeldOutShare = 0.1
-    """share of the prompts, by their keys, on whose pairs the loss is measured on the way; the weights with the lowest
-    are the result"""
+    """share of the prompts, by their keys, on whose pairs the validation loss is measured; the weights with the lowest
+    loss are the result"""
     test: HeldOutShare = 0.1
-    """share of the prompts whose pairs nothing is trained or chosen on: the accuracy is measured on them"""
+    """share of the prompts on whose pairs the accuracy is measured; they are used for nothing else"""
     validations: Positive = 4
-    """measurements of the validation loss an epoch"""
+    """measurements of the validation loss in an epoch"""
     by: tuple[str, ...] | None = None
     """scorers whose accuracy on the test pairs is compared; default: all"""
 

@@ -1,4 +1,4 @@
-"""The sections `rounds`, by which the aligned model draws the next candidates, and `start`, its place in a round."""
+"""The sections `rounds`, in which the aligned model draws the next candidates, and `start`, a round's initial model."""
 
 from typing import Literal
 
@@ -15,36 +15,36 @@ class Stop(Section):
     set: str = "held-out"
     """the evaluation set that it judges"""
     gain: float = 0.0
-    """the least mean gain over the previous round, on the same captions; before the first round that is the base"""
+    """the least mean gain over the previous round (for the first round: over the base), on the same captions"""
 
 
 class Rounds(Section):
-    """Trainings one after the other, each on candidates that the one before it draws."""
+    """Successive trainings, each on candidates that the previous round's model draws."""
 
     count: int = Field(default=3, ge=2)
-    """rounds in all; the first is the run itself"""
+    """the total number of rounds; the first is the run itself"""
     reference: Literal["base", "previous"] = "previous"
     """the frozen model that a method compares with, from the second round on: the model before the first round, or the
     one that the previous round trained"""
     captions: Literal["same", "new"] = "new"
-    """whose candidates a round draws: the first round's captions, or as many new ones. With a file, its next ones"""
+    """the captions of a round: those of the first round, or as many new ones; from a file, its next ones"""
     stop: Stop | None = None
     """absent: all rounds are run"""
 
 
 class Start(Section):
-    """The trained model of a run that candidates are drawn with and that is trained further; `rounds` writes it."""
+    """A trained model that draws the candidates and that the training continues; `rounds` writes this section."""
 
     path: str
     """the folder of a trained model, with its model.json"""
     mark: str = ""
-    """what the model is known by, whose results are regenerated when it changes. Default: its path"""
+    """the model's identity: if it changes, results of the model are regenerated. Default: its path"""
     reference: Literal["base", "previous"] = "previous"
     """the frozen model that the method compares with: `model`, or this one"""
     round: Positive = 1
-    """rounds before: candidates of another round are drawn from other seeds"""
+    """the number of previous rounds, on which the seeds of the candidates depend"""
 
     @property
     def identity(self) -> str:
-        """The model's mark, or its path where it has none."""
+        """The model's mark, or its path if it has none."""
         return self.mark or self.path

@@ -10,14 +10,14 @@ from agfsync.recipe.base import DtypeName, Positive, Section, Share
 from agfsync.recipe.servers import Server
 
 OWN_REWARD = "run:reward"
-"""The path of a scorer that is the reward model of its own run, which the section `reward` trains."""
+"""The path of the run's own reward model, which the section `reward` trains."""
 
 
 class ScorerSettings(Section):
     """A scorer: its type in the catalog, its weights, and the settings of its type."""
 
     PARTS: ClassVar = ("head", "weights", "nearest")
-    """Settings of some types that name another model: a head, weights that replace the model's, a sentence model."""
+    """Settings of some types that name a further model: a head, replacement weights, a sentence model."""
 
     type: str
     path: str = ""
@@ -33,27 +33,27 @@ class ScorerSettings(Section):
 
     @property
     def files(self) -> tuple[str | None, ...]:
-        """The places of its weights: the model, and the others of `PARTS`."""
+        """The sources of its weights: the model, and the further ones of `PARTS`."""
         return self.path or None, *(getattr(self, name, None) for name in self.PARTS)
 
     @property
     def asked_server(self) -> "Server | None":
-        """The server that it asks, of a type that asks one."""
+        """The server that it sends requests to, if its type has one."""
         return getattr(self, "server", None)
 
     @property
     def aspect_names(self) -> tuple[str, ...]:
-        """The aspects by which it judges all images of a prompt at once; empty for a scorer of single images."""
+        """The aspects by which it judges all images of a prompt together; empty for a scorer of single images."""
         return tuple(getattr(self, "aspects", ()))
 
 
 class VqaScoreSettings(ScorerSettings):
-    """The scorer type `vqascore`, and the base of those that ask an image's questions."""
+    """The scorer type `vqascore`, and the base of scorers that ask questions about an image."""
 
     path: str
     template: str | None = None
-    """how a question (vqascore: the prompt) is put to the model, with {} in its place, such as "Question: {} Short
-    answer:". Default: the model's own, or that of its kind"""
+    """the model's input, with {} for the question (vqascore: the prompt), such as "Question: {} Short answer:".
+    Default: the model's own template, or that of its kind"""
 
     @field_validator("template")
     @classmethod
@@ -67,8 +67,8 @@ class VlmSettings(VqaScoreSettings):
     """The scorer type `vlm`."""
 
     choices_template: str | None = None
-    """how a question with choices is put, with {} in its place and {choices} in theirs. Default: vlm "{} Answer with
-    one of these: {choices}."; vqa TIFA's for a BLIP-2, and for a BLIP the template, without choices"""
+    """the input for a question with choices, with {} for the question and {choices}. Default: vlm "{} Answer with one
+    of these: {choices}."; vqa TIFA's for a BLIP-2, and for a BLIP the template, without choices"""
 
     @field_validator("choices_template")
     @classmethod
@@ -103,7 +103,7 @@ class UnifiedRewardSettings(ScorerSettings):
     asks: tuple[Literal["alignment", "coherence", "style"], ...] = Field(
         default=("alignment", "coherence", "style"), min_length=1
     )
-    """the scores that the value is the mean of: how well the image shows the prompt, how free it is of glitches, and
+    """the scores whose mean is the value: how well the image shows the prompt, how free it is of glitches, and
     how appealing it looks"""
     reply_tokens: Positive = 256
     """the most tokens of a reply"""
@@ -135,16 +135,16 @@ class VqaOpenAISettings(ServedScorerSettings):
 
 
 class AnnotatorSettings(ScorerSettings):
-    """The base of the annotators: scorers that see all images of a prompt at once."""
+    """The base of the annotators: scorers that judge all images of a prompt together."""
 
     aspects: Aspects = DEFAULT_ASPECTS
     """a list of known aspects (prompt-following, aesthetic, fidelity, harmlessness, overall), or a mapping of names to
     a question and the meanings of five levels; a known one needs no text. Each gives the scores NAME.ASPECT, on 0..100,
     and their mean without overall gives NAME"""
     orders: Positive = 2
-    """times that each caption's images are shown: in an order drawn by the seed, in its reverse, and so on"""
+    """times that each caption's images are shown: in a random order, in its reverse, and so on"""
     duplicates: Share = 0.0
-    """share of the captions of which one image is shown twice, as a control: its two scores should be equal"""
+    """share of captions of which one image is shown twice, as a control: its two scores should be equal"""
 
 
 class AspectsSettings(AnnotatorSettings):
@@ -152,7 +152,7 @@ class AspectsSettings(AnnotatorSettings):
 
     path: str
     retries: int = Field(default=2, ge=0)
-    """times that the model is asked again, with temperature 0.7, when its reply can't be read"""
+    """times that a request is repeated, with temperature 0.7, if the reply can't be parsed"""
     reply_tokens: Positive = 2048
     """the most tokens of one reply"""
 
@@ -180,12 +180,12 @@ class ShapesAnnotatorSettings(AnnotatorSettings):
 
     @property
     def files(self) -> tuple[str | None, ...]:
-        """The embedded networks that it asks."""
+        """The embedded networks that it uses."""
         return tuple(f"{catalog.EMBEDDED}{name}" for name in ("vqa", "clip", "aesthetic", "fidelity"))
 
 
 class PairwiseSettings(ScorerSettings):
-    """A judge that compares two images, and what it is asked about them."""
+    """A judge that compares two images by one or several questions."""
 
     path: str
     asks: tuple[Literal["preference", "alignment", "appeal"], ...] = Field(

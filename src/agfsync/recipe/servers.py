@@ -1,4 +1,4 @@
-"""The settings of an OpenAI-compatible server, which scorers, annotators and writers may ask."""
+"""The settings of an OpenAI-compatible server, to which scorers, annotators and writers may send requests."""
 
 from typing import Self
 
@@ -27,12 +27,12 @@ class Server(Section):
     reply_tokens: Positive = 256
     """the most tokens of one reply: a judge's answer is one word, but a model that thinks first needs more"""
     retries: int = Field(default=6, ge=0)
-    """times that a request is repeated in all, be it refused for now, failed, or answered with what can't be read"""
+    """the most repetitions of a request that is rejected temporarily, fails, or gets a reply that can't be parsed"""
     prices: Prices = Prices()
     max_cost: float | None = Field(default=None, gt=0)
-    """the most that a stage may cost by these prices in this run, all its starts together; then it stops"""
+    """the most that a stage may cost by these prices in this run, including resumed ones; then it stops"""
     max_tokens_total: Positive | None = None
-    """the most tokens, sent and received, that a stage may take in this run, all its starts together; then it stops"""
+    """the most tokens, sent and received, of a stage in this run, including resumed ones; then it stops"""
 
     @field_validator("base_url")
     @classmethod

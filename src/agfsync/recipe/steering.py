@@ -24,7 +24,7 @@ class ParserSettings(Section):
     """auto: shapes for an embedded model, else spacy"""
 
     def choose(self, *, embedded: bool) -> "ParserSettings":
-        """Return these settings, or those of the parser that auto means for an `embedded` model or another one."""
+        """Return these settings; for auto, those of the parser for an `embedded` model or another one."""
         if self.type != "auto":
             return self
         return ParserSettings(type="shapes") if embedded else SpacySettings(type="spacy")
@@ -76,7 +76,7 @@ class StructureDiffusionSettings(SteeringSettings):
     summary: ClassVar[str] = "Steer the drawing: each noun phrase is also read alone."
     paper: ClassVar[str] = "StructureDiffusion, arXiv:2212.05032"
     conjunction: bool = False
-    """average over several keys instead of values, as the paper does for conjunctions of two things"""
+    """average over several keys instead of values, as in the paper for conjunctions of two objects"""
 
 
 class AttendAndExciteSettings(SteeringSettings):

@@ -12,31 +12,31 @@ from agfsync.recipe.types import (
 
 
 class LoraSettings(Section):
-    """A LoRA that is trained in place of the whole denoiser."""
+    """A LoRA that is trained instead of the whole denoiser."""
 
     rank: Positive = 16
     alpha: float | None = None
-    """default: the rank, so that every program reads the file with the same strength"""
+    """default: the rank, so that all programs apply the LoRA with the same strength"""
 
 
 class Watch(Section):
     """A judge that nothing trains on, measured on held-out captions while the model trains.
 
-    The images are drawn with the network as it then is, from the evaluation's seeds, in training.precision and without
-    a refiner. Watching changes no trained weight.
+    The images are drawn with the current network, from the evaluation's seeds, in training.precision and without a
+    refiner. Measuring doesn't affect the trained weights.
     """
 
     by: str
-    """a scorer that the method doesn't learn from"""
+    """a scorer that the method doesn't train on"""
     every: Positive = 25
     """steps between two measurements; the base before the first step and the last step are also measured"""
     captions: int = Field(default=64, ge=2)
-    """the first so many held-out captions by their keys, so that more of them contain the fewer"""
+    """the number of held-out captions, the first by their keys, so that a larger number contains a smaller one"""
     stop: bool = False
     """end the training when the judge falls below its best mean by more than 1.645 standard errors of the difference
-    on the same captions, while what the method raises (its reward, else its implicit accuracy, else minus its loss) is
-    no lower than it was then. The result is the best measured step's weights. That step is chosen on captions of the
-    evaluation set held-out, so this judge's gain there is a little too high"""
+    on the same captions, while what the method maximises (its reward, else its implicit accuracy, else minus its
+    loss) is no lower than it was then. The result is the best measured step's weights. That step is chosen on captions
+    of the evaluation set held-out, so this judge's gain there is a little too high"""
 
     @property
     def metric(self) -> str:
@@ -51,10 +51,10 @@ class Training(Section):
     lora: LoraSettings | None = None
     """absent: the whole denoiser is trained"""
     seed: int | None = Field(default=None, ge=0)
-    """of the training's order, noise and first LoRA weights; default: the run's seed"""
+    """seed of the training's order, noise and initial LoRA weights; default: the run's seed"""
     steps: Positive = 1000
     batch: Positive = 128
-    """pairs a step, of all processes together"""
+    """pairs in a step, over all processes"""
     learning_rate: float = Field(default=5e-7, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = Field(default=0, ge=0)
@@ -62,33 +62,33 @@ class Training(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     precision: DtypeName = "auto"
-    """in which numbers the networks multiply; the trained weights stay fp32. fp16 scales its loss, and needs an
+    """the number format of the networks' computation; the trained weights stay fp32. fp16 scales the loss, and needs an
     accelerator"""
     checkpoint_every: Positive = 50
     """steps"""
     accumulate: Positive = 1
-    """parts in which a step's pairs go through the networks: more of them need less memory, for the same result; there
-    are more by themselves where memory runs out, and several processes share them"""
+    """gradient accumulation: the number of parts into which a step's pairs are split. More parts need less memory, for
+    the same result; the number rises automatically if memory runs out, and several processes share the parts"""
     gradient_checkpointing: bool = False
     """compute activations twice and keep few: less memory, more time, the same result"""
     fsdp: bool = False
-    """several processes share the weights, gradients and moments of the whole network, each with its part (torch's
-    FSDP2): less memory in each; one process trains as without"""
+    """shard the weights, gradients and moments of the whole network over several processes (torch's FSDP2), which
+    needs less memory in each; without effect in one process"""
     compile: bool = False
-    """torch.compile the network that is trained: the first step takes minutes longer, the others less time"""
+    """torch.compile the trained network: the first step takes minutes longer, the others less time"""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps its moments in a quarter of the memory; it needs the package bitsandbytes"""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """decay of the weights' moving average, such as 0.9999; with it the average is the result"""
     caption_dropout: Share = 0.0
-    """share of the pairs of a step that are trained without their caption, winner and loser alike"""
+    """share of a step's pairs that are trained without their caption, for winner and loser alike"""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """where each step's figures go in addition to the run's own log; each is a package to install"""
+    """experiment trackers for each step's metrics, in addition to the run's own log; each needs its package"""
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """weigh each pair by its timestep, by min-SNR with this gamma (its paper's: 5); absent: all alike, as in DPO"""
     loss_space: Literal["model", "epsilon"] = "model"
-    """whose errors Eq. 8 takes: of what the network predicts, or of the noise, as in the paper; they differ for models
-    that predict v, whose errors are the noise's times 1 / alpha-bar. With min_snr_gamma both are the same"""
+    """the errors in Eq. 8: of the network's prediction, or of the noise, as in the paper; they differ for models that
+    predict v, whose errors are the noise's times 1 / alpha-bar. With min_snr_gamma both are the same"""
     noise: Literal["independent", "tracked"] = "independent"
     """the noise that is added to an image in training: new in each step, and the same for winner and loser; or tracked,
     the noise that the image was drawn from, which follows from its seed (as in PNAPO, arXiv:2605.09433)"""
@@ -104,12 +104,12 @@ class Training(Section):
 
     @property
     def stopping_watch(self) -> Watch | None:
-        """The watch that may end the training; one that may not affects no result."""
+        """The watch that may stop the training; any other watch doesn't affect results."""
         return self.watch if self.watch is not None and self.watch.stop else None
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """The uses that the training makes of the model, for the check that it can."""
+        """What the training needs the model to do, for the check that it can."""
         return self.method.uses, *(("tracked noise",) if self.noise == "tracked" else ())
 
     @model_validator(mode="after")
@@ -120,7 +120,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _can_be_sharded(self) -> "Training":
-        """Refuse what a training with `fsdp` can't do."""
+        """Refuse settings that don't work with `fsdp`."""
         obstacles = {
             "a LoRA, whose network is frozen: leave out lora, or fsdp": self.lora is not None,
             f"the method {self.method.type}: take one that learns from pairs or scores": (
@@ -131,13 +131,13 @@ class Training(Section):
             "compiled blocks: leave out compile": self.compile,
             "a watch, which draws in the first process alone: leave it out": self.watch is not None,
         }
-        for what in (what for what, is_there in obstacles.items() if self.fsdp and is_there):
-            raise ValueError(f"fsdp isn't there for {what}")
+        for obstacle in (obstacle for obstacle, applies in obstacles.items() if self.fsdp and applies):
+            raise ValueError(f"fsdp doesn't support {obstacle}")
         return self
 
     @model_validator(mode="after")
     def _has_images_for_its_options(self) -> "Training":
-        """Refuse options about the images of a pair or candidate for a method that has none."""
+        """Refuse options on the images of pairs or candidates for a method that doesn't train on them."""
         if self.method.needs in ("captions", "nothing"):
             for name in ("caption_dropout", "min_snr_gamma", "loss_space", "noise"):
                 if getattr(self, name) != type(self).model_fields[name].default:

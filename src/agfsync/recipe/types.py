@@ -1,7 +1,7 @@
 """The settings of each `type` in the catalog: of models, scorers, writers, methods and choices.
 
-The project's own types have their classes in the modules beside this one, so that a recipe is validated without
-importing torch. The settings of another package's type are the parameters of the class that the catalog finds.
+The project's own types have their settings classes in the modules of this package, so that a recipe is validated
+without importing torch. The settings of a third-party type are the parameters of its class in the catalog.
 """
 
 import inspect
@@ -177,7 +177,7 @@ BASES: dict[str, type[Section]] = {
     "parsers": ParserSettings,
 }
 NOT_SETTINGS = {"self", "meter", "adapter"}
-"""Parameters that the pipeline gives, and no recipe."""
+"""Parameters that the pipeline sets, not a recipe."""
 
 
 @cache
@@ -189,17 +189,17 @@ def find_settings(kind: str, type_: str) -> type[Section]:
     """
     if type_ in SETTINGS[kind]:
         return SETTINGS[kind][type_]
-    maker = catalog.find(kind, type_)
-    if getattr(maker, "needs_model", False):
+    factory = catalog.find(kind, type_)
+    if getattr(factory, "needs_model", False):
         return LanguageModel
-    return _read_settings(kind, type_, maker)
+    return _read_settings(kind, type_, factory)
 
 
-def _read_settings(kind: str, type_: str, maker: Any) -> type[Section]:
-    """Return settings whose keys are the parameters of another package's class, with their types and defaults."""
-    hints, base = _get_hints(maker), AnnotatorSettings if hasattr(maker, "annotate") else BASES[kind]
+def _read_settings(kind: str, type_: str, factory: Any) -> type[Section]:
+    """Return settings whose keys are the parameters of a third-party class, with their types and defaults."""
+    hints, base = _get_hints(factory), AnnotatorSettings if hasattr(factory, "annotate") else BASES[kind]
     fields: dict[str, Any] = {}
-    parameters = inspect.signature(maker).parameters.values()
+    parameters = inspect.signature(factory).parameters.values()
     for parameter in parameters:
         is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if not is_named or parameter.name in NOT_SETTINGS | set(base.model_fields) | set(Sampling.model_fields):
@@ -209,29 +209,29 @@ def _read_settings(kind: str, type_: str, maker: Any) -> type[Section]:
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     if takes_all:
         base = type(f"Open{base.__name__}", (base,), {"model_config": ConfigDict(extra="allow")})
-    made: type[Section] = create_model(f"Settings of {type_}", __base__=base, **fields)
-    # A worker's process finds the class again by its type, since no module has it by name.
+    settings: type[Section] = create_model(f"Settings of {type_}", __base__=base, **fields)
+    # Pickled by its type, since no module defines the class.
     reduce: Any = lambda self: (_restore_settings, (kind, type_, self.model_dump()))  # noqa: E731
-    made.__reduce__ = reduce  # type: ignore[method-assign]
+    settings.__reduce__ = reduce  # type: ignore[method-assign]
     for name in ("needs", "trains", "family", "summary", "paper", "models"):
-        if issubclass(made, MethodSettings) and hasattr(maker, name):
-            setattr(made, name, getattr(maker, name))
-    return made
+        if issubclass(settings, MethodSettings) and hasattr(factory, name):
+            setattr(settings, name, getattr(factory, name))
+    return settings
 
 
 def _restore_settings(kind: str, type_: str, values: Mapping[str, Any]) -> Section:
     return find_settings(kind, type_).model_validate(values)
 
 
-def _get_hints(maker: Any) -> dict[str, Any]:
+def _get_hints(factory: Any) -> dict[str, Any]:
     try:
-        return get_type_hints(vars(maker).get("__init__", maker) if isinstance(maker, type) else maker)
-    except Exception:  # hints that name what only a type checker imports
+        return get_type_hints(vars(factory).get("__init__", factory) if isinstance(factory, type) else factory)
+    except Exception:  # hints with names that only a type checker imports
         return {}
 
 
 def _validate_as(kind: str) -> Callable[[Any], Any]:
-    """Return a validator that takes a section's settings by its `type`."""
+    """Return a validator that chooses a section's settings class by its `type`."""
 
     def validate(tree: Any) -> Any:
         if isinstance(tree, Section):
@@ -242,8 +242,8 @@ def _validate_as(kind: str) -> Callable[[Any], Any]:
         base = BASES[kind]
         type_ = tree.get("type", base.model_fields["type"].default)
         if not isinstance(type_, str):
-            there = ", ".join(catalog.list_names(kind))
-            raise PydanticCustomError("plain", "{says}", {"says": f"give it a type: there are {there}"})
+            known = ", ".join(catalog.list_names(kind))
+            raise PydanticCustomError("plain", "{says}", {"says": f"give it a type: there are {known}"})
         try:
             return find_settings(kind, type_).model_validate(tree)
         except ValidationError as failure:
@@ -275,7 +275,7 @@ for _section in SETTINGS["methods"].values():
 
 
 def asks_language_model(kind: str, writer: Any) -> bool:
-    """Return True if a writer of the kind "captions" or "questions", as a recipe has it, asks a language model."""
+    """Return True if a recipe's writer of the kind "captions" or "questions" uses a language model."""
     type_ = writer.get("type") if isinstance(writer, dict) else writer
     if isinstance(writer, WriterSettings):
         return writer.language_model is not None

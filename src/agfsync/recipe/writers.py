@@ -1,4 +1,4 @@
-"""The settings of what writes captions and questions, and polishes prompts."""
+"""The settings of the writers of captions and questions, and of the polishers of prompts."""
 
 import os
 
@@ -15,7 +15,7 @@ class WriterSettings(Section):
 
     @property
     def language_model(self) -> "LanguageModel | None":
-        """These settings, of a writer that asks a language model."""
+        """These settings if the writer uses a language model, else None."""
         return self if isinstance(self, LanguageModel) else None
 
 

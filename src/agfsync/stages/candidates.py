@@ -1,9 +1,9 @@
 """Stage 3: N images for each caption, each from a seed and an embedding noise of its own (Eq. 1).
 
-If the recipe names generators in addition to the one that is aligned, each of them draws N of its own, one model in
-memory at a time, and the image numbers continue.
+If the recipe names generators in addition to the aligned one, each of them also draws N images, one model in memory at
+a time; the image numbers continue.
 
-If the pairs come from a pair set, its images are the candidates and none is drawn.
+If the pairs come from a pair set, its images are the candidates, and none is drawn.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _STAGE = "candidates"
 
 @dataclass(frozen=True, slots=True)
 class CandidateJob:
-    """A job that draws the images `indices` of captions with one generator; `source` digests all that affects them."""
+    """A job that draws the images `indices` of captions with one generator; `source` digests all settings of them."""
 
     settings: ModelSettings
     source: str
@@ -40,12 +40,12 @@ class CandidateJob:
     seed: int
     indices: tuple[int, ...]
     start: Path | None = None
-    """the folder of the trained model that draws in the place of the `settings`' own"""
+    """the folder of a trained model that draws instead of the model of `settings`"""
 
     def name_unit(self, caption: Caption) -> str:
         """Return the key of the unit of a caption's images."""
         first, count = self.indices[0], len(self.indices)
-        # The first generator's key doesn't depend on others, so that adding one redraws nothing.
+        # The first generator's key doesn't depend on the others, so that adding one redraws nothing.
         return digest(self.source, self.seed, count, caption.key, *([first] if first else []))
 
     @property
@@ -69,7 +69,7 @@ class CandidateJob:
             context.say(f"{_STAGE}: {remark}")
 
         def draw(captions: Sequence[Caption]) -> Iterator[Outcome]:
-            """Draw a caption's images in one batch if they fit; the split into batches does not affect their noise."""
+            """Draw a caption's images in one batch if it fits; splitting the batch doesn't affect their noise."""
             for caption in captions:
                 yield context.fit.over(self.indices, partial(self._draw_batch, generator, caption))
 
@@ -79,12 +79,12 @@ class CandidateJob:
         seeds = derive_seeds(caption, indices, self.seed)
         files = encode_pngs(generator.draw([caption.text] * len(seeds), seeds, self.noise))
         keys = [digest("candidate", self.source, caption.key, seed) for seed in seeds]
-        made = zip(keys, indices, seeds, files, strict=True)
-        return [Candidate(key, caption.key, index, seed, generator.identity, file) for key, index, seed, file in made]
+        drawn = zip(keys, indices, seeds, files, strict=True)
+        return [Candidate(key, caption.key, index, seed, generator.identity, file) for key, index, seed, file in drawn]
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Draw the missing ones of `candidates.per_caption` images for each caption that makes pairs.
+    """Draw the missing images, `candidates.per_caption` for each training caption.
 
     Raises:
         ModelError: the generator can't be loaded. BudgetError: too many images of a pair set are broken.
@@ -94,7 +94,7 @@ def run(context: Context) -> Mapping[str, Any]:
         return import_pair_set(context, Path(recipe.pairs.source))
     captions = Stream(
         sum(1 for _ in read_captions_to_draw(context, "train")),
-        lambda: (each.caption for each in read_captions_to_draw(context, "train")),
+        lambda: (item.caption for item in read_captions_to_draw(context, "train")),
     )
     jobs = [_make_job(recipe, place) for place in range(len(recipe.drawing_models))]
     for job in jobs:
@@ -113,7 +113,7 @@ def derive_seeds(caption: Caption, indices: Iterable[int], seed: int) -> list[in
 
 
 def _make_job(recipe: Recipe, place: int) -> CandidateJob:
-    """Return the job of the generator at `place`; the numbers of a later round's images follow those before."""
+    """Return the job of the generator at `place`; image numbers continue from one generator, or round, to the next."""
     models, count = recipe.drawing_models, recipe.candidates.per_caption
     noise, start = recipe.candidates.embedding_noise, recipe.start if place == 0 else None
     source = digest(_STAGE, VERSIONS[_STAGE], digest_drawing(recipe)[place], noise)
@@ -123,7 +123,7 @@ def _make_job(recipe: Recipe, place: int) -> CandidateJob:
 
 
 def _draw_candidates(context: Context, job: CandidateJob, captions: Reiterable[Caption]) -> None:
-    """Draw every caption with one generator."""
+    """Draw every caption's images with one generator."""
     recipe = context.recipe
     units = Stream(len(captions), lambda: (Unit(job.name_unit(caption), caption) for caption in captions))
     common = {"schema": Candidate.schema, "progress": context.progress, "budget": recipe.failure_budget}
@@ -131,7 +131,7 @@ def _draw_candidates(context: Context, job: CandidateJob, captions: Reiterable[C
 
 
 def _name_generators(context: Context, jobs: Sequence[CandidateJob], captions: Iterable[Caption]) -> dict[str, str]:
-    """Return each generator's model by the `generator` of its images."""
+    """Return the path of each generator's model, by the `generator` of its images."""
     units = ((job.name_unit(caption), job.settings.path) for caption in captions for job in jobs)
-    drawn = join_in_order(units, lambda each: each[0], context.run.rows_by_unit(_STAGE, ["generator"]))
+    drawn = join_in_order(units, lambda unit: unit[0], context.run.rows_by_unit(_STAGE, ["generator"]))
     return {row["generator"]: model for (_, model), rows in drawn for row in rows or ()}

@@ -1,10 +1,10 @@
-"""Stage 1: a writer's captions, spread evenly over its categories, no two the same; some held out for the evaluation.
+"""Stage 1: a writer's distinct captions, spread evenly over its categories; some are held out for the evaluation.
 
-A file of prompts may replace the writer, and a polisher may rewrite what either gives. If the pairs come from a pair
-set, its prompts are the captions to train on, and all of the writer's are held out.
+A file of prompts may replace the writer, and a polisher may rewrite the captions of either. If the pairs come from a
+pair set, its prompts are the captions to train on, and all of the writer's are held out.
 
-A caption is a unit of its own, so that more or fewer of them can be asked for later and those that are there stay.
-Its split is drawn when it is written, among the free places of its category.
+Each caption is a unit, so that a later change of their number keeps the existing ones. Its split is drawn when it is
+written, among those that its category still lacks.
 """
 
 import random
@@ -24,7 +24,7 @@ from agfsync.records import Caption, derive_seed, digest
 from agfsync.stages import VERSIONS
 from agfsync.stages.checking import sift_captions
 from agfsync.stages.context import Context
-from agfsync.stages.places import Places, share_by_category
+from agfsync.stages.places import SplitCounts, spread_over_categories
 from agfsync.stages.polishing import polish_captions
 from agfsync.stages.preferences import read_given_captions, skip_left_out
 from agfsync.stages.writing import WriterSession, open_writer
@@ -32,32 +32,32 @@ from agfsync.stages.written import WrittenCaptions, make_caption, name_written_t
 
 _STAGE = "captions"
 POLISHED = "polish"
-"""The note of the polishing."""
-ASK = 100
-"""captions asked for at a time: what a kill can cost"""
-DRY = 3
-"""requests in a row that bring nothing new, after which a writer has run dry"""
+"""The note with the figures of the polishing."""
+REQUESTED_CAPTIONS = 100
+"""captions in a request: the work that a killed process loses"""
+FRUITLESS_REQUESTS = 3
+"""requests in a row without a new caption, after which a writer has run dry"""
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Write the missing ones of `captions.count` and `captions.held_out` captions.
+    """Write the missing captions, up to `captions.count` and `captions.held_out`.
 
     Raises:
-        BudgetError: the writer brings nothing new in a category any more, or its file has fewer, or more rows that
-            can't be used than `failure_budget` allows.
-        FormatError: a file isn't what it should be.
+        BudgetError: the writer has no new caption in a category, its file has too few, or more of its rows are unusable
+            than `failure_budget` allows.
+        FormatError: a file doesn't have the right format.
     """
     settings = context.recipe.captions
     given = read_given_captions(context)
-    taken = {normalise_text(each.text) for each in given.values()}
+    taken = {normalise_text(caption.text) for caption in given.values()}
     prompts = _read_prompts(context, taken) if settings.source else None
     with open_writer(context, _STAGE, settings, instead=prompts) as session:
-        asked = _count_asked(context.recipe)
-        rooms = _count_rooms(session.writer, prompts, asked)
-        wanted = share_by_category(asked, rooms)
-        skipped = share_by_category({**asked, "train": settings.skip}, rooms)
+        needed = _count_needed(context.recipe)
+        capacities = _count_capacities(session.writer, prompts, needed)
+        wanted = spread_over_categories(needed, capacities)
+        skipped = spread_over_categories({**needed, "train": settings.skip}, capacities)
         written = _read_written(context, session.writer, taken)
-        with context.progress.stage(_STAGE, sum(asked.values()), done=written.count_present(wanted)) as task:
+        with context.progress.stage(_STAGE, sum(needed.values()), done=written.count_present(wanted)) as task:
             for category, places in wanted.items():
                 _fill_category(context, session, written, category, places, task)
     left_out = {"left_out": dict(prompts.left_out.counts)} if prompts else {}
@@ -66,7 +66,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def _select_captions(context: Context, units: Sequence[str], given: Mapping[str, Caption]) -> Mapping[str, Any]:
-    """Select the stage's table, polished if the recipe says so; return the note of that."""
+    """Select the stage's table, polished if the recipe has a polisher; return the note on the polishing."""
     if context.recipe.captions.polish is None:
         context.run.select(_STAGE, [*given, *units])
         return {}
@@ -83,42 +83,42 @@ def _read_prompts(context: Context, taken: Collection[str]) -> SourceCaptions:
     return prompts
 
 
-def _count_asked(recipe: Recipe) -> Places:
-    """Return the numbers of captions to write, the skipped ones included; none to train on for a pair set's pairs."""
+def _count_needed(recipe: Recipe) -> SplitCounts:
+    """Return the numbers of captions to write, including skipped ones; with a pair set, none to train on."""
     settings = recipe.captions
     return {"train": 0 if recipe.pairs.source else settings.skip + settings.count, "held-out": settings.held_out}
 
 
-def _count_rooms(writer: CaptionWriter, prompts: SourceCaptions | None, asked: Places) -> Mapping[str, int]:
-    """Return how many captions each category has; a writer counts as having enough until it runs dry.
+def _count_capacities(writer: CaptionWriter, prompts: SourceCaptions | None, needed: SplitCounts) -> Mapping[str, int]:
+    """Return the number of captions that each category can give; a writer is assumed to have enough.
 
     Raises:
-        BudgetError: a file has fewer in all than are asked for.
+        BudgetError: a file has too few captions in total.
     """
-    total = sum(asked.values())
+    total = sum(needed.values())
     if prompts is None:
         return dict.fromkeys(writer.categories, total)
-    if (there := sum(prompts.rooms.values())) < total:
+    if (available := sum(prompts.rooms.values())) < total:
         raise BudgetError(
-            f"captions: {prompts.path} has {there} captions to write, captions.count and captions.held_out ask for"
+            f"captions: {prompts.path} has {available} captions to write, captions.count and captions.held_out ask for"
             f" {total}: ask for fewer"
         )
     return prompts.rooms
 
 
 def _read_written(context: Context, writer: CaptionWriter, taken: Collection[str]) -> WrittenCaptions:
-    """Return this writer's earlier captions in the order of writing, without those that are `taken`."""
+    """Return the captions that this writer has written before, in order, without those that are `taken`."""
     settings = context.recipe.captions
-    # Captions of a file are all wanted, however alike they are.
+    # A file's captions are all used, however similar they are.
     similarity = 1.0 if settings.source else settings.similarity
     shaping = [similarity] if settings.words is None or settings.source else [similarity, settings.words]
     source = digest(_STAGE, VERSIONS[_STAGE], writer.identity, context.recipe.seed, *shaping)
     written = WrittenCaptions(source, similarity, set(taken))
     table = name_written_table(settings)
-    mine = [unit for unit in context.run.list_made(table) if unit.startswith(f"{source}/")]
-    for unit, each in zip(mine, context.run.read(table, Caption, mine), strict=True):
-        if normalise_text(each.text) not in taken:
-            written.add(unit, each)
+    own_units = [unit for unit in context.run.list_made(table) if unit.startswith(f"{source}/")]
+    for unit, caption in zip(own_units, context.run.read(table, Caption, own_units), strict=True):
+        if normalise_text(caption.text) not in taken:
+            written.add(unit, caption)
     return written
 
 
@@ -127,33 +127,39 @@ def _fill_category(
     session: WriterSession,
     written: WrittenCaptions,
     category: str,
-    places: Places,
+    places: SplitCounts,
     task: ProgressTask,
 ) -> None:
-    fruitless, vain = 0, Counter[str]()
+    """Request captions of `category` until its splits are full.
+
+    Raises:
+        BudgetError: the writer has run dry.
+    """
+    fruitless, rejected = 0, Counter[str]()
     while free := written.list_free(category, places):
-        # The seed follows from what is there, so that a run that was killed asks for the very same as one that wasn't.
+        # The seed depends only on the captions so far, so that a resumed run sends the same requests.
         seed = derive_seed(context.recipe.seed, _STAGE, category, len(written.units[category]), fruitless)
         begun = time.monotonic()
-        texts, trouble = _ask_writer(session, category, min(ASK, len(free)), written.texts[category], seed)
+        count = min(REQUESTED_CAPTIONS, len(free))
+        texts, trouble = _ask_writer(session, category, count, written.texts[category], seed)
         settings = context.recipe.captions
         texts, faulty = (texts, Counter[str]()) if settings.source else sift_captions(texts, settings.words)
         new, dropped = written.pick_new(texts, category, len(free))
-        vain += faulty + dropped
+        rejected += faulty + dropped
         random.Random(seed).shuffle(free)
         captions = [make_caption(text, category, split) for text, split in zip(new, free, strict=False)]
-        _commit_captions(context, written, captions, vain, time.monotonic() - begun)
+        _commit_captions(context, written, captions, rejected, time.monotonic() - begun)
         task.advance(len(captions))
-        fruitless, vain = (0, Counter()) if captions else (fruitless + 1, vain)
-        if fruitless == DRY:
+        fruitless, rejected = (0, Counter()) if captions else (fruitless + 1, rejected)
+        if fruitless == FRUITLESS_REQUESTS:
             trouble = trouble or "; ".join(session.account.meter.spoilers)
-            raise _explain_dry_writer(context.recipe.captions.writer.type, category, written, places, trouble, vain)
+            raise _explain_dry_writer(context.recipe.captions.writer.type, category, written, places, trouble, rejected)
 
 
 def _ask_writer(
     session: WriterSession, category: str, count: int, avoid: Sequence[str], seed: int
 ) -> tuple[Sequence[str], str]:
-    """Return the writer's texts, and the reason if its language model gave no reply."""
+    """Return the writer's texts; none, and the reason, if its language model didn't reply."""
     try:
         return session.writer.captions(category, count, avoid, seed), ""
     except NoReplyError as failure:
@@ -165,21 +171,21 @@ def _ask_writer(
 def _commit_captions(
     context: Context, written: WrittenCaptions, captions: Sequence[Caption], left_out: Counter[str], seconds: float
 ) -> None:
-    """Commit the captions of one request as one part; dropped texts are counted with its first caption."""
-    units = {f"{written.source}/{each.key}": [each] for each in captions}
+    """Commit the captions of one request as a part; its first caption holds the counts of dropped texts."""
+    units = {f"{written.source}/{caption.key}": [caption] for caption in captions}
     if units:
         dropped = {next(iter(units)): left_out} if left_out else {}
         table = name_written_table(context.recipe.captions)
         context.run.commit(table, units, Caption.schema, dropped=dropped, seconds=seconds)
-    for unit, (each,) in units.items():
-        written.add(unit, each)
+    for unit, (caption,) in units.items():
+        written.add(unit, caption)
 
 
 def _explain_dry_writer(
-    writer: str, category: str, written: WrittenCaptions, places: Places, trouble: str, vain: Counter[str]
+    writer: str, category: str, written: WrittenCaptions, places: SplitCounts, trouble: str, rejected: Counter[str]
 ) -> BudgetError:
     reached = f"{len(written.units[category])} of the {sum(places.values())} captions of '{category}'"
-    reasons = ", ".join(f"{reason} {count}" for reason, count in vain.most_common())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common())
     left_out = f"; left out: {reasons}" if reasons else ""
     if trouble:
         return BudgetError(f"captions: writer '{writer}' is stuck at {reached}: {trouble}{left_out}")
@@ -190,7 +196,7 @@ def _explain_dry_writer(
 
 
 def _collect_notes(context: Context) -> dict[str, Any]:
-    """Return the counts of captions, of their lengths in words and of dropped texts."""
+    """Return the counts of captions and of dropped texts, and the captions' lengths in words."""
     rows = list(context.run.rows(_STAGE, ["text", "category", "split"]))
     splits = Counter(row["split"] for row in rows)
     # A pair set without preferences leaves no caption.

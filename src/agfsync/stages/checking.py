@@ -1,4 +1,4 @@
-"""Checks of a writer's captions and questions, shared by two stages."""
+"""Checks of a writer's captions and questions, shared by several stages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ TYPES = get_args(ElementType)
 FILLERS = frozenset(
     normalise_text("a, an, and, are, at, by, for, from, in, is, it, its, of, on, or, the, to, with").split()
 )
-"""words that nearly every caption has, so that they place no element in it"""
+"""words of nearly every caption, which don't show that an element is mentioned in it"""
 MOST_CAPTION_CHARACTERS, MOST_QUESTION_CHARACTERS = 1000, 300
-"""characters: a model that writes more has lost itself. Captions are asked for in 50 words, and cut at 77 tokens"""
+"""characters: a model that writes more is rambling. Prompts ask for captions of 50 words; encoders cut at 77 tokens"""
 
 
 def sift_captions(texts: Sequence[str], words: tuple[int, int] | None = None) -> tuple[list[str], Counter[str]]:
-    """Return those of a model's `texts` that may be captions, and why the others aren't, counted.
+    """Return the valid captions among a model's `texts`, and the counted reasons why the others aren't.
 
-    `words` are the fewest and the most that a caption may have; None: any number.
+    `words` are the fewest and the most words of a caption; None: any number.
     """
     reasons = [find_caption_fault(text, words) for text in texts]
     kept = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
@@ -30,7 +30,7 @@ def sift_captions(texts: Sequence[str], words: tuple[int, int] | None = None) ->
 
 
 def find_caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
-    """Return why `text` may be no caption, or None."""
+    """Return the reason why `text` isn't a valid caption, or None."""
     if not has_words(text):
         return "empty"
     if len(text) > MOST_CAPTION_CHARACTERS:
@@ -43,16 +43,16 @@ def find_caption_fault(text: str, words: tuple[int, int] | None) -> str | None:
 def sift_questions(
     caption: Caption, drafts: Sequence[QuestionDraft], similarity: float = 1.0
 ) -> tuple[list[Question], Counter[str]]:
-    """Return those of `drafts` that are valid questions on `caption`, each once, and why the others aren't, counted.
+    """Return the distinct valid questions on `caption` among `drafts`, and the counted reasons why the others aren't.
 
-    `similarity` is that from which on two questions are nearly the same; at 1 only the same words are.
+    Two questions are near duplicates from `similarity` on; at 1, only questions of the same words.
     """
     kept: dict[str, Question] = {}
     near = KeptQuestions(similarity)
     dropped: Counter[str] = Counter()
     for draft in map(_clean_draft, drafts):
         plain = normalise_text(draft.text)
-        reason = "repeated" if plain in kept else find_fault(draft, caption)
+        reason = "repeated" if plain in kept else find_question_fault(draft, caption)
         if reason is None and near.is_near(draft):
             reason = "nearly repeated"
         if reason is None:
@@ -66,15 +66,15 @@ def sift_questions(
 
 
 def _clean_draft(draft: QuestionDraft) -> QuestionDraft:
-    """Return `draft` as it would be kept: another control character makes no other question."""
+    """Return `draft` in the form that is kept, in which control characters make no difference."""
     texts: dict[str, Any] = {
         name: one_line(getattr(draft, name)) for name in ("text", "answer", "element", "element_type")
     }
     return replace(draft, **texts)
 
 
-def find_fault(draft: QuestionDraft, caption: Caption) -> str | None:
-    """Return why `draft` is no valid question on `caption`, or None if it is one."""
+def find_question_fault(draft: QuestionDraft, caption: Caption) -> str | None:
+    """Return the reason why `draft` isn't a valid question on `caption`, or None."""
     if not draft.valid:
         return "called invalid by its writer"
     if not has_words(draft.text):
@@ -93,8 +93,8 @@ def find_fault(draft: QuestionDraft, caption: Caption) -> str | None:
 def _is_mentioned(caption: str, element: str) -> bool:
     """Return True if a content word of `element` is in `caption`.
 
-    One is enough, at any place of a word: a writer may bend words ("cats" -> "cat") or add one.
+    One is enough, even as a part of a word: a writer may inflect words ("cats" -> "cat") or add some.
     """
     words = normalise_text(element).split()
-    telling = [word for word in words if word not in FILLERS]
-    return any(word in normalise_text(caption) for word in telling or words)
+    content_words = [word for word in words if word not in FILLERS]
+    return any(word in normalise_text(caption) for word in content_words or words)

@@ -15,17 +15,17 @@ from agfsync.store.streams import group_by_column, join_in_order
 
 MODEL = "model"
 """The folder of the trained model in the run's folder."""
-NOT_SHAPING = ("device", "offload")
-"""Settings of a model that affect no image."""
+NOT_SHAPING_IMAGES = ("device", "offload")
+"""Settings of a model that don't affect its images."""
 GENERATORS = "generators"
-"""The candidates' note of the models that drew them, by the candidates' `generator`, if there are several."""
+"""The candidates' note with each `generator`'s model, if there are several."""
 EARLIER = "earlier_seconds"
-"""A stage's note of the seconds that earlier, interrupted runs of it took, if no part holds them."""
+"""A stage's note with the seconds of its earlier, interrupted runs that no part records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The run and recipe of a stage. `digest` is that of the stage's settings and inputs."""
+    """The run and recipe of a stage. `digest` is the digest of its settings and inputs."""
 
     run: Run
     recipe: Recipe
@@ -47,30 +47,30 @@ class CaptionToDraw:
 
 
 def read_captions_to_draw(context: Context, split: Split) -> Iterator[CaptionToDraw]:
-    """Yield the captions of `split` that have questions, since skipped ones have none; all if none are needed."""
+    """Yield the captions of `split` that have questions, which skipped ones lack; all if none are needed."""
     needed = context.recipe.questions.minimum > 0
     questions = group_by_column("caption_key", context.run.rows("questions"))
-    for caption, asked in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
-        if caption.split == split and (asked or not needed):
-            yield CaptionToDraw(caption, tuple(Question.of(row) for row in asked or ()))
+    for caption, rows in join_in_order(context.run.read("captions", Caption), lambda caption: caption.key, questions):
+        if caption.split == split and (rows or not needed):
+            yield CaptionToDraw(caption, tuple(Question.of(row) for row in rows or ()))
 
 
 def digest_generator(settings: ModelSettings) -> str:
     """Return the digest of a model and of all settings that affect its images, without loading it."""
     refiner = (settings.refining.path,) if settings.refining else ()
     models = (settings.path, settings.configuration, *(part.path for part in settings.parts.values()), *refiner)
-    return digest(dump_changes(settings, *NOT_SHAPING), catalog.fingerprint(*models))
+    return digest(dump_changes(settings, *NOT_SHAPING_IMAGES), catalog.fingerprint(*models))
 
 
 def digest_drawing(recipe: Recipe) -> list[str]:
-    """Return the digests of the models that draw candidates, the first one with the start of its round."""
+    """Return the digests of the models that draw candidates; the first one's covers the start of a later round."""
     first, *others = map(digest_generator, recipe.drawing_models)
     start = recipe.start
     return [first if start is None else digest(first, start.identity, start.round), *others]
 
 
 def digest_evaluated(recipe: Recipe) -> dict[str, str]:
-    """Return the digests of the models "base" and "aligned" that are drawn with, apart from what a training changes."""
+    """Return the digests of the models "base" and "aligned" of the evaluation, before any training."""
     marks = ("", "") if recipe.given is None else recipe.given.marks
     return {
         name: digest(digest_generator(settings), mark) if mark else digest_generator(settings)
@@ -82,7 +82,7 @@ def digest_scorer(name: str, settings: ScorerSettings) -> str:
     """Return the digest of a scorer and of all settings that affect its scores, without loading it."""
     server = settings.asked_server
     tokens = server.reply_tokens if server is not None else None
-    # The run's own reward model counts by its weights, which its revision names, not by where the run lies.
+    # The run's own reward model is identified by its weights, which its revision names, not by the run's path.
     shaping = dump_changes(settings, "device", "server", *(("path",) if settings.is_own else ()))
     return digest(name, settings.type, shaping, tokens, catalog.fingerprint(*settings.files))
 
@@ -93,7 +93,7 @@ def asks_questions(settings: ScorerSettings) -> bool:
 
 
 def knows_truth(settings: ScorerSettings) -> bool:
-    """Return True if a scorer's answers are the truth, as those of the Shapes world's oracle."""
+    """Return True if a scorer's answers are the ground truth, like those of the Shapes world's oracle."""
     return bool(getattr(catalog.find("scorers", settings.type), "knows_truth", False))
 
 
@@ -103,9 +103,9 @@ def takes_any_answer(settings: ScorerSettings) -> bool:
 
 
 def dump_changes(section: BaseModel, *without: str) -> dict[str, Any]:
-    """Return the values of `section` that differ from their defaults, as JSON has them.
+    """Return the values of `section` that differ from their defaults, in JSON types.
 
-    A digest holds these alone, so that a new key with a default renames no finished work.
+    Digests cover only these, so that a new key with a default leaves finished work valid.
     """
     plain: dict[str, Any] = section.model_dump(mode="json", exclude=set(without), exclude_defaults=True)
     return plain

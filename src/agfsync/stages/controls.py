@@ -1,7 +1,7 @@
-"""The stage after the evaluation: the aligned model against controls, which train as long without the feedback.
+"""The stage after the evaluation: the aligned model against controls, trained as long but without the feedback.
 
-A control is a run of its own in the folder `controls` of this one, and shares its files. The pipeline brings it up to
-its evaluation; this stage compares the two models on the captions of the first evaluation set.
+A control is a run in the folder `controls` of this one, and shares its files. The pipeline runs it up to its
+evaluation; this stage compares the two models on the captions of the first evaluation set.
 """
 
 from collections import defaultdict
@@ -31,16 +31,16 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     name = context.recipe.evaluation.first_set
     ours = read_aligned_values(context.run)
-    found: dict[str, dict[str, Any]] = {}
+    comparisons: dict[str, dict[str, Any]] = {}
     for control in context.recipe.evaluation.controls:
         with Run.open(locate_control(context.run.path, control)) as other:
             theirs = read_aligned_values(other)
-        found[control] = {
+        comparisons[control] = {
             judge: _compare(control, judge, values, theirs[of, judge], context.recipe)
             for (of, judge), values in ours.items()
             if of == name and (of, judge) in theirs
         }
-    return {"set": name, "controls": found}
+    return {"set": name, "controls": comparisons}
 
 
 def locate_control(path: Path, control: str) -> Path:
@@ -51,7 +51,7 @@ def locate_control(path: Path, control: str) -> Path:
 def make_control_recipe(recipe: Recipe, control: str) -> Recipe:
     """Return the recipe of a control: that of the run, with the control's changes, without controls of its own.
 
-    Sets that are judged pairwise are left out, since nothing compares a control by them.
+    Sets that are judged pairwise are left out, since controls aren't compared by them.
     """
     sets = recipe.evaluation.sets
     paired = {name: None for name, each in sets.items() if each.of is not None}

@@ -1,4 +1,4 @@
-"""The statistics of a run's data, as AGFSync's tables have them: captions, questions, element types, utilisation."""
+"""The statistics of a run's data as in AGFSync's tables: captions, questions, element types, utilisation."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from agfsync.store import Run
 from agfsync.store.streams import group_by_column
 
 THRESHOLDS = range(0, 101, 5)
-"""The scores at which the utilisation is told."""
+"""The scores at which the utilisation is reported."""
 FILTERS = ({"vqa": 90.0, "aesthetic": 60.0}, {"vqa": 85.0, "aesthetic": 50.0})
 """The filters that the paper compares with: DreamSync's, and a milder one (Table 10)."""
 
 
 def gather_statistics(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Return the statistics of the captions, questions, candidates and pairs of a run as far as it got.
+    """Return the statistics of the captions, questions, candidates and pairs that a run has so far.
 
     `categories` and `element_types` have counts and shares in 0..1. Of the captions with candidates, `utilisation` has
     for each scorer the share with a candidate of at least each of `THRESHOLDS`, `filters` the share with a candidate
@@ -28,47 +28,47 @@ def gather_statistics(run: Run, recipe: Recipe) -> dict[str, Any]:
     if not captions:
         return {}
     columns = ["caption_key", "text", "element", "element_type"]
-    asked = dict(group_by_column("caption_key", run.rows("questions", columns)))
+    questions = dict(group_by_column("caption_key", run.rows("questions", columns)))
     held_out = sum(caption["split"] == HELD_OUT for caption in captions)
     return {
         "captions": len(captions),
         "held_out": held_out,
         "words_a_caption": fmean(count_words(caption["text"]) for caption in captions),
-        "categories": _count_categories(captions, asked),
-        **_count_questions(asked),
+        "categories": _count_categories(captions, questions),
+        **_count_questions(questions),
         **_measure_utilisation(run, recipe),
     }
 
 
 def _count_categories(
-    captions: Sequence[Mapping[str, Any]], asked: Mapping[str, Sequence[Mapping[str, Any]]]
+    captions: Sequence[Mapping[str, Any]], questions: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, dict[str, float]]:
     """Return each category's captions, their share, and their mean numbers of words and questions."""
-    of: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_category: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for caption in captions:
-        of[caption["category"]].append(caption)
+        by_category[caption["category"]].append(caption)
     return {
         category: {
-            "captions": len(some),
-            "share": len(some) / len(captions),
-            "words": fmean(count_words(each["text"]) for each in some),
-            "questions": fmean(len(asked.get(each["key"], ())) for each in some),
+            "captions": len(rows),
+            "share": len(rows) / len(captions),
+            "words": fmean(count_words(each["text"]) for each in rows),
+            "questions": fmean(len(questions.get(each["key"], ())) for each in rows),
         }
-        for category, some in of.items()
+        for category, rows in by_category.items()
     }
 
 
-def _count_questions(asked: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _count_questions(by_caption: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the means over the captions that have questions, and the counts by element type, the rarest first."""
-    questions = [question for some in asked.values() for question in some]
+    questions = [question for rows in by_caption.values() for question in rows]
     if not questions:
         return {}
     types = Counter(question["element_type"] for question in questions)
     return {
         "questions": len(questions),
-        "questions_a_caption": len(questions) / len(asked),
+        "questions_a_caption": len(questions) / len(by_caption),
         "words_a_question": fmean(count_words(question["text"]) for question in questions),
-        "elements_a_caption": fmean(len({normalise_text(q["element"]) for q in some}) for some in asked.values()),
+        "elements_a_caption": fmean(len({normalise_text(q["element"]) for q in rows}) for rows in by_caption.values()),
         "element_types": {
             name: {"questions": count, "share": count / len(questions)} for name, count in reversed(types.most_common())
         },
@@ -76,7 +76,7 @@ def _count_questions(asked: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[s
 
 
 def _measure_utilisation(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Return the shares of the captions of which candidates are left by scores and by filters, and that gave pairs."""
+    """Return the shares of captions with a candidate above a score, with one that passes a filter, and with a pair."""
     captions = {row["key"]: row["caption_key"] for row in run.rows("candidates", ["key", "caption_key"])}
     if not captions:
         return {}
@@ -91,14 +91,14 @@ def _measure_utilisation(run: Run, recipe: Recipe) -> dict[str, Any]:
         values = {row["scorer"]: row["value"] for row in rows if row["value"] is not None}
         for name in (each for each in names if each in values):
             best[name][caption] = max(values[name], best[name].get(caption, values[name]))
-        for at_least, found in zip(filters, passed, strict=True):
+        for at_least, keys in zip(filters, passed, strict=True):
             if all(values.get(name, -1.0) >= least for name, least in at_least.items()):
-                found.add(caption)
+                keys.add(caption)
     converted = {row["caption_key"] for row in run.rows("pairs", ["caption_key"])}
     return {
         "candidates": len(captions),
         "utilisation": {name: _share_above(list(of.values()), drawn) for name, of in best.items() if of},
-        "filters": [{"at_least": f, "share": len(found) / drawn} for f, found in zip(filters, passed, strict=True)],
+        "filters": [{"at_least": f, "share": len(keys) / drawn} for f, keys in zip(filters, passed, strict=True)],
         "conversion": len(converted) / drawn,
     }
 

@@ -41,35 +41,35 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class ImageToJudge:
-    """An image to judge, by its key; its file is in the unit `unit` of its table and is read when needed."""
+    """An image to judge; its file is in the unit `unit` of the images' table, and is read when needed."""
 
     key: str
     unit: str
     prompt: str
     questions: tuple[Question, ...]
     by: tuple[str, ...] | None = None
-    """the judges that are asked; None: all"""
+    """the names of its judges; None: all"""
 
     def is_for(self, judge: str) -> bool:
-        """Return True if `judge_images` is asked."""
+        """Return True if `judge` scores the image."""
         return self.by is None or judge in self.by
 
 
 @dataclass(frozen=True, slots=True)
 class OtherScores:
-    """Scores that are there already: their scorers' names, and for each image, in order, the units that hold them."""
+    """Existing scores: their scorers' names, and for each image, in order, the units that hold the scores."""
 
     names: Sequence[str] = ()
     units: Callable[[], Iterable[Sequence[str]]] = lambda: repeat(())
 
 
-Key = Callable[[ImageToJudge], str]
-"""Function that returns the key of a judge's score of an image."""
+KeyFunction = Callable[[ImageToJudge], str]
+"""A function that returns the key of a judge's score of an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A request to a judge: a score called `key` of an image."""
+    """A request to a judge: the score of an image; `key` is the score's key."""
 
     judge: str
     key: str
@@ -80,7 +80,7 @@ class ScoreRequest:
 class JudgingJob:
     """A job that scores images with the judges of a panel, up to `batch` images at a time.
 
-    Judges behind a server have `accounts`, which stay in the leading process; so does the judging by these.
+    Judges behind a server have `accounts`; both stay in the leading process.
     """
 
     tables: Tables
@@ -98,35 +98,36 @@ class JudgingJob:
         first = next(iter(self.panel.values()))
         return first.device if first.asked_server is None else SERVER
 
-    def reads(self, asked: Sequence[ScoreRequest]) -> tuple[str, Sequence[str]]:
-        return self.tables.images, list(dict.fromkeys(each.image.unit for each in asked))
+    def reads(self, requests: Sequence[ScoreRequest]) -> tuple[str, Sequence[str]]:
+        return self.tables.images, list(dict.fromkeys(request.image.unit for request in requests))
 
     def open(self, context: JobContext) -> BatchFunction[ScoreRequest]:
         @cache
         def load_scorer(name: str) -> Scorer:
-            """Load a scorer when there is something to judge."""
+            """Load a scorer when its first image is to be judged."""
             context.say(f"{self.tables.stage}: loading {name}")
-            made: Scorer = catalog.build("scorers", list_scorer_arguments(self.panel[name], self.accounts.get(name)))
-            return made
+            scorer: Scorer = catalog.build("scorers", list_scorer_arguments(self.panel[name], self.accounts.get(name)))
+            return scorer
 
-        def work(asked: Sequence[ScoreRequest]) -> Iterator[Outcome]:
-            """Yield the outcomes; if a cap is reached, yield those before it first, since they were paid for."""
-            of_image: dict[str, list[ScoreRequest]] = defaultdict(list)
-            for each in asked:
-                of_image[each.image.key].append(each)
-            scorers = {name: load_scorer(name) for name in self.panel if any(each.judge == name for each in asked)}
+        def work(requests: Sequence[ScoreRequest]) -> Iterator[Outcome]:
+            """Yield the outcomes; if a cap is reached, yield those before it, which were paid for, then raise."""
+            by_image: dict[str, list[ScoreRequest]] = defaultdict(list)
+            for request in requests:
+                by_image[request.image.key].append(request)
+            asked = {request.judge for request in requests}
+            scorers = {name: load_scorer(name) for name in self.panel if name in asked}
             outcomes: dict[str, Outcome] = {}
             reached: CapReached | None = None
             try:
-                context.fit.over(list(of_image.values()), partial(self._judge_batch, context.run, scorers, outcomes))
+                context.fit.over(list(by_image.values()), partial(self._judge_batch, context.run, scorers, outcomes))
             except CapReached as failure:
                 reached = failure
             for account in self.accounts.values():
                 account.note()
-            for each in asked:
-                if reached is not None and each.key not in outcomes:
+            for request in requests:
+                if reached is not None and request.key not in outcomes:
                     raise reached
-                yield outcomes[each.key]
+                yield outcomes[request.key]
 
         return work
 
@@ -135,19 +136,19 @@ class JudgingJob:
         run: Run,
         scorers: Mapping[str, Scorer],
         outcomes: dict[str, Outcome],
-        asked: Sequence[Sequence[ScoreRequest]],
+        requests_by_image: Sequence[Sequence[ScoreRequest]],
     ) -> Sequence[Sequence[ScoreRequest]]:
-        """Enter the scores `asked` of each image into `outcomes` by key; each judge sees all images in one batch."""
-        images = open_images(run, self.tables, [of[0].image for of in asked])
+        """Add the requested scores of each image to `outcomes` by key; each judge sees all images in one batch."""
+        images = open_images(run, self.tables, [requests[0].image for requests in requests_by_image])
         for name, scorer in scorers.items():
-            mine = [each for of in asked for each in of if each.judge == name]
-            shown = [
-                ImageToScore(each.key, each.image.key, each.image.prompt, each.image.questions, images[each.image.key])
-                for each in mine
+            own = [request for requests in requests_by_image for request in requests if request.judge == name]
+            items = [
+                ImageToScore(request.key, image.key, image.prompt, image.questions, images[image.key])
+                for request, image in ((request, request.image) for request in own)
             ]
-            for each, said in zip(mine, score_images(scorer, name, shown) if shown else [], strict=True):
-                outcomes[each.key] = _make_outcome(said)
-        return asked
+            for request, scored in zip(own, score_images(scorer, name, items) if items else [], strict=True):
+                outcomes[request.key] = _make_outcome(scored)
+        return requests_by_image
 
 
 def judge_images(
@@ -159,14 +160,14 @@ def judge_images(
 ) -> dict[str, Any]:
     """Let every judge score those of `images` that it hasn't scored, one model in memory at a time.
 
-    The table of scores holds theirs and the `others` afterwards.
+    Afterwards the table of scores holds these and the `others`.
 
-    Returns, for each judge and each of the others: the number `scored`, their `mean`, the counted reasons of the
-    `unscored` ones, and the number for which it saw the beginning of the prompt only (`truncated`).
+    Returns, for each judge and each of the others: the number of `scored` images, their `mean`, the counted reasons of
+    the `unscored` ones, and the number of images whose prompt the judge saw `truncated`.
 
     Raises:
-        ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or may
-            cost no more.
+        ModelError: a judge can't be loaded. BudgetError: one left more unscored than `failure_budget` allows, or has
+            reached its cap.
     """
     keys = {name: _make_key_function(tables, name, settings) for name, settings in judges.items()}
     with open_judge_accounts(context, tables.stage, judges) as accounts:
@@ -174,12 +175,12 @@ def judge_images(
             _judge_by_panel(context, tables, panel, keys, images, accounts)
             release_memory()
     others = others or OtherScores()
-    asked = (
+    units = (
         unit
-        for image, more in zip(images, others.units(), strict=False)
-        for unit in (*(key(image) for name, key in keys.items() if image.is_for(name)), *more)
+        for image, other_units in zip(images, others.units(), strict=False)
+        for unit in (*(key(image) for name, key in keys.items() if image.is_for(name)), *other_units)
     )
-    context.run.select(tables.scores, asked)
+    context.run.select(tables.scores, units)
     names = [*judges, *others.names]
     notes = _collect_notes(context, tables, names)
     for name, account in accounts.items():
@@ -190,7 +191,7 @@ def judge_images(
 
 
 def _group_panels(judges: Judges) -> list[Judges]:
-    """Return the judges grouped by model: those of a group see each batch in turn, and can share its embeddings."""
+    """Return the judges grouped by model: the judges of a group score the same batches, and can share embeddings."""
     panels: dict[tuple[Any, ...], dict[str, ScorerSettings]] = {}
     for name, settings in judges.items():
         weights = getattr(settings, "weights", None)
@@ -203,7 +204,7 @@ def _judge_by_panel(
     context: Context,
     tables: Tables,
     panel: Judges,
-    keys: Mapping[str, Key],
+    keys: Mapping[str, KeyFunction],
     images: Reiterable[ImageToJudge],
     accounts: Mapping[str, Account],
 ) -> None:
@@ -211,9 +212,9 @@ def _judge_by_panel(
     batch = context.recipe.scores.batch
 
     def units() -> Iterator[Unit[ScoreRequest]]:
-        for some in iterate_batches(images, batch):
+        for chunk in iterate_batches(images, batch):
             for name in panel:
-                for image in (each for each in some if each.is_for(name)):
+                for image in (each for each in chunk if each.is_for(name)):
                     key = keys[name](image)
                     yield Unit(key, ScoreRequest(name, key, image))
 
@@ -232,52 +233,52 @@ def _judge_by_panel(
     )
 
 
-def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> Key:
-    """Return the function that names a judge's scores and their units."""
+def _make_key_function(tables: Tables, name: str, settings: ScorerSettings) -> KeyFunction:
+    """Return the function that gives the keys of a judge's scores, which are also their units' keys."""
     source = digest(tables.scores, VERSIONS[tables.stage], digest_scorer(name, settings))
-    # A scorer whose class doesn't say counts as asking: at worst, other questions make it score again.
+    # Without the attribute, a scorer is assumed to ask questions: at worst, new questions make it score again.
     asks = getattr(catalog.find("scorers", settings.type), "asks_questions", True)
     return lambda image: score_key(source, asks, image.key, image.questions)
 
 
 def open_images(run: Run, tables: Tables, images: Sequence[ImageToJudge]) -> dict[str, Image.Image | Unscored]:
-    """Open the images once, so that every judge sees the same ones; return them by their keys."""
-    holders = list(dict.fromkeys(each.unit for each in images))
-    files = {c.key: c.image for c in run.read(tables.images, Candidate, holders)}
+    """Decode the images once for all judges; return them by their keys."""
+    units = list(dict.fromkeys(image.unit for image in images))
+    files = {c.key: c.image for c in run.read(tables.images, Candidate, units)}
     return dict(zip((p.key for p in images), decode_images([files[p.key] for p in images]), strict=True))
 
 
-def _make_outcome(judged: ScoredImage) -> Outcome:
-    """Return the score; a truncated prompt is counted with it, and so known after a resume."""
-    return Sifted([judged.score], {_describe_truncation(judged.score.scorer): 1} if judged.truncated else {})
+def _make_outcome(scored: ScoredImage) -> Outcome:
+    """Return the score; a truncated prompt is counted as dropped, so that a resumed run knows it."""
+    return Sifted([scored.score], {_describe_truncation(scored.score.scorer): 1} if scored.truncated else {})
 
 
-def _describe_truncation(judge_: str) -> str:
-    return f"{judge_} saw the beginning of the prompt only"
+def _describe_truncation(judge: str) -> str:
+    return f"{judge} saw the beginning of the prompt only"
 
 
 def _skip_unscored(context: Context, tables: Tables, judges: Sequence[str], images: int) -> None:
-    """Enter images without a score as skipped, an entry for each judge and reason, and report them.
+    """Record images without a score as skipped, one entry for each judge and reason, and report them.
 
-    A refusal is an annotator's answer: it counts as skipped, and not as a failure.
+    An annotator's refusal is a valid answer: it is skipped, but not a failure.
 
     Raises:
         BudgetError: a judge left more unscored than `failure_budget` allows.
     """
     run, skipped = context.run, dict[str, dict[str, Skipped]]()
     for row in run.rows(tables.scores, ["candidate_key", "scorer", "reason"]):
-        if (why := row["reason"]) is not None:
-            of_judge, where = skipped.setdefault(row["scorer"], {}), f"image {row['candidate_key']}"
-            key, reason = digest("unscored", row["scorer"], why), f"no {row['scorer']} score: {why}"
-            before = of_judge.get(why, Skipped(tables.scores, key, reason, where, 0))
-            of_judge[why] = replace(before, count=before.count + 1)
-    every = [each for of_judge in skipped.values() for each in of_judge.values()]
-    for each in every:
-        run.skip(each.stage, each.key, each.reason, each.where, each.count)
-    for of_judge in skipped.values():
-        failed = [each for why, each in of_judge.items() if why != REFUSED]
+        if (reason := row["reason"]) is not None:
+            by_reason, where = skipped.setdefault(row["scorer"], {}), f"image {row['candidate_key']}"
+            key, message = digest("unscored", row["scorer"], reason), f"no {row['scorer']} score: {reason}"
+            before = by_reason.get(reason, Skipped(tables.scores, key, message, where, 0))
+            by_reason[reason] = replace(before, count=before.count + 1)
+    entries = [entry for by_reason in skipped.values() for entry in by_reason.values()]
+    for entry in entries:
+        run.skip(entry.stage, entry.key, entry.reason, entry.where, entry.count)
+    for by_reason in skipped.values():
+        failed = [entry for reason, entry in by_reason.items() if reason != REFUSED]
         check_budget(tables.stage, failed, images, context.recipe.failure_budget, "images")
-    report_skipped(context.progress, tables.stage, every, images * len(judges), "scores")
+    report_skipped(context.progress, tables.stage, entries, images * len(judges), "scores")
 
 
 def _collect_notes(context: Context, tables: Tables, judges: Sequence[str]) -> dict[str, Any]:
@@ -288,13 +289,13 @@ def _collect_notes(context: Context, tables: Tables, judges: Sequence[str]) -> d
             reasons[row["scorer"]][row["reason"]] += 1
         else:
             means[row["scorer"]].add(row["value"])
-    left_out = context.run.count_dropped(tables.scores)
+    dropped = context.run.count_dropped(tables.scores)
     return {
         name: {
             "scored": mean.count,
             "mean": mean.value,
             "unscored": dict(reasons[name]),
-            "truncated": left_out[_describe_truncation(name)],
+            "truncated": dropped[_describe_truncation(name)],
         }
         for name, mean in means.items()
     }

@@ -1,4 +1,4 @@
-"""The reward model of a run: what it is trained on, and how it is one of the run's scorers."""
+"""A run's own reward model: the split of its training data, and its use as a scorer of the run."""
 
 from agfsync.recipe import Recipe
 from agfsync.recipe.reward import Reward
@@ -8,14 +8,14 @@ from agfsync.stages.scored import is_in_share
 from agfsync.store import Run
 
 REWARD = "reward"
-"""The stage that trains it, and its folder in the run's."""
+"""The stage that trains it, and its folder in the run folder."""
 
 
 def bind_scorers(recipe: Recipe, run: Run) -> Recipe:
-    """Return `recipe` with the place of the run's own reward model in the scorers that have the path run:reward.
+    """Return `recipe` with the path of the run's own reward model in the scorers whose path is run:reward.
 
-    Their revision becomes the mark of the stage that trained it, by which `digest_scorer` knows their scores: other
-    weights give other scores, also in a fork or in a folder that was moved. Before the stage has ended nothing changes.
+    Their revision becomes the mark of the stage that trained it, so that `digest_scorer` depends on the weights, but
+    not on the folder, which may be a fork or moved. Before the stage has ended, `recipe` is returned unchanged.
     """
     trained = run.find_finished(REWARD)
     own = {name: each for name, each in recipe.scorers.items() if each.is_own}
@@ -27,10 +27,10 @@ def bind_scorers(recipe: Recipe, run: Run) -> Recipe:
 
 
 def choose_split(caption_key: str, settings: Reward) -> str:
-    """Return the split of a prompt by its key: test, validation, train, or "" beyond the share that is trained on."""
-    place = derive_seed("reward split", caption_key) / 2**63
-    if place < settings.test:
+    """Return the split of a prompt by its key: test, validation, train, or "" if the training doesn't use it."""
+    fraction = derive_seed("reward split", caption_key) / 2**63
+    if fraction < settings.test:
         return "test"
-    if place < settings.test + settings.validation:
+    if fraction < settings.test + settings.validation:
         return "validation"
     return "train" if is_in_share(f"reward {caption_key}", settings.share) else ""

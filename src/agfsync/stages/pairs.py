@@ -1,4 +1,4 @@
-"""Stage 5: pairs of each caption's candidates by the recipe's choice (Eq. 5 to 7), or the preferences of a pair set."""
+"""Stage 5: pairs of each caption's candidates, by the recipe's choice (Eq. 5 to 7) or from a pair set."""
 
 from array import array
 from collections import Counter
@@ -25,7 +25,7 @@ from agfsync.store.streams import Stream, group_by_column
 _STAGE = "pairs"
 _BATCH = 1000
 CONTRIBUTIONS = "contributions"
-"""The note of each judge's mean part of the margin, and of the shares of the pairs that it is for and against."""
+"""The note with each judge's mean part of the margin, and the shares of pairs that it agrees with and opposes."""
 
 
 @dataclass(slots=True)
@@ -46,9 +46,9 @@ class ContributionTally:
             self.opposing[judge] += part < 0
 
     def summarise(self) -> dict[str, dict[str, float]]:
-        """Return each judge's mean part of the margin, and the shares in 0..1 of the pairs that it is for and against.
+        """Return each judge's mean part of the margin, and the shares in 0..1 of pairs that it agrees with and opposes.
 
-        The means sum to the mean margin. A judge that had no part in a pair counts there as 0.
+        The means sum to the mean margin. A judge's part in pairs that it didn't take part in is 0.
         """
         return {
             judge: {
@@ -61,23 +61,23 @@ class ContributionTally:
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Make pairs of every caption's candidates; the notes say how much each judge contributed to their margins.
+    """Make pairs of every caption's candidates; the notes have each judge's contribution to the margins.
 
     Raises:
         BudgetError: no caption gives a pair.
     """
     if context.recipe.pairs.source:
-        return _take_preferences(context)
+        return _import_preferences(context)
     choice, normaliser = make_choice(context.recipe), make_normaliser(context.run, context.recipe)
 
     def work(captions: Sequence[ScoredCaption]) -> list[Outcome]:
-        return [pair_candidates(each, choice) for each in captions]
+        return [pair_candidates(scored, choice) for scored in captions]
 
     source = _identify_choice(context.recipe, normaliser)
 
     def units() -> Iterator[Unit[ScoredCaption]]:
-        for each in read_normalised_captions(context.run, context.recipe, normaliser):
-            yield Unit(digest(*source, each.caption_key, list(each.values), each.score_keys), each)
+        for scored in read_normalised_captions(context.run, context.recipe, normaliser):
+            yield Unit(digest(*source, scored.caption_key, list(scored.values), scored.score_keys), scored)
 
     drawn = group_by_column("caption_key", context.run.rows("candidates", ["caption_key"]))
     captions = sum(is_in_share(caption, context.recipe.pairs.share) for caption, _ in drawn)
@@ -86,7 +86,7 @@ def run(context: Context) -> Mapping[str, Any]:
     tally = ContributionTally()
 
     def keys() -> Iterator[str]:
-        # Finished units hold no parts of margins: choosing again costs less than keeping them would.
+        # Finished units don't store the parts of margins: choosing again costs less than storing them.
         for unit in units():
             for pair in choose_pairs(choice, unit.payload)[0]:
                 tally.add(pair)
@@ -103,7 +103,7 @@ def make_choice(recipe: Recipe) -> Choice:
 
 
 def make_normaliser(run: Run, recipe: Recipe) -> Normaliser | None:
-    """Return what normalises the scores of `run`, which are read if they are compared over the run; None: nothing."""
+    """Return the normaliser of the recipe, with statistics of the run's scores if needed; None if it has none."""
     settings = recipe.pairs
     if settings.normalise == "none":
         return None
@@ -117,14 +117,14 @@ def make_normaliser(run: Run, recipe: Recipe) -> Normaliser | None:
 
 
 def _identify_choice(recipe: Recipe, normaliser: Normaliser | None) -> list[Any]:
-    """Return what a unit's key holds in addition to its caption, candidates and scores."""
+    """Return the parts of a unit's key in addition to its caption, candidates and scores."""
     settings = recipe.pairs.choose
     identity = [_STAGE, VERSIONS[_STAGE], settings.type, dump_changes(settings)]
     return [*identity, normaliser.identity] if normaliser else identity
 
 
-def _take_preferences(context: Context) -> Mapping[str, Any]:
-    """Take the pair set's own pairs; its other entries, such as ties, are counted."""
+def _import_preferences(context: Context) -> Mapping[str, Any]:
+    """Import the pair set's own pairs, and count its other entries, such as ties."""
     share = context.recipe.pairs.share
 
     def units() -> Iterator[Unit[Sifted]]:
@@ -141,13 +141,13 @@ def _take_preferences(context: Context) -> Mapping[str, Any]:
 
 
 def choose_pairs(choice: Choice, scored: ScoredCaption) -> tuple[list[ChosenPair], Counter[str]]:
-    """Return the caption's pairs and what was left out; ties, which `by-aspect` alone takes, are given to it."""
-    more: Any = {"ties": scored.ties} if scored.ties else {}
-    return choice.choose(scored.values, **more)
+    """Return the caption's pairs and the counted reasons of left-out candidates. Only `by-aspect` takes ties."""
+    ties: Any = {"ties": scored.ties} if scored.ties else {}
+    return choice.choose(scored.values, **ties)
 
 
 def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
-    """Return the caption's pairs; candidates that took no part are counted."""
+    """Return the caption's pairs, and the counted reasons of candidates without a part."""
     chosen, left_out = choose_pairs(choice, scored)
     pairs = [
         Pair(
@@ -161,34 +161,34 @@ def pair_candidates(scored: ScoredCaption, choice: Choice) -> Sifted:
 
 
 def key_pairs(chosen: Sequence[ChosenPair]) -> dict[str, ChosenPair]:
-    """Return a caption's pairs by their keys; of a couple that several judges chose, the later ones are numbered."""
-    times: Counter[tuple[str, str]] = Counter()
-    keyed = {}
-    for each in chosen:
-        number = times[each.winner, each.loser]
-        keyed[digest("pair", each.winner, each.loser, *([number] if number else []))] = each
-        times[each.winner, each.loser] += 1
-    return keyed
+    """Return a caption's pairs by their keys; repeated choices of the same two images are numbered."""
+    counts: Counter[tuple[str, str]] = Counter()
+    by_key = {}
+    for pair in chosen:
+        number = counts[pair.winner, pair.loser]
+        by_key[digest("pair", pair.winner, pair.loser, *([number] if number else []))] = pair
+        counts[pair.winner, pair.loser] += 1
+    return by_key
 
 
 def read_normalised_captions(run: Run, recipe: Recipe, normaliser: Normaliser | None) -> Iterator[ScoredCaption]:
-    """Yield every caption in the share with its candidates and the scores that are chosen by, normalised."""
+    """Yield every caption in the share with its candidates and the normalised scores that the choice reads."""
     choose = recipe.pairs.choose
-    # A choice that totals several judges has no use for the contradictions of one.
+    # Choices by a total of several judges don't use one judge's contradictions.
     ties = choose.type == "by-aspect" and any(recipe.find_scorer(name).aspect_names for name in choose.scorers)
     for scored in read_scored_captions(run, choose.scorers, recipe.pairs.share, ties=ties):
         yield replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
 
 
 def find_parts(run: Run, recipe: Recipe, pair: Pair) -> Mapping[str, float]:
-    """Return each judge's part of a pair's margin; empty where none had one, or the scores have changed meanwhile."""
+    """Return each judge's part of a pair's margin; empty if no judge chose it, or the scores have changed since."""
     if recipe.pairs.source:
         return {}
     try:
         captions = read_normalised_captions(run, recipe, None)
-        scored = next(each for each in captions if each.caption_key == pair.caption_key)
+        scored = next(caption for caption in captions if caption.caption_key == pair.caption_key)
     except (StopIteration, ValueError):
-        return {}  # The caption, or one of its judges, is gone since the pair was chosen.
+        return {}  # The caption or one of its judges was removed after the pair was chosen.
     normaliser = make_normaliser(run, recipe)
     scored = replace(scored, values=normaliser.normalise(scored.values)) if normaliser else scored
     chosen = key_pairs(choose_pairs(make_choice(recipe), scored)[0]).get(pair.key)
@@ -201,10 +201,10 @@ def _collect_notes(context: Context, captions: int) -> dict[str, Any]:
         margin.add(row["margin"])
     dropped = context.run.count_dropped(_STAGE)
     if context.recipe.pairs.source:
-        for each in context.run.list_skipped("candidates"):
-            dropped[each.reason] += each.count
+        for entry in context.run.list_skipped("candidates"):
+            dropped[entry.reason] += entry.count
     if not margin.count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no caption"
-        see = "pairs.source" if context.recipe.pairs.source else "pairs.choose"
-        raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see {see}")
+        setting = "pairs.source" if context.recipe.pairs.source else "pairs.choose"
+        raise BudgetError(f"pairs: no caption gives a pair ({reasons}): see {setting}")
     return {"captions": captions, "pairs": margin.count, "mean_margin": margin.value, "dropped": dict(dropped)}

@@ -1,4 +1,4 @@
-"""The polishing of written captions: each is a unit, so that none is paid for twice."""
+"""The polishing of written captions: each caption is a unit, so that none is paid for twice."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ _SHOWN_CHARACTERS = 80
 
 
 def polish_captions(context: Context, written: Sequence[Caption], given: Mapping[str, Caption]) -> dict[str, Any]:
-    """Polish the captions `written` by a writer, and select those that can be used after the `given` ones.
+    """Polish the captions `written` by a writer, and select the usable ones after the `given` ones.
 
-    Returns the notes: figures of the captions `before` and `after`, the number `changed`, of those `repeated`
-    afterwards, which are left out, and the spending.
+    Returns the notes: figures of the captions `before` and `after`, the number of captions that were `changed`, the
+    number that became `repeated` and so are left out, and the spending.
 
     Raises:
-        BudgetError: more are skipped than `failure_budget` allows, or the polisher may cost no more.
+        BudgetError: more are skipped than `failure_budget` allows, or the polisher has reached its cap.
     """
     recipe = context.recipe
     assert recipe.captions.polish is not None
@@ -42,22 +42,22 @@ def polish_captions(context: Context, written: Sequence[Caption], given: Mapping
         work, batch = partial(_polish_all, session, context), 4 * session.writer.concurrency * session.writer.at_once
         process_units(context.run, _STAGE, units, work, batch=batch, title="captions: polishing", **common)
     report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE, own=True), len(units))
-    skipped = {each.key for each in context.run.list_skipped(_STAGE, own=True)}
+    skipped = {entry.key for entry in context.run.list_skipped(_STAGE, own=True)}
     kept, repeated = _drop_repeated(context, [u.key for u in units if u.key not in skipped], given.values())
     context.run.select(_STAGE, [*given, *kept])
     after = list(kept.values())
-    changed = sum(each.text != each.original for each in after)
+    changed = sum(caption.text != caption.original for caption in after)
     figures = {"before": describe_captions(written), "after": describe_captions(after)}
     return {**figures, "changed": changed, "repeated": repeated, **session.account.to_notes()}
 
 
 def describe_captions(captions: Sequence[Caption]) -> dict[str, Any]:
-    """Return the number of captions, of each category's, and of words in a caption."""
+    """Return the number of captions, in total and by category, and their lengths in words."""
     # Every caption may have been skipped.
-    words = [count_words(each.text) for each in captions] or [0]
+    words = [count_words(caption.text) for caption in captions] or [0]
     return {
         "captions": len(captions),
-        "categories": dict(Counter(each.category for each in captions)),
+        "categories": dict(Counter(caption.category for caption in captions)),
         "words": {"least": min(words), "median": median(words), "mean": fmean(words), "most": max(words)},
     }
 
@@ -71,28 +71,28 @@ def _polish_all(session: WriterSession, context: Context, captions: Sequence[Cap
 
 
 def _polish_group(polisher: Polisher, context: Context, captions: Sequence[Caption]) -> list[Outcome]:
-    """Return a caption, or why there is none, for each of `captions`. May run in a thread of its own."""
+    """Return a polished caption, or a skip, for each of `captions`. May run in any thread."""
     seed = derive_seed(context.recipe.seed, "polish", captions[0].key)
-    said = polisher.polish([each.text for each in captions], seed)
+    replies = polisher.polish([caption.text for caption in captions], seed)
     words = context.recipe.captions.words
-    return [_make_outcome(each, reply, words) for each, reply in zip(captions, said, strict=True)]
+    return [_make_outcome(caption, reply, words) for caption, reply in zip(captions, replies, strict=True)]
 
 
-def _make_outcome(written: Caption, said: PolishedPrompt | UnpolishedPrompt, words: tuple[int, int] | None) -> Outcome:
+def _make_outcome(written: Caption, reply: PolishedPrompt | UnpolishedPrompt, words: tuple[int, int] | None) -> Outcome:
     where = f"'{shorten(written.text, _SHOWN_CHARACTERS, placeholder=' ...')}'"
-    if isinstance(said, UnpolishedPrompt):
-        remark = one_line(said.said)
-        return Skip(said.reason, f"{where}: {remark}" if remark else where)
-    text = one_line(said.text)
+    if isinstance(reply, UnpolishedPrompt):
+        remark = one_line(reply.said)
+        return Skip(reply.reason, f"{where}: {remark}" if remark else where)
+    text = one_line(reply.text)
     if fault := find_caption_fault(text, words):
         return Skip(f"polished caption: {fault}", where)
-    changed = one_line(said.changed) if text != written.text else ""
+    changed = one_line(reply.changed) if text != written.text else ""
     return [make_caption(text, written.category, written.split, written.text, changed)]
 
 
 def _drop_repeated(context: Context, units: Sequence[str], given: Iterable[Caption]) -> tuple[dict[str, Caption], int]:
-    """Return the captions of `units` by their keys, each text once, and the number of those left out."""
-    seen = {normalise_text(each.text) for each in given}
+    """Return the captions of `units` by unit, each text once, and the number of repeated ones."""
+    seen = {normalise_text(caption.text) for caption in given}
     kept: dict[str, Caption] = {}
     for unit, caption in zip(units, context.run.read(_STAGE, Caption, units), strict=True):
         plain = normalise_text(caption.text)

@@ -1,7 +1,7 @@
 """Stage 2: yes/no questions on each caption that pass the checks.
 
-If the captions' file has questions on a caption, they replace the writer's. Captions whose pairs are given need none:
-nothing is scored for them.
+If the captions' file has questions on a caption, they replace the writer's. Captions of a pair set need no questions,
+since their images aren't scored.
 """
 
 from collections import Counter
@@ -29,27 +29,27 @@ from agfsync.store.streams import Reiterable, Stream
 
 _STAGE = "questions"
 _BATCH = 16
-"""captions at a time, or four times as many as the writer takes, so that few threads wait for the last of a batch"""
+"""captions at a time, or 4 times the writer's concurrency, so that few threads wait for the last of a batch"""
 
 
 _SHOWN_CHARACTERS = 80
-"""characters of a caption that name it"""
+"""characters of a caption in a message"""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionToAsk:
-    """A caption, the questions `found` in its file, and the counted reasons why others can't be used.
+    """A caption, the questions `given` in its file, and the counted reasons why others can't be used.
 
-    If nothing is `found`, the writer asks.
+    If no question is `given`, the writer writes them.
     """
 
     caption: Caption
-    found: Sequence[SourceQuestion]
+    given: Sequence[SourceQuestion]
     left_out: Mapping[str, int]
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Ask the writer `questions.rounds` times for each caption; one that keeps too few questions is skipped.
+    """Request questions on each caption `questions.rounds` times; captions with too few valid ones are skipped.
 
     Raises:
         BudgetError: more captions are skipped than `failure_budget` allows.
@@ -60,32 +60,32 @@ def run(context: Context) -> Mapping[str, Any]:
         common = {"schema": Question.schema, "progress": context.progress, "budget": recipe.failure_budget}
         batch = max(_BATCH, 4 * session.writer.concurrency)
         process_units(run_, _STAGE, units, partial(_ask_all, session, recipe), batch=batch, **common)
-    _skip_scant(context, units, session.account.meter.spoilers)
+    _skip_short_of_questions(context, units, session.account.meter.spoilers)
     run_.select(_STAGE, (unit.key for unit in units))
     return {**_collect_notes(context), **session.account.to_notes()}
 
 
 def _list_units(context: Context, writer: QuestionWriter) -> Stream[Unit[CaptionToAsk]]:
-    """Return a unit for each caption, without training captions whose pairs are given."""
+    """Return a unit for each caption that needs questions: with a pair set, only held-out ones."""
     recipe = context.recipe
     prompts = SourceCaptions(recipe.captions.source, split=recipe.captions.split) if recipe.captions.source else None
-    asked = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
+    splits = {"held-out"} if recipe.pairs.source else {"train", "held-out"}
 
     def units() -> Iterator[Unit[CaptionToAsk]]:
         for caption in context.run.read("captions", Caption):
-            if caption.split in asked:
+            if caption.split in splits:
                 task = CaptionToAsk(caption, *(prompts.questions_on(caption.text) if prompts else ((), {})))
                 yield Unit(_name_unit(writer, recipe, task), task)
 
-    return Stream(sum(row["split"] in asked for row in context.run.rows("captions", ["split"])), units)
+    return Stream(sum(row["split"] in splits for row in context.run.rows("captions", ["split"])), units)
 
 
 def _name_unit(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> str:
     """Return the key of a caption's questions."""
-    if task.found:
-        # Choices and labels came later, and a file without any has the questions of before.
-        found = [{k: v for k, v in asdict(each).items() if v or k not in ("choices", "label")} for each in task.found]
-        return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, found, task.left_out)
+    if task.given:
+        # Choices and labels were added later: without them, the keys stay what they were.
+        given = [{k: v for k, v in asdict(each).items() if v or k not in ("choices", "label")} for each in task.given]
+        return digest(_STAGE, VERSIONS[_STAGE], "found", task.caption.key, given, task.left_out)
     settings = recipe.questions
     shaping: list[Any] = [settings.rounds, settings.verify, recipe.seed]
     if (settings.similarity, settings.maximum) != (1.0, None):
@@ -100,29 +100,27 @@ def _ask_all(session: WriterSession, recipe: Recipe, tasks: Sequence[CaptionToAs
 
 
 def _make_questions(writer: QuestionWriter, recipe: Recipe, task: CaptionToAsk) -> Outcome:
-    """Return a caption's questions, or why there are none. May run in a thread of its own."""
-    if task.found:
-        return _take_found(task)
+    """Return a caption's questions, or a skip. May run in any thread."""
+    if task.given:
+        return _make_given_questions(task)
     try:
         return _write_questions(writer, recipe, task.caption)
     except NoReplyError as failure:
         return Skip(str(failure), _quote_caption(task.caption))
 
 
-def _take_found(task: CaptionToAsk) -> Sifted:
-    """Return the file's questions as they are: people have checked them."""
-    key = task.caption.key
-    asked = [make_question(key, each) for each in task.found]
-    return Sifted(asked, task.left_out)
+def _make_given_questions(task: CaptionToAsk) -> Sifted:
+    """Return the file's questions unchanged: people have checked them."""
+    return Sifted([make_question(task.caption.key, question) for question in task.given], task.left_out)
 
 
 def _write_questions(writer: QuestionWriter, recipe: Recipe, caption: Caption) -> Sifted:
     """Return the writer's questions that pass the checks.
 
     Raises:
-        NoReplyError: none of the rounds, or not the second reading, got a reply.
+        NoReplyError: no round got a reply, or the verification didn't.
     """
-    drafts, lost = _collect_drafts(writer, recipe, caption)
+    drafts, without_reply = _collect_drafts(writer, recipe, caption)
     questions, dropped = sift_questions(caption, drafts, recipe.questions.similarity)
     if recipe.questions.verify and questions:
         confirmed = _confirm_questions(writer, recipe, caption, questions)
@@ -131,7 +129,7 @@ def _write_questions(writer: QuestionWriter, recipe: Recipe, caption: Caption) -
     most = recipe.questions.maximum
     if most is not None:
         dropped["more than questions.maximum"] = max(0, len(questions) - most)
-    dropped["round without a reply"] = lost
+    dropped["round without a reply"] = without_reply
     return Sifted(questions[:most], +dropped)
 
 
@@ -139,43 +137,43 @@ def _collect_drafts(writer: QuestionWriter, recipe: Recipe, caption: Caption) ->
     """Return the drafts of all rounds, and the number of rounds without a reply.
 
     Raises:
-        NoReplyError: all of them.
+        NoReplyError: no round got a reply.
     """
     drafts: list[QuestionDraft] = []
-    lost: list[NoReplyError] = []
+    failures: list[NoReplyError] = []
     for index in range(recipe.questions.rounds):
         try:
             drafts += writer.questions(caption.text, derive_seed(recipe.seed, _STAGE, caption.key, index))
         except NoReplyError as failure:
-            lost.append(failure)
-    if len(lost) == recipe.questions.rounds:
-        raise lost[-1]
-    return drafts, len(lost)
+            failures.append(failure)
+    if len(failures) == recipe.questions.rounds:
+        raise failures[-1]
+    return drafts, len(failures)
 
 
 def _confirm_questions(
     writer: QuestionWriter, recipe: Recipe, caption: Caption, questions: Sequence[Question]
 ) -> list[Question]:
-    """Return those of `questions` that the writer, asked again, answers as expected from the caption alone."""
+    """Return the `questions` that the writer, given only the caption, answers as expected."""
     assert isinstance(writer, Verifier)
     seed = derive_seed(recipe.seed, "verify", caption.key)
-    right = writer.verify(caption.text, [question.text for question in questions], seed)
-    return [each for each, yes in zip(questions, right, strict=True) if yes == (each.answer == "yes")]
+    answers = writer.verify(caption.text, [question.text for question in questions], seed)
+    return [q for q, is_yes in zip(questions, answers, strict=True) if is_yes == (q.answer == "yes")]
 
 
-def _skip_scant(context: Context, units: Reiterable[Unit[CaptionToAsk]], spoilers: Sequence[str]) -> None:
-    """Skip captions with too few questions.
+def _skip_short_of_questions(context: Context, units: Reiterable[Unit[CaptionToAsk]], spoilers: Sequence[str]) -> None:
+    """Skip captions with fewer questions than `questions.minimum`.
 
-    Their questions are kept, so that another `questions.minimum` asks no writer again.
+    Their questions are kept, so that a change of `questions.minimum` needs no new requests.
 
     Args:
-        spoilers: what was noticed about the writer's server that can be why they are few.
+        spoilers: remarks about the writer's server that may explain the lack of questions.
     """
     minimum = context.recipe.questions.minimum
-    skipped = {each.key for each in context.run.list_skipped(_STAGE)}
-    made = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
+    skipped = {entry.key for entry in context.run.list_skipped(_STAGE)}
+    done = Stream(len(units), lambda: (unit for unit in units if unit.key not in skipped))
     for unit, (key, rows) in zip(
-        made, context.run.rows_by_unit(_STAGE, ["key"], (unit.key for unit in made)), strict=True
+        done, context.run.rows_by_unit(_STAGE, ["key"], (unit.key for unit in done)), strict=True
     ):
         if len(rows) < minimum:
             reason = f"fewer valid questions than questions.minimum ({minimum})"

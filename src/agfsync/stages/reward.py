@@ -1,7 +1,6 @@
-"""The stage after the pairs: a reward model is trained on them, and measured on pairs that it has not seen.
+"""The stage after the pairs: a reward model is trained on them, and its accuracy is measured on unseen pairs.
 
-Prompts are parted by their keys into those that are trained on, those whose loss chooses the weights, and those that
-the accuracy is measured on.
+Prompts are split by their keys into training, validation (whose loss chooses the weights) and test prompts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +38,11 @@ from agfsync.training.publish.card import RewardFacts, render_reward_card
 
 _STAGE = REWARD
 ACCURACY = "accuracy"
-"""The note with the table of accuracies: aspect -> judge -> figures."""
+"""The note with the accuracies: aspect -> judge -> figures."""
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Train the reward model, put it at RUN/reward, and return the notes with its accuracy on the test pairs.
+    """Train the reward model, save it to RUN/reward, and return the notes with its accuracy on the test pairs.
 
     Raises:
         RunError: a split has no pairs. ModelError: the network can't be loaded.
@@ -59,14 +58,14 @@ def run(context: Context) -> Mapping[str, Any]:
     notes = _train(context, model, split)
     table = measure_accuracy(context, model, split)
     card = _describe_model(recipe, split, table)
-    replace_folder(context.run.path / REWARD, lambda beside: _save_model(model, card, beside))
+    replace_folder(context.run.path / REWARD, lambda folder: _save_model(model, card, folder))
     for pixels in (context.run.path / REWARD_WORK).glob("pixels-*"):
         pixels.unlink()
     return {**notes, ACCURACY: table}
 
 
 def load_network(recipe: Recipe) -> RewardModel:
-    """Load the network that is trained, in fp32, with its first blocks frozen; a new head has the seed's weights."""
+    """Load the network to train, in fp32, with its first blocks frozen; the seed initialises a new head."""
     settings: Any = require_reward(recipe).method
     network = settings.network.model_dump(exclude={"frozen", "dropout"})
     if launcher.count_processes() > 1:
@@ -79,7 +78,7 @@ def load_network(recipe: Recipe) -> RewardModel:
 
 @dataclass(frozen=True, slots=True)
 class RewardTraining:
-    """A training of a reward model that can begin or go on."""
+    """The training of a reward model, which can begin or resume."""
 
     actor: Actor
     objective: Objective
@@ -88,12 +87,12 @@ class RewardTraining:
     log: Path
     watcher: ValidationWatcher
     batch: int
-    """images that go through the network at a time where nothing is trained"""
+    """images in a forward pass without gradients"""
 
     def continue_training(
         self, on_step: Callable[[Mapping[str, float]], None], processes: Processes, say: Callable[[str], None]
     ) -> None:
-        """Train from the last checkpoint; the network ends with the best weights."""
+        """Train from the last checkpoint on; afterwards the network has the best weights."""
         train(
             self.actor,
             self.objective,
@@ -108,16 +107,16 @@ class RewardTraining:
 
 
 def prepare_training(context: Context, model: RewardModel, split: SplitPairs) -> RewardTraining:
-    """Return the training of `model` on the pairs of its split, with the validation that chooses the weights."""
+    """Return the training of `model` on the training pairs, with the validation that chooses the weights."""
     settings, work = require_reward(context.recipe), context.run.path / REWARD_WORK
     name = digest(_STAGE, shape_reward_training(context.recipe), find_pairs_mark(context))
     method: BradleyTerry = catalog.build("methods", settings.method.model_dump())
-    data, held = split.data.select(split.train), split.data.select(split.validation)
+    data, validation_data = split.data.select(split.train), split.data.select(split.validation)
     plan, batch = make_plan(context.recipe, len(data)), 2 * max(1, settings.batch // settings.accumulate)
 
     def validate() -> Tensor:
         with leave_no_trace(model.network, settings.precision, model.device):
-            return measure_losses(model, held, settings.precision, batch)
+            return measure_losses(model, validation_data, settings.precision, batch)
 
     every = max(1, min(plan.steps, len(data) // settings.batch // settings.validations))
     best = BestWeights(work / "best", name)
@@ -138,13 +137,13 @@ def _train(context: Context, model: RewardModel, split: SplitPairs) -> dict[str,
         context.progress.stage(_STAGE, plan.steps, "steps", done=done) as task,
         join_processes(model.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
-        seen: dict[str, float] = {}
+        figures: dict[str, float] = {}
 
-        def tell(line: Mapping[str, float]) -> None:
-            seen.update({name: line[name] for name in ("loss", "validation_loss") if name in line})
-            task.advance(1 if line["step"] else 0, **seen)
+        def report_step(line: Mapping[str, float]) -> None:
+            figures.update({name: line[name] for name in ("loss", "validation_loss") if name in line})
+            task.advance(1 if line["step"] else 0, **figures)
 
-        training.continue_training(tell, processes, context.progress.say)
+        training.continue_training(report_step, processes, context.progress.say)
     outputs = data.rate(model, data.images, plan.precision, training.batch)
     model.scale = float(outputs.mean()), float(outputs.std(correction=0)) or 1.0
     counts = {"pairs": len(split.train), "validation_pairs": len(split.validation), "test_pairs": len(split.test)}
@@ -156,10 +155,10 @@ def train_as_helper(context: Context) -> None:
     """Do this helper process's share of each training step, once the images are resized.
 
     Raises:
-        PeerError: another process is gone.
+        PeerError: another process has ended.
     """
     network: Any = require_reward(context.recipe).method
-    # First: it chooses the accelerator that is this process's own.
+    # This comes first, since it chooses this process's accelerator.
     with join_processes(torch_device(network.network.device)) as processes:
         model = load_network(context.recipe)
         training = prepare_training(context, model, load_pairs(context, model))
@@ -167,7 +166,7 @@ def train_as_helper(context: Context) -> None:
 
 
 def _note_curves(training: RewardTraining, lines: Sequence[Mapping[str, float]], done: int) -> dict[str, Any]:
-    """Return the notes on the log: the validation loss of the result, and means over the last tenth of the steps."""
+    """Return the notes from the log: the result's validation loss, and means over the last tenth of the steps."""
     steps = [line for line in lines if line["step"]]
     validated = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     last = steps[-max(1, len(steps) // 10) :]
@@ -181,7 +180,7 @@ def _note_curves(training: RewardTraining, lines: Sequence[Mapping[str, float]],
 
 
 def make_plan(recipe: Recipe, pairs: int) -> TrainingPlan:
-    """Return the plan of a training on so many pairs."""
+    """Return the plan of a training on this number of pairs."""
     settings = require_reward(recipe)
     own = {"method", "seed", "steps", "epochs", "share", "aspects", "validation", "test", "validations", "by"}
     steps = settings.steps or max(1, ceil(settings.epochs * pairs / settings.batch))
@@ -190,18 +189,18 @@ def make_plan(recipe: Recipe, pairs: int) -> TrainingPlan:
 
 def _describe_model(recipe: Recipe, split: SplitPairs, table: Mapping[str, Any]) -> RewardFacts:
     settings: Any = require_reward(recipe)
-    place = settings.method.network.path
-    public = "/" in place and not Path(place).expanduser().exists()
+    path = settings.method.network.path
+    is_public = "/" in path and not Path(path).expanduser().exists()
     shown = settings.model_dump(exclude={"method", "by", "checkpoint_every", "accumulate"}, exclude_none=True)
     network = settings.method.network.model_dump(exclude={"path", "device", "weights"}, exclude_none=True)
     prompts = len(split.data.select(split.train).prompt_P.unique())
     return RewardFacts(
         name=recipe.name,
-        base=place if public else Path(place).name,
-        base_is_public=public,
+        base=path if is_public else Path(path).name,
+        base_is_public=is_public,
         trained_on=f"on {len(split.train):,} pairs of {prompts:,} prompts",
         choice=recipe.pairs.summary,
-        settings={("network" if name == "type" else name): each for name, each in network.items()} | shown,
+        settings={("network" if name == "type" else name): value for name, value in network.items()} | shown,
         accuracy=table,
     )
 

@@ -18,7 +18,7 @@ from agfsync.store.streams import Stream
 _STAGE = REWARD
 REWARD_SCORES = "reward_scores"
 MODEL_NAME = "reward model"
-"""The name of the trained model in the table of accuracies."""
+"""the name of the trained model in the table of accuracies"""
 
 
 def measure_accuracy(context: Context, model: RewardModel, split: SplitPairs) -> dict[str, Any]:
@@ -35,21 +35,21 @@ def measure_accuracy(context: Context, model: RewardModel, split: SplitPairs) ->
 
 
 def subtract_values(pairs: Sequence[LabelledPair], values: Mapping[str, float]) -> NDArray[np.float64]:
-    """Return the first image's value less the second's of each pair, NaN where one has none."""
+    """Return the first image's value minus the second's for each pair; NaN if one has no value."""
     nan = float("nan")
     return np.array([values.get(pair.first, nan) - values.get(pair.second, nan) for pair in pairs], np.float64)
 
 
 def _judge_test_images(context: Context, keys: set[str]) -> dict[str, dict[str, float]]:
-    """Return each scorer's values by image; those that have scored the candidates aren't asked again.
+    """Return each scorer's values by image; scorers that have scored the candidates don't score them again.
 
-    An annotator, which judges no image by itself, has values if it has scored the candidates.
+    Annotators, which can't score single images, have values only if they have scored the candidates.
     """
     recipe, run_ = context.recipe, context.run
-    have = () if recipe.pairs.source else recipe.candidate_scores
-    of_annotators = [name for name in have if recipe.find_scorer(name).aspect_names]
-    asked = {name: each for name, each in recipe.reward_judges.items() if name not in have}
-    judge_images(context, Tables(_STAGE, "candidates", REWARD_SCORES), asked, _list_images(context, keys))
+    have_scored = () if recipe.pairs.source else recipe.candidate_scores
+    of_annotators = [name for name in have_scored if recipe.find_scorer(name).aspect_names]
+    to_score = {name: each for name, each in recipe.reward_judges.items() if name not in have_scored}
+    judge_images(context, Tables(_STAGE, "candidates", REWARD_SCORES), to_score, _list_images(context, keys))
     values: dict[str, dict[str, float]] = {name: {} for name in [*of_annotators, *recipe.reward_judges]}
     for table in ("scores", REWARD_SCORES):
         for row in run_.rows(table, ["candidate_key", "scorer", "value"]):
@@ -64,7 +64,7 @@ def _list_images(context: Context, keys: set[str]) -> Stream[ImageToJudge]:
     def read() -> Iterator[ImageToJudge]:
         for unit, rows in context.run.rows_by_unit("candidates", ["key", "caption_key"]):
             for row in rows:
-                if row["key"] in keys and (asked := captions.get(row["caption_key"])):
-                    yield ImageToJudge(row["key"], unit, asked.caption.text, asked.questions)
+                if row["key"] in keys and (caption := captions.get(row["caption_key"])):
+                    yield ImageToJudge(row["key"], unit, caption.caption.text, caption.questions)
 
     return Stream(len(keys), read)

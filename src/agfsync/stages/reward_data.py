@@ -1,4 +1,4 @@
-"""The data of a reward model's training: the run's pairs with their images, parted by their prompts' keys."""
+"""The data of a reward model's training: the run's pairs with their images, split by their prompts' keys."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ from agfsync.store.streams import iterate_batches
 from agfsync.training.reward_pairs import RewardPairs, map_pixels
 
 REWARD_WORK = "reward_training"
-"""The folder of checkpoints, pixels and metrics; the folder `reward` is the model."""
+"""The folder of checkpoints, pixels and metrics; the model is in the folder `reward`."""
 _STAGE = REWARD
 _RESIZED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPairs:
-    """The run's pairs with their images, and the rows of the pairs, int64, of each split."""
+    """The run's pairs with their images, and the row numbers (int64) of each split's pairs."""
 
     records: Sequence[Pair]
     data: RewardPairs
     keys: Sequence[str]
-    """of the images, by row"""
+    """the images' keys, by row"""
     train: Tensor
     validation: Tensor
     test: Tensor
 
 
 def require_reward(recipe: Recipe) -> Reward:
-    """Return the recipe's section `reward`, which the stage runs for."""
+    """Return the recipe's section `reward`, which it must have."""
     assert recipe.reward is not None
     return recipe.reward
 
@@ -60,16 +60,16 @@ def load_pairs(context: Context, model: RewardModel) -> SplitPairs:
     prompts = {text: n for n, text in enumerate(dict.fromkeys(texts[caption] for caption in images.values()))}
     tokens, _ = model.tokenize(list(prompts))
     prepared = digest(find_pairs_mark(context), model.config.to_dict(), model.processor.to_json_string())
-    place = run_.path / REWARD_WORK / f"pixels-{prepared}.npy"
+    cache = run_.path / REWARD_WORK / f"pixels-{prepared}.npy"
     data = RewardPairs(
-        map_pixels(place, len(images), _resize_candidates(context, model, images)),
+        map_pixels(cache, len(images), _resize_candidates(context, model, images)),
         tokens,
         torch.tensor([prompts[texts[caption]] for caption in images.values()]),
         torch.tensor([rows[pair.winner_key] for pair in records]),
         torch.tensor([rows[pair.loser_key] for pair in records]),
     )
     splits = [choose_split(pair.caption_key, settings) for pair in records]
-    parts = {name: [n for n, each in enumerate(splits) if each == name] for name in ("train", "validation", "test")}
+    parts = {name: [n for n, split in enumerate(splits) if split == name] for name in ("train", "validation", "test")}
     if settings.aspects is not None:
         for name in ("train", "validation"):
             parts[name] = [n for n in parts[name] if records[n].aspect in settings.aspects]
@@ -80,7 +80,7 @@ def load_pairs(context: Context, model: RewardModel) -> SplitPairs:
 
 
 def find_pairs_mark(context: Context) -> str | None:
-    """Return the mark of the pairs, None before they are finished."""
+    """Return the mark of the finished pairs; None before they are finished."""
     finished = context.run.find_finished("pairs")
     return None if finished is None else finished.mark
 
@@ -88,6 +88,6 @@ def find_pairs_mark(context: Context) -> str | None:
 def _resize_candidates(context: Context, model: RewardModel, images: Mapping[str, str]) -> Iterator[Tensor]:
     files = (row["image"]["bytes"] for row in context.run.rows("candidates", ["key", "image"]) if row["key"] in images)
     with context.progress.stage(f"{_STAGE}: resizing", len(images), "images") as task:
-        for some in iterate_batches(files, _RESIZED_AT_ONCE):
-            yield model.resize_images([decode_image(each) for each in some])
-            task.advance(len(some))
+        for batch in iterate_batches(files, _RESIZED_AT_ONCE):
+            yield model.resize_images([decode_image(file) for file in batch])
+            task.advance(len(batch))

@@ -12,7 +12,7 @@ from agfsync.store.streams import group_by_column, join_in_order
 
 @dataclass(frozen=True, slots=True)
 class ScoredCaption:
-    """A caption's candidates in order of index, with their values and the keys of the scores that hold those."""
+    """A caption's candidates in order of index: their values, and the keys of the scores with these values."""
 
     caption_key: str
     values: Mapping[str, CandidateScores]
@@ -22,7 +22,7 @@ class ScoredCaption:
 
 
 def is_in_share(caption_key: str, share: float) -> bool:
-    """Return True if a caption is in the `share` of the captions, in 0..1, that give pairs, by its key alone.
+    """Return True if a caption is in the `share` (0..1) of the captions that give pairs; its key alone decides.
 
     >>> [is_in_share("a caption", share) for share in (0.01, 0.5, 1.0)]
     [False, False, True]
@@ -33,23 +33,23 @@ def is_in_share(caption_key: str, share: float) -> bool:
 def read_scored_captions(
     run: Run, scorers: Collection[str], share: float = 1.0, *, ties: bool = False
 ) -> Iterator[ScoredCaption]:
-    """Yield every caption in the share with its candidates, whichever generators drew them, and scores by `scorers`.
+    """Yield every caption in the share with the candidates of all generators and their scores by `scorers`.
 
-    With `ties` it has the couples on which annotators contradict themselves.
+    With `ties`, it also has the couples of images on which annotators contradict themselves.
     """
     columns = ["key", "candidate_key", "scorer", "value"]
-    words = group_by_column("candidate_key", run.rows("scores", columns))
+    scores = group_by_column("candidate_key", run.rows("scores", columns))
     candidates = run.rows("candidates", ["key", "caption_key"])
-    judged = ({**row, "words": said or ()} for row, said in join_in_order(candidates, lambda row: row["key"], words))
-    captions = group_by_column("caption_key", judged)
-    contradicted = read_contradictions(run) if ties else ()
-    for (caption, rows), tied in join_in_order(captions, lambda each: each[0], contradicted):
+    joined = join_in_order(candidates, lambda row: row["key"], scores)
+    captions = group_by_column("caption_key", ({**row, "scores": of or ()} for row, of in joined))
+    contradictions = read_contradictions(run) if ties else ()
+    for (caption, rows), tied in join_in_order(captions, lambda group: group[0], contradictions):
         if not is_in_share(caption, share):
             continue
-        words_of = {row["key"]: [word for word in row["words"] if word["scorer"] in scorers] for row in rows}
+        scores_of = {row["key"]: [score for score in row["scores"] if score["scorer"] in scorers] for row in rows}
         yield ScoredCaption(
             caption,
-            {key: {word["scorer"]: word["value"] for word in of} for key, of in words_of.items()},
-            [word["key"] for of in words_of.values() for word in of],
+            {key: {score["scorer"]: score["value"] for score in of} for key, of in scores_of.items()},
+            [score["key"] for of in scores_of.values() for score in of],
             {name: couples for name, couples in (tied or {}).items() if couples and name in scorers},
         )

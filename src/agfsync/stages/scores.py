@@ -1,6 +1,6 @@
-"""Stage 4: every scorer's score of every candidate (Eq. 2 to 4), unweighted. One model is in memory at a time.
+"""Stage 4: every scorer's score of every candidate (Eq. 2 to 4), unweighted, with one model in memory at a time.
 
-Annotators, which see all candidates of a caption at once, are asked first.
+Annotators, which compare all candidates of a caption, come first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,9 @@ _STAGE = "scores"
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Score what isn't scored yet; return the notes of `judge_images`, the spending of all judges, and the checks.
+    """Score the candidates that have no score yet; return the notes of `judge_images`, the spending and the checks.
 
-    The images of a pair set need no scores.
+    The images of a pair set aren't scored.
 
     Raises:
         ModelError: a scorer can't be loaded. BudgetError: one left more unscored than `failure_budget` allows.
@@ -46,9 +46,9 @@ def _read_groups(context: Context) -> Iterator[CandidateGroup]:
         for unit, rows in context.run.rows_by_unit("candidates", ["key", "caption_key"])
         for row in rows
     )
-    for asked, drawn in join_in_order(
-        read_captions_to_draw(context, "train"), lambda asked: asked.key, group_by_column("caption_key", rows)
+    for item, drawn in join_in_order(
+        read_captions_to_draw(context, "train"), lambda item: item.key, group_by_column("caption_key", rows)
     ):
         if drawn:
-            text, questions = asked.caption.text, asked.questions
-            yield CandidateGroup(asked.key, tuple(ImageToJudge(r["key"], r["unit"], text, questions) for r in drawn))
+            text, questions = item.caption.text, item.questions
+            yield CandidateGroup(item.key, tuple(ImageToJudge(r["key"], r["unit"], text, questions) for r in drawn))

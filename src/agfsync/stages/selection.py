@@ -1,4 +1,4 @@
-"""The scorers that chose what a model was trained on: a run's or a pair set's pairs, or rated images."""
+"""The scorers that chose a model's training data: a run's or a pair set's pairs, or rated images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,28 +12,28 @@ from agfsync.records import digest
 from agfsync.store import Run
 
 SELECTED_BY = "selected_by"
-"""The candidates' note of the selectors that a pair set names; None where it names none."""
+"""The candidates' note with the selectors that a pair set names; None if it names none."""
 
 
 def find_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
-    """Return the scorers that chose the run's pairs; None where a pair set has brought them and doesn't say.
+    """Return the scorers that chose the run's pairs; None if they come from a pair set that doesn't name them.
 
-    A pair set counts as it was when the candidates were taken from it. A training-free method has no pairs.
+    The selectors of a pair set are those it named when it was imported. A training-free method has no pairs.
     """
     if recipe.steering is not None:
         return []
     if recipe.pairs.source is None:
         return list_choosing_scorers(recipe)
-    taken = run.find_finished("candidates")
-    noted: Sequence[Mapping[str, Any]] | None = taken.notes.get(SELECTED_BY) if taken else None
-    return None if noted is None else [Selector(**each) for each in noted]
+    imported = run.find_finished("candidates")
+    named: Sequence[Mapping[str, Any]] | None = imported.notes.get(SELECTED_BY) if imported else None
+    return None if named is None else [Selector(**each) for each in named]
 
 
 def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
-    """Return the scorers that the aligned model was trained to please: as `find_selectors`, or a method's rewards.
+    """Return the scorers that the aligned model was optimised for: those of `find_selectors`, or a method's rewards.
 
-    A method without rewards, such as one that trains nothing or on random images, pleases none. The run's own reward
-    model stands with the scorers that chose its pairs: what pleases it pleases them.
+    A method without rewards, such as one that trains nothing or on random images, has none. The run's own reward model
+    brings along the scorers that chose its pairs, since it imitates them.
     """
     method, own = recipe.training.method, {name: 1.0 for name, each in recipe.scorers.items() if each.is_own}
     if method.needs == "pairs":
@@ -50,7 +50,7 @@ def find_training_selectors(run: Run, recipe: Recipe) -> list[Selector] | None:
 
 
 def list_choosing_scorers(recipe: Recipe) -> list[Selector]:
-    """Return the scorers that the recipe's choice reads, without those of weight 0; each of weight 1 if it has none."""
+    """Return the scorers that the recipe's choice reads, without those of weight 0; the default weight is 1."""
     return _describe_scorers(recipe, recipe.pairs.weights)
 
 
@@ -60,26 +60,26 @@ def _describe_scorers(recipe: Recipe, weights: Mapping[str, float]) -> list[Sele
 
 
 def note_selectors(selectors: Sequence[Selector] | None) -> list[dict[str, Any]] | None:
-    """Return `selectors` as a stage's notes hold them."""
+    """Return `selectors` in JSON types, for a stage's notes."""
     return None if selectors is None else [asdict(each) for each in selectors]
 
 
 def digest_judge(settings: ScorerSettings) -> str:
-    """Return the digest of a scorer's type and models, whatever its name, dtype, device and server.
+    """Return the digest of a scorer's type and models, without its name, dtype, device and server.
 
-    A model in a folder counts by the folder's name, which a pair set from another machine names too.
+    A model in a folder is identified by the folder's name, so that a pair set from another machine has the same digest.
     """
     names = [name and public_name(name) for name in settings.files]
     return digest("judge", settings.type, names, catalog.fingerprint(*settings.files))
 
 
 def get_model_name(settings: ScorerSettings) -> str:
-    """Return the model that a scorer reads images with, without folders; empty where it has none."""
+    """Return the name of a scorer's model without folders; empty if it has no model."""
     return public_name(settings.path) if settings.path else ""
 
 
 def public_name(name: str) -> str:
-    """Return a model's or file's name without the folders of this machine; hub ids and embedded models as they are."""
+    """Return a model's or file's name without this machine's folders; hub ids and embedded models stay unchanged."""
     if name.startswith(catalog.EMBEDDED):
         return name
     path = Path(name).expanduser()

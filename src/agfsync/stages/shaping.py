@@ -9,8 +9,8 @@ from agfsync.recipe import Recipe, ScorerSettings
 from agfsync.stages.context import digest_drawing, digest_evaluated, digest_generator, digest_scorer, dump_changes
 from agfsync.stages.writing import digest_polisher, digest_writer
 
-UNSHAPING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "fsdp", "compile", "trackers")
-"""Settings of the training that change no more than the last bits of its result."""
+NOT_SHAPING_TRAINING = ("checkpoint_every", "accumulate", "gradient_checkpointing", "fsdp", "compile", "trackers")
+"""Settings of the training that change at most the last bits of its result."""
 
 
 def captions(recipe: Recipe) -> Any:
@@ -47,7 +47,7 @@ def pairs(recipe: Recipe) -> Any:
 
 
 def reward(recipe: Recipe) -> Any:
-    """Return the settings that affect the stage `reward`, with those of its table of accuracies."""
+    """Return the settings that affect the stage `reward`, including its table of accuracies."""
     if recipe.reward is None:
         return None
     return shape_reward_training(recipe), _list_scorers(recipe.reward_judges), recipe.evaluation.resamples, recipe.seed
@@ -59,7 +59,7 @@ def shape_reward_training(recipe: Recipe) -> Any:
     assert section is not None
     network = getattr(section.method, "network", None)
     places = (network.path, network.weights) if network is not None else ()
-    shaping = dump_changes(section, "seed", "method", "by", *UNSHAPING)
+    shaping = dump_changes(section, "seed", "method", "by", *NOT_SHAPING_TRAINING)
     method = section.method.model_dump(mode="json", exclude={"network": {"device"}}, exclude_defaults=True)
     return recipe.reward_seed, shaping, method, catalog.fingerprint(*places)
 
@@ -68,7 +68,7 @@ def training(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `training`."""
     if recipe.given is not None:
         return digest_evaluated(recipe)
-    shaping = dump_changes(recipe.training, "seed", "watch", *UNSHAPING)
+    shaping = dump_changes(recipe.training, "seed", "watch", *NOT_SHAPING_TRAINING)
     reward = () if recipe.training.method.needs == "pairs" else (recipe.reward_weights, recipe.pairs.share)
     start = () if recipe.start is None else (("start", recipe.start.identity, recipe.start.reference),)
     return recipe.training_seed, shaping, digest_generator(recipe.model), *reward, *start, *_list_stopping(recipe)
@@ -78,7 +78,7 @@ def evaluation(recipe: Recipe) -> Any:
     """Return the settings that affect the stage `evaluation`."""
     model, scorers = digest_evaluated(recipe)["base"], _list_scorers(recipe.evaluation_scorers)
     files = [(name, fingerprint_source(each.source)) for name, each in recipe.evaluation.sets.items() if each.source]
-    # A source counts by what it holds, and not by where it lies.
+    # A source is identified by its content, not by its path.
     sets = [(name, dump_changes(each, "source", "pairwise")) for name, each in recipe.evaluation.sets.items()]
     judged = [digest_scorer(name, s.pairwise) for name, s in recipe.evaluation.sets.items() if s.pairwise is not None]
     shaping = dump_changes(recipe.evaluation, "batch", "sets", "controls", "reference", "embedding")
@@ -102,18 +102,18 @@ def report(recipe: Recipe) -> Any:
 
 
 def _list_stopping(recipe: Recipe) -> tuple[Any, ...]:
-    """Return what decides when a watched training stops; nothing if it doesn't stop, for then it affects no result."""
+    """Return the settings that decide when a watched training stops; none if the watch can't stop it."""
     watch = recipe.training.stopping_watch
     return () if watch is None else (recipe.seed, watch.model_dump(), digest_scorer(watch.by, recipe.scorers[watch.by]))
 
 
 def _digest_pair_set(recipe: Recipe) -> list[tuple[str, ...]]:
-    """Return what the pair set holds and how its judgements are counted; nothing if the run makes its own pairs."""
+    """Return the digest of the pair set and how its judgements are counted; empty if the run makes its own pairs."""
     return [(*source, recipe.pairs.repeats) for source in _list_sources(recipe, "pairs")]
 
 
 def _list_sources(recipe: Recipe, *stages: str) -> list[tuple[str, ...]]:
-    """Return the digests of the files that `stages`, default all, read, and their split; not where they lie."""
+    """Return the digests and splits of the files that `stages` (default: all) read, without their paths."""
     captions, pairs = recipe.captions, recipe.pairs
     named = {"captions": (captions.source, captions.split), "pairs": (pairs.source, pairs.split)}
     found = [(stage, *each) for stage, each in named.items() if stage in (stages or named)]

@@ -1,4 +1,4 @@
-"""The spending on models behind servers: counted with each request, kept in the run folder."""
+"""The spending on models behind servers: counted with each request, saved in the run folder."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,27 +13,28 @@ from agfsync.stages.context import Context
 from agfsync.store.spending import note_spending, read_spending
 
 ACCOUNT = {"prices", "max_cost", "max_tokens_total"}
-"""A server's settings that are the meter's, and no part of how the server is asked."""
+"""A server's settings that belong to the meter and don't affect requests."""
 REMARKS = "server"
-"""A stage's note of what was noticed about a server."""
+"""A stage's note with remarks about a server."""
 
 
 @dataclass(slots=True)
 class Account:
-    """The cost of a model's requests: `meter` counts, `note` enters it in the run folder under `name`."""
+    """The cost of a model's requests: `meter` counts it, `note` saves it in the run folder under `name`."""
 
     run: Path
     name: str
     meter: Meter
     noted: Spending = field(default_factory=Spending)
     say: Callable[[str], None] = field(default=lambda text: None)
-    said: int = 0
+    reported: int = 0
+    """the number of remarks that were passed to `say`"""
 
     def note(self) -> None:
-        """Enter the spending, and report remarks about the server since the last time."""
-        for remark in self.meter.remarks[self.said :]:
+        """Save the spending, and report new remarks about the server."""
+        for remark in self.meter.remarks[self.reported :]:
             self.say(f"{self.name}: {remark}")
-            self.said += 1
+            self.reported += 1
         if self.meter.spent != self.noted:
             self.noted = self.meter.spent
             note_spending(self.run, self.name, self.noted.to_dict())
@@ -47,7 +48,7 @@ class Account:
 def open_account(
     run: Path, name: str, server: Server | None, section: str, say: Callable[[str], None] = lambda text: None
 ) -> Account:
-    """Open the account `name` of a run as it was left; its caps are those of `server`, the recipe's `section`.
+    """Open the account `name` of a run with its spending so far; `server`, the recipe's `section`, has its caps.
 
     Remarks about the server are passed to `say`.
 
@@ -65,7 +66,7 @@ def open_account(
 def open_judge_accounts(
     context: Context, stage: str, judges: Mapping[str, ScorerSettings]
 ) -> Iterator[Mapping[str, Account]]:
-    """Open the accounts of those of a stage's `judges` that are behind a server; enter them in any case at the end.
+    """Open the accounts of a stage's `judges` that are behind servers; save them at the end in any case.
 
     Raises:
         StoreError: the disk fails, or the file is damaged.
@@ -91,7 +92,7 @@ def open_judge_accounts(
 def list_scorer_arguments(settings: ScorerSettings, account: Account | None) -> dict[str, Any]:
     """Return the arguments of a judge: its settings, and its account's meter if it asks a server.
 
-    What an annotator is shown is the stage's business: it doesn't get the settings of that.
+    An annotator doesn't receive the settings of orders and duplicates, which the stage handles.
     """
     plain = settings.model_dump(exclude={"server": ACCOUNT, "orders": True, "duplicates": True})
     return plain if account is None else plain | {"meter": account.meter}

@@ -1,6 +1,6 @@
 """Stage 6: the generator's network is aligned by the recipe's method, such as DPO on the pairs (Eq. 8).
 
-Every file is complete or not there: a run that was killed continues from its last checkpoint, to the same model.
+Files are written atomically: a killed run continues from its last checkpoint, and ends with the same model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from agfsync.recipe import LoraSettings, ModelSettings, Recipe, ScorerSettings
 from agfsync.recipe.models import TransformerSettings
 from agfsync.recipe.rounds import Start
 from agfsync.records import derive_seed, digest
-from agfsync.stages.context import EARLIER, MODEL, NOT_SHAPING, Context, dump_changes
+from agfsync.stages.context import EARLIER, MODEL, NOT_SHAPING_IMAGES, Context, dump_changes
 from agfsync.stages.spending import Account, open_judge_accounts
 from agfsync.stages.training_data import TrainingData, load_cached_data, load_training_data, locate_cache
 from agfsync.stages.watched import check_watch, list_watched, make_watcher
@@ -50,25 +50,25 @@ from agfsync.training.watching import summarize_watch
 
 _STAGE = "training"
 PEAK_MEMORY = "peak_memory"
-"""The note on the bytes that the training took at most, of its last process, where that is known."""
+"""The note with the training's peak memory in bytes, in its last process, if it is known."""
 _NOT_IN_PLAN = {"method", "lora", "seed", "trackers", "watch", "times", "shift", "compile"}
 WATCHED = "watch"
-"""The note on the watched judge."""
+"""The note with the results of the watched judge."""
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Train by the recipe's method and put the aligned model, or its LoRA, at RUN/model.
+    """Train by the recipe's method and save the aligned model, or its LoRA, to RUN/model.
 
     Raises:
-        RunError: there is no pair, or no image that the method takes.
+        RunError: there are no pairs, or no images that the method trains on.
         ModelError: the generator can't be loaded or trained.
         DivergedError: a loss or gradient isn't finite.
-        RecipeError: the settings need a package or an accelerator that isn't there, or too few pairs a step.
-        PeerError: another process that helped is gone.
+        RecipeError: the settings need a missing package or accelerator, or have fewer pairs per step than processes.
+        PeerError: a helper process has ended.
     """
     recipe, settings = context.recipe, context.recipe.training
     if settings.method.trains == "nothing":
-        replace_folder(context.run.path / MODEL, lambda beside: _save_untrained(recipe, beside))
+        replace_folder(context.run.path / MODEL, lambda folder: _save_untrained(recipe, folder))
         return {"steps": 0}
     if settings.batch < launcher.count_processes():
         raise RecipeError(
@@ -79,7 +79,7 @@ def run(context: Context) -> Mapping[str, Any]:
     context.progress.say(f"{_STAGE}: loading {recipe.model.path}")
     denoiser = _load_denoiser(recipe, recipe.start)
     reset_peak_memory(denoiser.device)
-    make_loss_scaler(denoiser.device, settings.precision)  # a fault is reported now, not after everything is encoded
+    make_loss_scaler(denoiser.device, settings.precision)  # fails now rather than after the encoding
     method, checkpoints, plan = _build_method(recipe), _open_checkpoints(context), _make_plan(recipe)
     check_watch(context)
     with open_judge_accounts(context, _STAGE, _list_rewards(recipe) | list_watched(recipe)) as accounts:
@@ -101,29 +101,29 @@ def _train(
     loaded = load_training_data(context, denoiser, method, accounts)
     actor = _prepare_actor(recipe, denoiser, method)
     log, watcher = _locate_log(context), make_watcher(context, actor, accounts)
-    ended = watcher.find_end() if watcher else None
-    done = checkpoints.find_last_step() if ended is None else plan.steps
+    stopped_at = watcher.find_end() if watcher else None
+    done = checkpoints.find_last_step() if stopped_at is None else plan.steps
     if done < plan.steps and launcher.count_processes() > 1:
         context.progress.say(f"{_STAGE}: by {launcher.count_processes()} processes")
         launcher.send_order({"run": str(context.run.path.resolve()), "digest": context.digest})
     session = Session(recipe.name, digest(context.digest), folder / "trackers", _list_settings(recipe))
     with (
-        open_trackers(settings.trackers if done < plan.steps else (), session, done) as log_elsewhere,
+        open_trackers(settings.trackers if done < plan.steps else (), session, done) as log_to_trackers,
         context.progress.stage(_STAGE, plan.steps, "steps", done=done) as task,
         join_processes(denoiser.device) if done < plan.steps else nullcontext(ALONE) as processes,
     ):
         watched: dict[str, float] = {}
 
-        def tell(line: Mapping[str, float]) -> None:
+        def report_step(line: Mapping[str, float]) -> None:
             if watcher is not None and watcher.metric in line:
                 watched[watcher.judge] = line[watcher.metric]
-            shown = {name.rpartition("_")[2]: line[name] for name in method.curves[:2] if name in line}
-            task.advance(1 if line["step"] else 0, **shown, **watched)
-            log_elsewhere(line)
+            figures = {name.rpartition("_")[2]: line[name] for name in method.curves[:2] if name in line}
+            task.advance(1 if line["step"] else 0, **figures, **watched)
+            log_to_trackers(line)
 
         objective, say = method.objective(loaded.data, plan), context.progress.say
-        train(actor, objective, plan, checkpoints, log, tell, processes=processes, say=say, watcher=watcher)
-    replace_folder(context.run.path / MODEL, lambda beside: _save_model(recipe, denoiser, loaded.data, beside))
+        train(actor, objective, plan, checkpoints, log, report_step, processes=processes, say=say, watcher=watcher)
+    replace_folder(context.run.path / MODEL, lambda place: _save_model(recipe, denoiser, loaded.data, place))
     if unrewarded := _count_unrewarded(loaded.data):
         reasons = "; ".join(f"{why} ({count})" for why, count in unrewarded.items())
         context.progress.say(f"{_STAGE}: images without a reward were left out: {reasons}")
@@ -139,10 +139,10 @@ def train_as_helper(context: Context) -> None:
     """Do this helper process's share of each training step, once the pairs are encoded.
 
     Raises:
-        PeerError: another process is gone, or has encoded other pairs than are found here.
+        PeerError: another process has ended, or has encoded other pairs than this one reads.
     """
     recipe = context.recipe
-    # First: it chooses the accelerator that is this process's own.
+    # This comes first, since it chooses this process's accelerator.
     with join_processes(torch_device(recipe.model.device)) as processes:
         denoiser, method = _load_denoiser(recipe, recipe.start), _build_method(recipe)
         with open_judge_accounts(context, _STAGE, _list_rewards(recipe)) as accounts:
@@ -153,7 +153,7 @@ def train_as_helper(context: Context) -> None:
             release_encoders(denoiser)
             if data is None:
                 place = locate_cache(context)
-                raise RunError(f"{place} isn't there: the run's folder must be on a disk that all share")
+                raise RunError(f"{place} is missing: the run folder must be on a disk that all processes share")
         checkpoints, plan, log = _open_checkpoints(context), _make_plan(recipe), _locate_log(context)
         actor, objective = _prepare_actor(recipe, denoiser, method), method.objective(data, plan)
         watcher = make_watcher(context, actor, {})
@@ -161,7 +161,7 @@ def train_as_helper(context: Context) -> None:
 
 
 def _sum_seconds(lines: Sequence[Mapping[str, float]], done: int) -> float:
-    """Return the time of the first `done` steps, and of measuring the watched judge on the way."""
+    """Return the seconds of the first `done` steps, including the measurements of the watched judge."""
     return sum(line.get(name, 0.0) for line in lines if line["step"] <= done for name in ("seconds", "watch_seconds"))
 
 
@@ -193,32 +193,32 @@ def _make_plan(recipe: Recipe) -> TrainingPlan:
 
 
 def _load_denoiser(recipe: Recipe, start: Start | None = None) -> DiffusionModel:
-    """Load the generator, or the pipeline of `start`, with float32 weights: small updates vanish in bf16.
+    """Load the generator, or the pipeline of `start`, with float32 weights, since small updates vanish in bf16.
 
-    Under a LoRA the own weights of a flow model are frozen, and are loaded in the precision of the training, as are
-    quantized ones. Those of another UNet are rounded to it later (`round_frozen_layers`), all but those that autocast
-    doesn't round. Text encoders are read when something is encoded.
+    With a LoRA, the frozen weights of a flow model or a quantized one are loaded in the training's precision; those of
+    a UNet are rounded to it later (`round_frozen_layers`), except the layers that autocast keeps in float32. Text
+    encoders are loaded when something is encoded.
 
-    A network that is to be sharded stays on the CPU, since one accelerator may not hold it.
+    A network to be sharded stays on the CPU, since one accelerator may not hold it.
 
-    It has no LoRAs and no refiner: the evaluation adds them to what was trained, as they were
-    to the base. Of several processes each takes the accelerator that is its own, whichever the recipe names.
+    The LoRAs and the refiner of the recipe are left out: the evaluation adds them to the trained model as to the base.
+    Each of several processes takes its own accelerator, whichever the recipe names.
     """
     settings = recipe.model
     is_whole = isinstance(settings, TransformerSettings) or settings.quantization is not None
     is_frozen = recipe.training.lora is not None and is_whole
     dtype = recipe.training.precision if is_frozen else "fp32"
-    changed: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False}
-    changed["offload"] = _is_sharded(recipe)  # then the network stays on the CPU, and the encoders take turns
+    changes: dict[str, Any] = {"dtype": dtype, "loras": (), "lazy": True, "compile": False}
+    changes["offload"] = _is_sharded(recipe)  # then the network stays on the CPU, and the encoders take turns
     if settings.is_attention_for_drawing:
-        changed["attention"] = None
+        changes["attention"] = None
     if settings.refining is not None:
-        changed["refiner"] = None
+        changes["refiner"] = None
     times = {"training_times": recipe.training.times, "training_shift": recipe.training.shift}
-    changed |= {name: value for name, value in times.items() if value is not None}
+    changes |= {name: value for name, value in times.items() if value is not None}
     if launcher.count_processes() > 1:
-        changed["device"] = torch_device(settings.device).type
-    arguments = settings.arguments() | changed
+        changes["device"] = torch_device(settings.device).type
+    arguments = settings.arguments() | changes
     if start is not None and recipe.training.lora is None:
         arguments = ModelArtefact.load(Path(start.path)).extend_arguments(arguments, Path(start.path))
     denoiser = catalog.build("models", arguments, {*settings.defaults(), "lazy"})
@@ -233,10 +233,10 @@ def _is_sharded(recipe: Recipe) -> bool:
 
 
 def _prepare_actor(recipe: Recipe, denoiser: DiffusionModel, method: Method) -> Actor:
-    """Make the network ready to train, before a checkpoint is put in place.
+    """Prepare the network for training, before a checkpoint is loaded.
 
-    The reference is the base, or the model that a later round starts from if the recipe says so. A round trains the
-    LoRA of the round before further, so that its result is one LoRA of the base.
+    The reference is the base or, if the recipe says so, the model that a later round starts from. A round continues to
+    train the LoRA of the round before, so that its result is a single LoRA of the base.
     """
     settings, start, lora = recipe.training, recipe.start, recipe.training.lora
     reference: Reference | None
@@ -271,28 +271,28 @@ def _save_model(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData, fo
     else:
         weights = adapter_weights(denoiser.network, lora.rank, _find_alpha(lora))
         denoiser.save_adapter(weights, folder)
-        if kohya := _kohya_file(recipe, denoiser):
+        if kohya := _name_kohya_file(recipe, denoiser):
             text_width = getattr(getattr(denoiser.network, "config", None), "cross_attention_dim", None)
             metadata = describe_lora(recipe.name, text_width, denoiser.schedule.prediction_type, lora.rank)
             write_tensors(folder / kohya, convert_to_kohya(weights), metadata)
     adapters = (LORA_FILE,) if lora is not None else ()
-    base = dump_changes(recipe.model, *NOT_SHAPING)
+    base = dump_changes(recipe.model, *NOT_SHAPING_IMAGES)
     ModelArtefact("adapters" if adapters else "pipeline", base, adapters).save(folder)
     (folder / "README.md").write_text(render_model_card(_collect_facts(recipe, denoiser, data)), encoding="utf-8")
 
 
 def _save_untrained(recipe: Recipe, folder: Path) -> None:
-    """Write the artefact of a method that trains nothing: the base and how it is steered, or the model given."""
+    """Write the artefact of a method that trains nothing: the base and its steering, or the given model."""
     folder.mkdir()
-    base = dump_changes(recipe.evaluated_models["aligned"], *NOT_SHAPING)
+    base = dump_changes(recipe.evaluated_models["aligned"], *NOT_SHAPING_IMAGES)
     ModelArtefact("base", base, steering=recipe.steering).save(folder)
 
 
-def _kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
+def _name_kohya_file(recipe: Recipe, denoiser: DiffusionModel) -> str | None:
     """Return the name of a UNet's LoRA in kohya's layout; None for transformers.
 
-    It is named after the run: other programs keep the LoRAs of all models in one folder. Programs read a transformer's
-    LoRA in the layout of diffusers; kohya's names its layers as the original checkpoints do.
+    It is named after the run, since other programs keep all LoRAs in one folder. A transformer's LoRA needs no such
+    file: programs read it in the layout of diffusers.
     """
     is_flow = denoiser.schedule.prediction_type == "velocity"
     return None if is_flow else f"{recipe.name}-kohya.safetensors"
@@ -309,24 +309,24 @@ def _collect_facts(recipe: Recipe, denoiser: DiffusionModel, data: TrainingData)
         trained_on=_describe_data(data),
         choice=_describe_choice(recipe),
         settings=_list_settings(recipe),
-        lora_files=(LORA_FILE, _kohya_file(recipe, denoiser)) if settings.lora else None,
+        lora_files=(LORA_FILE, _name_kohya_file(recipe, denoiser)) if settings.lora else None,
     )
 
 
 def _count_unrewarded(data: TrainingData) -> dict[str, int]:
-    """Return how many images of this process's steps have no reward, by reason."""
+    """Return the number of images without a reward in this process's steps, by reason."""
     return dict(data.rewards.failures) if isinstance(data, PromptData) else {}
 
 
 def _describe_choice(recipe: Recipe) -> str:
-    """Return what makes an image better than another; nothing if the pairs were given."""
+    """Return a description of what makes an image better than another, for the model card."""
     if recipe.training.method.needs == "pairs":
         return recipe.pairs.summary
     return "a higher sum of " + ", ".join(f"{weight:g} {name}" for name, weight in recipe.reward_weights.items())
 
 
 def _describe_data(data: TrainingData) -> str:
-    """Return what the model card says of the data."""
+    """Return the model card's description of the data."""
     if isinstance(data, PromptData):
         return f"to raise the rewards of the images that it drew for {len(data):,} prompts"
     if isinstance(data, EncodedPairs):
@@ -348,7 +348,7 @@ def _list_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _list_parts(generator: ModelSettings) -> dict[str, str]:
-    """Return the networks of the base that come from elsewhere, which its LoRA needs; never a path."""
+    """Return the exchanged networks of the base, which its LoRA needs, by name; never a local path."""
     names = {"vae": "VAE", "unet": "UNet", "transformer": "transformer"}
     return {
         f"{names[name]} of the base": Path(part.path).name if Path(part.path).expanduser().exists() else part.path

@@ -1,4 +1,4 @@
-"""The data of a training, by what its method needs: encoded once, and kept in the run folder for a resume."""
+"""The data that a training method needs: encoded once, and kept in the run folder for a resume."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from agfsync.training.rewards import Rewards
 
 _STAGE = "training"
 ENCODED_AT_ONCE = 32
-"""Images or prompts at most; a part of `training.batch` says what the memory holds."""
+"""the most images or prompts in a batch, which is at most `training.batch / training.accumulate`"""
 
 TrainingData = EncodedPairs | RatedImages | PromptData
 
@@ -49,7 +49,7 @@ class _EncodedImages:
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
-    """The data of a training, and what was counted on the way: captions that gave none, by category."""
+    """The data of a training, and notes such as the number of captions without an image, by category."""
 
     data: TrainingData
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -58,10 +58,10 @@ class LoadedData:
 def load_training_data(
     context: Context, model: DiffusionModel, method: Method, accounts: Mapping[str, Account]
 ) -> LoadedData:
-    """Return what `method` learns from; the model's encoders aren't in memory afterwards.
+    """Return the data that `method` trains on; afterwards the model's encoders are released.
 
     Raises:
-        RunError: there is no pair, or no image that the method takes.
+        RunError: there are no pairs, or no images that the method trains on.
     """
     try:
         return _load_data(context, model, method, accounts)
@@ -79,38 +79,38 @@ def _load_data(context: Context, model: DiffusionModel, method: Method, accounts
 
 
 def load_cached_data(context: Context, method: Method) -> Any:
-    """Return the encoded images in the run folder; None if there are none under the stage's digest."""
+    """Return the encoded images in the run folder; None if there are none with the stage's digest."""
     kind = EncodedPairs if method.needs == "pairs" else RatedImages
     return kind.load(locate_cache(context), context.digest)
 
 
 def locate_cache(context: Context) -> Path:
-    """Return the place of the encoded images."""
+    """Return the path of the encoded images."""
     return context.run.path / _STAGE / "images.safetensors"
 
 
 def count_images_at_once(training: Training) -> int:
-    """Return how many images are encoded at a time: at most as many as a part of a step has pairs."""
+    """Return the number of images to encode at a time: at most the pairs of one accumulation step."""
     return min(ENCODED_AT_ONCE, max(1, training.batch // training.accumulate))
 
 
 def count_prompts_at_once(training: Training) -> int:
-    """Return how many prompts are encoded at a time: fewer where the memory holds only a part of a step."""
+    """Return the number of prompts to encode at a time: fewer if gradients are accumulated to save memory."""
     return ENCODED_AT_ONCE if training.accumulate == 1 else count_images_at_once(training)
 
 
 def _open_spool(context: Context) -> TensorSpool:
-    """Return a place for what is being encoded, which may be more than the memory holds."""
+    """Return a spool on disk for encoded tensors, which may exceed the memory."""
     return TensorSpool(context.run.path / _STAGE)
 
 
 def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str, Account]) -> PromptData:
     recipe = context.recipe
-    asked = list(read_captions_to_draw(context, "train"))
-    prompts = [each.caption.text for each in asked]
+    captions = list(read_captions_to_draw(context, "train"))
+    prompts = [each.caption.text for each in captions]
     return PromptData(
         prompts,
-        [each.questions for each in asked],
+        [each.questions for each in captions],
         _encode_prompts(context, model, prompts),
         _encode_prompts(context, model, [recipe.model.sampling.negative_prompt]),
         make_rewards(context, recipe.reward_weights, accounts),
@@ -118,19 +118,19 @@ def _load_prompts(context: Context, model: DiffusionModel, accounts: Mapping[str
 
 
 def make_rewards(context: Context, weights: Mapping[str, float], accounts: Mapping[str, Account]) -> Rewards:
-    """Return the weighted scorers of `weights`, which are loaded when the first image is scored."""
+    """Return the rewards by the scorers of `weights`, which are loaded when the first image is scored."""
 
     def load(name: str) -> Scorer:
         context.progress.say(f"{_STAGE}: loading {name}")
         settings = context.recipe.scorers[name]
-        made: Scorer = catalog.build("scorers", list_scorer_arguments(settings, accounts.get(name)))
-        return made
+        scorer: Scorer = catalog.build("scorers", list_scorer_arguments(settings, accounts.get(name)))
+        return scorer
 
     return Rewards(weights, load)
 
 
 def _encode_pairs(context: Context, model: DiffusionModel) -> EncodedPairs:
-    """Encode winners and losers and the captions of the pairs."""
+    """Encode the images and the captions of the pairs."""
     pairs = list(context.run.read("pairs", Pair))
     if not pairs:
         raise RunError(f"{context.run.path} has no pairs to train on: see pairs.choose and captions.count")
@@ -148,29 +148,29 @@ def _encode_pairs(context: Context, model: DiffusionModel) -> EncodedPairs:
         margin_P=torch.tensor([float(pair.margin) for pair in pairs]),
         noise_ICHW=_draw_noise(context, model, images, conditioning),
     )
-    # From the cache, which is memory-mapped too: the files of the encoding are gone with their tensors.
+    # The cache is memory-mapped too; the spool's files are deleted along with their tensors.
     return encoded.save(locate_cache(context), context.digest)
 
 
 def _encode_rated(
     context: Context, model: DiffusionModel, method: RatedMethod, cached: RatedImages | None
 ) -> LoadedData:
-    """Rate the candidates of each caption, and encode those that are trained on."""
+    """Rate the candidates of each caption, and encode those that the method trains on."""
     recipe = context.recipe
     categories = {caption.key: caption.category for caption in context.run.read("captions", Caption)}
     ratings: dict[str, float] = {}
-    without: Counter[str] = Counter()
+    unrated: Counter[str] = Counter()
     for scored in read_scored_captions(context.run, recipe.candidate_scores, recipe.pairs.share):
         rated = method.rate(scored.values)
         ratings |= rated
         if not rated:
-            without[categories[scored.caption_key]] += 1
+            unrated[categories[scored.caption_key]] += 1
     if not ratings:
         raise RunError(
             f"{context.run.path} has no candidate to train on: training.method {recipe.training.method.type} left out "
-            f"all of {without.total()} captions"
+            f"all of {unrated.total()} captions"
         )
-    notes = {"captions_without_image": dict(without)}
+    notes = {"captions_without_image": dict(unrated)}
     if cached is not None:
         return LoadedData(cached, notes)
     texts = _read_texts(context)
@@ -193,7 +193,7 @@ def _read_texts(context: Context) -> dict[str, str]:
 
 
 def _draw_noise(context: Context, model: Any, images: _EncodedImages, conditioning: Conditioning) -> Tensor | None:
-    """Draw the starting noise of every image again, if the training takes it."""
+    """Redraw the starting noise of every image, if the training uses it."""
     if context.recipe.training.noise != "tracked":
         return None
     spool = _open_spool(context)
@@ -218,14 +218,14 @@ def _encode_images(context: Context, model: DiffusionModel, wanted: set[str]) ->
     with context.progress.stage(title, len(wanted), "images") as task:
         for rows in iterate_batches(candidates, at_once):
             kept += [{name: row[name] for name in columns[:-1]} for row in rows]
-            for some in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
-                spool.append(some)
-                task.advance(len(some[LATENTS]))
+            for tensors in fit.batches([decode_image(row["image"]["bytes"]) for row in rows], encode):
+                spool.append(tensors)
+                task.advance(len(tensors[LATENTS]))
     encoded = spool.finish()
     release_encoders(model)  # the VAE: the text encoders are next
-    places = {row["key"]: place for place, row in enumerate(kept)}
+    rows_by_key = {row["key"]: place for place, row in enumerate(kept)}
     captions, seeds = ([row[name] for row in kept] for name in ("caption_key", "seed"))
-    return _EncodedImages(places, encoded.pop(LATENTS), encoded, captions, seeds)
+    return _EncodedImages(rows_by_key, encoded.pop(LATENTS), encoded, captions, seeds)
 
 
 def _encode_with_empty(context: Context, model: DiffusionModel, prompts: Mapping[str, int]) -> Conditioning:

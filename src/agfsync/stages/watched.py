@@ -1,4 +1,4 @@
-"""The watched judge of a training: held-out captions, drawn with the network as it is and scored."""
+"""The watched judge of a training: it scores images of held-out captions, drawn with the current network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from agfsync.training.watching import Watcher
 
 _STAGE = "training"
 _SEED = "evaluation"
-"""The name under which the evaluation derives its images' seeds."""
+"""the label from which the evaluation derives its images' seeds"""
 
 
 @dataclass(slots=True)
 class JudgeMeasurement:
-    """Draws `captions` with the network as it is, from the evaluation's seeds, and scores them by one judge."""
+    """Draws `captions` with the current network, from the evaluation's seeds, and scores them by one judge."""
 
     actor: Actor
     seed: int
@@ -41,21 +41,21 @@ class JudgeMeasurement:
     has_scored: bool = False
 
     def __call__(self) -> Tensor:
-        """Return each caption's score, float64 (N,), NaN where the judge gives none.
+        """Return each caption's score, float64 (N,), NaN if the judge gives none.
 
         Raises:
-            RunError: the first time, none has a score.
+            RunError: no caption has a score in the first measurement.
         """
         with leave_no_trace(self.actor.network, self.actor.precision, self.actor.device):
             values_N = torch.tensor(self.fit.over(self.captions, self._score_batch), dtype=torch.float64)
         if self.account is not None:
             self.account.note()
-        told = "; ".join(f"{why} ({count})" for why, count in self.judge.failures.items())
+        failures = "; ".join(f"{why} ({count})" for why, count in self.judge.failures.items())
         self.judge.failures.clear()
         if not (self.has_scored or values_N.isfinite().any()):
-            raise RunError(f"training.watch: no held-out caption has a score: {told}")
-        if told:
-            self.progress.say(f"{_STAGE}: watch: {told}")
+            raise RunError(f"training.watch: no held-out caption has a score: {failures}")
+        if failures:
+            self.progress.say(f"{_STAGE}: watch: {failures}")
         self.has_scored = True
         return values_N
 
@@ -68,16 +68,16 @@ class JudgeMeasurement:
 
 
 def list_watched(recipe: Recipe) -> dict[str, ScorerSettings]:
-    """Return the watched scorer by its name; nothing if none is watched."""
+    """Return the watched scorer by its name; empty if none is watched."""
     watch = recipe.training.watch
     return {} if watch is None else {watch.by: recipe.scorers[watch.by]}
 
 
 def check_watch(context: Context) -> None:
-    """Check that the watched judge didn't choose the pairs of a pair set, which names those that did.
+    """Check that the watched judge isn't among the scorers that a pair set names as its selectors.
 
     Raises:
-        RecipeError: it did.
+        RecipeError: it is.
     """
     recipe = context.recipe
     chosen_by = (find_selectors(context.run, recipe) or ()) if recipe.pairs.source else ()

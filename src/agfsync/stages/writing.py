@@ -21,7 +21,7 @@ POLISH = "captions.polish"
 
 @dataclass(frozen=True, slots=True)
 class WriterSession:
-    """A writer at work for a stage, and its account."""
+    """A stage's open writer and its account."""
 
     writer: Any
     account: Account
@@ -31,7 +31,7 @@ class WriterSession:
 def open_writer(
     context: Context, stage: str, settings: Captions | Questions, instead: SourceCaptions | None = None
 ) -> Iterator[WriterSession]:
-    """Open the writer that `settings` name; its spending is entered in the run folder however its work ends.
+    """Open the writer that `settings` name; its spending is saved in the run folder in any case.
 
     Args:
         instead: a file that replaces the writer.
@@ -50,7 +50,7 @@ def open_writer(
 
 @contextmanager
 def open_polisher(context: Context, settings: WriterSettings) -> Iterator[WriterSession]:
-    """Open the polisher of the captions; its spending is entered in the run folder however its work ends.
+    """Open the polisher of the captions; its spending is saved in the run folder in any case.
 
     Raises:
         RecipeError: no such polisher. StoreError: the disk fails.
@@ -63,7 +63,7 @@ def open_polisher(context: Context, settings: WriterSettings) -> Iterator[Writer
 
 
 def digest_polisher(settings: Captions) -> tuple[str, ...]:
-    """Return the digest of the captions' polisher, without asking it; nothing if there is none.
+    """Return the digest of the captions' polisher, without a request to it; empty if there is none.
 
     Raises:
         RecipeError: no such polisher.
@@ -72,7 +72,7 @@ def digest_polisher(settings: Captions) -> tuple[str, ...]:
 
 
 def digest_writer(stage: str, settings: Captions | Questions) -> str:
-    """Return the digest of a stage's writer and of all that affects its texts, without asking it.
+    """Return the digest of a stage's writer and of everything that affects its texts, without a request to it.
 
     It is empty if a file replaces the writer.
 
@@ -85,7 +85,7 @@ def digest_writer(stage: str, settings: Captions | Questions) -> str:
 
 
 def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> Any:
-    """Build the writer that `settings` name, with its language model if it asks one; no server is contacted.
+    """Build the writer that `settings` name, with its language model if it has one; no server is contacted.
 
     Raises:
         RecipeError: no such writer, or it can't verify.
@@ -97,7 +97,7 @@ def build_writer(stage: str, settings: Captions | Questions, meter: Meter) -> An
 
 
 def _build(kind: str, settings: WriterSettings, meter: Meter) -> Any:
-    found, model = catalog.find(kind, settings.type), settings.language_model
+    factory, model = catalog.find(kind, settings.type), settings.language_model
     if model is None:
-        return found(**settings.model_dump(exclude={"type"}))
-    return found(Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"})), meter)
+        return factory(**settings.model_dump(exclude={"type"}))
+    return factory(Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"})), meter)

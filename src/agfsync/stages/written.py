@@ -1,4 +1,4 @@
-"""The captions that a writer has written in a run, and the search for new ones among its next."""
+"""The captions that a writer has written in a run, and the selection of new ones among its texts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from agfsync.language.duplicates import KeptCaptions
 from agfsync.language.text import normalise_text
 from agfsync.recipe import Captions
 from agfsync.records import Caption, Question, Split, digest, make_question_key, one_line
-from agfsync.stages.places import Places
+from agfsync.stages.places import SplitCounts
 
 
 def name_written_table(settings: Captions) -> str:
-    """Return the table that the writer's captions go to: those that are to be polished have one of their own."""
+    """Return the name of the table of the writer's captions: captions to be polished have a separate one."""
     return "captions" if settings.polish is None else "captions_unpolished"
 
 
 def make_question(caption_key: str, found: SourceQuestion) -> Question:
-    """Return a file's question on a caption as it is: people have checked it."""
+    """Return a file's question on a caption, unchanged: people have checked it."""
     key = make_question_key(caption_key, found.text, found.answer, found.choices)
     return Question(key, caption_key, **{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 def make_caption(text: str, category: str, split: Split, original: str = "", changed: str = "") -> Caption:
-    """Return `text` as a caption. Its key is of the text alone: a caption is the same whoever writes it."""
+    """Return `text` as a caption. Its key depends only on the text, not on the writer."""
     return Caption(digest("caption", text), text, category, split, original, changed)
 
 
@@ -32,8 +32,8 @@ def make_caption(text: str, category: str, split: Split, original: str = "", cha
 class WrittenCaptions:
     """The captions of one writer and seed in the run folder: `texts` and `units` by category, in the order of writing.
 
-    From `similarity` on, two captions of a category are nearly the same; `seen` are all captions of the run,
-    normalised, also those of other writers.
+    Two captions of a category are near duplicates from `similarity` on. `seen` has the normalised texts of all captions
+    of the run, including other writers'.
     """
 
     source: str
@@ -50,11 +50,11 @@ class WrittenCaptions:
         self._find_neighbours(caption.category).add(caption.text)
 
     def pick_new(self, texts: Sequence[str], category: str, most: int) -> tuple[list[str], Counter[str]]:
-        """Return the first `most` of `texts` that are new, and why others aren't, counted."""
+        """Return the first `most` new ones of `texts`, and the counted reasons why others aren't new."""
         new: dict[str, str] = {}
         dropped: Counter[str] = Counter()
         near = KeptCaptions(self.similarity)
-        for text in map(one_line, texts):  # what is kept: another control character makes no other caption
+        for text in map(one_line, texts):  # the kept form: control characters make no difference
             plain = normalise_text(text)
             if not plain:
                 dropped["empty"] += 1
@@ -67,20 +67,20 @@ class WrittenCaptions:
                 near.add(text)
         return list(new.values()), dropped
 
-    def list_free(self, category: str, places: Places) -> list[Split]:
-        """Return the places of `category` that no caption has taken yet."""
+    def list_free(self, category: str, places: SplitCounts) -> list[Split]:
+        """Return the splits of the captions that `category` still lacks, one entry for each caption."""
         return [split for split, count in places.items() for _ in range(count - self._count_written(category, split))]
 
-    def count_present(self, wanted: Mapping[str, Places]) -> int:
-        """Return how many of the wanted captions exist."""
+    def count_present(self, wanted: Mapping[str, SplitCounts]) -> int:
+        """Return the number of wanted captions that exist."""
         return sum(
             min(count, self._count_written(c, split)) for c, places in wanted.items() for split, count in places.items()
         )
 
-    def select_units(self, wanted: Mapping[str, Places], skipped: Mapping[str, Places]) -> list[str]:
-        """Return the units of the finished table: as many of each category as wanted, the first that were written.
+    def select_units(self, wanted: Mapping[str, SplitCounts], skipped: Mapping[str, SplitCounts]) -> list[str]:
+        """Return the units of the finished table: the first wanted captions of each category, in the order of writing.
 
-        Of those to train on, the first `skipped` ones are left out.
+        The first `skipped` ones to train on are left out.
         """
         chosen: list[str] = []
         for category, places in wanted.items():

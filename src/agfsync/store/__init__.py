@@ -2,8 +2,8 @@
 
 A part is written to a temporary file, flushed, renamed, and only then entered in the manifest, in one transaction. A
 part that is in the manifest exists; one that isn't is overwritten by the next part of its stage. A stage's table
-consists of the units that were selected for it: rows of other settings stay on disk, unselected, and are found again
-with the settings. A stage may have further tables, called STAGE_WHAT.
+consists of the units selected for it: rows of other settings stay on disk, unselected, and are reused if the settings
+return. A stage may have further tables, named STAGE_WHAT.
 """
 
 import io
@@ -29,16 +29,16 @@ _R = TypeVar("_R", bound=Record)
 
 RECIPE, DATABASE = "recipe.yaml", "run.db"
 STUDY_FILE = "study.yaml"
-"""what the folder of a study has where that of a run has `RECIPE`"""
+"""the file of a study's folder that corresponds to a run's `RECIPE`"""
 OWN = {"lock", RECIPE, f"{RECIPE}.tmp", *(DATABASE + end for end in ("", "-journal", ".sum", ".copy"))}
 OF_STAGE = "(stage = ?1 OR stage GLOB ?1 || '_*')"
-"""The condition on a stage's own table and its others."""
+"""The condition that selects all tables of a stage."""
 
 
 class Run:
     """A run folder. One process at a time writes to it; any number may read.
 
-    Raises (from every method): StoreError when the disk fails or a part is damaged.
+    Every method raises StoreError when the disk fails or a part is damaged.
     """
 
     def __init__(self, path: Path, manifest: Manifest, lock: io.TextIOWrapper | None) -> None:
@@ -52,13 +52,13 @@ class Run:
         """Create a run at `path` and open it for writing.
 
         Raises:
-            RunError: `path` is in use, is a run already, or holds other things.
+            RunError: `path` is in use, is a run already, or contains other files.
         """
         if (path / RECIPE).exists():
             raise RunError(f"{path} is a run already: choose another --out")
         if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - OWN):
-            there = "is a file" if path.is_file() else "holds other things than a run"
-            raise RunError(f"{path} {there}: choose another --out")
+            reason = "is a file" if path.is_file() else "contains files that aren't a run's"
+            raise RunError(f"{path} {reason}: choose another --out")
         with store_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         run = cls._open_folder(path, writing=True, new=True)
@@ -67,10 +67,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, *, writing: bool = False) -> Self:
-        """Open the run at `path` to read it, which locks nothing; with `writing`, locked against other writers.
+        """Open the run at `path` for reading, without a lock; with `writing`, lock it against other writers.
 
         Raises:
-            RunError: there is no run, it is of another format, or another process writes to it.
+            RunError: there is no run, it has another format, or another process writes to it.
         """
         if not (path / RECIPE).is_file():
             raise RunError(_explain_absence(path))
@@ -99,7 +99,7 @@ class Run:
                 self._lock.close()
 
     def declare_ordered(self, stage: str) -> None:
-        """Declare that each unit of the stage depends on those before it, and would be the same again."""
+        """Declare that each unit of the stage depends on those before it, and is reproducible."""
         self._tables.ordered.add(stage)
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ class Run:
             return (self.path / RECIPE).read_text(encoding="utf-8")
 
     def rewrite_recipe(self, recipe_yaml: str) -> None:
-        """Follow another recipe from now on; no finished work is lost."""
+        """Replace the recipe that this run follows; no finished work is lost."""
         write_atomic(self.path / RECIPE, recipe_yaml.encode())
 
     # Writing
@@ -129,9 +129,9 @@ class Run:
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Write the rows of units (key -> rows) as one part and enter it in the manifest: all of it, or nothing.
+        """Write the rows of units (key -> rows) as one part and add it to the manifest, atomically.
 
-        `dropped` counts by reason what a unit left out; `seconds` is the time that the part took.
+        `dropped` has for each unit the number of records that it left out, by reason; `seconds` is the time it took.
         """
         rows = [record.row() for records in outcomes.values() for record in records]
         part = parts.write_part(self.path, self._next_part(stage), rows, schema) if rows else None
@@ -147,9 +147,9 @@ class Run:
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Enter a part that was written in the manifest: the rows of `units` (key -> how many), one after the other.
+        """Add a written part to the manifest; it holds the rows of `units` (key -> number of rows) in order.
 
-        There is no part if none of them made a row.
+        `part` is None if no unit has a row.
         """
         with self._manifest.transaction() as db:
             number = None if part is None else self._manifest.add_part(db, stage, part, seconds)
@@ -170,14 +170,14 @@ class Run:
         return f"{stage}/part-{number:06}.parquet"
 
     def reserve_part(self, stage: str) -> str:
-        """Return a path in the run folder, that no other part ever has, for a part that another process writes.
+        """Return a unique path in the run folder for a part that another process writes.
 
-        Until it is entered it is no part: what is left over is removed when the run is opened for writing.
+        The file isn't a part before `enter`: leftovers are removed when the run is opened for writing.
         """
         return self._next_part(stage).replace(".parquet", f"-{uuid4().hex[:12]}.parquet")
 
     def skip(self, stage: str, key: str, reason: str, where: str = "", count: int = 1) -> None:
-        """Enter that `key` of `stage` can't be done, and why; `where` names the file or row that is to blame.
+        """Record that `key` of `stage` can't be done because of `reason`; `where` names the faulty file or row.
 
         A unit that is skipped isn't part of the stage's table. It is tried again when its stage runs again.
         """
@@ -186,7 +186,7 @@ class Run:
     def select(self, stage: str, units: Iterable[str]) -> None:
         """Make the stage's table consist of `units`, in this order, without those that aren't done or are skipped.
 
-        They may be read from the run's tables while they are given.
+        The iterable may itself read the run's tables.
         """
         self._manifest.select(stage, units)
 
@@ -200,25 +200,25 @@ class Run:
         *,
         by_rows: bool = False,
     ) -> None:
-        """Enter that `stage` is complete under the settings of `digest_`, `seconds` after it began.
+        """Record that `stage` is complete with the settings of `digest_` and took `seconds`.
 
-        `made` are the files and folders that it made in addition to its tables, by their paths in the run folder. With
-        `by_rows`, regenerating a unit may give other rows.
+        `made` are the paths, in the run folder, of the files and folders that it wrote in addition to its tables. With
+        `by_rows`, regenerating a unit may give different rows.
         """
         rows = self._regenerated_rows(stage) if by_rows else []
         mark = digest_lists("mark", self.list_selected(stage), *rows) if self.count(stage) else digest("mark", digest_)
-        skipped = sum(each.count for each in self.list_skipped(stage))
+        skipped = sum(entry.count for entry in self.list_skipped(stage))
         length, files = self.count_rows(stage), checksum_files(self.path, made)
         self._manifest.finish(stage, Finished(digest_, mark, seconds, length, skipped, notes, files, current_time()))
 
     def _regenerated_rows(self, stage: str) -> list[Iterator[str]]:
-        """Return the keys of the rows of a stage that lost a part: its units may have other rows since."""
+        """Return the keys of the stage's rows if a part was ever quarantined: its units may have other rows since."""
         if not self._manifest.fetch_all("SELECT 1 FROM quarantined WHERE stage = ? LIMIT 1", stage):
             return []
         return [(row["key"] for row in self.rows(stage, ["key"]))]
 
     def reopen(self, stage: str) -> None:
-        """Enter that `stage` isn't complete; what it skipped is tried again."""
+        """Record that `stage` isn't complete; skipped units are tried again."""
         with self._manifest.transaction() as db:
             db.execute("DELETE FROM stages WHERE name = ?", (stage,))
             db.execute(f"DELETE FROM skipped WHERE {OF_STAGE}", (stage,))
@@ -255,11 +255,11 @@ class Run:
         return int(rows)
 
     def list_skipped(self, stage: str, *, own: bool = False) -> list[Skipped]:
-        """Return what could not be done of the stage's tables, or of its `own` one, in the order of entering."""
+        """Return the skipped items of the stage's tables, or of its `own` table only, in the order of recording."""
         return self._manifest.list_skipped("stage = ?1" if own else OF_STAGE, stage)
 
     def count_dropped(self, stage: str) -> Counter[str]:
-        """Return what the units of the stage's table left out, counted by reason."""
+        """Return the number of records that the units of the stage's table dropped, by reason."""
         total: Counter[str] = Counter()
         query = f"SELECT dropped, count(*) FROM units {SELECTED} GROUP BY dropped ORDER BY min(place)"
         for reasons, units in self._manifest.fetch_all(query, stage):
@@ -276,7 +276,7 @@ class Run:
         return int(newest)
 
     def sum_seconds(self, stage: str, until: int) -> float:
-        """Return the time that the parts of the stage's tables took, of those numbered up to `until`."""
+        """Return the seconds that the parts of the stage's tables took, up to the part number `until`."""
         used = f"id <= ?2 AND id IN (SELECT part FROM units WHERE {OF_STAGE} AND place IS NOT NULL)"
         (total,) = self._manifest.fetch_one(f"SELECT coalesce(sum(seconds), 0) FROM parts WHERE {used}", stage, until)
         return float(total)
@@ -292,7 +292,7 @@ class Run:
     def rows(
         self, stage: str, columns: Sequence[str] | None = None, units: Iterable[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield plain rows, otherwise as `read`; of `columns` only, which spares reading images."""
+        """Yield rows as dictionaries, otherwise like `read`; with `columns`, only these, without reading images."""
         for _, rows in self.rows_by_unit(stage, columns, units):
             yield from rows
 
@@ -305,12 +305,12 @@ class Run:
     def verify(self, most: int | None = None) -> list[Damage]:
         """Return the damaged parts and files, by their sizes and checksums.
 
-        With `most`, only the smallest are read, up to so many bytes together. A run that is open for writing
-        quarantines what is damaged, so that it is regenerated.
+        With `most`, only the smallest files are read, up to this many bytes in total. A run that is open for writing
+        quarantines damaged files, so that they are regenerated.
         """
-        files = {path: (name, kept) for name in self._stage_names() for path, kept in self._stage_files(name).items()}
-        found = find_damage(self.path, self._manifest, files, most)
-        return [self._tables.quarantine(each) for each in found]
+        files = {path: (name, sum_) for name in self._stage_names() for path, sum_ in self._stage_files(name).items()}
+        damages = find_damage(self.path, self._manifest, files, most)
+        return [self._tables.quarantine(damage) for damage in damages]
 
     def count_files(self) -> int:
         """Return the number of parts and files that `verify` checks."""
@@ -318,12 +318,12 @@ class Run:
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
         """Yield the path in the run folder and the size of each part, and of each file of a finished stage."""
-        yield from ((receipt.path, receipt.size) for receipt in self._manifest.list_parts())
+        yield from ((entry.path, entry.size) for entry in self._manifest.list_parts())
         for name in self._stage_names():
-            yield from ((path, kept.size) for path, kept in self._stage_files(name).items())
+            yield from ((path, checksum.size) for path, checksum in self._stage_files(name).items())
 
     def copy_manifest(self, path: Path) -> None:
-        """Copy the manifest to `path`, also while it is written to."""
+        """Copy the manifest to `path`, even while a process writes to it."""
         self._manifest.copy_to(path)
 
     def _stage_names(self) -> list[str]:
@@ -335,9 +335,9 @@ class Run:
 
 
 def _explain_absence(path: Path) -> str:
-    """Return why there is no run at `path`, and what to do."""
+    """Return the reason why there is no run at `path`, and what to do."""
     if (path / STUDY_FILE).is_file():
-        return f"{path} is a study and no run: `agfsync study status {path}` shows where its runs are"
+        return f"{path} is a study, not a run: `agfsync study status {path}` lists its runs"
     if path.is_file():
         return f"{path} is a file: give the folder that `agfsync run --out` made"
     if path.exists():

@@ -1,8 +1,8 @@
 """Forks: a run folder that shares the files of another run, and continues on its own.
 
-Parts and the files of finished stages are hard-linked, which is safe because this package never writes into a finished
-file: a new file is written under another name and renamed, and a damaged one is renamed and keeps its bytes. Files that
-are written in place, by the package or by people, are copied.
+Parts and the files of finished stages are hard-linked, which is safe because this package never modifies a finished
+file: a new file is written under another name and renamed, and a damaged one is renamed without a change of its bytes.
+Files that are written in place, by the package or by people, are copied.
 """
 
 import errno
@@ -22,14 +22,14 @@ from agfsync.store.parts import DamagedPartError, check_size
 UNFINISHED = ".fork"
 """The ending of a fork's folder while it is built."""
 IN_PLACE = {LOG, FOR_READERS}
-"""Endings of files that are written in place, if only by people."""
+"""Endings of files that the package or people write in place."""
 NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
-"""The system's errors for a file that can't be hard-linked into that folder."""
+"""The errors of `os.link` on a disk that can't share the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The result of a fork: the number of files that it shares with its base, and of those that had to be copied.
+    """The result of a fork: the numbers of files that are shared with its base, and of files that were copied instead.
 
     `copied_bytes` is the size of the copies.
     """
@@ -66,7 +66,7 @@ def fork_run(base: Path, to: Path) -> Fork:
 
 
 def fork_open_run(run: Run, to: Path) -> Fork:
-    """Create the run folder `to` from a run that this process has open to write.
+    """Create the run folder `to` from a run that this process has open for writing.
 
     Raises:
         RunError: `to` exists.
@@ -80,26 +80,26 @@ def fork_open_run(run: Run, to: Path) -> Fork:
 def _build_fork(run: Run, to: Path) -> tuple[int, int, int]:
     """Build the fork next to `to`, and rename it once it is complete; return the counts of `Fork`."""
     linked = copied = copied_bytes = 0
-    beside = to.with_name(to.name + UNFINISHED)
-    with store_errors(beside):
-        beside.mkdir(parents=True, exist_ok=True)
-    with closing(lock_folder(beside)):
-        _clear_folder(beside)
+    unfinished = to.with_name(to.name + UNFINISHED)
+    with store_errors(unfinished):
+        unfinished.mkdir(parents=True, exist_ok=True)
+    with closing(lock_folder(unfinished)):
+        _clear_folder(unfinished)
         for name, size in _list_shared(run):
-            if _link_file(run.path / name, beside / name, size):
+            if _link_file(run.path / name, unfinished / name, size):
                 linked += 1
             else:
                 copied, copied_bytes = copied + 1, copied_bytes + size
         for path in _list_own(run):
-            _copy_file(path, beside / path.relative_to(run.path))
-        run.copy_manifest(beside / DATABASE)
-        with store_errors(beside):
-            for path in (beside, *beside.rglob("*")):
+            _copy_file(path, unfinished / path.relative_to(run.path))
+        run.copy_manifest(unfinished / DATABASE)
+        with store_errors(unfinished):
+            for path in (unfinished, *unfinished.rglob("*")):
                 if path.is_dir():
                     flush_to_disk(path)
-        write_atomic(beside / RECIPE, run.recipe_yaml.encode())  # last: without it the folder is no run
+        write_atomic(unfinished / RECIPE, run.recipe_yaml.encode())  # last: without it the folder is no run
         with store_errors(to):
-            beside.rename(to)
+            unfinished.rename(to)
             flush_to_disk(to.parent)
     return linked, copied, copied_bytes
 
@@ -149,10 +149,10 @@ def _copy_file(source: Path, target: Path) -> None:
         flush_to_disk(target)
 
 
-def _clear_folder(beside: Path) -> None:
-    """Remove what a fork that was killed left behind."""
-    with store_errors(beside):
-        for path in beside.iterdir():
+def _clear_folder(folder: Path) -> None:
+    """Remove the leftovers of a killed fork."""
+    with store_errors(folder):
+        for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != "lock":

@@ -1,6 +1,6 @@
-"""Verification of a run folder against its checksums, and removal of files that were never entered.
+"""Verification of a run folder against its checksums, and removal of files that aren't in the manifest.
 
-A stage verifies each part that it reads (`parts.read_part`); this verifies the other files, too.
+A stage verifies each part that it reads (`parts.read_part`); this module verifies the other files, too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,14 +15,14 @@ from agfsync.store.seal import compute_sha256
 CORRUPT = ".corrupt"
 """The ending of a quarantined file."""
 LOG = ".jsonl"
-"""The ending of a file to which a stage appends while it runs; to regenerate it, the whole stage must run again."""
+"""The ending of a file to which a stage appends while it runs; only a whole run of the stage regenerates it."""
 FOR_READERS = ".md"
 """The ending of files that people may edit; the package doesn't read them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A damaged file of the run folder, by its path in it, with its stage or table.
+    """A damaged file: its path in the run folder, its fault, and its stage or table.
 
     For a part, `part` is its number in the manifest and `units` the number of its units.
     """
@@ -34,12 +34,12 @@ class Damage:
     units: int = 0
 
     def __str__(self) -> str:
-        held = f" ({self.units} unit{'s' if self.units != 1 else ''})" if self.part is not None else ""
-        return f"{self.path}{held} {self.fault}"
+        units = f" ({self.units} unit{'s' if self.units != 1 else ''})" if self.part is not None else ""
+        return f"{self.path}{units} {self.fault}"
 
 
 def checksum_files(run: Path, made: Iterable[str]) -> dict[str, FileChecksum]:
-    """Return the checksums of the files and folders `made` of the run folder, by their paths in it."""
+    """Return the checksums of the files and folders `made`, by the paths of the files in the run folder."""
     sums: dict[str, FileChecksum] = {}
     for path in (run / name for name in made):
         with store_errors(path):
@@ -54,9 +54,9 @@ def find_damage(
 ) -> Iterator[Damage]:
     """Yield the parts in the manifest, and the `files` (path -> its stage and checksum), that are damaged.
 
-    With `most`, only the smallest are read, up to so many bytes together; of the others the size is checked.
+    With `most`, only the smallest are read, up to this many bytes in total; only the size of the others is checked.
     """
-    for damage, expected in sorted(_list_all(manifest, files), key=lambda each: each[1].size):
+    for damage, expected in sorted(_list_all(manifest, files), key=lambda entry: entry[1].size):
         if most is not None:
             most -= expected.size
         try:
@@ -68,9 +68,9 @@ def find_damage(
 
 
 def remove_leftovers(run: Path, manifest: Manifest) -> None:
-    """Remove what a killed process left: parts that were never entered, and files that were being written.
+    """Remove the leftovers of a killed process: parts that aren't in the manifest, and files that were being written.
 
-    A stage would overwrite them; but others read the folder too, and would find things twice in it.
+    A stage would overwrite them, but other programs that read the folder would find rows twice.
     """
     entered = {entry.path for entry in manifest.list_parts()}
     with store_errors(run):
@@ -82,7 +82,7 @@ def remove_leftovers(run: Path, manifest: Manifest) -> None:
 def _list_all(
     manifest: Manifest, files: Mapping[str, tuple[str, FileChecksum]]
 ) -> Iterator[tuple[Damage, FileChecksum]]:
-    """Yield everything that was written, each as the damage that it might have."""
+    """Yield (damage without a fault, expected checksum) for every part and file."""
     query = "SELECT id, stage, path, bytes, sha256, (SELECT count(*) FROM units WHERE part = parts.id) FROM parts"
     for part, stage, path, size, sha256, units in manifest.fetch_all(query):
         yield Damage(path, "", stage, part, units), FileChecksum(size, sha256)

@@ -1,7 +1,7 @@
 """The manifest of a run folder: the SQLite database that lists its parts, and its transactions.
 
-SQLite notices only pages that are malformed. So the database is sealed while no process writes to it: a flipped bit is
-found when it is opened next.
+SQLite only detects malformed pages. So the database is sealed while no process writes to it: the next opening detects
+a flipped bit.
 """
 
 import json
@@ -37,12 +37,12 @@ CREATE TABLE quarantined (stage TEXT NOT NULL, path TEXT NOT NULL, fault TEXT NO
 CREATE INDEX units_by_part ON units (part);
 CREATE INDEX units_by_place ON units (stage, place) WHERE place IS NOT NULL;
 """
-"""`units.place` is the unit's place in its stage's table, null where it isn't part of it."""
+"""`units.place` is the unit's position in its stage's table, null if it isn't selected."""
 SELECTED = "WHERE stage = ? AND place IS NOT NULL"
 _CACHE_KIB = 32 << 10
-"""KiB of the database in memory, at most"""
+"""the most KiB of the database in memory"""
 ROWS_AT_ONCE = 10_000
-"""Rows fetched at a time, of a table that may be as long as the run."""
+"""Rows fetched at a time from a table that may be as long as the run."""
 KEYS_AT_ONCE = 500
 """Keys in one query."""
 
@@ -51,7 +51,7 @@ KEYS_AT_ONCE = 500
 class Skipped:
     """Something that can't be done: `key` of the table `stage`, because of `reason`; `where` names the file or row.
 
-    `count` is above 1 where an entry stands for several items that fail alike, of which `where` names the first.
+    `count` is above 1 if the entry stands for several items with the same fault; `where` names the first of them.
     """
 
     stage: str
@@ -63,10 +63,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a stage. `mark` is the digest of what it made, as later stages see it; `notes` are its own counts.
+    """A finished stage. `mark` is the digest of its result, which later stages depend on; `notes` are its own counts.
 
-    `rows` is the length of its table, `skipped` the number of items that could not be done; `files` are those that it
-    made in addition to its tables, by their path in the run folder.
+    `rows` is the length of its table, `skipped` the number of items that can't be done; `files` has the checksums of
+    the files that it wrote in addition to its tables, by their path in the run folder.
     """
 
     digest: str
@@ -82,17 +82,17 @@ class Finished:
 class Manifest:
     """The database at `path`.
 
-    Raises (from every method): StoreError when the disk fails, or the database is damaged.
+    Every method raises StoreError when the disk fails or the database is damaged.
     """
 
     def __init__(self, path: Path, *, writing: bool) -> None:
         self._path, self._writing = path, writing
         self._seal = Seal(path)
         self._touched = False
-        sealed = self._seal.check(mend=writing)
+        sealed = self._seal.check(restore=writing)
         with store_errors(path):
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            # A rollback journal rather than WAL: it is as safe on the network file systems that clusters have.
+            # A rollback journal rather than WAL, which isn't safe on the network file systems of clusters.
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if writing and not sealed:
@@ -100,31 +100,32 @@ class Manifest:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Create the database at `path`; one that an interrupted creation left is taken over."""
+        """Create the database at `path`, or complete one whose creation was interrupted."""
         manifest = cls(path, writing=True)
         if manifest._read_format() == 0:
             with store_errors(path):
                 manifest._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={RUN_FORMAT}; COMMIT;")
             manifest._touched = True
-        return manifest._of_this_format()
+        return manifest._check_format()
 
     @classmethod
     def open(cls, path: Path, *, writing: bool = False) -> Self:
-        """Open the database at `path`, which must be there.
+        """Open the existing database at `path`.
 
         Raises:
-            RunError: it isn't, or is of another format.
+            RunError: it is missing, or has another format.
         """
         if not path.is_file():
             copy = path.with_name(f"{path.name}.copy")
-            back = f"`cp {copy} {path}` puts a copy of it in its place" if copy.is_file() else "put it back"
-            raise RunError(f"{path} is missing: {back}, or choose another --out")
-        return cls(path, writing=writing)._of_this_format()
+            advice = f"`cp {copy} {path}` restores its copy" if copy.is_file() else "put it back"
+            raise RunError(f"{path} is missing: {advice}, or choose another --out")
+        return cls(path, writing=writing)._check_format()
 
     def _read_format(self) -> int:
         return int(self.fetch_one("PRAGMA user_version")[0])
 
-    def _of_this_format(self) -> Self:
+    def _check_format(self) -> Self:
+        """Return this manifest if this version can read its format, else close it and raise RunError."""
         if (found := self._read_format()) != RUN_FORMAT:
             self._db.close()
             raise RunError(
@@ -173,39 +174,39 @@ class Manifest:
         return next(self.list_parts("WHERE id = ?", number))
 
     def list_parts(self, where: str = "", *values: Any) -> Iterator[PartEntry]:
-        """Yield the entries of the parts that `where` finds."""
+        """Yield the entries of the parts that the SQL clause `where` selects."""
         query = f"SELECT path, rows, bytes, sha256, hollow FROM parts {where}"
         for path, rows, size, sha256, hollow in self.fetch_all(query, *values):
             yield PartEntry(path, rows, size, sha256, Hollow.parse(hollow))
 
     def list_places(self, stage: str) -> Iterator[UnitPlace]:
-        """Yield the places of the units of the stage's table, in order; a few at a time, however many there are."""
+        """Yield the places of the units of the stage's table, in order, fetched in batches."""
         query = "SELECT place, key, part, first, rows FROM units WHERE stage = ? AND place > ? ORDER BY place LIMIT ?"
         last = -1
-        while found := self.fetch_all(query, stage, last, ROWS_AT_ONCE):
-            last = found[-1][0]
-            yield from (UnitPlace(*row) for _, *row in found)
+        while rows := self.fetch_all(query, stage, last, ROWS_AT_ONCE):
+            last = rows[-1][0]
+            yield from (UnitPlace(*row) for _, *row in rows)
 
     def find_places(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, UnitPlace | None]]:
-        """Yield each of `units` with its place, or None if it isn't made, in order; a few at a time."""
-        for some in iterate_batches(units, KEYS_AT_ONCE):
-            marks = ",".join("?" * len(some))
-            query = f"SELECT key, part, first, rows FROM units WHERE stage = ? AND key IN ({marks})"
-            there = {row[0]: UnitPlace(*row) for row in self.fetch_all(query, stage, *some)}
-            yield from ((key, there.get(key)) for key in some)
+        """Yield each of `units` with its place, or None if it isn't made, in order, fetched in batches."""
+        for batch in iterate_batches(units, KEYS_AT_ONCE):
+            placeholders = ",".join("?" * len(batch))
+            query = f"SELECT key, part, first, rows FROM units WHERE stage = ? AND key IN ({placeholders})"
+            places = {row[0]: UnitPlace(*row) for row in self.fetch_all(query, stage, *batch)}
+            yield from ((key, places.get(key)) for key in batch)
 
     def select(self, stage: str, units: Iterable[str]) -> None:
         """Make the stage's table consist of `units`, in this order, without those that aren't made or are skipped.
 
-        They may be read from the run while they are given: nothing changes before the last.
+        The iterable may itself read the run: nothing changes before its last unit.
         """
-        # A table of this connection alone, in memory while it is small, else in the system's temporary folder.
+        # A table of this connection only, in memory while it is small, else in the system's temporary folder.
         with self._run_atomically("BEGIN") as db:
             db.execute("DROP TABLE IF EXISTS temp.listed")
             db.execute("CREATE TEMP TABLE listed (unit TEXT PRIMARY KEY, place INTEGER NOT NULL)")
-        for some in iterate_batches(enumerate(units), ROWS_AT_ONCE):
+        for batch in iterate_batches(enumerate(units), ROWS_AT_ONCE):
             with self._run_atomically("BEGIN") as db:
-                db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", some)
+                db.executemany("INSERT OR REPLACE INTO listed VALUES (?2, ?1)", batch)
         with self.transaction() as db:
             db.execute(f"UPDATE units SET place = NULL {SELECTED}", (stage,))
             db.execute(
@@ -218,23 +219,23 @@ class Manifest:
     def close(self) -> None:
         """Close the database, and seal it if it was written to."""
         self._db.close()
-        # A journal that the disk didn't let go is to be rolled back: the database isn't yet what it will be.
+        # A journal that couldn't be deleted will be rolled back, which changes the database: it can't be sealed yet.
         if self._touched and not self._path.with_name(self._path.name + "-journal").exists():
             self._seal.put()
 
     def _check_unsealed(self) -> None:
         """Check a database without a seal: the process that wrote to it was killed."""
-        # Read through first: page by page, a cold disk takes ten times as long.
+        # Read the whole file first: on a cold disk, reading page by page takes ten times as long.
         with store_errors(self._path), self._path.open("rb") as file:
             while file.read(1 << 20):
                 pass
-        (found,) = self.fetch_one("PRAGMA integrity_check(1)")
-        if found != "ok":
+        (fault,) = self.fetch_one("PRAGMA integrity_check(1)")
+        if fault != "ok":
             self._db.close()
-            raise StoreError(f"{self._path} is damaged ({found}): put a copy of it back; {self._seal.describe_copy()}")
+            raise StoreError(f"{self._path} is damaged ({fault}): put a copy of it back; {self._seal.describe_copy()}")
 
     def add_part(self, db: sqlite3.Connection, stage: str, part: PartEntry, seconds: float) -> int:
-        """Enter a part inside a transaction and return its number."""
+        """Add a part inside a transaction and return its number."""
         row = (stage, part.path, part.rows, part.size, part.sha256, str(part.hollow), seconds, current_time())
         columns = "stage, path, rows, bytes, sha256, hollow, seconds, written"
         number = db.execute(f"INSERT INTO parts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
@@ -242,19 +243,19 @@ class Manifest:
         return number
 
     def skip(self, item: Skipped) -> None:
-        """Enter what can't be done, in the place of an earlier entry of the same key."""
+        """Record an item that can't be done, replacing an earlier entry of the same key."""
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?)", astuple(item))
 
     def list_skipped(self, tables: str, *values: str) -> list[Skipped]:
-        """Return what can't be done of the tables that the condition `tables` finds, in the order of entering."""
+        """Return the skipped items of the tables that the SQL condition `tables` selects, in the order of recording."""
         return [
             Skipped(*row) for row in self.fetch_all(f"SELECT * FROM skipped WHERE {tables} ORDER BY rowid", *values)
         ]
 
     def finish(self, stage: str, end: Finished) -> None:
-        """Enter the end of `stage`, in the place of an earlier one."""
-        files = {path: astuple(kept) for path, kept in end.files.items()}
+        """Record the end of `stage`, replacing an earlier one."""
+        files = {path: astuple(checksum) for path, checksum in end.files.items()}
         notes = (json.dumps(end.notes), json.dumps(files))
         row = (stage, end.digest, end.mark, end.seconds, end.rows, end.skipped, *notes, end.ended)
         with self.transaction() as db:
@@ -266,11 +267,11 @@ class Manifest:
         if not found:
             return None
         _, digest, mark, seconds, rows, skipped, notes, files, ended = found[0]
-        kept = {path: FileChecksum(*each) for path, each in json.loads(files).items()}
-        return Finished(digest, mark, seconds, rows, skipped, json.loads(notes), kept, ended)
+        checksums = {path: FileChecksum(*values) for path, values in json.loads(files).items()}
+        return Finished(digest, mark, seconds, rows, skipped, json.loads(notes), checksums, ended)
 
     def copy_to(self, path: Path) -> None:
-        """Copy the database to `path`, in its state between two transactions."""
+        """Copy the database to `path` in a consistent state, between two transactions."""
         with store_errors(path):
             copy = sqlite3.connect(path)
             try:
@@ -282,5 +283,5 @@ class Manifest:
 
 
 def current_time() -> str:
-    """Return the time, to the second."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Parquet parts: rows to bytes and back; each read is verified against its checksum."""
+"""Parquet parts: rows are written to bytes and read back; each read is verified against its checksum."""
 
 import hashlib
 import mmap
@@ -31,7 +31,7 @@ class Hollow:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return what `str` has written."""
+        """Return the value that `str` wrote as `text`."""
         first, end, sha256 = text.split(":")
         return cls(int(first), int(end), sha256)
 
@@ -60,7 +60,7 @@ class FileChecksum:
 
 @dataclass(frozen=True, slots=True)
 class UnitPlace:
-    """The place of a unit's rows: the part, and the first row in it; a unit without rows lies in no part."""
+    """The place of a unit's rows: the part, and the first row in it; None for a unit without rows."""
 
     unit: str
     part: int | None
@@ -69,30 +69,30 @@ class UnitPlace:
 
 
 def write_part(run: Path, path: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> PartEntry:
-    """Write `rows` as the part `path` of the run folder `run`; without an entry in the manifest it never happened.
+    """Write `rows` as the part `path` of the run folder `run`; it is valid once it is in the manifest.
 
     Raises:
-        StoreError: the disk is full or doesn't allow it.
+        StoreError: the disk is full or not writable.
     """
     data = encode_part(rows, schema)
     with store_errors(run / path):
         (run / path).parent.mkdir(exist_ok=True)
     write_atomic(run / path, data)
-    return PartEntry(path, len(rows), len(data), hashlib.sha256(data).hexdigest(), _skip_images(data))
+    return PartEntry(path, len(rows), len(data), hashlib.sha256(data).hexdigest(), _checksum_without_images(data))
 
 
 def encode_part(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
-    """Return `rows` as a Parquet file of one row group, whose image column Hugging Face datasets can read."""
+    """Return `rows` as a Parquet file of one row group; Hugging Face datasets can read its image column."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=add_huggingface_metadata(schema))
-    # A dictionary would be built of the images too, and thrown away; compression does as much for the keys.
+    # With dictionaries, one of the images would be built and discarded; compression does as much for the keys.
     layout = {"compression": "zstd", "use_dictionary": False, "row_group_size": len(rows), "write_page_checksum": True}
     pq.write_table(table, sink, **layout)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
 def read_part(path: Path, columns: Sequence[str] | None, entry: PartEntry) -> pa.Table:
-    """Return the table at `path`, or some of its columns, verified against the checksum of when it was written.
+    """Return the table at `path`, or some of its columns, verified against its checksum.
 
     Raises:
         DamagedPartError: it is missing or damaged.
@@ -112,10 +112,10 @@ def read_part(path: Path, columns: Sequence[str] | None, entry: PartEntry) -> pa
 
 
 def check_size(path: Path, size: int) -> None:
-    """Check that `path` is there, `size` bytes long.
+    """Check that the file at `path` exists and has `size` bytes.
 
     Raises:
-        DamagedPartError: it isn't. StoreError: the disk can't be read.
+        DamagedPartError: it doesn't. StoreError: the disk can't be read.
     """
     with store_errors(path):
         if not path.is_file():
@@ -136,21 +136,21 @@ def group_spans(places: Iterable[UnitPlace]) -> list[list[UnitPlace]]:
     return spans
 
 
-def _skip_images(data: bytes) -> Hollow:
-    """Return `data` without its images, whose columns are adjacent: a part is one row group."""
+def _checksum_without_images(data: bytes) -> Hollow:
+    """Return the checksum of `data` without its image columns, which are adjacent: a part is one row group."""
     footer = pq.read_metadata(pa.BufferReader(data))
     chunks = [footer.row_group(0).column(n) for n in range(footer.num_columns)]
-    images = [chunk for chunk in chunks if chunk.path_in_schema in _LEAVES]
+    images = [chunk for chunk in chunks if chunk.path_in_schema in _IMAGE_COLUMNS]
     first = min((chunk.data_page_offset for chunk in images), default=len(data))
     end = first + sum(chunk.total_compressed_size for chunk in images)
     return Hollow(first, end, hashlib.sha256(data[:first] + data[end:]).hexdigest())
 
 
-_LEAVES = {f"image.{field.name}" for field in IMAGE}
+_IMAGE_COLUMNS = {f"image.{field.name}" for field in IMAGE}
 
 
 def _read_without_images(path: Path, size: int, hollow: Hollow) -> pa.Buffer:
-    """Return the part with zeros in the place of its images: memory that is never written takes no room."""
+    """Return the part with zeros in place of its images: pages that are never written take no memory."""
     with path.open("rb") as file:
         head = file.read(hollow.first)
         file.seek(hollow.end)

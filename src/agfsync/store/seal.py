@@ -1,4 +1,4 @@
-"""Seals: a file that is written in place has its checksum and a copy next to it while no process writes to it."""
+"""Seals: a checksum and a copy next to a file that is written in place, while no process writes to it."""
 
 import shutil
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ SUM, COPY = ".sum", ".copy"
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The checksum and the copy of the file at `path`; they exist from its closing until the next write.
+    """The checksum and the copy of the file at `path`; they exist from closing the file until the next write.
 
-    There is no checksum after a writing process was killed: then only the content shows if the file is complete.
+    After a writing process was killed there is no checksum: only the content shows whether the file is intact.
     """
 
     path: Path
 
-    def check(self, *, mend: bool) -> bool:
-        """Verify the file against its checksum; False if it has none, or isn't there. `mend` restores the copy.
+    def check(self, *, restore: bool) -> bool:
+        """Verify the file against its checksum; False if it has none, or doesn't exist. `restore` restores the copy.
 
         Raises:
-            StoreError: it is damaged; after mending, the next command finds it intact.
+            StoreError: it is damaged; once restored, the next command finds it intact.
         """
         if not self.path.is_file() or not (sum_ := self._read_sum()):
             return False
-        # A writer may have begun while this process reads: then the checksum is gone, or has changed.
+        # If a writer has started meanwhile, the checksum was removed or has changed.
         if compute_sha256(self.path) == sum_ or self._read_sum() != sum_:
             return True
         copy = self._path_with(COPY)
@@ -38,21 +38,21 @@ class Seal:
             return False  # The checksum itself is damaged.
         if not exists or compute_sha256(copy) != sum_:
             raise StoreError(f"{self.path} is damaged: put a copy of it back, or choose another --out")
-        if not mend:
-            raise DamagedError(f"{self.path} is damaged: the next `agfsync run` puts its copy in its place")
+        if not restore:
+            raise DamagedError(f"{self.path} is damaged: the next `agfsync run` restores its copy")
         with store_errors(self.path):
             self.path.replace(self._path_with(".corrupt"))
             _copy_file(copy, self.path)
-        raise StoreError(f"{self.path} is damaged: its copy was put in its place; type the same command again")
+        raise StoreError(f"{self.path} is damaged: its copy was restored; type the same command again")
 
     def put(self) -> None:
-        """Seal the file. The copy is written first: a checksum implies that there is one."""
+        """Seal the file. The copy is written first: a checksum implies a copy."""
         with store_errors(self.path):
             _copy_file(self.path, self._path_with(COPY))
         write_atomic(self._path_with(SUM), compute_sha256(self.path).encode())
 
     def remove(self) -> None:
-        """Unseal the file: the checksum is deleted on the disk before the file changes, also in a power cut."""
+        """Unseal the file: the checksum is deleted from the disk before the file changes, even if the power fails."""
         with store_errors(self.path):
             self._path_with(SUM).unlink(missing_ok=True)
             flush_to_disk(self.path.parent)
@@ -63,7 +63,7 @@ class Seal:
         if not copy.is_file():
             return "there is none next to it"
         at = datetime.fromtimestamp(copy.stat().st_mtime, UTC).isoformat(timespec="seconds")
-        return f"{copy.name} is one of {at}, and what was made since then would be made again"
+        return f"{copy.name} is one of {at}; later results would be regenerated"
 
     def _read_sum(self) -> str:
         with store_errors(self.path):
@@ -83,12 +83,12 @@ def compute_sha256(path: Path) -> str:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    beside = target.with_name(target.name + ".tmp")
+    temporary = target.with_name(target.name + ".tmp")
     try:
-        shutil.copyfile(source, beside)
-        flush_to_disk(beside)
-        beside.replace(target)
+        shutil.copyfile(source, temporary)
+        flush_to_disk(temporary)
+        temporary.replace(target)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     flush_to_disk(target.parent)

@@ -16,7 +16,7 @@ _SHAPE = TypeAdapter(dict[str, dict[str, _Amount]])
 
 
 def read_spending(run: Path) -> dict[str, dict[str, float]]:
-    """Return the spending by stage, or by `STAGE.JUDGE`; a stage that has spent nothing is missing.
+    """Return the spending by stage, or by `STAGE.JUDGE`; a stage without spending is missing.
 
     Raises:
         StoreError: the disk fails, or the file is damaged.
@@ -28,7 +28,7 @@ def read_spending(run: Path) -> dict[str, dict[str, float]]:
         with store_errors(path):
             return _SHAPE.validate_json(path.read_bytes())
     except ValueError as failure:
-        raise StoreError(f"{path} is damaged: put it back, or delete it to count anew") from failure
+        raise StoreError(f"{path} is damaged: put it back, or delete it to start counting from 0") from failure
 
 
 def note_spending(run: Path, stage: str, spending: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Sequences that are longer than memory: iterated piece by piece, repeatedly, next to others in the same order."""
+"""Sequences larger than memory: iterated repeatedly, in batches, or joined with another in the same order."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Reiterable(Protocol[_T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[_T]):
-    """`count` things that `begin` reads or computes again each time, so that they are never all in memory.
+    """A sequence of `count` items that `begin` reads or computes on each iteration, never all in memory.
 
     >>> numbers = Stream(3, lambda: iter(range(3)))
     >>> len(numbers), list(numbers), list(numbers)
@@ -60,13 +60,13 @@ def group_by_column(column: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[
 def join_in_order(
     things: Iterable[_T], key: Callable[[_T], Hashable], others: Iterable[tuple[Hashable, _V]]
 ) -> Iterator[tuple[_T, _V | None]]:
-    """Yield each of `things` with the value that `others` have under its key, or None; one of each is in memory.
+    """Yield each of `things` with the value of its key in `others`, or None; one of each is in memory at a time.
 
     >>> list(join_in_order("abc", str, [("a", 1), ("c", 3)]))
     [('a', 1), ('b', None), ('c', 3)]
 
     Raises:
-        ValueError: `others` aren't in the order of `things`, or have a key that none of them has.
+        ValueError: `others` aren't in the order of `things`, or have a key that no thing has.
     """
     rest = iter(others)
     waiting = next(rest, None)

@@ -16,11 +16,11 @@ from agfsync.store.manifest import Manifest, current_time
 from agfsync.store.streams import iterate_batches
 
 UNITS_AT_ONCE = 64
-"""Units read in one go."""
+"""Units read at a time."""
 CACHED_PARTS, CACHED_BYTES = 32, 1 << 30
-"""The cache's limits: how many writers' parts may interleave in one table. Of a single one, one part is kept."""
+"""LRU limits of the part cache: the number of writers whose parts may interleave in a table, and bytes."""
 AFTER_CORRUPT = ".after-corrupt"
-"""The ending of a sound part that was made with regard to a damaged one."""
+"""The ending of an intact part that depends on a damaged one."""
 
 CacheKey = tuple[int, tuple[str, ...] | None]
 """A part's number, and its columns."""
@@ -32,7 +32,7 @@ class TableReader:
     def __init__(self, path: Path, manifest: Manifest, *, writing: bool) -> None:
         self._path, self._manifest, self._writing = path, manifest, writing
         self.ordered: set[str] = set()
-        """Tables of which each part was made with regard to those before it: a part is regenerated with all later."""
+        """Tables whose parts depend on earlier parts: a part is regenerated together with all later ones."""
         self._cache = PartCache()
 
     def rows_by_unit(
@@ -44,7 +44,7 @@ class TableReader:
             StoreError: a part is missing or damaged, or a unit is missing.
         """
         for places in iterate_batches(self._find_places(stage, units), UNITS_AT_ONCE):
-            # Two models' images of a caption, or two judges' scores of an image, lie in parts of their own.
+            # Two models' images of a caption, or two judges' scores of an image, are in different parts.
             span_of = {place.unit: span for span in parts.group_spans(places) for place in span}
             rows: dict[str, list[dict[str, Any]]] = {}
             for place in places:
@@ -53,9 +53,9 @@ class TableReader:
                 yield place.unit, rows.pop(place.unit)
 
     def quarantine(self, damage: Damage) -> Damage:
-        """Rename a damaged file and forget its units, so that the next run regenerates them; not when only reading.
+        """Rename a damaged file and delete its units from the manifest, to be regenerated; only when writing.
 
-        No byte of it changes: forks may share the file.
+        Its bytes stay the same, since forks may share the file.
         """
         path = self._path / damage.path
         if not self._writing or path.suffix == LOG:
@@ -102,8 +102,8 @@ class TableReader:
             return
         for unit, place in self._manifest.find_places(stage, units):
             if place is None:
-                again = f"type `agfsync {stage_of_table(stage)} {self._path}`"
-                raise StoreError(f"{self._path}: {stage} has no unit '{unit}': {again}")
+                advice = f"type `agfsync {stage_of_table(stage)} {self._path}`"
+                raise StoreError(f"{self._path}: {stage} has no unit '{unit}': {advice}")
             yield place
 
     def _load_part(self, stage: str, part: int, columns: Sequence[str] | None) -> pa.Table:
@@ -119,22 +119,22 @@ class TableReader:
         where = f"{self._path / damage.path} {damage.fault}"
         if not self._writing:
             return StoreError(f"{where}: the next `agfsync run` regenerates it")
-        again = f"type the same command again to regenerate its {damage.units} units"
-        return DamagedError(f"{where}: it was quarantined; {again}")
+        advice = f"type the same command again to regenerate its {damage.units} units"
+        return DamagedError(f"{where}: it was quarantined; {advice}")
 
 
 class PartCache:
-    """The parts that were used last, without those that were read to their end before the newest was loaded."""
+    """LRU cache of parts; parts that were read to their end are dropped when another is loaded."""
 
     def __init__(self) -> None:
         self._tables: OrderedDict[CacheKey, pa.Table] = OrderedDict()
         self._finished: set[CacheKey] = set()
 
     def get(self, key: CacheKey, load: Callable[[], pa.Table]) -> pa.Table:
-        """Return the table, loaded if it isn't here."""
+        """Return the table from the cache, or load it."""
         self._finished.discard(key)
         if key not in self._tables:
-            # A reader of the whole table is done with a part when it asks for the next.
+            # A reader of the whole table is done with a part when it requests the next.
             while self._finished:
                 self._tables.pop(self._finished.pop(), None)
             self._tables[key] = load()
@@ -145,16 +145,16 @@ class PartCache:
         return table
 
     def mark_finished(self, key: CacheKey) -> None:
-        """Note that the last rows of it were read."""
+        """Note that the last rows of the part were read."""
         self._finished.add(key)
 
     def clear(self) -> None:
-        """Forget every part."""
+        """Remove every part."""
         self._tables.clear()
         self._finished.clear()
 
     def _is_full(self) -> bool:
-        return len(self._tables) > CACHED_PARTS or sum(each.nbytes for each in self._tables.values()) > CACHED_BYTES
+        return len(self._tables) > CACHED_PARTS or sum(table.nbytes for table in self._tables.values()) > CACHED_BYTES
 
 
 def stage_of_table(table: str) -> str:

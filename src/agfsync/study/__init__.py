@@ -1,1 +1,1 @@
-"""Studies: several runs that differ in little, compared in one table with intervals. A study is a run and its forks."""
+"""Studies: similar runs, compared in one table with intervals. A study consists of a run and its forks."""

@@ -13,7 +13,7 @@ JudgedValues = Mapping[tuple[str, str], Mapping[str, float]]
 
 
 def read_base_values(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the values of the base model's evaluation images of a run; nothing before they are judged."""
+    """Return the values of the base model's evaluation images of a run; empty before they are judged."""
     with Run.open(path) as run:
         recipe = read_recipe(run)
         drawn = {
@@ -30,7 +30,7 @@ def read_base_values(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     }
     for row in scores:
         caption = drawn.get(row["candidate_key"])
-        for (name, judge), found in values.items():
+        for (name, judge), by_caption in values.items():
             if judge == row["scorer"] and row["value"] is not None and (name, caption) in in_set:
-                found[str(caption)] = row["value"]
-    return {key: found for key, found in values.items() if found}
+                by_caption[str(caption)] = row["value"]
+    return {key: by_caption for key, by_caption in values.items() if by_caption}

@@ -13,20 +13,20 @@ from agfsync.stages.report.figures import Curves, Direction, Effect, Scatter, ma
 from agfsync.stages.report.galleries import make_data_uris
 from agfsync.stages.report.page import make_environment
 from agfsync.stages.report.training import Panel
-from agfsync.stages.report.verdict import Alarm, is_shown
+from agfsync.stages.report.verdict import Alarm, is_significant
 from agfsync.store import Run
 from agfsync.study.rounds import locate_runs
 from agfsync.study.settings import Arm, Study
 from agfsync.study.table import BASE, Cell, Difference, describe_method, list_states, make_cells, write_table
 from agfsync.study.values import StudyResults, gather_results
 
-RAISED_METRICS = {"reward": "Reward", "implicit_accuracy": "Implicit accuracy"}
-"""The metrics that methods raise, with the titles of their charts."""
+OBJECTIVE_METRICS = {"reward": "Reward", "implicit_accuracy": "Implicit accuracy"}
+"""The metrics that methods maximise, with the titles of their charts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart of arms, whose colours are those of the arms' places in the study."""
+    """A chart of arms; the order of the arms in the study determines their colours."""
 
     title: str
     figure: Curves | Scatter
@@ -35,14 +35,14 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A caption with one image of each arm: the arm, the key of its image among the URIs, and the leading value."""
+    """A caption with one image of each arm: the arm, the image's key in the URIs, and its value by the lead."""
 
     caption: str
     images: Sequence[tuple[str, str, float | None]]
 
 
 def write_results(path: Path, study: Study) -> list[Alarm]:
-    """Write the table and the page of the study at `path`, as far as it got; return the alarms of the page."""
+    """Write the table and the page of the arms that are done in the study at `path`; return the page's alarms."""
     results = gather_results(path, study)
     cells, alarms = make_cells(results), study.find_alarms(results)
     write_table(cells, path / study.table_file)
@@ -51,7 +51,7 @@ def write_results(path: Path, study: Study) -> list[Alarm]:
 
 
 def render_study(results: StudyResults, cells: Sequence[Cell], path: Path, alarms: Sequence[Alarm] = ()) -> str:
-    """Return the whole page; every text in it is escaped."""
+    """Return the page; all texts are escaped."""
     first = next((cell.set for cell in cells if cell.set), "")
     lead, arms = _choose_lead(results, first), results.study.resolve_arms()
     strips, uris = _make_strips(results, arms, path, first, lead)
@@ -79,76 +79,76 @@ def render_study(results: StudyResults, cells: Sequence[Cell], path: Path, alarm
 
 
 def _find_report(arm: Arm, path: Path) -> str:
-    """Return the place of an arm's own report, as seen from the study's page; empty if there is none."""
+    """Return the path of an arm's own report, relative to the study's page; empty if there is none."""
     report = locate_runs(arm, path)[-1] / "report.html"
     return report.relative_to(path).as_posix() if report.exists() else ""
 
 
 def _choose_lead(results: StudyResults, name: str) -> str:
-    """Return the first judge of a set that no arm learns from, else the first."""
+    """Return the first judge of a set that no arm trains on, else the first judge."""
     judges = [judge for of, judge in results.list_judged() if of == name]
-    taught = {judge for arm in results.study.resolve_arms() for judge in arm.recipe.teachers}
-    return next((judge for judge in judges if judge not in taught), next(iter(judges), ""))
+    trained_on = {judge for arm in results.study.resolve_arms() for judge in arm.recipe.teachers}
+    return next((judge for judge in judges if judge not in trained_on), next(iter(judges), ""))
 
 
 def _plot_differences(cells: Sequence[Cell], name: str, kind: str) -> list[Panel]:
     """Return a forest plot for each judge of a set, a row for each arm."""
     panels = []
     for judge in dict.fromkeys(cell.judge for cell in cells if cell.set == name):
-        found = [(c, getattr(c, kind)) for c in cells if (c.set, c.judge) == (name, judge)]
-        effects = [_make_effect(cell.arm, each, cell.captions) for cell, each in found if each.value is not None]
+        differences = [(c, getattr(c, kind)) for c in cells if (c.set, c.judge) == (name, judge)]
+        effects = [_make_effect(cell.arm, each, cell.captions) for cell, each in differences if each.value is not None]
         panels += [Panel(judge, make_forest(effects))] if effects else []
     return panels
 
 
-def _make_effect(name: str, each: Difference, captions: int) -> Effect:
-    value = each.value or 0.0
-    tone: Direction = ("up" if value > 0 else "down") if value and is_shown(each.p) else "flat"
-    return Effect(name, value, each.low, each.high, tone, f"{captions:,}", each.p)
+def _make_effect(name: str, difference: Difference, captions: int) -> Effect:
+    value = difference.value or 0.0
+    tone: Direction = ("up" if value > 0 else "down") if value and is_significant(difference.p) else "flat"
+    return Effect(name, value, difference.low, difference.high, tone, f"{captions:,}", difference.p)
 
 
 def _plot_two_judges(cells: Sequence[Cell], name: str) -> Chart | None:
-    """Return the arms' gains by the aesthetic judge over those by the VQA judge, or by two others."""
+    """Plot the arms' gains by the aesthetic judge against those by the VQA judge, or by two other judges."""
     judges = list(dict.fromkeys(cell.judge for cell in cells if cell.set == name))
-    wanted = [judge for judge in ("vqa", "aesthetic") if judge in judges]
-    x, y = [*wanted, *(judge for judge in judges if judge not in wanted), "", ""][:2]
-    found = {(cell.arm, cell.judge): cell.gain for cell in cells if cell.set == name}
+    preferred = [judge for judge in ("vqa", "aesthetic") if judge in judges]
+    x, y = [*preferred, *(judge for judge in judges if judge not in preferred), "", ""][:2]
+    gains = {(cell.arm, cell.judge): cell.gain for cell in cells if cell.set == name}
     points = {}
     for arm in dict.fromkeys(cell.arm for cell in cells):
-        across, up = found.get((arm, x), Difference()).value, found.get((arm, y), Difference())
-        if across is not None and up.value is not None:
-            points[arm] = (across, up.value, up.low, up.high)
+        x_gain, y_gain = gains.get((arm, x), Difference()).value, gains.get((arm, y), Difference())
+        if x_gain is not None and y_gain.value is not None:
+            points[arm] = (x_gain, y_gain.value, y_gain.low, y_gain.high)
     return (
         Chart(f"{y} over {x}", make_scatter(points), f"Gains by {x} to the right, by {y} upwards.") if points else None
     )
 
 
 def _plot_shares(study: Study, cells: Sequence[Cell], name: str) -> list[Chart]:
-    """Return, for each judge, the gains of the arms that have a place along something, such as their share of pairs."""
-    sharing, charts = study.list_places(), []
+    """Plot, for each judge, the arms' gains against the study's numeric factor, such as the share of pairs."""
+    factors, charts = study.list_places(), []
     for judge in dict.fromkeys(cell.judge for cell in cells if cell.set == name):
-        found = {c.arm: c.gain for c in cells if (c.set, c.judge) == (name, judge) and c.arm in sharing}
-        points = {a: (sharing[a], g.value, g.low, g.high) for a, g in found.items() if g.value is not None}
+        gains = {c.arm: c.gain for c in cells if (c.set, c.judge) == (name, judge) and c.arm in factors}
+        points = {a: (factors[a], g.value, g.low, g.high) for a, g in gains.items() if g.value is not None}
         if len(points) > 1:
             charts.append(Chart(judge, make_scatter(points), f"{study.along.capitalize()} to the right, gain upwards."))
     return charts
 
 
 def _plot_steps(results: StudyResults, arms: Sequence[Arm], path: Path) -> list[Chart]:
-    """Return the curves of what the methods raise and of the watched judges, an arm a line, under the first seed."""
+    """Plot what the methods maximise, and the watched judges, over the steps; a line for each arm, first seed only."""
     logs: dict[str, list[dict[str, float]]] = {}
     for arm in arms:
         if arm.name not in logs and results.arms[arm.name][arm.seed].values and not arm.is_seedless:
             with Run.open(locate_runs(arm, path)[-1]) as run:
                 logs[arm.name] = read_steps(run)
     logged = dict.fromkeys(name for steps in logs.values() for step in steps for name in step)
-    titles = RAISED_METRICS | {name: f"Watched judge: {name[8:]}" for name in logged if name.startswith("watched_")}
+    titles = OBJECTIVE_METRICS | {name: f"Watched judge: {name[8:]}" for name in logged if name.startswith("watched_")}
     charts = []
     for metric, title in titles.items():
         series = {
-            arm: ([step["step"] for step in held], [step[metric] for step in held])
+            arm: ([step["step"] for step in logged_steps], [step[metric] for step in logged_steps])
             for arm, steps in logs.items()
-            if len(held := [step for step in steps if metric in step]) > 1
+            if len(logged_steps := [step for step in steps if metric in step]) > 1
         }
         figure = make_lines(series)
         charts += [Chart(title, figure, "Along the training steps, under the first seed.")] if figure else []
@@ -163,14 +163,14 @@ def _make_strips(
     values = {BASE: results.base.get(seed, {}).get((name, lead), {})}
     places = {BASE: (results.study.locate_base(path, seed), "base")}
     for arm in arms:
-        found = results.arms[arm.name][arm.seed].values.get((name, lead))
-        if arm.seed == seed and found:
-            values[arm.name] = found
+        by_caption = results.arms[arm.name][arm.seed].values.get((name, lead))
+        if arm.seed == seed and by_caption:
+            values[arm.name] = by_caption
             places[arm.name] = (locate_runs(arm, path)[-1], "base" if arm.trains_nothing else "aligned")
-    shared = sorted(set.intersection(*(set(found) for found in values.values())))[: results.study.examples]
+    shared = sorted(set.intersection(*(set(by_caption) for by_caption in values.values())))[: results.study.examples]
     images: dict[str, bytes] = {}
-    for arm_name, (place, side) in places.items() if shared else ():
-        with Run.open(place) as run:
+    for arm_name, (folder, side) in places.items() if shared else ():
+        with Run.open(folder) as run:
             rows = run.rows("evaluation_images", ["key", "caption_key", "generator"])
             keys = {r["key"]: r["caption_key"] for r in rows if r["generator"] == side and r["caption_key"] in shared}
             images |= {

@@ -1,7 +1,7 @@
-"""Rounds of a run: each draws candidates with the model of the round before, and trains that model further.
+"""Rounds of a run: each draws candidates with the previous round's model, and trains that model further.
 
-The run itself is the first round; the later ones are forks of the round before them, in its folder `rounds`. Each is a
-run of its own. Together they are read as a study, whose arms are the rounds.
+The run itself is the first round; each later round is a fork of the previous one, in the run's folder `rounds`, and a
+run of its own. The rounds are evaluated like a study, whose arms are the rounds.
 """
 
 import shutil
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agfsync.study.values import StudyResults
 
 WRITTEN = ("captions", "captions_unpolished", "questions")
-"""Tables of which a round has all that the round before it has."""
+"""Tables of which a round has all units of the previous round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class RoundArm(Arm):
     number: int = 1
 
     def locate(self, study: Path) -> Path:
-        """Return the run folder of the round in that of the first."""
+        """Return the run folder of the round in the folder of the first."""
         return locate_round(study, self.number)
 
 
 class RunRounds(Study):
-    """The rounds of a run that have been run or are still to be, as the arms of a study."""
+    """The finished and future rounds of a run, as the arms of a study."""
 
     table_file: ClassVar[str] = "rounds.parquet"
     page_file: ClassVar[str] = "rounds.html"
@@ -54,7 +54,7 @@ class RunRounds(Study):
     along: ClassVar[str] = "round"
     recipe: Recipe
     shortfall: float | None = None
-    """the last round's gain over the one before it, if it ended the rounds"""
+    """the last round's gain over the previous one, if that ended the rounds"""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, count: int, shortfall: float | None = None) -> "RunRounds":
@@ -76,7 +76,7 @@ class RunRounds(Study):
 
     @property
     def ended(self) -> str:
-        """The reason for which there are no more rounds; empty if all have been run."""
+        """The reason why the rounds ended early; empty if they didn't."""
         stop = None if self.recipe.rounds is None else self.recipe.rounds.stop
         if stop is None or self.shortfall is None:
             return ""
@@ -84,7 +84,7 @@ class RunRounds(Study):
         return f"Ended after round {len(self.arms)}: {stop.by} gained {gain}, less than rounds.stop.gain {stop.gain:g}."
 
     def find_rival(self, arm: str) -> str | None:
-        """Return the round before."""
+        """Return the previous round."""
         before = int(arm.removeprefix("round-")) - 1
         return f"round-{before}" if before else None
 
@@ -102,13 +102,13 @@ class RunRounds(Study):
         return [RoundArm(name, recipe.training_seed, recipe, n) for n, name in enumerate(self.arms, 1)]
 
     def find_alarms(self, results: "StudyResults") -> list[Alarm]:
-        """Return an alarm for each round that gave up the watched judge for one that is trained on."""
-        seed, taught = self.recipe.training_seed, self.recipe.teachers
+        """Return an alarm for each round that lost by the watched judge while it gained by a judge trained on."""
+        seed, trained_on = self.recipe.training_seed, self.recipe.teachers
         name, watched = find_watched(self.recipe)
         rounds = [results.base.get(seed, {}), *(of[seed].values for of in results.arms.values())]
         values = {
-            judge: [each.get((name, judge), {}) for each in rounds if each]
-            for judge in (watched, *taught)
+            judge: [of_round.get((name, judge), {}) for of_round in rounds if of_round]
+            for judge in (watched, *trained_on)
             if judge is not None
         }
         return find_round_alarms(values, watched, self.resamples) if watched in values else []
@@ -120,7 +120,7 @@ def locate_round(path: Path, number: int) -> Path:
 
 
 def make_round_recipe(recipe: Recipe, number: int, model: Path, mark: str) -> Recipe:
-    """Return the recipe of a later round of `recipe`, which starts from `model`, whose training has the mark `mark`."""
+    """Return the recipe of a later round of `recipe`, which starts from `model`; `mark` is the mark of its training."""
     assert recipe.rounds is not None
     start = {"path": str(model.resolve()), "mark": mark, "reference": recipe.rounds.reference, "round": number - 1}
     changes: dict[str, Any] = {"name": f"{recipe.name}-round-{number}", "rounds": None, "start": start}
@@ -130,46 +130,46 @@ def make_round_recipe(recipe: Recipe, number: int, model: Path, mark: str) -> Re
 
 
 def run_with_rounds(path: Path, *, until: str | None = None, progress: Progress | None = None) -> None:
-    """Bring the run at `path` up to date and, unless it goes `until` a stage, its rounds and their page.
+    """Bring the run at `path` up to date and, without `until`, its rounds and their page.
 
     Raises:
-        AgfsyncError: as a run does.
+        AgfsyncError: as for `pipeline.run`.
     """
-    shown = progress or SilentProgress()
+    reporter = progress or SilentProgress()
     changed = not are_rounds_done(path, until)
-    pipeline.run(path, until=until, progress=shown)
+    pipeline.run(path, until=until, progress=reporter)
     recipe = load_recipe(path / RECIPE)
     if until is not None or recipe.rounds is None:
         return
     for number in range(2, recipe.rounds.count + 1):
         if find_shortfall(path, recipe, number - 1) is not None:
             break
-        place = prepare_round(path, recipe, number)
-        if not pipeline.is_up_to_date(place):
-            shown.say(f"round {number} of {recipe.rounds.count}")
-            pipeline.run(place, progress=shown)
+        folder = prepare_round(path, recipe, number)
+        if not pipeline.is_up_to_date(folder):
+            reporter.say(f"round {number} of {recipe.rounds.count}")
+            pipeline.run(folder, progress=reporter)
     if changed or not (path / RunRounds.page_file).exists():
         from agfsync.study.report import write_results
 
         alarms = write_results(path, rounds := read_rounds(path))
         for line in (rounds.ended, *(f"{alarm.title}: {alarm.text}" for alarm in alarms)):
             if line:
-                shown.say(line)
+                reporter.say(line)
 
 
 def are_rounds_done(path: Path, until: str | None = None) -> bool:
-    """Return True if the run at `path` and, unless it goes `until` a stage, its rounds are complete."""
+    """Return True if the run at `path` and, without `until`, its rounds are complete."""
     if not pipeline.is_up_to_date(path, until):
         return False
     recipe = load_recipe(path / RECIPE)
     if until is not None or recipe.rounds is None:
         return True
-    places = list_rounds(path)
-    return all(_follows(*two) and pipeline.is_up_to_date(two[1]) for two in pairwise(places))
+    folders = list_rounds(path)
+    return all(_follows(*neighbours) and pipeline.is_up_to_date(neighbours[1]) for neighbours in pairwise(folders))
 
 
 def _follows(before: Path, place: Path) -> bool:
-    """Return True if a round is there and starts from the model that the round before has now."""
+    """Return True if the round at `place` exists and starts from the current model of the round `before`."""
     start = load_recipe(place / RECIPE).start if (place / RECIPE).is_file() else None
     return start is not None and start.mark == _read_mark(before)
 
@@ -178,7 +178,7 @@ def _read_mark(place: Path) -> str:
     """Return the mark of a round's training.
 
     Raises:
-        RunError: it hasn't ended.
+        RunError: the training hasn't ended.
     """
     with Run.open(place) as run:
         if (ended := run.find_finished("training")) is None:
@@ -187,64 +187,64 @@ def _read_mark(place: Path) -> str:
 
 
 def prepare_round(path: Path, recipe: Recipe, number: int) -> Path:
-    """Make the run folder of a round whose round before is complete, or check it; return it."""
+    """Create or check the run folder of a round, and return it; the previous round must be complete."""
     before, place = locate_round(path, number - 1), locate_round(path, number)
-    later = make_round_recipe(recipe, number, before / MODEL, _read_mark(before))
+    round_recipe = make_round_recipe(recipe, number, before / MODEL, _read_mark(before))
     if (place / RECIPE).exists() and not _lacks_captions(before, place):
-        pipeline.prepare(place, later, update=True)
+        pipeline.prepare(place, round_recipe, update=True)
         return place
-    beside = place.with_name(f"{place.name}.partial")
+    partial = place.with_name(f"{place.name}.partial")
     with store_errors(place):
-        for each in (beside, place):
-            shutil.rmtree(each, ignore_errors=True)
-        beside.parent.mkdir(exist_ok=True)
-    fork_run(before, beside)
-    pipeline.prepare(beside, later, update=True)
+        for folder in (partial, place):
+            shutil.rmtree(folder, ignore_errors=True)
+        partial.parent.mkdir(exist_ok=True)
+    fork_run(before, partial)
+    pipeline.prepare(partial, round_recipe, update=True)
     with store_errors(place):
-        beside.rename(place)
+        partial.rename(place)
     return place
 
 
 def _lacks_captions(before: Path, place: Path) -> bool:
-    """Return True if the round before has captions or questions that were written after its fork at `place`."""
+    """Return True if the round `before` has captions or questions that its fork at `place` lacks."""
     with Run.open(before) as run, Run.open(place) as fork:
         return any(set(run.list_made(table)) - set(fork.list_made(table)) for table in WRITTEN)
 
 
 def read_rounds(path: Path) -> RunRounds:
-    """Return the rounds of the run at `path`, up to the one that ends them.
+    """Return the rounds of the run at `path`, up to the last one.
 
     Raises:
         RunError: its recipe has no rounds.
     """
     recipe = load_recipe(path / RECIPE)
     if recipe.rounds is None:
-        raise RunError(f"{path} is a run without rounds: its recipe has none")
+        raise RunError(f"{path} is a run whose recipe has no rounds")
     numbers = range(1, recipe.rounds.count + 1)
-    short = next(((n, gain) for n in numbers if (gain := find_shortfall(path, recipe, n)) is not None), None)
-    return RunRounds.from_recipe(recipe, *(short or (recipe.rounds.count,)))
+    end = next(((n, gain) for n in numbers if (gain := find_shortfall(path, recipe, n)) is not None), None)
+    return RunRounds.from_recipe(recipe, *(end or (recipe.rounds.count,)))
 
 
 def locate_runs(arm: Arm, path: Path) -> list[Path]:
-    """Return the folders of the rounds of an arm of the study at `path`, or the one folder that it has."""
+    """Return the folders of the rounds of an arm of the study at `path`; of an arm without rounds, its folder."""
     place = arm.locate(path)
     return [place] if arm.recipe.rounds is None or not (place / RECIPE).is_file() else list_rounds(place)
 
 
 def list_rounds(path: Path) -> list[Path]:
-    """Return the folders of the rounds of the run at `path`, which may be still to be made; a run without has one."""
+    """Return the folders of the rounds of the run at `path`, even future ones; a run without rounds has one folder."""
     has_rounds = load_recipe(path / RECIPE).rounds is not None
     return [locate_round(path, n) for n in range(1, len(read_rounds(path).arms) + 1)] if has_rounds else [path]
 
 
 def verify_rounds(path: Path) -> int:
-    """Read every byte of the run at `path` and of its later rounds; return the number of files, shared ones each time.
+    """Verify the files of the run at `path` and of its later rounds; return their number, with repeats of shared ones.
 
     Raises:
-        DamagedError: some failed verification; they have been quarantined.
+        DamagedError: some files failed verification; they have been quarantined.
     """
     files, faults = 0, []
-    for place in _find_rounds(path):
+    for place in _find_existing_rounds(path):
         try:
             files += pipeline.verify(place)
         except DamagedError as fault:
@@ -254,13 +254,13 @@ def verify_rounds(path: Path) -> int:
     return files
 
 
-def _find_rounds(path: Path) -> Iterator[Path]:
+def _find_existing_rounds(path: Path) -> Iterator[Path]:
     yield path
     yield from (place for place in list_rounds(path)[1:] if place.exists())
 
 
 def find_shortfall(path: Path, recipe: Recipe, number: int) -> float | None:
-    """Return a round's gain over the one before it if it is too small for the next; None if it isn't, or isn't known.
+    """Return a round's gain over the previous one if it is too small to go on; None if it suffices or is unknown.
 
     Raises:
         RunError: the judge of `rounds.stop` has judged no caption in both rounds.

@@ -1,4 +1,4 @@
-"""The runner of a study: its base, a fork for each arm and seed, the arms one after the other, and the results."""
+"""The runner of a study: the base, a fork for each arm and seed, the arms in turn, and the results."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -22,23 +22,23 @@ _POLL_SECONDS = 0.5
 def run_study(study: Study, path: Path, progress: Progress, *, update: bool = False, prepare: bool = False) -> None:
     """Bring the study at `path` up to date and write its results; a failed arm doesn't stop the others.
 
-    Several processes may work on a study: each takes the arms that no other has. What is done is kept.
+    Several processes may work on a study: each takes arms that no other process runs. Finished work is kept.
 
     Args:
-        update: go on with other settings than those that runs were made by.
-        prepare: stop before the first arm is trained: the base is complete, and each arm has its run folder.
+        update: continue existing runs with changed settings.
+        prepare: stop before the first arm trains: the base is complete, and each arm has its run folder.
 
     Raises:
-        RecipeError: an arm's recipe is wrong, which is reported before anything runs.
-        AgfsyncError: the base fails, as a run does.
+        RecipeError: an arm's recipe is wrong; this is checked before anything runs.
+        AgfsyncError: the base fails, as for `pipeline.run`.
     """
     arms = study.resolve_arms()
     check_arms(arms)
     open_study(path, study)
     with hold_lock(path, progress):
         for seed in study.varied[1] if not study.is_crossed else study.varied[1][:1]:
-            some = [arm for arm in arms if study.is_crossed or arm.seed == seed]
-            prepare_arms(study, path, seed, some, update, progress)
+            seed_arms = [arm for arm in arms if study.is_crossed or arm.seed == seed]
+            prepare_arms(study, path, seed, seed_arms, update, progress)
     for arm in () if prepare else arms:
         run_arm(arm, path, progress)
     from agfsync.study.report import write_results
@@ -51,9 +51,9 @@ def check_arms(arms: Sequence[Arm]) -> None:
     """Check the files, models and packages that each arm names.
 
     Raises:
-        AgfsyncError: something isn't there; the message names the arm.
+        AgfsyncError: something is missing; the message names the arm.
     """
-    for arm in {each.name: each for each in arms}.values():
+    for arm in {arm.name: arm for arm in arms}.values():
         try:
             pipeline.check_names(arm.recipe)
             pipeline.check_generators(arm.recipe, list_arm_stages(arm))
@@ -62,25 +62,25 @@ def check_arms(arms: Sequence[Arm]) -> None:
 
 
 def open_study(path: Path, study: Study) -> None:
-    """Make the folder of the study, or go on in it.
+    """Create the folder of the study, or continue with an existing one.
 
     Raises:
-        RunError: it holds other things than a study.
+        RunError: the folder contains files that aren't a study's.
     """
     is_new = path.exists() and not (path / STUDY_FILE).exists()
-    if is_new and (not path.is_dir() or {each.name for each in path.iterdir()} - {"lock", f"{STUDY_FILE}.tmp"}):
-        there = "holds other things than a study" if path.is_dir() else "is a file"
-        raise RunError(f"{path} {there}: choose another --out")
+    if is_new and (not path.is_dir() or {entry.name for entry in path.iterdir()} - {"lock", f"{STUDY_FILE}.tmp"}):
+        reason = "contains files that aren't a study's" if path.is_dir() else "is a file"
+        raise RunError(f"{path} {reason}: choose another --out")
     with store_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / STUDY_FILE, dump_study(study).encode())
 
 
 def read_study(path: Path) -> Study:
-    """Return the study that the folder `path` holds, or the rounds of a run.
+    """Return the study in the folder `path`, or the rounds of the run in it.
 
     Raises:
-        RunError: there is none.
+        RunError: there is neither.
     """
     if not (path / STUDY_FILE).is_file():
         if (path / RECIPE).is_file():
@@ -91,16 +91,16 @@ def read_study(path: Path) -> Study:
 
 @contextmanager
 def hold_lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of the study's folder within the block; wait for it while another process has it."""
-    told = False
+    """Hold the lock of the study's folder within the block; wait while another process holds it."""
+    reported = False
     while True:
         try:
             lock = lock_folder(path)
             break
         except InUseError as busy:
-            if not told:
+            if not reported:
                 progress.say(str(busy).partition(":")[0] + ", which makes the base or the results: waiting")
-            told = True
+            reported = True
             time.sleep(_POLL_SECONDS)
     try:
         yield
@@ -109,18 +109,18 @@ def hold_lock(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def prepare_arms(study: Study, path: Path, seed: int, arms: Sequence[Arm], update: bool, progress: Progress) -> None:
-    """Bring up the base of a seed, and make the run folders of its arms."""
-    place = study.locate_base(path, seed)
+    """Bring the base of a seed up to date, and create the run folders of its arms."""
+    base = study.locate_base(path, seed)
     recipe = make_base_recipe(study.resolve_base(seed), arms)
     shared = find_shared_stages(recipe, arms)
     until = max((*ALWAYS, *shared), key=SHARABLE.index)
     progress.say(f"base: up to {until}, which the arms share, and the base model's evaluation images")
-    pipeline.prepare(place, recipe, update=update, progress=progress)
-    pipeline.run(place, until=until, progress=progress)
-    pipeline.evaluate_base(place, progress=progress)
+    pipeline.prepare(base, recipe, update=update, progress=progress)
+    pipeline.run(base, until=until, progress=progress)
+    pipeline.evaluate_base(base, progress=progress)
     for arm in arms:
         try:
-            _prepare_arm(arm, path, place, [name for name in shared if name != "scores"], update, progress)
+            _prepare_arm(arm, path, base, [name for name in shared if name != "scores"], update, progress)
         except InUseError as busy:
             progress.say(f"arm {arm.name}, seed {arm.seed}: {busy}")
 
@@ -138,7 +138,7 @@ def _prepare_arm(arm: Arm, path: Path, base: Path, shared: Sequence[str], update
 
 
 def run_arm(arm: Arm, path: Path, progress: Progress) -> None:
-    """Run an arm up to its report; a failure is kept for the table."""
+    """Run an arm up to its report; a failure is saved for the table."""
     if arm.trains_nothing:
         return
     failure_file, place = locate_failure(arm, path), arm.locate(path)
@@ -150,7 +150,7 @@ def run_arm(arm: Arm, path: Path, progress: Progress) -> None:
     except InUseError as busy:
         progress.say(f"arm {arm.name}, seed {arm.seed}: {busy}")
         return
-    except Exception as failure:  # whatever it is, the other arms can go on
+    except Exception as failure:  # any failure: the other arms can still run
         known = isinstance(failure, AgfsyncError)
         reason = " ".join((str(failure) if known else f"{type(failure).__name__}: {failure}").split())
         write_atomic(failure_file, reason.encode())

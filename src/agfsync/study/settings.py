@@ -1,4 +1,4 @@
-"""The file of a study: its base, arms and seeds, read and checked."""
+"""The settings of a study: its base, arms and seeds, read from a file and checked."""
 
 import re
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ class Arm:
 
     @property
     def trains_nothing(self) -> bool:
-        """True for an arm that is the base model as its recipe draws with it, such as at another guidance."""
+        """True if the arm is the base model with other settings of drawing, such as another guidance."""
         return self.recipe.training.method.type == "none"
 
     @property
     def is_seedless(self) -> bool:
-        """True if the arm has no weights to train, so that training.seed affects nothing."""
+        """True if the arm trains no weights, so that training.seed has no effect."""
         return self.trains_nothing or self.recipe.training.method.trains == "nothing"
 
     def locate(self, study: Path) -> Path:
@@ -48,14 +48,14 @@ class Arm:
 
 
 class Study(Section):
-    """A study: arms, which are changes of a base recipe, each under every seed."""
+    """A study: arms, which are changes of a base recipe, each run under every seed."""
 
     table_file: ClassVar[str] = "table.parquet"
     page_file: ClassVar[str] = "study.html"
     kind: ClassVar[str] = "study"
     unit: ClassVar[str] = "arm"
     along: ClassVar[str] = "share of the captions that give pairs"
-    """what `list_places` places arms along"""
+    """the name of the factor that `list_places` returns"""
     name: str = Field(default="study", pattern=ARM_NAME)
     base: str | dict[str, Any] = "shapes"
     """the base recipe: a shipped one, a file (as seen from the study's own folder, too), or the recipe itself"""
@@ -108,7 +108,7 @@ class Study(Section):
 
     @property
     def ended(self) -> str:
-        """The reason for which there are no more arms; empty for arms that were chosen."""
+        """The reason why there are no more arms; empty for a study's own arms."""
         return ""
 
     def find_rival(self, arm: str) -> str | None:
@@ -120,11 +120,11 @@ class Study(Section):
         return path / "base" if self.is_crossed else path / "base" / f"seed-{seed}"
 
     def list_places(self) -> dict[str, float]:
-        """Return the arms that differ in their share of the pairs alone, each with its share."""
-        plain = {arm: {key: value for key, value in of.items() if key != SHARE_KEY} for arm, of in self.arms.items()}
-        sharing = {arm: float(of[SHARE_KEY]) for arm, of in self.arms.items() if SHARE_KEY in of}
-        rest = [plain[arm] for arm in sharing]
-        return sharing | {arm: 1.0 for arm in self.arms if arm not in sharing and plain[arm] in rest}
+        """Return the arms that differ only in their share of the pairs, each with its share."""
+        others = {arm: {key: value for key, value in of.items() if key != SHARE_KEY} for arm, of in self.arms.items()}
+        shares = {arm: float(of[SHARE_KEY]) for arm, of in self.arms.items() if SHARE_KEY in of}
+        rest = [others[arm] for arm in shares]
+        return shares | {arm: 1.0 for arm in self.arms if arm not in shares and others[arm] in rest}
 
     def find_alarms(self, results: "StudyResults") -> "list[Alarm]":
         """Return reasons to distrust the gains."""
@@ -164,13 +164,13 @@ def _change(recipe: Recipe, changes: dict[str, Any], what: str) -> Recipe:
 
 
 def list_shipped_studies() -> list[str]:
-    """Return the names of the studies that come with the package."""
-    there = (path.name for path in (files("agfsync") / "study" / "shipped").iterdir())
-    return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml"))
+    """Return the names of the shipped studies."""
+    names = (path.name for path in (files("agfsync") / "study" / "shipped").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
-    """Return the study of a file or a shipped name; `overrides`, as on the command line, change its base for all arms.
+    """Return the study of a file or shipped name; `overrides` (KEY=VALUE) change its base, and so all arms.
 
     Raises:
         RecipeError: there is no such study, or a key or value is wrong; the message says which.
@@ -196,15 +196,15 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
 
 
 def _resolve_tree(base: str | dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the keys that the base recipe sets, after the overrides."""
+    """Return the keys that the base recipe and the overrides set."""
     if isinstance(base, dict):
         recipe = check_recipe(base, "base")
-        changes = {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in overrides)}
+        changes = {key: yaml.safe_load(value) for key, _, value in (override.partition("=") for override in overrides)}
         recipe = recipe.with_(changes)
     else:
-        beside = folder / base
-        is_file = base not in list_shipped() and beside.is_file()
-        recipe = resolve_recipe(str(beside) if is_file else base, overrides)
+        file = folder / base
+        is_file = base not in list_shipped() and file.is_file()
+        recipe = resolve_recipe(str(file) if is_file else base, overrides)
     tree: dict[str, Any] = recipe.model_dump(mode="json", exclude_unset=True)
     return tree
 

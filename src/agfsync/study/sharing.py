@@ -1,4 +1,4 @@
-"""The base of a study: a run of what all arms share, made once."""
+"""The base of a study: a run with the results that all arms share."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from agfsync.stages import STAGES, list_needed_stages
 from agfsync.study.settings import Arm
 
 SHARABLE = ("captions", "questions", "candidates", "scores", "pairs", "reward")
-"""The stages of a base."""
+"""The stages that a base may run."""
 ALWAYS = ("captions", "questions")
-"""The base model's evaluation needs these, whatever the arms share."""
+"""The stages that a base always runs, since the base model's evaluation needs them."""
 
 
 def make_base_recipe(base: Recipe, arms: Iterable[Arm]) -> Recipe:
     """Return the recipe of a base run: it trains nothing, and scores the candidates by the scorers of all arms.
 
-    A score is found again in a fork by its scorer and image, whichever other scorers the fork has.
+    A fork reuses a score by its scorer and image, whichever other scorers the fork has.
     """
     used = {
         name
@@ -24,20 +24,20 @@ def make_base_recipe(base: Recipe, arms: Iterable[Arm]) -> Recipe:
         for name, settings in arm.recipe.candidate_scorers.items()
         if not arm.trains_nothing and base.scorers.get(name) == settings
     }
-    by = [name for name in base.scorers if name in used]
-    without: dict[str, Any] = {"training.watch": None, "training.method": {"type": "none"}, "evaluation.controls": []}
-    without["rounds"] = None
-    return base.with_({**without, **({"scores.by": by} if by else {})})
+    used_scorers = [name for name in base.scorers if name in used]
+    removed: dict[str, Any] = {"training.watch": None, "training.method": {"type": "none"}, "evaluation.controls": []}
+    removed["rounds"] = None
+    return base.with_({**removed, **({"scores.by": used_scorers} if used_scorers else {})})
 
 
 def find_shared_stages(base: Recipe, arms: Sequence[Arm]) -> list[str]:
-    """Return the stages that all arms which need them share with the base run, in order.
+    """Return the stages that the base run shares with all arms that need them, in order.
 
-    The last of them is the last stage whose settings are equal in all of those arms. Scores are shared if the base
+    The list ends before the first stage whose settings differ in one of these arms. Scores are shared if the base
     has each arm's scorers, but pairs only if all arms have the same scores.
     """
     shared, settings = list[str](), {stage.name: stage.settings for stage in STAGES}
-    for stage in (each for each in STAGES if each.name in SHARABLE):
+    for stage in (stage for stage in STAGES if stage.name in SHARABLE):
         needing = [arm.recipe for arm in arms if stage.name in list_arm_stages(arm)]
         if stage.name == "scores":
             is_shared = all(_has_scorers(base, recipe) for recipe in needing)
@@ -56,5 +56,5 @@ def list_arm_stages(arm: Arm) -> list[str]:
 
 
 def _has_scorers(base: Recipe, recipe: Recipe) -> bool:
-    there = base.candidate_scorers
-    return all(there.get(name) == settings for name, settings in recipe.candidate_scorers.items())
+    scorers = base.candidate_scorers
+    return all(scorers.get(name) == settings for name, settings in recipe.candidate_scorers.items())

@@ -20,7 +20,7 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A mean paired difference with its 95 % interval; `p` is corrected by Holm over the cells of its kind."""
+    """A mean paired difference with its 95 % interval; `p` is corrected (Holm) over the cells of its kind."""
 
     value: float | None = None
     low: float | None = None
@@ -32,9 +32,9 @@ class Difference:
 class Cell:
     """The values of one arm by one judge on one evaluation set, on 0..100.
 
-    `gain` is the difference to the base and `over` that to the study's chosen arm, both paired by caption and seed.
-    An arm without values has one cell without a set and a judge. `seconds` is the mean training time, `memory` the
-    largest peak in bytes; `state` says which seeds failed or are missing, and why.
+    `gain` is the difference from the base and `over` the one from the study's `against`, both paired by caption and
+    seed. An arm without values has one cell without a set and a judge. `seconds` is the mean training time, `memory`
+    the largest peak in bytes; `state` names the seeds that failed or are missing, with the reasons.
     """
 
     arm: str
@@ -69,34 +69,34 @@ def make_cells(results: StudyResults) -> list[Cell]:
     judged = results.list_judged()
     base = {seed: ArmResult(next(iter(results.arms.values()))[seed].status, v) for seed, v in results.base.items()}
     cells = _make_arm_cells(results, BASE, base, judged)
-    for name, of in results.arms.items():
-        cells += _make_arm_cells(results, name, of, judged) or [Cell(name)]
-        states = describe_states(of)
-        count = len({each.status.arm.seed for each in of.values() if each.values})
+    for name, by_seed in results.arms.items():
+        cells += _make_arm_cells(results, name, by_seed, judged) or [Cell(name)]
+        states = describe_states(by_seed)
+        count = len({result.status.arm.seed for result in by_seed.values() if result.values})
         cells = [replace(c, state=states, seeds=count) if c.arm == name else c for c in cells]
     return _correct_p_values(cells)
 
 
-def describe_states(of: Mapping[int, ArmResult]) -> str:
-    """Return "done", or the seeds that aren't and why."""
+def describe_states(by_seed: Mapping[int, ArmResult]) -> str:
+    """Return "done", or the seeds that aren't done with the reasons."""
     reasons: dict[str, list[str]] = {}
-    for seed, each in of.items():
-        status = each.status
+    for seed, result in by_seed.items():
+        status = result.status
         if status.state != "done":
             reasons.setdefault(": ".join(filter(None, (status.state, status.detail))), []).append(str(seed))
     return "; ".join(f"seed {', '.join(seeds)} {reason}" for reason, seeds in reasons.items()) or "done"
 
 
 def _make_arm_cells(
-    results: StudyResults, name: str, of: Mapping[int, ArmResult], judged: Sequence[tuple[str, str]]
+    results: StudyResults, name: str, by_seed: Mapping[int, ArmResult], judged: Sequence[tuple[str, str]]
 ) -> list[Cell]:
-    study, times = results.study, [each.seconds for each in of.values() if each.seconds is not None]
-    sizes = [each.memory for each in of.values() if each.memory is not None]
+    study, times = results.study, [result.seconds for result in by_seed.values() if result.seconds is not None]
+    peaks = [result.memory for result in by_seed.values() if result.memory is not None]
     rival = None if name == BASE else study.find_rival(name)
-    chosen = {seed: each.values for seed, each in results.arms.get(rival or "", {}).items()}
+    rival_values = {seed: result.values for seed, result in results.arms.get(rival or "", {}).items()}
     cells = []
     for key in judged:
-        ours = {seed: each.values[key] for seed, each in of.items() if key in each.values}
+        ours = {seed: result.values[key] for seed, result in by_seed.items() if key in result.values}
         if not ours:
             continue
         cells.append(
@@ -108,9 +108,9 @@ def _make_arm_cells(
                 captions=len({caption for values in ours.values() for caption in values}),
                 mean=fmean(fmean(values.values()) for values in ours.values()),
                 gain=Difference() if name == BASE else _compare(study, name, key, ours, results.base),
-                over=Difference() if rival is None else _compare(study, name, key, ours, chosen),
+                over=Difference() if rival is None else _compare(study, name, key, ours, rival_values),
                 seconds=fmean(times) if times else None,
-                memory=max(sizes) if sizes else None,
+                memory=max(peaks) if peaks else None,
             )
         )
     return cells
@@ -123,12 +123,12 @@ def _compare(
     ours: Mapping[int, Mapping[str, float]],
     others: Mapping[int, JudgedValues],
 ) -> Difference:
-    """Return the mean difference over the seeds and captions that both have."""
+    """Return the mean difference over the common seeds and captions."""
     theirs = {seed: values[key] for seed, values in others.items() if key in values}
     pairs = {seed: [c for c in ours[seed] if c in theirs[seed]] for seed in ours if seed in theirs}
     if study.is_crossed and pairs:
-        everywhere = set.intersection(*(set(captions) for captions in pairs.values()))
-        pairs = {seed: [c for c in sorted(captions) if c in everywhere] for seed, captions in pairs.items()}
+        common = set.intersection(*(set(captions) for captions in pairs.values()))
+        pairs = {seed: [c for c in sorted(captions) if c in common] for seed, captions in pairs.items()}
     rows = [[ours[seed][c] - theirs[seed][c] for c in captions] for seed, captions in pairs.items() if captions]
     if not rows:
         return Difference()
@@ -149,7 +149,7 @@ def _correct_p_values(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def write_table(cells: Sequence[Cell], path: Path) -> None:
-    """Write the cells as a Parquet file, a row each."""
+    """Write the cells as a Parquet file with one row for each."""
     rows = []
     for cell in cells:
         row = asdict(cell)
@@ -162,7 +162,7 @@ def write_table(cells: Sequence[Cell], path: Path) -> None:
 
 
 def format_markdown(cells: Sequence[Cell], study: Study) -> str:
-    """Return a table for each evaluation set: gains over the base with their intervals, a line for each arm."""
+    """Return a table for each evaluation set: gains over the base with their intervals, one row for each arm."""
     lines: list[str] = []
     for name, heads, rows in _list_tables(cells, study, lambda text, shown: f"**{text}**" if shown else text):
         lines += [f"### {name}", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -178,7 +178,7 @@ def format_latex(cells: Sequence[Cell], study: Study) -> str:
         lines += [" & ".join(map(_escape_latex, heads)) + r" \\", "\\midrule"]
         lines += [" & ".join(map(_escape_latex, row)) + r" \\" for row in rows]
         lines += ["\\bottomrule", "\\end{tabular}", ""]
-    return "\n".join([*lines, *(f"% {each.strip()}" for each in _list_remarks(cells, study))])
+    return "\n".join([*lines, *(f"% {remark.strip()}" for remark in _list_remarks(cells, study))])
 
 
 def _escape_latex(text: str) -> str:
@@ -190,19 +190,22 @@ def _escape_latex(text: str) -> str:
 def _list_tables(
     cells: Sequence[Cell], study: Study, mark: Callable[[str, bool], str]
 ) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return each evaluation set with the heads of its columns and its rows; `mark` highlights a shown difference."""
+    """Return each evaluation set with its column heads and rows; `mark` highlights a significant difference."""
     tables = []
     for name in dict.fromkeys(cell.set for cell in cells if cell.set):
         judges = list(dict.fromkeys(cell.judge for cell in cells if cell.set == name))
-        over = judges if study.rival else []
-        heads = ["arm", "seeds", *judges, *(f"{judge}, over {study.rival}" for judge in over), "training", "memory"]
+        rival_judges = judges if study.rival else []
+        over_heads = [f"{judge}, over {study.rival}" for judge in rival_judges]
+        heads = ["arm", "seeds", *judges, *over_heads, "training", "memory"]
         rows = []
         for arm in dict.fromkeys(cell.arm for cell in cells):
-            found = {cell.judge: cell for cell in cells if cell.arm == arm and cell.set in ("", name)}
-            first = next(iter(found.values()))
+            by_judge = {cell.judge: cell for cell in cells if cell.arm == arm and cell.set in ("", name)}
+            first = next(iter(by_judge.values()))
             row = [arm, str(first.seeds) if arm != BASE else ""]
-            row += [_format_cell(found.get(judge), arm, mark) for judge in judges]
-            row += [_format_difference(found[judge].over, mark) if judge in found else "—" for judge in over]
+            row += [_format_cell(by_judge.get(judge), arm, mark) for judge in judges]
+            row += [
+                _format_difference(by_judge[judge].over, mark) if judge in by_judge else "—" for judge in rival_judges
+            ]
             row += ["—" if first.seconds is None else f"{first.seconds:.0f} s"]
             rows.append([*row, "—" if first.memory is None else f"{first.memory / 2**30:.1f} GiB"])
         tables.append((name, heads, rows))
@@ -223,12 +226,12 @@ def _format_difference(difference: Difference, mark: Callable[[str, bool], str])
 
 
 def _list_remarks(cells: Sequence[Cell], study: Study) -> list[str]:
-    """Return what the figures are, and which arms have failed or are missing."""
+    """Return a description of the figures, and the arms that have failed or are missing."""
     return [describe_method(study), *(f"\n{arm}: {state}." for arm, state in list_states(cells).items())]
 
 
 def list_states(cells: Sequence[Cell]) -> dict[str, str]:
-    """Return, for each arm that isn't complete, the seeds that have failed or are missing, and why."""
+    """Return, for each incomplete arm, the seeds that have failed or are missing, with the reasons."""
     return {cell.arm: cell.state for cell in cells if cell.state != "done"}
 
 

@@ -1,4 +1,4 @@
-"""The values of a study: each judge's score of each arm's and the base's image, by caption and seed."""
+"""The values of a study: each judge's scores of the arms' and the base's images, by caption and seed."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class ArmResult:
 
 @dataclass(frozen=True, slots=True)
 class StudyResults:
-    """The results of a study as far as it got: the base's values by seed, and each arm's results by seed."""
+    """The results that a study has so far: the base's values by seed, and each arm's results by seed."""
 
     study: Study
     base: Mapping[int, JudgedValues]
@@ -37,21 +37,21 @@ class StudyResults:
 
     def list_judged(self) -> list[tuple[str, str]]:
         """Return the evaluation sets and judges that have values, in the order of the base's recipe."""
-        found = [*self.base.values(), *(each.values for of in self.arms.values() for each in of.values())]
-        return list(dict.fromkeys(key for values in found for key in values))
+        arm_values = (result.values for by_seed in self.arms.values() for result in by_seed.values())
+        return list(dict.fromkeys(key for values in (*self.base.values(), *arm_values) for key in values))
 
 
 def gather_results(path: Path, study: Study) -> StudyResults:
     """Read the values of all arms that have been evaluated."""
     seeds = study.varied[1]
-    places = {seed: study.locate_base(path, seed) for seed in seeds}
-    read = {place: read_base_values(place) for place in set(places.values()) if (place / RECIPE).is_file()}
-    base = {seed: read[place] for seed, place in places.items() if place in read}
+    bases = {seed: study.locate_base(path, seed) for seed in seeds}
+    values = {folder: read_base_values(folder) for folder in set(bases.values()) if (folder / RECIPE).is_file()}
+    base = {seed: values[folder] for seed, folder in bases.items() if folder in values}
     arms: dict[str, dict[int, ArmResult]] = defaultdict(dict)
     for arm in study.resolve_arms():
-        # An arm that training.seed doesn't affect has the same values under each.
-        same = seeds if study.is_crossed and arm.is_seedless else (arm.seed,)
-        arms[arm.name] |= dict.fromkeys(same, _read_arm(arm, path))
+        # An arm without an effect of training.seed has the same values under every seed.
+        seeds_of_arm = seeds if study.is_crossed and arm.is_seedless else (arm.seed,)
+        arms[arm.name] |= dict.fromkeys(seeds_of_arm, _read_arm(arm, path))
     return StudyResults(study, base, arms)
 
 
@@ -63,12 +63,12 @@ def _read_arm(arm: Arm, path: Path) -> ArmResult:
         return ArmResult(status, read_base_values(place))
     places = locate_runs(arm, path)
     with ExitStack() as stack:
-        runs = [stack.enter_context(Run.open(each)) for each in places]
+        runs = [stack.enter_context(Run.open(folder)) for folder in places]
         values = read_aligned_values(runs[-1])
-        ended = [
+        trainings = [
             training for run in runs if (training := run.find_finished("training")) and training.notes.get("steps")
         ]
-    if not ended:
+    if not trainings:
         return ArmResult(status, values)
-    peaks = [peak for each in ended if (peak := each.notes.get("peak_memory")) is not None]
-    return ArmResult(status, values, sum(each.seconds for each in ended), max(peaks, default=None))
+    peaks = [peak for training in trainings if (peak := training.notes.get("peak_memory")) is not None]
+    return ArmResult(status, values, sum(training.seconds for training in trainings), max(peaks, default=None))

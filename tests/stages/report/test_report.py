@@ -15,7 +15,7 @@ from agfsync.stages import report
 from agfsync.stages.evaluation.votes import summarise_votes
 from agfsync.stages.report.evidence import gather_evidence
 from agfsync.stages.report.page import format_day, format_time
-from agfsync.stages.report.truth import judge_judges
+from agfsync.stages.report.truth import compare_with_truth
 from agfsync.stages.selection import digest_judge
 
 STAGES = ("captions", "questions", "candidates", "scores", "pairs", "training", "evaluation")
@@ -258,8 +258,8 @@ def test_the_judges_are_judged_by_the_oracle(made_up: Any) -> None:
     context = made_up(flattery=0.5)
     page = page_of(context)
     assert "Are the judges right?" in page and "against those of oracle" in page
-    truth = judge_judges(context.run, gather_evidence(context.run, context.recipe))
-    assert truth["teller"] == "oracle" and list(truth["judges"]) == ["vqa"]
+    truth = compare_with_truth(context.run, gather_evidence(context.run, context.recipe))
+    assert truth["oracle"] == "oracle" and list(truth["judges"]) == ["vqa"]
     answers = {
         row["candidate_key"]: {a["question_key"]: a["answer"] for a in row["answers"]}
         for row in context.run.rows("evaluation_scores")

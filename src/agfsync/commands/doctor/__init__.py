@@ -1,4 +1,4 @@
-"""Estimate the needs of a run and report what it lacks, before anything runs; nothing is loaded or written.
+"""Estimate the needs of a run and report what is missing, before anything runs; nothing is loaded or written.
 
 `examine` returns each stage's models, memory, disk, time and tokens; `docs/doctor.md` explains each figure.
 """
@@ -18,24 +18,25 @@ __all__ = ["Examination", "Need", "examine"]
 
 
 def examine(recipe: Recipe, path: Path, card: float | None = None) -> Examination:
-    """Estimate the needs of a run of `recipe` at `path` on this machine, and find what it lacks.
+    """Estimate the needs of a run of `recipe` at `path` on this machine, and find what is missing.
 
-    With `card` the models are taken to run on an accelerator of so many bytes, which need not be here: its time isn't
-    known. Work that a run there has already done is not subtracted.
+    With `card`, the models are assumed to run on an accelerator with this many bytes, which may be another machine's:
+    times are unknown then. Finished work of an existing run is not subtracted.
     """
-    recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a device that is not there is reported below
-    found = Examination(recipe.name, torch_device("auto").type if card is None else CARD, card=card)
-    # Whether a card that isn't here has the kernels and the compiler can't be tried.
+    recipe = pipeline.choose_dtypes(recipe, fallback="fp32")  # a missing device is reported below
+    examination = Examination(recipe.name, torch_device("auto").type if card is None else CARD, card=card)
+    # The kernels and the compiler of another machine's accelerator can't be tried.
     absent = {"model.attention": None, "model.compile": False, "training.compile": False}
-    found.missing += map(str, pipeline.find_faults(recipe if card is None else recipe.with_(absent)))
+    examination.missing += map(str, pipeline.find_faults(recipe if card is None else recipe.with_(absent)))
     try:
-        found.needs = Estimator(recipe, count_items(recipe), found).estimate()
+        examination.needs = Estimator(recipe, count_items(recipe), examination).estimate()
     except FormatError as fault:
-        # What cannot be read cannot be counted.
-        found.missing.append(str(fault))
-    found.download = missing.report_weights(recipe, found)
-    missing.report_servers(recipe, found)
-    missing.report_resources(recipe, path, found)
-    missing.report_money(recipe, found)
-    found.missing, found.notes = (list(dict.fromkeys(lines)) for lines in (found.missing, found.notes))
-    return found
+        # An unreadable file can't be counted.
+        examination.missing.append(str(fault))
+    examination.download = missing.report_weights(recipe, examination)
+    missing.report_servers(recipe, examination)
+    missing.report_resources(recipe, path, examination)
+    missing.report_money(recipe, examination)
+    examination.missing = list(dict.fromkeys(examination.missing))
+    examination.notes = list(dict.fromkeys(examination.notes))
+    return examination

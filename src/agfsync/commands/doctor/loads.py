@@ -1,4 +1,4 @@
-"""Estimates of drawing, training and judging with a model: memory, work, and bytes kept."""
+"""Estimates of drawing, training and judging with a model: memory, operations, and bytes on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,38 +40,38 @@ from agfsync.training.sharding import list_blocks
 
 _CPU = torch.device("cpu")
 DECODING = 1.4
-"""times what the results of a VAE hold: cuDNN copies a convolution's input and output; measured on an H100"""
+"""factor on the bytes of a VAE's activations, since cuDNN copies a convolution's input and output (on an H100)"""
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
-"""bytes a trained weight"""
+"""optimizer -> bytes for each trained weight"""
 QUESTION_TOKENS, _TOKEN_CHARACTERS = 17, 4
-"""of a question: the paper's have 8 words, and two tokens a word are many; characters of a token of its template"""
+"""tokens of a question: the paper's have 8 words of at most two tokens; characters of a token of its template"""
 VLM_IMAGE_TOKENS, PROMPT_TOKENS, ASKING_TOKENS = 1024, 40, 10
-"""of an image of 1024 x 1024 pixels as Qwen3-VL reads it; of a prompt; of what surrounds a question"""
+"""tokens of an image of 1024 x 1024 pixels for Qwen3-VL, of a prompt, and of the text around a question"""
 
-Works = list[tuple[Operations, float]]  # each with how often it is done
+Works = list[tuple[Operations, float]]  # operations and their repetitions
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The needs of a model for a batch, or for the whole training: works, and bytes of memory with the weights."""
+    """The needs of a model for a batch, or for a whole training: operations, and bytes of memory including weights."""
 
     works: Works
     memory: float
     pixels: tuple[int, int] = (0, 0)
     """height and width of the images"""
     encoded: float = 0.0
-    """bytes of the pairs' latents and conditioning, which training keeps on the disk"""
+    """bytes of the pairs' latents and conditioning on disk"""
     kept: float = 0.0
     """bytes of the checkpoints and of the trained model"""
     shared: float = 0.0
-    """bytes of the memory of which each of several processes of a sharded training has a part"""
+    """bytes of memory that a sharded training splits over its processes"""
 
     def estimate_shard_memory(self, processes: int) -> float:
         """Return the bytes of memory in each of `processes` of a sharded training."""
         return self.memory - self.shared * (1 - 1 / processes)
 
     def estimate_seconds(self, device: str | None) -> float:
-        """Return the time on `device`, NaN where there is none."""
+        """Return the seconds on `device`; NaN without a device."""
         speed = machine.measure_speed(device) if device else None
         return sum(speed.seconds(work) * times for work, times in self.works) if speed else nan
 
@@ -83,13 +83,13 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
     Raises:
         UnknownModel: the generator, or its refiner, is not known.
     """
-    # On a CPU the weights stay float32 and the multiplications are rounded.
+    # On a CPU the weights stay float32, and autocast rounds the multiplications.
     dtype = torch.float32 if on_cpu else DTYPES[settings.dtype]
     rounded = partial(autocast, _CPU, settings.dtype if on_cpu else "fp32")
     rows = images * (2 if _is_classifier_free(settings) else 1)
 
     def choose_dtype(name: str, config: Config) -> torch.dtype:
-        # Stable Diffusion 1 and 2 have the flag too, and no need of it.
+        # Stable Diffusion 1 and 2 have the flag, too, but don't need it.
         is_xl_vae = name == "vae" and settings.type == "stable-diffusion-xl"
         return torch.float32 if is_xl_vae and dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
@@ -124,8 +124,8 @@ def estimate_drawing(settings: ModelSettings, on_cpu: bool, images: int, prompts
 
 
 def _is_classifier_free(settings: ModelSettings) -> bool:
-    """Return whether each step of drawing has a second prediction, without the prompt."""
-    none = {"flux": inf, "z-image": 0.0}  # flux has its guidance built in, and z-image counts from 0
+    """Return True if each sampling step has a second prediction, without the prompt."""
+    none = {"flux": inf, "z-image": 0.0}  # flux has distilled guidance, and z-image's starts at 0
     return settings.sampling.guidance > none.get(settings.type, 1.0)
 
 
@@ -145,8 +145,8 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
     vae, denoiser = pipeline.vae, pipeline.denoiser
     saved = count_saved_bytes(denoiser, settings.quantization)
     encoded, texts = min(count_images_at_once(training), pipeline.most_at_once), count_prompts_at_once(training)
-    for each in pipeline.networks.values():
-        each.requires_grad_(False)
+    for network in pipeline.networks.values():
+        network.requires_grad_(False)
     with torch.no_grad():
         encode = count_operations(lambda: pipeline.encode(encoded))
         read = count_operations(lambda: pipeline.read_prompts(texts))
@@ -159,7 +159,7 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
     call = pipeline.prepare_denoising(2 * part)
 
     def take_step() -> None:
-        """Predict by the reference and by the network, and go back through the latter."""
+        """Predict with the reference and with the network, and backpropagate through the latter."""
         with torch.no_grad(), adapters_off(denoiser), autocast(_CPU, training.precision):
             call()
         with autocast(_CPU, training.precision):
@@ -170,10 +170,10 @@ def estimate_training(settings: ModelSettings, training: Training, on_cpu: bool,
         step = count_operations(take_step)
     held = count_bytes(denoiser) - saved + frozen
     state = trained * (MOMENTS[training.optimizer] + (4.0 if training.ema else 0.0))
-    # With several parts, the activations of one are kept in addition to the gradients of those before it.
+    # With accumulation, the activations of one part are kept in addition to the summed gradients.
     gradients = 4.0 * trained if training.accumulate > 1 or training.fsdp else 0.0
     if training.fsdp:
-        # The network comes to the accelerator in shards, and of its blocks one is whole, and the next one.
+        # The accelerator holds shards of the network, except for one gathered block and the next.
         encoding -= 0 if on_cpu else count_bytes(denoiser)
         step.peak += 2 * max(map(count_bytes, list_blocks(denoiser)), default=count_bytes(denoiser)) / SLACK
     update = Operations(moved=trained * (20.0 + 2 * MOMENTS[training.optimizer]))
@@ -207,7 +207,7 @@ def _make_trainable(network: Any, settings: ModelSettings, training: Training) -
 
 
 def _drop_gradients(network: nn.Module) -> None:
-    """Count each gradient only while it is summed: afterwards a process has its part of it."""
+    """Free each gradient once it is accumulated: afterwards a process keeps only its shard of it."""
 
     def drop(parameter: Tensor) -> None:
         parameter.grad = None
@@ -218,7 +218,7 @@ def _drop_gradients(network: nn.Module) -> None:
 
 
 def _round_frozen_layers(network: Any, precision: str) -> None:
-    """Do as `round_frozen_layers` with weights that hold no data, whose type can't be changed."""
+    """Like `round_frozen_layers`, but for weights without data, whose dtype can't be changed in place."""
     for layer in network.modules() if precision in ROUNDED else ():
         if isinstance(layer, MULTIPLIED) and not any(p.requires_grad for p in layer.parameters()):
             for name, weights in layer.named_parameters(recurse=False):
@@ -228,7 +228,7 @@ def _round_frozen_layers(network: Any, precision: str) -> None:
 
 
 def _find_adapter_targets(settings: ModelSettings) -> Sequence[str]:
-    """Return the layers that a LoRA adapts, of the type's architecture."""
+    """Return the layers that a LoRA adapts in the type's architecture."""
     described = (*getattr(catalog.find("models", settings.type), "args", ()), None)[0]
     found: Sequence[str] = getattr(getattr(described, "architecture", described), "adapter_targets", ATTENTION)
     return found
@@ -236,7 +236,7 @@ def _find_adapter_targets(settings: ModelSettings) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """A batch of images to judge, how many different prompts they are of, and how many questions an image has."""
+    """A batch of images to judge: their number, the number of different prompts, and the questions on each image."""
 
     images: int
     prompts: float
@@ -245,10 +245,10 @@ class ImageBatch:
 
 @cache
 def estimate_judging(settings: ScorerSettings, batch: ImageBatch) -> Load:
-    """Estimate a batch of images before one judge.
+    """Estimate the scoring of a batch of images by one judge.
 
     Raises:
-        UnknownModel: the judge is of no known type, or its model is not known.
+        UnknownModel: the judge's type or model is unknown.
     """
     if settings.type not in JUDGES:
         raise UnknownModel(f"what a {settings.type} scorer takes isn't known")
@@ -313,12 +313,12 @@ def _judge_by_decoder(
     replied: int = 0,
     at_once: int = 1,
 ) -> tuple[list[nn.Module], Works]:
-    """Count a vision-language model: each layer once a token of image and text, without attention's own products.
+    """Estimate a vision-language model: its linear layers for each token of image and text, without attention products.
 
     Args:
-        words: tokens of the text on an image, all its questions together.
+        words: tokens of the text on an image, over all its questions.
         image_tokens: tokens of an image.
-        replied: tokens of a reply, each of which reads all weights.
+        replied: tokens of a reply; each of them reads all weights.
         at_once: images that the model reads together.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
@@ -341,12 +341,12 @@ def _judge_by_decoder(
 
 
 def _judge_by_vlm(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
-    """Count each image with all its questions, which follow it in the decoder."""
+    """Estimate each image with all its questions, which follow it in the decoder."""
     return _judge_by_decoder(config, batch, dtype, words=round(batch.questions * (QUESTION_TOKENS + ASKING_TOKENS)))
 
 
 def _judge_by_hpsv3(config: Config, batch: ImageBatch, dtype: torch.dtype) -> tuple[list[nn.Module], Works]:
-    """Count small images together, each with the instructions and its prompt."""
+    """Estimate a batch of small images, each with the instructions and its prompt."""
     words = 560 + PROMPT_TOKENS
     return _judge_by_decoder(config, batch, dtype, words=words, image_tokens=IMAGE_TOKENS, at_once=batch.images)
 
@@ -368,7 +368,7 @@ def _make_tokens(rows: int, length: int) -> Tensor:
 
 
 CLIP_FAMILY = ("clip", "aesthetic", "pickscore", "hpsv2", "hpsv2.1")
-"""types that share a model and its embeddings, where their settings are the same"""
+"""types that share a model and its embeddings if their settings are equal"""
 JUDGES: Mapping[str, Callable[..., tuple[list[nn.Module], Works]]] = {
     **dict.fromkeys(CLIP_FAMILY, _judge_by_clip),
     "vqa": _judge_by_vqa,

@@ -17,29 +17,29 @@ from agfsync.files.images import decode_image, encode_png
 from agfsync.models.counting import Operations
 
 SHARE = 0.8
-"""of the rate at which a large square matrix is multiplied: what a network's multiplications are taken to reach"""
+"""share of the rate of large square matrix products that a network's products are assumed to reach"""
 PROCESS = 0.5e9
 """bytes: Python with torch, diffusers and transformers imported, measured"""
 CONTEXT = 0.6e9
-"""bytes that an accelerator's driver and libraries keep for themselves"""
+"""bytes that an accelerator's driver and libraries reserve"""
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 _SIZES = (256, 512, 1024, 2048, 4096, 8192)
 ENOUGH = 0.03
-"""seconds that one multiplication should take to be measured well; some types are slow on a CPU, and stay small"""
+"""seconds that a product should take for a good measurement; for dtypes that are slow on a CPU, matrices stay small"""
 BUSY = 0.05
-"""seconds over which the fastest of several runs is looked for, since others may be at work too"""
+"""seconds in which the fastest of several runs is measured, since the machine may be busy"""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """`rate` in floating-point operations a second of a type, `bandwidth` in bytes a second, `overhead` in seconds."""
+    """`rate(dtype)` in FLOP/s, `bandwidth` in bytes/s, `overhead` of a call in seconds."""
 
     rate: Callable[[torch.dtype], float]
     bandwidth: float
     overhead: float
 
     def seconds(self, work: Operations) -> float:
-        """Return the time of its multiplications at a share of the rate, of its bytes, and of the calls."""
+        """Return the seconds of its FLOPs at a share of the rate, of its memory traffic, and of its calls."""
         multiplying = sum(flops / (SHARE * self.rate(dtype)) for dtype, flops in work.flops.items())
         return multiplying + work.moved / self.bandwidth + self.overhead * work.calls
 
@@ -69,25 +69,25 @@ def measure_image_seconds(height: int, width: int) -> tuple[float, float]:
 
 
 def read_memory(device: str) -> float:
-    """Return the bytes that `device` has, of an accelerator without its `CONTEXT`."""
+    """Return the bytes of memory of `device`; for an accelerator without `CONTEXT`."""
     if device.startswith("cuda"):
         return float(torch.cuda.get_device_properties(device).total_memory) - CONTEXT
     if device == "mps":
         return float(torch.mps.recommended_max_memory())
-    there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     limit = CGROUP.read_text(encoding="ascii").strip() if CGROUP.is_file() else "max"
-    return min(there, float(limit)) if limit.isdigit() else there
+    return min(total, float(limit)) if limit.isdigit() else total
 
 
 def read_free_space(path: Path) -> float:
-    """Return the bytes that are free on the disk where `path` is or will be."""
-    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    return float(shutil.disk_usage(there).free)
+    """Return the free bytes on the disk of `path`, which need not exist yet."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    return float(shutil.disk_usage(existing).free)
 
 
 @cache
 def _measure_rate(device: str, dtype: torch.dtype) -> float:
-    """Measure floating-point operations a second in multiplying square matrices, as large as a short time allows."""
+    """Measure FLOP/s of products of square matrices, as large as a short time allows."""
     rate = 0.0
     for size in _SIZES:
         matrix = torch.ones(size, size, dtype=dtype, device=device)

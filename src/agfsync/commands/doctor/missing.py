@@ -1,4 +1,4 @@
-"""Findings on what a run lacks: weights, servers and their key, memory, disk, money. Each is one line."""
+"""Checks for what a run lacks: weights, servers and their key, memory, disk, money. Each finding is one line."""
 
 import socket
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ from agfsync.recipe.named_models import drawing_models
 from agfsync.stages.spending import ACCOUNT
 
 LONG = 2 * 86400.0
-"""seconds from which on it is worth a word"""
-NEARBY = 2.0
-"""seconds that a server has to be reached"""
+"""seconds of computation from which on a note is made"""
+CONNECT_SECONDS = 2.0
+"""seconds within which a server must accept a connection"""
 
 
 def report_weights(recipe: Recipe, found: Examination) -> float:
-    """Report weights that are not here and cannot be had, and LoRAs that do not fit; return the bytes to download."""
+    """Report weights that are neither here nor downloadable, and LoRAs that don't fit; return the bytes to download."""
     total = 0.0
     for query, place in list_loaded(recipe).items():
         try:
@@ -53,7 +53,7 @@ def report_weights(recipe: Recipe, found: Examination) -> float:
 
 
 def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
-    """Return the models of this project's own types whose weights are loaded here, with the place that names each."""
+    """Return the models of this project's own types whose weights are loaded, with their places in the recipe."""
     loaded: dict[WeightQuery, str] = {}
     for named in list_named_models(recipe):
         section = named.section.model_dump()
@@ -67,8 +67,8 @@ def list_loaded(recipe: Recipe) -> dict[WeightQuery, str]:
 
 
 def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
-    """Yield a line on each LoRA on this machine that drawing would refuse, by names and shapes alone."""
-    # Where another model gives the network, or only its like is known, only loading can check.
+    """Yield a line on each local LoRA that drawing would refuse, by the names and shapes of its tensors."""
+    # If the network comes from another model, or is only guessed, only loading can check.
     is_guessed = settings.path.endswith(hub.SAFE) and not settings.configuration
     if not settings.loras or is_guessed or settings.parts.keys() & {"unet", "transformer"}:
         return
@@ -80,7 +80,7 @@ def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
         place = hub.find_snapshot(lora.path) if hub.is_hub_id(lora.path) else Path(catalog.find_place(lora.path))
         if place is None:
             continue
-        names = [each.relative_to(place).as_posix() for each in place.rglob("*")]
+        names = [file.relative_to(place).as_posix() for file in place.rglob("*")]
         try:
             file = place if place.is_file() else place / choose_file(lora.path, names, lora.file)
         except ModelError:
@@ -92,7 +92,7 @@ def find_lora_faults(settings: ModelSettings) -> Iterator[str]:
 
 
 def report_servers(recipe: Recipe, found: Examination) -> None:
-    """Report language models without a key, and servers that cannot be reached; nothing is asked of them."""
+    """Report language models without a key, and servers that can't be reached; no request is sent."""
     for where, endpoint in _list_endpoints(recipe):
         try:
             open_client(endpoint).close()
@@ -100,31 +100,31 @@ def report_servers(recipe: Recipe, found: Examination) -> None:
             found.missing.append(f"{where}: {fault}")
         if not (find_address_fault(endpoint.url) or getproxies() or _is_reached(endpoint.url)):
             found.missing.append(
-                f"{where}: no server answers at {endpoint.server}: start it, connect to the network, or mend {BASE_URL}"
+                f"{where}: no server answers at {endpoint.server}: start it, connect to the network, or fix {BASE_URL}"
             )
 
 
 def _list_endpoints(recipe: Recipe) -> Iterator[tuple[str, Endpoint]]:
-    """Yield every server once, with the first key of the recipe that names it."""
-    found: dict[str, tuple[str, Endpoint]] = {}
+    """Yield each server once, with the first section of the recipe that names it."""
+    endpoints: dict[str, tuple[str, Endpoint]] = {}
     for section, model in _list_language_models(recipe):
         endpoint = Endpoint(model.path, **model.model_dump(exclude=ACCOUNT | {"type", "path"}))
-        found.setdefault(endpoint.url, (section, endpoint))
+        endpoints.setdefault(endpoint.url, (section, endpoint))
     for name, scorer in recipe.scorers.items():
         if (server := scorer.asked_server) is not None and scorer.type in catalog.CATALOG["scorers"]:
-            asked = server.model_dump(exclude=ACCOUNT)
-            endpoint = Endpoint(scorer.path, temperature=0.0, **{"structured": False, **asked})
-            found.setdefault(endpoint.url, (f"scorers.{name}.server", endpoint))
+            arguments = server.model_dump(exclude=ACCOUNT)
+            endpoint = Endpoint(scorer.path, temperature=0.0, **{"structured": False, **arguments})
+            endpoints.setdefault(endpoint.url, (f"scorers.{name}.server", endpoint))
     for name, settings in recipe.evaluation.sets.items():
         if (judge := settings.pairwise) is not None and (server := judge.asked_server) is not None:
-            asked = server.model_dump(exclude=ACCOUNT)
-            endpoint = Endpoint(judge.path, temperature=0.0, **asked)
-            found.setdefault(endpoint.url, (f"evaluation.sets.{name}.pairwise.server", endpoint))
-    yield from found.values()
+            arguments = server.model_dump(exclude=ACCOUNT)
+            endpoint = Endpoint(judge.path, temperature=0.0, **arguments)
+            endpoints.setdefault(endpoint.url, (f"evaluation.sets.{name}.pairwise.server", endpoint))
+    yield from endpoints.values()
 
 
 def _list_language_models(recipe: Recipe) -> list[tuple[str, LanguageModel]]:
-    """Return the language models that are asked for texts, with their sections."""
+    """Return the language models that write or polish texts, with their sections."""
     captions = recipe.captions
     writers = {
         "captions.writer": None if captions.source else captions.writer,
@@ -138,34 +138,35 @@ def _is_reached(url: str) -> bool:
     address = urlsplit(url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection((address.hostname or "", port), timeout=NEARBY).close()
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_SECONDS).close()
         return True
     except OSError:
         return False
 
 
 def report_resources(recipe: Recipe, path: Path, found: Examination) -> None:
-    """Report stages that do not fit in memory and what to lower, full disks, and a CPU that would take too long."""
+    """Report stages that don't fit in memory with advice, disks without space, and a CPU that would take too long."""
     from huggingface_hub import constants
 
-    lighter = {stage.name: stage.advise_on_memory(recipe) for stage in STAGES}
+    advice = {stage.name: stage.advise_on_memory(recipe) for stage in STAGES}
     try:
         device = found.device if found.card else str(torch_device(recipe.model.device))
-        has = found.card - machine.CONTEXT if found.card else machine.read_memory(device)
+        available = found.card - machine.CONTEXT if found.card else machine.read_memory(device)
     except ModelError:
-        has = inf
+        available = inf
     for need in found.needs:
-        if need.memory > has:
-            says = f"{need.stage} takes about {format_bytes(need.memory)} of memory, {device} has {format_bytes(has)}"
-            found.missing.append(f"{says}: lower {lighter[need.stage]}")
+        if need.memory > available:
+            taken, has = format_bytes(need.memory), format_bytes(available)
+            message = f"{need.stage} takes about {taken} of memory, {device} has {has}"
+            found.missing.append(f"{message}: lower {advice[need.stage]}")
     wanted_by_run, cache = sum(need.disk for need in found.needs), Path(constants.HF_HUB_CACHE)
-    for what, place, wanted, mend in (
+    for name, place, needed, remedy in (
         ("the run", path, wanted_by_run, "choose another --out, or lower captions.count"),
         ("the weights to download", cache, found.download, "set HF_HOME to a larger disk"),
     ):
-        if wanted > (free := machine.read_free_space(place)):
-            says = f"{what} takes about {format_bytes(wanted)}, {format_bytes(free)} are free at {place}: {mend}"
-            found.missing.append(says)
+        if needed > (free := machine.read_free_space(place)):
+            message = f"{name} takes about {format_bytes(needed)}, {format_bytes(free)} are free at {place}: {remedy}"
+            found.missing.append(message)
     seconds = sum(need.seconds for need in found.needs if need.memory and not isnan(need.seconds))
     if found.device == "cpu" and seconds > LONG:
         found.notes.append(f"there is no accelerator: on this CPU the networks would run for {format_span(seconds)}")
@@ -176,17 +177,17 @@ def report_money(recipe: Recipe, found: Examination) -> None:
     unpriced: list[str] = []
     for section, model in _list_language_models(recipe):
         stage = section.partition(".")[0]
-        need = next((each for each in found.needs if each.stage == stage and each.tokens), None)
+        need = next((need for need in found.needs if need.stage == stage and need.tokens), None)
         if need is None:
             continue
         if isnan(need.cost):
             unpriced.append(f"{section}.prices")
-        for says, value, cap, name in (
+        for what, value, cap, name in (
             (f"cost about {need.cost:,.2f}", need.cost, model.max_cost, "max_cost"),
             (f"take about {need.tokens:,.0f} tokens", need.tokens, model.max_tokens_total, "max_tokens_total"),
         ):
             if cap is not None and value > cap:
-                says = f"{stage} will {says} and stops at {section}.{name} = {cap}"
-                found.notes.append(f"{says}: raise it, or go on later with a higher one")
+                what = f"{stage} will {what} and stops at {section}.{name} = {cap}"
+                found.notes.append(f"{what}: raise it, or go on later with a higher one")
     if unpriced:
         found.notes.append(f"the cost isn't known: give {' and '.join(unpriced)}")

@@ -25,30 +25,30 @@ from agfsync.recipe.named_models import drawing_models
 from agfsync.recipe.scorers import AnnotatorSettings, ServedScorerSettings
 
 _PIXEL = 1.6
-"""bytes of PNG a pixel, as photographs have; plain images have fewer"""
+"""bytes of PNG for each pixel of a photograph; plain images need fewer"""
 _TEXT = 2500.0
 """bytes of a caption with its questions"""
 _SCORE = 300.0
 """bytes of a score with its answers"""
 SERVED_SECONDS, SERVED_TOKENS = 1.5, 65
-"""for a server to look at an image and answer; of the request and its answer, in addition to the image"""
+"""seconds of a request about an image, and tokens of the request and its answer without the image"""
 _REASON_TOKENS, _ASPECT_TOKENS, _ANNOTATION_SECONDS = 80, 450, 12.0
-"""tokens of an annotator's reason and score of an image, and of its instructions; seconds of a reply"""
+"""tokens of an annotator's reason and score for an image, tokens of its instructions, and seconds of a reply"""
 _PATCH = 28
-"""pixels a side of what a vision-language model makes a token of"""
+"""side in pixels of the patch that is one token of a vision-language model"""
 _UNKNOWN = loads.Load([], nan)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Estimates every stage of a recipe; what is unknown is reported in `found`."""
+    """Estimates every stage of a recipe; unknown figures are reported in `found`."""
 
     recipe: Recipe
     counts: Counts
     found: Examination
 
     def estimate(self) -> list[Need]:
-        """Return the needs of all stages that the recipe has, in order."""
+        """Return the needs of the recipe's stages, in order."""
         estimates: dict[str, Callable[[], Need]] = {
             "captions": self._estimate_captions,
             "questions": self._estimate_questions,
@@ -63,7 +63,7 @@ class Estimator:
         return [*needs, *self._estimate_later_rounds(needs)]
 
     def _estimate_later_rounds(self, needs: Sequence[Need]) -> list[Need]:
-        """Estimate the rounds after the first by the `needs` of that one: the base model's images are shared."""
+        """Estimate the later rounds from the `needs` of the first; the base model's images are shared."""
         if (rounds := self.recipe.rounds) is None:
             return []
         later = Need("rounds", [f"2 to {rounds.count}"])
@@ -91,7 +91,7 @@ class Estimator:
         return _add_tokens(need, model, estimate_question_tokens(asked, settings.rounds, settings.verify))
 
     def _estimate_candidates(self) -> Need:
-        """Estimate drawing all captions with every generator, one model in memory at a time."""
+        """Estimate drawing all captions with all generators, one model in memory at a time."""
         if self.recipe.pairs.source:
             return Need("candidates", [Path(self.recipe.pairs.source).name])
         count, captions = self.recipe.candidates.per_caption, self.counts.train
@@ -110,7 +110,7 @@ class Estimator:
     def _estimate_drawing(
         self, place: str, settings: ModelSettings, batches: float, images: int, *, prompts: int = 1, workers: int = 1
     ) -> Need:
-        """Estimate batches of images by one generator, and the writing of the images, for which there are all cores."""
+        """Estimate batches of images by one generator, and writing them as PNG on all cores."""
         device = self._find_device(settings.device, place)
         load = self._try_estimate(partial(loads.estimate_drawing, settings, device == "cpu", images, prompts), place)
         models = [settings.path, *(lora.path for lora in settings.loras)]
@@ -156,7 +156,7 @@ class Estimator:
             "training",
             [_shorten_name(settings.path), method],
             memory=load.memory + _count_process(device),
-            disk=2 * load.encoded + load.kept,  # while they are encoded they are there twice
+            disk=2 * load.encoded + load.kept,  # during the encoding they exist twice
             seconds=load.estimate_seconds(device),
         )
 
@@ -172,7 +172,7 @@ class Estimator:
         return need
 
     def _estimate_evaluation(self) -> Need:
-        """Estimate drawing each held-out caption with the base and the aligned model, and judging by every judge."""
+        """Estimate drawing each held-out caption with the base and the aligned model, and scoring by all judges."""
         settings, captions = self.recipe.model, self.counts.held_out
         judges = self.recipe.evaluation_scorers
         batch = max(1, min(self.recipe.scores.batch, 2 * captions))
@@ -182,7 +182,8 @@ class Estimator:
         batches = 2 * captions * self.recipe.evaluation.per_caption / at_once
         drawn = self._estimate_drawing("model", settings, batches, at_once, prompts=at_once)
         need.models = [_shorten_name(settings.path), *need.models]
-        need.memory = max(drawn.memory, need.memory)  # NaN only where the generator is unknown: it stands first
+        # `max` keeps a NaN that comes first: the result is NaN only if the generator is unknown.
+        need.memory = max(drawn.memory, need.memory)
         need.seconds += drawn.seconds
         need.disk = drawn.disk + _SCORE * 2 * captions * len(judges)
         return need
@@ -190,18 +191,18 @@ class Estimator:
     def _estimate_judging(
         self, stage: str, judges: Mapping[str, ScorerSettings], batch: loads.ImageBatch, images: int
     ) -> Need:
-        """Estimate all judges on all images; those on the same CLIP share its embeddings."""
+        """Estimate all judges on all images; judges with the same CLIP share its embeddings."""
         models = dict.fromkeys(each.path for each in judges.values() if each.path)
-        different: dict[tuple[str | None, ...], str] = {}
+        distinct: dict[tuple[str | None, ...], str] = {}
         for name, each in judges.items():
             family = "clip" if each.type in loads.CLIP_FAMILY else each.type
-            different.setdefault(
+            distinct.setdefault(
                 (family, each.path, getattr(each, "weights", None), each.revision, each.dtype, each.device), name
             )
-        found = [self._estimate_judge(f"scorers.{name}", judges[name], batch, images) for name in different.values()]
-        known = [(memory, seconds) for memory, seconds in found if not isnan(memory)]
+        estimates = [self._estimate_judge(f"scorers.{name}", judges[name], batch, images) for name in distinct.values()]
+        known = [(memory, seconds) for memory, seconds in estimates if not isnan(memory)]
         need = Need(stage, [_shorten_name(model) for model in models])
-        if found:
+        if estimates:
             need.memory = max((memory for memory, _ in known), default=nan)
             need.seconds = sum(seconds for _, seconds in known) if known else nan
         for each in judges.values():
@@ -214,7 +215,7 @@ class Estimator:
     def _count_requests(
         self, settings: ServedScorerSettings, batch: loads.ImageBatch, images: int
     ) -> tuple[float, float]:
-        """Return how often a judge's server is asked about all images, and the tokens of a request with its answer."""
+        """Return the number of requests to a judge's server, and the tokens of a request with its answer."""
         height, width = self._find_pixels()
         of_image = height * width / _PATCH**2
         if not isinstance(settings, AnnotatorSettings):
@@ -226,12 +227,12 @@ class Estimator:
     def _estimate_judge(
         self, place: str, settings: ScorerSettings, batch: loads.ImageBatch, images: int
     ) -> tuple[float, float]:
-        """Estimate memory and seconds of one judge on all images; NaN where it is unknown."""
+        """Return the memory and seconds of one judge on all images; NaN if unknown."""
         if isinstance(settings, ServedScorerSettings):
             concurrency = settings.server.concurrency if settings.server else 1
             requests, _ = self._count_requests(settings, batch, images)
-            long = _ANNOTATION_SECONDS if settings.aspect_names else SERVED_SECONDS
-            return machine.PROCESS, requests * long / concurrency
+            reply_seconds = _ANNOTATION_SECONDS if settings.aspect_names else SERVED_SECONDS
+            return machine.PROCESS, requests * reply_seconds / concurrency
         device = self._find_device(settings.device, place)
         if device == "cpu" and settings.dtype == "fp16":
             self.found.notes.append(f"{place}.dtype fp16 is slow on a CPU: set it to fp32 or bf16")
@@ -241,7 +242,7 @@ class Estimator:
         return load.memory + _count_process(device), seconds
 
     def _find_pixels(self) -> tuple[int, int]:
-        """Return height and width of the images, which the evaluation draws."""
+        """Return the height and width of the images that the evaluation draws."""
         settings = self.recipe.model
         at_once = max(1, min(self.recipe.evaluation.batch, self.counts.held_out))
         on_cpu = self._find_device(settings.device) == "cpu"
@@ -249,9 +250,9 @@ class Estimator:
         return settings.sampling.height or height or 512, settings.sampling.width or width or 512
 
     def _find_device(self, name: str, place: str = "") -> str | None:
-        """Return the device called `name`; None, which is reported at `place`, where it is not there.
+        """Return the device `name`; None if it doesn't exist, which is reported at `place`.
 
-        None is also a card that need not be here.
+        It is also None for the accelerator of another machine.
         """
         if self.found.card is not None and name != "cpu":
             return None
@@ -263,19 +264,19 @@ class Estimator:
             return None
 
     def _try_estimate(self, estimate: Callable[[], loads.Load], place: str = "") -> loads.Load:
-        """Return an estimate; `_UNKNOWN`, which is reported at `place`, where a model is unknown."""
+        """Return the estimate; `_UNKNOWN` if a model is unknown, which is reported at `place`."""
         try:
             return estimate()
         except UnknownModel as fault:
-            lines, says = self.found.notes, f"{place}: {fault}; it is in no figure"
+            lines, message = self.found.notes, f"{place}: {fault}; it is in no figure"
         except ModelError as fault:
-            lines, says = self.found.missing, str(fault)
+            lines, message = self.found.missing, str(fault)
         except Exception as failure:
-            # An unusual configuration may fail in any way; whether it can be drawn with is asked separately.
+            # An unusual configuration may raise any error; another check finds out if the model can draw.
             kind = type(failure).__name__
-            lines, says = self.found.notes, f"{place}: what it takes isn't known ({kind}); it is in no figure"
+            lines, message = self.found.notes, f"{place}: what it takes isn't known ({kind}); it is in no figure"
         if place:
-            lines.append(says)
+            lines.append(message)
         return _UNKNOWN
 
 
@@ -289,7 +290,7 @@ def _add_tokens(need: Need, model: LanguageModel, tokens: TokenEstimate) -> Need
 
 
 def _count_process(device: str | None) -> float:
-    """Return the program's bytes in addition to its tensors; an accelerator's share is taken off what it has."""
+    """Return the program's bytes besides its tensors; for an accelerator, `read_memory` has subtracted them."""
     return machine.PROCESS if device == "cpu" else 0.0
 
 

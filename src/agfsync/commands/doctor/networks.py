@@ -1,4 +1,4 @@
-"""The networks of a generator, built from their configurations without data, and the inputs of the one that draws."""
+"""The networks of a generator, built from their configurations without data, and the inputs of its denoiser."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from agfsync.models.published import Config, UnknownModel, read_config
 from agfsync.recipe import ModelSettings
 
 T5_TOKENS = 256
-"""of a prompt, where a T5's pipeline does not say"""
+"""tokens of a prompt, if a T5's pipeline doesn't define them"""
 _TEXT_TOKENS = {
     "FluxTransformer2DModel": 512,
     "Flux2Transformer2DModel": 512,
@@ -25,16 +25,16 @@ _TEXT_TOKENS = {
     "ZImageTransformer2DModel": 512,
     "SanaTransformer2DModel": 300,
 }
-"""a prompt's tokens by the network that draws, as its type in `agfsync.models` encodes them"""
+"""denoiser class -> tokens of a prompt, as its type in `agfsync.models` encodes it"""
 _TEXTS = ("encoder_hidden_states", "cap_feats")
-"""a network's input of text, by the classes' names for it"""
+"""the names of the text input of the denoiser classes"""
 _PACKED = 2
-"""the side of the squares of latents that are one token of FLUX, FLUX.2 and Qwen-Image"""
+"""the side of the patch of latents that is one token of FLUX, FLUX.2 and Qwen-Image"""
 
 
 @dataclass(slots=True)
 class Pipeline:
-    """The networks that a generator draws with, by the names that its pipeline has for them."""
+    """The networks that a generator draws with, by their names in its pipeline."""
 
     networks: dict[str, Any]
     latent: tuple[int, int, int] = (0, 0, 0)
@@ -42,26 +42,26 @@ class Pipeline:
     pixels: tuple[int, int] = (0, 0)
     """height and width of the images"""
     tokens: int = T5_TOKENS
-    """of a prompt, for text encoders that read any number"""
+    """tokens of a prompt, for text encoders without a limit"""
 
     @classmethod
     def build(
         cls, settings: ModelSettings, choose_dtype: Callable[[str, Config], torch.dtype] = lambda *_: torch.float32
     ) -> Self:
-        """Build a generator's own networks, or those that take their place, in types chosen by name and configuration.
+        """Build a generator's networks, exchanged ones included, in dtypes chosen by name and configuration.
 
         Raises:
-            UnknownModel: a configuration cannot be had, or the network that draws is of no known class.
+            UnknownModel: a configuration can't be read, or the class of the denoiser is unknown.
         """
         networks = {}
         for name, entry in _read_own(settings, INDEX).items():
             if not isinstance(entry, list) or len(entry) != 2 or name in UNLOADED:
                 continue
             exchanged = _read_exchanged(settings, name) if name in EXCHANGED else None
-            found = find_class(entry[0], str((exchanged or {}).get("_class_name", entry[1])))
-            if isinstance(found, type) and issubclass(found, nn.Module):
+            class_ = find_class(entry[0], str((exchanged or {}).get("_class_name", entry[1])))
+            if isinstance(class_, type) and issubclass(class_, nn.Module):
                 config = exchanged or _read_own(settings, f"{name}/{CONFIG}")
-                networks[name] = build_network(found, config, choose_dtype(name, config))
+                networks[name] = build_network(class_, config, choose_dtype(name, config))
         pipeline = cls(networks)
         pipeline.tokens = _TEXT_TOKENS.get(type(pipeline.denoiser).__name__, T5_TOKENS)
         if "vae" not in networks or pipeline.denoiser is None:
@@ -69,7 +69,7 @@ class Pipeline:
         scale, channels = _read_latent_space(pipeline.vae.config)
         side = int(pipeline.denoiser.config.get("sample_size") or 1024 // scale)
         height, width = (
-            each // scale if each else side for each in (settings.sampling.height, settings.sampling.width)
+            size // scale if size else side for size in (settings.sampling.height, settings.sampling.width)
         )
         pipeline.tokens = getattr(settings, "max_sequence_length", None) or pipeline.tokens
         pipeline.latent = (channels, height, width)
@@ -78,7 +78,7 @@ class Pipeline:
 
     @property
     def denoiser(self) -> Any:
-        """The network that draws."""
+        """The UNet or transformer."""
         return self.networks.get("unet") or self.networks.get("transformer")
 
     @property
@@ -93,15 +93,15 @@ class Pipeline:
 
     @property
     def most_at_once(self) -> int:
-        """Images that pass through the VAE at a time, at most."""
+        """The most images that the VAE processes at a time."""
         return max(1, PIXELS_AT_ONCE // (self.pixels[0] * self.pixels[1]))
 
     def count_bytes(self) -> float:
-        """Return the bytes of all weights in their types."""
+        """Return the bytes of all weights in their dtypes."""
         return sum(map(count_bytes, self.networks.values()))
 
     def count_conditioning(self) -> int:
-        """Return the numbers of a prompt's conditioning: an embedding of each token, pooled embeddings left aside."""
+        """Return the number of values in a prompt's conditioning: the token embeddings, without pooled embeddings."""
         text = next(each for name, each in self._make_inputs(1, None).items() if name in _TEXTS)
         return int(text[0].numel())
 
@@ -122,10 +122,10 @@ class Pipeline:
         return self.vae.decode(torch.empty(shape, dtype=self.vae.dtype)).sample
 
     def prepare_denoising(self, rows: int, latent: tuple[int, int, int] | None = None) -> Callable[[], Tensor]:
-        """Return a call of the denoiser on `rows` latents, of the shape `latent` or its own, in the denoiser's type.
+        """Return a call of the denoiser on `rows` latents of the shape `latent` (default: its own), in its dtype.
 
         Raises:
-            UnknownModel: the inputs of its class are not known here.
+            UnknownModel: the inputs of its class are unknown.
         """
         denoiser, inputs = self.denoiser, self._make_inputs(rows, latent)
 
@@ -147,12 +147,12 @@ class Pipeline:
             inputs: dict[str, Any] = {"timestep": make()}
             if kind == "UNet2DConditionModel":
                 inputs["timestep"] = torch.zeros(rows, dtype=torch.int64)
-                # Those that paint over an image take other latent channels than the VAE's.
+                # Inpainting models have other latent channels than the VAE.
                 inputs["sample"] = make(config.in_channels, height, width)
                 tokens = max(map(self._count_tokens, self.text_encoders))
                 inputs["encoder_hidden_states"] = make(tokens, config.cross_attention_dim)
                 if config.addition_embed_type == "text_time":
-                    # The pooled embedding of the prompt, and as many sizes of the image as there is room for.
+                    # The pooled embedding of the prompt, and image sizes that fill the remaining width.
                     pooled = self.networks["text_encoder_2"].config.projection_dim
                     sizes = (config.projection_class_embeddings_input_dim - pooled) // config.addition_time_embed_dim
                     inputs["added_cond_kwargs"] = {"text_embeds": make(pooled), "time_ids": make(sizes)}
@@ -189,12 +189,12 @@ class Pipeline:
         return "z_dim" in self.vae.config
 
     def _count_tokens(self, encoder: Any) -> int:
-        """Return how many tokens of a prompt a text encoder reads."""
+        """Return the number of tokens that a text encoder reads of a prompt."""
         return min(self.tokens, int(getattr(encoder.config, "max_position_embeddings", self.tokens)))
 
 
 def _read_latent_space(config: Config) -> tuple[int, int]:
-    """Return the pixels of a latent's side, and the channels, by a VAE's configuration."""
+    """Return the downsampling factor and the latent channels of a VAE's configuration."""
     if "z_dim" in config:
         return 2 ** len(config["temperal_downsample"]), int(config["z_dim"])
     blocks = config.get("block_out_channels") or config["encoder_block_out_channels"]
@@ -209,7 +209,7 @@ def _read_own(settings: ModelSettings, name: str) -> Config:
 
 
 def _read_exchanged(settings: ModelSettings, name: str) -> Config | None:
-    """Return the configuration of what takes the place of the part `name`; None: the part's own holds for it."""
+    """Return the configuration of the network that replaces the part `name`; None if the part's own applies."""
     part = settings.parts.get(name)
     if part is None or part.path.endswith(SAFE):
         return None

@@ -1,4 +1,4 @@
-"""The doctor's findings and its page: a table that fits the terminal, then a line for each thing missing."""
+"""The doctor's findings and its output: a table that fits the terminal, then a line for each missing item."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,18 +12,18 @@ from rich.table import Table
 
 SPANS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 CARD = "the card"
-"""the name of an accelerator that need not be here"""
+"""the name of the accelerator of `doctor --card`, which may be another machine's"""
 LEAST_WIDTH = 68  # columns of the terminal below which the models are left out
 
 
 @dataclass(slots=True)
 class Need:
-    """The needs of a stage; 0 does not apply, NaN is unknown. Memory is the device's, disk the run folder's."""
+    """The needs of a stage; 0 means not applicable, NaN unknown. Memory is the device's, disk the run folder's."""
 
     stage: str
     models: list[str] = field(default_factory=list)
     memory: float = 0.0
-    """bytes, of stages that run networks"""
+    """bytes; 0 for stages without networks"""
     disk: float = 0.0
     """bytes"""
     seconds: float = 0.0
@@ -36,19 +36,19 @@ class Need:
 
 @dataclass(slots=True)
 class Examination:
-    """A recipe's needs on this machine, missing things, and notes; each line says what, where, and what to do."""
+    """A recipe's needs on this machine, missing items, and notes; each line names a fault, its place and the remedy."""
 
     recipe: str
     device: str
-    """that `auto` takes"""
+    """the device that `auto` chooses"""
     needs: list[Need] = field(default_factory=list)
     download: float = 0.0
-    """bytes of weights to be fetched from the hub"""
+    """bytes of weights to download from the hub"""
     missing: list[str] = field(default_factory=list)
-    """what keeps the run from beginning"""
+    """faults that keep the run from starting"""
     notes: list[str] = field(default_factory=list)
     card: float | None = None
-    """bytes of the accelerator that is estimated for, where that isn't this machine's"""
+    """bytes of the accelerator of the estimate, if it isn't this machine's"""
 
     @property
     def can_begin(self) -> bool:
@@ -56,24 +56,25 @@ class Examination:
         return not self.missing
 
     def plain(self) -> dict[str, Any]:
-        """Return all of it for programs, as JSON can hold it: bytes and seconds, None what is unknown or is nothing."""
+        """Return everything in JSON types, in bytes and seconds; unknown and inapplicable figures are None."""
         plain = asdict(self) | {"can_begin": self.can_begin}
         needs, texts = plain.pop("needs"), ("stage", "models")
         plain["stages"] = [{n: v if n in texts or v > 0 else None for n, v in need.items()} for need in needs]
         return plain
 
 
-def format_page(found: Examination, width: int) -> str:
-    """Return all of it, in lines of at most `width` columns where that can be."""
-    download = [f"to download: {format_bytes(found.download)}"] if found.download else []
-    lines = [*_format_table(found.needs, width), "", *download]
-    for says in (*(f"missing: {each}" for each in found.missing), *(f"note: {each}" for each in found.notes)):
-        lines += wrap(says, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return "\n".join([*lines, "the run can begin" if found.can_begin else "the run can't begin"])
+def format_page(examination: Examination, width: int) -> str:
+    """Return the output as text, in lines of at most `width` columns if possible."""
+    download = [f"to download: {format_bytes(examination.download)}"] if examination.download else []
+    lines = [*_format_table(examination.needs, width), "", *download]
+    findings = [f"missing: {fault}" for fault in examination.missing] + [f"note: {note}" for note in examination.notes]
+    for line in findings:
+        lines += wrap(line, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, "the run can begin" if examination.can_begin else "the run can't begin"])
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes in two digits or three.
+    """Return a number of bytes with two or three digits.
 
     >>> format_bytes(1.25e9)
     '1.2 GB'
@@ -91,7 +92,7 @@ def format_count(number: float) -> str:
 
 
 def format_span(seconds: float) -> str:
-    """Return a time in the largest unit of which there are one and a half.
+    """Return a duration in the largest unit of which it has at least one and a half.
 
     >>> format_span(5400), format_span(12 * 60)
     ('1.5 h', '12 min')
@@ -114,24 +115,24 @@ def _shorten_number(number: float) -> str:
 
 
 def _format_table(needs: Sequence[Need], width: int) -> list[str]:
-    """Return the lines of a table of all stages, and of the most memory and the sum of the rest."""
-    known = {name: [v for need in needs if (v := getattr(need, name)) > 0] for name in _COLUMNS}
+    """Return the lines of a table of all stages, with a total: the most memory, and sums of the other figures."""
+    values_of = {name: [v for need in needs if (v := getattr(need, name)) > 0] for name in _COLUMNS}
     total = Need("all")
-    for name, of in known.items():
-        setattr(total, name, max(of, default=0.0) if name == "memory" else sum(of))
-    shown = [name for name in _COLUMNS if known[name] or name not in ("tokens", "cost")]
+    for name, values in values_of.items():
+        setattr(total, name, max(values, default=0.0) if name == "memory" else sum(values))
+    columns = [name for name in _COLUMNS if values_of[name] or name not in ("tokens", "cost")]
     has_models = width >= LEAST_WIDTH
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=has_models)
     table.add_column("stage", no_wrap=True)
     if has_models:
         table.add_column("models", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name in shown:
+    for name in columns:
         table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
     for need in [*needs, total]:
-        figures = [(_COLUMNS[name][1], getattr(need, name)) for name in shown]
-        cells = ["?" if isnan(value) else tell(value) if value else "" for tell, value in figures]
+        figures = [(_COLUMNS[name][1], getattr(need, name)) for name in columns]
+        cells = ["?" if isnan(value) else format_(value) if value else "" for format_, value in figures]
         if need is total and any(isnan(each.seconds) for each in needs):
-            cells[shown.index("seconds")] = f"> {format_span(need.seconds)}"
+            cells[columns.index("seconds")] = f"> {format_span(need.seconds)}"
         table.add_row(need.stage, *([", ".join(need.models)] if has_models else []), *cells)
     text = StringIO()
     Console(file=text, width=width, color_system=None, highlight=False, markup=False, emoji=False).print(table)
@@ -145,4 +146,4 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", format_count),
     "cost": ("cost", "{:,.2f}".format),
 }
-"""by the fields of a need: a column's title, and how its figures are written"""
+"""field of `Need` -> title of its column, and the formatter of its figures"""

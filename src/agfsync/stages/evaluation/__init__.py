@@ -1,7 +1,7 @@
-"""Stage 7: base against aligned model on the held-out captions, drawn from the same seeds and judged by every judge.
+"""Stage 7: base against aligned model on the held-out captions, drawn from the same seeds and scored by every judge.
 
-Images and scores are tables of their own, so that unchanged ones are found again: the base's images outlive a change of
-training, and a new judge judges the images that are there.
+Images and scores have separate tables, so that unchanged ones are reused: the base's images survive a change of the
+training, and a new judge scores the existing images.
 """
 
 from collections import defaultdict
@@ -34,25 +34,25 @@ from agfsync.stages.spending import sum_judge_spending
 
 _STAGE = "evaluation"
 IMAGES = "evaluation_images"
-MORE = "evaluation_more"
-"""The table of the further images of the first set's captions, which no judge sees: they show the diversity."""
+FURTHER_IMAGES = "evaluation_more"
+"""The table of further images of the first set's captions: no judge scores them, they measure diversity."""
 SCORES = "evaluation_scores"
 SETS = "sets"
-"""The note with the summaries of the sets after the first."""
+"""The note with the summaries of all sets but the first."""
 PAIRWISE = "pairwise"
 """The note with the figures of the sets that are judged pairwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """An image to draw of a caption, the one with this index."""
+    """An image to draw: a caption and the image's index."""
 
     caption: Caption
     index: int = 0
 
     @property
-    def which(self) -> tuple[Any, ...]:
-        """The parts of a seed or digest that tell it from others; those of the first image have no index."""
+    def seed_parts(self) -> tuple[Any, ...]:
+        """The parts of its seed and digest that identify it; the first image's have no index."""
         return (self.caption.key, self.index) if self.index else (self.caption.key,)
 
 
@@ -60,7 +60,7 @@ class Drawing:
 class EvaluationJob:
     """A job that draws images of captions with the base or the aligned `model`; `source` is its digest.
 
-    `name` is what people call the model.
+    `name` is the model's name in messages.
     """
 
     model: str
@@ -70,7 +70,7 @@ class EvaluationJob:
     seed: int
     batch: int
     defaults: Collection[str] = ()
-    """the settings that a class need not take"""
+    """the settings that a model class may lack"""
 
     @property
     def device(self) -> str:
@@ -87,18 +87,18 @@ class EvaluationJob:
         return lambda drawings: context.fit.over(drawings, partial(self._draw_batch, generator))
 
     def _draw_batch(self, generator: Generator, drawings: Sequence[Drawing]) -> list[Outcome]:
-        seeds = [derive_seed(self.seed, _STAGE, *each.which) for each in drawings]
-        # No embedding noise: it is there to make candidates differ, and would only blur the comparison.
+        seeds = [derive_seed(self.seed, _STAGE, *each.seed_parts) for each in drawings]
+        # No embedding noise: it diversifies candidates, and would only blur the comparison.
         files = encode_pngs(generator.draw([each.caption.text for each in drawings], seeds, 0.0))
-        made: list[Outcome] = []
+        outcomes: list[Outcome] = []
         for each, seed, file in zip(drawings, seeds, files, strict=True):
             key = digest("evaluation image", self.model, self.source, each.caption.key, seed)
-            made.append([Candidate(key, each.caption.key, each.index, seed, self.model, file)])
-        return made
+            outcomes.append([Candidate(key, each.caption.key, each.index, seed, self.model, file)])
+        return outcomes
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Draw, judge and compare the images that are missing; return the summary that `summarise_comparisons` makes.
+    """Draw and judge the missing images, and compare the models; return the summary of `summarise_comparisons`.
 
     Raises:
         RunError: there is no aligned model. ModelError: a model can't be loaded.
@@ -116,7 +116,7 @@ def run(context: Context) -> Mapping[str, Any]:
     _commit_comparisons(context, [row for of_set in rows.values() for row in of_set])
     settings, seed = context.recipe.evaluation, context.recipe.seed
     first, *others = [summarise_comparisons(of_set, settings.resamples, seed) for of_set in rows.values()]
-    told = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
+    notes = {what: {name: note[what] for name, note in judged.items()} for what in ("unscored", "truncated")}
     pairwise = judge_pairwise(
         context, IMAGES, {each.key: each for each in drawn}, sides, {s.name: s.captions for s in sets}
     )
@@ -124,20 +124,20 @@ def run(context: Context) -> Mapping[str, Any]:
     measured = {
         s.name: measure_set(s, name, sides, scores) for s in sets if (name := settings.sets[s.name].measure) is not None
     }
-    told |= {MEASURED: measured} if measured else {}
-    told |= measure_spread(context, sets[0].captions, (IMAGES, MORE))
-    more = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
-    more |= {PAIRWISE: pairwise} if pairwise else {}
-    return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **told, **first, **more}
+    notes |= {MEASURED: measured} if measured else {}
+    notes |= measure_spread(context, sets[0].captions, (IMAGES, FURTHER_IMAGES))
+    optional = {SETS: dict(zip(list(rows)[1:], others, strict=True))} if others else {}
+    optional |= {PAIRWISE: pairwise} if pairwise else {}
+    return {"set": sets[0].name, "captions": len(sets[0].captions), **spent, **notes, **first, **optional}
 
 
 def judge_base(context: Context) -> None:
-    """Draw and judge the base model's images of all sets, which every evaluation of a fork of the run finds again.
+    """Draw and judge the base model's images of all sets, which the evaluations of the run's forks then reuse.
 
     The run's own reward model judges them if it is trained.
 
     Raises:
-        ModelError: a model can't be loaded. BudgetError: as `run`.
+        ModelError: a model can't be loaded. BudgetError: as for `run`.
     """
     sets = read_sets(context)
     captions = list({caption.key: caption for each in sets for caption in each.captions}.values())
@@ -167,17 +167,17 @@ def _draw_more(context: Context, captions: Sequence[Caption], models: Sequence[s
     keys = []
     for model in models if drawings else ():
         source = digest_evaluated(context.recipe)["base"] if model == "base" else _digest_aligned(context)
-        keys += _draw_with_model(context, model, source, drawings, MORE)
-    context.run.select(MORE, keys)
+        keys += _draw_with_model(context, model, source, drawings, FURTHER_IMAGES)
+    context.run.select(FURTHER_IMAGES, keys)
 
 
 def _draw_with_model(
     context: Context, model: str, source: str, drawings: Sequence[Drawing], table: str = IMAGES
 ) -> list[str]:
-    """Draw with one model; return the keys of its units, which depend on `source`."""
+    """Draw with one model; return the keys of its units, which cover `source`."""
     recipe, name = context.recipe, _describe_model(context.recipe, model)
     version = VERSIONS[_STAGE]
-    units = [Unit(digest(_STAGE, version, model, source, recipe.seed, *each.which), each) for each in drawings]
+    units = [Unit(digest(_STAGE, version, model, source, recipe.seed, *each.seed_parts), each) for each in drawings]
     run_job(
         context.run,
         table,
@@ -207,38 +207,39 @@ def _digest_aligned(context: Context) -> str:
     if training is None or not (context.run.path / MODEL).is_dir():
         raise RunError(f"no aligned model at {context.run.path / MODEL}: type `agfsync training {context.run.path}`")
     source = digest_evaluated(context.recipe)["aligned"]
-    # What is given doesn't depend on what a training had.
+    # A given model doesn't depend on a training.
     return digest(source, training.mark) if context.recipe.given is None else source
 
 
 def _describe_model(recipe: Recipe, model: str) -> str:
-    """Return what the terminal calls a model: "base model", or a name of a comparison."""
+    """Return a model's name in messages: "base model", or its name in a comparison."""
     return f"{model} model" if recipe.given is None else recipe.model_names[model]
 
 
 def _read_images(context: Context, sets: Sequence[ReadSet]) -> tuple[list[ImageToJudge], Sides]:
-    """Return the drawn images, and the two of each caption that both models have drawn.
+    """Return the drawn images, and the keys of both models' images of each caption that both have drawn.
 
-    An image is judged by the scorers of each set that its caption is in.
+    An image is judged by the scorers of every set that has its caption.
     """
     captions = {caption.key: caption for each in sets for caption in each.captions}
     questions = {key: asked for each in reversed(sets) for key, asked in each.questions.items()}
-    by: dict[str, dict[str, None]] = defaultdict(dict)
+    judges: dict[str, dict[str, None]] = defaultdict(dict)
     for each in sets:
         for caption in each.captions:
-            by[caption.key].update(dict.fromkeys(each.list_judges(caption)))
-    found: list[ImageToJudge] = []
+            judges[caption.key].update(dict.fromkeys(each.list_judges(caption)))
+    images: list[ImageToJudge] = []
     sides: dict[str, dict[str, str]] = defaultdict(dict)
     for unit, rows in context.run.rows_by_unit(IMAGES, ["key", "caption_key", "generator"]):
         for row in rows:
             caption = captions[row["caption_key"]]
-            found.append(ImageToJudge(row["key"], unit, caption.text, questions[caption.key], tuple(by[caption.key])))
+            of_caption = questions[caption.key], tuple(judges[caption.key])
+            images.append(ImageToJudge(row["key"], unit, caption.text, *of_caption))
             sides[caption.key][row["generator"]] = row["key"]
-    return found, {key: (two["base"], two["aligned"]) for key, two in sides.items() if len(two) == 2}
+    return images, {key: (two["base"], two["aligned"]) for key, two in sides.items() if len(two) == 2}
 
 
 def _commit_comparisons(context: Context, rows: Sequence[Comparison]) -> None:
-    """Enter the rows, a unit for each caption of a set."""
+    """Commit the rows, one unit for each caption of a set."""
     by_caption: dict[tuple[str, str], list[Comparison]] = {}
     for row in rows:
         by_caption.setdefault((row.set, row.caption_key), []).append(row)

@@ -1,4 +1,4 @@
-"""Comparison of two models by their scores: paired rows, and their summary with intervals. Pure."""
+"""Comparison of two models by their scores: paired rows, and their summary with intervals. Without side effects."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,35 +32,36 @@ def compare_models(
     name: str = HELD_OUT,
     judges: Collection[str] | None = None,
 ) -> list[Comparison]:
-    """Return a row for each caption and judge, and one for each type of the questions that the judge answered.
+    """Return a row for each caption and judge, and one for each element type whose questions the judge answered.
 
-    A caption with an image that has no value gives no row of that judge: a comparison is always paired.
+    A judge has no row for a caption if one of its images has no value: comparisons are always paired.
 
     Args:
-        name: the evaluation set's.
-        judges: those that judge the set; None: all that gave scores.
+        name: the name of the evaluation set.
+        judges: the judges of the set; None: all that gave scores.
     """
-    words: dict[str, dict[str, Score]] = defaultdict(dict)
-    for word in scores:
-        of = words[word.scorer]  # Also without a value, so that the judges stay in their order.
-        if word.value is not None:
-            of[word.candidate_key] = word
+    scores_of: dict[str, dict[str, Score]] = defaultdict(dict)
+    for score in scores:
+        by_image = scores_of[score.scorer]  # Even without a value, so that the judges keep their order.
+        if score.value is not None:
+            by_image[score.candidate_key] = score
     rows: list[Comparison] = []
     for caption in captions:
         base, aligned = sides.get(caption.key, ("", ""))
-        for judge, of in words.items():
-            if base in of and aligned in of and (judges is None or judge in judges):
-                rows += _make_rows(name, caption, judge, of[base], of[aligned], questions.get(caption.key, ()))
+        for judge, by_image in scores_of.items():
+            if base in by_image and aligned in by_image and (judges is None or judge in judges):
+                both = by_image[base], by_image[aligned]
+                rows += _make_rows(name, caption, judge, *both, questions.get(caption.key, ()))
     return rows
 
 
 def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
-    """Return the summary for the stage's notes, as JSON can hold it.
+    """Return the summary for the stage's notes, in JSON types.
 
-    It holds the figures of `compute_figures` by judge, and for each judge by category and by element type. Those of
-    categories and of element types have their p-value corrected as `p_adjusted` (Holm), over all rows of their table
-    with enough prompts for a verdict; the judges' is corrected where their roles are known. `contrasts` compares each
-    two judges' gains.
+    It has the figures of `compute_figures` by judge, and for each judge by category and by element type. Figures of
+    categories and element types have the corrected p-value `p_adjusted` (Holm), over all rows of their table with
+    enough prompts for a verdict; the judges' p-values are corrected later, once their roles are known. `contrasts`
+    compares the gains of every two judges.
     """
     groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for row in comparisons:
@@ -83,7 +84,7 @@ def summarise_comparisons(comparisons: Sequence[Comparison], resamples: int, see
 
 
 def _correct_p_values(table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
-    """Enter each row's corrected p-value; None in rows with too few prompts, which aren't tested."""
+    """Add the corrected p-value to each row; None for rows with too few prompts, which aren't tested."""
     rows = {(judge, part): figures for judge, parts in table.items() for part, figures in parts.items()}
     tested = {key: f["p"] if f["prompts"] >= FEWEST_FOR_VERDICT else None for key, f in rows.items()}
     for key, p in adjust_holm(tested).items():
@@ -91,12 +92,12 @@ def _correct_p_values(table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None
 
 
 def _contrast_judges(judged: Mapping[str, Sequence[Comparison]], resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Return, for each two judges, by how much the gain of `judge` exceeds that of `other`, on the captions of both.
+    """Return, for every two judges, the excess of `judge`'s gain over `other`'s, on the captions that both have judged.
 
     Each gain is in units of the standard deviation of its judge's own paired differences, since scales differ.
     """
     gains = {judge: {row.caption_key: row.aligned - row.base for row in rows} for judge, rows in judged.items()}
-    found = []
+    contrasts = []
     for judge, other in combinations(gains, 2):
         shared = [key for key in gains[judge] if key in gains[other]]
         ours, theirs = (standardise_gains([gains[name][key] for key in shared]) for name in (judge, other))
@@ -106,8 +107,8 @@ def _contrast_judges(judged: Mapping[str, Sequence[Comparison]], resamples: int,
         interval, p = infer_mean(excess_N, resamples, derive_seed(seed, "bootstrap", "contrast", judge, other))
         low, high = interval or (None, None)
         figures = {"prompts": len(shared), "difference": float(excess_N.mean()), "low": low, "high": high, "p": p}
-        found.append({"judge": judge, "other": other, **figures})
-    return found
+        contrasts.append({"judge": judge, "other": other, **figures})
+    return contrasts
 
 
 def _make_rows(
@@ -126,13 +127,13 @@ def _make_rows(
 
 
 def _compute_shares(score: Score, questions: Sequence[Question]) -> dict[str, float]:
-    """Return, for each element type, the percentage of its questions that were answered as the caption states."""
-    given = {answer.question_key: answer.answer for answer in score.answers}
-    right: dict[str, list[bool]] = defaultdict(list)
+    """Return, for each element type, the percentage of its questions with the answer that the caption states."""
+    answers = {answer.question_key: answer.answer for answer in score.answers}
+    correct: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
-        if question.key in given:
-            right[question.element_type].append(given[question.key] == question.answer)
-    return {element_type: 100 * fmean(marks) for element_type, marks in right.items()}
+        if question.key in answers:
+            correct[question.element_type].append(answers[question.key] == question.answer)
+    return {element_type: 100 * fmean(flags) for element_type, flags in correct.items()}
 
 
 def compute_figures(rows: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from agfsync.stages.evaluation.comparing import Sides
 from agfsync.stages.evaluation.sets import ReadSet
 
 MEASURED = "measured"
-"""The note of the sets' measures."""
+"""The note with the sets' measures."""
 
 
 def measure_set(of: ReadSet, name: str, sides: Sides, scores: Iterable[Score]) -> dict[str, Any]:
-    """Return the figures of the measure `name` for each judge of a set: [base, aligned] by the figure's name.
+    """Return the figures of the measure `name` for each judge of a set, as figure -> [base, aligned].
 
-    Only captions count that the judge has scored for both models; `captions` is their number. A judge without answers
-    has no figures of a measure that counts them.
+    They cover the captions that the judge has scored for both models; `captions` is their number. A measure of answers
+    has no figures for a judge without any.
     """
     measure: Measure = catalog.find("measures", name)
     by_judge: dict[str, dict[str, Score]] = {judge: {} for judge in of.by}

@@ -1,4 +1,4 @@
-"""Pairwise judging of an evaluation set: base against aligned image of each caption, both orders, every vote kept."""
+"""Pairwise judging of an evaluation set: each caption's base image against its aligned one, in both orders."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ _MODELS = ("base", "aligned")
 
 
 @dataclass(frozen=True, slots=True)
-class Game:
-    """A match to be judged, whose vote is called `key`: the images of `first` and the other model, in that order."""
+class VoteTask:
+    """A match to judge: the images of `first` and of the other model, in this order. `key` is the vote's key."""
 
     key: str
     set: str
@@ -42,9 +42,9 @@ class Game:
 
 @dataclass(frozen=True, slots=True)
 class PairwiseJob:
-    """A job that lets a judge compare images, `batch` matches at a time; `account` is that of a judge behind a server.
+    """A job in which a judge compares images, `batch` matches at a time.
 
-    That one, and its judge, stay in the leading process.
+    A judge behind a server has an `account`; both stay in the leading process.
     """
 
     settings: PairwiseSettings
@@ -54,72 +54,73 @@ class PairwiseJob:
 
     @property
     def source(self) -> str:
-        return digest_judge_of_pairs(self.settings)
+        return digest_pairwise_judge(self.settings)
 
     @property
     def device(self) -> str:
         return self.settings.device if self.settings.asked_server is None else SERVER
 
-    def reads(self, games: Sequence[Game]) -> tuple[str, Sequence[str]]:
-        return self.images_table, list(dict.fromkeys(each.unit for game in games for each in game.images))
+    def reads(self, tasks: Sequence[VoteTask]) -> tuple[str, Sequence[str]]:
+        return self.images_table, list(dict.fromkeys(each.unit for task in tasks for each in task.images))
 
-    def open(self, context: JobContext) -> BatchFunction[Game]:
+    def open(self, context: JobContext) -> BatchFunction[VoteTask]:
         context.say(f"{_STAGE}: loading {self.settings.path or self.settings.type}")
         arguments = self.settings.model_dump(exclude={"server": ACCOUNT, "asks": True})
         judge: PairwiseJudge = catalog.build(
             "pairwise", arguments | ({} if self.account is None else {"meter": self.account.meter})
         )
 
-        def work(games: Sequence[Game]) -> Iterator[Outcome]:
-            """Yield the votes; if a cap is reached, those before it first, since they were paid for."""
+        def work(tasks: Sequence[VoteTask]) -> Iterator[Outcome]:
+            """Yield the votes; if a cap is reached, yield the votes before it, which were paid for, then raise."""
             votes: dict[str, Outcome] = {}
             reached: CapReached | None = None
             try:
-                context.fit.over(games, partial(self._compare_batch, context.run, judge, votes))
+                context.fit.over(tasks, partial(self._compare_batch, context.run, judge, votes))
             except CapReached as failure:
                 reached = failure
             if self.account is not None:
                 self.account.note()
-            for game in games:
-                if reached is not None and game.key not in votes:
+            for task in tasks:
+                if reached is not None and task.key not in votes:
                     raise reached
-                yield votes[game.key]
+                yield votes[task.key]
 
         return work
 
     def _compare_batch(
-        self, run: Run, judge: PairwiseJudge, votes: dict[str, Outcome], games: Sequence[Game]
-    ) -> Sequence[Game]:
-        """Enter the vote on each game into `votes` by its key; a game with a broken image isn't shown."""
-        files = {each.key: each for game in games for each in game.images}
+        self, run: Run, judge: PairwiseJudge, votes: dict[str, Outcome], tasks: Sequence[VoteTask]
+    ) -> Sequence[VoteTask]:
+        """Add the vote on each task to `votes` by its key; the judge isn't shown matches with a broken image."""
+        files = {each.key: each for task in tasks for each in task.images}
         images = open_images(run, Tables(_STAGE, self.images_table, VOTES), list(files.values()))
-        shown: list[tuple[Game, Match]] = []
-        for game in games:
-            first, second = (images[each.key] for each in game.images)
+        shown: list[tuple[VoteTask, Match]] = []
+        for task in tasks:
+            first, second = (images[each.key] for each in task.images)
             if isinstance(first, Unscored) or isinstance(second, Unscored):
                 fault = first if isinstance(first, Unscored) else second
-                votes[game.key] = [make_vote(game, Unscored(str(getattr(fault, "reason", ""))))]
+                votes[task.key] = [make_vote(task, Unscored(str(getattr(fault, "reason", ""))))]
             else:
-                shown.append((game, Match(game.images[0].prompt, game.ask, first, second)))
+                shown.append((task, Match(task.images[0].prompt, task.ask, first, second)))
         reached: CapReached | None = None
         try:
             results = list(judge.compare([match for _, match in shown])) if shown else []
         except CapReached as failure:
             reached, results = failure, list(failure.results)
-        votes |= {game.key: [make_vote(game, said)] for (game, _), said in zip(shown, results, strict=False)}
+        votes |= {task.key: [make_vote(task, result)] for (task, _), result in zip(shown, results, strict=False)}
         if reached is not None:
             raise reached
-        return games
+        return tasks
 
 
-def make_vote(game: Game, said: Ballot | Unscored) -> Vote:
-    """Return the vote on a game; without a choice it has the reason why."""
-    other = _MODELS[1 - _MODELS.index(game.first)]
-    if isinstance(said, Ballot):
-        choice = {"1": game.first, "2": other, "tie": "tie"}[said.choice]
-        return Vote(game.key, game.set, game.caption_key, game.ask, game.first, choice, said.explanation, said.reply)
-    reply = said.reply if isinstance(said, UnreadReply) else ""
-    return Vote(game.key, game.set, game.caption_key, game.ask, game.first, None, "", reply, said.reason)
+def make_vote(task: VoteTask, result: Ballot | Unscored) -> Vote:
+    """Return the vote on a task; one without a choice has the reason."""
+    identity = (task.key, task.set, task.caption_key, task.ask, task.first)
+    other = _MODELS[1 - _MODELS.index(task.first)]
+    if isinstance(result, Ballot):
+        choice = {"1": task.first, "2": other, "tie": "tie"}[result.choice]
+        return Vote(*identity, choice, result.explanation, result.reply)
+    reply = result.reply if isinstance(result, UnreadReply) else ""
+    return Vote(*identity, None, "", reply, result.reason)
 
 
 def judge_pairwise(
@@ -129,54 +130,54 @@ def judge_pairwise(
     sides: Sides,
     captions: Mapping[str, Sequence[Caption]],
 ) -> dict[str, Any]:
-    """Judge every set of the recipe that is compared pairwise; return the figures of each by its name and ask.
+    """Judge every pairwise set of the recipe; return the figures by the set's name and ask.
 
     Args:
-        table: the images'.
-        images: by their keys.
-        captions: of each set that has its own, by its name.
+        table: the table of the images.
+        images: the images by their keys.
+        captions: the captions of each set that has its own, by its name.
 
     Raises:
-        ModelError: a judge can't be loaded. BudgetError: one left more votes open than `failure_budget` allows, or may
-            cost no more.
+        ModelError: a judge can't be loaded. BudgetError: one left more votes open than `failure_budget` allows, or
+            has reached its cap.
     """
     recipe = context.recipe
-    chosen = {name: each for name, each in recipe.evaluation.sets.items() if each.pairwise is not None}
-    games = {
-        name: list(_list_games(name, each.pairwise, captions[each.of], images, sides))
-        for name, each in chosen.items()
+    pairwise_sets = {name: each for name, each in recipe.evaluation.sets.items() if each.pairwise is not None}
+    tasks = {
+        name: list(_list_tasks(name, each.pairwise, captions[each.of], images, sides))
+        for name, each in pairwise_sets.items()
         if each.pairwise is not None and each.of is not None
     }
-    for name, of_set in games.items():
-        settings = chosen[name].pairwise
+    for name, of_set in tasks.items():
+        settings = pairwise_sets[name].pairwise
         assert settings is not None
-        _vote(context, table, name, settings, of_set)
-    context.run.select(VOTES, [game.key for of_set in games.values() for game in of_set])
-    votes = list(context.run.read(VOTES, Vote)) if games else []
+        _collect_votes(context, table, name, settings, of_set)
+    context.run.select(VOTES, [task.key for of_set in tasks.values() for task in of_set])
+    votes = list(context.run.read(VOTES, Vote)) if tasks else []
     _skip_open_votes(context, votes)
-    found = {}
-    for name in games:
-        found[name] = summarise_votes(
+    figures_of = {}
+    for name in tasks:
+        figures_of[name] = summarise_votes(
             [vote for vote in votes if vote.set == name], recipe.evaluation.resamples, recipe.seed
         )
-        for ask, figures in found[name].items():
+        for ask, figures in figures_of[name].items():
             context.progress.say(f"{_STAGE}: {name}: {_describe_figures(ask, figures)}")
-    return found
+    return figures_of
 
 
-def digest_judge_of_pairs(settings: PairwiseSettings) -> str:
+def digest_pairwise_judge(settings: PairwiseSettings) -> str:
     """Return the digest of a pairwise judge and of all settings that affect a single vote."""
     return digest_scorer("pairwise", settings.model_copy(update={"asks": ()}))
 
 
-def _list_games(
+def _list_tasks(
     name: str,
     settings: PairwiseSettings,
     captions: Sequence[Caption],
     images: Mapping[str, ImageToJudge],
     sides: Sides,
-) -> Iterator[Game]:
-    source = digest(VERSIONS[_STAGE], digest_judge_of_pairs(settings))
+) -> Iterator[VoteTask]:
+    source = digest(VERSIONS[_STAGE], digest_pairwise_judge(settings))
     for caption in captions:
         if caption.key not in sides:
             continue
@@ -184,23 +185,25 @@ def _list_games(
         for ask in settings.asks:
             for first, second in (_MODELS, _MODELS[::-1]):
                 key = digest("vote", source, name, caption.key, ask, of[first].key, of[second].key)
-                yield Game(key, name, caption.key, ask, first, (of[first], of[second]))
+                yield VoteTask(key, name, caption.key, ask, first, (of[first], of[second]))
 
 
-def _vote(context: Context, table: str, name: str, settings: PairwiseSettings, games: Sequence[Game]) -> None:
-    """Let the judge vote on those of `games` that it hasn't voted on; its cost is entered in any case."""
+def _collect_votes(
+    context: Context, table: str, name: str, settings: PairwiseSettings, tasks: Sequence[VoteTask]
+) -> None:
+    """Let the judge do the `tasks` that have no vote yet; its spending is recorded in any case."""
     server, run = settings.asked_server, context.run
     section = f"evaluation.sets.{name}"
     account = None
     if server is not None:
         account = open_account(run.path, section, server, f"{section}.pairwise.server", context.progress.say)
-    # Of a server no more than what is asked at a time: what is under way is all that a failure can lose.
+    # With a server, no more than its concurrent requests: a failure loses only those.
     batch = context.recipe.evaluation.batch if server is None else server.concurrency
     try:
         run_job(
             run,
             VOTES,
-            [Unit(game.key, game) for game in games],
+            [Unit(task.key, task) for task in tasks],
             PairwiseJob(settings, table, batch, account),
             engine=context.recipe.engine,
             at_once=batch,
@@ -217,7 +220,7 @@ def _vote(context: Context, table: str, name: str, settings: PairwiseSettings, g
 
 
 def _skip_open_votes(context: Context, votes: Sequence[Vote]) -> None:
-    """Enter the votes without a choice as skipped, an entry for each set and reason, and report them.
+    """Record the votes without a choice as skipped, one entry for each set and reason, and report them.
 
     Raises:
         BudgetError: there are more than `failure_budget` allows.
@@ -229,11 +232,11 @@ def _skip_open_votes(context: Context, votes: Sequence[Vote]) -> None:
             key, count = digest("open vote", vote.set, vote.reason), 1 if before is None else before.count + 1
             where = f"caption {vote.caption_key}, {vote.ask}"
             skipped[vote.set, vote.reason] = Skipped(VOTES, key, f"no vote: {vote.reason}", where, count)
-    every = list(skipped.values())
-    for each in every:
-        context.run.skip(each.stage, each.key, each.reason, each.where, each.count)
-    check_budget(_STAGE, every, len(votes), context.recipe.failure_budget, "votes")
-    report_skipped(context.progress, _STAGE, every, len(votes), "votes")
+    entries = list(skipped.values())
+    for entry in entries:
+        context.run.skip(entry.stage, entry.key, entry.reason, entry.where, entry.count)
+    check_budget(_STAGE, entries, len(votes), context.recipe.failure_budget, "votes")
+    report_skipped(context.progress, _STAGE, entries, len(votes), "votes")
 
 
 def _describe_figures(ask: str, figures: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The captions that an evaluation compares on, by set: the run's held-out captions, or the prompts of a file."""
+"""The captions of the evaluation sets: the run's held-out captions, or the prompts of a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from agfsync.stages.places import spread_evenly
 from agfsync.stages.written import make_question
 
 _CAPTIONS = "evaluation_captions"
-"""The table of the captions that the run's own table doesn't have."""
+"""The table of the captions that aren't in the run's own table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ReadSet:
     questions: Mapping[str, tuple[Question, ...]]
     by: tuple[str, ...]
     asking: frozenset[str] = frozenset()
-    """the scorers that ask questions, and so judge no caption without any"""
+    """the scorers that need questions, and so can't judge captions without any"""
 
     def list_judges(self, caption: Caption) -> list[str]:
         """Return the scorers that judge the images of `caption`."""
@@ -34,10 +34,10 @@ class ReadSet:
 
 
 def read_sets(context: Context) -> list[ReadSet]:
-    """Return the recipe's evaluation sets in its order, and keep the captions of files in the run folder.
+    """Return the recipe's evaluation sets in order, and keep the captions of files in the run folder.
 
     Raises:
-        FormatError: a source isn't there, or isn't what its format says.
+        FormatError: a source is missing or malformed.
     """
     recipe = context.recipe
     sets = [
@@ -54,13 +54,13 @@ def read_sets(context: Context) -> list[ReadSet]:
 
 
 def _read_held_out(context: Context) -> ReadSet:
-    asked = list(read_captions_to_draw(context, "held-out"))
+    items = list(read_captions_to_draw(context, "held-out"))
     by = tuple(context.recipe.set_scorers(HELD_OUT))
-    return ReadSet(HELD_OUT, [each.caption for each in asked], {each.key: each.questions for each in asked}, by)
+    return ReadSet(HELD_OUT, [item.caption for item in items], {item.key: item.questions for item in items}, by)
 
 
 def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSet:
-    """Read a file's prompts, without those that the run trains on, if it trains."""
+    """Read a file's prompts, without those that the run trains on."""
     trains = context.recipe.training.method.needs != "nothing"
     written = context.run.read("captions", Caption) if trains else ()
     trained = {normalise_text(caption.text) for caption in written if caption.split == "train"}
@@ -80,8 +80,8 @@ def _read_source(context: Context, name: str, settings: EvaluationSet) -> ReadSe
     }
     judges = context.recipe.set_scorers(name)
     asking = frozenset(each for each, scorer in judges.items() if asks_questions(scorer))
-    bare = sum(not asked for asked in questions.values())
-    if bare and asking:
-        told = f"{bare} of {len(captions)} prompts have no questions, so {', '.join(sorted(asking))} can't judge them"
-        context.progress.say(f"evaluation: {name}: {told}")
+    without = sum(not of_caption for of_caption in questions.values())
+    if without and asking:
+        fault = f"{without} of {len(captions)} prompts have no questions"
+        context.progress.say(f"evaluation: {name}: {fault}, so {', '.join(sorted(asking))} can't judge them")
     return ReadSet(name, captions, questions, tuple(judges), asking)

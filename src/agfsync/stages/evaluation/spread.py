@@ -1,4 +1,4 @@
-"""The measures that no judge of single images gives: diversity of a caption's images, and distance from real ones.
+"""Measures of image sets, which judges of single images can't give: diversity, and distance from real images.
 
 Shapes: N images, M of a reference, K images a caption, E the embedding's width. Embeddings have length 1.
 """
@@ -25,9 +25,9 @@ from agfsync.statistics import infer_mean
 from agfsync.store.streams import iterate_batches
 
 _BANDWIDTH, _SCALE = 10.0, 1000.0
-"""Of CMMD, as published: the kernel's sigma, and the factor that makes it readable."""
+"""CMMD's published constants: the kernel's sigma, and a factor for readable values."""
 _ROWS = 1024
-"""Rows of the kernel's matrix in memory at a time."""
+"""rows of the kernel matrix in memory at a time"""
 
 Embeddings = NDArray[np.float64]
 EmbeddedCaptions = Mapping[str, Mapping[str, Embeddings]]
@@ -35,12 +35,12 @@ EmbeddedCaptions = Mapping[str, Mapping[str, Embeddings]]
 
 
 def measure_spread(context: Context, captions: Sequence[Caption], tables: Sequence[str]) -> dict[str, Any]:
-    """Return the notes `diversity` and `cmmd` of the images in `tables`, those that the recipe asks for.
+    """Return the notes `diversity` and `cmmd` of the images in `tables`, as far as the recipe asks for them.
 
-    Only captions count all of whose images are there.
+    They cover the captions with all of their images.
 
     Raises:
-        ModelError: the embedding's model can't be loaded. FormatError: the reference has no two images.
+        ModelError: the embedding's model can't be loaded. FormatError: the reference has fewer than two images.
     """
     settings, name = context.recipe.evaluation, context.recipe.embedding
     if name is None:
@@ -71,7 +71,7 @@ def measure_spread(context: Context, captions: Sequence[Caption], tables: Sequen
 
 
 def compute_diversity(embeddings_KE: Embeddings) -> float:
-    """Return 100 x the mean of 1 - cosine over every two of K > 1 embeddings: 0 if all are the same.
+    """Return 100 x the mean of 1 - cosine over every two of K > 1 embeddings: 0 if all are equal.
 
     >>> compute_diversity(np.array([[1.0, 0.0], [0.0, 1.0]]))
     100.0
@@ -82,12 +82,12 @@ def compute_diversity(embeddings_KE: Embeddings) -> float:
 
 
 def average_kernel(of_NE: Embeddings, over_ME: Embeddings) -> NDArray[np.float64]:
-    """Return each row's mean of the Gaussian kernel exp(-|x - y|^2 / (2 sigma^2)) over the others, sigma 10, (N,)."""
+    """Return each row's mean kernel exp(-|x - y|^2 / (2 sigma^2)) over the rows of `over_ME`, with sigma 10: (N,)."""
     norms_M = np.square(over_ME).sum(1)
     means = []
     for start in range(0, len(of_NE), _ROWS):
-        some_NE = of_NE[start : start + _ROWS]
-        squares_NM = np.square(some_NE).sum(1)[:, None] + norms_M - 2 * some_NE @ over_ME.T
+        block_NE = of_NE[start : start + _ROWS]
+        squares_NM = np.square(block_NE).sum(1)[:, None] + norms_M - 2 * block_NE @ over_ME.T
         means.append(np.exp(-squares_NM / (2 * _BANDWIDTH**2)).mean(1))
     return np.concatenate(means)
 
@@ -95,7 +95,7 @@ def average_kernel(of_NE: Embeddings, over_ME: Embeddings) -> NDArray[np.float64
 def compute_cmmd(of_NE: Embeddings, reference_ME: Embeddings) -> float:
     """Return CMMD (arXiv:2401.09603): 1000 x the squared maximum mean discrepancy of two sets of embeddings.
 
-    It is the biased estimate, which counts each image's kernel with itself, as the authors' code does.
+    It is the biased estimate, which includes each image's kernel with itself, like the authors' code.
     """
     own, cross = average_kernel(of_NE, of_NE).mean(), average_kernel(of_NE, reference_ME).mean()
     return _SCALE * float(own + average_kernel(reference_ME, reference_ME).mean() - 2 * cross)
@@ -104,14 +104,14 @@ def compute_cmmd(of_NE: Embeddings, reference_ME: Embeddings) -> float:
 def compare_cmmd(
     base: Sequence[Embeddings], aligned: Sequence[Embeddings], reference_ME: Embeddings, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return CMMD of `base` and `aligned`, the latter's less the former's, and the ends of its 95 % interval.
+    """Return the CMMD of `base` and of `aligned`, and their difference (aligned - base) with its 95 % interval.
 
-    The interval is over captions, by the influence function of the difference: 2000 x (an image's mean kernel with the
-    model's images less that with the reference), the caption's mean.
+    The interval is over captions. It follows from the influence function of CMMD, the mean over a caption's images of
+    2000 x (mean kernel with the model's images - mean kernel with the reference).
 
     Args:
         base: the embeddings of each caption's images, (K, E).
-        aligned: as base, of the same captions in the same order.
+        aligned: like base, of the same captions in the same order.
     """
     values, influence = [], []
     for of_captions in (base, aligned):
@@ -146,21 +146,21 @@ def _embed_captions(
 ) -> EmbeddedCaptions:
     wanted, count = {caption.key for caption in captions}, context.recipe.evaluation.per_caption
     drawn = (c for table in tables for c in context.run.read(table, Candidate) if c.caption_key in wanted)
-    found: dict[str, dict[str, list[Embeddings]]] = {}
-    for some in iterate_batches(drawn, context.recipe.evaluation.batch):
-        embedded = np.concatenate(list(_embed(embedder, (decode_image(c.image) for c in some), len(some))))
-        for each, embedding_E in zip(some, embedded, strict=True):
-            found.setdefault(each.caption_key, {}).setdefault(each.generator, []).append(embedding_E)
+    embeddings: dict[str, dict[str, list[Embeddings]]] = {}
+    for batch in iterate_batches(drawn, context.recipe.evaluation.batch):
+        embedded = np.concatenate(list(_embed(embedder, (decode_image(c.image) for c in batch), len(batch))))
+        for each, embedding_E in zip(batch, embedded, strict=True):
+            embeddings.setdefault(each.caption_key, {}).setdefault(each.generator, []).append(embedding_E)
     return {
         caption.key: {model: np.stack(rows) for model, rows in of.items()}
         for caption in captions
-        if (of := found.get(caption.key)) and [len(of.get(model, ())) for model in ("base", "aligned")] == [count] * 2
+        if (of := embeddings.get(caption.key)) and all(len(of.get(model, ())) == count for model in ("base", "aligned"))
     }
 
 
-def _embed(embedder: ImageEmbedder, images: Iterable[Any], batch: int) -> Iterator[Embeddings]:
-    for some in iterate_batches(images, batch):
-        yield embedder.embed_images(some).double().numpy()
+def _embed(embedder: ImageEmbedder, images: Iterable[Any], size: int) -> Iterator[Embeddings]:
+    for batch in iterate_batches(images, size):
+        yield embedder.embed_images(batch).double().numpy()
 
 
 def _read_reference(files: Sequence[Path]) -> Iterator[Any]:

@@ -1,7 +1,7 @@
-"""Figures of pairwise judging from its votes. Pure.
+"""Figures of pairwise judging from its votes. Without side effects.
 
-Each two images are judged in both orders. A model wins a prompt if it is chosen in both; anything else is a tie, as in
-MT-bench (arXiv:2306.05685). A prompt with a vote that couldn't be had in either order counts nowhere.
+Every two images are judged in both orders. A model wins a prompt if it is chosen in both; anything else is a tie, as in
+MT-bench (arXiv:2306.05685). A prompt that lacks a vote in either order isn't counted.
 """
 
 from collections import Counter, defaultdict
@@ -28,13 +28,13 @@ def decide_winner(choices: Sequence[str | None]) -> Winner | None:
 
 
 def summarise_votes(votes: Iterable[Vote], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Return the figures of each ask, as `_compute_ask` makes them."""
-    asked: dict[str, dict[str, list[Vote]]] = defaultdict(lambda: defaultdict(list))
+    """Return the figures of each ask; `_compute_ask` describes them."""
+    votes_of: dict[str, dict[str, list[Vote]]] = defaultdict(lambda: defaultdict(list))
     for vote in votes:
-        asked[vote.ask][vote.caption_key].append(vote)
+        votes_of[vote.ask][vote.caption_key].append(vote)
     return {
-        ask: _compute_ask(list(of.values()), resamples, derive_seed(seed, "bootstrap", "votes", ask))
-        for ask, of in asked.items()
+        ask: _compute_ask(list(by_caption.values()), resamples, derive_seed(seed, "bootstrap", "votes", ask))
+        for ask, by_caption in votes_of.items()
     }
 
 
@@ -42,9 +42,9 @@ def _compute_ask(prompts: Sequence[Sequence[Vote]], resamples: int, seed: int) -
     """Return the figures of one ask over `prompts`, each with its votes in both orders.
 
     These are the numbers of `prompts`, `wins`, `ties` and `losses` of the aligned model and of prompts `unread`; in
-    0..1 the win rate w / (w + t + l), and the adjusted one (w + t / 2) / (w + t + l) with the ends of its 95 % interval
-    (Wilson's); the share of prompts with the same answer in both orders, `agreed`; and the share of `first`: of the
-    choices of an image, those of the one shown first, mean over prompts with the ends of its 95 % interval.
+    0..1 the win rate w / (w + t + l), and the adjusted one (w + t / 2) / (w + t + l) with its 95 % interval (Wilson's);
+    `agreed`, the share of prompts with the same answer in both orders; and `first`, the share of choices of the first
+    image among all choices of an image, averaged over prompts, with its 95 % interval.
     """
     decided = [(votes, winner) for votes in prompts if (winner := decide_winner([v.choice for v in votes]))]
     won = Counter(winner for _, winner in decided)
@@ -69,9 +69,9 @@ def _compute_ask(prompts: Sequence[Sequence[Vote]], resamples: int, seed: int) -
 
 
 def measure_position(prompts: Sequence[Sequence[Vote]], resamples: int, seed: int) -> dict[str, float | None]:
-    """Return the mean share of choices of the first image, of prompts in which an image was chosen, and its interval.
+    """Return the mean share of choices of the first image over prompts with a choice, and its 95 % interval.
 
-    A judge without a position bias has one half, and so has one that prefers the same image in both orders.
+    It is one half for a judge without position bias, such as one that prefers the same image in both orders.
     """
     chosen = ([vote.choice == vote.first for vote in votes if vote.choice != "tie"] for votes in prompts)
     shares = [fmean(firsts) for firsts in chosen if firsts]

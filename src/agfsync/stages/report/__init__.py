@@ -17,7 +17,7 @@ from agfsync.stages.report.evidence import (
 )
 from agfsync.stages.report.galleries import Card, ScoreRow, find_extremes, make_card, make_data_uris, spread_pairs
 from agfsync.stages.report.page import Galleries, render_page
-from agfsync.stages.report.truth import judge_judges
+from agfsync.stages.report.truth import compare_with_truth
 from agfsync.stages.report.verdict import find_role
 from agfsync.store import Run
 
@@ -25,9 +25,9 @@ _FILE = "report.html"
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Write `report.html` of the run as far as it got; return its name and size."""
+    """Write `report.html` on the stages that have finished; return its name and size."""
     evidence = gather_evidence(context.run, context.recipe)
-    evidence = replace(evidence, truth=judge_judges(context.run, evidence))
+    evidence = replace(evidence, truth=compare_with_truth(context.run, evidence))
     lead = _choose_lead(evidence)
     page = render_page(evidence, _make_galleries(context.run, evidence, lead), lead).encode()
     write_atomic(context.run.path / _FILE, page)
@@ -36,8 +36,8 @@ def run(context: Context) -> Mapping[str, Any]:
 
 def _choose_lead(evidence: Evidence) -> str | None:
     """Return the judge that ranks the galleries: the first independent one that has judged anything, else the first."""
-    seen = {c.judge for c in evidence.comparisons}
-    return next((judge for judge in _order_judges(evidence) if judge in seen), None)
+    judges = {c.judge for c in evidence.comparisons}
+    return next((judge for judge in _order_judges(evidence) if judge in judges), None)
 
 
 def _order_judges(evidence: Evidence) -> list[str]:
@@ -66,19 +66,20 @@ def _make_galleries(run: Run, evidence: Evidence, lead: str | None) -> Galleries
 
 
 def _make_comparison_cards(run: Run, evidence: Evidence, captions: Sequence[str], lead: str | None) -> list[Card]:
-    """Return cards of held-out captions: the base's image and the aligned model's."""
+    """Return cards of held-out captions, each with the base's and the aligned model's image."""
     sides = {caption: evidence.drawn[caption] for caption in captions}
-    found = read_judgements(
+    judgements = read_judgements(
         run, "evaluation_scores", [key for side in sides.values() for key in (side.base, side.aligned)]
     )
-    asked = read_questions(run, captions)
-    return [make_card(evidence, caption, sides[caption], found, asked, _order_judges(evidence)) for caption in captions]
+    questions = read_questions(run, captions)
+    order = _order_judges(evidence)
+    return [make_card(evidence, caption, sides[caption], judgements, questions, order) for caption in captions]
 
 
 def _make_pair_cards(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> list[Card]:
-    """Return cards of training pairs: the loser and the winner."""
-    found = read_judgements(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
-    asked = read_questions(run, [pair.caption_key for pair in pairs])
+    """Return cards of training pairs, each with the loser and the winner."""
+    judgements = read_judgements(run, "scores", [key for pair in pairs for key in (pair.loser_key, pair.winner_key)])
+    questions = read_questions(run, [pair.caption_key for pair in pairs])
     scorers = evidence.recipe.candidate_scores
     total = "" if evidence.recipe.pairs.source else evidence.recipe.pairs.choose.total
     return [
@@ -86,8 +87,8 @@ def _make_pair_cards(run: Run, evidence: Evidence, pairs: Sequence[Pair]) -> lis
             evidence,
             pair.caption_key,
             ImageKeys(pair.loser_key, pair.winner_key),
-            found,
-            asked,
+            judgements,
+            questions,
             scorers,
             total=ScoreRow(total, pair.loser_score, pair.winner_score) if total else None,
         )

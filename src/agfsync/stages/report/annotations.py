@@ -1,4 +1,4 @@
-"""The annotators of a run: how far their replies agree with each other, for the report."""
+"""The agreement of the annotators' replies with each other, for the report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,46 +25,45 @@ class AnnotatorLine:
 
 
 def list_annotators(evidence: Evidence) -> list[AnnotatorLine]:
-    """Return a line for each aspect of each annotator; none where there is no annotator."""
+    """Return a line for each aspect of each annotator."""
     lines = []
     for name, checks in _read_checks(evidence).items():
-        for aspect, of in checks["aspects"].items():
+        for aspect, figures in checks["aspects"].items():
             line = AnnotatorLine(
                 aspect=f"{name}.{aspect}",
-                replies=f"{of['replies']:,}",
-                refused=f"{of['refused']:,}",
-                unread=f"{of['unread']:,}",
-                rank_faults=_format_share(of["rank_faults"], of["replies"]),
-                contradicted=_format_share(of["contradicted"], of["couples"]),
-                first_at=" / ".join(map(str, of["first_at"])),
-                position_p=format_p(of["position_p"]),
-                unequal=_format_share(of["unequal_duplicates"], of["duplicates"]),
+                replies=f"{figures['replies']:,}",
+                refused=f"{figures['refused']:,}",
+                unread=f"{figures['unread']:,}",
+                rank_faults=_format_share(figures["rank_faults"], figures["replies"]),
+                contradicted=_format_share(figures["contradicted"], figures["couples"]),
+                first_at=" / ".join(map(str, figures["first_at"])),
+                position_p=format_p(figures["position_p"]),
+                unequal=_format_share(figures["unequal_duplicates"], figures["duplicates"]),
             )
             lines.append(line)
     return lines
 
 
 def describe_overall(evidence: Evidence) -> list[str]:
-    """Return a sentence for each annotator that was asked for an overall score."""
+    """Return a sentence for each annotator that gave overall scores."""
     return [
-        f"{name}: the overall score of {of['apart']:,} of {of['images']:,} images lies more than one level from the "
-        f"mean of their aspects; on average it is {of['difference']:+.2f} levels off."
+        f"{name}: the overall score of {overall['apart']:,} of {overall['images']:,} images lies more than one level "
+        f"from the mean of their aspects; on average it is {overall['difference']:+.2f} levels off."
         for name, checks in _read_checks(evidence).items()
-        if (of := checks.get("overall"))
+        if (overall := checks.get("overall"))
     ]
 
 
 def _read_checks(evidence: Evidence) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = (
-        evidence.finished["scores"].notes.get(ANNOTATORS, {}) if "scores" in evidence.finished else {}
-    )
-    return found
+    notes = evidence.finished["scores"].notes if "scores" in evidence.finished else {}
+    checks: Mapping[str, Any] = notes.get(ANNOTATORS, {})
+    return checks
 
 
-def _format_share(count: int, of: int) -> str:
+def _format_share(count: int, total: int) -> str:
     """Return a count with its share: "12 of 72 (17 %)".
 
     >>> _format_share(12, 72), _format_share(0, 0)
     ('12 of 72 (17 %)', '')
     """
-    return f"{count:,} of {of:,} ({100 * count / of:.0f} %)" if of else ""
+    return f"{count:,} of {total:,} ({100 * count / total:.0f} %)" if total else ""

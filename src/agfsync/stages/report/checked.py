@@ -1,4 +1,4 @@
-"""The results of `agfsync judge --out`, and the warning where training weighs a judge heavily that they doubt."""
+"""The results of `agfsync judge --out`, and warnings on heavily weighted judges that they show to be unreliable."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,43 +10,44 @@ from agfsync.formats import Selector
 from agfsync.stages.report.verdict import Alarm
 
 HEAVY = 1 / 3
-"""The share of the weights above which a judge weighs heavily."""
+"""the share of the total weight above which a judge is heavily weighted"""
 
 
 def read_check(path: Path) -> dict[str, Any]:
-    """Return what `agfsync judge PAIRS --out` wrote at `path`.
+    """Return the result that `agfsync judge PAIRS --out` wrote to `path`.
 
     Raises:
-        FormatError: it isn't there, or holds something else.
+        FormatError: the file is missing, or isn't such a result.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as failure:
         raise FormatError(f"report.checks: {path} can't be read: {failure.strerror}") from failure
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not {"path", "judges", "accuracy"} <= found.keys():
-        says = f"{path} isn't what `agfsync judge PAIRS --out FILE.json` writes: write it again"
-        raise FormatError(f"report.checks: {says}")
-    return found
+        result = None
+    if not isinstance(result, dict) or not {"path", "judges", "accuracy"} <= result.keys():
+        fault = f"{path} isn't what `agfsync judge PAIRS --out FILE.json` writes: run that again"
+        raise FormatError(f"report.checks: {fault}")
+    return result
 
 
 def find_doubtful_judges(selectors: Sequence[Selector] | None, checks: Sequence[dict[str, Any]]) -> list[Alarm]:
-    """Return an alarm for each judge that weighs heavily and is near a coin toss on a pair set that it was checked on.
+    """Return an alarm for each heavily weighted judge that is near a coin toss on a pair set that it was checked on.
 
-    A judge is known by its type and models, whatever its name. It is near a coin toss if one half is in the interval of
-    its accuracy, or above it.
+    Judges are matched by type and models, not by name. A judge is near a coin toss if the interval of its accuracy
+    contains one half, or lies below it.
     """
-    total = sum(abs(each.weight) for each in selectors or ())
-    found = []
-    for each in selectors or ():
-        share = abs(each.weight) / total if total else 0.0
-        doubts = list(_list_doubts(each, checks)) if share > HEAVY else []
+    total = sum(abs(selector.weight) for selector in selectors or ())
+    alarms = []
+    for selector in selectors or ():
+        share = abs(selector.weight) / total if total else 0.0
+        doubts = list(_list_doubts(selector, checks)) if share > HEAVY else []
         if doubts:
-            title = f"{each.name} has {100 * share:.0f} % of the weight, and is near a coin toss where it was checked"
+            weight = f"{100 * share:.0f} % of the weight"
+            title = f"{selector.name} has {weight}, and is near a coin toss where it was checked"
             text = f"It prefers the preferred image in {', and in '.join(doubts)}."
-            found.append(Alarm(title, f"{text} Lower its weight, or take a better judge."))
-    return found
+            alarms.append(Alarm(title, f"{text} Lower its weight, or take a better judge."))
+    return alarms
 
 
 def _list_doubts(selector: Selector, checks: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -26,7 +26,7 @@ ValuesByCandidate = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class ScoreValues:
-    """All values of each scorer, as bare numbers, for there may be a million; and those of the pairs' candidates."""
+    """All values of each scorer, as arrays since there may be millions; and the values of the pairs' candidates."""
 
     every: Mapping[str, Sequence[float]]
     paired: ValuesByCandidate
@@ -42,7 +42,7 @@ class CandidateJudgement:
 
 @dataclass(frozen=True, slots=True)
 class ImageKeys:
-    """The candidate keys of one held-out caption: the base's image and the aligned model's, of the same seed."""
+    """The keys of a held-out caption's two images: the base's and the aligned model's, of the same seed."""
 
     base: str
     aligned: str
@@ -50,32 +50,32 @@ class ImageKeys:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A run as far as it got."""
+    """The data of a run's finished stages."""
 
     recipe: Recipe
     recipe_yaml: str
     finished: Mapping[str, Finished]
     left_out: Mapping[str, Counter[str]]
-    """stage -> reason -> how many: skipped, unscored and dropped"""
+    """stage -> reason -> count of skipped, unscored and dropped items"""
     captions: Mapping[str, Caption]
     scores: ScoreValues
     pairs: Sequence[Pair]
     steps: Sequence[Mapping[str, float]]
-    """training's metrics, one mapping a step"""
+    """the training's metrics, one mapping for each step"""
     comparisons: Sequence[Comparison]
     drawn: Mapping[str, ImageKeys]
     """by caption key"""
     selectors: Sequence[Selector] | None = ()
-    """that chose what the model was trained on; None where nobody knows"""
+    """the scorers that chose the training data; None if unknown"""
     data: Mapping[str, Any] = field(default_factory=dict)
     """the statistics of captions, questions and candidates"""
     truth: Mapping[str, Any] = field(default_factory=dict)
-    """the judges' answers against those of a judge that knows the truth"""
+    """the comparison of the judges' answers with the ground truth"""
 
 
 def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
-    """Gather the evidence without images, questions and answers, which a gallery reads for its own captions."""
-    # A fork may have more stages than it needs.
+    """Gather the evidence, without images, questions and answers, which each gallery reads for its own captions."""
+    # A fork may have results of stages that its recipe doesn't need.
     needed = [stage.name for stage in list_needed_stages(recipe)[:-1]]
     finished = {stage: ended for stage in needed if (ended := run.find_finished(stage))}
     pairs = _read_records(run, finished, "pairs", Pair)
@@ -85,7 +85,7 @@ def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
         recipe=recipe,
         recipe_yaml=run.recipe_yaml,
         finished=finished,
-        left_out={stage: left for stage in finished if (left := _count_left_out(run, stage))},
+        left_out={stage: counts for stage in finished if (counts := _count_left_out(run, stage))},
         captions={c.key: c for c in [*of_sets, *_read_records(run, finished, "captions", Caption)]},
         scores=_read_scores(run, finished, pairs),
         pairs=pairs,
@@ -98,7 +98,7 @@ def gather_evidence(run: Run, recipe: Recipe) -> Evidence:
 
 
 def read_images(run: Run, stage: str, keys: Collection[str]) -> dict[str, bytes]:
-    """Read the image files of the candidates `keys` of a stage's table, and only the units that hold them."""
+    """Read the image files of the candidates `keys` from a stage's table; other units aren't read."""
     wanted = set(keys)
     units = [unit for unit, rows in run.rows_by_unit(stage, ["key"]) if any(row["key"] in wanted for row in rows)]
     return {c.key: c.image for c in run.read(stage, Candidate, units) if c.key in wanted}
@@ -111,7 +111,7 @@ def read_questions(run: Run, caption_keys: Collection[str]) -> dict[str, Questio
 
 
 def read_judgements(run: Run, stage: str, keys: Collection[str]) -> dict[str, CandidateJudgement]:
-    """Read values and answers of the candidates `keys` from a stage's table of scores."""
+    """Read the values and answers of the candidates `keys` from a stage's table of scores."""
     wanted = set(keys)
     columns = ["candidate_key", "scorer", "value", "answers"]
     values: dict[str, dict[str, float]] = defaultdict(dict)
@@ -153,16 +153,16 @@ def _read_drawn(run: Run) -> dict[str, ImageKeys]:
 def _count_left_out(run: Run, stage: str) -> Counter[str]:
     """Count the left-out entries of a stage's tables, by reason."""
     tables = [name for name in (stage, f"{stage}_images", f"{stage}_scores") if name == stage or run.count(name)]
-    counted: Counter[str] = Counter()
-    for each in run.list_skipped(stage):
-        counted[each.reason] += each.count
+    counts: Counter[str] = Counter()
+    for entry in run.list_skipped(stage):
+        counts[entry.reason] += entry.count
     for table in tables:
-        counted.update(run.count_dropped(table))
-    return counted
+        counts.update(run.count_dropped(table))
+    return counts
 
 
 def read_steps(run: Run) -> list[dict[str, float]]:
-    """Read the steps of the metrics file, also of a training that hasn't ended, up to a line cut short by a crash."""
+    """Read the steps of the metrics file, even of an unfinished training, up to a line truncated by a crash."""
     path = run.path / "training" / "metrics.jsonl"
     steps: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -1,6 +1,6 @@
 """Geometry of the charts: values become percentages of a plot, which the template draws as SVG of any width.
 
-Nothing here knows of HTML; everything is plain data, so that the template's escaping covers every label.
+This module returns plain data without HTML, so that the template escapes every label.
 """
 
 import math
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Direction = Literal["up", "down", "flat"]
-"""The side of 0 on which a difference is shown to lie."""
+"""The sign of a significant difference."""
 POINTS = 240
-"""A curve has at most this many: a screen can't show more, and the file would grow."""
+"""the most points of a curve: a screen can't show more, and the file would grow"""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A tick of an axis: its place in 0..100 and its label."""
+    """A tick of an axis: its position in 0..100 and its label."""
 
     at: float
     label: str
@@ -27,34 +27,34 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A range of values with round ticks; `at` gives a value's place in 0..100 along it."""
+    """A range of values with round ticks; `at` returns a value's position in 0..100."""
 
     low: float
     high: float
     ticks: tuple[Tick, ...] = ()
 
     def at(self, value: float) -> float:
-        """Return the percentage of the way from `low` to `high`; a value beyond an end lies at that end."""
+        """Return the position of `value` between `low` (0) and `high` (100), clipped to these ends."""
         return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
 
 
 def make_axis(values: Iterable[float], ticks: int = 4, pad: float = 0.04) -> Axis:
-    """Return the axis of all `values` (at least one, finite) with some room, and about `ticks` round ticks."""
-    held = list(values)
-    low, high = min(held), max(held)
-    room = (high - low) * pad if high > low else abs(high) * 0.05 or 1.0
-    low, high = low - room, high + room
+    """Return an axis of all `values` (at least one, finite) with some padding and about `ticks` round ticks."""
+    all_values = list(values)
+    low, high = min(all_values), max(all_values)
+    padding = (high - low) * pad if high > low else abs(high) * 0.05 or 1.0
+    low, high = low - padding, high + padding
     step = _round_step((high - low) / ticks)
-    marks = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
-    bare = Axis(low, high)
-    return Axis(low, high, tuple(Tick(bare.at(m), _format_tick(float(m), step)) for m in marks))
+    positions = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
+    axis = Axis(low, high)
+    return Axis(low, high, tuple(Tick(axis.at(m), _format_tick(float(m), step)) for m in positions))
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
     """An entry of a forest plot: a mean difference with its 95 % interval, if it has one.
 
-    `tone` is the direction of a shown change; `p` is its corrected p-value.
+    `tone` is the direction of a significant change; `p` is its corrected p-value.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Effect:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval; without one both are the difference."""
+        """The ends of the interval; without an interval, both are the difference."""
         low, high = (self.difference if end is None else end for end in (self.low, self.high))
         return low, high
 
@@ -81,7 +81,7 @@ class Forest:
 
     @property
     def zero(self) -> float:
-        """The place of no difference, in percent of the axis."""
+        """The position of 0 on the axis, in percent."""
         return self.axis.at(0)
 
 
@@ -92,7 +92,7 @@ def make_forest(effects: Sequence[Effect]) -> Forest:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Shares of each group over common bins, as outlines in 0..100 by 0..100 (y down); `means` are of the values."""
+    """Shares of each group over common bins, as outlines in 0..100 by 0..100 (y down), and the groups' means."""
 
     axis: Axis
     outlines: Mapping[str, str]
@@ -100,20 +100,20 @@ class Histogram:
 
 
 def make_histogram(groups: Mapping[str, Sequence[float]], bins: int = 24) -> Histogram | None:
-    """Return the groups' distributions, each of area one, so that their sizes don't matter; None without a value."""
-    held = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
-    if not held:
+    """Return the groups' distributions, each normalised to area one; None without a value."""
+    arrays = {name: np.asarray(values, np.float64) for name, values in groups.items() if len(values)}
+    if not arrays:
         return None
-    scale = make_axis([float(v) for values in held.values() for v in (values.min(), values.max())])
-    shares = {name: _compute_shares(values, scale, bins) for name, values in held.items()}
+    scale = make_axis([float(v) for values in arrays.values() for v in (values.min(), values.max())])
+    shares = {name: _compute_shares(values, scale, bins) for name, values in arrays.items()}
     top = max(float(share.max()) for share in shares.values()) * 1.05
     lines = {name: _draw_outline(share / top) for name, share in shares.items()}
-    return Histogram(scale, lines, {name: float(values.mean()) for name, values in held.items()})
+    return Histogram(scale, lines, {name: float(values.mean()) for name, values in arrays.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series as drawn (`raw`, faint) and its moving average (`smooth`); `last` is where it ended, averaged."""
+    """A series (`raw`, drawn faintly) and its moving average (`smooth`); `last` is the last average."""
 
     name: str
     raw: str
@@ -124,7 +124,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Series over training steps; `reference` is the height of the line that stands for "nothing learnt"."""
+    """Series over training steps; `reference` is the height of a line that means "nothing learnt"."""
 
     x: Axis
     y: Axis
@@ -138,39 +138,39 @@ def make_curves(
     reference: float | None = None,
     span: tuple[float, float] | None = None,
 ) -> Curves | None:
-    """Return `series` over `steps` of the same length, or None. The y axis leaves out the rarest 1 % of spikes.
+    """Return `series` over `steps` of the same length, or None. The y axis excludes the most extreme 1 % of values.
 
     The x axis is the `span` of steps, by default from the first to the last.
     """
     if not len(steps):
         return None
-    held = {name: np.asarray(values, np.float64) for name, values in series.items()}
-    every = np.concatenate(list(held.values()))
-    bounds = [float(b) for b in np.quantile(every, [0.005, 0.995])]
+    arrays = {name: np.asarray(values, np.float64) for name, values in series.items()}
+    all_values = np.concatenate(list(arrays.values()))
+    bounds = [float(b) for b in np.quantile(all_values, [0.005, 0.995])]
     y = make_axis([*bounds, *([] if reference is None else [reference])])
     x = make_axis(span or [float(steps[0]), float(steps[-1])], pad=0.0)
-    lines = tuple(_make_line(name, x, y, np.asarray(steps, np.float64), values) for name, values in held.items())
+    lines = tuple(_make_line(name, x, y, np.asarray(steps, np.float64), values) for name, values in arrays.items())
     return Curves(x, y, lines, None if reference is None else 100 - y.at(reference))
 
 
 def make_lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Curves | None:
-    """Return named series, each of steps and values of its own, on common axes; None without a value."""
-    held = {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, (x, y) in series.items() if len(y)}
-    if not held:
+    """Return named series, each with its own steps and values, on common axes; None without a value."""
+    arrays = {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, (x, y) in series.items() if len(y)}
+    if not arrays:
         return None
-    x = make_axis([end for steps_N, _ in held.values() for end in (steps_N[0], steps_N[-1])], pad=0.0)
-    smooth = [compute_moving_average(values_N, max(1, values_N.size // 12)) for _, values_N in held.values()]
+    x = make_axis([end for steps_N, _ in arrays.values() for end in (steps_N[0], steps_N[-1])], pad=0.0)
+    smooth = [compute_moving_average(values_N, max(1, values_N.size // 12)) for _, values_N in arrays.values()]
     y = make_axis([float(end) for values_N in smooth for end in (values_N.min(), values_N.max())])
-    return Curves(x, y, tuple(_make_line(name, x, y, *each) for name, each in held.items()), None)
+    return Curves(x, y, tuple(_make_line(name, x, y, *each) for name, each in arrays.items()), None)
 
 
 LABEL_WIDTH, LABEL_HEIGHT = 2.0, 6.0
-"""of a letter and of a line of a scatter plot's labels, in percent of the plot"""
+"""size of a letter and of a line of a scatter plot's labels, in percent of the plot"""
 
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A point of a scatter plot in percent, y down, with the ends of its vertical interval and its label's place."""
+    """A point of a scatter plot in percent, y down, with the ends of its vertical interval and its label's position."""
 
     name: str
     x: float
@@ -182,7 +182,7 @@ class Dot:
 
     @property
     def is_left(self) -> bool:
-        """True if the label stands to the left of the point."""
+        """True if the label is to the left of the point."""
         return self.x > 60
 
 
@@ -207,22 +207,22 @@ def make_scatter(points: Mapping[str, tuple[float, float, float | None, float | 
 
 
 def place_labels(dots: Sequence[Dot]) -> list[Dot]:
-    """Return the dots with labels next to them, each moved down as far as it would cover one above it."""
+    """Return the dots with labels next to them; a label that would cover a higher one is moved below it."""
     placed: list[tuple[float, float, float]] = []
     labels = dict[str, float]()
-    for dot in sorted(dots, key=lambda each: each.y):
+    for dot in sorted(dots, key=lambda dot: dot.y):
         width, at = LABEL_WIDTH * len(dot.name), dot.y
         start = dot.x - width if dot.is_left else dot.x
         for left, right, above in placed:  # from above to below
             if start < right and left < start + width and abs(at - above) < LABEL_HEIGHT:
                 at = above + LABEL_HEIGHT
-        placed = sorted([*placed, (start, start + width, at)], key=lambda each: each[2])
+        placed = sorted([*placed, (start, start + width, at)], key=lambda label: label[2])
         labels[dot.name] = at
     return [replace(dot, label=round(labels[dot.name], 2)) for dot in dots]
 
 
 def compute_moving_average(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Return the centred mean over `window` values, over fewer at the ends; same length."""
+    """Return the centred mean over `window` values, fewer at the ends: same length."""
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     at = np.arange(values_N.size)
     low, high = np.maximum(0, at - window // 2), np.minimum(values_N.size, at + window // 2 + 1)
@@ -265,14 +265,14 @@ def _round_step(step: float) -> float:
 
 
 def format_compact(value: float) -> str:
-    """Return a figure with three digits, as in 0.537 or −1.7e−5."""
+    """Return a figure with up to three significant digits, as in 0.537 or −1.7e−5."""
     small = value and abs(value) < 1e-3
     text = f"{value:.1e}" if small else f"{value:#.3g}".rstrip(".")
     return text.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
 
 
 def _format_tick(value: float, step: float) -> str:
-    """Return a tick's label, with enough places to distinguish it from the next."""
+    """Return a tick's label, with enough decimals to distinguish it from the next."""
     if abs(value) < step / 2:
         return "0"
     if step < 1e-3 or abs(value) >= 1e5:

@@ -12,14 +12,14 @@ from agfsync.records import Comparison, Pair, Question
 from agfsync.stages.report.evidence import CandidateJudgement, Evidence, ImageKeys
 
 BUDGET = 3_000_000
-"""Bytes that all images of the page may take; base64 makes a third more of them."""
+"""the most bytes of all images of a page, before base64 adds a third"""
 EDGES = (384, 256, 192, 128, 96, 64)
-"""Sizes in pixels that larger images are brought down to, the largest first that keeps to the budget."""
+"""Sizes in pixels to which larger images are scaled down: the first that keeps to the budget is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One score of both images; a value is None where the scorer gave none."""
+    """One score of both images; a value is None if the scorer gave none."""
 
     name: str
     left: float | None
@@ -27,7 +27,7 @@ class ScoreRow:
 
     @property
     def difference(self) -> float | None:
-        """Rounded to what is shown, so that a difference shown as 0.0 is one."""
+        """The difference, rounded as it is shown, so that one shown as 0.0 is 0."""
         return None if self.left is None or self.right is None else round(self.right - self.left, 1)
 
 
@@ -43,7 +43,7 @@ class Differing:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Two images of one caption, side by side, with their scores and the questions they differ on by `asked`."""
+    """Two images of a caption with their scores, and the questions that `asked` answers differently on them."""
 
     caption: str
     category: str
@@ -57,18 +57,18 @@ class Card:
 def find_extremes(evidence: Evidence, judge: str | None, count: int) -> tuple[list[str], list[str]]:
     """Return the caption keys of the best gains and the worst losses, at most half of `count` each.
 
-    They are ranked by `judge`'s difference, equal ones by that of the weighted sum; without a judge by the latter.
+    They are ranked by `judge`'s difference, then by the weighted sum's; without a judge by the weighted sum's.
     """
     sums = _sum_weighted_gains(evidence.comparisons, evidence.recipe.pairs.weights)
     gains = sums if judge is None else _list_gains(evidence.comparisons, judge)
-    shown = sorted((key for key in gains if key in evidence.drawn), key=lambda k: (gains[k], sums.get(k, 0.0), k))
-    losses = [key for key in shown if gains[key] < 0][: count // 2]
-    best = [key for key in reversed(shown) if gains[key] > 0][: count - count // 2]
+    ranked = sorted((key for key in gains if key in evidence.drawn), key=lambda k: (gains[k], sums.get(k, 0.0), k))
+    losses = [key for key in ranked if gains[key] < 0][: count // 2]
+    best = [key for key in reversed(ranked) if gains[key] > 0][: count - count // 2]
     return best, losses
 
 
 def spread_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Return `count` pairs from the widest margin to the narrowest, at even steps of rank."""
+    """Return `count` pairs, evenly spaced in rank from the widest margin to the narrowest."""
     ranked = sorted(pairs, key=lambda pair: (-pair.margin, pair.key))
     if len(ranked) <= count or count < 2:
         return ranked[:count]
@@ -84,7 +84,7 @@ def make_card(
     order: Sequence[str],
     total: ScoreRow | None = None,
 ) -> Card:
-    """Return the card of a caption's two images, scores in the `order` of scorers; `total` is what they sum up to."""
+    """Return the card of a caption's two images, with scores in the `order` of scorers and their `total`."""
     left, right = (judged.get(key, CandidateJudgement()) for key in (sides.base, sides.aligned))
     rows = [
         ScoreRow(s, left.values.get(s), right.values.get(s)) for s in order if s in left.values or s in right.values
@@ -148,12 +148,12 @@ def _find_differing(
     """Return the first scorer in `order` that answers questions, and the questions on which the images differ."""
     for scorer in order:
         if left.answers.get(scorer) and right.answers.get(scorer):
-            words = {a.question_key: a.answer for a in left.answers[scorer]}
+            answers = {a.question_key: a.answer for a in left.answers[scorer]}
             return scorer, tuple(
                 Differing(
-                    questions[a.question_key].text, questions[a.question_key].answer, words[a.question_key], a.answer
+                    questions[a.question_key].text, questions[a.question_key].answer, answers[a.question_key], a.answer
                 )
                 for a in right.answers[scorer]
-                if a.question_key in questions and words.get(a.question_key, a.answer) != a.answer
+                if a.question_key in questions and answers.get(a.question_key, a.answer) != a.answer
             )
     return "", ()

@@ -1,4 +1,4 @@
-"""Evidence -> the page: one HTML string that asks for nothing outside itself."""
+"""Renders the evidence as one self-contained HTML page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,21 +26,21 @@ from agfsync.stages.report.verdict import (
     format_interval,
     format_p,
     format_points,
-    is_shown,
+    is_significant,
     rank_judges,
     reach_verdict,
 )
 from agfsync.stages.report.wording import find_wording, list_models
 from agfsync.statistics import FEWEST_FOR_VERDICT, adjust_holm, compute_win_shares, correlate_values
 
-UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Summary = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Galleries:
-    """The cards of each gallery, and the images that they name as data URIs; one that can't be shown is absent."""
+    """The cards of each gallery, and their images as data URIs; unreadable ones are absent."""
 
     gains: Sequence[Card] = ()
     losses: Sequence[Card] = ()
@@ -52,7 +52,7 @@ class Galleries:
 class Contribution:
     """A judge's mean part of the pairs' margin, its share of the mean margin, and the shares of pairs for and against.
 
-    Shares are in 0..1, but for a judge that mostly preferred the losers the share of the margin is below 0.
+    Shares are in 0..1; only the share of the margin is below 0 for a judge that mostly preferred the losers.
     """
 
     judge: str
@@ -64,7 +64,7 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
-    """A line of "what was run"; `share` is its part of the whole time, in 0..100."""
+    """A line of the section "What was run"; `share` is its part of the total time, in 0..100."""
 
     name: str
     skipped: int = 0
@@ -74,21 +74,21 @@ class StageLine:
 
 
 def render_page(evidence: Evidence, galleries: Galleries, lead: str | None) -> str:
-    """Return the whole page; `lead` is the judge that ranks its galleries. Every text in it is escaped."""
+    """Return the page; `lead` is the judge that ranks its galleries. All texts are escaped."""
     return make_environment().get_template("page.html.j2").render(_collect_context(evidence, galleries, lead))
 
 
 def make_environment(*packages: str) -> Environment:
-    """Return the templates of `packages` and of the report, with its filters."""
-    pages = Environment(
-        loader=ChoiceLoader([PackageLoader(each, "") for each in (*packages, "agfsync.stages.report")]),
+    """Return an environment with the templates of `packages` and of the report, and the report's filters."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "") for package in (*packages, "agfsync.stages.report")]),
         autoescape=True,
         finalize=show_invisible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {
+    environment.filters |= {
         "points": format_points,
         "duration": format_time,
         "compact": format_compact,
@@ -97,21 +97,21 @@ def make_environment(*packages: str) -> Environment:
         "p_value": format_p,
         "interval": lambda ends: format_interval(*ends),
     }
-    return pages
+    return environment
 
 
 def show_invisible(value: Any) -> Any:
-    """Return `value` with each invisible character of a text shown by its number, as in [U+202E].
+    """Return `value`; in a text, each invisible character is replaced by its code point, as in [U+202E].
 
-    Nobody sees control characters; those that turn the direction of writing would reorder the page around them.
+    Control characters can't be seen, and those that change the direction of writing would reorder the page.
     """
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return UNSEEN.sub(lambda character: f"[U+{ord(character[0]):04X}]", value)
+    return INVISIBLE.sub(lambda character: f"[U+{ord(character[0]):04X}]", value)
 
 
 def format_time(seconds: float) -> str:
-    """Return a time for people: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
+    """Return a readable duration: 0.4 s, 37 s, 4 min 05 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
@@ -127,7 +127,7 @@ def format_day(moment: str) -> str:
 
 
 def format_setting(value: Any) -> str:
-    """Return a method's setting for people: a number, a type's name, or scorers with their weights.
+    """Return a readable setting of a method: a number, a type's name, or scorers with their weights.
 
     >>> format_setting(500.0), format_setting({"type": "spacy"}), format_setting({"vqa": 0.5, "clip": 1.0})
     ('500', 'spacy', 'vqa 0.5 clip 1')
@@ -194,12 +194,12 @@ def _collect_context(evidence: Evidence, galleries: Galleries, lead: str | None)
 
 
 def _find_doubts(evidence: Evidence) -> list[Alarm]:
-    checks = [read_check(Path(each)) for each in evidence.recipe.report.checks]
+    checks = [read_check(Path(file)) for file in evidence.recipe.report.checks]
     return find_doubtful_judges(evidence.selectors, checks)
 
 
 def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list[Panel]:
-    """Return a forest plot for each judge, all with their parts in the order of the first judge's differences."""
+    """Return a forest plot for each judge, with the parts in the order of the first judge's differences."""
     panels: list[Panel] = []
     order: list[str] = []
     for judge, parts in ((judge, summary[judge]) for judge in judges if summary.get(judge)):
@@ -211,7 +211,7 @@ def _plot_by_part(summary: Mapping[str, Summary], judges: Sequence[str]) -> list
 
 def _make_effect(name: str, figures: Mapping[str, Any]) -> Effect:
     difference, p = figures["difference"], figures["p_adjusted"]
-    tone: Direction = ("up" if difference > 0 else "down") if is_shown(p) and difference else "flat"
+    tone: Direction = ("up" if difference > 0 else "down") if is_significant(p) and difference else "flat"
     return Effect(name, difference, figures["low"], figures["high"], tone, f"{figures['prompts']:,}", p)
 
 
@@ -222,22 +222,22 @@ def _correlate_judges(evidence: Evidence, lead: str | None) -> dict[str, float]:
         if not c.element_type:
             gains.setdefault(c.judge, {})[c.caption_key] = c.aligned - c.base
     leading = gains.pop(lead, {}) if lead else {}
-    found = {}
+    correlations = {}
     for judge, values in gains.items():
         shared = [key for key in values if key in leading]
         r = correlate_values([values[key] for key in shared], [leading[key] for key in shared])
         if r is not None:
-            found[judge] = r
-    return found
+            correlations[judge] = r
+    return correlations
 
 
 def _list_contributions(evidence: Evidence) -> list[Contribution]:
-    """Return what each judge contributed to the choice by the notes of the pairs; nothing where they don't say."""
-    noted = evidence.finished["pairs"].notes.get("contributions", {}) if "pairs" in evidence.finished else {}
-    margin = sum(each["mean"] for each in noted.values())
+    """Return each judge's contribution to the choice; none if the notes of the pairs don't have them."""
+    notes = evidence.finished["pairs"].notes.get("contributions", {}) if "pairs" in evidence.finished else {}
+    margin = sum(figures["mean"] for figures in notes.values())
     return [
-        Contribution(judge, each["mean"], each["mean"] / margin, each["for"], each["against"])
-        for judge, each in noted.items()
+        Contribution(judge, figures["mean"], figures["mean"] / margin, figures["for"], figures["against"])
+        for judge, figures in notes.items()
         if margin
     ]
 
@@ -246,21 +246,21 @@ def _plot_histograms(evidence: Evidence) -> list[Panel]:
     """Return each scorer's histogram of all candidates, of the winners and of the losers."""
     panels = []
     for scorer in evidence.recipe.candidate_scores:
-        every, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
+        candidates, paired = evidence.scores.every.get(scorer, ()), evidence.scores.paired
         both = [
             (paired[p.winner_key][scorer], paired[p.loser_key][scorer])
             for p in evidence.pairs
             if scorer in paired.get(p.winner_key, {}) and scorer in paired.get(p.loser_key, {})
         ]
         winners, losers = [w for w, _ in both], [loser for _, loser in both]
-        if figure := make_histogram({"candidates": every, "losers": losers, "winners": winners}):
+        if figure := make_histogram({"candidates": candidates, "losers": losers, "winners": winners}):
             panels.append(Panel(scorer, figure, _describe_winners(losers, winners) if both else ""))
     return panels
 
 
 def _plot_utilisation(shares: Mapping[str, Sequence[float]]) -> list[Panel]:
     """Return, for each scorer, the share of the captions with a candidate of at least a score, in percent."""
-    curves = {name: make_curves(THRESHOLDS, {"share": [100 * each for each in of]}) for name, of in shares.items()}
+    curves = {name: make_curves(THRESHOLDS, {"share": [100 * s for s in of]}) for name, of in shares.items()}
     text = "Score to the right, % of the captions upwards."
     return [Panel(name, curve, text) for name, curve in curves.items() if curve]
 
@@ -272,7 +272,7 @@ def _describe_winners(losers: Sequence[float], winners: Sequence[float]) -> str:
 
 
 def _list_accuracies(evidence: Evidence) -> list[Mapping[str, Any]]:
-    """Return a row for each judge of the reward model's test pairs, all pairs first, then each aspect's."""
+    """Return a row for each judge of the reward model's test pairs: on all pairs first, then by aspect."""
     table = evidence.finished["reward"].notes["accuracy"] if "reward" in evidence.finished else {}
     return [
         {"aspect": aspect, "judge": judge, **figures}
@@ -285,17 +285,17 @@ def _list_accuracies(evidence: Evidence) -> list[Mapping[str, Any]]:
 def _list_controls(evidence: Evidence) -> list[Mapping[str, Any]]:
     """Return a row for each control and judge, for the table of controls.
 
-    The p-values are corrected by Holm over the rows with enough captions for a verdict; the others have none.
+    The p-values are corrected (Holm) over the rows with enough captions for a verdict; the others have none.
     """
     if "controls" not in evidence.finished:
         return []
     notes = evidence.finished["controls"].notes["controls"]
-    found = {(control, judge): f for control, judges in notes.items() for judge, f in judges.items() if f["prompts"]}
-    tested = {key: f["p"] if f["prompts"] >= FEWEST_FOR_VERDICT else None for key, f in found.items()}
+    rows = {(control, judge): f for control, judges in notes.items() for judge, f in judges.items() if f["prompts"]}
+    tested = {key: f["p"] if f["prompts"] >= FEWEST_FOR_VERDICT else None for key, f in rows.items()}
     adjusted = adjust_holm(tested)
     return [
         {**f, "control_mean": f["control"], "control": key[0], "judge": key[1], "p_adjusted": adjusted.get(key)}
-        for key, f in found.items()
+        for key, f in rows.items()
     ]
 
 
@@ -305,7 +305,7 @@ def _list_stages(evidence: Evidence) -> list[StageLine]:
     compares = evidence.recipe.given is not None
     for name in (stage.name for stage in list_needed_stages(evidence.recipe)[:-1]):
         if compares and name == "training":
-            continue  # nothing was
+            continue  # a comparison trains nothing
         ended = evidence.finished.get(name)
         if ended is None:
             lines.append(StageLine(name))
@@ -317,10 +317,10 @@ def _list_stages(evidence: Evidence) -> list[StageLine]:
 
 
 def _format_notes(notes: Mapping[str, Any]) -> str:
-    """Return the plain figures among a stage's notes, as in "pairs 120, ties 8"."""
-    shown = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
-    words = (f"{key.replace('_', ' ')} {_format_figure(value)}" for key, value in shown.items())
-    return ", ".join(words)
+    """Return the scalar figures among a stage's notes, as in "pairs 120, ties 8"."""
+    scalars = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
+    parts = (f"{key.replace('_', ' ')} {_format_figure(value)}" for key, value in scalars.items())
+    return ", ".join(parts)
 
 
 def _format_figure(value: float | str) -> str:

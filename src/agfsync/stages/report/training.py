@@ -1,4 +1,4 @@
-"""The training on the page: a chart of every metric that was logged, and what is said of it."""
+"""The report's section on the training: a chart of every logged metric, with remarks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class MetricChart:
-    """A chart of a training: metrics with their labels, the height that stands for "nothing learnt", and a text."""
+    """A chart of a training: metrics with their labels, the value that means "nothing learnt", and a text."""
 
     title: str
     names: Mapping[str, str]
@@ -27,7 +27,7 @@ class MetricChart:
     text: str = ""
 
 
-RAISED_CHARTS = (
+OBJECTIVE_CHARTS = (
     MetricChart("Reward", {"reward": "reward"}, None, "Mean over the images that a step draws."),
     MetricChart(
         "Implicit accuracy",
@@ -36,7 +36,7 @@ RAISED_CHARTS = (
         "Share of pairs whose winner the model now prefers.",
     ),
 )
-"""The charts of what methods raise."""
+"""Charts of the metrics that methods maximise."""
 CHARTS = (
     MetricChart(
         "Denoising error",
@@ -47,32 +47,33 @@ CHARTS = (
     MetricChart("Gradient norm", {"gradient_norm": "norm"}, None, "Before clipping."),
     MetricChart("Learning rate", {"learning_rate": "rate"}),
 )
-"""The charts of metrics that several methods have; each other metric has a plain chart."""
+"""Charts of metrics that several methods log; every other metric has a plain chart."""
 UNCHARTED = {"step", "seconds", "watch_seconds"}
 
 
 def plot_training(evidence: Evidence) -> list[Panel]:
-    """Return the curves of all metrics: the watched judge's, next to it what the method raises, then the others."""
+    """Return the curves of all metrics: first the watched judge's, then what the method maximises, then the others."""
     steps = evidence.steps
     if not steps:
         return []
-    logged = {name: None for step in steps for name in step if name not in UNCHARTED}
-    charts = [*_list_watched_charts(evidence), *RAISED_CHARTS, _chart_loss(steps), *CHARTS]
-    charted = {name for chart in charts if chart.names.keys() <= logged.keys() for name in chart.names}
-    others = [name for name in logged if name not in charted]
+    metrics = {name: None for step in steps for name in step if name not in UNCHARTED}
+    charts = [*_list_watched_charts(evidence), *OBJECTIVE_CHARTS, _chart_loss(steps), *CHARTS]
+    charted = {name for chart in charts if chart.names.keys() <= metrics.keys() for name in chart.names}
+    others = [name for name in metrics if name not in charted]
     plain = [MetricChart(name.replace("_", " ").capitalize(), {name: name}) for name in others]
-    places = [step.get("step", number) for number, step in enumerate(steps)]
+    numbers = [step.get("step", number) for number, step in enumerate(steps)]
     panels = []
     for chart in [*charts, *plain]:
-        held = [(place, step) for place, step in zip(places, steps, strict=True) if chart.names.keys() <= step.keys()]
-        series = {label: [step[name] for _, step in held] for name, label in chart.names.items()}
-        figure = make_curves([place for place, _ in held], series, chart.reference, (places[0], places[-1]))
+        numbered = zip(numbers, steps, strict=True)
+        logged = [(number, step) for number, step in numbered if chart.names.keys() <= step.keys()]
+        series = {label: [step[name] for _, step in logged] for name, label in chart.names.items()}
+        figure = make_curves([number for number, _ in logged], series, chart.reference, (numbers[0], numbers[-1]))
         panels.extend([Panel(chart.title, figure, chart.text)] if figure else [])
     return panels
 
 
 def _chart_loss(steps: Sequence[Mapping[str, float]]) -> MetricChart:
-    """Return the chart of the loss: on pairs most begin at ln 2, as nothing tells winner and loser apart."""
+    """Return the chart of the loss: most losses on pairs begin at ln 2, before the model prefers any winner."""
     first = next((step for step in steps if "loss" in step), {})
     if "implicit_accuracy" in first and abs(first["loss"] - math.log(2)) < 0.05:
         text = "Dashed: ln 2, the loss of a model that has learnt nothing."
@@ -89,21 +90,21 @@ def _list_watched_charts(evidence: Evidence) -> list[MetricChart]:
 
 
 def describe_watch(evidence: Evidence) -> str:
-    """Say that the watched judge has ended the training, if it has."""
-    noted = evidence.finished["training"].notes.get("watch", {}) if "training" in evidence.finished else {}
-    if "stopped_at" not in noted:
+    """Return a text on the early stop of the training by the watched judge; empty if it wasn't stopped."""
+    notes = evidence.finished["training"].notes.get("watch", {}) if "training" in evidence.finished else {}
+    if "stopped_at" not in notes:
         return ""
-    judge, best, last = noted["judge"], noted["best"], noted["last"]
+    judge, best, last = notes["judge"], notes["best"], notes["last"]
     return (
-        f"Stopped at step {noted['stopped_at']}: {judge}, which nothing trains on, fell from {best:.1f} at step "
-        f"{noted['best_step']} to {last:.1f}, while what the method raises did not fall. The model has the weights of "
-        f"step {noted['best_step']}. They were chosen by {judge} on held-out captions, so its gain there is a little "
+        f"Stopped at step {notes['stopped_at']}: {judge}, which nothing trains on, fell from {best:.1f} at step "
+        f"{notes['best_step']} to {last:.1f}, while what the method raises did not fall. The model has the weights of "
+        f"step {notes['best_step']}. They were chosen by {judge} on held-out captions, so its gain there is a little "
         f"too high."
     )
 
 
 def describe_errors(steps: Sequence[Mapping[str, float]]) -> str:
-    """Describe the winner's own error: the margin can grow while both images get worse."""
+    """Return a text on the winner's own error, since the margin can grow while both images get worse."""
     last = [step["winner_error_change"] for step in steps[-max(1, len(steps) // 10) :] if "winner_error_change" in step]
     if not last:
         return ""

@@ -1,7 +1,7 @@
 """The evaluation's verdict in one sentence, and reasons to doubt it.
 
-A judge has risen (or fallen) if at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected by
-Holm over the judges that decide with it, is at most 5 %. docs/evaluation.md says how often that is wrong.
+A judge has risen (or fallen) if at least `FEWEST_FOR_VERDICT` captions were compared and its p-value, corrected (Holm)
+over the judges that decide together, is at most 5 %. docs/evaluation.md states the error rates.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ from agfsync.stages.selection import digest_judge, get_model_name
 from agfsync.statistics import CONFIDENCE, FEWEST_FOR_VERDICT, adjust_holm, find_minimum_detectable
 
 Role = Literal["independent", "unknown", "selected on", "shares a model", "unweighted"]
-"""A judge's relation to the pairs: nothing selected on it; nobody knows what chose them; it chose them; it reads a
-model that one of those reads; it is a scorer whose weight is 0."""
+"""A judge's relation to the training pairs: it took no part in their selection; their selectors are unknown; it
+selected them; it shares a model with a selector; it is a scorer of weight 0."""
 
 Tone = Literal["better", "worse", "mixed", "unclear", "unjudged"]
 
@@ -25,9 +25,9 @@ LEVEL = 1 - CONFIDENCE
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One judge's summary over the held-out captions; values on 0..100, `win_rate`, its ends and `ties` in 0..1.
+    """One judge's summary over the held-out captions; values on 0..100, `win_rate`, its interval and `ties` in 0..1.
 
-    `p_adjusted` is `p` corrected over the `family` judges that are tested together; None where nothing was tested.
+    `p_adjusted` is `p` corrected over the `family` judges that are tested together; None if it wasn't tested.
     """
 
     judge: str
@@ -53,15 +53,15 @@ class Standing:
 
     @property
     def rose(self) -> bool:
-        return self.difference > 0 and is_shown(self.p_adjusted)
+        return self.difference > 0 and is_significant(self.p_adjusted)
 
     @property
     def fell(self) -> bool:
-        return self.difference < 0 and is_shown(self.p_adjusted)
+        return self.difference < 0 and is_significant(self.p_adjusted)
 
     @property
     def detectable(self) -> float | None:
-        """The smallest gain that this many captions show in 4 of 5 runs, by this judge's own spread."""
+        """The smallest gain that this many captions detect in 4 of 5 runs, given this judge's spread."""
         if self.spread is None:
             return None
         return find_minimum_detectable(self.spread, self.prompts, alpha=LEVEL / self.family)
@@ -69,7 +69,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The page's first line, and the sentences that say what it rests on."""
+    """The report's headline, and the sentences that justify it."""
 
     tone: Tone
     headline: str
@@ -86,7 +86,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """The excess of `selecting`'s gain over `independent`'s, each in units of its own spread, with the interval."""
+    """The excess of `selecting`'s gain over `independent`'s, each in units of its own spread, with its interval."""
 
     selecting: Standing
     independent: Standing
@@ -97,30 +97,30 @@ class Excess:
 
     @property
     def is_ahead(self) -> bool:
-        return self.selecting.rose and self.difference > 0 and is_shown(self.p_adjusted)
+        return self.selecting.rose and self.difference > 0 and is_significant(self.p_adjusted)
 
 
-def is_shown(p_adjusted: float | None) -> bool:
-    """Return True if a corrected p-value shows a change."""
+def is_significant(p_adjusted: float | None) -> bool:
+    """Return True if a corrected p-value is significant."""
     return p_adjusted is not None and p_adjusted <= LEVEL
 
 
 def find_role(judge: str, recipe: Recipe, selectors: Sequence[Selector] | None) -> Role:
     """Return the relation of `judge` to the pairs that `selectors` chose; None: the selectors are unknown.
 
-    A judge is taken for a selector that has its name or its model, so as never to call one independent wrongly.
+    A judge with the name or the model of a selector isn't called independent, even if it may be another one.
     """
     if selectors is None:
         return "unknown"
     settings = recipe.scorers.get(judge)
-    if judge in {each.name for each in selectors}:
+    if judge in {selector.name for selector in selectors}:
         return "selected on"
-    if settings and digest_judge(settings) in {each.identity for each in selectors}:
+    if settings and digest_judge(settings) in {selector.identity for selector in selectors}:
         return "selected on"
-    if settings and get_model_name(settings) in {each.model for each in selectors if each.model}:
+    if settings and get_model_name(settings) in {selector.model for selector in selectors if selector.model}:
         return "shares a model"
-    weighed = bool(selectors) and not recipe.pairs.source
-    return "unweighted" if weighed and judge in recipe.candidate_scorers else "independent"
+    has_weights = bool(selectors) and not recipe.pairs.source
+    return "unweighted" if has_weights and judge in recipe.candidate_scorers else "independent"
 
 
 def rank_judges(
@@ -128,14 +128,14 @@ def rank_judges(
 ) -> list[Standing]:
     """Return the evaluation's summary by judge, independent judges first.
 
-    The p-values are corrected by Holm over the independent judges, and over the others.
+    The p-values are corrected (Holm) over the independent judges, and separately over the others.
     """
-    found = [
+    standings = [
         Standing(judge=judge, role=find_role(judge, recipe, selectors), **figures) for judge, figures in summary.items()
     ]
     order: list[Role] = ["independent", "unknown", "selected on", "shares a model", "unweighted"]
-    independent = [s for s in found if s.role == "independent"]
-    others = [s for s in found if s.role != "independent"]
+    independent = [s for s in standings if s.role == "independent"]
+    others = [s for s in standings if s.role != "independent"]
     return sorted([*_correct_family(independent), *_correct_family(others)], key=lambda s: order.index(s.role))
 
 
@@ -170,7 +170,7 @@ def reach_verdict(judged: Sequence[Standing], words: Wording = ORDINARY) -> Verd
 
 
 def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]]) -> list[Excess]:
-    """Return each selecting score's standardised gain against each independent judge's, corrected over all of them."""
+    """Return the excess of each selecting judge's gain over each independent judge's, with corrected p-values."""
     selecting = {s.judge: s for s in judged if s.role == "selected on"}
     independent = {s.judge: s for s in judged if s.role == "independent"}
     oriented = {(c["judge"], c["other"]): (c["difference"], c["low"], c["high"], c) for c in contrasts} | {
@@ -190,30 +190,30 @@ def compare_gains(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, A
 
 
 def find_alarms(judged: Sequence[Standing], contrasts: Sequence[Mapping[str, Any]] = ()) -> list[Alarm]:
-    """Return an alarm if a selecting score rose and an independent judge stayed behind, or another score fell.
+    """Return an alarm if a selecting judge rose while an independent one lagged behind, or while another one fell.
 
-    A judge stays behind that is not shown to have risen and whose gain is shown to be smaller: that it isn't shown to
-    have risen would alone say little, since a small evaluation shows few gains that there are.
+    A judge lags behind if it hasn't risen significantly and its gain is significantly smaller. The former alone would
+    mean little, since a small evaluation misses many real gains.
     """
-    ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and not each.independent.rose]
+    ahead = [e for e in compare_gains(judged, contrasts) if e.is_ahead and not e.independent.rose]
     risen = [s for s in judged if s.role == "selected on" and s.rose]
     fallen = [s for s in judged if s.role != "independent" and s.fell]
-    found = []
+    alarms = []
     if ahead:
         title = "Reward hacking? A score that the pairs were selected on gained more than the independent judge"
         text = " ".join(_describe_excess(each) for each in ahead)
-        found.append(Alarm(title, f"{text} Trust the judge that nothing was selected on."))
+        alarms.append(Alarm(title, f"{text} Trust the judge that nothing was selected on."))
     if risen and fallen:
         text = f"{_list_rises(risen)}, {_list_moves(fallen)}. Look at the worst losses before using this model."
-        found.append(Alarm("One score was bought with another", text))
-    return found
+        alarms.append(Alarm("One score was bought with another", text))
+    return alarms
 
 
 def find_collapse(diversity: Mapping[str, Any] | None) -> list[Alarm]:
-    """Return an alarm if a caption's images are shown to have become more alike."""
+    """Return an alarm if the images of a caption became significantly more alike."""
     if not diversity or diversity["prompts"] < FEWEST_FOR_VERDICT:
         return []
-    if diversity["difference"] >= 0 or not is_shown(diversity["p"]):
+    if diversity["difference"] >= 0 or not is_significant(diversity["p"]):
         return []
     change, ends = format_points(diversity["difference"]), format_interval(diversity["low"], diversity["high"])
     text = (
@@ -228,7 +228,7 @@ def describe_caution(
 ) -> str:
     """Return a caution on the judges' independence; empty if there is none."""
     if any(s.role == "independent" for s in judged):
-        ahead = [each for each in compare_gains(judged, contrasts) if each.is_ahead and each.independent.rose]
+        ahead = [e for e in compare_gains(judged, contrasts) if e.is_ahead and e.independent.rose]
         behind = "So a part of the gain may be the scores’ own: go by the independent judge’s."
         return " ".join([*(_describe_excess(each) for each in ahead), behind]) if ahead else ""
     if any(s.role == "unknown" for s in judged):
@@ -250,18 +250,18 @@ def describe_caution(
 
 
 def format_points(value: float) -> str:
-    """Return a signed difference, as in +6.4 or −0.3; with a second digit where one would round it to nothing."""
+    """Return a signed difference, as in +6.4 or −0.3; with a second decimal if one would round it to 0."""
     text = f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.2f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """Return the ends of an interval of differences, as in +3.2 to +8.3."""
+    """Return an interval of differences, as in +3.2 to +8.3."""
     return "none, too few captions" if low is None or high is None else f"{format_points(low)} to {format_points(high)}"
 
 
 def format_p(p: float | None) -> str:
-    """Return a p-value, as in 0.03 or < 0.001; a dash where nothing was tested."""
+    """Return a p-value, as in 0.03 or < 0.001; a dash if nothing was tested."""
     if p is None:
         return "—"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
@@ -276,7 +276,7 @@ def _describe_move(standing: Standing, words: Wording) -> str:
 
 
 def _describe_grounds(decisive: Standing, words: Wording) -> str:
-    """Return the grounds of the headline: interval and corrected p-value of its first judge, and its reach."""
+    """Return the grounds of the headline: interval, corrected p-value and detectable gain of its first judge."""
     nature = {
         "independent": "nothing was selected on it",
         "unknown": "whether the pairs were selected on it isn’t known",

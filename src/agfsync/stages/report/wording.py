@@ -8,7 +8,7 @@ from agfsync.stages.selection import public_name
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The names of the two models, and the words around them; the defaults are those of an ordinary run."""
+    """The names of the two models and the words about them; the defaults suit a run that trains."""
 
     base: str = "base"
     aligned: str = "aligned"
@@ -30,7 +30,7 @@ class Wording:
     compares: bool = False
     """True if the run compares two models, and trains none"""
     shows_roles: bool = True
-    """True if something was selected on judges, or may have been"""
+    """True if training data were selected by judges, or may have been"""
 
 
 ORDINARY = Wording()
@@ -65,7 +65,7 @@ def find_wording(recipe: Recipe) -> Wording:
 
 
 def list_models(recipe: Recipe) -> list[tuple[str, str]]:
-    """Return the name of each model that was evaluated, and what it is: its place, its LoRAs and how it drew."""
+    """Return the name and the description of each evaluated model: its path, its LoRAs and its sampling."""
     if recipe.given is None:
         return [("model", _describe_model(recipe.model))]
     named = zip(recipe.given.names, recipe.evaluated_models.values(), strict=True)
