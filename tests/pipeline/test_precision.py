@@ -45,6 +45,18 @@ def test_every_place_takes_what_is_fastest_for_it(make_recipe: Any, fastest: Any
     assert len(chosen_dtypes(all_auto(make_recipe), chosen)) == 6
 
 
+def test_a_pairwise_judge_of_a_set_has_a_place_too(make_recipe: Any, fastest: Any) -> None:
+    fastest("bf16", "bf16")
+    judged = {"votes": {"of": "held-out", "pairwise": {"type": "pairwise", "path": "some/vlm"}}}
+    recipe = all_auto(make_recipe).with_({"evaluation.sets": {"held-out": {}, **judged}})
+
+    chosen = choose_dtypes(recipe)
+
+    judge = chosen.evaluation.sets["votes"].pairwise
+    assert judge is not None and judge.dtype == "bf16"
+    assert chosen_dtypes(recipe, chosen)["evaluation.sets.votes.pairwise.dtype"] == "bf16"
+
+
 def test_what_the_recipe_says_stays(make_recipe: Any, fastest: Any) -> None:
     fastest("fp16", "fp16")
     recipe = make_recipe(model={"type": "double", "path": "none", "dtype": "bf16"})

@@ -53,6 +53,9 @@ def _list_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any],
         yield f"candidates.beside.{name}", section, "dtype"
     for name, section in tree["scorers"].items():
         yield f"scorers.{name}", section, "dtype"
+    for name, of_set in tree["evaluation"]["sets"].items():
+        if of_set["pairwise"] is not None:
+            yield f"evaluation.sets.{name}.pairwise", of_set["pairwise"], "dtype"
     if tree["training"]["method"]["type"] == "given":
         yield "training.method.model", tree["training"]["method"]["model"], "dtype"
     if tree["reward"] is not None:
