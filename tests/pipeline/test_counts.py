@@ -17,6 +17,15 @@ def test_captions_and_questions_of_files_are_counted(tmp_path: Path) -> None:
     assert (here.written, here.asked, here.train, here.questions) == (0, 3, 2, QUESTIONS_KEPT)
 
 
+def test_captions_of_all_evaluation_sets_are_counted(tmp_path: Path) -> None:
+    source = tmp_path / "prompts.txt"
+    source.write_text("a red fox\na blue boat\na green hill\n")
+    sets = {"held-out": {}, "all": {"source": str(source)}, "two": {"source": str(source), "count": 2}}
+    recipe = config.resolve_recipe("shapes").with_({"evaluation.sets": sets})
+    assert count_items(recipe).evaluated == 300 + 3 + 2
+    assert count_items(recipe.with_({"evaluation.sets": {"two": sets["two"]}})).evaluated == 2
+
+
 def test_of_the_shapes_world_some_questions_are_asked_for() -> None:
     here = count_items(config.resolve_recipe("shapes"))
     assert (here.train, here.held_out, here.written, here.pairs) == (128, 300, 428, 128)

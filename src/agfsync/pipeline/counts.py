@@ -7,7 +7,7 @@ from typing import Any
 from agfsync import catalog
 from agfsync.formats.sources import SourceCaptions, read_pair_prompts
 from agfsync.language.tokens import QUESTIONS_KEPT
-from agfsync.recipe import Recipe
+from agfsync.recipe import HELD_OUT, Recipe
 from agfsync.records import Caption
 from agfsync.stages.checking import sift_questions
 
@@ -21,6 +21,8 @@ class Counts:
 
     train: int
     held_out: int
+    evaluated: int
+    """captions of all evaluation sets; one that is in two sets counts twice"""
     written: int
     """captions that a writer writes"""
     polished: int
@@ -47,12 +49,23 @@ def count_items(recipe: Recipe) -> Counts:
     return Counts(
         train=train,
         held_out=settings.held_out,
+        evaluated=_count_evaluated(recipe),
         written=0 if settings.source else needed,
         polished=0 if settings.polish is None else needed,
         asked=needed if settings.polish is not None else round((1 - share) * needed),
         pairs=ceil(pairs.share * train * (1 if pairs.source else _count_pairs_of_caption(recipe))),
         questions=sum(kept) / len(kept) if kept else _sample_questions(recipe),
     )
+
+
+def _count_evaluated(recipe: Recipe) -> int:
+    sets = recipe.evaluation.sets
+    of_files = [
+        min(total := sum(SourceCaptions(each.source, split=each.split).rooms.values()), each.count or total)
+        for each in sets.values()
+        if each.source
+    ]
+    return sum(of_files) + (recipe.captions.held_out if HELD_OUT in sets else 0)
 
 
 def _count_pairs_of_caption(recipe: Recipe) -> int:

@@ -172,8 +172,8 @@ class Estimator:
         return need
 
     def _estimate_evaluation(self) -> Need:
-        """Estimate drawing each held-out caption with the base and the aligned model, and scoring by all judges."""
-        settings, captions = self.recipe.model, self.counts.held_out
+        """Estimate drawing each evaluated caption with the base and the aligned model, and scoring by all judges."""
+        settings, captions = self.recipe.model, self.counts.evaluated
         judges = self.recipe.evaluation_scorers
         batch = max(1, min(self.recipe.scores.batch, 2 * captions))
         at_once = max(1, min(self.recipe.evaluation.batch, captions))
@@ -186,6 +186,9 @@ class Estimator:
         need.memory = max(drawn.memory, need.memory)
         need.seconds += drawn.seconds
         need.disk = drawn.disk + _SCORE * 2 * captions * len(judges)
+        for name, each in self.recipe.evaluation.sets.items():
+            if each.pairwise is not None:
+                self.found.notes.append(f"evaluation.sets.{name}.pairwise: what the judge takes is in no figure")
         return need
 
     def _estimate_judging(
@@ -244,7 +247,7 @@ class Estimator:
     def _find_pixels(self) -> tuple[int, int]:
         """Return the height and width of the images that the evaluation draws."""
         settings = self.recipe.model
-        at_once = max(1, min(self.recipe.evaluation.batch, self.counts.held_out))
+        at_once = max(1, min(self.recipe.evaluation.batch, self.counts.evaluated))
         on_cpu = self._find_device(settings.device) == "cpu"
         height, width = self._try_estimate(partial(loads.estimate_drawing, settings, on_cpu, at_once, at_once)).pixels
         return settings.sampling.height or height or 512, settings.sampling.width or width or 512
