@@ -55,7 +55,7 @@ def test_a_run_is_read_by_its_tables(run: agfsync.LoadedRun) -> None:
     first = run.candidates[0]
     assert first.image.size == (64, 64) and first.index == 0 and run.candidates[-1].index == 2
     assert [c.key for c in run.candidates[:2]] == [c.key for c in list(run.candidates)[:2]]
-    with pytest.raises(IndexError, match="the table candidates has 12 rows, and none at 12"):
+    with pytest.raises(IndexError, match="the table candidates has 12 rows: no row 12"):
         run.candidates[12]
     assert run.report.is_file() and "report" not in repr(run)
 
