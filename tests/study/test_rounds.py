@@ -286,6 +286,6 @@ def test_a_round_has_the_first_ones_settings_and_a_start(recipe: Recipe, tmp_pat
     assert later.start is not None and (later.start.round, later.start.reference) == (2, "previous")
     same = make_round_recipe(recipe.with_({"rounds.captions": "same"}), 3, tmp_path, "mark")
     assert same.captions == recipe.captions
-    with pytest.raises(RunError, match="a run without rounds"):
+    with pytest.raises(RunError, match="a run whose recipe has no rounds"):
         (tmp_path / "recipe.yaml").write_text(dump_recipe(later))
         read_rounds(tmp_path)
