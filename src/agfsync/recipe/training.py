@@ -109,7 +109,7 @@ class Training(Section):
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """What the training needs the model to do, for the check that it can."""
+        """The abilities of a model that the training needs; the recipe is refused for a model without them."""
         return self.method.uses, *(("tracked noise",) if self.noise == "tracked" else ())
 
     @model_validator(mode="after")
