@@ -14,7 +14,7 @@ ALWAYS = ("captions", "questions")
 
 
 def make_base_recipe(base: Recipe, arms: Iterable[Arm]) -> Recipe:
-    """Return the recipe of a base run: it trains nothing, and scores the candidates by the scorers of all arms.
+    """Return the recipe of a base run: it trains no generator, and scores the candidates by the scorers of all arms.
 
     A fork reuses a score by its scorer and image, whichever other scorers the fork has.
     """
