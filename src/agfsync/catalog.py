@@ -90,8 +90,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "none": "agfsync.training.objective:Nothing",
     },
     "networks": {
-        "clip-head": "agfsync.scorers.reward_networks:ClipReward",
-        "blip-head": "agfsync.scorers.reward_networks:BlipReward",
+        "clip-head": "agfsync.scorers.reward_networks.clip_head:ClipReward",
+        "blip-head": "agfsync.scorers.reward_networks.blip_head:BlipReward",
+        "blip2-head": "agfsync.scorers.reward_networks.blip2_head:Blip2Reward",
     },
     "parsers": {
         "spacy": "agfsync.language.spacy_syntax:SpacyParser",

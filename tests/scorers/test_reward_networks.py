@@ -12,9 +12,13 @@ from agfsync.models.artefact import ModelArtefact
 from agfsync.scorers import Item, Measurement
 from agfsync.scorers.clip import Clip
 from agfsync.scorers.imagereward import ImageReward
-from agfsync.scorers.reward_networks import BlipReward, ClipReward, RewardModel, join_embeddings, resize_positions
+from agfsync.scorers.reward_networks import RewardModel
+from agfsync.scorers.reward_networks.blip2_head import Blip2Reward
+from agfsync.scorers.reward_networks.blip_head import BlipReward, resize_positions
+from agfsync.scorers.reward_networks.clip_head import ClipReward, join_embeddings
 from agfsync.scorers.vp_score import VpScore
 
+KINDS = ("clip", "blip", "t5", "opt")
 HEAD = {"hidden": (8, 4), "seed": 3, "device": "cpu"}
 
 
@@ -26,6 +30,16 @@ def clip(folders: Path) -> ClipReward:
 @pytest.fixture
 def blip(folders: Path) -> BlipReward:
     return BlipReward(path=str(folders / "matcher"), **HEAD)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def t5(folders: Path) -> Blip2Reward:
+    return Blip2Reward(path=str(folders / "t5"), **HEAD)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def opt(folders: Path) -> Blip2Reward:
+    return Blip2Reward(path=str(folders / "opt"), **HEAD)  # type: ignore[arg-type]
 
 
 def values(scorer: VpScore, items: list[Item]) -> list[float]:
@@ -65,7 +79,51 @@ def test_the_first_blocks_are_frozen(kind: str, share: float, blocks: int, reque
         assert all(name.startswith("mlp.") for name in trained)
 
 
-@pytest.mark.parametrize("kind", ["clip", "blip"])
+@pytest.mark.parametrize(("share", "blocks"), [(0.0, 0), (0.5, 1), (1.0, 2)])
+@pytest.mark.parametrize("kind", ["t5", "opt"])
+def test_a_blip2_trains_the_language_models_blocks(
+    kind: str, share: float, blocks: int, request: pytest.FixtureRequest
+) -> None:
+    model: Blip2Reward = request.getfixturevalue(kind)
+    model.network.freeze(share)
+    trained = {name for name, each in model.network.named_parameters() if each.requires_grad}
+    assert {name for name in trained if name.startswith("mlp.")}
+    others = {name for name in trained if not name.startswith("mlp.")}
+    assert all(name.startswith("blip2.language_model.") and "embed" not in name for name in others)
+    for n in range(2):
+        marks = (f"encoder.block.{n}.", f"decoder.block.{n}.") if kind == "t5" else (f"decoder.layers.{n}.",)
+        for mark in marks:
+            assert any(mark in name for name in others) == (n >= blocks), (mark, others)
+    assert bool(others) == (share < 1)
+
+
+@pytest.mark.parametrize("kind", ["t5", "opt"])
+def test_a_prompts_padding_changes_no_blip2(kind: str, items: list[Item], request: pytest.FixtureRequest) -> None:
+    model: Blip2Reward = request.getfixturevalue(kind)
+    short, long = "a red circle", "is there a blue star left of the green square"
+    pixels = model.standardise_images(model.resize_images([items[0].image] * 2))
+    alone, _ = model.tokenize([short])
+    both, _ = model.tokenize([short, long])
+    assert both["attention_mask"][0].tolist() == sorted(both["attention_mask"][0].tolist(), reverse=True)
+    with torch.no_grad():
+        assert float(model.network(pixels, both)[0]) == pytest.approx(float(model.network(pixels[:1], alone)), abs=1e-5)
+        other = model.network.embed(pixels, both)
+    assert not torch.allclose(other[0], other[1], atol=1e-4)
+
+
+def test_the_state_of_an_opt_is_its_last_tokens(opt: Blip2Reward, items: list[Item]) -> None:
+    tokens, _ = opt.tokenize(["a red circle"])
+    pixels = opt.standardise_images(opt.resize_images([items[0].image]))
+    blip2 = opt.network.blip2
+    with torch.no_grad():
+        found = opt.network.embed(pixels, tokens)
+        image = torch.full((1, blip2.config.num_query_tokens), blip2.config.image_token_id)
+        ids = torch.cat([image, tokens["input_ids"]], dim=1)
+        states = blip2(input_ids=ids, pixel_values=pixels, output_hidden_states=True).language_model_outputs
+    assert torch.allclose(found, states.hidden_states[-1][:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_model_is_the_scorer_of_its_folder(
     kind: str, tmp_path: Path, items: list[Item], request: pytest.FixtureRequest
 ) -> None:
@@ -101,7 +159,7 @@ def test_published_weights_are_equal_through_both_scorers(folders: Path, items: 
     assert values(ImageReward(path=str(tmp_path), device="cpu"), items) == pytest.approx(published, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["clip", "blip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_its_rewards_have_the_pixels_gradient(
     kind: str, tmp_path: Path, items: list[Item], request: pytest.FixtureRequest
 ) -> None:
@@ -146,6 +204,7 @@ def test_positions_are_resized_to_another_side(folders: Path) -> None:
     [
         (lambda at: ClipReward(path=str(at / "matcher"), hidden=(4,)), "is a blip model: a clip-head takes clip"),
         (lambda at: BlipReward(path=str(at / "clip"), hidden=(4,)), "is a clip model: a blip-head takes blip"),
+        (lambda at: Blip2Reward(path=str(at / "clip"), hidden=(4,)), "is a clip model: a blip2-head takes blip-2"),
         (lambda at: ClipReward(path=str(at / "clip")), "it holds no head"),
     ],
 )

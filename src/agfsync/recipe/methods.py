@@ -199,7 +199,7 @@ class NetworkSettings(Section):
     """The network of a reward model: a model of image and prompt, and a head on it."""
 
     type: str
-    """clip-head or blip-head"""
+    """clip-head, blip-head or blip2-head"""
     path: str
     """a folder, a hub id or embedded:NAME"""
     revision: str | None = None
@@ -231,6 +231,13 @@ class BlipHeadSettings(NetworkSettings):
     Default: the model's own"""
 
 
+class Blip2HeadSettings(NetworkSettings):
+    """The network type `blip2-head`: a BLIP-2 whose language model sees the image and reads the prompt.
+
+    Its vision tower and Q-Former aren't trained: `frozen` counts the blocks of its language model.
+    """
+
+
 class BradleyTerrySettings(MethodSettings):
     """The method type `bradley-terry`: a reward model that scores a pair's winner higher than its loser."""
 
@@ -239,6 +246,6 @@ class BradleyTerrySettings(MethodSettings):
     summary: ClassVar[str] = "Train a reward model on the pairs, in the section reward: ImageReward, VP-Score."
     paper: ClassVar[str] = "ImageReward, arXiv:2304.05977; VisionPrefer, arXiv:2404.15100"
     network: "NetworkOfType"
-    """the network that rates an image with its prompt: clip-head, on a CLIP; or blip-head, on a BLIP"""
+    """the network that rates an image with its prompt: clip-head, blip-head or blip2-head, on a CLIP, BLIP or BLIP-2"""
     together: bool = True
     """the pairs of a prompt follow each other, so that a step sees each of its images once"""

@@ -33,6 +33,7 @@ from agfsync.recipe.choices import (
 )
 from agfsync.recipe.methods import (
     BestSettings,
+    Blip2HeadSettings,
     BlipHeadSettings,
     BradleyTerrySettings,
     ClipHeadSettings,
@@ -152,7 +153,7 @@ SETTINGS: dict[str, dict[str, type[Section]]] = {
         "bradley-terry": BradleyTerrySettings,
         "none": NoMethodSettings,
     },
-    "networks": {"clip-head": ClipHeadSettings, "blip-head": BlipHeadSettings},
+    "networks": {"clip-head": ClipHeadSettings, "blip-head": BlipHeadSettings, "blip2-head": Blip2HeadSettings},
     "parsers": {"auto": ParserSettings, "spacy": SpacySettings, "shapes": ParserSettings},
     "choices": {
         "best-worst": BestWorstSettings,

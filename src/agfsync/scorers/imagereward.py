@@ -1,11 +1,10 @@
 """ImageReward: a BLIP with a head, trained on people's rankings (Xu et al., 2023, arXiv 2304.05977).
 
-The weights are published as a pickle, which isn't read here: take them as safetensors. `reward_networks` has their
-names.
+The weights are published as a pickle, which isn't read here: take them as safetensors. `blip_head` has their names.
 """
 
 from agfsync.errors import ModelError
-from agfsync.scorers.reward_networks import BlipReward
+from agfsync.scorers.reward_networks.blip_head import BlipReward
 from agfsync.scorers.vp_score import IMAGEREWARD_SCALE, VpScore
 
 MEAN, STD = IMAGEREWARD_SCALE

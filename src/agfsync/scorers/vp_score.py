@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from agfsync import catalog
 from agfsync.errors import ModelError
 from agfsync.models.artefact import MODEL_FILE, ModelArtefact
 from agfsync.scorers import Item, Measurement, Unscored, measure_reward
-from agfsync.scorers.reward_networks import BlipReward, ClipReward, RewardModel
+from agfsync.scorers.reward_networks import RewardModel
+from agfsync.scorers.reward_networks.blip_head import BlipReward
 
 IMAGEREWARD_SCALE = (0.16717362830052426, 1.0333394966054072)
 """Mean and deviation of the output of ImageReward's head on the authors' data, published with their code."""
@@ -89,9 +91,10 @@ def open_reward_model(
         return model
     artefact = ModelArtefact.load(folder)
     base, scale = artefact.require_reward(folder)
-    kinds = {each.type: each for each in (BlipReward, ClipReward)}
-    if base.get("type") not in kinds:
-        raise ModelError(f"{path} holds a reward model of the type {base.get('type')}: known are {', '.join(kinds)}")
-    model = kinds[base["type"]](path=path, activation=base.get("activation", "none"), dtype=dtype, device=device)
-    model.scale = scale
-    return model
+    known, kind = catalog.list_names("networks"), base.get("type")
+    if kind not in known:
+        raise ModelError(f"{path} holds a reward model of the type {kind}: known are {', '.join(known)}")
+    made = {"type": kind, "path": path, "activation": base.get("activation", "none"), "dtype": dtype, "device": device}
+    trained: RewardModel = catalog.build("networks", made)
+    trained.scale = scale
+    return trained

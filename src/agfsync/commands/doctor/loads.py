@@ -29,7 +29,7 @@ from agfsync.recipe import ModelSettings, ScorerSettings, Training
 from agfsync.recipe.models import TransformerSettings
 from agfsync.scorers.answering import fill_template
 from agfsync.scorers.hpsv3 import IMAGE_TOKENS
-from agfsync.scorers.reward_networks import MOST_TOKENS as IMAGEREWARD_TOKENS
+from agfsync.scorers.reward_networks.blip_head import MOST_TOKENS as IMAGEREWARD_TOKENS
 from agfsync.scorers.vqa import QUESTIONS_AT_ONCE
 from agfsync.stages.training_data import count_images_at_once, count_prompts_at_once
 from agfsync.training.checkpoints import KEPT
