@@ -25,8 +25,8 @@ from agfsync.study.rounds import (
     make_round_recipe,
     read_rounds,
     run_with_rounds,
-    verify_rounds,
 )
+from agfsync.study.verifying import verify_runs
 
 pytestmark = pytest.mark.long
 
@@ -93,7 +93,7 @@ def test_a_round_draws_with_the_model_before_it_and_shares_the_rest(
     before = {each: each.stat().st_mtime_ns for each in path.rglob("*") if each.is_file()}
     assert cli.main(["run", str(tmp_path / "mine.yaml"), "--out", str(path)]) == 0
     assert before == {each: each.stat().st_mtime_ns for each in path.rglob("*") if each.is_file()}
-    assert verify_rounds(path) == pipeline.verify(path) + pipeline.verify(second)
+    assert verify_runs(path) == pipeline.verify(path) + pipeline.verify(second)
     own = {each.name for each in (path / "evaluation_images").iterdir()}
     part = next(each for each in (second / "evaluation_images").iterdir() if each.name not in own)
     part.write_bytes(part.read_bytes()[::-1])

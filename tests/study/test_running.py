@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from agfsync import cli
+from agfsync import cli, pipeline
 from agfsync.engine.progress import SilentProgress
 from agfsync.errors import RunError
 from agfsync.recipe import dump_recipe
@@ -92,6 +92,14 @@ def test_arms_draw_nothing_that_they_share_and_a_failed_arm_is_told(
     assert cli.main(["study", "table", str(out)]) == 0 and "| half | 2 |" in capsys.readouterr().out
     assert cli.main(["study", "table", str(out), "--format", "latex"]) == 0
     assert r"half & 2 &" in capsys.readouterr().out
+    runs = [out / "base", *sorted((out / "arms").glob("*/seed-*"))]
+    assert len(runs) == 8
+    assert cli.main(["verify", str(out)]) == 0
+    assert f"{sum(map(pipeline.verify, runs))} files match" in capsys.readouterr().out
+    part = next((out / "arms" / "lot" / "seed-1" / "pairs").iterdir())
+    part.write_bytes(part.read_bytes()[::-1])
+    assert cli.main(["verify", str(out)]) == 2
+    assert "lot/seed-1" in capsys.readouterr().err
     with pytest.raises(RunError, match="--update"):
         run_study(load_study(str(study_file), ["training.steps=3"]), out, SilentProgress())
 

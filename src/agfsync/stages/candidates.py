@@ -100,7 +100,8 @@ def run(context: Context) -> Mapping[str, Any]:
     for job in jobs:
         _draw_candidates(context, job, captions)
         release_memory()
-    report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(captions) * len(jobs))
+    unit = "captions" if len(jobs) == 1 else "captions of a generator"
+    report_skipped(context.progress, _STAGE, context.run.list_skipped(_STAGE), len(captions) * len(jobs), unit)
     context.run.select(_STAGE, (job.name_unit(caption) for caption in captions for job in jobs))
     drawn = len(captions) * recipe.candidates.per_caption * len(jobs)
     named = {GENERATORS: _name_generators(context, jobs, captions)} if recipe.candidates.beside else {}

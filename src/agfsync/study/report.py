@@ -85,10 +85,13 @@ def _find_report(arm: Arm, path: Path) -> str:
 
 
 def _choose_lead(results: StudyResults, name: str) -> str:
-    """Return the first judge of a set that no arm trains on, else the first judge."""
+    """Return the first judge of a set that no arm uses before the evaluation; else one that none trains on, or any."""
     judges = [judge for of, judge in results.list_judged() if of == name]
-    trained_on = {judge for arm in results.study.resolve_arms() for judge in arm.recipe.teachers}
-    return next((judge for judge in judges if judge not in trained_on), next(iter(judges), ""))
+    recipes = [arm.recipe for arm in results.study.resolve_arms()]
+    trained_on = {judge for recipe in recipes for judge in recipe.teachers}
+    used = trained_on | {judge for recipe in recipes for judge in recipe.candidate_scorers}
+    order = [judge for unwanted in (used, trained_on, set[str]()) for judge in judges if judge not in unwanted]
+    return next(iter(order), "")
 
 
 def _plot_differences(cells: Sequence[Cell], name: str, kind: str) -> list[Panel]:

@@ -5,7 +5,6 @@ run of its own. The rounds are evaluated like a study, whose arms are the rounds
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from agfsync import pipeline
 from agfsync.engine.progress import Progress, SilentProgress
-from agfsync.errors import DamagedError, RunError
+from agfsync.errors import RunError
 from agfsync.files.atomic import store_errors
 from agfsync.recipe import Recipe, load_recipe
 from agfsync.stages.context import MODEL
@@ -235,28 +234,6 @@ def list_rounds(path: Path) -> list[Path]:
     """Return the folders of the rounds of the run at `path`, even future ones; a run without rounds has one folder."""
     has_rounds = load_recipe(path / RECIPE).rounds is not None
     return [locate_round(path, n) for n in range(1, len(read_rounds(path).arms) + 1)] if has_rounds else [path]
-
-
-def verify_rounds(path: Path) -> int:
-    """Verify the files of the run at `path` and of its later rounds; return their number, with repeats of shared ones.
-
-    Raises:
-        DamagedError: some files failed verification; they have been quarantined.
-    """
-    files, faults = 0, []
-    for place in _find_existing_rounds(path):
-        try:
-            files += pipeline.verify(place)
-        except DamagedError as fault:
-            faults.append(str(fault))
-    if faults:
-        raise DamagedError("; ".join(faults))
-    return files
-
-
-def _find_existing_rounds(path: Path) -> Iterator[Path]:
-    yield path
-    yield from (place for place in list_rounds(path)[1:] if place.exists())
 
 
 def find_shortfall(path: Path, recipe: Recipe, number: int) -> float | None:
