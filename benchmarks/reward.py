@@ -1,6 +1,6 @@
 """The accuracy of the Shapes world's reward model by the share of the data, and with each aspect left out.
 
-    python benchmarks/reward.py RUNS --seeds 0 1 2
+    python benchmarks/reward.py RUNS --seeds 0 1 2 --captions 960
 
 Each seed has a run of shapes-visionprefer up to its pairs; each arm is a fork of it that trains a reward model. The
 test pairs are the same for all arms of a seed, also those of aspects that an arm leaves out. What is done is kept:
@@ -23,13 +23,13 @@ from agfsync.store.forks import fork_run
 
 RECIPE = "shapes-visionprefer"
 ASPECTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (1 / 16, 1 / 4, 1.0)
 OVERALL = ""
 
 
 def list_arms() -> dict[str, dict[str, Any]]:
     """Return the changes of the recipe by the name of each arm."""
-    shares = {f"share {share:.0%}": {"reward.share": share} for share in SHARES}
+    shares = {f"share {share:.4g}": {"reward.share": share} for share in SHARES}
     without = {
         f"without {out}": {"reward.aspects": [f"annotator.{each}" for each in ASPECTS if each != out]}
         for out in ASPECTS
@@ -54,18 +54,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--captions", type=int, default=960)
     parser.add_argument("--arms", nargs="+", default=list(list_arms()), choices=list(list_arms()))
     asked = parser.parse_args()
     bases = {seed: asked.runs / f"vp-{seed}" for seed in asked.seeds}
     for seed, base in bases.items():
-        recipe = resolve_recipe(RECIPE).with_({"seed": seed})
+        recipe = resolve_recipe(RECIPE).with_({"seed": seed, "captions.count": asked.captions})
         agfsync.run(recipe, base, until="pairs", update=True, progress=False)
     print(f"{describe_cpu()}. Accuracy on all test pairs with its 95 % interval over prompts, by run seed.\n")
     print(f"| arm | pairs trained on | {' | '.join(f'seed {seed}' for seed in bases)} | mean |")
     print(f"|{'---|' * (len(bases) + 3)}")
     for name, changes in list_arms().items():
         if name in asked.arms:
-            folder = name.replace(" ", "-").replace("%", "")
+            folder = name.replace(" ", "-")
             notes = [train_arm(base, asked.runs / f"vp-{seed}--{folder}", changes) for seed, base in bases.items()]
             found = [each[ACCURACY][OVERALL][MODEL_NAME] for each in notes]
             cells = [f"{each['accuracy']:.1%} [{each['low']:.1%}, {each['high']:.1%}]" for each in found]
