@@ -108,14 +108,16 @@ PLAN = TrainingPlan(steps=4, batch=5, learning_rate=1e-3, seed=11, precision="fp
 
 @dataclass(frozen=True)
 class Case:
-    """A training of a clip-head on random images."""
+    """A training of a network on random images."""
 
     together: bool = True
+    type: str = "clip-head"
+    path: str = "embedded:clip"
 
     def prepare(self, plan: TrainingPlan, folder: Path) -> tuple[Actor, BradleyTerryObjective, ValidationWatcher]:
         model = catalog.build(
             "networks",
-            {"type": "clip-head", "path": "embedded:clip", "hidden": (8, 4), "seed": 1, "device": "cpu"},
+            {"type": self.type, "path": self.path, "hidden": (8, 4), "seed": 1, "device": "cpu"},
         )
         model.network.freeze(0.7)
         source = torch.Generator().manual_seed(2)
@@ -150,9 +152,8 @@ def curve(run: Path) -> list[dict[str, float]]:
     return [{name: each for name, each in line.items() if not name.endswith("seconds")} for line in lines]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_killed_after_any_step_it_goes_on_to_the_same_bits(together: bool, tmp_path: Path) -> None:
-    case = Case(together)
+@pytest.mark.parametrize("case", [Case(), Case(together=False), Case(type="blip2-head", path="embedded:vqa")])
+def test_killed_after_any_step_it_goes_on_to_the_same_bits(case: Case, tmp_path: Path) -> None:
     whole = case.train(tmp_path / "whole")
     for step in range(PLAN.steps + 1):
         with pytest.raises(KeyboardInterrupt):
