@@ -1,6 +1,6 @@
-"""Name -> object, imported only when used. Other packages add theirs by entry points of the group `agfsync.KIND`.
+"""Objects by kind and name, imported on use. Other packages add theirs as entry points of the group `agfsync.KIND`.
 
-A scorer, method, generator or format is one file, one line here and one test.
+To add a scorer, method, generator or format takes one file, one line here and one test.
 """
 
 import sys
@@ -115,7 +115,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "soft-tifa": "agfsync.measures.soft_tifa:measure_soft_tifa",
         "t2i-compbench": "agfsync.measures.t2i_compbench:measure_t2i_compbench",
     },
-    # A file is tried against them in this order: the more special ones come first.
+    # A file is tried in this order, so the more specific formats come first.
     "formats": {
         "pick-a-pic": "agfsync.formats.pick_a_pic:PickAPic",
         "binarized": "agfsync.formats.binarized:Binarized",
@@ -147,22 +147,22 @@ CATALOG: dict[str, dict[str, str]] = {
 
 EMBEDDED = "embedded:"
 MODELS = ("models", "scorers", "networks", "pairwise")
-"""Kinds whose making loads a model: an error of a library meanwhile is reported in one line."""
+"""Kinds that load a model when they are created; the libraries' errors while doing so are reported in one line."""
 
 
 def list_names(kind: str) -> list[str]:
-    """Return every name of `kind`, the project's own first."""
+    """Return all names of `kind`, this package's own first."""
     return [*CATALOG[kind], *(each.name for each in list_plugins(kind))]
 
 
 def list_plugins(kind: str) -> EntryPoints:
-    """Return what other packages add to `kind`."""
+    """Return the entry points that other packages add to `kind`."""
     return _read_entry_points(f"agfsync.{kind}", tuple(sys.path))
 
 
 @cache
 def _read_entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
-    """Read them once for a search path: it takes as long as there are packages, and each section of a recipe asks."""
+    """Read the entry points once for each search path: it is slow with many packages, and each recipe section asks."""
     return entry_points(group=group)
 
 
@@ -170,7 +170,7 @@ def find(kind: str, name: str) -> Any:
     """Import and return the object called `name` among `kind`.
 
     Raises:
-        RecipeError: no such name; says which there are.
+        RecipeError: there is no such name; the message suggests one or lists all.
     """
     if name in CATALOG[kind]:
         module, _, attribute = CATALOG[kind][name].partition(":")
@@ -184,7 +184,7 @@ def find(kind: str, name: str) -> Any:
 
 
 def model_path(model: str) -> str:
-    """Return a folder of this package for `embedded:NAME`, else `model` itself, a folder or a hub id.
+    """Return this package's folder of the model `embedded:NAME`, else `model` itself, a folder or a hub id.
 
     Raises:
         ModelError: the package has no such embedded model.
@@ -200,7 +200,7 @@ def model_path(model: str) -> str:
 
 
 def find_place(model: str) -> str:
-    """Return `model_path` with `~` expanded where something is there, else `model` as it is written.
+    """Return `model_path(model)` with `~` expanded if that path exists, else `model` unchanged.
 
     Raises:
         ModelError: the package has no such embedded model.
@@ -210,12 +210,12 @@ def find_place(model: str) -> str:
 
 
 def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()) -> Any:
-    """Return the object that `settings` describe: their `type` among `kind`, made with the rest, its paths found.
+    """Create the object of `kind` named `settings["type"]`, with the other settings as arguments and models resolved.
 
-    A setting that the type doesn't take is left out if it is empty or `optional`.
+    A setting that the type doesn't take is ignored if it is empty, `optional` or in `OF_EVERY_MODEL`.
 
     Raises:
-        RecipeError: no such type, or it has no such setting. ModelError: no such model.
+        RecipeError: there is no such type, or it has no such setting. ModelError: there is no such model.
     """
     maker = find(kind, settings["type"])
     rest = {name: value for name, value in settings.items() if name != "type"}
@@ -226,12 +226,12 @@ def build(kind: str, settings: Mapping[str, Any], optional: Collection[str] = ()
 
 
 def check_place(path: str) -> str:
-    """Return `find_place(path)`, which must exist unless it may be a hub id, an address or a plug-in's `KIND:NAME`.
+    """Return `find_place(path)`; check that it exists unless it may be a hub id, an address or a plug-in's `KIND:NAME`.
 
     Nothing is loaded.
 
     Raises:
-        ModelError: it is written as a path, or has spaces, and isn't there.
+        ModelError: `path` is written as a path, or has spaces, and doesn't exist.
     """
     place = find_place(path)
     is_no_id = ":" not in path and (path.count("/") > 1 or any(map(str.isspace, path)))
@@ -241,9 +241,9 @@ def check_place(path: str) -> str:
 
 
 def fingerprint(*models: str | None) -> str:
-    """Return the digest of the files of the embedded ones among `models`, which change with the package.
+    """Return the digest of the files of all embedded models among `models`, which may change with the package.
 
-    Other models are identified by their names and revisions; hashing gigabytes would cost too much.
+    Other models are identified by name and revision: hashing gigabytes would take too long.
     """
     state = blake2b(digest_size=8)
     for model in models:
@@ -255,14 +255,14 @@ def fingerprint(*models: str | None) -> str:
 
 
 OF_EVERY_MODEL = ("dtype", "device")
-"""Settings that every model and scorer of a recipe has. A class that runs nothing on a device need not take them."""
+"""Settings of every model and scorer in a recipe. A class that runs nothing on a device need not take them."""
 
 
 def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Collection[str] = ()) -> dict[str, Any]:
-    """Return those of `settings` that `maker` takes; others may be empty or `optional`. `what` names it in the error.
+    """Return the `settings` that `maker` takes. `what` names `maker` in the error.
 
     Raises:
-        RecipeError: it has no such setting.
+        RecipeError: `maker` doesn't take a setting that isn't empty, `optional` or in `OF_EVERY_MODEL`.
     """
     parameters = signature(maker).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -274,7 +274,7 @@ def take_known(maker: Any, settings: Mapping[str, Any], what: str, optional: Col
 
 
 def _find_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the places of the models that `settings` name."""
+    """Return the settings that name models, with each path resolved and checked."""
     named = ("path", "config", "head", "weights", "nearest")
     places: dict[str, Any] = {name: check_place(settings[name]) for name in named if settings.get(name)}
     if settings.get("loras"):

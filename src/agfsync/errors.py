@@ -1,23 +1,23 @@
-"""The error tree. What a user can mend is an `AgfsyncError`: one line that says what is wrong, where, what to do."""
+"""The exceptions. An `AgfsyncError` is one that a user can fix: one line with what is wrong, where, and what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST = 2000
-"""characters of an error"""
+"""the most characters of an error's message"""
 CITED = 300
-"""characters of a library's message within one"""
+"""the most characters of a library's message in it"""
 TOLD_BY_TEXT = (OSError, ValueError, RuntimeError)
-"""Exceptions whose text says what is wrong; that of a KeyError or a TypeError needs its name beside it."""
+"""Exceptions with a message that is clear by itself; the others (KeyError, TypeError) need the name of their class."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-"""What CUDA and MPS, the CPU, and cuBLAS say when memory runs out."""
+"""Texts in out-of-memory errors: of CUDA and MPS, of the CPU, of cuBLAS."""
 
 
 class AgfsyncError(Exception):
-    """Base of every error that the command line prints as one line, with exit code 2.
+    """Base of the errors that the command line prints as one line, with exit code 2.
 
-    It may cite files and servers: what they hold can neither break the line nor steer the terminal.
+    A message may quote files and servers, so line breaks and control characters are replaced.
     """
 
     def __str__(self) -> str:
@@ -31,23 +31,23 @@ class RecipeError(AgfsyncError):
 
 
 class ModelError(AgfsyncError):
-    """A model that is missing or isn't what the recipe takes it for."""
+    """A model that is missing, or isn't of the kind that the recipe says."""
 
 
 class FormatError(AgfsyncError):
-    """A file or folder of prompts or pairs that is missing, of no known format, or not what its format says."""
+    """A file or folder of prompts or pairs that is missing, of an unknown format, or invalid in its format."""
 
 
 class RunError(AgfsyncError):
-    """A run folder that is missing, in use, made by other settings, or lacks an earlier stage."""
+    """A run folder that is missing, in use, written with other settings, or without an earlier stage."""
 
 
 class InUseError(RunError):
-    """A folder that another process writes to."""
+    """A folder that is locked by a process."""
 
 
 class StoreError(AgfsyncError):
-    """The disk failed: no space, no permission, or a part that is damaged."""
+    """The disk failed (no space, no permission), or a part is damaged."""
 
 
 class DamagedError(StoreError):
@@ -55,40 +55,40 @@ class DamagedError(StoreError):
 
 
 class OutOfMemoryError(AgfsyncError):
-    """A stage, as the recipe sets it, needs more memory than the machine or its accelerator has."""
+    """A stage needs more memory, with the recipe's settings, than the machine or its accelerator has."""
 
 
 class WorkerError(AgfsyncError):
-    """Workers that can't be had, or that die again and again."""
+    """Workers can't be started, or die repeatedly."""
 
 
 class NoReplyError(AgfsyncError):
-    """A language model gave no reply to one request, or none that can be read. Others may fare better."""
+    """A language model gave no reply to one request, or an invalid one. Other requests may succeed."""
 
 
 class BudgetError(AgfsyncError):
-    """More items failed than the recipe's budget allows, or a model ran dry."""
+    """Too many items failed, too few items can be made, or a language model's budget is spent."""
 
 
 class DivergedError(AgfsyncError):
-    """Training left the numbers: a loss or gradient that isn't finite."""
+    """Training diverged: a loss or gradient isn't finite."""
 
 
 class PeerError(AgfsyncError):
-    """Another process of a training by several has ended, never came, or doesn't see what this one sees."""
+    """Another process of a distributed training has ended, didn't join, or sees other data than this one."""
 
 
 def lacks_memory(failure: BaseException) -> bool:
-    """Return True if `failure` is a lack of memory. torch's may be any RuntimeError by that text."""
+    """Return True if `failure` is an out-of-memory error; torch's are RuntimeErrors, recognised by their text."""
     by_text = isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in OUT_OF_MEMORY)
     return by_text or isinstance(failure, MemoryError)
 
 
 @contextmanager
 def model_errors(what: str) -> Iterator[None]:
-    """Turn whatever is raised within, but for a lack of memory, into a ModelError that begins with `what`.
+    """Turn every exception within the context, except out-of-memory errors, into a ModelError that begins with `what`.
 
-    A model's files decide what the libraries do with it, and these raise anything: KeyError, TypeError, OverflowError.
+    The files of a model may make the libraries raise any exception: KeyError, TypeError, OverflowError.
 
     Raises:
         ModelError: something failed; the cause follows `what`.
@@ -104,7 +104,7 @@ def model_errors(what: str) -> Iterator[None]:
 
 
 def cause(failure: Exception) -> str:
-    """Return what a library says in an exception, with the exception's name where the words say little by themselves.
+    """Return the message of an exception, with the name of its class if the message isn't clear by itself.
 
     >>> cause(KeyError("unet"))
     "KeyError: 'unet'"

@@ -1,7 +1,7 @@
 """The records that stages exchange, each with the Arrow schema of its table.
 
-A record's key is a digest of its inputs, so that the same work has the same key on every machine, and finished work is
-found again whatever else changed.
+A record's key is a digest of its inputs: the same work has the same key on every machine, so that finished work is
+recognised even if other settings have changed.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 import pyarrow as pa
 
 Split = str
-"""train, held-out, or the name of an evaluation set with a source of its own"""
+"""train, held-out, or the name of an evaluation set that has its own source"""
 AnswerWord = Literal["yes", "no"]
 """An answer to a yes/no question."""
 YES_NO: tuple[AnswerWord, ...] = ("yes", "no")
@@ -44,12 +44,12 @@ NO_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 def digest(*parts: Any) -> str:
-    """Return 16 hex digits that name `parts` (anything JSON can hold), the same on every machine."""
+    """Return a digest of `parts` (any JSON values): 16 hex digits, the same on every machine."""
     return hashlib.blake2b(_PLAIN.encode(parts).encode(), digest_size=8).hexdigest()
 
 
 def digest_lists(name: str, *lists: Iterable[str]) -> str:
-    """Return `digest(name, [*list], ...)` of lists that are longer than memory."""
+    """Return `digest(name, [*list], ...)` without holding the lists in memory."""
     hashed = hashlib.blake2b(b"[" + _PLAIN.encode(name).encode(), digest_size=8)
     for texts in lists:
         hashed.update(b",[")
@@ -61,40 +61,40 @@ def digest_lists(name: str, *lists: Iterable[str]) -> str:
 
 
 _PLAIN = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-"""Made once: a run has as many keys as images and scores."""
+"""Created once, since a run computes a key for each image and each score."""
 
 
 def one_line(text: str) -> str:
-    """Return `text` on one line: white space, control characters and halves of characters become single spaces.
+    """Return `text` on one line: each run of white space, control characters and surrogates becomes one space.
 
-    Such halves come out of JSON's escapes and of no keyboard, and no file can hold them.
+    Unpaired surrogates come from JSON escapes, and can't be encoded as UTF-8.
     """
     return NO_CHARACTER.sub(" ", text).strip()
 
 
 def digest_file(path: Path) -> str:
-    """Return 16 hex digits that name the content of the file at `path`."""
+    """Return the digest of the content of the file at `path`: 16 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def derive_seed(*parts: Any) -> int:
-    """Return a seed in 0..2^63-1 derived from `parts`, so that it depends on no batch, worker or order."""
+    """Return a seed in 0..2^63-1 derived from `parts`, independent of batches, workers and order."""
     return int(digest("seed", *parts), 16) >> 1
 
 
 def asks_yes_no(answer: str, choices: Iterable[str]) -> bool:
-    """Return True if a question with this expected answer and these choices is answered by yes or no."""
+    """Return True if a question with this expected answer and these choices is a yes/no question."""
     return answer in YES_NO and set(choices) <= {*YES_NO}
 
 
 def make_question_key(caption_key: str, text: str, answer: str, choices: Sequence[str] = ()) -> str:
-    """Return a question's key: another expected answer makes another question, and so do other choices than yes/no."""
+    """Return a question's key, which depends on the expected answer, and on `choices` unless they are yes and no."""
     return digest("question", caption_key, text, answer, *([] if set(choices) <= {*YES_NO} else [list(choices)]))
 
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-"""How Hugging Face datasets store an image column."""
+"""The type of an image column in Hugging Face datasets."""
 ImageFile = Annotated[bytes, IMAGE]
 SmallInt = Annotated[int, pa.int32()]
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -102,7 +102,7 @@ _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The base of the records: a row of a Parquet table, whose schema follows from the annotations."""
+    """The base of the records, each a row of a Parquet table. The schema is derived from the annotations."""
 
     schema: ClassVar[pa.Schema]
 
@@ -110,23 +110,23 @@ class Record:
         cls.schema = pa.schema(get_columns(cls))
 
     def row(self) -> dict[str, Any]:
-        """Return this record as the row that its schema describes."""
+        """Return this record as a row of its schema."""
         return asdict(self)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the record of `row`; unknown columns are left out, and lists become tuples."""
+        """Return the record of `row`. Unknown columns are ignored, and lists become tuples."""
         values: dict[str, Any] = {name: row[name] for name in cls.schema.names}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def get_columns(kind: type) -> dict[str, pa.DataType]:
-    """Return the name and the Arrow type of each annotated field of a class."""
+    """Return the Arrow type of each annotated field of a class, by name."""
     return {name: find_arrow_type(each) for name, each in get_annotations(kind).items()}
 
 
 def find_arrow_type(annotation: Any) -> pa.DataType:
-    """Return the Arrow type of a field: that of its annotation, a list for a tuple, or a struct for a dataclass.
+    """Return the Arrow type for an annotation: a list for a tuple, a struct for a dataclass.
 
     >>> find_arrow_type(tuple[float, ...]), find_arrow_type(str | None)
     (ListType(list<item: double>), DataType(string))
@@ -143,9 +143,10 @@ def find_arrow_type(annotation: Any) -> pa.DataType:
 
 @dataclass(frozen=True, slots=True)
 class Caption(Record):
-    """A prompt to draw. `split` keeps the evaluation's captions apart from those that make pairs.
+    """A prompt to draw. `split` separates the evaluation's captions from those that pairs are made of.
 
-    A polished one has its `original`, and in `changed` a few words on the difference; both are empty otherwise.
+    A polished caption has its `original` text, and in `changed` a short description of the difference; both are empty
+    for other captions.
     """
 
     key: str
@@ -158,11 +159,11 @@ class Caption(Record):
 
 @dataclass(frozen=True, slots=True)
 class Question(Record):
-    """An atomic question whose answer the caption states. `answer` is the answer of a faithful image: a short word.
+    """An atomic question about an image of the caption. `answer` is the expected answer, which the caption states.
 
-    `parents` are the texts of the caption's questions without whose expected answers this one makes no sense. `choices`
-    are the answers that a judge chooses from; empty: yes and no if `answer` is one of them, else any answer. `label` is
-    the name that a benchmark's file has for questions of this kind, such as "animal/human".
+    `parents` are the texts of the questions that must have their expected answers for this one to make sense. `choices`
+    are the answers that a judge chooses from; if they are empty, yes and no if `answer` is one of them, else any
+    answer. `label` is a benchmark's own name for questions of this kind, such as "animal/human".
     """
 
     key: str
@@ -177,23 +178,23 @@ class Question(Record):
 
     @property
     def is_yes_no(self) -> bool:
-        """True if a judge is to say yes or no."""
+        """True if a judge answers with yes or no."""
         return asks_yes_no(self.answer, self.choices)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the question of `row`, which has no choices and no label in runs of before."""
+        """Return the question of `row`. Rows of older runs have no choices and no label."""
         lists: dict[str, Any] = {name: tuple(row.get(name) or ()) for name in ("parents", "choices")}
-        # A run has as many as candidates, of few different words: each word is kept once.
+        # A run has many questions and few distinct words: interning keeps each word once.
         words: dict[str, Any] = {name: intern(row.get(name) or "") for name in cls.schema.names if name not in lists}
         return cls(**words, **lists)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Record):
-    """One image of a caption (Eq. 1). `image` is an encoded PNG, WebP or JPEG file; `seed` made its noise.
+    """One image of a caption (Eq. 1). `image` is an encoded PNG, WebP or JPEG file; `seed` is the seed of its noise.
 
-    An image of a pair set has no seed, and `generator` names its source.
+    An image of a pair set has no seed, and its `generator` is the name of its source.
     """
 
     key: str
@@ -204,7 +205,7 @@ class Candidate(Record):
     image: ImageFile
 
     def row(self) -> dict[str, Any]:
-        """Return this candidate as the row that its schema describes."""
+        """Return this candidate as a row of its schema."""
         return asdict(self) | {"image": {"bytes": self.image, "path": None}}
 
     @classmethod
@@ -215,10 +216,11 @@ class Candidate(Record):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A VQA model's answer to one question: the hard answer, and its probability in 0..1.
+    """A VQA model's answer to one question: the hard answer, and probabilities in 0..1.
 
-    `p_yes` is P(yes) against no; of a question that isn't a yes/no question P(expected answer), among its choices if it
-    has any. `p_expected` is P(expected answer) among all that the model could say; None if the judge doesn't know.
+    `p_yes` is P(yes), normalised over yes and no; for other questions it is P(expected answer), normalised over the
+    choices if there are any. `p_expected` is P(expected answer) over all possible answers of the model; None if the
+    judge doesn't give it.
     """
 
     question_key: str
@@ -227,13 +229,13 @@ class Answer:
     p_expected: float | None = None
 
     def compute_p_right(self, question: Question) -> float:
-        """Return the probability of the expected answer to `question` against its alternatives, by `p_yes`."""
+        """Return the probability of the expected answer to `question`, derived from `p_yes`."""
         return 1 - self.p_yes if question.is_yes_no and question.answer == "no" else self.p_yes
 
 
 @dataclass(frozen=True, slots=True)
 class Score(Record):
-    """One scorer's score of one candidate: a value on 0..100, or the reason why there is none; never both or NaN."""
+    """One scorer's score of one candidate: a value in 0..100, or the reason for its absence. Never both, never NaN."""
 
     key: str
     candidate_key: str
@@ -251,11 +253,11 @@ class Score(Record):
 
 @dataclass(frozen=True, slots=True)
 class Annotation(Record):
-    """An annotator's reply on a caption's candidates by one aspect, shown in one order; or the reason for none.
+    """An annotator's judgement of a caption's candidates in one aspect, shown in one order; or the reason for none.
 
-    Scores are in 1..5, ranks from 1, equal ranks are ties; they and the reasons follow `shown`, the candidates' keys in
-    the order shown, of which one may be there twice. All three are empty where there is no judgement. `replies` are
-    the raw texts, those that could not be read among them. `refused`: the model declined to judge.
+    `shown` are the keys of the candidates in the order shown; a key may occur twice. `scores` (1..5), `ranks` (from 1,
+    equal ranks are ties) and `reasons` are in the same order, and empty if there is no judgement. `replies` are the raw
+    texts, including those that could not be parsed. `refused` is True if the model declined to judge.
     """
 
     key: str
@@ -274,11 +276,11 @@ class Annotation(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pair(Record):
-    """A winner and a loser of a caption's candidates (Eq. 6, 7) with their total scores; `margin` is above 0.
+    """A winner and a loser among a caption's candidates (Eq. 6, 7), with their total scores; `margin` is above 0.
 
-    The total is on the scale of the recipe's choice: by default the weighted sum (Eq. 5). A pair set only says which of
-    two images is preferred: its totals are the labels 1 and 0. `aspect` is the judge or aspect that alone chose the
-    pair; empty if all together did.
+    The scale of the totals depends on the recipe's choice; by default they are the weighted sums (Eq. 5). A pair set
+    only states which of two images is preferred: its totals are the labels 1 and 0. `aspect` is the single judge or
+    aspect that chose the pair; empty if the pair was chosen by all of them.
     """
 
     key: str
@@ -293,9 +295,9 @@ class Pair(Record):
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Record):
-    """Base and aligned model on one caption of an evaluation set by one judge, same seed; values on 0..100.
+    """One judge's values in 0..100 for the base and the aligned model on one caption of an evaluation set, same seed.
 
-    `element_type` is set where the row speaks of the caption's questions of one type, empty where of the whole image.
+    `element_type` is set if the values are those of the caption's questions of one type; empty for the whole image.
     """
 
     key: str
@@ -310,10 +312,10 @@ class Comparison(Record):
 
 @dataclass(frozen=True, slots=True)
 class Vote(Record):
-    """A pairwise judge's vote on the two images of a caption of an evaluation set, shown in one order.
+    """A pairwise judge's vote on the two images of one caption of an evaluation set, shown in one order.
 
-    `first` is the model whose image was shown first, base or aligned; `choice` is base, aligned or tie, or None with
-    the `reason` why there is none. `explanation` is the judge's own reason, `reply` its whole reply.
+    `first` is the model of the first image, base or aligned. `choice` is base, aligned or tie, or None with the
+    `reason` for a missing vote. `explanation` is the judge's own reason, `reply` its full reply.
     """
 
     key: str
@@ -328,7 +330,7 @@ class Vote(Record):
 
 
 def add_huggingface_metadata(schema: pa.Schema) -> pa.Schema:
-    """Return `schema` with the metadata by which Hugging Face datasets read its image column as images."""
+    """Return `schema` with the metadata that lets Hugging Face datasets decode its image column."""
     if IMAGE not in schema.types:
         return schema
     features = {field.name: _describe_feature(field.type) for field in schema}

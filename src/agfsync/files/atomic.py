@@ -1,4 +1,4 @@
-"""Atomic writes, folder locks, and clear messages for the errors of a disk."""
+"""Atomic writes, folder locks, and clear messages for disk errors."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def explain_disk_error(failure: BaseException, path: Path) -> StoreError | None:
-    """Return the error for a `failure` of the disk, also if a library has wrapped it; None for any other failure."""
+    """Return the error for a disk `failure`, even if a library has wrapped it; None for any other failure."""
     number = failure.errno if isinstance(failure, OSError) else None
     where = failure.filename if isinstance(failure, OSError) and failure.filename else path
     text = str(failure)
@@ -44,7 +44,7 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: the file is either complete or the previous one, also after a power cut.
+    """Write `data` to `path` atomically: even after a power cut, the file is either complete or the previous one.
 
     Raises:
         StoreError: the disk is full, or writing is not allowed.
@@ -64,14 +64,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def lock_folder(folder: Path, *, shared: bool = False) -> io.TextIOWrapper:
-    """Take the lock of `folder` and return it; it is held until it is closed or the process ends in any way.
+    """Take the lock of `folder` and return it; it is held until it is closed or the process ends, however it ends.
 
-    The operating system holds the lock; the text in the file only names the holder for messages, so a killed process
-    or a reused process number doesn't matter. `shared` locks exclude exclusive ones, not each other. The package
-    filelock does the same without the text, which it empties at each attempt to take the lock.
+    The operating system holds the lock; the text in the file only names the holder for messages, so killed processes
+    and reused process numbers do no harm. `shared` locks exclude exclusive ones, not each other. The package filelock
+    does the same but loses the text: it empties the file at each attempt to take the lock.
 
     Raises:
-        InUseError: another process holds it; the message names the process.
+        InUseError: a process holds the lock already; the message names it.
     """
     with store_errors(folder / "lock"):
         file = _open_lock(folder / "lock", shared)
@@ -96,11 +96,11 @@ def _open_lock(path: Path, shared: bool) -> io.TextIOWrapper:
     except OSError as failure:
         if not shared or failure.errno not in _FORBIDDEN:
             raise
-        return path.open()  # of a folder that may only be read
+        return path.open()  # the folder is read-only
 
 
 def _try_lock(file: io.TextIOWrapper, kind: int) -> bool:
-    """Return False if another process has it; network file systems raise either of the errors."""
+    """Return True if the lock was taken, False if it is held; network file systems raise either of the errors."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -109,7 +109,7 @@ def _try_lock(file: io.TextIOWrapper, kind: int) -> bool:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk; without this a power cut may undo a rename."""
+    """Flush a file, or a folder's entries, to the disk; without this a power cut may undo a rename."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -118,7 +118,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replace `folder` by the folder that `write` makes, or leave the old one: never a part."""
+    """Replace `folder` by the folder that `write` creates: it is always the complete new or the complete old one."""
     beside, before = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".before")
     with store_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)

@@ -1,12 +1,12 @@
 """Images to bytes and back, only in formats that are safe to open.
 
-A file is accepted if its image is unambiguous: a complete PNG, WebP or JPEG of one still image, 8 bits a channel,
-opaque, in grey, palette or RGB, of a sane size. It is rotated by its EXIF orientation, since people have seen and rated
-it that way. An image that a conversion would have to guess is refused with the reason: 16 bits, CMYK, transparent
-parts, several frames. Data after the end of the image, colour profiles, texts and the rest of the EXIF are ignored, as
-by the models.
+A file is accepted if its image is unambiguous: a complete PNG, WebP or JPEG of one still image, 8 bits per channel,
+opaque, in grey, palette or RGB, of a reasonable size. The image is rotated by its EXIF orientation, since people have
+seen and rated it that way. Images that can't be converted to RGB without a guess are refused with the reason: 16 bits
+per channel, CMYK, transparent parts, several frames. Data after the end of the image, colour profiles, texts and the
+rest of the EXIF are ignored, as the models ignore them.
 
-Every chunk of a PNG has a checksum, and all of them are verified. WebP and JPEG have none: only missing data shows.
+The checksums of all chunks of a PNG are verified. WebP and JPEG have none: only missing data is detected.
 """
 
 import io
@@ -21,9 +21,9 @@ from agfsync.files.metadata import PNG, DamagedFileError, extract_essence, read_
 
 _FORMATS = ("PNG", "WEBP", "JPEG")
 MOST_PIXELS = 1 << 25
-"""The most pixels of an image: 100 MB as RGB; a batch of images is in memory at a time."""
+"""The most pixels of an image, 100 MB as RGB; a whole batch of images is in memory at a time."""
 _MOST_SLENDER = 64
-"""The greatest ratio of the sides: a scorer scales the shorter one to at least 224 pixels, and the longer with it."""
+"""The greatest ratio of the sides: a scorer scales the shorter side to 224 pixels or more, and so the longer one."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,17 +37,17 @@ _TURNS = {
 """EXIF's orientation -> the transposition that makes the image upright; Pillow counts degrees anticlockwise."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""A PNG's colour type -> its number of channels"""
+"""a PNG's colour type -> its number of channels"""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Passes of an interlaced PNG (Adam7): first column and row, steps between columns and rows"""
+"""the passes of an interlaced PNG (Adam7): first column and row, steps between columns and rows"""
 
 
 class BrokenImageError(ValueError):
-    """Bytes that are not a complete image of a known format, or an image whose colours would have to be guessed."""
+    """Bytes that are not a complete image of a known format, or an image with ambiguous colours."""
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Return `image` as PNG, lossless. Level 1 is five times faster than the default, and little larger."""
+    """Return `image` as RGB PNG, lossless. Level 1 is five times faster than the default, and hardly larger."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -60,14 +60,14 @@ def encode_pngs(images: Sequence[Image.Image]) -> list[bytes]:
 
 
 def fit_to_size(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return `image` at this size: unchanged if it has it, otherwise scaled to fill it and cropped evenly."""
+    """Return `image` scaled to fill this size and cropped at the centre; unchanged if it has this size."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
 def measure_cut(image: Image.Image, width: int, height: int) -> tuple[int, int]:
-    """Return what `fit_to_size` crops at the top and on the left, in pixels of the scaled image."""
+    """Return how much `fit_to_size` crops at the top and at the left, in pixels of the scaled image."""
     scale = max(width / image.width, height / image.height)
     return round((image.height * scale - height) / 2), round((image.width * scale - width) / 2)
 
@@ -76,7 +76,7 @@ def decode_image(data: bytes) -> Image.Image:
     """Return the RGB image in `data`, a PNG, WebP or JPEG, upright.
 
     Raises:
-        BrokenImageError: there is no complete image, or one that isn't accepted (see the module's docstring).
+        BrokenImageError: the image is incomplete, or isn't accepted (see the module's docstring).
     """
     try:
         essence = extract_essence(data)
@@ -92,7 +92,7 @@ def decode_image(data: bytes) -> Image.Image:
         raise
     except DamagedFileError as failure:
         raise BrokenImageError(f"broken image: {failure}") from failure
-    except Exception as failure:  # Decoders raise whatever they please.
+    except Exception as failure:  # Decoders may raise any exception.
         name = type(failure).__name__
         raise BrokenImageError(f"broken image: {'it is damaged' if name == 'error' else name}") from failure
 
@@ -108,7 +108,7 @@ def _check_kind(image: Image.Image, data: bytes) -> None:
     # A JPEG may also hold several images, such as a preview: every viewer shows the first.
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         raise BrokenImageError("unfit image: it is animated")
-    # Pillow turns 16 bits of colour into 8 on the way, but 16 bits of grey into white: the header tells.
+    # Pillow reads 16-bit colour as 8-bit, but 16-bit grey as white: only the header shows the depth.
     if image.mode.startswith(("I", "F")) or (data.startswith(PNG) and data[24] == 16):
         raise BrokenImageError("unfit image: it has 16 bits a channel: make it 8")
     if image.mode == "CMYK":
@@ -116,7 +116,7 @@ def _check_kind(image: Image.Image, data: bytes) -> None:
 
 
 def _convert_opaque(image: Image.Image) -> Image.Image:
-    """Return `image` in RGB; refuse one that isn't opaque."""
+    """Return `image` in RGB. Raises BrokenImageError if it isn't opaque."""
     if image.mode == "P" and max(image.tobytes()) >= len(image.getpalette() or ()) // 3:
         raise BrokenImageError("broken image: it has colours that aren't in its palette")
     if image.has_transparency_data:
@@ -127,7 +127,7 @@ def _convert_opaque(image: Image.Image) -> Image.Image:
 
 
 def _check_rows(png: bytes) -> None:
-    """Check that a PNG has all its rows: Pillow accepts one with missing rows, and shows them black."""
+    """Check that a PNG has all its rows: Pillow accepts a PNG with missing rows, and shows them black."""
     place, inflated, pixels = len(PNG), 0, zlib.decompressobj()
     header: tuple[int, ...] = ()
     while place < len(png):
@@ -136,14 +136,14 @@ def _check_rows(png: bytes) -> None:
         if kind == b"IHDR":
             header = struct.unpack(">IIBBBBB", content)
         elif kind == b"IDAT":
-            # One byte too many is enough to refuse it: the rest could be gigabytes.
+            # One byte too many is enough to refuse the file: the rest could be gigabytes.
             inflated += len(pixels.decompress(content, _count_bytes(*header) - inflated + 1))
     if not pixels.eof or inflated != _count_bytes(*header):
         raise BrokenImageError("broken image: it has not as many rows as it says")
 
 
 def _count_bytes(width: int, height: int, depth: int, colour: int, _: int, __: int, interlaced: int) -> int:
-    """Return the bytes of a PNG's pixels, inflated: each row of each pass begins with the name of its filter."""
+    """Return the size in bytes of a PNG's inflated pixels: each row of each pass begins with a byte for its filter."""
     size = 0
     for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
         columns, rows = -((left - width) // across), -((top - height) // down)

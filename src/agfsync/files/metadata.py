@@ -1,8 +1,8 @@
-"""The metadata of image files: removed unread, except for the orientation.
+"""The metadata of image files: removed without being read, except for the orientation.
 
 Texts, colour profiles, previews and EXIF blocks do not affect any pixel that a model sees, and decoders fail on them:
-Pillow refuses a text of more than a megabyte, and fails on EXIF blocks that lie about themselves. So a decoder is given
-the file without them. The orientation is read here, by its one tag, so that the rest of the block can't do harm.
+Pillow refuses texts of more than a megabyte, and fails on inconsistent EXIF blocks. So the decoder gets the file
+without them. Only the orientation's tag is read, here, so that the rest of the EXIF block can do no harm.
 """
 
 import re
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _SHAPING = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
-"""Ancillary chunks of a PNG that affect what is shown: transparent colours and frames"""
+"""the ancillary chunks of a PNG that affect what is shown: transparent colours and frames"""
 _EXIF_MARK = b"Exif\0\0"
 _ORIENTATION, _SHORT = 0x0112, 3
-"""The tag, and the one type that it may have."""
+"""the tag, and the only type that it may have"""
 _MOST_ENTRIES = 1 << 12
-"""the most entries of an EXIF directory that are searched"""
+"""how many entries of an EXIF directory are searched at most"""
 _COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
-"""A JPEG's application segments that say which colours its numbers are: how each begins, and its least bytes."""
+"""the application segments that define a JPEG's colour space: marker -> beginning and least size in bytes"""
 _APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
-"""Markers of a JPEG's application segments and comments."""
+"""the markers of a JPEG's application segments and comments"""
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
-"""Within a JPEG's pixels, which escape their own 0xFF and hold restart markers."""
+"""A marker, but for restart markers and the escaped 0xFF (FF 00), which occur within a JPEG's pixels."""
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
-"""Markers: before the pixels, after them, and those that no segment follows."""
+"""the markers before the pixels and at the end of the image, and those without a segment"""
 
 
 class DamagedFileError(ValueError):
@@ -42,7 +42,7 @@ class Essence:
 
 
 def extract_essence(file: bytes) -> Essence:
-    """Return the part of `file` that a decoder needs: all of a WebP, and of an unknown format.
+    """Return the part of `file` that a decoder needs; for a WebP and for unknown formats this is the whole file.
 
     Raises:
         DamagedFileError: a checksum of a PNG is wrong, or the end of a JPEG is missing. struct.error: a PNG ends early.
@@ -55,9 +55,9 @@ def extract_essence(file: bytes) -> Essence:
 
 
 def read_orientation(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, in an EXIF block; 1, upright, if it has none.
+    """Return the orientation in an EXIF block, 1 to 8; 1 (upright) if it has none.
 
-    Only a single value of the type SHORT counts, as in browsers. Nothing else of the block is read (EXIF 3.0, 4.6.4).
+    Only a single value of the type SHORT counts, as in browsers (EXIF 3.0, 4.6.4). No other tag is used.
     """
     while exif.startswith(_EXIF_MARK):
         exif = exif[len(_EXIF_MARK) :]
@@ -76,7 +76,7 @@ def read_orientation(exif: bytes) -> int:
 
 
 def _extract_png(png: bytes) -> Essence:
-    """Return the chunks of a PNG that affect its pixels; the checksum of every chunk is verified."""
+    """Return the chunks of a PNG that affect its pixels. The checksum of every chunk is verified."""
     place, kept, exif = len(PNG), [PNG], b""
     kind = b""
     while kind != b"IEND":
@@ -85,7 +85,7 @@ def _extract_png(png: bytes) -> Essence:
         content = memoryview(png)[place + 8 : end - 4]
         if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack_from(">I", png, end - 4)[0]:
             raise DamagedFileError("a checksum is wrong")
-        if not kind[0] & 0x20 or kind in _SHAPING:  # a capital letter first: no decoder may pass it over
+        if not kind[0] & 0x20 or kind in _SHAPING:  # critical chunks have a capital first letter
             kept.append(png[place:end])
         elif kind == b"eXIf":
             exif = exif or bytes(content)
@@ -94,9 +94,9 @@ def _extract_png(png: bytes) -> Essence:
 
 
 def _extract_jpeg(jpeg: bytes) -> Essence:
-    """Return the first image of a JPEG; all that follows its end, such as a preview, is left out, too."""
+    """Return the first image of a JPEG; data after its end, such as a preview, is also removed."""
     place, kept, exif = 2, [_JPEG], b""
-    # Between the segments there may be filling, which every decoder passes over.
+    # There may be fill bytes between segments, which every decoder skips.
     while found := _NEXT_MARKER.search(jpeg, place):
         begin, place = found.span()
         marker = jpeg[place - 1]
@@ -115,7 +115,7 @@ def _extract_jpeg(jpeg: bytes) -> Essence:
 
 
 def _read_segment(jpeg: bytes, place: int) -> bytes:
-    """Return the content of the segment whose length is at `place`."""
+    """Return the content of the segment at `place`, where its length is."""
     size = int.from_bytes(jpeg[place : place + 2])
     content = jpeg[place + 2 : place + size]
     if size < 2 or len(content) != size - 2:
@@ -129,10 +129,10 @@ def _is_complete(marker: int, content: bytes) -> bool:
 
 
 def _find_end_of_scans(jpeg: bytes, place: int) -> int:
-    """Return the end of the image whose first scan has its data at `place`.
+    """Return the end of an image, given the start of its first scan's data at `place`.
 
     Raises:
-        DamagedFileError: it has no end.
+        DamagedFileError: the end is missing.
     """
     while found := _NEXT_MARKER.search(jpeg, place):
         if jpeg[found.end() - 1] == _END:

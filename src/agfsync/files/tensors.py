@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors, never pickle, written atomically and verified against their checksum."""
+"""Tensor files: safetensors, never pickle, written atomically and verified against their checksum."""
 
 import hashlib
 import json
@@ -18,27 +18,27 @@ from agfsync.errors import StoreError
 from agfsync.files.atomic import explain_disk_error, flush_to_disk, store_errors
 
 _LAYOUTS, _SUM = "layouts", "sha256"
-"""Our own metadata: the order of the dimensions of tensors that aren't contiguous, and the checksum of all else."""
+"""Keys of our own metadata: the dimension order of non-contiguous tensors, and the checksum of everything else."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """The contents of a file of tensors."""
+    """The contents of a tensor file."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file next to `path`, flush it and rename it, so that the file at `path` is always complete.
+    """Write a tensor file next to `path`, flush it and rename it, so that the file at `path` is always complete.
 
     Raises:
         StoreError: the disk is full, or writing is not allowed; the previous file is still there.
     """
     beside = path.with_name(path.name + ".partial")
-    # With another layout sums are rounded in another order: a training resumed from the file would differ.
+    # Another layout would change the order in which sums are rounded: a training resumed from the file would differ.
     layouts = {name: _find_layout(tensor) for name, tensor in tensors.items()}
-    # Nothing is copied that has no gaps: the tensors may be larger than the memory.
+    # Dense tensors aren't copied: together they may be larger than the memory.
     whole = {name: tensor.permute(layouts[name]).contiguous() for name, tensor in tensors.items()}
     odd = {name: layout for name, layout in layouts.items() if layout != sorted(layout)}
     head = {**metadata, **({_LAYOUTS: json.dumps(odd)} if odd else {})}
@@ -55,9 +55,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> TensorFile | None:
-    """Return the contents of `path`, on the CPU, in their layout; None if it is missing or damaged.
+    """Return the contents of `path`, on the CPU, in their original layout; None if the file is missing or damaged.
 
-    The tensors are memory-mapped: their values are read when they are used, and take no memory that isn't free.
+    The tensors are memory-mapped: the operating system reads their values on use, and can evict them from memory.
     """
     head = read_metadata(path)
     if head is None:
@@ -73,16 +73,16 @@ def read_tensors(path: Path) -> TensorFile | None:
 
 
 def read_metadata(path: Path) -> Mapping[str, str] | None:
-    """Return the metadata of `path`, without reading its tensors; None if it is missing or incomplete."""
+    """Return the metadata of `path` without reading its tensors; None if the file is missing or incomplete."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError):
-        return None  # A checkpoint that can't be read is like one that was never finished: an earlier one serves.
+        return None  # An unreadable checkpoint counts as never written: an earlier one is used.
 
 
 def _compute_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the sha256 of a file's metadata and tensors."""
+    """Return the SHA-256 of a file's metadata and tensors."""
     state = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -91,7 +91,7 @@ def _compute_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def _find_layout(tensor: Tensor) -> list[int]:
-    """Return the dimensions of a tensor as they follow each other in memory, the one of the largest steps first.
+    """Return the dimensions of a tensor in the order of their strides, the largest first.
 
     >>> _find_layout(torch.ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last))
     [0, 2, 3, 1]
@@ -106,19 +106,19 @@ def _undo_layout(stored: Tensor, layout: Sequence[int]) -> Tensor:
 
 
 class TensorSpool:
-    """Rows of named tensors that are written to temporary files in `folder` as they come, so that memory holds none.
+    """Named tensors that are written row by row to temporary files in `folder`, to keep them out of memory.
 
-    The files have no names: nothing is left of them, however the process ends.
+    The files have no names, so nothing remains of them, however the process ends.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Any] = {}
         self._kinds: dict[str, tuple[list[int], torch.dtype, torch.Size]] = {}
-        """the layout, the type, and the shape of a stored row"""
+        """the layout, the dtype, and the shape of a stored row"""
 
     def append(self, rows: Mapping[str, Tensor]) -> None:
-        """Add rows (R, ...) to each tensor; the first ones fix its type, its layout and its shape but for R.
+        """Append rows (R, ...) to each tensor; the first rows set its dtype, its layout and all of its shape but R.
 
         Raises:
             StoreError: the disk is full, or writing is not allowed.
