@@ -1,4 +1,4 @@
-"""Attend-and-Excite: the latents move until every noun has the attention of some part of the image.
+"""Attend-and-Excite: move the latents until some part of the image attends to each noun.
 
 arXiv:2301.13826. Legend: B images, C H W latent channels, height, width, T tokens, N cells of the attention's grid.
 """
@@ -25,30 +25,31 @@ SHARPNESS = 100.0
 SMOOTHING = 0.5
 """The standard deviation, in cells, of the 3 x 3 Gaussian that smooths a noun's map."""
 LEAST_FACTOR = 0.5
-"""The square of the factor on the strength falls from 1 at the first step to this at the last."""
+"""The square of the factor on the strength at the last step; at the first step it is 1."""
 Refinement = tuple[float, float]
-"""A step, or a share of all steps if at most 1, and the attention that every noun must reach there."""
+"""A step (a share of all steps if at most 1), and the attention that each noun must reach at this step."""
 _PUBLISHED: tuple[Refinement, ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
-"""Steps 0, 10 and 20 of 50."""
+"""steps 0, 10 and 20 of 50"""
 
 
 @dataclass(frozen=True, slots=True)
 class ExcitedNouns:
-    """The nouns of a prompt, each with its pieces, and the pieces over which attention is compared."""
+    """The nouns of a prompt, each as its pieces, and the pieces over which attention is normalised."""
 
     nouns: tuple[tuple[int, ...], ...]
     compared: tuple[int, ...]
 
 
 class AttendAndExcite(SteeringMethod):
-    """The method `attend-and-excite`: before each of the first steps, the latents move down the loss.
+    """The method `attend-and-excite`: a gradient step on the latents before each of the first sampling steps.
 
-    The loss is that of the most neglected noun: 1 - the maximum over pixels of its smoothed attention among all tokens.
-    `latents <- latents - strength * s * gradient`, s falling from 1 to sqrt(0.5) over all steps, in the first `until`
-    steps (a number, or a share if at most 1). At the steps of `refine` the step is repeated until every noun reaches
-    the given attention, at most `refinements` times; 0 leaves that out. Of a noun of several pieces the one with the
-    most attention counts. `tokens` "all" compares all but the first and last token (published for 1.x), "prompt" only
-    the prompt's own (published for 2.1); "auto" is "prompt" where padding isn't the end token, as in 2.x.
+    The loss is that of the most neglected noun: 1 - the maximum over pixels of its smoothed attention, which is
+    relative to all tokens. The update `latents <- latents - strength * s * gradient` applies in the first `until` steps
+    (a number, or a share if at most 1); s falls from 1 to sqrt(0.5) over all steps. At the steps of `refine`, the
+    update is first repeated until each noun reaches the given attention, at most `refinements` times (0: never). For a
+    noun of several pieces, the piece with the most attention counts. With `tokens` "all", the attention is relative to
+    all tokens but the first and the last (published for 1.x), with "prompt" only to the prompt's own (published for
+    2.1); "auto" is "prompt" if the padding token isn't the end token, as in 2.x.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class AttendAndExcite(SteeringMethod):
         self.identity = digest("attend-and-excite", *settings, self._parser.identity)
 
     def begin(self, model: SteerableModel, batch: DrawnBatch) -> "ExcitedDrawing | None":
-        """Return the steering of a batch, None if none of its prompts has a noun."""
+        """Return the steering of a batch; None if none of its prompts has a noun."""
         found = {p: find_nouns(self._parser, model.tokenizer, p, self._tokens) for p in dict.fromkeys(batch.prompts)}
         rows = {row: found[prompt] for row, prompt in enumerate(batch.prompts) if found[prompt].nouns}
         if not rows:
@@ -83,7 +84,7 @@ class AttendAndExcite(SteeringMethod):
 
 @dataclass(frozen=True, slots=True)
 class ExcitedDrawing:
-    """The steering of one batch: `rows` are those whose prompts have nouns."""
+    """The steering of one batch; `rows` are the rows of prompts with nouns."""
 
     rows: Mapping[int, ExcitedNouns]
     descent: MapsDescent
@@ -97,7 +98,7 @@ class ExcitedDrawing:
         return nullcontext()
 
     def before_step(self, step: int, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents after the refinement of this step and, in the first `until` steps, one step more."""
+        """Return the latents after this step's refinement and, in the first `until` steps, one more update."""
         rows, strength = list(self.rows), self.strength * fall_off(step, self.descent.steps)
         for _ in range(self.refinements if step in self.refine else 0):
             losses_R, rising_RCHW = self.descent.measure(step, latents_BCHW, rows, self._loss)
@@ -117,7 +118,7 @@ class ExcitedDrawing:
 
 
 def fall_off(step: int, steps: int) -> float:
-    """Return the factor on the strength: the root of a line from 1 at the first step to 0.5 at the last.
+    """Return the factor on the strength: the square root of a line from 1 at the first step to 0.5 at the last.
 
     >>> fall_off(0, 50), round(fall_off(49, 50), 4)
     (1.0, 0.7071)
@@ -126,7 +127,7 @@ def fall_off(step: int, steps: int) -> float:
 
 
 def find_nouns(parser: Parser, tokenizer: Any, prompt: str, tokens: str = "auto") -> ExcitedNouns:
-    """Return the nouns of a prompt, without truncated ones, and the pieces that are compared."""
+    """Return the nouns of a prompt, without truncated nouns, and the pieces over which attention is normalised."""
     syntax, pieces = parser.parse(prompt), split_prompt(tokenizer, prompt)
     of_word = pieces.match_words(syntax.words)
     nouns = tuple(of_word[noun] for noun in syntax.nouns if of_word[noun])
@@ -137,7 +138,7 @@ def find_nouns(parser: Parser, tokenizer: Any, prompt: str, tokens: str = "auto"
 
 
 def compute_neglect(maps_TN: Tensor, excited: ExcitedNouns, grid: Size) -> Tensor:
-    """Return the loss of one prompt on its attention maps (T, N), float32: that of its most neglected noun, 0..1."""
+    """Return the loss of a prompt's most neglected noun, in 0..1, from the prompt's attention maps (T, N), float32."""
     shares_TN = (SHARPNESS * maps_TN[list(excited.compared)]).softmax(0)
     place = {piece: number for number, piece in enumerate(excited.compared)}
     smooth = [smooth_maps(shares_TN[[place[piece] for piece in noun]], grid) for noun in excited.nouns]
@@ -145,7 +146,7 @@ def compute_neglect(maps_TN: Tensor, excited: ExcitedNouns, grid: Size) -> Tenso
 
 
 def smooth_maps(maps_GN: Tensor, grid: Size) -> Tensor:
-    """Return maps on `grid`, (G, N), under a 3 x 3 Gaussian of `SMOOTHING`, mirrored at the borders: (G, N)."""
+    """Return maps (G, N) on `grid`, smoothed by a 3 x 3 Gaussian of `SMOOTHING` with mirrored borders: (G, N)."""
     if min(grid) < 2:  # nothing to mirror
         return maps_GN
     distances = torch.arange(-1.0, 2.0, device=maps_GN.device)

@@ -1,4 +1,4 @@
-"""Cross-attention of a UNet: its grids, and the recording of its maps.
+"""The cross-attention of a UNet: find its grids, and record its maps.
 
 Legend: R rows, T tokens of the text, N cells of a grid, D width of the layer's inputs.
 """
@@ -16,11 +16,11 @@ from agfsync.models.architecture import Size
 from agfsync.models.configuration import CROSS_ATTENTION
 
 PIXELS_A_CELL = 32
-"""The default grid has this many pixels of the image for each of its cells: 16 x 16 at 512 pixels, as published."""
+"""The side, in pixels of the image, of a cell of the default grid: 16 x 16 cells at 512 pixels, as published."""
 
 
 def list_grids(config: Mapping[str, Any], latent_size: Size) -> dict[int, Size]:
-    """Return the grids of a UNet's cross-attention for latents of this size: level -> height and width.
+    """Return the grids of a UNet's cross-attention for latents of `latent_size`: level -> height and width.
 
     >>> cross, plain = "CrossAttn{}Block2D", "{}Block2D"
     >>> down = (*[cross.format("Down")] * 3, plain.format("Down"))
@@ -38,9 +38,9 @@ def list_grids(config: Mapping[str, Any], latent_size: Size) -> dict[int, Size]:
 
 
 def choose_level(grids: Mapping[int, Size], size: Size, grid: int | None) -> int:
-    """Return the level whose grid has `grid` rows or columns, whichever are fewer.
+    """Return the level of the grid with a shorter side of `grid` cells.
 
-    By default it is the one nearest to a cell for each 32 pixels of the image's `size`, of two the finer one.
+    By default it is the grid nearest to cells of 32 pixels in an image of `size`; of two, the finer one.
 
     Raises:
         ModelError: there is no such grid.
@@ -58,7 +58,7 @@ def choose_level(grids: Mapping[int, Size], size: Size, grid: int | None) -> int
 
 
 def list_cross_attention(network: nn.Module, level: int | None = None) -> list[Any]:
-    """Return the cross-attention layers of a UNet, of one level or all, in the order in which they run."""
+    """Return the cross-attention layers of a UNet, of one level or of all, in their order of execution."""
     last = len(list(network.get_submodule("down_blocks").children())) - 1
     named = {name: layer for name, layer in network.named_modules() if name.endswith(".attn2")}
     at = {name: _find_level(name, last) for name in named}
@@ -68,9 +68,9 @@ def list_cross_attention(network: nn.Module, level: int | None = None) -> list[A
 
 
 def record_maps(layers: Sequence[Any], run: Callable[[], object]) -> Tensor:
-    """Return the mean over `layers` and their heads of the attention maps during `run`: float32 (R, T, N).
+    """Return the attention maps during `run`, averaged over `layers` and their heads: float32 (R, T, N).
 
-    The network ends as soon as the last layer has given its maps. Softmax and mean are taken in float32.
+    The forward pass stops when the maps of the last layer are recorded. Softmax and mean are computed in float32.
     """
     maps: list[Tensor] = []
 
@@ -87,14 +87,14 @@ def record_maps(layers: Sequence[Any], run: Callable[[], object]) -> Tensor:
 
 @contextmanager
 def recording(layers: Sequence[Any], record: Callable[[Any, Tensor, Tensor], None]) -> Iterator[None]:
-    """Within the context, call `record` with each layer, its pixels and its text before it computes."""
+    """Within the context, call `record` with each layer, its pixels and its text before the layer computes."""
     with replaced_processors(layers, lambda original: _RecordingProcessor(original, record)):
         yield
 
 
 @contextmanager
 def replaced_processors(layers: Sequence[Any], make: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the context, let each layer compute by what `make` makes of its processor."""
+    """Within the context, replace the processor of each layer by `make(processor)`."""
     originals = [layer.processor for layer in layers]
     try:
         for layer, original in zip(layers, originals, strict=True):
@@ -106,11 +106,11 @@ def replaced_processors(layers: Sequence[Any], make: Callable[[Any], Any]) -> It
 
 
 class _AllRecordedError(Exception):
-    """Ends a forward pass whose maps are all there."""
+    """Stops a forward pass when all maps are recorded."""
 
 
 class _RecordingProcessor:
-    """Computes by the `original` processor, after it has given the layer's inputs to `record`."""
+    """Calls `record` with the layer's inputs, then the `original` processor."""
 
     def __init__(self, original: Any, record: Callable[[Any, Tensor, Tensor], None]) -> None:
         self._original, self._record = original, record
@@ -118,7 +118,7 @@ class _RecordingProcessor:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *rest: Any, **more: Any
     ) -> Tensor:
-        """Record, then return what the layer gives. The names are those by which diffusers passes the inputs."""
+        """Record the inputs, and return the layer's output. The parameters have the names that diffusers passes."""
         self._record(attn, hidden_states, encoder_hidden_states)
         given: Tensor = self._original(attn, hidden_states, encoder_hidden_states, *rest, **more)
         return given

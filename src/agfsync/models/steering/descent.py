@@ -1,4 +1,4 @@
-"""Steps of the latents down the gradient of a loss on the attention maps.
+"""Gradient descent on the latents, with a loss on the attention maps.
 
 Legend: B images in the batch, R steered rows, C H W latent channels, height, width, T tokens, N cells of the grid.
 """
@@ -17,14 +17,14 @@ from agfsync.models.steering.attention import choose_level, list_cross_attention
 MapsLoss = Callable[[int, Tensor], Tensor]
 """(row in the batch, its maps, float32 (T, N)) -> scalar"""
 FP16_SCALE = 1024.0
-"""The factor on the loss of an fp16 network, whose smallest gradients would vanish."""
+"""The factor on the loss of an fp16 network; without it, small gradients would underflow."""
 
 
 class MapsDescent:
     """Losses on the maps of a batch's steered rows, and their gradients with respect to the latents.
 
-    The pass has the prompts alone, without guidance. The network computes in its own dtype, on a CPU in float32; maps,
-    loss and latents are float32. A row's values don't depend on the other rows, but for the last bits.
+    The forward pass has only the prompts, without guidance. The network computes in its own dtype, on a CPU in float32;
+    maps, losses and latents are float32. A row's values don't depend on other rows, except for rounding.
     """
 
     def __init__(self, model: SteerableModel, batch: DrawnBatch, grid: int | None) -> None:
@@ -37,19 +37,19 @@ class MapsDescent:
 
     @property
     def steps(self) -> int:
-        """The number of the scheduler's timesteps."""
+        """The number of timesteps of the scheduler."""
         return len(self._batch.scheduler.timesteps)
 
     def measure(self, step: int, latents_BCHW: Tensor, rows: Sequence[int], loss: MapsLoss) -> tuple[Tensor, Tensor]:
-        """Return the losses of `rows`, (R,), and the directions in which they rise, (R, C, H, W); both float32.
+        """Return the losses of `rows`, (R,), and the directions in which they increase, (R, C, H, W); both float32.
 
-        A direction is the gradient with respect to the network's input, in the units of the latents: schedulers that
-        scale the input (Euler) and those that don't (DDIM) are steered alike.
+        A direction is the gradient with respect to the network's input, in the units of the latents, so that schedulers
+        that scale the input (Euler) and those that don't (DDIM) are steered equally.
 
         Raises:
             ModelError: a gradient isn't finite.
         """
-        # Drawing runs in inference mode, whose tensors autograd can't save: these are copies outside of it.
+        # Autograd can't save tensors of inference mode, in which drawing runs, so they are cloned outside of it.
         with torch.inference_mode(False), torch.enable_grad():
             at = torch.tensor(list(rows), device=latents_BCHW.device)
             scheduler = self._batch.scheduler
@@ -78,7 +78,7 @@ class MapsDescent:
 
 
 def move_rows(latents_BCHW: Tensor, rows: Sequence[int], by_RCHW: Tensor) -> Tensor:
-    """Return the latents with `by_RCHW` subtracted from `rows`, the others as they are."""
+    """Return the latents with `by_RCHW` subtracted from `rows`; other rows are unchanged."""
     moved_BCHW = latents_BCHW.clone()
     at = torch.tensor(list(rows), device=latents_BCHW.device)
     moved_BCHW[at] = latents_BCHW[at] - by_RCHW

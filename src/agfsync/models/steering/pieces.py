@@ -1,6 +1,6 @@
-"""The pieces that a tokenizer makes of a prompt's words, by character offsets.
+"""The pieces into which a tokenizer splits a prompt's words, by character offsets.
 
-A piece is named by its position among the text encoder's tokens: 0 is the first special token.
+A piece is identified by its position among the text encoder's tokens; 0 is the first special token.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from agfsync.language.parsing import Span
 
 @dataclass(frozen=True, slots=True)
 class PromptPieces:
-    """The pieces of a prompt. Those that don't fit into the text encoder are known, and not `kept`."""
+    """The pieces of a prompt. Truncated pieces have `ids` and `spans`, but aren't `kept`."""
 
     ids: Sequence[int]
-    """of all tokens, special ones included"""
+    """the ids of all tokens, including special ones"""
     spans: dict[int, Span]
-    """piece -> characters, in the prompt's order"""
+    """piece -> its characters, in the prompt's order"""
     kept: tuple[int, ...]
     """the pieces that the text encoder reads"""
 
     def match_words(self, words: Sequence[Span]) -> list[tuple[int, ...]]:
-        """Return each word's pieces; none for a word that is truncated, or all of whose pieces are others'.
+        """Return each word's pieces; none for a truncated word, or if all of its pieces belong to other words.
 
-        A piece across several words belongs to the one that it shares most characters with.
+        A piece across several words belongs to the word that it shares the most characters with.
         """
         found: list[list[int]] = [[] for _ in words]
         for piece, span in self.spans.items():
@@ -36,7 +36,7 @@ class PromptPieces:
         return [tuple(pieces) if set(pieces) <= set(self.kept) else () for pieces in found]
 
     def match_phrase(self, phrase: Span) -> tuple[int, ...]:
-        """Return the pieces of a phrase, one after the other; none if it is truncated or begins or ends in a piece."""
+        """Return the consecutive pieces of a phrase; none if it is truncated, or begins or ends within a piece."""
         pieces = [piece for piece, span in self.spans.items() if _count_shared(span, phrase)]
         if not pieces or not set(pieces) <= set(self.kept) or any(b - a != 1 for a, b in pairwise(pieces)):
             return ()
@@ -48,7 +48,7 @@ def split_prompt(tokenizer: Any, prompt: str) -> PromptPieces:
     """Return the pieces of `prompt`.
 
     Raises:
-        ModelError: the tokenizer doesn't know which characters a piece stands for.
+        ModelError: the tokenizer gives no character offsets.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
@@ -68,7 +68,7 @@ def split_prompt(tokenizer: Any, prompt: str) -> PromptPieces:
 
 
 def _strip(prompt: str, start: int, end: int) -> Span:
-    """Return the span without white space around it, which some tokenizers count to a piece."""
+    """Return the span without surrounding white space, which some tokenizers include in a piece."""
     text = prompt[start:end]
     return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
 

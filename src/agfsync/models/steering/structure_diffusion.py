@@ -1,4 +1,4 @@
-"""StructureDiffusion: the values of the cross-attention are those of each noun phrase read alone.
+"""StructureDiffusion: the values of the cross-attention come from the noun phrases, each encoded alone.
 
 Training-Free Structured Diffusion Guidance, arXiv:2212.05032. Legend: B images, R steered rows, T tokens, D width.
 """
@@ -19,24 +19,24 @@ from agfsync.models.steering.pieces import split_prompt
 from agfsync.records import digest
 
 _AT_ONCE = 32
-"""phrases that are encoded"""
+"""the most phrases that are encoded at once"""
 
 
 @dataclass(frozen=True, slots=True)
 class PhrasePieces:
-    """A noun phrase of a prompt, and the pieces that it is read as."""
+    """A noun phrase of a prompt, and its pieces."""
 
     text: str
     pieces: tuple[int, ...]
 
 
 class StructureDiffusion(SteeringMethod):
-    """The method `structure-diffusion`: in every step, the conditional half reads each noun phrase also alone.
+    """The method `structure-diffusion`: in each step, the conditional half also reads each noun phrase alone.
 
-    V_i is the prompt's text with the pieces of its i-th noun phrase replaced by those of the phrase encoded alone, V_0
-    the plain text. The attention's keys are the prompt's, and its values the mean of V_0, V_1, ... With `conjunction`,
-    for prompts such as "A and B", there is one attention for each set of keys V_0, V_1, ..., all with the values of the
-    text in which all phrases are replaced, inner ones last; their outputs are averaged.
+    V_0 is the encoded prompt; V_i is V_0 with the pieces of the i-th noun phrase replaced by the phrase encoded alone.
+    The attention takes its keys from V_0, and its values from the mean of V_0, V_1, ... With `conjunction`, for prompts
+    such as "A and B", there is one attention with the keys of each V_0, V_1, ..., all with the values of the text in
+    which all phrases are replaced (inner phrases last); their outputs are averaged.
     """
 
     def __init__(self, *, conjunction: bool = False, parser: str | Mapping[str, Any] = "spacy") -> None:
@@ -44,7 +44,7 @@ class StructureDiffusion(SteeringMethod):
         self.identity = digest("structure-diffusion", conjunction, self._parser.identity)
 
     def begin(self, model: SteerableModel, batch: DrawnBatch) -> "StructuredDrawing | None":
-        """Return the steering of a batch, None if none of its prompts has a noun phrase."""
+        """Return the steering of a batch; None if none of its prompts has a noun phrase."""
         found = {p: find_phrases(self._parser, model.tokenizer, p) for p in dict.fromkeys(batch.prompts)}
         rows = [row for row, prompt in enumerate(batch.prompts) if found[prompt]]
         if not rows:
@@ -67,26 +67,26 @@ class StructuredDrawing:
     attach: Callable[[], AbstractContextManager[None]]
 
     def attached(self) -> AbstractContextManager[None]:
-        """Return the context in which the cross-attention of the steered rows has other values."""
+        """Return the context in which the cross-attention of the steered rows is changed."""
         return self.attach()
 
     def before_step(self, step: int, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents as they are."""
+        """Return the latents unchanged."""
         return latents_BCHW
 
 
 @dataclass(frozen=True, slots=True)
 class PhraseSequences:
-    """Texts of one prompt, each (T, D), float32: `each` plain and with one phrase replaced, `joint` with all."""
+    """Texts of one prompt, each (T, D), float32: `each` is V_0, V_1, ...; `joint` has all phrases replaced."""
 
     each: Sequence[Tensor]
     joint: Tensor
 
 
 def find_phrases(parser: Parser, tokenizer: Any, prompt: str) -> list[PhrasePieces]:
-    """Return the noun phrases of a prompt that the tokenizer splits alone as it does within the prompt.
+    """Return the noun phrases of a prompt that the tokenizer splits in the same way alone and within the prompt.
 
-    Truncated ones, and those that begin or end within a piece, aren't among them.
+    Phrases that are truncated, or begin or end within a piece, are left out.
     """
     pieces = split_prompt(tokenizer, prompt)
     phrases = []
@@ -101,14 +101,14 @@ def find_phrases(parser: Parser, tokenizer: Any, prompt: str) -> list[PhrasePiec
 def substitute_phrases(
     text_TD: Tensor, noise_TD: Tensor, phrases: Sequence[tuple[tuple[int, ...], Tensor]]
 ) -> PhraseSequences:
-    """Return the texts with phrases replaced, by each phrase's pieces and its text alone, (T, D).
+    """Return the texts with `phrases` replaced; each is given by its pieces and its own encoding, (T, D).
 
-    `text_TD` has the embedding noise `noise_TD` on it, and so has what takes its place.
+    `text_TD` includes the embedding noise `noise_TD`, which is also added to the replacements.
     """
     each, joint_TD = [text_TD], text_TD.clone()
     for pieces, alone_TD in phrases:
         at, replaced_TD = list(pieces), text_TD.clone()
-        # Alone, a phrase begins after the first special token.
+        # Encoded alone, a phrase begins after the first special token.
         replaced_TD[at] = alone_TD[1 : 1 + len(at)] + noise_TD[at]
         joint_TD[at] = replaced_TD[at]
         each.append(replaced_TD)
@@ -128,7 +128,7 @@ def _encode_phrases(model: SteerableModel, texts: Sequence[str]) -> dict[str, Te
 def _average_values(
     layers: Sequence[Any], batch: int, rows: Sequence[int], sequences: Sequence[PhraseSequences]
 ) -> Iterator[None]:
-    """Let the layers take the values of the mean text: values are linear in the text, so its mean gives their mean."""
+    """Within the context, take the values from the mean text: values are linear in the text, so this is their mean."""
     mean_RTD = torch.stack([torch.stack(list(each.each)).mean(0) for each in sequences])
 
     def replace_text(layer: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -147,13 +147,13 @@ def _average_values(
 def _average_keys(
     layers: Sequence[Any], batch: int, rows: Sequence[int], sequences: Sequence[PhraseSequences]
 ) -> Iterator[None]:
-    """Let the layers average the outputs of several keys, with the values of the joint text."""
+    """Within the context, average the outputs over several keys, with the values of the joint text."""
     with replaced_processors(layers, lambda original: _ConjunctionProcessor(original, batch, rows, sequences)):
         yield
 
 
 class _ConjunctionProcessor:
-    """Computes by the `original` processor, and the steered rows again with each of their keys."""
+    """Calls the `original` processor, and for the steered rows again with each of their keys."""
 
     def __init__(self, original: Any, batch: int, rows: Sequence[int], sequences: Sequence[PhraseSequences]) -> None:
         self._original, self._batch, self._rows, self._sequences = original, batch, rows, sequences
@@ -161,7 +161,7 @@ class _ConjunctionProcessor:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *rest: Any, **more: Any
     ) -> Tensor:
-        """Return the layer's output. The names are those by which diffusers passes the inputs."""
+        """Return the layer's output. The parameters have the names that diffusers passes."""
         output: Tensor = self._original(attn, hidden_states, encoder_hidden_states, *rest, **more)
         output, dtype = output.clone(), encoder_hidden_states.dtype
         at = _locate_rows(encoder_hidden_states, self._batch, self._rows)
@@ -181,5 +181,5 @@ class _ConjunctionProcessor:
 
 
 def _locate_rows(text_BTD: Tensor, batch: int, rows: Sequence[int]) -> list[int]:
-    """Return the places of `rows` of the conditional half, which is the last `batch` rows."""
+    """Return the indices of `rows` in the conditional half, which is the last `batch` rows."""
     return [len(text_BTD) - batch + row for row in rows]

@@ -1,7 +1,7 @@
-"""SynGen: each modifier's attention is drawn to its noun's, and away from the other words'.
+"""SynGen: move each modifier's attention map towards its noun's, and away from those of other words.
 
 Linguistic Binding in Diffusion Models, arXiv:2306.08877. Legend: B images, C H W latent channels, height, width, T
-tokens, N cells of the attention's grid, G group's pieces, U other pieces.
+tokens, N cells of the attention's grid, G pieces of a group, U other pieces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from agfsync.models.steering.pieces import PromptPieces, split_prompt
 from agfsync.records import digest
 
 Pieces = tuple[int, ...]
-"""The pieces of one word."""
+"""The pieces of a word."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundWords:
-    """A group of words that belong together: (modifier, noun) pairs, the modifier empty for a noun without any.
+    """A group of words that belong together: (modifier, noun) pairs; the modifier is empty for a noun without one.
 
     `others` are all other pieces of the prompt between its first and last token.
     """
@@ -36,10 +36,11 @@ class BoundWords:
 class SynGen(SteeringMethod):
     """The method `syngen`: before each of the first steps, latents <- latents - strength * gradient of the loss.
 
-    The loss is on the cross-attention maps of the conditional half: sum over pairs of the distance between modifier and
-    noun, minus the mean distance of both to all other words; the distance is the mean of both KL divergences between
-    the maps as distributions over pixels (Eq. 1 to 4). `until` is the number of steps, or a share of them if at most 1;
-    `grid` the rows or columns of the maps. With `entities`, nouns without modifiers are kept away from other words.
+    The loss is a sum over pairs, from the cross-attention maps of the conditional half: the distance between modifier
+    and noun, minus the mean distance of both to all other words. The distance is the mean of both KL divergences
+    between the maps as distributions over pixels (Eq. 1 to 4). `until` is the number of steps, or a share of them if at
+    most 1; `grid` is the shorter side of the maps. With `entities`, nouns without modifiers also move away from other
+    words.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class SynGen(SteeringMethod):
         self.identity = digest("syngen", strength, until, grid, entities, self._parser.identity)
 
     def begin(self, model: SteerableModel, batch: DrawnBatch) -> "SynGenDrawing | None":
-        """Return the steering of a batch, None if none of its prompts has a modifier."""
+        """Return the steering of a batch; None if none of its prompts has bound words."""
         bound = {p: bind_prompt(self._parser, model.tokenizer, p, self._entities) for p in dict.fromkeys(batch.prompts)}
         rows = {row: bound[prompt] for row, prompt in enumerate(batch.prompts) if bound[prompt]}
         if not rows:
@@ -68,7 +69,7 @@ class SynGen(SteeringMethod):
 
 @dataclass(frozen=True, slots=True)
 class SynGenDrawing:
-    """The steering of one batch: `rows` are those whose prompts have bound words."""
+    """The steering of one batch; `rows` are the rows of prompts with bound words."""
 
     rows: Mapping[int, Sequence[BoundWords]]
     descent: MapsDescent
@@ -80,7 +81,7 @@ class SynGenDrawing:
         return nullcontext()
 
     def before_step(self, step: int, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents after one step down the loss, in the first `until` steps."""
+        """Return the latents after one step of gradient descent, in the first `until` steps; unchanged later."""
         if step >= self.until:
             return latents_BCHW
         rows = list(self.rows)
@@ -92,12 +93,12 @@ class SynGenDrawing:
 
 
 def bind_prompt(parser: Parser, tokenizer: Any, prompt: str, entities: bool = False) -> list[BoundWords]:
-    """Return the groups of a prompt's bound words, by its syntax; truncated words aren't among them."""
+    """Return the groups of a prompt's bound words, by its syntax, without truncated words."""
     return bind_pieces(parser.parse(prompt), split_prompt(tokenizer, prompt), entities)
 
 
 def bind_pieces(syntax: Syntax, pieces: PromptPieces, entities: bool = False) -> list[BoundWords]:
-    """Return the groups of bound words as pieces. Groups that share a word are one, so no pair is pulled apart."""
+    """Return the groups of bound words as pieces. No two groups share a word, so no pair is pulled apart."""
     of_word = pieces.match_words(syntax.words)
     groups = [tuple(pair for pair in group if all(of_word[word] for word in pair)) for group in syntax.groups]
     bound = [[(of_word[modifier], of_word[noun]) for modifier, noun in group] for group in groups if group]
@@ -109,23 +110,23 @@ def bind_pieces(syntax: Syntax, pieces: PromptPieces, entities: bool = False) ->
 
 
 def compute_binding_loss(maps_TN: Tensor, bound: Sequence[BoundWords]) -> Tensor:
-    """Return the loss of one prompt, a scalar, on its attention maps (T, N), positive float32.
+    """Return the loss of one prompt, a scalar, from its attention maps (T, N), positive float32.
 
-    For each pair of a modifier m and a noun n it adds d(m, n) - (mean_u d(n, u) + mean_u d(m, u)) / 2, u over all
-    pieces outside of the pair's group, and for a noun alone -mean_u d(n, u). The distance of words of several pieces is
-    the greatest of their pieces'.
+    It is the sum of d(m, n) - (mean_u d(n, u) + mean_u d(m, u)) / 2 over all pairs of a modifier m and a noun n, with u
+    over all pieces outside of the pair's group, and of -mean_u d(n, u) for nouns without modifiers. The distance of
+    words with several pieces is the largest distance of their pieces.
     """
     terms = [term for words in bound for term in _list_terms(maps_TN, words)]
     return torch.stack(terms).sum()
 
 
 def measure_distances(one_GN: Tensor, other_UN: Tensor) -> Tensor:
-    """Return the mean of both KL divergences between the rows, as distributions over the N cells: (G, U).
+    """Return the mean of both KL divergences between rows, as distributions over the N cells: (G, U).
 
-    Probabilities below float32's resolution count as that resolution, as in `torch.distributions`.
+    In logarithms, probabilities are clamped to eps..1 - eps of float32, as in `torch.distributions`.
     """
     (p_GN, log_p_GN), (q_UN, log_q_UN) = _to_distributions(one_GN), _to_distributions(other_UN)
-    # One formula for the sum of both, which has no difference of two large terms.
+    # A single formula for both avoids the difference of two large terms.
     return ((p_GN[:, None] - q_UN) * (log_p_GN[:, None] - log_q_UN)).sum(-1) / 2
 
 
@@ -144,7 +145,7 @@ def _list_terms(maps_TN: Tensor, words: BoundWords) -> list[Tensor]:
 
 
 def _measure_away(word_GN: Tensor, others_UN: Tensor) -> Tensor:
-    """Return the mean distance of a word to the other pieces, 0 if there are none."""
+    """Return the mean distance of a word to the other pieces; 0 if there are none."""
     if not len(others_UN):
         return word_GN.new_zeros(())
     return measure_distances(word_GN, others_UN).amax(0).mean()
