@@ -15,9 +15,9 @@ from agfsync.errors import ModelError
 
 TEXT_STATES = "encoder_hidden_states_BTD"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""Diffusers' names of an attention's projections, which a LoRA adapts."""
+"""The projections of an attention layer that a LoRA adapts, by diffusers' names."""
 Conditioning = Mapping[str, Tensor]
-"""The network's inputs other than latents and time: named tensors, one row a prompt or image."""
+"""The network's inputs other than latents and time: named tensors with one row for each prompt or image."""
 Size = tuple[int, int]
 """Height and width."""
 _DENOISER_PREFIXES = ("model.diffusion_model.",)
@@ -26,7 +26,7 @@ NETWORK_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "transformer": _DENOISER_PREFIXES,
     "vae": ("first_stage_model.", "vae."),
 }
-"""Beginnings of the names of a network's weights in a file of a whole pipeline."""
+"""The possible prefixes of a network's weights in a single file of a whole pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,18 @@ class ImageSides:
 
     multiple_of: int
     default: int | Size | None
-    """the size that the network was trained for: a square's side, or height and width; None: unknown"""
+    """the size that the network was trained for: the side of a square, or height and width; None if unknown"""
     most: int | None = None
 
 
 def unet_sides(pipeline: Any) -> ImageSides:
-    """Return the sides of a UNet, which takes any size that the VAE does."""
+    """Return the image sides of a UNet: any size that the VAE supports."""
     scale, size = pipeline.vae_scale_factor, size_in_latents(pipeline.unet.config.sample_size)
     return ImageSides(scale, size and (size[0] * scale, size[1] * scale))
 
 
 def size_in_latents(sample_size: Any) -> Size | None:
-    """Return a UNet's `sample_size`, one number or two, as height and width; None if it is not a size.
+    """Return a UNet's `sample_size`, one number or two, as height and width; None if it is invalid.
 
     >>> size_in_latents(64), size_in_latents([96, 64]), size_in_latents(None)
     ((64, 64), (96, 64), None)
@@ -58,58 +58,58 @@ def size_in_latents(sample_size: Any) -> Size | None:
 
 
 def vae_dtype_in_range(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """Return fp32 in place of fp16 for a VAE that overflows it, such as SDXL's own; bf16 has the range."""
+    """Return fp32 instead of fp16 for a VAE that overflows in fp16, such as SDXL's own; bf16 has the range."""
     return torch.float32 if dtype == torch.float16 and getattr(vae.config, "force_upcast", False) else dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A family of models. `name` is its type in the catalog, `pipeline` its class in diffusers."""
+    """A family of models. `name` is its type in the catalog, `pipeline` the class of its pipeline in diffusers."""
 
     name: str
     pipeline: Any
     encode: Callable[..., Conditioning]
-    """(pipeline, prompts, size in pixels[, clip_skip]) -> float32 conditioning, a row a prompt"""
+    """(pipeline, prompts, size in pixels[, clip_skip]) -> conditioning, float32, one row for each prompt"""
     embeddings: Sequence[str] = (TEXT_STATES,)
-    """the conditioning tensors that are c in Eq. 1: they take its noise, and the network's dtype"""
+    """the conditioning tensors that are c in Eq. 1: its noise is added to them, and they have the network's dtype"""
     arguments: Callable[[Conditioning], dict[str, Any]] = lambda given: {"encoder_hidden_states": given[TEXT_STATES]}
     """conditioning -> the network's keyword arguments"""
     vae_dtype: Callable[[Any, torch.dtype], torch.dtype] = vae_dtype_in_range
-    """(VAE, the networks' dtype) -> the VAE's, in which it doesn't overflow"""
+    """(VAE, the networks' dtype) -> the dtype in which the VAE doesn't overflow"""
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """parts of its pipeline that are left out, with the arguments that do so"""
+    """the arguments that leave parts of its pipeline out, by name"""
     marker: str | None = None
     """prefix of the names of the text encoders' weights in a single file; None: single files aren't supported"""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NETWORK_PREFIXES)
-    """part -> possible prefixes of the names of its weights in a single file"""
+    """part -> the possible prefixes of its weights in a single file"""
     sides: Callable[[Any], ImageSides] = unet_sides
     """pipeline -> the sizes of its images"""
     image_conditioning: Callable[[Sequence[Image.Image], Size], Conditioning] = lambda images, size: {}
-    """(images, size to which they are fitted) -> conditioning of each image in training, float32, a row an image; it
-    replaces the prompt's tensors of the same name"""
+    """(images, size to which they are fitted) -> conditioning of the images in training, float32, one row for each; it
+    replaces the prompts' tensors of the same name"""
     refiner: Callable[..., Any] | None = None
-    """creates the model that can draw the last steps"""
+    """creates the refiner, which can denoise in the last steps"""
     latent_statistics: Sequence[str] = ()
-    """keys of the VAE's configuration, apart from scaling_factor, that its pipeline in diffusers applies to latents"""
+    """keys of the VAE's configuration, in addition to scaling_factor, that diffusers' pipeline applies to latents"""
     latent_patch: int = 1
-    """the side of the squares of the VAE's latents that are one latent of the network, with all their channels"""
+    """the network's latents are squares of the VAE's, with this side, and have all their channels"""
     adapter_targets: Sequence[str] = ATTENTION
-    """the ends of the names of the layers that a LoRA of its network adapts"""
+    """the layers of its network that a LoRA adapts, by the ends of their names"""
     steerable: bool = False
-    """training-free methods can steer its sampler: its network is a UNet with the cross-attention of 1.x and 2.x"""
+    """True if training-free methods can steer its sampler: its UNet has the cross-attention of 1.x and 2.x"""
     indexed: bool = False
-    """its pipeline in diffusers counts the scheduler's steps from 0, and doesn't look up the first by its timestep"""
+    """True if diffusers' pipeline counts the scheduler's steps from 0, instead of looking up the first timestep"""
 
     def cast(self, conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Any]:
-        """Return the network's keyword arguments for `conditioning`, its embeddings in `dtype`."""
+        """Return the network's keyword arguments for `conditioning`, with the embeddings in `dtype`."""
         return self.arguments({n: t.to(dtype) if n in self.embeddings else t for n, t in conditioning.items()})
 
 
 def choose_image_size(sides: ImageSides, height: int | None, width: int | None) -> Size:
-    """Return the image's height and width in pixels, by default the size that the network was trained for.
+    """Return the height and width of images in pixels; by default the size that the network was trained for.
 
     Raises:
-        ModelError: the network can't draw this size, or neither it nor the recipe gives one.
+        ModelError: the network can't draw this size, or neither the network nor the recipe gives one.
     """
     for name, side in (("height", height), ("width", width)):
         if side is not None and side % sides.multiple_of:
@@ -123,7 +123,7 @@ def choose_image_size(sides: ImageSides, height: int | None, width: int | None) 
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
-    """Return each prompt's tokens, cut or padded to the encoder's length: int64 (U, T)."""
+    """Return the token ids of each prompt, truncated or padded to the encoder's length: int64 (U, T)."""
     tokens = tokenizer(
         list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )

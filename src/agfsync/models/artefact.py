@@ -1,7 +1,7 @@
 """The trained model of a run: a folder with `model.json`, which describes the model.
 
-`model.json` names the base model with its revision and every setting that differs from the defaults, the adapters in
-the folder, and the steering of a training-free method. No other file has to be read to open the model.
+`model.json` holds the base model, its revision and every setting that differs from the defaults, the adapters in the
+folder, and the steering of a training-free method. No other file describes the model.
 """
 
 import json
@@ -22,10 +22,10 @@ _FORMAT = 1
 class ModelArtefact:
     """The content of `model.json`.
 
-    `base` holds the settings of the base model, as a recipe's `model` has them. `kind` is "pipeline" if the folder
-    holds a whole pipeline, "adapters" if it holds LoRAs of the base, "base" if it holds no weights, and "reward" for a
-    reward model, whose `base` is the network that was trained. `steering` is the settings of a training-free method,
-    `scale` the mean and deviation of a reward model's outputs on the images that it was trained on.
+    `base` holds the settings of the base model, with the keys of a recipe's `model`. `kind` is "pipeline" if the folder
+    holds a whole pipeline, "adapters" if it holds LoRAs of the base model, "base" if it holds no weights, and "reward"
+    for a reward model; its `base` is the network that was trained. `steering` are the settings of a training-free
+    method, `scale` the mean and deviation of a reward model's outputs on the images that it was trained on.
     """
 
     kind: Literal["pipeline", "adapters", "base", "reward"]
@@ -41,10 +41,10 @@ class ModelArtefact:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read the model of `folder`.
+        """Read `model.json` from `folder`.
 
         Raises:
-            ModelError: there is no `model.json`, or it isn't one of this format.
+            ModelError: there is no `model.json`, or it is invalid or of another format.
         """
         path = folder / MODEL_FILE
         if not path.is_file():
@@ -66,18 +66,18 @@ class ModelArtefact:
         """Return the network and the scale of the reward model in `folder`.
 
         Raises:
-            ModelError: the model is of another kind.
+            ModelError: the model isn't a reward model.
         """
         if self.kind != "reward" or self.scale is None:
             raise ModelError(f"{folder} holds a model of the kind {self.kind}, which rates no image")
         return self.base, self.scale
 
     def extend_arguments(self, base: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Return the arguments of the model's class: those of the `base` with what this model changes."""
+        """Return the arguments that create this model: those of the `base` model, with this model's changes."""
         if self.kind == "adapters":
             return {**base, "adapter": folder}
         if self.kind == "pipeline":
-            # A saved pipeline has every part in it, and no variant.
+            # A saved pipeline has all of its parts, and no variant.
             own = dict.fromkeys(("revision", "variant", *EXCHANGED))
             return {**base, **{name: value for name, value in own.items() if name in base}, "path": str(folder)}
         return {**base, **({"steering": self.steering} if self.steering else {})}

@@ -1,7 +1,7 @@
-"""Checks of a pipeline's configuration before an image is drawn: the one list of supported keys.
+"""Checks of a pipeline's configuration before an image is drawn: the only list of supported keys.
 
-A key is either applied, mostly by diffusers' own networks, or refused in one line: if it needs inputs other than text,
-or if diffusers' own pipeline can't draw with it.
+A key is either applied, mostly by diffusers' networks, or refused with a message of one line: because it needs inputs
+other than text, or because diffusers' own pipeline can't draw with it.
 
 Legend: C latent channels.
 """
@@ -18,29 +18,29 @@ from agfsync.models.sampling import find_schedule_obstacle, make_scheduler
 
 SCHEDULER = "scheduler/scheduler_config.json"
 VAES = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
-"""VAEs that decode latents deterministically"""
+"""supported VAEs: they decode latents deterministically"""
 UNETS = ("UNet2DConditionModel",)
 ENCODER_PROJECTIONS = (None, "text_proj")
-"""values of `encoder_hid_dim_type` that need only text"""
+"""the values of `encoder_hid_dim_type` that need only text"""
 TEXT_EMBEDDINGS = {"stable-diffusion": (None, "text"), "stable-diffusion-xl": ("text_time",)}
-"""values of `addition_embed_type`, by the type of the model"""
+"""the supported values of `addition_embed_type`, by the type of the model"""
 _SIZES = 6
-"""numbers of an image's size that SDXL takes; its refiner takes five"""
+"""how many time ids SDXL takes (an image's sizes and crop); its refiner takes five"""
 CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
-"""values of `class_embed_type`; diffusers ignores others"""
+"""the values of `class_embed_type` that need a class; diffusers ignores others"""
 LEARNED = ("learned", "learned_range")
-"""values of a scheduler's `variance_type` with which the network also predicts a variance"""
+"""the values of a scheduler's `variance_type` for which the network also predicts a variance"""
 CONFIGURED = ("vae", "unet", "transformer", "text_encoder", "scheduler")
-"""beginnings of the names of parts that have a configuration file"""
+"""prefixes of the names of the parts that have a configuration file"""
 REFINER_TYPE = "the refiner of stable-diffusion-xl"
 REFINED = ("stable-diffusion-xl",)
-"""types that may have a refiner"""
+"""the types that may have a refiner"""
 CROSS_ATTENTION = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D")
-"""the blocks of Stable Diffusion 1.x and 2.x with cross-attention: of the way down, the middle, the way up"""
+"""the blocks of Stable Diffusion 1.x and 2.x that have cross-attention: down, middle, up"""
 STEERED = ("stable-diffusion",)
-"""types whose sampler training-free methods can steer"""
+"""the types with a sampler that training-free methods can steer"""
 IMAGE_PROCESSOR = "Processor"
-"""the end of the names of classes that process images and texts; of a pipeline's, only the tokenizer is read"""
+"""suffix of the classes that process images and texts; only the tokenizer of such a part is loaded"""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -50,13 +50,13 @@ class FlowType:
 
     pipeline: str
     patch: int = 1
-    """latents of the VAE in one token of the network"""
+    """how many latents of the VAE are one token of the network"""
     vaes: Sequence[str] = VAES
     schedulers: Sequence[str] = (FLOW_SCHEDULER,)
     chooses_attention: bool = True
-    """False if its network in diffusers has no choice of attention backends"""
+    """False if diffusers' network has no choice of attention backends"""
     masks_text: bool = False
-    """True if its attention has a mask where prompts differ in length"""
+    """True if its attention takes a mask for prompts of different lengths"""
 
 
 FLOWS = {
@@ -77,18 +77,18 @@ PIPELINES = {
 
 @dataclass(frozen=True, slots=True)
 class PipelinePart:
-    """A part of a pipeline: its class, and its configuration with the defaults of the class."""
+    """A part of a pipeline: its class, and its configuration including the defaults of the class."""
 
     kind: str
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, key: str) -> Any:
-        """Return the value of `key`, None where there is none."""
+        """Return the value of `key`; None if it is missing."""
         return self.config.get(key)
 
 
 PipelineParts = Mapping[str, PipelinePart]
-"""Name in the pipeline -> part; parts that it was saved without are missing."""
+"""Name in the pipeline -> part, without the parts that the pipeline was saved without."""
 
 
 def parts_of(pipeline: Any) -> PipelineParts:
@@ -105,9 +105,9 @@ def _config_of(part: Any) -> Mapping[str, Any]:
 
 
 def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> PipelineParts:
-    """Return the parts that configuration files describe; none if some of the files can't be had.
+    """Return the parts of a pipeline, from its configuration files; none if one of the files isn't available.
 
-    `read` gives a file by its name, None where it can't be had.
+    `read` returns a file by its name, or None if it isn't available.
     """
     index = read(INDEX) or {}
     listed = {name: each for name, each in index.items() if isinstance(each, list) and len(each) == 2}
@@ -123,8 +123,8 @@ def read_parts(read: Callable[[str], Mapping[str, Any] | None]) -> PipelineParts
 
 
 def _find_defaults(library: str, kind: str) -> dict[str, Any]:
-    """Return the defaults of a class of diffusers or transformers, for the keys that a file lacks."""
-    # A processor of images has none, and asks for torchvision when it is looked at.
+    """Return the defaults of a class of diffusers or transformers, for keys that are missing in a file."""
+    # An image processor has no defaults, and requires torchvision on access.
     found = None if kind.endswith(IMAGE_PROCESSOR) else find_class(library, kind)
     if found is None:
         return {}
@@ -136,7 +136,7 @@ def _find_defaults(library: str, kind: str) -> dict[str, Any]:
 
 
 def find_class(library: str, kind: str) -> Any:
-    """Return the class `kind` of diffusers or transformers, None where there is no such."""
+    """Return the class `kind` of diffusers or transformers; None if there is no such class."""
     import diffusers
     import transformers
 
@@ -146,10 +146,10 @@ def find_class(library: str, kind: str) -> Any:
 def check_choices(
     type_: str, scheduler: str = "model", refiner: str | None = None, attention: str | None = None
 ) -> None:
-    """Check that a model of the type `type_` supports this scheduler, this refiner and a choice of attention.
+    """Check that models of the type `type_` support this scheduler, this refiner and a choice of attention.
 
     Raises:
-        ModelError: it doesn't.
+        ModelError: they don't.
     """
     if type_ in FLOWS and scheduler != "model":
         raise ModelError(
@@ -167,10 +167,10 @@ def check_choices(
 
 
 def check_parts(type_: str, parts: PipelineParts, clip_skip: int | None = None) -> None:
-    """Check that every key of a pipeline's configuration is supported for a model of the type `type_`.
+    """Check that every key of a pipeline's configuration is supported for models of the type `type_`.
 
     Raises:
-        ModelError: one is not; the message names the part, the key and its value.
+        ModelError: a key isn't supported; the message names the part, the key and its value.
     """
     for fault in _find_faults(type_, parts, clip_skip):
         raise ModelError(f"this model can't be drawn with as {type_}: {fault}")
@@ -185,12 +185,12 @@ def check_files(
     clip_skip: int | None = None,
     sized: bool = False,
 ) -> str | None:
-    """Check by its configuration files alone that a model can draw; return why it can't be trained, or None.
+    """Check from its configuration files alone that a model can draw; return why it can't be trained, or None.
 
     `sized` is True if the recipe gives height and width.
 
     Raises:
-        ModelError: it can't draw.
+        ModelError: the model can't draw.
     """
     parts, found = read_parts(read), (read(INDEX) or {}).get("_class_name")
     if not parts:
@@ -212,7 +212,7 @@ def check_files(
 
 
 def find_training_obstacle(parts: PipelineParts, scheduler: Any) -> str | None:
-    """Return why a model can't be trained with its `scheduler`, None if it can."""
+    """Return the reason why a model can't be trained with its `scheduler`; None if it can."""
     entering, leaving = count_channels(parts)
     if entering != leaving:
         return (
@@ -222,7 +222,7 @@ def find_training_obstacle(parts: PipelineParts, scheduler: Any) -> str | None:
 
 
 def find_steering_obstacle(type_: str, parts: PipelineParts) -> str | None:
-    """Return why no training-free method can steer a model of the type `type_`, None if one can."""
+    """Return the reason why training-free methods can't steer a model of the type `type_`; None if they can."""
     if type_ not in STEERED:
         return f"training-free methods steer the cross-attention of {', '.join(STEERED)} only, not of {type_}"
     unet = parts.get("unet")
@@ -240,14 +240,14 @@ def find_steering_obstacle(type_: str, parts: PipelineParts) -> str | None:
 
 
 def count_channels(parts: PipelineParts) -> tuple[int, int]:
-    """Return the channels that a UNet takes and predicts."""
+    """Return the numbers of channels that a UNet takes and predicts."""
     return int(parts["unet"].get("in_channels")), int(parts["unet"].get("out_channels"))
 
 
 def limit_tokens(pipeline: Any) -> None:
     """Limit each tokenizer to its encoder's number of positions, if its `model_max_length` is larger.
 
-    A tokenizer saved without that key has 1e30.
+    A tokenizer that was saved without that key has 1e30.
     """
     for tokenizer, encoder in _pair_tokenizers(pipeline):
         places = getattr(encoder.config, "max_position_embeddings", None)
@@ -256,7 +256,7 @@ def limit_tokens(pipeline: Any) -> None:
 
 
 def _pair_tokenizers(pipeline: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each tokenizer with its encoder, as the pipelines of diffusers pair them."""
+    """Yield each tokenizer with its encoder, paired as in diffusers' pipelines."""
     both = [
         [each for name in (kind, f"{kind}_2") if (each := getattr(pipeline, name, None)) is not None]
         for kind in ("tokenizer", "text_encoder")
@@ -292,7 +292,7 @@ def _find_missing_parts(parts: PipelineParts, *names: str) -> Iterator[str]:
 
 
 def _find_missing_tokenizers(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
-    """Yield absent tokenizers; SDXL's first encoder may be absent, with its tokenizer or without."""
+    """Yield a fault for each missing tokenizer; SDXL's first encoder may be missing, with or without its tokenizer."""
     if not is_xl:
         yield from _find_missing_parts(parts, "tokenizer")
     elif "text_encoder" in parts:
@@ -338,7 +338,7 @@ def _find_unet_faults(parts: PipelineParts, embeddings: tuple[str | None, ...]) 
 
 
 def _find_text_faults(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
-    """Yield faults of the text encoders, whose widths must add up to the UNet's."""
+    """Yield the faults of the text encoders; their widths must add up to the UNet's."""
     if not is_xl and parts["text_encoder"].kind.endswith("WithProjection"):
         yield f"its text_encoder is a {parts['text_encoder'].kind}: one without a projection is needed"
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
@@ -352,7 +352,7 @@ def _find_text_faults(parts: PipelineParts, is_xl: bool) -> Iterator[str]:
 
 
 def _find_size_faults(parts: PipelineParts, count: int) -> Iterator[str]:
-    """Yield a fault if the UNet takes other inputs than the pooled embedding and `count` numbers of the size."""
+    """Yield a fault if the UNet takes other inputs than the pooled embedding and `count` time ids."""
     unet, pooled = parts["unet"], parts["text_encoder_2"].get("projection_dim")
     each, wanted = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
     if not isinstance(each, int) or pooled + count * each != wanted:
@@ -365,7 +365,7 @@ def _find_size_faults(parts: PipelineParts, count: int) -> Iterator[str]:
 def _find_clip_skip_faults(parts: PipelineParts, clip_skip: int | None, is_xl: bool) -> Iterator[str]:
     for name in ("text_encoder", "text_encoder_2"):
         layers = parts[name].get("num_hidden_layers") if name in parts else None
-        # SDXL reads the last layer but one as it is.
+        # SDXL already reads the last layer but one without clip_skip.
         most = layers - is_xl if isinstance(layers, int) else None
         if clip_skip and most is not None and clip_skip > most:
             yield f"clip_skip {clip_skip} leaves nothing of its {name}, which has {layers} layers: {most} at most"

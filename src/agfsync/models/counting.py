@@ -1,8 +1,8 @@
-"""Count what running a network takes without running it, on tensors that have shapes and types and hold no data.
+"""Count the operations and the memory of a network without computing: its tensors have shapes and dtypes but no data.
 
-A network of any size is built on PyTorch's meta device and passes through its operations in seconds on any machine.
-Torch's own formulas give the floating-point operations (a multiply-add is two). Forward and backward passes, recomputed
-activations and the rounded copies of autocast are counted as they are.
+A network of any size is built on PyTorch's meta device, and all of its operations are traced in seconds on any machine.
+Torch's formulas give the floating-point operations (a multiply-add is two). Forward and backward passes, recomputed
+activations and the copies that autocast makes are all counted.
 """
 
 import weakref
@@ -20,14 +20,14 @@ from torch.utils.flop_counter import flop_registry
 from agfsync.models.published import UnknownModel
 
 DATALESS = FakeTensorMode(allow_non_fake_inputs=True)
-"""the mode in which every tensor that is made holds no data, inputs of networks included"""
+"""the mode in which all new tensors are without data, including the inputs of networks"""
 SLACK = 1.3
-"""memory of results in relation to their size: allocators leave gaps, and kernels need buffers of their own"""
+"""the memory of results relative to their size: allocators leave gaps, and kernels need their own buffers"""
 
 _aten = torch.ops.aten
 FLOPS: Mapping[Any, Callable[..., float]] = {
     **flop_registry,
-    # Torch knows the fused attention of accelerators and not that of the CPU.
+    # Torch has formulas for the fused attention of accelerators but not for that of the CPU.
     _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         _aten._scaled_dot_product_flash_attention_backward
@@ -37,7 +37,7 @@ FLOPS: Mapping[Any, Callable[..., float]] = {
 
 @dataclass(slots=True)
 class Operations:
-    """The operations of a network: FLOPs by type, bytes read and written, calls, and the most bytes held at a time."""
+    """The operations of a network: FLOPs by dtype, bytes read and written, calls, and the peak of live bytes."""
 
     flops: dict[torch.dtype, float] = field(default_factory=dict)
     moved: float = 0.0
@@ -46,12 +46,12 @@ class Operations:
 
     @property
     def memory(self) -> float:
-        """Bytes that the machine needs for the results."""
+        """The bytes of memory that the results need."""
         return SLACK * self.peak
 
 
 class _OperationCounter(TorchDispatchMode):
-    """Enters every operation within it in `work`.
+    """Counts all operations within its context in `work`.
 
     Torch's FlopCounterMode counts no bytes, and its MemTracker takes four times as long for the same peak.
     """
@@ -94,7 +94,7 @@ class _OperationCounter(TorchDispatchMode):
 
 
 def count_operations(run: Callable[[], Any]) -> Operations:
-    """Return what `run` takes, in addition to what it finds there.
+    """Return the operations of `run`. Its peak doesn't include tensors that existed before.
 
     >>> rows, layer = torch.ones(10, 30), nn.Linear(30, 20, bias=False)
     >>> count_operations(lambda: layer(rows)).flops
@@ -107,15 +107,15 @@ def count_operations(run: Callable[[], Any]) -> Operations:
 
 
 def count_bytes(network: nn.Module) -> float:
-    """Return the bytes of a network's weights in the types that they have."""
+    """Return the size of a network's weights and buffers, in bytes, in their own dtypes."""
     return float(sum(each.nbytes for each in (*network.parameters(), *network.buffers())))
 
 
 def build_network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Return a network of the class `kind`, of diffusers or transformers, that holds no data; in evaluation mode.
+    """Return a network of the diffusers or transformers class `kind`, without data and in evaluation mode.
 
     Raises:
-        UnknownModel: it can't be built of this configuration.
+        UnknownModel: no such network can be built from this configuration.
     """
     try:
         with torch.device("meta"):
@@ -125,13 +125,13 @@ def build_network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype = tor
                 network = kind(kind.config_class.from_dict(dict(config)))
                 network.tie_weights()  # type: ignore[operator]
     except Exception as failure:
-        # A third-party configuration may hold anything: an estimate is not worth a traceback.
+        # A third-party configuration may raise any exception, and an estimate is not worth a traceback.
         raise UnknownModel(f"no {kind.__name__} can be built of its configuration") from failure
     return make_dataless(network.eval(), dtype)
 
 
 def make_dataless(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Replace all weights by CPU tensors of `dtype` without data, which autocast and attention treat as a CPU's."""
+    """Replace all weights by tensors of `dtype` without data; autocast and attention treat them as CPU tensors."""
     made: dict[int, Tensor] = {}
     for module in network.modules():
         for held in (module._parameters, module._buffers):

@@ -1,4 +1,4 @@
-"""Number formats of networks by their names in a recipe, and the fastest one on a device."""
+"""The dtypes of networks by their names in a recipe, and the fastest dtype on a device."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from agfsync.files.atomic import write_atomic
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _AUTO = "auto"
 FASTER = 1.25
-"""The least speed-up of bf16 over fp32, which is more exact, at which a CPU prefers bf16."""
+"""A CPU uses bf16 only if it is faster than fp32, which is more exact, by more than this factor."""
 AMPERE = (8, 0)
 """The first CUDA compute capability with bf16 multiplication in hardware."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The device and dtype of a model's networks: on a CPU they keep float32 weights and run under autocast."""
+    """The device and dtype of a model's networks; on a CPU they keep float32 weights and run under autocast."""
 
     device: torch.device
     dtype: torch.dtype
@@ -43,16 +43,16 @@ class Precision:
 
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the torch dtype of `name`: "fp32", "bf16", "fp16", or "auto", the fastest for drawing on `device`."""
+    """Return the torch dtype for "fp32", "bf16", "fp16", or "auto", which is the fastest for drawing on `device`."""
     return DTYPES[fastest_dtype(device) if name == _AUTO else name]
 
 
 def fastest_dtype(device: torch.device, *, training: bool = False) -> str:
-    """Return the name of the fastest dtype that `device` computes in, without loss of quality.
+    """Return the name of the fastest dtype on `device` that doesn't reduce the quality.
 
-    CUDA: bf16 where the hardware has it, else fp16. MPS: fp16 to draw, fp32 to train. A CPU is measured once, in under
-    a second: bf16 is 4 times faster than fp32 with AMX instructions and 20 times slower with AVX2 alone. The result
-    is kept in the user's cache folder, so that a machine always takes the same.
+    CUDA: bf16 if the hardware supports it, else fp16. MPS: fp16 to draw, fp32 to train. A CPU is measured once, in less
+    than a second: bf16 is 4 times faster than fp32 with AMX instructions, and 20 times slower with AVX2 alone. The
+    result is stored in the user's cache folder, so that a machine always uses the same dtype.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp16"
@@ -69,20 +69,20 @@ def _fastest_on_cpu(training: bool) -> str:
     kept = _read_cache(file)
     if kept.get(key) not in DTYPES:
         kept[key] = "bf16" if _speedup_of_bf16(training) > FASTER else "fp32"
-        with suppress(StoreError, OSError):  # It is measured again in the next process.
+        with suppress(StoreError, OSError):  # The next process measures again.
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, json.dumps(kept, indent=1).encode())
     return kept[key]
 
 
 def describe_cpu() -> str:
-    """Return the processor's name, torch's instruction set on it, and torch's version, in one line."""
+    """Return the processor's name, the instruction set that torch uses on it, and torch's version, in one line."""
     names = (_cpu_name(), torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", ""))
     return ", ".join(name for name in (*names, f"torch {torch.__version__}") if name)
 
 
 def _cpu_name() -> str:
-    with suppress(OSError):  # another system than Linux
+    with suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -103,7 +103,7 @@ def _read_cache(file: Path) -> dict[str, str]:
 
 
 def _speedup_of_bf16(training: bool) -> float:
-    """Return how many times faster a small block of a UNet runs under bf16 autocast than in fp32, on one thread."""
+    """Return the speed-up of bf16 autocast over fp32 for a small block of a UNet, on one thread."""
     network = nn.Sequential(
         nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten(2), nn.Linear(256, 256)
     )
@@ -124,7 +124,7 @@ def _speedup_of_bf16(training: bool) -> float:
 
 
 def _best_seconds(work: Callable[[], None]) -> float:
-    """Return the time of the fastest of three runs, after one to warm up: others may use the machine too."""
+    """Return the time of the fastest of three runs after a warm-up, since other processes may use the machine too."""
     work()
     taken = []
     for _ in range(3):

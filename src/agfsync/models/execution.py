@@ -1,4 +1,4 @@
-"""How the network of a model runs: by which attention kernel, and compiled or not. Its weights have the same names."""
+"""How a model's network runs: its attention kernel, and compiled or not. The names of its weights don't change."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,15 @@ from agfsync.models.configuration import FLOWS, check_choices
 from agfsync.models.loading import silence_libraries
 
 VARIANTS = 64
-"""the most compiled variants of a block: by shapes, with and without gradients, with adapters on and off"""
+"""the most compiled variants of a block: for its shapes, with and without gradients, with adapters on and off"""
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """The way a network runs: `attention` is a backend of diffusers, `compile` has torch.compile compile its blocks.
+    """How a network runs.
 
-    `offload`: a pipeline's networks take turns on the device in drawing. `quantization` is how its weights are stored.
+    `attention` is a backend of diffusers. With `compile`, torch.compile compiles its blocks. With `offload`, the
+    networks of a pipeline take turns on the device while drawing. `quantization` is the storage format of its weights.
     """
 
     attention: str | None = None
@@ -28,18 +29,18 @@ class Execution:
     quantization: str | None = None
 
     def list_changes(self) -> tuple[str, ...]:
-        """Return what differs from the defaults and affects images, for a model's identity."""
+        """Return the settings that differ from the defaults and affect images, for a model's identity."""
         return tuple(filter(None, (self.attention, "compiled" if self.compile else None, self.quantization)))
 
     def prepare(self, type_: str, network: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """Have `network`, of a model of the type `type_`, which multiplies in `dtype` on `device`, run so.
+        """Set `network`, of a model of the type `type_`, to run like this on `device`, multiplying in `dtype`.
 
         Raises:
-            ModelError: this machine can't.
+            ModelError: this machine doesn't support it.
         """
         if self.attention is not None:
             check_attention(type_, self.attention, device, dtype)
-            # The context restores the global choice, which would also be other models'.
+            # The context restores the global choice, which would also affect other models.
             with silence_libraries(), attention_backend(self.attention):
                 network.set_attention_backend(self.attention)
         if self.compile:
@@ -48,11 +49,11 @@ class Execution:
 
 
 def check_attention(type_: str, name: str, device: torch.device, dtype: torch.dtype, *, training: bool = False) -> None:
-    """Check that the attention of models of a type runs by diffusers' backend `name`, by running it on a few zeros.
+    """Check that diffusers' attention backend `name` works for models of a type, by running it on a few zeros.
 
     Raises:
-        ModelError: the type has no choice, or the backend isn't there, doesn't run on `device` or in `dtype`, lacks a
-            package, or, if `training`, a backward pass.
+        ModelError: the type has no choice of backends, or the backend doesn't exist, doesn't run on `device` or in
+            `dtype`, needs a package that is missing, or, with `training`, has no backward pass.
     """
     check_choices(type_, attention=name)
     known = [each.value for each in AttentionBackendName]
@@ -65,7 +66,7 @@ def check_attention(type_: str, name: str, device: torch.device, dtype: torch.dt
             mixed = dispatch_attention_fn(tokens, tokens, tokens, mask)
             if training:
                 mixed.sum().backward()
-    except Exception as failure:  # each backend fails in its own way
+    except Exception as failure:  # backends may raise any exception
         reason = " ".join(str(failure).split()).rstrip(".") or type(failure).__name__
         what = "train" if training else "draw"
         place = f"{device.type} in {str(dtype).removeprefix('torch.')}"
@@ -75,7 +76,7 @@ def check_attention(type_: str, name: str, device: torch.device, dtype: torch.dt
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that torch.compile finds what it compiles with for `device`.
+    """Check that torch.compile finds its compiler for `device`.
 
     Raises:
         ModelError: there is no C++ compiler (on a CPU), or no Triton (on CUDA).
@@ -97,10 +98,10 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """Compile the blocks that `network` repeats, or all of it if it names none, when they are first called.
+    """Compile the repeated blocks of `network` on their first call, or all of it if it declares no such blocks.
 
-    Blocks of a class share their code, so that one is compiled for all. It happens in place: names of weights, adapters
-    and hooks stay.
+    Blocks of one class share their code, so it is compiled once for all. They are compiled in place: the names of
+    weights, adapters and hooks don't change.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     names = getattr(network, "_repeated_blocks", None) or getattr(network, "_no_split_modules", None) or ()

@@ -1,4 +1,4 @@
-"""The files of a model, without loading it: its configuration, and the names of the files that hold its weights."""
+"""The files of a model, without loading it: its configuration, and the names of its weight files."""
 
 import json
 import re
@@ -15,11 +15,11 @@ WEIGHTS = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:\.(?P<variant>[\w-]+?))?"
     r"(?:-\d{5}-of-\d{5}(?:\.(?P<old_variant>[\w-]+))?)?\.safetensors"
 )
-"""The names of a part's weights in diffusers and transformers; `.fp16` and the like is their variant."""
+"""The weight files of a part in diffusers and transformers; `.fp16` and the like is their variant."""
 STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
-"""The beginnings of these names, by the library of the part."""
+"""The prefixes of these names, by the library of the part."""
 INDEX, CONFIG = "model_index.json", "config.json"
-"""The configuration of a pipeline, and that of a network."""
+"""The configuration files of a pipeline and of a network."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -32,7 +32,7 @@ class ModelFiles:
 
     @classmethod
     def from_path(cls, path: str, revision: str | None = None) -> Self:
-        """Return the files of a model as a recipe names it: a folder, a hub id or an embedded model.
+        """Return the files of a model by its name in a recipe: a folder, a hub id or an embedded model.
 
         Raises:
             ModelError: the package has no such embedded model.
@@ -40,20 +40,20 @@ class ModelFiles:
         return cls(catalog.find_place(path), revision)
 
     def read(self, name: str) -> Mapping[str, Any] | None:
-        """Return the JSON file `name`, fetched from the hub where need be; None where it can't be had."""
+        """Return the JSON file `name`, fetched from the hub if necessary; None if it isn't available."""
         path: Path | None = Path(self.model) / name
         if not Path(self.model).is_dir():
             path = hub.fetch_file(self.model, name, self.revision) if hub.is_hub_id(self.model) else None
         return None if path is None else _read_json(path)
 
     def folder(self, part: str = "") -> Path | None:
-        """Return the folder of a part on this machine, of a hub id in the cache; None where there is none."""
+        """Return the folder of a part on this machine, for a hub id in the cache; None if there is none."""
         here = Path(self.model) if Path(self.model).is_dir() else hub.find_snapshot(self.model, self.revision)
         return None if here is None else here / part
 
 
 def find_variants(names: Collection[str]) -> set[str | None]:
-    """Return the variants of the weights among the file names of a folder; None is the one without a name.
+    """Return the variants of the weights among the file names of a folder; None is the unnamed variant.
 
     >>> sorted(find_variants(["model.safetensors", "model.fp16.safetensors", "config.json"]), key=str)
     [None, 'fp16']
@@ -63,12 +63,12 @@ def find_variants(names: Collection[str]) -> set[str | None]:
 
 
 def choose_variant(names: Collection[str], wanted: str | None, where: str) -> str | None:
-    """Return the variant to load from a folder with the files `names`; None is the one without a name.
+    """Return the variant to load from a folder with the files `names`; None is the unnamed variant.
 
-    It is the wanted one, else the nameless one, else the only one.
+    It is the wanted variant, else the unnamed one, else, if none is wanted, the only one.
 
     Raises:
-        ModelError: there are several, and none of them is wanted.
+        ModelError: there is neither the wanted variant nor an unnamed one, or several variants and none is wanted.
     """
     found = find_variants(names)
     if wanted in found or not found:
@@ -85,9 +85,10 @@ def choose_variant(names: Collection[str], wanted: str | None, where: str) -> st
 
 
 def choose_weights(names: Collection[str], variant: str | None = None, library: str | None = None) -> list[str]:
-    """Return the names among `names`, of one folder, that a part is loaded from: one file or its shards.
+    """Return the files of one folder, among `names`, that a part is loaded from: one file or its shards.
 
-    Without a `library` transformers' names go before diffusers'. Empty where there are none, or it isn't clear.
+    Without a `library`, transformers' names take precedence over diffusers'. Empty if there are none, or if the choice
+    is ambiguous.
 
     >>> choose_weights(["model.fp16.safetensors", "model.safetensors"], "fp16")
     ['model.fp16.safetensors']
@@ -105,7 +106,7 @@ def choose_weights(names: Collection[str], variant: str | None = None, library: 
 
 
 def find_only_weights(names: Collection[str]) -> str | None:
-    """Return the safetensors file among `names`; None where there is none, or several.
+    """Return the only safetensors file among `names`; None if there is none, or several.
 
     >>> find_only_weights(["README.md", "HPSv3.safetensors"])
     'HPSv3.safetensors'
@@ -115,7 +116,7 @@ def find_only_weights(names: Collection[str]) -> str | None:
 
 
 def missing_shards(folder: Path, names: Collection[str]) -> set[str]:
-    """Return the files that the index of the shards `names` in `folder` lists beyond them; none without an index.
+    """Return the shards that are listed in their index in `folder` but not among `names`; none without an index.
 
     >>> missing_shards(Path("nowhere"), ["model.safetensors"])
     set()
@@ -129,9 +130,9 @@ def missing_shards(folder: Path, names: Collection[str]) -> set[str]:
 
 
 def weight_files(folder: Path, library: str, variant: str | None = None) -> list[Path]:
-    """Return the files in `folder` that `library` loads a part from, those of `variant` where there are any.
+    """Return the files in `folder` that `library` loads a part from: those of `variant`, else the unnamed ones.
 
-    It is one file, or the shards that an index lists; empty where one of them is missing.
+    This is one file, or the shards that an index lists; empty if one of them is missing.
     """
     stem = STEMS.get(library)
     for ending in (f".{variant}", "") if variant else ("",):

@@ -45,13 +45,13 @@ from agfsync.records import digest
 
 POOLED_PROJECTIONS = "pooled_projections_BE"
 TEXT_MASK = "encoder_hidden_states_mask_BT"
-"""True for the tokens of a prompt, False for those that fill it up"""
+"""True for the tokens of a prompt, False for padding"""
 TIMESTEPS = 1000
-"""The timestep of pure noise; some networks take their time in 0..1."""
+"""The timestep of pure noise; some networks take a time in 0..1 instead."""
 PATCH = 2
-"""The side of the squares of latents that are one token of FLUX, FLUX.2 and Qwen-Image."""
+"""FLUX, FLUX.2 and Qwen-Image pack squares of latents with this side into one token."""
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""The projections of image and text, as diffusers' training scripts adapt them."""
+"""The projections of image and text that diffusers' training scripts adapt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +60,35 @@ class Family:
 
     architecture: Architecture
     check: Callable[[Any, float, str], None]
-    """(pipeline, guidance, negative prompt) -> raises a ModelError where they make no sense"""
+    """(pipeline, guidance, negative prompt) -> None; raises a ModelError if the pipeline doesn't support them"""
     predict: Callable[[Any, Tensor, Tensor, dict[str, Any], float], Tensor]
     """(transformer, noisy latents (B, C, H, W), timesteps (B,), conditioning, guidance) -> velocity (B, C, H, W)"""
     even_sigmas: bool = True
-    """before they are shifted, the steps' sigmas are even from 1 to 1 / steps; else they are the scheduler's own"""
+    """True if the sigmas are evenly spaced from 1 to 1 / steps before the shift; otherwise they are the scheduler's"""
     training_times: TimeSampling = "uniform"
     scale: Callable[[Any, float], float] = lambda pipeline, guidance: guidance
-    """(pipeline, guidance) -> the scale of classifier-free guidance; 1: the network makes no second prediction"""
+    """(pipeline, guidance) -> the scale of classifier-free guidance; 1 needs no second prediction"""
     shift: MeanShift = mean_shift
     rescale: Callable[[Tensor, Tensor], Tensor] | None = None
-    """(guided prediction, prediction with the prompt) -> the guided prediction that is drawn with"""
+    """(guided prediction, prediction with the prompt) -> the guided prediction that the sampler uses"""
     has_sequence_length: bool = False
     """True if `architecture.encode` takes `max_sequence_length`"""
     encode_negative: Callable[[Any, str], Conditioning] | None = None
-    """(pipeline, negative prompt) -> its conditioning, one row; by default it is encoded as the prompts are"""
+    """(pipeline, negative prompt) -> its conditioning, one row; by default it is encoded like the prompts"""
 
 
 class FlowMatching(LatentModel):
     """A text-to-image model with its sampling settings, which can be trained.
 
-    `path` is a folder or a hub id; `variant` is that of its weights, such as "fp16"; `vae` and `transformer` (`path`,
-    `revision`) take the place of its own; `loras` are added to its weights; `adapter` is a folder with a LoRA of its
-    network. Images have `height` x `width` pixels, by default the size that the network was trained for. `scheduler`
-    can only be "model", the one that the model was saved with. `dtype` is that of the networks: on a CPU they keep
-    float32 weights and run under autocast. `max_sequence_length` is the number of tokens of T5's text, of the families
-    that have one; by default that of diffusers' pipeline. `attention`, `compile`, `offload` and `quantization` are
-    those of `Execution`. `lazy`: the text encoders are read when they are needed. `training_times` is the distribution
-    of the training times (see `FlowSchedule`), by default that of diffusers' training script for the family;
-    `training_shift` moves them, by default as the scheduler does.
+    `path` is a folder or a hub id, `variant` the variant of its weights, such as "fp16". `vae` and `transformer`
+    (`path`, `revision`) replace its own parts; `loras` are added to its weights; `adapter` is a folder with a LoRA of
+    its network. Images have `height` x `width` pixels, by default the size that the network was trained for.
+    `scheduler` can only be "model", the scheduler that the model was saved with. `dtype` is the networks' dtype; on a
+    CPU they keep float32 weights and run under autocast. `max_sequence_length` is the number of tokens that T5 reads,
+    for families that have one; by default that of diffusers' pipeline. `attention`, `compile`, `offload` and
+    `quantization` are those of `Execution`. With `lazy`, the text encoders are loaded when they are needed.
+    `training_times` is the distribution of the training times (see `FlowSchedule`), by default that of diffusers'
+    training script for the family; `training_shift` is their shift, by default the scheduler's.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or a setting doesn't apply to it.
@@ -142,7 +142,7 @@ class FlowMatching(LatentModel):
         sides = architecture.sides(self._pipeline)
         self._size = choose_image_size(sides, height, width)
         self._steps, tokens = steps, prod(side // sides.multiple_of for side in self._size)
-        # A copy: it counts its steps.
+        # A copy, since a scheduler counts its steps.
         self._scheduler = deepcopy(self._pipeline.scheduler)
         self.schedule = FlowSchedule(
             self._scheduler,
@@ -199,7 +199,7 @@ class FlowMatching(LatentModel):
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the velocity that `network`, this transformer or a copy of it, predicts: (B, C, H, W).
 
-        A network with guidance built in is given the guidance that the model draws with.
+        A network that takes the guidance as an input gets the guidance that the model draws with.
         """
         return self._predict_velocity(network, noisy_BCHW, times_B * self.schedule.timesteps, conditioning)
 
@@ -208,7 +208,7 @@ class FlowMatching(LatentModel):
         return None if encode is None else partial(encode, self._pipeline)
 
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the velocity in float32, as is everything but the network's own work."""
+        """Return the velocity in float32: only the network itself computes in another dtype."""
         timesteps_B = timestep.expand(len(noisy_BCHW))
         with self._precision.autocast():
             return self._predict_velocity(self.network, noisy_BCHW, timesteps_B, conditioning).float()
@@ -227,16 +227,16 @@ def transformer_arguments(conditioning: Conditioning) -> dict[str, Any]:
 
 
 def find_packed_sides(pipeline: Any) -> ImageSides:
-    """Return the sides of a model whose latents are packed by squares into tokens."""
+    """Return the image sides of a model that packs squares of latents into tokens."""
     scale = pipeline.vae_scale_factor
     return ImageSides(scale * PATCH, pipeline.default_sample_size * scale)
 
 
 def check_classifier_free(pipeline: Any, guidance: float, negative_prompt: str) -> None:
-    """Check that a negative prompt has a guidance that leads away from it.
+    """Check that a negative prompt comes with a guidance above 1, which it needs to have an effect.
 
     Raises:
-        ModelError: it has none.
+        ModelError: the guidance is 1 or less.
     """
     if negative_prompt and guidance <= 1:
         raise ModelError(
@@ -245,9 +245,9 @@ def check_classifier_free(pipeline: Any, guidance: float, negative_prompt: str) 
 
 
 def pad_texts(texts: Sequence[Tensor], tokens: int) -> Conditioning:
-    """Return texts (T', D) of any length, filled up with zeros to `tokens` and with their mask: (U, T, D), (U, T).
+    """Return texts (T', D) of any length, padded with zeros to `tokens`, and their mask: (U, T, D), (U, T).
 
-    All prompts' conditioning has one shape, so that rows of several encodings can be in one batch.
+    The conditioning of all prompts has one shape, so that rows of several encodings fit into one batch.
     """
     lengths_U = torch.tensor([len(text_TD) for text_TD in texts], device=texts[0].device)
     states = torch.stack([pad(text_TD.float(), (0, 0, 0, tokens - len(text_TD))) for text_TD in texts])
@@ -255,18 +255,18 @@ def pad_texts(texts: Sequence[Tensor], tokens: int) -> Conditioning:
 
 
 def masked_text_arguments(conditioning: Conditioning) -> dict[str, Any]:
-    """Return the text and its mask, without the tokens that no row of the batch has."""
+    """Return the text and its mask, cut to the longest row of the batch."""
     mask_BT = conditioning[TEXT_MASK]
     longest = int(mask_BT.sum(dim=1).max())
     return {"text": conditioning[TEXT_STATES][:, :longest], "mask": mask_BT[:, :longest]}
 
 
 def pack_tokens(latents_BCHW: Tensor, patch: int) -> Tensor:
-    """Return the tokens of latents, each a square of `patch` x `patch` of them: (B, N, C * patch^2), row by row."""
+    """Return tokens (B, N, C * patch^2), row by row; each is a square of `patch` x `patch` latents."""
     return pixel_unshuffle(latents_BCHW, patch).flatten(2).transpose(1, 2)
 
 
 def unpack_tokens(tokens_BNP: Tensor, like_BCHW: Tensor, patch: int) -> Tensor:
-    """Return the latents of tokens, the inverse of `pack_tokens`, with the height and width of `like_BCHW`."""
+    """Return latents with the height and width of `like_BCHW` from tokens: the inverse of `pack_tokens`."""
     rows, columns = (side // patch for side in like_BCHW.shape[-2:])
     return pixel_shuffle(tokens_BNP.transpose(1, 2).unflatten(2, (rows, columns)), patch)

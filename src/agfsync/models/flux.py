@@ -1,6 +1,6 @@
 """The type `flux`: FLUX.1 dev and schnell, and every other model that is saved as a diffusers `FluxPipeline`.
 
-Legend: N the network's tokens of an image, each a patch of 2 x 2 latents; T tokens of text.
+Legend: N the network's tokens of an image, each 2 x 2 latents; T tokens of text.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ from agfsync.models.flow_matching import (
 from agfsync.models.loading import silence_libraries
 
 TEXT_TOKENS, TOKENS_OF_SCHNELL = 512, 256
-"""the most tokens of text that dev and schnell take (diffusers' documentation of the pipeline)"""
+"""the most tokens of text for dev and schnell (diffusers' documentation of the pipeline)"""
 
 
 def _encode_prompts(
     pipeline: Any, prompts: Sequence[str], size: Size, max_sequence_length: int | None = None
 ) -> Conditioning:
-    """Return T5's text states (U, T, D) and CLIP's pooled embeddings (U, E), by the pipeline's own method."""
+    """Return T5's text states (U, T, D) and CLIP's pooled embeddings (U, E), from the pipeline's own method."""
     most = TEXT_TOKENS if pipeline.transformer.config.guidance_embeds else TOKENS_OF_SCHNELL
     with silence_libraries():
         text_UTD, pooled_UE, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=max_sequence_length or most)
@@ -51,7 +51,7 @@ def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> Non
 def _predict_packed(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
-    """Pack the latents into tokens with their positions, and unpack the prediction; text tokens have position 0."""
+    """Return the velocity: pack the latents into tokens with positions, text tokens at 0, and unpack the prediction."""
     batch, _, height, width = noisy_BCHW.shape
     rows, columns = height // PATCH, width // PATCH
     axes = [torch.arange(count, device=noisy_BCHW.device) for count in (1, rows, columns)]
@@ -69,7 +69,7 @@ def _predict_packed(
 FLUX_ARCHITECTURE = Architecture(
     name="flux",
     pipeline=FluxPipeline,
-    # As with SDXL, one sigma for all that is an embedding.
+    # One sigma for all embeddings, as in SDXL.
     embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
     encode=_encode_prompts,
     arguments=transformer_arguments,

@@ -1,8 +1,9 @@
 """The types `flux2`, FLUX.2 dev, and `flux2-klein`, base and distilled: diffusers' Flux2Pipeline, Flux2KleinPipeline.
 
-Their networks and VAEs are of one kind. dev has its guidance built in and reads prompts by a Mistral, klein by a Qwen3.
+Their networks and VAEs have the same classes. dev takes the guidance as an input of its network. dev's text encoder is
+a Mistral, klein's a Qwen3.
 
-Legend: N the network's tokens of an image, each one of its latents; T tokens of text.
+Legend: N the network's tokens of an image, each one latent; T tokens of text.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from agfsync.models.loading import silence_libraries
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Return three layers of the language model's states, side by side (U, T, D), by the pipeline's own method."""
+    """Return the states of three of the language model's layers, concatenated (U, T, D), by the pipeline's method."""
     with silence_libraries():
         text_UTD, _ = pipeline.encode_prompt(list(prompts))
     return {TEXT_STATES: text_UTD.float()}
@@ -56,7 +57,7 @@ def _shift_by_size(config: Any, tokens: int, steps: int) -> float | None:
 def _predict_packed(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
-    """Give each token its row and column, and each token of text its number; dev also takes the guidance."""
+    """Return the velocity: image tokens have a row and a column, text tokens a number; dev also takes the guidance."""
     _, _, rows, columns = noisy_BCHW.shape
     device, tokens = noisy_BCHW.device, arguments["encoder_hidden_states"].shape[1]
     counts = {"img_ids": (1, rows, columns, 1), "txt_ids": (1, 1, 1, tokens)}

@@ -1,4 +1,4 @@
-"""A check that a network's files hold all of its weights, by the files' headers alone."""
+"""A check that a network's files hold all of its weights, from the files' headers alone."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,21 +15,21 @@ from agfsync.models.files import weight_files
 from agfsync.models.pretrained import COMPILED, describe_misfit
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""layers of a VAE's attention, by the names that diffusers had for them once and still reads"""
+"""layers of a VAE's attention: older names of diffusers, which it still reads -> current names"""
 _LEVELS = ("text_model", "model", "language_model")
-"""levels at the beginning of a language model's names, of which files have others than the network"""
+"""first levels of the weights' names of language models, which may differ between files and the network"""
 
 
 def check_headers(
     library: str, kind: str, config: Mapping[str, Any], folder: Path, label: str, variant: str | None = None
 ) -> None:
-    """Check that the safetensors files in `folder` have every weight of a network of class `kind`, by their headers.
+    """Check from their headers that the safetensors files in `folder` have all weights of a network of class `kind`.
 
-    The files of `variant` are read if there are any, otherwise those without a variant. A class that isn't known, or
-    that can't be created from its configuration, is left to the loading.
+    The files of `variant` are read if there are any, otherwise those without a variant. A class that is unknown, or
+    can't be created from its configuration, isn't checked: loading it reports the error.
 
     Raises:
-        ModelError: weights are missing; the message has `label` and the first of them. Or a header can't be read.
+        ModelError: weights are missing (the message has `label` and the first of them), or a header can't be read.
     """
     files = weight_files(folder, library, variant)
     if not files:
@@ -52,7 +52,7 @@ def _read_names(file: Path, label: str) -> list[str]:
 
 
 def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
-    """Return a network's weights, each with all of its names; none where the network can't be made."""
+    """Return the names of each of a network's weights (several if tied); none if the network can't be created."""
     plain = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
         with torch.device("meta"):
@@ -63,7 +63,7 @@ def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
                 network = kind(kind.config_class.from_dict(plain))
                 network.tie_weights()
     except Exception:
-        return []  # A configuration that no network can be made of; the loading makes the same one, and says why.
+        return []  # No network can be created from this configuration; loading it fails as well, and reports why.
     groups: dict[int, list[str]] = defaultdict(list)
     for name, weight in network.named_parameters(remove_duplicate=False):
         groups[id(weight)].append(name)
@@ -71,8 +71,8 @@ def _list_weights(kind: Any, config: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _simplify_name(name: str) -> str:
-    """Return a weight's name without what versions of the libraries differ in."""
-    # Files name a vision-language model's parts as they once were in transformers, which renames them as it loads.
+    """Return a weight's name without the differences between versions of the libraries."""
+    # Files have older names of a vision-language model's parts, which transformers renames on loading.
     parts = list(dropwhile(_LEVELS.__contains__, name.split(".")))
     if "attentions" in parts:
         parts = [_OLD_NAMES.get(part, part) for part in parts]

@@ -1,6 +1,6 @@
-"""Questions about a hub model without loading it, to the local cache and to the hub.
+"""Queries about a hub model without loading it, to the local cache and to the hub.
 
-Nothing here waits longer than `HUB_PATIENCE`, and HF_HUB_OFFLINE is honoured. A hub that did not answer is not asked
+Nothing here waits longer than `HUB_PATIENCE`, and HF_HUB_OFFLINE is respected. A hub that did not answer is not asked
 again.
 """
 
@@ -17,13 +17,13 @@ from typing import Any
 from agfsync.models.hub_errors import describe_answer, describe_offline
 
 HUB_PATIENCE = 4.0
-"""seconds that the hub has for an answer"""
+"""the timeout for an answer of the hub, in seconds"""
 MAIN, SAFE = "main", ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class HubAnswer:
-    """The hub's answer about a model: its commit and its files' sizes in bytes; or the reason for no answer."""
+    """The hub's answer about a model: its commit and the sizes of its files in bytes; or why there is none."""
 
     commit: str | None = None
     files: Mapping[str, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def is_hub_id(model: str) -> bool:
-    """Return True if `model` can only be a hub id: no embedded model, and nothing of that name on this machine.
+    """Return True if `model` can only be a hub id: it isn't an embedded model, and no such path exists.
 
     >>> is_hub_id("openai/clip-vit-base-patch16"), is_hub_id("./folder"), is_hub_id("my models/one")
     (True, False, False)
@@ -44,7 +44,7 @@ def is_hub_id(model: str) -> bool:
 
 
 def cached_commit(model: str, revision: str | None = None) -> str | None:
-    """Return the commit that `model` would be loaded at without a network, None if the cache has nothing of it."""
+    """Return the commit of `model` that would be loaded without a network; None if it isn't in the cache."""
     folder, name = _find_cache_folder(model), revision or MAIN
     if (folder / "snapshots" / name).is_dir():
         return name
@@ -56,15 +56,15 @@ def cached_commit(model: str, revision: str | None = None) -> str | None:
 
 
 def find_snapshot(model: str, revision: str | None = None) -> Path | None:
-    """Return the folder of the cache with the files of `model`, which may be some of them; None without any."""
+    """Return the folder in the cache with the files of `model`, maybe not all of them; None if there is none."""
     commit = cached_commit(model, revision)
     return None if commit is None else _find_cache_folder(model) / "snapshots" / commit
 
 
 def commit_of(model: str) -> str | None:
-    """Return the commit of `model` that has weights to load: the cache's, else the hub's; None without either.
+    """Return the commit of `model` with safetensors weights, in the cache, else on the hub; None if neither has any.
 
-    One without safetensors doesn't count: transformers may find converted ones for the branch, and not for a commit.
+    For a model without safetensors, transformers may find converted weights for a branch, but not for a commit.
     """
     folder = find_snapshot(model)
     if folder is not None and any(folder.rglob(f"*{SAFE}")):
@@ -74,17 +74,17 @@ def commit_of(model: str) -> str | None:
 
 
 def ask_hub(model: str, revision: str | None = None) -> HubAnswer:
-    """Return the hub's answer about `model`; each is asked for once."""
+    """Return the hub's answer about `model`. Answers are cached."""
     return _ask_cached(model, revision)
 
 
 def why_absent(model: str, revision: str | None = None) -> str:
-    """Return the reason why a hub model can't be had; "" if the cache has some of it or the hub lists its files."""
+    """Return why a hub model isn't available; "" if the cache has some of its files, or the hub lists them."""
     return "" if cached_commit(model, revision) is not None else ask_hub(model, revision).fault
 
 
 def describe_absence(model: str, revision: str | None, place: str, fault: str) -> str:
-    """Return the line on a hub model that the recipe names at `place`, if it does, and that `fault` keeps away."""
+    """Return the message that a hub model can't be loaded due to `fault`; `place` is its key in the recipe, or ""."""
     named = f"{model} at {revision}" if revision else model
     where = f" ({place})" if place else ""
     return f"can't load the model {named}{where}: {describe_offline() if fault == NO_NETWORK else fault}"
@@ -110,14 +110,14 @@ def _ask_cached(model: str, revision: str | None) -> HubAnswer:
     except HfHubHTTPError as failure:
         return HubAnswer(fault=describe_answer(failure.response))
     except Exception:
-        # No connection, no answer in time, or an answer that isn't the hub's.
+        # No connection, no answer in time, or an answer that isn't from a hub.
         _SILENT.append(model)
         return HubAnswer(fault=NO_NETWORK)
     return HubAnswer(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
 
 def list_files(model: str, revision: str | None = None) -> list[str]:
-    """Return the names of the files of `model`: the hub's, else the cache's; none where neither knows."""
+    """Return the names of the files of `model` on the hub, else in the cache; none if neither has any."""
     if names := ask_hub(model, revision).files:
         return sorted(names)
     folder = find_snapshot(model, revision)
@@ -125,7 +125,7 @@ def list_files(model: str, revision: str | None = None) -> list[str]:
 
 
 def fetch_file(model: str, name: str, revision: str | None = None) -> Path | None:
-    """Return a small file of `model` from the cache or, if the hub answers, from there; None if there is none."""
+    """Return the path of a small file of `model`, from the cache, else from the hub; None if it isn't available."""
     found = find_snapshot(model, revision)
     if found is not None and (found / name).is_file():
         return found / name
@@ -137,21 +137,21 @@ def fetch_file(model: str, name: str, revision: str | None = None) -> Path | Non
     try:
         return Path(_in_time(lambda: hf_hub_download(model, name, revision=revision, etag_timeout=HUB_PATIENCE - 1)))
     except HfHubHTTPError:
-        return None  # It refuses this file, such as one of a gated model; the loading reports its answer.
+        return None  # The hub refuses the file, e.g. of a gated model; loading the model reports its answer.
     except Exception:
-        # No connection, no answer in time, or an answer that isn't the hub's.
+        # No connection, no answer in time, or an answer that isn't from a hub.
         _SILENT.append(model)
         return None
 
 
 def forget_answers() -> None:
-    """Forget the hub's answers, and for which models it gave none."""
+    """Clear the cached answers of the hub, and the record of missing answers."""
     _ask_cached.cache_clear()
     _SILENT.clear()
 
 
 _SILENT: list[str] = []
-"""Models at which the hub didn't answer."""
+"""The models for which the hub didn't answer."""
 
 
 def _find_cache_folder(model: str) -> Path:
@@ -162,10 +162,11 @@ def _find_cache_folder(model: str) -> Path:
 
 
 def _in_time(work: Any) -> Any:
-    """Return the result of `work`, called in a thread, since resolving a name heeds no timeout.
+    """Return the result of `work`, called in a thread, since name resolution has no timeout.
 
     Raises:
-        TimeoutError: it takes longer than `HUB_PATIENCE`. Or whatever `work` raises.
+        TimeoutError: it takes longer than `HUB_PATIENCE`.
+        Exception: any error of `work`.
     """
     future: Future[Any] = Future()
 

@@ -1,8 +1,8 @@
 """The hub's reasons for a failed loading, in one line.
 
 Diffusers and transformers replace the hub client's exceptions by their own and guess the cause: they report any failure
-as "no file named model_index.json". They ignore some answers and go on without the file. So the cause is read from the
-chain of exceptions, and where that has none from the hub's answers themselves.
+as "no file named model_index.json". They ignore some errors and go on without the file. So the cause is read from the
+chain of exceptions, or, if it isn't there, from the hub's responses themselves.
 """
 
 import os
@@ -18,33 +18,33 @@ from agfsync.errors import AgfsyncError, ModelError, lacks_memory, model_errors
 
 ENDPOINT, OFFLINE = "HF_ENDPOINT", ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _LONGEST_QUOTE = 200
-"""Characters of the hub's own words."""
+"""the most characters of the hub's own message"""
 ADVICE = {
     "GatedRepo": "it is gated: accept its terms on the hub and set HF_TOKEN",
     "RevisionNotFound": "it has no such revision",
     "RepoNotFound": "there is no such model, or it is private: set HF_TOKEN",
 }
-"""The hub's X-Error-Code -> the advice."""
+"""the hub's X-Error-Code -> the advice"""
 
 
 @dataclass(slots=True)
 class Answers:
-    """The hub's last answer to each request, by method and address."""
+    """The hub's last response to each request, by method and address."""
 
     last: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def note(self, response: Any) -> None:
-        """Keep an answer."""
+        """Record a response."""
         self.last[response.request.method, str(response.request.url)] = response
 
     def list_refused(self) -> list[Any]:
-        """Return the answers that are neither the file nor its absence."""
+        """Return the responses that refuse a request: status 401, 403, 429, or 500 and above."""
         return [each for each in self.last.values() if each.status_code in (401, 403, 429) or each.status_code >= 500]
 
 
 @contextmanager
 def loading_errors(model: str) -> Iterator[None]:
-    """Turn every exception of the hub or a library that loads `model` into a `ModelError`; silence the hub's client.
+    """Turn each exception of the hub, or of a library that loads `model`, into a ModelError; silence the hub's client.
 
     An out-of-memory error is raised unchanged.
 
@@ -83,14 +83,14 @@ def _record_answers(answers: Answers) -> Iterator[None]:
 
 @contextmanager
 def _silence_hub_client() -> Iterator[None]:
-    """Keep the hub's client from printing each repeated request."""
+    """Silence the hub's client, which would report each retry."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity(ERROR)
     try:
         with warnings.catch_warnings():
-            # Diffusers still gives the client an argument that it no longer takes.
+            # Diffusers still passes an argument that the client no longer takes.
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
     finally:
@@ -98,9 +98,9 @@ def _silence_hub_client() -> Iterator[None]:
 
 
 def find_hub_fault(failure: BaseException, answers: Answers | None = None) -> str | None:
-    """Return the hub's or the network's part in a `failure`, None if they have none.
+    """Return the hub's or the network's error behind a `failure` in one line; None if there is none.
 
-    It is one line: the address, with HF_ENDPOINT where that is set, the HTTP status, the hub's words, and what to do.
+    The line has the address (with HF_ENDPOINT if that is set), the HTTP status, the hub's message, and what to do.
     """
     from huggingface_hub import errors
 
@@ -124,10 +124,10 @@ def find_hub_fault(failure: BaseException, answers: Answers | None = None) -> st
 
 
 def find_missing_file(model: str, answers: Answers) -> str | None:
-    """Return the hub's answer about a file of `model` that a library went on without and the cache lacks, or None."""
+    """Return the hub's refusal of a file of `model` that a library ignored and that isn't in the cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    # A part of a model is labelled with its name in brackets.
+    # The label of a part of a model ends with the part's name in parentheses.
     repository = model.partition(" (")[0]
     for each in answers.list_refused():
         revision, name = _asked_for(each)
@@ -137,7 +137,7 @@ def find_missing_file(model: str, answers: Answers) -> str | None:
 
 
 def describe_answer(response: Any) -> str:
-    """Return an answer of the hub in one line: address, status, the hub's words, what to do."""
+    """Return a response of the hub in one line: address, status, the hub's message, what to do."""
     status, reason = response.status_code, f"{response.status_code} {response.reason_phrase}".strip()
     words = _shorten_text(response.headers.get("X-Error-Message", ""))
     said = f" ({words})" if words and words.casefold() not in reason.casefold() else ""
@@ -160,7 +160,7 @@ def _give_advice(status: int, code: str, name: str) -> str:
 
 
 def _list_causes(failure: BaseException) -> Iterator[BaseException]:
-    """Yield the exception and its causes, each once."""
+    """Yield the exception and its chain of causes, each once."""
     seen: set[int] = set()
     each: BaseException | None = failure
     while each is not None and id(each) not in seen:
@@ -170,7 +170,7 @@ def _list_causes(failure: BaseException) -> Iterator[BaseException]:
 
 
 def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
-    """Return True if the answer is only an absence met on the way to another `failure`: many files may be absent."""
+    """Return True if the answer is a missing file without relation to `failure`: many files are optional."""
     from huggingface_hub import errors
 
     if not isinstance(answer, errors.RemoteEntryNotFoundError):
@@ -184,9 +184,9 @@ def _get_file_name(response: Any) -> str:
 
 
 def _asked_for(response: Any) -> tuple[str, str]:
-    """Return the revision and the file behind `/resolve/` in the request's address; empty where it isn't a file's.
+    """Return the revision and the file after `/resolve/` in the request's address; empty if it isn't for a file.
 
-    A revision such as `refs/pr/1` is one quoted piece of the address.
+    A revision such as `refs/pr/1` is quoted in the address, as one segment.
     """
     path = response.request.url.raw_path.decode("ascii").partition("?")[0]
     revision, _, name = path.partition("/resolve/")[2].partition("/")
@@ -194,7 +194,7 @@ def _asked_for(response: Any) -> tuple[str, str]:
 
 
 def describe_offline() -> str:
-    """Return the reason why a file that the cache lacks can't be had, and what to do."""
+    """Return why a file that isn't in the cache can't be fetched, and what to do."""
     from huggingface_hub import constants
 
     named = [name for name in OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]

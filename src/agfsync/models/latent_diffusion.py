@@ -48,16 +48,17 @@ from agfsync.records import digest
 class LatentDiffusion(LatentModel):
     """A text-to-image model with its sampling settings, which can be trained.
 
-    `path` is a folder, a hub id or a single file, this with the configuration and the tokenizers of `config`.
-    `variant` is that of its weights, such as "fp16"; `vae` and `unet` (`path`, `revision`) take the place of its own.
-    `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. Images have `height` x
-    `width` pixels, by default the size that the network was trained for. `guidance` above 1, away from
-    `negative_prompt`, doubles the batch; `scheduler` "model" is the one that the model was saved with. `clip_skip`
-    layers of the text encoders are left out for prompts, and not for `negative_prompt`, as by diffusers. `dtype` is
-    that of the networks: on a CPU they keep float32 weights and run under autocast. `refiner`, where the architecture
-    has one, is a model (`path`, `revision`) that takes over at step `from_step`. `steering` is the settings of a
-    training-free method, its `type` among them, which steers the drawing. `attention`, `compile`,
-    `offload` and `quantization` are those of `Execution`. `lazy`: the text encoders are read when they are needed.
+    `path` is a folder, a hub id or a single file; a single file takes the configuration and the tokenizers of `config`.
+    `variant` is the variant of its weights, such as "fp16". `vae` and `unet` (`path`, `revision`) replace its own
+    parts; `loras` are added to its weights; `adapter` is a folder with a LoRA of its network. Images have `height` x
+    `width` pixels, by default the size that the network was trained for. A `guidance` above 1, away from
+    `negative_prompt`, doubles the batch. `scheduler` "model" is the scheduler that the model was saved with.
+    `clip_skip` is the number of last layers of the text encoders that are skipped for prompts, but not for
+    `negative_prompt`, as in diffusers. `dtype` is the networks' dtype; on a CPU they keep float32 weights and run under
+    autocast. `refiner`, if the architecture has one, is a model (`path`, `revision`) that takes over at step
+    `from_step`. `steering` are the settings, including `type`, of a training-free method that steers the sampling.
+    `attention`, `compile`, `offload` and `quantization` are those of `Execution`. With `lazy`, the text encoders are
+    loaded when they are needed.
 
     Raises:
         ModelError: there is no such model, or it is of another kind.
@@ -128,7 +129,7 @@ class LatentDiffusion(LatentModel):
 
     @property
     def guidance(self) -> float:
-        """The scale of classifier-free guidance; 1, for one prediction, where it is an input of the network (LCM)."""
+        """The scale of classifier-free guidance; 1 (a single prediction) if it is an input of the network (LCM)."""
         return self._guidance if self._guidance_1D is None else 1.0
 
     @cached_property
@@ -136,7 +137,7 @@ class LatentDiffusion(LatentModel):
         """The noise schedule that the UNet was trained with.
 
         Raises:
-            ModelError: its scheduler or its prediction can't be trained with.
+            ModelError: its scheduler or its kind of prediction doesn't support training.
         """
         if reason := find_training_obstacle(parts_of(self._pipeline), self._scheduler):
             raise ModelError(f"the model {self._model} can't be trained: {reason}")
@@ -149,7 +150,7 @@ class LatentDiffusion(LatentModel):
             self.encode_prompts, prompts, self._negative_prompt, self._encode_negative if self._clip_skip else None
         )
         noise = draw_embedding_noise(sources, with_prompt, self._architecture.embeddings, embedding_noise)
-        # A copy for each drawing: schedulers keep what they have seen.
+        # A copy for each batch, since schedulers have state.
         scheduler = deepcopy(self._scheduler)
         scheduler.set_timesteps(self._steps, device=self.device)
         conditioning = add_embedding_noise(with_prompt, noise)
@@ -181,7 +182,7 @@ class LatentDiffusion(LatentModel):
         return self._steering.begin(model, batch)
 
     def _encode_texts(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode `prompts`; no layer is skipped for the empty prompt, which stands for no prompt."""
+        """Encode `prompts`. No layer is skipped for the empty prompt, which means "no prompt"."""
         said = self._architecture.encode(self._pipeline, prompts, self._size, self._clip_skip)
         if not self._clip_skip or all(prompts):
             return said
@@ -193,11 +194,11 @@ class LatentDiffusion(LatentModel):
 
     @torch.no_grad()
     def _encode_negative(self, prompt: str) -> Conditioning:
-        """Return the conditioning of one prompt without skipped layers: one row."""
+        """Return the conditioning of one prompt, one row, without skipping layers."""
         return self._architecture.encode(self._pipeline, [prompt], self._size)
 
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return what `network`, this UNet or a copy of it, predicts for noisy latents: (B, C, H, W)."""
+        """Return the prediction of `network`, this UNet or a copy of it, for noisy latents: (B, C, H, W)."""
         dtype = self._precision.weights
         arguments = self._architecture.cast(conditioning, dtype)
         if self._guidance_1D is not None:
@@ -206,12 +207,12 @@ class LatentDiffusion(LatentModel):
         return predicted
 
     def _predict(self, noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the prediction in float32, as is everything but the network's own work."""
+        """Return the prediction in float32: only the network itself computes in another dtype."""
         with self._precision.autocast():
             return self.predict(self.network, noisy_BCHW, timestep.expand(len(noisy_BCHW)), conditioning).float()
 
     def _embedded_guidance(self) -> Tensor | None:
-        """Return the embedding of the guidance scale (1, D) for a network that takes one (LCM), else None."""
+        """Return the embedding of the guidance scale (1, D) if the network takes one (LCM), else None."""
         width = self._pipeline.unet.config.time_cond_proj_dim
         if width is None:
             return None
@@ -220,7 +221,7 @@ class LatentDiffusion(LatentModel):
         return embedding.to(self.device)
 
     def _count_steps(self) -> int:
-        """Return the number of predictions of an image: some schedulers need two a step."""
+        """Return the number of predictions for an image: some schedulers need two for each step."""
         scheduler = deepcopy(self._scheduler)
         scheduler.set_timesteps(self._steps)
         return len(scheduler.timesteps)
@@ -233,7 +234,7 @@ class LatentDiffusion(LatentModel):
         noise: Mapping[str, Tensor],
         timesteps: Tensor,
     ) -> GuidedPredict:
-        """Return `predict` for the first steps and the refiner from its step on."""
+        """Return a prediction by `predict` in the first steps, and by the refiner from its first step on."""
         with_prompt, without = refiner.conditioning(prompts, self._negative_prompt, self._size, noise)
 
         def predict_refined(noisy_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
@@ -257,7 +258,7 @@ class LatentDiffusion(LatentModel):
 
 
 def _load_steering(architecture: Architecture, settings: Mapping[str, Any]) -> Steering:
-    """Return the training-free method that `settings` describe, before anything is loaded."""
+    """Return the training-free method that `settings` describe. This needs no model, so it can fail early."""
     if not architecture.steerable:
         reason = find_steering_obstacle(architecture.name, {})
         raise ModelError(f"{settings['type']} can't steer this model: {reason}")

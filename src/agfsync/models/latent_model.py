@@ -1,4 +1,4 @@
-"""The parts of drawing and training that every model on a VAE's latents shares, whatever its network predicts.
+"""The base class of models on a VAE's latents: drawing and training, independent of what the network predicts.
 
 Legend: B images in the batch, C H W latent channels, height, width.
 """
@@ -29,7 +29,7 @@ class LatentModel(ABC):
     """A text-to-image model of diffusers on a VAE's latents. A subclass loads its pipeline and draws."""
 
     _denoiser: ClassVar[str]
-    """the name in the pipeline of the network that is trained"""
+    """the pipeline's name of the network that is trained"""
     _pipeline: Any
     _encoders: Encoders
     _latents: LatentSpace
@@ -43,14 +43,14 @@ class LatentModel(ABC):
         self._precision = Precision(self.device, torch_dtype(dtype, self.device))
 
     def _load_pipeline(self, origin: PipelineSource, loras: Sequence[Lora], lazy: bool) -> None:
-        """Load the networks; encoders that `loras` change are read at once, and never dropped."""
+        """Load the networks. `loras` may change the encoders: with any, they are loaded at once and never released."""
         self._pipeline, self._encoders = load_with_encoders(
             self._architecture, origin, self._precision.weights, lazy=lazy and not loras
         )
         self._encoders.are_changed = bool(loras)
 
     def _move_pipeline(self) -> None:
-        """Move the networks to their device, and have the denoiser run as it is set."""
+        """Move the networks to their device, and apply the execution settings to the denoiser."""
         self._encoders.take_turns = self._execution.offload
         if self._execution.quantization is not None:
             quantize_network(self.network, self._execution.quantization, self.device, self._precision.dtype)
@@ -64,7 +64,7 @@ class LatentModel(ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The UNet or transformer, which is trained."""
+        """The UNet or transformer: the network that is trained."""
         network: nn.Module = getattr(self._pipeline, self._denoiser)
         return network
 
@@ -80,9 +80,9 @@ class LatentModel(ABC):
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], embedding_noise: float) -> Sequence[Image.Image]:
-        """Draw one image for each prompt and its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
+        """Draw one image for each prompt with its seed, in order, all in one batch: x0 = G(c + n, z0) (Eq. 1).
 
-        An image's seed gives first n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
+        The seed's generator draws n ~ N(0, `embedding_noise`^2 I), then z0, so z0 doesn't depend on `embedding_noise`.
         """
         self._encoders.require()
         with model_errors(f"the model {self._model} can't draw"):
@@ -97,7 +97,7 @@ class LatentModel(ABC):
     def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
         """Return the noise z0 from which `draw` draws the images of `seeds`, float32 (B, C, H, W), on the CPU.
 
-        `conditioning` is that of any prompts: the embedding noise is drawn first, and has its shape.
+        `conditioning` may be that of any prompts: only its shape matters, since the embedding noise is drawn first.
         """
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         draw_embedding_noise(sources, conditioning, self._architecture.embeddings, 0.0)
@@ -106,8 +106,8 @@ class LatentModel(ABC):
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return scaled latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size.
 
-        The mean and not a sample, because it is the same for every run and seed, and because sampling would put noise
-        between winner and loser that the preference says nothing about.
+        The mean, not a sample: it is the same for every run and seed, and a sample would add noise to the difference
+        between winner and loser that has nothing to do with the preference.
         """
         self._encoders.require("vae")
         self._encoders.take_turn("vae")
@@ -115,10 +115,10 @@ class LatentModel(ABC):
             return self._latents.encode(images)
 
     def image_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """Return conditioning of the images as `encode_images` fits them, such as sizes: float32, a row each.
+        """Return the conditioning of images that `encode_images` fits, such as their sizes: float32, one row each.
 
         It replaces the tensors of the same name in a prompt's conditioning, which describe an image to be drawn.
-        Most networks take none.
+        Empty for most networks.
         """
         return self._architecture.image_conditioning(images, self._size)
 
@@ -126,7 +126,7 @@ class LatentModel(ABC):
         """Return RGB images of scaled latents (B, C, H, W), the inverse of `encode_images`.
 
         Raises:
-            ModelError: some pixels aren't numbers, which would give black images.
+            ModelError: some pixels aren't finite, which would give black images.
         """
         with model_errors(f"the VAE of {self._model} can't decode latents"):
             return self._decode(latents_BCHW)
@@ -134,7 +134,7 @@ class LatentModel(ABC):
     def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
         """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1, with a gradient.
 
-        If the network computes its blocks again on the way back, so does the VAE.
+        If the network uses gradient checkpointing, so does the VAE.
         """
         self._encoders.require("vae")
         with model_errors(f"the VAE of {self._model} can't decode latents"):
@@ -142,7 +142,7 @@ class LatentModel(ABC):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the prompts' conditioning for images of this model's size: float32, a row a prompt."""
+        """Return the prompts' conditioning for images of this model's size: float32, one row for each prompt."""
         self._encoders.require_text()
         with model_errors(f"the model {self._model} can't read prompts"):
             return self._encode_texts(prompts)
@@ -151,15 +151,15 @@ class LatentModel(ABC):
     def _encode_texts(self, prompts: Sequence[str]) -> Conditioning: ...
 
     def release_encoders(self) -> None:
-        """Free the memory of the text encoders and the VAE, which are read again when they are needed."""
+        """Free the memory of the text encoders and the VAE; they are loaded again when they are needed."""
         self._encoders.release()
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline, with the network as it now is, as safetensors."""
+        """Save the whole pipeline, with the network's current weights, as safetensors."""
         self._encoders.require()
         save_pipeline(self._pipeline, folder)
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
-        """Write a LoRA of the network, `weights` by peft's names, as diffusers and others read it."""
+        """Save a LoRA of the network, `weights` by peft's names, in diffusers' format, which others also read."""
         layers = {f"{self._denoiser}_lora_layers": dict(weights)}
         self._architecture.pipeline.save_lora_weights(folder, **layers, safe_serialization=True)

@@ -1,4 +1,4 @@
-"""Images to latents and back: the VAE, on a few images at a time.
+"""Encode images to latents and decode them with the VAE, a few images at a time.
 
 Legend: B images in the batch, C H W latent channels, height, width.
 """
@@ -18,7 +18,7 @@ from agfsync.models.architecture import Size
 from agfsync.models.dtypes import Precision
 
 PIXELS_AT_ONCE = 2 * 1024 * 1024
-"""the most images that the VAE takes at once: it needs more memory than the network, and more would be no faster"""
+"""the most pixels in one pass of the VAE, which needs more memory than the network; more would be no faster"""
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
@@ -28,7 +28,7 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
 
 
 def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
-    """Return RGB images of (B, 3, H, W) in -1..1; values outside are clamped."""
+    """Return RGB images from pixels (B, 3, H, W) in -1..1; values outside are clamped."""
     scaled = ((pixels_BCHW.float().clamp(-1, 1) + 1) * 127.5).round()
     return [Image.fromarray(pixels_HWC) for pixels_HWC in scaled.permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()]
 
@@ -44,9 +44,9 @@ class _ClampPassingGradient(torch.autograd.Function):
 
 
 def clamp_passing_gradient(values: Tensor) -> Tensor:
-    """Clamp `values` to 0..1; the gradient is that of the identity (a straight-through estimate).
+    """Clamp `values` to 0..1 with the gradient of the identity (a straight-through estimator).
 
-    A plain clamp has the gradient 0 outside: a pixel that is too bright would never learn to be darker.
+    A plain clamp has gradient 0 outside of 0..1: a pixel that is too bright would never get darker.
     """
     clamped: Tensor = _ClampPassingGradient.apply(values)  # type: ignore[no-untyped-call]
     return clamped
@@ -55,10 +55,10 @@ def clamp_passing_gradient(values: Tensor) -> Tensor:
 class LatentSpace:
     """The latent space of a pipeline's VAE, scaled and shifted as its network expects, for images of one size.
 
-    `statistics` are the keys of the VAE's configuration that the pipeline of diffusers applies, in addition to its
-    `scaling_factor`: `latents_mean` with `latents_std`, one number a channel and only both together, `shift_factor`, or
-    `batch_norm_eps` for the running statistics of the VAE's batch normalisation. A latent of the network is a square of
-    `patch` x `patch` of the VAE's, with all their channels. A video's VAE has one frame.
+    `statistics` are the keys of the VAE's configuration that diffusers' pipeline applies in addition to
+    `scaling_factor`: `latents_mean` and `latents_std` (one number for each channel, only used together),
+    `shift_factor`, or `batch_norm_eps`, for the running statistics of the VAE's batch normalisation. A latent of the
+    network is a square of `patch` x `patch` latents of the VAE, with all their channels. A video VAE gets one frame.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images of other sizes are fitted."""
+        """Return latents, float32 (B, C, H, W): the mean of the VAE's posterior. Images are fitted to the size."""
         height, width = self._size
         pixels_BCHW = to_tensor([fit_to_size(image, width, height) for image in images])
         with self._precision.autocast():
@@ -102,10 +102,10 @@ class LatentSpace:
     def decode(self, latents_BCHW: Tensor, drawn_with: str = "") -> Sequence[Image.Image]:
         """Return the RGB images of latents (B, C, H, W), the inverse of `encode`.
 
-        `drawn_with` names the sampler of the latents, for the message.
+        `drawn_with` describes the sampler of the latents in the error message.
 
         Raises:
-            ModelError: some values are not numbers, which would show as black images.
+            ModelError: some values aren't finite, which would give black images.
         """
         sound = bool(torch.isfinite(latents_BCHW).all())
         images: list[Image.Image] = []
@@ -118,8 +118,8 @@ class LatentSpace:
     def decode_pixels(self, latents_BCHW: Tensor, checkpointing: bool = False) -> Tensor:
         """Return the pixels of latents (B, C, H, W), float32 (B, 3, H, W) in 0..1, with a gradient.
 
-        They are those of `decode` before rounding to whole colors; the gradient passes their clamp. With
-        `checkpointing` the VAE computes its blocks again on the way back, in less memory, where it can.
+        They equal the pixels of `decode` before rounding; the gradient passes the clamp. With `checkpointing`, the VAE
+        uses gradient checkpointing if it supports it, which needs less memory.
         """
         if checkpointing and self._vae._supports_gradient_checkpointing:
             self._vae.enable_gradient_checkpointing()
@@ -127,7 +127,7 @@ class LatentSpace:
         return clamp_passing_gradient((pixels_BCHW + 1) / 2)
 
     def _decode_in_turn(self, latents_BCHW: Tensor) -> Iterator[Tensor]:
-        """Yield the VAE's outputs, some images at a time: in -1..1 but for overshoots, in its own dtype."""
+        """Yield the VAE's outputs, a few images at a time: in its own dtype, in -1..1 except for overshoots."""
         unscaled_BCHW = latents_BCHW * self._std / self._scale
         if self._mean is not None:
             unscaled_BCHW = unscaled_BCHW + self._mean
@@ -144,7 +144,7 @@ class LatentSpace:
         return _mean_of(self._vae.encode(pixels_BCHW))
 
     def _not_numbers(self, latents_are_sound: bool, drawn_with: str) -> str:
-        """Return the message: what was found, and what can be tried."""
+        """Return the error message: where values aren't finite, and what to try."""
         kind, dtype = type(self._vae).__name__, _name_dtype(self._precision.dtype)
         seen = (
             f"the latents are numbers and what the {kind} makes of them in {_name_dtype(self._vae.dtype)} isn't"
@@ -160,7 +160,7 @@ class LatentSpace:
         return f"the generator's images are not numbers: {seen}; {guess}"
 
     def _by_channel(self, values: Sequence[float]) -> Tensor:
-        """Return a number a channel as (1, C, 1, 1)."""
+        """Return `values`, one for each channel, as (1, C, 1, 1)."""
         if len(values) != self.shape[0]:
             raise ModelError(f"the VAE's latents have {self.shape[0]} channels, and statistics of {len(values)}")
         return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(self._precision.device)
@@ -172,7 +172,7 @@ class LatentSpace:
 
 
 def _mean_of(encoded: Any) -> Tensor:
-    """Return the posterior's mean, or the latents of a VAE that has no posterior (AutoencoderTiny, AutoencoderDC)."""
+    """Return the posterior's mean, or the latents of a VAE without a posterior (AutoencoderTiny, AutoencoderDC)."""
     if hasattr(encoded, "latent_dist"):
         mean: Tensor = encoded.latent_dist.mean
         return mean

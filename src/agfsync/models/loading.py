@@ -1,4 +1,4 @@
-"""Pipelines and LoRAs of diffusers, from a folder, the hub or a single file: safetensors only."""
+"""Load diffusers pipelines and LoRAs from a folder, the hub or a single file: safetensors only."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,17 +43,18 @@ from agfsync.models.single_file import (
 
 LIBRARIES = ("diffusers", "transformers")
 LEFT_OUT = ("image_encoder", "feature_extractor")
-"""Parts that pipelines have for image prompts, which this package never gives."""
+"""The parts of pipelines for image prompts, which this package doesn't use."""
 CONFIGURATION = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
-"""Files of a pipeline other than its weights."""
+"""The files of a pipeline other than its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineSource:
-    """The places of a pipeline's weights.
+    """The sources of a pipeline's weights.
 
-    `model` is a folder, a hub id at `revision`, or a single file, this with the configuration and the tokenizers of
-    `config`. `variant` is that of a folder's or hub id's weights, such as "fp16". `parts` come from elsewhere.
+    `model` is a folder, a hub id at `revision`, or a single file; a single file takes the configuration and the
+    tokenizers of `config`. `variant` is the variant of a folder's or hub id's weights, such as "fp16". `parts` are the
+    sources of the parts that come from another model.
     """
 
     model: str
@@ -64,21 +65,21 @@ class PipelineSource:
 
     @classmethod
     def from_settings(cls, model: str, *, revision: str | None, config: str | None = None, **more: Any) -> Self:
-        """Return the source that a model's settings name; `more` are its `variant` and its parts, or None."""
+        """Return the source of a model from its settings; `more` are its `variant` and its parts, or None for each."""
         variant = more.pop("variant", None)
         parts = {name: PartSource.from_settings(each) for name, each in more.items() if each}
         return cls(model, revision, config, variant, parts)
 
 
 def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: torch.dtype) -> Any:
-    """Return the pipeline at `origin`, frozen and, except for the VAE, in `dtype`.
+    """Return the pipeline at `origin`, frozen and in `dtype`; the VAE may have another dtype.
 
-    Every weight of its networks comes from the files, and every weight of the files is used. A single file has neither
-    configuration nor tokenizers: they come from the pipeline `origin.config`, a folder or hub id; without it, diffusers
-    recognises the model by its weights, and fetches them from the hub once.
+    Every weight of its networks comes from the files, and every weight in the files is used. A single file has neither
+    configuration nor tokenizers: they come from the pipeline `origin.config`, a folder or hub id. Without it, diffusers
+    recognises the model by its weights, and they are fetched from the hub once.
 
     Raises:
-        ModelError: there is no such pipeline, it is of another kind, or it is incomplete.
+        ModelError: there is no such pipeline, or it is incomplete or of another kind.
     """
     return load_with_encoders(architecture, origin, dtype)[0]
 
@@ -86,9 +87,9 @@ def load_pipeline(architecture: Architecture, origin: PipelineSource, dtype: tor
 def load_with_encoders(
     architecture: Architecture, origin: PipelineSource, dtype: torch.dtype, *, lazy: bool = False
 ) -> tuple[Any, Encoders]:
-    """Return the pipeline at `origin` as `load_pipeline` does, and its text encoders and VAE, which can be released.
+    """Return the pipeline at `origin`, as `load_pipeline` does, and its text encoders and VAE, which can be released.
 
-    `lazy` text encoders have no weights until they are required, except those of a single file.
+    With `lazy`, the weights of text encoders are loaded when they are required, except those of a single file.
     """
     model = origin.model
     with loading_errors(model), silence_libraries():
@@ -98,7 +99,7 @@ def load_with_encoders(
         index = _read_index(architecture, folder, (origin.config or model) if is_file else model)
         reader = _PartReader(architecture, origin, folder, _find_classes(architecture, index), dtype)
         networks = reader.read_all(tensors, lazy=lazy)
-        # diffusers needs an explicit None for each part that a pipeline was saved without, such as SD 3's T5.
+        # diffusers needs an explicit None for each part that the pipeline was saved without, such as SD 3's T5.
         absent = {name: None for name, part in index.items() if part == [None, None] or name in LEFT_OUT}
         tokenizers = _read_tokenizers(index, folder)
         given = {**absent, **architecture.extras, **networks, **dict.fromkeys(tokenizers)}
@@ -109,9 +110,9 @@ def load_with_encoders(
 
 
 def _find_folder(architecture: Architecture, origin: PipelineSource) -> Path:
-    """Return the folder of the pipeline, fetched from the hub if need be."""
+    """Return the folder of the pipeline, fetched from the hub if necessary."""
     model, where, kind = origin.model, loading_arguments(origin.model, origin.revision), architecture.pipeline
-    # The class is looked at first: nothing of another kind of model is fetched.
+    # The class is checked first, so that nothing is fetched for another kind of model.
     index = kind.load_config(model, **where)
     _check_class(architecture, model, index)
     if Path(model).is_dir():
@@ -133,9 +134,9 @@ def _find_folder(architecture: Architecture, origin: PipelineSource) -> Path:
 
 
 def _fetch_replaced(origin: PipelineSource, index: Mapping[str, Any]) -> None:
-    """Fetch the configuration of each part of a hub model that another replaces: its download left the part out.
+    """Fetch the configurations of the replaced parts of a hub model, which its download leaves out.
 
-    A single file takes it; with others it shows whether they fit, where it can be had.
+    A replacement from a single file needs it; for others it is only used, if available, to check that they fit.
     """
     for name, part in origin.parts.items():
         if not (index.get(name) or [None])[0]:
@@ -147,7 +148,7 @@ def _fetch_replaced(origin: PipelineSource, index: Mapping[str, Any]) -> None:
 
 
 def _find_configuration(origin: PipelineSource, tensors: Mapping[str, Tensor]) -> Path:
-    """Return the folder with the configuration of a single file's pipeline."""
+    """Return the folder with the configuration of the pipeline in a single file."""
     if origin.config and Path(origin.config).is_dir():
         return Path(origin.config)
     try:
@@ -175,7 +176,7 @@ def _check_class(architecture: Architecture, model: str, index: Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class _PartReader:
-    """Reads the networks of the pipeline at `origin`, by the names of its parts, whose classes are `kinds`."""
+    """Loads the networks of the pipeline at `origin`; `kinds` are their classes, by the names of the parts."""
 
     architecture: Architecture
     origin: PipelineSource
@@ -184,7 +185,7 @@ class _PartReader:
     dtype: torch.dtype
 
     def read_all(self, tensors: Mapping[str, Tensor], *, lazy: bool) -> dict[str, Any]:
-        """Return all networks; if `lazy`, text encoders from a folder without weights."""
+        """Return all networks. With `lazy`, the text encoders from a folder have no weights yet."""
         origin, kinds = self.origin, self.kinds
         for name in origin.parts.keys() - kinds.keys():
             raise ModelError(f"{origin.model} has no {name} that another could take the place of: leave out {name}")
@@ -196,7 +197,7 @@ class _PartReader:
         return {name: self._sketch(name) if name in sketched else self.read(name, tensors) for name in kinds}
 
     def read(self, name: str, tensors: Mapping[str, Tensor] | None = None) -> Any:
-        """Return the network `name`, frozen; `tensors` are those of a single file, which is read without them."""
+        """Return the network `name`, frozen. `tensors` are those of a single file; without them the file is read."""
         origin, kind = self.origin, self.kinds[name]
         label, prefixes = f"{origin.model} ({name})", self.architecture.prefixes.get(name, ())
         with silence_libraries():
@@ -219,7 +220,7 @@ class _PartReader:
 
 
 def _check_variant(origin: PipelineSource, folders: Sequence[Path]) -> None:
-    """Check that at least one part has weights of the variant; the others may have weights without one."""
+    """Check that at least one part has weights of the variant; the others may have weights without a variant."""
     if origin.variant is None:
         return
     if Path(origin.model).is_file():
@@ -237,7 +238,7 @@ def _describe_missing(model: str, name: str, prefixes: Sequence[str]) -> str:
 
 
 def _find_classes(architecture: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the classes of the networks that are loaded, by the names of their parts."""
+    """Return the classes of the networks to load, by the names of the parts."""
     kinds = {}
     for name, part in index.items():
         if name in LEFT_OUT or name in architecture.extras or not isinstance(part, list) or part[0] not in LIBRARIES:
@@ -249,7 +250,7 @@ def _find_classes(architecture: Architecture, index: Mapping[str, Any]) -> dict[
 
 
 def _read_tokenizers(index: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the tokenizers of processors of images and texts (FLUX.2 dev), whose part for images needs torchvision."""
+    """Return the tokenizers of image-and-text processors (FLUX.2 dev): the processors themselves need torchvision."""
     processors = [
         name for name, part in index.items() if isinstance(part, list) and str(part[1]).endswith(IMAGE_PROCESSOR)
     ]
@@ -268,7 +269,7 @@ def _file_tensors(architecture: Architecture, origin: PipelineSource) -> dict[st
 
 
 def _read_scheduler_settings(origin: PipelineSource) -> dict[str, Any]:
-    """Return the scheduler settings in the header of the file that gives the network."""
+    """Return the scheduler settings in the single file of the pipeline, or of the network that replaces its own."""
     settings = read_prediction(origin.model) if Path(origin.model).is_file() else {}
     part = next((origin.parts[name] for name in ("unet", "transformer") if name in origin.parts), None)
     if part is not None and Path(part.model).is_file():
@@ -277,14 +278,14 @@ def _read_scheduler_settings(origin: PipelineSource) -> dict[str, Any]:
 
 
 def _set_prediction(pipeline: Any, settings: Mapping[str, Any]) -> None:
-    """Give the pipeline a scheduler like its own with these `settings`."""
+    """Replace the pipeline's scheduler by one with these `settings`."""
     if not settings:
         return
     scheduler = pipeline.scheduler
-    # What the file lacked and the pipeline corrected would be dropped as a default of the class.
+    # With this key, `from_config` would drop what the pipeline has corrected as a default of the class.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     known = all(key in scheduler.config for key in settings)
-    # PNDM can't begin at pure noise; DDIM's steps are the same otherwise.
+    # PNDM can't begin at pure noise; DDIM's steps are otherwise the same.
     kind = type(scheduler) if known else DDIMScheduler
     more = {} if known else {"clip_sample": False}
     pipeline.register_modules(scheduler=kind.from_config({**config, **more, **settings}))
@@ -293,24 +294,24 @@ def _set_prediction(pipeline: Any, settings: Mapping[str, Any]) -> None:
 def describe_weights(
     architecture: Architecture, origin: PipelineSource, adapter: Path | None = None, loras: Sequence[Lora] = ()
 ) -> tuple[Any, ...]:
-    """Return the identity of a model's weights on every machine: all their sources, by content."""
+    """Return the identity of a model's weights, equal on every machine: the content of all their sources."""
     model, revision = origin.model, origin.revision
     base = (fingerprint_model(model, revision, "model_index.json"), adapter and fingerprint_model(str(adapter), None))
     added = [
         (fingerprint_model(str(lora_file(lora["path"], lora.get("file"))), None), lora["strength"]) for lora in loras
     ]
     parts = {name: part_fingerprint(name, part) for name, part in sorted(origin.parts.items())}
-    # They are in the digest only if they are set, so that earlier images keep their names.
+    # Only included if set, so that the identities of earlier images don't change.
     later = {name: value for name, value in (("variant", origin.variant), ("parts", parts)) if value}
     return architecture.name, *base, origin.config, added, *([later] if later else [])
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> None:
-    """Write a whole pipeline with its networks as they now are, as safetensors."""
+    """Save a whole pipeline, with the current weights of its networks, as safetensors."""
     for part in pipeline.components.values():
         fast = getattr(part, "backend_tokenizer", None)
         if fast is not None:
-            # How it was last called isn't part of it: a training that was resumed may not have called it at all.
+            # The settings of its last call aren't saved: a resumed training may never have called it.
             fast.no_truncation()
             fast.no_padding()
     with silence_libraries():
@@ -321,7 +322,7 @@ def add_adapter(pipeline: Any, folder: Path) -> None:
     """Add the LoRA in `folder` to the pipeline's network.
 
     Raises:
-        ModelError: there is none, or it fits another.
+        ModelError: there is none, or it doesn't fit the network.
     """
     with loading_errors(str(folder)), silence_libraries():
         if not (folder / LORA_FILE).is_file():
@@ -339,7 +340,7 @@ def add_adapter(pipeline: Any, folder: Path) -> None:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Keep the bars, notes and warnings of diffusers, transformers and the hub's client off the terminal."""
+    """Silence the progress bars, messages and warnings of diffusers, transformers and the hub's client."""
     bars, verbosity, of_hub = logging.is_progress_bar_enabled(), logging.get_verbosity(), hub_logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

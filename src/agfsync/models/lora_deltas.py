@@ -1,13 +1,13 @@
-"""The change that a LoRA of each published kind makes to one weight: pure arithmetic, float32.
+"""The change of one weight by a LoRA, for each published kind: pure arithmetic, float32.
 
-Kinds, by the names that LyCORIS gives their tensors (kohya's and peft's spellings are translated in `lora_files`):
+Kinds, with LyCORIS' names of their tensors (`lora_files` translates kohya's and peft's names):
 
-    lora_up, lora_down, lora_mid          LoRA and LoCon: up down, or with mid (Tucker) up x down of mid
+    lora_up, lora_down, lora_mid          LoRA and LoCon: up down, or with mid as core the Tucker product
     hada_w1_a ... hada_w2_b, hada_t1, t2  LoHa: (w1_a w1_b) * (w2_a w2_b), elementwise
     lokr_w1, lokr_w2, or lokr_w1_a ...    LoKr: the Kronecker product of w1 and w2
     diff                                  the difference itself
 
-Each product is scaled by alpha / rank. DoRA (`dora_scale`) then sets the norms of the changed weight.
+Products are scaled by alpha / rank. DoRA (`dora_scale`) then sets the norms of the changed weight.
 Sources: LoRA (arXiv:2106.09685), LyCORIS (arXiv:2309.14859), DoRA (arXiv:2402.09353).
 
 Shapes: O outputs, I inputs, R rank; a convolution's kernel follows I.
@@ -21,7 +21,7 @@ from torch import Tensor
 LoraTensors = Mapping[str, Tensor]
 """The tensors of one changed weight, by the names above."""
 Delta = Callable[[LoraTensors], tuple[Tensor, int | None]]
-"""The unscaled difference, of as many elements as the weight, and the rank; no rank where nothing is scaled."""
+"""tensors -> the unscaled difference, with the weight's number of elements, and the rank (None: it isn't scaled)"""
 
 
 def multiply_tucker(core: Tensor, outputs_RO: Tensor, inputs_RI: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def multiply_tucker(core: Tensor, outputs_RO: Tensor, inputs_RI: Tensor) -> Tens
 
 
 def lora_delta(parts: LoraTensors) -> tuple[Tensor, int]:
-    """Return LoRA's up down, R being the rows of `lora_down`."""
+    """Return LoRA's product of up and down, and the rank: the number of rows of `lora_down`."""
     up, down = parts["lora_up"].flatten(1), parts["lora_down"]
     if "lora_mid" in parts:
         return multiply_tucker(parts["lora_mid"], up.T, down.flatten(1)), len(down)
@@ -38,7 +38,7 @@ def lora_delta(parts: LoraTensors) -> tuple[Tensor, int]:
 
 
 def loha_delta(parts: LoraTensors) -> tuple[Tensor, int]:
-    """Return LoHa's Hadamard product of two low-rank matrices."""
+    """Return LoHa's Hadamard product of two low-rank matrices, and the rank."""
     factors = [
         multiply_tucker(parts[f"hada_t{n}"], parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"])
         if f"hada_t{n}" in parts
@@ -49,7 +49,7 @@ def loha_delta(parts: LoraTensors) -> tuple[Tensor, int]:
 
 
 def lokr_delta(parts: LoraTensors) -> tuple[Tensor, int | None]:
-    """Return LoKr's Kronecker product; it has no rank, and so no scale, where neither factor is decomposed."""
+    """Return LoKr's Kronecker product, and the rank; None, so that it isn't scaled, if neither factor is decomposed."""
     left, left_rank = _lokr_factor(parts, "lokr_w1")
     right, right_rank = _lokr_factor(parts, "lokr_w2")
     for _ in range(right.dim() - left.dim()):
@@ -66,7 +66,7 @@ def _lokr_factor(parts: LoraTensors, name: str) -> tuple[Tensor, int | None]:
 
 
 def full_delta(parts: LoraTensors) -> tuple[Tensor, None]:
-    """Return the difference as it was stored."""
+    """Return the stored difference, which isn't scaled."""
     return parts["diff"], None
 
 
@@ -81,11 +81,11 @@ _KINDS: list[tuple[frozenset[str], frozenset[str], Delta]] = [
     *((frozenset(names), frozenset({"lokr_t2"} if "lokr_w2_a" in names else ()), lokr_delta) for names in LOKR),
     (frozenset({"diff"}), frozenset(), full_delta),
 ]
-"""The tensors that a kind needs, those that it may have, and its arithmetic."""
+"""the required tensors of a kind, its optional tensors, and its arithmetic"""
 
 
 def _kind_of(names: frozenset[str]) -> Delta | None:
-    """Return the arithmetic for tensors of these names; None where they are those of no kind, or of a part of one."""
+    """Return the arithmetic for tensors with these names; None if no kind has them, or some are missing."""
     fitting = (delta for needed, optional, delta in _KINDS if needed <= names <= needed | optional)
     return next(fitting, None)
 
@@ -93,10 +93,10 @@ def _kind_of(names: frozenset[str]) -> Delta | None:
 def scaled_delta(parts: LoraTensors, alpha: float | None, rank: int | None = None, by_root: bool = False) -> Tensor:
     """Return the difference times alpha / rank; unscaled without `alpha`.
 
-    The rank is that of the tensors unless it is given; `by_root` divides by its root (rsLoRA, arXiv:2312.03732).
+    The rank is by default that of the tensors. With `by_root`, alpha is divided by its root (rsLoRA, arXiv:2312.03732).
 
     Raises:
-        ValueError: the tensors are those of no kind.
+        ValueError: no kind has these tensors.
         RuntimeError: their shapes don't fit each other.
     """
     delta = _kind_of(frozenset(parts))
@@ -110,9 +110,9 @@ def scaled_delta(parts: LoraTensors, alpha: float | None, rank: int | None = Non
 
 
 def magnitude_axis(magnitude: Tensor, weight_OI: Tensor) -> int | None:
-    """Return the axis of the weight along which DoRA's magnitudes lie, 0 (O) or 1 (I); None where they fit neither.
+    """Return the axis of the weight that DoRA's magnitudes belong to, 0 (O) or 1 (I); None if they fit neither.
 
-    LyCORIS stores (O, 1, ...) or (1, I, ...). Peft's vector, (O), or (1, O, 1, 1) for a convolution, comes as (O).
+    LyCORIS stores (O, 1, ...) or (1, I, ...). Peft's (O), or (1, O, 1, 1) for a convolution, has been flattened to (O).
     """
     outputs, inputs = weight_OI.shape[:2]
     if magnitude.numel() == outputs and len(magnitude) == outputs:
@@ -121,7 +121,7 @@ def magnitude_axis(magnitude: Tensor, weight_OI: Tensor) -> int | None:
 
 
 def decompose(changed_OI: Tensor, magnitude: Tensor, axis: int) -> Tensor:
-    """Return DoRA's weight: magnitude * changed / ||changed||, a norm for each index of `axis`."""
+    """Return DoRA's weight: magnitude * changed / ||changed||, with one norm for each index of `axis`."""
     others = [dim for dim in range(changed_OI.dim()) if dim != axis]
     norms: Tensor = torch.linalg.vector_norm(changed_OI, dim=others, keepdim=True)
     floor = torch.finfo(changed_OI.dtype).eps

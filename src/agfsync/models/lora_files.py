@@ -1,4 +1,4 @@
-"""LoRA files: which file of a folder or hub id is meant, and what it changes, in one spelling."""
+"""LoRA files: find the file in a folder or hub id, and read its changes, with tensor names of one convention."""
 
 import json
 import re
@@ -19,13 +19,13 @@ from agfsync.models.single_file import check_suffix
 
 _SUFFIX = ".safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-"""The files of an adapter that peft saves: only the second has the strength."""
+"""the files of an adapter saved by peft; only the second holds the scale (alpha)"""
 _METADATA = "lora_adapter_metadata"
-"""Under this key of a file's header diffusers keeps peft's configuration, each key behind the part's name."""
+"""the key of a file's header under which diffusers stores peft's configuration, its keys prefixed with the part"""
 BIASES = ("diff_b", "lora_up_bias")
-"""Parts that change a bias."""
+"""the parts of a change that affect a bias"""
 LISTED = 8
-"""File names in one message."""
+"""the most file names in one message"""
 
 _DOWN = r"(?:lora_down|lora\.down|lora_linear_layer\.down|lora_A(?:\.default(?:_\d+)?)?)\.weight"
 _PEFTS_NAME = r"(?:\.default(?:_\d+)?)?"
@@ -44,18 +44,19 @@ SPELLINGS = [
         (r"(?:diff_b|b_norm)", "diff_b"),
     )
 ] + [(re.compile(rf"^(.+\.processor\.\w+)\.{side}\.weight$"), f"lora_{side}") for side in ("down", "up")]
-"""Spellings of the tensors that `lora_deltas` knows, after the name of the changed module."""
+"""patterns of tensor names, after the name of the changed module, and their names in `lora_deltas`"""
 PROCESSOR = re.compile(r"\.processor\.(to_[a-z]+)_lora\.")
-"""The names of a LoRA's layers in diffusers before 0.21."""
+"""the names of a LoRA's layers in diffusers before 0.21"""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file's change of the module that it calls `name`.
+    """The change of one module, called `name` in the file.
 
-    `parts` are tensors by `lora_deltas`' names, `bias` what is added to the module's bias, `magnitude` DoRA's. The
-    product of `parts` is scaled by `alpha` / `rank`: without `alpha` by 1, without `rank` by that of the tensors.
-    `keys` are the file's own, `unknown` those of them that nothing here understands.
+    `parts` are the tensors by their names in `lora_deltas`, `bias` is added to the module's bias, `magnitude` is DoRA's
+    vector. The product of `parts` is scaled by `alpha` / `rank`; without `alpha` it isn't scaled, and `rank` is by
+    default that of the tensors. With `by_root`, the root of the rank divides. `keys` are the file's keys of the change,
+    `unknown` those that aren't supported.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Change:
 
 
 def lora_file(path: str, name: str | None = None) -> Path:
-    """Return where the LoRA at `path`, a file, folder or hub id, lies on this machine; `name` chooses among several.
+    """Return the local file of the LoRA at `path`, a file, folder or hub id; `name` chooses among several.
 
     Raises:
         ModelError: there is none, it is no safetensors file, or there are several.
@@ -96,7 +97,7 @@ def lora_file(path: str, name: str | None = None) -> Path:
 
 
 def choose_file(path: str, names: Collection[str], name: str | None = None) -> str:
-    """Return which of the files `names` at `path` is the LoRA: `name`, or diffusers' or peft's, or the only one.
+    """Return the LoRA among the files `names` at `path`: `name`, else diffusers' or peft's name, else the only one.
 
     Raises:
         ModelError: there is none, or there are several.
@@ -110,7 +111,7 @@ def choose_file(path: str, names: Collection[str], name: str | None = None) -> s
     for usual in (LORA_FILE, PEFT_FILE):
         if usual in there:
             return usual
-    # Files in folders of a hub id are often a training's checkpoints.
+    # Files in subfolders of a hub id are often checkpoints of a training.
     there = [each for each in there if "/" not in each] or there
     if not there:
         raise ModelError(f"no LoRA at {path}: it has no {_SUFFIX} file, and nothing else is read")
@@ -123,7 +124,7 @@ def holds_lora(file: Path) -> bool:
     """Return True if the safetensors `file` holds a LoRA: most of its keys are changes of modules.
 
     Raises:
-        ModelError: it is no safetensors file, or a broken one.
+        ModelError: it is not a safetensors file, or is damaged.
     """
     with loading_errors(str(file)), safe_open(file, framework="pt") as opened:
         parts = [_split_key(key)[1] for key in opened.keys()]  # noqa: SIM118
@@ -157,7 +158,7 @@ def _peft_config(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
 
 
 def group_changes(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> list[Change]:
-    """Return the changes that `tensors` make up, sorted by name; `config` is peft's, if there is one."""
+    """Return the changes that consist of `tensors`, sorted by name; `config` is peft's configuration, if any."""
     spelt: dict[str, list[tuple[str, str]]] = {}
     for key in sorted(tensors):
         name, part = _split_key(key)
@@ -166,7 +167,7 @@ def group_changes(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
 
 
 def _split_key(key: str) -> tuple[str, str]:
-    """Return the changed module's name and the part of the change in a key; "" for an unknown key."""
+    """Return the name of the changed module and of the tensor's part of the change; that is "" for an unknown key."""
     plain = PROCESSOR.sub(lambda found: f".{found[1]}{'.0' if found[1] == 'to_out' else ''}.lora.", key)
     for pattern, part in SPELLINGS:
         if found := pattern.match(plain):
@@ -196,7 +197,7 @@ def _make_change(name: str, spelt: Iterable[tuple[str, str]], tensors: Mapping[s
 
 
 def _peft_scale(name: str, config: Mapping[str, Any]) -> tuple[float | None, int | None, bool]:
-    """Return alpha, rank and True if the rank's root divides, by peft's configuration for a module."""
+    """Return alpha, rank, and True if alpha is divided by the rank's root, from peft's configuration of a module."""
     part = name.partition(".")[0]
     own = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
     settings = own or config

@@ -1,9 +1,9 @@
 """The names of a pipeline's weights in LoRA files.
 
-A file names a module of the network by diffusers' path or by the path in the model's original code (CompVis' and
-Stability's UNets, FLUX and Stable Diffusion 3's transformers), with its dots or, as kohya's scripts do, with
-underscores; before it stands a prefix that names the part of the pipeline. The originals fuse some modules into one:
-these names stand for several modules, whose rows follow each other.
+A file names a module of the network by its path in diffusers or in the model's original code (CompVis' and Stability's
+UNets, FLUX and Stable Diffusion 3's transformers), with dots or, as in kohya's scripts, with underscores, after a
+prefix for the part of the pipeline. The original code fuses some modules into one: such a name means several modules
+of diffusers, with their rows concatenated.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,16 @@ from torch import nn
 
 _DENOISERS = ("unet", "transformer")
 DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-"""Prefixes of a network's path, also its name in the pipeline: none, ComfyUI's, the original's, peft's."""
+"""prefixes of a network's path: none, ComfyUI's, the original's, peft's; its name in the pipeline is another"""
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
-"""Prefixes of a network's path with underscores: kohya's, OneTrainer's, LyCORIS'."""
+"""prefixes of a network's path with underscores: kohya's, OneTrainer's, LyCORIS'"""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The modules that a name stands for, by their paths, in the order of their rows.
+    """The modules that a name refers to, by their paths, in the order of their rows.
 
-    `swapped`: the original has the second half of the rows first (scale and shift of a final modulation).
+    If `swapped`, the original has the second half of the rows first (scale and shift of a final modulation).
     """
 
     part: str
@@ -32,7 +32,7 @@ class Target:
 
 
 def find_targets(parts: Mapping[str, Any]) -> dict[str, Target]:
-    """Return what each known name stands for in a pipeline's `parts`, as `pipeline.components` has them."""
+    """Return the modules that each known name refers to, in a pipeline's `parts` (as in `pipeline.components`)."""
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     found: dict[str, Target] = {}
     for part, network in networks.items():
@@ -57,7 +57,7 @@ def _name_network(part: str, paths: list[str]) -> dict[str, Target]:
 
 
 def _text_encoder(part: str, paths: list[str]) -> dict[str, Target]:
-    """Yield a text encoder's paths with `text_model`, a level that transformers 5 dropped and files still name."""
+    """Return a text encoder's names, with and without the level `text_model`, which transformers 5 has dropped."""
     number = part.removeprefix("text_encoder").removeprefix("_") or "1"
     flat = [f"lora_te{number}_", *(["lora_te_"] if number == "1" else [])]
     found: dict[str, Target] = {}
@@ -81,7 +81,7 @@ def _flatten_path(path: str) -> str:
 
 
 def _name_originals(part: str, paths: list[str]) -> dict[str, Target]:
-    """Yield the original's paths, for the architectures that have one."""
+    """Return the names in the original code: a UNet's, or those of FLUX or Stable Diffusion 3."""
     if part == "unet":
         return {name: Target(part, (path,)) for name, path in _original_unet(paths)}
     named: dict[str, list[str]] = {}
@@ -121,7 +121,7 @@ RESNET = {
 
 
 def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield CompVis' names: numbered blocks, each with its resnet, attention and change of size."""
+    """Yield (CompVis' name, path): numbered blocks, each with its resnet, attention and down- or upsampler."""
     blocks = {theirs: ours for ours, theirs in _UNET.items()}
     for side, count, original in (("down_blocks", 1, "input_blocks"), ("up_blocks", 0, "output_blocks")):
         for block in range(_count_modules(paths, side)):
@@ -145,7 +145,7 @@ def _original_unet(paths: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _count_modules(paths: list[str], under: str) -> int:
-    """Return the number of numbered modules under a path."""
+    """Return the number of numbered modules below a path."""
     steps = under.count(".") + 1
     return max((int(path.split(".")[steps]) + 1 for path in paths if path.startswith(f"{under}.")), default=0)
 
@@ -175,7 +175,7 @@ FLUX_DOUBLE = {
     "img_mlp.2": ["ff.net.2"],
     "txt_mlp.0": ["ff_context.net.0.proj"],
     "txt_mlp.2": ["ff_context.net.2"],
-    # XLabs' names of its LoRAs:
+    # XLabs' names in its LoRAs:
     "processor.qkv_lora1": [f"attn.{name}" for name in QKV],
     "processor.qkv_lora2": [f"attn.{name}" for name in ADDED_QKV],
     "processor.proj_lora1": ["attn.to_out.0"],
@@ -191,7 +191,7 @@ FLUX_SINGLE = {
 
 
 def _list_flux_names(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield Black Forest Labs' names."""
+    """Yield (Black Forest Labs' name, paths)."""
     yield from ((name, [theirs]) for name, theirs in FLUX.items())
     for kind, ours, names in (
         ("double_blocks", "transformer_blocks", FLUX_DOUBLE),
@@ -229,7 +229,7 @@ SD3_BLOCK = {
 
 
 def _list_sd3_names(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield Stability's names."""
+    """Yield (Stability's name, paths)."""
     yield from ((name, [theirs]) for name, theirs in SD3.items())
     for block in range(_count_modules(paths, "transformer_blocks")):
         for name, theirs in SD3_BLOCK.items():

@@ -1,4 +1,4 @@
-"""LoRAs to draw with: each change of a file finds its weights and is added to them, or is counted as left out."""
+"""LoRAs to draw with: each change in a file is added to its weights, or reported as left out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ from agfsync.models.lora_files import Change, lora_file, read_changes
 from agfsync.models.lora_names import Target, find_targets
 
 Lora = Mapping[str, Any]
-"""A LoRA to draw with: `path`, a file, folder or hub id; `strength`; and maybe `file` (of several) and `partial`."""
+"""A LoRA to draw with: `path` (file, folder or hub id) and `strength`; optional: `file` (of several), `partial`."""
 _NAMED = 3
-"""Modules in one message."""
+"""the most modules in one message"""
 
 
 def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
-    """Add each of `loras` to the weights that it changes, times its strength; return a remark on each left-out part.
+    """Add each of `loras` to the weights that it changes, times its strength; return remarks on what is left out.
 
-    Text encoders are changed like the network. A DoRA of strength s gives W + s (W' - W), W' being its weights.
+    Text encoders are changed like the network. A DoRA with weights W' and strength s gives W + s (W' - W).
 
     Raises:
-        ModelError: one isn't there, or doesn't change what it was made to change: nothing of this model, or, unless it
-            is `partial`, only some of the modules that it names.
+        ModelError: a LoRA doesn't exist, fits no module of this model, or, unless it is `partial`, doesn't fit all of
+            the modules that it names.
     """
     remarks = []
     known = find_targets(pipeline.components) if loras else {}
@@ -40,19 +40,19 @@ def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
 
 
 def check_lora(parts: Mapping[str, Any], lora: Lora, file: Path) -> list[str]:
-    """Return the remark on what the LoRA in `file` leaves out of a pipeline's `parts`, which may hold no numbers.
+    """Return the remark on the changes in `file` that don't fit a pipeline's `parts`, which need hold no data.
 
     Raises:
-        ModelError: it can't be drawn with, as `fuse_loras` would say.
+        ModelError: `fuse_loras` would raise it for this LoRA.
     """
     changes = read_changes(file)
     return remark_misfits(lora, len(changes), find_misfits(parts, find_targets(parts), changes))
 
 
 def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes: Sequence[Change]) -> dict[str, str]:
-    """Return the names of `changes` that can't be made to a pipeline's `parts`, each with the reason.
+    """Return the names of the `changes` that don't fit a pipeline's `parts`, each with the reason.
 
-    Shapes alone are looked at: nothing is changed, no product is computed, and `parts` may hold no numbers.
+    Only shapes are compared: nothing is changed, no product is computed, and `parts` need hold no data.
     """
     reasons = {change.name: _describe_misfit(parts, known.get(change.name), change) for change in changes}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -75,10 +75,10 @@ def _describe_misfit(parts: Mapping[str, Any], target: Target | None, change: Ch
 
 
 def remark_misfits(lora: Lora, count: int, left_out: Mapping[str, str]) -> list[str]:
-    """Return the remark on what a LoRA of `count` modules doesn't change; none where it changes all.
+    """Return the remark on the modules, among `count`, that a LoRA leaves out; none if all of them fit.
 
     Raises:
-        ModelError: it changes nothing, or the recipe doesn't allow for a part.
+        ModelError: no module fits, or some don't and the LoRA isn't `partial`.
     """
     if not left_out:
         return []
@@ -114,12 +114,12 @@ def _get_modules(parts: Mapping[str, Any], target: Target) -> list[Any]:
 
 
 def _join_weights(parts: Mapping[str, Any], target: Target, shapes_only: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Return the modules' weights and biases, row after row, in the file's layout; on "meta" if only shapes matter."""
+    """Return the modules' weights and biases, concatenated in the file's order; on "meta" with `shapes_only`."""
     modules = _get_modules(parts, target)
     weights = [module.weight for module in modules]
     biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]
     if shapes_only:
-        # Not by copying: the doctor's networks are of tensors without numbers, which don't mix with others.
+        # Created, not copied: the networks of the doctor have fake tensors, which don't mix with others.
         weights, biases = ([torch.empty(each.shape, device="meta") for each in some] for some in (weights, biases))
     weight = torch.cat([each.detach() for each in weights])
     bias = torch.cat([each.detach() for each in biases]) if len(biases) == len(modules) else None
@@ -154,10 +154,10 @@ def change_weight(weight: Tensor, change: Change, strength: float) -> Tensor:
 
 
 def change_bias(bias: Tensor | None, change: Change, strength: float) -> Tensor | None:
-    """Return `bias` as `change` makes it, in float32.
+    """Return `bias` with `change` applied, in float32; None if it doesn't change a bias.
 
     Raises:
-        ValueError: there is none to change, or it is of another shape.
+        ValueError: the module has no bias, or one of another shape.
     """
     if not change.bias:
         return None

@@ -1,7 +1,7 @@
 """One network of a pipeline, such as its UNet or VAE: found, loaded, and checked weight by weight.
 
-A part of its own (the keys `vae`, `unet` and `transformer`) is a folder or hub id with `config.json`, there or in the
-subfolder that has the part's name, or a single file by the original names or diffusers'.
+A part from another model (the keys `vae`, `unet` and `transformer`) is a folder or hub id with `config.json`, there or
+in the subfolder with the part's name, or a single file with the original names of the weights or diffusers'.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,27 +30,27 @@ ALIKE = (
     "joint_attention_dim",
     "pooled_projection_dim",
 )
-"""Keys of a part's configuration that say what it takes from the other parts and gives to them."""
+"""The keys of a part's configuration that must match the replaced part: they concern its inputs and outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartSource:
-    """The place of a part: a folder, a hub id (at `revision`), or a single .safetensors file."""
+    """The source of a part: a folder, a hub id (at `revision`), or a single .safetensors file."""
 
     model: str
     revision: str | None = None
 
     @classmethod
     def from_settings(cls, settings: str | Mapping[str, Any]) -> Self:
-        """Return the source that a recipe's value names."""
+        """Return the source from its value in a recipe."""
         return cls(settings) if isinstance(settings, str) else cls(settings["path"], settings.get("revision"))
 
 
 def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, name: str) -> Any:
-    """Return the network of the class `kind` in `folder`; every weight comes from its files.
+    """Return the network of the class `kind` in `folder`, with every weight from its files.
 
     Raises:
-        ModelError: it can't be loaded, or its weights don't fit such a network.
+        ModelError: it can't be loaded, or its weights don't fit the network.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
@@ -70,10 +70,10 @@ def load_part(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, 
 
 
 def sketch_encoder(kind: Any, folder: Path, dtype: torch.dtype, name: str) -> Any:
-    """Return a network of the transformers class `kind` with the configuration in `folder`, on the meta device.
+    """Return a network of the transformers class `kind` without weights (on the meta device), configured by `folder`.
 
     Raises:
-        ModelError: there is no configuration, or none of such a network.
+        ModelError: there is no configuration, or not one of such a network.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{name} isn't there: its folder has no {CONFIG}")
@@ -84,13 +84,13 @@ def sketch_encoder(kind: Any, folder: Path, dtype: torch.dtype, name: str) -> An
 def load_own_part(
     name: str, kind: Any, origin: PartSource, base: Path, prefixes: Collection[str], dtype: torch.dtype
 ) -> Any:
-    """Return the network at `origin` that takes the place of the part `name` of a pipeline.
+    """Return the network at `origin` that replaces the part `name` of a pipeline.
 
-    `kind` is the class of the part that it replaces and `base` the folder with that one's configuration, which a single
-    file takes; `prefixes` are how the part's weights begin in a checkpoint of a whole pipeline.
+    `kind` is the class of the replaced part, and `base` the folder of its configuration, which a single file uses.
+    `prefixes` are the prefixes of the part's weights in a single file of a whole pipeline.
 
     Raises:
-        ModelError: there is none, it isn't whole, or doesn't fit the other parts.
+        ModelError: there is no such network, it is incomplete, or it doesn't fit the other parts.
     """
     label = f"{origin.model} ({name})"
     if Path(origin.model).is_file():
@@ -117,7 +117,7 @@ def _check_fits(label: str, own: Mapping[str, Any], replaced: Mapping[str, Any])
 
 
 def part_folder(name: str, origin: PartSource) -> Path:
-    """Return the folder on this machine with the part `name` of `origin`, fetched from the hub where need be.
+    """Return the local folder with the part `name` of `origin`, fetched from the hub if necessary.
 
     Raises:
         ModelError: there is no such folder or model, or no such part in it.

@@ -1,4 +1,4 @@
-"""Pretrained weights: found in a folder or on the hub, loaded as safetensors only, and named by what they hold."""
+"""Pretrained weights: found in a folder or on the hub, loaded as safetensors only, and identified by their content."""
 
 import hashlib
 import json
@@ -29,32 +29,32 @@ from agfsync.models.files import CONFIG, find_only_weights
 from agfsync.models.hub_errors import loading_errors
 
 NAMED_BY = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""Files that decide what a model does: its configuration, weights and vocabulary."""
+"""The files that affect what a model computes: its configuration, weights and vocabulary."""
 UNUSED = re.compile(
-    r"(^|\.)position_ids$"  # a buffer that counts from 0, which older versions saved
+    r"(^|\.)position_ids$"  # a buffer with the positions, which older versions saved
     r"|(^|\.)logit_(scale|bias)$"  # of a contrastive loss
 )
-"""Weights that do nothing in any network: a file may have them beyond its network's own."""
+"""Weights without effect in any network, which a file may have in addition to its network's own."""
 OF_ANOTHER_PART = re.compile(
-    r"^(text|visual)_projection\.weight$|^vision_model\."  # the rest of a CLIP whose text tower alone is loaded
-    r"|^lm_head\.weight$"  # the rest of a T5 whose encoder alone is loaded
+    r"^(text|visual)_projection\.weight$|^vision_model\."  # of a CLIP from which only the text tower is loaded
+    r"|^lm_head\.weight$"  # of a T5 from which only the encoder is loaded
 )
-"""Weights that a file may have where its network has no such part at all."""
+"""Weights that a file may have if its network has no such part at all."""
 HEAD = re.compile(r"^(predictor|mlp\.layers|layers\.\d+)\.")
-"""A scorer's head, which may lie in one file with its CLIP."""
+"""The weights of a scorer's head, which may be in one file with its CLIP."""
 COMPILED = "_orig_mod."
-"""The beginning of the names of a compiled model's weights."""
+"""The prefix of the weights of a compiled model."""
 OPTIONAL = ("num2words", "sentencepiece", "protobuf", "torchvision", "torchaudio", "librosa")
 """Packages that some processors of transformers need."""
 _NAMED = 3
-"""weights that an error names"""
+"""the most weights in one message"""
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is the accelerator if there is one.
+    """Return the device `name`; "auto" is the accelerator if there is one, else the CPU.
 
     Raises:
-        ModelError: this machine, or this torch, has no such device.
+        ModelError: this machine, or the installed torch, has no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -73,7 +73,7 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
     """Load the model of the transformers class `kind`, in evaluation mode on its device.
 
     Raises:
-        ModelError: there is no such model, or its files don't fill every weight of a `kind`.
+        ModelError: there is no such model, or its files don't have every weight of a `kind`.
     """
     with loading_errors(model), silence_transformers():
         loaded, report = kind.from_pretrained(
@@ -90,12 +90,12 @@ def load_model(kind: Any, model: str, revision: str | None, dtype: str, device: 
 def fill_model(
     kind: Any, config: Any, tensors: Mapping[str, Tensor], name: str, dtype: str, device: str, **settings: Any
 ) -> Any:
-    """Return a model of the transformers class `kind` made of `tensors`, as `load_model` gives one.
+    """Return a model of the transformers class `kind` with the weights `tensors`, set up as by `load_model`.
 
-    `name` stands for the tensors in messages; the class takes `settings` in addition to `config`.
+    `name` names the tensors in messages. The class takes `settings` in addition to `config`.
 
     Raises:
-        ModelError: the tensors don't fill every weight of a `kind` of this `config`.
+        ModelError: the tensors don't have every weight of a `kind` with this `config`.
     """
     with loading_errors(name), silence_transformers():
         made, report = kind.from_pretrained(
@@ -111,10 +111,10 @@ def fill_model(
 
 
 def load_config(model: str, revision: str | None) -> Any:
-    """Load the configuration of `model`, of any kind."""
+    """Load the configuration of `model`, of any class of transformers."""
     with loading_errors(model), silence_transformers():
         if not Path(model).is_dir():
-            find_file(model, CONFIG, revision)  # Transformers goes on without, and then lacks the `model_type`.
+            find_file(model, CONFIG, revision)  # Without it, transformers goes on and fails later, at the `model_type`.
         return AutoConfig.from_pretrained(model, trust_remote_code=False, **loading_arguments(model, revision))
 
 
@@ -122,7 +122,7 @@ def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
     """Load the tensors of a safetensors file, or of a folder or hub id with one, on the CPU.
 
     Raises:
-        ModelError: there is none; pickled weights don't count.
+        ModelError: there is no safetensors file.
     """
     path = Path(place)
     if path.is_file() and path.suffix != ".safetensors":
@@ -133,7 +133,7 @@ def load_tensors(place: str, revision: str | None = None) -> dict[str, Tensor]:
 
 
 def _find_tensors(place: str, revision: str | None) -> Path:
-    """Return model.safetensors of a folder or hub id, or else its only safetensors file."""
+    """Return model.safetensors of a folder or hub id, else its only safetensors file."""
     try:
         return find_file(place, "model.safetensors", revision)
     except ModelError:
@@ -152,7 +152,7 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
 
 
 def load_image_processor(model: str, revision: str | None) -> Any:
-    """Load the image processor of `model` on Pillow: torchvision resizes differently, and isn't everywhere."""
+    """Load the image processor of `model` on Pillow: torchvision resizes differently, and may not be installed."""
     with loading_errors(model), silence_transformers():
         return AutoImageProcessor.from_pretrained(
             model, backend="pil", trust_remote_code=False, **loading_arguments(model, revision)
@@ -160,9 +160,9 @@ def load_image_processor(model: str, revision: str | None) -> Any:
 
 
 def load_processor(model: str, revision: str | None) -> Any:
-    """Load the processor of a vision-language model, its images on Pillow and without its part for videos.
+    """Load the processor of a vision-language model, with images on Pillow and without its video processor.
 
-    The part for videos needs torchvision, and nothing here shows a video.
+    The video processor needs torchvision, and no videos are used here.
 
     Raises:
         ModelError: transformers has no processor of images and texts for `model`, or lacks a package for it.
@@ -183,13 +183,13 @@ def load_processor(model: str, revision: str | None) -> Any:
 
 
 def _without_videos(processor: Any) -> Any:
-    """Return the class `processor` without its parts for videos."""
+    """Return a subclass of `processor` without the attributes for videos."""
     parts = [part for part in processor.get_attributes() if "video" not in part]
     return type(processor.__name__, (processor,), {"get_attributes": classmethod(lambda cls: parts)})
 
 
 def find_file(model: str, name: str, revision: str | None) -> Path:
-    """Return the path of the file `name` of `model` on this machine, fetched from the hub if need be."""
+    """Return the local path of the file `name` of `model`, fetched from the hub if necessary."""
     where = loading_arguments(model, revision)
     if Path(model).is_dir():
         if not (path := Path(model) / name).is_file():
@@ -243,9 +243,9 @@ def check_weights(
     mismatched: Collection[str] = (),
     unexpected: Collection[str] = (),
 ) -> None:
-    """Check that loading `name` filled all of `network`, and left over only what has no effect on it.
+    """Check that loading `name` filled all weights of `network`, and that unused weights have no effect on it.
 
-    The libraries fill what is missing with random numbers or leave it on the device "meta", and skip the rest.
+    The libraries initialise missing weights at random or leave them on the device "meta", and skip unknown ones.
 
     Raises:
         ModelError: keys are missing, mismatched in shape, or unexpected.
@@ -269,7 +269,7 @@ def describe_misfit(
     mismatched: Collection[str] = (),
     unexpected: Collection[str] = (),
 ) -> str:
-    """Return the message that the weights of `name` don't fit a network of the class `kind`, by their keys."""
+    """Return the message that the weights of `name` don't fit a network of the class `kind`; it has some names."""
     faults = [
         f"{len(keys)} {what} ({', '.join(sorted(keys)[:_NAMED])}{', ...' if len(keys) > _NAMED else ''})"
         for keys, what in (
@@ -285,9 +285,9 @@ def describe_misfit(
 
 
 def fingerprint_model(model: str, revision: str | None, index: str = "config.json") -> str:
-    """Return a model's identity on every machine: a folder's or file's name and content, or a hub id's commit.
+    """Return a model's identity, equal on every machine: a folder's or file's name and content, or a hub id's commit.
 
-    The commit is that of the file `index`, which every model of its kind has.
+    The commit is read from the path of the cached file `index`, which every model of its kind has.
     """
     folder = Path(model)
     if folder.is_file():
@@ -304,7 +304,7 @@ def fingerprint_model(model: str, revision: str | None, index: str = "config.jso
 
 
 def loading_arguments(model: str, revision: str | None) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` for `model`; a folder is never looked up on the network.
+    """Return the arguments of `from_pretrained` for `model`; for a folder they prevent any access to the network.
 
     Raises:
         ModelError: `model` is written as a path, and there is no such folder.
@@ -317,7 +317,7 @@ def loading_arguments(model: str, revision: str | None) -> dict[str, Any]:
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Keep transformers' bars and tables, and the libraries' warnings, off the terminal."""
+    """Silence the progress bars and tables of transformers, and the libraries' warnings."""
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

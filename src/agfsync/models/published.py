@@ -1,4 +1,4 @@
-"""Configurations of models: in a folder, in the cache, on the hub, or as published for the shipped recipes' models."""
+"""Configurations of models: from a folder, the cache or the hub, else a copy shipped with this package."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -14,21 +14,21 @@ Config = Mapping[str, Any]
 
 
 class UnknownModel(Exception):
-    """The configuration of a model cannot be had, or it is none that is known here; says so in few words."""
+    """The configuration of a model isn't available or isn't supported; the message says so in few words."""
 
 
 @cache
 def load_published() -> Mapping[str, Mapping[str, Mapping[str, Config]]]:
-    """Return published configuration files by name: of `models` by hub id, and of the model types `types`."""
+    """Return the shipped configuration files by name: for "models" by hub id, and for "types" by model type."""
     found: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("published.yaml").read_text(encoding="utf-8"))
     return found
 
 
 def read_config(model: str, revision: str | None = None, name: str = CONFIG, type_: str = "") -> Config:
-    """Return the configuration file `name` of a model; `type_` is the type of a model that may be a single file.
+    """Return the configuration file `name` of a model; for a single file, that of its type `type_`.
 
     Raises:
-        UnknownModel: there is none. ModelError: there is no such embedded model.
+        UnknownModel: it isn't available. ModelError: there is no such embedded model.
     """
     if (found := ModelFiles.from_path(model, revision).read(name)) is not None:
         return found

@@ -1,7 +1,7 @@
 """Linear layers with frozen weights of 4 or 8 bits, by bitsandbytes (QLoRA, arXiv:2305.14314) or torchao.
 
-The layers are replaced once the network is loaded. Diffusers' quantization configs do so while they read a folder; this
-also serves single files, weights that LoRAs are added to, and bitsandbytes on a CPU.
+The layers are replaced after the network is loaded. Diffusers' quantization configs replace them while loading a
+folder; this also works for single files, for weights with LoRAs added, and for bitsandbytes on a CPU.
 """
 
 from functools import partial
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from agfsync.engine.packages import QUANTIZED_BY, require_package
 
 _BLOCK = 64
-"""weights that share a scale, float32, in 4 bits"""
+"""how many 4-bit weights share one float32 scale"""
 
 
 def quantize_network(network: nn.Module, kind: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Have all linear layers of `network`, but for those of adapters, store `kind` weights and multiply in `dtype`.
+    """Quantize the weights of all linear layers of `network`, except adapters', to `kind`; they multiply in `dtype`.
 
-    One layer at a time is moved to `device`, so that it never holds the whole network as it was.
+    The layers are moved to `device` one at a time, so that it never holds the whole unquantized network.
 
     Raises:
         RecipeError: the package of this kind is not installed.
@@ -33,12 +33,12 @@ def quantize_network(network: nn.Module, kind: str, device: torch.device, dtype:
 
 
 def list_quantized(network: nn.Module) -> list[str]:
-    """Return the names of the layers that are quantized: all linear ones that aren't part of a LoRA."""
+    """Return the names of the layers to quantize: all linear layers that aren't part of a LoRA."""
     return [name for name, each in network.named_modules() if type(each) is nn.Linear and ".lora_" not in name]
 
 
 def count_saved_bytes(network: nn.Module, kind: str | None) -> float:
-    """Return by how many bytes the weights of `network` are fewer if they are quantized; 0 if `kind` is None.
+    """Return the bytes of memory that quantizing the weights of `network` saves; 0 if `kind` is None.
 
     >>> count_saved_bytes(nn.Linear(64, 2, bias=False, dtype=torch.bfloat16), "nf4")  # 256 - (64 + 8)
     184.0
@@ -57,7 +57,7 @@ def _quantize_to_4_bits(layer: Any, kind: str, dtype: torch.dtype) -> nn.Module:
     made = Linear4bit(layer.in_features, layer.out_features, has_bias, dtype, False, kind, device="meta")
     made.weight = Params4bit(layer.weight.detach(), False, blocksize=_BLOCK, quant_type=kind, compress_statistics=False)
     made.bias = layer.bias
-    quantized: nn.Module = made.to(device)  # where the numbers are rounded
+    quantized: nn.Module = made.to(device)  # this quantizes the weights
     return quantized
 
 
@@ -65,7 +65,7 @@ def _quantize_to_8_bits(layer: nn.Module, kind: str, dtype: torch.dtype) -> nn.M
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     quantize_(layer, Int8WeightOnlyConfig() if kind == "int8" else Float8WeightOnlyConfig())
-    # Autocast does not reach torchao's layers.
+    # Autocast has no effect on torchao's layers.
     layer.register_forward_pre_hook(partial(_cast_input, dtype=dtype))
     return layer
 

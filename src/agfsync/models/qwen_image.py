@@ -25,11 +25,11 @@ from agfsync.models.flow_matching import (
 from agfsync.models.loading import silence_libraries
 
 _TEXT_TOKENS = 512
-"""the most tokens of a prompt; the pipeline of diffusers reads 1024, whose states would take 15 MB a prompt"""
+"""the most tokens of a prompt; diffusers' pipeline reads 1024, but their states would take 15 MB for each prompt"""
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Return the language model's last hidden states, by the pipeline's own method, and their mask."""
+    """Return the language model's last hidden states, from the pipeline's own method, and their mask."""
     with silence_libraries():
         text_UTD, mask_UT = pipeline.encode_prompt(list(prompts), max_sequence_length=_TEXT_TOKENS)
     if mask_UT is None:
@@ -60,7 +60,7 @@ def _predict_packed(
 
 
 def _keep_norm(guided_BCHW: Tensor, with_BCHW: Tensor) -> Tensor:
-    """Return the guided prediction with the norm that each token has in the prediction with the prompt."""
+    """Return the guided prediction, with each token scaled to its norm in the prediction with the prompt."""
     guided_BNP, with_BNP = pack_tokens(guided_BCHW, PATCH), pack_tokens(with_BCHW, PATCH)
     scale_BN1 = with_BNP.norm(dim=-1, keepdim=True) / guided_BNP.norm(dim=-1, keepdim=True)
     return unpack_tokens(guided_BNP * scale_BN1, guided_BCHW, PATCH)

@@ -1,4 +1,4 @@
-"""SDXL's refiner, a second network that takes the last steps in the base's latent space; and the inputs of both.
+"""SDXL's refiner, a second network for the last steps in the base's latent space; and inputs that both share.
 
 Legend: B images in the batch, U distinct prompts, T tokens, D width of the second text encoder's embeddings, E width
 of the pooled one, C H W latent channels, height, width.
@@ -19,7 +19,7 @@ from agfsync.models.sampling import add_embedding_noise, encode_with_negative
 
 POOLED_TEXT = "text_embeds_BE"
 TIME_IDS = "time_ids_BI"
-"""Sizes in pixels and the like; six numbers for the base, five for the refiner."""
+"""Sizes and crop in pixels, six numbers, for the base; size, crop and aesthetic score, five, for the refiner."""
 
 
 def xl_arguments(conditioning: Conditioning) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def xl_arguments(conditioning: Conditioning) -> dict[str, Any]:
 
 
 def encode_text(encoder: Any, tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Any]:
-    """Return the encoder's last hidden states but one, float32 (U, T, D), and its whole output."""
+    """Return the encoder's second-to-last hidden states, float32 (U, T, D), and its whole output."""
     output = encoder(token_ids(tokenizer, prompts, encoder.device), output_hidden_states=True)
     return output.hidden_states[-2].float(), output
 
@@ -37,7 +37,7 @@ def encode_text(encoder: Any, tokenizer: Any, prompts: Sequence[str]) -> tuple[T
 def zero_empty_prompts(
     pipeline: Any, prompts: Sequence[str], text_UTD: Tensor, pooled_UE: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Set the embeddings of empty prompts to 0, if the pipeline's configuration says so."""
+    """Return the embeddings, with those of empty prompts set to 0 if the pipeline's configuration says so."""
     if not pipeline.config.force_zeros_for_empty_prompt:
         return text_UTD, pooled_UE
     silent_U = torch.tensor([not prompt for prompt in prompts], device=text_UTD.device)
@@ -45,19 +45,19 @@ def zero_empty_prompts(
 
 
 def time_ids_of(values: Sequence[float], device: torch.device, rows: int) -> Tensor:
-    """Return `values` as time ids, float32, in each of `rows` rows."""
+    """Return `values` as time ids, float32, repeated in `rows` rows."""
     return torch.tensor([[*values]] * rows, dtype=torch.float32, device=device)
 
 
 BEAUTY, UGLINESS = 6.0, 2.5
-"""The aesthetic scores, of 1 to 10, that it takes with the prompt and without: those of SDXL's own pipeline."""
+"""The refiner's aesthetic scores (1 to 10) with and without the prompt, as in SDXL's own pipeline."""
 
 
 class Refiner:
     """The refiner at `model`, a folder or hub id, which takes over after `from_step` steps of the base.
 
     Raises:
-        ModelError: there is none, or it is of another kind.
+        ModelError: there is no such model, or it is of another kind.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Refiner:
     ) -> tuple[Conditioning, Conditioning]:
         """Return the conditioning of the prompts with the base's embedding noise, and of `negative`; B rows each.
 
-        Its one text encoder is the base's second, so that of the noise on the text the last D numbers are its own.
+        The refiner's only text encoder is the base's second, so it takes the last D numbers of the text's noise.
         """
         with_prompt, without = encode_with_negative(
             lambda texts: _encode_prompts(self._pipeline, texts, size), prompts, negative
@@ -88,14 +88,14 @@ class Refiner:
         return add_embedding_noise(with_prompt, seen), {**without, TIME_IDS: ugly}
 
     def predict(self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return its prediction for noisy latents: (B, C, H, W)."""
+        """Return the refiner's prediction for noisy latents: (B, C, H, W)."""
         arguments = REFINER_ARCHITECTURE.cast(conditioning, self._dtype)
         predicted: Tensor = self._pipeline.unet(noisy_BCHW.to(self._dtype), timesteps_B, **arguments).sample
         return predicted
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Return text (U, T, D), pooled (U, E), and the size, no crop and a high aesthetic score (U, 5)."""
+    """Return text (U, T, D), pooled (U, E), and time ids (U, 5): the size, no crop and a high aesthetic score."""
     text_UTD, output = encode_text(pipeline.text_encoder_2, pipeline.tokenizer_2, prompts)
     text_UTD, pooled_UE = zero_empty_prompts(pipeline, prompts, text_UTD, output.text_embeds.float())
     time_ids = time_ids_of([*size, 0, 0, BEAUTY], text_UTD.device, len(prompts))
@@ -108,7 +108,7 @@ REFINER_ARCHITECTURE = Architecture(
     embeddings=(TEXT_STATES, POOLED_TEXT),
     encode=_encode_prompts,
     arguments=xl_arguments,
-    vae_dtype=lambda vae, dtype: dtype,  # its VAE is the base's, and never used
+    vae_dtype=lambda vae, dtype: dtype,  # the refiner's own VAE is never used
     extras={"add_watermarker": False},
     marker="conditioner.embedders.0.model.",
     prefixes={**NETWORK_PREFIXES, "text_encoder_2": ("conditioner.embedders.0.model.",)},

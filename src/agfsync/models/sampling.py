@@ -1,4 +1,4 @@
-"""Sampling: from noise to latents, for any network, and the samplers by the recipe's names.
+"""Sampling: from noise to latents, for any network, and the samplers by their names in a recipe.
 
 Legend: B images in the batch, C H W latent channels, height, width.
 """
@@ -22,12 +22,12 @@ from agfsync.errors import ModelError, model_errors
 from agfsync.models.architecture import Conditioning
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(noisy latents, timestep, conditioning) -> the prediction, float32"""
+"""(noisy latents, timestep, conditioning) -> prediction, float32"""
 GuidedPredict = Callable[[Tensor, Tensor], Tensor]
-"""(noisy latents, timestep) -> the prediction under guidance"""
+"""(noisy latents, timestep) -> prediction under guidance"""
 
 
-# Latents aren't pixels: nothing clips them.
+# Latents aren't pixels, so they aren't clipped.
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
@@ -36,17 +36,17 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {"clip_sample": False}),
 }
 _NEEDED = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma", "timesteps", "order")
-"""attributes of a scheduler that the pipelines of Stable Diffusion use"""
+"""the attributes of a scheduler that Stable Diffusion's pipelines use"""
 TRAINED = ("epsilon", "v_prediction")
-"""predictions that can be trained"""
+"""the prediction types that can be trained"""
 UNKEPT = "_use_default_values"
-"""the key under which diffusers lists the keys that a configuration file lacked; `from_config` skips those"""
+"""the key with diffusers' list of keys that were missing in a configuration file; `from_config` ignores these"""
 TRIED = (2, 8, 8)
-"""B, H, W of the latents that a scheduler is tried on"""
+"""B, H, W of the latents for a trial of a scheduler"""
 
 
 def draw_noise(sources: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
-    """Draw each source's next N(0, I) of `shape`, on the CPU: neither batch nor device affect the noise."""
+    """Draw noise N(0, I) of `shape` from each source, on the CPU: neither batch nor device affects it."""
     return torch.stack([torch.randn(tuple(shape), generator=source) for source in sources])
 
 
@@ -58,7 +58,7 @@ def encode_with_negative(
 ) -> tuple[Conditioning, Conditioning]:
     """Return the conditioning of the prompts and of `negative`; B rows each. Equal prompts are encoded once.
 
-    `encode_negative` gives one row; without it `negative` is encoded as the prompts are.
+    `encode_negative` returns one row; without it `negative` is encoded like the prompts.
     """
     distinct = list(dict.fromkeys(prompts))
     said = encode([*distinct, negative] if encode_negative is None else distinct)
@@ -74,13 +74,13 @@ def encode_with_negative(
 def draw_embedding_noise(
     sources: Sequence[torch.Generator], conditioning: Conditioning, embeddings: Sequence[str], sigma: float
 ) -> dict[str, Tensor]:
-    """Draw n ~ N(0, `sigma`^2 I) of Eq. 1, in turn for each of `embeddings` in the `conditioning`."""
+    """Draw n ~ N(0, `sigma`^2 I) of Eq. 1 for each of the `embeddings` in `conditioning`, in order."""
     clean = {name: conditioning[name] for name in embeddings}
     return {name: sigma * draw_noise(sources, c.shape[1:]).to(c.device) for name, c in clean.items()}
 
 
 def add_embedding_noise(conditioning: Conditioning, noise: Mapping[str, Tensor]) -> Conditioning:
-    """Return c + n."""
+    """Return the conditioning with noise: c + n."""
     return {name: tensor + noise[name] if name in noise else tensor for name, tensor in conditioning.items()}
 
 
@@ -91,10 +91,10 @@ def guide(
     guidance: float,
     rescale: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> GuidedPredict:
-    """Return the prediction under classifier-free guidance: without + guidance * (with - without).
+    """Return a function that predicts under classifier-free guidance: without + guidance * (with - without).
 
-    A scale of 1 or less needs no prediction without the prompt. `rescale` gets the guided prediction and the one with
-    the prompt, and returns the one that is drawn with.
+    With a scale of 1 or less, it makes no prediction without the prompt. `rescale` takes the guided prediction and the
+    prediction with the prompt, and returns the final prediction.
     """
     if guidance <= 1:
         return lambda noisy_BCHW, timestep: predict(noisy_BCHW, timestep, with_prompt)
@@ -109,7 +109,7 @@ def guide(
 
 
 def switch_models(first: GuidedPredict, then: GuidedPredict, timesteps: Tensor, from_step: int) -> GuidedPredict:
-    """Return `first` for the first `from_step` of the falling `timesteps`, `then` for the others."""
+    """Return a function that predicts by `first` in the first `from_step` falling `timesteps`, else by `then`."""
 
     def predict_guided(noisy_BCHW: Tensor, timestep: Tensor) -> Tensor:
         return (then if timestep <= timesteps[from_step] else first)(noisy_BCHW, timestep)
@@ -126,14 +126,14 @@ def denoise(
     indexed: bool = False,
     before_step: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return the latents that `scheduler` makes of noise N(0, I) on its timesteps.
+    """Return the latents that `scheduler` samples from noise N(0, I) on its timesteps.
 
-    `sources` give it more noise, one an image. `indexed`: its steps are counted from 0 (SDXL's pipeline); else the
-    first is looked up by its timestep, where the scheduler does so (SD's). `before_step` gets each step's number and
-    latents, and returns the latents from which the step starts.
+    `sources` provide further noise, one for each image. If `indexed`, the scheduler's steps are counted from 0 (SDXL's
+    pipeline); otherwise schedulers with an index look up the first timestep (SD's). `before_step` takes the number and
+    the latents of each step, and returns the latents from which the step starts.
     """
     accepted = inspect.signature(scheduler.step).parameters
-    # eta is DDIM's: 0 is what diffusers' pipelines give to every scheduler that takes one, whatever its own default.
+    # eta is DDIM's: diffusers' pipelines pass 0 to every scheduler that takes it, whatever its own default.
     given = {"generator": list(sources), "eta": 0.0}
     noise = {name: value for name, value in given.items() if name in accepted}
     if indexed and hasattr(scheduler, "set_begin_index"):
@@ -150,7 +150,7 @@ def denoise(
 def denoise_flow(
     scheduler: Any, predict: GuidedPredict, noise_BCHW: Tensor, sources: Sequence[torch.Generator]
 ) -> Tensor:
-    """Return the latents that a flow-matching `scheduler` makes of noise: it scales neither them nor the input."""
+    """Return the latents that a flow-matching `scheduler` samples from noise: it scales neither noise nor input."""
     latents_BCHW = noise_BCHW
     for timestep in scheduler.timesteps:
         predicted_BCHW = predict(latents_BCHW, timestep)
@@ -159,12 +159,12 @@ def denoise_flow(
 
 
 def make_scheduler(saved: Any, name: str, steps: int, channels: int = 4, predicted: int | None = None) -> Any:
-    """Return the sampler `name`; "model" is a copy of the pipeline's own. `saved` is not changed.
+    """Return the sampler `name`; "model" is a copy of the pipeline's own scheduler `saved`, which is not changed.
 
-    It is tried on small latents of `channels` channels, of which `predicted` (default: all) are predicted.
+    The sampler is tried on small latents with `channels` channels and a prediction with `predicted` (by default equal).
 
     Raises:
-        ModelError: it can't make so many steps, or doesn't draw the same image from the same seed.
+        ModelError: it doesn't support this number of steps, or doesn't draw the same image from the same seed.
     """
     missing = [each for each in _NEEDED if not hasattr(saved, each)]
     if missing:
@@ -188,7 +188,7 @@ def make_scheduler(saved: Any, name: str, steps: int, channels: int = 4, predict
 
 
 def find_schedule_obstacle(scheduler: Any) -> str | None:
-    """Return why a model can't be trained with the noise schedule of its `scheduler`, None if it can."""
+    """Return the reason why a model can't be trained with the noise schedule of its `scheduler`; None if it can."""
     if not hasattr(scheduler, "alphas_cumprod"):
         name = _name_scheduler(scheduler)
         return f"its scheduler, {name}, has no alphas_cumprod, the noise schedule that Eq. 8 is defined on"
@@ -199,10 +199,10 @@ def find_schedule_obstacle(scheduler: Any) -> str | None:
 
 
 def _correct_configuration(saved: Any) -> dict[str, Any]:
-    """Return the configuration of `saved` in which what its pipeline has corrected counts as given.
+    """Return the configuration of `saved`, with the pipeline's corrections marked as set.
 
-    A key that the file lacked is left out, so that another class takes its own default; one that the pipeline has set
-    since (`steps_offset`, `clip_sample`) differs from the default of the class, and is kept.
+    `from_config` ignores keys that the file lacked, so that another class uses its own defaults. A key that the
+    pipeline has set since (`steps_offset`, `clip_sample`) differs from the default of the class, and isn't ignored.
     """
     config = dict(saved.config)
     fresh = type(saved)().config
@@ -214,7 +214,7 @@ def _try_scheduler(scheduler: Any, name: str, steps: int, channels: tuple[int, i
     """Draw tiny latents twice with a copy of `scheduler`, under different global seeds.
 
     Raises:
-        ModelError: it fails, makes something that isn't numbers, or heeds another source of noise than a seed's.
+        ModelError: it fails, its latents aren't finite, or it draws noise from another source than the images' seeds.
     """
     what = _name_scheduler(scheduler) if name not in SCHEDULERS else f"{name} ({_name_scheduler(scheduler)})"
     tried = deepcopy(scheduler)
@@ -233,9 +233,9 @@ def _try_scheduler(scheduler: Any, name: str, steps: int, channels: tuple[int, i
 
 
 def _check_terminal_snr(scheduler: Any, what: str) -> None:
-    """Check that the noise is not predicted where nothing is left of the image (alpha-bar = 0).
+    """Check that a model that predicts the noise doesn't sample at a timestep without signal (alpha-bar = 0).
 
-    The clean latent would be (x - sqrt(1 - alpha-bar) e) / sqrt(alpha-bar) there (Lin et al. 2023, arXiv:2305.08891).
+    The clean latents are (x - sqrt(1 - alpha-bar) e) / sqrt(alpha-bar) (Lin et al. 2023, arXiv:2305.08891).
     """
     alphas_N = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas_N, Tensor) or scheduler.config.get("prediction_type", "epsilon") != "epsilon":

@@ -15,11 +15,11 @@ from agfsync.models.flow_matching import TEXT_MASK, Family, FlowMatching, check_
 from agfsync.models.loading import silence_libraries
 
 INSTRUCTION: Sequence[str] = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
-"""what the pipeline of diffusers puts before a prompt, and not before the negative prompt"""
+"""the instruction that diffusers' pipeline puts before a prompt, but not before the negative prompt"""
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Return the language model's states and their mask. The empty prompt stands for none and has no instruction."""
+    """Return the language model's states and their mask. The empty prompt means "no prompt" and has no instruction."""
     said = _encode(pipeline, prompts, INSTRUCTION)
     if all(prompts):
         return said

@@ -1,10 +1,10 @@
-"""Noise schedules: the noising of clean latents, the targets of the network, and the sampling steps.
+"""Noise schedules: adding noise to clean latents, the targets of the network, and the sampling steps.
 
-A schedule is fixed data and its methods are pure functions, for training, for estimates of the clean latent, and for
-sampling steps whose probability must be known.
+A schedule is constant and its methods are pure functions: for training, for estimates of the clean latents, and for
+sampling steps with a known probability density.
 
 Legend: B samples in the batch, C H W latent channels, height, width, N timesteps of a diffusion schedule. A time is
-one number a sample: an integer timestep of a diffusion schedule, or the share of noise in 0..1 of a flow.
+one number for each sample: the integer timestep of a diffusion schedule, or a flow's share of noise in 0..1.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,19 @@ from torch import Tensor
 from agfsync.errors import ModelError
 
 LossSpace = Literal["model", "epsilon"]
-"""The quantity whose squared errors a loss takes: the network's prediction, or the noise that it implies."""
+"""The quantity of a squared-error loss: the network's prediction, or the noise that it implies."""
 TimeSampling = Literal["uniform", "logit-normal"]
 """The distribution of a flow's training times."""
 TRAINABLE_PREDICTIONS = ("epsilon", "v_prediction")
 MeanShift = Callable[[Any, int, int], float | None]
-"""(a scheduler's configuration, the network's tokens of an image, steps) -> mu, which shifts the times of a sampling;
-None if the shift is the scheduler's own"""
+"""(a scheduler's configuration, the network's tokens of an image, steps) -> mu, which shifts the sampling times; None
+if the scheduler has a fixed shift"""
 CLEAN_END = -1
-"""The time after a diffusion schedule's last step, in `grid`."""
+"""The last time in a diffusion schedule's `grid`, after the last step."""
 
 
 class NoiseSchedule(Protocol):
-    """A forward process and its way back; `times` are float32 or int64 (B,), latents float32 (B, C, H, W)."""
+    """A forward process and its reverse; times are float32 or int64 (B,), latents float32 (B, C, H, W)."""
 
     @property
     def prediction_type(self) -> str:
@@ -44,7 +44,7 @@ class NoiseSchedule(Protocol):
         ...
 
     def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
-        """Return the noisy latents at `times_B`, (B, C, H, W), a mix of the clean ones and the noise."""
+        """Return the noisy latents at `times_B`, (B, C, H, W): a mix of clean latents and noise."""
         ...
 
     def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, times_B: Tensor) -> Tensor:
@@ -54,9 +54,9 @@ class NoiseSchedule(Protocol):
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
         """Return the weights of the prediction's squared errors, float32 (B,); ones by default.
 
-        With `space` "epsilon" they make the errors those of the noise. With `min_snr_gamma` they are the min-SNR-gamma
-        weights, min(SNR, gamma) times the error of the clean latent (Hang et al. 2023, arXiv:2303.09556, 3.4), which
-        are the same in either space; the paper's gamma is 5.
+        With `space` "epsilon", the weighted errors are those of the noise. With `min_snr_gamma`, they are min(SNR,
+        gamma) times the error of the clean latents, in either space (Hang et al. 2023, arXiv:2303.09556, 3.4); the
+        paper's gamma is 5.
         """
         ...
 
@@ -73,7 +73,7 @@ class NoiseSchedule(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean (B, C, H, W) and the standard deviation (B, 1, 1, 1) of one stochastic sampling step.
 
-        `eta` scales the noise; 0 makes the step deterministic. A standard deviation of 0 has no density.
+        `eta` scales the noise; 0 makes the step deterministic. A step with standard deviation 0 has no density.
         """
         ...
 
@@ -82,19 +82,19 @@ class NoiseSchedule(Protocol):
 class DiffusionSchedule:
     """Variance-preserving diffusion: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, with a_t falling over N timesteps.
 
-    `spacing` and `offset` place the timesteps of a sampling as diffusers' DDIM does, whose steps `transition` takes.
+    `spacing` and `offset` set the sampling timesteps as in diffusers' DDIM; `transition` is a step of DDIM.
 
     Raises:
         ModelError: the network predicts neither the noise nor v.
     """
 
     alphas_cumprod_N: Tensor
-    """The signal's share of the variance at each timestep, float32 in 0..1, falling."""
+    """The signal's share of the variance at each timestep, a_t: float32 in 0..1, falling."""
     prediction_type: str = "epsilon"
     spacing: str = "leading"
     offset: int = 0
     final_alpha: float = 1.0
-    """The signal's share after the last sampling step."""
+    """The signal's share of the variance after the last sampling step."""
 
     def __post_init__(self) -> None:
         if self.prediction_type not in TRAINABLE_PREDICTIONS:
@@ -103,7 +103,7 @@ class DiffusionSchedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> Self:
-        """Return the schedule of a scheduler of diffusers that has `alphas_cumprod`."""
+        """Return the schedule of a diffusers scheduler that has `alphas_cumprod`."""
         config, alphas_N = scheduler.config, scheduler.alphas_cumprod.float().cpu()
         return cls(
             alphas_N,
@@ -133,8 +133,8 @@ class DiffusionSchedule:
         """Return the weights of the squared errors, float32 (B,).
 
         A predicted v implies the noise sqrt(a) v + sqrt(1 - a) x_t, where x_t is known: |e' - e|^2 = a |v' - v|^2.
-        With SNR = a / (1 - a) the min-SNR weight is min(SNR, gamma) / SNR of the noise's error and
-        min(SNR, gamma) / (SNR + 1) of v's: in 0..1, and a number also where no signal is left (a = 0).
+        With SNR = a / (1 - a), the min-SNR weight of the noise's error is min(SNR, gamma) / SNR, and that of v's error
+        min(SNR, gamma) / (SNR + 1). Both are in 0..1 and finite, even without signal (a = 0).
         """
         alphas_B = self._find_alphas(times_B)
         if min_snr_gamma is not None:
@@ -167,7 +167,7 @@ class DiffusionSchedule:
     ) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of a DDIM step (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16).
 
-        The step to `CLEAN_END` is deterministic where `final_alpha` is 1.
+        The step to `CLEAN_END` is deterministic if `final_alpha` is 1.
         """
         signal, noise = self._compute_scales(times_B)
         clean_BCHW = self.clean(predicted_BCHW, noisy_BCHW, times_B)
@@ -180,7 +180,7 @@ class DiffusionSchedule:
         return mean_BCHW, std
 
     def _find_alphas(self, times_B: Tensor) -> Tensor:
-        """Return a at each time, `final_alpha` at `CLEAN_END`."""
+        """Return a at each time; at `CLEAN_END` this is `final_alpha`."""
         return torch.cat([self.alphas_cumprod_N, torch.tensor([self.final_alpha])]).to(times_B.device)[times_B]
 
     def _compute_scales(self, times_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,9 +190,10 @@ class DiffusionSchedule:
 
 
 def mean_shift(config: Any, tokens: int, steps: int = 0) -> float | None:
-    """Return mu, which shifts the times for an image of so many tokens; None if the shift doesn't depend on the size.
+    """Return mu, which shifts the times for an image of `tokens` tokens; None if the shift doesn't depend on the size.
 
-    It is on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`) (FLUX.1).
+    mu is linear in `tokens`, through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`), as in
+    FLUX.1.
     """
     if not config.get("use_dynamic_shifting"):
         return None
@@ -202,15 +203,15 @@ def mean_shift(config: Any, tokens: int, steps: int = 0) -> float | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowSchedule:
-    """Flow matching: x_s = (1 - s) x_0 + s e, of which the network predicts the velocity e - x_0; s is 1 in pure noise.
+    """Flow matching: x_s = (1 - s) x_0 + s e; the network predicts the velocity e - x_0; s is 1 in pure noise.
 
-    `scheduler` is the model's, such as a `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise; if it does so
-    by the size of the image, `shift` says how far for `tokens`, the number of the network's tokens of an image, and
-    `steps`, the usual number of steps, which the training times take. `sampling` is the distribution of the
-    training times before the shift: uniform, or logit-normal(0, 1), which favours the middle (Esser et al. 2024,
-    arXiv:2403.03206, 3.1). `even_sigmas`: before the shift the steps of a sampling are even from 1 to 1 / steps; else
-    they are the scheduler's own. `training_shift` takes the place of the scheduler's shift in the training times.
-    `stochastic_step` is how `transition` adds noise.
+    `scheduler` is the model's, such as a `FlowMatchEulerDiscreteScheduler`, which shifts s towards noise. If its shift
+    depends on the size of the image, `shift` gives it for `tokens`, the number of the network's tokens of an image, and
+    a number of steps; training times use `steps`, the usual number. `sampling` is the distribution of the training
+    times before the shift: uniform, or logit-normal(0, 1), which favours the middle (Esser et al. 2024,
+    arXiv:2403.03206, 3.1). With `even_sigmas`, the sampling times before the shift are evenly spaced from 1 to
+    1 / steps; otherwise they are the scheduler's own. `training_shift` replaces the scheduler's shift in the training
+    times. `stochastic_step` is the kind of noise that `transition` adds.
     """
 
     scheduler: Any
@@ -224,12 +225,12 @@ class FlowSchedule:
 
     @property
     def prediction_type(self) -> str:
-        """Always "velocity"."""
+        """The quantity that the network predicts: always "velocity"."""
         return "velocity"
 
     @property
     def timesteps(self) -> int:
-        """The network's own time of pure noise, such as 1000."""
+        """The timestep of pure noise that the network takes, such as 1000."""
         return int(self.scheduler.config.num_train_timesteps)
 
     def times(self, source: torch.Generator, count: int) -> Tensor:
@@ -253,8 +254,8 @@ class FlowSchedule:
     def weight(self, times_B: Tensor, min_snr_gamma: float | None = None, space: LossSpace = "model") -> Tensor:
         """Return the weights of the squared errors, float32 (B,); by default ones, those of the velocity.
 
-        A predicted velocity implies the noise x_s + (1 - s) v and the clean latent x_s - s v, where x_s is known. So
-        the noise's error is (1 - s)^2 of the velocity's, and with SNR = (1 - s)^2 / s^2 the min-SNR weight is
+        A predicted velocity implies the noise x_s + (1 - s) v and the clean latents x_s - s v, where x_s is known. So
+        the noise's error is (1 - s)^2 times the velocity's, and with SNR = (1 - s)^2 / s^2 the min-SNR weight is
         min(SNR, gamma) s^2.
         """
         if min_snr_gamma is not None:
@@ -266,14 +267,14 @@ class FlowSchedule:
         return noisy_BCHW - _per_sample(times_B) * predicted_BCHW
 
     def grid(self, steps: int) -> Tensor:
-        """Return the sigmas of a sampling as the model's pipeline of diffusers sets them, and 0."""
+        """Return the sampling sigmas as set by the model's diffusers pipeline, followed by 0."""
         scheduler = deepcopy(self.scheduler)
         self.set_timesteps(scheduler, steps)
         sigmas: Tensor = scheduler.sigmas
         return sigmas
 
     def set_timesteps(self, scheduler: Any, steps: int, device: torch.device | None = None) -> None:
-        """Set `scheduler`, this schedule's or a copy of it, to the timesteps of a sampling."""
+        """Set the sampling timesteps of `scheduler`, which is this schedule's or a copy of it."""
         sigmas = np.linspace(1, 1 / steps, steps) if self.even_sigmas else None
         given = {"sigmas": sigmas, "mu": self.shift(scheduler.config, self.tokens, steps)}
         chosen = {name: value for name, value in given.items() if value is not None}
@@ -283,10 +284,10 @@ class FlowSchedule:
     def transition(
         self, predicted_BCHW: Tensor, noisy_BCHW: Tensor, times_B: Tensor, next_times_B: Tensor, eta: float
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean and standard deviation of a step that keeps the flow's marginal distributions.
+        """Return the mean and standard deviation of a step that preserves the flow's marginal distributions.
 
-        "sde" is Flow-GRPO's (Liu et al. 2025, arXiv:2505.05470, eq. 9; `eta` 0.7 for Stable Diffusion 3.5), "cps" the
-        coefficients-preserving one (arXiv:2509.05952; `eta` 0.8), whose step adds no more noise than the next time has.
+        "sde" is Flow-GRPO's step (Liu et al. 2025, arXiv:2505.05470, eq. 9; `eta` 0.7 for Stable Diffusion 3.5), "cps"
+        the coefficients-preserving step (arXiv:2509.05952; `eta` 0.8), with no more noise than the next time has.
         """
         time, next_time = _per_sample(times_B), _per_sample(next_times_B)
         if self.stochastic_step == "cps":
@@ -295,7 +296,7 @@ class FlowSchedule:
             std = next_time * sin(eta * pi / 2)
             return (1 - next_time) * clean_BCHW + (next_time**2 - std**2).clamp(min=0).sqrt() * noise_BCHW, std
         step = next_time - time
-        # At pure noise the level would be infinite: the next time stands in, as in Flow-GRPO's code.
+        # At pure noise the level would be infinite: the next time is used instead, as in Flow-GRPO's code.
         level = eta * (time / (1 - torch.where(time == 1, next_time, time))).sqrt()
         drift = level**2 / (2 * time)
         mean_BCHW = noisy_BCHW * (1 + drift * step) + predicted_BCHW * (1 + drift * (1 - time)) * step
@@ -311,5 +312,5 @@ class FlowSchedule:
 
 
 def _per_sample(values_B: Tensor) -> Tensor:
-    """Return (B, 1, 1, 1)."""
+    """Return the values as (B, 1, 1, 1)."""
     return values_B.view(-1, 1, 1, 1)

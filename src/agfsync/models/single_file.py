@@ -1,7 +1,7 @@
-"""Single files: a whole pipeline, or one of its networks, by the original names of its weights.
+"""Single files: a whole pipeline, or one of its networks, with the original names of the weights.
 
-diffusers converts the names. Its loaders leave what is missing on the device "meta" and drop what they don't know, so
-the weights are put in place here, and each is accounted for.
+diffusers converts the names. Its loaders leave missing weights on the device "meta" and drop unknown ones, so the
+weights are loaded here, and all of them are accounted for.
 """
 
 import re
@@ -27,24 +27,24 @@ TEXT_MODEL = "text_model."
 LEFT_OVER = re.compile(
     r"^model_ema\."  # a second copy of the UNet
     r"|^(alphas|betas|sqrt_|log_one_minus_|posterior_|lvlb_|logvar|denoiser\.|scale_factor$|global_step$)"  # numbers
-    r"|^(v_pred|ztsnr)$"  # read by `prediction`
+    r"|^(v_pred|ztsnr)$"  # read by `read_prediction`
     r"|(^|\.)(loss|model_ema)\."  # of the VAE's training
-    r"|(^|\.)attn_mask$"  # a constant of open_clip's
+    r"|(^|\.)attn_mask$"  # a constant of open_clip
     r"|(^|\.)position_ids$|(^|\.)logit_scale$|^conditioner\.embedders\.0\..*text_projection"  # unused by a text encoder
 )
 """Tensors of a single file that belong to no part of a pipeline."""
 MARKERS = {"stable-diffusion": "cond_stage_model.", "stable-diffusion-xl": "conditioner.embedders."}
-"""Beginnings of the names of the text encoders' weights in a file of a whole pipeline, by its type."""
+"""The prefixes of the text encoders' weights in a single file of a whole pipeline, by its type."""
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 SAID = ("modelspec.prediction_type", "modelspec.predict_key")
-"""Keys of a header for the kind of prediction: of kohya's sd-scripts and Stability's ModelSpec; of ComfyUI."""
+"""Keys of a header with the kind of prediction: of kohya's sd-scripts and Stability's ModelSpec; of ComfyUI."""
 
 
 def check_suffix(path: Path) -> Path:
-    """Return `path`, if its name is that of a safetensors file.
+    """Return `path` if it has the suffix of safetensors files.
 
     Raises:
-        ModelError: it isn't.
+        ModelError: it has another suffix.
     """
     if path.suffix.casefold() != _SUFFIX:
         raise ModelError(f"{path} is no {_SUFFIX} file: other kinds can run code when they are read, and never are")
@@ -55,7 +55,7 @@ def load_file_tensors(path: str) -> dict[str, Tensor]:
     """Return the tensors of the file, on the CPU.
 
     Raises:
-        ModelError: it is no safetensors file, or a broken one.
+        ModelError: it is not a safetensors file, or is damaged.
     """
     check_suffix(Path(path))
     with loading_errors(path):
@@ -63,10 +63,10 @@ def load_file_tensors(path: str) -> dict[str, Tensor]:
 
 
 def find_type(path: str) -> str:
-    """Return the type in the catalog of the pipeline in the file `path`, by the names of its text encoders' weights.
+    """Return the catalog's type of the pipeline in the file `path`, by the names of its text encoders' weights.
 
     Raises:
-        ModelError: it is no safetensors file, or holds no whole pipeline of a type that can be read from one file.
+        ModelError: it is not a safetensors file, or has no whole pipeline of a type that single files support.
     """
     check_suffix(Path(path))
     with loading_errors(path), safe_open(path, framework="pt") as file:
@@ -83,10 +83,10 @@ def select_tensors(tensors: Mapping[str, Tensor], prefixes: Collection[str]) -> 
 
 
 def check_left_over(model: str, names: Collection[str], of_parts: Collection[str], kind: str) -> None:
-    """Check that each of a file's tensors belongs to a part (those whose names begin with `of_parts`), or to none.
+    """Check that each tensor in a file belongs to a part (its name has a prefix in `of_parts`), or is in `LEFT_OVER`.
 
     Raises:
-        ModelError: some are of something else, which would be left out.
+        ModelError: some don't, and would be left out.
     """
     rest = sorted(name for name in names if not name.startswith(tuple(of_parts)) and not LEFT_OVER.search(name))
     if rest:
@@ -97,13 +97,13 @@ def check_left_over(model: str, names: Collection[str], of_parts: Collection[str
 
 
 def read_prediction(path: str) -> dict[str, Any]:
-    """Return the scheduler settings in a single file, with which its network was trained; empty if it has none.
+    """Return the scheduler settings that a single file gives for its network; empty if it gives none.
 
-    The tensors `v_pred` and `ztsnr`, regardless of their values, are marks for ComfyUI and AUTOMATIC1111; the header's
-    `modelspec.prediction_type` and `modelspec.predict_key` say "v" or "epsilon".
+    The presence of the tensors `v_pred` and `ztsnr`, whatever their values, is a marker for ComfyUI and AUTOMATIC1111.
+    In the header, `modelspec.prediction_type` and `modelspec.predict_key` are "v" or "epsilon".
 
     Raises:
-        ModelError: it says something else.
+        ModelError: the header has another value.
     """
     with loading_errors(path), safe_open(path, framework="pt") as file:
         names, header = set(file.keys()), file.metadata() or {}
@@ -121,10 +121,10 @@ def read_prediction(path: str) -> dict[str, Any]:
 def fill_network(
     kind: Any, folder: Path, tensors: Mapping[str, Tensor], prefixes: Collection[str], dtype: torch.dtype, name: str
 ) -> Any:
-    """Return a network of the class `kind` and the configuration in `folder`, made of a file's `tensors`.
+    """Return a network of the class `kind`, with the configuration in `folder` and the weights in a file's `tensors`.
 
     Raises:
-        ModelError: the tensors aren't those of such a network, each in its place and none left over.
+        ModelError: weights are missing, have another shape, or are left over.
     """
     with loading_errors(name):
         network = _make_empty(kind, folder)
@@ -143,7 +143,7 @@ def fill_network(
 
 
 def _make_empty(kind: Any, folder: Path) -> Any:
-    """Return the network on the device "meta"."""
+    """Return the network without weights, on the device "meta"."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
             return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
@@ -153,13 +153,13 @@ def _make_empty(kind: Any, folder: Path) -> Any:
 def _rename_tensors(
     network: Any, tensors: Mapping[str, Tensor], prefixes: Collection[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors by the network's names, and the names of those that the conversion drops."""
+    """Return the tensors by the network's names, and the names of the tensors that the conversion drops."""
     own = network.state_dict().keys()
     if 2 * len(own & tensors.keys()) >= len(own):
         named = dict(tensors)
         fix = getattr(network, "_fix_state_dict_keys_on_load", None)
         if fix is not None:
-            fix(named)  # diffusers' names of before 0.17
+            fix(named)  # diffusers' names before 0.17
         return named, []
     convert = _encoder_conversion if isinstance(network, PreTrainedModel) else _network_conversion
     return _convert_and_account(convert(network, prefixes), tensors)
@@ -168,9 +168,9 @@ def _rename_tensors(
 def _convert_and_account(
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the converted tensors, and the names of those that `convert` ignores.
+    """Return the converted tensors, and the names of the tensors that `convert` ignores.
 
-    A second conversion, of tensors that hold their own number and take no memory, shows which those are.
+    Another conversion finds them: its tensors hold their own index, expanded so that they take no memory.
     """
     numbers = {
         name: torch.tensor(float(number)).expand([*tensor.shape[:1], *[1] * (tensor.dim() - 1)])
@@ -182,7 +182,7 @@ def _convert_and_account(
 
 
 def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Return diffusers' own conversion of a UNet, VAE or transformer."""
+    """Return diffusers' own conversion for a UNet, VAE or transformer."""
     classes = [base.__name__ for base in type(network).__mro__]
     name = next((name for name in classes if name in SINGLE_FILE_LOADABLE_CLASSES), None)
     if name is None:
@@ -192,7 +192,7 @@ def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[di
 
     def convert_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         whole = any(key.startswith(tuple(prefixes)) for key in tensors)
-        # The UNet's conversion wants its prefix, which files of a UNet alone may lack.
+        # The UNet's conversion expects its prefix, which may be missing in a file with only a UNet.
         named = tensors if whole or name == "AutoencoderKL" else {prefix + key: t for key, t in tensors.items()}
         return {key: t for key, t in convert(named, config=network.config).items() if t is not None}
 
@@ -200,7 +200,7 @@ def _network_conversion(network: Any, prefixes: Collection[str]) -> Callable[[di
 
 
 def _encoder_conversion(network: Any, prefixes: Collection[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Return the conversion of a CLIP's text tower, from transformers' names or open_clip's."""
+    """Return the conversion for a CLIP text encoder, from transformers' or open_clip's names."""
     flat = not hasattr(network, "text_model")
 
     def convert_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -216,7 +216,7 @@ def _encoder_conversion(network: Any, prefixes: Collection[str]) -> Callable[[di
 
 
 def _strip_prefix(key: str, prefix: str) -> str:
-    """Return the key without the file's prefix; a key outside the text model keeps it, and has no place."""
+    """Return the key without the file's prefix; keys outside the text model keep it, and so count as unexpected."""
     plain = key.removeprefix(prefix)
     known = plain.startswith((TEXT_MODEL, "text_projection", "logit_scale"))
     return plain if known else key

@@ -14,9 +14,9 @@ from agfsync.models.single_file import MARKERS
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
-    """Return the text encoder's last hidden states, or those `clip_skip` layers before, (U, T, D).
+    """Return the text encoder's last hidden states, or those of `clip_skip` layers before: (U, T, D).
 
-    Never under autocast: it is little work.
+    Never under autocast, since encoding takes little time.
     """
     if clip_skip:
         return {TEXT_STATES: _encode_with_clip_skip(pipeline, prompts, clip_skip).float()}
@@ -28,7 +28,7 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip
 
 
 def _encode_with_clip_skip(pipeline: Any, prompts: Sequence[str], clip_skip: int) -> Tensor:
-    """Encode as diffusers' pipeline does, which fails with transformers 5: its encoder has no `text_model`."""
+    """Encode like diffusers' pipeline, which fails with transformers 5, where the encoder has no `text_model`."""
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
     tokens = tokenizer(
         list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
@@ -44,7 +44,7 @@ SD_ARCHITECTURE = Architecture(
     name="stable-diffusion",
     pipeline=StableDiffusionPipeline,
     encode=_encode_prompts,
-    vae_dtype=lambda vae, dtype: dtype,  # its VAE keeps to fp16's range
+    vae_dtype=lambda vae, dtype: dtype,  # its VAE stays in fp16's range
     steerable=True,
     # Candidates are scored, not published.
     extras={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},

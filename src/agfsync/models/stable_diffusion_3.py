@@ -19,16 +19,17 @@ from agfsync.models.flow_matching import (
 from agfsync.models.loading import silence_libraries
 
 TOKENS_OF_T5 = 256
-"""the tokens of T5's text, by default (diffusers' documentation of the pipeline)"""
+"""the default number of tokens for T5 (diffusers' documentation of the pipeline)"""
 
 
 def _encode_prompts(
     pipeline: Any, prompts: Sequence[str], size: Size, max_sequence_length: int = TOKENS_OF_T5
 ) -> Conditioning:
-    """Return text (U, T, D) and pooled (U, E) embeddings, by the pipeline's own method.
+    """Return text (U, T, D) and pooled (U, E) embeddings, from the pipeline's own method.
 
-    The text is both CLIPs' last hidden states but one, side by side and filled up with zeros to the width of T5's,
-    which follow; zeros stand for a T5 that the model was saved without. Pooled are both CLIPs' projected embeddings.
+    The text is both CLIPs' second-to-last hidden states, concatenated in D and padded with zeros to the width of T5's,
+    which follow as more tokens; they are zeros if the model was saved without T5. The pooled embeddings are both CLIPs'
+    projected embeddings.
     """
     with silence_libraries():
         text_UTD, _, pooled_UE, _ = pipeline.encode_prompt(
@@ -38,7 +39,7 @@ def _encode_prompts(
 
 
 def _find_sides(pipeline: Any) -> ImageSides:
-    """Return the sizes: a token is a patch of latents, and there are embeddings for so many positions."""
+    """Return the image sides: multiples of a token, a patch of latents; the position embeddings limit their number."""
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
     token = scale * config.patch_size
     return ImageSides(token, config.sample_size * scale, config.pos_embed_max_size * token)
@@ -54,7 +55,7 @@ def _predict_velocity(
 SD3_ARCHITECTURE = Architecture(
     name="stable-diffusion-3",
     pipeline=StableDiffusion3Pipeline,
-    # As with SDXL, one sigma for all that is an embedding.
+    # One sigma for all embeddings, as in SDXL.
     embeddings=(TEXT_STATES, POOLED_PROJECTIONS),
     encode=_encode_prompts,
     arguments=transformer_arguments,

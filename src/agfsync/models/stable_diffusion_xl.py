@@ -1,6 +1,6 @@
 """The type `stable-diffusion-xl`: SDXL's base and every other model that is saved as a `StableDiffusionXLPipeline`.
 
-Legend: U distinct prompts, T tokens, D width of both encoders' embeddings end to end, E width of the pooled one.
+Legend: U distinct prompts, T tokens, D total width of both encoders' embeddings, E width of the pooled embedding.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ UNCROPPED = (0, 0)
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip: int | None = None) -> Conditioning:
-    """Return text (U, T, D), pooled (U, E), and time ids (U, 6), by the pipeline's own method.
+    """Return text (U, T, D), pooled (U, E), and time ids (U, 6), from the pipeline's own method.
 
-    The text is both encoders' last hidden states but one (but `clip_skip` more), end to end, or the second's alone
-    where the model has no first; pooled is the second's projected embedding. The time ids are inputs of each
-    image in training: the size it had before it was scaled, the crop's top and left, and the size it has
-    (SDXL, section 2.2). Images that it drew itself were never scaled nor cropped.
+    The text is both encoders' second-to-last hidden states (`clip_skip` layers earlier), concatenated in D, or those of
+    the second encoder if the model has no first; pooled is the second's projected embedding. In training, the time ids
+    of an image are its size before scaling, the top and left of its crop, and its final size (SDXL, section 2.2).
+    The values here are those of an image that the model draws: no scaling, no crop.
     """
     device = pipeline.text_encoder_2.device
     with silence_libraries():
@@ -42,7 +42,7 @@ def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size, clip_skip
 def _image_conditioning(images: Sequence[Image.Image], size: Size) -> Conditioning:
     """Return each image's time ids (B, 6), on the CPU: its original size, the crop's top and left, and `size`.
 
-    So a small or cropped image teaches to draw such images, and doesn't spoil whole ones.
+    With them, training on small or cropped images only affects the drawing of such images.
     """
     height, width = size
     rows = [[image.height, image.width, *measure_cut(image, width, height), *size] for image in images]
@@ -52,8 +52,8 @@ def _image_conditioning(images: Sequence[Image.Image], size: Size) -> Conditioni
 XL_ARCHITECTURE = Architecture(
     name="stable-diffusion-xl",
     pipeline=StableDiffusionXLPipeline,
-    # The pooled embedding is as much a part of c as the others: one sigma for all. (The paper's scripts added noise of
-    # unit variance to it, whatever sigma.) Sizes are no embedding, and take none.
+    # The pooled embedding is a part of c like the others: one sigma for all. (The paper's scripts add noise of unit
+    # variance to it, whatever sigma.) Time ids are not embeddings, and get no noise.
     embeddings=(TEXT_STATES, POOLED_TEXT),
     encode=_encode_prompts,
     arguments=xl_arguments,

@@ -1,4 +1,4 @@
-"""The state of a model's weights: on this machine, or how much would be downloaded. No weight is read."""
+"""The state of a model's weights: on this machine, or the size of the download. No weights are read."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from agfsync.models.hub import SAFE
 from agfsync.models.lora_files import choose_file
 
 _PIPELINES = ("model", "refiner")
-"""roles of models that consist of several networks, each in a folder of its own"""
+"""the roles of models that consist of several networks, each in its own folder"""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The state of a model's weights: `here`; or bytes `to_download`; or neither, because of `fault`."""
+    """The state of a model's weights: they are `here`, or `to_download` (bytes), or not available due to `fault`."""
 
     here: bool
     to_download: float = 0.0
@@ -25,14 +25,14 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class WeightQuery:
-    """A query for a model's weights: a folder, a .safetensors file or a hub id, at `revision`."""
+    """A query for the weights of `model`, a folder, a .safetensors file, or a hub id at `revision`."""
 
     model: str
     revision: str | None = None
     role: str = "scorer"
-    """in the recipe, such as "model", "unet" or "lora"; most are one network"""
+    """its role in the recipe, such as "model", "unet" or "lora"; most roles are one network"""
     without: Collection[str] = ()
-    """parts of a pipeline that another model gives"""
+    """the parts of a pipeline that come from another model"""
     variant: str | None = None
     """the variant of a pipeline's weights"""
     file: str | None = None
@@ -65,7 +65,7 @@ def find_weights(query: WeightQuery) -> Weights:
 
 
 def _find_fault(folder: Path, query: WeightQuery) -> str:
-    """Return why `folder` lacks some of the weights, "" if it has all."""
+    """Return which weights are missing in `folder`, as a message; "" if it has all."""
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     if query.role == "lora":
         try:
@@ -84,7 +84,7 @@ def _find_fault(folder: Path, query: WeightQuery) -> str:
 
 
 def _list_parts(files: Collection[str], folders: Iterable[str], query: WeightQuery) -> list[str]:
-    """Return the folders of the weights, "" for the model's own; of a pipeline those of `folders` that are loaded."""
+    """Return the folders of the weights, "" for the model's own; for a pipeline, the loaded parts among `folders`."""
     if query.role in _PIPELINES:
         return sorted({name for name in folders if "/" not in name}.difference(UNLOADED, query.without))
     is_inside = query.role in EXCHANGED and any(name.startswith(f"{query.role}/") for name in files)
@@ -92,10 +92,10 @@ def _list_parts(files: Collection[str], folders: Iterable[str], query: WeightQue
 
 
 def _choose_files(files: Mapping[str, int], query: WeightQuery) -> list[str]:
-    """Return which of a hub model's files hold the weights that are loaded: of each part one, or its shards.
+    """Return the files of a hub model to load: for each part one file, or its shards.
 
     Raises:
-        ModelError: several could be a LoRA.
+        ModelError: there is no LoRA, or there are several.
     """
     if query.role == "lora":
         return [choose_file(query.model, files, query.file)]
@@ -108,6 +108,6 @@ def _choose_files(files: Mapping[str, int], query: WeightQuery) -> list[str]:
 
 
 def _choose_network(names: Collection[str], query: WeightQuery) -> list[str]:
-    """Return the names of one network's weights: by the libraries' names, or what replaces a scorer's by any."""
+    """Return one network's weight files: by the libraries' names, else the only one of a scorer's head or weights."""
     only = find_only_weights(names) if query.role in ("head", "weights") else None
     return choose_weights(names, query.variant) or ([only] if only else [])

@@ -14,13 +14,13 @@ from agfsync.models.flow_matching import PATCH, TIMESTEPS, Family, FlowMatching,
 from agfsync.models.loading import silence_libraries
 
 _SIDE = 1024
-"""pixels of the side of an image, by the pipeline's default"""
+"""the pipeline's default side of an image, in pixels"""
 _TEXT_TOKENS = 512
-"""the most tokens of text that the pipeline of diffusers reads"""
+"""the most tokens of text that diffusers' pipeline reads"""
 
 
 def _encode_prompts(pipeline: Any, prompts: Sequence[str], size: Size) -> Conditioning:
-    """Return the last hidden states but one of the language model, by the pipeline's own method, and their mask."""
+    """Return the language model's second-to-last hidden states, from the pipeline's own method, and their mask."""
     with silence_libraries():
         texts, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
     return pad_texts(texts, _TEXT_TOKENS)
@@ -38,7 +38,7 @@ def _check_settings(pipeline: Any, guidance: float, negative_prompt: str) -> Non
 def _predict_listed(
     network: Any, noisy_BCHW: Tensor, timesteps_B: Tensor, arguments: dict[str, Any], guidance: float
 ) -> Tensor:
-    """Give the network images and texts one by one; its time runs from 0 in noise to 1, and its velocity with it."""
+    """Return the velocity: the network takes lists of images and texts; its time runs from 0 (noise) to 1 (clean)."""
     texts = [text_TD[mask_T] for text_TD, mask_T in zip(arguments["text"], arguments["mask"], strict=True)]
     predicted = network(list(noisy_BCHW.unsqueeze(2)), 1 - timesteps_B / TIMESTEPS, texts).sample
     return -torch.stack([each_CFHW.squeeze(1) for each_CFHW in predicted])
@@ -56,7 +56,7 @@ _FAMILY = Family(
     Z_IMAGE_ARCHITECTURE,
     check=_check_settings,
     predict=_predict_listed,
-    # diffusers adds the difference to the prediction with the prompt: guidance 0 is none.
+    # diffusers adds guidance * difference to the prediction with the prompt: 0 means no guidance.
     scale=lambda pipeline, guidance: 1 + guidance,
 )
 ZImage = partial(FlowMatching, _FAMILY)
