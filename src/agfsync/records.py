@@ -1,7 +1,7 @@
 """The records that stages exchange, each with the Arrow schema of its table.
 
 A record's key is a digest of its inputs: the same work has the same key on every machine, so that finished work is
-recognised even if other settings have changed.
+recognised although other settings have changed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Images to bytes and back, only in formats that are safe to open.
+"""Encode and decode images, only in formats that are safe to open.
 
 A file is accepted if its image is unambiguous: a complete PNG, WebP or JPEG of one still image, 8 bits per channel,
 opaque, in grey, palette or RGB, of a reasonable size. The image is rotated by its EXIF orientation, since people have

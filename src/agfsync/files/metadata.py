@@ -24,7 +24,7 @@ _COMPLETE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 _APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
 """the markers of a JPEG's application segments and comments"""
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
-"""A marker, but for restart markers and the escaped 0xFF (FF 00), which occur within a JPEG's pixels."""
+"""A marker, except restart markers and the escaped 0xFF (FF 00), which occur within a JPEG's pixels."""
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 """the markers before the pixels and at the end of the image, and those without a segment"""
 

@@ -92,7 +92,7 @@ class Architecture:
     latent_statistics: Sequence[str] = ()
     """keys of the VAE's configuration, in addition to scaling_factor, that diffusers' pipeline applies to latents"""
     latent_patch: int = 1
-    """the network's latents are squares of the VAE's, with this side, and have all their channels"""
+    """one latent of the network is a square of the VAE's latents with this side, with all their channels"""
     adapter_targets: Sequence[str] = ATTENTION
     """the layers of its network that a LoRA adapts, by the ends of their names"""
     steerable: bool = False

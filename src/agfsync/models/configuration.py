@@ -88,7 +88,7 @@ class PipelinePart:
 
 
 PipelineParts = Mapping[str, PipelinePart]
-"""Name in the pipeline -> part, without the parts that the pipeline was saved without."""
+"""Name in the pipeline -> part; parts that the pipeline was saved without are missing."""
 
 
 def parts_of(pipeline: Any) -> PipelineParts:

@@ -170,7 +170,7 @@ def _list_causes(failure: BaseException) -> Iterator[BaseException]:
 
 
 def _may_be_absent(answer: BaseException, failure: BaseException) -> bool:
-    """Return True if the answer is a missing file without relation to `failure`: many files are optional."""
+    """Return True if the answer only says that an optional file is missing, and isn't the cause of `failure`."""
     from huggingface_hub import errors
 
     if not isinstance(answer, errors.RemoteEntryNotFoundError):

@@ -14,7 +14,7 @@ from torch import nn
 
 _DENOISERS = ("unet", "transformer")
 DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-"""prefixes of a network's path: none, ComfyUI's, the original's, peft's; its name in the pipeline is another"""
+"""prefixes of a network's path, in addition to its name in the pipeline: none, ComfyUI's, the original's, peft's"""
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
 """prefixes of a network's path with underscores: kohya's, OneTrainer's, LyCORIS'"""
 

@@ -40,7 +40,7 @@ def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
 
 
 def check_lora(parts: Mapping[str, Any], lora: Lora, file: Path) -> list[str]:
-    """Return the remark on the changes in `file` that don't fit a pipeline's `parts`, which need hold no data.
+    """Return the remark on the changes in `file` that don't fit a pipeline's `parts`, which may be without data.
 
     Raises:
         ModelError: `fuse_loras` would raise it for this LoRA.
@@ -52,7 +52,7 @@ def check_lora(parts: Mapping[str, Any], lora: Lora, file: Path) -> list[str]:
 def find_misfits(parts: Mapping[str, Any], known: Mapping[str, Target], changes: Sequence[Change]) -> dict[str, str]:
     """Return the names of the `changes` that don't fit a pipeline's `parts`, each with the reason.
 
-    Only shapes are compared: nothing is changed, no product is computed, and `parts` need hold no data.
+    Only shapes are compared: nothing is changed, no product is computed, and `parts` may be without data.
     """
     reasons = {change.name: _describe_misfit(parts, known.get(change.name), change) for change in changes}
     return {name: reason for name, reason in reasons.items() if reason}

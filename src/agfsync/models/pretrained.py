@@ -269,7 +269,7 @@ def describe_misfit(
     mismatched: Collection[str] = (),
     unexpected: Collection[str] = (),
 ) -> str:
-    """Return the message that the weights of `name` don't fit a network of the class `kind`; it has some names."""
+    """Return the message that the weights of `name` don't fit a `kind`, with the names of some of them."""
     faults = [
         f"{len(keys)} {what} ({', '.join(sorted(keys)[:_NAMED])}{', ...' if len(keys) > _NAMED else ''})"
         for keys, what in (

@@ -26,7 +26,7 @@ _SUFFIX = ".safetensors"
 TEXT_MODEL = "text_model."
 LEFT_OVER = re.compile(
     r"^model_ema\."  # a second copy of the UNet
-    r"|^(alphas|betas|sqrt_|log_one_minus_|posterior_|lvlb_|logvar|denoiser\.|scale_factor$|global_step$)"  # numbers
+    r"|^(alphas|betas|sqrt_|log_one_minus_|posterior_|lvlb_|logvar|denoiser\.|scale_factor$|global_step$)"  # constants
     r"|^(v_pred|ztsnr)$"  # read by `read_prediction`
     r"|(^|\.)(loss|model_ema)\."  # of the VAE's training
     r"|(^|\.)attn_mask$"  # a constant of open_clip
