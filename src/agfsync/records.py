@@ -1,7 +1,7 @@
 """The records that stages exchange, each with the Arrow schema of its table.
 
 A record's key is a digest of its inputs: the same work has the same key on every machine, so that finished work is
-recognised although other settings have changed.
+recognised even if other settings have changed.
 """
 
 import hashlib
@@ -159,7 +159,7 @@ class Caption(Record):
 
 @dataclass(frozen=True, slots=True)
 class Question(Record):
-    """An atomic question about an image of the caption. `answer` is the expected answer, which the caption states.
+    """An atomic question that the caption answers. `answer`, a short word, is the answer for a faithful image.
 
     `parents` are the texts of the questions that must have their expected answers for this one to make sense. `choices`
     are the answers that a judge chooses from; if they are empty, yes and no if `answer` is one of them, else any
