@@ -54,9 +54,9 @@ class EncodedPairs:
         return len(self.winner_P)
 
     def make_batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> LatentBatch:
-        """Return the pairs at `rows`, int64 (P,), on `device`. `dropped`, bool (P,), marks pairs without their caption.
+        """Return the pairs at `rows`, int64 (P,), on `device`. `dropped`, bool (P,), marks dropped captions.
 
-        They get the empty prompt for both images: otherwise the prompt would tell the winner from the loser.
+        Both images of such a pair get the empty prompt: otherwise the prompt would tell the winner from the loser.
         """
         images_B = torch.cat([self.winner_P[rows], self.loser_P[rows]])
         prompts_P = _drop_captions(self.prompt_P[rows], dropped)
@@ -92,7 +92,7 @@ class RatedImages:
         return len(self.prompt_I)
 
     def make_batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> LatentBatch:
-        """Return the images at `rows`, int64 (B,), on `device`. `dropped`, bool (B,), marks images without caption."""
+        """Return the images at `rows`, int64 (B,), on `device`. `dropped`, bool (B,), marks dropped captions."""
         return _gather_images(self, rows, _drop_captions(self.prompt_I[rows], dropped), device)
 
     def save(self, path: Path, digest: str) -> Self:
@@ -158,7 +158,7 @@ def draw_rows_of_step(seed: int, step: int, size: int, items: int, groups: Tenso
 
 
 def draw_dropped_rows(seed: int, step: int, size: int, share: float) -> Tensor | None:
-    """Draw the items of step `step` without caption, bool (size,), each with probability `share`; None for 0."""
+    """Draw the dropped captions of step `step`, bool (size,), each True with probability `share`; None for 0."""
     if share == 0:
         return None
     return torch.rand(size, generator=torch.Generator().manual_seed(derive_seed(seed, "dropout", step))) < share

@@ -25,9 +25,8 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # peft warns that it can't merge adapters into torchao's weights; none is merged
+        # peft warns that it can't merge adapters into torchao's weights, but nothing merges them.
+        warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, network)

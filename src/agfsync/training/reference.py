@@ -34,7 +34,7 @@ class FrozenCopy:
 
     With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step, in
     half the memory. Its predictions are the same to the last bit, so that the DPO loss of an untrained network is
-    log 2. The copy is compiled only if `is_compiled`, even if the network is.
+    log 2. The copy is compiled only with `is_compiled`, even if the network is compiled.
     """
 
     def __init__(self, network: nn.Module, precision: str, is_compiled: bool = False) -> None:

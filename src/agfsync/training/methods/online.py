@@ -24,8 +24,7 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.trajectories import GuidedPrediction, Trajectory, sample_trajectory
 
 _OF_IMAGES = ("latents_BCHW", "states_BSCHW", "next_states_BSCHW", "log_probabilities_BS")
-"""The tensors of a trajectory that have one row per image; the times and standard deviations are common to all images.
-"""
+"""The tensors of a trajectory that have one row per image; all images share the times and standard deviations."""
 
 
 class OnlineMethod:

@@ -55,9 +55,9 @@ class PolicyGradient(OnlineMethod):
 
     With `step_weights` "variance", the weight of a step is the variance of its noise, scaled to a mean of 1. The
     gradient of a step's log-probability grows with 1 / std, but the step's effect on the image grows with std: of 10
-    DDIM steps, the last one with noise has 95 % of the summed squares, and nearly no effect on the image. "equal" is as
-    published for DDIM with 50 steps, where that step has half of the summed squares. The published code of CPS leaves
-    the variance out of the log-probability, which amounts to "variance".
+    DDIM steps, the last one with noise has 95 % of the summed squared gradients, and nearly no effect on the image.
+    "equal" is as published for DDIM, where this step has half of the sum with 50 steps. The published code of CPS
+    leaves the variance out of the log-probability, which amounts to "variance".
     """
 
     reward: Mapping[str, float]

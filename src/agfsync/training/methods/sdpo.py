@@ -1,4 +1,4 @@
-"""Diffusion-SDPO (arXiv:2511.03317): DPO with a limit on the loser's gradient, which can't raise the winner's error."""
+"""Diffusion-SDPO (arXiv:2511.03317): DPO in which the loser's gradient can't raise the winner's error."""
 
 from dataclasses import dataclass, replace
 
