@@ -1,4 +1,4 @@
-"""The choice `best-worst`: the best and the worst of each caption's candidates by the weighted sum (Eq. 5 to 7)."""
+"""The choice `best-worst`: the best and the worst candidate of each caption by the weighted sum (Eq. 5 to 7)."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from agfsync.choices import (
 
 @dataclass(frozen=True, slots=True)
 class BestWorst:
-    """Winner = argmax S, loser = argmin S with S = sum of w_i s_i, the first of equals.
+    """Winner = argmax S, loser = argmin S, with S = sum of w_i s_i; of equal sums, the first.
 
-    A candidate that lacks a weighted score takes no part.
+    A candidate that lacks a weighted score is left out.
     """
 
     weights: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""The choice `by-aspect`: pairs by each judge alone, of the best and the worst candidate or of every two."""
+"""The choice `by-aspect`: pairs by each judge separately, of the best and the worst candidate or of all couples."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -10,20 +10,20 @@ from agfsync.choices.best_worst import BestWorst
 from agfsync.choices.every import EveryCouple
 
 CONTRADICTED = "contradicted in another order"
-"""Why a couple that its judge's scores tell apart gives no pair."""
+"""The reason why a couple with different scores gives no pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByAspect:
-    """Best and worst by each judge alone, the first of equals, or every two candidates that differ.
+    """The best and the worst candidate by each judge separately (of equals, the first), or all couples that differ.
 
-    With `couples` "extremes" there are up to as many pairs of a caption as judges, with "every" up to N (N - 1) / 2
-    times as many. On a couple among its `ties` a judge contradicts itself: it gives no pair and is counted.
-    Judges may disagree: the winner of one can be the loser of another, and the same couple may be chosen by several,
-    each time as a pair of its own. A candidate that lacks a judge's score takes no part in that judge's pair alone.
+    With `couples` "extremes", each judge makes at most one pair per caption; with "every", at most N (N - 1) / 2. A
+    couple in a judge's `ties`, on which the judge contradicts itself, gives no pair and is counted. Judges may
+    disagree: the winner of one can be the loser of another, and several judges may choose the same couple, each as a
+    separate pair. A candidate that lacks a judge's score is left out only from the pairs of this judge.
 
     Args:
-        minimum_margin: on each judge's own scale; on one scale with `pairs.normalise`.
+        minimum_margin: on each judge's own scale; on a common scale with `pairs.normalise`.
     """
 
     judges: Sequence[str]

@@ -1,4 +1,4 @@
-"""The choice `calibrated`: best and worst by the weighted sum of expected win rates (CaPO, arXiv:2502.02588)."""
+"""The choice `calibrated`: best and worst by a weighted sum of expected win rates (CaPO, arXiv:2502.02588)."""
 
 import math
 from collections import Counter
@@ -11,13 +11,13 @@ from agfsync.choices.best_worst import BestWorst
 
 @dataclass(frozen=True, slots=True)
 class CalibratedBestWorst:
-    """Best and worst by C = sum of w_j c_j, where c_j is the win rate that judge j expects, on 0..100.
+    """Best and worst by C = sum of w_j c_j, where c_j is the expected win rate by judge j, in 0..100.
 
-    Win rates of all judges lie on one scale, so that the weights decide, and not the spreads of the raw scores. Weights
-    that sum to 1 keep C on 0..100 too. A candidate that lacks a weighted score takes no part, also not as an opponent.
+    The win rates of all judges have the same scale, so that the weights decide, and not the spreads of the raw scores.
+    If the weights sum to 1, C is in 0..100 too. A candidate that lacks a weighted score is left out, also as opponent.
 
     Args:
-        scale: a judge's points per unit of log-odds; 1 where it has none.
+        scale: judge -> its points per unit of log-odds; 1 for a judge without an entry.
     """
 
     weights: Mapping[str, float]
@@ -37,10 +37,10 @@ class CalibratedBestWorst:
 
 
 def expect_win_rates(values: Mapping[str, float], scale: float = 1.0) -> dict[str, float]:
-    """Return each candidate's expected win rate against the others, on 0..100, by the Bradley-Terry model.
+    """Return the expected win rate of each candidate against the others, in 0..100, by the Bradley-Terry model.
 
-    100 times the mean over the other candidates k of sigmoid((s_i - s_k) / scale). Equal values win one half. A single
-    candidate, without opponents, has 50.
+    It is 100 times the mean of sigmoid((s_i - s_k) / scale) over the other candidates k. Equal values count one half. A
+    single candidate, which has no opponents, has 50.
 
     >>> expect_win_rates({"a": 1.0, "b": 1.0})
     {'a': 50.0, 'b': 50.0}

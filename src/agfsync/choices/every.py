@@ -1,4 +1,4 @@
-"""The choice `every`: all ordered pairs of a caption's candidates whose weighted sums lie apart."""
+"""The choice `every`: a pair of every two candidates of a caption with different weighted sums."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from agfsync.choices import (
 
 @dataclass(frozen=True, slots=True)
 class EveryCouple:
-    """Every two candidates, the higher weighted sum S wins, in the order of drawing: at most N (N - 1) / 2 pairs.
+    """Every two candidates, in the order of drawing; the higher weighted sum S wins. At most N (N - 1) / 2 pairs.
 
-    Couples that tie or whose margin is too small are counted. A candidate that lacks a weighted score takes no part.
+    Couples with a tie or too small a margin are counted. A candidate that lacks a weighted score is left out.
     """
 
     weights: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""The choice `lot`: winner and loser drawn by lot, as a control that no judge had a part in."""
+"""The choice `lot`: a random winner and loser, as a control that uses no judge."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from agfsync.records import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class DrawnByLot:
-    """Two of a caption's candidates by lot: no score is read, and each ordered couple has the same chance.
+    """Two random candidates of a caption: no score is used, and each ordered couple has the same probability.
 
-    A method that gains as much from these pairs as from judged ones didn't gain by the judges. The lots depend on the
-    seed and the candidates' keys alone. The scores are the labels 1 and 0, as in a pair set.
+    If a method gains equally from these pairs and from judged ones, the judges aren't the cause. The draw depends only
+    on the seed and the candidates' keys. The scores are the labels 1 and 0, as in a pair set.
     """
 
     seed: int = 0

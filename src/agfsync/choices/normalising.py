@@ -1,6 +1,6 @@
-"""Normalisation of each judge's scores before a choice sees them: z-scores or ranks, over a caption or the run.
+"""Normalisation of each judge's scores before a choice: z-scores or ranks, over a caption or the run.
 
-Raw scales decide more than weights do: at equal weights the judge whose scores spread widest chooses nearly alone.
+Raw scales matter more than weights: with equal weights, the judge with the widest spread chooses nearly alone.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Normalisation = Literal["z-score", "rank"]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One judge's scores, sorted, with their mean and standard deviation (of the population)."""
+    """A judge's sorted scores, with their mean and their population standard deviation."""
 
     ordered: "array[float]"
     mean: float
@@ -28,7 +28,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self:
-        """Return the spread of `values`, whatever their order; there may be millions, held as bare numbers."""
+        """Return the spread of `values`, in any order; there may be millions, so they are kept as plain floats."""
         ordered = array("d", np.sort(np.fromiter(values, np.float64)).tobytes())
         if not ordered or ordered[0] == ordered[-1]:
             return cls(ordered, ordered[0] if ordered else 0.0, 0.0)
@@ -40,7 +40,7 @@ class Spread:
         return (value - self.mean) / self.deviation if self.deviation else 0.0
 
     def find_rank(self, value: float) -> float:
-        """Return the share of the other scores that one of these scores beats, on 0..100; an equal one counts one half.
+        """Return the share of the other scores that `value`, one of the scores, beats, in 0..100; a tie is one half.
 
         >>> spread = Spread.of([1.0, 2.0, 2.0, 9.0])
         >>> spread.find_rank(1.0), spread.find_rank(2.0), spread.find_rank(9.0)
@@ -53,18 +53,18 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Normaliser:
-    """Replaces each judge's scores by their z-scores or ranks. A candidate without a score stays without.
+    """Replaces each judge's scores by their z-scores or ranks. A missing score stays missing.
 
     Args:
         by: z-score or rank.
-        spreads: each judge's scores in the whole run. None: those of the same caption.
+        spreads: each judge's scores in the whole run; None to use those of the same caption.
     """
 
     by: Normalisation
     spreads: Mapping[str, Spread] | None = None
 
     def normalise(self, values: Mapping[str, CandidateScores]) -> dict[str, dict[str, float | None]]:
-        """Return a caption's scores, by candidate, normalised."""
+        """Return the normalised scores of a caption, by candidate."""
         spreads = measure_spreads(values) if self.spreads is None else self.spreads
         place = Spread.find_rank if self.by == "rank" else Spread.find_z_score
         return {
@@ -74,7 +74,7 @@ class Normaliser:
 
     @property
     def identity(self) -> list[Any]:
-        """The values that its result depends on in addition to a caption's own scores, as JSON can hold it."""
+        """The values that the result depends on, in addition to a caption's own scores, as JSON values."""
         if self.spreads is None:
             return [self.by, "caption"]
         return [self.by, "run", {judge: self._identify(spread) for judge, spread in self.spreads.items()}]
@@ -86,7 +86,7 @@ class Normaliser:
 
 
 def measure_spreads(values: Mapping[str, CandidateScores]) -> dict[str, Spread]:
-    """Return the spread of each judge's scores of a caption's candidates."""
+    """Return the spread of each judge's scores for the candidates of a caption."""
     by_judge: dict[str, list[float]] = {}
     for of in values.values():
         for judge, value in of.items():

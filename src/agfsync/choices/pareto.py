@@ -1,6 +1,6 @@
 """The choice `pareto`: winner from the upper, loser from the lower Pareto front of all judges (CaPO, arXiv:2502.02588).
 
-No weights and no scales: within a caption the fronts are the same for raw scores, ranks and calibrated win rates.
+It needs no weights and no scales: a caption has the same fronts for raw scores, ranks and calibrated win rates.
 """
 
 from collections import Counter
@@ -23,15 +23,15 @@ Scored = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class ParetoFronts:
-    """Winner of the upper front (dominated by none), loser of the lower front (dominates none), winner dominates loser.
+    """A winner from the upper front (no candidate dominates it) that dominates a loser from the lower front.
 
-    One candidate dominates another if no judge scores it lower and one scores it higher: so no judge prefers a loser.
-    CaPO draws a couple of the two fronts by lot at each training step. This takes one couple a caption, the same each
-    time: the one whose ranks lie furthest apart, of equals the first drawn. Where a candidate dominates any other,
-    there is such a couple; else the caption gives no pair.
+    The candidates of the lower front dominate no other. One candidate dominates another if no judge scores it lower and
+    at least one scores it higher, so that no judge prefers a loser. CaPO draws a random couple of the two fronts in
+    each training step. This choice is deterministic and takes one couple per caption: the one with the largest
+    difference in mean rank; of equals, the first drawn. If no candidate dominates another, the caption gives no pair.
 
-    A candidate's total is its mean rank: the share of the other candidates that it beats, over all judges, on 0..100.
-    A candidate that lacks a judge's score takes no part.
+    The total score of a candidate is its mean rank: the share of the other candidates that it beats, averaged over all
+    judges, in 0..100. A candidate that lacks a judge's score is left out.
     """
 
     judges: Sequence[str]
@@ -69,7 +69,7 @@ def dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
 def find_fronts(scored: Scored) -> tuple[list[str], list[str]]:
     """Return the candidates that no other dominates, and those that dominate no other, in the order of drawing.
 
-    A candidate that is comparable with none is on both fronts.
+    A candidate that neither dominates another nor is dominated is on both fronts.
     """
     upper = [key for key in scored if not any(dominates(scored[other], scored[key]) for other in scored)]
     lower = [key for key in scored if not any(dominates(scored[key], scored[other]) for other in scored)]

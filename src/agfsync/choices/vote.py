@@ -1,4 +1,4 @@
-"""The choice `vote`: the judges vote on every two candidates, without scales (BalancedDPO, arXiv:2503.12575)."""
+"""The choice `vote`: the judges vote on every couple; the scales don't matter (BalancedDPO, arXiv:2503.12575)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ Couple = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class MajorityVote:
-    """Winner and loser by the judges' votes: each judge has one for each couple, and none where it scores both alike.
+    """Winner and loser by the judges' votes: a judge has one vote per couple, and none if it scores both equally.
 
-    BalancedDPO labels a given couple by the majority. Of N candidates this takes, among the couples whose first has
-    the majority, the one whose first wins and whose second loses the most couples against all others (Copeland's
-    method); of equals the one with the clearer majority, then the first drawn. The scores are the votes for each.
-    A candidate that lacks a judge's score takes no part.
+    BalancedDPO labels a given couple by the majority. For N candidates, this choice considers the couples in which the
+    first candidate has the majority. It takes the one with the largest difference between the first's and the second's
+    Copeland scores (couples won minus couples lost against all others); of equals, the one with the larger majority,
+    then the first drawn. The scores are the votes for each. A candidate that lacks a judge's score is left out.
 
     Args:
-        minimum_margin: the winner must have more than this many votes more than the loser.
+        minimum_margin: the difference in votes must be larger than this.
     """
 
     judges: Sequence[str]
@@ -55,7 +55,10 @@ def cast_votes(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str
 
 
 def count_couples_won(margins: Mapping[Couple, float]) -> Counter[str]:
-    """Return how many more couples each candidate wins than it loses, by the votes' margins of every ordered couple."""
+    """Return the number of couples that each candidate wins minus those that it loses (Copeland's method).
+
+    `margins` has the margin of the votes of every ordered couple.
+    """
     wins: Counter[str] = Counter()
     for (one, _), margin in margins.items():
         wins[one] += (margin > 0) - (margin < 0)

@@ -1,7 +1,7 @@
-"""Scores of benchmarks by their own rules: (a model's judged images of a set) -> figures, one file a rule.
+"""Scores of benchmarks by their own rules: (a model's judged images of a prompt set) -> figures; one file per rule.
 
-A measure is a pure function, called for each judge, once for the base's images and once for the aligned model's. It
-names the same figures for both; what can't be computed is absent.
+A measure is a pure function. It is called for each judge, once with the base's images and once with the aligned
+model's, and gives both the same names of figures. Figures that can't be computed are absent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from agfsync.records import Answer, Question
 
 @dataclass(frozen=True, slots=True)
 class JudgedImage:
-    """A judge's score of the one image of a caption, 0..100, with its answers to the caption's questions, if any."""
+    """A judge's score of a caption's only image, in 0..100, with its answers to the caption's questions, if any."""
 
     category: str
     value: float
@@ -21,7 +21,7 @@ class JudgedImage:
     """by the question's key"""
 
     def list_right(self) -> dict[str, bool]:
-        """Return, by the key of each question that was answered, True if the answer is the expected one."""
+        """Return, for the key of each answered question, True if the answer is the expected one."""
         return {q.key: self.answers[q.key].answer == q.answer for q in self.questions if q.key in self.answers}
 
 

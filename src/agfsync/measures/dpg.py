@@ -10,10 +10,10 @@ from agfsync.measures import Figures, JudgedImage
 def measure_dpg(images: Sequence[JudgedImage]) -> Figures:
     """Return the mean over captions of the share of right answers, and the accuracy of each category of questions.
 
-    In the mean an answer counts as wrong if that to a parent counts as wrong: unlike in `measure_dsg` the rule goes on
-    from parent to child, in the order of the questions, as in DPG-Bench's code. The categories, of level 1 such as
-    "attribute" and of level 2 such as "attribute - color", are pooled over all captions' questions without that rule.
-    DPG-Bench draws four images of a caption; here there is one.
+    In the mean, an answer counts as wrong if the answer to a parent counts as wrong. Unlike in `measure_dsg`, the rule
+    is recursive, in the order of the questions, as in DPG-Bench's code. The categories are those of level 1, such as
+    "attribute", and of level 2, such as "attribute - color"; their accuracies are pooled over the questions of all
+    captions, without this rule. DPG-Bench draws four images per caption; here there is one.
     """
     marked = [(image, right) for image in images if (right := image.list_right())]
     if not marked:
@@ -32,7 +32,7 @@ def measure_dpg(images: Sequence[JudgedImage]) -> Figures:
 
 def _compute_share(image: JudgedImage, right: dict[str, bool]) -> float:
     asked = [question for question in image.questions if question.key in right]
-    # A parent that comes after its child counts by its own answer.
+    # A parent that comes after its child counts by its own answer alone.
     counted = {question.text.casefold(): right[question.key] for question in asked}
     for question in asked:
         counted[question.text.casefold()] &= all(counted.get(text.casefold(), True) for text in question.parents)

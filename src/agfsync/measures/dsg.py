@@ -9,8 +9,8 @@ from agfsync.measures import Figures, JudgedImage
 def measure_dsg(images: Sequence[JudgedImage]) -> Figures:
     """Return the mean over captions of the share of right answers, with the dependencies and without.
 
-    With them an answer also counts as wrong if that to a direct parent is wrong by itself. The rule isn't recursive:
-    a grandparent's answer counts by the parent's own only. The divisor is the number of all questions in either case.
+    With the dependencies, an answer also counts as wrong if the answer to a direct parent is wrong. The rule isn't
+    recursive: the answer to a grandparent has no effect. The divisor is the number of answered questions in both cases.
     """
     marked = [image for image in images if image.list_right()]
     if not marked:

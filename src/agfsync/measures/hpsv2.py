@@ -1,4 +1,4 @@
-"""The figures of the HPSv2 benchmark (arXiv:2306.09341): each style's mean score, and how much ten parts differ."""
+"""The figures of the HPSv2 benchmark (arXiv:2306.09341): each style's mean score, and the deviation of ten parts."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ import numpy as np
 from agfsync.measures import Figures, JudgedImage
 
 PARTS = 10
-"""Parts of a style's prompts, in their order: 80 each of the benchmark's 800."""
+"""The number of parts of a style's prompts, in their order: 80 of the benchmark's 800 prompts each."""
 
 
 def measure_hpsv2(images: Sequence[JudgedImage]) -> Figures:
-    """Return each style's mean of the ten parts' means and their population standard deviation; the mean of all images.
+    """Return the mean score of each style, with a standard deviation, and the mean over all images.
 
-    A style with fewer images than parts has no standard deviation, and its mean is that of its images.
+    The mean of a style is that of the means of its ten parts, and the standard deviation is their population's. A style
+    with fewer images than parts has no standard deviation, and its mean is the mean over its images.
     """
     styles: dict[str, list[float]] = {}
     for image in images:

@@ -1,4 +1,4 @@
-"""Soft-TIFA of GenEval 2 (arXiv:2512.16853): probabilities of the expected answers, not right and wrong."""
+"""Soft-TIFA of GenEval 2 (arXiv:2512.16853): probabilities of the expected answers instead of right and wrong."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from agfsync.measures import Figures, JudgedImage
 def measure_soft_tifa(images: Sequence[JudgedImage]) -> Figures:
     """Return the mean over captions of the arithmetic and of the geometric mean of P(expected answer).
 
-    The arithmetic mean is also given for each skill, pooled over its questions, and the geometric one for each category
-    of captions, which in GenEval 2 are the numbers of atoms. P is among all that the judge could say, if it knows that,
-    else against the other answers.
+    The arithmetic mean is also returned for each skill, pooled over its questions, and the geometric mean for each
+    category of captions, which is the number of atoms in GenEval 2. P is the probability among all possible replies if
+    the judge knows it, else against the other answers.
     """
     found = [(image, each) for image in images if (each := _list_probabilities(image))]
     if not found:
@@ -32,7 +32,7 @@ def measure_soft_tifa(images: Sequence[JudgedImage]) -> Figures:
 
 
 def _list_probabilities(image: JudgedImage) -> list[tuple[str, float]]:
-    """Return the skill and P(expected answer) of each question that was answered."""
+    """Return the skill and P(expected answer) of each answered question."""
     given = [(question, image.answers[question.key]) for question in image.questions if question.key in image.answers]
     return [
         (q.label or q.element_type, a.compute_p_right(q) if a.p_expected is None else a.p_expected) for q, a in given

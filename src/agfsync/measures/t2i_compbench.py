@@ -9,7 +9,7 @@ from agfsync.measures import Figures, JudgedImage
 
 
 def measure_t2i_compbench(images: Sequence[JudgedImage]) -> Figures:
-    """Return, for each category of captions, the mean over captions of the product of P(yes) against no."""
+    """Return, for each category of captions, the mean over captions of the product of P(yes) against no, in percent."""
     products = defaultdict[str, list[float]](list)
     for image in images:
         if found := [image.answers[q.key].compute_p_right(q) for q in image.questions if q.key in image.answers]:

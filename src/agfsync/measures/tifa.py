@@ -8,11 +8,11 @@ from agfsync.measures import Figures, JudgedImage
 
 
 def measure_tifa(images: Sequence[JudgedImage]) -> Figures:
-    """Return the mean over captions, their standard deviation, and the accuracy of each element type's questions.
+    """Return the mean and the standard deviation over captions, and the accuracy of each element type's questions.
 
-    A caption counts by the share of its questions that were answered as expected. An element type's accuracy is pooled
-    over the questions of all captions; the types are the file's own, such as "animal/human". The standard deviation is
-    the sample's, as in TIFA's code.
+    The score of a caption is the share of its answered questions that have the expected answer. The accuracy of an
+    element type is pooled over the questions of all captions; the types are the file's own, such as "animal/human". The
+    standard deviation is the sample's, as in TIFA's code.
     """
     marks = [image.list_right() for image in images]
     shares = [100 * fmean(of.values()) for of in marks if of]

@@ -1,7 +1,7 @@
 """Arithmetic on scores: mean differences, win rates, their intervals and p-values, Holm's correction, correlation.
 
 Shapes: N values of one judge on N prompts, base and aligned in the same order, so that every comparison is paired; R
-resamples. The measured error rates of what is here are in docs/evaluation.md.
+resamples. docs/evaluation.md has the measured error rates of these methods.
 """
 
 import math
@@ -17,18 +17,20 @@ Values = Sequence[float] | NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
 
 CONFIDENCE = 0.95
-"""The confidence of every interval; 1 - CONFIDENCE is the rate of false findings, half in either direction."""
+"""The confidence of every interval; 1 - CONFIDENCE is the rate of false findings, half in each direction."""
 FEWEST_FOR_INTERVAL = 6
-"""Prompts. With 5, all rise or all fall in 1 of 16 comparisons of equals: more than 5 % whatever is computed."""
+"""The fewest prompts for an interval. With 5, all values of two equal models rise or all fall in 1 of 16 comparisons,
+which is more than 5 % for any method."""
 FEWEST_FOR_VERDICT = 20
-"""Prompts below which nothing is called better or worse: rare large losses may not have shown yet."""
+"""The fewest prompts for a verdict of better or worse: with fewer, rare large losses may not have occurred yet."""
 
 _CELLS = 1 << 20
-"""Values drawn at a time by the bootstrap: bounds its memory to some 16 MB whatever the number of prompts."""
+"""The number of values that the bootstrap draws at a time: it limits the memory to about 16 MB for any number of
+prompts."""
 
 
 class Interval(NamedTuple):
-    """An interval of confidence, `low` <= `high`."""
+    """A confidence interval, `low` <= `high`."""
 
     low: float
     high: float
@@ -36,7 +38,7 @@ class Interval(NamedTuple):
 
 @dataclass(slots=True)
 class Mean:
-    """The mean of values that come one after the other."""
+    """The running mean of values."""
 
     count: int = 0
     total: float = 0.0
@@ -48,20 +50,20 @@ class Mean:
 
     @property
     def value(self) -> float | None:
-        """The mean; None without values."""
+        """The mean; None if there are no values."""
         return self.total / self.count if self.count else None
 
 
 class MeanInference(NamedTuple):
-    """An inference on the mean of a population from a sample of it; both None for too small a sample."""
+    """An inference on the mean of a population from a sample; both fields are None if the sample is too small."""
 
     interval: Interval | None
     p: float | None
-    """two-sided, of a true mean of 0"""
+    """the two-sided p-value of a true mean of 0"""
 
 
 class WinShares(NamedTuple):
-    """Shares in 0..1 of the prompts on which the aligned model scores higher, the same and lower; they add up to 1."""
+    """The shares of prompts on which the aligned model scores higher, the same and lower, in 0..1; they sum to 1."""
 
     better: float
     equal: float
@@ -77,7 +79,7 @@ def subtract_paired(base: Values, aligned: Values) -> NDArray[np.float64]:
     """Return `aligned` - `base`, float64 (N,).
 
     Raises:
-        ValueError: no prompts, or different numbers of them.
+        ValueError: there are no prompts, or the numbers of prompts differ.
     """
     base_N, aligned_N = np.asarray(base, np.float64), np.asarray(aligned, np.float64)
     if base_N.shape != aligned_N.shape or base_N.ndim != 1:
@@ -90,13 +92,13 @@ def subtract_paired(base: Values, aligned: Values) -> NDArray[np.float64]:
 def infer_mean(values: Values, resamples: int, seed: int, confidence: float = CONFIDENCE) -> MeanInference:
     """Return the interval of the mean of `values` and the p-value of a mean of 0; equal seeds give equal results.
 
-    The interval is, at either end, the wider of Student's t and the bootstrap-t (Efron and Tibshirani 1993, 12.5): the
-    former holds its rate where values are few, tied and symmetric, the latter where they are many and skewed. The
-    p-value is the larger of theirs and of 2^(1 - N), the least that flipping signs can give. Resamples bound it too:
-    it is at least 2 / (resamples + 1). Values that are all equal have an interval without width.
+    Each end of the interval is the wider one of Student's t and of the bootstrap-t (Efron and Tibshirani 1993, 12.5):
+    the former keeps its error rate if values are few, tied and symmetric, the latter if they are many and skewed. The
+    p-value is the larger one of both, and at least 2^(1 - N), the smallest p-value of a sign-flip test. It is also at
+    least 2 / (resamples + 1). If all values are equal, the interval has no width.
 
     Raises:
-        ValueError: no resamples.
+        ValueError: `resamples` is below 1.
     """
     values_N = np.asarray(values, np.float64)
     if resamples < 1:
@@ -121,22 +123,23 @@ def infer_mean(values: Values, resamples: int, seed: int, confidence: float = CO
 def infer_mean_over_seeds(
     values: Sequence[Values], resamples: int, seed: int, *, crossed: bool, confidence: float = CONFIDENCE
 ) -> MeanInference:
-    """Return the interval and the p-value of the mean over seeds and prompts; equal seeds give equal results.
+    """Return the interval and the p-value of the mean over seeds and prompts; an equal `seed` gives equal results.
 
-    The interval is, at either end, the wider of Student's t and of the percentiles of a hierarchical bootstrap, which
-    resamples seeds and prompts; the p-value is the larger of theirs. The squared standard error of the former is
-    V = A / S + B / N, for prompts of each seed's own A / S + B / (S N), with A the variance of the seeds' means and B
-    that of the prompts' (within a seed, if they are its own), and its degrees of freedom are Satterthwaite's. The noise
-    of single values is in both terms, so that V is rather too large than too small. A seed's deviation from the mean is
-    resampled times sqrt(S / (S - 1)), since few seeds would show too little of their spread. A single seed has the
-    inference of `infer_mean`, which says nothing of other seeds.
+    Each end of the interval is the wider one of Student's t and of the percentiles of a hierarchical bootstrap, which
+    resamples seeds and prompts; the p-value is the larger one of both. The squared standard error of Student's t is
+    V = A / S + B / N for crossed seeds, and A / S + B / (S N) if each seed has its own prompts. A is the variance of
+    the seeds' means, and B the variance of the prompts' means, or of the values within a seed if it has its own
+    prompts. The degrees of freedom are Satterthwaite's. The noise of single values is in both terms, so that V is too
+    large rather than too small. The bootstrap multiplies the seeds' deviations from the mean by sqrt(S / (S - 1)),
+    since the deviations of few seeds underestimate their spread. For a single seed the result is that of `infer_mean`,
+    which doesn't generalise to other seeds.
 
     Args:
         values: S seeds, each with its N values on the prompts.
         crossed: True if all seeds have the same prompts in the same order; False if each has its own.
 
     Raises:
-        ValueError: no seeds, no resamples, or different numbers of prompts for crossed seeds.
+        ValueError: there are no seeds, `resamples` is below 1, or crossed seeds have different numbers of prompts.
     """
     rows = [np.asarray(row, np.float64) for row in values]
     if not rows or resamples < 1:
@@ -169,12 +172,12 @@ def infer_mean_over_seeds(
 
 
 def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
-    """Return N values whose mean is that of `difference` in units of its standard deviation; None if nothing varies.
+    """Return N values with the mean of `difference` in units of its standard deviation; None if all are equal.
 
-    Judges of different scales can be compared by it.
+    This makes judges with different scales comparable.
 
-    They are the estimate plus its influence function, z + u - z (u^2 - 1) / 2 with u = (d - mean) / sd and
-    z = mean / sd, so that their spread holds the uncertainty of the standard deviation too.
+    The values are the estimate plus its influence function, z + u - z (u^2 - 1) / 2 with u = (d - mean) / sd and
+    z = mean / sd, so that their spread includes the uncertainty of the standard deviation.
     """
     difference_N = np.asarray(difference, np.float64)
     if difference_N.size < 2 or np.ptp(difference_N) <= 1e-12 * np.abs(difference_N).max():
@@ -188,9 +191,9 @@ def standardise_gains(difference: Values) -> NDArray[np.float64] | None:
 def find_minimum_detectable(
     spread: float, count: int, alpha: float = 1 - CONFIDENCE, power: float = 0.8
 ) -> float | None:
-    """Return the smallest mean difference that `count` prompts detect; None for fewer prompts than have an interval.
+    """Return the smallest mean difference that `count` prompts detect; None below `FEWEST_FOR_INTERVAL` prompts.
 
-    It shows at the two-sided level `alpha` in a share `power` of the runs if single differences have the standard
+    It is detected at the two-sided level `alpha` in a share `power` of the runs if the differences have the standard
     deviation `spread`: (t_{1 - alpha/2} + t_power) spread / sqrt(count), with count - 1 degrees of freedom.
     """
     if count < FEWEST_FOR_INTERVAL:
@@ -200,9 +203,9 @@ def find_minimum_detectable(
 
 
 def adjust_holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
-    """Return the p-values corrected for their number by Holm (1979). None, an untested entry, stays None.
+    """Return the p-values corrected for their number (Holm 1979). None, an untested entry, stays None.
 
-    The share of families with any false finding is at most the level, however the values depend on each other.
+    The family-wise error rate is at most the level, for any dependence between the values.
     """
     ranked = sorted(((key, p) for key, p in p_values.items() if p is not None), key=lambda each: each[1])
     adjusted: dict[K, float | None] = dict.fromkeys(p_values)
@@ -214,10 +217,10 @@ def adjust_holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
 
 
 def compute_win_shares(base: Values, aligned: Values) -> WinShares:
-    """Return the shares of the prompts on which `aligned` is above, equal to and below `base`.
+    """Return the shares of prompts on which `aligned` is above, equal to and below `base`.
 
     Raises:
-        ValueError: no prompts, or different numbers of them.
+        ValueError: there are no prompts, or the numbers of prompts differ.
     """
     difference_N = subtract_paired(base, aligned)
     better, worse = float(np.mean(difference_N > 0)), float(np.mean(difference_N < 0))
@@ -227,9 +230,9 @@ def compute_win_shares(base: Values, aligned: Values) -> WinShares:
 def infer_win_rate(shares: WinShares, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's score interval of the win rate over `count` prompts, in 0..1, narrowed by the ties.
 
-    A prompt's half-counted win varies by p (1 - p) - e / 4, with e the share of ties, so the ends solve
-    (rate - p)^2 = z^2 / N (p (1 - p) - e / 4): Wilson's without ties. e is the ties among N + z^2 prompts, so that
-    it is never taken for 1.
+    A tie counts as half a win, so that a prompt's win has the variance p (1 - p) - e / 4, with e the share of ties. The
+    ends solve (rate - p)^2 = z^2 / N (p (1 - p) - e / 4), which is Wilson's equation if there are no ties. e is the
+    number of ties over N + z^2, so that it stays below 1.
     """
     z2 = float(ndtri((1 + confidence) / 2)) ** 2
     ties = shares.equal * count / (count + z2)
@@ -241,10 +244,10 @@ def infer_win_rate(shares: WinShares, count: int, confidence: float = CONFIDENCE
 
 
 def correlate_values(x: Values, y: Values) -> float | None:
-    """Return Pearson's r in -1..1; None where it isn't defined: fewer than two values, or one side constant.
+    """Return Pearson's r in -1..1; None if it is undefined: fewer than two values, or `x` or `y` is constant.
 
     Raises:
-        ValueError: different numbers of values.
+        ValueError: the numbers of values differ.
     """
     x_N, y_N = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x_N.shape != y_N.shape:
@@ -257,16 +260,16 @@ def correlate_values(x: Values, y: Values) -> float | None:
 
 
 def _resample_means(values_N: NDArray[np.float64], resamples: int, draws: np.random.Generator) -> NDArray[np.float64]:
-    """Return the means of `resamples` draws of N out of `values_N`, float64 (R,), drawn in chunks of bounded memory."""
+    """Return the means of `resamples` resamples of `values_N`, float64 (R,), drawn in chunks of bounded memory."""
     chunk = max(1, _CELLS // values_N.size)
     parts = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
     return np.concatenate([values_N[draws.integers(0, values_N.size, (p, values_N.size))].mean(axis=1) for p in parts])
 
 
 def _resampled_t(values_N: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return Student's t of `resamples` draws of N out of `values_N` against their mean, float64 (R,).
+    """Return Student's t of `resamples` resamples of `values_N` against the mean of `values_N`, float64 (R,).
 
-    A draw of equal values has no spread of its own and takes that of all. Drawn in chunks of bounded memory.
+    For a resample of equal values, the spread of `values_N` is used. Resamples are drawn in chunks of bounded memory.
     """
     draws, count = np.random.default_rng(seed), values_N.size
     centred_N = values_N - values_N.mean()

@@ -1,6 +1,6 @@
-"""The accuracy of judges on labelled pairs of images: rules that say how ties count, intervals over prompts.
+"""The accuracy of judges on labelled pairs of images: rules for ties, intervals over prompts.
 
-Papers count ties by different rules, so that a figure without its rule can't be compared:
+Papers count ties by different rules, so that an accuracy without its rule can't be compared:
 
     rule          label tie      equal values    used by
     half          left out       one half        this package
@@ -31,7 +31,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """Two images of a prompt. `label` is 1 if the first is preferred, -1 if the second is, 0 for a tie."""
+    """Two images of a prompt. `label` is 1 if the first is preferred, -1 if the second is preferred, 0 for a tie."""
 
     prompt: str
     first: str
@@ -44,12 +44,12 @@ class LabelledPair:
 def credit_pairs(
     labels: Sequence[int], differences: Sequence[float] | Numbers, rule: TieRule = "half", threshold: float = 0.0
 ) -> Numbers:
-    """Return how right a judge is on each pair, in 0..1, float64 (P,); NaN where a pair is left out.
+    """Return a judge's credit for each pair, from 0 (wrong) to 1 (right), float64 (P,); NaN if the pair is left out.
 
     Args:
         labels: 1, -1 or 0, see `LabelledPair`.
-        differences: the first image's value less the second's; NaN where one has none, and the pair is left out.
-        threshold: values that differ by no more are a tie, by the rules threshold and exact.
+        differences: the first image's value minus the second's; NaN if one has none, which leaves the pair out.
+        threshold: values that differ by at most this are a tie in the rules threshold and exact.
 
     >>> credit_pairs([1, 1, 1, 0], [0.5, -0.5, 0.0, 0.1]).tolist()
     [1.0, 0.0, 0.5, nan]
@@ -72,7 +72,7 @@ def credit_pairs(
 
 @dataclass(frozen=True, slots=True)
 class PromptSums:
-    """A judge's credits by prompt: their sum and number, each float64 (Q,), of the prompts with any."""
+    """A judge's credits by prompt: their sum and number, each float64 (Q,), for the prompts that have any."""
 
     prompts: tuple[str, ...]
     sums_Q: Numbers
@@ -85,21 +85,21 @@ class PromptSums:
 
     @property
     def by_prompt(self) -> float:
-        """The mean over the prompts of each prompt's mean."""
+        """The mean over prompts of each prompt's mean."""
         return float((self.sums_Q / self.counts_Q).mean())
 
     @property
     def influence_Q(self) -> Numbers:
-        """A value for each prompt whose mean is `pooled` and whose spread is that of the ratio: its influence function.
+        """The influence function of `pooled`: one value per prompt, with the mean `pooled` and the spread of the ratio.
 
-        pooled + (sum - pooled x count) / mean count, for pairs of one prompt aren't independent.
+        It is pooled + (sum - pooled x count) / mean count. Values per pair wouldn't be independent within a prompt.
         """
         influence: Numbers = self.pooled + (self.sums_Q - self.pooled * self.counts_Q) / self.counts_Q.mean()
         return influence
 
 
 def sum_by_prompt(prompts: Sequence[str], credits_P: Numbers) -> PromptSums:
-    """Return the sums over the pairs of each prompt, without those that are NaN."""
+    """Return the sums of the credits over the pairs of each prompt; NaN is left out."""
     sums: dict[str, list[float]] = defaultdict(list)
     for prompt, credit in zip(prompts, credits_P.tolist(), strict=True):
         if credit == credit:
@@ -109,10 +109,11 @@ def sum_by_prompt(prompts: Sequence[str], credits_P: Numbers) -> PromptSums:
 
 
 def describe_accuracy(prompts: Sequence[str], credits_P: Numbers, resamples: int, seed: int) -> dict[str, Any]:
-    """Return a judge's figures as JSON can hold them; without pairs there are only the counts.
+    """Return a judge's figures as JSON values; without pairs there are only the counts.
 
-    `pairs` and `prompts` that count, `unscored` pairs, `accuracy` pooled over pairs with the ends `low` and `high` of
-    its 95 % interval, and `by_prompt` with `by_prompt_low` and `by_prompt_high`; an end is None for few prompts.
+    The counts are those of the credited `pairs`, their `prompts` and the `unscored` pairs. `accuracy` is pooled over
+    pairs, with the ends `low` and `high` of its 95 % interval. `by_prompt` is the mean over prompts, with
+    `by_prompt_low` and `by_prompt_high`. The ends are None if there are too few prompts.
     """
     found, unscored = sum_by_prompt(prompts, credits_P), int(np.isnan(credits_P).sum())
     counts = {"pairs": int(found.counts_Q.sum()), "prompts": len(found.prompts), "unscored": unscored}
@@ -130,9 +131,9 @@ def describe_accuracy(prompts: Sequence[str], credits_P: Numbers, resamples: int
 def compare_accuracy(
     prompts: Sequence[str], credits_P: Numbers, others_P: Numbers, resamples: int, seed: int
 ) -> tuple[float, MeanInference] | None:
-    """Return the pooled accuracy less that of another judge, on the pairs that both have judged; None without any.
+    """Return the pooled accuracy minus that of another judge, on the pairs that both have judged; None without any.
 
-    The interval is that of the paired difference over prompts.
+    The inference is on this paired difference, over prompts.
     """
     both_P = np.where(np.isnan(credits_P) | np.isnan(others_P), np.nan, credits_P - others_P)
     found = sum_by_prompt(prompts, both_P)
@@ -149,20 +150,20 @@ def tabulate_accuracy(
     seed: int,
     rule: TieRule = "half",
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return aspect -> judge -> figures, as `describe_accuracy` gives them; the aspect "" is all pairs.
+    """Return aspect -> judge -> figures of `describe_accuracy`; the aspect "" is all pairs. Tie labels are left out.
 
-    The other judges' figures have the `difference` of the leading judge's accuracy less theirs on the pairs that both
-    judged, with `difference_low`, `difference_high` and `p`.
+    With `lead`, the figures of every other judge also have the `difference`: the accuracy of the judge `lead` minus
+    this judge's on the pairs that both judged, with `difference_low`, `difference_high` and `p`.
 
     Args:
-        differences: of each judge, see `credit_pairs`, float64 (P,).
+        differences: judge -> differences as in `credit_pairs`, float64 (P,).
     """
     prompts = [pair.prompt for pair in pairs]
     credits = {name: credit_pairs([p.label for p in pairs], each, rule) for name, each in differences.items()}
     aspects = sorted({pair.aspect for pair in pairs} - {""})
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for aspect in ["", *aspects]:
-        # An overall pair has no aspect; where all pairs have none, one table says it all.
+        # An overall pair has no aspect; if no pair has one, the table of all pairs is the only one.
         chosen = [n for n, pair in enumerate(pairs) if pair.label and aspect in ("", pair.aspect)]
         of = [prompts[n] for n in chosen]
         rows = table.setdefault(aspect, {})
@@ -184,15 +185,16 @@ def tabulate_accuracy(
 def tabulate_agreement(
     pairs: Sequence[LabelledPair], differences: Mapping[str, Numbers], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return how far each two judges agree, on the labelled pairs of which both prefer one image.
+    """Return the agreement of every two judges, on the labelled pairs for which both prefer an image.
 
-    `agreement` is the share on which they prefer the same image, with the ends of its 95 % interval over prompts.
-    `kappa` is Cohen's, of right and wrong: (agreement - expected) / (1 - expected), with the agreement that is expected
-    of independent judges of their accuracies a and b, a b + (1 - a)(1 - b) (error consistency, arXiv:2006.16736). It is
-    0 if they err independently, 1 if on the same pairs, and None if nothing else than agreement was possible.
+    `agreement` is the share of pairs on which they prefer the same image, with the ends of its 95 % interval over
+    prompts. `kappa` is Cohen's kappa of being right: (agreement - expected) / (1 - expected). The expected agreement is
+    that of independent judges with the same accuracies a and b, a b + (1 - a)(1 - b) (error consistency,
+    arXiv:2006.16736). Kappa is 0 if they err independently, 1 if they err on the same pairs, and None if the expected
+    agreement is 1.
 
     Args:
-        differences: of each judge, see `credit_pairs`, float64 (P,).
+        differences: judge -> differences as in `credit_pairs`, float64 (P,).
     """
     prompts, labels_P = [pair.prompt for pair in pairs], np.array([pair.label for pair in pairs], np.float64)
     found = []

@@ -1,4 +1,4 @@
-"""The calibration of judges that answer yes/no questions whose true answers are known. Pure.
+"""The calibration of judges on yes/no questions with known true answers: pure functions.
 
 Shapes: N answers, G images, B bins, R resamples.
 """
@@ -14,14 +14,14 @@ from agfsync.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, Interval, infer_
 from agfsync.statistics.accuracy import Numbers, describe_accuracy, sum_by_prompt
 
 BINS = 10
-"""Bins of equal width on 0..1."""
+"""The number of bins of equal width on 0..1."""
 
 _CELLS = 1 << 20
-"""Weights drawn at a time by the bootstrap."""
+"""The number of weights that the bootstrap draws at a time."""
 
 
 class KnownAnswer(NamedTuple):
-    """A judge's P(yes) of a question on an image, whose true answer is known; `image` is its key."""
+    """A judge's P(yes) for a question on an image, and the true answer; `image` is the image's key."""
 
     image: str
     element_type: str
@@ -30,7 +30,7 @@ class KnownAnswer(NamedTuple):
 
 
 class OpposedAnswers(NamedTuple):
-    """P(yes) of a question on an image and of its opposite, one of which is true and the other isn't."""
+    """P(yes) for a question on an image and for the opposite question; the true answer to exactly one is yes."""
 
     image: str
     p_yes: float
@@ -38,12 +38,13 @@ class OpposedAnswers(NamedTuple):
 
 
 def describe_answers(answers: Sequence[KnownAnswer], resamples: int, seed: int) -> dict[str, Any]:
-    """Return the figures of a judge's answers as JSON can hold them; an answer is yes if P(yes) is above one half.
+    """Return the figures of a judge's answers as JSON values; an answer is yes if P(yes) is above one half.
 
-    `questions` and `images`; the share of `right` answers; `yes_where_no`, the share of yes among those whose truth is
-    no, and `no_where_yes`; `ece`, see `compute_calibration_error`; each with the ends NAME_low and NAME_high of its
-    95 % interval over images. `brier` is the mean of (P(yes) - truth)^2, and `curve` that of `make_reliability_curve`.
-    `types` has the shares for each element type. A share of nothing is None, and so are the ends for few images.
+    `questions` and `images` are counts. `right` is the share of right answers; `yes_where_no` is the share of yes among
+    the questions with the true answer no, and `no_where_yes` the reverse; `ece` is `compute_calibration_error`. These
+    four have the ends NAME_low and NAME_high of their 95 % intervals over images. `brier` is the mean of
+    (P(yes) - truth)^2, and `curve` is `make_reliability_curve`. `types` has the shares for each element type. A share
+    without questions is None, and so are the ends of an interval if there are too few images.
     """
     images, p_N = [each.image for each in answers], np.array([each.p_yes for each in answers])
     true_N = np.array([each.truth for each in answers], np.bool_)
@@ -75,7 +76,7 @@ def _describe_shares(answers: Sequence[KnownAnswer], resamples: int, seed: int) 
 
 
 def make_reliability_curve(truths: Sequence[bool] | NDArray[np.bool_], p_yes: Sequence[float] | Numbers) -> list[Any]:
-    """Return the filled ones of ten equal bins of P(yes): `questions`, their mean `p_yes`, the share `yes` in truth.
+    """Return the non-empty ones of ten equal bins of P(yes): `questions`, their mean `p_yes`, the true share of `yes`.
 
     >>> make_reliability_curve([False, True, True], [0.25, 0.9375, 1.0])[1]
     {'low': 0.9, 'high': 1.0, 'questions': 2, 'p_yes': 0.96875, 'yes': 1.0}
@@ -95,9 +96,9 @@ def make_reliability_curve(truths: Sequence[bool] | NDArray[np.bool_], p_yes: Se
 
 
 def compute_calibration_error(truths: NDArray[np.bool_], p_yes: Numbers) -> float | None:
-    """Return the expected calibration error in 0..1: the mean over answers of |mean P(yes) - share of yes| of its bin.
+    """Return the expected calibration error (Naeini et al. 2015), in 0..1; None without answers.
 
-    Naeini et al. 2015; None without answers.
+    It is the mean over answers of |mean P(yes) - true share of yes| in the answer's bin.
     """
     gaps_N, bins_N = np.asarray(p_yes, np.float64) - truths, _find_bins(p_yes)
     return float(np.abs(np.bincount(bins_N, gaps_N, BINS)).sum() / len(gaps_N)) if len(gaps_N) else None
@@ -106,11 +107,12 @@ def compute_calibration_error(truths: NDArray[np.bool_], p_yes: Numbers) -> floa
 def infer_calibration_error(
     images: Sequence[str], truths: NDArray[np.bool_], p_yes: Numbers, resamples: int, seed: int
 ) -> Interval | None:
-    """Return the interval of the expected calibration error from a bootstrap over images; None for few of them.
+    """Return the interval of the expected calibration error from a bootstrap over images; None for too few images.
 
-    It is the basic one, 2 x error - quantiles: absolute values make a resample's error too large by about as much as
-    the sample's own is, which this takes off and percentiles would double. It begins at 0 unless the error is above the
-    97.5 % quantile of those that the resampled noise alone makes, since then a calibrated judge might have it.
+    It is the basic bootstrap interval, 2 x error - quantiles. The absolute values bias the error of a sample upwards,
+    and that of a resample again by about the same amount: the basic interval subtracts this bias, while percentiles
+    would double it. The interval starts at 0 unless the error is above the 97.5 % quantile of the errors that
+    resampling noise alone causes: below it, the judge may be calibrated.
     """
     keys = {image: row for row, image in enumerate(dict.fromkeys(images))}
     if len(keys) < FEWEST_FOR_INTERVAL:
@@ -132,11 +134,11 @@ def infer_calibration_error(
 
 
 def describe_yes_bias(couples: Sequence[OpposedAnswers], resamples: int, seed: int) -> dict[str, Any]:
-    """Return the figures of questions that were also asked the other way round.
+    """Return the figures of questions that were also asked as their opposite.
 
-    The number of `couples`; the shares of `both_yes` and `both_no`, each a contradiction; and `bias`, the former minus
-    the latter, in -1..1, with the ends `low` and `high` of its 95 % interval over images: above 0 for a judge that
-    likes to say yes.
+    `couples` is their number. `both_yes` and `both_no` are the shares of couples with these answers, each of which is a
+    contradiction. `bias` is `both_yes` - `both_no`, in -1..1, with the ends `low` and `high` of its 95 % interval over
+    images. It is above 0 for a judge that tends to say yes.
     """
     if not couples:
         return {"couples": 0}

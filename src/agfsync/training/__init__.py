@@ -37,16 +37,16 @@ class TrainableModel(Protocol):
 
 @runtime_checkable
 class DiffusionModel(TrainableModel, Protocol):
-    """A diffusion or flow model that can be aligned: it also has a noise schedule and encodes into its latent space."""
+    """A diffusion or flow model that can be aligned: it also has a noise schedule and encodes images into latents."""
 
     @property
     def adapter_targets(self) -> Sequence[str]:
-        """The ends of the names of the layers that a LoRA adapts."""
+        """The suffixes of the names of the layers that a LoRA adapts."""
         ...
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """The forward process that the network was made for."""
+        """The forward process that the network was trained for."""
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -54,18 +54,18 @@ class DiffusionModel(TrainableModel, Protocol):
         ...
 
     def image_conditioning(self, images: Sequence[Image.Image]) -> Conditioning:
-        """Return the conditioning on the images themselves, one row an image; {} for most networks.
+        """Return the conditioning on the images themselves, such as their sizes, one row per image.
 
-        An example is their sizes. It replaces the prompt's tensors of the same name.
+        Most networks have none: {}. These tensors replace the prompt's tensors of the same name.
         """
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the conditioning tensors of `prompts`, one row a prompt."""
+        """Return the conditioning tensors of `prompts`, one row per prompt."""
         ...
 
     def predict(self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the prediction of `network`, this model's or a copy of it, at the schedule's times: (B, C, H, W)."""
+        """Return the prediction of `network`, this model's or a copy of it, at times of the schedule: (B, C, H, W)."""
         ...
 
     def save_adapter(self, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -75,37 +75,37 @@ class DiffusionModel(TrainableModel, Protocol):
 
 @runtime_checkable
 class DifferentiableModel(DiffusionModel, Protocol):
-    """A model whose images have a gradient, for methods that follow the gradient of a reward."""
+    """A model with a differentiable decoder, for methods that follow the gradient of a reward."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """The latents of an image: channels, height, width."""
+        """The shape (C, H, W) of an image's latents."""
         ...
 
     def decode_pixels(self, latents_BCHW: Tensor) -> Tensor:
         """Return the RGB pixels of scaled latents, float32 (B, 3, H, W) in 0..1.
 
-        The gradient passes the clamp to 0..1, so that a saturated pixel has one.
+        The gradient passes through the clamp to 0..1, so that saturated pixels also have one.
         """
         ...
 
 
 class SamplingModel(DiffusionModel, Protocol):
-    """A model that can be sampled in training: it also says how it draws, and decodes latents."""
+    """A model that can be sampled in training: it also has sampling settings, and decodes latents."""
 
     @property
     def guidance(self) -> float:
-        """The scale of classifier-free guidance that it draws with; 1 where the guidance is built in."""
+        """The scale of classifier-free guidance in sampling; 1 if the guidance is built into the network."""
         ...
 
     @property
     def steps(self) -> int:
-        """The number of sampling steps that it draws with."""
+        """The number of sampling steps."""
         ...
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W of an image's latents."""
+        """The shape (C, H, W) of an image's latents."""
         ...
 
     def decode_latents(self, latents_BCHW: Tensor) -> Sequence[Image.Image]:
@@ -114,19 +114,19 @@ class SamplingModel(DiffusionModel, Protocol):
 
 
 class TracedModel(DiffusionModel, Protocol):
-    """A model that draws the starting noise of an image again from its seed."""
+    """A model that can redraw the starting noise of an image from its seed."""
 
     def draw_starting_noise(self, seeds: Sequence[int], conditioning: Conditioning) -> Tensor:
-        """Return the noise from which images of `seeds` were drawn, float32 (B, C, H, W), on the CPU."""
+        """Return the noise from which the images of `seeds` were drawn, float32 (B, C, H, W), on the CPU."""
         ...
 
 
 @runtime_checkable
 class ReleasingModel(Protocol):
-    """A model whose text encoders and VAE leave the memory when they aren't needed, and come back when they are."""
+    """A model that can free the memory of its text encoders and VAE, and reload them when they are needed."""
 
     def release_encoders(self) -> None:
-        """Free their memory."""
+        """Free the memory of the text encoders and the VAE."""
         ...
 
 
@@ -137,8 +137,8 @@ def release_encoders(model: Any) -> None:
 
 
 class Reference(Protocol):
-    """The base model, whose weights never change."""
+    """The frozen base model."""
 
     def __call__(self) -> AbstractContextManager[nn.Module]:
-        """Open a context whose network predicts as the base model does; no gradient is recorded in it."""
+        """Return a context that yields a network with the base model's predictions, and records no gradient."""
         ...

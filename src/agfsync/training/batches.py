@@ -1,6 +1,6 @@
-"""The images of a training as tensors: encoded once, cached, and drawn in an order that depends on the seed alone.
+"""The training images as tensors: encoded once, cached, and drawn in an order that depends only on the seed.
 
-The cache is memory-mapped: a batch reads its rows from the disk, and the images may be more than the memory holds.
+The cache is memory-mapped: a batch reads its rows from the disk, so the images may be larger than memory.
 
 Legend: I images, P pairs, B samples of a batch, C H W latent channels, height, width.
 """
@@ -20,12 +20,12 @@ PROMPT_PREFIX, IMAGE_PREFIX = "conditioning.", "image_conditioning."
 """Prefixes of the names of the conditioning's tensors in the cache."""
 LATENTS, NOISE = "latents_ICHW", "noise_ICHW"
 FORMAT = "5"
-"""The format of the cache; format 3 stored every tensor row by row, format 4 had another name for IMAGE_PREFIX."""
+"""The version of the cache's format. 3 stored every tensor row by row; 4 had another name for IMAGE_PREFIX."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatentBatch:
-    """A batch of images: clean latents (B, C, H, W) and conditioning (B rows); of pairs, winners first, then losers."""
+    """A batch of images: clean latents (B, C, H, W) and conditioning (B rows). For pairs: winners, then losers."""
 
     latents_BCHW: Tensor
     conditioning: Conditioning
@@ -33,12 +33,12 @@ class LatentBatch:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPairs:
-    """The winner, loser and prompt of every pair, as int64 (P,) rows of the images' latents and of the conditioning.
+    """Encoded pairs: the rows of each pair's winner and loser in the latents and of its prompt in the conditioning.
 
-    If captions are dropped, the last row of the conditioning is that of the empty prompt. `image_conditioning` is the
-    conditioning on the images themselves, one row an image; most networks have none. `margin_P`, float32, is by how
-    much the winner's score exceeds the loser's. `noise_ICHW` is the noise that each image was drawn from, if it is
-    needed.
+    The rows are int64 (P,). If captions are dropped, the last row of the conditioning is the empty prompt.
+    `image_conditioning` is the conditioning on the images themselves, one row per image; most networks have none.
+    `margin_P`, float32, is the winner's score minus the loser's. `noise_ICHW` is the noise that each image was drawn
+    from; None unless the training uses tracked noise.
     """
 
     latents_ICHW: Tensor
@@ -54,31 +54,31 @@ class EncodedPairs:
         return len(self.winner_P)
 
     def make_batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> LatentBatch:
-        """Return the pairs at `rows`, int64 (P,), on `device`; those `dropped`, bool (P,), get the empty prompt.
+        """Return the pairs at `rows`, int64 (P,), on `device`. `dropped`, bool (P,), marks dropped captions.
 
-        The winner and the loser of a pair lose their caption together: otherwise it would tell them apart.
+        Both images of such a pair get the empty prompt: otherwise the prompt would tell the winner from the loser.
         """
         images_B = torch.cat([self.winner_P[rows], self.loser_P[rows]])
         prompts_P = _drop_captions(self.prompt_P[rows], dropped)
         return _gather_images(self, images_B, prompts_P.repeat(2), device)
 
     def save(self, path: Path, digest: str) -> Self:
-        """Write the pairs to `path`, with the digest of what they were encoded from; return them as they lie there."""
+        """Write the pairs to `path` with the `digest` of their source; return them memory-mapped from that file."""
         _write_cache(self, path, digest, "winner_P", "loser_P", "prompt_P", "margin_P")
         return self.load(path, digest) or self
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Self | None:
-        """Return the pairs saved at `path` under `digest`; None if there are none, or they are damaged."""
+        """Return the pairs saved at `path`; None if the file is missing, damaged or has another digest."""
         found = _read_cache(path, digest)
         return None if found is None or "winner_P" not in found else cls(**found)
 
 
 @dataclass(frozen=True, slots=True)
 class RatedImages:
-    """Images with the prompt of each, int64 (I,), and the rating that a method gave it, float32 (I,).
+    """Encoded images, each with the row of its prompt, int64 (I,), and its rating by a method, float32 (I,).
 
-    The other fields are those of `EncodedPairs`.
+    The other fields are as in `EncodedPairs`.
     """
 
     latents_ICHW: Tensor
@@ -92,17 +92,17 @@ class RatedImages:
         return len(self.prompt_I)
 
     def make_batch(self, rows: Tensor, device: torch.device, dropped: Tensor | None = None) -> LatentBatch:
-        """Return the images at `rows`, int64 (B,), on `device`; those `dropped`, bool (B,), get the empty prompt."""
+        """Return the images at `rows`, int64 (B,), on `device`. `dropped`, bool (B,), marks dropped captions."""
         return _gather_images(self, rows, _drop_captions(self.prompt_I[rows], dropped), device)
 
     def save(self, path: Path, digest: str) -> Self:
-        """Write the images to `path`, with the digest of what they were encoded from; return them as they lie there."""
+        """Write the images to `path` with the `digest` of their source; return them memory-mapped from that file."""
         _write_cache(self, path, digest, "prompt_I", "rating_I")
         return self.load(path, digest) or self
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Self | None:
-        """Return the images saved at `path` under `digest`; None if there are none, or they are damaged."""
+        """Return the images saved at `path`; None if the file is missing, damaged or has another digest."""
         found = _read_cache(path, digest)
         return None if found is None or "rating_I" not in found else cls(**found)
 
@@ -147,10 +147,10 @@ def _strip_prefix(prefix: str, tensors: Conditioning) -> Conditioning:
 def draw_rows_of_step(seed: int, step: int, size: int, items: int, groups: Tensor | None = None) -> Tensor:
     """Draw the rows of step `step`: `size` of `items`, int64 (size,).
 
-    With `groups`, int64 (items,), the items of a group follow each other, and the groups are shuffled.
+    With `groups`, the group of each item, int64 (items,), the groups are shuffled and each group's items stay together.
 
     The shuffles of the epochs are concatenated and each step takes the next `size` rows, so that every item occurs once
-    an epoch and a resume needs to know the step alone.
+    per epoch, and a resume needs only the number of the step.
     """
     places = range(step * size, (step + 1) * size)
     shuffles = {epoch: _shuffle(seed, epoch, items, groups) for epoch in {place // items for place in places}}
@@ -158,7 +158,7 @@ def draw_rows_of_step(seed: int, step: int, size: int, items: int, groups: Tenso
 
 
 def draw_dropped_rows(seed: int, step: int, size: int, share: float) -> Tensor | None:
-    """Draw which items of step `step` lose their caption, bool (size,), each with probability `share`; None for 0."""
+    """Draw the dropped captions of step `step`, bool (size,), each True with probability `share`; None for 0."""
     if share == 0:
         return None
     return torch.rand(size, generator=torch.Generator().manual_seed(derive_seed(seed, "dropout", step))) < share

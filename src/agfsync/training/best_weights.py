@@ -1,4 +1,4 @@
-"""The best weights of a watched training, in files next to its checkpoints."""
+"""The best weights of a watched training, saved next to its checkpoints."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -14,35 +14,35 @@ from agfsync.files.tensors import read_metadata, read_tensors, write_tensors
 from agfsync.training.state import Parameters
 
 VALUES, PARAMETER = "values_N", "weight."
-"""The values' name in a file, and the prefix of the weights'."""
+"""The name of the values in a file, and the prefix of the names of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A judge's values of each held-out caption after `step` steps, float64 (N,), NaN where it gave none."""
+    """A judge's scores of the held-out captions after `step` steps, float64 (N,); NaN where the judge gave no score."""
 
     step: int
     values_N: Tensor
 
     @property
     def mean(self) -> float:
-        """The mean over the captions with a value; NaN if there is none."""
+        """The mean over the captions with a score; NaN if none has one."""
         return float(self.values_N.nanmean())
 
 
 @dataclass(frozen=True, slots=True)
 class BestWeights:
-    """The weights of the best measured step, in files of their own in `folder`, under the `digest` of the training.
+    """The weights of the best measured steps of the training `digest`, one file per step in `folder`.
 
-    A file stays until every checkpoint is of a later step than the next better one, so that a training that goes on
-    from any of them finds what was best then.
+    A file is kept until no checkpoint is older than the next better step, so that a training that resumes from any
+    checkpoint finds the best weights up to that step.
     """
 
     folder: Path
     digest: str
 
     def save(self, measured: Measured, weights: Mapping[str, Tensor]) -> None:
-        """Write the weights and values of a step.
+        """Write the weights and scores of a step.
 
         Raises:
             StoreError: the disk fails.
@@ -52,32 +52,32 @@ class BestWeights:
         write_tensors(self._make_path(measured.step), {VALUES: measured.values_N, **tensors}, head)
 
     def find(self, done: int) -> Measured | None:
-        """Return the best measurement of the first `done` steps, and delete those of later ones and of other trainings.
+        """Return the best measurement of the first `done` steps; delete the files of later steps and other trainings.
 
         Raises:
-            StoreError: its file is damaged.
+            StoreError: the file is damaged.
         """
         ours = {step: path for step, path in self._list_files() if step <= done}
         self._delete_but(ours.values())
         return Measured(max(ours), self._read(max(ours))[VALUES]) if ours else None
 
     def prune(self, steps: Collection[int]) -> None:
-        """Delete the files that no training needs which goes on from one of `steps`, or has ended without these."""
+        """Delete the files that a training resumed from one of `steps` doesn't need; without steps, delete all."""
         older = sorted((step for step, _ in self._list_files() if step <= min(steps, default=step)), reverse=True)
         for step in older[1:] if steps else older:
             self._make_path(step).unlink()
 
     def end(self, best: int, step: int) -> None:
-        """Note that the training has ended at `step` with the weights of the step `best`."""
+        """Record that the training has ended at `step` with the weights of the step `best`."""
         noted = {"digest": self.digest, "best": best, "step": step}
         write_atomic(self._end_file, json.dumps(noted).encode())
 
     def find_end(self) -> tuple[int, int] | None:
-        """Return the step whose weights are the result and the step at which the training ended, or None."""
+        """Return the step with the resulting weights and the step at which the training ended; None if it hasn't."""
         try:
             noted = json.loads(self._end_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None  # The training goes on from its last checkpoint, and notes its end again.
+            return None  # The training resumes from its last checkpoint, and records its end again.
         return (noted["best"], noted["step"]) if noted["digest"] == self.digest else None
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Checkpoints of the training state, from which training resumes to the last bit."""
+"""Checkpoints of the training state; a resumed training is bitwise equal to an uninterrupted one."""
 
 import json
 from collections.abc import Iterator
@@ -14,23 +14,23 @@ from agfsync.training.state import TrainingState
 
 KEPT = 2
 WEIGHT, AVERAGE, COUNT, _MEMORY = "weight", "average", "step", "memory"
-"""Kinds of tensors: a parameter, its average, the optimizer's number of steps, the objective's own values.
+"""Kinds of tensors: a parameter, its average, the optimizer's number of steps, the objective's memory.
 
-Other kinds are the optimizer's.
+Other kinds belong to the optimizer.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The checkpoints in `folder`. Those with another `digest`, of other settings or pairs, are ignored."""
+    """The checkpoints in `folder`. Checkpoints with another `digest` (other settings or pairs) are ignored."""
 
     folder: Path
     digest: str
 
     def save(self, step: int, state: TrainingState) -> None:
-        """Write the state after `step` steps; keep it and the one before, and delete all others.
+        """Write the state after `step` steps; keep this checkpoint and the one before it, and delete all others.
 
-        Where the state is sharded, the other processes must call `iterate_tensors` meanwhile.
+        If the state is sharded, the other processes must call `iterate_tensors` at the same time.
         """
         head = {
             "digest": self.digest,
@@ -41,23 +41,23 @@ class Checkpoints:
         head |= {"scaler": json.dumps(state.scaler.state_dict()), "parts": str(state.parts)}
         write_tensors(self._make_path(step), dict(iterate_tensors(state)), head)
         kept = [path for _, path in self._list_files()[:KEPT]]
-        # Also a partial file of a run that was killed while it wrote.
+        # Also delete the partial file of a run that was killed while it wrote.
         for path in self.folder.glob("*.safetensors*"):
             if path not in kept:
                 path.unlink()
 
     def find_last_step(self) -> int:
-        """Return the number of steps of the last checkpoint, 0 if there is none."""
+        """Return the step of the last checkpoint; 0 if there is none."""
         return max(self.list_steps(), default=0)
 
     def list_steps(self) -> list[int]:
-        """Return the steps after which a checkpoint was saved that is kept, the last first."""
+        """Return the steps of the kept checkpoints, the last first."""
         return [step for step, _ in self._list_files()]
 
     def restore(self, state: TrainingState) -> int:
-        """Load the last checkpoint into `state`; return its number of steps, 0 if there is none.
+        """Load the last checkpoint into `state`; return its step, 0 if there is none.
 
-        A damaged file is skipped: the same steps follow from the checkpoint before it.
+        A damaged file is skipped: training from the checkpoint before it repeats the same steps.
         """
         for step, path in self._list_files():
             found = read_tensors(path)
@@ -77,7 +77,7 @@ class Checkpoints:
 
 
 def iterate_tensors(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors of `state` by KIND.NAME, where NAME is the parameter's; sharded ones whole, on the CPU."""
+    """Yield all tensors of `state` by KIND.NAME, where NAME is the parameter's; sharded tensors whole, on the CPU."""
     tensors = [(f"{WEIGHT}.{name}", parameter.detach()) for name, parameter in state.parameters.items()]
     if state.average is not None:
         tensors += [(f"{AVERAGE}.{name}", weight) for name, weight in state.average.weights.items()]
@@ -86,13 +86,13 @@ def iterate_tensors(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
         yield name, gather_tensor(tensor).cpu() if state.is_sharded else tensor
     for name, parameter in state.parameters.items():
         for kind, moment in state.optimizer.state.get(parameter, {}).items():
-            # Copies: some optimizers share a tensor between parameters, and a file of tensors can't.
+            # Copies: some optimizers share a tensor between parameters, which a file of tensors can't hold.
             if kind != COUNT:
                 yield f"{kind}.{name}", gather_tensor(moment).cpu() if state.is_sharded else moment.clone()
 
 
 def _count_steps(state: TrainingState) -> int:
-    """Return the number of steps of the optimizer: fewer than the updates if fp16 has overflowed."""
+    """Return the number of steps of the optimizer, which is below the number of updates if fp16 has overflowed."""
     counts = [float(moments[COUNT]) for moments in state.optimizer.state.values() if COUNT in moments]
     return int(max(counts, default=0))
 
@@ -101,7 +101,7 @@ def _count_steps(state: TrainingState) -> int:
 def _load_state(found: TensorFile, state: TrainingState) -> None:
     """Copy the checkpoint into `state`, in place.
 
-    That keeps each tensor's memory layout, and so the order in which sums over it are rounded.
+    This keeps each tensor's memory layout, and thereby the order of the sums over it, which affects their rounding.
     """
     state.updates, moves = int(found.metadata["updates"]), int(found.metadata["moves"])
     state.scaler.load_state_dict(json.loads(found.metadata["scaler"]))
@@ -130,7 +130,7 @@ def _copy_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
 
 
 def _make_count(moves: int, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | int:
-    """Return the number of steps as the optimizer stores it: torch's is a tensor, on the device if it is fused."""
+    """Return the number of steps as the optimizer stores it: a tensor for torch's AdamW, on the device if fused."""
     if not isinstance(optimizer, torch.optim.AdamW):
         return moves
     fused = optimizer.defaults.get("fused")

@@ -1,6 +1,6 @@
-"""The training loop, the same for every method: collect a step's batches, take an optimizer step on each.
+"""The training loop of every method: collect the batches of a step, and take an optimizer step on each.
 
-All randomness of a step follows from (seed, step), so that a resume is exact.
+All random numbers of a step follow from (seed, step), so that a resume is exact.
 """
 
 import math
@@ -29,7 +29,7 @@ from agfsync.training.watching import LogLine, Watcher
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """The parts of a training that stay the same from step to step."""
+    """The parts of a training that don't change between steps."""
 
     actor: Actor
     objective: Objective
@@ -53,24 +53,25 @@ def train(
 ) -> None:
     """Train the actor's network in place, from the last checkpoint if there is one.
 
-    The network ends with its last weights, or with their average if the plan has `ema`. A `watcher` measures it before
-    the first step and after some steps, and may end the training: then it has the weights of the best measured step.
+    The network ends with its last weights, or with their average if the plan has `ema`. A `watcher` measures the
+    network before the first step and after some steps, and may end the training; the network then ends with the
+    weights of the best measured step.
 
-    The figures of each step are written to `log`, a JSON line each, and passed to `on_step`: step (1 for the first),
-    the objective's metrics, gradient_norm (before clipping; 0 in a step that is skipped because fp16 overflowed),
+    The figures of each step are written to `log` as a JSON line, and passed to `on_step`: step (1 for the first), the
+    objective's metrics, gradient_norm (before clipping; 0 if the step is skipped because fp16 overflowed),
     learning_rate and seconds; with fp16 also loss_scale. A step with several batches reports their means. The watcher
-    adds its figures and their watch_seconds, to a line of step 0 too, which has nothing else.
+    adds its figures and watch_seconds; it also adds a line of step 0, which has no other figures.
 
-    Each of several `processes` must make the same call. Each computes its share of every step, and all end with the
-    same weights; only the first writes and reports. A batch that doesn't fit into memory is split into twice as many
-    parts, down to one row each, and so are all later ones, also after a resume.
+    With several `processes`, every process must make the same call. Each computes its share of every step, and all end
+    with the same weights; only the first writes and reports. If a batch doesn't fit into memory, it is split into twice
+    as many parts, down to one row per part. Later batches keep this number of parts, also after a resume.
 
     Raises:
         DivergedError: a loss or gradient isn't finite; the weights are those of the step before.
-        RecipeError: the plan needs a package or an accelerator that isn't there.
-        ModelError: the network has no gradient checkpointing, and the plan asks for it.
+        RecipeError: the plan needs a package or an accelerator that is missing.
+        ModelError: the plan uses gradient checkpointing, which the network doesn't have.
         StoreError: a checkpoint or the log can't be written.
-        PeerError: another process is gone, or starts from another checkpoint.
+        PeerError: another process has ended, or starts from another checkpoint.
     """
     if plan.gradient_checkpointing:
         _enable_gradient_checkpointing(actor.network)
@@ -86,7 +87,7 @@ def train(
     done = checkpoints.restore(state) if ended is None else ended
     if not processes.agree_on(done):
         raise PeerError("the processes find other checkpoints: the run's folder must be on a disk that all share")
-    # In shards every use of the network is an exchange.
+    # Every use of a sharded network is an exchange between the processes.
     with explain_lost_peer(by_text=True) if sharded else nullcontext():
         if ended is None:
             _run_steps(training, state, done, checkpoints, log, on_step)
@@ -97,7 +98,7 @@ def train(
 
 
 def _shard(actor: Actor, processes: Processes) -> ShardedNetwork:
-    """Shard the network in training, and its frozen copy if there is one."""
+    """Shard the trained network, and its frozen copy if there is one."""
     if isinstance(actor.reference, FrozenCopy):
         actor.reference.shard(processes, actor.precision)
     return ShardedNetwork.shard(actor.network, processes, actor.precision)
@@ -111,7 +112,7 @@ def _run_steps(
     log: Path,
     on_step: Callable[[Mapping[str, float]], None],
 ) -> None:
-    """Run the steps after the first `done`, until the last or until the watcher ends the training."""
+    """Run the steps after the first `done`, up to the last one or until the watcher ends the training."""
     plan, processes, watcher = training.plan, training.processes, training.watcher
     writing = MetricsLog(log, done) if processes.is_first else nullcontext()
     with writing as metrics, use_trainable_attention(training.actor.device):
@@ -139,7 +140,7 @@ def _run_steps(
 def _record(
     training: _Training, state: TrainingState, checkpoints: Checkpoints, metrics: MetricsLog, line: LogLine
 ) -> LogLine:
-    """Log the line of a step with the watched judge's figures, and save the state where that is due."""
+    """Log the line of a step with the watched judge's figures, and save a checkpoint if one is due."""
     plan, watcher, step = training.plan, training.watcher, int(line["step"])
     if watcher is not None:
         line = watcher.observe(line, plan.steps, state)
@@ -162,8 +163,8 @@ def _has_checkpoint(plan: TrainingPlan, step: int) -> bool:
 def compute_learning_rate(plan: TrainingPlan, step: int) -> float:
     """Return the learning rate of `step`, 0 for the first.
 
-    The rate rises linearly over `plan.warmup` steps; then it stays, falls to 0 along half a cosine ("cosine"), or falls
-    linearly to a twentieth ("linear").
+    The rate rises linearly over `plan.warmup` steps. Then it is constant ("constant"), falls to 0 along half a cosine
+    ("cosine"), or falls linearly towards 0 and stays at a twentieth from there on ("linear").
     """
     if step < plan.warmup:
         return plan.learning_rate * (step + 1) / plan.warmup
@@ -185,7 +186,7 @@ def _enable_gradient_checkpointing(network: nn.Module) -> None:
 
 
 def _run_step(training: _Training, state: TrainingState, step: int, rate: float) -> dict[str, float]:
-    """Collect the step's batches and update the weights on each; return the mean figures."""
+    """Collect the batches of the step and update the weights on each; return the mean figures."""
     state.optimizer.param_groups[0]["lr"] = rate
     rows = training.processes.take_share(training.plan.batch)
     updates = [
@@ -195,13 +196,13 @@ def _run_step(training: _Training, state: TrainingState, step: int, rate: float)
 
 
 def _update(training: _Training, state: TrainingState, step: int, batch: Batch) -> dict[str, float]:
-    """Take one optimizer step on `batch`: gradient, then weights."""
+    """Take one optimizer step on `batch`, and return its figures."""
     plan = training.plan
     figures = _sum_gradients(training, state, step, batch)
     state.scaler.unscale_(state.optimizer)
     norm = gather_tensor(nn.utils.clip_grad_norm_(state.optimizer.param_groups[0]["params"], plan.max_gradient_norm))
     scale = state.scaler.get_scale()
-    # A gradient that overflows under a scale only says that it is too large: the update is left out, the scale halved.
+    # If the scaled gradient overflows, the scale is too large: the scaler skips the update and halves the scale.
     # Without scaling the scale is 1.
     if scale <= 1:
         _check_finite("gradient", norm.item(), step, plan)
@@ -217,7 +218,7 @@ def _update(training: _Training, state: TrainingState, step: int, batch: Batch) 
 
 
 def _sum_gradients(training: _Training, state: TrainingState, step: int, batch: Batch) -> dict[str, float]:
-    """Sum the gradients of all processes into the parameters; return the metrics over all rows."""
+    """Sum the gradients over all processes, in the parameters; return the metrics over all rows."""
     processes = training.processes
     (size,) = processes.sum_values([len(batch)])
     loss, figures = _backward_in_memory(training, state, step, batch, int(size))
@@ -231,10 +232,10 @@ def _sum_gradients(training: _Training, state: TrainingState, step: int, batch: 
 def _backward_in_memory(
     training: _Training, state: TrainingState, step: int, batch: Batch, size: int
 ) -> tuple[float, dict[str, float]]:
-    """Call `_backward`, in twice as many parts each time that a process lacks the memory.
+    """Call `_backward`; each time that a process runs out of memory, repeat it in twice as many parts.
 
     Raises:
-        Exception: one row doesn't fit; the library's own error. PeerError: it doesn't fit in another process.
+        Exception: one row doesn't fit (the library's own error). PeerError: one row doesn't fit in another process.
     """
     processes, before = training.processes, _count_parts(training, state)
     while True:
@@ -244,7 +245,7 @@ def _backward_in_memory(
         try:
             found = _backward(training, state, batch, size)
         except Exception as failure:
-            # The processes of a sharded network are in the midst of an exchange, and can't start again.
+            # The processes of a sharded network are in the middle of an exchange, and can't start again.
             if not lacks_memory(failure) or state.is_sharded:
                 raise
             lacking = failure
@@ -256,25 +257,28 @@ def _backward_in_memory(
         if parts * share * processes.count >= size:
             raise lacking or PeerError("another process of the training lacks the memory for one item")
         state.parts = min(2 * parts * processes.count, size)
-        # The failure holds the frames in which the tensors are.
+        # The exception references the frames, which hold the tensors.
         lacking = None
         release_memory()
 
 
 def _count_parts(training: _Training, state: TrainingState) -> int:
-    """Return the number of parts of each process's share; a part is as small as with one process alone."""
+    """Return the number of parts of each process's share; a part has the same size as with a single process."""
     return -(-max(training.plan.accumulate, state.parts) // training.processes.count)
 
 
 def _count_shares(training: _Training, batch: Batch) -> int:
-    """Return how many times as many rows as items of its share a process's batch has: a part has as many as items."""
+    """Return the number of rows per item of this process's batch, rounded up: a factor for the number of parts.
+
+    With it, a part has the same number of rows, whether an item has one row or several.
+    """
     return max(1, -(-len(batch) // max(1, len(training.processes.take_share(training.plan.batch)))))
 
 
 def _backward(training: _Training, state: TrainingState, batch: Batch, size: int) -> tuple[float, dict[str, float]]:
     """Add the scaled gradient of this process's rows to the parameters; return their share of the loss and the metrics.
 
-    Each row counts as one of the `size` rows of all processes.
+    Each row has the weight 1 / `size`, where `size` is the number of rows of all processes.
     """
     actor = training.actor
     total, figures = 0.0, dict[str, float]()

@@ -14,10 +14,10 @@ from agfsync.models.architecture import ATTENTION
 
 
 def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = ATTENTION) -> None:
-    """Freeze `network` and add adapters of strength alpha / rank to the layers whose names end in one of `targets`.
+    """Freeze `network` and add adapters of strength alpha / rank to the layers with a name that ends in a target.
 
-    The adapters are float32, whatever the dtype of the network: small updates vanish in bf16. Untrained adapters leave
-    the predictions unchanged. `seed` draws their initial weights.
+    The adapters are float32 for any dtype of the network, since small updates vanish in bf16. Untrained adapters don't
+    change the predictions. Their initial weights depend on `seed`.
 
     Raises:
         ModelError: the network has no such layers.
@@ -25,7 +25,8 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that peft could not merge an adapter into torchao's weights: nothing does
+        # peft warns that it can't merge adapters into torchao's weights, but nothing merges them.
+        warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, network)
@@ -37,10 +38,10 @@ def add_adapters(network: nn.Module, rank: int, alpha: float, seed: int, targets
 
 
 def continue_adapters(network: nn.Module, weights: Mapping[str, Tensor], rank: int, alpha: float) -> None:
-    """Put the `weights` of a trained LoRA, as `save_adapter` has written them, in the place of the adapters' own.
+    """Replace the weights of the adapters by the `weights` of a trained LoRA, as `save_adapter` has written them.
 
     Raises:
-        ModelError: they are of another model, rank or layers.
+        ModelError: the weights are for another model, rank or layers.
     """
     named = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
     own = get_peft_model_state_dict(network)
@@ -54,7 +55,7 @@ def continue_adapters(network: nn.Module, weights: Mapping[str, Tensor], rank: i
 
 @contextmanager
 def adapters_off(network: nn.Module) -> Iterator[None]:
-    """Disable the adapters of `network` within the context: it then equals the base to the last bit."""
+    """Disable the adapters of `network` within the context, in which it equals the base to the last bit."""
     adapters = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     for adapter in adapters:
         adapter.enable_adapters(False)
@@ -68,7 +69,8 @@ def adapters_off(network: nn.Module) -> Iterator[None]:
 def adapter_weights(network: nn.Module, rank: int, alpha: float) -> Mapping[str, Tensor]:
     """Return the adapters' weights by peft's names, multiplied by alpha / rank.
 
-    Programs differ in whether they read alpha, and from where; a file without it has the same strength in all of them.
+    Some programs read alpha and others don't, and not all read it from the same place. A file that doesn't need it has
+    the same strength in all of them.
     """
     weights: Mapping[str, Tensor] = get_peft_model_state_dict(network)
     return {n: (t * (alpha / rank) if "lora_B" in n else t).contiguous() for n, t in weights.items()}

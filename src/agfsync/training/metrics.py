@@ -1,4 +1,4 @@
-"""The training curves: a file with one JSON line a step."""
+"""The training curves: a file with one JSON line per step."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from agfsync.files.atomic import store_errors, write_atomic
 
 
 class MetricsLog:
-    """The metrics file at `path`, truncated to the lines up to `step`, and open to append the next."""
+    """The metrics file at `path`, truncated to the lines up to `step` and opened for appending."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
@@ -36,19 +36,19 @@ class MetricsLog:
             self._file.flush()
 
     def flush(self) -> None:
-        """Sync the lines to the disk: before a checkpoint is saved, so that no checkpoint is ahead of the log."""
+        """Sync the lines to the disk, before a checkpoint is saved, so that no checkpoint is ahead of the log."""
         with store_errors(self._path):
             os.fsync(self._file.fileno())
 
 
 def read_metrics(path: Path) -> Sequence[Mapping[str, float]]:
-    """Return the figures of each step; of step 0, before the first, where the base was measured too."""
+    """Return the figures of each step; the first is step 0, before any update, if the base was measured."""
     with store_errors(path):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _read_lines_until(path: Path, step: int) -> list[str]:
-    """Return the lines up to `step`, 0 for none; the resumed training writes the later ones again."""
+    """Return the lines up to `step`, none for 0; the resumed training writes the later ones again."""
     if step == 0 or not path.exists():
         return []
     with store_errors(path):

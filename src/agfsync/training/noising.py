@@ -14,7 +14,7 @@ from agfsync.records import derive_seed
 class PairNoise:
     """The noise (P, C, H, W) ~ N(0, I) and the time (P,) of each pair; its winner and its loser share both.
 
-    With `loser_noise_PCHW` the noise is the winner's, and the loser has its own.
+    With `loser_noise_PCHW`, the loser has its own noise, and `noise_PCHW` is the winner's.
     """
 
     noise_PCHW: Tensor
@@ -23,7 +23,7 @@ class PairNoise:
 
     @property
     def noise_BCHW(self) -> Tensor:
-        """The noise of the winners, then that of their losers: (2P, C, H, W)."""
+        """The noise of the winners, then of the losers: (2P, C, H, W)."""
         return torch.cat([self.noise_PCHW, self.noise_PCHW if self.loser_noise_PCHW is None else self.loser_noise_PCHW])
 
     def select(self, rows: Tensor) -> Self:
@@ -33,7 +33,7 @@ class PairNoise:
 
 
 def draw_pair_noise(seed: int, step: int, shape: torch.Size, schedule: NoiseSchedule) -> PairNoise:
-    """Draw the noise of step `step`, of `shape` (P, C, H, W), from (seed, step) alone: a resume draws the same."""
+    """Draw the noise of step `step`, of `shape` (P, C, H, W), from (seed, step) only: a resume draws the same."""
     source = torch.Generator().manual_seed(derive_seed(seed, "noise", step))
     noise_PCHW = torch.randn(shape, generator=source)
     return PairNoise(noise_PCHW, schedule.times(source, shape[0]))

@@ -1,4 +1,4 @@
-"""The protocol between the training loop and a method: what a step collects, and the loss on it."""
+"""The protocol between the training loop and a method: the batches of a step, and the loss on each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from agfsync.training import Reference, TrainableModel
 from agfsync.training.processes import ALONE, Processes
 
 Metrics = Mapping[str, Tensor]
-"""Name -> a scalar of a batch: the mean over its rows."""
+"""Name -> the mean over the rows of a batch, a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class TrainingPlan:
     """The settings of a training. `batch` is in items, `warmup` and `checkpoint_every` in steps.
 
     The items of a step go through the networks in `accumulate` parts, one after the other, which changes only the last
-    bits of the result; several processes share the parts. `ema` is the decay of the weights' average. `loss_space` is
-    the quantity whose errors the loss takes: the prediction of the network, or the noise. `noise` is the noise that is
-    added to an image: new in each step ("independent"), or the one that the image was drawn from ("tracked"). With
-    `fsdp` each of several processes keeps a part of the weights and of the optimizer's state.
+    bits of the result; several processes share the parts. `ema` is the decay of the average of the weights. The loss
+    takes the errors of the quantity `loss_space`: the network's prediction, or the noise. `noise` is the noise that is
+    added to an image: new in each step ("independent"), or the noise that the image was drawn from ("tracked"). With
+    `fsdp`, each process keeps only its part of the weights and of the optimizer's state.
     """
 
     steps: int
@@ -51,9 +51,9 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The model in training, as an objective uses it; `reference` is the base, for methods that compare with it.
+    """The trained model, as an objective uses it; `reference` is the base, for methods that compare with it.
 
-    `processes` are those that share each step.
+    `processes` share each step.
     """
 
     model: TrainableModel
@@ -73,7 +73,7 @@ class Actor:
 
 
 class Batch(Protocol):
-    """The rows on which one optimizer step minimises the loss."""
+    """The rows of one optimizer step."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -85,16 +85,16 @@ class Batch(Protocol):
 
 
 class Objective(Protocol):
-    """The work of a method in each step. `loss` must be a mean over rows, so that the loop can split a batch."""
+    """The work of a method in each step. The loss must be a mean over rows, so that the loop can split a batch."""
 
     def __len__(self) -> int:
-        """Return the number of items of an epoch: pairs, images or prompts."""
+        """Return the number of items in an epoch: pairs, images or prompts."""
         ...
 
     def collect(self, actor: Actor, step: int, rows: Tensor) -> Sequence[Any]:
         """Return the batches of step `step`; the loop takes one optimizer step on each, in order.
 
-        It records no gradient, and its result depends only on the weights, the objective's memory, the plan's seed and
+        No gradient is recorded. The result depends only on the weights, the objective's memory, the plan's seed and
         `step`, so that a resume is exact. The number of batches is the same in every process and step.
 
         Args:
@@ -103,23 +103,23 @@ class Objective(Protocol):
         ...
 
     def loss(self, actor: Actor, batch: Any) -> tuple[Tensor, Metrics]:
-        """Return the scalar to minimise on a `Batch`, and the metrics to log, "loss" among them."""
+        """Return the loss on a `Batch`, a scalar, and the metrics to log, which include "loss"."""
         ...
 
 
 @runtime_checkable
 class RememberingObjective(Objective, Protocol):
-    """An objective with values that it carries from step to step: an average, a second network."""
+    """An objective that carries values from step to step, such as an average or a second network."""
 
     memory: dict[str, Tensor]
-    """its values, with lasting names and shapes; checkpoints hold them, and a resume restores them in place"""
+    """the values; their names and shapes never change. Checkpoints contain them, and a resume restores them in place"""
 
     def prepare(self, actor: Actor) -> None:
         """Create the part of the memory that depends on the model, before a checkpoint is restored."""
         ...
 
     def observe(self, figures: Mapping[str, float]) -> None:
-        """Update the memory after an optimizer step with its metrics, which are those of all processes' rows."""
+        """Update the memory after an optimizer step, from its metrics over the rows of all processes."""
         ...
 
 
@@ -127,12 +127,12 @@ class Method(Protocol):
     """An alignment method of the catalog; its fields are its settings in the recipe's `training.method`."""
 
     needs: Literal["pairs", "scores", "captions", "nothing"]
-    """the table from which it learns"""
+    """the table that it learns from"""
     trains: Literal["model", "reward", "nothing"]
     uses_reference: bool
     """True if its loss compares the network with the base"""
     curves: Sequence[str]
-    """the metrics in the progress, the notes and the report; the first two are in the progress bar"""
+    """the metrics in the progress, the notes and the report; the progress bar shows the first two"""
 
     def objective(self, data: Any, plan: TrainingPlan) -> Objective:
         """Return the objective on `data`, such as `EncodedPairs` for a method that needs pairs."""
@@ -155,7 +155,7 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The method `given`: another model takes the aligned one's place."""
+    """The method `given`: another model takes the place of the aligned model."""
 
     model: Mapping[str, Any]
     names: Sequence[str] = ("base", "other")

@@ -1,4 +1,4 @@
-"""The precision and the attention kernel of training, also where it draws; the weights stay float32."""
+"""The precision and the attention kernel of training and of sampling in training; trained weights stay float32."""
 
 import random
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return a context in which networks multiply in `precision`: "fp32", "bf16" or "fp16"."""
+    """Return a context in which matrix products are computed in `precision`: "fp32", "bf16" or "fp16"."""
     if precision != "fp32" and precision not in ROUNDED:
         raise ValueError(f"precision is one of fp32, bf16, fp16, not {precision}")
     return torch.autocast(device.type, ROUNDED.get(precision), enabled=precision in ROUNDED)
 
 
 def make_loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Return the scaler of the loss: it keeps small gradients above 0 in fp16, and does nothing in fp32 and bf16.
+    """Return the loss scaler, which keeps small gradients above 0 in fp16, and does nothing in fp32 and bf16.
 
     Raises:
-        RecipeError: fp16 on a CPU, where it is slow and bf16 is as small.
+        RecipeError: fp16 on a CPU, where it is slow, and bf16 takes no more memory.
     """
     if precision == "fp16" and device.type == "cpu":
         raise RecipeError("training.precision fp16 needs an accelerator: on a CPU set it to bf16 or fp32")
@@ -35,7 +35,7 @@ def make_loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScal
 
 @contextmanager
 def use_trainable_attention(device: torch.device) -> Iterator[None]:
-    """Use the plain attention kernel on a CPU: the fused one's backward pass is slower (benchmarks/attention.py)."""
+    """Use the plain attention kernel on a CPU: the fused kernel's backward is slower (benchmarks/attention.py)."""
     if device.type != "cpu":
         yield
         return
@@ -45,10 +45,10 @@ def use_trainable_attention(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def leave_no_trace(network: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
-    """Let `network` draw within the context, without an effect on the training.
+    """Let `network` be sampled within the context without affecting the training.
 
-    It is in evaluation mode, records no gradient, and multiplies in `precision`, since frozen layers may be stored so.
-    The modes and the global sources of random numbers are as before afterwards.
+    The network is in evaluation mode, records no gradient, and computes in `precision`, in which frozen layers may be
+    stored. Afterwards its modes and the states of the global random number generators are restored.
     """
     training = [module for module in network.modules() if module.training]
     forward, own = network.forward, vars(network).get("forward")

@@ -1,9 +1,9 @@
 """Training in several processes: each takes its share of a step's rows, and the gradients are summed.
 
-The sums are computed here and not by a wrapper such as DistributedDataParallel: a step is two forward passes in several
-parts, through a network of which a LoRA trains a thousandth, and the gradient of the whole batch is the plain sum of
-the parts' gradients, in which each row counts the same, also if the shares differ in size. Every process then has the
-same gradient to the last bit, and takes the same step.
+The gradients are summed here and not by a wrapper such as DistributedDataParallel: a step has two forward passes in
+several parts, and a LoRA trains only about a thousandth of the network. The gradient of the whole batch is the plain
+sum of the gradients of the parts, in which each row has the same weight, also if the shares differ in size. Every
+process then has the same gradient to the last bit, and takes the same step.
 """
 
 import time
@@ -22,18 +22,18 @@ from agfsync.errors import ModelError, PeerError, lacks_memory
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=1)
-"""The longest time that a process waits for another one, such as the first while it writes a checkpoint."""
+"""The longest time that a process waits for another one, such as for the first while it writes a checkpoint."""
 GRACE = 1.0
 """Seconds within which a launcher that has stopped one process also stops the others."""
 MEETINGS = count(1)
-"""Numbers of this process's trainings."""
+"""The numbers of this process's trainings."""
 BUCKET = 64 << 20
-"""The most numbers summed at once: several small gradients in one call, without a copy of all of them."""
+"""The most elements in one all-reduce: small gradients share a call, but not all gradients are copied at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process, number `rank` of `count`; it exchanges tensors on `device` with the others."""
+    """This process: number `rank` of `count`. It exchanges tensors on `device` with the others."""
 
     rank: int = 0
     count: int = 1
@@ -41,7 +41,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """True for the one process that writes and reports."""
+        """True for the process that writes and reports."""
         return self.rank == 0
 
     def take_share(self, size: int) -> Tensor:
@@ -49,7 +49,7 @@ class Processes:
         return torch.arange(size).tensor_split(self.count)[self.rank]
 
     def sum_values(self, values: Sequence[float]) -> list[float]:
-        """Return each of `values` summed over the processes, in float64; a single process returns them unchanged."""
+        """Return the sum of each value over the processes, in float64; a single process returns `values` unchanged."""
         if self.count == 1:
             return list(values)
         total_N = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -81,12 +81,12 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that `accelerate launch` has started, each on its own device of the kind of `device`.
+    """Join the processes that `accelerate launch` has started, each on its own device of the type of `device`.
 
     Every process must call this, and then make the same calls. Yields `ALONE` if there is one process.
 
     Raises:
-        ModelError: devices of this kind can't train together.
+        ModelError: devices of this type can't train together.
         PeerError: another process has ended; every later exchange may raise it, too.
     """
     if launcher.count_processes() == 1:
@@ -96,7 +96,7 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
 
     number = next(MEETINGS)
     launcher.meet_others(number)
-    # Names of its own: in those of an earlier training the addresses of its sockets are left.
+    # A prefix for each training: the names of an earlier training still hold the addresses of its sockets.
     store = PrefixStore(f"meeting/{number}", launcher.shared_store())
     place = {"rank": launcher.process_rank(), "world_size": launcher.count_processes()}
     with explain_lost_peer():
@@ -104,13 +104,13 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     if state.num_processes != launcher.count_processes():
         raise ModelError(f"several processes can't train on {device.type} devices: launch one process")
     yield Processes(state.process_index, state.num_processes, state.device)
-    # Only after success: otherwise some of the others may still wait, and this process is about to end anyway.
+    # Only after success: after a failure the others may still wait, and this process is about to end anyway.
     state.destroy_process_group()
     state._reset_state()
 
 
 def _split_into_buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the gradients in lists of at most `BUCKET` numbers, or of one larger gradient."""
+    """Yield lists of gradients with at most `BUCKET` elements in total, or with one larger gradient."""
     bucket: list[Tensor] = []
     size = 0
     for gradient in gradients:
@@ -130,9 +130,10 @@ def _all_reduce(tensor: Tensor) -> None:
 
 @contextmanager
 def explain_lost_peer(*, by_text: bool = False) -> Iterator[None]:
-    """Raise PeerError for an error of an exchange: it means that another process has ended.
+    """Raise PeerError if an exchange fails within the context, since another process has then ended.
 
-    Within the context is nothing but exchanges, or, `by_text`, also work that may fail: then torch's text tells.
+    The context must contain only exchanges. With `by_text` it may also contain other work that fails: the type and the
+    message of torch's error then show if it was an exchange.
     """
     try:
         yield
@@ -140,7 +141,7 @@ def explain_lost_peer(*, by_text: bool = False) -> Iterator[None]:
         is_exchange = isinstance(failure, torch.distributed.DistError) or "gloo" in str(failure)
         if lacks_memory(failure) or (by_text and not is_exchange):
             raise
-        # The others may have ended because all are being stopped: then this one gets the signal in a moment.
+        # The others may have ended because all are being stopped: this process then gets the signal shortly.
         time.sleep(GRACE)
         raise PeerError(
             "another process of the training has ended, and says above why: what is done is kept, "

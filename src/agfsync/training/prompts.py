@@ -1,4 +1,4 @@
-"""The data of methods that draw their own images in training: prompts, their conditioning, and the rewards."""
+"""The data of methods that draw images in training: prompts, their conditioning, and the rewards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from agfsync.training.rewards import Rewards
 
 @dataclass(frozen=True, slots=True)
 class PromptData:
-    """The prompts to draw, with a row of `conditioning` and the questions of each, and the rewards of the images.
+    """The prompts to draw, each with its questions and a row of `conditioning`, and the rewards of the images.
 
-    `unprompted` is the conditioning of the negative prompt, one row: guidance leads away from it.
+    `unprompted` is the conditioning of the negative prompt, one row, for classifier-free guidance.
     """
 
     prompts: Sequence[str]

@@ -1,4 +1,4 @@
-"""The frozen model: a copy of the network, or the network itself with other adapters or none."""
+"""The frozen model: a copy of the network, or the network itself with its earlier adapters or none."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +18,10 @@ MULTIPLIED = (nn.Linear, nn.Conv2d)
 
 
 def round_frozen_layers(network: nn.Module, precision: str) -> None:
-    """Keep the weights of frozen layers as autocast rounds them in each step, in "bf16" or "fp16": half the memory.
+    """Store the weights of frozen layers in `precision`, "bf16" or "fp16", in half the memory.
 
-    The predictions and gradients stay the same to the last bit. In "fp32" nothing is rounded.
+    Autocast would round them in the same way in each step, so that predictions and gradients stay the same to the last
+    bit. In "fp32" nothing is rounded.
     """
     for layer in network.modules() if precision in ROUNDED else ():
         is_plain = isinstance(layer, MULTIPLIED) and type(layer.weight) is nn.Parameter  # not quantized
@@ -29,11 +30,11 @@ def round_frozen_layers(network: nn.Module, precision: str) -> None:
 
 
 class FrozenCopy:
-    """A frozen copy of the network, for full fine-tuning; copy it before training or a checkpoint changes the network.
+    """A frozen copy of the network, for full fine-tuning. Create it before a checkpoint or a step changes the network.
 
-    With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step. Its
-    predictions are the same to the last bit, so the loss of an untrained network is log 2, in half the memory. The
-    copy is not compiled, even if the network is, unless it `is_compiled`.
+    With `precision` "bf16" or "fp16" the copy stores the rounded weights that autocast would compute in each step, in
+    half the memory. Its predictions are the same to the last bit, so that the DPO loss of an untrained network is
+    log 2. The copy is compiled only with `is_compiled`, even if the network is compiled.
     """
 
     def __init__(self, network: nn.Module, precision: str, is_compiled: bool = False) -> None:
@@ -43,7 +44,7 @@ class FrozenCopy:
             compile_blocks(self._network)
 
     def shard(self, processes: Processes, precision: str) -> None:
-        """Shard the copy over the processes, as the trained network is."""
+        """Shard the copy over the processes, like the trained network."""
         shard_network(self._network, processes, precision)
 
     @contextmanager
@@ -54,7 +55,7 @@ class FrozenCopy:
 
 
 class AdaptersOff:
-    """The network with its adapters disabled, for LoRA: bitwise equal to the base, without a second copy."""
+    """The network with its adapters disabled, for LoRA: bitwise equal to the base, without a copy of the network."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
@@ -67,7 +68,7 @@ class AdaptersOff:
 
 
 class AdaptersBefore:
-    """The network with its adapters as they are now, for a LoRA that is trained further, without a second network."""
+    """The network with the current weights of its adapters, for a LoRA that is trained further, without a copy."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network

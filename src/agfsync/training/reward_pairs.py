@@ -1,4 +1,4 @@
-"""The pairs that a reward model is trained on: images as its processor resizes them, prompts as tokens.
+"""The pairs that a reward model is trained on: images resized by its processor, prompts as tokens.
 
 Legend: I images, Q prompts, P pairs, B images of a batch, T tokens, C H W colors, height, width.
 """
@@ -19,9 +19,9 @@ from agfsync.training.precision import autocast
 
 @dataclass(frozen=True, slots=True)
 class RewardPairs:
-    """Pairs of images: `winner_P` and `loser_P` are rows of the images, int64, and `prompt_I` of the prompts.
+    """Pairs of images: `winner_P` and `loser_P` are rows of the images, and `prompt_I` rows of the prompts, int64.
 
-    `pixels_ICHW`, uint8, may lie in a file that is larger than memory. `tokens` are padded on the right.
+    `pixels_ICHW`, uint8, may be a memory-mapped file larger than memory. `tokens` are padded on the right.
     """
 
     pixels_ICHW: Tensor
@@ -41,16 +41,16 @@ class RewardPairs:
 
     @property
     def images(self) -> Tensor:
-        """The rows of the images that are in a pair, int64, each once."""
+        """The rows of the images that are in a pair, int64, without duplicates."""
         rows: Tensor = torch.cat([self.winner_P, self.loser_P]).unique()
         return rows
 
     def select(self, rows: Tensor) -> "RewardPairs":
-        """Return the pairs at `rows`, int64 or bool (P,), with all images."""
+        """Return the pairs at `rows`, int64 or bool (P,); all images are kept."""
         return replace(self, winner_P=self.winner_P[rows], loser_P=self.loser_P[rows])
 
     def embed(self, model: RewardModel, images_B: Tensor, precision: str) -> Tensor:
-        """Return what the head reads of the images at these rows, fp32 (B, E), on the model's device."""
+        """Return the head's inputs for the images at these rows, fp32 (B, E), on the model's device."""
         pixels_BCHW = self.pixels_ICHW[images_B].to(model.device)
         tokens = {name: each[self.prompt_I[images_B]] for name, each in self.tokens.items()}
         longest = int(tokens["attention_mask"].sum(1).max())
@@ -61,12 +61,12 @@ class RewardPairs:
 
     @torch.no_grad()
     def rate(self, model: RewardModel, images_I: Tensor, precision: str, batch: int) -> Tensor:
-        """Return the outputs for the images at these rows, fp32 (I,), on the CPU."""
+        """Return the model's outputs for the images at these rows, fp32 (I,), on the CPU."""
         parts = [self.embed(model, images_B, precision) for images_B in images_I.split(batch)]
         return torch.cat([model.network.mlp(part).float().cpu() for part in parts])
 
     def subtract_outputs(self, model: RewardModel, precision: str, batch: int) -> Tensor:
-        """Return the winner's output less the loser's, fp32 (P,), on the CPU; each image is rated once."""
+        """Return each winner's output minus its loser's, fp32 (P,), on the CPU; each image is rated once."""
         images = self.images
         outputs = self.rate(model, images, precision, batch)
         winner_P, loser_P = (outputs[torch.searchsorted(images, rows)] for rows in (self.winner_P, self.loser_P))
@@ -74,9 +74,9 @@ class RewardPairs:
 
 
 def map_pixels(path: Path, count: int, batches: Iterable[Tensor]) -> Tensor:
-    """Return `count` images of `batches`, uint8 (B, C, H, W), as a tensor on the file at `path`.
+    """Return the `count` images in `batches`, uint8 (B, C, H, W), as a tensor that is memory-mapped from `path`.
 
-    A file that is there is taken as it is, and `batches` isn't touched: it is complete, since it is renamed at the end.
+    An existing file is used as it is, and `batches` isn't iterated: a file is renamed to `path` once it is complete.
 
     Raises:
         StoreError: the disk fails.
@@ -96,5 +96,5 @@ def map_pixels(path: Path, count: int, batches: Iterable[Tensor]) -> Tensor:
             flush_to_disk(beside)
             beside.replace(path)
             flush_to_disk(path.parent)
-        # Copy-on-write: torch takes no array that can't be written to.
+        # Copy-on-write, since torch needs a writable array.
         return torch.from_numpy(open_memmap(path, mode="c"))

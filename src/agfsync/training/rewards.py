@@ -1,4 +1,4 @@
-"""Scorers as rewards of a training: a weighted sum of scores, without a value where one of them gives none."""
+"""Scorers as rewards of a training: a weighted sum of scores; an image that lacks one of them has no reward."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from agfsync.scorers import Item, Measurement, Scorer
 
 @dataclass(frozen=True, slots=True)
 class RewardedImages:
-    """The rewards of a batch of images, float64 (B,), NaN where a scorer gave no score; and each scorer's scores."""
+    """The rewards of a batch of images, float64 (B,), NaN where a scorer gave no score, and each scorer's scores."""
 
     total_B: Tensor
     scores: Mapping[str, Tensor]
@@ -26,7 +26,7 @@ class RewardedImages:
 class Rewards:
     """The weighted scorers of a training. Their models are loaded when the first image is scored.
 
-    `load` loads a scorer by its name. `failures` counts why images have no reward.
+    `load` loads a scorer by its name. `failures` counts the reasons for which images have no reward.
     """
 
     weights: Mapping[str, float]
@@ -46,7 +46,7 @@ class Rewards:
         """Return the rewards of `images`, on the scale of the weighted scores.
 
         Raises:
-            ModelError: a scorer can't be loaded, or gives another number of results than it got images.
+            ModelError: a scorer can't be loaded, or the number of its results isn't the number of images.
         """
         items = [Item(*each) for each in zip(prompts, questions, images, strict=True)]
         scores = {name: self._score_by(name, items) for name in self.weights}
@@ -65,14 +65,14 @@ class Rewards:
 
 
 def standardise_rewards(rewards_B: Tensor, groups_B: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """Return (r - mean of its group) / (std of all + epsilon); 0 where all of a group are alike, NaN stays NaN.
+    """Return (r - mean of its group) / (std of all + epsilon); 0 if all rewards of a group are equal, NaN stays NaN.
 
-    The standard deviation is the population's. It is that of all groups (the option `global_std` of Flow-GRPO's code,
-    which it, DiffusionNFT and AWM are run with): by its own, a group of nearly equal images would count as much as one
-    of good and bad ones.
+    The standard deviation is the population's, over all groups (the option `global_std` of Flow-GRPO's code, with which
+    Flow-GRPO, DiffusionNFT and AWM are run). With a standard deviation per group, a group of nearly equal images would
+    have the same weight as a group of good and bad ones.
 
     Args:
-        groups_B: int64 (B,), the group of each.
+        groups_B: the group of each reward, int64 (B,).
     """
     centred_B = torch.full_like(rewards_B, nan)
     for group in groups_B.unique():

@@ -17,8 +17,9 @@ Parameters = Mapping[str, nn.Parameter]
 class Average:
     """An exponential moving average of the weights, which smooths out the noise of single steps.
 
-    a <- d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) after t steps: it follows closely at first, so that a
-    short training doesn't keep the weights of before (as in TensorFlow's ExponentialMovingAverage).
+    a <- d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) after t steps. At first the average follows the weights
+    closely, so that it doesn't keep the initial weights in a short training (as in TensorFlow's
+    ExponentialMovingAverage).
     """
 
     def __init__(self, parameters: Parameters, decay: float) -> None:
@@ -27,7 +28,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, parameters: Parameters, step: int) -> None:
-        """Add the weights after `step` steps, 1 for the first, to the average."""
+        """Update the average with the weights after `step` steps, 1 for the first."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, weight in self.weights.items():
             weight.lerp_(parameters[name].detach(), 1 - decay)
@@ -41,9 +42,9 @@ class Average:
 
 @dataclass(slots=True)
 class TrainingState:
-    """The values that a step changes. `parameters` are the trained ones, float32, by their names in the network.
+    """The values that a step changes. `parameters` are the trained parameters, float32, by their names in the network.
 
-    `parts` is the least number of parts into which a batch must be split to fit into memory.
+    `parts` is the smallest number of parts into which a batch must be split to fit into memory.
     """
 
     parameters: Parameters
@@ -52,13 +53,13 @@ class TrainingState:
     average: Average | None = None
     parts: int = 1
     updates: int = 0
-    """number of updates of the weights, also counting those that were skipped because fp16 overflowed"""
+    """the number of updates of the weights, including those that were skipped because fp16 overflowed"""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """the values that the objective carries from step to step"""
 
     @property
     def is_sharded(self) -> bool:
-        """True if each process has a part of each tensor alone."""
+        """True if each process has only its part of each tensor."""
         return any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
 
     @classmethod
@@ -71,7 +72,7 @@ class TrainingState:
         ema: float | None,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> Self:
-        """Return the state of `network` before the first step; `ema` is the decay of the average, None for no average.
+        """Return the state of `network` before the first step. `ema` is the decay of the average; None: no average.
 
         Raises:
             RecipeError: the optimizer's package is not installed.
@@ -100,9 +101,9 @@ def make_optimizer(
 
 @contextmanager
 def use_result(state: TrainingState) -> Iterator[Mapping[str, Tensor]]:
-    """Yield the weights that are the training's result so far, in place in the network within the context.
+    """Yield the current result of the training, which the network has as its weights within the context.
 
-    They are the average of the weights if there is one. Afterwards the network is as before, to the last bit.
+    The result is the average of the weights if there is one. Afterwards the network is restored to the last bit.
     """
     if state.average is None:
         yield state.parameters

@@ -16,7 +16,7 @@ from agfsync.engine.packages import require_trackers
 class Session:
     """The description of a training that its trackers get before the first step.
 
-    `key` identifies it: a resumed training continues the same curves. `settings` are plain values.
+    `key` identifies the training, so that a resumed one continues the same curves. `settings` are plain values.
     """
 
     project: str
@@ -32,7 +32,7 @@ Log = Callable[[Mapping[str, float]], None]
 def open_trackers(names: Sequence[str], session: Session, done: int) -> Iterator[Log]:
     """Start the trackers `names` and yield a function that logs the figures of a step to them.
 
-    `done` is the number of steps that are logged already.
+    `done` is the number of steps that are already logged.
 
     Raises:
         RecipeError: a tracker's package is not installed.
@@ -52,7 +52,7 @@ def open_trackers(names: Sequence[str], session: Session, done: int) -> Iterator
 
 
 def _start_tracker(name: str, session: Session, done: int) -> Any:
-    """Return the tracker `name`, started."""
+    """Start and return the tracker `name`."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     tracker: Any = LOGGER_TYPE_TO_CLASS[name](session.project, **_make_options(name, session, done))
@@ -63,7 +63,7 @@ def _start_tracker(name: str, session: Session, done: int) -> Any:
 
 
 def _make_options(name: str, session: Session, done: int) -> dict[str, Any]:
-    """Return the arguments with which a tracker resumes; steps after the last checkpoint are logged once more."""
+    """Return the arguments with which a tracker resumes; steps after the last checkpoint are logged again."""
     if name == "tensorboard":
         return {"logging_dir": session.folder / session.key, "purge_step": done + 1}
     if name == "wandb":

@@ -19,7 +19,7 @@ NEEDED_FOR: Mapping[str, tuple[str, ...]] = {
     "gradients": _list_members(TrainableModel, DiffusionModel, DifferentiableModel),
     "tracked noise": _list_members(TrainableModel, DiffusionModel, TracedModel),
 }
-"""Use of a model -> its members that are needed: any training, images drawn in training, the gradient of a reward, the
+"""Use of a model -> the members that it needs: any training, images drawn in training, the gradient of a reward, the
 noise that an image was drawn from."""
 _USES = {
     "sampling": " on images that it draws in training",
@@ -29,10 +29,10 @@ _USES = {
 
 
 def list_missing_of_class(kind: type, needed: Sequence[str] = NEEDED) -> list[str]:
-    """Return those of the names `needed` that objects of class `kind` lack.
+    """Return the names in `needed` that objects of the class `kind` lack.
 
-    They are looked for among its methods, annotations and assigned attributes. No object is created. A class with
-    `__getattr__` is taken to have every name.
+    The class's methods, annotations and assigned attributes are searched. No object is created. A class with
+    `__getattr__` counts as having every name.
 
     >>> list_missing_of_class(int)[:2]
     ['device', 'network']
@@ -44,7 +44,7 @@ def list_missing_of_class(kind: type, needed: Sequence[str] = NEEDED) -> list[st
 
 
 def list_missing(model: Any, needed: Sequence[str] = NEEDED) -> list[str]:
-    """Return those of the names `needed` that `model` lacks; with the reason for one that is defined and fails."""
+    """Return the names in `needed` that `model` lacks, with the reason if a name is defined but fails."""
     found = []
     for name in needed:
         try:
@@ -56,13 +56,13 @@ def list_missing(model: Any, needed: Sequence[str] = NEEDED) -> list[str]:
 
 
 def explain_untrainable(type_: str, missing: Sequence[str], use: str = "training") -> str:
-    """Return the message about a model of the type `type_` that lacks what a use in training needs."""
+    """Return the message about a model of the type `type_` that lacks the members `missing` for a use in training."""
     how = "" if set(NEEDED) & {name.split(" ")[0] for name in missing} else _USES.get(use, "")
     return f"a model of the type {type_} draws and is scored, but can't be trained{how}: it has no {', '.join(missing)}"
 
 
 def _list_attributes(kind: type) -> Iterator[str]:
-    """Yield the attributes that a class annotates or its methods assign."""
+    """Yield the attributes that a class annotates and those that its methods assign."""
     for each in kind.__mro__:
         yield from vars(each).get("__annotations__", {})
         for method in vars(each).values():

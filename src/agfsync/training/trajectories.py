@@ -1,9 +1,9 @@
-"""Sampling in training: images of the network as it is, with the log-probability of each stochastic step.
+"""Sampling in training: images of the current network, with the log-probability of each stochastic step.
 
-Everything but the network's own work is float32, and the log-probability is that of the state that is stored: rounding
-the states to half precision would move the probability ratios by more than they are clipped at.
+Everything except the network's forward pass is float32, and the log-probability is that of the stored state: rounding
+the states to half precision would change the probability ratios by more than the clipping range.
 
-Legend: B images in the batch, S steps that are kept, C H W latent channels, height, width.
+Legend: B images in the batch, S kept steps, C H W latent channels, height, width.
 """
 
 from collections.abc import Container, Sequence
@@ -20,14 +20,14 @@ from agfsync.training import Conditioning, DiffusionModel, SamplingModel
 from agfsync.training.precision import autocast
 
 LEAST_NOISE = 0.01
-"""the share of a trajectory's largest noise with which a step counts as stochastic"""
+"""A step counts as stochastic if its noise is at least this share of the trajectory's largest noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuidedPrediction:
-    """The prediction under classifier-free guidance, in one batch with the one without the prompt.
+    """The prediction with classifier-free guidance; one batch has the predictions with and without the prompt.
 
-    Both halves record a gradient. A guidance of 1 or less predicts with the prompt alone.
+    Both halves record a gradient. With a guidance of 1 or less, only the prediction with the prompt is computed.
     """
 
     model: DiffusionModel
@@ -37,7 +37,7 @@ class GuidedPrediction:
     def predict(
         self, network: nn.Module, noisy_BCHW: Tensor, times_B: Tensor, prompted: Conditioning, unprompted: Conditioning
     ) -> Tensor:
-        """Return the network's prediction, float32 (B, C, H, W); the conditioning has B rows each."""
+        """Return the network's guided prediction, float32 (B, C, H, W); both conditionings have B rows."""
         # One context for each forward pass: autocast caches rounded weights until the context ends.
         with autocast(self.model.device, self.precision):
             if self.guidance <= 1:
@@ -52,8 +52,8 @@ class GuidedPrediction:
 class Trajectory:
     """The stochastic steps of B images: the states before and after (B, S, C, H, W), and log-probabilities (B, S).
 
-    `times_S` and `next_times_S` are the schedule's times of the steps, `stds_S` the standard deviations of their noise.
-    All tensors are float32 on the CPU.
+    `times_S` and `next_times_S` are the schedule's times before and after each step, `stds_S` the standard deviations
+    of the steps' noise. All tensors are on the CPU, and float32 except the times of a diffusion schedule.
     """
 
     latents_BCHW: Tensor
@@ -79,12 +79,12 @@ def sample_trajectory(
     schedule: NoiseSchedule | None = None,
     noised: Container[int] | None = None,
 ) -> Trajectory:
-    """Draw an image of each seed by `steps` steps with noise of strength `eta`; keep the steps that have a density.
+    """Draw one image per seed in `steps` steps with noise of strength `eta`; keep the steps that have a density.
 
-    `schedule` takes the place of the model's own; steps that aren't in `noised`, by default all, have no noise.
-    A seed gives its image's starting noise and then each step's noise, so that no batch affects it. Steps without
-    noise, such as those of `eta` 0 and often the last one, have no density and are not kept; neither are those with
-    less than `LEAST_NOISE` of the largest noise, whose densities are so narrow that they drown the others.
+    `schedule` replaces the model's own. Only the steps in `noised`, by default all, add noise. An image's starting
+    noise and the noise of its steps depend only on its seed, so that the batch doesn't affect them. Steps without
+    noise, such as all steps with `eta` 0 and often the last one, have no density and are not kept. Steps with less than
+    `LEAST_NOISE` of the largest noise are not kept either: their densities are so narrow that they drown the others.
     """
     model = cast(SamplingModel, prediction.model)
     sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -121,7 +121,7 @@ def sample_trajectory(
 
 
 def compute_log_probability(after_BCHW: Tensor, mean_BCHW: Tensor, std: Tensor) -> Tensor:
-    """Return the log-density of a Gaussian step, the mean over the latent's elements: float32 (B,).
+    """Return the log-density of a Gaussian step, averaged over the latent's elements: float32 (B,).
 
     The mean and not the sum (as in DDPO's code): a sum over thousands of elements makes every ratio 0 or infinite.
 

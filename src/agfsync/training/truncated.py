@@ -1,4 +1,4 @@
-"""Sampling with a gradient through its last steps only, and the losses of rewards: pure functions.
+"""Sampling with a gradient only through its last steps, and losses on rewards: pure functions.
 
 Legend: B images in the batch, C H W latent channels, height, width.
 """
@@ -17,7 +17,7 @@ TimedPrediction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PredictedStep:
-    """A sampling step with a gradient: the latents that it began with, its times (B,), and the network's prediction."""
+    """A sampling step with a gradient: the latents before the step, its times (B,), and the network's prediction."""
 
     noisy_BCHW: Tensor
     times_B: Tensor
@@ -37,11 +37,11 @@ def draw_truncated(
 ) -> TruncatedSample:
     """Sample with `predict` from noise N(0, I), deterministically; only steps `first` to `last` have a gradient.
 
-    The steps before `first` keep no graph. The sample ends with the clean latents that step `last` predicts, whatever
+    The steps before `first` keep no graph. The sample is the clean latents that step `last` predicts, even if further
     steps would follow. All latents are float32. The noise is that of the schedule's own process: no sampler scales it.
 
     Args:
-        grid: the times of the whole sampling, the schedule's `grid`.
+        grid: the times of the full sampling, from the schedule's `grid`.
         first: the first step with a gradient, counted from 0.
         last: the last step.
     """
@@ -63,9 +63,9 @@ def weigh_rewards(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -
 
 
 def refl_loss(rewards_B: Tensor, margin: float = 2.0, scale: float = 1e-3) -> Tensor:
-    """Return `scale` times the mean of relu(margin - reward): images that are good enough have no gradient.
+    """Return `scale` times the mean of relu(margin - reward): images with a reward above `margin` have no gradient.
 
-    ReFL (Xu et al. 2023, arXiv:2304.05977, algorithm 1, with the map of its published code); rewards are standardised.
+    ReFL (Xu et al. 2023, arXiv:2304.05977, algorithm 1, with the map of its published code). Rewards are standardised.
     """
     return scale * (margin - rewards_B).relu().mean()
 
@@ -76,9 +76,9 @@ def draft_loss(rewards_B: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def measure_divergence(predicted_BCHW: Sequence[Tensor], reference_BCHW: Sequence[Tensor]) -> Tensor:
-    """Return the mean squared difference of the predictions and the reference's, over steps, rows and elements.
+    """Return the mean squared difference between the predictions and the reference's, over steps, rows and elements.
 
-    DRaFT+ calls it the KL divergence of two Gaussians of one variance, without its factor.
+    In DRaFT+ this is the KL divergence between two Gaussians of equal variance, without its constant factor.
     """
     pairs = zip(predicted_BCHW, reference_BCHW, strict=True)
     return torch.stack([(ours.float() - theirs.float()).square().mean() for ours, theirs in pairs]).mean()

@@ -1,7 +1,7 @@
-"""Watching a training: a judge that nothing trains on is measured on the way, and may end the training.
+"""Watching a training: a judge that nothing trains on scores images during the training, and may end it.
 
-A method raises what it is given to raise, also where images get worse (reward hacking). A judge that has no part in it
-tells: where it falls while the reward rises, the training ends with the weights of the best measured step.
+A method raises its reward even if the images get worse (reward hacking). An independent judge detects this: if its
+score falls while the reward rises, the training ends with the weights of the best measured step.
 """
 
 import time
@@ -18,19 +18,22 @@ from agfsync.training.state import TrainingState, use_result
 LogLine = Mapping[str, float]
 """The metrics of a step."""
 RAISED = ("reward", "implicit_accuracy")
-"""What a method raises, the first that it logs; without either it lowers its loss."""
+"""Metrics that methods raise; the first one that a method logs is used, and minus its loss if it logs neither."""
 ERRORS = 1.645
-"""The standard errors by which a judge must have fallen: one-sided, at 5 %, for one comparison."""
+"""The standard errors by which a judge's score must have fallen: one-sided, at 5 %, for one comparison."""
 
 
 def subtract_common(values_N: Tensor, others_N: Tensor) -> Tensor:
-    """Return the differences of the captions that have both values, float64 (M,)."""
+    """Return the differences `values_N` - `others_N` for the captions that have both, float64 (M,)."""
     difference_N = values_N - others_N
     return difference_N[difference_N.isfinite()]
 
 
 def is_better(values_N: Tensor, best_N: Tensor | None) -> bool:
-    """Return True if the mean of the values is above that of the best ones, over the captions that have both."""
+    """Return True if the mean score is above the best one, over the captions that have both.
+
+    Without a best measurement, return True if any caption has a score.
+    """
     if best_N is None:
         return bool(values_N.isfinite().any())
     difference_M = subtract_common(values_N, best_N)
@@ -38,11 +41,11 @@ def is_better(values_N: Tensor, best_N: Tensor | None) -> bool:
 
 
 def has_fallen(values_N: Tensor, best_N: Tensor) -> bool:
-    """Return True if the values lie below the best ones by more than 1.645 standard errors of the mean difference.
+    """Return True if the mean score is below the best one by more than 1.645 standard errors of their difference.
 
-    The difference is paired over the captions that have both values; fewer than two tell nothing. The level is that of
-    one comparison: with many measurements a fall by chance is likelier, the more so as the best one may owe its place
-    to chance.
+    The difference is paired over the captions that have both scores; with fewer than two, return False. The level is
+    that of one comparison: with many measurements a fall by chance is more likely, also because the best measurement
+    may be the best only by chance.
     """
     difference_M = subtract_common(values_N, best_N)
     if len(difference_M) < 2:
@@ -53,14 +56,14 @@ def has_fallen(values_N: Tensor, best_N: Tensor) -> bool:
 
 
 def average_raised(lines: Sequence[LogLine], step: int, metric: str) -> float:
-    """Return the mean of what the method raises over the steps since the measurement before `step`, up to `step`.
+    """Return the mean of the metric that the method raises, from the measurement before `step` (exclusive) to `step`.
 
-    It is `reward` if the method logs that, else `implicit_accuracy`, else minus `loss`. For step 0, the base, it is
-    that of step 1, which is computed before the first update.
+    The metric is `reward` if the method logs it, else `implicit_accuracy`, else minus `loss`. For step 0, the base, the
+    value of step 1 is returned, which is computed before the first update.
 
     Args:
         lines: the metrics of all steps up to `step`, and for step 0 up to step 1.
-        metric: the watched judge's, in the lines in which it was measured.
+        metric: the name of the watched judge's metric, which only the lines of measured steps have.
     """
     before = max((line["step"] for line in lines if metric in line and line["step"] < step), default=0)
     span = [line for line in lines if before < line["step"] <= step] or [line for line in lines if line["step"] == 1]
@@ -70,10 +73,10 @@ def average_raised(lines: Sequence[LogLine], step: int, metric: str) -> float:
 
 @dataclass(slots=True)
 class Watcher:
-    """Measures a judge every `every` steps, and says when to stop.
+    """Measures a judge every `every` steps, and decides when to stop.
 
-    `measure` draws and scores with the network as it is: float64 (N,), NaN where the judge gives no score. Without
-    `best` the training is never stopped. Only the first of several processes measures.
+    `measure` draws images with the current network and returns their scores, float64 (N,), NaN where the judge gives no
+    score. Without `best` the training is never stopped. Only the first of several processes measures.
     """
 
     judge: str
@@ -86,27 +89,27 @@ class Watcher:
     _best: Measured | None = None
 
     def resume(self, lines: Sequence[LogLine], done: int) -> None:
-        """Take up the watch after `done` steps, of which `lines` are the metrics."""
+        """Resume the watch after `done` steps; `lines` are their metrics."""
         self._lines = list(lines)
         self._best = self.best.find(done) if self.best else None
 
     def is_due(self, step: int, steps: int) -> bool:
-        """Return True if the network is measured after `step` of `steps` steps."""
+        """Return True if the network is measured after step `step` of `steps`."""
         return step % self.every == 0 or step == steps
 
     def may_stop_at(self, step: int, steps: int) -> bool:
-        """Return True if the training may end after `step`: then the processes ask each other."""
+        """Return True if the training may end after `step`, so that the processes must agree on it."""
         return self.best is not None and self.is_due(step, steps)
 
     def prune(self, steps: Collection[int]) -> None:
-        """Delete the weights that are of no use to a training that goes on from one of `steps`; of none, all."""
+        """Delete the weights that a training resumed from one of `steps` doesn't need; without steps, delete all."""
         if self.best is not None:
             self.best.prune(steps)
 
     def observe(self, line: LogLine, steps: int, state: TrainingState) -> LogLine:
-        """Return the metrics of a step with the judge's, if it is measured after that step, and decide on the end.
+        """Return the metrics of a step, with the judge's if it is measured after this step, and decide when to stop.
 
-        `state` is that after the step. If there is an average of the weights, it is the result, and is measured.
+        `state` is the state after the step. If there is an average of the weights, the average is measured.
         """
         step = int(line["step"])
         if not self.is_due(step, steps):
@@ -125,7 +128,7 @@ class Watcher:
         return line
 
     def _make_figures(self, found: Measured) -> LogLine:
-        """Return the mean, and the share of the captions without a value where there are such."""
+        """Return the mean score if there is one, and the share of captions without a score if it is above 0."""
         unscored = 1 - float(found.values_N.isfinite().double().mean())
         figures = {self.metric: found.mean} if unscored < 1 else {}
         return figures | ({f"{self.metric}_unscored": unscored} if unscored else {})
@@ -137,7 +140,7 @@ class Watcher:
         return now >= then
 
     def end(self) -> str:
-        """Note the end of the training, and return what is said of it."""
+        """Record the end of the training, and return the message about it."""
         assert self.best is not None and self._best is not None
         last = self._lines[-1]
         self.best.end(self._best.step, int(last["step"]))
@@ -147,16 +150,16 @@ class Watcher:
         )
 
     def find_result(self) -> tuple[int, int] | None:
-        """Return the step whose weights are the result and that at which the watch ended the training; None if not."""
+        """Return the step with the resulting weights and the step at which the watch ended the training, or None."""
         return self.best.find_end() if self.best else None
 
     def find_end(self) -> int | None:
-        """Return the step at which the watch has ended the training; None if it hasn't."""
+        """Return the step at which the watch ended the training; None if it didn't."""
         found = self.find_result()
         return None if found is None else found[1]
 
     def load_result(self, state: TrainingState) -> bool:
-        """Copy the best weights into the network if the watch has ended the training; return True if it has."""
+        """Copy the best weights into the network if the watch ended the training; return True if it did."""
         found = self.find_result()
         if self.best is None or found is None:
             return False
@@ -165,9 +168,9 @@ class Watcher:
 
 
 def summarize_watch(judge: str, metric: str, lines: Sequence[LogLine], ended: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the notes on a watch: the base's mean, the best and the last one with their steps.
+    """Return the notes on a watch: the base's mean, and the best and the last mean with their steps.
 
-    `ended` are the step whose weights are the result and the step at which the watch ended the training; None if it
+    `ended` is the step with the resulting weights and the step at which the watch ended the training; None if it
     didn't.
     """
     means = {int(line["step"]): line[metric] for line in lines if metric in line}

@@ -1,1 +1,1 @@
-"""The alignment methods, one file each; the catalog lists them."""
+"""The alignment methods of the catalog, one file each."""

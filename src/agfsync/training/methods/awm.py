@@ -12,9 +12,10 @@ from agfsync.training.noising import squared_error
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageWeightedMatching(CleanImageMethod):
-    """The method `awm`: lower the errors of images with an advantage, and raise those of the others.
+    """The method `awm`: lower the errors of images with a positive advantage, and raise those of the others.
 
-    The log-ratio of an image is m_old - m, the change of its error at one noise and time, clipped as in PPO at `clip`.
+    The log-ratio of an image is m_old - m, the decrease of its error at one noise and time. The ratio is clipped at
+    `clip` as in PPO.
     """
 
     clip: float = 0.2

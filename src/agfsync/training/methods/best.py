@@ -1,4 +1,4 @@
-"""Fine-tuning on chosen candidates by the model's own loss: DreamSync, RAFT, reward-weighted, and the control."""
+"""Fine-tuning on candidates with the model's own loss: DreamSync, RAFT, reward-weighted regression, and a control."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from agfsync.training.objective import Metrics
 
 
 class SupervisedMethod(RatedMethod):
-    """Fine-tuning: the mean of the images' errors, each times its rating."""
+    """Fine-tuning: the loss is the mean of the images' errors, each times the image's rating."""
 
     def compute_loss(self, errors: RatedErrors) -> tuple[Tensor, Metrics]:
         loss = (errors.rating_B * errors.error_B).mean()
@@ -24,9 +24,9 @@ class SupervisedMethod(RatedMethod):
 class Best(SupervisedMethod):
     """The method `best`: the best `keep` candidates of each caption by the weighted sum of `reward`.
 
-    Only candidates with at least the score `at_least` of each scorer named there count: DreamSync (Sun et al. 2023,
-    arXiv:2311.17946) takes vqa 90 and aesthetic 60. Without thresholds it is RAFT (Dong et al. 2023, arXiv:2304.06767).
-    A candidate that lacks a score takes no part, and a caption may be left without any.
+    Candidates below a threshold in `at_least`, by scorer, are left out: DreamSync (Sun et al. 2023, arXiv:2311.17946)
+    uses vqa 90 and aesthetic 60. Without thresholds this is RAFT (Dong et al. 2023, arXiv:2304.06767). A candidate
+    that lacks a score is also left out, so that a caption may have no candidate.
     """
 
     reward: Mapping[str, float]
@@ -43,8 +43,9 @@ class Best(SupervisedMethod):
 class RewardWeighted(SupervisedMethod):
     """The method `reward-weighted`: every candidate, weighted by exp(reward / `temperature`).
 
-    Reward-weighted regression (Lee et al. 2023, arXiv:2302.12192; in DDPO's code as RWR). The weights of a caption's
-    candidates have a mean of 1, so that every caption counts the same. `temperature` is in units of the weighted sum.
+    This is reward-weighted regression (Lee et al. 2023, arXiv:2302.12192; RWR in DDPO's code). The weights of a
+    caption's candidates have a mean of 1, so that their scale is the same for every caption. `temperature` is in units
+    of the weighted sum.
     """
 
     reward: Mapping[str, float]
@@ -58,9 +59,9 @@ class RewardWeighted(SupervisedMethod):
 
 @dataclass(frozen=True)
 class RandomCandidate(SupervisedMethod):
-    """The method `random-sft`: one candidate of each caption by lot, whatever its scores.
+    """The method `random-sft`: a random candidate of each caption; the scores are ignored.
 
-    It is the control of the other methods: it trains on as many images of the model itself, without any preference.
+    It is the control of the other methods: it also trains on the model's own images, but without any preference.
     """
 
     seed: int = 0
@@ -70,7 +71,7 @@ class RandomCandidate(SupervisedMethod):
 
 
 def sum_rewards(values: Mapping[str, CandidateScores], reward: Mapping[str, float]) -> dict[str, float]:
-    """Return the weighted sum of each candidate that has all scores of `reward`."""
+    """Return the weighted sum for each candidate that has all scores of `reward`."""
     weights = {name: weight for name, weight in reward.items() if weight}
     return {key: total for key, of in values.items() if (total := weighted_sum(of, weights)) is not None}
 

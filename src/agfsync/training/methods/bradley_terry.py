@@ -1,8 +1,8 @@
-"""The objective of a reward model: the pair's winner gets more than its loser, with Bradley and Terry's probability.
+"""The objective of a reward model: a higher output for a pair's winner than for its loser, by the Bradley-Terry model.
 
-As in ImageReward (Xu et al. 2023, arXiv:2304.05977) and VP-Score (Wu et al. 2024, arXiv:2404.15100).
+The loss is that of ImageReward (Xu et al. 2023, arXiv:2304.05977) and VP-Score (Wu et al. 2024, arXiv:2404.15100).
 
-Legend: P pairs, K the widths of the head's layers with a dropout, one after the other.
+Legend: P pairs, K the concatenated widths of the head's layers with a dropout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class BradleyTerry:
-    """The method `bradley-terry`. With `together`, the pairs of a prompt follow each other in an epoch's order."""
+    """The method `bradley-terry`. With `together`, the pairs of a prompt follow each other in each epoch."""
 
     network: Mapping[str, Any]
     together: bool = True
@@ -44,7 +44,7 @@ class BradleyTerry:
 
 @dataclass(frozen=True, slots=True)
 class RewardBatch:
-    """The pairs of a step at the rows `rows_P`, int64, and what the head leaves out of each image, fp32 (P, 2, K)."""
+    """The pairs of a step, as int64 rows (P,), and the head's dropout factors for both images, fp32 (P, 2, K)."""
 
     rows_P: Tensor
     kept_P2K: Tensor
@@ -77,7 +77,7 @@ class BradleyTerryObjective:
 
     def loss(self, actor: Actor, batch: RewardBatch) -> tuple[Tensor, Metrics]:
         model, pairs = cast(RewardModel, actor.model), self.pairs.select(batch.rows_P)
-        # An image of several pairs goes through the towers once; its dropout differs from pair to pair.
+        # An image in several pairs goes through the towers once; its dropout differs between the pairs.
         images_B, place_2P = torch.cat([pairs.winner_P, pairs.loser_P]).unique(return_inverse=True)
         embeddings_BE = pairs.embed(model, images_B, actor.precision)
         kept_2PK = torch.cat([batch.kept_P2K[:, 0], batch.kept_P2K[:, 1]])
@@ -89,8 +89,8 @@ class BradleyTerryObjective:
 def compare_outputs(winner_P: Tensor, loser_P: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the mean of -log sigmoid(winner - loser), and the metrics: loss, accuracy and margin.
 
-    The loss is log 2 where nothing tells the two apart. The accuracy is the share of winners with more than their
-    losers; equal outputs count one half.
+    The loss of equal outputs is log 2. The accuracy is the share of pairs with a higher output for the winner; equal
+    outputs count one half.
     """
     margin_P = winner_P - loser_P
     loss, known_P = -F.logsigmoid(margin_P).mean(), margin_P.detach()
@@ -100,7 +100,7 @@ def compare_outputs(winner_P: Tensor, loser_P: Tensor) -> tuple[Tensor, dict[str
 def draw_kept(seed: int, pairs: int, widths: Sequence[int], rates: Sequence[float]) -> Tensor:
     """Draw the factors of the head's dropouts for both images of each pair, fp32 (pairs, 2, sum of `widths`).
 
-    A factor is 0 with the layer's rate, else 1 / (1 - rate); layers beyond the rates that are given keep everything.
+    A factor is 0 with the probability of the layer's rate, else 1 / (1 - rate). Layers without a rate keep everything.
     """
     source = torch.Generator().manual_seed(seed)
     rates = [*rates, *[0.0] * len(widths)][: len(widths)]
@@ -113,7 +113,7 @@ def draw_kept(seed: int, pairs: int, widths: Sequence[int], rates: Sequence[floa
 
 @dataclass(slots=True)
 class ValidationWatcher(Watcher):
-    """Measures minus the validation pairs' losses; the result of the training is the weights of the best measurement.
+    """Measures the negative losses of the validation pairs; the training results in the best measured weights.
 
     It never ends the training.
     """
@@ -125,12 +125,12 @@ class ValidationWatcher(Watcher):
         return False
 
     def prune(self, steps: Any) -> None:
-        """Keep the best weights also at the end, since they are the result."""
+        """Delete the weights that aren't needed, but keep the best ones at the end, since they are the result."""
         if steps:
             Watcher.prune(self, steps)
 
     def load_result(self, state: TrainingState) -> bool:
-        """Copy the best weights into the network; return False in a process that didn't measure."""
+        """Copy the best weights into the network and return True; return False in a process that didn't measure."""
         if self.best is None or self._best is None:
             return False
         self.best.load(self._best.step, state.parameters)
@@ -143,5 +143,5 @@ class ValidationWatcher(Watcher):
 
 
 def measure_losses(model: RewardModel, pairs: RewardPairs, precision: str, batch: int) -> Tensor:
-    """Return minus the loss of each pair without dropout, float64 (P,): what a validation raises."""
+    """Return the negative loss of each pair, without dropout, float64 (P,): higher is better."""
     return F.logsigmoid(pairs.subtract_outputs(model, precision, batch)).double()

@@ -1,7 +1,8 @@
 """Online methods that need only clean images and their rewards: DiffusionNFT and AWM.
 
-Any sampler can draw the images, no trajectory is kept, and a step costs what a step of fine-tuning costs. Legend: B
-images of this process, C H W latent channels, height, width.
+Any sampler can draw the images, no trajectory is kept, and a training step costs the same as in fine-tuning.
+
+Legend: B images of this process, C H W latent channels, height, width.
 """
 
 from abc import abstractmethod
@@ -32,17 +33,17 @@ from agfsync.training.rewards import standardise_rewards
 from agfsync.training.trajectories import GuidedPrediction
 
 OLD = "old."
-"""Prefix of the names of the sampling network's weights in the objective's memory."""
+"""The prefix of the names of the sampling network's weights in the objective's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanImageMethod(OnlineMethod):
-    """A method that draws images without noise in the steps, noises them again, and weighs their errors by rewards.
+    """A method that draws images without noise in the steps, noises them again, and weights their errors by rewards.
 
-    The network draws and is trained with the same `guidance`, if any through both halves of it: a change of the
-    prompt's prediction alone would be multiplied by it in drawing. Each image is noised `noisings` times, by default as
-    often as the sampling has steps, as in the published code of DiffusionNFT: drawing an image costs many times what
-    one noising of it costs, and the gradient of one noising is mostly noise.
+    The network draws and is trained with the same `guidance`. The gradient goes through both halves of the guidance: if
+    only the prediction with the prompt were trained, guidance would multiply its change in sampling. Each image is
+    noised `noisings` times, by default once per sampling step, as in the published code of DiffusionNFT: drawing an
+    image costs many times as much as training on one noising of it, and the gradient of one noising is mostly noise.
     """
 
     reward: Mapping[str, float]
@@ -56,22 +57,22 @@ class CleanImageMethod(OnlineMethod):
 
     curves: ClassVar[Sequence[str]] = ("reward", "loss", "kl", "without_reward")
     keeps_old: ClassVar[bool] = False
-    """True if the images are drawn by an average of the network, whose weights are in the objective's memory"""
+    """True if an average of the network draws the images; the objective's memory then holds its weights"""
 
     @property
     def sampler(self) -> Sampler:
-        """The way in which it draws."""
+        """The settings with which it draws."""
         return Sampler(self.group, self.steps, self.guidance, 0.0)
 
     def find_decay(self, updates: int) -> float:
-        """Return the share of the old network that stays in the average after `updates` updates."""
+        """Return the weight of the old network in the average after `updates` updates."""
         return 0.0
 
     @abstractmethod
     def compute_errors(
         self, schedule: NoiseSchedule, batch: "CleanBatch", noisy_BCHW: Tensor, predicted_BCHW: Tensor
     ) -> Tensor:
-        """Return the loss of each image, float32 (B,), without the distance to the base."""
+        """Return the loss of each image, float32 (B,), without the penalty for the distance to the base."""
         ...
 
     def objective(self, data: PromptData, plan: TrainingPlan) -> "CleanImageObjective":
@@ -80,9 +81,9 @@ class CleanImageMethod(OnlineMethod):
 
 @dataclass(frozen=True, slots=True)
 class CleanBatch:
-    """Images that were drawn, noised at a time each, and the sampling network's predictions of them.
+    """Drawn images, each with a noise and a time, and the sampling network's predictions for them.
 
-    An image with several noisings has as many rows, which stand together.
+    An image has one row per noising; the rows of an image are adjacent.
     """
 
     prompts_B: Tensor
@@ -92,7 +93,7 @@ class CleanBatch:
     old_BCHW: Tensor
     advantages_B: Tensor
     weights_B: Tensor
-    """0 for an image without a reward, with a mean of 1 over all images"""
+    """the weights of the images: 0 without a reward; the mean over all images is 1"""
     metrics: Metrics
 
     def __len__(self) -> int:
@@ -106,7 +107,7 @@ class CleanBatch:
 
 @dataclass(frozen=True, slots=True)
 class CleanImageObjective:
-    """The objective of `nft` and `awm`. Its memory is the weights of the network that draws, if that is an average."""
+    """The objective of `nft` and `awm`. Its memory is the weights of the sampling network, if this is an average."""
 
     method: CleanImageMethod
     data: PromptData
@@ -118,7 +119,7 @@ class CleanImageObjective:
         return len(self.data)
 
     def prepare(self, actor: Actor) -> None:
-        """Copy the network's trained weights: it draws the first images."""
+        """Copy the trained weights of the network, which draws the first images."""
         if self.method.keeps_old and not self.trained:
             self.trained.update({name: p for name, p in actor.network.named_parameters() if p.requires_grad})
             self.memory.update({OLD + name: p.detach().clone() for name, p in self.trained.items()})
@@ -169,7 +170,7 @@ class CleanImageObjective:
 
     @torch.no_grad()
     def observe(self, figures: Mapping[str, float]) -> None:
-        """Let the drawing network follow the trained one."""
+        """Update the sampling network, an average of the trained one."""
         if self.method.keeps_old:
             self.memory["updates"].add_(1)
             decay = self.method.find_decay(int(self.memory["updates"]))
@@ -178,7 +179,7 @@ class CleanImageObjective:
 
     @contextmanager
     def _use_old_network(self, actor: Actor) -> Iterator[None]:
-        """Give the network the old weights within the context."""
+        """Use the weights of the sampling network within the context."""
         if not self.method.keeps_old:
             yield
             return
@@ -211,7 +212,7 @@ class CleanImageObjective:
 
 
 def expand_rows(images_B: Tensor, times: int) -> Tensor:
-    """Return the rows of images that have `times` rows each: int64 (B * times,).
+    """Return the rows of the images at `images_B`, `times` rows per image: int64 (B * times,).
 
     >>> expand_rows(torch.tensor([0, 2]), 2)
     tensor([0, 1, 4, 5])

@@ -10,10 +10,10 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_
 
 @dataclass(frozen=True)
 class DiffusionDPO(PairMethod):
-    """The method `dpo`. `beta` is the strength of the penalty for leaving the reference.
+    """The method `dpo`. `beta` is the strength of the penalty for the distance to the reference.
 
-    Diffusion-DPO takes 2000 for Stable Diffusion 1.5 and 5000 for SDXL, with the errors of the noise; for models that
-    predict v see `training.loss_space`.
+    Diffusion-DPO uses 2000 for Stable Diffusion 1.5 and 5000 for SDXL, with the errors of the noise. For models that
+    predict v, see `training.loss_space`.
     """
 
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -23,7 +23,7 @@ class DiffusionDPO(PairMethod):
 def diffusion_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the mean of -log sigmoid(-(beta / 2) [(m_w - m_w^ref) - (m_l - m_l^ref)]) over the pairs.
 
-    The loss is a float32 scalar of at least 0, log 2 for an untrained network. It comes with `compute_pair_metrics`.
+    The loss is a float32 scalar of at least 0, log 2 for an untrained network; the metrics are `compute_pair_metrics`.
     """
     reward_margin_P = compute_reward_margin(errors, beta)
     loss = -F.logsigmoid(reward_margin_P).mean()

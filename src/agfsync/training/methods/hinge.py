@@ -10,7 +10,7 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_
 
 @dataclass(frozen=True)
 class DiffusionHinge(PairMethod):
-    """The method `hinge`. `beta` is that of `dpo`; a pair is learned at h = 1 / beta."""
+    """The method `hinge`. `beta` is that of `dpo`; a pair has no gradient from h = 1 / beta on."""
 
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         return diffusion_hinge(errors, beta)
@@ -21,7 +21,7 @@ def diffusion_hinge(errors: PairErrors, beta: float) -> tuple[Tensor, dict[str, 
 
     A pair with a margin beta h of at least 1 has no gradient.
 
-    The loss is a float32 scalar of at least 0, 1 for an untrained network. It comes with `compute_pair_metrics`.
+    The loss is a float32 scalar of at least 0, 1 for an untrained network; the metrics are `compute_pair_metrics`.
     """
     reward_margin_P = compute_reward_margin(errors, beta)
     loss = F.relu(1 - reward_margin_P).mean()

@@ -17,9 +17,9 @@ from agfsync.training.objective import Metrics
 
 @dataclass(frozen=True)
 class DiffusionKTO(RatedMethod):
-    """The method `kto`: all scored candidates; those above their caption's mean reward are liked, those below disliked.
+    """The method `kto`: scored candidates above their caption's mean reward are liked, those below it are disliked.
 
-    `liked_weight` and `disliked_weight` are the weights of the two in the loss.
+    `liked_weight` and `disliked_weight` are their weights in the loss.
     """
 
     reward: Mapping[str, float]
@@ -47,7 +47,7 @@ class DiffusionKTO(RatedMethod):
         return loss, {
             "loss": loss.detach(),
             "implicit_accuracy": compute_implicit_accuracy((errors.rating_B.sign() * gain_B).detach()),
-            # A part of a batch may have none of a kind: each image counts as one of all, so that parts add up.
+            # A part may have no liked or no disliked images: the mean is over all images, so that the parts add up.
             **{f"{name}_error_change": -(gain_B * of_B).detach().mean() for name, of_B in changes.items()},
         }
 
@@ -60,10 +60,10 @@ def diffusion_kto(
     liked_weight: float = 1.0,
     disliked_weight: float = 1.0,
 ) -> Tensor:
-    """Return the mean of w (1 - sigmoid(+-beta (g - z))) over the images, + for liked ones: a float32 scalar.
+    """Return the mean of w (1 - sigmoid(+-beta (g - z))) over the images, with + for liked ones: a float32 scalar.
 
     Args:
-        gain_B: g = m^ref - m, float32 (B,), how much lower the image's error is than the reference's.
+        gain_B: g = m^ref - m, float32 (B,), the reference's error of each image minus the network's.
         reference_point: z = max(0, mean of g) over the whole step.
     """
     sign_B = torch.where(liked_B, 1.0, -1.0)

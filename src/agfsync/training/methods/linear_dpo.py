@@ -9,10 +9,10 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_
 
 @dataclass(frozen=True)
 class LinearDPO(PairMethod):
-    """The method `linear-dpo`. Each pair's gradient has a weight in `floor`..1 - `floor`.
+    """The method `linear-dpo`. The gradient of each pair has a weight in `floor`..1 - `floor`.
 
-    The authors take beta 100 and floor 1e-3 for Stable Diffusion 1.5, 500 and 0 for SDXL, 5000 and 0.05 for Stable
-    Diffusion 3, with a moving average of the network as the reference; here the reference is the base.
+    The authors use beta 100 and floor 1e-3 for Stable Diffusion 1.5, 500 and 0 for SDXL, 5000 and 0.05 for Stable
+    Diffusion 3. Their reference is a moving average of the network; here it is the base.
     """
 
     beta: float = 100.0
@@ -28,6 +28,6 @@ class LinearDPO(PairMethod):
 def compute_linear_weight(reward_margin_P: Tensor, floor: float) -> Tensor:
     """Return clip(0.5 + 0.2 beta [(m_w - m_l) - (m_w^ref - m_l^ref)], floor, 1 - floor), float32 (P,).
 
-    `reward_margin_P` is -beta / 2 times the bracket, so that the slope in it is -0.4.
+    `reward_margin_P` is -beta / 2 times the bracket, so that the slope with respect to it is -0.4.
     """
     return (0.5 - 0.4 * reward_margin_P).clamp(floor, 1 - floor)

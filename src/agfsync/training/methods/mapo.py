@@ -1,4 +1,4 @@
-"""MaPO (Hong et al. 2024, arXiv:2406.06424): the winner's error, and a margin without a reference model."""
+"""MaPO (Hong et al. 2024, arXiv:2406.06424): the winner's error plus a margin loss without a reference model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_impli
 
 @dataclass(frozen=True)
 class MaPO(PairMethod):
-    """The method `mapo`. It needs no reference: less memory, and a forward pass fewer in each step.
+    """The method `mapo`. It needs no reference, which saves memory and a forward pass in each step.
 
-    `beta` weighs the margin's term, `snr` is s of `score_error`, and `scale` is T, the authors' number of timesteps.
+    `beta` is the weight of the margin loss, `snr` is s in `score_error`, and `scale` is T, the authors' number of
+    timesteps.
     """
 
     beta: float = 0.1
@@ -37,6 +38,6 @@ class MaPO(PairMethod):
 
 
 def score_error(error_P: Tensor, snr: float) -> Tensor:
-    """Return s m / (e^(s m) - 1) of the errors m, in 0..1 and falling; 1 at m = 0."""
+    """Return s m / (e^(s m) - 1) of the errors m, in 0..1; it is 1 at m = 0 and decreases with m."""
     scaled_P = snr * error_P
     return torch.where(scaled_P == 0, torch.ones_like(scaled_P), scaled_P / torch.expm1(scaled_P.clamp(min=1e-12)))

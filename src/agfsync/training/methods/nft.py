@@ -1,4 +1,6 @@
-"""DiffusionNFT (Zheng et al. 2025, arXiv:2509.16117): towards good images and away from bad ones, without a policy.
+"""DiffusionNFT (Zheng et al. 2025, arXiv:2509.16117): train towards good images and away from bad ones.
+
+It needs no likelihood of a policy.
 
 Legend: B images, C H W latent channels, height, width.
 """
@@ -15,10 +17,10 @@ from agfsync.training.methods.clean_images import CleanBatch, CleanImageMethod
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionNFT(CleanImageMethod):
-    """The method `nft`. The images are drawn by a moving average of the network.
+    """The method `nft`. A moving average of the network draws the images.
 
-    `beta` is b of `compute_nft_loss`: smaller is faster and less stable. After t updates the average keeps the share
-    min(`decay_rate` t, `decay_limit`) of itself.
+    `beta` is b in `compute_nft_loss`: a smaller value is faster and less stable. The decay of the average is
+    min(`decay_rate` t, `decay_limit`) after t updates.
     """
 
     beta: float = 1.0
@@ -48,16 +50,17 @@ def compute_nft_loss(
 ) -> Tensor:
     """Return limit [r |x(v+) - x_0|^2 + (1 - r) |x(v-) - x_0|^2] / b, float32 (B,).
 
-    v+ = b v + (1 - b) v_old and v- = (1 + b) v_old - b v, where v is the prediction and v_old that of the network which
-    drew the images; r is the image's reward in its group, in 0..1. The two errors are those of `normalise_error`.
+    v+ = b v + (1 - b) v_old and v- = (1 + b) v_old - b v, where v is the trained network's prediction and v_old that of
+    the network that drew the images. r is the image's advantage, scaled to 0..1. The two errors are those of
+    `normalise_error`.
     """
     return limit * (optimality_B * better_B + (1 - optimality_B) * worse_B) / beta
 
 
 def normalise_error(estimate_BCHW: Tensor, clean_BCHW: Tensor) -> Tensor:
-    """Return the mean squared error of the clean latents, divided by its mean size without a gradient: (B,).
+    """Return the mean squared error of the clean latents, divided by the mean absolute error without a gradient: (B,).
 
-    The published code does so beyond its paper, since errors of the clean latents grow with the noise.
+    The published code does this, unlike the paper, since errors of the clean latents grow with the noise.
     """
     difference_BCHW = estimate_BCHW - clean_BCHW
     size_B = difference_BCHW.detach().abs().mean(dim=(1, 2, 3)).clamp(min=1e-5)

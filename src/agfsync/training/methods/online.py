@@ -1,6 +1,6 @@
-"""Drawing and rewarding images in training, which the online methods share.
+"""Drawing and rewarding of images in training, shared by the online methods.
 
-Legend: B images of this process in a step, N those of all processes, S steps of a trajectory, C H W latent channels,
+Legend: B images of this process in a step, N images of all processes, S steps of a trajectory, C H W latent channels,
 height, width.
 """
 
@@ -24,7 +24,7 @@ from agfsync.training.prompts import PromptData
 from agfsync.training.trajectories import GuidedPrediction, Trajectory, sample_trajectory
 
 _OF_IMAGES = ("latents_BCHW", "states_BSCHW", "next_states_BSCHW", "log_probabilities_BS")
-"""The tensors of a trajectory that have a row an image; its times and deviations are the same for all."""
+"""The tensors of a trajectory that have one row per image; all images share the times and standard deviations."""
 
 
 class OnlineMethod:
@@ -36,16 +36,16 @@ class OnlineMethod:
 
     @property
     def uses_reference(self) -> bool:
-        """True if there is a penalty for leaving the base: `kl` is above 0."""
+        """True if there is a penalty for the distance to the base: `kl` is above 0."""
         return self.kl > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """The way in which an online method draws: `group` images of each prompt, by `steps` steps with noise `eta`.
+    """The sampling settings of an online method: `group` images per prompt, in `steps` steps with noise `eta`.
 
-    `guidance` and `steps` None are those that the model draws with. With a `window` so many steps in a row have noise,
-    which lie in the share `window_within` of the steps (MixGRPO, arXiv:2507.21802).
+    If `guidance` or `steps` is None, the model's own is used. With a `window`, only that number of consecutive steps
+    have noise; they lie in the share `window_within` of the steps (MixGRPO, arXiv:2507.21802).
     """
 
     group: int
@@ -61,10 +61,10 @@ class Sampler:
         return self.steps or model.steps
 
     def find_schedule(self, model: SamplingModel) -> NoiseSchedule:
-        """Return the model's schedule, whose transitions add noise as this sampler says.
+        """Return the model's schedule with this sampler's stochastic step.
 
         Raises:
-            RecipeError: the model doesn't predict a flow, and `stochastic_step` is a flow's.
+            RecipeError: `stochastic_step` is for flow models, and the model isn't one.
         """
         if self.stochastic_step == "sde":
             return model.schedule
@@ -73,10 +73,10 @@ class Sampler:
         return replace(model.schedule, stochastic_step=self.stochastic_step)
 
     def draw_window(self, steps: int, seed: int) -> range:
-        """Return the steps that have noise: all, or a window whose place follows from `seed`.
+        """Return the steps that have noise: all, or a window at a random position that depends on `seed`.
 
         Raises:
-            RecipeError: there is no room for the window.
+            RecipeError: the window doesn't fit into its share of the steps.
         """
         if self.window is None:
             return range(steps)
@@ -87,16 +87,16 @@ class Sampler:
         return range(first, first + self.window)
 
     def make_prediction(self, actor: Actor) -> GuidedPrediction:
-        """Return the guided prediction by which images are drawn and trained."""
+        """Return the guided prediction, for sampling and for training."""
         model = cast(SamplingModel, actor.model)
         return GuidedPrediction(model, model.guidance if self.guidance is None else self.guidance, actor.precision)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """This process's images of a step, with their trajectories, and the rewards of all processes' images.
+    """This process's images of a step, with their trajectories, and the rewards of the images of all processes.
 
-    Images of a prompt stand together. `own_B` are this process's places among all images.
+    The images of a prompt are adjacent. `own_B` are the positions of this process's images among all images.
     """
 
     prompts_B: Tensor
@@ -109,12 +109,12 @@ class Samples:
 
     @property
     def own_rewards_B(self) -> Tensor:
-        """The rewards of this process's images, float64, NaN without one."""
+        """The rewards of this process's images, float64 (B,), NaN for an image without a reward."""
         return self.rewards_N[self.own_B]
 
 
 def list_window_places(window: int, within: tuple[float, float], steps: int) -> list[int]:
-    """Return the first steps of the windows of `window` steps that lie in a share of the steps.
+    """Return the possible first steps of a window of `window` steps within a share of the steps.
 
     >>> list_window_places(3, (0.0, 0.5), 10)
     [0, 1, 2]
@@ -126,11 +126,11 @@ def list_window_places(window: int, within: tuple[float, float], steps: int) -> 
 def draw_samples(
     data: PromptData, plan: TrainingPlan, sampler: Sampler, actor: Actor, step: int, rows: Tensor
 ) -> Samples:
-    """Draw and reward the images of step `step` with the network as it is.
+    """Draw and reward the images of step `step` with the current network.
 
-    The prompts of a step follow from the plan's seed and the step, and an image's noise also from its place in its
-    group, so that neither batch nor process affects it. As many images as a part of `plan.batch` has prompts are drawn
-    at a time, fewer where memory runs out.
+    The prompts depend only on the plan's seed and the step, and an image's noise also on its position in the step, so
+    that neither the batch nor the process affects it. `plan.batch // plan.accumulate` images are drawn at a time, fewer
+    if memory runs out.
     """
     model = cast(SamplingModel, actor.model)
     prompts_N = draw_rows_of_step(plan.seed, step, plan.batch, len(data)).repeat_interleave(sampler.group)
@@ -165,7 +165,7 @@ def draw_samples(
 
 
 def gather_values(processes: Processes, values: Sequence[float], own_B: Tensor, count: int) -> Tensor:
-    """Return the values of all processes, float64 (N,), of which `values` are those at `own_B`; NaN stays NaN."""
+    """Return the values of all processes, float64 (N,); this process has `values` at `own_B`. NaN stays NaN."""
     found_N, known_N = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     own = torch.tensor(values, dtype=torch.float64)
     found_N[own_B], known_N[own_B] = own.nan_to_num(), own.isfinite().double()
@@ -175,17 +175,17 @@ def gather_values(processes: Processes, values: Sequence[float], own_B: Tensor, 
 
 
 def weigh_known(values_N: Tensor) -> Tensor:
-    """Return weights with which the mean of all rows is the mean of the known ones: float32 (N,), 0 where NaN.
+    """Return weights that make the mean over all rows the mean over the known ones: float32 (N,), 0 where NaN.
 
-    An image without a reward must not count as one with a reward of 0; with weights all processes keep equally many
-    rows.
+    An image without a reward must not count as an image with a reward of 0. It isn't dropped, so that all processes
+    have the same number of rows.
     """
     known_N = values_N.isfinite()
     return known_N.float() / known_N.float().mean().clamp(min=1e-12)
 
 
 def make_reward_metrics(rewards_N: Tensor) -> dict[str, Tensor]:
-    """Return the mean reward of a step's images, and the share of them that have none.
+    """Return the mean reward of a step's images, and the share of images without a reward.
 
     Raises:
         RecipeError: no image has a reward.
@@ -197,9 +197,10 @@ def make_reward_metrics(rewards_N: Tensor) -> dict[str, Tensor]:
 
 
 def split_groups(own_B: Tensor, group: int, parts: int, seed: int) -> list[Tensor]:
-    """Return the positions in `own_B` in `parts` batches, int64: each batch has as many images of every prompt.
+    """Split the images of `own_B` into `parts` batches of positions, int64; a batch has equally many of every prompt.
 
-    The images of a prompt are shuffled by `seed` and the prompt's place, so that no process affects the batches.
+    The shuffle of a prompt's images depends only on `seed` and the prompt's position, so that the number of processes
+    doesn't affect it.
 
     Raises:
         RecipeError: a group has fewer than `parts` images.
@@ -215,12 +216,12 @@ def split_groups(own_B: Tensor, group: int, parts: int, seed: int) -> list[Tenso
 
 
 def join_prompted(data: PromptData, rows_B: Tensor, device: torch.device) -> tuple[Conditioning, Conditioning]:
-    """Return the conditioning of prompts and, of as many rows, that of the negative prompt."""
+    """Return the conditioning of the prompts at `rows_B` and of the negative prompt, with the same number of rows."""
     return data.make_conditioning(rows_B, device), data.make_unprompted(len(rows_B), device)
 
 
 def _split_trajectory(trajectory: Trajectory) -> Iterator[Trajectory]:
-    """Yield each image's trajectory: a batch of one."""
+    """Yield the trajectory of each image, as a batch of one."""
     for place in range(len(trajectory.latents_BCHW)):
         yield replace(trajectory, **{name: getattr(trajectory, name)[place : place + 1] for name in _OF_IMAGES})
 

@@ -1,8 +1,8 @@
-"""The objective on preference pairs that the methods on pairs share; each adds its loss.
+"""The objective on preference pairs, shared by the methods on pairs; each method defines its loss.
 
-Diffusion models have no likelihood at hand. Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908) bounds it, and the
-log-ratio of an image under the trained network and the reference becomes -(m - m^ref) / 2 times a weight that is part
-of beta, where m is the squared error of the prediction.
+The likelihood of an image under a diffusion model is intractable. Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908)
+bounds it: the log-ratio of an image under the trained network and the reference becomes -(m - m^ref) / 2 times a weight
+that is part of beta, where m is the squared error of the prediction.
 """
 
 from abc import ABC, abstractmethod
@@ -27,8 +27,8 @@ class PairErrors:
     """The mean squared errors of a batch of pairs, each float32 (P,): the trained network's and the reference's.
 
     They are weighted by `NoiseSchedule.weight` at the time that the four errors of a pair share. `product_P` is the
-    mean product of the winner's and the loser's error, element by element and weighted alike, without a gradient.
-    `margin_P` is the pairs' `EncodedPairs.margin_P`. A method without a reference gets None for its errors.
+    mean of the elementwise product of the winner's and the loser's error, with the same weight and without a gradient.
+    `margin_P` is `EncodedPairs.margin_P` of the pairs. Without a reference, its errors are None.
     """
 
     winner_P: Tensor
@@ -48,9 +48,9 @@ _BETA_DECAY = 0.9
 class PairMethod(ABC):
     """A method on pairs; a subclass defines `compare(errors, beta)`.
 
-    `sft_weight` times the winner's own error is added to the loss: an anchor, which keeps DPO from raising both images'
-    errors. With `auto_beta`, beta falls where the margins grow, so that a pair of average margin keeps this share
-    of its gradient, in 0..0.5; the method's own beta is the largest.
+    `sft_weight` times the winner's error is added to the loss, which keeps DPO from raising the errors of both images.
+    With `auto_beta`, in 0..0.5, beta falls as the margins grow, so that a pair with an average margin keeps this share
+    of its gradient; `beta` is then the largest value.
     """
 
     beta: float = field(kw_only=False)
@@ -64,11 +64,11 @@ class PairMethod(ABC):
 
     @abstractmethod
     def compare(self, errors: PairErrors, beta: float) -> tuple[Tensor, Metrics]:
-        """Return the scalar to minimise, a mean over the pairs, and the metrics to log: `curves`."""
+        """Return the loss, a scalar that is a mean over the pairs, and the metrics to log, `curves`."""
         ...
 
     def loss(self, errors: PairErrors, beta: float | None = None) -> tuple[Tensor, Metrics]:
-        """Return the loss with the terms that the method's options add, at `beta`, by default the method's own."""
+        """Return the loss with the terms of the method's options, for `beta`, by default the method's own."""
         loss, metrics = self.compare(errors, self.beta if beta is None else beta)
         if self.sft_weight:
             loss = loss + self.sft_weight * errors.winner_P.mean()
@@ -88,7 +88,7 @@ class PairBatch:
     """rows of `pairs`, int64"""
     noise: PairNoise
     dropped_P: Tensor | None
-    """bool: pairs that are trained under the empty prompt"""
+    """bool (P,): pairs that are trained with the empty prompt"""
     device: torch.device = _CPU
 
     def __len__(self) -> int:
@@ -100,13 +100,13 @@ class PairBatch:
 
     @property
     def tensors(self) -> LatentBatch:
-        """The clean latents and conditioning on `device`, winners first, then their losers."""
+        """The clean latents and the conditioning on `device`, first of the winners, then of the losers."""
         return self.pairs.make_batch(self.rows_P, self.device, self.dropped_P)
 
 
 @dataclass(frozen=True, slots=True)
 class PairObjective:
-    """The objective of all methods on pairs: draw pairs, a noise and a time for each, and compare their errors."""
+    """The objective of all methods on pairs: draw pairs, with a noise and a time for each, and compare their errors."""
 
     method: PairMethod
     pairs: EncodedPairs
@@ -148,7 +148,7 @@ class PairObjective:
         return loss, metrics
 
     def prepare(self, actor: Actor) -> None:
-        """Do nothing: the memory depends on no model."""
+        """Do nothing: the memory doesn't depend on the model."""
 
     def observe(self, figures: Mapping[str, float]) -> None:
         if "margin_size" in figures:
@@ -157,9 +157,9 @@ class PairObjective:
 
 
 def choose_beta(margin: float, share: float, largest: float) -> float:
-    """Return the beta at which a pair of this margin keeps `share` of its gradient: sigmoid(-beta / 2 margin) = share.
+    """Return the beta for which a pair of this margin keeps `share` of its gradient: sigmoid(-beta / 2 margin) = share.
 
-    `margin` is the average size of (m_w - m_w^ref) - (m_l - m_l^ref); the beta is at most `largest`.
+    `margin` is the average absolute value of (m_w - m_w^ref) - (m_l - m_l^ref); the beta is at most `largest`.
 
     >>> choose_beta(0.01, 0.2, 5000.0)
     277.25887222397813
@@ -177,11 +177,11 @@ def compute_pair_errors(
     min_snr_gamma: float | None = None,
     loss_space: LossSpace = "model",
 ) -> PairErrors:
-    """Return the errors of each pair; winner and loser are one batch, with the same time, and the noise of `noise`.
+    """Return the errors of each pair. Winners and losers are one batch, with the times and the noise of `noise`.
 
-    They are errors of the network's prediction times `NoiseSchedule.weight`: of the noise (Diffusion-DPO), of v, or of
-    a flow's velocity. The velocity's errors have weight 1 by default, as in Flow-DPO with a constant beta (Liu et al.
-    2025, arXiv:2501.13918) and in Flow-GRPO's script `train_sd3_dpo.py`.
+    They are the errors of the network's prediction times `NoiseSchedule.weight`. The prediction is the noise
+    (Diffusion-DPO), v, or a flow's velocity. The errors of the velocity have weight 1 by default, as in Flow-DPO with a
+    constant beta (Liu et al. 2025, arXiv:2501.13918) and in Flow-GRPO's script `train_sd3_dpo.py`.
     """
     schedule, device = model.schedule, model.device
     noise_BCHW, times_B = noise.noise_BCHW.to(device), noise.times_P.repeat(2).to(device)
@@ -199,7 +199,7 @@ def compute_pair_errors(
     if reference is not None:
         with reference() as frozen:
             base_B = average_squares(subtract_target(frozen)) * weight_B
-        # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
+        # Autograd can't use an inference tensor; its clone is an ordinary tensor.
         base = base_B.clone().chunk(2)
     error_BCHW = subtract_target(model.network)
     winner_P, loser_P = (average_squares(error_BCHW) * weight_B).chunk(2)
@@ -222,11 +222,11 @@ def compute_error_changes(errors: PairErrors) -> tuple[Tensor, Tensor]:
 
 
 def compute_pair_metrics(loss: Tensor, reward_margin_P: Tensor, errors: PairErrors) -> dict[str, Tensor]:
-    """Return the metrics of a method on pairs, all means over the pairs.
+    """Return the metrics of a method on pairs, all of them means over the pairs.
 
     implicit_accuracy is the share of pairs with a positive margin; a tie counts one half, so that an untrained network
-    starts at 0.5. The change of the winner's error and that of the loser's are apart, because the margin can also grow
-    while both get worse.
+    starts at 0.5. The changes of the winner's and the loser's error are separate metrics, because the margin can also
+    grow while both get worse.
     """
     winner_change_P, loser_change_P = compute_error_changes(errors)
     return {
@@ -238,5 +238,5 @@ def compute_pair_metrics(loss: Tensor, reward_margin_P: Tensor, errors: PairErro
 
 
 def compute_implicit_accuracy(reward_margin_P: Tensor) -> Tensor:
-    """Return the share of margins above 0, ties counting one half."""
+    """Return the share of margins above 0; a tie counts one half."""
     return (torch.sign(reward_margin_P) + 1).mean() / 2

@@ -1,7 +1,8 @@
 """Policy gradients on the sampling steps: DDPO, DPOK, PPO and Flow-GRPO in one objective.
 
-Each stochastic step of a sampling is an action of the network, whose log-probability is known. Legend: R rows of a
-batch, each one step of one image; B images; S steps; N images of all processes.
+Each stochastic sampling step is an action of the network with a known log-probability.
+
+Legend: R rows of a batch, each one step of one image; B images; S steps; N images of all processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,25 +37,27 @@ PolicyLoss = Literal["ddpo", "dpok", "ppo", "grpo"]
 
 @dataclass(frozen=True)
 class PolicyGradient(OnlineMethod):
-    """The method `policy-gradient`: make the steps that led to rewarded images likelier.
+    """The method `policy-gradient`: make the steps that led to images with a high reward more likely.
 
-    `loss` is how rewards become advantages, and what keeps the network near the base:
+    `loss` determines the advantages, and the distance to the base that `kl` penalises:
 
-    - `ddpo` (Black et al. 2023, arXiv:2305.13301): standardised by the prompt's last `buffer` rewards, once there are
-      `buffer_minimum`; else by the step's.
-    - `ppo`: standardised by the step's rewards; VisionPrefer trains so with its reward model.
-    - `grpo` (Flow-GRPO, Liu et al. 2025, arXiv:2505.05470): minus the mean of the prompt's group, over the standard
-      deviation of the step's.
-    - `dpok` (Fan et al. 2023, arXiv:2305.16381): minus a learned value of each state. Before that the reward is
-      standardised by the first step's, as its ImageReward is by constants: the value begins near 0.
+    - `ddpo` (Black et al. 2023, arXiv:2305.13301): the reward, standardised by the prompt's last `buffer` rewards if
+      there are at least `buffer_minimum`, else by the step's rewards.
+    - `ppo`: the reward, standardised by the step's rewards, as VisionPrefer trains with its reward model.
+    - `grpo` (Flow-GRPO, Liu et al. 2025, arXiv:2505.05470): the reward minus the mean of the prompt's group, over the
+      standard deviation of the step's rewards.
+    - `dpok` (Fan et al. 2023, arXiv:2305.16381): the reward minus a learned value of each state. The reward is first
+      standardised by the rewards of the first step, so that the value starts near 0; DPOK's ImageReward is standardised
+      by constants.
 
-    `kl` weighs the distance to the base: of the guided predictions for `dpok`, as in its code, of the steps' means in
-    units of their variance for the others. The gradient goes through both halves of the guidance.
+    `kl` is the weight of the distance to the base: between the guided predictions for `dpok`, as in its code, else
+    between the means of the steps in units of their variance. The gradient goes through both halves of the guidance.
 
-    `step_weights` "variance" weighs each step by its noise's variance, with a mean of 1. The gradient of a step's
-    log-probability grows with 1 / std, its effect on the image with std: of 10 steps of DDIM the last one with noise
-    has 19 of 20 parts of the summed squares, and nearly no effect. "equal" is as published for DDIM, where that step
-    has a half of 50; published code of CPS leaves the variance out of the log-probability, which is "variance".
+    With `step_weights` "variance", the weight of a step is the variance of its noise, scaled to a mean of 1. The
+    gradient of a step's log-probability grows with 1 / std, but the step's effect on the image grows with std: of 10
+    DDIM steps, the last one with noise has 95 % of the summed squared gradients, and nearly no effect on the image.
+    "equal" is as published for DDIM, where this step has half of the sum with 50 steps. The published code of CPS
+    leaves the variance out of the log-probability, which amounts to "variance".
     """
 
     reward: Mapping[str, float]
@@ -82,7 +85,7 @@ class PolicyGradient(OnlineMethod):
 
     @property
     def sampler(self) -> Sampler:
-        """The way in which it draws."""
+        """The settings with which it draws."""
         window = (self.window, self.window_within)
         return Sampler(self.group, self.steps, self.guidance, self.eta, self.stochastic_step, *window)
 
@@ -92,7 +95,7 @@ class PolicyGradient(OnlineMethod):
 
 @dataclass(frozen=True, slots=True)
 class PolicyBatch:
-    """Steps of images: the states before and after, and what is known about each step."""
+    """Sampling steps of images: the states before and after each, with its times, log-probability and advantage."""
 
     data: PromptData
     prompts_R: Tensor
@@ -101,10 +104,10 @@ class PolicyBatch:
     times_R: Tensor
     next_times_R: Tensor
     log_probabilities_R: Tensor
-    """of the network that drew the images"""
+    """under the network that drew the images"""
     advantages_R: Tensor
     weights_R: Tensor
-    """0 for an image without a reward, times the step's weight, with a mean of 1 over all images and steps"""
+    """the step's weight, or 0 for an image without a reward; the mean over all images and steps is 1"""
     metrics: Metrics
     device: torch.device = _CPU
 
@@ -119,7 +122,7 @@ class PolicyBatch:
 
 @dataclass(frozen=True, slots=True)
 class PolicyObjective:
-    """The objective of `policy-gradient`. Its memory is the rewards of each prompt, and DPOK's value network."""
+    """The objective of `policy-gradient`. Its memory is each prompt's rewards (DDPO) or the value network (DPOK)."""
 
     method: PolicyGradient
     data: PromptData
@@ -137,7 +140,7 @@ class PolicyObjective:
         return len(self.data)
 
     def prepare(self, actor: Actor) -> None:
-        """Create what depends on the model: DPOK's value network."""
+        """Create DPOK's value network, which depends on the model."""
         if self.method.loss == "dpok" and not self.value:
             self.value.append(
                 ValueNetwork.create(
@@ -198,11 +201,11 @@ class PolicyObjective:
             raise ValueError("training.method.kl needs a reference")
         with actor.reference() as frozen:
             predicted_RCHW = prediction.predict(frozen, *given)  # type: ignore[arg-type]
-        # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
+        # Autograd can't use an inference tensor; its clone is an ordinary tensor.
         return predicted_RCHW.clone()
 
     def _compute_advantages(self, actor: Actor, samples: Samples, chosen_BS: Tensor) -> Tensor:
-        """Return the advantages of the chosen steps, float32 (B, S'), 0 for images without a reward."""
+        """Return the advantages of the chosen steps, float32 (B, S'); 0 for images without a reward."""
         method, rewards_N = self.method, samples.rewards_N
         if method.loss == "dpok":
             samples = replace(samples, rewards_N=standardise_by_first(self.memory["reward_standard"], rewards_N))
@@ -228,7 +231,7 @@ class PolicyObjective:
         weights_B: Tensor,
         metrics: Metrics,
     ) -> PolicyBatch:
-        """Return the chosen steps of `images_B`, a row each."""
+        """Return the batch of the chosen steps of `images_B`, one row per step."""
         trajectory = samples.trajectory
         images_R = images_B.repeat_interleave(chosen_BS.shape[1])
         steps_R = chosen_BS[images_B].flatten()
@@ -253,18 +256,18 @@ class PolicyObjective:
 def compute_policy_loss(change_R: Tensor, advantages_R: Tensor, clip: float) -> Tensor:
     """Return max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) with rho = exp(change): float32 (R,).
 
-    The maximum keeps the gradient of a ratio that has left the range to the wrong side; DPOK's published code clips
-    without it, and so never pulls such a ratio back.
+    The maximum keeps the gradient of a ratio that has left the range on the wrong side. DPOK's published code clips
+    without the maximum, so that such a ratio is never pulled back.
     """
     ratio_R = change_R.exp()
     return torch.maximum(-advantages_R * ratio_R, -advantages_R * ratio_R.clamp(1 - clip, 1 + clip))
 
 
 def standardise_by_first(standard: Tensor, rewards_N: Tensor) -> Tensor:
-    """Return (r - mean) / std of the rewards that were given first: float64 (N,), NaN without a reward.
+    """Return (r - mean) / std with the mean and std of the first call's rewards: float64 (N,), NaN without a reward.
 
     Args:
-        standard: their mean and standard deviation, (2,); NaN before, then this call enters them.
+        standard: that mean and standard deviation, (2,); if they are NaN, this call sets them from `rewards_N`.
     """
     if standard.isnan().any():
         known_N = rewards_N[rewards_N.isfinite()]
@@ -273,13 +276,13 @@ def standardise_by_first(standard: Tensor, rewards_N: Tensor) -> Tensor:
 
 
 def track_rewards(tracked: Tensor, prompts_N: Tensor, rewards_N: Tensor, minimum: int) -> Tensor:
-    """Enter a step's rewards into `tracked`, and return them standardised: float64 (N,), NaN without a reward.
+    """Add a step's rewards to `tracked`, and return them standardised: float64 (N,), NaN without a reward.
 
-    A prompt with at least `minimum` tracked rewards, this step's among them, has its own mean and standard deviation;
-    the others have those of the step's rewards.
+    For a prompt with at least `minimum` tracked rewards, including this step's, the mean and standard deviation are
+    those of its tracked rewards; for the others, those of the step's rewards.
 
     Args:
-        tracked: each prompt's last rewards, the newest last, NaN where there are none yet: (prompts, buffer).
+        tracked: the last rewards of each prompt, the newest last, NaN where there is none yet: (prompts, buffer).
     """
     known_N = rewards_N.isfinite()
     for prompt, reward in zip(prompts_N[known_N].tolist(), rewards_N[known_N].tolist(), strict=True):
@@ -294,7 +297,7 @@ def track_rewards(tracked: Tensor, prompts_N: Tensor, rewards_N: Tensor, minimum
 
 
 def _choose_steps(samples: Samples, share: float, seed: int, step: int) -> Tensor:
-    """Draw the steps of each image that are trained, a share of those with a density: int64 (B, S')."""
+    """Draw the steps of each image to train on, a share of the steps with a density: int64 (B, S')."""
     count = len(samples.trajectory.times_S)
     if not count:
         raise RecipeError("training.method.eta must be above 0: a sampling without noise has no probabilities")

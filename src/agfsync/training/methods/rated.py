@@ -1,4 +1,4 @@
-"""The objective on scored candidates that the supervised methods and KTO share; each rates them, and adds its loss.
+"""The objective on scored candidates, shared by the supervised methods and KTO; each defines its ratings and its loss.
 
 Legend: B images in the batch, C H W latent channels, height, width.
 """
@@ -19,14 +19,14 @@ from agfsync.training.objective import Actor, Metrics, TrainingPlan
 from agfsync.training.precision import autocast
 
 Ratings = Mapping[str, float]
-"""A caption's candidates that are trained on, by their keys, each with its rating."""
+"""Key of a candidate -> its rating, for the candidates of a caption that are trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class RatedErrors:
     """The mean squared errors of a batch of images, float32 (B,), and their ratings.
 
-    `reference_B` is the reference's errors, and `reference_point` is KTO's; both None without a reference.
+    `reference_B` is the errors of the reference, and `reference_point` is KTO's; both are None without a reference.
     """
 
     error_B: Tensor
@@ -45,12 +45,16 @@ class RatedMethod(ABC):
 
     @abstractmethod
     def rate(self, values: Mapping[str, CandidateScores]) -> Ratings:
-        """Return the ratings of a caption's candidates, in the order of drawing; those left out aren't trained on."""
+        """Return the ratings of a caption's candidates; candidates without a rating aren't trained on.
+
+        Args:
+            values: the scores of each candidate, by its key, in the order of drawing.
+        """
         ...
 
     @abstractmethod
     def compute_loss(self, errors: RatedErrors) -> tuple[Tensor, Metrics]:
-        """Return the scalar to minimise, a mean over the images, and the metrics to log: `curves`."""
+        """Return the loss, a scalar that is a mean over the images, and the metrics to log, `curves`."""
         ...
 
     def objective(self, data: RatedImages, plan: TrainingPlan) -> "RatedObjective":
@@ -59,7 +63,7 @@ class RatedMethod(ABC):
 
 @dataclass(frozen=True, slots=True)
 class RatedBatch:
-    """The images of a step by their rows, with a noise and a time for each."""
+    """The images of a step, as int64 rows (B,), each with a noise and a time."""
 
     images: RatedImages
     rows_B: Tensor
@@ -79,7 +83,7 @@ class RatedBatch:
 
 @dataclass(frozen=True, slots=True)
 class RatedObjective:
-    """The objective of all methods on scored candidates: draw images, a noise and a time for each."""
+    """The objective of all methods on scored candidates: draw images, each with a noise and a time."""
 
     method: RatedMethod
     images: RatedImages
@@ -113,7 +117,7 @@ class RatedObjective:
         return self.method.compute_loss(RatedErrors(error_B, rating_B, reference_B, batch.reference_point))
 
     def _find_reference_point(self, actor: Actor, batch: RatedBatch) -> float | None:
-        """Return max(0, mean of m^ref - m) over the whole step's images, of all processes; None without a reference."""
+        """Return max(0, mean of m^ref - m) over the images of all processes in the step; None without a reference."""
         if actor.reference is None or not self.method.uses_reference:
             return None
         total = 0.0

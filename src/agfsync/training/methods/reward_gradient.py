@@ -1,11 +1,12 @@
 """The method `reward-gradient`: follow the gradient of the judges' rewards through the image into the network.
 
-An image is sampled without a gradient up to a late step; from there the predicted clean latents are decoded, judged by
-differentiable scorers, and the loss of the rewards goes back through scorer, VAE and the last steps.
+An image is sampled without a gradient up to a late step. The next steps, one or several, record a gradient. The clean
+latents that the last of them predicts are decoded and judged by differentiable scorers, and the loss is backpropagated
+through the scorers, the VAE and these steps.
 
-ReFL (Xu et al. 2023, arXiv:2304.05977, algorithm 1) trains one random late step, without guidance, and stops at rewards
-that are good enough. DRaFT-K (Clark et al. 2024, arXiv:2309.17400) goes back through the last K steps of the whole
-sample. DRaFT+ (NVIDIA NeMo-Aligner) does so under guidance, and adds a penalty for leaving the base.
+ReFL (Xu et al. 2023, arXiv:2304.05977, algorithm 1) trains one random late step, without guidance, and ignores images
+with a high enough reward. DRaFT-K (Clark et al. 2024, arXiv:2309.17400) backpropagates through the last K steps of the
+full sampling. DRaFT+ (NVIDIA NeMo-Aligner) uses guidance, and adds a penalty for the distance to the base.
 
 Legend: B captions in the batch, C H W latent channels, height, width.
 """
@@ -36,13 +37,13 @@ from agfsync.training.truncated import (
 )
 
 MIDDLE, QUARTER = 50.0, 25.0
-"""The standard of a score in ReFL's loss by default: 50 + 25 r is 100 sigmoid(r) near r = 0, as imagereward has it."""
+"""The default mean and deviation of a score in ReFL: near r = 0, 50 + 25 r is imagereward's score 100 sigmoid(r)."""
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class RewardGradient(OnlineMethod):
-    """The method `reward-gradient`; its settings are explained in `RewardGradientSettings`."""
+    """The method `reward-gradient`; `RewardGradientSettings` explains its settings."""
 
     reward: Mapping[str, float]
     loss: Literal["refl", "draft"]
@@ -61,7 +62,7 @@ class RewardGradient(OnlineMethod):
         return RewardGradientObjective(self, data, plan)
 
     def draw_steps(self, source: torch.Generator) -> tuple[int, int]:
-        """Return the first and the last step with a gradient, counted from 0; ReFL draws one step for a batch."""
+        """Return the first and the last step with a gradient, counted from 0; ReFL draws a single step per batch."""
         if self.loss == "draft":
             assert self.last is not None
             return self.steps - self.last, self.steps - 1
@@ -78,10 +79,10 @@ class RewardGradient(OnlineMethod):
         return refl_loss(rewards_B, self.margin, self.scale)
 
     def standardise(self, name: str, scorer: DifferentiableScorer, values_B: Tensor) -> Tensor:
-        """Return a scorer's values less their mean, over their deviation.
+        """Return a scorer's values, standardised: minus a mean, over a deviation.
 
-        They are the setting's; else the scorer's own, if it was trained to give standardised rewards; else, in ReFL,
-        the middle and a quarter of the scale. DRaFT takes the values as they are.
+        These are the setting's if there is one; else the scorer's own, if it was trained to give standardised rewards;
+        else, in ReFL, the middle and a quarter of the scale. DRaFT otherwise uses the values as they are.
         """
         if name in self.standard:
             mean, deviation = self.standard[name]
@@ -93,7 +94,7 @@ class RewardGradient(OnlineMethod):
 
 
 def list_window(window: tuple[float, float], steps: int) -> list[int]:
-    """Return the steps, counted from 0, that end in the share (from, to] of the sampling.
+    """Return the steps, counted from 0, that end within the share (from, to] of the sampling.
 
     >>> list_window((0.75, 1), 8)
     [6, 7]
@@ -120,7 +121,7 @@ class CaptionBatch:
 
 @dataclass(frozen=True, slots=True)
 class RewardGradientObjective:
-    """The objective on captions: sample an image for each, judge it, and go back through its last steps."""
+    """The objective on captions: sample an image for each, judge it, and backpropagate through its last steps."""
 
     method: RewardGradient
     data: PromptData
@@ -156,24 +157,24 @@ class RewardGradientObjective:
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def _predict_under_guidance(self, actor: Actor, network: nn.Module, batch: CaptionBatch) -> TimedPrediction:
-        """Return the prediction of `network` for the batch's captions, with a gradient through both halves."""
+        """Return the guided prediction of `network` for the batch's captions, with a gradient through both halves."""
         guided = GuidedPrediction(_as_differentiable(actor.model), self.method.guidance, actor.precision)
         prompted = self.data.make_conditioning(batch.rows_B, batch.device)
         unprompted = self.data.make_unprompted(len(batch), batch.device)
         return lambda noisy_BCHW, times_B: guided.predict(network, noisy_BCHW, times_B, prompted, unprompted)
 
     def _predict_reference(self, actor: Actor, steps: Sequence[PredictedStep], batch: CaptionBatch) -> list[Tensor]:
-        """Return the base's predictions at the latents that the network in training came to."""
+        """Return the base's predictions at the latents that the trained network has sampled."""
         if actor.reference is None:
             raise ValueError("a penalty for leaving the base needs a reference")
         with actor.reference() as frozen:
             predict = self._predict_under_guidance(actor, frozen, batch)
             found = [predict(step.noisy_BCHW.detach(), step.times_B) for step in steps]
-        # A clone of an inference tensor is an ordinary one, which a differentiated expression may contain.
+        # Autograd can't use an inference tensor; its clone is an ordinary tensor.
         return [predicted_BCHW.clone() for predicted_BCHW in found]
 
     def _judge(self, pixels_BCHW: Tensor, batch: CaptionBatch) -> dict[str, Tensor]:
-        """Return the standardised rewards of the images, each float32 (B,)."""
+        """Return the standardised rewards of the images by scorer, each float32 (B,)."""
         prompts = [self.data.prompts[row] for row in batch.rows_B.tolist()]
         found: dict[str, Tensor] = {}
         for name in self.method.reward:

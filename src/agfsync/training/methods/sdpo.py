@@ -11,9 +11,9 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod
 
 @dataclass(frozen=True)
 class DiffusionSDPO(PairMethod):
-    """The method `sdpo`: DPO with the loser's gradient limited by `mu`, in 0..1.
+    """The method `sdpo`: DPO with a limit on the loser's gradient that depends on `mu`, in 0..1.
 
-    The authors take beta 5000 and mu 0.9 for Stable Diffusion 1.5, 0.6 for SDXL.
+    The authors use beta 5000, with mu 0.9 for Stable Diffusion 1.5 and 0.6 for SDXL.
     """
 
     mu: float = 0.9
@@ -23,7 +23,7 @@ class DiffusionSDPO(PairMethod):
 
 
 def limit_loser_gradient(errors: PairErrors, mu: float) -> PairErrors:
-    """Return the same errors, with the gradient of each loser's error times `compute_loser_factor`."""
+    """Return the same errors, with the gradient of each loser's error multiplied by `compute_loser_factor`."""
     if errors.product_P is None:
         raise ValueError("these errors have no product")
     factor_P = compute_loser_factor(errors.winner_P.detach(), errors.product_P, mu)
@@ -34,9 +34,9 @@ def limit_loser_gradient(errors: PairErrors, mu: float) -> PairErrors:
 def compute_loser_factor(winner_P: Tensor, product_P: Tensor, mu: float) -> Tensor:
     """Return min(1, (1 - mu) |e_w|^2 / <e_w, e_l>) where the product is above 0, else 1: float32 (P,) in 0..1.
 
-    e_w and e_l are the errors of the winner's and the loser's prediction, element by element. A step along the negative
+    e_w and e_l are the elementwise errors of the winner's and the loser's prediction. A step along the negative
     gradient changes the predictions by about -e_w and +e_l times this factor, so that the winner's error doesn't rise
-    to first order. The published code takes one factor a micro-batch; this one is each pair's own, so that the split of
+    to first order. The published code has one factor per micro-batch. Here each pair has its own, so that the split of
     a batch doesn't affect the result.
     """
     limit_P = (1 - mu) * winner_P / product_P.clamp(min=torch.finfo(product_P.dtype).tiny)

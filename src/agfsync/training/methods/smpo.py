@@ -1,4 +1,4 @@
-"""SmPO (arXiv:2506.02698): DPO with soft labels, a beta for each pair by how clearly its winner scores higher."""
+"""SmPO (arXiv:2506.02698): DPO with soft labels: the beta of a pair grows with the margin of its scores."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,9 @@ from agfsync.training.methods.pairs import PairErrors, PairMethod, compute_pair_
 class SmoothedDPO(PairMethod):
     """The method `smpo`.
 
-    The probability that the winner is the better image is sigmoid(margin / `temperature`), with the margin of the
-    pair's scores in their own units; `gamma` is the certainty that gives a pair no weight, 1 for a coin toss.
+    The probability p that the winner is the better image is sigmoid(margin / `temperature`), with the margin of the
+    pair's scores in their own units. The beta of a pair is multiplied by 2 p - `gamma`; with `gamma` 1, a coin toss
+    has no weight.
     """
 
     temperature: float = 5.0

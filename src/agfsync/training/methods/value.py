@@ -1,6 +1,6 @@
-"""DPOK's value network: the expected reward of a state on the way to an image (Fan et al. 2023, arXiv:2305.16381).
+"""DPOK's value network: the expected reward of a state of the sampling (Fan et al. 2023, arXiv:2305.16381).
 
-Its weights and its optimizer's moments are memory of the objective, so that a resume is exact.
+Its weights and its optimizer's moments are in the objective's memory, so that a resume is exact.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 256
 
 
 class _ValueLayers(nn.Module):
-    """Three layers of width 256, each output times a learned vector of the step, and a last one to a number."""
+    """Three layers of width 256, with outputs scaled by a learned vector per step, and a last layer with one output."""
 
     def __init__(self, inputs: int, steps: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _ValueLayers(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ValueNetwork:
-    """The value network with its optimizer's state; `memory` holds the tensors of both."""
+    """The value network and its optimizer; `memory` holds the tensors of both."""
 
     layers: _ValueLayers
     optimizer: torch.optim.Optimizer
@@ -53,7 +53,7 @@ class ValueNetwork:
 
     @classmethod
     def create(cls, actor: Actor, data: PromptData, sampler: "Sampler", learning_rate: float, seed: int) -> Self:
-        """Return the network before its first update; `seed` draws its weights."""
+        """Return the network before its first update; its weights depend on `seed`."""
         model = cast(SamplingModel, actor.model)
         inputs = torch.Size(model.latent_shape).numel() + _average_text(data.conditioning).shape[1]
         with torch.random.fork_rng(devices=[]):
@@ -63,7 +63,7 @@ class ValueNetwork:
         memory: dict[str, Tensor] = {}
         for name, weight in layers.named_parameters():
             moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-            # The optimizer changes these tensors in place, and a resume fills them in place.
+            # The optimizer and a resume both change these tensors in place.
             optimizer.state[weight] = {"step": torch.zeros(()), **moments}
             memory[f"value.{name}"] = weight.detach()
             memory |= {f"value_{moment}.{name}": value for moment, value in optimizer.state[weight].items()}
@@ -79,7 +79,7 @@ class ValueNetwork:
     ) -> Tensor:
         """Return reward - value of the chosen steps, (B, S'), 0 without a reward; then fit the values to the rewards.
 
-        Each of `updates` steps of AdamW lowers the mean squared error over all processes' states.
+        Each of the `updates` steps of AdamW lowers the mean squared error over the states of all processes.
         """
         trajectory, device = samples.trajectory, actor.device
         images_R = torch.arange(len(chosen_BS)).repeat_interleave(chosen_BS.shape[1])
@@ -107,6 +107,6 @@ class ValueNetwork:
 
 
 def _average_text(conditioning: Conditioning) -> Tensor:
-    """Return one vector of each prompt, (U, D): the mean over the tokens of its widest conditioning."""
+    """Return one vector per prompt, (U, D): the mean over the tokens of the largest conditioning tensor."""
     states = max(conditioning.values(), key=lambda tensor: tensor[0].numel())
     return states.flatten(1, -2).mean(dim=1) if states.dim() > 2 else states

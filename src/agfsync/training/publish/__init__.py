@@ -1,1 +1,1 @@
-"""The files next to trained weights: the model card, and a LoRA in the layout of kohya's scripts."""
+"""The files next to the trained weights: the model card, and a LoRA in the layout of kohya's scripts."""

@@ -32,10 +32,10 @@ class CardFacts:
     trained_on: str
     """the end of the sentence "trained by METHOD ...", such as: on 5 images of 5 prompts"""
     choice: str
-    """what makes an image better than another, for people; empty if pairs were given"""
+    """a description of what makes an image better than another; empty if the pairs were given"""
     settings: Mapping[str, Any]
     lora_files: tuple[str, str | None] | None
-    """names of the PEFT file and of the kohya file, if any; None: the folder is a whole pipeline"""
+    """the names of the PEFT file and of the kohya file, if there is one; None if the folder is a whole pipeline"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RewardFacts:
     base_is_public: bool
     trained_on: str
     choice: str
-    """what makes an image better than another, for people; empty if pairs were given"""
+    """a description of what makes an image better than another; empty if the pairs were given"""
     settings: Mapping[str, Any]
     accuracy: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """aspect -> judge -> figures"""
@@ -144,5 +144,5 @@ def _render_table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
 
 
 def _escape_cell(text: str) -> str:
-    """Escape a recipe's text, so that it neither ends its cell nor becomes markup."""
+    """Escape a text of the recipe, so that it neither ends its cell nor becomes markup."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,7 +1,7 @@
 """A LoRA in the layout of kohya's sd-scripts, which ComfyUI, AUTOMATIC1111 and others read.
 
-A layer's matrices are `lora_down` and `lora_up` under its name in diffusers, with underscores for dots; its strength is
-alpha / rank. Programs that find no alpha take the rank or 1, so it is written.
+The matrices of a layer are `lora_down` and `lora_up` under its name in diffusers, with underscores for dots; its
+strength is alpha / rank. Alpha is written, since programs that find none use either the rank or 1.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512", 2048: "stable-diffusion-xl-v1-base"}
-"""Width of the text embeddings -> ModelSpec's name of the architecture."""
+"""The width of the text embeddings -> ModelSpec's name of the architecture."""
 VELOCITY = {1024: "stable-diffusion-v2-768-v"}
 SIDES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
 def convert_to_kohya(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a LoRA by kohya's names; `weights` have peft's names, and alpha / rank multiplied in.
+    """Return a LoRA by kohya's names; `weights` have peft's names, and are already multiplied by alpha / rank.
 
-    So alpha is each layer's rank, a float32 scalar: the strength is the same, whether a program reads it or not.
+    Alpha is therefore each layer's rank, a float32 scalar: the strength is the same for programs that don't read it.
     """
     named: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -31,9 +31,9 @@ def convert_to_kohya(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def describe_lora(title: str, text_width: int | None, prediction_type: str, rank: int) -> dict[str, str]:
-    """Return the metadata of the file: ModelSpec 1.0's, and what kohya's programs read.
+    """Return the metadata of the file: those of ModelSpec 1.0, and those that kohya's programs read.
 
-    It has no date, so that a rerun writes the same file.
+    There is no date, so that a rerun writes the same file.
     """
     predicts_v = prediction_type == "v_prediction"
     known = ARCHITECTURES | (VELOCITY if predicts_v else {})
