@@ -282,7 +282,8 @@ def write_prompt(processor: Any, parts: Sequence[Image.Image | str]) -> str:
     content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
     message = {"role": "user", "content": content}
     # Some processors override this method and expect the part for videos, which `load_processor` omits. Thinking is
-    # disabled (Qwen3.5), since the answer is the reply's first token; transformers warns if a template lacks the option.
+    # disabled (Qwen3.5), since the answer is the reply's first token; transformers warns if a template has no such
+    # option.
     with pretrained.silence_transformers():
         prompt: str = ProcessorMixin.apply_chat_template(
             processor, [message], add_generation_prompt=True, enable_thinking=False
