@@ -19,8 +19,8 @@ class Hpsv2(Clip):
     """The HPSv2 scorer: 100 x the cosine similarity of the embeddings of image and prompt, at least 0.
 
     This is the published score in %. The two versions' values aren't comparable, and nothing in the weights
-    distinguishes them. Each version has its own name in the catalog, hpsv2 and hpsv2.1, which is part of the scores'
-    name.
+    distinguishes them. Each version has its own name in the catalog, hpsv2 and hpsv2.1, so that the scores differ in
+    their keys.
 
     `path` is a folder or hub id of the whole model in transformers' layout. Or it is the CLIP-H that HPSv2 was
     fine-tuned from, laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and `weights` are HPSv2's in either layout: a safetensors

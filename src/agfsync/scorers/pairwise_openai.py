@@ -34,7 +34,7 @@ class PairwiseOpenAI:
         """Return one result for each match, in order.
 
         Raises:
-            ModelError: there is no server or no such model, or it doesn't take the key.
+            ModelError: there is no server or no such model, or the server rejects the key.
             CapReached: the next request might exceed the meter's cap.
         """
         results: list[Ballot | Unscored] = []

@@ -67,7 +67,7 @@ class VqaOpenAI:
         """Return one result for each item: a value with every answer, or `Unscored`.
 
         Raises:
-            ModelError: there is no server or no such model, or it doesn't take the key.
+            ModelError: there is no server or no such model, or the server rejects the key.
             CapReached: the next request might exceed the meter's cap.
         """
         images = [make_data_url(item.image) if item.questions else "" for item in items]
